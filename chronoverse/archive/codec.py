@@ -19,7 +19,7 @@ import orjson
 
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk, Frame, object_name
-from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
+from chronoverse.joblog.entries import Entry, RawEntry, plain_json_lines, read_entries
 from chronoverse.joblog.values import End, Gap, JobRef, Line, OutOfSequence
 
 if sys.version_info >= (3, 14):
@@ -34,9 +34,6 @@ COMPRESSION_LEVEL: Final = 9
 FAST_COMPRESSION_LEVEL: Final = 3
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
-#: Bytes that an SSE frame has before and after a line's JSON, without the digits of the id.
-_SSE_HEAD_BYTES: Final = len(b"event: log\ndata: ")
-_SSE_TAIL_BYTES: Final = len(b"id: \n\n")
 #: The beginning of a line's JSON, with a time as ``iso_timestamp`` formats it, and its length in bytes.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
 _TIME_BYTES: Final = 39
@@ -79,8 +76,9 @@ class ChunkBuilder:
 
         The terminal entry is not added: it belongs to the job and stays in the store.
         """
-        plain = plain_frames(entries, self.last)
-        self._add_plain_lines(plain)
+        plain = plain_json_lines(entries, self.last)
+        for line in plain:
+            self._append_line(line)
         for entry in read_entries(entries[len(plain) :], self.last, lowest):
             self._add_entry(entry)
 
@@ -93,25 +91,6 @@ class ChunkBuilder:
         # the frames have other offsets.
         name = object_name(self._job, self.first, self.last, hashlib.sha256(data).hexdigest())
         return Chunk(self.first, self.last, name, len(data), digest, tuple(self._frames)), data
-
-    def _add_plain_lines(self, frames: Sequence[bytes]) -> None:
-        """Adds the JSON in each of these SSE frames. This takes half the time of :meth:`_append_line`."""
-        text, size, number = self._text, self._size, self.last
-        #: Where the JSON ends, counted from the frame's end. The id gets one more digit at ``next_power``.
-        end, frame_bytes = -_SSE_TAIL_BYTES - len(str(number)), self._frame_bytes
-        next_power = 10 ** len(str(number))
-        for frame in frames:
-            number += 1
-            if number == next_power:
-                end, next_power = end - 1, next_power * 10
-            line = frame[_SSE_HEAD_BYTES:end]
-            text.append(line)
-            size += len(line)
-            if size >= frame_bytes:
-                self._size, self.last = size, number
-                self._close_frame()
-                text, size = self._text, 0
-        self._size, self.last = size, number
 
     def _add_entry(self, entry: Entry) -> None:
         if isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last):

@@ -11,6 +11,7 @@ import orjson
 
 from chronoverse.joblog.values import (
     LINE_FRAME,
+    LINE_JSON,
     MAX_NUMBER,
     End,
     Gap,
@@ -24,8 +25,9 @@ from chronoverse.joblog.values import (
 #: The timestamp of a line whose runner gave none: valid, and obviously not a real time.
 NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 
-#: :data:`LINE_FRAME` of a line that is not partial.
+#: :data:`LINE_FRAME`, and :data:`LINE_JSON` with a newline, of a line that is not partial.
 _PLAIN_FRAME: Final = LINE_FRAME.replace(b'"%b}', b'"}')
+_PLAIN_JSON_LINE: Final = LINE_JSON.replace(b'"%b}', b'"}') + b"\n"
 
 Entry = Line | Gap | End | OutOfSequence
 #: An entry as Redis returns it: its id, then a list of field, value, field, value, …
@@ -63,31 +65,42 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 
 
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
-    """The frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
+    """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
     A plain line is what our own append writes: it has the next number, and a timestamp, a message and a stream, in this
     order. The frames are the same as :func:`read_entries` and ``Line.to_frame`` would make, at a third of the cost.
     Stops at the first entry that is not a plain line, and after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
-    left, number, stamp, stamp_json = most_bytes, after, None, b""
-    for entry_id, fields in entries:
-        number += 1
-        if len(fields) != 6 or fields[0] != b"timestamp" or fields[2] != b"message" or fields[4] != b"stream":
-            break
-        if entry_id != b"%d-0" % number or number > MAX_NUMBER:
-            break
-        if fields[1] != stamp:
-            stamp = fields[1]
-            stamp_json = orjson.dumps(_text(stamp))
-        message_json = orjson.dumps(fields[3].decode("utf-8", "replace"))
-        stream = b"stderr" if fields[5] == b"stderr" else b"stdout"
-        frame = _PLAIN_FRAME % (stamp_json, message_json, number, stream, number)
+    left = most_bytes
+    for timestamp, message, number, stream in _plain_values(entries, after):
+        frame = _PLAIN_FRAME % (timestamp, message, number, stream, number)
         frames.append(frame)
         left -= len(frame)
         if left <= 0:
             break
     return frames
+
+
+def plain_json_lines(entries: Iterable[RawEntry], after: int) -> list[bytes]:
+    """The same lines as :func:`plain_frames`, each as JSON and a newline."""
+    return [_PLAIN_JSON_LINE % values for values in _plain_values(entries, after)]
+
+
+def _plain_values(entries: Iterable[RawEntry], after: int) -> Iterator[tuple[bytes, bytes, int, bytes]]:
+    """Each plain line at the beginning of ``entries``: timestamp and message as JSON, number, stream."""
+    dumps, number, stamp, stamp_json = orjson.dumps, after, None, b""
+    for entry_id, fields in entries:
+        number += 1
+        if len(fields) != 6 or fields[0] != b"timestamp" or fields[2] != b"message" or fields[4] != b"stream":
+            return
+        if entry_id != b"%d-0" % number or number > MAX_NUMBER:
+            return
+        if fields[1] != stamp:
+            stamp = fields[1]
+            stamp_json = dumps(_text(stamp))
+        stream = b"stderr" if fields[5] == b"stderr" else b"stdout"
+        yield stamp_json, dumps(fields[3].decode("utf-8", "replace")), number, stream
 
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:

@@ -25,8 +25,10 @@ MAX_LINE_BYTES: Final = 65_536
 #: The largest number that a client may name (15 digits). JSON and Redis can represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
-#: A line as an SSE frame: timestamp and message as JSON, number, stream, :data:`PARTIAL` or nothing, number again.
-LINE_FRAME: Final = b'event: log\ndata: {"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}\nid: %d\n\n'
+#: A line as JSON: timestamp and message as JSON, number, stream, :data:`PARTIAL` or nothing.
+LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'
+#: A line as an SSE frame: the values of :data:`LINE_JSON`, and the number again.
+LINE_FRAME: Final = b"event: log\ndata: " + LINE_JSON + b"\nid: %d\n\n"
 #: The key that a partial line has in addition.
 PARTIAL: Final = b',"partial":true'
 
