@@ -27,10 +27,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: zstd's level. Chunks are a fifth smaller than with zstd's default, 3, and decompress faster. It compresses 400,000
-#: lines a second, a fifth as many.
+#: zstd's level. Chunks are a tenth to a sixth smaller than with zstd's default, 3, and decompress faster. Compressing a
+#: line of 100 bytes takes 1.5 µs instead of 0.2.
 COMPRESSION_LEVEL: Final = 9
-#: The level for a log that grows too fast for the store. It takes half the time.
+#: The level for a log that grows too fast for the store. Archiving a line, all in all, takes 2.8 µs instead of 4.
 FAST_COMPRESSION_LEVEL: Final = 3
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
