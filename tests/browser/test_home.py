@@ -66,6 +66,25 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(
     assert second.faults == []
 
 
+def test_a_link_signs_in_a_page_that_is_open(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """It asks for a token, or has another one. The link's token is in no address and no history afterwards."""
+    job.lines("one", "two").end()
+    page = open_tab().page
+    address = f"{page_service.url}/ui/workflows/page/jobs/{job.ref.job_id}"
+    page.goto(address)
+    page.wait_for_selector(".sign-in")
+    for token in (page_service.token(), page_service.token("page")):
+        page.evaluate("(token) => { location.hash = `L2&token=${token}`; }", token)
+        page.wait_for_selector(".row.picked[data-number='2']")
+        page.wait_for_function("(token) => sessionStorage.getItem('chronoverse.token') === token", arg=token)
+        assert page.locator(".sign-in").count() == 0
+        assert page.url == f"{address}#L2"
+    page.go_back()
+    assert page.url == f"{address}#L2"
+    page.go_back()
+    assert page.url == address
+
+
 def test_a_token_is_checked_when_it_is_entered(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """Before the reader has chosen anything. One for another workflow is a good token. One without a scope is not."""
     tab = open_tab()

@@ -23,15 +23,16 @@ export class Refused extends Error {
   }
 }
 
-/** Stores the token of `#token=…`, and removes it from the address and the history. The rest of the fragment stays. */
+/** Stores the token of `#token=…`, and removes it from the address and the history. The rest stays. True if there is one. */
 function takeFromFragment() {
   const parts = location.hash.slice(1).split("&");
   const given = parts.find((part) => part.startsWith("token="));
-  if (given === undefined) return;
+  if (given === undefined) return false;
   const rest = parts.filter((part) => part !== given).join("&");
   history.replaceState(history.state, "", location.pathname + location.search + (rest ? `#${rest}` : ""));
   const value = decodeURIComponent(given.slice("token=".length));
   if (value) sessionStorage.setItem(KEY, value);
+  return value !== "";
 }
 
 /** Sends the token to other tabs that ask, and asks them for theirs if this tab has none. */
@@ -50,7 +51,8 @@ async function shareToken() {
 /** Gets a token before the first request. */
 export async function begin() {
   takeFromFragment();
-  addEventListener("hashchange", takeFromFragment);
+  // A link with a token was opened in a page that is open already. What it shows, and asks, is for the token before.
+  addEventListener("hashchange", () => takeFromFragment() && location.reload());
   await shareToken();
   if (!token()) await signIn("Paste a token to read logs.");
 }
