@@ -1,4 +1,4 @@
-"""``chronoverse logs``, ``jobs``, ``search``, ``workflows`` and ``download``: reading from the service."""
+"""``chronoverse logs``, ``jobs``, ``search``, ``summary``, ``workflows`` and ``download``: reading from the service."""
 
 import contextlib
 import secrets
@@ -150,6 +150,28 @@ def search(workflow: str, text: str, regex: bool, max_count: int, raw: bool, **f
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
         found = client.search_workflow(workflow, text, **query)
         return print_found_jobs(found, sys.stdout.buffer, print_message, max_count=max_count, raw=raw)
+
+
+@click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
+@click.option(
+    "--bytes",
+    "max_bytes",
+    type=click.IntRange(1_024, 262_144),
+    default=16_384,
+    show_default=True,
+    help="Bytes of the summary, as JSON.",
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How it is printed.")
+def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
+    """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines."""
+    from chronoverse.cli.printer import json_text, summary_text
+
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
+        found = client.summary(JobRef(workflow, job), max_bytes)
+        for text in [json_text(found)] if output == "json" else summary_text(found):
+            click.echo(text)
 
 
 @click.command()

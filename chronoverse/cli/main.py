@@ -63,6 +63,7 @@ for _command in (
     logs.jobs,
     logs.workflows,
     logs.search,
+    logs.summary,
     logs.download,
     remove.redact,
     remove.delete,

@@ -11,8 +11,8 @@ import click
 
 from chronoverse.client.client import Client, FoundJob, FoundLine
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
-from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
-from chronoverse.errors import JobNotFound
+from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice, sanitize
+from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.joblog.time_range import read_time
 from chronoverse.joblog.values import Gap, JobRef, Line, Status
 
@@ -272,6 +272,34 @@ def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
             status += f" ({job['exit_code']})"
         started = str(job["started_at"] or job["created_at"] or "-")
         yield plain_text(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
+
+
+def summary_text(summary: dict[str, Any]) -> Iterator[str]:
+    """A job's summary for a person. Each line of the log comes with its number. Raises :class:`ChronoverseError`."""
+    try:
+        job, compared_with = summary["job"], summary["compared_with"]
+        code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
+        yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {job['lines']} lines")
+        if compared_with is None:
+            yield plain_text("No earlier job has COMPLETED, so nothing is known to be new.")
+        else:
+            count, jobs = summary["new"]["count"], ", ".join(map(str, compared_with))
+            yield plain_text(f"{count} new lines, compared with {jobs}:")
+        yield from map(_numbered, summary["new"]["first"])
+        yield plain_text(f"{summary['errors']['count']} lines that look like errors:")
+        yield from map(_numbered, summary["errors"]["first"])
+        yield "The last lines:"
+        yield from map(_numbered, summary["last"])
+    except (KeyError, TypeError) as error:
+        raise ChronoverseError("the service sent an unreadable summary") from error
+    if summary.get("truncated"):
+        yield "This is not all: more fits with a larger --bytes, and the log has the rest."
+
+
+def _numbered(line: dict[str, Any]) -> str:
+    repeated = f"  ({line['repeated']} such lines)" if "repeated" in line else ""
+    text = sanitize(str(line["message"]), colour=False).replace("\n", " ")
+    return plain_text(f"{line['sequence_num']:>9}  {text}{' …' if line.get('truncated') else ''}{repeated}")
 
 
 def workflows_table(workflows: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -270,6 +270,10 @@ class Client:
         for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
             yield from _read_items(page, "jobs", dict)
 
+    def summary(self, job: JobRef, max_bytes: int) -> dict[str, Any]:
+        """The job's summary, as the service's JSON describes it."""
+        return self._get(self._job_path(job) + "/summary", {"bytes": max_bytes})[0]
+
     def search_workflow(self, workflow_id: str, q: str, **query: Any) -> Iterator["FoundJob"]:
         """The jobs of a workflow in which lines match ``q``, the newest first.
 

@@ -76,7 +76,8 @@ class LineGroups:
         if group := self._groups.get(shape):
             group.repeated += 1
         elif len(self._groups) < MAX_GROUPS:
-            self._groups[shape] = LineGroup(line)
+            # One character more than is shown, so that the line is marked as cut.
+            self._groups[shape] = LineGroup(line._replace(message=line.message[: MESSAGE_CHARACTERS[1] + 1]))
         else:
             self._is_full = True
 

@@ -47,6 +47,19 @@ CALLS: Final = {
         ("workflows",),
         json_answers({"workflows": [{"id": EVIL, "jobs": 1, "running": 0, "last_job_at": EVIL}], "cursor": None}),
     ),
+    "summary": (
+        ("summary", "wf_1", "job_1"),
+        json_answers(
+            {
+                "job": _JOB,
+                "compared_with": [EVIL],
+                "new": {"count": 1, "first": [_LINE]},
+                "errors": {"count": 1, "first": [_LINE | {"repeated": 2}]},
+                "last": [_LINE | {"truncated": True}],
+                "truncated": True,
+            }
+        ),
+    ),
     "search": (
         ("search", "wf_1", "text"),
         json_answers(

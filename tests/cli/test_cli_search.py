@@ -234,3 +234,14 @@ def test_workflows_are_listed(cli: Cli, service: Service) -> None:
     text = cli("workflows", **settings).stdout.splitlines()
     assert [line.split()[0] for line in text] == [each["id"] for each in listed]
     assert "3 jobs" in next(line for line in text if line.startswith(WORKFLOW))
+
+
+def test_a_summary(cli: Cli, service: Service) -> None:
+    """The text has the numbers of the lines. JSON is that of the service."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    text = cli("summary", WORKFLOW, "job_2", **settings).stdout.splitlines()
+    assert text[0] == f"job_2 of {WORKFLOW}: FAILED, exit code 3, 20 lines"
+    assert text[-1].split() == ["20", "step", "20"]
+    summary = json.loads(cli("summary", WORKFLOW, "job_2", "-o", "json", "--bytes", "1100", **settings).stdout)
+    assert summary["job"]["id"] == "job_2"
+    assert 0 < len(summary["last"]) < 20

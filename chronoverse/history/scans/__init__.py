@@ -1,6 +1,7 @@
 """Goes through many lines of stored logs, in a process that has less priority than the workers.
 
 scan     what a worker asks for: one page of the lines that pass a filter
+summary_scan   makes the summary of a job
 workflow_scan  searches the jobs of a workflow, one after the other
 matches  makes the JSON of matching lines, with their highlights and context
 app      answers scans: a WSGI application, because gunicorn serves it

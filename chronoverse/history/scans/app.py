@@ -29,11 +29,15 @@ from chronoverse.history.pages import (
 )
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.scan import HAS_MORE, POSITION, Form, Scan, error_to_json
+from chronoverse.history.scans.summary_scan import SummaryScan, read_summary
 from chronoverse.history.scans.workflow_scan import BATCH_JOBS, JobsPage, Matches, WorkflowScan, read_jobs_page
 from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef, Line
+
+#: What a worker may ask for.
+AnyScan = Scan | WorkflowScan | SummaryScan
 
 log: Final = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class ScannedStore(StoredLog, Protocol):
 
 
 class ScanApp:
-    """Answers scans: with a :class:`Page`, or a :class:`JobsPage` for a :class:`WorkflowScan`.
+    """Answers scans: with a :class:`Page`, a :class:`JobsPage` for a :class:`WorkflowScan`, or a job's summary.
 
     What was found is in the body, one piece of JSON on each line, and the rest is in headers. ``max_line_bytes`` is how
     long a runner's lines may be. ``clock`` is monotonic, in seconds. It must be the clock of the workers.
@@ -88,6 +92,8 @@ class ScanApp:
 
     def _answer(self, path: str, data: bytes, client_is_gone: Callable[[], bool]) -> tuple[dict[str, str], list[bytes]]:
         """The headers and the lines of the answer to a scan."""
+        if path == SummaryScan.PATH:
+            return {}, [self.read_summary(SummaryScan.from_json(data), client_is_gone)]
         if path == WorkflowScan.PATH:
             jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
             return {POSITION: orjson.dumps(position and list(position)).decode()}, jobs
@@ -161,6 +167,21 @@ class ScanApp:
 
         return read_jobs_page(scan, self._listed(scan), search, budget)
 
+    def read_summary(self, scan: SummaryScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
+        """The summary that ``scan`` asks for, as JSON. It ends soon after ``client_is_gone`` returns true.
+
+        Raises as the store and the archive do. Raises :class:`AtCapacity` and :class:`JobNotFound`.
+        """
+        budget = self._budget(scan, client_is_gone)
+        job = self._store.get_job(scan.ref)
+        if job is None:
+            raise JobNotFound("no such job")
+
+        def read(position: int, descending: bool, search: Search | None) -> Iterator[ReadBatch]:
+            return self._read_batches(job, position, descending=descending, search=search)
+
+        return read_summary(scan, job, read, budget)
+
     def _listed(self, scan: WorkflowScan) -> Iterator[tuple[float, Job]]:
         """The workflow's jobs from the start of ``scan`` on, each with its creation time in the listing.
 
@@ -181,13 +202,12 @@ class ScanApp:
                     yield created_ms, found
             before = listed[-1]
 
-    def _budget(self, scan: Scan | WorkflowScan, client_is_gone: Callable[[], bool]) -> PageBudget:
-        """The budget of a page. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""
+    def _budget(self, scan: AnyScan, client_is_gone: Callable[[], bool]) -> PageBudget:
+        """The budget of an answer. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""
         if self._clock() - scan.asked_at > scan.patience:
             raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
-        return PageBudget(
-            page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock
-        )
+        page_bytes = scan.max_bytes if isinstance(scan, SummaryScan) else scan.page_bytes
+        return PageBudget(page_bytes=page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock)
 
     def _match_encoder(
         self, job: Job, matcher: Matcher, context: tuple[int, int], stream: str | None, *, descending: bool

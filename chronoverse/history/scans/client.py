@@ -13,6 +13,7 @@ import orjson
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
 from chronoverse.history.scans.scan import HAS_MORE, POSITION, Scan, error_from_json
+from chronoverse.history.scans.summary_scan import SummaryScan
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition, WorkflowScan
 
 #: Seconds between two attempts to connect to a scan server that is just starting.
@@ -33,7 +34,7 @@ class ScanClient:
         self._path = path
 
     @contextlib.contextmanager
-    def ask(self, scan: Scan | WorkflowScan) -> Iterator["PendingScan"]:
+    def ask(self, scan: Scan | WorkflowScan | SummaryScan) -> Iterator["PendingScan"]:
         """Sends ``scan``, and closes the connection at the end of the ``with`` block.
 
         Raises :class:`ScansUnavailable` when no server accepts the connection within the scan's patience.
@@ -68,6 +69,11 @@ class PendingScan:
         headers, jobs = self._answer()
         position = orjson.loads(headers[POSITION])
         return JobsPage(jobs, None if position is None else WorkflowPosition(*position))
+
+    def summary(self) -> bytes:
+        """The JSON that a :class:`SummaryScan` asks for. Raises as :meth:`_answer` does."""
+        _, (json,) = self._answer()
+        return json
 
     def _answer(self) -> tuple[http.client.HTTPMessage, list[bytes]]:
         """The headers and the lines of the answer, after waiting for it.

@@ -17,6 +17,7 @@ from chronoverse.history.page_budget import PAGE_BYTES, PageBudget
 from chronoverse.history.pages import Page, ReadBatch
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import Scan
+from chronoverse.history.scans.summary_scan import SummaryScan
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowScan
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef
@@ -114,8 +115,22 @@ def scan_workflow(deps: Dependencies, workflow_id: str, limit: int, per_job: int
             return pending.jobs_page()
 
 
+def scan_summary(deps: Dependencies, ref: JobRef, max_bytes: int) -> bytes:
+    """The JSON of a job's summary. Raises as :class:`PendingScan` and :func:`_page_turn` do."""
+    with _page_turn(deps, ref, 1):
+        scan = SummaryScan(
+            workflow_id=ref.workflow_id,
+            job_id=ref.job_id,
+            max_bytes=max_bytes,
+            asked_at=deps.monotonic(),
+            patience=LOCK_WAIT_SECONDS,
+        )
+        with _pending(deps, scan) as pending:
+            return pending.summary()
+
+
 @contextlib.contextmanager
-def _pending(deps: Dependencies, scan: Scan | WorkflowScan) -> Iterator[PendingScan]:
+def _pending(deps: Dependencies, scan: Scan | WorkflowScan | SummaryScan) -> Iterator[PendingScan]:
     """Asks the scan server. When the client of the request closes its side, the server hears of it."""
     sock = request.environ.get("gunicorn.socket")
     with deps.scans.ask(scan) as pending, contextlib.ExitStack() as undo:

@@ -72,6 +72,14 @@ def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, d
     return position
 
 
+def json_response(json: bytes) -> Response:
+    """An answer of JSON, which nobody else may see."""
+    response = Response(json, content_type="application/json")
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
 def page_response(
     body: dict[str, Any], cursor: str | None = None, position: int | None = None, **query: Any
 ) -> Response:
@@ -80,9 +88,7 @@ def page_response(
     ``position`` is how far the page has come in a log; it becomes ``Last-Event-ID``. ``query`` are the parameters of
     the link beside its cursor. Those that are None are left out.
     """
-    response = Response(orjson.dumps(body), content_type="application/json")
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response = json_response(orjson.dumps(body))
     if position is not None:
         response.headers["Last-Event-ID"] = str(position)
     if cursor:

@@ -10,6 +10,7 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
 from chronoverse.joblog.matcher import MAX_QUERY, Matcher
+from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.joblog.time_range import read_time
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
 
@@ -390,6 +391,49 @@ class JobsSchema(Schema):
     workflow_id = fields.String(required=True)
     jobs = fields.List(fields.Nested(JobSchema), required=True)
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
+class SummaryQuery(Schema):
+    """The query of ``/summary``."""
+
+    max_bytes = QueryInteger(
+        MIN_BYTES,
+        MAX_BYTES,
+        data_key="bytes",
+        load_default=DEFAULT_BYTES,
+        metadata={"description": "Bytes of the answer, at most."},
+    )
+
+
+class SummaryLineSchema(LineSchema):
+    """A line of a summary. A message that is cut off is marked by ``truncated``."""
+
+    repeated = fields.Integer(metadata={"description": "How many lines of this shape there are, if more than one."})
+
+
+class SummaryLinesSchema(Schema):
+    """Lines of one kind."""
+
+    count = fields.Integer(required=True, metadata={"description": "How many there are in all, as far as was looked."})
+    first = fields.List(fields.Nested(SummaryLineSchema), required=True)
+
+
+class SummarySchema(Schema):
+    """A job's summary."""
+
+    job = fields.Nested(JobSchema, required=True)
+    compared_with = fields.List(
+        fields.String(),
+        required=True,
+        allow_none=True,
+        metadata={"description": "The jobs whose lines are not new. Null when there are none to compare with."},
+    )
+    new = fields.Nested(SummaryLinesSchema, required=True)
+    errors = fields.Nested(SummaryLinesSchema, required=True)
+    last = fields.List(fields.Nested(SummaryLineSchema), required=True)
+    truncated = fields.Boolean(
+        required=True, metadata={"description": "True when new lines or errors are left out, or were not looked for."}
+    )
 
 
 class WorkflowsQuery(Schema):

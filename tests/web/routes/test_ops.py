@@ -194,6 +194,11 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
             *("workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"),
             *("since", "until", "before", "after"),
         },
+        f"{job}/summary": {"workflow_id", "job_id", "bytes"},
+        "/workflows/{workflow_id}/logs/search": {
+            *("workflow_id", "q", "regex", "limit", "stream", "cursor", "since", "until", "before", "after"),
+            *("per_job", "status"),
+        },
         f"{job}/logs/raw": {"workflow_id", "job_id", "format", "stream", "q", "regex", "control_sequences"},
     }
     for path, names in expected.items():

@@ -1,0 +1,26 @@
+"""``GET …/summary``: what a person, or a program with little room, needs first of a job."""
+
+from flask import Response
+
+from chronoverse.joblog.values import JobRef
+from chronoverse.web.http import pages
+from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.paging import json_response
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, SummaryQuery, SummarySchema
+
+
+def blueprint(deps: Dependencies) -> Blueprint:
+    """The summary route."""
+    routes = Blueprint("summary", __name__, description="Summaries.")
+    deps.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/summary")
+    @routes.doc(operationId="summarizeJob")
+    @routes.arguments(SummaryQuery, location="query", as_kwargs=True)
+    @routes.response(200, SummarySchema, description="The summary, in no more bytes than asked for.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    def summary(workflow_id: str, job_id: str, max_bytes: int) -> Response:
+        """A job's new lines, errors and last lines, as far as they fit."""
+        return json_response(pages.scan_summary(deps, JobRef(workflow_id, job_id), max_bytes))
+
+    return routes

@@ -1,0 +1,81 @@
+"""A summary's errors and last lines are those of the whole log, wherever it is kept."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.errors import JobNotFound
+from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.summary_scan import SummaryScan
+from chronoverse.joblog.summary import MAX_LAST_LINES
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.support.archives import archive_up_to
+from tests.support.bench import NOW
+
+JOB = JobRef("wf_1", "job_1")
+TEXTS = ("compiling", "0 errors", "error: one", "Traceback (most recent call last):", "no failures", "2 FAILED")
+#: Which of these texts look like errors.
+ERRORS = frozenset({"error: one", "Traceback (most recent call last):", "2 FAILED"})
+
+
+@pytest.fixture(params=["live", "half archived", "archived"])
+def log(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> tuple[ScanApp, list[Line]]:
+    """The application, and the lines of a job."""
+    choice, objects = random.Random(3), FileObjectStore(tmp_path)
+    lines = [Line(number, NOW, choice.choice(TEXTS), "stdout") for number in range(1, 301)]
+    attempt = store.open(JOB, "token")
+    store.append(attempt, lines)
+    if request.param != "live":
+        archive_up_to(store, objects, JOB, 150 if request.param == "half archived" else 299, trim=True)
+    store.finish(attempt, Status.FAILED, 3, 0, 301)
+    return ScanApp(store, ArchiveReader(objects, store.chunks), 65_536, lambda: 1000.0), lines
+
+
+def summarize(app: ScanApp, ref: JobRef = JOB, **more: Any) -> dict[str, Any]:
+    """The summary of a job."""
+    fields: dict[str, Any] = {"max_bytes": 65_536, "asked_at": 1000.0, "patience": 5.0}
+    scan = SummaryScan(workflow_id=ref.workflow_id, job_id=ref.job_id, **(fields | more))
+    found: dict[str, Any] = orjson.loads(app.read_summary(SummaryScan.from_json(scan.to_json())))
+    return found
+
+
+def test_a_summary_of_the_whole_log(log: tuple[ScanApp, list[Line]]) -> None:
+    """It has the job, each error once, and the end of the log."""
+    app, lines = log
+    summary = summarize(app)
+    assert (summary["job"]["status"], summary["job"]["exit_code"]) == ("FAILED", 3)
+    errors = [line for line in lines if line.message in ERRORS]
+    assert summary["errors"]["count"] == len(errors)
+    assert {(each["message"], each["repeated"]) for each in summary["errors"]["first"]} == {
+        (text, sum(line.message == text for line in errors)) for text in ERRORS
+    }
+    assert summary["last"] == [line.to_json() for line in lines[-MAX_LAST_LINES:]]
+    assert summary["truncated"] is False
+
+
+def test_a_summary_that_has_no_time_says_that_it_is_truncated(store: Store, tmp_path: Path) -> None:
+    """It has looked at the beginning, and still has the end."""
+    attempt = store.open(JOB, "token")
+    store.append(attempt, [Line(number, NOW, f"error {number}", "stdout") for number in range(1, 2_001)])
+    times = iter(1000.0 + 0.1 * tick for tick in range(10**6))
+    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: next(times))
+    summary = summarize(app, seconds=0.5, patience=10.0)
+    assert 0 < summary["errors"]["count"] < 2_000
+    assert summary["last"][-1]["sequence_num"] == 2_000
+    assert summary["truncated"] is True
+
+
+def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
+    """The first has an empty summary."""
+    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: 1000.0)
+    with pytest.raises(JobNotFound):
+        summarize(app)
+    store.register(JOB)
+    summary = summarize(app)
+    assert (summary["errors"], summary["last"], summary["truncated"]) == ({"count": 0, "first": []}, [], False)
