@@ -157,8 +157,8 @@ class Feed:
         self.group: ViewerGroup | None = None
         #: How many viewers take from the ring. The others read older lines themselves.
         self.ring_readers = 0
-        #: When the tail last checked the job's state, and when it should check again, on its clock.
-        self.checked_at = self.check_at = 0.0
+        #: When the tail should check the job's state again, on its clock.
+        self.check_at = 0.0
         self._lock = threading.Lock()
         self._frames: list[EventFrame] = []
         self._ends: list[int] = []
@@ -166,18 +166,10 @@ class Feed:
         #: Bytes of all frames that were dropped from the ring.
         self._dropped_bytes = 0
         self._slices: dict[tuple[int, str | None], Slice] = {}
-        self._latest: tuple[Job, Job] | None = None
 
     def latest(self) -> Job | None:
-        """The job as it was checked last, with the newest line as its last. Callers share one object until that
-        changes.
-        """
-        job, cursor = self.job, self.cursor
-        if job is None or job.last == cursor:
-            return job
-        if self._latest is None or self._latest[0] is not job or self._latest[1].last != cursor:
-            self._latest = job, replace(job, last=cursor)
-        return self._latest[1]
+        """The job as it was checked last, with the newest line as its last."""
+        return replace(self.job, last=self.cursor) if self.job else None
 
     # For the tail
 

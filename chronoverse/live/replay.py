@@ -10,8 +10,8 @@ from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.live.feed import Feed, redact_frames
-from chronoverse.live.reconciler import redacted_since
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
+from chronoverse.live.tail import redacted_since
 
 #: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
 #: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.

@@ -24,8 +24,6 @@ from chronoverse.live.tail import Tail
 STORE_PATIENCE_SECONDS: Final = 30.0
 #: Seconds before a viewer that has no feed tries the store again.
 RETRY_READ_SECONDS: Final = 0.5
-#: Seconds after which a waiting viewer checks by itself, in case the tail's housekeeper has died.
-PARK_SECONDS: Final = 30.0
 
 _CONNECTED = b'{"status":"connected"}'
 
@@ -118,7 +116,7 @@ class Viewer:
                 if chunk:
                     yield chunk
                 elif chunk is None and not self.done:
-                    woken.wait(RETRY_READ_SECONDS if self._feed is None else PARK_SECONDS)
+                    woken.wait(RETRY_READ_SECONDS if self._feed is None else None)
         finally:
             self.close()
 

@@ -19,7 +19,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import MissingArchive, TieredLog
 from chronoverse.joblog.values import Job, JobRef, Line
-from chronoverse.live import poll_policy
+from chronoverse.live import tail
 from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
@@ -287,7 +287,7 @@ def test_a_viewer_that_is_behind_when_the_log_ends_gets_a_redaction(rig: Rig) ->
     rig.end()
     rig.read()
     rig.redact(5, 7)
-    rig.clock.now += 2 * poll_policy.CHECK_SECONDS
+    rig.clock.now += 2 * tail.CHECK_SECONDS
     rig.tail.housekeep_once()
     found = drained(viewer)
 
@@ -309,7 +309,7 @@ def test_a_viewer_of_a_log_that_is_deleted_gets_an_error(rig: Rig, archived: int
     assert numbers((viewer.next() or b"") + (viewer.next() or b""))[-1] < 50
 
     delete_job(rig.store, rig.objects, JOB)
-    rig.clock.now += 2 * poll_policy.CHECK_SECONDS
+    rig.clock.now += 2 * tail.CHECK_SECONDS
     rig.tail.housekeep_once()
 
     (gone,) = events(drained(viewer))

@@ -13,7 +13,7 @@ from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.tail import Tail
+from chronoverse.live.tail import RING_BYTES, RINGS_BYTES, Tail, check_seconds, pause_seconds, ring_bytes
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import ControlledStore, StreamCheck
@@ -239,53 +239,52 @@ def test_long_lines_are_published_in_parts(world: World) -> None:
     assert watcher.check.lines == list(range(1, 122))
 
 
-class DyingThreadStore(ControlledStore):
-    """A store in which the next call of ``method``, once ``deadly`` is set, raises what nothing catches."""
+class FailingStore(ControlledStore):
+    """A store in which the next call of ``method``, once ``armed`` is set, raises an unexpected error."""
 
-    def __init__(self, store: Store, deadly: threading.Event, method: str) -> None:
+    def __init__(self, store: Store, armed: threading.Event, method: str) -> None:
         super().__init__(store)
-        self._deadly = deadly
+        self._armed = armed
         self._method = method
 
-    def _die(self, method: str) -> None:
-        if method == self._method and self._deadly.is_set():
-            self._deadly.clear()
-            raise RuntimeError("an exception that nothing catches")
+    def _fail(self, method: str) -> None:
+        if method == self._method and self._armed.is_set():
+            self._armed.clear()
+            raise RuntimeError("an unexpected error")
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        self._die("get_jobs")
+        self._fail("get_jobs")
         return super().get_jobs(jobs)
 
     def live_reader(self, block_seconds: float) -> MultiJobReader:
-        return _DyingThreadReader(super().live_reader(block_seconds), self._die)
+        return _FailingReader(super().live_reader(block_seconds), self._fail)
 
 
-class _DyingThreadReader:
-    def __init__(self, reader: MultiJobReader, die: Callable[[str], None]) -> None:
+class _FailingReader:
+    def __init__(self, reader: MultiJobReader, fail: Callable[[str], None]) -> None:
         self._reader = reader
-        self._die = die
+        self._fail = fail
         self.watch = reader.watch
         self.unwatch = reader.unwatch
         self.silent_seconds = reader.silent_seconds
         self.close = reader.close
 
     def read(self, count: int) -> Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]:
-        self._die("read")
+        self._fail("read")
         return self._reader.read(count)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("method", ["read", "get_jobs"])
-def test_a_thread_that_dies_is_replaced(server: RedisServer, prefix: str, method: str) -> None:
-    """When the tail's reader or its housekeeper dies, the other thread starts it again. No viewer misses a line."""
-    deadly = threading.Event()
-    world = World(server, prefix, lambda store: DyingThreadStore(store, deadly, method))
+def test_a_thread_goes_on_after_an_unexpected_error(server: RedisServer, prefix: str, method: str) -> None:
+    """The tail's reader and its housekeeper log an unexpected error and go on. No viewer misses a line."""
+    armed = threading.Event()
+    world = World(server, prefix, lambda store: FailingStore(store, armed, method))
     try:
         world.write(job())
         watched = world.watch(job())
         wait_until(lambda: watched.has(1), SOON, "the line is there")
-        deadly.set()
-        wait_until(lambda: not deadly.is_set(), SOON, "a thread has died")
+        armed.set()
+        wait_until(lambda: not armed.is_set(), SOON, "a thread has failed")
         world.write(job())
         wait_until(lambda: watched.has(2), SOON, "the next line is there")
         wait_until(lambda: tail_threads() == ["tail-housekeeper", "tail-reader"], SOON, "both threads live")
@@ -344,3 +343,20 @@ def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
                 break
             except StoreError:
                 stop.wait(0.01)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "check", "pause"), [(0, 1.0, 0.0), (1, 1.0, 0.0), (1000, 2.0, 0.005), (4000, 8.0, 0.01)]
+)
+def test_many_jobs_are_checked_and_read_less_often(jobs: int, check: float, pause: float) -> None:
+    """A few jobs are read without a pause. For many jobs, the work per second is bounded."""
+    assert check_seconds(jobs) == check
+    assert pause_seconds(jobs) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 32, 100, 4096, 100_000])
+def test_rings_share_a_workers_memory(jobs: int) -> None:
+    """A ring's size stays within its bounds, and all rings within the worker's, unless the least size is more."""
+    least, most = RING_BYTES
+    assert least <= ring_bytes(jobs) <= most
+    assert ring_bytes(jobs) * jobs <= max(RINGS_BYTES, least * jobs)

@@ -8,9 +8,8 @@ import pytest
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.live.feed import SLICE_BYTES
-from chronoverse.live.poll_policy import CHECK_SECONDS
 from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.tail import Tail
+from chronoverse.live.tail import CHECK_SECONDS, Tail
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import Clock, ControlledStore, drain, drained, events
