@@ -21,7 +21,7 @@ from chronoverse.store.topology import PoolKind, Topology
 
 #: The oldest jobs of each workflow that a read checks: those that are gone are taken out of the listing. Jobs expire in
 #: about the order of their creation.
-CHECKED_OLDEST: Final = 10
+CHECKED_OLDEST: Final = 3
 #: Running jobs that one read checks, of all its workflows together: one of them takes 0.1 ms. Some may have ended
 #: without their runner, which is found by checking them.
 CHECKED_RUNNING: Final = 20
