@@ -166,15 +166,24 @@ class Archiver:
 
         Returns how many lines were moved, and None when there was nothing to do.
         """
-        high = self._policy.hot_bytes * HIGH_MARK
-        if (largest := self._queue.largest()) and largest[1] >= high:
-            return self._isolate(largest[0], lambda: self._shrink(*largest))
+        largest = self._queue.largest()
         with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
-        # The two alternate, since there may be very many of either.
-        self._collected_last = with_garbage is not None and (ended is None or not self._collected_last)
-        if with_garbage is not None and self._collected_last:
-            return self._isolate(with_garbage, lambda: self._clean_up(with_garbage))
-        return None if ended is None else self._isolate(ended, lambda: self._archive_ended(ended))
+        moved = 0
+        if largest is not None and largest[1] >= self._policy.hot_bytes * HIGH_MARK:
+            with self._isolated(largest[0]):
+                moved = self._shrink(*largest)
+        # Garbage and ended logs alternate, since there may be very many of either.
+        elif with_garbage is not None and (ended is None or not self._collected_last):
+            self._collected_last = True
+            with self._isolated(with_garbage):
+                self._clean_up(with_garbage)
+        elif ended is not None:
+            self._collected_last = False
+            with self._isolated(ended):
+                moved = self._archive_ended(ended)
+        else:
+            return None
+        return moved
 
     # Running logs
 
@@ -345,9 +354,10 @@ class Archiver:
             if isinstance(job, StoreUnavailable | StoreRefused):
                 self._queue.snooze(ref, BUSY_SECONDS)
             else:
-                self._isolate(ref, partial(self._classify_job, ref, job))
+                with self._isolated(ref):
+                    self._classify_job(ref, job)
 
-    def _classify_job(self, ref: JobRef, job: Job | StoreError | None) -> int:
+    def _classify_job(self, ref: JobRef, job: Job | StoreError | None) -> None:
         """Puts a job into the queue, or does at once what it needs."""
         if isinstance(job, StoreError):
             raise job
@@ -358,11 +368,11 @@ class Archiver:
             if job.archived:
                 # Objects that are neither recorded nor garbage can be found only by their age.
                 self._queue.note_garbage(ref, self._policy.orphan_seconds)
-            return 0
-        self._queue.running.pop(ref, None)
-        return self._handle_ended(ref, job)
+        else:
+            self._queue.running.pop(ref, None)
+            self._handle_ended(ref, job)
 
-    def _handle_ended(self, ref: JobRef, job: Job | None) -> int:
+    def _handle_ended(self, ref: JobRef, job: Job | None) -> None:
         """Does what is due of a job that has ended, or that readers cannot see."""
         now, state = self._clock(), self._store.catalog.archive_state(ref)
         left = self._seconds_left(ref, state)
@@ -379,24 +389,23 @@ class Archiver:
         elif not state.complete:
             self._queue.ended[ref] = now - (state.ended_seconds or 0.0)
         elif not state.swept and self._sweep_at(state) <= now:
-            self._isolate(ref, lambda: self._sweep(ref))
+            with self._isolated(ref):
+                self._sweep(ref)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
         else:
             due = left if state.swept else min(left, self._sweep_at(state) - now)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, due))
-        return 0
 
     def _sweep_at(self, state: ArchiveState) -> float:
         """The Unix time in seconds from which on every unrecorded object of a complete job is garbage."""
         return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
 
-    def _sweep(self, ref: JobRef) -> int:
+    def _sweep(self, ref: JobRef) -> None:
         """Collects the garbage of a complete job. If all of it is deleted, the job needs no more sweeps."""
         if self._collect_garbage(ref):
             self._store.chunks.mark_swept(ref)
-        return 0
 
-    def _clean_up(self, ref: JobRef) -> int:
+    def _clean_up(self, ref: JobRef) -> None:
         """Collects the garbage of a job, which may be running."""
         # This is noted before the work, so that other jobs come first after an error.
         self._queue.garbage_checked(ref)
@@ -404,7 +413,6 @@ class Archiver:
             self._collect_garbage(ref)
         except ArchiveBusy:
             self._queue.garbage_checked(ref, failed=True)
-        return 0
 
     def _collect_garbage(self, ref: JobRef) -> bool:
         """Collects a job's garbage. Returns whether all of it is deleted. Raises: as store and object store do."""
@@ -424,15 +432,15 @@ class Archiver:
         with archive_lock(self._store, ref, self._policy.lock_seconds) as token:
             yield ChunkWriter(self._store, self._objects, ref, token, self._on_step)
 
-    def _isolate(self, ref: JobRef, step: Callable[[], int]) -> int:
-        """Does ``step``, one step on one job, and returns its result.
+    @contextlib.contextmanager
+    def _isolated(self, ref: JobRef) -> Iterator[None]:
+        """For one step on one job. An error in it concerns only this job: the job is snoozed, and other jobs continue.
 
-        An error in it concerns only this job: the job is snoozed, the result is 0, and other jobs continue. An error
-        that a retry does not repair is logged once. Raises :class:`StoreUnavailable` and :class:`StoreRefused`, since
-        all jobs must wait while the store or the archive does not answer.
+        An error that a retry does not repair is logged once. Raises :class:`StoreUnavailable` and
+        :class:`StoreRefused`, since all jobs must wait while the store or the archive does not answer.
         """
         try:
-            return step()
+            yield
         except (ArchiveBusy, KeysMoving):
             self._queue.snooze(ref, BUSY_SECONDS)
         except AppendRefused:
@@ -445,7 +453,6 @@ class Archiver:
             count_error(error)
             self._queue.report_once(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
             self._queue.snooze(ref, RETRY_SECONDS)
-        return 0
 
     def _count_chunk(self, ref: JobRef, chunk: Chunk) -> int:
         """Counts a chunk in the metrics, and returns its number of lines."""
