@@ -1,14 +1,15 @@
 """Builds a worker's dependencies, and the Flask application that uses them."""
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gevent
 from flask import Flask, request
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import BadRequest, NotFound
 
 from chronoverse import metrics
 from chronoverse.archive.object_store import open_object_store
@@ -16,17 +17,15 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier
 from chronoverse.embedded import server as embedded
-from chronoverse.errors import AtCapacity
 from chronoverse.history.tiered_log import MissingArchive
-from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.http import openapi, problems, request_id, unread_answers
 from chronoverse.web.http.bodies import BodyReader
-from chronoverse.web.http.dependencies import ACCEPT_WAIT_SECONDS, Dependencies
-from chronoverse.web.http.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice, yield_to_loop
+from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.logging import redact
 from chronoverse.web.http.schemas import IdentifierConverter
 from chronoverse.web.http.token_bucket import TokenBuckets
@@ -37,6 +36,9 @@ from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.replay_throttle import ReplayThrottle
 from chronoverse.web.streaming.stream_writer import StreamWriters
+
+#: A host and an optional port, as in RFC 3986 section 3.2.2.
+_HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -84,7 +86,6 @@ def build_dependencies(settings: Settings) -> Dependencies:
         ),
         stream_writers=StreamWriters(GroupContext(tail, settings.heartbeat_seconds, time.monotonic)),
         body_reader=BodyReader(settings.max_body_bytes),
-        accept_lock=FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check),
         server_lease=server_lease,
         token_buckets=TokenBuckets(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
@@ -122,7 +123,8 @@ def build_app(deps: Dependencies) -> Flask:
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))
-    app.before_request(_refuse_odd_paths)
+    app.before_request(deps.take_turn)
+    app.before_request(_refuse_odd_requests)
     unread_answers.register(app, deps.answer_shares)
     problems.register(app)
     app.extensions["chronoverse"] = deps
@@ -131,13 +133,17 @@ def build_app(deps: Dependencies) -> Flask:
     return app
 
 
-def _refuse_odd_paths() -> None:
-    """Answers 404 when the path has a doubled slash or an escaped one.
+def _refuse_odd_requests() -> None:
+    """Answers 400 when the request has no valid host, and 404 when its path has a doubled slash or an escaped one.
 
-    gunicorn has already unescaped ``PATH_INFO``, so this looks at the target as it was sent, too. The target may be in
-    its absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
+    Only HTTP/1.0 may leave the host out (RFC 9112 section 3.2). gunicorn refuses two of them, and checks nothing else.
+    It has already unescaped ``PATH_INFO``, so this looks at the target as it was sent, too. The target may be in its
+    absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
     """
     environ = request.environ
+    host = environ.get("HTTP_HOST")
+    if not _HOST.fullmatch(host) if host is not None else environ["SERVER_PROTOCOL"] != "HTTP/1.0":
+        raise BadRequest("A request names its host, and only HTTP/1.0 may leave that out.")
     target = environ.get("RAW_URI", "").partition("?")[0].lower()
     if environ["PATH_INFO"].startswith("//") or "%2f" in target:
         raise NotFound

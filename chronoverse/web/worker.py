@@ -18,11 +18,8 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from gunicorn.workers.ggevent import GeventWorker
 
-from chronoverse import metrics
 from chronoverse.errors import AtCapacity
-from chronoverse.web.http.client_ip import join_forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.parse_errors import check_host, refusal_for
 from chronoverse.web.streaming.connection import (
     Connection,
     Connections,
@@ -45,8 +42,6 @@ SPARE_DESCRIPTORS: Final = 100
 RETRY_ACCEPT_SECONDS: Final = 0.01
 #: Bytes of one read of a body that is discarded.
 DISCARD_READ_BYTES: Final = 65_536
-#: Paths that load balancers and supervisors request. These requests do not wait for others.
-PROBE_PATHS: Final = ("/healthz", "/readyz")
 
 
 class Server(StreamServer):
@@ -136,19 +131,9 @@ class Worker(GeventWorker):
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Serves one request. Returns only when the connection stays open for another one."""
         sock.begin_request()
-        check_host(req)
-        # New viewers have a lock of their own, ``Dependencies.accept_lock``.
-        if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
-            with self._connections.request_lock.hold(self._client_ip(req, addr)):
-                pass
         super().handle_request(listener_name, req, sock, addr)
         self._discard_body(req.body)
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
-
-    def _client_ip(self, req: Any, addr: Any) -> str:
-        """The client's address, also through trusted proxies. Clients begin their requests in turn."""
-        deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        return deps.proxies.client(addr[0] if addr else "", join_forwarded_for(req.headers))
 
     def _discard_body(self, body: Any) -> None:
         """Reads the rest of a request's body, which may take as long as a head.
@@ -163,20 +148,13 @@ class Worker(GeventWorker):
             raise StopIteration from error
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answers a malformed request, or one that failed without an answer. gunicorn itself would send HTML."""
-        refusal = refusal_for(exc, self.cfg)
-        extra = {"fields": {"request_id": refusal.request_id, "client": addr[0] if addr else ""}}
-        if refusal.status == 500:
-            self.log.error("unexpected error", exc_info=exc, extra=extra)
-        else:
-            self.log.warning("refused with %d: %s", refusal.status, exc, extra=extra)
-        metrics.REQUESTS_REFUSED.labels(refusal.status).inc()
+        """Has gunicorn answer a malformed request, or one that failed without an answer, and log it."""
         client.begin_request()
-        with contextlib.suppress(OSError, AtCapacity):
+        with contextlib.suppress(AtCapacity):
             # A refusal costs as much as an answer, so it waits like one.
             with self._connections.request_lock:
                 pass
-            client.sendall(refusal.answer)
+            super().handle_error(req, client, addr, exc)
         finish_sending(client)
 
     def run(self) -> None:

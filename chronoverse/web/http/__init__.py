@@ -6,7 +6,7 @@ schemas        parameters and bodies of requests and answers; publish_schemas ha
 bodies         reads request bodies within bounds of size, time and memory
 pages          pages of logs: reads them, or asks the scan server for them
 paging         the HTTP side of pages: cursors, and the ``Link`` to the next page
-problems       errors as answers (RFC 9457); parse_errors has those of requests that gunicorn cannot parse
+problems       errors as answers (RFC 9457)
 request_id     gives every request an id
 client_ip      finds the client's address behind trusted proxies
 shares         divides a limited amount, such as memory, among subjects
@@ -16,6 +16,7 @@ logging        formats the service's log lines
 tracing        makes OpenTelemetry spans
 openapi        makes the OpenAPI document
 
-A request comes in through ``request_id`` and :meth:`Dependencies.guard`. Its view reads the body or the query by a
-schema, takes the lock for its kind of work, and makes a page within its budget. Errors of any layer become problems.
+A request waits for its turn (:meth:`Dependencies.take_turn`), and its token is verified (:meth:`Dependencies.guard`).
+Its view reads the body or the query by a schema, takes the lock for its kind of work, and makes a page within its
+budget. Errors of any layer become problems.
 """

@@ -43,8 +43,10 @@ from chronoverse.web.streaming.admission import AdmissionControl, StreamTicket
 from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Seconds that a new viewer waits until it is accepted. Some thousands that come together are accepted within that.
+#: Seconds that a request or a new viewer waits for its turn. Some thousands that come together begin within that.
 ACCEPT_WAIT_SECONDS: Final = 10.0
+#: Paths that load balancers and supervisors request. These requests do not wait for others.
+PROBE_PATHS: Final = ("/healthz", "/readyz")
 #: Requests that read stored lines or look at many jobs at the same moment, for each server of the store. A request
 #: takes the lock again for each batch. So the store's other clients and the worker's live viewers wait for two batches
 #: at most, however many requests there are.
@@ -84,8 +86,6 @@ class Dependencies:
     stream_writers: StreamWriters
     #: Reads request bodies.
     body_reader: BodyReader
-    #: Accepts one new viewer at a time.
-    accept_lock: FairLock
     #: Our lease on the embedded server. None when the store is a server that others run.
     server_lease: ServerLease | None = None
     #: Where archived logs are stored. None when there is no archive.
@@ -100,10 +100,9 @@ class Dependencies:
     )
     #: Asks the scan server.
     scans: ScanClient = field(default_factory=ScanClient)
-    #: For beginning a request. However many come together, the event loop goes round between some of them and the next.
-    request_lock: FairLock = field(
-        default_factory=lambda: FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
-    )
+    #: For beginning a request, and for a new viewer. See :meth:`take_turn`.
+    request_lock: FairLock = field(default_factory=lambda: _turns())
+    accept_lock: FairLock = field(default_factory=lambda: _turns())
     #: Bytes of pages that are being made.
     page_shares: Shares = field(default_factory=lambda: Shares(ALL_PAGES_BYTES, "pages that are being made"))
     #: For making a page or a listing, by server of the store. See :meth:`page_lock`.
@@ -149,6 +148,27 @@ class Dependencies:
         """As :meth:`scan_lock`, for a download, which waits longer: it can only be cut off."""
         return self.download_locks[self.store.server_of(ref)].hold(subject)
 
+    def take_turn(self) -> None:
+        """Waits until the current request may begin, unless it is a probe. The addresses of clients come in turn.
+
+        However many requests come together, the event loop goes round between some of them and the next. New viewers
+        have a lock of their own: after a restart they come by the thousand, and other requests do not wait for them.
+        Raises :class:`AtCapacity`.
+        """
+        environ = request.environ
+        # A client that sends its next request before it has read an answer has no claim to answers at once.
+        is_pipelined = getattr(environ.get("gunicorn.socket"), "is_pipelined", False)
+        if request.path in PROBE_PATHS and not is_pipelined:
+            return
+        is_viewer = request.path.endswith("/events") and not is_pipelined
+        with (self.accept_lock if is_viewer else self.request_lock).hold(self.client_address()):
+            pass
+
+    def client_address(self) -> str:
+        """The address of the current request's client, also through trusted proxies."""
+        environ = request.environ
+        return self.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
+
     def time_slice(self) -> TimeSlice:
         """A slice of work for a request that goes through many lines."""
         return TimeSlice(clock=self.monotonic)
@@ -184,6 +204,10 @@ class Dependencies:
         return None
 
 
+def _turns() -> FairLock:
+    return FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
+
+
 def _locks_by_server(
     at_once: int, each: int | None = None, seconds: float = LOCK_WAIT_SECONDS
 ) -> dict[Hashable, FairLock]:
@@ -194,9 +218,8 @@ def _locks_by_server(
 
 def stream_ticket(deps: Dependencies) -> StreamTicket:
     """Who asks for a stream, for :class:`AdmissionControl`."""
-    environ = request.environ
-    address = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
-    return StreamTicket(principal().subject, address, request_id() or "", deps.monotonic(), environ.get(SPAN_KEY))
+    span = request.environ.get(SPAN_KEY)
+    return StreamTicket(principal().subject, deps.client_address(), request_id() or "", deps.monotonic(), span)
 
 
 def principal() -> Principal:

@@ -107,13 +107,9 @@ TITLES: Final = {
     408: "Request Timeout",
     409: "Conflict",
     413: "Content Too Large",
-    414: "URI Too Long",
     415: "Unsupported Media Type",
-    417: "Expectation Failed",
     429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
     500: "Internal Server Error",
-    501: "Not Implemented",
     502: "Bad Gateway",
     503: "Service Unavailable",
 }

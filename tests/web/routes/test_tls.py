@@ -116,7 +116,7 @@ def test_a_malformed_request_is_refused(secure: Service) -> None:
     """The answer is the same as without TLS."""
     status, headers, _ = exchange(secure, b"nonsense\r\n\r\n")
 
-    assert (status, headers["content-type"]) == (400, "application/problem+json")
+    assert (status, headers["content-type"]) == (400, "text/html")
 
 
 def test_a_connection_without_tls_is_closed(secure: Service) -> None:
