@@ -169,7 +169,10 @@ class Store:
     def _list_foreign(self, jobs: Sequence[Job]) -> None:
         """Lists jobs of foreign runners, all on one server, and their workflows."""
         for workflow_id, created_ms in self.listing.add_foreign(jobs, self._pool).items():
-            self.workflows.add(workflow_id, created_ms, self._pool)
+            # The list's server may be another one, and may be away. The tail must not wait for it. Whoever asked for
+            # the job before the tail has listed its workflow.
+            if self._pool is not PoolKind.TAIL:
+                self.workflows.add(workflow_id, created_ms)
 
     def _job_or_error(self, job: JobRef, answer: Any) -> Job | StoreError | None:
         try:

@@ -74,13 +74,16 @@ class WorkflowList:
         """
         return newest_first(self._command, self._keys.workflows(), before, count)
 
-    def add(self, workflow_id: str, created_ms: float, pool: PoolKind = PoolKind.COMMANDS) -> None:
-        """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list."""
+    def add(self, workflow_id: str, created_ms: float) -> None:
+        """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list.
+
+        A server that does not answer delays the caller by a second, and then no caller for :data:`PAUSE_SECONDS`.
+        """
         now, key = self._monotonic(), self._keys.workflows()
         if now < self._paused_until:
             return
         try:
-            (reply,) = self._run(key, pool, ("ZADD", key, "GT", created_ms, workflow_id))
+            (reply,) = self._run(key, PoolKind.HEALTH, ("ZADD", key, "GT", created_ms, workflow_id))
         except StoreError as error:
             reply = error
         if isinstance(reply, Exception):
@@ -89,7 +92,7 @@ class WorkflowList:
     def job_begun(self, job: JobRef, created_ms: float) -> None:
         """Notes that a job runs. Nothing is raised, since the job runs all the same."""
         self._note_running("SADD", job)
-        self.add(job.workflow_id, created_ms, PoolKind.APPENDS)
+        self.add(job.workflow_id, created_ms)
 
     def job_ended(self, job: JobRef) -> None:
         """Notes that a job does not run. Nothing is raised: :meth:`read` finds what this missed."""

@@ -20,6 +20,7 @@ from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
 from chronoverse.store.driver import CommandTimedOut, Moved
 from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.node_reader import Found
+from chronoverse.store.workflows import Workflow
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import wait_until
@@ -112,6 +113,53 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
         store.listing.unlist(job.workflow_id, ["job_1", "job_2"])
         assert [job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)] == ["job_1"]
     store.ping()
+
+
+def test_the_list_of_workflows_has_a_server_of_its_own(
+    store: Store, jobs: list[JobRef], cluster: Cluster, prefix: str
+) -> None:
+    """While that server stands still, jobs on the others begin: the first a second late, the next at once."""
+    names = [job.workflow_id for job in jobs]
+    assert {workflow_id for _, workflow_id in store.workflows.page(None, 10)} == set(names)
+    assert [each and (each.jobs, each.running) for each in workflows(store, names)] == [(1, 1)] * len(names)
+
+    number = cluster.owner(f"{prefix}:workflows")
+    others = [cluster.workflow(each, "late") for each in cluster.masters() if each != number]
+    os.kill(cluster.servers[number].pid, signal.SIGSTOP)
+    try:
+        seconds = []
+        for workflow_id in others:
+            began = time.monotonic()
+            store.open(JobRef(workflow_id, "job_1"), "token")
+            seconds.append(time.monotonic() - began)
+    finally:
+        os.kill(cluster.servers[number].pid, signal.SIGCONT)
+    assert max(seconds) < 3
+    assert max(seconds[1:]) < 0.5
+    # As an archiver that has found the jobs.
+    assert len(workflows(store, others)) == len(others)
+    assert {workflow_id for _, workflow_id in store.workflows.page(None, 10)} == {*names, *others}
+
+
+def test_a_workflow_whose_server_is_away_is_named(
+    store: Store, jobs: list[JobRef], cluster: Cluster, prefix: str
+) -> None:
+    """The others are counted. No replica takes over here."""
+    names, busy = [job.workflow_id for job in jobs], {cluster.owner(f"{prefix}:workflows"), *cluster.pair}
+    number = next(each for each in cluster.masters() if each not in busy)
+    expected = [cluster.owner(workflow_id) == number for workflow_id in names]
+    os.kill(cluster.servers[number].pid, signal.SIGSTOP)
+    try:
+        found = store.workflows.read(names)
+    finally:
+        os.kill(cluster.servers[number].pid, signal.SIGCONT)
+    assert [isinstance(each, StoreUnavailable) for each in found] == expected
+
+
+def workflows(store: Store, names: list[str]) -> list[Workflow | None]:
+    """The workflows, all of which can be read."""
+    found = store.workflows.read(names)
+    return [each for each in found if not isinstance(each, StoreError)]
 
 
 def test_get_jobs_keeps_the_order(store: Store, jobs: list[JobRef]) -> None:
