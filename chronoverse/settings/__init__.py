@@ -241,6 +241,16 @@ class Settings:
             "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
         ),
     ] = 10
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            parse.origins,
+            "origins",
+            "Whose pages may read the service's answers in a browser: exact origins such as `https://ci.example`,"
+            " separated by spaces ([more](operations.md#pages-of-other-origins)).",
+            "no other origin's",
+        ),
+    ] = ()
     log_format: Annotated[
         str,
         Setting(

@@ -25,6 +25,12 @@ _OTHER_CLAIMS: Final = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope"
 _BIND = re.compile(r"unix:.+|(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
+_ORIGIN: Final = re.compile(
+    r"(?P<scheme>https?)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII
+)
+_DEFAULT_PORTS: Final = {"http": ("80",), "https": ("443",)}
+
+
 class WholeNumber(NamedTuple):
     """Reads a whole number in plain digits, from ``low`` to ``high``."""
 
@@ -98,6 +104,22 @@ def service_url(text: str) -> str:
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
     return text.rstrip("/")
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Reads origins as browsers send them: a scheme, a host and a port that is not the scheme's own. No wildcards.
+
+    https://www.rfc-editor.org/rfc/rfc6454#section-6.2
+    """
+    found = tuple(text.replace(",", " ").split())
+    for origin in found:
+        match = _ORIGIN.fullmatch(origin)
+        if not match or match["port"] in _DEFAULT_PORTS[match["scheme"]]:
+            raise ValueError(
+                "must be origins as browsers send them, in lower case and without a path, such as https://ci.example or"
+                f" http://127.0.0.1:3000, separated by spaces: {origin!r} is none"
+            )
+    return found
 
 
 def bind(text: str) -> str:

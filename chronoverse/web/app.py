@@ -22,7 +22,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
-from chronoverse.web.http import openapi, problems, request_id, unread_answers
+from chronoverse.web.http import cors, openapi, problems, request_id, unread_answers
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.event_loop import yield_to_loop
@@ -115,6 +115,8 @@ def build_app(deps: Dependencies) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["id"] = IdentifierConverter
     request_id.register(app)
+    if deps.settings.cors_origins:
+        cors.register(app, deps.settings.cors_origins)
     document = openapi.create_document(app)
     document.register_converter(IdentifierConverter, _document_identifier)
     app.register_blueprint(events.blueprint(deps))

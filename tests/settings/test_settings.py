@@ -70,6 +70,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("JWT_PUBLIC_KEY", PEM, PEM),
         ("JWT_JWKS_URL", "https://id.example/jwks.json", "https://id.example/jwks.json"),
         ("JWT_JWKS_URL", "http://[::1]:80/jwks", "http://[::1]:80/jwks"),
+        ("CORS_ORIGINS", "https://ci.example, http://[::1]:3000", ("https://ci.example", "http://[::1]:3000")),
         ("JWT_AUDIENCE", "https://logs.example/", "https://logs.example/"),
         ("JWT_ISSUER", "https://id.example/realms/main", "https://id.example/realms/main"),
         ("JWT_WORKFLOWS_CLAIM", "https://logs.example/workflows", "https://logs.example/workflows"),
@@ -117,6 +118,18 @@ def test_a_valid_value_is_accepted(name: str, text: str, value: object) -> None:
         ("JWT_PUBLIC_KEY", "-----BEGIN CERTIFICATE-----\nMC4C\n-----END CERTIFICATE-----"),
         ("JWT_JWKS_URL", "http://id.example/jwks.json"),
         ("JWT_JWKS_URL", "file:///etc/passwd"),
+        *(
+            ("CORS_ORIGINS", text)
+            for text in (
+                "*",
+                "null",
+                "https://*.example",
+                "https://ci.example/",
+                "ci.example",
+                "https://ci.example:443",
+                "ws://a",
+            )
+        ),
         ("JWT_AUDIENCE", "two words"),
         ("JWT_ISSUER", "https://id.example/\n"),
         ("JWT_WORKFLOWS_CLAIM", "sub"),

@@ -1,0 +1,44 @@
+"""Lets pages of other origins read the answers: CORS, as https://fetch.spec.whatwg.org/#http-cors-protocol has it.
+
+Only for the origins that the settings name, letter by letter. Answers are never for requests with cookies or other
+credentials of the browser: pages send the bearer token themselves.
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+from flask import Flask, Response, request
+
+#: Headers that pages may send, beside those that need no permission.
+REQUEST_HEADERS: Final = "Authorization, Content-Type, Last-Event-ID, X-Request-ID"
+#: Headers of answers that pages may read, beside those that need no permission.
+RESPONSE_HEADERS: Final = "Content-Disposition, Last-Event-ID, Link, Retry-After, WWW-Authenticate, X-Request-ID"
+#: Seconds for which a browser remembers what a preflight request was answered.
+MAX_AGE_SECONDS: Final = 600
+
+
+def register(app: Flask, origins: Collection[str]) -> None:
+    """Adds CORS to every answer of ``app``. Must be registered before the hooks that ask for a token."""
+
+    @app.before_request
+    def answer_preflight() -> Response | None:
+        """Answers what a browser asks before it sends the request itself. That question has no token."""
+        headers = request.headers
+        if request.method != "OPTIONS" or not ("Origin" in headers and "Access-Control-Request-Method" in headers):
+            return None
+        response = Response(status=204)
+        adapter = app.create_url_adapter(request)
+        if headers["Origin"] in origins and adapter is not None:
+            response.headers["Access-Control-Allow-Methods"] = ", ".join(sorted(adapter.allowed_methods()))
+            response.headers["Access-Control-Allow-Headers"] = REQUEST_HEADERS
+            response.headers["Access-Control-Max-Age"] = str(MAX_AGE_SECONDS)
+        return response
+
+    @app.after_request
+    def allow_origin(response: Response) -> Response:
+        response.vary.add("Origin")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin in origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = RESPONSE_HEADERS
+        return response

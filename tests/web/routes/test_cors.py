@@ -1,0 +1,105 @@
+"""Pages of other origins: only those that are named may read answers, whatever they ask for."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream
+
+ORIGIN = "https://ci.example"
+#: What browsers may send that is not the origin named above.
+OTHERS = (
+    *("null", "*", "https://ci.example.evil", "https://evilci.example", "https://ci.example:8443", "http://ci.example"),
+    *("https://ci.example/", "https://CI.example", "https://sub.ci.example", "", "https://ci.example, https://evil"),
+)
+
+
+@pytest.fixture(scope="module")
+def open_service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service that names two origins."""
+    origins = f"{ORIGIN} http://127.0.0.1:3000"
+    with serving(tmp_path_factory.mktemp("cors"), redis_server.url, cors_origins=origins) as service:
+        yield service
+
+
+def preflight(service: Service, path: str, origin: str, method: str) -> httpx.Response:
+    """What a browser asks first."""
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization",
+    }
+    return httpx.options(service.url + path, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/workflows", "GET, HEAD, OPTIONS"),
+        ("/workflows/wf_1/jobs/job_1", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("/workflows/wf_1/jobs/job_1/events", "GET, HEAD, OPTIONS"),
+        ("/workflows/wf_1/jobs/job_1/logs", "GET, HEAD, OPTIONS, POST"),
+        ("/workflows/wf_1/jobs/job_1/attempts", "OPTIONS, POST"),
+        ("/nowhere", ""),
+    ],
+)
+def test_a_preflight_names_the_methods_of_the_route(open_service: Service, path: str, methods: str) -> None:
+    """It needs no token, and has no credentials."""
+    answer = preflight(open_service, path, ORIGIN, "GET")
+    assert answer.status_code == 204
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert answer.headers["Access-Control-Allow-Methods"] == methods
+    assert "authorization" in answer.headers["Access-Control-Allow-Headers"].lower()
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert "Origin" in answer.headers["Vary"]
+
+
+@pytest.mark.parametrize("origin", OTHERS)
+def test_other_origins_get_no_permission(open_service: Service, job: Foreign, origin: str) -> None:
+    """Neither before the request nor with the answer. The answer itself is the same."""
+    job.line("a line")
+    asked = preflight(open_service, job.path, origin, "GET")
+    headers = {"Authorization": f"Bearer {open_service.token()}"}
+    answer = httpx.get(open_service.url + job.path, headers={**headers, "Origin": origin})
+    assert (asked.status_code, answer.status_code) == (204, 200)
+    for each in (asked, answer):
+        assert not [name for name in each.headers if name.lower().startswith("access-control-")]
+        assert "Origin" in each.headers["Vary"]
+
+
+def test_an_unknown_method_and_an_options_request_of_another_kind(open_service: Service) -> None:
+    """The browser finds that the method is not among those that are allowed."""
+    answer = preflight(open_service, "/workflows", ORIGIN, "BREW")
+    assert "BREW" not in answer.headers["Access-Control-Allow-Methods"]
+    # Without the headers of a preflight it is a request like any other.
+    assert httpx.options(f"{open_service.url}/workflows", headers={"Origin": ORIGIN}).status_code == 401
+
+
+@pytest.mark.parametrize(("path", "status"), [("/workflows", 401), ("/nowhere", 404), ("/workflows?limit=x", 400)])
+def test_a_page_can_read_a_refusal(open_service: Service, path: str, status: int) -> None:
+    """Otherwise it could not tell its reader why."""
+    headers = {"Origin": "http://127.0.0.1:3000"}
+    if status != 401:
+        headers["Authorization"] = f"Bearer {open_service.token()}"
+    answer = httpx.get(open_service.url + path, headers=headers)
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, "http://127.0.0.1:3000")
+    assert "Retry-After" in answer.headers["Access-Control-Expose-Headers"]
+
+
+def test_a_stream_of_another_origin(open_service: Service, job: Foreign) -> None:
+    """Streams write their own headers."""
+    job.line("a line")
+    headers = {"Authorization": f"Bearer {open_service.token()}", "Origin": ORIGIN}
+    stream = Stream(open_service, f"{job.path}/events", headers)
+    assert stream.headers["access-control-allow-origin"] == ORIGIN
+    stream.close()
+
+
+def test_without_the_setting_there_is_no_cors(service: Service) -> None:
+    """And an OPTIONS request needs a token, as ever."""
+    answer = preflight(service, "/workflows", ORIGIN, "GET")
+    assert (answer.status_code, "Access-Control-Allow-Origin" in answer.headers) == (401, False)
