@@ -15,7 +15,7 @@ import orjson
 from flask import Response, request
 
 from chronoverse.errors import InvalidCursor
-from chronoverse.joblog.values import MAX_NUMBER, Job
+from chronoverse.joblog.values import MAX_NUMBER, Job, iso_timestamp
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
@@ -54,6 +54,14 @@ def parse_score(text: str) -> float:
     if math.isnan(score):
         raise InvalidCursor("cursor: this is not one of ours")
     return score
+
+
+def iso_or_none(milliseconds: float) -> str | None:
+    """The creation time as in a job. None for a time beyond the calendar, which a foreign runner may have written."""
+    try:
+        return iso_timestamp(milliseconds / 1000)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, descending: bool) -> int:

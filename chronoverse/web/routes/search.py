@@ -17,7 +17,14 @@ from chronoverse.history.scans.workflow_scan import WorkflowPosition
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response, parse_score, start_position
+from chronoverse.web.http.paging import (
+    decode_cursor,
+    encode_cursor,
+    iso_or_none,
+    page_response,
+    parse_score,
+    start_position,
+)
 from chronoverse.web.http.schemas import (
     MAX_CONTEXT_PAGE_LINES,
     Blueprint,
@@ -79,7 +86,18 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route("/workflows/<id:workflow_id>/logs/search")
     @routes.doc(operationId="searchWorkflow")
     @routes.arguments(WorkflowSearchQuery, location="query", as_kwargs=True)
-    @routes.response(200, WorkflowSearchSchema, description="A page, perhaps an empty one; `Link` names the next.")
+    @routes.response(
+        200,
+        WorkflowSearchSchema,
+        description="A page, perhaps an empty one; `Link` names the next. `Searched-To` is how far it has looked.",
+        headers={
+            "Searched-To": {
+                "schema": {"type": "string", "examples": ["job-1;created=2026-03-03T10:00:05.123Z;line=7"]},
+                "description": "The last job that it has looked at, when that was created, and up to which line, if it"
+                " has not come to that job's end. Without a next page there is none.",
+            }
+        },
+    )
     @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def search_workflow(workflow_id: str, q: str, regex: bool, limit: int, per_job: int, **query: Any) -> Response:
         """The lines that match in all jobs of a workflow, the newest job first."""
@@ -102,9 +120,20 @@ def blueprint(deps: Dependencies) -> Blueprint:
         body = {"workflow_id": workflow_id, "jobs": [orjson.Fragment(each) for each in page.jobs], "cursor": cursor}
         parameters: dict[str, Any] = {"before": before or None, "after": after or None, **filters}
         parameters |= {"q": q, "regex": "true" if regex else None, "limit": limit, "per_job": per_job}
-        return page_response(body, cursor, **parameters)
+        response = page_response(body, cursor, **parameters)
+        if page.position is not None:
+            response.headers["Searched-To"] = _searched_to(page.position)
+        return response
 
     return routes
+
+
+def _searched_to(position: WorkflowPosition) -> str:
+    """How far a search has come in a workflow, as the header's value. Ids of jobs have no semicolons."""
+    created = iso_or_none(position.created_ms)
+    line = None if position.line is None else str(position.line)
+    more = [f"{name}={value}" for name, value in (("created", created), ("line", line)) if value is not None]
+    return ";".join([position.job_id, *more])
 
 
 def _digest(q: str) -> str:

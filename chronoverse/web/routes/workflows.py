@@ -6,11 +6,11 @@ from flask import Response
 
 from chronoverse.auth.tokens import EVERY_WORKFLOW
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import JobRef, iso_timestamp
+from chronoverse.joblog.values import JobRef
 from chronoverse.store.workflows import Workflow
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response, parse_score
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, iso_or_none, page_response, parse_score
 from chronoverse.web.http.schemas import Blueprint, ProblemSchema, WorkflowsQuery, WorkflowsSchema
 
 #: Workflows that are read at once. That takes a few commands for each of them, and everybody else waits for it.
@@ -97,14 +97,6 @@ def _read_named(
 def _to_json(position: _Position, workflow: Workflow | StoreError) -> dict[str, Any]:
     created_ms, workflow_id = position
     if isinstance(workflow, StoreError):
-        return {"id": workflow_id, "jobs": None, "running": None, "last_job_at": _iso(created_ms)}
-    last_job_at = _iso(workflow.last_job_ms)
+        return {"id": workflow_id, "jobs": None, "running": None, "last_job_at": iso_or_none(created_ms)}
+    last_job_at = iso_or_none(workflow.last_job_ms)
     return {"id": workflow_id, "jobs": workflow.jobs, "running": workflow.running, "last_job_at": last_job_at}
-
-
-def _iso(milliseconds: float) -> str | None:
-    """The time as in a job. None for a time beyond the calendar, which a foreign runner may have written."""
-    try:
-        return iso_timestamp(milliseconds / 1000)
-    except (OverflowError, ValueError, OSError):
-        return None

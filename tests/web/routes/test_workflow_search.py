@@ -1,5 +1,6 @@
 """``GET /workflows/{w}/logs/search``: the answer's form, its pages, and who may ask."""
 
+import re
 import time
 from typing import Any
 
@@ -50,6 +51,7 @@ def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow:
         "cursor": None,
     }
     assert answer.headers["Cache-Control"] == "private, no-store"
+    assert "Searched-To" not in answer.headers
 
 
 def test_pages_follow_each_other(client: httpx.Client, workflow: Foreign) -> None:
@@ -61,6 +63,9 @@ def test_pages_follow_each_other(client: httpx.Client, workflow: Foreign) -> Non
         assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
         if "next" not in answer.links:
             break
+        reached, created = answer.headers["Searched-To"].split(";")
+        assert reached >= found[-1][0]
+        assert re.fullmatch(r"created=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created)
         answer = client.get(answer.links["next"]["url"])
     assert sorted(found) == [("job_1", 1, False), ("job_2", 2, True)]
 
