@@ -201,6 +201,26 @@ def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
     tab.wait(lambda rows: tab.text("#count").endswith("of 21"), "one match more")
 
 
+def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
+    """Opening the address searches again. With a line it leads to the line, and otherwise to the first match."""
+    job.lines(*["fine", "an error"] * 200).end(Status.FAILED, 1)
+    tab = open_tab(job.ref).wait_number(400)
+    tab.page.click("#regex")
+    tab.find("^an? e")
+    wait_until(lambda: "?" in tab.page.url, PATIENCE_SECONDS, "the search is in the address")
+    address = f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}"
+    assert tab.page.url == f"{address}?q=%5Ean%3F+e&regex=true"
+    tab.page.reload()
+    tab.wait_text("#count", "1 of 200")
+    tab.wait_number(2)
+    tab.page.goto(f"{address}?q=error#L301")
+    tab.wait_number(302)
+    wait_until(lambda: tab.text("#count") == "200", PATIENCE_SECONDS, "the matches are counted")
+    assert tab.page.locator(".current, .picked").get_attribute("data-number") == "301"
+    tab.page.press("#q", "Escape")
+    assert tab.page.url == f"{address}#L301"
+
+
 def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     """The address names them, and opening it leads to them. Copied text has no numbers."""
     tab = open_tab(big.ref, "L1200-L1210").wait_number(1200)

@@ -35,7 +35,7 @@ export class Find {
     $("q").addEventListener("keydown", (event) => this.#key(event));
     $("regex").addEventListener("click", () => {
       toggle($("regex"));
-      this.#begin();
+      this.begin();
     });
     $("next").addEventListener("click", () => this.step(1));
     $("previous").addEventListener("click", () => this.step(-1));
@@ -56,13 +56,13 @@ export class Find {
 
   close() {
     $("q").value = "";
-    this.#begin();
+    this.begin();
   }
 
   /** Searches only one stream from now on, or both. */
   set stream(stream) {
     this.#criteria = { ...this.#criteria, stream };
-    if (this.active) this.#begin();
+    if (this.active) this.begin();
   }
 
   /** To be called when the log has grown. */
@@ -105,10 +105,18 @@ export class Find {
     this.#on.changed();
   }
 
+  /** Takes the search from the page's address. True if it has one. `begin` begins it. */
+  fromAddress() {
+    const parameters = new URLSearchParams(location.search);
+    $("q").value = parameters.get("q") ?? "";
+    toggle($("regex"), parameters.get("regex") === "true");
+    return $("q").value !== "";
+  }
+
   #key(event) {
     if (event.key === "Enter") {
       event.preventDefault();
-      if (this.#timer || $("q").value !== this.#criteria.q) this.#begin();
+      if (this.#timer || $("q").value !== this.#criteria.q) this.begin();
       else this.step(event.shiftKey ? -1 : 1);
     } else if (event.key === "Escape") {
       event.preventDefault();
@@ -119,10 +127,11 @@ export class Find {
 
   #typed() {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#begin(), TYPING_MS);
+    this.#timer = setTimeout(() => this.begin(), TYPING_MS);
   }
 
-  #begin() {
+  /** Searches for what is in the box, and puts it into the address. It jumps to the next match from the top, unless `jumps` is false. */
+  begin({ jumps = true } = {}) {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#stop.abort();
@@ -135,8 +144,11 @@ export class Find {
     this.#local = this.active && !this.#criteria.regex ? new RegExp(escaped(this.#criteria.q), "giu") : null;
     if (this.active) {
       this.scan = new Scan(this.#path, this.#criteria, () => this.#log.last, () => this.#changed());
-      this.#findNearest(this.#on.top() - 1, "asc");
+      if (jumps) this.#findNearest(this.#on.top() - 1, "asc");
     }
+    const { q, regex } = this.#criteria;
+    const search = q ? `?${query({ q, regex }, {})}` : "";
+    if (location.search !== search) history.replaceState(history.state, "", location.pathname + search + location.hash);
     this.#changed();
   }
 

@@ -302,10 +302,12 @@ async function main() {
   if (job) {
     log.setExtent(job.first_sequence_num, job.last_sequence_num);
     showState(job);
+    const isSearched = find.fromAddress();
     if (!goToAddress()) {
-      if (live || job.status !== "COMPLETED") viewport.end(live);
+      if (!isSearched && (live || job.status !== "COMPLETED")) viewport.end(live);
       else viewport.show(0);
     }
+    if (isSearched) find.begin({ jumps: fromAddress() === null });
     lastSeen = log.last;
     if (!live) return;
   } else {
