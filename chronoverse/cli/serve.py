@@ -92,7 +92,7 @@ a token, good for {TOKEN_SECONDS // 3600} hours:
   export CHRONOVERSE_TOKEN={token}
 
 the page, signed in by what is behind the #, which no server sees:
-  {address}/?workflow=demo#token={token}
+  {address}/ui/workflows/demo#token={token}
 
 run a job, and watch it:
   {command} run --workflow demo --job job-1 -- sh -c 'for i in 1 2 3 4 5; do echo line $i; sleep 1; done'

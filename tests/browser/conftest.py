@@ -47,8 +47,8 @@ def page_service(
 class Job:
     """A job that a test writes step by step."""
 
-    def __init__(self, store: Store, job_id: str) -> None:
-        self.ref = JobRef("page", job_id)
+    def __init__(self, store: Store, job_id: str, workflow_id: str = "page") -> None:
+        self.ref = JobRef(workflow_id, job_id)
         self.last = 0
         self._store = store
         self._attempt = store.open(self.ref, "token")

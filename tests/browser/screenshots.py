@@ -54,18 +54,23 @@ class Calendar:
     """The clock of the written jobs. It starts in the past, and changes only when the program sets it."""
 
     def __init__(self) -> None:
-        self.now = time.time() - 1800
+        self.now = time.time() - 3000
 
     def __call__(self) -> float:
         return self.now
 
 
 def write(
-    store: Store, clock: Calendar, job_id: str, lines: list[tuple[str, str]], end: tuple[Status, int] | None
+    store: Store,
+    clock: Calendar,
+    job_id: str,
+    lines: list[tuple[str, str]],
+    end: tuple[Status, int] | None,
+    workflow_id: str = WORKFLOW,
 ) -> JobRef:
     """Writes a job with these lines, seven a second."""
     clock.now += 240
-    job = JobRef(WORKFLOW, job_id)
+    job = JobRef(workflow_id, job_id)
     attempt = store.open(job, "token")
     for start in range(0, len(lines), 500):
         numbered = enumerate(lines[start : start + 500], start + 1)
@@ -92,7 +97,11 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
         tab.page.screenshot(path=FOLDER / f"{name}.png", animations="disabled")
         tab.page.context.close()
 
+    for workflow_id, status in (("docs", Status.COMPLETED), ("backup", Status.FAILED), ("release", None)):
+        write(store, clock, f"{workflow_id}-1", [("ok", "stdout")], (status, 1) if status else None, workflow_id)
     write(store, clock, "docs-88", [("ok", "stdout")], (Status.COMPLETED, 0))
+    for number in (412, 415):
+        write(store, clock, f"build-{number}", [*build(number - 200, fails=True)], (Status.FAILED, 3))
     failed = write(store, clock, "build-417", [*build(230, fails=True)], (Status.FAILED, 3))
     running = write(store, clock, "build-418", [*build(180, fails=False)][:140], None)
     gone = write(
@@ -115,9 +124,13 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
     search.page.keyboard.press("Enter")
     save(search, "search")
     home = tab()
-    home.page.goto(f"{service.url}/?workflow={WORKFLOW}#token={service.token()}")
+    home.page.goto(f"{service.url}/#token={service.token()}")
     home.page.wait_for_selector("tbody tr")
     save(home, "home")
+    across = tab()
+    across.page.goto(f"{service.url}/ui/workflows/{WORKFLOW}?q=failed#token={service.token()}")
+    across.page.wait_for_selector("#progress:has-text('all jobs were searched')")
+    save(across, "across")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_servi
     """Newest first. The status changes without a reload. Each job links to its page."""
     job.lines("one", "two")
     tab = open_tab()
-    tab.page.goto(f"{tab.url}/?workflow=page#token={page_service.token()}")
+    tab.page.goto(f"{tab.url}/ui/workflows/page#token={page_service.token()}")
     tab.page.wait_for_selector("tbody tr")
     first = tab.page.evaluate(ROWS)[0]
     assert (first[0], first[1], first[4]) == (job.ref.job_id, "running", "2")
@@ -62,7 +62,7 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(
     second.wait_number(1)
     second.page.goto(f"{tab.url}/?workflow=page#token={token}")
     second.page.wait_for_selector("tbody tr")
-    assert second.page.url == f"{tab.url}/?workflow=page"
+    assert second.page.url == f"{tab.url}/ui/workflows/page"
     assert second.faults == []
 
 

@@ -1,4 +1,4 @@
-"""The log page: two HTML documents and the files that they load. Nothing is loaded from another host."""
+"""The page: three HTML documents and the files that they load. Nothing is loaded from another host."""
 
 import hashlib
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
+from chronoverse.joblog.values import IDENTIFIER
 from chronoverse.settings import Settings
 
 #: Nothing from other hosts, nothing inline, and no text of a log can become markup or script.
@@ -59,8 +60,16 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/")
     def home() -> Response:
-        """A workflow's jobs."""
+        """The workflows. ``?workflow=`` was the address of a workflow's jobs."""
+        workflow_id = request.args.get("workflow", "")
+        if IDENTIFIER.fullmatch(workflow_id):
+            return Response(status=302, headers={**_HEADERS, "Location": f"/ui/workflows/{workflow_id}"})
         return answer("home.html")
+
+    @routes.route("/ui/workflows/<id:workflow_id>")
+    def workflow(workflow_id: str) -> Response:
+        """A workflow's jobs, and the search in them."""
+        return answer("workflow.html")
 
     @routes.route("/ui/workflows/<id:workflow_id>/jobs/<id:job_id>")
     def job(workflow_id: str, job_id: str) -> Response:

@@ -16,7 +16,11 @@ from chronoverse.settings import Settings
 from tests.support.service import ROOT, Service
 
 STATIC: Final = ROOT / "chronoverse" / "web" / "static"
-PAGES: Final = {"/": "home.html", "/ui/workflows/wf_1/jobs/job-1": "job.html"}
+PAGES: Final = {
+    "/": "home.html",
+    "/ui/workflows/wf_1": "workflow.html",
+    "/ui/workflows/wf_1/jobs/job-1": "job.html",
+}
 SCRIPTS: Final = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js"))
 IMPORT: Final = re.compile(r"""^(?:import|export) .*?from ["'](.+?)["'];""", re.MULTILINE)
 
@@ -52,12 +56,19 @@ def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: 
         "/ui/static/none.js",
         "/ui/static/../ui.py",
         "/ui/static/%2e%2e/ui.py",
-        "/ui/workflows/wf_1",
+        "/ui/workflows/",
+        "/ui/workflows/wf_1/jobs",
     ],
 )
 def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
     """Other paths are answered with 404."""
     assert anybody.get(path).status_code == 404
+
+
+def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) -> None:
+    """Only if it names one: what is no id is not copied into the answer."""
+    assert anybody.get("/", params={"workflow": "wf_1"}).headers["location"] == "/ui/workflows/wf_1"
+    assert anybody.get("/", params={"workflow": "/example.org\r\nx: y"}).status_code == 200
 
 
 @pytest.mark.parametrize("name", PAGES.values())
@@ -120,5 +131,5 @@ def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, "http://127.0.0.1:8000", "chronoverse"))
     page, _, token = link.partition("#token=")
-    assert page == "http://127.0.0.1:8000/?workflow=demo"
+    assert page == "http://127.0.0.1:8000/ui/workflows/demo"
     assert Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).may_access("demo")

@@ -293,7 +293,7 @@ async function fetchJob() {
 async function main() {
   $("name").textContent = name;
   $("back").textContent = workflow;
-  $("back").href = `/?workflow=${workflow}`;
+  $("back").href = `/ui/workflows/${workflow}`;
   document.title = `${name} · Chronoverse`;
   find.stream = "";
   await begin();

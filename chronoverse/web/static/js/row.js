@@ -105,7 +105,7 @@ export class RowMaker {
 const NO_COLOURS = { ink: null, ground: null, inverse: false };
 
 /** A segment of a message as an element, or as a text node if it has no style. */
-function segmentElement({ text, style, code, link, mark }) {
+export function segmentElement({ text, style, code, link, mark }) {
   const classes = [];
   // A match has the colours of a mark, and not its own.
   const { ink, ground, inverse } = mark ? NO_COLOURS : style;

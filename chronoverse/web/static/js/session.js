@@ -130,12 +130,14 @@ export async function refusal(response) {
   return new Refused(response.status, detail, Number(response.headers.get("Retry-After")) || 0);
 }
 
-/** Requests a JSON document. Resolves to it and the number in `Last-Event-ID`. After a 401 it asks for a new token. */
+/** Requests a JSON document. Resolves to it, the answer's headers and the number in `Last-Event-ID`. After a 401 it asks
+ * for a new token. */
 export async function get(path, signal) {
   for (;;) {
     const limit = AbortSignal.timeout(REQUEST_MS);
     const response = await ask(path, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
-    if (response.ok) return { body: await response.json(), position: Number(response.headers.get("Last-Event-ID")) };
+    const { headers } = response;
+    if (response.ok) return { body: await response.json(), headers, position: Number(headers.get("Last-Event-ID")) };
     const refused = await refusal(response);
     if (refused.status !== 401) throw refused;
     await signIn("The token is not accepted any more. Paste another.");

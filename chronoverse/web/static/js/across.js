@@ -1,0 +1,160 @@
+// The search in all jobs of a workflow: page after page, the newest job first, until it has enough or is stopped.
+
+import { jobPage } from "./addresses.js";
+import { $, announce, make, notice } from "./dom.js";
+import { STATUS, ago, count, outcome } from "./format.js";
+import { hitElement } from "./hit.js";
+import { query } from "./scan.js";
+import { get } from "./session.js";
+
+//: Jobs with a match after which the search pauses.
+const ENOUGH_JOBS = 20;
+
+//: Statuses of answers that another request would get, too.
+const FINAL = new Set([400, 403, 404]);
+
+export class Across {
+  #workflow;
+  #criteria = null;
+  #cursor = null;
+  #position = null;
+  #running = null;
+  #groups = new Map();
+
+  constructor(workflow) {
+    this.#workflow = workflow;
+    $("stop").addEventListener("click", () => this.stop());
+    $("further").addEventListener("click", () => {
+      $("progress").focus({ preventScroll: true });
+      this.#run();
+    });
+  }
+
+  /** Searches for `criteria`: `{q, regex, status}`. What was found before goes away. */
+  search(criteria) {
+    this.clear();
+    this.#criteria = criteria;
+    $("results").hidden = false;
+    this.#run();
+  }
+
+  /** Stops, and shows nothing any more. */
+  clear() {
+    this.#running?.abort();
+    this.#running = null;
+    this.#cursor = null;
+    this.#position = null;
+    this.#groups.clear();
+    $("found").replaceChildren();
+    $("results").hidden = true;
+  }
+
+  /** Stops. What was found stays, and the search can go on from there. */
+  stop() {
+    this.#running?.abort();
+    this.#running = null;
+    this.#pause("Stopped", { canGoOn: true });
+  }
+
+  async #run() {
+    const running = new AbortController();
+    this.#running = running;
+    $("further").hidden = true;
+    $("stop").hidden = false;
+    this.#show("Searching…");
+    announce("Searching…");
+    const enough = this.#groups.size + ENOUGH_JOBS;
+    const before = $("found").querySelectorAll("a.hit").length;
+    try {
+      do {
+        await this.#page(enough - this.#groups.size, running.signal);
+        this.#show("Searching…");
+        this.#focusFirst(before);
+      } while (this.#cursor && this.#groups.size < enough);
+    } catch (error) {
+      // A search that was stopped, or made room for another one, has shown that already.
+      if (running.signal.aborted) return;
+      this.#running = null;
+      this.#pause(`The search failed: ${error.message}`, { canGoOn: !FINAL.has(error.status), isBad: true });
+      return;
+    }
+    this.#running = null;
+    this.#pause("", { canGoOn: this.#cursor !== null });
+  }
+
+  async #page(limit, signal) {
+    const { status, ...criteria } = this.#criteria;
+    const parameters = { limit, ...(status ? { status } : {}), ...(this.#cursor ? { cursor: this.#cursor } : {}) };
+    const { body, headers } = await get(`/workflows/${this.#workflow}/logs/search?${query(criteria, parameters)}`, signal);
+    if (signal.aborted) throw signal.reason;
+    for (const job of body.jobs) this.#add(job);
+    this.#cursor = body.cursor;
+    this.#position = headers.get("Searched-To");
+  }
+
+  /** Shows the matches of a job. A page that ended within the job has shown its first ones. */
+  #add(job) {
+    let group = this.#groups.get(job.id);
+    if (!group) {
+      group = { hits: 0, more: false, list: make("ol"), rest: make("a", "rest", "More in this job"), problem: make("p", "problem") };
+      const link = make("a", "", job.id);
+      link.href = jobPage(this.#workflow, job.id);
+      const badge = make("span", "badge", outcome(job));
+      badge.dataset.status = job.status;
+      const when = make("span", "quiet", ago(job.created_at ?? ""));
+      when.title = job.created_at ?? "";
+      group.list.setAttribute("role", "list");
+      group.rest.href = `${link.href}?${query(this.#criteria, {})}`;
+      group.rest.append(make("span", "sr", `: ${job.id}`));
+      const section = make("section", "", make("h2", "", link), badge, when, group.list, group.problem, group.rest);
+      section.setAttribute("aria-label", `Job ${job.id}`);
+      $("found").append(section);
+      this.#groups.set(job.id, group);
+    }
+    group.hits += job.logs.length;
+    group.more = job.more;
+    group.list.append(...job.logs.map((line) => hitElement(this.#workflow, job.id, line)));
+    group.list.hidden = !group.hits;
+    group.rest.hidden = !job.more;
+    group.problem.textContent = job.error ? `Not searched any further: ${job.error}` : "";
+    group.problem.hidden = !job.error;
+  }
+
+  #pause(why, { canGoOn, isBad = false }) {
+    if (document.activeElement === $("stop")) $("progress").focus({ preventScroll: true });
+    $("stop").hidden = true;
+    $("further").hidden = !canGoOn;
+    this.#show(why, isBad);
+    announce($("progress").textContent);
+  }
+
+  /** Shows how much was found, and how far the search has looked. */
+  #show(prefix, isBad = false) {
+    notice(null);
+    const groups = [...this.#groups.values()].filter((group) => group.hits);
+    const hits = groups.reduce((sum, group) => sum + group.hits, 0);
+    const matches = `${count(hits)}${groups.some((group) => group.more) ? "+" : ""} ${hits === 1 ? "match" : "matches"}`;
+    const found = hits ? `${matches} in ${count(groups.length)} ${groups.length === 1 ? "job" : "jobs"}` : "No match";
+    const isOver = !prefix && this.#cursor === null;
+    const status = STATUS[this.#criteria.status];
+    const far = isOver ? `all ${status ? `${status} ` : ""}jobs were searched` : describe(this.#position);
+    const parts = [prefix, isOver ? found : `${found} so far`, far];
+    $("progress").classList.toggle("bad", isBad);
+    $("progress").textContent = parts.filter(Boolean).join(" · ");
+  }
+
+  /** After "Search further" the focus goes to what that has found, unless the reader has moved it. */
+  #focusFirst(before) {
+    if (!before || document.activeElement !== $("progress")) return;
+    $("found").querySelectorAll("a.hit")[before]?.focus();
+  }
+}
+
+/** How far a search has looked, from the header `Searched-To`. */
+function describe(position) {
+  const [job, ...more] = (position ?? "").split(";");
+  const { created, line } = Object.fromEntries(more.map((each) => each.split("=")));
+  if (!job) return "";
+  const where = line ? `line ${count(Number(line))} of ${job}` : job;
+  return `looked back to ${where}${created ? `, ${ago(created)}` : ""}`;
+}

@@ -1,0 +1,214 @@
+"""The workflows, and the search in all jobs of one: from the home page to the line of a match."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from playwright.sync_api import Browser, Page, Route
+
+from chronoverse.joblog.values import Status
+from chronoverse.store import Store
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.browser.test_hostile import HOSTILE
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+OpenTab = Callable[..., Tab]
+
+#: The address of requests for a page of such a search.
+SEARCHES: Final = "**/logs/search?*"
+#: The groups of a search: the job, the numbers of its lines, and whether a link leads to the others.
+GROUPS: Final = """() => Array.from(document.querySelectorAll("#found section"), (group) => [
+    group.querySelector("h2").textContent,
+    Array.from(group.querySelectorAll("a.hit .number"), (each) => each.textContent),
+    !group.querySelector(".rest").hidden,
+])"""
+
+
+def open_workflow(tab: Tab, service: Service, workflow_id: str, query: str = "") -> Page:
+    """Opens a workflow's page, perhaps with a search."""
+    tab.page.goto(f"{tab.url}/ui/workflows/{workflow_id}{query}#token={service.token()}")
+    return tab.page
+
+
+def test_three_clicks_lead_from_the_home_page_to_a_line(
+    open_tab: OpenTab, page_service: Service, page_store: Store
+) -> None:
+    """The workflow, the search, the line. Back and forward lead through the same pages."""
+    for number in range(3):
+        lines = [f"step {n}" for n in range(200)]
+        lines[150:150] = ["", "Error: \x1b[31mdisk full\x1b[0m"] if number == 1 else [""]
+        Job(page_store, f"build-{number}", "three-clicks").lines(*lines).end(Status.COMPLETED)
+    tab = open_tab()
+    tab.page.goto(f"{tab.url}/#token={page_service.token()}")
+    tab.page.click("a:text-is('three-clicks')")
+    tab.page.wait_for_selector("tbody tr:nth-child(3)")
+    tab.page.keyboard.press("/")
+    tab.page.keyboard.type("DISK full")
+    tab.page.click("button:text-is('Search')")
+    tab.wait_text("#progress", "1 match in 1 job · all jobs were searched")
+    searched = tab.page.url
+    assert tab.page.evaluate(GROUPS) == [["build-1", ["152"], False]]
+    assert tab.page.locator("#found mark").all_inner_texts() == ["disk full"]
+    tab.page.click("#found a.hit")
+    tab.wait_number(152)
+    assert tab.page.url == f"{tab.url}/ui/workflows/three-clicks/jobs/build-1#L152"
+    assert tab.page.locator(".picked").get_attribute("data-number") == "152"
+    tab.page.go_back()
+    tab.page.wait_for_selector("#found a.hit")
+    assert tab.page.url == searched == f"{tab.url}/ui/workflows/three-clicks?q=DISK+full"
+    tab.page.reload()
+    tab.page.wait_for_selector("#found a.hit")
+    tab.page.go_back()
+    tab.page.wait_for_selector("tbody tr:nth-child(3)")
+    assert (tab.page.input_value("#q"), tab.page.is_visible("#results")) == ("", False)
+    tab.page.go_forward()
+    tab.page.wait_for_selector("#found a.hit")
+    assert tab.page.input_value("#q") == "DISK full"
+
+
+def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """The newest first, until it has matches of 20 jobs, and then further when it is asked to."""
+    for number in range(25):
+        job = Job(page_store, f"job-{number:02}", "across").lines(*["red"] * (7 if number == 24 else 1), "blue")
+        job.end(Status.FAILED if number % 2 else Status.COMPLETED)
+    tab = open_tab()
+    page = open_workflow(tab, page_service, "across", "?q=red")
+    tab.wait_text("#progress", "24+ matches in 20 jobs so far · looked back to job-05, just now")
+    groups = page.evaluate(GROUPS)
+    assert groups[0] == ["job-24", ["1", "2", "3", "4", "5"], True]
+    assert groups[1:] == [[f"job-{number:02}", ["1"], False] for number in range(23, 4, -1)]
+    page.focus("#further")
+    page.keyboard.press("Enter")
+    tab.wait_text("#progress", "29+ matches in 25 jobs · all jobs were searched")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "/ui/workflows/across/jobs/job-04#L1"
+    assert not page.is_visible("#further")
+    page.select_option("#status", "FAILED")
+    tab.wait_text("#progress", "12 matches in 12 jobs · all failed jobs were searched")
+    page.click("#regex")
+    tab.expected = "400"
+    page.fill("#q", "(")
+    page.press("#q", "Enter")
+    page.wait_for_selector("#progress.bad:has-text('The search failed: ')")
+    assert not page.is_visible("#further")
+    page.fill("#q", "^r.d$")
+    page.press("#q", "Enter")
+    tab.wait_text("#progress", "12 matches in 12 jobs · all failed jobs were searched")
+    page.select_option("#status", "")
+    page.click("#found a.rest")
+    tab.wait_text("#count", "1 of 7")
+    assert page.url == f"{tab.url}/ui/workflows/across/jobs/job-24?q=%5Er.d%24&regex=true"
+    assert (page.input_value("#q"), page.get_attribute("#regex", "aria-pressed")) == ("^r.d$", "true")
+    page.press("#q", "Escape")
+    wait_until(lambda: page.url.endswith("/job-24"), PATIENCE_SECONDS, "the search has left the address")
+
+
+def test_a_running_search_is_stopped_and_goes_on(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """It has looked through a bounded part of the jobs in each request, and says where it is."""
+    for number in range(2):
+        Job(page_store, f"job-{number}", "stopped").lines("a word").end()
+    tab = open_tab()
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        """The first page is empty and says where it is. The second one does not come."""
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            position = {"Searched-To": "job-1;created=2026-03-03T10:00:05.123Z;line=70000"}
+            body = {"workflow_id": "stopped", "jobs": [], "cursor": "further"}
+            route.fulfill(json=body, headers={"Content-Type": "application/json", **position})
+
+    tab.page.route(SEARCHES, answer)
+    page = open_workflow(tab, page_service, "stopped", "?q=word")
+    page.wait_for_selector("#progress:has-text('Searching… · No match so far · looked back to line 70,000 of job-1, ')")
+    page.focus("#stop")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#progress:has-text('Stopped · No match so far · looked back to line 70,000 of job-1, ')")
+    assert "cursor=further" in asked[1]
+    assert page.evaluate("document.activeElement.id") == "progress"
+    tab.page.unroute_all()
+    tab.page.route(SEARCHES, lambda route: route.continue_(url=route.request.url.replace("&cursor=further", "")))
+    page.click("#further")
+    tab.wait_text("#progress", "2 matches in 2 jobs · all jobs were searched")
+
+
+def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None:
+    """Whatever the service says of jobs and lines. A job that could not be searched says why."""
+    evil = "\"><img src=x onerror='window.hacked=1'>/../../javascript:hacked"
+    texts = [text for text in HOSTILE if len(text) < 400]
+    lines = [
+        {"timestamp": evil, "message": text, "sequence_num": n, "stream": "stderr", "highlights": [[0, 2], [3, 10**6]]}
+        for n, text in enumerate(texts, 1)
+    ]
+    job = {"id": evil, "status": evil, "created_at": evil, "logs": lines, "more": True, "error": evil}
+    tab = open_tab()
+    tab.page.route(SEARCHES, lambda route: route.fulfill(json={"jobs": [job], "cursor": None}))
+    page = open_workflow(tab, page_service, "hostile", "?q=x")
+    page.wait_for_selector("#found .problem")
+    shown: list[str] = page.evaluate("Array.from(document.querySelectorAll('#found .text'), (a) => a.textContent)")
+    names: list[str] = page.evaluate("Array.from(document.querySelectorAll('#found *'), (each) => each.tagName)")
+    links: list[str] = page.evaluate("Array.from(document.querySelectorAll('#found a'), (each) => each.href)")
+
+    assert shown == [HOSTILE[text] for text in texts]
+    assert set(names) == {"SECTION", "H2", "A", "SPAN", "OL", "LI", "MARK", "P"}
+    assert all(link.startswith(f"{tab.url}/ui/workflows/hostile/jobs/%22%3E%3Cimg") for link in links)
+    assert page.inner_text("#found h2") == evil
+    assert page.inner_text("#found .problem") == f"Not searched any further: {evil}"
+    assert page.evaluate("'hacked' in window") is False
+
+
+def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """The list has no other, in pages of 50. Another one's page says that there is none. Its name can be typed."""
+    names = [f"own-{number:02}" for number in range(53)]
+    for name in [*names, "not-own"]:
+        Job(page_store, "job", name).lines("a word")
+    tab = open_tab()
+    tab.expected = "404"
+    page = tab.page
+    page.goto(f"{tab.url}/#token={page_service.token(*names)}")
+    listed = "() => Array.from(document.querySelectorAll('tbody tr'), (row) => row.textContent)"
+    page.wait_for_selector("tbody tr:nth-child(50)")
+    page.focus("#more")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("tbody tr:nth-child(53)")
+    assert page.evaluate(listed) == [f"{name}1just now1" for name in reversed(names)]
+    assert page.evaluate("document.activeElement.textContent") == "own-02"
+    page.fill("#workflow", "not-own")
+    page.press("#workflow", "Enter")
+    page.wait_for_url(f"{tab.url}/ui/workflows/not-own")
+    page.wait_for_selector("#notice:has-text('not')")
+    page.fill("#q", "word")
+    page.press("#q", "Enter")
+    page.wait_for_selector("#progress.bad:has-text('The search failed: ')")
+    assert page.locator("#found *").count() == 0
+
+
+def test_an_excerpt_has_the_first_match(browser: Browser, page_service: Service) -> None:
+    """Wherever in the message it is. Control sequences take no room, and are not cut in two."""
+    cases: list[Any] = [
+        ["short", [[1, 3]]],
+        ["x" * 500_000 + "match" + "y" * 500_000, [[500_000, 500_005]]],
+        ["\x1b[31m" * 300 + "red" + "z" * 1000, [[1500, 1503]]],
+        ["🙂" * 1000 + "match", [[1000, 1005]]],
+        ["a" * 390 + "match" * 20, [[390 + 5 * n, 395 + 5 * n] for n in range(20)]],
+    ]
+    with browser.new_page() as page:
+        page.goto(f"{page_service.url}/ui/static/icon.svg")
+        found: list[Any] = page.evaluate(
+            """async (cases) => {
+                const { excerpt } = await import("/ui/static/js/hit.js");
+                return cases.map(([message, spans]) => {
+                    const { shown, cutBefore, cutAfter } = excerpt(message, spans);
+                    return [shown.map(({ text, mark }) => (mark ? `<${text}>` : text)).join(""), cutBefore, cutAfter];
+                });
+            }""",
+            cases,
+        )
+
+    assert found == [
+        ["s<ho>rt", False, False],
+        ["x" * 120 + "<match>" + "y" * 275, True, True],
+        ["<red>" + "z" * 397, False, True],
+        ["🙂" * 197 + "<match>", True, False],
+        ["a" * 300 + "<match>" * 20, True, False],
+    ]
