@@ -12,7 +12,9 @@ from flask import Flask, Response, request
 #: Headers that pages may send, beside those that need no permission.
 REQUEST_HEADERS: Final = "Authorization, Content-Type, Last-Event-ID, X-Request-ID"
 #: Headers of answers that pages may read, beside those that need no permission.
-RESPONSE_HEADERS: Final = "Content-Disposition, Last-Event-ID, Link, Retry-After, WWW-Authenticate, X-Request-ID"
+RESPONSE_HEADERS: Final = (
+    "Content-Disposition, Last-Event-ID, Link, Retry-After, Searched-To, WWW-Authenticate, X-Request-ID"
+)
 #: Seconds for which a browser remembers what a preflight request was answered.
 MAX_AGE_SECONDS: Final = 600
 
