@@ -1,0 +1,178 @@
+"""The shape of a line: its text without what differs from run to run.
+
+The lines of two runs are compared by their shapes. A shape is made by these rules:
+
+1. Control sequences of a terminal, such as colours, are left out.
+2. White space at both ends is left out. Any other run of white space is one space.
+3. The name of a temporary directory or file is ``#``: ``/tmp/x1``, with the first part below ``/tmp``, ``/var/tmp``,
+   ``/dev/shm``, ``/run/user/N``, ``/var/folders/A/B/T`` or ``C:\\Users\\A\\AppData\\Local\\Temp``, and any part of a
+   path that looks as if mkdtemp had made it, such as ``tmpab12cd34``. The rest of the path stays.
+4. These are ``#``, also within a word: numbers with their sign, fraction and exponent, and what consists of numbers,
+   such as dates, times, versions, IPv4 addresses and ranges; ``0x`` and what follows; six or more hexadecimal digits
+   that are a word of their own and have a decimal digit among them, so hashes, UUIDs too; IPv6 and MAC addresses; words
+   of 12 or more letters and digits that change between the two often enough to look random; base64 after the name of a
+   hash, such as ``SHA256:``; two hexadecimal digits that are a directory's name, as in many caches.
+5. A unit of time or size after a number belongs to it, and so do the next numbers of a list: ``1 min 3.2 s`` is ``#``.
+6. The names of months and days, and AM and PM, are ``#`` where they are words of their own.
+7. A ruler, a progress bar or a mark, which is three or more of one sign, is two of them.
+
+All of these have the same placeholder. So a hash that happens to have only decimal digits makes no other shape.
+
+A shape is stored as 64 bits of its BLAKE2b hash. Two shapes with the same hash are taken for one. Where the runs before
+have a million shapes, a new line is hidden by that once in 2 * 10^13 lines.
+"""
+
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final, TypeVar
+
+from chronoverse.joblog.matcher import strip_sequences
+
+_Value = TypeVar("_Value")
+
+#: Changes whenever a line may have another shape than before. Stored sets of another version are not used.
+VERSION: Final = 1
+#: Bytes of a hash.
+HASH_BYTES: Final = 8
+#: Lines and words whose result is remembered, and the most bytes of each. Together they take some 40 MiB at most.
+REMEMBERED: Final = 50_000
+REMEMBERED_BYTES: Final = 256
+
+#: All digits become 0 before anything else, so that many lines and words become the same, and are looked up.
+_DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
+
+#: Units of time and size, which may follow a number. There are two signs for micro.
+_UNIT: Final = (
+    "(?:(?:n|u|\u00b5|\u03bc|m)s|"
+    r"[smhd]|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?|milliseconds?|bytes?"
+    r"|[kKMGT]|[kKMGT]?i?[bB](?:its?)?(?:/s|ps)?)(?![A-Za-z0-9_])"
+)
+_IS_UNIT: Final = re.compile(_UNIT)
+#: Stands before a word that begins with a unit, while the words of a line are put together.
+_UNIT_MARK: Final = "\x01"
+#: Numbers with units, and lists of numbers.
+_NUMBERS: Final = re.compile(f"#(?: {_UNIT_MARK}{_UNIT})?(?:,? #(?: {_UNIT_MARK}{_UNIT})?)*".encode())
+_TEMPORARY: Final = re.compile(
+    r"(?:/private)?(?:/var/tmp|/tmp|/dev/shm|/run/user/0+|/var/folders/[^/]+/[^/]+(?:/T)?)/[^/:;,'\"`()\[\]<>]+"
+    r"|[A-Za-z]:\\Users\\[^\\]+\\AppData\\Local\\Temp\\[^\\:;,'\"]+"
+    r"|(?<=/)\.?tmp[._-]?[A-Za-z0-9_]{6,10}(?![A-Za-z0-9_])"
+)
+#: IPv6 addresses, and MAC addresses with colons.
+_COLONS: Final = re.compile(
+    r"(?<![A-Za-z0-9:])(?=[0:]*(?:[a-fA-F]|(?<=::)))(?:[0a-fA-F]{0,4}:){2,7}[0a-fA-F]{0,4}(?:%[a-z]+0+)?(?![A-Za-z0-9:])"
+)
+#: The long alternatives are tried only where a run of letters and digits begins, so the time is linear.
+_NUMBER: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    # Hashes and UUIDs, MAC addresses, words that look random.
+    r"(?=[a-fA-F]*0)[0a-fA-F]{6,}(?:-[0a-fA-F]{4}-(?:[0a-fA-F]{4}-){2}[0a-fA-F]{12})?|[0a-fA-F]{2}(?:-[0a-fA-F]{2}){5}"
+    r"|[a-fA-F]{8}-(?:[0a-fA-F]{4}-){3}[0a-fA-F]{12}|(?=[A-Za-z0]{12})0*(?:[A-Za-z]+0+){3,}[A-Za-z]*"
+    r")(?![A-Za-z0-9])"
+    r"|(?<![A-Za-z0-9])(?:SHA|sha|MD|md)0+[:=-][A-Za-z0+/]{20,}={0,2}"
+    # Directories of caches that are named after hashes.
+    r"|(?<=/)[0a-f]{2}(?=/)"
+    # Numbers, and what consists of them, with a unit.
+    r"|0[xX][0a-fA-F]+|(?:(?<![^=(\[{<>:,;|\"'])[-+])?0+(?:(?:[.,:/_+T-]|[/-][A-Z][a-z][a-z][/-])0+)*(?:[eE][-+]?0+)?"
+    rf"(?:(?:[dhms]|min)0+(?:\.0+)?)*(?:Z|{_UNIT})?"
+)
+#: Names of months and days, and what else is not the same at all times.
+_NAMES: Final = frozenset(
+    [
+        "Jan",
+        "Feb",
+        "Mar",
+        "Apr",
+        "May",
+        "Jun",
+        "Jul",
+        "Aug",
+        "Sep",
+        "Oct",
+        "Nov",
+        "Dec",
+        "Mon",
+        "Tue",
+        "Wed",
+        "Thu",
+        "Fri",
+        "Sat",
+        "Sun",
+        "AM",
+        "PM",
+    ]
+)
+#: What may stand before and after such a name.
+_PUNCTUATION: Final = "[](){}<>\"',.:;"
+#: Signs of which a ruler, a progress bar or a mark is made.
+_REPEATED: Final = re.compile(r"([-=.*~#+_^<>!|:/\\\u2500-\u259f\u2022\u00b7\u2026])\1\1+")
+
+
+class _Words(dict[bytes, bytes]):
+    """The masked form of each word that was looked up, which is made at the first time."""
+
+    def __missing__(self, word: bytes) -> bytes:
+        text = word.decode("utf-8", "surrogatepass")
+        if "/" in text or "\\" in text:
+            text = _TEMPORARY.sub("#", text)
+        if "0" in text:
+            if text.count(":") > 1:
+                text = _COLONS.sub("#", text)
+            text = _NUMBER.sub("#", text)
+        elif (name := text.strip(_PUNCTUATION)) in _NAMES:
+            text = text.replace(name, "#")
+        elif _IS_UNIT.match(text):
+            text = _UNIT_MARK + text
+        masked = _REPEATED.sub(r"\1\1", text).encode("utf-8", "surrogatepass")
+        _remember(self, word, masked)
+        return masked
+
+
+class _Hashes(dict[bytes, int]):
+    """The hash of the shape of each line that was looked up, which is made at the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._words = _Words()
+
+    def __missing__(self, line: bytes) -> int:
+        digest = blake2b(self.shape(line), digest_size=HASH_BYTES).digest()
+        found = int.from_bytes(digest, "little")
+        _remember(self, line, found)
+        return found
+
+    def shape(self, line: bytes) -> bytes:
+        """The shape of a line, whose digits are all 0, in UTF-8."""
+        if b"\x1b" in line:
+            line = strip_sequences(line.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")
+        masked = b" ".join(map(self._words.__getitem__, line.split()))
+        if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
+            masked = _NUMBERS.sub(b"#", masked)
+        return masked.replace(b"\x01", b"")
+
+
+def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
+    if len(key) <= REMEMBERED_BYTES:
+        if len(memory) >= REMEMBERED:
+            memory.clear()
+        memory[key] = value
+
+
+class ShapeHasher:
+    """Hashes the shapes of lines. It remembers the lines and words that it has seen last."""
+
+    def __init__(self) -> None:
+        self._hashes = _Hashes()
+
+    def hashes(self, messages: Sequence[str]) -> list[int]:
+        """The hash of the shape of each message, in order."""
+        lines = "\n".join(messages).encode("utf-8", "surrogatepass").translate(_DIGITS).split(b"\n")
+        if len(lines) != len(messages):
+            # A foreign runner's message may contain newlines. No messages at all are one line, which is empty.
+            lines = [each.encode("utf-8", "surrogatepass").translate(_DIGITS) for each in messages]
+        return list(map(self._hashes.__getitem__, lines))
+
+
+def shape(message: str) -> str:
+    """The shape of a line."""
+    return _Hashes().shape(message.encode("utf-8", "surrogatepass").translate(_DIGITS)).decode("utf-8", "surrogatepass")

@@ -1,0 +1,122 @@
+"""The shape of a line: what it leaves out, what it keeps, and what it costs."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronoverse.joblog.shapes import ShapeHasher, shape
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("started in 3.21 seconds, pid 4711", "started in #, pid #"),
+        ("x=-5 y=+3 z=1.5e-07", "x=# y=# z=#"),
+        ("2026-03-03T10:00:05.123Z INFO ready", "# INFO ready"),
+        ("2026-03-03 10:00:05,123 +0100 ready", "# ready"),
+        ("Tue Mar  3 10:00:05 PM 2026 ready", "# ready"),
+        ("[03/Mar/2026:10:00:05 +0000] ready", "[#] ready"),
+        ("Mayor Sunday Amber", "Mayor Sunday Amber"),
+        ("commit 3fa85f6 of 3FA85F6457174562", "commit # of #"),
+        ("facade decade feedface deadbee1", "facade decade feedface #"),
+        ("id=3fa85f64-5717-4562-b3fc-2c963f66afa6,", "id=#,"),
+        ("id=abcdefab-5717-4562-b3fc-2c963f66afa6,", "id=#,"),
+        ("at 0x7ffe12ab: crash", "at #: crash"),
+        ("from 10.0.0.3:5022 to [fe80::1%eth0]:80 and ::1", "from # to [#]:# and #"),
+        ("mac 00:1b:44:11:3a:b7 00-1b-44-11-3a-b7", "mac #"),
+        ("std::vector<int>::at a::b", "std::vector<int>::at a::b"),
+        ("pod api-x7k2p9q4w1z8", "pod api-#"),
+        ("SHA256:eTB5IS6SpNnh8Chv1bf/5RVHKedjGZ1pxOWKhheS238", "#"),
+        ("integrity sha512-abC/+defghijklmnopqrstuvwxyzABCDEFGHIJ== ok", "integrity # ok"),
+        ("utf8 x86_64 sha256 libfoo.so.6 test_13", "utf# x# sha# libfoo.so.# test_#"),
+        ("/tmp/pytest-of-ci/pytest-3/test_x0/a.txt:12: error", "#/pytest-#/test_x#/a.txt:#: error"),
+        ("/var/tmp/cc1x.o '/dev/shm/q' /run/user/1000/bus", "# '#' #"),
+        ("/private/var/folders/ab/c_1/T/x1/a.txt", "#/a.txt"),
+        ("C:\\Users\\me\\AppData\\Local\\Temp\\x1\\a.txt", "#\\a.txt"),
+        ("/builds/tmpab12cd34/a.txt /builds/tmp.Xy12Ab34Cd/b", "/builds/#/a.txt /builds/#/b"),
+        ("/home/ci/project/src/a.c", "/home/ci/project/src/a.c"),
+        ("took 980ms", "took #"),
+        ("took 1.02 s", "took #"),
+        ("took 1m 3.2s", "took #"),
+        ("took 1h2m3.5s", "took #"),
+        ("12.3 MB at 4.5 MB/s", "# at #"),
+        ("5 \u00b5s, 5\u00b5s", "#"),
+        ("5 miles, 3 sheep", "# miles, # sheep"),
+        ("lines 1, 2, 3 and 4", "lines # and #"),
+        ("\x1b[31m=====\x1b[0m 3 failed \x1b[1m=======", "== # failed =="),
+        ("  12   passed\t3 failed ", "# passed # failed"),
+        ("\u2501\u2501\u2501\u2501\u2501 45%", "\u2501\u2501 #%"),
+        ("a -- b, a == b", "a -- b, a == b"),
+        ("\x1b]0;title 12\x07text", "text"),
+        ("", ""),
+    ],
+)
+def test_what_differs_from_run_to_run_has_a_placeholder(message: str, expected: str) -> None:
+    """Everything else stays."""
+    assert shape(message) == expected
+
+
+def test_lines_have_equal_hashes_when_they_have_equal_shapes() -> None:
+    """A set of hashes is read by other processes and by later versions, so a hash must never change."""
+    first, second, third = ShapeHasher().hashes(["took 12 ms", "took 1.3 s", "took too long"])
+    assert first == second != third
+    assert ShapeHasher().hashes(["took 1 ms"]) == [15398201453281826935]
+
+
+@given(st.lists(st.text(max_size=20) | st.sampled_from(["\x1b[0m", "\n", "a\nb", "\ud800", "took 12 ms"]), max_size=5))
+def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None:
+    """Whatever they are: a foreign runner may write newlines into a message."""
+    hasher = ShapeHasher()
+    assert hasher.hashes(messages) == [found for each in messages for found in ShapeHasher().hashes([each])]
+    assert hasher.hashes(messages) == hasher.hashes(messages)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "0",
+        "a",
+        "a0",
+        "0a",
+        "0:",
+        "a:",
+        "0:a",
+        "0-",
+        "-0",
+        "0 ",
+        "0,",
+        "0, ",
+        "0s ",
+        "/tmp/",
+        "/tmp",
+        "/tmp/a",
+        "/var/folders/",
+        "/var/folders/a",
+        "....,,,,",
+        "ab-",
+        "abcdefab-",
+        "\\",
+        "=",
+        "C:\\Users\\",
+        "C:\\Users\\a\\AppData",
+        "SHA0:",
+        "sha0-a",
+        "0/Mar/",
+        "/tmpaaaaaa",
+        "0e",
+        "0e+",
+        "\x1b[",
+        "\x1b]",
+        "# ",
+        "Mar ",
+        "━",
+    ],
+)
+def test_the_time_is_linear(part: str) -> None:
+    """Twice 60,000 characters take some 0.1 s at most, where a square would take minutes."""
+    began = time.process_time()
+    shape(part * (60_000 // len(part)))
+    shape(part * (60_000 // len(part)) + "!")
+    assert time.process_time() - began < 2
