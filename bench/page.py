@@ -1,6 +1,6 @@
-"""The page at its limits: five million lines, and 2,000 lines a second for a minute. Prints what it measures.
+"""The page at its limits: five million lines, 2,000 lines a second for a minute, many jobs. Prints what it measures.
 
-    python -m bench.page [big] [live]
+    python -m bench.page [big] [live] [across]
 
 It takes about three minutes, 1 GB of memory for the store, and two idle cores.
 """
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,10 @@ TARGET: Final = 3_141_592
 JUMPS: Final = 200
 RATE: Final = 2000
 SECONDS: Final = 60
+#: Workflows, jobs of the first of them, and lines of each of these jobs.
+WORKFLOWS: Final = 200
+JOBS: Final = 2000
+JOB_LINES: Final = 500
 BATCH: Final = 500
 
 #: In every frame, checks all rows of the page and collects those that are wrong, until it is stopped.
@@ -229,6 +233,48 @@ def scroll_away(tab: Tab) -> None:
     report("left the end for line 1, and came back", f"stayed: {stayed}, the button said {button!r}", stayed)
 
 
+def across(browser: Browser, service: Service, store: Store) -> None:
+    """Measures the list of workflows, a workflow of many jobs, and the search in all of them."""
+    for number in range(WORKFLOWS + JOBS):
+        name = "many" if number >= WORKFLOWS else f"workflow-{number}"
+        attempt = store.open(JobRef(name, f"job-{number}"), "token")
+        last = 0
+        for lines in batches(JOB_LINES if name == "many" else 1):
+            store.append(attempt, lines)
+            last += len(lines)
+        if number == WORKFLOWS:
+            store.append(attempt, [Line(last + 1, iso_timestamp(time.time()), "a needle", "stderr")])
+            last += 1
+        store.finish(attempt, Status.COMPLETED, 0, 0, last + 1)
+    report("jobs and lines written", f"{WORKFLOWS + JOBS:,}, {JOBS * JOB_LINES:,}")
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    tab = Tab(context, service)
+
+    def timed(what: str, step: Callable[[], Any], selector: str, within: float) -> None:
+        """Reports how long it takes until the element is there."""
+        started = time.monotonic()
+        step()
+        tab.page.wait_for_selector(selector, timeout=120_000)
+        took = time.monotonic() - started
+        report(what, f"{took * 1000:.0f} ms", took < within)
+
+    address = f"{service.url}/#token={service.token()}"
+    timed(f"the first of {WORKFLOWS + 1} workflows", lambda: tab.page.goto(address), "tbody tr:nth-child(50)", 1)
+    timed(f"the first of {JOBS:,} jobs", lambda: tab.page.click("tbody a"), "#jobs tbody tr:nth-child(50)", 1)
+    tab.page.fill("#q", "line 500 of")
+    timed("a search that finds a line in each job", lambda: tab.page.press("#q", "Enter"), "#found a.hit", 1)
+    timed("matches of 20 jobs", lambda: None, "#further:visible", 3)
+    tab.page.fill("#q", "a needle")
+    tab.page.evaluate(_WATCH, "")
+    tab.page.press("#q", "Enter")
+    timed("the one match, in the oldest job", lambda: None, "#found mark", 60)
+    watched: dict[str, Any] = tab.page.evaluate("() => { watch.on = false; return watch; }")
+    report("longest task meanwhile", f"{watched['longest']:.0f} ms", watched["longest"] < 200)
+    report("the page says", tab.text("#progress"))
+    report("faults in the console", tab.faults, not tab.faults)
+    context.close()
+
+
 def store_last(store: Store, job: JobRef) -> int:
     """The log's last number."""
     known = store.get_job(job)
@@ -244,7 +290,7 @@ def main(chosen: set[str]) -> None:
         chromium() as browser,
     ):
         store = Store(server.url)
-        for part in (big, live):
+        for part in (big, live, across):
             if not chosen or part.__name__ in chosen:
                 part(browser, service, store)
         store.close()
