@@ -107,7 +107,6 @@ export class Across {
       group.rest.href = `${link.href}?${query(this.#criteria, {})}`;
       group.rest.append(make("span", "sr", `: ${job.id}`));
       const section = make("section", "", make("h2", "", link), badge, when, group.list, group.problem, group.rest);
-      section.setAttribute("aria-label", `Job ${job.id}`);
       $("found").append(section);
       this.#groups.set(job.id, group);
     }
