@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from chronoverse.joblog.values import MAX_LINE_BYTES, iso_timestamp
@@ -31,6 +32,7 @@ class StartedProcess(Child, Protocol):
     def wait(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
 class Command:
     """Runs ``argv``. Its output goes to ``tees`` unchanged and to ``publish`` masked; ``signals`` are forwarded to it.
 
@@ -38,33 +40,18 @@ class Command:
     without our settings: see :func:`job_environ`.
     """
 
-    def __init__(
-        self,
-        argv: Sequence[str],
-        tees: Mapping[str, Tee],
-        publish: Callable[[LineBatch], None],
-        signals: SignalForwarder,
-        *,
-        max_line_bytes: int = MAX_LINE_BYTES,
-        masks: Masks | None = None,
-        pty: bool = False,
-        popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._argv = list(argv)
-        self._tees = tees
-        self._publish = publish
-        self._signals = signals
-        self._max_line_bytes = max_line_bytes
-        self._masks = masks
-        self._pty = pty
-        self._popen = popen
-        self._clock = clock
+    argv: Sequence[str]
+    tees: Mapping[str, Tee]
+    publish: Callable[[LineBatch], None]
+    signals: SignalForwarder
+    max_line_bytes: int = MAX_LINE_BYTES
+    masks: Masks | None = None
+    pty: bool = False
 
     def run(self) -> int:
         """Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started."""
-        if self._signals.received:
-            return BY_SIGNAL + self._signals.received[0]
+        if self.signals.received:
+            return BY_SIGNAL + self.signals.received[0]
         try:
             child = self._start()
         except FileNotFoundError:
@@ -75,41 +62,37 @@ class Command:
         return BY_SIGNAL - code if code < 0 else code
 
     def _start(self) -> StartedProcess:
-        if self._pty:
-            return PtyProcess(self._argv, job_environ())
+        if self.pty:
+            return PtyProcess(self.argv, job_environ())
         pipe = subprocess.PIPE
-        return self._popen(self._argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
+        return subprocess.Popen(self.argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
 
     def _wait_for(self, child: StartedProcess) -> int:
         """Captures the output to its end and reaps the command. The exit code is -n for signal n."""
-        self._signals.attach(child.pid)
+        self.signals.attach(child.pid)
         with _lend_terminal(child) as was_interrupted:
             try:
-                self._capture(child)
+                Capture(child, self.tees, self.publish, max_line_bytes=self.max_line_bytes, masks=self.masks).run()
             except BaseException:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
                 raise
             finally:
-                self._signals.detach()
+                self.signals.detach()
                 code = child.wait()
         if code == -signal.SIGINT and was_interrupted():
             # The terminal sent the Ctrl-C to the command's process group only.
-            self._signals.received.append(signal.SIGINT)
+            self.signals.received.append(signal.SIGINT)
         return code
-
-    def _capture(self, child: StartedProcess) -> None:
-        size, masks, clock = self._max_line_bytes, self._masks, self._clock
-        Capture(child, self._tees, self._publish, max_line_bytes=size, masks=masks, clock=clock).run()
 
     def _report_not_started(self, reason: str, code: int) -> int:
         """Shows and publishes why there is no command, and returns ``code``."""
-        text = f"{self._argv[0]}: {reason}"
-        self._tees["stderr"].say(text)
+        text = f"{self.argv[0]}: {reason}"
+        self.tees["stderr"].say(text)
         message = f"chronoverse: {text}".encode("utf-8", "replace")
-        if self._masks:
-            message = self._masks.mask(message)
-        self._publish(LineBatch("stderr", iso_timestamp(self._clock()), message, 1))
+        if self.masks:
+            message = self.masks.mask(message)
+        self.publish(LineBatch("stderr", iso_timestamp(time.time()), message, 1))
         return code
 
 

@@ -15,7 +15,7 @@ from chronoverse.runner import readback
 from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
 from chronoverse.runner.publisher import FIRST_NUMBER, Publisher
 from chronoverse.runner.readback import compare_spool
-from chronoverse.runner.run import DELIVER_SECONDS, SIGNAL_POLL_SECONDS, close_and_report
+from chronoverse.runner.run import DELIVER_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 
 
@@ -30,7 +30,6 @@ def resend_spool(
     lease_seconds: float = 30,
     seconds: float = DELIVER_SECONDS,
     service_url: str | None = None,
-    clock: Callable[[], float] = time.time,
 ) -> bool:
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it, and the job's
     end; the file is then gone. Otherwise it stays as it is.
@@ -56,7 +55,7 @@ def resend_spool(
     connect_once = cache(partial(connect, job.workflow_id))
     first = FIRST_NUMBER if retry or job_id is not None else None
     publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, required_first=first, retry=retry)
-    publisher.end(result, iso_timestamp(clock()))
+    publisher.end(result, iso_timestamp(time.time()))
     lines = spool.end - spool.first
     refusal: Closed | None = None
     delivered = was_published = False
@@ -100,8 +99,7 @@ def _publish(publisher: Publisher, seconds: float) -> Closed | None:
     deadline = time.monotonic() + seconds
     with contextlib.suppress(Closed):
         publisher.start(seconds)
-        while not publisher.join(SIGNAL_POLL_SECONDS) and time.monotonic() < deadline:
-            pass
+        publisher.join(deadline - time.monotonic())
     refusal = publisher.refusal
     if refusal is None or (isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)):
         return refusal

@@ -9,7 +9,6 @@ Nothing that happens to the store can delay, stop or fail the command, nor does 
 
 import contextlib
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,8 +71,6 @@ def run(
     retry: bool = False,
     service_url: str | None = None,
     signals: SignalForwarder | None = None,
-    popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen,
-    clock: Callable[[], float] = time.time,
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
@@ -96,7 +93,6 @@ def run(
     recovered, recovered_lines = spool.path, spool.end - spool.first
     publisher = make_publisher(spool)
     signals = signals or SignalForwarder()
-    size = limits.max_line_bytes
     refusal: ChronoverseError | None = None
     with signals, _short_switch_interval():
         try:
@@ -119,14 +115,12 @@ def run(
                 publisher = make_publisher(spool)
         if recovered is not None:
             say(f"{recovered_lines} lines of an earlier runner of this job, in {recovered}, go before ours")
-        command = Command(
-            argv, tees, spool.put, signals, max_line_bytes=size, masks=masks, pty=pty, popen=popen, clock=clock
-        )
+        command = Command(argv, tees, spool.put, signals, limits.max_line_bytes, masks, pty)
         try:
             # A recovered spool file may say how an earlier command ended.
             spool.remove_state("ending")
             code = command.run()
-            publisher.end(JobResult(_status(code, signals), code), iso_timestamp(clock()))
+            publisher.end(JobResult(_status(code, signals), code), iso_timestamp(time.time()))
             if refusal is None:
                 _deliver(publisher, signals, limits.deliver_seconds)
         finally:
