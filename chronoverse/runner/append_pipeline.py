@@ -1,47 +1,24 @@
 """Appends to the store. The next append is sent before the last is answered, so neither side waits for the other."""
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 from chronoverse.errors import ForeignLines
-from chronoverse.joblog.values import Attempt, LineRun, lines_of
-from chronoverse.runner.log_writer import AppendChannel, LogWriter, SupportsPipelining
+from chronoverse.joblog.values import Attempt
+from chronoverse.runner.log_writer import AppendChannel
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Appends that may be unanswered at once: the store works on one, and the next one is there when it is done.
 MAX_PENDING: Final = 2
 
 
-class _SequentialAppends:
-    """An :class:`AppendChannel` for a store without pipelining. Each append is answered before ``send`` returns."""
-
-    def __init__(self, store: LogWriter) -> None:
-        self._store = store
-        self._answers: deque[int] = deque()
-
-    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
-        self._answers.append(self._store.append(attempt, lines_of(runs, first)))
-
-    def receive(self) -> int:
-        return self._answers.popleft()
-
-    def reset(self) -> None:
-        self._answers.clear()
-
-
 class AppendPipeline:
     """Sends the lines of one spool. Call :meth:`reset` after any error: sending starts again at the first line that
     is not acknowledged."""
 
-    def __init__(self, store: LogWriter, spool: Spool, sent_end: int = 0) -> None:
+    def __init__(self, channel: AppendChannel, spool: Spool, sent_end: int = 0) -> None:
+        self._channel = channel
         self._spool = spool
-        if isinstance(store, SupportsPipelining):
-            self._channel: AppendChannel = store.append_connection()
-            self._max_pending = MAX_PENDING
-        else:
-            self._channel = _SequentialAppends(store)
-            self._max_pending = 1
         #: For each append that is not answered, the index after its last line.
         self._pending_ends: deque[int] = deque()
         #: The index after the last line that was ever sent. The log cannot have later lines of ours.
@@ -54,7 +31,7 @@ class AppendPipeline:
 
     def send(self, attempt: Attempt, base: int) -> None:
         """Sends the lines that wait: any number if no append is pending, else only full batches."""
-        while len(self._pending_ends) < self._max_pending:
+        while len(self._pending_ends) < MAX_PENDING:
             start = self._pending_ends[-1] if self._pending_ends else self._spool.acked
             if self._pending_ends and self._spool.end - start < BATCH_LINES:
                 return

@@ -4,6 +4,7 @@ Every request may be repeated. So a lost answer costs one more request, and noth
 """
 
 import gzip
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +33,7 @@ from chronoverse.errors import (
     TooFast,
     Unauthorized,
 )
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status, lines_of
 from chronoverse.runner.log_writer import Comparison, line_digest
 
 #: Seconds that a connection may take to open, and that the service may be silent before or within an answer. The second
@@ -76,6 +77,26 @@ class HttpDurabilityProbe:
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """Raises: :class:`NotDurable`, always."""
         raise NotDurable("the service does not say what its store has on its disk")
+
+
+class HttpAppends:
+    """An :class:`AppendChannel`. It sends an append when its answer is wanted, since HTTP answers one at a time."""
+
+    def __init__(self, writer: "HttpLogWriter") -> None:
+        self._writer = writer
+        self._waiting: deque[tuple[Attempt, list[Line]]] = deque()
+
+    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
+        """Notes the append."""
+        self._waiting.append((attempt, lines_of(runs, first)))
+
+    def receive(self) -> int:
+        """Sends the oldest append. Returns and raises as :meth:`HttpLogWriter.append`."""
+        return self._writer.append(*self._waiting.popleft())
+
+    def reset(self) -> None:
+        """Forgets the appends that were not sent."""
+        self._waiting.clear()
 
 
 class HttpLogWriter:
@@ -147,6 +168,14 @@ class HttpLogWriter:
         body = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
+
+    def append_connection(self) -> HttpAppends:
+        """Where a runner's appends are sent, one after the other."""
+        return HttpAppends(self)
+
+    def eviction_warnings(self, job: JobRef) -> list[str]:
+        """No warnings: the service watches its store itself."""
+        return []
 
     def durability_probe(self) -> HttpDurabilityProbe | None:
         """The probe for a ``durable`` writer; None where an acknowledged line counts as safe."""

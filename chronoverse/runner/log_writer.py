@@ -1,7 +1,6 @@
 """What a runner needs of a store, wherever the store is: protocols, and the values that they exchange.
 
-Every store is a :class:`LogWriter`. A store that can do more also has one of the ``Supports…`` protocols, and the
-runner asks with ``isinstance``. There are two stores: :class:`chronoverse.store.Store` speaks to Redis, and
+There are two stores: :class:`chronoverse.store.Store` speaks to Redis, and
 :class:`chronoverse.runner.http_log_writer.HttpLogWriter` to the service.
 """
 
@@ -12,22 +11,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import orjson
 
 from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status
-
-
-class LogWriter(Protocol):
-    """Writes jobs' logs. :class:`chronoverse.store.Store` says what each method does and raises."""
-
-    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt: ...
-
-    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
-
-    def append_lost(self, attempt: Attempt, first: int, last: int) -> int: ...
-
-    def renew(self, attempt: Attempt) -> None: ...
-
-    def finish(
-        self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int
-    ) -> None: ...
 
 
 class AppendChannel(Protocol):
@@ -41,13 +24,6 @@ class AppendChannel(Protocol):
     def receive(self) -> int: ...
 
     def reset(self) -> None: ...
-
-
-@runtime_checkable
-class SupportsPipelining(Protocol):
-    """A store that takes an append before the last one is answered."""
-
-    def append_connection(self) -> AppendChannel: ...
 
 
 class DurabilityProbe(Protocol):
@@ -65,19 +41,26 @@ class DurabilityProbe(Protocol):
         """
 
 
-@runtime_checkable
-class SupportsDurabilityProbe(Protocol):
-    """A store that can say how much of a log is safe. None where an acknowledged line counts as safe."""
+class LogWriter(Protocol):
+    """Writes jobs' logs. :class:`chronoverse.store.Store` says what each method does and raises."""
+
+    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt: ...
+
+    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
+
+    def append_connection(self) -> AppendChannel: ...
+
+    def append_lost(self, attempt: Attempt, first: int, last: int) -> int: ...
 
     def durability_probe(self) -> DurabilityProbe | None: ...
 
+    def eviction_warnings(self, job: JobRef) -> list[str]: ...
 
-@runtime_checkable
-class SupportsEvictionWarnings(Protocol):
-    """A store that can read its server's settings."""
+    def renew(self, attempt: Attempt) -> None: ...
 
-    def eviction_warnings(self, job: JobRef) -> list[str]:
-        """Warnings if the job's server may evict its log. Raises: :class:`StoreError`."""
+    def finish(
+        self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int
+    ) -> None: ...
 
 
 class Comparison(NamedTuple):

@@ -9,7 +9,6 @@ import contextlib
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -31,7 +30,7 @@ from chronoverse.errors import (
 from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef
 from chronoverse.runner.append_pipeline import AppendPipeline
 from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
-from chronoverse.runner.log_writer import JobResult, LogWriter, SupportsDurabilityProbe, SupportsEvictionWarnings
+from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Seconds for which lines are collected into one append. A line that comes after a longer silence is sent at once.
@@ -43,8 +42,6 @@ RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 SHORT_RETRY: Final = RetryPolicy(first=0.05, longest=0.05)
 #: The number that the first line gets in a log that has none.
 FIRST_NUMBER: Final = 1
-#: Earlier tokens of this publisher that are remembered.
-MAX_EARLIER_TOKENS: Final = 8
 #: Renewals in the lifetime of a lease. Two may fail before the lease is lost.
 RENEWALS: Final = 3
 
@@ -86,7 +83,6 @@ class Publisher:
         #: The first and the last number that neither the store nor the spool has. They are reported to the store, which
         #: names them in the log, before any other line is sent.
         self._lost_numbers: tuple[int, int] | None = None
-        self._earlier_tokens: deque[str] = deque(maxlen=MAX_EARLIER_TOKENS)
         self._resume(spool)
         self._sent_at = 0.0
         self._result: JobResult | None = None
@@ -206,7 +202,8 @@ class Publisher:
     def _run(self) -> None:
         try:
             store = self._connect()
-            pipeline = AppendPipeline(store, self._spool, self._spool.end if self._last_attempt else 0)
+            sent_end = self._spool.end if self._last_attempt else 0
+            pipeline = AppendPipeline(store.append_connection(), self._spool, sent_end)
             while not self._stop.is_set() and not self._done.is_set():
                 self._try_step(store, pipeline)
         except Exception as error:  # the command must go on, whatever is wrong here, and the user must hear of it
@@ -233,8 +230,6 @@ class Publisher:
             # The lease may only have expired, without another runner. Open the job again, as a new attempt.
             pipeline.reset()
             self._last_attempt, self._attempt, self._end_written = self._attempt, None, False
-            self._earlier_tokens.appendleft(self._token)
-            self._token = secrets.token_hex(16)
             self._stop.wait(SHORT_RETRY.delay(1))
         except SequenceGap as gap:
             pipeline.reset()
@@ -289,8 +284,7 @@ class Publisher:
             self._say(f"{self._first_refusal}: this run is published as job {self._job.job_id}")
             self._first_refusal = None
         self._spool.save_state(job=self._job.job_id, token=self._token, base=self._base, attempt=attempt.attempt)
-        if isinstance(store, SupportsDurabilityProbe):
-            self._durability.start(store.durability_probe())
+        self._durability.start(store.durability_probe())
         self._schedule_renewal()
         self._report_recovery()
         self._opened_or_refused.set()
@@ -298,25 +292,19 @@ class Publisher:
 
     def _warn_of_eviction(self, store: LogWriter) -> None:
         """Warns once if the store may evict the log. The lines do not wait for that: the job is open already."""
-        if isinstance(store, SupportsEvictionWarnings) and not self._has_warned:
+        if not self._has_warned:
             self._has_warned = True
             with contextlib.suppress(StoreError):
                 for warning in store.eviction_warnings(self._job):
                     self._say(warning)
 
     def _open_attempt(self, store: LogWriter) -> Attempt:
-        """Opens a new attempt. It tries our earlier tokens too: a power loss may have brought back an old lease."""
+        """Opens a new attempt, always with the same token: a power loss may have brought back an old lease of ours."""
         first = (FIRST_NUMBER if self._retry else self._required_first) if self._last_attempt is None else None
-        for token in (self._token, *self._earlier_tokens):
-            try:
-                attempt = store.open(self._job, token, first)
-            except Held:
-                continue
-            except SequenceGap as gap:
-                raise ForeignLines(f"{self._job} has {gap.expected - 1} lines already") from gap
-            self._token = token
-            return attempt
-        raise Held("another live runner holds this job")
+        try:
+            return store.open(self._job, self._token, first)
+        except SequenceGap as gap:
+            raise ForeignLines(f"{self._job} has {gap.expected - 1} lines already") from gap
 
     def _try_next_id(self, error: ChronoverseError) -> None:
         """Opens the next of JOB.2, JOB.3, … from now on. Raises :class:`Closed` when its id would be too long."""
