@@ -114,7 +114,7 @@ class Publisher:
         self._last_attempt = (
             Attempt(self._job, self._token, state["attempt"], self._base) if "attempt" in state else None
         )
-        spool.set_state(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
+        spool.save_state(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
 
     def start(self, seconds: float, *, must_open: bool = False) -> None:
         """Starts the thread, and waits up to ``seconds`` until the store has opened the job. The thread keeps trying.
@@ -283,7 +283,7 @@ class Publisher:
         if self._first_refusal is not None:
             self._say(f"{self._first_refusal}: this run is published as job {self._job.job_id}")
             self._first_refusal = None
-        self._spool.save_state(job=self._job.job_id, token=self._token, base=self._base, attempt=attempt.attempt)
+        self._spool.save_state(job=self._job.job_id, base=self._base, attempt=attempt.attempt)
         self._durability.start(store.durability_probe())
         self._schedule_renewal()
         self._report_recovery()

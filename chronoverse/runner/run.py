@@ -118,7 +118,7 @@ def run(
         command = Command(argv, tees, spool.put, signals, limits.max_line_bytes, masks, pty)
         try:
             # A recovered spool file may say how an earlier command ended.
-            spool.remove_state("ending")
+            spool.save_state(ending=None)
             code = command.run()
             publisher.end(JobResult(_status(code, signals), code), iso_timestamp(time.time()))
             if refusal is None:

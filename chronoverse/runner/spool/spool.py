@@ -85,8 +85,8 @@ class Spool:
         #: Why the file could not be written, and when to try again; None if it could.
         self.file_error: Exception | None = None
         self._retry_at = 0.0
-        #: What :meth:`wait_for_lines` waits for: an index, and how many lines after it.
-        self._awaited: tuple[int, int] = (0, 1)
+        #: How many lines :meth:`wait_for_lines` waits for.
+        self._awaited = 1
 
     @classmethod
     def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
@@ -140,8 +140,7 @@ class Spool:
                     self._spill()
             elif not self._is_abandoned:
                 self._drop(DroppedRange(stored.ordinal, batch.lines, len(batch.text), streams))
-            after, lines = self._awaited
-            if self.end - after >= lines:
+            if self.end - self.acked >= self._awaited:
                 self._changed.notify_all()
 
     def close(self, timestamp: str) -> None:
@@ -150,21 +149,10 @@ class Spool:
             self._closed = timestamp
             self._changed.notify_all()
 
-    def set_state(self, **state: Any) -> None:
-        """As :meth:`save_state`, but the file gets the values only with the next one that is saved."""
-        with self._changed:
-            self.state = {**self.state, **state}
-
     def save_state(self, **state: Any) -> None:
-        """Saves values with the lines, for a process that may resend the file. They must be JSON."""
+        """Saves values with the lines, for a process that may resend the file. They must be JSON. None removes one."""
         with self._changed:
-            self.set_state(**state)
-            self._save()
-
-    def remove_state(self, name: str) -> None:
-        """Removes the saved value ``name``."""
-        with self._changed:
-            self.state = {other: value for other, value in self.state.items() if other != name}
+            self.state = {name: value for name, value in {**self.state, **state}.items() if value is not None}
             self._save()
 
     def reassign(self) -> None:
@@ -184,17 +172,16 @@ class Spool:
             if enabled:
                 self._spill()
 
-    def wait_for_lines(self, lines: int, seconds: float, after: int | None = None) -> bool:
-        """Waits until so many ``lines`` follow index ``after``, by default the acknowledged ones. Whether any follow.
+    def wait_for_lines(self, lines: int, seconds: float) -> bool:
+        """Waits until so many ``lines`` are not acknowledged. Returns whether any are not.
 
         It waits up to ``seconds``, and not after the spool was closed.
         """
         with self._changed:
-            start = self.acked if after is None else after
-            self._awaited = (start, lines)
-            self._changed.wait_for(lambda: self._closed or self.end - start >= lines, max(0.0, seconds))
-            self._awaited = (0, 1)
-            return self.end > start
+            self._awaited = lines
+            self._changed.wait_for(lambda: self._closed or self.end - self.acked >= lines, max(0.0, seconds))
+            self._awaited = 1
+            return self.end > self.acked
 
     def wait_for_unsafe(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for lines that are acknowledged and not safe. Whether there are any."""
