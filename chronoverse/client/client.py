@@ -13,27 +13,15 @@ from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
-from urllib.parse import urlencode
 
 import orjson
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from chronoverse.auth.tls import certificate_problem, tls_context
-from chronoverse.backoff import Backoff, RetryPolicy, retry_after
+from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.client.follower import Follower, LogEvent, Notice
-from chronoverse.errors import (
-    ArchiveNotConfigured,
-    BadRequest,
-    ChronoverseError,
-    Forbidden,
-    Held,
-    JobNotFound,
-    LineStillOpen,
-    Unauthorized,
-    Unreachable,
-    UntrustedCertificate,
-)
+from chronoverse.client.service_connection import RequestFailed, ServiceConnection
+from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
 
@@ -48,43 +36,25 @@ MAX_RETRY_SECONDS: Final = 600.0
 RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
 #: Attempts at a request that is not a stream. They are few because somebody waits for the answer.
 MAX_ATTEMPTS: Final = 4
-#: Bytes of one read of a stream, and bytes that are read of a refusal's body.
+#: Bytes of one read of a stream.
 READ_BYTES: Final = 65_536
 #: Lines of one page: the most that the service allows.
 PAGE_LINES: Final = 1_000
 #: Seconds that one request may ask the service to wait for a job.
 MAX_WAIT_SECONDS: Final = 300
 
-_FINAL_ERRORS: Final[Mapping[int, type[ChronoverseError]]] = {
-    400: BadRequest,
-    401: Unauthorized,
-    403: Forbidden,
-    404: JobNotFound,
-}
-#: The errors for the ``reason`` of a 409.
-_CONFLICTS: Final[Mapping[str, type[ChronoverseError]]] = {
-    "HELD": Held,
-    "STILL_LIVE": LineStillOpen,
-    "NO_ARCHIVE": ArchiveNotConfigured,
-}
-
 _Result = TypeVar("_Result")
 
 
-class _Retryable(Exception):
-    """Raised when an attempt has failed and a retry may succeed, ``min_delay`` seconds later at the earliest.
+class _StreamFailed(RequestFailed):
+    """Raised when the stream ended with an ``error`` event. The message is the event's.
 
     ``at_once`` is True when nothing is wrong, so that waiting would only delay the next line.
     """
 
-    def __init__(self, reason: str, min_delay: float = 0, at_once: bool = False) -> None:
+    def __init__(self, reason: str, at_once: bool) -> None:
         super().__init__(reason)
-        self.min_delay = min_delay
         self.at_once = at_once
-
-
-class _StreamFailed(_Retryable):
-    """Raised when the stream ended with an ``error`` event. The message is the event's."""
 
 
 class FoundLine(NamedTuple):
@@ -144,18 +114,19 @@ class Client:
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._url = url.rstrip("/")
-        self._token = token
+        self._renews_token = callable(token)
         self._max_retry_seconds = max_retry_seconds
         self._clock = clock
         self._chance = chance
         self._sleep = sleep
-        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=MISSED_HEARTBEATS * heartbeat_seconds)
-        self._http = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=tls_context(ca_file))
+        silence = MISSED_HEARTBEATS * heartbeat_seconds
+        self._service = ServiceConnection(
+            url, token, ca_file=ca_file, connect_seconds=CONNECT_SECONDS, read_seconds=silence
+        )
 
     def close(self) -> None:
         """Closes idle connections. The client may be used again afterwards."""
-        self._http.clear()
+        self._service.close()
 
     def follow(
         self,
@@ -177,7 +148,7 @@ class Client:
         follower = Follower()
         backoff = Backoff(RETRY, self._clock, self._chance)
         wait_until = self._clock() + wait
-        failure: _Retryable | None = None
+        failure: RequestFailed | None = None
         while not stop.is_set():
             start = {"offset": offset, "tail": tail} if follower.last_number is None else {}
             left = min(max(ceil(wait_until - self._clock()), 0), MAX_WAIT_SECONDS)
@@ -185,24 +156,25 @@ class Client:
             backoff.record_failure()  # until the connection brings something
             try:
                 yield from self._follow_connection(job, query, follower, backoff, stop)
-                failure = _Retryable("the service closed the stream")
-            except _Retryable as error:
+                failure = RequestFailed("the service closed the stream")
+            except RequestFailed as error:
                 failure = error
             except Unauthorized as error:
                 # While the log is followed, the token may expire a moment before its file is renewed.
-                if follower.last_number is None or not callable(self._token):
+                if follower.last_number is None or not self._renews_token:
                     raise
-                failure = _Retryable(str(error))
+                failure = RequestFailed(str(error))
             except JobNotFound as error:
                 # An error event that has just ended the stream says more than "no such job".
                 raise JobNotFound(str(failure)) if isinstance(failure, _StreamFailed) else error from error
             if follower.ended or stop.is_set():
                 return
             if backoff.seconds_failing() > self._max_retry_seconds:
-                raise Unreachable(str(failure)) from failure
+                raise failure
             if follower.retry_ms is not None:
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
-            delay = 0.0 if failure.at_once else max(backoff.delay(), failure.min_delay)
+            at_once = isinstance(failure, _StreamFailed) and failure.at_once
+            delay = 0.0 if at_once else max(backoff.delay(), failure.min_delay)
             if backoff.failures:
                 yield Notice(f"{failure}; trying again in {delay:.1f} s")
             stop.wait(delay)
@@ -213,28 +185,29 @@ class Client:
         headers = {"Accept": "text/event-stream"}
         if follower.last_number is not None:
             headers["Last-Event-ID"] = str(follower.last_number)
-        self._http.clear()  # an idle connection may be dead, and then this attempt would fail
-        response = self._request(self._job_path(job) + "/events", query, headers)
+        self._service.close()  # an idle connection may be dead, and then this attempt would fail
+        response = self._service.request("GET", self._job_path(job) + "/events", query, headers)
         try:
             if response.status == 204:
                 follower.ended = True
                 return
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                raise ChronoverseError(f"{self._url} does not answer with an event stream: is it the right address?")
+                raise ChronoverseError(
+                    f"{self._service.url} does not answer with an event stream: is it the right address?"
+                )
             follower.start_connection(response.headers.get("Last-Event-ID"))
             while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
                 if not chunk.strip(b":\n"):
                     backoff.record_success()  # only heartbeats: the service works, and there is nothing new
                 for item in follower.feed(chunk):
                     if isinstance(item, Notice) and not follower.ended:
-                        renewable = item.reason == sse.TOKEN_EXPIRED and callable(self._token)
-                        raise _StreamFailed(item.reason, at_once=renewable)
+                        raise _StreamFailed(item.reason, self._renews_token and item.reason == sse.TOKEN_EXPIRED)
                     backoff.record_success()
                     yield item
         except (HTTPError, OSError) as error:
-            raise _Retryable("the connection was lost") from error
+            raise RequestFailed("the connection was lost") from error
         except ValueError as error:
-            raise _Retryable(f"the service sent {error}") from error
+            raise RequestFailed(f"the service sent {error}") from error
         finally:
             response.close()
 
@@ -295,7 +268,8 @@ class Client:
         Raises :class:`Unreachable` when the connection ends before the file does.
         """
         headers = {"Accept-Encoding": "gzip"}
-        response = self._retry(lambda: self._request(self._job_path(job) + "/logs/raw", query, headers))
+        path = self._job_path(job) + "/logs/raw"
+        response = self._retry(lambda: self._service.request("GET", path, query, headers))
         try:
             yield from response.stream(READ_BYTES, decode_content=True)
         except (HTTPError, OSError) as error:
@@ -335,7 +309,7 @@ class Client:
             nonlocal attempts
             attempts += 1
             try:
-                self._send("DELETE", self._job_path(job)).close()
+                self._service.request("DELETE", self._job_path(job), {}, {"Accept": "application/json"}).close()
             except JobNotFound:
                 # An earlier attempt has deleted the job, although its answer did not come or was an error.
                 if attempts == 1:
@@ -357,7 +331,7 @@ class Client:
         """The JSON at ``path``, and the number in the answer's ``Last-Event-ID``, if it has one."""
 
         def attempt() -> tuple[dict[str, Any], int | None]:
-            response = self._request(path, query, {"Accept": "application/json"})
+            response = self._service.request("GET", path, query, {"Accept": "application/json"})
             return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
 
         return self._retry(attempt)
@@ -368,19 +342,19 @@ class Client:
         while True:
             try:
                 return attempt()
-            except _Retryable as failure:
+            except RequestFailed as failure:
                 backoff.record_failure()
                 if backoff.failures == MAX_ATTEMPTS:
-                    raise Unreachable(str(failure)) from failure
+                    raise
                 self._sleep(max(backoff.delay(), failure.min_delay))
 
     def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         try:
-            body: dict[str, Any] = orjson.loads(response.read())
-        except (HTTPError, OSError) as error:
-            raise _Retryable("the connection was lost") from error
+            body: dict[str, Any] = orjson.loads(self._service.read(response))
         except ValueError as error:
-            raise ChronoverseError(f"{self._url} does not answer with JSON: is it the right address?") from error
+            raise ChronoverseError(
+                f"{self._service.url} does not answer with JSON: is it the right address?"
+            ) from error
         return body
 
     def _job_path(self, job: JobRef) -> str:
@@ -390,51 +364,9 @@ class Client:
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Sends ``body`` as JSON. Returns the answer's JSON."""
-        return self._retry(lambda: self._read_json(self._send("POST", path, body)))
-
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> urllib3.BaseHTTPResponse:
-        """Sends a request that changes something, with ``body`` as JSON. Returns and raises as :meth:`_request`."""
-        headers = {"Accept": "application/json"}
-        if body is None:
-            return self._request(path, {}, headers, method)
-        return self._request(path, {}, headers | {"Content-Type": "application/json"}, method, orjson.dumps(body))
-
-    def _request(
-        self,
-        path: str,
-        query: Mapping[str, Any],
-        headers: dict[str, str],
-        method: str = "GET",
-        body: bytes | None = None,
-    ) -> urllib3.BaseHTTPResponse:
-        """Sends a request once. Returns an answer of 200 or 204 whose body is still to be read.
-
-        Raises :class:`_Retryable`, or the error of a refusal that no retry can change.
-        """
-        token = self._token() if callable(self._token) else self._token
-        if token is not None:
-            headers = {**headers, "Authorization": f"Bearer {token}"}
-        arguments = urlencode({name: value for name, value in query.items() if value is not None})
-        url = f"{self._url}{path}?{arguments}" if arguments else f"{self._url}{path}"
-        try:
-            response = self._http.request(
-                method, url, body=body, headers=headers, preload_content=False, redirect=False
-            )
-            if response.status in (200, 204):
-                return response
-            detail, reason = _read_refusal(response)
-            response.close()
-        except (HTTPError, OSError) as error:
-            if problem := certificate_problem(error):
-                raise UntrustedCertificate(f"the certificate of {self._url} is not trusted: {problem}") from error
-            raise _Retryable(f"{self._url} does not answer: {_describe(error)}") from error
-        if response.status == 401 and token is None:
-            raise Unauthorized(f"{self._url} wants a token, and there is none: set CHRONOVERSE_TOKEN")
-        if response.status == 429 or response.status >= 500:
-            raise _Retryable(detail, retry_after(response))
-        if response.status == 409 and reason in _CONFLICTS:
-            raise _CONFLICTS[reason](detail)
-        raise _FINAL_ERRORS.get(response.status, ChronoverseError)(detail)
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        content = orjson.dumps(body)
+        return self._retry(lambda: self._read_json(self._service.request("POST", path, {}, headers, content)))
 
 
 _Item = TypeVar("_Item")
@@ -446,17 +378,3 @@ def _read_items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any
         return [read(each) for each in page[key]]
     except (KeyError, TypeError, ValueError) as error:
         raise ChronoverseError("the service sent an unreadable page") from error
-
-
-def _describe(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
-
-
-def _read_refusal(response: urllib3.BaseHTTPResponse) -> tuple[str, str]:
-    """The detail and the reason of a refusal: a problem as RFC 9457 describes it, else its status and no reason."""
-    try:
-        problem = orjson.loads(response.read(READ_BYTES))
-        return str(problem.get("detail") or problem["title"]), str(problem.get("reason"))
-    except (ValueError, LookupError, AttributeError, TypeError):
-        return f"the service answers {response.status} {response.reason or ''}".rstrip(), ""

@@ -10,29 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError
 
-from chronoverse.auth.tls import certificate_problem, tls_context
-from chronoverse.backoff import retry_after
-from chronoverse.errors import (
-    BadRequest,
-    ChronoverseError,
-    Closed,
-    CorruptLog,
-    Deleted,
-    Fenced,
-    Forbidden,
-    Held,
-    JobNotFound,
-    NotALog,
-    NotDurable,
-    SequenceGap,
-    StaleToken,
-    StoreUnavailable,
-    TooFast,
-    Unauthorized,
-)
+from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong
+from chronoverse.errors import NotDurable, StaleToken, StoreUnavailable, TooFast, Unauthorized, UntrustedCertificate
 from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status, lines_of
 from chronoverse.runner.log_writer import Comparison, line_digest
 
@@ -46,29 +26,6 @@ GZIP_BYTES: Final = 1_400
 GZIP_LEVEL: Final = 1
 #: Bytes of an answer that are read. The service's answers have a few hundred.
 ANSWER_BYTES: Final = 65_536
-
-#: The errors for the ``reason`` of a 409.
-_CONFLICTS: Final[Mapping[str, type[ChronoverseError]]] = {
-    "FENCED": Fenced,
-    "CLOSED": Closed,
-    "DELETED": Deleted,
-    "HELD": Held,
-    "TAINTED": CorruptLog,
-    "NOT_A_LOG": NotALog,
-}
-#: The errors for statuses that no retry changes.
-_FINAL: Final[Mapping[int, type[ChronoverseError]]] = {
-    400: BadRequest,
-    401: Unauthorized,
-    403: Forbidden,
-    404: JobNotFound,
-    413: BadRequest,
-    415: BadRequest,
-}
-
-
-class TooLong(BadRequest):
-    """Raised when a body is longer than the service allows."""
 
 
 class HttpDurabilityProbe:
@@ -123,12 +80,17 @@ class HttpLogWriter:
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
     ) -> None:
-        self._url = url.rstrip("/")
         self._token = token
         self._had_token = False
         self._durable = durable
-        timeout = urllib3.Timeout(connect=connect_seconds, read=read_seconds)
-        self._http = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=tls_context(ca_file))
+        self._service = ServiceConnection(
+            url,
+            self._next_token,
+            ca_file=ca_file,
+            connect_seconds=connect_seconds,
+            read_seconds=read_seconds,
+            repeatable=True,
+        )
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the runner's own, and must be unguessable.
@@ -195,62 +157,47 @@ class HttpLogWriter:
 
     def close(self) -> None:
         """Closes idle connections. The writer can be used again."""
-        self._http.clear()
+        self._service.close()
 
     def _append(self, attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> int:
         return _number(self._post(attempt.job, "logs", _lines(attempt, first, lines)), "next")
 
-    def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
-        """Sends one request. Returns the answer's JSON, or None if it has no body."""
-        url = f"{self._url}/workflows/{job.workflow_id}/jobs/{job.job_id}/{route}"
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    def _next_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-            self._had_token = True
-        elif self._had_token:
+        if token is None and self._had_token:
             # The service restarts. Without a token its old worker, if a connection to it is still open, would answer
             # 401, and that would stop the runner for good.
-            raise StoreUnavailable(f"there is no token for {self._url} now")
+            raise StoreUnavailable(f"there is no token for {self._service.url} now")
+        self._had_token = token is not None
+        return token
+
+    def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
+        """Sends one request. Returns the answer's JSON, or None if it has no body."""
+        path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/{route}"
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
         content = orjson.dumps(body)
         if len(content) >= GZIP_BYTES:
             headers["Content-Encoding"] = "gzip"
             content = gzip.compress(content, GZIP_LEVEL, mtime=0)
         try:
-            response = self._request(url, content, headers)
-            answer = response.read(ANSWER_BYTES)
-            response.release_conn()
-        except (HTTPError, OSError) as error:
-            if problem := certificate_problem(error):
-                # The spool keeps the lines, and they can be delivered once the certificate is trusted.
-                raise StoreUnavailable(f"the certificate of {self._url} is not trusted: {problem}") from error
-            raise StoreUnavailable(f"{self._url} does not answer: {_reason(error)}") from error
-        if response.status == 204:
-            return None
-        if response.status == 200:
-            return self._json(answer)
-        if response.status == 401 and token is None:
-            raise Unauthorized(f"{self._url} wants a token, and there is none: set CHRONOVERSE_TOKEN")
-        if response.status == 401 and callable(self._token):
-            raise StaleToken(str(_refusal(response.status, answer, 0)))
-        raise _refusal(response.status, answer, retry_after(response))
-
-    def _request(self, url: str, content: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """Returns an answer whose body is not read yet. If a connection was closed while it was idle, it tries again
-        on a new one, and reports nothing."""
-        options: dict[str, Any] = {"body": content, "headers": headers, "preload_content": False, "redirect": False}
-        try:
-            return self._http.request("POST", url, **options)
-        except ProtocolError:
-            self._http.clear()
-            return self._http.request("POST", url, **options)
-
-    def _json(self, answer: bytes) -> Any:
-        # It may be a page of a proxy, while the service behind it is being deployed. That is worth a retry, like a 502.
-        try:
-            return orjson.loads(answer)
+            answer = self._service.read(self._service.request("POST", path, {}, headers, content), ANSWER_BYTES)
+            return orjson.loads(answer) if answer else None
+        except RequestFailed as error:
+            if error.status == 429:
+                raise TooFast(str(error), error.min_delay) from error
+            raise StoreUnavailable(str(error)) from error
+        except UntrustedCertificate as error:
+            # The spool keeps the lines, and they can be delivered once the certificate is trusted.
+            raise StoreUnavailable(str(error)) from error
+        except Unauthorized as error:
+            if self._had_token and callable(self._token):
+                raise StaleToken(str(error)) from error
+            raise
         except ValueError as error:
-            raise StoreUnavailable(f"{self._url} does not answer with JSON: is it the right address?") from error
+            # It may be a page of a proxy, while the service behind it is being deployed. That is worth a retry.
+            raise StoreUnavailable(
+                f"{self._service.url} does not answer with JSON: is it the right address?"
+            ) from error
 
 
 def _to_json(line: Line) -> dict[str, Any]:
@@ -267,33 +214,3 @@ def _number(answer: Any, name: str) -> int:
     if type(number) is not int:
         raise StoreUnavailable("the service sent an unreadable answer")
     return number
-
-
-def _refusal(status: int, answer: bytes, seconds: float) -> ChronoverseError:
-    """The error for an answer with a problem document (RFC 9457), or for its ``status`` if the body is something else.
-
-    ``seconds`` is its Retry-After.
-    """
-    try:
-        problem = orjson.loads(answer)
-        # It becomes a part of a sentence of ours.
-        detail = str(problem.get("detail") or problem["title"]).rstrip(".")
-        reason, expected = problem.get("reason"), problem.get("expected")
-    except (ValueError, LookupError, AttributeError, TypeError):
-        detail, reason, expected = f"the service answers {status}", None, None
-    if status == 409 and reason == "GAP" and type(expected) is int:
-        return SequenceGap(expected)
-    if status == 409 and reason in _CONFLICTS:
-        return _CONFLICTS[reason](detail)
-    if status == 429:
-        return TooFast(detail, seconds)
-    if status == 408 or status >= 500:
-        return StoreUnavailable(detail)
-    if status == 413:
-        return TooLong(detail)
-    return _FINAL.get(status, ChronoverseError)(detail)
-
-
-def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
