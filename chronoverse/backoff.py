@@ -36,7 +36,7 @@ def retry_after(response: "urllib3.BaseHTTPResponse") -> float:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Delays in seconds: ``first`` after one failure, then ``factor`` times as long each time, up to ``longest``.
+    """Delays in seconds: ``first`` after one failure, then twice as long each time, up to ``longest``.
 
     ``jitter`` is the part of a delay that is random. With 0.5 each delay is between half of its length and all of it,
     so that clients which failed together do not come back together.
@@ -44,12 +44,11 @@ class RetryPolicy:
 
     first: float
     longest: float
-    factor: float = 2.0
     jitter: float = 0.5
 
     def delay(self, failures: int, chance: Callable[[], float] = random.random) -> float:
         """Seconds to wait after so many failures in a row, one at least. ``chance`` gives numbers from 0 to 1."""
-        full = min(self.first * self.factor ** min(failures - 1, _MAX_DOUBLINGS), self.longest)
+        full = min(self.first * 2.0 ** min(failures - 1, _MAX_DOUBLINGS), self.longest)
         return full * (1 - self.jitter + self.jitter * chance()) if self.jitter else full
 
 

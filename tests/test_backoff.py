@@ -13,13 +13,6 @@ def test_delays_double_up_to_the_longest() -> None:
     assert [policy.delay(failures) for failures in (1, 2, 3, 4, 5, 5_000)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
 
 
-def test_a_factor_of_one_gives_the_same_delay_each_time() -> None:
-    """A loop that polls at regular times needs that."""
-    policy = RetryPolicy(first=2.0, longest=9.0, factor=1.0, jitter=0)
-
-    assert [policy.delay(failures) for failures in (1, 2, 9)] == [2.0, 2.0, 2.0]
-
-
 @pytest.mark.parametrize(("chance", "delay"), [(0.0, 2.0), (0.5, 3.0), (1.0, 4.0)])
 def test_jitter_shortens_a_delay_by_up_to_its_share(chance: float, delay: float) -> None:
     """By default, by up to half of it."""

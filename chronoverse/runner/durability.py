@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import ChronoverseError, NotDurable
 from chronoverse.joblog.values import Attempt
 from chronoverse.runner.log_writer import DurabilityProbe
@@ -17,8 +16,8 @@ from chronoverse.runner.spool.spool import Spool
 POLL_SECONDS: Final = 0.2
 #: Seconds between two questions. The disk is not asked about every batch.
 PROBE_INTERVAL_SECONDS: Final = 0.1
-#: How long to wait after a question that failed. The publisher notices the store's return earlier.
-RETRY: Final = RetryPolicy(first=1.0, longest=1.0, jitter=0)
+#: Seconds to wait after a question that failed. The publisher notices the store's return earlier.
+RETRY_SECONDS: Final = 1.0
 #: Questions without an answer (of two seconds each) after which the user gets a message.
 MAX_UNCONFIRMED: Final = 5
 
@@ -88,7 +87,7 @@ class DurabilityTracker:
         except NotDurable as error:
             self._stop_asking(error)
         except ChronoverseError:
-            return RETRY.delay(1)
+            return RETRY_SECONDS
         else:
             self._unconfirmed = self._unconfirmed + 1 if next_number is None else 0
             if self._unconfirmed == MAX_UNCONFIRMED:

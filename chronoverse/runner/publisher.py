@@ -38,8 +38,8 @@ BATCH_SECONDS: Final = 0.05
 #: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
 #: below the grace that a store gives before it declares a job LOST.
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
-#: How long to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
-SHORT_RETRY: Final = RetryPolicy(first=0.05, longest=0.05)
+#: Seconds to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
+SHORT_PAUSE_SECONDS: Final = 0.05
 #: The number that the first line gets in a log that has none.
 FIRST_NUMBER: Final = 1
 #: Renewals in the lifetime of a lease. Two may fail before the lease is lost.
@@ -222,7 +222,7 @@ class Publisher:
         except TooFast as error:
             pipeline.reset()
             self._last_error = error
-            self._stop.wait(min(max(error.seconds, SHORT_RETRY.delay(1)), self._renew_seconds / 2))
+            self._stop.wait(min(max(error.seconds, SHORT_PAUSE_SECONDS), self._renew_seconds / 2))
         except StoreError as error:
             pipeline.reset()
             self._wait_after(error)
@@ -230,7 +230,7 @@ class Publisher:
             # The lease may only have expired, without another runner. Open the job again, as a new attempt.
             pipeline.reset()
             self._last_attempt, self._attempt, self._end_written = self._attempt, None, False
-            self._stop.wait(SHORT_RETRY.delay(1))
+            self._stop.wait(SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
             pipeline.reset()
             if gap.expected - self._base > self._spool.acked:
