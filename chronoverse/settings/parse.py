@@ -178,9 +178,8 @@ def ca_file(text: str) -> Path:
     return path
 
 
-def bearer_token(text: str) -> str:
-    """Reads a bearer token (RFC 6750)."""
-    return matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")(text)
+#: Reads a bearer token (RFC 6750).
+bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
 
 
 def directory(text: str) -> Path:

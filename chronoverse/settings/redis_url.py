@@ -10,6 +10,7 @@ given by the options ``sentinel_username`` and ``sentinel_password``.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -43,13 +44,18 @@ DEFAULT_PORTS: Final = {StoreKind.SENTINEL: 26379, StoreKind.CLUSTER: 6379}
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A parsed URL. ``hosts`` are the Sentinels or some nodes of the Cluster; for a single server it is empty."""
+    """A parsed URL. ``hosts`` are the Sentinels or some nodes of the Cluster.
+
+    Of a single server's URL only ``text`` is set, which the driver parses. ``user`` may have a password after a colon.
+    """
 
     text: str = field(repr=False)
     kind: StoreKind
     hosts: tuple[Address, ...] = ()
     service: str = ""
     db: str = ""
+    user: str = field(default="", repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "RedisUrl":
@@ -80,23 +86,20 @@ class RedisUrl:
         named = re.fullmatch(r"[A-Za-z0-9._-]+" if form is StoreKind.SENTINEL else "", service)
         if len(hosts) > MAX_HOSTS or not named or not re.fullmatch("[0-9]{0,5}", db):
             raise ValueError
-        return cls(text, form, hosts, service, db)
+        options = dict(parse_qsl(found["query"] or ""))
+        return cls(text, form, hosts, service, db, found["user"] or "", options)
 
     def server_url(self, address: Address) -> str:
         """The URL of one server: the master or node at ``address``."""
-        user, options = self._user_and_options()
-        return self._url_of(user, address, self.db, {n: v for n, v in options.items() if n not in _SENTINEL_OPTIONS})
+        options = {name: value for name, value in self.options.items() if name not in _SENTINEL_OPTIONS}
+        return self._url_of(self.user, address, self.db, options)
 
     def sentinel_url(self, address: Address) -> str:
         """The URL of the Sentinel at ``address``."""
-        options = self._user_and_options()[1]
+        options = dict(self.options)
         user, password = (quote(options.pop(name, ""), safe="") for name in _SENTINEL_OPTIONS)
         options.pop("db", None)
         return self._url_of(f"{user}:{password}" if user or password else "", address, "", options)
-
-    def _user_and_options(self) -> tuple[str, dict[str, str]]:
-        found = _MANY_HOSTS.fullmatch(self.text)
-        return (found["user"] or "", dict(parse_qsl(found["query"] or ""))) if found else ("", {})
 
     def _url_of(self, user: str, address: Address, db: str, options: dict[str, str]) -> str:
         host, port = address
