@@ -18,6 +18,11 @@ _MAX_JOB_MATCHES: Final = 100
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT_SECONDS: Final = 86_400
 
+_regex_option = click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+_search_option = click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
+_status_option = click.option("--status", type=click.Choice(list(map(str, Status))), help="Only jobs that stand so.")
+_stream_option = click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
+
 
 def _offset(text: str) -> int | str:
     number = parse_number(text)
@@ -32,14 +37,14 @@ def _offset(text: str) -> int | str:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, help="Start after this line.")
 @click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
-@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
+@_stream_option
 @click.option(
     "--wait", type=click.IntRange(0, _MAX_WAIT_SECONDS), metavar="SECONDS", help="With -f: the job may still come."
 )
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How lines are printed.")
-@click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
-@click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+@_search_option
+@_regex_option
 @click.option(
     "--since",
     type=moment,
@@ -72,6 +77,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         search_results,
         stored_lines,
     )
+    from chronoverse.client.follower import JobState
 
     ref = JobRef(workflow, job)
     printer = Printer(
@@ -98,12 +104,12 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         start["wait"] = options["wait"] or 0
         events = client.follow(ref, **start) if since is None else follow_since(client, ref, since=since, **start)
         state = printer.print(events, flush=True)
-        return exit_code(state or client.job(ref))
+        return exit_code(state or JobState.from_json(client.job(ref)))
 
 
 @click.command()
 @click.argument("workflow", type=identifier)
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs that stand so.")
+@_status_option
 @click.option(
     "--since", type=moment, metavar="TIME", help="Only jobs that were created then or later: a time, or 5m, 1h, 2d."
 )
@@ -124,8 +130,8 @@ def jobs(workflow: str, status: str | None, since: str | None, output: str) -> N
 @click.argument("workflow", type=identifier)
 @click.argument("text")
 @click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
-@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs that stand so.")
+@_stream_option
+@_status_option
 @click.option(
     "--since", type=moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
 )
@@ -192,9 +198,9 @@ def workflows(output: str) -> None:
 @click.argument("job", type=identifier)
 @click.argument("file", required=False)
 @click.option("--format", "form", type=click.Choice(["txt", "json", "jsonl"]), default="txt", show_default=True)
-@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
-@click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
-@click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+@_stream_option
+@_search_option
+@_regex_option
 @click.option("--raw", is_flag=True, help="Leave colours and control sequences in: only for output you trust.")
 def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
     """Save the log of JOB as FILE, or as WORKFLOW-JOB.txt; - is the standard output.

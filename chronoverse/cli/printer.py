@@ -60,7 +60,7 @@ class Printer:
         for event in events:
             if isinstance(event, Line):
                 self.lines += 1
-                self._write(_json_line(event) if self._json else self._renderer.render(event), flush)
+                self._write(json_text(event.to_json()) + "\n" if self._json else self._renderer.render(event), flush)
             elif isinstance(event, JobState):
                 state = event
             elif isinstance(event, GroupSeparator):
@@ -83,10 +83,6 @@ class Printer:
         self._out.write(text.encode("utf-8", "replace"))
         if flush:
             self._out.flush()
-
-
-def _json_line(line: Line) -> str:
-    return json_text(line.to_json()) + "\n"
 
 
 def stored_lines(
@@ -321,10 +317,8 @@ def created_since(jobs: Iterable[dict[str, Any]], since: str) -> Iterator[dict[s
     return takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, jobs)
 
 
-def exit_code(state: JobState | dict[str, Any]) -> int:
+def exit_code(state: JobState) -> int:
     """The exit code of following a job: the job's own, as far as an exit code can say it."""
-    if isinstance(state, dict):
-        state = JobState.from_json(state)
     if state.status is Status.COMPLETED:
         return 0
     if state.status in (Status.CANCELED, Status.LOST):

@@ -218,7 +218,7 @@ def test_logs_of_the_last_lines(cli: Cli) -> None:
 )
 def test_following_exits_as_the_job_did(status: Status, code: int | None, exits: int) -> None:
     """A failed job never exits with 0, whatever its exit code says."""
-    assert exit_code(ended(status, code, 1).to_json()) == exits
+    assert exit_code(JobState.from_json(ended(status, code, 1).to_json())) == exits
 
 
 def test_follow_prints_to_the_end_and_exits_with_the_jobs_code(cli: Cli) -> None:
