@@ -74,6 +74,11 @@ class Matcher:
         self.in_joined_lines = cache(self._in_joined_lines)
         self.in_unescaped_json = cache(self._in_unescaped_json)
 
+    @property
+    def program_size(self) -> int:
+        """The instructions of a compiled expression. 0 for a literal text, whose search is always fast."""
+        return int(self._pattern.programsize) if self._regex else 0
+
     def is_heavy(self, size: int) -> bool:
         """Whether a search in so many characters may take long, and should run in another thread.
 

@@ -1,0 +1,79 @@
+"""Which lines of a log a stream has: those of one output stream, or those that match a query. Pure."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import orjson
+
+from chronoverse.errors import SearchTooExpensive
+from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, Matcher
+
+#: Compiled queries that are cached. Viewers that have the same query share one.
+CACHED_MATCHERS: Final = 256
+#: The most characters of a line that an expression is compared with. Within this bound no comparison takes more than
+#: some 10 ms, and an event loop waits for it.
+MAX_CHARACTERS: Final = 2**16
+
+_DATA: Final = b"\ndata: "
+
+
+class LineFilter(NamedTuple):
+    """Lets lines of ``stream`` pass whose message matches ``q``, which is an expression with ``regex``.
+
+    None lets every line pass. Equal filters are the same to a cache.
+    """
+
+    stream: str | None = None
+    q: str | None = None
+    regex: bool = False
+
+    def select(self, lines: Sequence[tuple[str | None, bytes]]) -> list[bool]:
+        """Which of ``lines`` pass, each given by its output stream and its SSE frame.
+
+        What has no stream is no line, and always passes. Raises :class:`SearchTooExpensive`.
+        """
+        passing = [stream is None or self.stream in (None, stream) for stream, _ in lines]
+        if self.q is None or not any(passing):
+            return passing
+        matcher = matcher_of(self.q, self.regex)
+        if not _may_match(matcher, b"".join([frame for _, frame in lines])):
+            return [stream is None for stream, _ in lines]
+        return [
+            passes and (stream is None or _matches(matcher, frame))
+            for passes, (stream, frame) in zip(passing, lines, strict=True)
+        ]
+
+
+@lru_cache(CACHED_MATCHERS)
+def matcher_of(q: str, regex: bool) -> Matcher:
+    """The compiled query. Raises ValueError for an expression that is malformed, or too expensive for a stream."""
+    matcher = Matcher(q, regex=regex)
+    if regex and matcher.program_size > MAX_JOINED_PROGRAM:
+        raise ValueError("is too expensive for a stream: use a shorter expression, or search the log")
+    return matcher
+
+
+def _may_match(matcher: Matcher, frames: bytes) -> bool:
+    """Whether a line in ``frames`` may match. Finding that none does takes 0.05 µs a line."""
+    if b"\\u001b" in frames:
+        return True
+    literal = matcher.lowercase_in_json(frames)
+    if literal is not None:
+        return literal in frames.lower()
+    pattern = matcher.in_unescaped_json()
+    return pattern is None or b"\\" in frames or pattern.search(frames) is not None
+
+
+def _matches(matcher: Matcher, frame: bytes) -> bool:
+    """Whether the line in ``frame`` matches. Raises :class:`SearchTooExpensive`."""
+    if not _may_match(matcher, frame):
+        return False
+    start = frame.index(_DATA) + len(_DATA)
+    line = orjson.loads(frame[start : frame.index(b"\n", start)])
+    message: str = line["message"]
+    if matcher.program_size and len(message) > MAX_CHARACTERS:
+        raise SearchTooExpensive(
+            f"line {line['sequence_num']} has {len(message)} characters, too many for an expression: use plain text"
+        )
+    return matcher.matches(message)

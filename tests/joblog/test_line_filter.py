@@ -1,0 +1,55 @@
+"""A filter lets the same lines pass as a search finds."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronoverse.errors import SearchTooExpensive
+from chronoverse.joblog.line_filter import MAX_CHARACTERS, LineFilter, matcher_of
+from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.values import Gap, Line
+
+NOW = "2026-03-03T10:00:05.123Z"
+#: Texts that are hard for what looks at JSON: escapes, control sequences, letters with more than one lower case.
+TEXTS = st.text(st.sampled_from('abAB"\\\n\t\x1b[31mK\u212a\u017fsß €😀event: log'), max_size=30)
+
+
+def frames(messages: list[str]) -> list[tuple[str | None, bytes]]:
+    """The frames of these lines, on both streams in turn."""
+    lines = [Line(n, NOW, text, "stdout" if n % 2 else "stderr") for n, text in enumerate(messages, 1)]
+    return [(line.stream, line.to_frame()) for line in lines]
+
+
+@given(st.lists(TEXTS, max_size=8), TEXTS.filter(bool), st.sampled_from([None, "stdout", "stderr"]))
+def test_a_text_passes_as_a_search_finds_it(messages: list[str], q: str, stream: str | None) -> None:
+    expected = [
+        stream in (None, "stdout" if n % 2 else "stderr") and Matcher(q).matches(text)
+        for n, text in enumerate(messages, 1)
+    ]
+    assert LineFilter(stream, q).select(frames(messages)) == expected
+
+
+@pytest.mark.parametrize("q", ["^a", "b$", r"\ba.b\b", "(?:ab|ba)+", r"a\\b", 'a"', "[^a]", "log", r"\s", "É?€"])
+@given(messages=st.lists(TEXTS, max_size=8))
+def test_an_expression_passes_as_a_search_finds_it(q: str, messages: list[str]) -> None:
+    expected = [Matcher(q, regex=True).matches(text) for text in messages]
+    assert LineFilter(None, q, True).select(frames(messages)) == expected
+
+
+def test_what_is_no_line_always_passes() -> None:
+    """Gaps are never left out."""
+    gap = (None, Gap(1, 3, "trimmed").to_frame())
+    assert LineFilter("stdout", "needle").select([gap, *frames(["hay", "needle"])]) == [True, False, False]
+    assert LineFilter(None, "needle").select([gap]) == [True]
+
+
+def test_an_expression_has_bounds() -> None:
+    """The event loop waits for it. A text has none."""
+    with pytest.raises(ValueError, match="too expensive"):
+        matcher_of("(?:a.{0,50}){4}z", True)
+    long_line = frames(["a" * (MAX_CHARACTERS + 1)])
+    assert LineFilter(None, "aa").select(long_line) == [True]
+    with pytest.raises(SearchTooExpensive, match=re.escape("line 1 has 65537 characters")):
+        LineFilter(None, "a+b?", True).select(long_line)
