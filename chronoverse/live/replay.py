@@ -2,11 +2,12 @@
 
 from typing import Final, NamedTuple
 
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, SearchTooExpensive, StoreError
 from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog import sse
 from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
 from chronoverse.joblog.entries import missing_numbers
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.live.feed import Feed, redact_frames
@@ -36,16 +37,23 @@ def error_step(cursor: int, text: str) -> Step:
 
 
 class Replay:
-    """Reads the log of ``ref`` for one viewer, of one ``stream`` or (None) of both.
+    """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
 
     ``finished`` is the job if it had ended before the viewer came. No tail reads such a job.
     """
 
-    def __init__(self, cache: ReplayCache, ref: JobRef, stream: str | None, finished: Job | None, lease_seconds: float):
+    def __init__(
+        self,
+        cache: ReplayCache,
+        ref: JobRef,
+        line_filter: LineFilter | None,
+        finished: Job | None,
+        lease_seconds: float,
+    ):
         self._cache: Final = cache
         self._store: Final = cache.store
         self._ref: Final = ref
-        self._stream: Final = stream
+        self._line_filter: Final = line_filter
         self._finished = finished
         self._lease_seconds: Final = lease_seconds
         self._lines = FIRST_LINES
@@ -64,7 +72,7 @@ class Replay:
         try:
             redacted = self._check_for_redactions(now) if self._finished else b""
             step = Step(redacted, cursor) if redacted else self._step(cursor, feed)
-        except (NotALog, ArchiveDamaged, JobNotFound) as error:
+        except (NotALog, ArchiveDamaged, JobNotFound, SearchTooExpensive) as error:
             return error_step(cursor, str(error))
         self._failing_since = None
         return step
@@ -85,7 +93,7 @@ class Replay:
         if self._last_bytes:
             self._cache.throttle(self._last_bytes)
             self._last_bytes = 0
-        segment = self._cache.read_after(self._ref, self._stream, cursor, self._lines, self._known_job)
+        segment = self._cache.read_after(self._ref, self._line_filter, cursor, self._lines, self._known_job)
         if segment is None:
             return self._nothing_follows(cursor, feed)
         self._known_job = segment.job or self._known_job

@@ -12,6 +12,7 @@ from chronoverse.errors import StoreUnavailable
 from chronoverse.history.protocols import Archive, LogReader
 from chronoverse.history.tiered_log import MissingArchive, read_tiers
 from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.feed import EventFrame, encode, join
@@ -36,8 +37,8 @@ CACHE_SECONDS: Final = 1.0
 LOCK_SECONDS: Final = 5.0
 
 
-#: A job, a filter by stream (None for both streams), and the number of the line that the segment follows.
-_Key = tuple[JobRef, str | None, int]
+#: A job, a filter (None for all lines), and the number of the line that the segment follows.
+_Key = tuple[JobRef, LineFilter | None, int]
 
 
 class ReplaySegment(NamedTuple):
@@ -92,9 +93,9 @@ class ReplayCache:
         )
 
     def read_after(
-        self, ref: JobRef, stream: str | None, cursor: int, lines: int, known: Job | None = None
+        self, ref: JobRef, line_filter: LineFilter | None, cursor: int, lines: int, known: Job | None = None
     ) -> ReplaySegment | None:
-        """The segment after line ``cursor``, filtered by ``stream``. None when nothing is there.
+        """The segment after line ``cursor``, filtered by ``line_filter``. None when nothing is there.
 
         It has up to ``lines`` lines, a power of two, and ends at a multiple of that. So viewers that began at different
         lines soon want the same segments. ``known`` is the job as it was fetched some time ago. It says which lines
@@ -102,7 +103,7 @@ class ReplayCache:
         """
         lines = min(lines, self._most_lines)
         count = lines - cursor % lines
-        key = (ref, stream, cursor)
+        key = (ref, line_filter, cursor)
 
         def read_store() -> tuple[ReplaySegment | None, Sequence[RawEntry] | None]:
             with self._locks[self.store.server_of(ref)]:
@@ -111,7 +112,7 @@ class ReplayCache:
                 entries = self.store.read_sequential(ref, cursor, count)
                 if not in_sequence(entries, cursor):
                     return None, entries
-                segment = _make_segment(entries, cursor, 1, stream) if entries else None
+                segment = _make_segment(entries, cursor, 1, line_filter) if entries else None
                 # A segment that closes the log is not cached: each viewer reads it anew.
                 if segment and segment.closing is None:
                     segment = segment._replace(complete=segment.complete or segment.lines == count)
@@ -123,12 +124,12 @@ class ReplayCache:
             known, cursor, lambda: self._read_archive(key, count), read_store, lambda: self.store.get_job(ref)
         )
         if incomplete:
-            found = _make_segment(incomplete, cursor, job.first if job else 1, stream)
+            found = _make_segment(incomplete, cursor, job.first if job else 1, line_filter)
         return found._replace(job=job) if found and job else found
 
     def _read_archive(self, key: _Key, count: int) -> ReplaySegment | None:
         """The segment from the archive. None when the archive does not go so far."""
-        ref, stream, cursor = key
+        ref, line_filter, cursor = key
         lock = self._locks[self.store.server_of(ref)]
         with lock:
             if cached := self._find_complete(key):
@@ -138,7 +139,7 @@ class ReplayCache:
         with lock:
             if cached := self._find_complete(key):
                 return cached
-            found = self._archive.frames(ref, cursor, count) if stream is None else None
+            found = self._archive.frames(ref, cursor, count) if line_filter is None else None
             if found is not None:
                 frames, reached = found
                 lines = reached - cursor
@@ -152,7 +153,7 @@ class ReplayCache:
                     return None
                 size = sum([len(event.frame) for event in events])
                 next_count = _next_count(len(events), size)
-                frames, reached = join(events, stream), events[-1].number
+                frames, reached = join(events, line_filter), events[-1].number
                 segment = ReplaySegment(frames, reached, None, len(events), next_count, complete=True)
             self._remember(key, segment)
             return segment
@@ -169,14 +170,14 @@ class ReplayCache:
         for key in [key for key in self._segments if key[0] == ref]:
             self._segments.pop(key, None)
 
-    def cached(self, ref: JobRef, stream: str | None, cursor: int) -> tuple[bytes, int]:
+    def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
         """What others have just read after line ``cursor``, and the last number in it. Never waits.
 
         It has up to :data:`SEGMENT_BYTES`, and may end anywhere before the end of the log.
         """
         found: list[bytes] = []
         size = 0
-        while segment := self._segments.get((ref, stream, cursor)):
+        while segment := self._segments.get((ref, line_filter, cursor)):
             size += len(segment.frames)
             if found and size > SEGMENT_BYTES:
                 break
@@ -190,7 +191,9 @@ class ReplayCache:
             self._segments[key] = segment
 
 
-def _make_segment(entries: Sequence[RawEntry], cursor: int, first: int, stream: str | None) -> ReplaySegment:
+def _make_segment(
+    entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None
+) -> ReplaySegment:
     """A segment of ``entries``, which follow line ``cursor``: of all, or of the first :data:`MAX_SEGMENT_BYTES`.
 
     ``first`` is the first number that the store has.
@@ -202,12 +205,12 @@ def _make_segment(entries: Sequence[RawEntry], cursor: int, first: int, stream: 
     cut = size >= MAX_SEGMENT_BYTES
     lines = len(plain) + len(events) if cut else len(entries)
     next_count = _next_count(lines, size)
-    if stream is None:
+    if line_filter is None:
         frames = b"".join(plain + [event.frame for event in events])
     else:
         # Few viewers have a filter, so filtering has no fast path of its own.
         streams = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
-        frames = join([*map(EventFrame, range(cursor + 1, reached + 1), streams, plain), *events], stream)
+        frames = join([*map(EventFrame, range(cursor + 1, reached + 1), streams, plain), *events], line_filter)
     return ReplaySegment(frames, events[-1].number if events else reached, closing, lines, next_count, complete=cut)
 
 

@@ -21,7 +21,7 @@ from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames, end_of_log
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, missing_numbers
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence, Status
 from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
-from chronoverse.live.feed import Feed, Waiter, encode, encode_raw
+from chronoverse.live.feed import Feed, FilterBudget, Waiter, encode, encode_raw
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
 #: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
@@ -92,6 +92,7 @@ class Tail:
         self._yield_to_loop = partial(sleep, 0)
         self._reader = store.live_reader(BLOCK_SECONDS)
         self._feeds: dict[JobRef, Feed] = {}
+        self._filter_budget = FilterBudget()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -111,7 +112,7 @@ class Tail:
                 self._read_at = self._clock()
             feed = self._feeds.get(ref)
             if feed is None:
-                feed = self._feeds[ref] = Feed(ref, job, self._yield_to_loop)
+                feed = self._feeds[ref] = Feed(ref, job, self._yield_to_loop, self._filter_budget)
                 self._reader.watch(ref, feed.cursor)
             feed.viewer_count += 1
             feed.waiters.add(viewer)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from chronoverse.errors import StoreError
+from chronoverse.errors import SearchTooExpensive, StoreError
 from chronoverse.joblog import sse
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.live.feed import Feed
+from chronoverse.live.feed import BUSY, Feed
 from chronoverse.live.replay import Replay
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
@@ -24,13 +25,18 @@ from chronoverse.live.tail import Tail
 STORE_PATIENCE_SECONDS: Final = 30.0
 #: Seconds before a viewer that has no feed tries the store again.
 RETRY_READ_SECONDS: Final = 0.5
+#: Seconds after which a client is told the cursor when no line passes its filter. Its viewer is woken up to half a
+#: second late.
+CURSOR_SECONDS: Final = 0.4
+#: Seconds until a viewer asks again when there was no time to compare lines with its query.
+BUSY_SECONDS: Final = 0.1
 
 _CONNECTED = b'{"status":"connected"}'
 
 
 @dataclass(frozen=True, slots=True)
 class ViewerRequest:
-    """What a viewer asks for: the lines after line ``after``, of one ``stream`` or of both (None).
+    """What a viewer asks for: the lines after line ``after`` that pass ``line_filter``. None lets all lines pass.
 
     ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds.
     ``retry_ms`` is the client's reconnection time. The token expires at ``expires_at``, and the stream reaches its
@@ -40,7 +46,7 @@ class ViewerRequest:
     ref: JobRef
     job: Job | None
     after: int = 0
-    stream: str | None = None
+    line_filter: LineFilter | None = None
     wait: float = 0
     retry_ms: int = 2000
     heartbeat_seconds: float = 15
@@ -58,10 +64,35 @@ class Viewer:
     """
 
     __slots__ = (
-        "_awaited_until", "_clock", "_closes_at", "_expires_at", "_feed", "_finished", "_heartbeat", "_lease_seconds",
-        "_pending", "_position", "_redactions_seen", "_ref", "_replay", "_replay_cache", "_retry_ms", "_sent_at",
-        "_state", "_stream", "_tail", "_wait", "_woken", "closes_early", "cursor", "done", "due", "needs_store_read",
-        "on_wake", "reason",
+        "_awaited_until",
+        "_clock",
+        "_closes_at",
+        "_expires_at",
+        "_feed",
+        "_finished",
+        "_has_skipped",
+        "_heartbeat",
+        "_lease_seconds",
+        "_pending",
+        "_position",
+        "_redactions_seen",
+        "_ref",
+        "_replay",
+        "_replay_cache",
+        "_retry_ms",
+        "_sent_at",
+        "_state",
+        "_tail",
+        "_wait",
+        "_woken",
+        "closes_early",
+        "cursor",
+        "done",
+        "due",
+        "line_filter",
+        "needs_store_read",
+        "on_wake",
+        "reason",
     )  # fmt: skip
 
     def __init__(
@@ -84,8 +115,10 @@ class Viewer:
         self._woken: threading.Event | None = None
         self._replay: Replay | None = None
         self._position: int | None = None
+        #: Whether the cursor has passed lines that the filter left out, and the client does not know it yet.
+        self._has_skipped = False
         self._feed: Feed | None = None
-        self._ref, self._stream = request.ref, request.stream
+        self._ref, self.line_filter = request.ref, request.line_filter
         self._retry_ms = request.retry_ms
         self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
         self._expires_at, self._closes_at = request.expires_at, request.closes_at
@@ -166,7 +199,7 @@ class Viewer:
         """
         if self._feed is None or self.done or self._pending:
             return b""
-        frames, cursor = self._replay_cache.cached(self._ref, self._stream, self.cursor)
+        frames, cursor = self._replay_cache.cached(self._ref, self.line_filter, self.cursor)
         self._tail.stats.count_delivered(cursor - self.cursor, len(frames))
         self.cursor = cursor
         return frames
@@ -174,9 +207,10 @@ class Viewer:
     def try_next(self) -> bytes | None:
         """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None."""
         now, position, feed = self._clock(), self._position, self._feed
-        if now < self.due and position is not None and feed is not None and feed.state is self._state:
+        is_ready = now < self.due and self.line_filter is None
+        if is_ready and position is not None and feed is not None and feed.state is self._state:
             # The fast path: nearly every line reaches nearly every viewer here.
-            found = feed.take(position, self._stream)
+            found = feed.take(position)
             if found is not None and found.frames and feed.final is None:
                 self.cursor, self._position = found.cursor, found.position
                 self._sent_at = now
@@ -192,12 +226,15 @@ class Viewer:
 
     @property
     def ring_position(self) -> int | None:
-        """Its position in the ring. None when it needs other bytes than the rest of its group, for example by a
-        filter.
-        """
+        """Its position in the ring. None when it needs other bytes than the rest of its group."""
         feed = self._feed
         plain = feed is not None and self._state is not None and feed.state is self._state
-        return self._position if plain and self._stream is None and not self._pending and not self.done else None
+        return self._position if plain and not self._pending and not self.done else None
+
+    @property
+    def has_skipped(self) -> bool:
+        """Whether its client has yet to be told that lines were left out."""
+        return self._has_skipped
 
     @property
     def sent_at(self) -> float:
@@ -209,11 +246,12 @@ class Viewer:
         """When the stream must end in any case, on its clock."""
         return min(self._expires_at, self._closes_at)
 
-    def advance(self, cursor: int, position: int, sent_at: float) -> None:
-        """The group has sent everything up to line ``cursor``, at ``position`` in the ring, last at time
-        ``sent_at``.
+    def advance(self, cursor: int, position: int, sent_at: float, *, has_skipped: bool) -> None:
+        """The group has sent everything up to line ``cursor``, at ``position`` in the ring, last at time ``sent_at``.
+
+        With ``has_skipped`` the last lines of it did not pass the filter, and the client does not know that yet.
         """
-        self.cursor, self._position = cursor, position
+        self.cursor, self._position, self._has_skipped = cursor, position, has_skipped
         self._sent(sent_at)
 
     @property
@@ -243,6 +281,8 @@ class Viewer:
 
     def _schedule(self) -> None:
         self.due = min(self._sent_at + self._heartbeat, self._expires_at, self._closes_at)
+        if self._has_skipped:
+            self.due = min(self.due, self._sent_at + CURSOR_SECONDS)
         if self._awaited_until is not None and (self._feed is None or self._feed.job is None):
             self.due = min(self.due, max(self._awaited_until, self._sent_at))
 
@@ -263,8 +303,12 @@ class Viewer:
         return self._finish("error", sse.frame("error", sse.fold(text)))
 
     def _idle(self, now: float) -> bytes | None:
-        """What to send when there is no line to send: an error, a heartbeat, or None."""
+        """What to send when there is no line to send: the cursor, an error, a heartbeat, or None."""
         feed = self._feed
+        if self._has_skipped and now >= self._sent_at + CURSOR_SECONDS:
+            self._has_skipped = False
+            self._sent(now)
+            return sse.cursor(self.cursor)
         silent = self._tail.silent_seconds(feed.ref) if feed else 0.0
         seconds, which = max((silent, "store"), self._replay.failing_for(now) if self._replay else (0.0, ""))
         if seconds >= STORE_PATIENCE_SECONDS:
@@ -290,19 +334,37 @@ class Viewer:
         # Read before the slice: if the feed was closed by then, the slice is the last.
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position
-        found = feed.take(position, self._stream) if position is not None else None
+        try:
+            found = feed.take(position, self.line_filter) if position is not None else None
+        except SearchTooExpensive as error:
+            return self._fail(str(error))
+        if found is BUSY:
+            self.due = min(self.due, self._clock() + BUSY_SECONDS)
+            return None
         if position is None or found is None:
             self._set_position(None)
             self.needs_store_read = True
             return None
         self._replay = None
+        frames = self._with_cursor(found.frames)
         if found.cursor > self.cursor:
             self.cursor = found.cursor
+            if not frames:
+                self._has_skipped = True
+                self._schedule()
         # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
         self._set_position(found.position if found.cursor >= self.cursor else None, position)
         if final is not None and found.cursor >= cursor:
-            return self._finish("end" if feed.job and feed.job.end else "error", found.frames + final)
-        return found.frames or (b"" if found.cursor < cursor else None)
+            final = self._with_cursor(final) if not frames else final
+            return self._finish("end" if feed.job and feed.job.end else "error", frames + final)
+        return frames or (b"" if found.cursor < cursor else None)
+
+    def _with_cursor(self, frames: bytes) -> bytes:
+        """``frames``, if any, after a block with the cursor when the client has yet to be told of it."""
+        if not (frames and self._has_skipped):
+            return frames
+        self._has_skipped = False
+        return sse.cursor(self.cursor) + frames
 
     def _set_position(self, position: int | None, start: int = 0) -> None:
         """Sets the position in the ring. None means that the viewer leaves it. ``start`` is where it entered
@@ -319,7 +381,7 @@ class Viewer:
     def _read_older(self, now: float) -> bytes | None:
         """The next older lines, by a read of the viewer's own."""
         if self._replay is None:
-            self._replay = Replay(self._replay_cache, self._ref, self._stream, self._finished, self._lease_seconds)
+            self._replay = Replay(self._replay_cache, self._ref, self.line_filter, self._finished, self._lease_seconds)
         try:
             step = self._replay.step(self.cursor, self._feed, now)
         except StoreError as error:
@@ -327,5 +389,8 @@ class Viewer:
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
         self._tail.stats.count_replayed(step.cursor - self.cursor, len(step.frames or b""))
+        frames = self._with_cursor(step.frames or b"")
         self.cursor = step.cursor
-        return self._finish(step.reason, step.frames or b"") if step.reason else step.frames
+        if step.reason:
+            return self._finish(step.reason, frames)
+        return None if step.frames is None else frames

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from chronoverse.joblog.ending import closing_frames
 from chronoverse.joblog.entries import RawEntry, read_entries
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from chronoverse.live.feed import (
+    BUSY,
     MAX_SLICES,
     SLICE_BYTES,
     SLICE_STEP_BYTES,
     EventFrame,
     Feed,
+    FilterBudget,
     Slice,
     encode,
     encode_raw,
@@ -51,6 +54,11 @@ def event_frame(number: int, stream: str | None = "stdout", size: int = 10) -> E
     return EventFrame(number, stream, (b"%d;" % number).ljust(size, b"."))
 
 
+def line_frame(number: int) -> EventFrame:
+    """The frame of a line."""
+    return EventFrame(number, "stdout", Line(number, NOW, f"line {number}", "stdout").to_frame())
+
+
 def filled(*numbers: int, limit: int = ROOMY) -> Feed:
     """A feed that began empty, in which these frames were published one by one."""
     feed = Feed(REF, None)
@@ -59,10 +67,14 @@ def filled(*numbers: int, limit: int = ROOMY) -> Feed:
     return feed
 
 
+def line_filter(stream: str | None) -> LineFilter | None:
+    return LineFilter(stream) if stream else None
+
+
 def take(feed: Feed, position: int | None, stream: str | None = None) -> Slice:
     """The slice from ``position`` on. The position must be in the ring."""
     assert position is not None
-    found = feed.take(position, stream)
+    found = feed.take(position, line_filter(stream))
     assert found is not None
     return found
 
@@ -322,15 +334,15 @@ def test_a_filter_leaves_the_other_stream_out() -> None:
     """A filter leaves out the other stream's lines. A block with only an id moves the cursor over those at the end."""
     events = [event_frame(1), event_frame(2, "stderr"), event_frame(3), event_frame(4, "stderr")]
 
-    assert join(events, "stdout") == frames(events[0], events[2]) + b"id: 4\n\n"
-    assert join(events, "stderr") == frames(events[1], events[3])
+    assert join(events, LineFilter("stdout")) == frames(events[0], events[2]) + b"id: 4\n\n"
+    assert join(events, LineFilter("stderr")) == frames(events[1], events[3])
     assert join(events, None) == frames(*events)
 
 
 def test_a_filter_that_leaves_nothing_still_moves_the_cursor() -> None:
     """When a filter leaves out every line, one block with only an id moves the cursor."""
-    assert join([event_frame(1), event_frame(2)], "stderr") == b"id: 2\n\n"
-    assert join([], "stderr") == b""
+    assert join([event_frame(1), event_frame(2)], LineFilter("stderr")) == b"id: 2\n\n"
+    assert join([], LineFilter("stderr")) == b""
 
 
 def test_a_gap_passes_every_filter() -> None:
@@ -340,9 +352,9 @@ def test_a_gap_passes_every_filter() -> None:
     """
     gap = EventFrame(3, None, Gap(2, 3, "missing").to_frame())
 
-    assert join([event_frame(1), gap], "stderr") == b"id: 1\n\n" + gap.frame
+    assert join([event_frame(1), gap], LineFilter("stderr")) == b"id: 1\n\n" + gap.frame
     assert (
-        join([event_frame(1), gap, event_frame(4, "stderr")], "stdout")
+        join([event_frame(1), gap, event_frame(4, "stderr")], LineFilter("stdout"))
         == event_frame(1).frame + gap.frame + b"id: 4\n\n"
     )
 
@@ -351,7 +363,7 @@ def test_an_entry_out_of_sequence_comes_after_the_id_of_skipped_lines() -> None:
     """An id for the skipped lines precedes the error, so a client that reconnects continues after them."""
     misplaced = EventFrame(2, None, OutOfSequence("2-1").to_frame())
 
-    assert join([event_frame(1), event_frame(2), misplaced], "stderr") == b"id: 2\n\n" + misplaced.frame
+    assert join([event_frame(1), event_frame(2), misplaced], LineFilter("stderr")) == b"id: 2\n\n" + misplaced.frame
 
 
 def test_a_filtered_slice_covers_the_same_numbers_as_an_unfiltered_one() -> None:
@@ -564,3 +576,36 @@ def test_nothing_is_published_after_the_end() -> None:
     feed.publish([event_frame(2)], 1, ROOMY)
 
     assert (feed.cursor, take(feed, feed.seek(0))) == (1, Slice(event_frame(1).frame, 1, 1))
+
+
+def test_a_slice_without_a_match_has_no_frames() -> None:
+    """Its cursor is further on. Filters by stream have a block with the cursor instead."""
+    feed = Feed(REF, None)
+    feed.publish([line_frame(number) for number in (1, 2, 3)], 0, ROOMY)
+    found = take_filtered(feed, LineFilter(None, "nowhere"))
+    assert (found.frames, found.cursor) == (b"", 3)
+    assert take_filtered(feed, LineFilter("stderr")).frames == b"id: 3\n\n"
+
+
+def test_queries_wait_when_their_time_is_used_up() -> None:
+    """A slice that was made before is still there. Viewers without a query do not notice."""
+    now = [0.0]
+    budget = FilterBudget(lambda: now[0])
+    feed = Feed(REF, None, filter_budget=budget)
+    feed.publish([line_frame(1)], 0, ROOMY)
+    ready, late = LineFilter(None, "line"), LineFilter(None, "late")
+    made = take_filtered(feed, ready)
+    with budget.spend():
+        now[0] += 1.0
+    assert take_filtered(feed, ready) is made
+    assert take_filtered(feed, late) is BUSY
+    assert take_filtered(feed, LineFilter("stdout")).frames
+    now[0] += 5.0
+    assert take_filtered(feed, late) is not BUSY
+
+
+def take_filtered(feed: Feed, line_filter: LineFilter) -> Slice:
+    """The slice of all lines that pass."""
+    found = feed.take(0, line_filter)
+    assert found is not None
+    return found

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry, read_entries
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.live.feed import encode, join
 from chronoverse.live.replay_cache import (
@@ -34,6 +35,10 @@ JOB: Final = JobRef("wf_1", "job_1")
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 #: Seconds for what takes a fraction of one.
 LONG: Final = 20.0
+
+
+def line_filter(stream: str | None) -> LineFilter | None:
+    return LineFilter(stream) if stream else None
 
 
 class Counting(ControlledStore):
@@ -68,7 +73,7 @@ class Rig:
 
     def piece(self, cursor: int, stream: str | None = None, lines: int = 8) -> ReplaySegment:
         """The piece behind ``cursor``, which has to be there."""
-        piece = self.pieces.read_after(JOB, stream, cursor, lines)
+        piece = self.pieces.read_after(JOB, line_filter(stream), cursor, lines)
         assert piece is not None
         return piece
 
@@ -126,9 +131,9 @@ def test_a_piece_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry],
     """The quick way for plain lines is the same as the way of all others, byte for byte."""
     items, closing = encode(read_entries(entries, 5, 1), 5)
 
-    piece = _make_segment(entries, 5, 1, stream)
+    piece = _make_segment(entries, 5, 1, line_filter(stream))
 
-    assert piece.frames == join(items, stream)
+    assert piece.frames == join(items, line_filter(stream))
     assert (piece.cursor, piece.closing) == (items[-1].number if items else 5, closing)
     assert piece.lines == len(entries)
 
@@ -160,15 +165,15 @@ def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool
         (b"%d-0" % number, [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout", *more])
         for number, message in enumerate(messages, 1)
     ]
-    piece = _make_segment(entries, 0, 1, stream)
+    piece = _make_segment(entries, 0, 1, line_filter(stream))
 
     assert (piece.cursor, piece.lines, piece.closing, piece.complete) == (short + 1, short + 1, None, True)
     assert MAX_SEGMENT_BYTES < len(piece.frames) < MAX_SEGMENT_BYTES + 6 * 65_536
     whole, reached = b"", 0
     while reached < len(entries):
-        piece = _make_segment(entries[reached:], reached, 1, stream)
+        piece = _make_segment(entries[reached:], reached, 1, line_filter(stream))
         whole, reached = whole + piece.frames, piece.cursor
-    assert whole == join(encode(read_entries(entries, 0), 0)[0], stream)
+    assert whole == join(encode(read_entries(entries, 0), 0)[0], line_filter(stream))
 
 
 def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:

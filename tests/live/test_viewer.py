@@ -6,11 +6,12 @@ from typing import Any, Final, cast
 import pytest
 
 from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, Tail
-from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
+from chronoverse.live.viewer import CURSOR_SECONDS, STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import Clock, ControlledStore, drain, drained, events
 from tests.support.servers import RedisServer, running
@@ -159,7 +160,7 @@ def test_replay_then_live_then_the_end(rig: Rig) -> None:
 def test_a_filter_moves_the_cursor_over_skipped_lines(rig: Rig) -> None:
     """With `stream=stderr`, a block with only an id replaces the skipped lines, in the replay and live."""
     rig.write(1, 2)
-    viewer = rig.viewer(stream="stderr")
+    viewer = rig.viewer(line_filter=LineFilter("stderr"))
     assert drained(viewer).endswith(b"\n\nid: 2\n\n")
     rig.write(3, 3, "stderr")
     rig.write(4, 5)
@@ -167,6 +168,40 @@ def test_a_filter_moves_the_cursor_over_skipped_lines(rig: Rig) -> None:
     live = drained(viewer)
     assert names(live) == ["log 3"]
     assert live.endswith(b"\n\nid: 5\n\n")
+
+
+def test_a_query_moves_the_cursor_once_in_a_while(rig: Rig) -> None:
+    """One block for many lines that do not match. The end comes after a block, too."""
+    rig.write(1, 1)
+    viewer = rig.viewer(line_filter=LineFilter(None, "line 9"))
+    assert drained(viewer).endswith(b"\n\nid: 1\n\n")
+    for number in range(2, 6):
+        rig.write(number, number)
+        rig.run_tail_once()
+        assert drained(viewer) == b""
+    rig.clock.now += CURSOR_SECONDS
+    assert viewer.due <= rig.clock.now
+    assert drained(viewer) == b"id: 5\n\n"
+    rig.write(6, 9)
+    rig.run_tail_once()
+    assert names(drained(viewer)) == ["log 9"]
+    rig.write(10, 10)
+    rig.end(11)
+    rig.run_tail_once()
+    assert drained(viewer).startswith(b"id: 10\n\nevent: job\n")
+
+
+def test_a_gap_comes_after_the_cursor_of_lines_that_were_left_out(rig: Rig) -> None:
+    """A gap has no id. Without that block, a client that is cut after it would get the lines before it again."""
+    rig.write(1, 1)
+    viewer = rig.viewer(line_filter=LineFilter(None, "nowhere"))
+    drained(viewer)
+    rig.write(2, 2)
+    rig.run_tail_once()
+    assert drained(viewer) == b""
+    rig.write(5, 5)
+    rig.run_tail_once()
+    assert drained(viewer).startswith(b"id: 2\n\nevent: gap\n")
 
 
 def test_an_offset_beyond_the_log_waits_for_its_line(rig: Rig) -> None:

@@ -7,6 +7,8 @@ from typing import Any, Final
 from chronoverse.errors import StoreError
 from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.line_filter import LineFilter
+from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.joblog.values import Job, JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
@@ -164,6 +166,14 @@ def events(chunk: bytes) -> list[Event]:
     return list(Decoder().feed(chunk))
 
 
+def passes(line_filter: LineFilter | None, line: Line) -> bool:
+    """Whether a line passes, decided by its message and not by its frame."""
+    if line_filter is None:
+        return True
+    matcher = Matcher(line_filter.q, regex=line_filter.regex) if line_filter.q is not None else None
+    return line_filter.stream in (None, line.stream) and (matcher is None or matcher.matches(line.message))
+
+
 class StreamCheck:
     """Checks one response as it arrives: each number comes once and in order, or a gap names it.
 
@@ -175,12 +185,12 @@ class StreamCheck:
     def __init__(
         self,
         after: int,
-        stream: str | None,
+        line_filter: LineFilter | None,
         written: Mapping[int, Line],
         gone: Callable[[int, int], bool],
         rewound: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.stream = stream
+        self.line_filter = line_filter
         self.cursor = after
         self.lines: list[int] = []
         self.jobs: list[dict[str, Any]] = []
@@ -240,7 +250,7 @@ class StreamCheck:
         expected = self._written.get(number)
         assert expected is not None, f"a line that was never written: {line}"
         assert Line.from_json(line) == expected
-        assert self.stream in (None, expected.stream)
+        assert passes(self.line_filter, expected), f"{number} does not pass the filter"
         assert id == number
         self.lines.append(number)
         self.cursor = number
@@ -253,7 +263,7 @@ class StreamCheck:
         self.cursor = gap["to"]
 
     def _moved(self, id: int) -> None:
-        assert self.stream, "an id without an event, in a stream without a filter"
+        assert self.line_filter, "an id without an event, in a stream without a filter"
         self._pass_over(id + 1)
         self.cursor = id
 
@@ -263,7 +273,7 @@ class StreamCheck:
         for passed in range(self.cursor + 1, number):
             line = self._written.get(passed)
             assert line is not None, f"{passed} is missing, and no gap names it"
-            assert self.stream not in (None, line.stream), f"{passed} was lost"
+            assert not passes(self.line_filter, line), f"{passed} was lost"
 
     def _close(self, event: Event, id: int | None) -> None:
         self.closing = event

@@ -9,6 +9,7 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
+from chronoverse.joblog.line_filter import matcher_of
 from chronoverse.joblog.matcher import MAX_QUERY, Matcher
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.joblog.time_range import read_time
@@ -83,7 +84,49 @@ def _stream() -> fields.String:
     return fields.String(validate=validate.OneOf(STREAMS), metadata={"description": "Only the lines of this stream."})
 
 
-class EventsQuery(Schema):
+class SearchText(fields.String):
+    """What a search looks for. The schema checks it, because that depends on ``regex``: see :func:`check_regex`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        description = "What a line must contain, in any case of letters."
+        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": description}, **kwargs)
+
+
+def check_regex(data: Mapping[str, Any]) -> None:
+    """Raises ValidationError when ``regex`` is true and ``q`` is not a regular expression."""
+    if data.get("regex") and "q" in data:
+        try:
+            Matcher(data["q"], regex=True)
+        except ValueError as error:
+            raise ValidationError(str(error), "q") from error
+
+
+def check_stream_regex(data: Mapping[str, Any]) -> None:
+    """As :func:`check_regex`, for a query that is compared with each new line."""
+    if data.get("regex") and "q" in data:
+        try:
+            matcher_of(data["q"], regex=True)
+        except ValueError as error:
+            raise ValidationError(str(error), "q") from error
+
+
+class SearchFields(Schema):
+    """The parameters ``q`` and ``regex``."""
+
+    q = SearchText()
+    regex = fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        load_default=False,
+        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
+    )
+
+    @validates_schema
+    def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
+        check_regex(data)
+
+
+class EventsQuery(SearchFields):
     """The query of ``/events``."""
 
     offset = Offset(
@@ -94,8 +137,8 @@ class EventsQuery(Schema):
     )
     tail = QueryInteger(
         metadata={
-            "description": "Start with the last n lines. Not together with `offset`. With `stream`, with those of them"
-            " that are found within a second, in the last 200,000 lines."
+            "description": "Start with the last n lines. Not together with `offset`. With `stream` or `q`, those of"
+            " them that are found within a second, in the last 200,000 lines."
         }
     )
     stream = _stream()
@@ -112,6 +155,10 @@ class EventsQuery(Schema):
     def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "offset" in data and "tail" in data:
             raise ValidationError("cannot be combined with offset", "tail")
+
+    @validates_schema
+    def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
+        check_stream_regex(data)
 
 
 def parse_last_event_id(value: str) -> int | None:
@@ -175,39 +222,6 @@ class LogsQuery(Schema):
     def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "offset" in data and "cursor" in data:
             raise ValidationError("cannot be combined with cursor", "offset")
-
-
-class SearchText(fields.String):
-    """What a search looks for. The schema checks it, because that depends on ``regex``: see :func:`check_regex`."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        description = "What a line must contain, in any case of letters."
-        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": description}, **kwargs)
-
-
-def check_regex(data: Mapping[str, Any]) -> None:
-    """Raises ValidationError when ``regex`` is true and ``q`` is not a regular expression."""
-    if data.get("regex") and "q" in data:
-        try:
-            Matcher(data["q"], regex=True)
-        except ValueError as error:
-            raise ValidationError(str(error), "q") from error
-
-
-class SearchFields(Schema):
-    """The parameters ``q`` and ``regex``."""
-
-    q = SearchText()
-    regex = fields.Boolean(
-        truthy={"true"},
-        falsy={"false"},
-        load_default=False,
-        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
-    )
-
-    @validates_schema
-    def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
-        check_regex(data)
 
 
 class RawQuery(SearchFields):

@@ -19,6 +19,7 @@ from werkzeug.wrappers import Request
 
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.scan import Form
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
@@ -72,12 +73,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
             raise JobNotFound("no such job")
         if given is not None and job is not None and _has_all(job, given):
             return Response(status=204)
-        stream = query.get("stream")
+        line_filter = line_filter_of(query)
         if after is None:
-            after = start_offset(deps, job, query.get("offset"), query.get("tail"), stream)
+            after = start_offset(deps, job, query.get("offset"), query.get("tail"), line_filter)
         if is_head:
             return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
-        viewer_params = viewer_request(deps, ref, job, after, stream, query["wait"], principal().expires_at)
+        viewer_params = viewer_request(deps, ref, job, after, line_filter, query["wait"], principal().expires_at)
         return EventStream(deps, after, *open_viewer(deps, ticket, viewer_params))
 
     return routes
@@ -126,8 +127,15 @@ def _has_all(job: Job, last_event_id: int) -> bool:
     return job.end is not None and last_event_id >= job.end.sequence_num
 
 
+def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
+    """The filter that ``query`` asks for. None when all lines are wanted."""
+    if "stream" not in query and "q" not in query:
+        return None
+    return LineFilter(query.get("stream"), query.get("q"), query["regex"] and "q" in query)
+
+
 def start_offset(
-    deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, stream: str | None
+    deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, line_filter: LineFilter | None
 ) -> int:
     """The number after which the stream starts, for a request without ``Last-Event-ID``."""
     if isinstance(offset, int):
@@ -138,18 +146,19 @@ def start_offset(
         return job.last
     if tail is None:
         return 0
-    if stream is None:
+    if line_filter is None:
         return max(job.last - tail, min(job.first - 1, job.last))
-    return _start_of_stream_tail(deps, job, tail, stream)
+    return _start_of_filtered_tail(deps, job, tail, line_filter)
 
 
-def _start_of_stream_tail(deps: Dependencies, job: Job, tail: int, stream: str) -> int:
-    """The number before the last ``tail`` lines of one ``stream``.
+def _start_of_filtered_tail(deps: Dependencies, job: Job, tail: int, line_filter: LineFilter) -> int:
+    """The number before the last ``tail`` lines that pass ``line_filter``.
 
     When the time of a page ends first, it is the number before the lines that were found until then. Raises as
     :func:`chronoverse.web.http.pages.scan_page` does.
     """
-    page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, stream=stream)
+    filters = line_filter._asdict()
+    page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, **filters)
     if len(page.lines) == tail or page.has_more:
         return int(page.lines[-1]) - 1 if page.lines else job.last
     return min(job.first - 1, job.last)

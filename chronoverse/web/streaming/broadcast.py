@@ -1,16 +1,19 @@
-"""Writes the same bytes to all viewers of one feed that have caught up, in one pass.
+"""Writes the same bytes to all viewers of one feed and one filter that have caught up, in one pass.
 
 In a pass a viewer costs one ``send``, and nothing of the viewer itself is touched. With thousands of viewers that
 matters: fetching each viewer's own state from memory for each line would cost as much again.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog import sse
-from chronoverse.live.feed import WAKES_PER_YIELD, Feed
+from chronoverse.joblog.line_filter import LineFilter
+from chronoverse.live.feed import BUSY, WAKES_PER_YIELD, Feed
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Viewer
+from chronoverse.live.viewer import BUSY_SECONDS, CURSOR_SECONDS, Viewer
 
 
 class GroupMember(Protocol):
@@ -39,20 +42,29 @@ class GroupContext(NamedTuple):
 
 
 class BroadcastGroup:
-    """The caught-up viewers of one feed. They are all at the same position of its ring, which is the newest one.
+    """The caught-up viewers of one feed that have the same ``line_filter``.
 
-    While it has members, it is ``feed.group`` and one of ``feed.waiters``, and they are not. ``chunk`` frames bytes for
-    the wire.
+    They are all at the same position of the feed's ring, which is the newest one. While it has members, it is one of
+    ``feed.groups`` and of ``feed.waiters``, and they are not. ``chunk`` frames bytes for the wire.
 
     All code here runs on one gevent hub. Only ``feed.yield_to_loop`` lets other greenlets run in between.
     """
 
-    def __init__(self, feed: Feed, context: GroupContext, chunk: Callable[[bytes], bytes]) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        context: GroupContext,
+        chunk: Callable[[bytes], bytes],
+        line_filter: LineFilter | None = None,
+    ) -> None:
         #: When the group must be woken though the feed has nothing new, on the context's clock.
         self.due = float("inf")
         self._feed: Final = feed
         self._context: Final = context
         self._chunk = chunk
+        self._filter: Final = line_filter
+        #: Whether lines at the end of what was sent did not pass the filter, and the clients do not know that yet.
+        self._has_skipped = False
         #: Each member, and its ``send``.
         self._members: dict[GroupMember, Callable[[bytes], int]] = {}
         self._cursor = 0
@@ -84,7 +96,8 @@ class BroadcastGroup:
         if not self._members:
             self._cursor, self._position = viewer.cursor, position
             self._state, self._sent_at = feed.state, viewer.sent_at
-            feed.group = self
+            self._has_skipped = False
+            feed.groups[self._filter] = self
             feed.waiters.add(self)
             self.due = viewer.sent_at + self._context.heartbeat
         elif (position, feed.state) != (self._position, self._state):
@@ -93,17 +106,20 @@ class BroadcastGroup:
         self._members[member] = member.send
         member.group = self
         self.due = min(self.due, viewer.ends_at)
+        if viewer.has_skipped:
+            self._note_skipped()
         return True
 
     def remove(self, member: GroupMember) -> None:
         """Removes a member. Its viewer goes on by itself from the group's position. Does nothing for a non-member."""
         if self._members.pop(member, None) is not None:
             member.group = None
-            member.viewer.advance(self._cursor, self._position, self._sent_at)
+            viewer = member.viewer
+            viewer.advance(self._cursor, self._position, self._sent_at, has_skipped=self._has_skipped)
             self._feed.waiters.add(member.viewer)
             if not self._members:
                 # Otherwise the feed's ring would be in memory until garbage is collected.
-                self._feed.group = None
+                self._feed.groups.pop(self._filter, None)
                 self._feed.waiters.discard(self)
 
     def leave(self, member: GroupMember) -> bool:
@@ -137,7 +153,9 @@ class BroadcastGroup:
         feed = self._feed
         new = None
         if feed.state is self._state and feed.final is None:
-            new = feed.take(self._position, None)
+            # With an error each viewer meets it by itself, and says it.
+            with contextlib.suppress(SearchTooExpensive):
+                new = feed.take(self._position, self._filter)
         if new is None:
             # The end, a changed job, or lines that the ring has dropped: each viewer handles these for itself.
             self._dissolve(list(self._members))
@@ -145,12 +163,24 @@ class BroadcastGroup:
         now = self._context.clock()
         if new.frames:
             before, self._sent_at = self._cursor, now
-            self._cursor, self._position = new.cursor, new.position
-            self._write(self._chunk(new.frames))
+            frames = sse.cursor(before) + new.frames if self._has_skipped else new.frames
+            self._cursor, self._position, self._has_skipped = new.cursor, new.position, False
+            self._write(self._chunk(frames))
             return self._woken or before < self._cursor < feed.cursor
+        if new is BUSY:
+            self.due = min(self.due, now + BUSY_SECONDS)
+        elif new.cursor > self._cursor:
+            self._cursor, self._position = new.cursor, new.position
+            self._note_skipped()
+            if self._cursor < feed.cursor:
+                return True
         if now >= self.due:
             self._handle_due(now)
         return self._woken
+
+    def _note_skipped(self) -> None:
+        self._has_skipped = True
+        self.due = min(self.due, self._sent_at + CURSOR_SECONDS)
 
     def _write(self, chunk: bytes) -> None:
         size, fell_behind = len(chunk), []
@@ -172,17 +202,22 @@ class BroadcastGroup:
                 member.fall_behind(memoryview(chunk)[sent:])
 
     def _handle_due(self, now: float) -> None:
-        """Sends heartbeats, and lets members go that must end now."""
+        """Sends the cursor and heartbeats, and lets members go that must end now."""
         if not self._context.tail.healthy(self._feed.ref):
             # The store does not answer. Each viewer knows for itself what to say then.
             self._dissolve(list(self._members))
             return
+        if self._has_skipped and now >= self._sent_at + CURSOR_SECONDS:
+            self._has_skipped, self._sent_at = False, now
+            self._write(self._chunk(sse.cursor(self._cursor)))
         if now >= self._sent_at + self._context.heartbeat:
             self._sent_at = now
             self._write(self._chunk(sse.HEARTBEAT))
         self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
         ends = [member.viewer.ends_at for member in self._members]
         self.due = min([self._sent_at + self._context.heartbeat, *ends])
+        if self._has_skipped:
+            self._note_skipped()
 
     def _dissolve(self, members: list[GroupMember]) -> None:
         """Removes ``members``, and wakes each to go on by itself."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gunicorn import SERVER
 
 from chronoverse import metrics
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.web.http.dependencies import Dependencies
@@ -38,7 +39,13 @@ def stream_headers(after: int) -> dict[str, str]:
 
 
 def viewer_request(
-    deps: Dependencies, ref: JobRef, job: Job | None, after: int, stream: str | None, wait: int, expires_at: float
+    deps: Dependencies,
+    ref: JobRef,
+    job: Job | None,
+    after: int,
+    line_filter: LineFilter | None,
+    wait: int,
+    expires_at: float,
 ) -> ViewerRequest:
     """A viewer's request, completed from the settings. ``expires_at`` is the token's, in Unix time."""
     settings, now = deps.settings, deps.monotonic()
@@ -47,7 +54,7 @@ def viewer_request(
         ref,
         job,
         after=after,
-        stream=stream,
+        line_filter=line_filter,
         wait=wait,
         retry_ms=retry_ms(),
         heartbeat_seconds=settings.heartbeat_seconds,

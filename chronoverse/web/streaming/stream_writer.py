@@ -307,12 +307,12 @@ class StreamWriters:
         StreamWriter(viewer, sock, self, count_and_close).start(head)
 
     def join_group(self, writer: StreamWriter) -> None:
-        """Puts a caught-up writer into its feed's group. Does nothing when the feed has too few viewers for one."""
-        feed = writer.viewer.feed
+        """Puts a caught-up writer into the group of its feed and filter. Does nothing when a feed has few viewers."""
+        feed, line_filter = writer.viewer.feed, writer.viewer.line_filter
         if feed is None or writer.is_behind or writer.group is not None:
             return
-        group = feed.group
+        group = feed.groups.get(line_filter)
         if group is None and feed.viewer_count >= MIN_GROUP_VIEWERS:
-            group = BroadcastGroup(feed, self._context, self.chunk)
+            group = BroadcastGroup(feed, self._context, self.chunk, line_filter)
         if group is not None:
             group.join(writer)

@@ -188,7 +188,9 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
         "/workflows": {"cursor", "limit"},
         "/workflows/{workflow_id}/jobs": {"workflow_id", "status", "cursor", "limit"},
         job: {"workflow_id", "job_id"},
-        f"{job}/events": {"workflow_id", "job_id", "Last-Event-ID", "offset", "tail", "stream", "wait"},
+        f"{job}/events": {
+            *("workflow_id", "job_id", "Last-Event-ID", "offset", "tail", "stream", "wait", "q", "regex"),
+        },
         f"{job}/logs": {"workflow_id", "job_id", "limit", "order", "stream", "cursor", "offset"},
         f"{job}/logs/search": {
             *("workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"),

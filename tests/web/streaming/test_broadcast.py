@@ -27,7 +27,10 @@ class FakeViewer:
         self.ring_position = feed.seek(cursor)
         feed.waiters.add(self)
 
-    def advance(self, cursor: int, position: int, sent_at: float) -> None:
+    has_skipped = False
+
+    def advance(self, cursor: int, position: int, sent_at: float, *, has_skipped: bool) -> None:
+        self.has_skipped = has_skipped
         self.cursor, self.ring_position, self.sent_at = cursor, position, sent_at
 
     def wake(self) -> None:
@@ -99,11 +102,11 @@ def test_all_members_are_sent_a_new_line_once(feed: Feed) -> None:
 def test_a_group_belongs_to_its_feed_while_it_has_members(feed: Feed) -> None:
     """The feed wakes the group instead of the members. Afterwards it wakes each of them again, and no group."""
     group, members = make_group(feed, 2)
-    assert (feed.group, feed.waiters) == (group, {group})
+    assert (feed.groups, feed.waiters) == ({None: group}, {group})
 
     for each in members:
         group.remove(cast(GroupMember, each))
-    assert (feed.group, feed.waiters) == (None, {each.viewer for each in members})
+    assert (feed.groups, feed.waiters) == ({}, {each.viewer for each in members})
 
 
 def test_a_newcomer_is_not_added_when_all_members_leave_while_the_group_catches_up(
@@ -122,7 +125,7 @@ def test_a_newcomer_is_not_added_when_all_members_leave_while_the_group_catches_
     on_yield.append(remove_all)
 
     assert not group.join(cast(GroupMember, newcomer))
-    assert feed.group is None
+    assert not feed.groups
     assert newcomer.viewer in feed.waiters
 
 

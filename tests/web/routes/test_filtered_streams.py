@@ -1,0 +1,142 @@
+"""``/events?q=``: only lines that match, exactly over resumes, from every tier, alone and in a crowd."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import httpx
+import pytest
+
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.support.archives import archive_up_to
+from tests.support.bench import NOW
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+from tests.web.routes.conftest import both_ways
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import Stream
+
+#: Every third line has the word.
+WORDS: Final = ("hay", "hay", "a NEEDLE")
+LINES: Final = 900
+
+
+def numbers(body: bytes) -> list[int]:
+    """The numbers of the lines in a stream."""
+    return [int(each) for each in re.findall(rb"event: log\ndata: [^\n]*\nid: ([0-9]+)\n\n", body)]
+
+
+@both_ways
+def test_only_matching_lines_come(open_stream: Callable[..., Stream], job: Foreign) -> None:
+    """Stored lines and new ones. The cursor moves on while nothing matches, and comes before the end."""
+    job.lines(["hay", "a Needle", "hay"])
+    stream = open_stream(job, "?q=needle")
+    stream.wait_for(b"id: 3\n\n")
+    job.lines(["needle", "hay", "hay"])
+    stream.wait_for(b"id: 4\n\n").wait_for(b"\n\nid: 6\n\n", 2)
+    job.lines(["hay"]).end()
+    stream.wait_for(b"event: end")
+    assert numbers(stream.body) == [2, 4]
+    assert b"\n\nid: 7\n\nevent: job" in stream.body
+
+
+def test_an_expression_and_a_stream(open_stream: Callable[..., Stream], job: Foreign) -> None:
+    job.lines(["error 1", "error 22", "error 3", "no error"], ("stdout", "stderr")).end()
+    for query, expected in (("?q=error%20[0-9]$&regex=true", [1, 3]), ("?q=error&stream=stderr", [2, 4])):
+        assert numbers(open_stream(job, query).wait_for(b"event: end").body) == expected
+
+
+@pytest.mark.parametrize("query", ["q=", "q=%28&regex=true", "q=%28%3F:a.%7B0,50%7D%29%7B4%7Dz&regex=true"])
+def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
+    """Also an expression that a search would allow, but that is too expensive for each new line."""
+    job.line("a line")
+    answer = client.get(f"{job.path}/events?{query}")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+
+
+def test_a_line_that_is_too_long_for_an_expression_ends_the_stream(
+    open_stream: Callable[..., Stream], job: Foreign
+) -> None:
+    """It says which line it is. A text has no such bound."""
+    job.lines(["b", "a" * 70_000, "b"]).end()
+    stream = open_stream(job, "?q=a%2Bb%3F&regex=true").wait_for(b"event: error")
+    assert b"line 2 has 70000 characters" in stream.body
+    assert numbers(open_stream(job, "?q=aa").wait_for(b"event: end").body) == [2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[tuple[Service, Store]]:
+    """A service with an archive, and jobs ``live``, ``half`` and ``archived`` of the same lines."""
+    directory = tmp_path_factory.mktemp("filtered")
+    store, objects = Store(redis_server.url), FileObjectStore(directory / "archive")
+    lines = [Line(n, NOW, f"{WORDS[n % 3]} {n}", "stdout") for n in range(1, LINES + 1)]
+    for name, archived in (("live", 0), ("half", LINES // 2), ("archived", LINES - 1)):
+        ref = JobRef("filtered", name)
+        attempt = store.open(ref, "token")
+        store.append(attempt, lines)
+        if archived:
+            archive_up_to(store, objects, ref, archived, trim=True)
+        store.finish(attempt, Status.COMPLETED, 0, 0, LINES + 1)
+    with serving(directory, redis_server.url, archive_url=(directory / "archive").as_uri()) as service:
+        yield service, store
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["live", "half", "archived"])
+@pytest.mark.parametrize("start", ["", "&offset=301", "&tail=5"])
+def test_every_tier_has_the_same_lines(site: tuple[Service, Store], name: str, start: str) -> None:
+    """From any start. The last n lines are those that match."""
+    service, _ = site
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    stream = Stream(service, f"/workflows/filtered/jobs/{name}/events?q=needle{start}", headers)
+    stream.wait_for(b"event: end").close()
+    expected = [n for n in range(1, LINES + 1) if n % 3 == 2]
+    if start:
+        expected = expected[-5:] if "tail" in start else [n for n in expected if n > 301]
+    assert numbers(stream.body) == expected
+
+
+def test_a_resumed_stream_misses_nothing(open_stream: Callable[..., Stream], job: Foreign) -> None:
+    """Wherever it was cut, also after a block that has only an id."""
+    job.lines([f"{WORDS[n % 3]} {n}" for n in range(1, 61)])
+    found: list[int] = []
+    last = "0"
+    for more in range(12):
+        stream = open_stream(job, "?q=needle", Last_Event_ID=last)
+        job.lines([f"{WORDS[n % 3]} {n}" for n in range(job.last + 1, job.last + 4 + more % 3)])
+        stream.wait_for(b"id: %d\n\n" % job.last, 3)
+        # Only a part of what came: a client may have read less than was sent.
+        blocks = stream.body.split(b"\n\n")
+        body = b"\n\n".join(blocks[: len(blocks) // 2 + 1]) + b"\n\n"
+        stream.close()
+        found += numbers(body)
+        last = (re.findall(rb"id: ([0-9]+)\n\n", body) or [last.encode()])[-1].decode()
+    job.end()
+    found += numbers(open_stream(job, "?q=needle", Last_Event_ID=last).wait_for(b"event: end").body)
+    assert found == [n for n in range(1, job.last + 1) if n % 3 == 2]
+
+
+@both_ways
+def test_each_viewer_in_a_crowd_gets_its_own_lines(open_stream: Callable[..., Stream], job: Foreign) -> None:
+    """Forty viewers with three queries and without one. Those with the same query are written to together."""
+    expected: dict[str, Callable[[int], bool]] = {
+        "": lambda n: True,
+        "?q=hay": lambda n: n % 3 != 0,
+        "?q=needle": lambda n: n % 3 == 0,
+        "?q=needle&stream=stderr": lambda n: n % 6 == 0,
+    }
+    job.line(WORDS[0])
+    streams = [(query, open_stream(job, query)) for query in [*expected] * 10]
+    for _, stream in streams:
+        stream.wait_for(b"event: job")
+    for _ in range(5):
+        words = [WORDS[n % 3] for n in range(job.last, job.last + 12)]
+        job.lines(words, ("stdout", "stderr"))
+        time.sleep(0.1)
+    job.end()
+    for query, stream in streams:
+        stream.wait_for(b"event: end")
+        assert numbers(stream.body) == [n for n in range(1, job.last + 1) if expected[query](n)]
