@@ -5,7 +5,6 @@ trims the store. A process may die after any step. Then it leaves at most an obj
 the job's garbage. The next process continues after the last recorded chunk.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import orjson
 from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder
 from chronoverse.archive.job_objects import JobObjects, StepHook
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, folder
+from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, combined_sha256, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
 from chronoverse.store import Store
@@ -128,11 +127,6 @@ def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
     if expected != job.end.sequence_num:
         return f"the archive ends with line {expected - 1}, the log with line {job.end.sequence_num - 1}"
     return None
-
-
-def combined_sha256(chunks: Sequence[Chunk]) -> str:
-    """The SHA-256 of the chunks' own hashes in hexadecimal, one after the other."""
-    return hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()
 
 
 def final_state(job: Job, now: float) -> dict[str, Any]:

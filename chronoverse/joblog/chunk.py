@@ -6,8 +6,10 @@ A frame is a zstd frame of JSON Lines, so a reader of any line needs to read onl
 every chunk under the chunk's last number. Only chunks with a record are part of the log.
 """
 
+import hashlib
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -125,6 +127,11 @@ def _invalidity(chunk: Chunk) -> str:
     if not lasts or lasts != sorted(lasts) or lasts[-1] != chunk.last or not chunk.first <= lasts[0] + 1:
         return "has frames that do not follow each other"
     return ""
+
+
+def combined_sha256(chunks: Sequence[Chunk]) -> str:
+    """The SHA-256 of the chunks' own hashes in hexadecimal, one after the other."""
+    return hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()
 
 
 def folder(job: JobRef) -> str:

@@ -21,13 +21,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chronoverse.archive.chunk_writer import combined_sha256
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import TieredLog
+from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
