@@ -5,6 +5,7 @@ codec          builds chunks from lines, reads lines from them, and rewrites lin
 reader         reads lines of chunks; caches holds what it has read
 search         finds matching lines in chunks; prefilter rules out lines before they are decoded
 job_objects    the archive lock of a job; writes the objects of the job, and deletes those that no record names
+shape_sets     the shapes of an archived log's lines, as an object beside its chunks
 chunk_writer   moves the next lines of one job from the store into a chunk
 archiver       finds jobs that need a chunk written, or are to be deleted; queue remembers them
 retention      how long jobs are kept; deletes a whole job

@@ -14,16 +14,18 @@ from functools import partial
 from typing import Final
 
 from chronoverse import metrics
-from chronoverse.archive.chunk_writer import ChunkWriter
+from chronoverse.archive.chunk_writer import ChunkWriter, inconsistency
 from chronoverse.archive.codec import COMPRESSION_LEVEL, FAST_COMPRESSION_LEVEL
 from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock, ignore_step
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.queue import ArchiveQueue
 from chronoverse.archive.retention import RetentionPolicy, delete_job
+from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     AppendRefused,
     ArchiveBusy,
+    ArchiveDamaged,
     ChronoverseError,
     KeysMoving,
     StoreError,
@@ -31,7 +33,7 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
-from chronoverse.joblog.values import Job, JobRef, seconds_of
+from chronoverse.joblog.values import Job, JobRef, Status, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
@@ -110,6 +112,8 @@ class Archiver:
         self._scan_found: set[JobRef] = set()
         #: The workflows of these jobs.
         self._scan_workflows: set[str] = set()
+        #: The shapes of the ended log that is archived just now, as far as its chunks were read.
+        self._shapes: ShapeSetBuilder | None = None
         #: Whether the last step on jobs without a large log was to collect garbage.
         self._collected_last = False
 
@@ -245,7 +249,10 @@ class Archiver:
     # Ended logs
 
     def _archive_ended(self, ref: JobRef) -> int:
-        """Moves the next chunk of an ended log. After the last one it completes the archive of the job."""
+        """Moves the next chunk of an ended log. After the last one it completes the archive of the job.
+
+        A job that has COMPLETED gets the set of its shapes before that, in one more step for each chunk.
+        """
         (job,) = self._store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
@@ -257,15 +264,36 @@ class Archiver:
             chunk = None
             if not state.complete:
                 chunk = writer.write_chunk(state, job.end.sequence_num, trim=False)
-            if chunk is None:
+            if chunk is None and (state.complete or self._collect_shapes(job)):
                 self._complete(writer, job, state)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
+
+    def _collect_shapes(self, job: Job) -> bool:
+        """Adds one chunk to the set of the job's shapes. Returns whether nothing is left to do.
+
+        Only jobs that have COMPLETED are compared with, unless somebody names another one. A set that cannot be made
+        does not hold up the job: a scan then reads the log itself.
+        """
+        chunks = self._store.chunks.chunks(job.ref)
+        if job.status is not Status.COMPLETED or inconsistency(job, chunks):
+            return True
+        if self._shapes is None or self._shapes.name != shape_set_name(job.ref, chunks):
+            self._shapes = ShapeSetBuilder(self._objects, job.ref, chunks)
+        if not self._shapes.is_complete:
+            try:
+                self._shapes.add_chunk()
+            except ArchiveDamaged as error:
+                log.warning("no set of shapes: %s", error, extra={"fields": {"job": str(job.ref)}})
+                self._shapes = None
+                return True
+        return self._shapes.is_complete
 
     def _complete(self, writer: ChunkWriter, job: Job, state: ArchiveState) -> None:
         """Completes the archive of a job, if all of it is there, and snoozes the job."""
         left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
-        problem = None if state.complete else writer.complete(job, hot_seconds, self._clock())
+        shapes, self._shapes = self._shapes, None
+        problem = None if state.complete else writer.complete(job, hot_seconds, self._clock(), shapes)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)

@@ -13,6 +13,8 @@ import orjson
 from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder
 from chronoverse.archive.job_objects import JobObjects, StepHook
 from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
+from chronoverse.errors import AppendRefused
 from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, combined_sha256, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
@@ -85,28 +87,38 @@ class ChunkWriter:
             batch.learn(len(wanted), builder.added_size - size)
         return last
 
-    def complete(self, job: Job, hot_seconds: float, now: float) -> str | None:
+    def complete(self, job: Job, hot_seconds: float, now: float, shapes: ShapeSetBuilder | None = None) -> str | None:
         """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-        The log stays in the store for ``hot_seconds`` more. ``now`` is Unix time. Returns None, or in words what is
-        wrong with the chunks; then nothing was written. Raises: as :meth:`write_chunk`.
+        The log stays in the store for ``hot_seconds`` more. ``now`` is Unix time. The set of ``shapes`` is written,
+        too, if it was made of these chunks. Returns None, or in words what is wrong with the chunks; then nothing was
+        written. Raises: as :meth:`write_chunk`.
         """
         chunks = self._store.chunks.chunks(self._job)
         if wrong := inconsistency(job, chunks):
             return wrong
+        if shapes is not None and shapes.name == shape_set_name(self._job, chunks):
+            self._objects.put(shapes.name, shapes.shapes.to_bytes())
+            self._on_step("shapes")
         sha256 = combined_sha256(chunks)
         state = final_state(job, now)
         self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest_json(job, state, chunks, sha256))
         self._on_step("manifest")
-        self._store.chunks.mark_complete(
-            self._job,
-            self._token,
-            archived=chunks[-1].last,
-            sha256=sha256,
-            hot_ms=round(hot_seconds * 1000),
-            created_ms=round((seconds_of(state["created_at"]) or now) * 1000),
-            state={**state, "archived_at": iso_timestamp(now)},
-        )
+        try:
+            self._store.chunks.mark_complete(
+                self._job,
+                self._token,
+                archived=chunks[-1].last,
+                sha256=sha256,
+                hot_ms=round(hot_seconds * 1000),
+                created_ms=round((seconds_of(state["created_at"]) or now) * 1000),
+                state={**state, "archived_at": iso_timestamp(now)},
+            )
+        except AppendRefused:
+            # Without the lock, the chunks may have been redacted before the shapes of the old text were written.
+            if shapes is not None:
+                self._objects.delete(shapes.name)
+            raise
         self._on_step("completed")
         return None
 

@@ -4,7 +4,8 @@ An object's name is added to the *garbage* of its job, in the store, before the 
 records the object removes the name from the garbage. The script that replaces a record adds the old object's name. The
 next process that holds the archive lock deletes what is in the garbage: an archiver, a repeated redaction, or the
 deletion of the job. So no object is forgotten. The store may lose its last seconds, and then an object is neither
-recorded nor garbage. Such objects are found in the job's folder.
+recorded nor garbage. Such objects are found in the job's folder. Two objects need no record: the job's manifest, and
+the set of its shapes, whose name follows from the records of its chunks.
 
 A recorded object that was replaced is deleted only when the store cannot go back to its record, neither after a power
 cut nor after a failover to a replica that lags, or else after an hour. Until then readers can use the old record, if it
@@ -19,6 +20,7 @@ from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import text_sha256
 from chronoverse.archive.object_store import ObjectStore, StoredObject
+from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
 from chronoverse.joblog.chunk import MANIFEST, Chunk, folder, is_object_of
 from chronoverse.joblog.values import JobRef, seconds_of
@@ -181,9 +183,10 @@ class JobObjects:
         all of its recorded objects. They are not returned here: ``chronoverse archive --orphans`` lists them.
         """
         objects = list(self._objects.list(folder(self._job)))
-        recorded = {chunk.name for chunk in self._store.chunks.chunks(self._job)}
+        chunks = self._store.chunks.chunks(self._job)
+        recorded = {chunk.name for chunk in chunks}
         job = self._store.get_job(self._job)
         created = seconds_of(job.created_at or "" if job else "") or 0.0
         earliest = min([created, *(each.written_at for each in objects if each.name in recorded)]) - CLOCK_SKEW_SECONDS
-        manifest = f"{folder(self._job)}{MANIFEST}"
-        return [each for each in objects if each.name not in recorded | {manifest} and each.written_at >= earliest]
+        known = recorded | {f"{folder(self._job)}{MANIFEST}", shape_set_name(self._job, chunks)}
+        return [each for each in objects if each.name not in known and each.written_at >= earliest]

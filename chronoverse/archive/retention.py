@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock, ignore_step
 from chronoverse.archive.object_store import ObjectStore, StoredObject
+from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import MANIFEST, folder
 from chronoverse.joblog.values import IDENTIFIER, JobRef
@@ -118,7 +119,10 @@ def orphans(store: Store, objects: ObjectStore, now: float, *, age: float = ORPH
             state, named = None, None
             with contextlib.suppress(NotALog, ArchiveDamaged):
                 state = store.catalog.archive_state(job)
-                named = {chunk.name for chunk in store.chunks.chunks(job)} | store.chunks.garbage(job)
+                chunks = store.chunks.chunks(job)
+                named = {chunk.name for chunk in chunks} | store.chunks.garbage(job)
+                if chunks:
+                    named.add(shape_set_name(job, chunks))
         if named is None or stored.name in named or stored.written_at > now - age:
             continue
         if state is not None and state.archived and stored.name.endswith(f"/{MANIFEST}"):

@@ -23,7 +23,9 @@ have a million shapes, a new line is hidden by that once in 2 * 10^13 lines.
 """
 
 import re
-from collections.abc import Sequence
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, TypeVar
 
@@ -35,6 +37,11 @@ _Value = TypeVar("_Value")
 VERSION: Final = 1
 #: Bytes of a hash.
 HASH_BYTES: Final = 8
+#: Shapes of one log. A log with more is not compared with: it would take too much memory, and says too little.
+MAX_SHAPES: Final = 100_000
+#: Bytes of the hash at the beginning of a packed set, and of the longest packed set.
+_DIGEST_BYTES: Final = 16
+MAX_SET_BYTES: Final = _DIGEST_BYTES + (MAX_SHAPES + 1) * HASH_BYTES
 #: Lines and words whose result is remembered, and the most bytes of each. Together they take some 40 MiB at most.
 REMEMBERED: Final = 50_000
 REMEMBERED_BYTES: Final = 256
@@ -171,6 +178,51 @@ class ShapeHasher:
             # A foreign runner's message may contain newlines. No messages at all are one line, which is empty.
             lines = [each.encode("utf-8", "surrogatepass").translate(_DIGITS) for each in messages]
         return list(map(self._hashes.__getitem__, lines))
+
+
+class ShapeSet:
+    """The shapes of the lines of one log, :data:`MAX_SHAPES` at most. They take some 10 MB of memory then.
+
+    ``is_full`` means that the log has more. Then ``hashes`` is empty, and the log cannot be compared with.
+    """
+
+    def __init__(self) -> None:
+        self.hashes: set[int] = set()
+        self.is_full = False
+
+    def add(self, hashes: Iterable[int]) -> None:
+        """Adds the shapes of more lines."""
+        if not self.is_full:
+            self.hashes.update(hashes)
+            if len(self.hashes) > MAX_SHAPES:
+                self.is_full = True
+                self.hashes.clear()
+
+    def to_bytes(self) -> bytes:
+        """The set, packed: the BLAKE2b hash of the rest, ``is_full``, and the hashes in ascending order.
+
+        All of these are numbers of 64 bits, the least significant byte first. Hashes do not compress.
+        """
+        words = array("Q", [self.is_full, *sorted(self.hashes)])
+        if sys.byteorder == "big":
+            words.byteswap()
+        packed = words.tobytes()
+        return blake2b(packed, digest_size=_DIGEST_BYTES).digest() + packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "ShapeSet":
+        """The set that :meth:`to_bytes` has packed. Raises ValueError for anything else."""
+        packed = data[_DIGEST_BYTES:]
+        if data[:_DIGEST_BYTES] != blake2b(packed, digest_size=_DIGEST_BYTES).digest() or not packed:
+            raise ValueError("this is not a set of shapes, or a damaged one")
+        words = array("Q")
+        words.frombytes(packed)
+        if sys.byteorder == "big":
+            words.byteswap()
+        found = cls()
+        found.is_full = bool(words[0])
+        found.hashes.update(words[1:])
+        return found
 
 
 def shape(message: str) -> str:

@@ -25,6 +25,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.s3_store import S3ObjectStore
+from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import combined_sha256
@@ -308,6 +309,7 @@ class Archiving(RuleBasedStateMachine):
             key = f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:job"
             assert self.server.ask("HGET", key, "archive_sha256").decode() == combined_sha256(chunks)
             names = {chunk.name for chunk in chunks} | {f"{self.prefix}/{self.job.job_id}/job.json"}
+            names.add(shape_set_name(self.job, chunks))
             assert {each.name for each in self.objects.reliable.list(f"{self.prefix}/")} == names
         self.store.close()
 

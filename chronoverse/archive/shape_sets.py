@@ -1,0 +1,57 @@
+"""The shapes of an archived log's lines, as an object beside its chunks: comparing with the log need not read it then.
+
+The object's name has the hash of the text that it was made from. A redaction changes that text. So the object cannot be
+taken for the shapes of another text, and no record of it is needed: a name that does not follow from the records of the
+job's chunks is that of an object without a record, which is deleted as such. See
+:mod:`chronoverse.archive.job_objects`.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from chronoverse.archive.codec import decode_lines, decompress_frame
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.errors import ArchiveDamaged
+from chronoverse.joblog.chunk import Chunk, combined_sha256, folder
+from chronoverse.joblog.shapes import MAX_SET_BYTES, VERSION, ShapeHasher, ShapeSet
+from chronoverse.joblog.values import JobRef
+
+
+def shape_set_name(job: JobRef, chunks: Sequence[Chunk]) -> str:
+    """The name of the object with the shapes of an archived log that has these chunks."""
+    return f"{folder(job)}shapes{VERSION}-{combined_sha256(chunks)[:32]}"
+
+
+def read_shape_set(objects: ObjectStore, job: JobRef, chunks: Sequence[Chunk]) -> ShapeSet | None:
+    """The shapes of an archived log. None when there is no such object, or it is damaged.
+
+    Raises :class:`ArchiveUnavailable`.
+    """
+    try:
+        return ShapeSet.from_bytes(objects.get(shape_set_name(job, chunks), 0, MAX_SET_BYTES))
+    except (ArchiveDamaged, ValueError):
+        return None
+
+
+class ShapeSetBuilder:
+    """Collects the shapes of the archived log of ``job``, one of its ``chunks`` at a time."""
+
+    def __init__(self, objects: ObjectStore, job: JobRef, chunks: Sequence[Chunk]) -> None:
+        self.name: Final = shape_set_name(job, chunks)
+        self.shapes: Final = ShapeSet()
+        self._objects = objects
+        self._left = list(chunks)
+        self._hasher = ShapeHasher()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no chunk is left, or the log has so many shapes that the others make no difference."""
+        return not self._left or self.shapes.is_full
+
+    def add_chunk(self) -> None:
+        """Adds the next chunk. Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`."""
+        chunk = self._left.pop(0)
+        data = self._objects.get(chunk.name)
+        for frame in chunk.frames:
+            lines = decode_lines(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
+            self.shapes.add(self._hasher.hashes([line["message"] for line in lines]))
