@@ -262,7 +262,7 @@ def across(browser: Browser, service: Service, store: Store) -> None:
     timed(f"the first of {WORKFLOWS + 1} workflows", lambda: tab.page.goto(address), "tbody tr:nth-child(50)", 1)
     timed(f"the first of {JOBS:,} jobs", lambda: tab.page.click("tbody a"), "#jobs tbody tr:nth-child(50)", 1)
     tab.page.fill("#q", "line 500 of")
-    timed("a search that finds a line in each job", lambda: tab.page.press("#q", "Enter"), "#found a.hit", 1)
+    timed("a search that finds a line in each job", lambda: tab.page.press("#q", "Enter"), "#found a.match", 1)
     timed("matches of 20 jobs", lambda: None, "#further:visible", 3)
     tab.page.fill("#q", "a needle")
     tab.page.evaluate(_WATCH, "")

@@ -20,7 +20,7 @@ SEARCHES: Final = "**/logs/search?*"
 #: The groups of a search: the job, the numbers of its lines, and whether a link leads to the others.
 GROUPS: Final = """() => Array.from(document.querySelectorAll("#found section"), (group) => [
     group.querySelector("h2").textContent,
-    Array.from(group.querySelectorAll("a.hit .number"), (each) => each.textContent),
+    Array.from(group.querySelectorAll("a.match .number"), (each) => each.textContent),
     !group.querySelector(".rest").hidden,
 ])"""
 
@@ -50,20 +50,20 @@ def test_three_clicks_lead_from_the_home_page_to_a_line(
     searched = tab.page.url
     assert tab.page.evaluate(GROUPS) == [["build-1", ["152"], False]]
     assert tab.page.locator("#found mark").all_inner_texts() == ["disk full"]
-    tab.page.click("#found a.hit")
+    tab.page.click("#found a.match")
     tab.wait_number(152)
     assert tab.page.url == f"{tab.url}/ui/workflows/three-clicks/jobs/build-1#L152"
     assert tab.page.locator(".picked").get_attribute("data-number") == "152"
     tab.page.go_back()
-    tab.page.wait_for_selector("#found a.hit")
+    tab.page.wait_for_selector("#found a.match")
     assert tab.page.url == searched == f"{tab.url}/ui/workflows/three-clicks?q=DISK+full"
     tab.page.reload()
-    tab.page.wait_for_selector("#found a.hit")
+    tab.page.wait_for_selector("#found a.match")
     tab.page.go_back()
     tab.page.wait_for_selector("tbody tr:nth-child(3)")
     assert (tab.page.input_value("#q"), tab.page.is_visible("#results")) == ("", False)
     tab.page.go_forward()
-    tab.page.wait_for_selector("#found a.hit")
+    tab.page.wait_for_selector("#found a.match")
     assert tab.page.input_value("#q") == "DISK full"
 
 
@@ -103,33 +103,35 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
     wait_until(lambda: page.url.endswith("/job-24"), PATIENCE_SECONDS, "the search has left the address")
 
 
-def test_a_running_search_is_stopped_and_goes_on(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """It has looked through a bounded part of the jobs in each request, and says where it is."""
-    for number in range(2):
-        Job(page_store, f"job-{number}", "stopped").lines("a word").end()
+def test_a_running_search_is_stopped_and_goes_on(open_tab: OpenTab, page_service: Service) -> None:
+    """Each answer may end within a job, and says where. Here that job turns out to have no more matches."""
+    line = {"timestamp": "", "message": "a word", "sequence_num": 7, "stream": "stdout", "highlights": [[2, 6]]}
+    job = {"id": "job-1", "status": "RUNNING", "created_at": None, "logs": [line], "more": True}
+    headers = {"Content-Type": "application/json", "Searched-To": "job-1;created=2026-03-03T10:00:05.123Z;line=70000"}
     tab = open_tab()
     asked: list[str] = []
 
     def answer(route: Route) -> None:
-        """The first page is empty and says where it is. The second one does not come."""
+        """The second answer does not come."""
         asked.append(route.request.url)
         if len(asked) == 1:
-            position = {"Searched-To": "job-1;created=2026-03-03T10:00:05.123Z;line=70000"}
-            body = {"workflow_id": "stopped", "jobs": [], "cursor": "further"}
-            route.fulfill(json=body, headers={"Content-Type": "application/json", **position})
+            route.fulfill(json={"jobs": [job], "cursor": "further"}, headers=headers)
+        elif len(asked) == 3:
+            route.fulfill(json={"jobs": [], "cursor": None})
 
     tab.page.route(SEARCHES, answer)
     page = open_workflow(tab, page_service, "stopped", "?q=word")
-    page.wait_for_selector("#progress:has-text('Searching… · No match so far · looked back to line 70,000 of job-1, ')")
+    found = "1+ match in 1 job so far · looked back to line 70,000 of job-1, "
+    page.wait_for_selector(f"#progress:has-text('Searching… · {found}')")
     page.focus("#stop")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#progress:has-text('Stopped · No match so far · looked back to line 70,000 of job-1, ')")
-    assert "cursor=further" in asked[1]
+    page.wait_for_selector(f"#progress:has-text('Stopped · {found}')")
     assert page.evaluate("document.activeElement.id") == "progress"
-    tab.page.unroute_all()
-    tab.page.route(SEARCHES, lambda route: route.continue_(url=route.request.url.replace("&cursor=further", "")))
+    assert page.evaluate(GROUPS) == [["job-1", ["7"], True]]
     page.click("#further")
-    tab.wait_text("#progress", "2 matches in 2 jobs · all jobs were searched")
+    tab.wait_text("#progress", "1 match in 1 job · all jobs were searched")
+    assert page.evaluate(GROUPS) == [["job-1", ["7"], False]]
+    assert ["cursor=further" in url for url in asked] == [False, True, True]
 
 
 def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None:
@@ -196,7 +198,7 @@ def test_an_excerpt_has_the_first_match(browser: Browser, page_service: Service)
         page.goto(f"{page_service.url}/ui/static/icon.svg")
         found: list[Any] = page.evaluate(
             """async (cases) => {
-                const { excerpt } = await import("/ui/static/js/hit.js");
+                const { excerpt } = await import("/ui/static/js/match.js");
                 return cases.map(([message, spans]) => {
                     const { shown, cutBefore, cutAfter } = excerpt(message, spans);
                     return [shown.map(({ text, mark }) => (mark ? `<${text}>` : text)).join(""), cutBefore, cutAfter];

@@ -1,15 +1,15 @@
 // The page of a workflow: its jobs, newest first, or what a search in all of them has found.
 
-import { Across } from "./across.js";
 import { jobPage } from "./addresses.js";
 import { $, make, notice } from "./dom.js";
 import { ago, count, ended, outcome, span } from "./format.js";
 import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
+import { WorkflowSearch } from "./search.js";
 import { begin } from "./session.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
-const across = new Across(workflow);
+const search = new WorkflowSearch(workflow);
 let shown = null;
 
 function cells(job) {
@@ -58,9 +58,9 @@ function show() {
   document.title = `${criteria.q ? `${criteria.q} · ` : ""}${workflow} · Chronoverse`;
   if (criteria.q) {
     list.stop();
-    return across.search(criteria);
+    return search.start(criteria);
   }
-  across.clear();
+  search.clear();
   return list.restart();
 }
 

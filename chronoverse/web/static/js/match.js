@@ -6,10 +6,10 @@ import { count } from "./format.js";
 import { segmentElement } from "./row.js";
 import { segments, toUtf16Spans } from "./text.js";
 
-//: Characters of a hit that are shown, and how many of them may be in front of its first match.
+//: Characters of a match that are shown, and how many of them may be in front of its first highlight.
 const SHOWN = 400;
 const BEFORE = 120;
-//: Characters around the first match of which the excerpt is made. The rest, which may be megabytes, is not read.
+//: Characters around the first highlight of which the excerpt is made. The rest, which may be megabytes, is not read.
 const AROUND = 4000;
 //: Half a character at an end, which is left of one that was cut in two.
 const HALVES = /^[\udc00-\udfff]|[\ud800-\udbff]$/g;
@@ -35,14 +35,14 @@ export function excerpt(message, highlights) {
 }
 
 /** The item of a list for a line of a job. Addresses in the text are no links, because all of it is one. */
-export function hitElement(workflow, job, line) {
+export function matchElement(workflow, job, line) {
   const number = make("span", "number", count(line.sequence_num));
   const text = make("span", "text");
   const { shown, cutBefore, cutAfter } = excerpt(line.message, line.highlights);
   if (cutBefore) text.append(make("span", "more", "… "));
   for (const segment of shown) text.append(segmentElement({ ...segment, link: undefined }));
   if (cutAfter) text.append(make("span", "more", " …"));
-  const link = make("a", "hit", make("span", "sr", "Line "), number);
+  const link = make("a", "match", make("span", "sr", "Line "), number);
   if (line.stream === "stderr") {
     link.classList.add("err");
     link.append(make("span", "sr", " stderr"));

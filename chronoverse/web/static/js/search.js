@@ -3,7 +3,7 @@
 import { jobPage } from "./addresses.js";
 import { $, announce, make, notice } from "./dom.js";
 import { STATUS, ago, count, outcome } from "./format.js";
-import { hitElement } from "./hit.js";
+import { matchElement } from "./match.js";
 import { query } from "./scan.js";
 import { get } from "./session.js";
 
@@ -13,7 +13,7 @@ const ENOUGH_JOBS = 20;
 //: Statuses of answers that another request would get, too.
 const FINAL = new Set([400, 403, 404]);
 
-export class Across {
+export class WorkflowSearch {
   #workflow;
   #criteria = null;
   #cursor = null;
@@ -31,7 +31,7 @@ export class Across {
   }
 
   /** Searches for `criteria`: `{q, regex, status}`. What was found before goes away. */
-  search(criteria) {
+  start(criteria) {
     this.clear();
     this.#criteria = criteria;
     $("results").hidden = false;
@@ -64,7 +64,7 @@ export class Across {
     this.#show("Searching…");
     announce("Searching…");
     const enough = this.#groups.size + ENOUGH_JOBS;
-    const before = $("found").querySelectorAll("a.hit").length;
+    const before = $("found").querySelectorAll("a.match").length;
     try {
       do {
         await this.#page(enough - this.#groups.size, running.signal);
@@ -88,15 +88,26 @@ export class Across {
     const { body, headers } = await get(`/workflows/${this.#workflow}/logs/search?${query(criteria, parameters)}`, signal);
     if (signal.aborted) throw signal.reason;
     for (const job of body.jobs) this.#add(job);
+    const position = parse(headers.get("Searched-To"));
+    // The page before ended within a job. When this one comes to the job's end without a match, the job has no more.
+    const unfinished = this.#position?.line ? this.#position.job : null;
+    const isFinished = !(position?.line && position.job === unfinished);
+    if (isFinished && !body.jobs.some((job) => job.id === unfinished)) this.#setMore(this.#groups.get(unfinished), false);
     this.#cursor = body.cursor;
-    this.#position = headers.get("Searched-To");
+    this.#position = position;
+  }
+
+  #setMore(group, more) {
+    if (!group) return;
+    group.more = more;
+    group.rest.hidden = !more;
   }
 
   /** Shows the matches of a job. A page that ended within the job has shown its first ones. */
   #add(job) {
     let group = this.#groups.get(job.id);
     if (!group) {
-      group = { hits: 0, more: false, list: make("ol"), rest: make("a", "rest", "More in this job"), problem: make("p", "problem") };
+      group = { matches: 0, more: false, list: make("ol"), rest: make("a", "rest", "More in this job"), problem: make("p", "problem") };
       const link = make("a", "", job.id);
       link.href = jobPage(this.#workflow, job.id);
       const badge = make("span", "badge", outcome(job));
@@ -110,11 +121,10 @@ export class Across {
       $("found").append(section);
       this.#groups.set(job.id, group);
     }
-    group.hits += job.logs.length;
-    group.more = job.more;
-    group.list.append(...job.logs.map((line) => hitElement(this.#workflow, job.id, line)));
-    group.list.hidden = !group.hits;
-    group.rest.hidden = !job.more;
+    group.matches += job.logs.length;
+    this.#setMore(group, job.more);
+    group.list.append(...job.logs.map((line) => matchElement(this.#workflow, job.id, line)));
+    group.list.hidden = !group.matches;
     group.problem.textContent = job.error ? `Not searched any further: ${job.error}` : "";
     group.problem.hidden = !job.error;
   }
@@ -130,10 +140,10 @@ export class Across {
   /** Shows how much was found, and how far the search has looked. */
   #show(prefix, isBad = false) {
     notice(null);
-    const groups = [...this.#groups.values()].filter((group) => group.hits);
-    const hits = groups.reduce((sum, group) => sum + group.hits, 0);
-    const matches = `${count(hits)}${groups.some((group) => group.more) ? "+" : ""} ${hits === 1 ? "match" : "matches"}`;
-    const found = hits ? `${matches} in ${count(groups.length)} ${groups.length === 1 ? "job" : "jobs"}` : "No match";
+    const groups = [...this.#groups.values()].filter((group) => group.matches);
+    const total = groups.reduce((sum, group) => sum + group.matches, 0);
+    const matches = `${count(total)}${groups.some((group) => group.more) ? "+" : ""} ${total === 1 ? "match" : "matches"}`;
+    const found = total ? `${matches} in ${count(groups.length)} ${groups.length === 1 ? "job" : "jobs"}` : "No match";
     const isOver = !prefix && this.#cursor === null;
     const status = STATUS[this.#criteria.status];
     const far = isOver ? `all ${status ? `${status} ` : ""}jobs were searched` : describe(this.#position);
@@ -145,15 +155,20 @@ export class Across {
   /** After "Search further" the focus goes to what that has found, unless the reader has moved it. */
   #focusFirst(before) {
     if (!before || document.activeElement !== $("progress")) return;
-    $("found").querySelectorAll("a.hit")[before]?.focus();
+    $("found").querySelectorAll("a.match")[before]?.focus();
   }
 }
 
-/** How far a search has looked, from the header `Searched-To`. */
+/** The header `Searched-To` as `{job, created, line}`. The last two may be missing. Null without a header. */
+function parse(header) {
+  if (!header) return null;
+  const [job, ...more] = header.split(";");
+  return { job, ...Object.fromEntries(more.map((each) => each.split("="))) };
+}
+
+/** How far a search has looked, in words. */
 function describe(position) {
-  const [job, ...more] = (position ?? "").split(";");
-  const { created, line } = Object.fromEntries(more.map((each) => each.split("=")));
-  if (!job) return "";
-  const where = line ? `line ${count(Number(line))} of ${job}` : job;
-  return `looked back to ${where}${created ? `, ${ago(created)}` : ""}`;
+  if (!position) return "";
+  const { job, created, line } = position;
+  return `looked back to ${line ? `line ${count(Number(line))} of ` : ""}${job}${created ? `, ${ago(created)}` : ""}`;
 }
