@@ -66,8 +66,10 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         raise click.UsageError("--regex and --context go with --search")
     if follow and search["until"] is not None:
         raise click.UsageError("--until excludes --follow")
-    if search["search"] is not None and (follow or options["tail"] is not None):
-        raise click.UsageError("--search excludes --follow and --tail")
+    if search["search"] is not None and not follow and options["tail"] is not None:
+        raise click.UsageError("--search and --tail go together with -f only")
+    if follow and search["context"]:
+        raise click.UsageError("--context excludes --follow")
     from chronoverse.cli.printer import (
         EXIT_NO_MATCH,
         Printer,
@@ -88,7 +90,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
     )
     start = {name: options[name] for name in ("offset", "tail", "stream")}
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        if search["search"] is not None:
+        if search["search"] is not None and not follow:
             start.pop("tail")
             show_progress = sys.stderr.isatty() and not sys.stdout.isatty()
             printer.print(search_results(client, ref, show_progress=show_progress, **start, **search))
@@ -101,7 +103,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
                 else lines_in_range(client, ref, since=since, until=until, **start)
             )
             return 0
-        start["wait"] = options["wait"] or 0
+        start |= {"wait": options["wait"] or 0, "q": search["search"], "regex": search["regex"]}
         events = client.follow(ref, **start) if since is None else follow_since(client, ref, since=since, **start)
         state = printer.print(events, flush=True)
         return exit_code(state or JobState.from_json(client.job(ref)))

@@ -135,12 +135,15 @@ def follow_since(
     offset: int | str | None,
     tail: int | None,
     stream: str | None,
+    q: str | None,
+    regex: bool,
     wait: float,
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
 
-    ``offset`` and ``tail`` may let it start later.
+    ``offset`` and ``tail`` may let it start later. The others are those of :meth:`Client.follow`.
     """
+    filters: dict[str, Any] = {"stream": stream, "q": q, "regex": regex}
     first, reached = None, 0
     if offset != "latest":
         try:
@@ -150,9 +153,9 @@ def follow_since(
                 raise
     after = first - 1 if first is not None else reached
     if offset == "latest" or tail is None:
-        yield from client.follow(job, offset=after if offset != "latest" else offset, stream=stream, wait=wait)
+        yield from client.follow(job, offset=after if offset != "latest" else offset, wait=wait, **filters)
         return
-    for event in client.follow(job, tail=tail, stream=stream, wait=wait):
+    for event in client.follow(job, tail=tail, wait=wait, **filters):
         number = event.sequence_num if isinstance(event, Line) else event.last if isinstance(event, Gap) else None
         if number is None or number > after:
             yield event

@@ -135,11 +135,14 @@ class Client:
         offset: int | str | None = None,
         tail: int | None = None,
         stream: str | None = None,
+        q: str | None = None,
+        regex: bool = False,
         wait: float = 0,
         stop: threading.Event | None = None,
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
+        Only lines of ``stream`` come, and those that match ``q``, an expression with ``regex``, where these are given.
         Yields each number once and in order, or a Gap that names it, over as many connections as needed. The last
         JobState says how the job ended. The job must begin to exist within ``wait`` seconds. After ``stop`` is set, a
         delay ends at once, and a connection at its next byte, which is a heartbeat at the latest.
@@ -152,7 +155,8 @@ class Client:
         while not stop.is_set():
             start = {"offset": offset, "tail": tail} if follower.last_number is None else {}
             left = min(max(ceil(wait_until - self._clock()), 0), MAX_WAIT_SECONDS)
-            query = {**start, "stream": stream, "wait": left or None}
+            filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
+            query = {**start, **filters, "wait": left or None}
             backoff.record_failure()  # until the connection brings something
             try:
                 yield from self._follow_connection(job, query, follower, backoff, stop)

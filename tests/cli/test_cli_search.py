@@ -97,7 +97,7 @@ def test_groups_are_made_by_numbers(cli: Cli, service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--regex",), ("--search", "a", "-f"), ("--search", "a", "--tail", "3")], ids=str
+    "arguments", [("--regex",), ("--search", "a", "-f", "--context", "1"), ("--search", "a", "--tail", "3")], ids=str
 )
 def test_contradictory_options_are_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert cli("logs", WORKFLOW, "job_1", *arguments).returncode == 64
@@ -245,3 +245,20 @@ def test_a_summary(cli: Cli, service: Service) -> None:
     summary = json.loads(cli("summary", WORKFLOW, "job_2", "-o", "json", "--bytes", "1100", **settings).stdout)
     assert summary["job"]["id"] == "job_2"
     assert 0 < len(summary["last"]) < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--search", "STEP 7"), [7]),
+        (("--search", "step (7|9)$", "--regex"), [7, 9]),
+        (("--search", "step 1", "--tail", "2"), [18, 19]),
+        (("--search", "step 1", "--since", "2026-03-03T10:16:00Z"), [17, 18, 19]),
+        (("--search", "nothing"), []),
+    ],
+    ids=str,
+)
+def test_following_what_matches(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+    """To the end of the job, with its exit code."""
+    done = cli("logs", "-f", WORKFLOW, "job_2", *arguments, URL=service.url, TOKEN=service.token())
+    assert (done.returncode, done.stdout.splitlines()) == (3, [f"step {number}" for number in expected])

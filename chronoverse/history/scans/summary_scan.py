@@ -10,6 +10,7 @@ import orjson
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import ReadBatch, Search, matches
+from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import MAX_LAST_LINES, LineGroups, compose, error_matcher, looks_like_error
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef
@@ -57,7 +58,8 @@ class SummaryScan:
 
 def read_summary(scan: SummaryScan, job: Job, read: LogReader, budget: PageBudget) -> bytes:
     """The summary's JSON. What the ``budget`` leaves no time for is left out. Raises what ``read`` raises."""
-    errors = LineGroups(lambda message: message)
+    hasher = ShapeHasher()
+    errors = LineGroups(lambda message: hasher.hashes([message])[0])
     is_complete = _find_errors(job, read, budget, errors)
     newest = chain.from_iterable(batch.lines for batch in read(job.last + 1, True, None))
     last = list(islice(newest, MAX_LAST_LINES))[::-1]
