@@ -59,3 +59,15 @@ def test_no_token_is_ever_written(formatter: logging.Formatter) -> None:
 def test_other_words_stay() -> None:
     """Words with dots in them are not tokens."""
     assert redact("eye.of.newt at 10.0.0.1, bearer") == "eye.of.newt at 10.0.0.1, bearer"
+
+
+@pytest.mark.parametrize("reason", ["a bearer token is needed", "the Authorization header is not one bearer token"])
+def test_the_reason_of_a_refusal_stays(reason: str) -> None:
+    """docs/tokens.md quotes these lines of the log."""
+    assert redact(f"refused with 401: {reason}") == f"refused with 401: {reason}"
+
+
+@pytest.mark.parametrize("secret", ["tokens", "token-1", "token.x.y", "tokentoken"])
+def test_a_token_that_begins_with_the_word_token_is_replaced(secret: str) -> None:
+    """Only the whole word is ours."""
+    assert redact(f"Authorization: Bearer {secret}") == "Authorization: Bearer [token]"
