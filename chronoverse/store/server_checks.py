@@ -92,11 +92,13 @@ def watch_servers(
 ) -> None:
     """Updates the metrics of the servers for ever. Runs in a thread of its own.
 
-    The first check that succeeds also calls ``warn`` with each warning.
+    The first check that succeeds also calls ``warn`` with each warning. Until then ``warn`` is called with the reason
+    why a check has failed, when it is another than before: there may be no request yet that would show it.
     """
     # Runners import this module, and need not wait for prometheus_client.
     from chronoverse import metrics
 
+    reported = ""
     while True:
         try:
             if warn is not None:
@@ -107,6 +109,9 @@ def watch_servers(
             metrics.STORE_MAY_EVICT.set(any(state.may_evict for state in states))
             metrics.STORE_EVICTED.set(sum(state.evicted_keys for state in states))
             metrics.STORE_DENIED.set(sum(state.denied for state in states))
-        except StoreError:
-            pass  # Other parts report a store that does not answer.
+        except StoreError as error:
+            # Later, other parts report a store that does not answer.
+            if warn is not None and str(error) != reported:
+                reported = str(error)
+                warn(reported)
         sleep(CHECK_SECONDS)

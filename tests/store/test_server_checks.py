@@ -10,9 +10,10 @@ from typing import Final
 
 import pytest
 
+from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
-from chronoverse.store.server_checks import UNKNOWN_POLICY
+from chronoverse.store.server_checks import UNKNOWN_POLICY, ServerState, watch_servers
 from tests.support.jobs import RunningJob, key
 from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
@@ -41,6 +42,54 @@ def safe(tmp_path: Path) -> Iterator[RedisServer]:
     """A server with the settings that docs/redis.md asks for."""
     with running(tmp_path / "store", None, "--appendonly", "yes") as server:
         yield server
+
+
+class ScriptedStore:
+    """A store whose checks fail with these errors, one after the other, and then succeed."""
+
+    def __init__(self, *failures: StoreError) -> None:
+        self.failures = list(failures)
+
+    def warnings(self) -> list[str]:
+        if self.failures:
+            raise self.failures.pop(0)
+        return ["a warning"]
+
+    def server_states(self) -> list[ServerState]:
+        if self.failures:
+            raise self.failures.pop(0)
+        return [ServerState(may_evict=False, evicted_keys=0, denied=0)]
+
+
+def test_the_start_says_why_the_store_does_not_answer() -> None:
+    """Each reason once, and then the warnings. Without that, a wrong password showed only when a request came."""
+    away, refused = (
+        StoreUnavailable("the store cannot be reached"),
+        StoreUnavailable("the store does not accept our password"),
+    )
+    store, said, rounds = ScriptedStore(away, away, refused), list[str](), iter(range(4))
+
+    def count(_: float) -> None:
+        next(rounds)
+
+    with pytest.raises(StopIteration):
+        watch_servers(store, said.append, count)
+
+    assert said == [str(away), str(refused), "a warning"]
+
+
+def test_after_the_start_an_outage_is_not_reported_here() -> None:
+    """Requests and streams report it."""
+    store, said, rounds = ScriptedStore(), list[str](), iter(range(3))
+
+    def fail_from_now_on(_: float) -> None:
+        next(rounds)
+        store.failures = [StoreUnavailable("the store cannot be reached")]
+
+    with pytest.raises(StopIteration):
+        watch_servers(store, said.append, sleep=fail_from_now_on)
+
+    assert said == ["a warning"]
 
 
 @pytest.mark.long
