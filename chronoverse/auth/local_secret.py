@@ -13,13 +13,18 @@ from chronoverse.errors import SettingsError
 MAX_SECRET_FILE_BYTES: Final = 4_096
 
 
+def secret_path(data_dir: Path) -> Path:
+    """The file of the secret in ``data_dir``, which may not exist yet."""
+    return data_dir / "token.secret"
+
+
 def local_secret(data_dir: Path) -> bytes:
     """The secret in ``data_dir``. The first process that needs it makes it; several may try at the same time.
 
     Raises :class:`SettingsError` when the file cannot be read or written, when others can read it, or when it is too
     short for a secret.
     """
-    path = data_dir / "token.secret"
+    path = secret_path(data_dir)
     try:
         with contextlib.suppress(FileNotFoundError):
             return _read_secret(path)

@@ -166,6 +166,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 @click.option("--subject", default="cli", show_default=True, help="Whose it is.")
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""
+    from chronoverse.auth.local_secret import secret_path
     from chronoverse.auth.tokens import EVERY_WORKFLOW, ClaimRules, mint, signing_secret
 
     settings = read_settings()
@@ -173,5 +174,10 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     if settings.has_local_secret and not is_loopback(host):
         # Its secret is not here, and a new one would make tokens that it refuses.
         raise errors.SettingsError(f"the service at {settings.url} is elsewhere: whoever operates it has its tokens")
+    if settings.has_local_secret and not secret_path(settings.data_dir).exists():
+        raise errors.SettingsError(
+            f"no service has made its secret in {settings.data_dir} yet: start it first, or set CHRONOVERSE_DATA_DIR "
+            "or CHRONOVERSE_JWT_SECRET to what the service has"
+        )
     secret, rules = signing_secret(settings), ClaimRules.from_settings(settings)
     click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), rules))

@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from chronoverse import __version__
+from chronoverse.auth.local_secret import local_secret
 from chronoverse.auth.tokens import Verifier
 from chronoverse.cli.main import (
     EX_SOFTWARE,
@@ -138,6 +139,15 @@ def test_no_secret_is_made_for_a_service_elsewhere(cli: Cli, tmp_path: Path) -> 
     assert "the service at https://logs.example.com is elsewhere" in done.stderr
     assert list(tmp_path.iterdir()) == []
     assert cli("token", URL="https://logs.example.com", JWT_SECRET=SECRET).returncode == 0
+
+
+def test_token_invents_no_secret(cli: Cli, tmp_path: Path) -> None:
+    """A service that has its secret elsewhere, or a key of another kind, would not accept the token."""
+    done = cli("token", URL="https://localhost:8443")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"no service has made its secret in {tmp_path} yet" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_logs_sends_the_token_of_the_settings(cli: Cli) -> None:
@@ -393,6 +403,7 @@ def test_no_error_is_hidden_by_a_more_general_one() -> None:
 
 def test_token_makes_one_that_the_service_accepts(cli_process: Cli, tmp_path: Path) -> None:
     """By default it is for reading all workflows, for an hour."""
+    local_secret(tmp_path)
     printed = cli_process("token").stdout.strip()
 
     principal = Verifier.from_settings(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
@@ -549,7 +560,7 @@ def test_a_service_that_cannot_start_says_why(
 
 def test_a_typo_in_a_name_is_said(cli: Cli) -> None:
     """The command does what it would do without the variable."""
-    done = cli("token", TOKN="x", WORKFLOW="demo")
+    done = cli("token", TOKN="x", WORKFLOW="demo", JWT_SECRET=SECRET)
 
     assert done.returncode == 0
     assert done.stderr == (
