@@ -12,7 +12,15 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong
-from chronoverse.errors import NotDurable, StaleToken, StoreUnavailable, TooFast, Unauthorized, UntrustedCertificate
+from chronoverse.errors import (
+    JobNotFound,
+    NotDurable,
+    StaleToken,
+    StoreUnavailable,
+    TooFast,
+    Unauthorized,
+    UntrustedCertificate,
+)
 from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status, lines_of
 from chronoverse.runner.log_writer import Comparison, line_digest
 
@@ -189,6 +197,10 @@ class HttpLogWriter:
         except UntrustedCertificate as error:
             # The spool keeps the lines, and they can be delivered once the certificate is trusted.
             raise StoreUnavailable(str(error)) from error
+        except JobNotFound as error:
+            # The service's own words do not say what is missing.
+            where = f"the workflow {job.workflow_id} at {self._service.url}"
+            raise JobNotFound(f"the token is not for {where}, or there is no such job") from error
         except Unauthorized as error:
             if self._had_token and callable(self._token):
                 raise StaleToken(str(error)) from error

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import secrets
 import shlex
 import subprocess
@@ -141,12 +142,16 @@ def test_the_stores_refusals_are_raised(writer: HttpLogWriter, redis_server: Red
 
 def test_an_insufficient_token_is_refused(service: Service, job: JobRef) -> None:
     """No token, a token that may only read, and a token for another workflow."""
-    for shown, error in (
-        (None, Unauthorized),
-        (service.token(scopes=[READ]), Forbidden),
-        (service.token("another"), JobNotFound),
+    for shown, error, reason in (
+        (None, Unauthorized, "there is none: set CHRONOVERSE_TOKEN"),
+        (service.token(scopes=[READ]), Forbidden, "lacks the scope logs:write"),
+        (
+            service.token("another"),
+            JobNotFound,
+            f"the token is not for the workflow {job.workflow_id} at {service.url}",
+        ),
     ):
-        with closing(HttpLogWriter(service.url, shown)) as writer, pytest.raises(error):
+        with closing(HttpLogWriter(service.url, shown)) as writer, pytest.raises(error, match=re.escape(reason)):
             writer.open(job, token())
 
 

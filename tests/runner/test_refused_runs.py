@@ -114,7 +114,7 @@ def assert_published_once(server: RedisServer, job: JobRef) -> None:
         ((), {"ttl": -60}, "expired", 77),
         ((), {"secret": b"another key, of 32 bytes or more"}, "token", 77),
         ((), {"scopes": [READ]}, "logs:write", 77),
-        (("another",), {}, "nothing that this token may see", 66),
+        (("another",), {}, "the token is not for the workflow", 66),
     ],
     ids=["expired", "signed with another key", "without the scope", "for another workflow"],
 )
