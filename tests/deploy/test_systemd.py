@@ -86,6 +86,28 @@ def test_both_units_use_one_state_directory() -> None:
         assert any(line.startswith(f"#   CHRONOVERSE_REDIS_URL=rediss://{name}:") for line in unit)
 
 
+def test_the_documented_second_node_is_the_unit_with_another_port(tmp_path: Path) -> None:
+    """The command makes it from the unit, and `deploy/nginx-nodes.conf` knows the port."""
+    commands = (ROOT / "docs" / "deploying.md").read_text().splitlines()
+    (command,) = (line for line in commands if "chronoverse-2.service" in line)
+    second = tmp_path / "chronoverse-2.service"
+    subprocess.run(
+        ["/bin/sh", "-c", command.replace("/etc/systemd/system", shlex.quote(str(tmp_path)))],
+        cwd=ROOT,
+        check=True,
+        timeout=10,
+    )
+    changed = set(second.read_text().splitlines()) - set(UNIT.read_text().splitlines())
+
+    assert changed == {"Environment=CHRONOVERSE_DATA_DIR=/var/lib/chronoverse CHRONOVERSE_BIND=127.0.0.1:8001"}
+    assert "server 127.0.0.1:8001 " in (DEPLOY / "nginx-nodes.conf").read_text()
+
+
+def test_the_documented_exposure_is_the_one_that_is_allowed() -> None:
+    """docs/deploying.md quotes systemd's number."""
+    assert f"gives it {MOST_EXPOSED / 10} of 10" in (ROOT / "docs" / "deploying.md").read_text()
+
+
 @pytest.mark.long
 def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tmp_path: Path) -> None:
     """It does so as ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the configured times."""
