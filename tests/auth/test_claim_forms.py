@@ -1,0 +1,135 @@
+"""Every form of a token's claims with every kind of key, as issuers write them. The service is not needed for this."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from chronoverse.auth.tokens import READ, WRITE, Verifier
+from chronoverse.errors import Forbidden, Unauthorized
+from chronoverse.settings import Settings
+from tests.support.claim_forms import (
+    AUDIENCE,
+    CLAIM,
+    CONFIGURED,
+    CONFIGURED_FORMS,
+    ISSUER,
+    PLAIN_FORMS,
+    Refused,
+    good_claims,
+    signed,
+)
+
+SECRET: Final = b"a secret of at least 32 bytes, for HS256"
+RSA: Final = rsa.generate_private_key(65_537, 2_048)
+PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+JWK: Final = {**jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True), "kid": "k1"}
+
+#: The settings of each kind of key, and the key and the algorithm that sign its tokens.
+KEYS: Final[dict[str, tuple[dict[str, Any], Any, str]]] = {
+    "HS256": ({"jwt_secret": SECRET}, SECRET, "HS256"),
+    "PEM": ({"jwt_public_key": PEM}, RSA, "RS256"),
+    "JWKS": ({"jwt_jwks_url": "https://id.example.com/jwks.json"}, RSA, "RS256"),
+}
+
+#: The ways to write that a token has both scopes. None removes a claim.
+SCOPES: Final[dict[str, dict[str, Any]]] = {
+    "scope is a text": {"scope": f"{READ} {WRITE}"},
+    "scope is a list": {"scope": [READ, WRITE]},
+    "scp is a text": {"scope": None, "scp": f"{READ} {WRITE}"},
+    "scp is a list": {"scope": None, "scp": [READ, WRITE]},
+}
+#: The ways to write the workflows: the setting of the claim's name, and the claims.
+WORKFLOWS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "a list": ({}, {"workflows": ["mine", "ours"]}),
+    "all": ({}, {"workflows": ["*"]}),
+    "a list in another claim": ({"jwt_workflows_claim": CLAIM}, {CLAIM: ["mine"], "workflows": "not read"}),
+    "all in another claim": ({"jwt_workflows_claim": CLAIM}, {CLAIM: ["*"]}),
+}
+#: The ways to write the audience: the setting, and the claims.
+AUDIENCES: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "no audience": ({}, {}),
+    "aud is a text": ({"jwt_audience": AUDIENCE}, {"aud": AUDIENCE}),
+    "aud is a list": ({"jwt_audience": AUDIENCE}, {"aud": ["account", AUDIENCE]}),
+}
+#: The same for the issuer.
+ISSUERS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "no issuer": ({}, {}),
+    "any issuer": ({}, {"iss": "https://anybody.example"}),
+    "the issuer": ({"jwt_issuer": ISSUER}, {"iss": ISSUER}),
+}
+
+Verify = Callable[[dict[str, Any], dict[str, Any]], str]
+
+
+@pytest.fixture(params=KEYS)
+def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Verify:
+    """A function that asks to read a log of the workflow ``mine``, with some settings and a token with some claims.
+
+    It returns nothing if that is allowed, and otherwise the reason for the log.
+    """
+    key, signer, algorithm = KEYS[request.param]
+
+    def ask(settings: dict[str, Any], claims: dict[str, Any]) -> str:
+        verifier = Verifier.from_settings(
+            Settings(data_dir=tmp_path, **key, **settings), fetch=lambda _: json.dumps({"keys": [JWK]}).encode()
+        )
+        token = signed({name: value for name, value in claims.items() if value is not None}, signer, algorithm)
+        try:
+            principal = verifier.verify(f"Bearer {token}", time.time())
+            principal.require(READ)
+        except Unauthorized as error:
+            return f"401: {error.reason}"
+        except Forbidden as error:
+            return f"403: {error}"
+        return "" if principal.may_access("mine") else "404: not for this workflow"
+
+    return ask
+
+
+@pytest.mark.parametrize("workflows", WORKFLOWS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_good_form_is_accepted(ask: Verify, scope: str, workflows: str) -> None:
+    """With each form of the audience and of the issuer."""
+    answers = {}
+    for audience, issuer in itertools.product(AUDIENCES, ISSUERS):
+        given = [WORKFLOWS[workflows], AUDIENCES[audience], ISSUERS[issuer]]
+        settings = {name: value for each, _ in given for name, value in each.items()}
+        claims = {name: value for _, each in given for name, value in each.items()}
+        answers[audience, issuer] = ask(settings, good_claims(**SCOPES[scope], **claims))
+
+    assert len(answers) == len(AUDIENCES) * len(ISSUERS)
+    assert set(answers.values()) == {""}, answers
+
+
+@pytest.mark.parametrize("form", PLAIN_FORMS)
+def test_every_form_without_further_settings(ask: Verify, form: str) -> None:
+    """The token is accepted, or the reason says why it is not."""
+    changes, refused = PLAIN_FORMS[form]
+
+    assert_answer(ask({}, good_claims(workflows=["mine"]) | changes), refused)
+
+
+@pytest.mark.parametrize("form", CONFIGURED_FORMS)
+def test_every_form_with_an_audience_and_an_issuer(ask: Verify, form: str) -> None:
+    """The audience and the issuer must be the configured ones, and the workflows are in the configured claim."""
+    changes, refused = CONFIGURED_FORMS[form]
+    claims = good_claims(aud=AUDIENCE, iss=ISSUER) | {CLAIM: ["mine"]} | changes
+
+    assert_answer(ask(CONFIGURED, claims), refused)
+
+
+def assert_answer(answer: str, refused: Refused | None) -> None:
+    """The answer has the status and the reason."""
+    if refused is None:
+        assert answer == ""
+    else:
+        assert answer.startswith(f"{refused.status}: ")
+        assert refused.reason in answer
