@@ -14,7 +14,6 @@ Another version of this program may use the same directory at the same time, so 
 """
 
 import contextlib
-import enum
 import fcntl
 import hashlib
 import importlib.util
@@ -174,19 +173,12 @@ def _lock_holders(holders: int, data_dir: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-class _Answer(enum.Enum):
-    """What a server answers to PING. ``NONE`` stands for no server, or one that does not answer."""
-
-    NONE = enum.auto()
-    LOADING = enum.auto()
-    READY = enum.auto()
-
-
 def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
     """Waits until the server answers. Starts a supervisor whenever there is neither an answer nor a supervisor."""
     start, timeout, started = time.monotonic(), START_SECONDS, 0
-    while (answer := _ping(address)) is not _Answer.READY:
-        if answer is _Answer.LOADING:
+    # An error is an answer too: PING fails when the disk is full.
+    while not (answer := _ping(address)) or answer.startswith(b"-LOADING"):
+        if answer:
             timeout = LOADING_SECONDS
         elif _start_supervisor_if_none(data_dir, binary, give_up=started == MAX_SUPERVISORS):
             started += 1
@@ -195,18 +187,14 @@ def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _ping(address: Path) -> _Answer:
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(PING_SECONDS)
-            sock.connect(str(address))
-            sock.sendall(b"PING\r\n")
-            reply = sock.recv(64)
-    except OSError:
-        return _Answer.NONE
-    if reply.startswith(b"-LOADING"):
-        return _Answer.LOADING
-    return _Answer.READY if reply else _Answer.NONE  # An error is an answer too: PING fails when the disk is full.
+def _ping(address: Path) -> bytes:
+    """The server's answer to PING. Empty if there is no server, or it does not answer."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PING_SECONDS)
+        sock.connect(str(address))
+        sock.sendall(b"PING\r\n")
+        return sock.recv(64)
+    return b""
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

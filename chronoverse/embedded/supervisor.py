@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 import time
-from typing import Final, NoReturn
+from typing import Final
 
 #: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
@@ -185,9 +185,5 @@ def _rotate_log() -> None:
         os.close(log)
 
 
-def _usage() -> NoReturn:
-    sys.exit("usage: supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]")
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:]) if len(sys.argv) > 3 else _usage()
+    main(*sys.argv[1:])
