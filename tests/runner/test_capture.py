@@ -27,7 +27,7 @@ hostile = st.lists(
 
 def entries(batches: Iterable[LineBatch]) -> list[tuple[str, bool]]:
     """Every published entry: its message, and whether it is partial."""
-    return [(message, batch.partial) for batch in batches for message in batch.messages()]
+    return [(message, batch.partial) for batch in batches for message in map(bytes.decode, batch.messages())]
 
 
 def joined(batches: Iterable[LineBatch]) -> list[str]:

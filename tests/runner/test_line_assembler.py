@@ -22,7 +22,7 @@ def run(steps: Iterable[tuple[float, bytes]], until: float) -> list[tuple[str, b
         batches.extend(assembler.feed(text, NOW, moment))
     wait(until)
     batches.extend(assembler.close())
-    return [(message, batch.partial) for batch in batches for message in batch.messages()]
+    return [(message, batch.partial) for batch in batches for message in map(bytes.decode, batch.messages())]
 
 
 def test_a_progress_bar_is_published_four_times_a_second() -> None:

@@ -26,7 +26,7 @@ signals = SignalForwarder()
 with signals:
     tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
     code = Command(sys.argv[1:], tees, batches.append, signals, pty=True).run()
-published = [message for batch in batches for message in batch.messages()]
+published = [message for batch in batches for message in map(bytes.decode, batch.messages())]
 print("published", published, list(map(int, signals.received)), flush=True)
 sys.exit(code)
 """
@@ -60,7 +60,11 @@ def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     out, err = io.BytesIO(), io.BytesIO()
     code = Command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, batches.append, SignalForwarder(), pty=True).run()
     assert not err.getvalue() or code in (126, 127)
-    return code, [(batch.stream, message) for batch in batches for message in batch.messages()], out.getvalue()
+    return (
+        code,
+        [(batch.stream, message) for batch in batches for message in map(bytes.decode, batch.messages())],
+        out.getvalue(),
+    )
 
 
 def on_terminal(code: str, keys: str = "", resize: str = "") -> tuple[int, bytes]:

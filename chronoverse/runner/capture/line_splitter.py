@@ -25,12 +25,8 @@ class LineBatch(NamedTuple):
     lines: int
     partial: bool = False
 
-    def messages(self) -> list[str]:
-        """The lines as text. Bytes that are not UTF-8 are replaced."""
-        return self.text.decode("utf-8", "replace").split("\n")
-
-    def encoded(self) -> list[bytes]:
-        """The same as :meth:`messages` in UTF-8, without making a string for each line."""
+    def messages(self) -> list[bytes]:
+        """The lines in UTF-8. Bytes that are not UTF-8 are replaced."""
         text = self.text if self.text.isascii() else self.text.decode("utf-8", "replace").encode()
         return text.split(b"\n")
 

@@ -117,6 +117,11 @@ class Spool:
         return self._printed + self._shift + sum(each.shift for each in self._ranges)
 
     @property
+    def undelivered(self) -> int:
+        """Lines that the store has not acknowledged."""
+        return self.end - self.acked
+
+    @property
     def has_directory(self) -> bool:
         """Whether lines can be left behind in a file."""
         return self._room.directory is not None
@@ -241,8 +246,11 @@ class Spool:
             self._retry_at = 0.0
             while not self._spill() and self._file is not None and self._drop_from(self._memory):
                 self._retry_at = 0.0
-            if self._file is None and "ending" in self.state and not (self._printed or self._is_abandoned):
-                self._create_file()
+            has_only_an_end = "ending" in self.state and not (self._printed or self._is_abandoned)
+            if self._file is None and has_only_an_end and self._room.directory is not None:
+                with contextlib.suppress(OSError, sqlite3.Error):
+                    self._file = SpoolFile.create(self._room.directory, self._room.name)
+                    self._save()
             if self._file is None:
                 return None
             file, self._file, self._is_abandoned = self._file, None, True
@@ -298,7 +306,7 @@ class Spool:
         lines, size = BATCH_LINES, BATCH_BYTES
         for each in self._read_batches(ordinal, stop):
             if self._last_read is None or self._last_read[0] is not each:
-                self._last_read = each, each.batch.encoded()
+                self._last_read = each, each.batch.messages()
                 self._read_end = max(self._read_end, each.end)
             skip = max(0, ordinal - each.ordinal)
             messages = self._last_read[1][skip : skip + lines]
@@ -430,12 +438,6 @@ class Spool:
     def _save(self) -> None:
         if self._file is not None and not (self._is_reassigned and "attempt" not in self.state):
             with contextlib.suppress(sqlite3.Error):
-                self._file.write(self._saved())
-
-    def _create_file(self) -> None:
-        if self._room.directory is not None:
-            with contextlib.suppress(OSError, sqlite3.Error):
-                self._file = SpoolFile.create(self._room.directory, self._room.name)
                 self._file.write(self._saved())
 
     def _remove_file(self) -> None:
