@@ -35,7 +35,7 @@ __all__ = ["JobLog", "JobLogHandler"]
 
 #: The streams that a line may be on.
 STREAMS: Final = ("stdout", "stderr")
-#: Bytes of one write that are split into lines at a time. A batch of lines must fit into a slot of the spool.
+#: Bytes of one write that are split into lines at a time. The spool has no room for a larger batch than 2 MiB.
 CHUNK_BYTES: Final = 262_144
 #: The prefix of the names of our own threads.
 _OWN_THREADS: Final = "chronoverse-"
@@ -133,7 +133,7 @@ class JobLog:
     @property
     def undelivered(self) -> int:
         """Lines that the store has not acknowledged."""
-        return self._publisher.undelivered
+        return self._spool.undelivered
 
     @property
     def dropped(self) -> int:
@@ -179,7 +179,9 @@ class JobLog:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()
             ended, refusal = self._publisher.ended, self._publisher.refusal
-            close_and_report(self._publisher, self._say, self._service_url, delivered=ended, refusal=refusal)
+            close_and_report(
+                self._publisher, self._spool, self._say, self._service_url, delivered=ended, refusal=refusal
+            )
         return self._publisher.ended
 
     def __enter__(self) -> Self:

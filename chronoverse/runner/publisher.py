@@ -10,7 +10,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from chronoverse.backoff import Backoff, RetryPolicy
@@ -147,17 +146,6 @@ class Publisher:
         self._stop.set()
         self._durability.stop()
 
-    def close(self, *, delivered: bool) -> Path | None:
-        """Call this after :meth:`stop`. Leaves the lines that are not safe in a file, and returns its path.
-
-        None when there are no such lines, or there is no directory for a file. When all is ``delivered`` the file is
-        removed.
-        """
-        if delivered:
-            self._spool.abandon()
-            return None
-        return self._spool.preserve()
-
     @property
     def job(self) -> JobRef:
         """The job that the lines are published as."""
@@ -167,21 +155,6 @@ class Publisher:
     def needs_free_id(self) -> bool:
         """Whether the lines are to be published under an id that is free, and none was found yet."""
         return self._retry and self.numbering is None
-
-    @property
-    def undelivered(self) -> int:
-        """Lines that the store has not acknowledged."""
-        return self._spool.end - self._spool.acked
-
-    @property
-    def file_error(self) -> Exception | None:
-        """Why the lines that are not safe could not be left in a file."""
-        return self._spool.file_error
-
-    @property
-    def dropped(self) -> int:
-        """Lines that the spool had no room for."""
-        return self._spool.dropped
 
     @property
     def numbering(self) -> AttemptNumbering | None:

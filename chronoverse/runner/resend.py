@@ -77,7 +77,7 @@ def resend_spool(
         publisher.stop()
         # When the job has ended, its lines need to be published under another id only if they are not in its log.
         reported = refusal if was_published else publisher.refusal
-        close_and_report(publisher, say, service_url, delivered=delivered, refusal=reported)
+        close_and_report(publisher, spool, say, service_url, delivered=delivered, refusal=reported)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
             say(f"{job} was deleted: {path} is gone, with the {lines} lines in it")
     if refusal is not None:

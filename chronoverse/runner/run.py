@@ -100,7 +100,7 @@ def run(
         except ChronoverseError as error:
             if require_log:
                 publisher.stop()
-                publisher.close(delivered=False)
+                spool.preserve()
                 say("the command was not started: its log is required, and cannot be published")
                 raise
             refusal = error
@@ -108,7 +108,7 @@ def run(
             say(f"nothing is published: {error}; the command runs all the same{hint}")
             if recovered is not None and _refuses_id(error):
                 # Our lines cannot follow those of the earlier runner, whose file stays as it is.
-                publisher.close(delivered=False)
+                spool.preserve()
                 recovered = None
                 spool = Spool(replace(limits.room, name=job.job_id))
                 spool.force_spill(True)
@@ -126,7 +126,7 @@ def run(
         finally:
             publisher.stop()
             refusal = refusal or publisher.refusal
-            close_and_report(publisher, say, service_url, delivered=publisher.ended, refusal=refusal)
+            close_and_report(publisher, spool, say, service_url, delivered=publisher.ended, refusal=refusal)
     return code
 
 
@@ -167,21 +167,24 @@ def _deliver(publisher: Publisher, signals: SignalForwarder, seconds: float) -> 
 
 def close_and_report(
     publisher: Publisher,
+    spool: Spool,
     say: Callable[[str], None],
     service_url: str | None = None,
     *,
     delivered: bool,
     refusal: ChronoverseError | None,
 ) -> None:
-    """Closes the stopped ``publisher``, and reports what was dropped or not delivered, and how to deliver it later.
+    """Closes the ``spool`` of a stopped ``publisher``. Reports what was dropped, and how to deliver the rest later.
 
-    ``delivered``: whether the store has everything. ``refusal`` is the error that stopped the delivery for good, if one
-    did. ``service_url`` is the service's URL, if we publish through it.
+    ``delivered``: whether the store has everything; then the spool's file is removed. ``refusal`` is the error that
+    stopped the delivery for good, if one did. ``service_url`` is the service's URL, if we publish through it.
     """
-    undelivered = publisher.undelivered
-    path = publisher.close(delivered=delivered)
-    if publisher.dropped:
-        say(f"{publisher.dropped} lines were dropped: there was no room to keep them")
+    undelivered = spool.undelivered
+    path = None if delivered else spool.preserve()
+    if delivered:
+        spool.abandon()
+    if spool.dropped:
+        say(f"{spool.dropped} lines were dropped: there was no room to keep them")
     if delivered or (path is None and isinstance(refusal, Deleted)):
         return
     if undelivered:
@@ -191,8 +194,8 @@ def close_and_report(
     else:
         say("the job's end was not delivered to the store")
     if path is None:
-        if publisher.file_error is not None:
-            say(f"they could not be kept: {publisher.file_error}")
+        if spool.file_error is not None:
+            say(f"they could not be kept: {spool.file_error}")
         return
     if _refuses_id(refusal):
         say(f"publish them under another id with: {_deliver_command(path, service_url, '--retry')}")
