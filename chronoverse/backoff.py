@@ -8,30 +8,10 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import urllib3
-
-#: The longest ``Retry-After`` that is obeyed, in seconds.
-MAX_RETRY_AFTER_SECONDS: Final = 120.0
 #: A delay stops growing after so many failures. Every policy has reached its longest delay long before.
 _MAX_DOUBLINGS: Final = 16
-
-
-def retry_after(response: "urllib3.BaseHTTPResponse") -> float:
-    """The response's ``Retry-After`` in seconds; 0 when it has none or it is invalid.
-
-    The header is a number of seconds or a date: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
-    """
-    # Runners import this module, and need not wait for urllib3.
-    import urllib3
-    from urllib3.exceptions import InvalidHeader
-
-    try:
-        return min(urllib3.Retry().get_retry_after(response) or 0, MAX_RETRY_AFTER_SECONDS)
-    except InvalidHeader:
-        return 0
 
 
 @dataclass(frozen=True, slots=True)

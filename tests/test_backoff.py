@@ -1,9 +1,8 @@
 """Delays between attempts, with a clock and random numbers that the test chooses."""
 
 import pytest
-import urllib3
 
-from chronoverse.backoff import MAX_RETRY_AFTER_SECONDS, Backoff, RetryPolicy, retry_after
+from chronoverse.backoff import Backoff, RetryPolicy
 
 
 def test_delays_double_up_to_the_longest() -> None:
@@ -44,13 +43,3 @@ def test_the_time_of_failing_begins_at_the_first_failure() -> None:
     assert backoff.seconds_failing() == 7
     backoff.record_success()
     assert backoff.seconds_failing() == 0
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", MAX_RETRY_AFTER_SECONDS)]
-)
-def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> None:
-    """An invalid header counts as none."""
-    headers = {} if header is None else {"Retry-After": header}
-
-    assert retry_after(urllib3.HTTPResponse(headers=headers)) == seconds

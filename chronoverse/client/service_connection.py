@@ -7,15 +7,16 @@ from urllib.parse import urlencode
 
 import orjson
 import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
 
 from chronoverse import errors
 from chronoverse.auth.tls import certificate_problem, tls_context
-from chronoverse.backoff import retry_after
 from chronoverse.errors import ChronoverseError, Unreachable
 
 #: Bytes of a refusal's body that are read.
 REFUSAL_BYTES: Final = 65_536
+#: The longest ``Retry-After`` that is obeyed, in seconds.
+MAX_RETRY_AFTER_SECONDS: Final = 120.0
 
 #: The errors for the ``reason`` of a 409.
 _CONFLICTS: Final[Mapping[str, type[ChronoverseError]]] = {
@@ -154,3 +155,14 @@ def _refusal(response: urllib3.BaseHTTPResponse, answer: bytes) -> ChronoverseEr
         return errors.SequenceGap(expected)
     kind = _CONFLICTS.get(str(reason)) if status == 409 else _FINAL.get(status)
     return (kind or ChronoverseError)(detail)
+
+
+def retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    """The response's ``Retry-After`` in seconds; 0 when it has none or it is invalid.
+
+    The header is a number of seconds or a date: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+    """
+    try:
+        return min(urllib3.Retry().get_retry_after(response) or 0, MAX_RETRY_AFTER_SECONDS)
+    except InvalidHeader:
+        return 0
