@@ -199,11 +199,12 @@ class Spool:
         From now on their sequence numbers are fixed: index + ``base``.
         """
         with self._changed:
-            ordinal, limit, dropped = self._find(index)
-            if dropped is None:
-                runs = self._read(ordinal, limit)
+            shift, dropped = self._find(index)
+            if dropped is not None and index >= dropped.ordinal + shift:
+                start = dropped.ordinal + shift
+                runs = self._read_marker(dropped, start + base)[index - start :]
             else:
-                runs = self._read_marker(dropped, limit + base)[index - limit :]
+                runs = self._read(index - shift, dropped.ordinal if dropped else self._printed)
         return SpoolBatch(index, index + sum(len(run.messages) for run in runs), runs) if runs else None
 
     def lines(self, base: int = 1) -> Iterator[Line]:
@@ -276,21 +277,17 @@ class Spool:
         """The first batch that begins at ``ordinal`` or later. Its text may be left out."""
         return next((found for store in self._stores if (found := store.next_at(ordinal))), None)
 
-    def _find(self, index: int) -> tuple[int, int, DroppedRange | None]:
-        """The ordinal of the line ``index``; the ordinal of the next dropped line, or of the job's next line; None.
+    def _find(self, index: int) -> tuple[int, DroppedRange | None]:
+        """The first dropped range whose drop marker ends after line ``index``; None if there is none.
 
-        For a line of a drop marker: the ordinal of the first dropped line; the index of the marker's first line; the
-        dropped range.
+        Before it: by how much the indexes of the lines before that range differ from their ordinals.
         """
         shift = self._shift
         for each in self._ranges:
-            start = each.ordinal + shift
-            if index < start:
-                return index - shift, each.ordinal, None
-            if index < start + each.marker_lines:
-                return each.ordinal, start, each
+            if index < each.ordinal + shift + each.marker_lines:
+                return shift, each
             shift += each.shift
-        return index - shift, self._printed, None
+        return shift, None
 
     def _read_marker(self, dropped: DroppedRange, number: int) -> list[LineRun]:
         """The drop marker, with the sequence number ``number``. Empty while the range may grow: no line follows it."""
@@ -404,7 +401,8 @@ class Spool:
 
         Returns whether any was removed.
         """
-        ordinal = self._find(index)[0]
+        shift, dropped = self._find(index)
+        ordinal = min(index - shift, dropped.ordinal if dropped else self._printed)
         following = self._next_at(ordinal)
         position = (following.position if following else self._position) - keep_bytes
         kept = [store.first_kept(ordinal, position) for store in self._stores]
