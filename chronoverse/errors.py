@@ -78,11 +78,7 @@ class SigningKeysUnavailable(ChronoverseError):
 
 
 class Unreachable(ChronoverseError):
-    """Raised when the service does not answer, or keeps answering that it is unavailable. A retry later may succeed."""
-
-
-class UntrustedCertificate(ChronoverseError):
-    """Raised when the service's certificate cannot be verified. A retry cannot succeed."""
+    """Raised when the service does not answer, keeps answering that it is unavailable, or is not trusted."""
 
 
 class BadRequest(ChronoverseError):

@@ -33,7 +33,6 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.StoreUnavailable: EX_UNAVAILABLE,
     errors.EmbeddedError: EX_UNAVAILABLE,
     errors.Unreachable: EX_UNAVAILABLE,
-    errors.UntrustedCertificate: EX_UNAVAILABLE,
     errors.ArchiveNotConfigured: EX_UNAVAILABLE,
     errors.JobNotFound: 66,  # EX_NOINPUT
     errors.BadRequest: EX_DATAERR,

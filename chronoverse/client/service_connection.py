@@ -96,8 +96,8 @@ class ServiceConnection:
     ) -> urllib3.BaseHTTPResponse:
         """Sends a request once. Returns an answer of 200 or 204 whose body is still to be read.
 
-        Parameters of ``query`` that are None are left out. Raises: :class:`RequestFailed`;
-        :class:`UntrustedCertificate`; or the error of a refusal that no retry can change.
+        Parameters of ``query`` that are None are left out. Raises: :class:`RequestFailed`; another
+        :class:`Unreachable` when the certificate is not trusted; or the error of a refusal that no retry can change.
         """
         token = self._token() if callable(self._token) else self._token
         if token is not None:
@@ -112,7 +112,7 @@ class ServiceConnection:
             response.release_conn()
         except (HTTPError, OSError) as error:
             if problem := certificate_problem(error):
-                raise errors.UntrustedCertificate(f"the certificate of {self.url} is not trusted: {problem}") from error
+                raise Unreachable(f"the certificate of {self.url} is not trusted: {problem}") from error
             cause = error.__cause__ or error
             reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
             raise RequestFailed(f"{self.url} does not answer: {reason}") from error

@@ -19,7 +19,7 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
     Unauthorized,
-    UntrustedCertificate,
+    Unreachable,
 )
 from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status, lines_of
 from chronoverse.runner.log_writer import Comparison, line_digest
@@ -85,7 +85,6 @@ class HttpLogWriter:
         *,
         ca_file: Path | None = None,
         durable: bool = False,
-        connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self._token = token
@@ -95,7 +94,7 @@ class HttpLogWriter:
             url,
             self._next_token,
             ca_file=ca_file,
-            connect_seconds=connect_seconds,
+            connect_seconds=CONNECT_SECONDS,
             read_seconds=read_seconds,
             repeatable=True,
         )
@@ -190,12 +189,10 @@ class HttpLogWriter:
         try:
             answer = self._service.read(self._service.request("POST", path, {}, headers, content), ANSWER_BYTES)
             return orjson.loads(answer) if answer else None
-        except RequestFailed as error:
-            if error.status == 429:
+        except Unreachable as error:
+            if isinstance(error, RequestFailed) and error.status == 429:
                 raise TooFast(str(error), error.min_delay) from error
-            raise StoreUnavailable(str(error)) from error
-        except UntrustedCertificate as error:
-            # The spool keeps the lines, and they can be delivered once the certificate is trusted.
+            # Also for an untrusted certificate: the lines can be delivered once it is trusted.
             raise StoreUnavailable(str(error)) from error
         except JobNotFound as error:
             # The service's own words do not say what is missing.
