@@ -48,10 +48,10 @@ RENEWALS: Final = 3
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns. One thread does all the work.
 
-    A spool that another process left behind is continued where that process stopped, with its token. With
-    ``required_first`` the spool's first line must get that number; else the job is refused. None allows any number.
-    With ``retry`` the first of JOB, JOB.2, JOB.3, … is opened that is free: one that has no lines, has not ended, was
-    not deleted and that no live runner holds. ``say`` shows the user a message.
+    A spool that another process left behind is continued where that process stopped, with its token. The job of a
+    reassigned spool must have no lines; else it is refused. With ``retry`` the first of JOB, JOB.2, JOB.3, … is opened
+    that is free: one that has no lines, has not ended, was not deleted and that no live runner holds. ``say`` shows the
+    user a message.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class Publisher:
         say: Callable[[str], None],
         *,
         lease_seconds: float = 30,
-        required_first: int | None = None,
         retry: bool = False,
     ) -> None:
         self._connect = connect
@@ -71,7 +70,6 @@ class Publisher:
         self._say = say
         self._renew_seconds = lease_seconds / RENEWALS
         self._renew_at = 0.0
-        self._required_first = required_first
         self._retry = retry
         #: With ``retry``: the job that was asked for, how many ids were tried, and why the first was refused.
         self._asked_job, self._tried_ids = job, 1
@@ -273,9 +271,9 @@ class Publisher:
 
     def _open_attempt(self, store: LogWriter) -> Attempt:
         """Opens a new attempt, always with the same token: a power loss may have brought back an old lease of ours."""
-        first = (FIRST_NUMBER if self._retry else self._required_first) if self._last_attempt is None else None
+        must_be_new = self._last_attempt is None and (self._retry or self._spool.is_reassigned)
         try:
-            return store.open(self._job, self._token, first)
+            return store.open(self._job, self._token, FIRST_NUMBER if must_be_new else None)
         except SequenceGap as gap:
             raise ForeignLines(f"{self._job} has {gap.expected - 1} lines already") from gap
 
@@ -371,10 +369,10 @@ class Publisher:
             self._say("the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # Whoever deletes a job wants its lines gone, and those in the spool too. With ``required_first`` the spool has
-        # another job's lines, which were only to be published under the id of the deleted one.
+        # Whoever deletes a job wants its lines gone, and those in the spool too. A reassigned spool has another
+        # job's lines, which were only to be published under the id of the deleted one.
         # A runner that never had an attempt has no lines of that job: its lines were never published.
-        deleted = isinstance(error, Deleted) and self._required_first is None and self.numbering is not None
+        deleted = isinstance(error, Deleted) and not self._spool.is_reassigned and self.numbering is not None
         if deleted and self._spool.end > self._spool.first:
             error = Deleted(f"{error}; its lines that waited here are dropped")
         if deleted or not self._spool.has_directory:

@@ -13,7 +13,7 @@ from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, Jo
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.runner import readback
 from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
-from chronoverse.runner.publisher import FIRST_NUMBER, Publisher
+from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.readback import compare_spool
 from chronoverse.runner.run import DELIVER_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
@@ -53,8 +53,7 @@ def resend_spool(
     saved = spool.state.get("ending")
     result = JobResult(Status(saved[0]), saved[1]) if saved else JobResult(Status.LOST, None)
     connect_once = cache(partial(connect, job.workflow_id))
-    first = FIRST_NUMBER if retry or job_id is not None else None
-    publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, required_first=first, retry=retry)
+    publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, retry=retry)
     publisher.end(result, iso_timestamp(time.time()))
     lines = spool.end - spool.first
     refusal: Closed | None = None

@@ -81,7 +81,9 @@ class Spool:
         self._open_streams: set[str] = set()
         #: The time of the end, once there is one.
         self._closed = ""
-        self._is_forced = self._is_abandoned = self._is_reassigned = self._keeps_all = False
+        self._is_forced = self._is_abandoned = self._keeps_all = False
+        #: Whether the lines are another job's: see :meth:`reassign`.
+        self.is_reassigned = False
         #: Why the file could not be written, and when to try again; None if it could.
         self.file_error: Exception | None = None
         self._retry_at = 0.0
@@ -166,7 +168,7 @@ class Spool:
         Forgets their own job, and the numbers that they had there.
         """
         with self._changed:
-            self._is_reassigned = True
+            self.is_reassigned = True
             self.state = {name: value for name, value in self.state.items() if name == "ending"}
             self._ranges = [replace(each, numbered=False) for each in self._ranges]
 
@@ -434,7 +436,7 @@ class Spool:
         return {**self.state, "dropped": self.dropped, "shift": self._shift, "ranges": ranges}
 
     def _save(self) -> None:
-        if self._file is not None and not (self._is_reassigned and "attempt" not in self.state):
+        if self._file is not None and not (self.is_reassigned and "attempt" not in self.state):
             with contextlib.suppress(sqlite3.Error):
                 self._file.write(self._saved())
 
