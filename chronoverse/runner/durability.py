@@ -73,9 +73,14 @@ class DurabilityTracker:
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.is_set() and self._probe is not None:
-            if self._spool.wait_for_unsafe(POLL_SECONDS):
-                self._stop.wait(self._ask(self._probe))
+        try:
+            while not self._stop.is_set() and self._probe is not None:
+                if self._spool.wait_for_unsafe(POLL_SECONDS):
+                    self._stop.wait(self._ask(self._probe))
+        except Exception:
+            # Whoever has stopped us does not wait for us, and may close the store during a question.
+            if not self._stop.is_set():
+                raise
 
     def _ask(self, probe: DurabilityProbe) -> float:
         """Asks once. Returns the seconds until the next question."""

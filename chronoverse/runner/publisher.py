@@ -178,7 +178,8 @@ class Publisher:
             while not self._stop.is_set() and not self._done.is_set():
                 self._try_step(store, pipeline)
         except Exception as error:  # the command must go on, whatever is wrong here, and the user must hear of it
-            self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
+            if not self._stop.is_set():  # else the store may have been closed during a call
+                self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
         finally:
             self._durability.stop()
             self._done.set()
