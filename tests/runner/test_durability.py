@@ -1,6 +1,7 @@
 """The thread that asks which lines are safe."""
 
 import threading
+from collections.abc import Callable
 
 from chronoverse.joblog.values import Attempt
 from chronoverse.runner.capture.line_splitter import LineBatch
@@ -14,7 +15,7 @@ class _ClosedStore:
     """A probe whose store is closed during a question: the driver then raises whatever it happens to meet."""
 
     def __init__(self) -> None:
-        self.stop = lambda: None
+        self.stop: Callable[[], object] = list
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         self.stop()
