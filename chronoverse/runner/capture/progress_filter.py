@@ -11,8 +11,6 @@ from typing import Final
 #: Bytes that are held back at most, since a carriage return may overwrite them. A longer state is not a progress bar.
 STATE_BYTES: Final = 4_096
 
-# Possessive, and anchored to the beginning of a run of ``\r``, so that hostile input costs linear time too.
-_LINE_END = re.compile(rb"(?<!\r)\r++\n")
 _STATE_END = re.compile(rb"[\r\n]")
 
 
@@ -44,8 +42,6 @@ class ProgressFilter:
         self._ends_with_return = False
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
-            if b"\r\n" in text:
-                text = _LINE_END.sub(b"\n", text)
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
@@ -63,15 +59,12 @@ class ProgressFilter:
         end = _STATE_END.search(text)
         if end is None:
             return text
-        state, rest = text[: end.start()], text[end.start() :]
-        next_state = rest.lstrip(b"\r")
-        if not next_state:
+        state, rest = text[: end.start()], text[end.start() :].lstrip(b"\r")
+        if not rest:
             self._ends_with_return = True
             return state
         self._is_released = False
-        if rest[0] == ord("\n"):
-            return state + self._start_state(rest)
-        return state + b"\n" + self._start_state(next_state)
+        return state + (b"" if rest.startswith(b"\n") else b"\n") + self._start_state(rest)
 
     def _start_state(self, text: bytes) -> bytes:
         """``text`` begins with a state of which nothing was returned."""
@@ -88,6 +81,7 @@ class ProgressFilter:
 
     def _drop_overwritten(self, line: bytes) -> bytes:
         """The states of ``line`` that stay, as lines: the last one, and those that are too long to be held back."""
+        line = line.rstrip(b"\r")
         if len(line) <= self._limit:
             return line[line.rfind(b"\r") + 1 :]
         *overwritten, last = line.split(b"\r")
