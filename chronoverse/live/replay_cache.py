@@ -1,12 +1,9 @@
 """Older lines in segments. Each segment is read and encoded once for all viewers of a worker that want it."""
 
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
-
-from cachetools import TTLCache
 
 from chronoverse.errors import StoreUnavailable
 from chronoverse.history.protocols import Archive, LogReader
@@ -85,12 +82,14 @@ class ReplayCache:
         self.store: Final = store
         self.throttle: Final = throttle
         self._archive: Final = archive or MissingArchive()
+        self._clock = clock
         #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(LOCK_SECONDS, StoreUnavailable, pause))
         self._most_lines = min(self.most_lines, _power_of_two(READ_BYTES // max_line_bytes))
-        self._segments: TTLCache[_Key, ReplaySegment] = TTLCache(
-            self.most_bytes, CACHE_SECONDS, timer=clock, getsizeof=lambda segment: len(segment.frames)
-        )
+        #: By key: when the segment was read, and the segment. The oldest comes first. With cachetools' TTLCache instead, a
+        #: viewer that comes back would cost a tenth more: it looks for several segments.
+        self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
+        self._cached_bytes = 0
 
     def read_after(
         self, ref: JobRef, line_filter: LineFilter | None, cursor: int, lines: int, known: Job | None = None
@@ -160,15 +159,16 @@ class ReplayCache:
 
     def _find_complete(self, key: _Key) -> ReplaySegment | None:
         """The cached segment under ``key``, if nothing can be added to it."""
+        self._evict(self.most_bytes)
         cached = self._segments.get(key)
         # The log may have grown since an incomplete segment was read. Such a segment is for :meth:`cached` only.
-        return cached if cached and cached.complete else None
+        return cached[1] if cached and cached[1].complete else None
 
     def invalidate(self, ref: JobRef) -> None:
         """Drops everything that was read of ``ref``, because its log was changed."""
         self._archive.forget(ref)
         for key in [key for key in self._segments if key[0] == ref]:
-            self._segments.pop(key, None)
+            self._cached_bytes -= len(self._segments.pop(key)[1].frames)
 
     def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
         """What others have just read after line ``cursor``, and the last number in it. Never waits.
@@ -176,19 +176,34 @@ class ReplayCache:
         It has up to :data:`SEGMENT_BYTES`, and may end anywhere before the end of the log.
         """
         found: list[bytes] = []
-        size = 0
-        while segment := self._segments.get((ref, line_filter, cursor)):
+        size, oldest = 0, self._clock() - CACHE_SECONDS
+        while cached := self._segments.get((ref, line_filter, cursor)):
+            read_at, segment = cached
             size += len(segment.frames)
-            if found and size > SEGMENT_BYTES:
+            if read_at <= oldest or (found and size > SEGMENT_BYTES):
                 break
             found.append(segment.frames)
             cursor = segment.cursor
         return b"".join(found), cursor
 
     def _remember(self, key: _Key, segment: ReplaySegment) -> None:
-        # The cache raises ValueError for a segment that is larger than itself.
-        with contextlib.suppress(ValueError):
-            self._segments[key] = segment
+        size = len(segment.frames)
+        if before := self._segments.pop(key, None):
+            self._cached_bytes -= len(before[1].frames)
+        if size <= self.most_bytes:
+            self._evict(self.most_bytes - size)
+            self._segments[key] = self._clock(), segment
+            self._cached_bytes += size
+
+    def _evict(self, most: int) -> None:
+        """Drops the oldest segments, until none is too old and all together have at most ``most`` bytes."""
+        too_old = self._clock() - CACHE_SECONDS
+        while self._segments:
+            key, (read_at, segment) = next(iter(self._segments.items()))
+            if read_at > too_old and self._cached_bytes <= most:
+                return
+            del self._segments[key]
+            self._cached_bytes -= len(segment.frames)
 
 
 def _make_segment(

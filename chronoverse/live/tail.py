@@ -344,6 +344,8 @@ class Tail:
 
     def start(self) -> None:
         """Starts the threads, unless they run already."""
+        if self._threads:
+            return
         with self._lock:
             if self._threads or self._stopped.is_set():
                 return
