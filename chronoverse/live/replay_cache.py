@@ -86,8 +86,8 @@ class ReplayCache:
         #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(LOCK_SECONDS, StoreUnavailable, pause))
         self._most_lines = min(self.most_lines, _power_of_two(READ_BYTES // max_line_bytes))
-        #: By key: when the segment was read, and the segment. The oldest comes first. With cachetools' TTLCache instead, a
-        #: viewer that comes back would cost a tenth more: it looks for several segments.
+        #: By key: when the segment was read, and the segment. The oldest comes first. With cachetools' TTLCache
+        #: instead, a viewer that comes back would cost a tenth more: it looks for several segments.
         self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
         self._cached_bytes = 0
 
