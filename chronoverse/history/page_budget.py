@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from chronoverse.errors import AtCapacity, ShareExceeded
-
 #: Bytes of JSON of one page. JSON makes six bytes of a control character, so a thousand lines of 64 KiB could be 400
 #: MB.
 PAGE_BYTES: Final = 4 * 2**20
@@ -31,9 +29,8 @@ CLIENT_GONE_SECONDS: Final = 0.25
 class PageBudget:
     """What is left for one page of ``page_bytes`` and ``seconds``.
 
-    ``reserve`` is called with the bytes of each line before they are taken. It may raise :class:`AtCapacity` or
-    :class:`ShareExceeded` when there is no memory for them. ``client_is_gone`` says whether the client has closed its
-    side of the connection. ``clock`` is monotonic, in seconds.
+    ``client_is_gone`` says whether the client has closed its side of the connection. ``clock`` is monotonic, in
+    seconds.
     """
 
     def __init__(
@@ -41,7 +38,6 @@ class PageBudget:
         *,
         page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES,
         seconds: float = PAGE_SECONDS,
-        reserve: Callable[[int], object] = lambda size: None,
         client_is_gone: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,7 +45,6 @@ class PageBudget:
         self.entries_left = MAX_ENTRIES
         #: Whether nothing is on the page yet.
         self.empty = True
-        self._reserve = reserve
         self._client_is_gone = client_is_gone
         self._clock = clock
         began = clock()
@@ -68,17 +63,10 @@ class PageBudget:
     def take(self, json: bytes) -> bool:
         """Takes room for one line's ``json``. Returns False when there is none.
 
-        The first line of a page always has room in it. It raises what ``reserve`` raises when there is no memory for
-        it.
+        The first line of a page always has room in it.
         """
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
-            return False
-        try:
-            self._reserve(size)
-        except (AtCapacity, ShareExceeded):
-            if self.empty:
-                raise
             return False
         self.bytes_left -= size
         self.empty = False

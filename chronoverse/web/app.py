@@ -125,7 +125,6 @@ def build_app(deps: Dependencies) -> Flask:
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))
-    app.before_request(deps.take_turn)
     app.before_request(_refuse_odd_requests)
     unread_answers.register(app, deps.answer_shares)
     problems.register(app)

@@ -15,11 +15,13 @@ import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.sock import ssl_context
-from gunicorn.workers.base_async import ALREADY_HANDLED
 from gunicorn.workers.ggevent import GeventWorker
 
+from chronoverse import metrics
 from chronoverse.errors import AtCapacity
+from chronoverse.web.http.client_ip import join_forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.problems import RETRY_AFTER_SECONDS
 from chronoverse.web.streaming.connection import (
     Connection,
     Connections,
@@ -42,6 +44,18 @@ SPARE_DESCRIPTORS: Final = 100
 RETRY_ACCEPT_SECONDS: Final = 0.01
 #: Bytes of one read of a body that is discarded.
 DISCARD_READ_BYTES: Final = 65_536
+#: Paths that load balancers and supervisors request. These requests do not wait for others.
+PROBE_PATHS: Final = ("/healthz", "/readyz")
+
+_DETAIL: Final = (
+    b'{"type":"about:blank","title":"Service Unavailable","status":503,'
+    b'"detail":"This worker has too many requests at a time; try again."}'
+)
+#: The answer to a request that did not get its turn in time.
+_AT_CAPACITY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    b"Retry-After: %d\r\nContent-Length: %d\r\n\r\n%b" % (RETRY_AFTER_SECONDS, len(_DETAIL), _DETAIL)
+)
 
 
 class Server(StreamServer):
@@ -96,7 +110,7 @@ def max_connections() -> float:
 
 
 class Worker(GeventWorker):
-    """After a response of ``ALREADY_HANDLED``, gunicorn reads no further request from the connection."""
+    """After an answer of gunicorn's ``ALREADY_HANDLED``, gunicorn reads no further request from the connection."""
 
     _connections: Connections
 
@@ -131,9 +145,32 @@ class Worker(GeventWorker):
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Serves one request. Returns only when the connection stays open for another one."""
         sock.begin_request()
+        try:
+            self._take_turn(req, sock, addr)
+        except AtCapacity as error:
+            metrics.REQUESTS_REFUSED.labels(503).inc()
+            sock.sendall(_AT_CAPACITY)
+            finish_sending(sock)
+            raise StopIteration from error
         super().handle_request(listener_name, req, sock, addr)
         self._discard_body(req.body)
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
+
+    def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
+        """Waits until the request may begin. Only probes need not wait, and the addresses of clients come in turn.
+
+        This is done before Flask has any work with the request. Raises :class:`AtCapacity`.
+        """
+        deps: Dependencies = self.wsgi.extensions["chronoverse"]
+        if not sock.is_pipelined and req.path in PROBE_PATHS:
+            return
+        if not sock.is_pipelined and req.path.endswith("/events"):
+            turn = deps.accept_lock.hold("")
+        else:
+            peer = addr[0] if addr else ""
+            turn = deps.request_lock.hold(deps.proxies.client(peer, join_forwarded_for(req.headers)))
+        with turn:
+            pass
 
     def _discard_body(self, body: Any) -> None:
         """Reads the rest of a request's body, which may take as long as a head.
@@ -164,7 +201,6 @@ class Worker(GeventWorker):
         workers wait at the same sockets.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        deps.stream_writers.already_handled = ALREADY_HANDLED
         self._connections = Connections(self.worker_connections, deps.request_lock)
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:

@@ -16,7 +16,7 @@ logging        formats the service's log lines
 tracing        makes OpenTelemetry spans
 openapi        makes the OpenAPI document
 
-A request waits for its turn (:meth:`Dependencies.take_turn`), and its token is verified (:meth:`Dependencies.guard`).
-Its view reads the body or the query by a schema, takes the lock for its kind of work, and makes a page within its
-budget. Errors of any layer become problems.
+A request waits for its turn (in ``web.worker``), and its token is verified (:meth:`Dependencies.guard`). Its view reads
+the body or the query by a schema, takes the lock for its kind of work, and makes a page within its budget. Errors of
+any layer become problems.
 """

@@ -17,6 +17,14 @@ IPV6_PREFIX_BITS: Final = 64
 CACHE_SIZE: Final = 1024
 
 
+def join_forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
+    """The values of all X-Forwarded-For headers, joined as WSGI does it. Names in ``headers`` are in capitals.
+
+    What the last proxy wrote comes last. Some proxies add a second header instead of appending to the client's.
+    """
+    return ",".join(value for name, value in headers if name == "X-FORWARDED-FOR")
+
+
 class TrustedProxies:
     """The proxies whose X-Forwarded-For is believed. There are none before :meth:`trust` is called."""
 
@@ -38,7 +46,7 @@ class TrustedProxies:
         """The client's address. For IPv6 it is the client's network.
 
         ``peer`` is the address of the connection's other end. It is empty on a unix socket, which is always trusted.
-        ``forwarded_for`` are the values of all X-Forwarded-For headers, as gunicorn joins them. If the peer is trusted,
+        ``forwarded_for`` are the values of all X-Forwarded-For headers, joined by commas. If the peer is trusted,
         the client is the last address in there that is no trusted proxy: what comes before it, the client may have made
         up.
         """

@@ -45,23 +45,18 @@ from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: Seconds that a request or a new viewer waits for its turn. Some thousands that come together begin within that.
 ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Paths that load balancers and supervisors request. These requests do not wait for others.
-PROBE_PATHS: Final = ("/healthz", "/readyz")
 #: Requests that read stored lines or look at many jobs at the same moment, for each server of the store. A request
 #: takes the lock again for each batch. So the store's other clients and the worker's live viewers wait for two batches
 #: at most, however many requests there are.
 MAX_SCANS: Final = 2
 #: Requests for pages and listings of one server's jobs that a worker works on at the same time, and how many of those
-#: may be of one token's subject. The others wait, and hold no memory. Each of them has the event loop for a millisecond
-#: at a time, and a live line waits for all of them.
+#: may be of one token's subject. The others wait, and hold no memory, so the pages of one server have 48 MiB. Each
+#: page has the event loop for a millisecond at a time, and a live line waits for all of them.
 MAX_PAGES: Final = 12
 MAX_SUBJECT_PAGES: Final = 2
 #: Bytes of all answers of a worker that their clients have not read yet. One token's subject may have half of it, which
 #: are four pages.
 UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
-#: Bytes of all pages that a worker is making. Each token's subject has a share. When it is used up, its pages end
-#: early.
-ALL_PAGES_BYTES: Final = 64 * 2**20
 #: Seconds that a request waits for a lock, and again for the scan server to begin with its scan. A lock is released
 #: after milliseconds, unless the store is away.
 LOCK_WAIT_SECONDS: Final = 5.0
@@ -100,11 +95,10 @@ class Dependencies:
     )
     #: Asks the scan server.
     scans: ScanClient = field(default_factory=ScanClient)
-    #: For beginning a request, and for a new viewer. See :meth:`take_turn`.
+    #: For beginning a request, and for a new viewer. However many come together, the event loop goes round between some
+    #: of them and the next. After a restart viewers come by the thousand, and other requests do not wait for them.
     request_lock: FairLock = field(default_factory=lambda: _turns())
     accept_lock: FairLock = field(default_factory=lambda: _turns())
-    #: Bytes of pages that are being made.
-    page_shares: Shares = field(default_factory=lambda: Shares(ALL_PAGES_BYTES, "pages that are being made"))
     #: For making a page or a listing, by server of the store. See :meth:`page_lock`.
     page_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_PAGES, MAX_SUBJECT_PAGES))
     #: Bytes of answers that their clients have not read yet.
@@ -147,27 +141,6 @@ class Dependencies:
     def download_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """As :meth:`scan_lock`, for a download, which waits longer: it can only be cut off."""
         return self.download_locks[self.store.server_of(ref)].hold(subject)
-
-    def take_turn(self) -> None:
-        """Waits until the current request may begin, unless it is a probe. The addresses of clients come in turn.
-
-        However many requests come together, the event loop goes round between some of them and the next. New viewers
-        have a lock of their own: after a restart they come by the thousand, and other requests do not wait for them.
-        Raises :class:`AtCapacity`.
-        """
-        environ = request.environ
-        # A client that sends its next request before it has read an answer has no claim to answers at once.
-        is_pipelined = getattr(environ.get("gunicorn.socket"), "is_pipelined", False)
-        if request.path in PROBE_PATHS and not is_pipelined:
-            return
-        is_viewer = request.path.endswith("/events") and not is_pipelined
-        with (self.accept_lock if is_viewer else self.request_lock).hold(self.client_address()):
-            pass
-
-    def client_address(self) -> str:
-        """The address of the current request's client, also through trusted proxies."""
-        environ = request.environ
-        return self.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
 
     def time_slice(self) -> TimeSlice:
         """A slice of work for a request that goes through many lines."""
@@ -218,8 +191,9 @@ def _locks_by_server(
 
 def stream_ticket(deps: Dependencies) -> StreamTicket:
     """Who asks for a stream, for :class:`AdmissionControl`."""
-    span = request.environ.get(SPAN_KEY)
-    return StreamTicket(principal().subject, deps.client_address(), request_id() or "", deps.monotonic(), span)
+    environ = request.environ
+    address = deps.proxies.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR"))
+    return StreamTicket(principal().subject, address, request_id() or "", deps.monotonic(), environ.get(SPAN_KEY))
 
 
 def principal() -> Principal:

@@ -6,14 +6,13 @@ processor for long. See :mod:`chronoverse.history.pages` and :mod:`chronoverse.h
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import gevent.socket
 from flask import request
 
-from chronoverse.errors import AtCapacity
 from chronoverse.history import pages
-from chronoverse.history.page_budget import PAGE_BYTES, PageBudget
+from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import Page, ReadBatch
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import Scan
@@ -25,36 +24,16 @@ from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS, Dependencies, p
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.streaming.connection import on_hangup
 
-#: Bytes of JSON that a line is expected to have before it is read. A page of one line counts as a short answer, for
-#: which no room is needed.
-LONG_LINE_BYTES: Final = 64 * 2**10
-
 
 def read_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
     """Up to ``limit`` lines strictly after ``position`` in the order asked for.
 
-    Raises as the store, the archive and :func:`_page_turn` do. Also raises :class:`AtCapacity` and
-    :class:`ShareExceeded` when there is no memory for one line.
+    Raises as the store, the archive and :meth:`Dependencies.page_lock` do.
     """
-    subject, held = principal().subject, 0
-
-    def reserve(size: int) -> None:
-        nonlocal held
-        deps.page_shares.take(subject, size)
-        held += size
-
-    with _page_turn(deps, job.ref, limit):
-        try:
-            return pages.read_page(
-                read_batches(deps, job, position, limit, descending=descending),
-                job,
-                position,
-                limit,
-                PageBudget(reserve=reserve, clock=deps.monotonic),
-                descending=descending,
-            )
-        finally:
-            deps.page_shares.give_back(subject, held)
+    with deps.page_lock(job.ref, principal().subject):
+        batches = read_batches(deps, job, position, limit, descending=descending)
+        budget = PageBudget(clock=deps.monotonic)
+        return pages.read_page(batches, job, position, limit, budget, descending=descending)
 
 
 def read_batches(
@@ -82,9 +61,10 @@ def read_batches(
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
     """The page of up to ``limit`` lines of ``ref`` that the scan server finds. ``filters`` are fields of :class:`Scan`.
 
-    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and :func:`_page_turn` do.
+    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and
+    :meth:`Dependencies.page_lock` do.
     """
-    with _page_turn(deps, ref, limit):
+    with deps.page_lock(ref, principal().subject):
         scan = Scan(
             workflow_id=ref.workflow_id,
             job_id=ref.job_id,
@@ -100,9 +80,10 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 def scan_workflow(deps: Dependencies, workflow_id: str, limit: int, per_job: int, **filters: Any) -> JobsPage:
     """The page of up to ``limit`` jobs with matches. ``filters`` are fields of :class:`WorkflowScan`.
 
-    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and :func:`_page_turn` do.
+    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and
+    :meth:`Dependencies.page_lock` do.
     """
-    with _page_turn(deps, JobRef(workflow_id, ""), limit * per_job):
+    with deps.page_lock(JobRef(workflow_id, ""), principal().subject):
         scan = WorkflowScan(
             workflow_id=workflow_id,
             limit=limit,
@@ -116,8 +97,8 @@ def scan_workflow(deps: Dependencies, workflow_id: str, limit: int, per_job: int
 
 
 def scan_summary(deps: Dependencies, ref: JobRef, max_bytes: int) -> bytes:
-    """The JSON of a job's summary. Raises as :class:`PendingScan` and :func:`_page_turn` do."""
-    with _page_turn(deps, ref, 1):
+    """The JSON of a job's summary. Raises as :class:`PendingScan` and :meth:`Dependencies.page_lock` do."""
+    with deps.page_lock(ref, principal().subject):
         scan = SummaryScan(
             workflow_id=ref.workflow_id,
             job_id=ref.job_id,
@@ -137,22 +118,6 @@ def _pending(deps: Dependencies, scan: Scan | WorkflowScan | SummaryScan) -> Ite
         if isinstance(sock, gevent.socket.socket):
             undo.callback(on_hangup(sock, lambda _: pending.shorten()))
         yield pending
-
-
-@contextlib.contextmanager
-def _page_turn(deps: Dependencies, ref: JobRef, limit: int) -> Iterator[None]:
-    """Holds the page lock. Raises as :meth:`Dependencies.page_lock` does.
-
-    Also raises :class:`ShareExceeded` when the token's subject has so many unread answers that this one, with up to
-    ``limit`` lines, might have no room.
-    """
-    subject = principal().subject
-    # AtCapacity means that this subject has no unread answers. It may go on: its page may be short enough to need no
-    # room.
-    with contextlib.suppress(AtCapacity):
-        deps.answer_shares.check(subject, min(PAGE_BYTES, (limit - 1) * LONG_LINE_BYTES))
-    with deps.page_lock(ref, subject):
-        yield
 
 
 class _LockedStore:

@@ -45,21 +45,13 @@ class Shares:
             ShareExceeded: when ``amount`` does not fit and ``subject`` holds some already.
         """
         with self._lock:
-            self._check(subject, amount)
+            mine = self._held[subject]
+            free = self._total - self._held.total()
+            if amount and mine + amount > free - amount:
+                if mine == 0:
+                    raise AtCapacity(f"others use all that this worker has for {self._what}")
+                raise ShareExceeded(f"this token uses all that it may have at a time for {self._what}")
             self._held[subject] += amount
-
-    def check(self, subject: str, amount: int) -> None:
-        """Raises what :meth:`take` would raise now, and takes nothing."""
-        with self._lock:
-            self._check(subject, amount)
-
-    def _check(self, subject: str, amount: int) -> None:
-        mine = self._held[subject]
-        free = self._total - self._held.total()
-        if amount and mine + amount > free - amount:
-            if mine == 0:
-                raise AtCapacity(f"others use all that this worker has for {self._what}")
-            raise ShareExceeded(f"this token uses all that it may have at a time for {self._what}")
 
     def give_back(self, subject: str, amount: int) -> None:
         """Gives back ``amount`` of what ``subject`` has taken."""

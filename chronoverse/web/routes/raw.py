@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from flask import Response, request
@@ -14,7 +14,7 @@ from flask import Response, request
 from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.history.page_budget import MAX_ENTRIES
-from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, read_batches
+from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, ReadBatch, read_batches
 from chronoverse.history.scans.scan import Form, Scan
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
@@ -133,15 +133,7 @@ class _Download:
         log.info("download ended", extra={"fields": {"request_id": self._ticket.request_id, **fields}})
 
 
-class _Batch(NamedTuple):
-    """Some lines, the last number that was read, and whether nothing follows it."""
-
-    lines: list[Line]
-    position: int
-    is_last: bool
-
-
-def _read_batches(deps: Dependencies, job: Job) -> Iterator[_Batch]:
+def _read_batches(deps: Dependencies, job: Job) -> Iterator[ReadBatch]:
     """All lines of the log. Raises as the store and the archive do, and as :meth:`Dependencies.download_lock` does."""
     # The subject is looked up by the caller's first ``next``, within the request. A download goes on after its context.
     subject = principal().subject
@@ -151,12 +143,11 @@ def _read_batches(deps: Dependencies, job: Job) -> Iterator[_Batch]:
             batch = next(batches, None)
         if batch is None:
             return
-        yield _Batch(batch.lines, batch.position, batch.is_last)
-        del batch
+        yield batch
         yield_to_loop()
 
 
-def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[_Batch]:
+def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[ReadBatch]:
     """The lines that pass the ``filters``, which are fields of :class:`Scan`, from the scan server.
 
     Raises as :class:`PendingScan` and :meth:`Dependencies.download_lock` do.
@@ -181,12 +172,12 @@ def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[_Bat
         while len(found) > MAX_BATCH:
             some, found = found[:MAX_BATCH], found[MAX_BATCH:]
             lines = [Line.from_json(orjson.loads(each)) for each in some]
-            yield _Batch(lines, lines[-1].sequence_num, False)
+            yield ReadBatch(lines, lines[-1].sequence_num, False)
             yield_to_loop()
-        yield _Batch([Line.from_json(orjson.loads(each)) for each in found], position, not has_more)
+        yield ReadBatch([Line.from_json(orjson.loads(each)) for each in found], position, not has_more)
 
 
-def _read_lines(deps: Dependencies, job: Job, batches: Iterator[_Batch], expires_at: float) -> Iterator[list[Line]]:
+def _read_lines(deps: Dependencies, job: Job, batches: Iterator[ReadBatch], expires_at: float) -> Iterator[list[Line]]:
     """The lines of ``batches`` up to ``job.last``.
 
     The caller clears each batch once it is encoded. So while a slow client reads, only the bytes to send are in memory.
@@ -194,7 +185,7 @@ def _read_lines(deps: Dependencies, job: Job, batches: Iterator[_Batch], expires
     Raises :class:`StoreError` when the store fails, when the log is deleted, or when another log has its name by then.
     Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
-    for lines, position, is_last in batches:
+    for lines, position, is_last, _ in batches:
         if deps.monotonic() >= expires_at:
             raise Unauthorized("the token has expired")
         found = [line for line in lines if line.sequence_num <= job.last]

@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 from gunicorn import SERVER
+from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from chronoverse import metrics
 from chronoverse.joblog.line_filter import LineFilter
@@ -100,7 +101,7 @@ def detach(
     except BaseException:
         on_end()
         raise
-    return deps.stream_writers.already_handled
+    return ALREADY_HANDLED
 
 
 def response_head(headers: Iterable[tuple[str, str]], now: float) -> bytes:

@@ -278,14 +278,9 @@ class StreamWriter:
 
 
 class StreamWriters:
-    """A worker's stream writers, and what they share.
-
-    ``already_handled`` is the answer with which an application tells its server that it has taken over the socket.
-    While it is None, no socket can be taken over.
-    """
+    """A worker's stream writers, and what they share."""
 
     def __init__(self, context: GroupContext) -> None:
-        self.already_handled: object | None = None
         self.open_count = 0
         self.chunk = Chunker()
         self.scheduler = WriteScheduler(context.clock)
@@ -293,8 +288,7 @@ class StreamWriters:
 
     def can_take_over(self, environ: dict[str, Any]) -> bool:
         """Whether the request's socket can be taken over: plain HTTP/1.1, under this project's gunicorn worker."""
-        is_plain = type(environ.get("gunicorn.socket")) is Connection
-        return is_plain and self.already_handled is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+        return type(environ.get("gunicorn.socket")) is Connection and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
 
     def take_over(self, viewer: Viewer, sock: Any, closed: Callable[[], None], head: bytes) -> None:
         """Writes ``head`` to ``sock``, and from now on all that ``viewer`` says. Calls ``closed`` at the end."""

@@ -48,24 +48,10 @@ def test_an_amount_that_was_returned_can_be_taken_again() -> None:
         assert shares.held == 5
 
 
-def test_a_check_takes_nothing() -> None:
-    """It raises what taking would raise."""
-    shares = Shares(10, "tests")
-    shares.check("a", 5)
-    with pytest.raises(AtCapacity):
-        shares.check("a", 6)
-    shares.take("a", 5)
-    with pytest.raises(ShareExceeded):
-        shares.check("a", 1)
-
-    assert shares.held == 5
-
-
 def test_an_amount_of_zero_always_fits() -> None:
     """Also for a subject that holds more than what others have left free."""
     shares = Shares(100, "tests")
     shares.take("a", 50)
     shares.take("b", 25)
 
-    shares.check("a", 0)
     shares.take("a", 0)

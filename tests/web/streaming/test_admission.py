@@ -6,7 +6,7 @@ import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.http.client_ip import TrustedProxies
+from chronoverse.web.http.client_ip import TrustedProxies, join_forwarded_for
 from chronoverse.web.streaming.admission import (
     DRAIN_STEP_SECONDS,
     LATE_ACCEPT_SECONDS,
@@ -176,3 +176,13 @@ def test_the_client_address_comes_from_a_trusted_proxy(
     proxies.trust(trusted)
 
     assert proxies.client(peer, forwarded_for) == client
+
+
+def test_the_last_of_several_forwarded_headers_counts() -> None:
+    """Some proxies leave the client's header as it is, and add another one after it."""
+    proxies = TrustedProxies()
+    proxies.trust(["127.0.0.1"])
+    headers = [("X-FORWARDED-FOR", "203.0.113.9"), ("HOST", "h"), ("X-FORWARDED-FOR", "198.51.100.1")]
+
+    assert proxies.client("127.0.0.1", join_forwarded_for(headers)) == "198.51.100.1"
+    assert proxies.client("127.0.0.1", join_forwarded_for([("HOST", "h")])) == "127.0.0.1"
