@@ -120,6 +120,12 @@ class PublishedKeys:
         self._record = FetchRecord()
         self._keys: Mapping[str, jwt.PyJWK] = {}
 
+    def prefetch(self) -> None:
+        """Fetches the keys if they are old. If that fails, the warning in the log is the only consequence."""
+        self._load()
+        with self._lock:
+            self._fetch_if_older(REFRESH_SECONDS)
+
     def get(self, kid: object) -> jwt.PyJWK:
         """The key with the id ``kid``, or the only key if ``kid`` is None.
 

@@ -135,6 +135,11 @@ class Verifier:
             return cls(_pem_key(settings.jwt_public_key), rules)
         return cls(_secret_key(signing_secret(settings)), rules)
 
+    def prefetch(self) -> None:
+        """Fetches an issuer's published keys, so that the log says early when that is not possible."""
+        if isinstance(self._keys, PublishedKeys):
+            self._keys.prefetch()
+
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
 

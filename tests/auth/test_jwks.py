@@ -392,6 +392,29 @@ def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer, tmp_path: Path) -> 
     first.join()
 
 
+def test_the_first_request_finds_the_keys_that_were_fetched_at_the_start(issuer: Issuer, tmp_path: Path) -> None:
+    """One fetch is for both, and a worker that starts later does not fetch either."""
+    issuer.keys = [published(EC, "k1")]
+    settings = Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url)
+    header = f"Bearer {jwt.encode(CLAIMS, EC, 'ES256', {'kid': 'k1'})}"
+    for _ in range(2):
+        verifier = Verifier.from_settings(settings)
+        verifier.prefetch()
+        assert verifier.verify(header, NOW).subject == "ada"
+
+    assert issuer.requests == 1
+
+
+def test_keys_that_cannot_be_fetched_at_the_start_are_only_logged(
+    issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The issuer may start later than the service."""
+    issuer.keys = None
+    Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url)).prefetch()
+
+    assert "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: HTTP Error 503" in caplog.text
+
+
 def test_an_issuer_behind_a_private_authority(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log names the cause and the setting. With the authority's certificate the keys are fetched."""
     authority = Authority(tmp_path / "certificates")
