@@ -87,7 +87,8 @@ export function signIn(why) {
     reason.setAttribute("role", "status");
     const button = make("button", "", "Sign in");
     const form = make("form", "", reason, make("label", "", "Token ", input), button);
-    const hint = make("p", "hint", "serve prints one when it starts; so does ", make("code", "", "chronoverse token"), ".");
+    const command = make("code", "", "chronoverse token");
+    const hint = make("p", "hint", "Whoever operates the service gives you one. On its own machine, ", command, " may print one.");
     form.append(hint);
     const dialog = make("dialog", "sign-in", form);
     dialog.setAttribute("aria-label", "Sign in");
