@@ -9,6 +9,11 @@ from chronoverse.web.http.schemas import ProblemSchema
 
 #: Statuses that any route with a token may answer, beside those that the route itself names.
 REFUSALS: Final = ("401", "403", "429", "503")
+#: What a route for a workflow answers when there is no such thing, or the token may not see it.
+NOT_FOUND: Final = {
+    "description": "Not Found",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 
 
 class OpenApiDocument(Api):
@@ -29,13 +34,15 @@ class OpenApiDocument(Api):
         """The whole document. Refusals have the type ``application/problem+json``."""
         document: dict[str, Any] = self.spec.to_dict()
         answers = list(document["components"]["responses"].values())
-        for path in document["paths"].values():
+        for name, path in document["paths"].items():
             for operation in path.values():
                 if "responses" not in operation:
                     continue
                 if "security" not in operation:
                     refusals = {status: {"$ref": "#/components/responses/DEFAULT_ERROR"} for status in REFUSALS}
                     operation["responses"] = refusals | operation["responses"]
+                if "{workflow_id}" in name:
+                    operation["responses"] = {"404": NOT_FOUND} | operation["responses"]
                 answers += operation["responses"].values()
         document["components"]["schemas"].pop("PaginationMetadata", None)
         for answer in answers:

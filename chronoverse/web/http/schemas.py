@@ -1,7 +1,7 @@
 """Parameters of requests and shapes of answers. Validation and the OpenAPI document are both made from these."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from flask_smorest import Blueprint as SmorestBlueprint
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate, validates_schema
@@ -32,6 +32,9 @@ MAX_JOB_MATCHES: Final = 100
 STREAMS: Final = ("stdout", "stderr")
 
 
+_View = TypeVar("_View", bound=Callable[..., Any])
+
+
 class IdentifierConverter(BaseConverter):
     """A workflow id or a job id in a path."""
 
@@ -55,6 +58,14 @@ class Blueprint(SmorestBlueprint):
     """flask-smorest's blueprint with our parser."""
 
     ARGUMENTS_PARSER = RequestParser()
+
+    def problem(self, status: int, description: str | None = None) -> Callable[[_View], _View]:
+        """Documents that the view may answer with a problem document of that ``status``."""
+        content_type = "application/problem+json"
+        document: Callable[[_View], _View] = self.alt_response(
+            status, schema=ProblemSchema, content_type=content_type, description=description
+        )
+        return document
 
 
 class QueryInteger(fields.Integer):

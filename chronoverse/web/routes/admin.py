@@ -21,13 +21,12 @@ from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonInteger
 from chronoverse.web.http.request_id import request_id
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, SearchText, check_regex
+from chronoverse.web.http.schemas import Blueprint, SearchText, check_regex
 
 #: Characters of a reason.
 MAX_REASON: Final = 200
 
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
-_PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +107,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         requestBody={"required": True, "content": {"application/json": {"schema": RedactBody}}},
     )
     @routes.response(200, RedactedSchema, description="It is done, or a part of it: then `next` is a number.")
-    @routes.alt_response(404, **_PROBLEM)
-    @routes.alt_response(409, **_PROBLEM, description="`reason` is STILL_LIVE or NO_ARCHIVE.")
-    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
+    @routes.problem(429, SHARE_USED)
     def redact(workflow_id: str, job_id: str) -> Response:
         """Replace what lines say by `[redacted]`, in the archive and in the store; numbers, times and streams stay."""
         ref = JobRef(workflow_id, job_id)
@@ -123,7 +121,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/logs/redactions")
     @routes.doc(operationId="listRedactions")
     @routes.response(200, RedactionsSchema)
-    @routes.alt_response(404, **_PROBLEM)
     def redactions(workflow_id: str, job_id: str) -> Response:
         """Who had what redacted."""
         ref = JobRef(workflow_id, job_id)
@@ -134,8 +131,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(_JOB, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
     @routes.response(204, description="It is gone, from the archive and from the store.")
-    @routes.alt_response(404, **_PROBLEM)
-    @routes.alt_response(409, **_PROBLEM, description="`reason` is HELD: its runner lives.")
+    @routes.problem(409, "`reason` is HELD: its runner lives.")
     def delete(workflow_id: str, job_id: str) -> Response:
         """Delete a job and its log everywhere. Nothing can be written under its id for as long as jobs are kept.
 

@@ -32,7 +32,6 @@ from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer,
 #: Parsed query strings that are cached. Many viewers send the same one.
 CACHED_QUERIES: Final = 256
 
-_PROBLEM: Final = {"content": {"application/problem+json": {"schema": ProblemSchema}}}
 #: The view in the OpenAPI document.
 _OPERATION: Final[dict[str, Any]] = {
     "operationId": "streamJobLog",
@@ -46,8 +45,10 @@ _OPERATION: Final[dict[str, Any]] = {
         },
         "204": {"description": "`Last-Event-ID` is at or past the end: there is nothing more, ever."},
         "400": "BAD_REQUEST",
-        "404": {"description": "Not Found", **_PROBLEM},
-        "429": {"description": "The token or the client's address has as many streams as it may.", **_PROBLEM},
+        "429": {
+            "description": "The token or the client's address has as many streams as it may.",
+            "content": {"application/problem+json": {"schema": ProblemSchema}},
+        },
         "default": "DEFAULT_ERROR",
     },
 }

@@ -9,7 +9,7 @@ from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response, parse_score
-from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema, ProblemSchema
+from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema
 
 #: Jobs that are read at once. That takes about 1 ms of the store's time and of the worker's, and everybody else waits
 #: for it.
@@ -28,7 +28,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="listJobs")
     @routes.arguments(JobsQuery(), location="query", as_kwargs=True)
     @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def jobs(workflow_id: str, limit: int, **query: Any) -> Response:
         """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
         status = query.get("status")
@@ -47,7 +46,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
     @routes.doc(operationId="getJob")
     @routes.response(200, JobSchema)
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def job(workflow_id: str, job_id: str) -> Response:
         """One job."""
         return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json())
@@ -56,12 +54,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="It was registered already.")
     @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
-    @routes.alt_response(
-        409,
-        schema=ProblemSchema,
-        content_type="application/problem+json",
-        description="`reason` is DELETED: there was such a job, and its id is not free yet.",
-    )
+    @routes.problem(409, "`reason` is DELETED: there was such a job, and its id is not free yet.")
     def register(workflow_id: str, job_id: str) -> Response:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)

@@ -9,7 +9,7 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import encode_cursor, page_response, start_position
-from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema, ProblemSchema
+from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -21,7 +21,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="pageJobLog")
     @routes.arguments(LogsQuery(), location="query", as_kwargs=True)
     @routes.response(200, LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def logs(workflow_id: str, job_id: str, limit: int, order: str, **query: Any) -> Response:
         """One page of a job's log."""
         ref, stream = JobRef(workflow_id, job_id), query.get("stream")

@@ -9,7 +9,7 @@ from chronoverse import metrics
 from chronoverse.errors import Draining
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.openapi import OpenApiDocument
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, StatusSchema
+from chronoverse.web.http.schemas import Blueprint, StatusSchema
 
 
 def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
@@ -31,7 +31,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.route("/readyz")
     @routes.doc(operationId="getReadiness", security=[])
     @routes.response(200, StatusSchema, description="The store answers, and the worker is not going down.")
-    @routes.alt_response(503, schema=ProblemSchema, content_type="application/problem+json")
+    @routes.problem(503)
     def readyz() -> Response:
         """Can it serve."""
         if deps.admission.is_draining:

@@ -30,10 +30,9 @@ from chronoverse.web.http.publish_schemas import (
     NextSchema,
     numbered_lines,
 )
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema
+from chronoverse.web.http.schemas import Blueprint
 
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
-_PROBLEM: Final = {"schema": ProblemSchema, "content_type": "application/problem+json"}
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -46,10 +45,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
     @routes.doc(requestBody=_request_body(AttemptBody))
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
-    @routes.alt_response(
-        409, **_PROBLEM, description="`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG or, with `first`, GAP."
-    )
-    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    @routes.problem(409, "`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG or, with `first`, GAP.")
+    @routes.problem(429, SHARE_USED)
     def attempts(workflow_id: str, job_id: str) -> Response:
         """Open a new attempt at a job."""
         with deps.body_reader.read_json(request, principal().subject, attempt_body) as body, _count_answer("open"):
@@ -59,17 +56,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/logs", methods=["POST"])
     @routes.doc(requestBody=_request_body(LinesBody))
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
-    @routes.alt_response(
+    @routes.problem(
         409,
-        **_PROBLEM,
-        description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
+        "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
     )
-    @routes.alt_response(413, **_PROBLEM, description="More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
-    @routes.alt_response(415, **_PROBLEM, description="Not JSON, or encoded with anything but gzip.")
-    @routes.alt_response(
+    @routes.problem(413, "More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
+    @routes.problem(415, "Not JSON, or encoded with anything but gzip.")
+    @routes.problem(
         429,
-        **_PROBLEM,
-        description=f"The token publishes faster than it may; no lines at all always may. Or: {SHARE_USED}",
+        f"The token publishes faster than it may; no lines at all always may. Or: {SHARE_USED}",
     )
     def append(workflow_id: str, job_id: str) -> Response:
         """Append lines, or renew the lease."""
@@ -89,12 +84,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
     @routes.doc(requestBody=_request_body(LostBody))
     @routes.response(200, NextSchema, description="Readers are told of these numbers in a gap with the reason `lost`.")
-    @routes.alt_response(
+    @routes.problem(
         409,
-        **_PROBLEM,
-        description="`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
+        "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
     )
-    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    @routes.problem(429, SHARE_USED)
     def lost(workflow_id: str, job_id: str) -> Response:
         """Name lines as lost, and let the log go on behind them."""
         with deps.body_reader.read_json(request, principal().subject, lost_body) as body:
@@ -107,8 +101,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
     @routes.doc(requestBody=_request_body(CompareBody))
     @routes.response(200, ComparedSchema, description="As many of the lines as were read at once were compared.")
-    @routes.alt_response(404, **_PROBLEM, description="There is no such job.")
-    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    @routes.problem(429, SHARE_USED)
     def compare(workflow_id: str, job_id: str) -> Response:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
         ref, time_slice = JobRef(workflow_id, job_id), deps.time_slice()
@@ -127,10 +120,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_request_body(EndBody))
     @routes.response(204, description="It has ended so.")
-    @routes.alt_response(
-        409, **_PROBLEM, description="`reason` is GAP (then `expected` is the next number), FENCED or DELETED."
-    )
-    @routes.alt_response(429, **_PROBLEM, description=SHARE_USED)
+    @routes.problem(409, "`reason` is GAP (then `expected` is the next number), FENCED or DELETED.")
+    @routes.problem(429, SHARE_USED)
     def end(workflow_id: str, job_id: str) -> Response:
         """End a job."""
         with deps.body_reader.read_json(request, principal().subject, end_body) as body:

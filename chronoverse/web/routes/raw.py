@@ -19,7 +19,7 @@ from chronoverse.history.scans.scan import Form, Scan
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
 from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, RawQuery
+from chronoverse.web.http.schemas import Blueprint, RawQuery
 from chronoverse.web.streaming.admission import StreamTicket
 from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_answer
 
@@ -57,7 +57,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def raw(workflow_id: str, job_id: str, format: str, regex: bool, control_sequences: bool, **query: Any) -> Response:
         """Download a job's log: all that is stored when it is asked for, also while the job runs.
 

@@ -28,7 +28,6 @@ from chronoverse.web.http.paging import (
 from chronoverse.web.http.schemas import (
     MAX_CONTEXT_PAGE_LINES,
     Blueprint,
-    ProblemSchema,
     SearchQuery,
     SearchSchema,
     WorkflowSearchQuery,
@@ -50,7 +49,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         description="A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
         headers={"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
     )
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def search(workflow_id: str, job_id: str, q: str, regex: bool, limit: int, order: str, **query: Any) -> Response:
         """The lines that match, in pages."""
         ref, stream, since, until = JobRef(workflow_id, job_id), *map(query.get, ("stream", "since", "until"))
@@ -98,7 +96,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
             }
         },
     )
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def search_workflow(workflow_id: str, q: str, regex: bool, limit: int, per_job: int, **query: Any) -> Response:
         """The lines that match in all jobs of a workflow, the newest job first."""
         filters = {name: query.get(name) for name in ("stream", "status", "since", "until")}

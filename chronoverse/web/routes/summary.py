@@ -6,7 +6,7 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import json_response
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, SummaryQuery, SummarySchema
+from chronoverse.web.http.schemas import Blueprint, SummaryQuery, SummarySchema
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -18,7 +18,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="summarizeJob")
     @routes.arguments(SummaryQuery, location="query", as_kwargs=True)
     @routes.response(200, SummarySchema, description="The summary, in no more bytes than asked for.")
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
     def summary(workflow_id: str, job_id: str, max_bytes: int) -> Response:
         """A job's new lines, errors and last lines, as far as they fit."""
         return json_response(pages.scan_summary(deps, JobRef(workflow_id, job_id), max_bytes))

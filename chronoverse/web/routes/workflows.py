@@ -11,7 +11,7 @@ from chronoverse.store.workflows import Workflow
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, iso_or_none, page_response, parse_score
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, WorkflowsQuery, WorkflowsSchema
+from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
 
 #: Workflows that are read at once. That takes a few commands for each of them, and everybody else waits for it.
 BATCH_WORKFLOWS: Final = 10
@@ -33,7 +33,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(
         200, WorkflowsSchema, description="A page, perhaps a short or an empty one; `Link` names the next."
     )
-    @routes.alt_response(403, schema=ProblemSchema, content_type="application/problem+json")
+    @routes.problem(403)
     def workflows(limit: int, **query: Any) -> Response:
         """The workflows that the token may see, the one with the newest job first."""
         position: _Position | None = None
