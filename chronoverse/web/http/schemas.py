@@ -461,6 +461,47 @@ class SummarySchema(Schema):
     )
 
 
+class WaitQuery(Schema):
+    """The query of ``/wait``."""
+
+    q = SearchText()
+    regex = fields.Boolean(
+        truthy={"true"},
+        falsy={"false"},
+        load_default=False,
+        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
+    )
+    stream = _stream()
+    offset = QueryInteger(metadata={"description": "Only a line after this one; by default any."})
+    timeout = QueryInteger(
+        maximum=MAX_WAIT_SECONDS, load_default=30, metadata={"description": "Seconds after which to answer anyway."}
+    )
+
+    @validates_schema
+    def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
+        check_stream_regex(data)
+
+
+class GapSchema(Schema):
+    """Lines that cannot be had any more."""
+
+    from_ = fields.Integer(data_key="from", required=True)
+    to = fields.Integer(required=True)
+    reason = fields.String(required=True)
+
+
+class WaitSchema(Schema):
+    """What came first."""
+
+    outcome = fields.String(required=True, validate=validate.OneOf(("matched", "ended", "timeout")))
+    log = fields.Nested(LineSchema, required=True, allow_none=True)
+    cursor = fields.Integer(
+        required=True, metadata={"description": "How far it has looked: the `offset` of the next request."}
+    )
+    job = fields.Nested(JobSchema, required=True)
+    gaps = fields.List(fields.Nested(GapSchema), metadata={"description": "Lines that could not be looked at."})
+
+
 class WorkflowsQuery(Schema):
     """The query of ``/workflows``."""
 

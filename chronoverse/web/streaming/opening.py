@@ -118,9 +118,13 @@ def response_head(headers: Iterable[tuple[str, str]], now: float) -> bytes:
 @lru_cache(1)
 def _first_lines(now: int) -> str:
     """The lines that are the same for all streams that open in the same second."""
+    return "\r\n".join(("HTTP/1.1 200 OK", *fixed_headers(now), "Transfer-Encoding: chunked"))
+
+
+def fixed_headers(now: float) -> tuple[str, str, str]:
+    """The header lines of every answer on a socket that was taken over, at Unix time ``now``."""
     # gunicorn cannot use the connection afterwards. So it must not be kept alive.
-    fixed = f"Server: {SERVER}", f"Date: {formatdate(now, usegmt=True)}", "Connection: close"
-    return "\r\n".join(("HTTP/1.1 200 OK", *fixed, "Transfer-Encoding: chunked"))
+    return f"Server: {SERVER}", f"Date: {formatdate(now, usegmt=True)}", "Connection: close"
 
 
 def _close_viewer(deps: Dependencies, ticket: StreamTicket, viewer: Viewer) -> None:

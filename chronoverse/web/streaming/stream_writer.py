@@ -290,15 +290,25 @@ class StreamWriters:
         """Whether the request's socket can be taken over: plain HTTP/1.1, under this project's gunicorn worker."""
         return type(environ.get("gunicorn.socket")) is Connection and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
 
-    def take_over(self, viewer: Viewer, sock: Any, closed: Callable[[], None], head: bytes) -> None:
-        """Writes ``head`` to ``sock``, and from now on all that ``viewer`` says. Calls ``closed`` at the end."""
+    def take_over(
+        self,
+        viewer: Viewer,
+        sock: Any,
+        closed: Callable[[], None],
+        head: bytes,
+        make_writer: Callable[..., StreamWriter] = StreamWriter,
+    ) -> None:
+        """Writes ``head`` to ``sock``, and from now on all that ``viewer`` says. Calls ``closed`` at the end.
+
+        ``make_writer`` is called as :class:`StreamWriter`.
+        """
 
         def count_and_close() -> None:
             self.open_count -= 1
             closed()
 
         self.open_count += 1
-        StreamWriter(viewer, sock, self, count_and_close).start(head)
+        make_writer(viewer, sock, self, count_and_close).start(head)
 
     def join_group(self, writer: StreamWriter) -> None:
         """Puts a caught-up writer into the group of its feed and filter. Does nothing when a feed has few viewers."""

@@ -37,6 +37,10 @@ class Foreign:
         self.add(f"{self.last}-0", "timestamp", timestamp, "message", message, "stream", stream)
         return self.last
 
+    def trim(self, count: int) -> None:
+        """Removes the first lines from the store."""
+        ask_all(self._url, [("XTRIM", self.key, "MINID", f"{count + 1}-0")])
+
     def sibling(self, job_id: str) -> "Foreign":
         """Another job of the same workflow."""
         return Foreign(self._url, self.workflow_id, job_id)

@@ -196,6 +196,7 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
             *("workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"),
             *("since", "until", "before", "after"),
         },
+        f"{job}/wait": {"workflow_id", "job_id", "q", "regex", "stream", "offset", "timeout"},
         f"{job}/summary": {"workflow_id", "job_id", "bytes"},
         "/workflows/{workflow_id}/logs/search": {
             *("workflow_id", "q", "regex", "limit", "stream", "cursor", "since", "until", "before", "after"),

@@ -1,0 +1,67 @@
+"""What somebody who waits for a line learns from a viewer. Pure.
+
+A wait has a viewer inside. So lost runners, gaps, redactions, archived lines, expired tokens and workers that shut down
+are handled once, in the viewer.
+"""
+
+from typing import Any
+
+import orjson
+
+from chronoverse.joblog import sse
+from chronoverse.joblog.values import Job
+from chronoverse.live.viewer import Viewer
+
+#: Why a viewer is done although its job has not ended: the time is over, or the wait must go on elsewhere.
+_TIMEOUTS = frozenset({"age", "drain", "expired"})
+
+
+class Wait:
+    """Reads the frames of a viewer until a line comes, which is the first that matches.
+
+    With ``wants_line`` False only the end of the job counts.
+    """
+
+    __slots__ = ("_decoder", "cursor", "error", "gaps", "line", "wants_line")
+
+    def __init__(self, *, wants_line: bool) -> None:
+        self.wants_line = wants_line
+        #: The JSON of the line, once it has come, and its number.
+        self.line: str | None = None
+        self.cursor = 0
+        #: Lines that cannot be had any more, as in the frames.
+        self.gaps: list[dict[str, Any]] = []
+        #: The text of the last ``error`` frame.
+        self.error = ""
+        self._decoder = sse.Decoder()
+
+    def feed(self, frames: bytes) -> None:
+        """Reads the next frames. Those after the line are ignored."""
+        if self.line is not None:
+            return
+        for event in self._decoder.feed(frames):
+            if event.event == "log" and self.wants_line:
+                self.line, self.cursor = event.data, int(event.id)
+                return
+            if event.event == "gap":
+                self.gaps.append(orjson.loads(event.data))
+            elif event.event == "error":
+                self.error = event.data
+
+    def outcome(self, viewer: Viewer) -> str | None:
+        """``matched``, ``ended`` or ``timeout``. None when the log cannot be read; then :attr:`error` says why."""
+        if self.line is not None:
+            return "matched"
+        if viewer.reason == "end":
+            return "ended"
+        return "timeout" if viewer.reason in _TIMEOUTS else None
+
+    def to_json(self, outcome: str, viewer: Viewer, job: Job) -> bytes:
+        """The answer. ``job`` was just fetched."""
+        body: dict[str, Any] = {
+            "outcome": outcome,
+            "log": None if self.line is None else orjson.Fragment(self.line),
+            "cursor": viewer.cursor if self.line is None else self.cursor,
+            "job": job.to_json(),
+        }
+        return orjson.dumps({**body, "gaps": self.gaps} if self.gaps else body)

@@ -1,0 +1,126 @@
+"""``GET …/wait``: answers when a line has come, when the job has ended, or when the time is over."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+from flask import Response
+from werkzeug.datastructures import Headers
+
+from chronoverse.errors import ChronoverseError, JobNotFound
+from chronoverse.joblog.line_filter import LineFilter
+from chronoverse.joblog.values import JobRef
+from chronoverse.live.viewer import Viewer
+from chronoverse.live.wait import Wait
+from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
+from chronoverse.web.http.paging import json_response
+from chronoverse.web.http.problems import problem, problem_for
+from chronoverse.web.http.schemas import Blueprint, ProblemSchema, WaitQuery, WaitSchema
+from chronoverse.web.routes.events import line_filter_of
+from chronoverse.web.streaming.connection import begin_long_answer, on_hangup
+from chronoverse.web.streaming.opening import fixed_headers, open_viewer, viewer_request
+from chronoverse.web.streaming.wait_writer import WaitWriter
+
+#: Seconds for which a wait looks at what is there already, also when its client does not want to wait at all.
+LOOK_SECONDS: Final = 0.25
+#: A filter for somebody who waits for the end. A line that passes all the same does no harm.
+NO_LINES: Final = LineFilter(q="\0")
+#: Seconds between two heartbeats: there are none, because the answer has not begun.
+NO_HEARTBEAT_SECONDS: Final = 1e9
+
+
+def blueprint(deps: Dependencies) -> Blueprint:
+    """The wait route."""
+    routes = Blueprint("wait", __name__, description="Waiting.")
+    deps.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/wait")
+    @routes.doc(operationId="waitForLine")
+    @routes.arguments(WaitQuery, location="query", as_kwargs=True)
+    @routes.response(200, WaitSchema, description="What came first.")
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    @routes.alt_response(
+        429,
+        schema=ProblemSchema,
+        content_type="application/problem+json",
+        description="The token or the client's address has as many streams as it may.",
+    )
+    def wait(workflow_id: str, job_id: str, timeout: int, **query: Any) -> Response:
+        """Wait until a line matches, the job ends, or the time is over. Without `q`, wait for the end."""
+        ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
+        deps.admission.check(ticket)
+        job = deps.store.get_job(ref)
+        if job is None and (timeout == 0 or deps.store.is_deleted(ref)):
+            raise JobNotFound("no such job")
+        wants_line = "q" in query
+        line_filter = line_filter_of(query) if wants_line else NO_LINES
+        after = query.get("offset", 0 if wants_line or job is None else job.last)
+        request_ = viewer_request(deps, ref, job, after, line_filter, timeout, principal().expires_at)
+        closes_at = deps.monotonic() + max(timeout, LOOK_SECONDS)
+        request_ = replace(request_, heartbeat_seconds=NO_HEARTBEAT_SECONDS, closes_at=closes_at)
+        viewer, on_end = open_viewer(deps, ticket, request_)
+        return WaitResponse(deps, ref, viewer, Wait(wants_line=wants_line), on_end)
+
+    return routes
+
+
+class WaitResponse(Response):
+    """The answer to a wait. It takes over the socket where it can, and otherwise holds gunicorn's greenlet."""
+
+    def __init__(self, deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait, on_end: Callable[[], None]) -> None:
+        super().__init__(iter(()))
+        self._deps = deps
+        self._ref = ref
+        self._viewer = viewer
+        self._wait = wait
+        self._on_end = on_end
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        del self.headers["Content-Type"]
+        answer = partial(_answer, self._deps, self._ref, self._viewer, self._wait)
+        sock, headers = begin_long_answer(environ), [*self.headers]
+        if self._deps.stream_writers.can_take_over(environ) and environ["REQUEST_METHOD"] != "HEAD":
+            make = partial(WaitWriter, wait=self._wait, answer=lambda: _to_bytes(self._deps, answer(), headers))
+            self._deps.stream_writers.take_over(self._viewer, sock, self._on_end, b"", make)
+            return self._deps.stream_writers.already_handled
+        unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
+        try:
+            for frames in self._viewer.chunks():
+                self._wait.feed(frames)
+                if self._wait.line is not None:
+                    break
+            response = answer()
+        finally:
+            if unwatch:
+                unwatch()
+            self._on_end()
+        response.headers.extend(Headers(headers))
+        return response(environ, start_response)
+
+
+def _answer(deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait) -> Response:
+    """The answer to a wait that is over."""
+    try:
+        job, outcome = deps.store.get_job(ref), wait.outcome(viewer)
+        if job is None:
+            return problem_for(JobNotFound("no such job"))
+        if outcome is None and not viewer.done:
+            outcome = "timeout"
+        if outcome is None:
+            # Only a line that is too long for the expression is the client's fault.
+            return problem(400 if wait.error.startswith("line ") else 503, wait.error)
+        return json_response(wait.to_json(outcome, viewer, job))
+    except ChronoverseError as error:
+        return problem_for(error)
+
+
+def _to_bytes(deps: Dependencies, response: Response, headers: Iterable[tuple[str, str]]) -> bytes:
+    """``response`` with more ``headers``, as it is sent on a connection that ends with it."""
+    body = response.get_data()
+    status = HTTPStatus(response.status_code)
+    fields = [*response.headers, *headers]
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *fixed_headers(deps.wall_clock())]
+    lines += [f"{name}: {value}" for name, value in fields if name != "Content-Length"]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "\r\n"]).encode("latin-1") + body

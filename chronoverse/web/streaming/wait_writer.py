@@ -1,0 +1,86 @@
+"""Holds the socket of somebody who waits for a line, and answers when it has come, or when nothing more will.
+
+A waiter costs what a viewer costs: no greenlet, and the same broadcast groups.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
+from chronoverse.live.wait import Wait
+from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
+
+
+class WaitWriter(StreamWriter):
+    """Reads what ``viewer`` says, and writes ``answer()`` when ``wait`` is over. Otherwise as :class:`StreamWriter`."""
+
+    __slots__ = ("_answer", "_wait")
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        sock: Any,
+        writers: StreamWriters,
+        closed: Callable[[], None],
+        wait: Wait,
+        answer: Callable[[], bytes],
+    ) -> None:
+        super().__init__(viewer, sock, writers, closed)
+        self._wait = wait
+        self._answer = answer
+
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        """Takes what the group writes: nothing that has an event, so that this writer leaves the group with it."""
+        return _count_without_events
+
+    def start(self, head: bytes) -> None:
+        """Begins to wait. Nothing is written yet."""
+        self._write_now()
+
+    def fall_behind(self, unsent: bytes | memoryview) -> None:
+        """Reads ``unsent``, a chunk that a group has written, and goes on in a greenlet."""
+        if unsent:
+            # A chunk is its size in a line of its own, the frames, and a newline.
+            self._wait.feed(bytes(unsent).split(b"\r\n", 1)[1][:-2])
+        self._greenlet = gevent.spawn(self._run, b"")
+
+    @property
+    def _needs_greenlet(self) -> bool:
+        return super()._needs_greenlet or self._wait.line is not None
+
+    def _write(self, first: bytes = b"") -> bytes | memoryview | None:
+        frames = self.viewer.try_next()
+        if frames:
+            self._wait.feed(frames)
+        return None if frames is None and not self._needs_greenlet else b""
+
+    def _run(self, unsent: bytes | memoryview) -> None:
+        try:
+            viewer, wait = self.viewer, self._wait
+            while not viewer.done and wait.line is None:
+                self._woken = False
+                frames = viewer.next()
+                if frames:
+                    wait.feed(frames)
+                elif frames is None and not viewer.done and not self._woken:
+                    if self._peer_left:
+                        break
+                    if viewer.feed is None:
+                        gevent.sleep(RETRY_READ_SECONDS)
+                        continue
+                    self._greenlet = None
+                    self._writers.join_group(self)
+                    return
+            if not self._peer_left:
+                self._send_all(self._answer())
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._close()
+
+
+def _count_without_events(chunk: bytes) -> int:
+    return 0 if b"event: " in chunk else len(chunk)

@@ -1,0 +1,161 @@
+"""``GET …/wait``: what comes first, a line that matches, the end or the time, and that nothing is missed in between."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import mint
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.support.bench import NOW
+from tests.support.service import SECRET, Service
+from tests.web.routes.conftest import both_ways
+from tests.web.routes.foreign import Foreign
+
+#: Seconds after which an answer is late.
+LATE: float = 1.0
+
+Asking = Callable[..., Future[httpx.Response]]
+
+
+@pytest.fixture
+def ask(client: httpx.Client) -> Iterator[Asking]:
+    """Asks in another thread."""
+    with ThreadPoolExecutor(64) as pool:
+
+        def ask(job: Foreign, **query: Any) -> Future[httpx.Response]:
+            return pool.submit(client.get, f"{job.path}/wait", params=query, timeout=30)
+
+        yield ask
+
+
+@both_ways
+def test_it_answers_as_soon_as_a_line_matches(client: httpx.Client, ask: Asking, job: Foreign) -> None:
+    """With the line, and with how far it has looked."""
+    job.lines(["hay", "needle one", "hay"])
+    first = ask(job, q="NEEDLE").result(LATE)
+    assert first.json() == {
+        "outcome": "matched",
+        "log": client.get(f"{job.path}/logs").json()["logs"][1],
+        "cursor": 2,
+        "job": client.get(job.path).json(),
+    }
+    waiting = ask(job, q="needle", offset=2)
+    time.sleep(0.3)
+    assert not waiting.done()
+    job.lines(["hay", "needle two", "needle three"])
+    answer = waiting.result(LATE).json()
+    assert (answer["outcome"], answer["cursor"], answer["log"]["message"]) == ("matched", 5, "needle two")
+
+
+@both_ways
+def test_the_end_of_the_job_ends_the_wait(ask: Asking, job: Foreign) -> None:
+    """The job's state says how it ended. A wait without a query waits for that."""
+    job.line("hay")
+    waits = [ask(job, q="needle"), ask(job), ask(job, q="hay", offset=1)]
+    time.sleep(0.2)
+    job.lines(["more straw"]).end("FAILED", 3)
+    for wait in waits:
+        answer = wait.result(2 * LATE).json()
+        assert (answer["outcome"], answer["log"], answer["cursor"]) == ("ended", None, 2)
+        assert (answer["job"]["status"], answer["job"]["exit_code"]) == ("FAILED", 3)
+    assert ask(job).result(LATE).json()["outcome"] == "ended"
+
+
+def test_the_time_is_kept(ask: Asking, job: Foreign) -> None:
+    """And the cursor is where the next wait goes on. With no time it says what is there."""
+    job.lines(["hay"] * 7)
+    for seconds in (0, 1):
+        began = time.monotonic()
+        answer = ask(job, q="needle", timeout=seconds).result(seconds + LATE).json()
+        assert (answer["outcome"], answer["cursor"]) == ("timeout", 7)
+        assert seconds <= time.monotonic() - began < seconds + 0.9
+
+
+def test_a_job_that_comes_later_is_waited_for(ask: Asking, job: Foreign) -> None:
+    """Until the time is over: then it is not there."""
+    assert ask(job, q="x", timeout=0).result(LATE).status_code == 404
+    assert ask(job, q="x", timeout=1).result(2 + LATE).status_code == 404
+    waiting = ask(job, q="needle", timeout=20)
+    time.sleep(0.3)
+    job.line("needle")
+    assert waiting.result(2 * LATE).json()["outcome"] == "matched"
+
+
+def test_lines_that_are_gone_are_named(client: httpx.Client, ask: Asking, job: Foreign) -> None:
+    """The wait cannot know whether one of them would have matched."""
+    job.lines(["hay"] * 5)
+    job.trim(3)
+    answer = ask(job, q="needle", timeout=0).result(LATE).json()
+    assert answer["gaps"] == [{"from": 1, "to": 3, "reason": "trimmed"}]
+
+
+def test_a_loop_of_waits_misses_nothing(service: Service, ask: Asking, client: httpx.Client, job: Foreign) -> None:
+    """Each begins at the cursor of the one before, while lines keep coming."""
+    total, over = 400, threading.Event()
+
+    def write() -> None:
+        for number in range(1, total + 1):
+            job.line("needle" if number % 7 == 0 else "hay")
+        job.end()
+        over.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    found, cursor, outcome = [], 0, ""
+    while outcome != "ended":
+        answer = ask(job, q="needle", offset=cursor, timeout=1).result(10).json()
+        outcome, cursor = answer["outcome"], answer["cursor"]
+        found += [answer["log"]["sequence_num"]] if answer["log"] else []
+    writer.join()
+    assert found == [number for number in range(1, total + 1) if number % 7 == 0]
+
+
+def test_many_waiters_with_few_queries(ask: Asking, job: Foreign) -> None:
+    """They are written to together. Each gets the line that it waits for."""
+    job.line("first")
+    waits = [(n, ask(job, q=f"value {n % 3}", timeout=20)) for n in range(40)]
+    time.sleep(1.5)
+    job.lines([f"value {n}" for n in (5, 0, 4, 1, 3, 2)])
+    for n, wait in waits:
+        answer = wait.result(3 * LATE).json()
+        assert answer["log"]["message"] == f"value {n % 3}", answer
+
+
+@pytest.mark.parametrize("query", ["timeout=301", "timeout=x", "offset=-1", "q=", "q=%28&regex=true", "limit=3"])
+def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
+    job.line("a line")
+    assert client.get(f"{job.path}/wait?{query}").status_code == 400
+
+
+def test_who_may_wait(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """A job that the token may not see is answered like one that is not there, and at once."""
+    path = f"{service.url}{job.path}/wait?timeout=0"
+    assert httpx.get(path).status_code == 401
+    missing = client.get(path)
+    job.line("a line")
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
+    hidden = httpx.get(path, headers=headers)
+    assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)
+    short = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('*',), 2, time.time())}"}
+    answer = httpx.get(f"{service.url}{job.path}/wait?q=x&timeout=20", headers=short, timeout=20)
+    assert answer.json()["outcome"] == "timeout"
+
+
+def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server: Any, job: Foreign) -> None:
+    """Its status says that it is lost."""
+    store = Store(redis_server.url, lease_seconds=1)
+    ref = JobRef(job.workflow_id, job.job_id)
+    attempt = store.open(ref, "token")
+    store.append(attempt, [Line(1, NOW, "hay", "stdout")])
+    waiting = ask(job, q="needle", timeout=60)
+    time.sleep(0.2)
+    store.finish(attempt, Status.LOST, None, 0, 2)
+    answer = waiting.result(3).json()
+    assert (answer["outcome"], answer["job"]["status"]) == ("ended", "LOST")
+    store.close()
