@@ -1,4 +1,4 @@
-"""``chronoverse logs``, ``jobs``, ``search``, ``summary``, ``workflows`` and ``download``: reading from the service."""
+"""The commands that read from the service: ``logs``, ``jobs``, ``search``, ``summary``, ``wait`` and others."""
 
 import contextlib
 import secrets
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.cli.common import EX_CANTCREAT, identifier, moment, open_client, print_message, read_settings
+from chronoverse.cli.common import EX_CANTCREAT, duration, identifier, moment, open_client, print_message, read_settings
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
 
 #: Lines of a job that a search of a workflow shows at most. The service allows no more.
@@ -158,6 +158,30 @@ def search(workflow: str, text: str, regex: bool, max_count: int, raw: bool, **f
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
         found = client.search_workflow(workflow, text, **query)
         return print_found_jobs(found, sys.stdout.buffer, print_message, max_count=max_count, raw=raw)
+
+
+@click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
+@click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, in any case of letters.")
+@click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only a line of this stream.")
+@click.option("--offset", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Only a line after line N.")
+@click.option("--timeout", type=duration, metavar="TIME", help="How long to wait, such as 10m. By default for ever.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How the line is printed.")
+def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any) -> int:
+    """Wait until JOB prints a line, or ends.
+
+    With --for, print the line and exit with 0; exit with 1 when the job ends without it. Without --for, wait for the
+    end and exit with the job's own code. When the time is over, exit with 124.
+    """
+    if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
+        raise click.UsageError("--regex, --stream and --offset go with --for")
+    from chronoverse.cli.printer import print_wait
+
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
+        answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
+        return print_wait(answer, sys.stdout.buffer, print_message, output=output, wants_line=query["q"] is not None)
 
 
 @click.command()

@@ -63,6 +63,7 @@ for _command in (
     logs.workflows,
     logs.search,
     logs.summary,
+    logs.wait,
     logs.download,
     remove.redact,
     remove.delete,

@@ -21,6 +21,8 @@ EXIT_CANCELED: Final = 130
 EXIT_LOST: Final = 74
 #: The exit code of a search that finds nothing, as grep's.
 EXIT_NO_MATCH: Final = 1
+#: The exit code when the time of a wait is over, as that of ``timeout``.
+EXIT_TIMEOUT: Final = 124
 #: The exit code of a search that could not look everywhere, as grep's.
 EXIT_TROUBLE: Final = 2
 
@@ -271,6 +273,35 @@ def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
             status += f" ({job['exit_code']})"
         started = str(job["started_at"] or job["created_at"] or "-")
         yield plain_text(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
+
+
+def print_wait(
+    answer: dict[str, Any],
+    out: BinaryIO,
+    print_message: Callable[[str], object],
+    *,
+    output: str,
+    wants_line: bool,
+) -> int:
+    """Prints what came first, and returns the exit code of ``chronoverse wait``."""
+    try:
+        outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
+        for gap in answer.get("gaps", []):
+            print_message(gap_notice(Gap(gap["from"], gap["to"], str(gap["reason"]))))
+        if line is not None:
+            found = Line.from_json(line)
+            text = json_text(line) + "\n" if output == "json" else LineRenderer().render(found._replace(partial=False))
+            out.write(text.encode("utf-8", "replace"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ChronoverseError("the service sent an unreadable answer") from error
+    if outcome == "timeout":
+        print_message("the time is over")
+        return EXIT_TIMEOUT
+    if wants_line:
+        if line is None:
+            print_message(f"the job ended without such a line: {state.status}")
+        return 0 if line is not None else EXIT_NO_MATCH
+    return exit_code(state)
 
 
 def summary_text(summary: dict[str, Any]) -> Iterator[str]:

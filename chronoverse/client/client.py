@@ -25,6 +25,8 @@ from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unre
 from chronoverse.joblog import sse
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
 
+#: Seconds of one request that waits. Proxies of others may give up after a minute.
+WAIT_SECONDS: Final = 20
 #: Seconds between heartbeats by default, and how many in a row may be missing before a connection counts as dead.
 HEARTBEAT_SECONDS: Final = 15.0
 MISSED_HEARTBEATS: Final = 3
@@ -246,6 +248,30 @@ class Client:
             raise JobNotFound("no such workflow")
         for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
             yield from _read_items(page, "jobs", dict)
+
+    def wait(
+        self, job: JobRef, *, q: str | None, regex: bool, stream: str | None, offset: int | None, seconds: float | None
+    ) -> dict[str, Any]:
+        """Waits until a line matches ``q``, the job ends, or ``seconds`` are over; None never ends the wait.
+
+        Returns the service's last answer. Raises :class:`JobNotFound` when the job does not come in that time.
+        """
+        deadline = None if seconds is None else self._clock() + seconds
+        query = {"q": q, "regex": "true" if regex else None, "stream": stream}
+        while True:
+            left = WAIT_SECONDS if deadline is None else min(max(ceil(deadline - self._clock()), 0), WAIT_SECONDS)
+            is_last = deadline is not None and self._clock() + left >= deadline
+            try:
+                path = self._job_path(job) + "/wait"
+                answer, _ = self._get(path, {**query, "offset": offset, "timeout": left})
+            except JobNotFound:
+                if is_last:
+                    raise
+                continue
+            if answer["outcome"] != "timeout" or is_last:
+                return answer
+            # A wait for the end alone begins anew each time.
+            offset = answer["cursor"] if q is not None else None
 
     def summary(self, job: JobRef, max_bytes: int) -> dict[str, Any]:
         """The job's summary, as the service's JSON describes it."""

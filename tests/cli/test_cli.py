@@ -27,7 +27,7 @@ from chronoverse.cli.main import (
     commands,
     main,
 )
-from chronoverse.cli.printer import EXIT_CANCELED, EXIT_LOST, EXIT_NO_MATCH, EXIT_TROUBLE, exit_code
+from chronoverse.cli.printer import EXIT_CANCELED, EXIT_LOST, EXIT_NO_MATCH, EXIT_TIMEOUT, EXIT_TROUBLE, exit_code
 from chronoverse.cli.serve import serve_command
 from chronoverse.client.follower import JobState, name_gaps
 from chronoverse.embedded import listeners
@@ -619,7 +619,7 @@ def test_the_page_has_every_command_and_every_exit_code() -> None:
     names = {name for name, command in commands.commands.items() if not command.hidden}
     codes = {int(code) for code in re.findall(r"^\| ([0-9]+) \|", page, re.MULTILINE)}
     ours = {0, EX_USAGE, EX_SOFTWARE, EXIT_NO_MATCH, EXIT_TROUBLE, EXIT_LOST, EXIT_CANCELED, EXIT_BY_SIGINT}
-    ours.add(EXIT_BY_SIGPIPE)
+    ours |= {EXIT_BY_SIGPIPE, EXIT_TIMEOUT}
 
     assert set(re.findall(r"^\| `([a-z]+)", page, re.MULTILINE)) == names
     assert codes == ours | set(EXIT_CODES.values())

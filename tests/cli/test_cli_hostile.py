@@ -47,6 +47,10 @@ CALLS: Final = {
         ("workflows",),
         json_answers({"workflows": [{"id": EVIL, "jobs": 1, "running": 0, "last_job_at": EVIL}], "cursor": None}),
     ),
+    "wait": (
+        ("wait", "wf_1", "job_1", "--for", "x"),
+        json_answers({"outcome": "matched", "log": _LINE, "cursor": 1, "job": _JOB | {"status": "FAILED"}}),
+    ),
     "summary": (
         ("summary", "wf_1", "job_1"),
         json_answers(

@@ -262,3 +262,23 @@ def test_following_what_matches(cli: Cli, service: Service, arguments: tuple[str
     """To the end of the job, with its exit code."""
     done = cli("logs", "-f", WORKFLOW, "job_2", *arguments, URL=service.url, TOKEN=service.token())
     assert (done.returncode, done.stdout.splitlines()) == (3, [f"step {number}" for number in expected])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "printed"),
+    [
+        (("job_2", "--for", "STEP 7"), 0, ["step 7"]),
+        (("job_2", "--for", "step 1[0-9]", "--regex", "--offset", "15"), 0, ["step 16"]),
+        (("job_2", "--for", "nothing"), 1, []),
+        (("job_2",), 3, []),
+        (("job_1",), 0, []),
+        (("job_3", "--timeout", "1s"), 124, []),
+        (("job_3", "--for", "x", "--timeout", "1s"), 124, []),
+        (("nobody", "--timeout", "1s"), 66, []),
+    ],
+    ids=str,
+)
+def test_waiting(cli: Cli, service: Service, arguments: tuple[str, ...], code: int, printed: list[str]) -> None:
+    """For a line, or for the end of the job. The exit code tells them from the end of the time."""
+    done = cli("wait", WORKFLOW, *arguments, URL=service.url, TOKEN=service.token())
+    assert (done.returncode, done.stdout.splitlines()) == (code, printed)
