@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Response
+from gunicorn.workers.base_async import ALREADY_HANDLED
 from werkzeug.datastructures import Headers
 
 from chronoverse.errors import ChronoverseError, JobNotFound
@@ -84,7 +85,7 @@ class WaitResponse(Response):
         if self._deps.stream_writers.can_take_over(environ) and environ["REQUEST_METHOD"] != "HEAD":
             make = partial(WaitWriter, wait=self._wait, answer=lambda: _to_bytes(self._deps, answer(), headers))
             self._deps.stream_writers.take_over(self._viewer, sock, self._on_end, b"", make)
-            return self._deps.stream_writers.already_handled
+            return ALREADY_HANDLED
         unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
         try:
             for frames in self._viewer.chunks():
