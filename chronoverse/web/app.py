@@ -33,7 +33,6 @@ from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, summary, ui, wait, workflows
 from chronoverse.web.streaming.admission import AdmissionControl
 from chronoverse.web.streaming.broadcast import GroupContext
-from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.replay_throttle import ReplayThrottle
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
@@ -77,7 +76,6 @@ def build_dependencies(settings: Settings) -> Dependencies:
         store=store,
         tail=tail,
         replay_cache=replay_cache,
-        ended_jobs=EndedJobCache(store.get_job),
         archive=archive,
         object_store=object_store,
         verifier=Verifier.from_settings(settings, partial(_fetch_keys_in_time, settings.ca_file)),

@@ -9,12 +9,13 @@ few is done by the scan server, see :mod:`chronoverse.history.scans`.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, MutableMapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from cachetools import TTLCache
 from flask import Response, g, request
 
 from chronoverse.archive.object_store import ObjectStore
@@ -40,7 +41,6 @@ from chronoverse.web.http.shares import Shares
 from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import SPAN_KEY, Traces
 from chronoverse.web.streaming.admission import AdmissionControl, StreamTicket
-from chronoverse.web.streaming.ended_jobs import EndedJobCache
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: Seconds that a request or a new viewer waits for its turn. Some thousands that come together begin within that.
@@ -62,6 +62,12 @@ UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
 LOCK_WAIT_SECONDS: Final = 5.0
 #: Seconds that a download waits for its turn to read further. As long may a client take nothing of it.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
+#: Seconds for which an ended job is cached. Meanwhile it may be deleted, expire or be redacted: viewers are still
+#: admitted for so long, and their replay tells them. A thousand viewers that come to a worker in two seconds cause ten
+#: reads.
+ENDED_JOB_SECONDS: Final = 0.2
+#: Ended jobs that are cached, of some 1 KB each. The one that was not used for longest is dropped first.
+MAX_ENDED_JOBS: Final = 1024
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +80,6 @@ class Dependencies:
     store: Store
     tail: Tail
     replay_cache: ReplayCache
-    ended_jobs: EndedJobCache
     archive: ArchiveReader | MissingArchive
     verifier: Verifier
     admission: AdmissionControl
@@ -105,6 +110,8 @@ class Dependencies:
     answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
     token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
+    #: Jobs that have just been found ended. Of many viewers that come to an ended job, only a few read its state.
+    ended_jobs: MutableMapping[JobRef, Job] = field(default_factory=lambda: TTLCache(MAX_ENDED_JOBS, ENDED_JOB_SECONDS))
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -112,7 +119,7 @@ class Dependencies:
     def invalidate(self, ref: JobRef) -> None:
         """Drops what is cached of a job that was redacted or deleted."""
         self.replay_cache.invalidate(ref)
-        self.ended_jobs.invalidate(ref)
+        self.ended_jobs.pop(ref, None)
 
     def require_job(self, ref: JobRef) -> Job:
         """The job as the store has it now. Raises :class:`JobNotFound` when there is none."""

@@ -117,9 +117,13 @@ def _load(schema: Schema, location: str, values: Mapping[str, str]) -> Mapping[s
 
 def _ended_job(deps: Dependencies, ref: JobRef, last_event_id: int | None) -> Job | None:
     """The job, if necessary by a read of the store: a job that is not known to have ended, and before any 204."""
-    job = deps.ended_jobs.get_cached(ref)
+    job = deps.ended_jobs.get(ref)
     if job is None or (last_event_id is not None and _has_all(job, last_event_id)):
-        job = deps.ended_jobs.get_job(ref)
+        job = deps.store.get_job(ref)
+        if job is not None and job.end is not None:
+            deps.ended_jobs[ref] = job
+        else:
+            deps.ended_jobs.pop(ref, None)
     return job
 
 

@@ -18,7 +18,7 @@ from chronoverse.live.wait import Wait
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import json_response
 from chronoverse.web.http.problems import problem, problem_for
-from chronoverse.web.http.schemas import Blueprint, ProblemSchema, WaitQuery, WaitSchema
+from chronoverse.web.http.schemas import Blueprint, WaitQuery, WaitSchema
 from chronoverse.web.routes.events import line_filter_of
 from chronoverse.web.streaming.connection import begin_long_answer, on_hangup
 from chronoverse.web.streaming.opening import fixed_headers, open_viewer, viewer_request
@@ -41,13 +41,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="waitForLine")
     @routes.arguments(WaitQuery, location="query", as_kwargs=True)
     @routes.response(200, WaitSchema, description="What came first.")
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
-    @routes.alt_response(
-        429,
-        schema=ProblemSchema,
-        content_type="application/problem+json",
-        description="The token or the client's address has as many streams as it may.",
-    )
+    @routes.problem(429, "The token or the client's address has as many streams as it may.")
     def wait(workflow_id: str, job_id: str, timeout: int, **query: Any) -> Response:
         """Wait until a line matches, the job ends, or the time is over. Without `q`, wait for the end."""
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)

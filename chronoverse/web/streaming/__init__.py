@@ -12,6 +12,5 @@ behind      There is more to write than the socket takes, or the store must be r
 The other modules:
 
 connection       sockets of all requests: limits for slow clients, and which are closed to make room
-ended_jobs       caches for a moment which jobs have ended
 replay_throttle  slows many replays down, so that live lines are not delayed
 """

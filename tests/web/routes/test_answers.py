@@ -11,8 +11,8 @@ import pytest
 import redis
 from werkzeug.exceptions import BadRequest
 
+from chronoverse.web.http.dependencies import ENDED_JOB_SECONDS
 from chronoverse.web.routes.events import last_event_id, parse_query
-from chronoverse.web.streaming.ended_jobs import CACHE_SECONDS
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -102,7 +102,7 @@ def test_an_ended_job_has_the_same_answer_when_it_is_cached(
     until = b"\r\n\r\n" if is_whole else b"\r\n0\r\n\r\n"
     found = set()
     for _ in range(2):
-        time.sleep(2 * CACHE_SECONDS)
+        time.sleep(2 * ENDED_JOB_SECONDS)
         found |= {answer(query, until, *lines) for _ in range(3)}
 
     assert len(found) == 1
@@ -171,11 +171,11 @@ def test_a_bad_request_learns_what_is_wrong(
 @pytest.mark.parametrize(
     ("query", "meant"),
     [
-        ("", {"wait": 0}),
-        ("&&", {"wait": 0}),
-        ("offset=latest", {"wait": 0, "offset": "latest"}),
-        ("offset=%37&stream=stderr", {"wait": 0, "offset": 7, "stream": "stderr"}),
-        ("tail=5&wait=300", {"wait": 300, "tail": 5}),
+        ("", {"regex": False, "wait": 0}),
+        ("&&", {"regex": False, "wait": 0}),
+        ("offset=latest", {"regex": False, "wait": 0, "offset": "latest"}),
+        ("offset=%37&stream=stderr", {"regex": False, "wait": 0, "offset": 7, "stream": "stderr"}),
+        ("tail=5&wait=300", {"regex": False, "wait": 300, "tail": 5}),
     ],
 )
 def test_a_query_is_parsed_once(query: str, meant: dict[str, object]) -> None:
