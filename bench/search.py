@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from bench.processes import folder
 from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.prefilter import Prefilter
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.search import search
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
@@ -128,7 +129,7 @@ def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
 
         def ours(query: str = query, regex: bool = regex) -> None:
             nonlocal matched
-            found = search(ArchiveReader(objects, log), JOB, Matcher(query, regex=regex), 0)
+            found = search(ArchiveReader(objects, log), JOB, Prefilter(Matcher(query, regex=regex)), 0)
             matched = sum(len(each.lines) for each in found)
 
         def theirs(query: str = query, regex: bool = regex) -> None:

@@ -1,14 +1,19 @@
-"""Searches the archived part of a log, frame by frame. :mod:`chronoverse.archive.prefilter` searches one frame."""
+"""Filters the archived part of a log, frame by frame. :mod:`chronoverse.archive.prefilter` searches one frame."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from chronoverse.archive.codec import decompress_frame
-from chronoverse.archive.prefilter import Prefilter
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import Frame
-from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import JobRef, Line
+
+
+class FrameFilter(Protocol):
+    """Finds the lines of a frame that are wanted, such as :class:`chronoverse.archive.prefilter.Prefilter`."""
+
+    def matching_lines(self, text: bytes) -> list[Line]:
+        """The lines of a frame's JSON Lines that are wanted, in order."""
 
 
 class FoundLines(NamedTuple):
@@ -21,7 +26,7 @@ class FoundLines(NamedTuple):
 def search(
     archive: ArchiveReader,
     job: JobRef,
-    matcher: Matcher,
+    frame_filter: FrameFilter,
     cursor: int,
     *,
     descending: bool = False,
@@ -29,7 +34,7 @@ def search(
     since: str | None = None,
     until: str | None = None,
 ) -> Iterator[FoundLines]:
-    """The lines after ``cursor``, or before it, that match and that ``predicate`` accepts; one frame at a time.
+    """The lines after ``cursor``, or before it, that ``frame_filter`` finds and ``predicate`` accepts, frame by frame.
 
     ``since`` and ``until`` are times as ``iso_timestamp`` formats them. They only leave out frames whose lines are all
     earlier or later; ``predicate`` must check the lines of the others. When ``descending``, ``cursor`` is at most the
@@ -37,13 +42,12 @@ def search(
 
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
-    prefilter = Prefilter(matcher)
 
     def skip(frame: Frame) -> bool:
         return bool(frame.latest) and (frame.latest < (since or "") or (until is not None and frame.earliest > until))
 
     for frame, data in archive.scan_frames(job, cursor, descending=descending, skip=skip):
-        lines = [] if data is None else prefilter.matching_lines(decompress_frame(frame, data))
+        lines = [] if data is None else frame_filter.matching_lines(decompress_frame(frame, data))
         previous = cursor
         cursor = frame.first if descending else frame.last
         if descending:

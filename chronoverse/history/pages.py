@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.search import FrameFilter
 from chronoverse.archive.search import search as archive_search
 from chronoverse.errors import ArchiveUnavailable, JobNotFound, SearchTooExpensive
 from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
@@ -44,9 +45,9 @@ class ReadBatch(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What a page searches for. The archive uses it to skip frames that cannot match."""
+    """What is searched for. ``frame_filter`` finds it in the archive, where frames of other times are skipped."""
 
-    matcher: Matcher
+    frame_filter: FrameFilter
     time_range: TimeRange
 
 
@@ -89,9 +90,9 @@ def read_batches(
         # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
         is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
         if search and isinstance(archive, ArchiveReader) and is_archived:
-            matcher, (since, until) = search
+            frame_filter, (since, until) = search
             frames = archive_search(
-                archive, log.job.ref, matcher, position, descending=descending, since=since, until=until
+                archive, log.job.ref, frame_filter, position, descending=descending, since=since, until=until
             )
             try:
                 for frame in frames:

@@ -16,6 +16,7 @@ from chronoverse.archive.prefilter import (
     PART_BYTES,
     SEQUENCE_MISSES,
     TEXT_MISSES,
+    Prefilter,
 )
 from chronoverse.archive.search import search
 from chronoverse.errors import SearchTooExpensive
@@ -63,7 +64,7 @@ EXPRESSIONS = [
 def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: bool = False) -> list[str]:
     """All lines that a search finds. Checks that its cursors go in one direction."""
     matches, cursors = [], [position]
-    for lines, cursor in search(builder.reader(), JOB, matcher, position, descending=descending):
+    for lines, cursor in search(builder.reader(), JOB, Prefilter(matcher), position, descending=descending):
         matches += [f"{line.sequence_num} {line.message}" for line in lines]
         cursors.append(cursor)
     assert cursors[1:] == sorted(set(cursors[1:]), reverse=descending)
@@ -196,7 +197,7 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
 
     def numbers(position: int, descending: bool) -> list[int]:
         how = partial(search, since=since, until=until, predicate=wanted, descending=descending)
-        results = how(builder.reader(), JOB, Matcher("line"), position)
+        results = how(builder.reader(), JOB, Prefilter(Matcher("line")), position)
         return [line.sequence_num for lines, _ in results for line in lines]
 
     expected = [*range(101, 151), *range(252, 301, 2), 371]
@@ -212,7 +213,7 @@ def test_an_expression_is_searched_for_in_parts(tmp_path: Path, query: str, want
     texts = (f"{'.' * (number % 97)}x line {number}." for number in range(1, 301))
     builder.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 150, 2 * PART_BYTES)
 
-    lines, cursors = zip(*search(builder.reader(), JOB, Matcher(query, regex=True), 0), strict=True)
+    lines, cursors = zip(*search(builder.reader(), JOB, Prefilter(Matcher(query, regex=True)), 0), strict=True)
 
     assert [line.sequence_num for found in lines for line in found] == [*wanted]
     assert cursors[-1] == 300

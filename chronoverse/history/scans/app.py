@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from chronoverse.archive.prefilter import Prefilter
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import (
     AtCapacity,
@@ -118,7 +119,7 @@ class ScanApp:
             encode = self._match_encoder(job, matcher, context, scan.stream, descending=scan.descending)
         else:
             encode = _ENCODERS[scan.form]
-        search = Search(matcher, time_range) if matcher else None
+        search = Search(Prefilter(matcher), time_range) if matcher else None
         return read_page(
             self._read_batches(job, scan.position, descending=scan.descending, search=search),
             job,
@@ -151,7 +152,8 @@ class ScanApp:
                 count += encoded is not None
                 return encoded
 
-            batches = self._read_batches(job, position, descending=False, search=Search(matcher, TimeRange()))
+            search = Search(Prefilter(matcher), TimeRange())
+            batches = self._read_batches(job, position, descending=False, search=search)
             page = read_page(
                 batches,
                 job,

@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 import orjson
 
+from chronoverse.archive.prefilter import Prefilter
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import ReadBatch, Search, matches
@@ -69,7 +70,7 @@ def read_summary(scan: SummaryScan, job: Job, read: LogReader, budget: PageBudge
 def _find_errors(job: Job, read: LogReader, budget: PageBudget, errors: LineGroups) -> bool:
     """Adds all lines that look like errors to ``errors``. Returns whether there was time to look at the whole log."""
     matcher, is_complete = error_matcher(), True
-    for batch in read(0, False, Search(matcher, TimeRange())):
+    for batch in read(0, False, Search(Prefilter(matcher), TimeRange())):
         for line in batch.lines:
             try:
                 is_candidate = batch.is_match or matches(matcher, line)
