@@ -25,6 +25,10 @@ class SearchTooExpensive(ChronoverseError):
     """Raised when a line is too long for the regular expression that is searched for."""
 
 
+class NothingToCompare(ChronoverseError):
+    """Raised when there is no run with which a log can be compared. The message says why."""
+
+
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
 

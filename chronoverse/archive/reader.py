@@ -11,9 +11,11 @@ from typing import Final, NamedTuple, TypeVar
 from chronoverse.archive.caches import ChunkIndexReader, ChunkRecordCache, SingleFlightCache
 from chronoverse.archive.codec import decode_entry, decompress_frame, split_lines
 from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.shape_sets import read_shape_set
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Entry
+from chronoverse.joblog.shapes import ShapeSet
 from chronoverse.joblog.values import Gap, JobRef, Line
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
@@ -141,6 +143,13 @@ class ArchiveReader:
             yield from found
             cursor = found[-1][0].first if descending else found[-1][0].last
             max_bytes = min(2 * max_bytes, MAX_SCAN_READ_BYTES)
+
+    def shape_set(self, job: JobRef) -> ShapeSet | None:
+        """The shapes of the job's archived lines. None when the archive has no set of them."""
+        chunks: list[Chunk] = []
+        while chunk := self._record_cache.fresh_chunk(job, chunks[-1].last + 1 if chunks else 1):
+            chunks.append(chunk)
+        return read_shape_set(self._objects, job, chunks)
 
     def forget(self, job: JobRef) -> None:
         """Drops the cached chunk records of ``job``, because they were replaced."""

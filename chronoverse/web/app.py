@@ -30,7 +30,21 @@ from chronoverse.web.http.logging import redact
 from chronoverse.web.http.schemas import IdentifierConverter
 from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import Traces
-from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, search, summary, ui, wait, workflows
+from chronoverse.web.routes import (
+    admin,
+    events,
+    jobs,
+    logs,
+    new_lines,
+    ops,
+    publish,
+    raw,
+    search,
+    summary,
+    ui,
+    wait,
+    workflows,
+)
 from chronoverse.web.streaming.admission import AdmissionControl
 from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.replay_throttle import ReplayThrottle
@@ -119,7 +133,7 @@ def build_app(deps: Dependencies) -> Flask:
     document.register_converter(IdentifierConverter, _document_identifier)
     app.register_blueprint(events.blueprint(deps))
     events.describe(document, app)
-    for module in (workflows, logs, search, summary, wait, raw, jobs, publish, admin):
+    for module in (workflows, logs, search, new_lines, summary, wait, raw, jobs, publish, admin):
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))

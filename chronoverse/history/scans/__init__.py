@@ -2,6 +2,7 @@
 
 scan     what a worker asks for: one page of the lines that pass a filter
 summary_scan   makes the summary of a job
+comparison  finds the lines of a log that are new, compared with other runs
 workflow_scan  searches the jobs of a workflow, one after the other
 matches  makes the JSON of matching lines, with their highlights and context
 app      answers scans: a WSGI application, because gunicorn serves it

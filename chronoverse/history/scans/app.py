@@ -28,17 +28,19 @@ from chronoverse.history.pages import (
     read_batches,
     read_page,
 )
+from chronoverse.history.scans.comparison import NewLines, NewLinesPage, NewLinesScan, RunShapes, compare, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
-from chronoverse.history.scans.scan import HAS_MORE, POSITION, Form, Scan, error_to_json
+from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, Form, Scan, error_to_json
 from chronoverse.history.scans.summary_scan import SummaryScan, read_summary
 from chronoverse.history.scans.workflow_scan import BATCH_JOBS, JobsPage, Matches, WorkflowScan, read_jobs_page
 from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.time_range import TimeRange
-from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.joblog.values import Job, JobRef, Line, seconds_of
 
 #: What a worker may ask for.
-AnyScan = Scan | WorkflowScan | SummaryScan
+AnyScan = Scan | WorkflowScan | SummaryScan | NewLinesScan
 
 log: Final = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class ScannedStore(StoredLog, Protocol):
 
 
 class ScanApp:
-    """Answers scans: with a :class:`Page`, a :class:`JobsPage` for a :class:`WorkflowScan`, or a job's summary.
+    """Answers scans: with a :class:`Page`, a :class:`JobsPage` for a :class:`WorkflowScan`, a
+    :class:`NewLinesPage`, or a job's summary.
 
     What was found is in the body, one piece of JSON on each line, and the rest is in headers. ``max_line_bytes`` is how
     long a runner's lines may be. ``clock`` is monotonic, in seconds. It must be the clock of the workers.
@@ -75,6 +78,8 @@ class ScanApp:
         self._archive = archive
         self._max_line_bytes = max_line_bytes
         self._clock = clock
+        self._hasher = ShapeHasher()
+        self._run_shapes = RunShapes(archive, self._read_run, self._hasher)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         """The answer to one scan: 200 with a page, or 500 with one of our errors."""
@@ -98,8 +103,11 @@ class ScanApp:
         if path == WorkflowScan.PATH:
             jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
             return {POSITION: orjson.dumps(position and list(position)).decode()}, jobs
+        if path == NewLinesScan.PATH:
+            page, compared_with = self.read_new(NewLinesScan.from_json(data), client_is_gone)
+            return {**_page_headers(page), COMPARED_WITH: orjson.dumps(compared_with).decode()}, page.lines
         page = self.read(Scan.from_json(data), client_is_gone)
-        return {POSITION: str(page.position), HAS_MORE: str(int(page.has_more))}, page.lines
+        return _page_headers(page), page.lines
 
     def read(self, scan: Scan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
@@ -108,9 +116,7 @@ class ScanApp:
         :class:`SearchTooExpensive`.
         """
         budget = self._budget(scan, client_is_gone)
-        job = self._store.get_job(scan.ref)
-        if job is None:
-            raise JobNotFound("no such job")
+        job = self._require_job(scan.ref)
         time_range = TimeRange(scan.since, scan.until)
         matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
         encode: LineEncoder
@@ -152,8 +158,9 @@ class ScanApp:
                 count += encoded is not None
                 return encoded
 
-            search = Search(Prefilter(matcher), TimeRange())
-            batches = self._read_batches(job, position, descending=False, search=search)
+            batches = self._read_batches(
+                job, position, descending=False, search=Search(Prefilter(matcher), TimeRange())
+            )
             page = read_page(
                 batches,
                 job,
@@ -175,14 +182,60 @@ class ScanApp:
         Raises as the store and the archive do. Raises :class:`AtCapacity` and :class:`JobNotFound`.
         """
         budget = self._budget(scan, client_is_gone)
-        job = self._store.get_job(scan.ref)
-        if job is None:
-            raise JobNotFound("no such job")
+        job = self._require_job(scan.ref)
 
         def read(position: int, descending: bool, search: Search | None) -> Iterator[ReadBatch]:
             return self._read_batches(job, position, descending=descending, search=search)
 
         return read_summary(scan, job, read, budget)
+
+    def read_new(self, scan: NewLinesScan, client_is_gone: Callable[[], bool] = lambda: False) -> NewLinesPage:
+        """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
+
+        Raises as the store and the archive do. Raises :class:`AtCapacity`, :class:`JobNotFound`, also for the job to
+        compare with, and :class:`NothingToCompare`.
+        """
+        budget = self._budget(scan, client_is_gone)
+        job = self._require_job(scan.ref)
+        others = self._others(scan, job)
+        runs, names = compare(job, others, is_named=scan.against is not None, shapes=self._run_shapes, budget=budget)
+        if runs is None:
+            return NewLinesPage(Page([], scan.position, True), names)
+        new_lines = NewLines(runs, self._hasher)
+        encode: LineEncoder = encode_line
+        if scan.before or scan.after:
+            context = scan.before, scan.after
+            encode = self._match_encoder(job, None, context, scan.stream, descending=scan.descending)
+        search = Search(new_lines, TimeRange())
+        page = read_page(
+            self._read_batches(job, scan.position, descending=scan.descending, search=search),
+            job,
+            scan.position,
+            scan.limit,
+            budget,
+            descending=scan.descending,
+            predicate=lambda line: scan.stream in (None, line.stream) and new_lines.is_new(line),
+            encode=encode,
+        )
+        return NewLinesPage(page, names)
+
+    def _others(self, scan: NewLinesScan, job: Job) -> list[Job]:
+        """The jobs to compare with. Raises as the store does, and :class:`JobNotFound`."""
+        if scan.against is not None:
+            return [self._require_job(JobRef(scan.workflow_id, scan.against))]
+        created = seconds_of(job.created_at or "") or seconds_of(job.started_at or "")
+        # A foreign job without any time was listed when somebody first asked for it. All others may be before it.
+        before = None if created is None else (round(1000 * created), job.ref.job_id)
+        return list(runs_before(job, (other for _, other in self._listed_after(scan.workflow_id, before))))
+
+    def _require_job(self, ref: JobRef) -> Job:
+        job = self._store.get_job(ref)
+        if job is None:
+            raise JobNotFound("no such job")
+        return job
+
+    def _read_run(self, job: Job, position: int, search: Search) -> Iterator[ReadBatch]:
+        return self._read_batches(job, position, descending=False, search=search)
 
     def _listed(self, scan: WorkflowScan) -> Iterator[tuple[float, Job]]:
         """The workflow's jobs from the start of ``scan`` on, each with its creation time in the listing.
@@ -195,8 +248,12 @@ class ScanApp:
             if job is not None:
                 yield start.created_ms, job
         before = None if start is None else (start.created_ms, start.job_id)
-        while listed := self._store.listing.page(scan.workflow_id, before, BATCH_JOBS):
-            jobs = self._store.get_jobs([JobRef(scan.workflow_id, job_id) for _, job_id in listed])
+        yield from self._listed_after(scan.workflow_id, before)
+
+    def _listed_after(self, workflow_id: str, before: tuple[float, str] | None) -> Iterator[tuple[float, Job]]:
+        """The workflow's jobs that are listed strictly after ``before``, each with its creation time there."""
+        while listed := self._store.listing.page(workflow_id, before, BATCH_JOBS):
+            jobs = self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             for (created_ms, _), found in zip(listed, jobs, strict=True):
                 if isinstance(found, StoreUnavailable):
                     raise found
@@ -212,7 +269,7 @@ class ScanApp:
         return PageBudget(page_bytes=page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock)
 
     def _match_encoder(
-        self, job: Job, matcher: Matcher, context: tuple[int, int], stream: str | None, *, descending: bool
+        self, job: Job, matcher: Matcher | None, context: tuple[int, int], stream: str | None, *, descending: bool
     ) -> MatchEncoder:
         def read_context(position: int, count: int, descending: bool) -> Iterator[ReadBatch]:
             return self._read_batches(job, position, descending=descending, limit=count)
@@ -248,6 +305,10 @@ _ENCODERS: Final[dict[str, LineEncoder]] = {
     Form.WHOLE: _encode_whole,
     Form.NUMBER: _encode_number,
 }
+
+
+def _page_headers(page: Page) -> dict[str, str]:
+    return {POSITION: str(page.position), HAS_MORE: str(int(page.has_more))}
 
 
 def _has_closed(sock: socket.socket) -> bool:

@@ -12,7 +12,8 @@ import orjson
 
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
-from chronoverse.history.scans.scan import HAS_MORE, POSITION, Scan, error_from_json
+from chronoverse.history.scans.comparison import NewLinesPage, NewLinesScan
+from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, Scan, error_from_json
 from chronoverse.history.scans.summary_scan import SummaryScan
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition, WorkflowScan
 
@@ -34,7 +35,7 @@ class ScanClient:
         self._path = path
 
     @contextlib.contextmanager
-    def ask(self, scan: Scan | WorkflowScan | SummaryScan) -> Iterator["PendingScan"]:
+    def ask(self, scan: Scan | WorkflowScan | SummaryScan | NewLinesScan) -> Iterator["PendingScan"]:
         """Sends ``scan``, and closes the connection at the end of the ``with`` block.
 
         Raises :class:`ScansUnavailable` when no server accepts the connection within the scan's patience.
@@ -62,7 +63,12 @@ class PendingScan:
     def page(self) -> Page:
         """The page that a :class:`Scan` asks for, after waiting for it. Raises as :meth:`_answer` does."""
         headers, lines = self._answer()
-        return Page(lines, int(headers[POSITION]), headers[HAS_MORE] == "1")
+        return _page(headers, lines)
+
+    def new_lines(self) -> NewLinesPage:
+        """The page that a :class:`NewLinesScan` asks for. Raises as :meth:`_answer` does."""
+        headers, lines = self._answer()
+        return NewLinesPage(_page(headers, lines), orjson.loads(headers[COMPARED_WITH]))
 
     def jobs_page(self) -> JobsPage:
         """The page that a :class:`WorkflowScan` asks for. Raises as :meth:`_answer` does."""
@@ -90,6 +96,10 @@ class PendingScan:
         if response.getheader("Content-Type") == "application/octet-stream":
             raise error_from_json(body)
         raise RuntimeError(f"the scan server has answered with {response.status}, and has logged why")
+
+
+def _page(headers: http.client.HTTPMessage, lines: list[bytes]) -> Page:
+    return Page(lines, int(headers[POSITION]), headers[HAS_MORE] == "1")
 
 
 class _UnixConnection(http.client.HTTPConnection):

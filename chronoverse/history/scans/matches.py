@@ -1,6 +1,7 @@
 """Makes the JSON of matching lines, with the spans that match and the lines of context."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
 from chronoverse.history.pages import ReadBatch, line_json
@@ -14,13 +15,14 @@ BatchReader = Callable[[int, int, bool], Iterator[ReadBatch]]
 class MatchEncoder:
     """Makes the JSON of a match: the line with its highlights, and the lines of context that are not on the page yet.
 
+    Without a ``matcher`` there are no highlights.
     ``context`` are the numbers of lines before and after it. Of those, only lines of ``stream`` count, if it is given.
     """
 
     def __init__(
         self,
         read_batches: BatchReader,
-        matcher: Matcher,
+        matcher: Matcher | None,
         context: tuple[int, int],
         stream: str | None,
         *,
@@ -39,8 +41,8 @@ class MatchEncoder:
         """See :data:`chronoverse.history.pages.LineEncoder`."""
         # The first match is on the page in any case, if need be with fewer highlights or less context.
         is_first = budget.empty
-        spans, has_all = self._find_spans(line.message, budget)
-        json = line_json(line, highlights=spans)
+        highlights, has_all = self._highlights(line.message, budget)
+        json = line_json(line, **highlights)
         if not (has_all or is_first) or not budget.take(json):
             return None
         context, has_all = self._read_context(line.sequence_num, budget)
@@ -50,15 +52,17 @@ class MatchEncoder:
             budget.use_up()
         return {**context, line.sequence_num: json}
 
-    def _find_spans(self, text: str, budget: PageBudget) -> tuple[list[tuple[int, int]], bool]:
+    def _highlights(self, text: str, budget: PageBudget) -> tuple[dict[str, Any], bool]:
         """The spans of ``text`` that match, and whether these are all. The budget's time may be over before."""
+        if self._matcher is None:
+            return {}, True
         found: set[tuple[int, int]] = set()
         for span in self._matcher.spans(text):
             if span:
                 found.add(span)
             if budget.is_out_of_time():
-                return _visible_spans(found), False
-        return _visible_spans(found), True
+                return {"highlights": _visible_spans(found)}, False
+        return {"highlights": _visible_spans(found)}, True
 
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.
@@ -94,7 +98,8 @@ class MatchEncoder:
                     return True
                 if self._stream not in (None, line.stream):
                     continue
-                json = line_json(line, highlights=[], context=True)
+                highlights: dict[str, Any] = {} if self._matcher is None else {"highlights": []}
+                json = line_json(line, **highlights, context=True)
                 if len(json) >= budget.bytes_left - reserve or not budget.take(json):
                     return False
                 context[line.sequence_num] = json

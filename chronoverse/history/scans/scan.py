@@ -14,6 +14,8 @@ from chronoverse.joblog.values import JobRef
 #: Headers of an answer: the number that the page has come to, and whether anything follows it.
 POSITION: Final = "Position"
 HAS_MORE: Final = "Has-More"
+#: Header of an answer with new lines: the ids of the jobs that the log is compared with, as JSON.
+COMPARED_WITH: Final = "Compared-With"
 
 
 class Form(StrEnum):

@@ -15,6 +15,7 @@ from chronoverse.history import pages
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import Page, ReadBatch
 from chronoverse.history.scans.client import PendingScan
+from chronoverse.history.scans.comparison import NewLinesPage, NewLinesScan
 from chronoverse.history.scans.scan import Scan
 from chronoverse.history.scans.summary_scan import SummaryScan
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowScan
@@ -110,8 +111,27 @@ def scan_summary(deps: Dependencies, ref: JobRef, max_bytes: int) -> bytes:
             return pending.summary()
 
 
+def scan_new_lines(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> NewLinesPage:
+    """The page of up to ``limit`` new lines of ``ref``. ``filters`` are fields of :class:`NewLinesScan`.
+
+    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and
+    :meth:`Dependencies.page_lock` do.
+    """
+    with deps.page_lock(ref, principal().subject):
+        scan = NewLinesScan(
+            workflow_id=ref.workflow_id,
+            job_id=ref.job_id,
+            limit=limit,
+            asked_at=deps.monotonic(),
+            patience=LOCK_WAIT_SECONDS,
+            **filters,
+        )
+        with _pending(deps, scan) as pending:
+            return pending.new_lines()
+
+
 @contextlib.contextmanager
-def _pending(deps: Dependencies, scan: Scan | WorkflowScan | SummaryScan) -> Iterator[PendingScan]:
+def _pending(deps: Dependencies, scan: Scan | WorkflowScan | SummaryScan | NewLinesScan) -> Iterator[PendingScan]:
     """Asks the scan server. When the client of the request closes its side, the server hears of it."""
     sock = request.environ.get("gunicorn.socket")
     with deps.scans.ask(scan) as pending, contextlib.ExitStack() as undo:

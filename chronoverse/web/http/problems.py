@@ -27,6 +27,7 @@ from chronoverse.errors import (
     JobNotFound,
     LineStillOpen,
     NotALog,
+    NothingToCompare,
     ScansUnavailable,
     SearchTooExpensive,
     SequenceGap,
@@ -58,6 +59,7 @@ STATUS: Final[dict[type[ChronoverseError], int]] = {
     NotALog: 409,
     ArchiveNotConfigured: 409,
     LineStillOpen: 409,
+    NothingToCompare: 409,
     AppendRefused: 409,
     StoreError: 502,
     StoreUnavailable: 503,
@@ -80,6 +82,7 @@ REASONS: Final[dict[type[ChronoverseError], str]] = {
     NotALog: "NOT_A_LOG",
     ArchiveNotConfigured: "NO_ARCHIVE",
     LineStillOpen: "STILL_LIVE",
+    NothingToCompare: "nothing-to-compare",
 }
 
 #: Details for faults on our side. The error's own text is for operators only, and goes to the log.

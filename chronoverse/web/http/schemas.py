@@ -287,6 +287,21 @@ class SearchQuery(LogsQuery, SearchFields):
     after = _context("after")
 
 
+class NewLinesQuery(LogsQuery):
+    """The query of ``/logs/new``."""
+
+    against = fields.String(
+        validate=validate.Regexp(rf"(?:{IDENTIFIER.pattern})\Z"),
+        metadata={
+            "description": "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and"
+            " were created before this one.",
+            "pattern": f"^{IDENTIFIER.pattern}$",
+        },
+    )
+    before = _context("before")
+    after = _context("after")
+
+
 class WorkflowSearchQuery(SearchFields):
     """The query of a workflow's ``/logs/search``."""
 
@@ -344,6 +359,25 @@ class LogsSchema(Schema):
     id = fields.String(required=True)
     logs = fields.List(fields.Nested(LineSchema), required=True)
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
+class ComparedLineSchema(LineSchema):
+    """A new line, or a line of context beside one."""
+
+    context = fields.Boolean(
+        metadata={"description": "True, where `before` or `after` was asked for, of a line beside those found."}
+    )
+
+
+class NewLinesSchema(LogsSchema):
+    """One page of new lines."""
+
+    logs = fields.List(fields.Nested(ComparedLineSchema), required=True)
+    compared_with = fields.List(
+        fields.String(),
+        required=True,
+        metadata={"description": "The ids of the jobs that the log is compared with, the newest first."},
+    )
 
 
 class FoundSchema(LineSchema):

@@ -196,6 +196,9 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
             *("workflow_id", "job_id", "q", "regex", "limit", "order", "stream", "cursor", "offset"),
             *("since", "until", "before", "after"),
         },
+        f"{job}/logs/new": {
+            *("workflow_id", "job_id", "limit", "order", "stream", "cursor", "offset", "against", "before", "after"),
+        },
         f"{job}/wait": {"workflow_id", "job_id", "q", "regex", "stream", "offset", "timeout"},
         f"{job}/summary": {"workflow_id", "job_id", "bytes"},
         "/workflows/{workflow_id}/logs/search": {
@@ -240,6 +243,11 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
                 "/ended/logs/search?q=(&regex=true",
                 "/none/logs/search?q=x",
             ],
+        ),
+        (
+            "GET",
+            "/workflows/{workflow_id}/jobs/{job_id}/logs/new",
+            ["/ended/logs/new", "/ended/logs/new?against=running", "/ended/logs/new?against=/", "/none/logs/new"],
         ),
         (
             "GET",

@@ -36,6 +36,7 @@ ROUTES: Final = {
     "append": ("POST", "/workflows/mine/jobs/job/logs"),
     "end": ("POST", "/workflows/mine/jobs/job/end"),
     "search": ("GET", "/workflows/mine/jobs/job/logs/search?q=x"),
+    "new": ("GET", "/workflows/mine/jobs/job/logs/new?against=job"),
     "raw": ("GET", "/workflows/mine/jobs/job/logs/raw"),
     "redact": ("POST", "/workflows/mine/jobs/job/logs/redact"),
     "redactions": ("GET", "/workflows/mine/jobs/job/logs/redactions"),
@@ -43,7 +44,7 @@ ROUTES: Final = {
     "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
 #: Statuses of reading with the good token. A GET of ``events`` ends, because the job has ended.
-READS: Final = dict.fromkeys(("events", "logs", "job", "jobs", "search", "raw"), 200)
+READS: Final = dict.fromkeys(("events", "logs", "job", "jobs", "search", "new", "raw"), 200)
 #: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
 ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "DELETE"), 403)
 #: Statuses of writing with the good token. A POST is refused for its missing body.

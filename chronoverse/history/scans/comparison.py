@@ -1,0 +1,239 @@
+"""Compares a log with other runs: finds the lines of which none of these runs has the shape.
+
+The shapes of an archived run are read from its set. Those of any other run, such as one that still runs, are collected
+from its log, and cached in this process. One request goes on where the request before it has stopped.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+import orjson
+
+from chronoverse.archive.codec import decode_lines
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
+from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS, PageBudget
+from chronoverse.history.pages import Page, ReadBatch, Search
+from chronoverse.history.tiered_log import MissingArchive
+from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
+from chronoverse.joblog.time_range import TimeRange
+from chronoverse.joblog.values import Job, JobRef, Line, Status
+
+#: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
+COMPARED_JOBS: Final = 5
+MAX_LOOKED_AT: Final = 200
+#: Shapes in the cache of one process, some 100 bytes each. More than this are kept only while a request needs them.
+CACHED_SHAPES: Final = 1_000_000
+#: Errors of one run. The log is compared with the others.
+_JOB_ERRORS: Final = (ArchiveDamaged, JobNotFound, NotALog)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewLinesScan:
+    """Asks for up to ``limit`` new lines strictly after ``position``, in the order asked for.
+
+    They are compared with the job ``against``, or with the newest good runs before the job. The other fields are those
+    of :class:`~chronoverse.history.scans.scan.Scan`.
+    """
+
+    #: The path of the request to the scan server.
+    PATH: ClassVar = "/new"
+
+    workflow_id: str
+    job_id: str
+    position: int
+    limit: int
+    asked_at: float
+    patience: float
+    against: str | None = None
+    descending: bool = False
+    stream: str | None = None
+    before: int = 0
+    after: int = 0
+    page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
+    seconds: float = PAGE_SECONDS
+
+    @property
+    def ref(self) -> JobRef:
+        """The job."""
+        return JobRef(self.workflow_id, self.job_id)
+
+    def to_json(self) -> bytes:
+        """What :meth:`from_json` reads."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "NewLinesScan":
+        """The scan that :meth:`to_json` wrote."""
+        return cls(**orjson.loads(data))
+
+
+class NewLinesPage(NamedTuple):
+    """A page of new lines, and the ids of the jobs that the log is compared with.
+
+    A page may have no line and no progress: then there was only time to read a part of these jobs.
+    """
+
+    page: Page
+    compared_with: list[str]
+
+
+class NewLines:
+    """Says which lines are new: those with a shape that none of the ``runs`` has. It is also a filter for frames."""
+
+    def __init__(self, runs: Sequence[ShapeSet], hasher: ShapeHasher) -> None:
+        self._runs = runs
+        self._hasher = hasher
+
+    def is_new(self, line: Line) -> bool:
+        """Whether the line is new."""
+        (found,) = self._hasher.hashes([line.message])
+        return not any(found in run.hashes for run in self._runs)
+
+    def matching_lines(self, text: bytes) -> list[Line]:
+        """The new lines of a frame's JSON Lines. See :class:`chronoverse.archive.search.FrameFilter`."""
+        lines = decode_lines(text)
+        found = self._hasher.hashes([line["message"] for line in lines])
+        new = set(found)
+        for run in self._runs:
+            new = new - run.hashes
+        if not new:
+            return []
+        return [Line.from_json(line) for line, shape in zip(lines, found, strict=True) if shape in new]
+
+
+class _Collector:
+    """Adds the lines of frames to a set of shapes. It finds no lines."""
+
+    def __init__(self, shapes: ShapeSet, hasher: ShapeHasher) -> None:
+        self._shapes = shapes
+        self._hasher = hasher
+
+    def matching_lines(self, text: bytes) -> list[Line]:
+        """Adds the shapes of a frame. See :class:`chronoverse.archive.search.FrameFilter`."""
+        self._shapes.add(self._hasher.hashes([line["message"] for line in decode_lines(text)]))
+        return []
+
+
+@dataclass(slots=True)
+class _CachedShapes:
+    """The shapes of a job's lines up to the number ``position``.
+
+    ``text`` changes when the job begins anew under its id, or is redacted.
+    """
+
+    text: tuple[object, ...]
+    shapes: ShapeSet
+    position: int
+
+
+#: A job's log strictly after a number, upwards. The archive's part is only shown to the filter of the search.
+LogReader = Callable[[Job, int, Search], Iterator[ReadBatch]]
+
+
+class RunShapes:
+    """The shapes of the lines of whole jobs, for one process. ``read`` reads logs. ``max_shapes`` bounds the cache."""
+
+    def __init__(
+        self,
+        archive: ArchiveReader | MissingArchive,
+        read: LogReader,
+        hasher: ShapeHasher,
+        max_shapes: int = CACHED_SHAPES,
+    ) -> None:
+        self._archive = archive
+        self._read = read
+        self._hasher = hasher
+        self._max_shapes = max_shapes
+        #: Those that were used last are at the end.
+        self._cached: OrderedDict[JobRef, _CachedShapes] = OrderedDict()
+
+    def get(self, job: Job, budget: PageBudget) -> ShapeSet | None:
+        """The shapes of the job's lines so far. None when the ``budget`` has no time to read all of them.
+
+        Another call goes on with the rest. It reads some lines, even if there is no time. Raises as the store and the
+        archive do.
+        """
+        text = (job.created_at, job.started_at, job.redactions)
+        cached = self._cached.pop(job.ref, None)
+        if cached is None or cached.text != text:
+            cached = _CachedShapes(text, ShapeSet(), 0)
+            if job.end is not None and job.archived >= job.last and isinstance(self._archive, ArchiveReader):
+                found = self._archive.shape_set(job.ref)
+                if found is not None:
+                    cached = _CachedShapes(text, found, job.last)
+        try:
+            is_complete = self._collect(job, cached, budget)
+        finally:
+            self._remember(job.ref, cached)
+        return cached.shapes if is_complete else None
+
+    def _collect(self, job: Job, cached: _CachedShapes, budget: PageBudget) -> bool:
+        """Adds the lines that are not in the set yet. Returns whether there was time for all of them."""
+        if cached.position >= job.last or cached.shapes.is_full:
+            return True
+        collector = _Collector(cached.shapes, self._hasher)
+        for batch in self._read(job, cached.position, Search(collector, TimeRange())):
+            if not batch.is_match:
+                cached.shapes.add(self._hasher.hashes([line.message for line in batch.lines]))
+            cached.position = batch.position
+            if batch.is_last or batch.position >= job.last or cached.shapes.is_full:
+                break
+            if budget.is_out_of_time():
+                return False
+        cached.position = max(cached.position, job.last)
+        return True
+
+    def _remember(self, ref: JobRef, cached: _CachedShapes) -> None:
+        self._cached[ref] = cached
+        size = sum(len(each.shapes.hashes) for each in self._cached.values())
+        while size > self._max_shapes:
+            _, oldest = self._cached.popitem(last=False)
+            size -= len(oldest.shapes.hashes)
+
+
+def runs_before(job: Job, listed: Iterable[Job]) -> Iterator[Job]:
+    """The good runs that ``job`` is compared with, out of the jobs that were ``listed`` before it, the newest first."""
+    count = 0
+    for looked_at, other in enumerate(listed):
+        if looked_at >= MAX_LOOKED_AT or count == COMPARED_JOBS:
+            return
+        if other.status is Status.COMPLETED and other.ref != job.ref:
+            count += 1
+            yield other
+
+
+def compare(
+    job: Job, others: Sequence[Job], *, is_named: bool, shapes: RunShapes, budget: PageBudget
+) -> tuple[list[ShapeSet] | None, list[str]]:
+    """The shapes of ``others``, and the ids of those jobs. None when there was no time to read all of them.
+
+    A job with too many shapes is left out. So is one that cannot be read, unless it was named.
+    Raises :class:`NothingToCompare` when none is left, and as :meth:`RunShapes.get` does.
+    """
+    runs: list[ShapeSet] = []
+    names: list[str] = []
+    has_time = True
+    for other in others:
+        found: ShapeSet | None = None
+        try:
+            if has_time:
+                found = shapes.get(other, budget)
+                has_time = found is not None
+        except _JOB_ERRORS:
+            if is_named:
+                raise
+            continue
+        if found is None or not found.is_full:
+            names.append(other.ref.job_id)
+        if found is not None and not found.is_full:
+            runs.append(found)
+    if not names:
+        raise NothingToCompare(
+            f"the runs before {job.ref.job_id} have more than {MAX_SHAPES:,} different lines, or cannot be read"
+            if others
+            else f"no job of this workflow has COMPLETED before {job.ref.job_id}: name one to compare with"
+        )
+    return (runs if has_time else None), names

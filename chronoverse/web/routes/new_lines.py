@@ -1,0 +1,78 @@
+"""``GET …/logs/new``: the lines that are new, compared with other runs, in pages.
+
+A page may be empty and have come no further, because a request reads a bounded part of the runs that it compares with.
+So a cursor has the number of such pages in a row: each cursor differs from the one before it.
+"""
+
+from typing import Any
+
+import orjson
+from flask import Response
+
+from chronoverse.errors import InvalidCursor
+from chronoverse.joblog.values import MAX_NUMBER, JobRef
+from chronoverse.web.http import pages
+from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response
+from chronoverse.web.http.schemas import (
+    MAX_CONTEXT_PAGE_LINES,
+    Blueprint,
+    NewLinesQuery,
+    NewLinesSchema,
+    ProblemSchema,
+)
+
+
+def blueprint(deps: Dependencies) -> Blueprint:
+    """The route of new lines."""
+    routes = Blueprint("new_lines", __name__, description="Comparing.")
+    deps.guard(routes)
+
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/new")
+    @routes.doc(operationId="listNewLines")
+    @routes.arguments(NewLinesQuery(), location="query", as_kwargs=True)
+    @routes.response(
+        200,
+        NewLinesSchema,
+        description="A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
+        headers={"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
+    )
+    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
+    @routes.alt_response(
+        409,
+        schema=ProblemSchema,
+        content_type="application/problem+json",
+        description="`reason` is nothing-to-compare: no run is there that this one could be compared with.",
+    )
+    def new_lines(workflow_id: str, job_id: str, limit: int, order: str, **query: Any) -> Response:
+        """The lines with a shape that none of the runs has that the log is compared with."""
+        ref, stream, against = JobRef(workflow_id, job_id), query.get("stream"), query.get("against")
+        before, after = query["before"], query["after"]
+        listing = ("new", workflow_id, job_id, order, stream, against)
+        job = deps.require_job(ref)
+        descending = order == "desc"
+        start, waited = job.last + 1 if descending else 0, 0
+        position = query.get("offset", start)
+        if "cursor" in query:
+            position, waited = decode_cursor(query["cursor"], listing, [int, int])
+            if not (0 <= position <= MAX_NUMBER and 0 <= waited <= MAX_NUMBER):
+                raise InvalidCursor("cursor: this is not one of ours")
+        page, compared_with = pages.scan_new_lines(
+            deps,
+            ref,
+            max(1, min(limit, MAX_CONTEXT_PAGE_LINES // (1 + before + after))),
+            position=position,
+            descending=descending,
+            stream=stream,
+            against=against,
+            before=before,
+            after=after,
+        )
+        waited = waited + 1 if page.position == position else 0
+        cursor = encode_cursor(listing, [page.position, waited]) if page.has_more else None
+        lines = [orjson.Fragment(each) for each in page.lines]
+        body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "compared_with": compared_with}
+        parameters = {"stream": stream, "against": against, "before": before or None, "after": after or None}
+        return page_response({**body, "cursor": cursor}, cursor, page.position, limit=limit, order=order, **parameters)
+
+    return routes

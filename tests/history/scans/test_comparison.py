@@ -1,0 +1,284 @@
+"""New lines are those that a brute-force comparison finds, in every tier, over any number of pages."""
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.redaction import Redaction, RedactionRequest
+from chronoverse.archive.retention import delete_job
+from chronoverse.archive.shape_sets import shape_set_name
+from chronoverse.errors import AtCapacity, JobNotFound, NothingToCompare
+from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import ReadBatch, Search
+from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.comparison import COMPARED_JOBS, NewLinesScan, RunShapes
+from chronoverse.history.tiered_log import MissingArchive
+from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet, shape
+from chronoverse.joblog.values import Job, JobRef, Line, Status
+from chronoverse.store import Store
+from tests.support.archivers import archive
+from tests.support.archives import archive_up_to
+from tests.support.bench import NOW
+
+#: The monotonic time of the tests, in seconds.
+BEGAN: Final = 1000.0
+JOBS: Final = 16
+
+
+def scan(job_id: str, **fields: Any) -> NewLinesScan:
+    """Asks for new lines of a job, with other ``fields``."""
+    common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "position": 0, "limit": 100}
+    asked = NewLinesScan(**({**common, "asked_at": BEGAN, "patience": 5.0} | fields))
+    assert NewLinesScan.from_json(asked.to_json()) == asked
+    return asked
+
+
+class Logs:
+    """Jobs of one workflow in ``store``, and their lines by job, the oldest first."""
+
+    def __init__(self, store: Store, objects: FileObjectStore) -> None:
+        self.store = store
+        self.objects = objects
+        self.lines: dict[str, list[Line]] = {}
+        self.statuses: dict[str, Status | None] = {}
+
+    def write(self, job_id: str, messages: list[str], status: Status | None = Status.COMPLETED) -> None:
+        """Writes a job. With ``status`` None it still runs."""
+        attempt = self.store.open(JobRef("wf_1", job_id), "token")
+        streams = ("stdout", "stderr")
+        lines = [Line(at, NOW, message, streams[at % 3 == 0]) for at, message in enumerate(messages, 1)]
+        if lines:
+            self.store.append(attempt, lines)
+        if status is not None:
+            self.store.finish(attempt, status, 0, 0, len(lines) + 1)
+        self.lines[job_id], self.statuses[job_id] = lines, status
+
+    def app(self, ticks: float = 0.0) -> ScanApp:
+        """The application. Each look at its clock takes ``ticks`` seconds."""
+        times = itertools.count()
+        reader = ArchiveReader(self.objects, self.store.chunks)
+        return ScanApp(self.store, reader, 65_536, lambda: BEGAN + ticks * next(times))
+
+    def expected(self, job_id: str, against: str | None = None) -> tuple[list[str], list[Line]]:
+        """What a brute-force comparison finds: the jobs to compare with, and the new lines."""
+        before = list(self.lines)[: list(self.lines).index(job_id)][::-1]
+        good = [each for each in before if self.statuses[each] is Status.COMPLETED][:COMPARED_JOBS]
+        others = good if against is None else [against]
+        known = {shape(line.message) for each in others for line in self.lines[each]}
+        return others, [line for line in self.lines[job_id] if shape(line.message) not in known]
+
+
+@pytest.fixture
+def logs(server: Any, prefix: str, tmp_path: Path) -> Iterator[Logs]:
+    """No jobs yet. Each job is created a second after the one before."""
+    times = itertools.count(1_772_532_005)
+    store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
+    yield Logs(store, FileObjectStore(tmp_path))
+    store.close()
+
+
+@pytest.fixture
+def many(logs: Logs) -> Logs:
+    """Jobs of which some are archived, some half, and some run. Their lines come from a few dozen shapes."""
+    choice = random.Random(7)
+    words = ["start", "stop", "read", "write", "open", "close", "error", "retry", "sync"]
+    for number in range(JOBS):
+        status = choice.choice((Status.COMPLETED, Status.COMPLETED, Status.FAILED, None))
+        texts = [
+            f"{choice.choice(words)} {choice.choice(words)} took {choice.randrange(9999)} ms"
+            for _ in range(choice.choice((0, 3, 40)))
+        ]
+        logs.write(f"job_{number}", texts, status)
+        if number == JOBS // 2:
+            archive(logs.store, logs.objects)
+    for job_id, lines in logs.lines.items():
+        job = logs.store.get_job(JobRef("wf_1", job_id))
+        if job and not job.archived and len(lines) > 3 and choice.random() < 0.7:
+            archive_up_to(logs.store, logs.objects, job.ref, len(lines) // 2, trim=choice.random() < 0.5)
+    return logs
+
+
+def read_all(app: ScanApp, job_id: str, **fields: Any) -> tuple[list[str], list[dict[str, Any]]]:
+    """The jobs that a job is compared with, and the lines of all pages."""
+    position, lines = fields.pop("position", 10**9 if fields.get("descending") else 0), []
+    for _ in range(2_000):
+        # A scan that has waited does not get its turn. Here the clock goes on all the time.
+        page, compared_with = app.read_new(scan(job_id, **{"patience": 1e9, "position": position} | fields))
+        lines += [json.loads(line) for line in page.lines]
+        position = page.position
+        if not page.has_more:
+            return compared_with, lines
+    raise AssertionError("no last page")
+
+
+def check(logs: Logs, app: ScanApp, job_id: str, against: str | None = None, **fields: Any) -> None:
+    """Compares what the application finds with a brute-force comparison."""
+    others, lines = logs.expected(job_id, against)
+    if not others:
+        with pytest.raises(NothingToCompare, match="COMPLETED"):
+            app.read_new(scan(job_id, patience=1e9))
+        return
+    found = [line.to_json() for line in (lines[::-1] if fields.get("descending") else lines)]
+    assert read_all(app, job_id, against=against, **fields) == (others, found)
+
+
+@pytest.mark.parametrize("ticks", [0.0, 0.15, 0.6])
+@pytest.mark.parametrize("descending", [False, True])
+def test_new_lines_are_those_of_a_brute_force_comparison(many: Logs, ticks: float, descending: bool) -> None:
+    """Whatever is archived, and however little time there is: a page may have time for a part of the runs only."""
+    app = many.app(ticks)
+    for job_id in many.lines:
+        check(many, app, job_id, descending=descending, limit=3 if ticks else 100)
+
+
+def test_any_job_can_be_named(many: Logs) -> None:
+    """One that runs, has failed, or is newer. Compared with itself, a job has nothing new."""
+    app = many.app()
+    for against in many.lines:
+        check(many, app, "job_9", against)
+    assert many.expected("job_9", "job_9")[1] == []
+
+
+def test_a_running_job_grows(logs: Logs) -> None:
+    """On both sides of the comparison: what was read before is not read again."""
+    logs.write("good", ["one 1", "two 2"])
+    app = logs.app()
+    attempt = logs.store.open(JobRef("wf_1", "runs"), "token")
+    for number, message in enumerate(["one 7", "three 3", "two 1", "four 4"], 1):
+        logs.store.append(attempt, [Line(number, NOW, message, "stdout")])
+        seen = [line["sequence_num"] for line in read_all(app, "runs")[1]]
+        assert seen == [each for each in (2, 4) if each <= number]
+        assert [line["message"] for line in read_all(app, "good", against="runs")[1]] == (
+            ["two 2"] if number < 3 else []
+        )
+
+
+def test_a_redaction_reaches_the_comparison(logs: Logs) -> None:
+    """Also the shapes that the process has cached, and whether or not the archiver has made a new set."""
+    logs.write("good", ["started 1", "password is hunter"])
+    archive(logs.store, logs.objects)
+    logs.write("later", ["started 2", "password is hunter", "[redacted]"])
+    app = logs.app()
+    check(logs, app, "later")
+    redaction = RedactionRequest(2, 2, lambda line: True, {}, True)
+    Redaction(logs.store, logs.objects, JobRef("wf_1", "good"), redaction).run()
+    logs.lines["good"][1] = logs.lines["good"][1]._replace(message="[redacted]")
+    for each in (app, logs.app()):
+        check(logs, each, "later")
+    archive(logs.store, logs.objects)
+    for each in (app, logs.app()):
+        check(logs, each, "later")
+    assert [line.message for line in logs.expected("later")[1]] == ["password is hunter"]
+
+
+def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
+    """The next run takes its place. A job of the same id is a new one."""
+    for number in range(COMPARED_JOBS + 2):
+        logs.write(f"good_{number}", ["common 1", f"only {chr(97 + number)}"])
+    archive(logs.store, logs.objects)
+    logs.write("later", [f"only {chr(97 + number)}" for number in range(COMPARED_JOBS + 2)])
+    app = logs.app()
+    check(logs, app, "later")
+    delete_job(logs.store, logs.objects, JobRef("wf_1", "good_5"))
+    del logs.lines["good_5"]
+    check(logs, app, "later")
+    assert [line.message for line in logs.expected("later")[1]] == ["only a", "only f"]
+    with pytest.raises(JobNotFound):
+        app.read_new(scan("later", against="good_5"))
+    logs.write("good_5", ["only g"])
+    check(logs, app, "later", "good_5")
+
+
+def test_a_set_is_read_instead_of_the_log(logs: Logs) -> None:
+    """The chunks of an archived run may even be gone."""
+    logs.write("good", ["one 1", "two 2"])
+    archive(logs.store, logs.objects, hot_seconds=0)
+    logs.write("later", ["one 2", "three 3"])
+    for stored in list(logs.objects.list("wf_1/good/")):
+        if stored.name.endswith(".zst"):
+            logs.objects.delete(stored.name)
+    check(logs, logs.app(), "later")
+
+
+def test_context_and_stream(logs: Logs) -> None:
+    """Lines of context are marked. They may be new themselves, and then come as new lines."""
+    logs.write("good", ["common 1"])
+    logs.write("later", ["common 1", "new a", "common 2", "common 3", "new b", "new c", "common 4"])
+    app = logs.app()
+    _, lines = read_all(app, "later", before=1, after=1)
+    assert [(line["sequence_num"], line.get("context", False)) for line in lines] == [
+        (1, True), (2, False), (3, True), (4, True), (5, False), (6, False), (7, True),
+    ]  # fmt: skip
+    assert "highlights" not in lines[0]
+    assert [line["sequence_num"] for line in read_all(app, "later", stream="stderr")[1]] == [6]
+    assert [line["sequence_num"] for line in read_all(app, "later", position=2)[1]] == [5, 6]
+
+
+def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
+    """Alone it is nothing to compare with. So is a named one."""
+    logs.write("varied", ["common 1"])
+    logs.write("good", ["common 1"])
+    logs.write("later", ["common 1", "new"])
+    archive(logs.store, logs.objects)
+    full, varied = ShapeSet(), JobRef("wf_1", "varied")
+    full.add(range(MAX_SHAPES + 1))
+    logs.objects.put(shape_set_name(varied, logs.store.chunks.chunks(varied)), full.to_bytes())
+    app = logs.app()
+    assert read_all(app, "later")[0] == ["good"]
+    with pytest.raises(NothingToCompare, match="100,000"):
+        app.read_new(scan("later", against="varied"))
+
+
+def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(logs: Logs) -> None:
+    """The others are good enough."""
+    logs.write("lost", ["common 1"])
+    archive(logs.store, logs.objects, hot_seconds=0)
+    logs.write("good", ["common 1"])
+    logs.write("later", ["common 1", "new"])
+    for stored in list(logs.objects.list("wf_1/lost/")):
+        logs.objects.delete(stored.name)
+    app = logs.app()
+    assert read_all(app, "later")[0] == ["good"]
+
+
+def test_cached_shapes_are_bounded(logs: Logs) -> None:
+    """Those that were used last are kept."""
+    reads: list[str] = []
+
+    def read(job: Job, position: int, search: Search) -> Iterator[ReadBatch]:
+        reads.append(job.ref.job_id)
+        lines = [Line(number, NOW, "x" * number, "stdout") for number in range(1, 4)]
+        yield ReadBatch(lines, 3, True)
+
+    shapes = RunShapes(MissingArchive(), read, ShapeHasher(), max_shapes=6)
+    for job_id in ("a", "b", "a", "c", "a", "b"):
+        found = shapes.get(Job(JobRef("wf_1", job_id), Status.COMPLETED, last=3), PageBudget())
+        assert found is not None
+        assert len(found.hashes) == 3
+    assert reads == ["a", "b", "c", "b"]
+
+
+def test_a_job_without_good_runs_before_it_has_nothing_to_compare_with(logs: Logs) -> None:
+    """Neither failed runs nor later ones count."""
+    logs.write("failed", ["one"], Status.FAILED)
+    logs.write("this", ["one"], Status.FAILED)
+    logs.write("good", ["one"])
+    app = logs.app()
+    with pytest.raises(NothingToCompare, match="before this"):
+        app.read_new(scan("this"))
+    with pytest.raises(JobNotFound):
+        app.read_new(scan("unknown"))
+
+
+def test_a_scan_that_has_waited_too_long_is_refused(logs: Logs) -> None:
+    """It would be answered when nobody waits any more."""
+    app = ScanApp(logs.store, MissingArchive(), 65_536, lambda: BEGAN + 6)
+    with pytest.raises(AtCapacity):
+        app.read_new(scan("job"))

@@ -1,0 +1,113 @@
+"""``GET …/logs/new``: the answer's form, its pages, and who may ask."""
+
+import base64
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import mint
+from tests.support.service import SECRET, Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+
+
+@pytest.fixture
+def failed(client: httpx.Client, job: Foreign) -> Foreign:
+    """A failed job after a good one. Both were read once, so they are listed; the good one first."""
+    good = job.sibling("good").lines(["started in 12 ms", "fine"]).end()
+    assert client.get(good.path).status_code == 200
+    time.sleep(0.002)
+    job.lines(["started in 1.3 s", "error: a", "fine", "error: b"]).end("FAILED", 1)
+    assert client.get(job.path).status_code == 200
+    return job
+
+
+def new_lines(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
+    """The answer to a request for new lines."""
+    return client.get(f"{job.path}/logs/new", params=query)
+
+
+def test_an_answer_has_the_new_lines_and_what_they_were_compared_with(client: httpx.Client, failed: Foreign) -> None:
+    """Each line as in `/logs`."""
+    answer = new_lines(client, failed)
+    lines = [
+        {"timestamp": TIMESTAMP, "message": f"error: {name}", "sequence_num": number, "stream": "stdout"}
+        for name, number in (("a", 2), ("b", 4))
+    ]
+    assert answer.json() == {
+        "workflow_id": failed.workflow_id,
+        "id": failed.job_id,
+        "logs": lines,
+        "compared_with": ["good"],
+        "cursor": None,
+    }
+    assert answer.headers["Last-Event-ID"] == "5"
+    assert answer.headers["Cache-Control"] == "private, no-store"
+    assert new_lines(client, failed, after=1).json()["logs"] == [
+        lines[0],
+        {"timestamp": TIMESTAMP, "message": "fine", "sequence_num": 3, "stream": "stdout", "context": True},
+        lines[1],
+    ]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_pages_follow_each_other(client: httpx.Client, failed: Foreign, order: str) -> None:
+    """With the link of the answer, which keeps all parameters."""
+    answer, found = new_lines(client, failed, against="good", limit=1, order=order, stream="stdout"), []
+    for _ in range(10):
+        assert answer.status_code == 200, answer.text
+        found += [line["sequence_num"] for line in answer.json()["logs"]]
+        assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
+        if "next" not in answer.links:
+            break
+        assert "against=good" in answer.links["next"]["url"]
+        answer = client.get(answer.links["next"]["url"])
+    assert found == ([2, 4] if order == "asc" else [4, 2])
+    assert [line["sequence_num"] for line in new_lines(client, failed, offset=2).json()["logs"]] == [4]
+
+
+def test_a_job_that_runs_has_new_lines_too(client: httpx.Client, job: Foreign) -> None:
+    """Those that are there so far."""
+    assert client.get(job.sibling("good").lines(["fine"]).end().path).status_code == 200
+    job.lines(["fine", "error"])
+    assert [line["message"] for line in new_lines(client, job, against="good").json()["logs"]] == ["error"]
+
+
+def test_with_nothing_to_compare_with_the_answer_says_so(client: httpx.Client, job: Foreign) -> None:
+    """It is a conflict, not an empty page: an empty page would say that nothing is new."""
+    job.lines(["fine"]).end()
+    answer = new_lines(client, job)
+    assert answer.status_code == 409
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["reason"] == "nothing-to-compare"
+    assert "COMPLETED" in answer.json()["detail"]
+    assert new_lines(client, job, against=job.job_id).json()["logs"] == []
+
+
+def test_refusals(service: Service, client: httpx.Client, failed: Foreign) -> None:
+    """A workflow that the token may not see, and a job that is not there, are answered alike."""
+    path = f"{service.url}{failed.path}/logs/new"
+    assert httpx.get(path).status_code == 401
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
+    refused = httpx.get(path, headers=headers)
+    unknown = httpx.get(f"{service.url}/workflows/unknown/jobs/job/logs/new", headers=headers)
+    missing = new_lines(client, failed, against="unknown")
+    assert (refused.status_code, refused.content) == (404, unknown.content)
+    assert (missing.status_code, missing.content) == (404, unknown.content)
+    for bad in (
+        {"limit": 0},
+        {"against": "a/b"},
+        {"against": ""},
+        {"before": 51},
+        {"q": "x"},
+        {"offset": 1, "cursor": "x"},
+    ):
+        assert new_lines(client, failed, **bad).status_code == 400, bad
+    cursor = new_lines(client, failed, limit=1).json()["cursor"]
+    assert new_lines(client, failed, cursor=cursor, against="good").status_code == 400
+    values = json.loads(base64.urlsafe_b64decode(cursor + "=="))
+    for forged in ([*values[:-1], -1], [*values[:-2], -1, 0], values[:-1]):
+        text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode().rstrip("=")
+        assert new_lines(client, failed, cursor=text).status_code == 400
