@@ -53,17 +53,27 @@ def _offset(text: str) -> int | str:
     " ago. With --search: only lines of this time or later.",
 )
 @click.option("--until", type=moment, metavar="TIME", help="Stop after the last line of this time or before.")
+@click.option("--new", is_flag=True, help="Only lines that are new, compared with the good runs before.")
+@click.option("--against", type=identifier, metavar="JOB", help="With --new: compare with this job.")
 @click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
     """Print the log of JOB in WORKFLOW, or what is found in it: exits with 1 when that is nothing."""
     search = {name: options.pop(name) for name in ("search", "regex", "since", "until", "context")}
+    new, against = options.pop("new"), options.pop("against")
     if options["offset"] is not None and options["tail"] is not None:
         raise click.UsageError("--offset and --tail exclude each other")
     if not follow and (options["wait"] or options["offset"] == "latest"):
         raise click.UsageError("--wait and --offset latest make sense with -f only")
-    if search["search"] is None and (search["regex"] or search["context"]):
-        raise click.UsageError("--regex and --context go with --search")
+    if search["search"] is None and search["regex"]:
+        raise click.UsageError("--regex goes with --search")
+    if search["context"] and search["search"] is None and not new:
+        raise click.UsageError("--context goes with --search or --new")
+    if against is not None and not new:
+        raise click.UsageError("--against goes with --new")
+    others = (follow, options["tail"] is not None, *(search[name] is not None for name in ("search", "since", "until")))
+    if new and any(others):
+        raise click.UsageError("--new excludes --follow, --tail, --search, --since and --until")
     if follow and search["until"] is not None:
         raise click.UsageError("--until excludes --follow")
     if search["search"] is not None and not follow and options["tail"] is not None:
@@ -76,6 +86,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         exit_code,
         follow_since,
         lines_in_range,
+        new_lines,
         search_results,
         stored_lines,
     )
@@ -90,6 +101,10 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
     )
     start = {name: options[name] for name in ("offset", "tail", "stream")}
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
+        if new:
+            query = {"offset": options["offset"], "stream": options["stream"], "against": against}
+            printer.print(new_lines(client, ref, print_message, context=search["context"], **query))
+            return 0 if printer.lines else EXIT_NO_MATCH
         if search["search"] is not None and not follow:
             start.pop("tail")
             show_progress = sys.stderr.isatty() and not sys.stdout.isatty()

@@ -35,6 +35,7 @@ EXIT_CODES: Final[Mapping[type[Exception], int]] = {
     errors.Unreachable: EX_UNAVAILABLE,
     errors.ArchiveNotConfigured: EX_UNAVAILABLE,
     errors.JobNotFound: 66,  # EX_NOINPUT
+    errors.NothingToCompare: 66,
     errors.BadRequest: EX_DATAERR,
     errors.NotALog: EX_DATAERR,
     errors.CorruptLog: EX_DATAERR,

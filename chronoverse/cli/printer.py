@@ -206,6 +206,28 @@ def search_results(
         yield from _group(client.search(job, search, update, **asked), context)
 
 
+def new_lines(
+    client: Client,
+    job: JobRef,
+    print_message: Callable[[str], object],
+    *,
+    context: int,
+    **query: Any,
+) -> Iterator[Line | GroupSeparator]:
+    """The lines that are new, and ``context`` lines before and after each, as :func:`search_results` has them.
+
+    ``print_message`` gets the names of the jobs that the log is compared with.
+    """
+    found = client.new_lines(
+        job,
+        lambda names: print_message(f"compared with {plain_text(', '.join(names))}"),
+        **query,
+        before=context or None,
+        after=context or None,
+    )
+    yield from _group(found, context)
+
+
 def _group(found: Iterable[FoundLine], context: int) -> Iterator[Line | GroupSeparator]:
     """Puts separators between groups.
 

@@ -242,6 +242,22 @@ class Client:
             if number is not None and on_progress is not None:
                 on_progress(number)
 
+    def new_lines(
+        self, job: JobRef, on_comparison: Callable[[list[str]], object] | None = None, **query: Any
+    ) -> Iterator[FoundLine]:
+        """The lines that are new, and lines before and after them, in ascending order, as :meth:`search` has them.
+
+        ``query`` has the parameters of the service's route. ``on_comparison`` is called with the ids of the jobs that
+        the log is compared with, once they are known. Raises :class:`NothingToCompare`, too.
+        """
+        for page, _ in self._pages(self._job_path(job) + "/logs/new", {"limit": PAGE_LINES, **query}):
+            lines = _read_items(page, "logs", FoundLine.from_json)
+            # Before the last page without lines, a part of the other runs may still be unread.
+            if on_comparison is not None and (lines or page.get("cursor") is None):
+                on_comparison(_read_items(page, "compared_with", str))
+                on_comparison = None
+            yield from lines
+
     def jobs(self, workflow_id: str, status: str | None = None) -> Iterator[dict[str, Any]]:
         """The workflow's jobs, newest first, each as :meth:`job` returns it."""
         if not IDENTIFIER.fullmatch(workflow_id):

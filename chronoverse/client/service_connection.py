@@ -28,6 +28,7 @@ _CONFLICTS: Final[Mapping[str, type[ChronoverseError]]] = {
     "NOT_A_LOG": errors.NotALog,
     "STILL_LIVE": errors.LineStillOpen,
     "NO_ARCHIVE": errors.ArchiveNotConfigured,
+    "nothing-to-compare": errors.NothingToCompare,
 }
 
 
