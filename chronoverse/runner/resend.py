@@ -70,8 +70,6 @@ def resend_spool(
             delivered = refusal is None
     except KeyboardInterrupt:
         say("interrupted")
-    except Closed as error:
-        refusal = error
     finally:
         publisher.stop()
         # When the job has ended, its lines need to be published under another id only if they are not in its log.
@@ -110,7 +108,7 @@ def _verify(
 ) -> SpoolNotInLog | None:
     """Compares the file's lines with the ended log. None when the log has all of them, else the error that says which.
 
-    Raises: :class:`SpoolNotInLog` when they cannot be read back for good; :class:`StoreError`.
+    Raises: :class:`StoreError` when they cannot be read back now.
     """
     numbering = publisher.numbering
     if numbering is None:
@@ -118,7 +116,7 @@ def _verify(
     try:
         comparison = compare_spool(open_comparer(), job, spool, numbering.base)
     except (JobNotFound, ArchiveDamaged) as error:
-        raise SpoolNotInLog(f"the log of {job} does not give back the lines of {path}: {error}") from error
+        return SpoolNotInLog(f"the log of {job} does not give back the lines of {path}: {error}")
     next_number = comparison.next_number
     spool.acknowledge(next_number - numbering.base)
     last = numbering.base + spool.end - 1
