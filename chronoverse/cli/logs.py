@@ -85,7 +85,6 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         Printer,
         exit_code,
         follow_since,
-        lines_in_range,
         new_lines,
         search_results,
         stored_lines,
@@ -112,11 +111,7 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
             return 0 if printer.lines else EXIT_NO_MATCH
         since, until = search["since"], search["until"]
         if not follow:
-            printer.print(
-                stored_lines(client, ref, **start)
-                if since is until is None
-                else lines_in_range(client, ref, since=since, until=until, **start)
-            )
+            printer.print(stored_lines(client, ref, since=since, until=until, **start))
             return 0
         start |= {"wait": options["wait"] or 0, "q": search["search"], "regex": search["regex"]}
         events = client.follow(ref, **start) if since is None else follow_since(client, ref, since=since, **start)

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any, BinaryIO, Final
 
@@ -88,18 +87,6 @@ class Printer:
 
 
 def stored_lines(
-    client: Client, job: JobRef, *, offset: int | None, tail: int | None, stream: str | None
-) -> Iterator[Line | Gap]:
-    """The lines that the log has now: those after ``offset``, or the last ``tail`` of them."""
-    state = JobState.from_json(client.job(job))
-    if tail is None:
-        lines = client.logs(job, stream=stream, offset=offset)
-        return name_gaps(lines, offset or 0, state) if stream is None else lines
-    last = list(islice(client.logs(job, order="desc", stream=stream), tail))[::-1]
-    return name_gaps(last, last[0].sequence_num - 1, state) if last and stream is None else iter(last)
-
-
-def lines_in_range(
     client: Client,
     job: JobRef,
     *,
@@ -122,11 +109,15 @@ def lines_in_range(
         last, _ = _find_line(client, job, until=until, stream=stream, order="desc")
     if first is None or last is None:
         return iter(())
-    if tail is not None:
+    after = first - 1
+    lines: Iterable[Line]
+    if tail is None:
+        lines = takewhile(lambda line: line.sequence_num <= last, client.logs(job, stream=stream, offset=after or None))
+    else:
         newest = client.logs(job, order="desc", stream=stream, offset=last + 1)
-        return iter(list(islice(takewhile(lambda line: line.sequence_num >= first, newest), tail))[::-1])
-    lines = takewhile(lambda line: line.sequence_num <= last, client.logs(job, stream=stream, offset=first - 1))
-    return name_gaps(lines, first - 1, replace(state, last=last)) if stream is None else lines
+        lines = list(islice(takewhile(lambda line: line.sequence_num >= first, newest), tail))[::-1]
+        after = lines[0].sequence_num - 1 if lines else last
+    return name_gaps(lines, after, state._replace(last=last)) if stream is None else iter(lines)
 
 
 def follow_since(

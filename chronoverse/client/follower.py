@@ -1,7 +1,6 @@
 """Turns the bytes of event streams into values. It remembers the last number over reconnections, and does no I/O."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -11,30 +10,19 @@ from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.values import Gap, Line, Status, parse_number
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """A job as a ``job`` event describes it. The last four fields are known once ``status`` is terminal."""
+class JobState(NamedTuple):
+    """A job as a ``job`` event describes it. ``exit_code`` is not known before ``status`` is terminal."""
 
     status: Status
-    attempt: int
     first: int
     last: int
-    started_at: str | None = None
     exit_code: int | None = None
-    lines: int | None = None
-    dropped: int | None = None
-    finished_at: str | None = None
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "JobState":
         """Reads the JSON of a ``job`` event, or of the service's answer about the job."""
-        return cls(
-            Status(state["status"]),
-            state["attempt"],
-            state["first_sequence_num"],
-            state["last_sequence_num"],
-            *(state.get(key) for key in ("started_at", "exit_code", "lines", "dropped", "finished_at")),
-        )
+        first, last = state["first_sequence_num"], state["last_sequence_num"]
+        return cls(Status(state["status"]), first, last, state.get("exit_code"))
 
 
 class Notice(NamedTuple):

@@ -605,11 +605,11 @@ def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
 
 def test_complete_pages_have_no_gaps() -> None:
     """Neither has an empty log."""
-    state = JobState(Status.RUNNING, 1, 1, 3)
+    state = JobState(Status.RUNNING, 1, 3)
     lines = [line(number, "x") for number in (1, 2, 3)]
 
     assert list(name_gaps(lines, 0, state)) == lines
-    assert list(name_gaps([], 0, JobState(Status.PENDING, 0, 1, 0))) == []
+    assert list(name_gaps([], 0, JobState(Status.PENDING, 1, 0))) == []
     assert list(name_gaps([line(4, "came meanwhile")], 3, state)) == [line(4, "came meanwhile")]
 
 

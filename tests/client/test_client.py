@@ -78,7 +78,7 @@ def test_a_log_is_followed_to_its_end() -> None:
     with ScriptedService(stream(CONNECTED, frames(1, 1), gap.to_frame() + frames(5, 5), OVER)) as service:
         items = follow(service.url)
 
-    state = JobState(Status.COMPLETED, 1, 1, 2, None, 0, 2, 0, TIME)
+    state = JobState(Status.COMPLETED, 1, 2, 0)
     assert items == [line(1), gap, line(5), state]
 
 
