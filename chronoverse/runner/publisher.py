@@ -93,7 +93,6 @@ class Publisher:
         #: Whether the terminal entry was written, though it may not be safe yet.
         self._end_written = False
         self._ended = False
-        self._has_warned = False
         #: Whether the user knows that the spool's file cannot be written during this outage.
         self._has_warned_of_file = False
         self._durability = DurabilityTracker(spool, say, self._current_numbering)
@@ -175,7 +174,7 @@ class Publisher:
             store = self._connect()
             sent_end = self._spool.end if self._last_attempt else 0
             pipeline = AppendPipeline(store.append_connection(), self._spool, sent_end)
-            while not self._stop.is_set() and not self._done.is_set():
+            while not self._stop.is_set() and not self._ended:
                 self._try_step(store, pipeline)
         except Exception as error:  # the command must go on, whatever is wrong here, and the user must hear of it
             if not self._stop.is_set():  # else the store may have been closed during a call
@@ -259,16 +258,12 @@ class Publisher:
         self._durability.start(store.durability_probe())
         self._schedule_renewal()
         self._report_recovery()
+        if self._opened_or_refused.is_set():
+            return
         self._opened_or_refused.set()
-        self._warn_of_eviction(store)
-
-    def _warn_of_eviction(self, store: LogWriter) -> None:
-        """Warns once if the store may evict the log. The lines do not wait for that: the job is open already."""
-        if not self._has_warned:
-            self._has_warned = True
-            with contextlib.suppress(StoreError):
-                for warning in store.eviction_warnings(self._job):
-                    self._say(warning)
+        with contextlib.suppress(StoreError):
+            for warning in store.eviction_warnings(self._job):
+                self._say(warning)
 
     def _open_attempt(self, store: LogWriter) -> Attempt:
         """Opens a new attempt, always with the same token: a power loss may have brought back an old lease of ours."""
@@ -332,7 +327,6 @@ class Publisher:
             self._continue_at(next_number - numbering.base)
             return
         self._ended = True
-        self._done.set()
 
     def _continue_at(self, index: int) -> None:
         """The next line that the store needs is the one with ``index``. If the spool no longer has it, it is lost."""
