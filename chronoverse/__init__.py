@@ -6,7 +6,7 @@
     history   reads store and archive as one log; history.scans searches it in a process of low priority
     live      reads new lines once for all viewers of a worker, and gives each viewer what follows its cursor
     web       serves all of that over HTTP, with Flask and gunicorn
-    client    follows a log over HTTP, and reconnects
+    client    sends requests over HTTP, follows a log, and reconnects
     cli       prints it on a terminal
 
 All of these use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens), ``embedded`` (the server of the
