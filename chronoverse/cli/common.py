@@ -95,13 +95,23 @@ def print_message(text: str) -> None:
 @contextlib.contextmanager
 def open_store(settings: Settings) -> Iterator["Store"]:
     """The store of ``settings``. An embedded server runs at least until the ``with`` block ends."""
-    from chronoverse.embedded import server as embedded
-    from chronoverse.store import Store
+    from chronoverse.store import Durability, Store
 
     with contextlib.ExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(embedded.lease_server(settings.data_dir)).url
-        lease, retention = settings.lease_seconds, settings.retention_seconds
-        store = Store(url, prefix=settings.key_prefix, lease_seconds=lease, retention_seconds=retention)
+        url, sync = settings.redis_url, None
+        if url is None:
+            from chronoverse.embedded.server import lease_server
+
+            lease = stack.enter_context(lease_server(settings.data_dir))
+            url, sync = lease.url, lease.sync
+        store = Store(
+            url,
+            prefix=settings.key_prefix,
+            lease_seconds=settings.lease_seconds,
+            retention_seconds=settings.retention_seconds,
+            durability=Durability(settings.durability),
+            sync=sync,
+        )
         stack.callback(store.close)
         yield store
 

@@ -16,6 +16,7 @@ from chronoverse.cli.common import (
     duration,
     identifier,
     open_archive,
+    open_store,
     print_message,
     read_settings,
     service_url,
@@ -144,24 +145,7 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
         writer = HttpLogWriter(server, token, ca_file=settings.ca_file, durable=settings.durability != "acked")
         stack.callback(writer.close)
         return writer
-    from chronoverse.store import Durability, Store
-
-    url, sync = settings.redis_url, None
-    if url is None:
-        from chronoverse.embedded import server as embedded
-
-        lease = stack.enter_context(embedded.lease_server(settings.data_dir))
-        url, sync = lease.url, lease.sync
-    store = Store(
-        url,
-        prefix=settings.key_prefix,
-        lease_seconds=settings.lease_seconds,
-        retention_seconds=settings.retention_seconds,
-        durability=Durability(settings.durability),
-        sync=sync,
-    )
-    stack.callback(store.close)
-    return store
+    return stack.enter_context(open_store(settings))
 
 
 def _line_comparer(settings: Settings, writer: "LogWriter") -> "LogComparer":
