@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 from chronoverse.archive.object_store import StoredObject
+from chronoverse.auth.tls import certificate_problem
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 
 #: Seconds to wait for a connection, and for the next bytes of an answer. S3 takes 0.1 s, and 1 s on a bad day.
@@ -160,5 +161,8 @@ def _translate(error: Exception, name: str) -> Exception:
         return ArchiveDamaged(f"the archive holds no {name}, or not all of it")
     exceptions = import_module("botocore.exceptions")
     if response is not None or isinstance(error, (exceptions.BotoCoreError, OSError)):
+        problem = certificate_problem(error, "AWS_CA_BUNDLE")
+        if problem is not None:
+            return ArchiveUnavailable(f"the certificate of the archive is not trusted: {problem}")
         return ArchiveUnavailable(f"the archive cannot be used: {error}")
     return error

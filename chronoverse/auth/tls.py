@@ -22,11 +22,14 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
     return context
 
 
-def certificate_problem(error: BaseException) -> str | None:
-    """What is wrong with the server's certificate, if ``error`` or one of its causes says that. Otherwise None."""
+def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FILE") -> str | None:
+    """What is wrong with the server's certificate, if ``error`` or one of its causes says that. Otherwise None.
+
+    ``setting`` names a file with further authorities.
+    """
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
-            hint = "; CHRONOVERSE_CA_FILE can name a file with your own authority's certificate"
+            hint = f"; {setting} can name a file with your own authority's certificate"
             return f"{each.verify_message}{hint if each.verify_code in _UNKNOWN_AUTHORITY else ''}"
     return None
 

@@ -1,6 +1,7 @@
 """The object store in S3, on a real server, with network faults on the way to it."""
 
 import importlib.util
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from chronoverse.archive.s3_store import CONNECTIONS, S3ObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
+from tests.support.certificates import Authority
 from tests.support.faultproxy import DOWN, FaultProxy
+from tests.support.issuer import Issuer
 from tests.support.s3server import BUCKET, s3_server
 
 #: Seconds without bytes after which these tests give up on an answer, and seconds within which a call must fail.
@@ -38,6 +41,22 @@ def proxy(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def impatient_store(prefix: str) -> S3ObjectStore:
     return S3ObjectStore(BUCKET, prefix, read_seconds=READ_SECONDS, answer_seconds=1.0)
+
+
+def test_an_unknown_authority_is_named_as_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the setting that boto3 reads."""
+    certificate = Authority(tmp_path).issue("s3")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    issuer = Issuer()
+    issuer.socket = context.wrap_socket(issuer.socket, server_side=True)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", issuer.url.replace("http:", "https:").removesuffix("/jwks.json"))
+    reason = "the certificate of the archive is not trusted: .*; AWS_CA_BUNDLE can name a file"
+    with issuer, pytest.raises(ArchiveUnavailable, match=reason):
+        S3ObjectStore(BUCKET, retry_seconds=0).get("a")
 
 
 def test_objects(server: tuple[str, int]) -> None:
