@@ -1,9 +1,7 @@
 """Divides a limited amount of something, such as bytes of memory, so that no subject can take all of it."""
 
-import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 
@@ -22,20 +20,6 @@ class Shares:
         self._what = what
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
-
-    @property
-    def held(self) -> int:
-        """How much all subjects hold."""
-        return self._held.total()
-
-    @contextlib.contextmanager
-    def hold(self, subject: str, amount: int) -> Iterator[None]:
-        """Takes ``amount`` while the block runs. Raises as :meth:`take` does."""
-        self.take(subject, amount)
-        try:
-            yield
-        finally:
-            self.give_back(subject, amount)
 
     def take(self, subject: str, amount: int) -> None:
         """Takes ``amount`` for ``subject``. An amount of 0 always fits.
