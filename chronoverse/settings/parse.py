@@ -138,6 +138,11 @@ def archive_url(text: str) -> str:
     parts = urlsplit(text)
     is_file = parts.scheme == "file" and not parts.netloc and parts.path.strip("/")
     is_bucket = parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc)
+    if parts.scheme == "s3" and parts.netloc and not is_bucket:
+        raise ValueError(
+            "must name a bucket as S3 allows it: 3 to 63 lower-case letters, digits, dots and hyphens, and neither a "
+            "dot nor a hyphen at an end"
+        )
     if text != "none" and (not (is_file or is_bucket) or parts.query or parts.fragment):
         raise ValueError("must be file:///DIRECTORY, s3://BUCKET/PREFIX or none")
     return text

@@ -17,7 +17,7 @@ from chronoverse.settings import (
     markdown_table,
     unknown_names,
 )
-from chronoverse.settings.parse import is_loopback
+from chronoverse.settings.parse import archive_url, is_loopback
 from chronoverse.settings.redis_url import RedisUrl, StoreKind
 
 ROOT = Path(__file__).parents[2]
@@ -302,3 +302,23 @@ def test_the_variables_of_kubernetes_are_no_typos() -> None:
     services = ("CHRONOVERSE", "CHRONOVERSE_REDIS")
 
     assert list(unknown_names({service + name: text for service in services for name, text in links.items()})) == []
+
+
+@pytest.mark.parametrize("bucket", ["b", "ab", "Logs", "my_logs", "-logs", "logs.", "x" * 64])
+def test_a_bucket_that_s3_does_not_allow_is_named_as_the_cause(bucket: str) -> None:
+    """The form of the URL is right, so the message must not be about the form."""
+    with pytest.raises(ValueError, match="must name a bucket as S3 allows it: 3 to 63 lower-case letters"):
+        archive_url(f"s3://{bucket}/prefix")
+
+
+@pytest.mark.parametrize("text", ["s3://", "s3:///prefix", "s3://logs/prefix?x=1", "/var/logs", "file://host/logs"])
+def test_an_archive_url_of_another_form_is_refused(text: str) -> None:
+    """The message names the forms."""
+    with pytest.raises(ValueError, match="must be file:///DIRECTORY, s3://BUCKET/PREFIX or none"):
+        archive_url(text)
+
+
+@pytest.mark.parametrize("text", ["none", "file:///var/logs", "s3://logs", "s3://my.logs-1/some/prefix"])
+def test_a_good_archive_url_is_accepted(text: str) -> None:
+    """It stays as it is."""
+    assert archive_url(text) == text
