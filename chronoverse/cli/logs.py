@@ -4,7 +4,6 @@ import contextlib
 import secrets
 import sys
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -92,17 +91,12 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
     from chronoverse.client.follower import JobState
 
     ref = JobRef(workflow, job)
-    printer = Printer(
-        sys.stdout.buffer,
-        print_notice=partial(click.echo, err=True),
-        print_message=print_message,
-        **{name: options[name] for name in ("timestamps", "output", "raw")},
-    )
+    printer = Printer(**{name: options[name] for name in ("timestamps", "output", "raw")})
     start = {name: options[name] for name in ("offset", "tail", "stream")}
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
         if new:
             query = {"offset": options["offset"], "stream": options["stream"], "against": against}
-            printer.print(new_lines(client, ref, print_message, context=search["context"], **query))
+            printer.print(new_lines(client, ref, context=search["context"], **query))
             return 0 if printer.lines else EXIT_NO_MATCH
         if search["search"] is not None and not follow:
             start.pop("tail")
@@ -167,7 +161,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, raw: bool, **f
     query = {"regex": "true" if regex else None, "per_job": max_count, **filters}
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
         found = client.search_workflow(workflow, text, **query)
-        return print_found_jobs(found, sys.stdout.buffer, print_message, max_count=max_count, raw=raw)
+        return print_found_jobs(found, max_count=max_count, raw=raw)
 
 
 @click.command()
@@ -191,7 +185,7 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
 
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
         answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
-        return print_wait(answer, sys.stdout.buffer, print_message, output=output, wants_line=query["q"] is not None)
+        return print_wait(answer, output=output, wants_line=query["q"] is not None)
 
 
 @click.command()

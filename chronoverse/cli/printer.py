@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import click
 
+from chronoverse.cli.common import print_message
 from chronoverse.client.client import Client, FoundJob, FoundLine
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice, sanitize
@@ -31,25 +32,13 @@ class GroupSeparator:
 
 
 class Printer:
-    """Prints lines to ``out``.
+    """Prints lines to stdout, and everything else that a person should know to stderr.
 
-    ``print_notice`` gets the text that stands for a gap or a redaction, ``print_message`` everything else that a
-    person should know. ``output`` is "text" or "json".
+    ``output`` is "text" or "json".
     """
 
-    def __init__(
-        self,
-        out: BinaryIO,
-        *,
-        print_notice: Callable[[str], object],
-        print_message: Callable[[str], object],
-        timestamps: bool = False,
-        output: str = "text",
-        raw: bool = False,
-    ) -> None:
-        self._out = out
-        self._print_notice = print_notice
-        self._print_message = print_message
+    def __init__(self, *, timestamps: bool = False, output: str = "text", raw: bool = False) -> None:
+        self._out = sys.stdout.buffer
         self._json = output == "json"
         self._renderer = LineRenderer(timestamps=timestamps, raw=raw)
         #: How many lines were printed.
@@ -74,11 +63,11 @@ class Printer:
 
     def _print_other(self, event: Gap | RedactedLines | Notice) -> None:
         if isinstance(event, Gap):
-            self._print_notice(gap_notice(event))
+            click.echo(gap_notice(event), err=True)
         elif isinstance(event, RedactedLines):
-            self._print_notice(redaction_notice(event.first, event.last))
+            click.echo(redaction_notice(event.first, event.last), err=True)
         else:
-            self._print_message(event.reason)
+            print_message(event.reason)
 
     def _write(self, text: str, flush: bool) -> None:
         self._out.write(text.encode("utf-8", "replace"))
@@ -197,17 +186,10 @@ def search_results(
         yield from _group(client.search(job, search, update, **asked), context)
 
 
-def new_lines(
-    client: Client,
-    job: JobRef,
-    print_message: Callable[[str], object],
-    *,
-    context: int,
-    **query: Any,
-) -> Iterator[Line | GroupSeparator]:
+def new_lines(client: Client, job: JobRef, *, context: int, **query: Any) -> Iterator[Line | GroupSeparator]:
     """The lines that are new, and ``context`` lines before and after each, as :func:`search_results` has them.
 
-    ``print_message`` gets the names of the jobs that the log is compared with.
+    Prints the names of the jobs that the log is compared with to stderr.
     """
     found = client.new_lines(
         job,
@@ -243,19 +225,12 @@ def _group(found: Iterable[FoundLine], context: int) -> Iterator[Line | GroupSep
                 before.append(line)
 
 
-def print_found_jobs(
-    jobs: Iterable[FoundJob],
-    out: BinaryIO,
-    print_message: Callable[[str], object],
-    *,
-    max_count: int,
-    raw: bool,
-) -> int:
+def print_found_jobs(jobs: Iterable[FoundJob], *, max_count: int, raw: bool) -> int:
     """Prints the lines as grep prints those of many files. Returns grep's exit code.
 
-    ``print_message`` gets what else a person should know: a job with more than ``max_count`` matches, and one that
-    could not be searched.
+    Names on stderr each job with more than ``max_count`` matches, and each that could not be searched.
     """
+    out = sys.stdout.buffer
     counts: dict[str, int] = {}
     failed = False
     for job in jobs:
@@ -288,14 +263,7 @@ def jobs_table(jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield plain_text(f"{job['id']:<32} {status:<14} {started:<24} {job['lines']:>12}")
 
 
-def print_wait(
-    answer: dict[str, Any],
-    out: BinaryIO,
-    print_message: Callable[[str], object],
-    *,
-    output: str,
-    wants_line: bool,
-) -> int:
+def print_wait(answer: dict[str, Any], *, output: str, wants_line: bool) -> int:
     """Prints what came first, and returns the exit code of ``chronoverse wait``."""
     try:
         outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
@@ -304,7 +272,7 @@ def print_wait(
         if line is not None:
             found = Line.from_json(line)
             text = json_text(line) + "\n" if output == "json" else LineRenderer().render(found._replace(partial=False))
-            out.write(text.encode("utf-8", "replace"))
+            sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     except (KeyError, TypeError, ValueError) as error:
         raise ChronoverseError("the service sent an unreadable answer") from error
     if outcome == "timeout":

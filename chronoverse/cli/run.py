@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,10 +163,7 @@ def _print_spool(file: Path, raw: bool) -> None:
     from chronoverse.runner.spool.spool import Spool
 
     spool = Spool.recover(file, keep_all=True)
-    printer = Printer(
-        sys.stdout.buffer, print_notice=partial(click.echo, err=True), print_message=print_message, raw=raw
-    )
-    printer.print(spool.lines(spool.state.get("base", 1)))
+    Printer(raw=raw).print(spool.lines(spool.state.get("base", 1)))
     spool.preserve()
     if spool.dropped:
         print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")
