@@ -22,7 +22,7 @@ class Wait:
     With ``wants_line`` False only the end of the job counts.
     """
 
-    __slots__ = ("_decoder", "cursor", "error", "gaps", "line", "wants_line")
+    __slots__ = ("cursor", "error", "gaps", "line", "wants_line")
 
     def __init__(self, *, wants_line: bool) -> None:
         self.wants_line = wants_line
@@ -30,21 +30,20 @@ class Wait:
         self.line: str | None = None
         self.cursor = 0
         #: Lines that cannot be had any more, as in the frames.
-        self.gaps: list[dict[str, Any]] = []
+        self.gaps: tuple[dict[str, Any], ...] = ()
         #: The text of the last ``error`` frame.
         self.error = ""
-        self._decoder = sse.Decoder()
 
     def feed(self, frames: bytes) -> None:
-        """Reads the next frames. Those after the line are ignored."""
+        """Reads the next frames, whole ones. Those after the line are ignored."""
         if self.line is not None:
             return
-        for event in self._decoder.feed(frames):
+        for event in sse.Decoder().feed(frames):
             if event.event == "log" and self.wants_line:
                 self.line, self.cursor = event.data, int(event.id)
                 return
             if event.event == "gap":
-                self.gaps.append(orjson.loads(event.data))
+                self.gaps += (orjson.loads(event.data),)
             elif event.event == "error":
                 self.error = event.data
 

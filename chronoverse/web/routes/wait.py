@@ -77,7 +77,8 @@ class WaitResponse(Response):
         answer = partial(_answer, self._deps, self._ref, self._viewer, self._wait)
         sock, headers = begin_long_answer(environ), [*self.headers]
         if self._deps.stream_writers.can_take_over(environ) and environ["REQUEST_METHOD"] != "HEAD":
-            make = partial(WaitWriter, wait=self._wait, answer=lambda: _to_bytes(self._deps, answer(), headers))
+            # This holds on to no more than it needs: there may be thousands of waiters.
+            make = partial(WaitWriter, wait=self._wait, answer=partial(_to_bytes, self._deps, answer, headers))
             self._deps.stream_writers.take_over(self._viewer, sock, self._on_end, b"", make)
             return ALREADY_HANDLED
         unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
@@ -111,8 +112,9 @@ def _answer(deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait) -> Resp
         return problem_for(error)
 
 
-def _to_bytes(deps: Dependencies, response: Response, headers: Iterable[tuple[str, str]]) -> bytes:
-    """``response`` with more ``headers``, as it is sent on a connection that ends with it."""
+def _to_bytes(deps: Dependencies, answer: Callable[[], Response], headers: Iterable[tuple[str, str]]) -> bytes:
+    """The answer with more ``headers``, as it is sent on a connection that ends with it."""
+    response = answer()
     body = response.get_data()
     status = HTTPStatus(response.status_code)
     fields = [*response.headers, *headers]
