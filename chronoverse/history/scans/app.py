@@ -1,5 +1,6 @@
 """The scan server's WSGI application. A process of the server calls it for one scan at a time."""
 
+import contextlib
 import logging
 import socket
 import time
@@ -14,6 +15,7 @@ from chronoverse.errors import (
     AtCapacity,
     ChronoverseError,
     JobNotFound,
+    NothingToCompare,
     ScansUnavailable,
     StoreError,
     StoreUnavailable,
@@ -35,7 +37,7 @@ from chronoverse.history.scans.summary_scan import SummaryScan, read_summary
 from chronoverse.history.scans.workflow_scan import BATCH_JOBS, JobsPage, Matches, WorkflowScan, read_jobs_page
 from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.shapes import ShapeHasher
+from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef, Line, seconds_of
 
@@ -187,7 +189,15 @@ class ScanApp:
         def read(position: int, descending: bool, search: Search | None) -> Iterator[ReadBatch]:
             return self._read_batches(job, position, descending=descending, search=search)
 
-        return read_summary(scan, job, read, budget)
+        runs: list[ShapeSet] | None = None
+        names: list[str] | None = None
+        with contextlib.suppress(NothingToCompare):
+            others = self._others(job, None)
+            runs, names = compare(job, others, is_named=False, shapes=self._run_shapes, budget=budget)
+        new_lines = None if runs is None else NewLines(runs, self._hasher)
+        # The comparison may have used up all the time. The errors have as much for themselves.
+        budgets = budget, self._budget(scan, client_is_gone)
+        return read_summary(scan, job, read, budgets, self._hasher, new_lines, names)
 
     def read_new(self, scan: NewLinesScan, client_is_gone: Callable[[], bool] = lambda: False) -> NewLinesPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
@@ -197,7 +207,7 @@ class ScanApp:
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
-        others = self._others(scan, job)
+        others = self._others(job, scan.against)
         runs, names = compare(job, others, is_named=scan.against is not None, shapes=self._run_shapes, budget=budget)
         if runs is None:
             return NewLinesPage(Page([], scan.position, True), names)
@@ -219,14 +229,15 @@ class ScanApp:
         )
         return NewLinesPage(page, names)
 
-    def _others(self, scan: NewLinesScan, job: Job) -> list[Job]:
+    def _others(self, job: Job, against: str | None) -> list[Job]:
         """The jobs to compare with. Raises as the store does, and :class:`JobNotFound`."""
-        if scan.against is not None:
-            return [self._require_job(JobRef(scan.workflow_id, scan.against))]
+        workflow_id = job.ref.workflow_id
+        if against is not None:
+            return [self._require_job(JobRef(workflow_id, against))]
         created = seconds_of(job.created_at or "") or seconds_of(job.started_at or "")
         # A foreign job without any time was listed when somebody first asked for it. All others may be before it.
         before = None if created is None else (round(1000 * created), job.ref.job_id)
-        return list(runs_before(job, (other for _, other in self._listed_after(scan.workflow_id, before))))
+        return list(runs_before(job, (other for _, other in self._listed_after(workflow_id, before))))
 
     def _require_job(self, ref: JobRef) -> Job:
         job = self._store.get_job(ref)

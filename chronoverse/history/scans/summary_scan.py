@@ -1,6 +1,6 @@
 """Makes the summary of a job's log: goes through all of it for lines that look like errors, and reads its end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import ClassVar, Final
@@ -11,14 +11,15 @@ from chronoverse.archive.prefilter import Prefilter
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import ReadBatch, Search, matches
+from chronoverse.history.scans.comparison import NewLines
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import MAX_LAST_LINES, LineGroups, compose, error_matcher, looks_like_error
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef
 
-#: Seconds in which a summary goes through a log. That is enough for some five million lines of which few look like
-#: errors. After that the summary says that it is truncated.
-SUMMARY_SECONDS: Final = 2.0
+#: Seconds for finding the new lines, and again for finding the errors. That is enough for millions of lines of which
+#: few are new or look like errors. After that the summary says that it is truncated.
+SUMMARY_SECONDS: Final = 1.5
 
 #: A job's log strictly after a number, downwards if the second argument is true. With a search, other lines may be left
 #: out.
@@ -57,14 +58,52 @@ class SummaryScan:
         return cls(**orjson.loads(data))
 
 
-def read_summary(scan: SummaryScan, job: Job, read: LogReader, budget: PageBudget) -> bytes:
-    """The summary's JSON. What the ``budget`` leaves no time for is left out. Raises what ``read`` raises."""
-    hasher = ShapeHasher()
-    errors = LineGroups(lambda message: hasher.hashes([message])[0])
-    is_complete = _find_errors(job, read, budget, errors)
+def read_summary(
+    scan: SummaryScan,
+    job: Job,
+    read: LogReader,
+    budgets: tuple[PageBudget, PageBudget],
+    hasher: ShapeHasher,
+    new_lines: NewLines | None,
+    compared_with: Sequence[str] | None,
+) -> bytes:
+    """The summary's JSON. Raises what ``read`` raises.
+
+    ``budgets`` are the time for the new lines, and for the errors; what they leave no time for is left out.
+    ``compared_with`` is None when there is nothing to compare with, and ``new_lines`` also when there was no time to.
+    """
+
+    def shape_of(message: str) -> int:
+        return hasher.hashes([message])[0]
+
+    new, errors = LineGroups(shape_of), LineGroups(shape_of)
+    is_complete = compared_with is None or (new_lines is not None and _find_new(job, read, budgets[0], new_lines, new))
+    is_complete &= _find_errors(job, read, budgets[1], errors)
     newest = chain.from_iterable(batch.lines for batch in read(job.last + 1, True, None))
     last = list(islice(newest, MAX_LAST_LINES))[::-1]
-    return compose(job, errors, last, max_bytes=scan.max_bytes, is_complete=is_complete)
+    return compose(
+        job,
+        errors,
+        last,
+        max_bytes=scan.max_bytes,
+        is_complete=is_complete,
+        compared_with=compared_with,
+        new=new if compared_with is not None else None,
+    )
+
+
+def _find_new(job: Job, read: LogReader, budget: PageBudget, new_lines: NewLines, new: LineGroups) -> bool:
+    """Adds all new lines to ``new``. Returns whether there was time to look at the whole log."""
+    for batch in read(0, False, Search(new_lines, TimeRange())):
+        for line in batch.lines:
+            if batch.is_match or new_lines.is_new(line):
+                new.add(line)
+        if batch.position >= job.last:
+            # A running job may write faster than this reads.
+            break
+        if budget.is_out_of_time():
+            return False
+    return True
 
 
 def _find_errors(job: Job, read: LogReader, budget: PageBudget, errors: LineGroups) -> bool:

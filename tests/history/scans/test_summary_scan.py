@@ -1,6 +1,7 @@
 """A summary's errors and last lines are those of the whole log, wherever it is kept."""
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,19 @@ def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
     store.register(JOB)
     summary = summarize(app)
     assert (summary["errors"], summary["last"], summary["truncated"]) == ({"count": 0, "first": []}, [], False)
+
+
+def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
+    """Those with a shape that no good run before has, each shape once."""
+    good = [Line(number, NOW, f"step {number} took {number * 7} ms", "stdout") for number in range(1, 31)]
+    bad = [*good[:20], Line(21, NOW, "cannot open 17 files", "stderr"), Line(22, NOW, "cannot open 4 files", "stderr")]
+    for name, lines, status in (("good", good, Status.COMPLETED), ("bad", bad, Status.FAILED)):
+        attempt = store.open(JobRef("wf_1", name), "token")
+        store.append(attempt, lines)
+        store.finish(attempt, status, 0, 0, len(lines) + 1)
+        time.sleep(0.002)
+    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: 1000.0)
+    summary = summarize(app, JobRef("wf_1", "bad"))
+    assert summary["compared_with"] == ["good"]
+    assert summary["new"] == {"count": 2, "first": [{**bad[20].to_json(), "repeated": 2}]}
+    assert summarize(app, JobRef("wf_1", "good"))["compared_with"] is None

@@ -12,7 +12,8 @@ from tests.web.routes.foreign import Foreign
 
 def test_a_summary_within_its_bytes(client: httpx.Client, job: Foreign) -> None:
     """The job is as its own route answers it."""
-    job.lines([f"error {'x' * 500} {number}" for number in range(100)]).end("FAILED", 1)
+    words = [chr(97 + number % 26) * (2 + number // 26) for number in range(100)]
+    job.lines([f"error {'x' * 500} {word}" for word in words]).end("FAILED", 1)
     for size in (1_024, 4_000, 262_144):
         answer = client.get(f"{job.path}/summary", params={"bytes": size})
         assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
