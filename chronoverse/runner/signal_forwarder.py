@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
@@ -25,8 +24,7 @@ class SignalForwarder:
     thread no handler is installed, and the caller may use :meth:`send`.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(self) -> None:
         self._group: int | None = None
         self._first_at = 0.0
         self._saved: dict[signal.Signals, Any] = {}
@@ -61,13 +59,13 @@ class SignalForwarder:
         self.received.append(number)
         if self._group is None:
             return
-        is_late = self._has_forwarded and self._monotonic() - self._first_at >= GRACE_SECONDS
+        is_late = self._has_forwarded and time.monotonic() - self._first_at >= GRACE_SECONDS
         self._forward(signal.SIGKILL if is_late or len(self.received) > MAX_FORWARDED else number)
 
     def _forward(self, number: int) -> None:
         if not self._has_forwarded:
             self._has_forwarded = True
-            self._first_at = self._monotonic()
+            self._first_at = time.monotonic()
         if self._group is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, number)

@@ -395,12 +395,12 @@ def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.en
     return merged
 
 
-def job_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for a job's command: ``environ`` without our settings.
+def job_environ() -> dict[str, str]:
+    """The environment for a job's command: ours without our settings.
 
     The job's output is published, so it must not be able to print our token.
     """
-    return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def markdown_table() -> str:

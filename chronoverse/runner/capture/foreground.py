@@ -16,16 +16,16 @@ _BACKGROUND_ACCESS: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
 
 @contextlib.contextmanager
-def foreground_process_group(group: int, terminal: int = 0) -> Iterator[bool]:
-    """While entered, the process group ``group`` is the terminal's foreground group. Then our own is again.
+def foreground_process_group(group: int) -> Iterator[bool]:
+    """While entered, the process group ``group`` is the foreground group of our terminal. Then our own is again.
 
     Yields True if that was done: Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Yields False if
-    nothing was done: ``terminal`` is not a terminal, we are not in its foreground, or this is not the main thread.
+    nothing was done: our stdin is not a terminal, we are not in its foreground, or this is not the main thread.
     """
-    if threading.current_thread() is not threading.main_thread() or not is_foreground(terminal):
+    if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
         yield False
         return
-    foreground = _Foreground(group, terminal)
+    foreground = _Foreground(group)
     saved = {
         signal.SIGCHLD: signal.signal(signal.SIGCHLD, foreground.on_child_stopped),
         # This would stop us when we write to the terminal from the background, or take it back.
@@ -41,19 +41,18 @@ def foreground_process_group(group: int, terminal: int = 0) -> Iterator[bool]:
 
 
 class _Foreground:
-    """Switches the terminal's foreground group between the command's and ours."""
+    """Switches the terminal's foreground group between the command's and ours. The terminal is our stdin."""
 
-    def __init__(self, group: int, terminal: int) -> None:
+    def __init__(self, group: int) -> None:
         self._group = group
-        self._terminal = terminal
 
     def give(self) -> None:
-        _set_foreground(self._terminal, self._group)
+        _set_foreground(self._group)
         # The command may have been stopped because it read from the terminal before this.
         self._resume()
 
     def take_back(self) -> None:
-        _set_foreground(self._terminal, os.getpgrp())
+        _set_foreground(os.getpgrp())
 
     def on_child_stopped(self, number: int, frame: FrameType | None) -> Any:
         """The handler of SIGCHLD. If the command was stopped, we stop too, and both continue together."""
@@ -65,7 +64,7 @@ class _Foreground:
                 self.take_back()
                 # The kernel ignores this if no shell could wake us (an orphaned process group).
                 os.killpg(os.getpgrp(), signal.SIGTSTP)
-            if is_foreground(self._terminal):
+            if is_foreground(0):
                 self.give()
             elif stopped.si_status not in _BACKGROUND_ACCESS:
                 self._resume()
@@ -83,6 +82,6 @@ def is_foreground(terminal: int) -> bool:
         return False
 
 
-def _set_foreground(terminal: int, group: int) -> None:
+def _set_foreground(group: int) -> None:
     with contextlib.suppress(OSError):
-        os.tcsetpgrp(terminal, group)
+        os.tcsetpgrp(0, group)

@@ -80,9 +80,8 @@ def attach_terminal(process: PtyProcess) -> Iterator["StdinForwarder | None"]:
 class StdinForwarder:
     """Forwards what is typed to the command. It has a thread, since the command may not read its input for a while."""
 
-    def __init__(self, to: int, source: int = 0) -> None:
+    def __init__(self, to: int) -> None:
         self._to = to
-        self._source = source
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name="chronoverse-stdin", daemon=True)
         #: Whether Ctrl-C was typed.
@@ -101,8 +100,8 @@ class StdinForwarder:
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):
-            while self._wait_until_ready([self._source], []):
-                data = os.read(self._source, TYPED_BYTES)
+            while self._wait_until_ready([0], []):
+                data = os.read(0, TYPED_BYTES)
                 if not data:
                     return
                 self.interrupted = self.interrupted or _INTERRUPT in data

@@ -15,7 +15,7 @@ import heapq
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -53,9 +53,8 @@ class SpoolBatch(NamedTuple):
 class Spool:
     """The queue. It keeps the lines that it has handed out until they are released. :meth:`put` never waits."""
 
-    def __init__(self, room: SpoolRoom | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, room: SpoolRoom | None = None) -> None:
         self._room = room or SpoolRoom()
-        self._monotonic = monotonic
         self._changed = threading.Condition()
         #: What was saved last, by this process or by the one that left the file.
         self.state: dict[str, Any] = {}
@@ -343,7 +342,7 @@ class Spool:
         room = self._room
         if not self._memory.size:
             return True
-        if room.directory is None or self._monotonic() < self._retry_at:
+        if room.directory is None or time.monotonic() < self._retry_at:
             return False
         try:
             while True:
@@ -354,7 +353,7 @@ class Spool:
                     return False
             self._file.write(self._saved(), add=self._memory)
         except (OSError, sqlite3.Error) as error:
-            self.file_error, self._retry_at = error, self._monotonic() + RETRY_SECONDS
+            self.file_error, self._retry_at = error, time.monotonic() + RETRY_SECONDS
             return False
         self._memory, self.file_error = MemoryBatches(), None
         return True
