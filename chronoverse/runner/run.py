@@ -25,7 +25,7 @@ from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools, read_state
+from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.runner.tee import Tee, open_standard
 
 #: Seconds that the command waits at most until the store has opened the job. Then it starts, and we keep trying.
@@ -138,8 +138,7 @@ def _open_spool(
     A ``retry`` gets a new one: it has a log of its own.
     """
     others: list[Path] = []
-    for path in orphaned_spools(room.directory) if room.directory else ():
-        state = read_state(path) or {}
+    for path, state in orphaned_spools(room.directory).items() if room.directory else ():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
             with contextlib.suppress(SpoolError):  # another runner has just opened it
                 return Spool.recover(path, room)

@@ -70,7 +70,7 @@ def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
     assert undelivered is not None
     assert 2990 <= int(undelivered[1]) <= 3000
     assert room.directory is not None
-    assert orphaned_spools(room.directory) == [Path(found[1])]
+    assert list(orphaned_spools(room.directory)) == [Path(found[1])]
     return Path(found[1])
 
 

@@ -18,7 +18,7 @@ from chronoverse.joblog.values import Line
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.batches import OVERHEAD_BYTES
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool, SpoolBatch
-from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolRoom, orphaned_spools, read_state
+from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolRoom, orphaned_spools
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
@@ -327,7 +327,7 @@ def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
         assert path is None
         return
     assert path is not None
-    assert list(tmp_path.iterdir()) == orphaned_spools(tmp_path) == [path]
+    assert list(tmp_path.iterdir()) == list(orphaned_spools(tmp_path)) == [path]
     again = Spool.recover(path)
     assert again.state["base"] == 7
     assert again.first == found.end
@@ -355,7 +355,7 @@ def test_a_file_that_is_being_written_cannot_be_recovered(tmp_path: Path) -> Non
     fill(spool, 0, 50)
     assert spool.path is not None
     for _ in range(2):
-        assert orphaned_spools(tmp_path) == []
+        assert not orphaned_spools(tmp_path)
         with pytest.raises(SpoolInUse, match="still being written"):
             Spool.recover(spool.path)
 
@@ -368,15 +368,14 @@ def test_any_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(SpoolError):
         Spool.recover(path)
     assert path.read_bytes() == content
-    assert read_state(path) is None
+    assert orphaned_spools(tmp_path) == {path: {}}
 
 
 def test_a_file_of_an_earlier_version_is_named(tmp_path: Path) -> None:
     """It stays unchanged, and the message says which version can deliver it."""
     path = tmp_path / "job-12345678.spool"
     path.write_bytes(content := b"CVSPOOL1" + bytes(100_000))
-    assert orphaned_spools(tmp_path) == [path]
-    assert read_state(path) is None
+    assert orphaned_spools(tmp_path) == {path: {}}
     with pytest.raises(SpoolError, match="deliver it with the version that ran the job"):
         Spool.recover(path)
     assert path.read_bytes() == content

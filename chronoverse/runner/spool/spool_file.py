@@ -14,6 +14,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -234,29 +235,21 @@ class SpoolFile:
         return {name: state[name] for name in _STATE if name in state}
 
 
-def orphaned_spools(directory: Path) -> list[Path]:
-    """Spool files that no process has open, oldest first."""
+def orphaned_spools(directory: Path) -> dict[Path, dict[str, Any]]:
+    """The spool files that no process has open, oldest first, each with its state; {} if it cannot be read."""
     found = []
     for path in filter(Path.is_file, (*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{OLD_SUFFIX}"))):
+        state: dict[str, Any] = {}
         try:
-            SpoolFile.open(path)[0].close()
+            file, state = SpoolFile.open(path)
+            file.close()
         except SpoolInUse:
             continue
         except SpoolError:
-            pass  # whoever delivers it is told why it cannot be read
+            pass  # whoever delivers it gets to know why it cannot be read
         with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(found)]
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
-    """The state of a spool file; None if the file cannot be read or is not a spool file."""
-    try:
-        file, state = SpoolFile.open(path)
-    except SpoolError:
-        return None
-    file.close()
-    return state
+            found.append((path.stat().st_mtime, path, state))
+    return {path: state for _, path, state in sorted(found, key=itemgetter(0, 1))}
 
 
 def _unlink(path: Path) -> None:
