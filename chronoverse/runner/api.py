@@ -57,11 +57,11 @@ class JobLog:
         spool: Spool,
         say: Callable[[str], None],
         *,
-        max_line_bytes: int = MAX_LINE_BYTES,
-        deliver_seconds: float = DELIVER_SECONDS,
-        clock: Callable[[], float] = time.time,
-        service_url: str | None = None,
-        resources: ExitStack | None = None,
+        max_line_bytes: int,
+        deliver_seconds: float,
+        clock: Callable[[], float],
+        service_url: str | None,
+        resources: ExitStack,
     ) -> None:
         """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
         self._publisher = publisher
@@ -71,7 +71,7 @@ class JobLog:
         self._deliver_seconds = deliver_seconds
         self._clock = clock
         self._service_url = service_url
-        self._resources = resources or ExitStack()
+        self._resources = resources
         self._lock = threading.Lock()
         self._finished = False
 

@@ -116,7 +116,8 @@ class HttpLogWriter:
         Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         try:
-            return self._append(attempt, lines[0].sequence_num, [_to_json(line) for line in lines])
+            body = _lines(attempt, lines[0].sequence_num, [_to_json(line) for line in lines])
+            return _number(self._post(attempt.job, "logs", body), "next")
         except TooLong:
             if len(lines) == 1:
                 raise
@@ -165,9 +166,6 @@ class HttpLogWriter:
     def close(self) -> None:
         """Closes idle connections. The writer can be used again."""
         self._service.close()
-
-    def _append(self, attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> int:
-        return _number(self._post(attempt.job, "logs", _lines(attempt, first, lines)), "next")
 
     def _next_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
