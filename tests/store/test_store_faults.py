@@ -415,11 +415,11 @@ def test_a_reader_goes_on_after_a_killed_server(durable: Bench) -> None:
 # Servers that do not answer
 
 
-def read_once(store: Store) -> None:
-    """Reads of a live reader, which is closed in any case. In a Cluster, a thread has to meet the error first."""
+def read_live(store: Store, times: int = 1) -> None:
+    """Reads of a live reader, which is closed in any case. In a Cluster, a thread has to meet an error first."""
     with contextlib.closing(store.live_reader(0.01)) as reader:
         reader.watch(JOB, 0)
-        for _ in range(50):
+        for _ in range(times):
             reader.read(1)
 
 
@@ -438,7 +438,7 @@ OPERATIONS: Final[dict[str, Callable[[Store], Any]]] = {
     "append": lambda store: store.append(ATTEMPT, LINES),
     "renew": lambda store: store.renew(ATTEMPT),
     "finish": lambda store: store.finish(ATTEMPT, Status.COMPLETED, 0, 0, 1),
-    "reader": lambda store: read_once(store),
+    "reader": lambda store: read_live(store, 50),
 }
 
 
@@ -452,7 +452,7 @@ RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
     "the tail's get_jobs": lambda store: store.for_tail().get_jobs([JOB]),
     "the tail's read": lambda store: store.for_tail().read(JOB, 0, 1),
     "the tail's redactions": lambda store: store.for_tail().redactions(JOB, 1),
-    "the tail's live reader": lambda store: read_once(store.for_tail()),
+    "the tail's live reader": lambda store: read_live(store.for_tail()),
 }
 
 
