@@ -73,6 +73,21 @@ def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None
     assert hasher.hashes(messages) == hasher.hashes(messages)
 
 
+@given(
+    st.sampled_from(["", "id=", "request_id:", "(", "[", 'key="', "<"]),
+    st.from_regex(
+        r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9A-F]{8,40}|[a-f]{3}[0-9][0-9a-f]{4,30}", fullmatch=True
+    ),
+    st.sampled_from(["", ",", ")", '"]', ">.", ";"]),
+)
+def test_an_id_in_a_word_is_masked(before: str, found: str, after: str) -> None:
+    """Whatever its digits are, and alone as well as among other words that are masked."""
+    if found.isalpha():
+        found = f"0{found}"
+    assert shape(before + found + after) == f"{before}#{after}"
+    assert shape(f"x/{before}{found}{after}") == f"x/{before}#{after}"
+
+
 @pytest.mark.parametrize(
     "part",
     [
