@@ -182,9 +182,15 @@ def decode_entries(text: bytes) -> Iterable[Entry]:
 
 
 def decode_lines(text: bytes) -> list[dict[str, Any]]:
-    """The JSON of each line in JSON Lines, in order. Other entries are left out. One call takes 0.7 µs a line."""
-    entries: list[dict[str, Any]] = orjson.loads(b"[%b]" % text.rstrip(b"\n").replace(b"\n", b","))
-    return [entry for entry in entries if "message" in entry]
+    """The JSON of each line in JSON Lines, in order. Other entries are left out. One call takes 0.7 µs a line.
+
+    Raises :class:`ArchiveDamaged`.
+    """
+    try:
+        entries: list[dict[str, Any]] = orjson.loads(b"[%b]" % text.rstrip(b"\n").replace(b"\n", b","))
+        return [entry for entry in entries if isinstance(entry.get("message"), str)]
+    except (ValueError, AttributeError) as error:
+        raise ArchiveDamaged("a part of the log is not what was archived") from error
 
 
 def split_lines(frame: Frame, text: bytes) -> list[bytes]:

@@ -28,6 +28,8 @@ MAX_SCAN_READ_BYTES: Final = 2**20
 LINE_CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
+#: Chunks of a log whose set of shapes is looked for. Each takes a round trip to the store. So many have 16 GB of lines.
+MAX_SHAPED_CHUNKS: Final = 1_000
 #: Bytes of memory that a line takes in the cache besides its text.
 _LINE_OVERHEAD: Final = 48
 #: A line as a Server-Sent Event: its JSON and its number.
@@ -145,10 +147,12 @@ class ArchiveReader:
             max_bytes = min(2 * max_bytes, MAX_SCAN_READ_BYTES)
 
     def shape_set(self, job: JobRef) -> ShapeSet | None:
-        """The shapes of the job's archived lines. None when the archive has no set of them."""
+        """The shapes of the job's archived lines. None when the archive has no set of them, or very many chunks."""
         chunks: list[Chunk] = []
         while chunk := self._record_cache.fresh_chunk(job, chunks[-1].last + 1 if chunks else 1):
             chunks.append(chunk)
+            if len(chunks) > MAX_SHAPED_CHUNKS:
+                return None
         return read_shape_set(self._objects, job, chunks)
 
     def forget(self, job: JobRef) -> None:

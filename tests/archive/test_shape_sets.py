@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from chronoverse.archive.codec import decode_lines
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, orphans
 from chronoverse.archive.shape_sets import read_shape_set, shape_set_name
+from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.shapes import MAX_SET_BYTES, MAX_SHAPES, ShapeHasher, ShapeSet
 from chronoverse.joblog.values import Line, Status
@@ -148,6 +150,14 @@ def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, obje
     assert archive(store, objects, on_step=lose) == 0
     assert store.catalog.archive_state(JOB).complete
     assert set_names(objects) == []
+
+
+@pytest.mark.parametrize("text", [b"{", b"1\n", b'"message"\n', b"[]\n", b"{}{}\n"])
+def test_what_is_no_json_lines_is_damaged(text: bytes) -> None:
+    """Whoever wrote it. A message that is no text is left out."""
+    with pytest.raises(ArchiveDamaged):
+        decode_lines(text)
+    assert decode_lines(b'{"message":1}\n{"gap":{}}\n{"message":"a"}\n') == [{"message": "a"}]
 
 
 def test_a_damaged_set_counts_as_missing(store: Store, objects: FileObjectStore) -> None:

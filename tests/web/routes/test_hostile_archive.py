@@ -105,6 +105,7 @@ def statuses(site: Site, job: Foreign) -> dict[str, int]:
         "logs?order=desc&offset=200",
         "logs/search?q=line",
         "logs/search?q=nowhere&order=desc&offset=200",
+        f"logs/new?against={job.job_id}",
     ):
         answer = site.client.get(f"{job.path}/{path}")
         found[path] = answer.status_code

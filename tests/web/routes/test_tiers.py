@@ -173,6 +173,18 @@ def test_searches_are_the_same(site: Site, plain: Foreign, tiered: Foreign, quer
     assert found == site.pages(f"{plain.path}/logs/search?{query}")
 
 
+@pytest.mark.parametrize("query", ["limit=1", "order=desc&before=1", "stream=stdout&after=2"])
+def test_new_lines_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
+    """Compared with a job in the store, and as the job that another one is compared with."""
+    other = site.job().lines(["line 1 \u00fc"]).end()
+    query = f"logs/new?against={other.job_id}&{query}"
+    assert site.pages(f"{plain.path}/{query}") == site.pages(f"{tiered.path}/{query}") != []
+    probe = site.job().lines(["line 2 \u00fc", "\ufffd foreign", "nothing"]).end()
+    for against in (plain, tiered):
+        new = site.pages(f"{probe.path}/logs/new?against={against.job_id}")
+        assert [line["message"] for line in new] == ["nothing"]
+
+
 @pytest.mark.parametrize("query", ["format=txt", "format=json", "format=jsonl&stream=stderr", "format=txt&q=line+2"])
 def test_downloads_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
     """Byte for byte."""
