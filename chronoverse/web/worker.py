@@ -157,20 +157,16 @@ class Worker(GeventWorker):
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
-        """Waits until the request may begin. Only probes need not wait, and the addresses of clients come in turn.
+        """Waits until the request may begin. The addresses of clients come in turn, and probes need not wait.
 
-        This is done before Flask has any work with the request. Raises :class:`AtCapacity`.
+        This is done before Flask has any work with the request. New viewers have a lock of their own, which the route
+        takes (``Dependencies.accept_lock``). Raises :class:`AtCapacity`.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        if not sock.is_pipelined and req.path in PROBE_PATHS:
-            return
-        if not sock.is_pipelined and req.path.endswith("/events"):
-            turn = deps.accept_lock.hold("")
-        else:
+        if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
             peer = addr[0] if addr else ""
-            turn = deps.request_lock.hold(deps.proxies.client(peer, join_forwarded_for(req.headers)))
-        with turn:
-            pass
+            with deps.request_lock.hold(deps.proxies.client(peer, join_forwarded_for(req.headers))):
+                pass
 
     def _discard_body(self, body: Any) -> None:
         """Reads the rest of a request's body, which may take as long as a head.
