@@ -103,26 +103,19 @@ class SearchText(fields.String):
         super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": description}, **kwargs)
 
 
-def check_regex(data: Mapping[str, Any]) -> None:
-    """Raises ValidationError when ``regex`` is true and ``q`` is not a regular expression."""
+def check_regex(data: Mapping[str, Any], compile_query: Callable[..., Matcher] = Matcher) -> None:
+    """Raises ValidationError when ``regex`` is true and ``compile_query`` does not take ``q``."""
     if data.get("regex") and "q" in data:
         try:
-            Matcher(data["q"], regex=True)
-        except ValueError as error:
-            raise ValidationError(str(error), "q") from error
-
-
-def check_stream_regex(data: Mapping[str, Any]) -> None:
-    """As :func:`check_regex`, for a query that is compared with each new line."""
-    if data.get("regex") and "q" in data:
-        try:
-            matcher_of(data["q"], regex=True)
+            compile_query(data["q"], regex=True)
         except ValueError as error:
             raise ValidationError(str(error), "q") from error
 
 
 class SearchFields(Schema):
-    """The parameters ``q`` and ``regex``."""
+    """The parameters ``q`` and ``regex``. ``compile_query`` raises ValueError for what it does not take."""
+
+    compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 
     q = SearchText()
     regex = fields.Boolean(
@@ -134,10 +127,16 @@ class SearchFields(Schema):
 
     @validates_schema
     def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
-        check_regex(data)
+        check_regex(data, self.compile_query)
 
 
-class EventsQuery(SearchFields):
+class StreamSearchFields(SearchFields):
+    """The same, for a query that is compared with each new line. Its expressions are bounded more tightly."""
+
+    compile_query = staticmethod(matcher_of)
+
+
+class EventsQuery(StreamSearchFields):
     """The query of ``/events``."""
 
     offset = Offset(
@@ -166,10 +165,6 @@ class EventsQuery(SearchFields):
     def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
         if "offset" in data and "tail" in data:
             raise ValidationError("cannot be combined with offset", "tail")
-
-    @validates_schema
-    def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
-        check_stream_regex(data)
 
 
 def parse_last_event_id(value: str) -> int | None:
@@ -495,25 +490,14 @@ class SummarySchema(Schema):
     )
 
 
-class WaitQuery(Schema):
+class WaitQuery(StreamSearchFields):
     """The query of ``/wait``."""
 
-    q = SearchText()
-    regex = fields.Boolean(
-        truthy={"true"},
-        falsy={"false"},
-        load_default=False,
-        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
-    )
     stream = _stream()
     offset = QueryInteger(metadata={"description": "Only a line after this one; by default any."})
     timeout = QueryInteger(
         maximum=MAX_WAIT_SECONDS, load_default=30, metadata={"description": "Seconds after which to answer anyway."}
     )
-
-    @validates_schema
-    def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
-        check_stream_regex(data)
 
 
 class GapSchema(Schema):
