@@ -83,13 +83,12 @@ _NUMBER: Final = re.compile(
     r"|0[xX][0a-fA-F]+|(?:(?<![^=(\[{<>:,;|\"'])[-+])?0+(?:(?:[.,:/_+T-]|[/-][A-Z][a-z][a-z][/-])0+)*(?:[eE][-+]?0+)?"
     rf"(?:(?:[dhms]|min)0+(?:\.0+)?)*(?:Z|{_UNIT})?"
 )
-#: A word with a hash or a UUID that is masked by the rules above, and nothing else that is. A log may have another id
-#: in each line, and this takes a third of the time.
-_ID_WORD: Final = re.compile(
-    rb"((?:[A-Za-z_]*[=:])?[\"'(\[{<]?)"
-    rb"(?:(?=[a-fA-F]*0)[0a-fA-F]{8,}|[0a-fA-F]{8}-(?:[0a-fA-F]{4}-){3}[0a-fA-F]{12})"
-    rb"([\"')\]}>,.;]{0,2})"
-)
+#: Turns every hexadecimal digit of a line whose digits are all 0 into one sign; and what an id looks like then.
+_HEX: Final = bytes.maketrans(b"0abcdefABCDEF", b"\x00" * 13)
+_LONG_HEX: Final = b"\x00" * 8
+_ID: Final = re.compile(rb"\x00{8}(?:-\x00{4}){3}-\x00{12}|\x00+")
+#: What may stand before an id, so that no rule can join them.
+_BEFORE_ID: Final = frozenset(b" \t=([{<\"'")
 #: Names of months and days, and what else is not the same at all times.
 _NAMES: Final = frozenset(
     [
@@ -126,8 +125,6 @@ class _Words(dict[bytes, bytes]):
     """The masked form of each word that was looked up, which is made at the first time."""
 
     def __missing__(self, word: bytes) -> bytes:
-        if found := _ID_WORD.fullmatch(word):
-            return b"%b#%b" % found.groups()
         text = word.decode("utf-8", "surrogatepass")
         if "/" in text or "\\" in text:
             text = _TEMPORARY.sub("#", text)
@@ -150,27 +147,54 @@ class _Hashes(dict[bytes, int]):
     def __init__(self) -> None:
         super().__init__()
         self._words = _Words()
-        self._by_masked: dict[bytes, int] = {}
+        #: The same for lines without control sequences in which all ids are equal.
+        self._by_plain: dict[bytes, int] = {}
 
     def __missing__(self, line: bytes) -> int:
-        masked = self._mask_words(line)
-        found = self._by_masked.get(masked)
+        plain = _with_equal_ids(_without_sequences(line))
+        found = None if plain is line else self._by_plain.get(plain)
         if found is None:
-            digest = blake2b(_join_numbers(masked), digest_size=HASH_BYTES).digest()
-            found = int.from_bytes(digest, "little")
-            _remember(self._by_masked, masked, found)
-        _remember(self, line, found)
+            shape = _join_numbers(self._mask_words(plain))
+            found = int.from_bytes(blake2b(shape, digest_size=HASH_BYTES).digest(), "little")
+            _remember(self if plain is line else self._by_plain, plain, found)
+        if b"\x1b" in line:
+            _remember(self, line, found)
         return found
 
     def shape(self, line: bytes) -> bytes:
         """The shape of a line, whose digits are all 0, in UTF-8."""
-        return _join_numbers(self._mask_words(line))
+        return _join_numbers(self._mask_words(_without_sequences(line)))
 
     def _mask_words(self, line: bytes) -> bytes:
         """The masked form of each word, with single spaces between them."""
-        if b"\x1b" in line:
-            line = strip_sequences(line.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")
         return b" ".join(map(self._words.__getitem__, line.split()))
+
+
+def _without_sequences(line: bytes) -> bytes:
+    """The line without a terminal's control sequences."""
+    if b"\x1b" not in line:
+        return line
+    return strip_sequences(line.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")
+
+
+def _with_equal_ids(line: bytes) -> bytes:
+    """A line of the same shape, in which the digits of UUIDs and of eight or more hexadecimal digits are 0.
+
+    Many lines have another id each, and become equal by this. The result is ``line`` itself where nothing changes.
+    """
+    classes = line.translate(_HEX)
+    parts: list[bytes] = []
+    done = end = 0
+    while (start := classes.find(_LONG_HEX, end)) >= 0:
+        found = _ID.match(classes, start)
+        assert found is not None
+        end = found.end()
+        has_digit = line.find(b"0", start, end) >= 0
+        is_word = (not start or line[start - 1] in _BEFORE_ID) and not line[end : end + 1].isalnum()
+        if has_digit and is_word:
+            parts += [line[done:start], found[0].replace(b"\x00", b"0")]
+            done = end
+    return b"".join([*parts, line[done:]]) if parts else line
 
 
 def _join_numbers(masked: bytes) -> bytes:
