@@ -274,19 +274,25 @@ class Archiver:
         Only jobs that have COMPLETED are compared with, unless somebody names another one. A set that cannot be made
         does not hold up the job: a scan then reads the log itself.
         """
-        chunks = self._store.chunks.chunks(job.ref)
-        if job.status is not Status.COMPLETED or inconsistency(job, chunks):
+        if job.status is not Status.COMPLETED:
             return True
-        if self._shapes is None or self._shapes.name != shape_set_name(job.ref, chunks):
-            self._shapes = ShapeSetBuilder(self._objects, job.ref, chunks)
-        if not self._shapes.is_complete:
+        shapes = self._shapes
+        if shapes is not None and shapes.job == job.ref and not shapes.is_complete:
             try:
-                self._shapes.add_chunk()
+                shapes.add_chunk()
+                return False
             except ArchiveDamaged as error:
-                log.warning("no set of shapes: %s", error, extra={"fields": {"job": str(job.ref)}})
-                self._shapes = None
-                return True
-        return self._shapes.is_complete
+                if shapes.name == shape_set_name(job.ref, self._store.chunks.chunks(job.ref)):
+                    log.warning("no set of shapes: %s", error, extra={"fields": {"job": str(job.ref)}})
+                    self._shapes = None
+                    return True
+        # The records are read at the beginning and at the end: a redaction may have replaced some meanwhile.
+        chunks = self._store.chunks.chunks(job.ref)
+        if inconsistency(job, chunks):
+            return True
+        if shapes is None or shapes.name != shape_set_name(job.ref, chunks):
+            self._shapes = shapes = ShapeSetBuilder(self._objects, job.ref, chunks)
+        return shapes.is_complete
 
     def _complete(self, writer: ChunkWriter, job: Job, state: ArchiveState) -> None:
         """Completes the archive of a job, if all of it is there, and snoozes the job."""

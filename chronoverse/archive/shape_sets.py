@@ -37,6 +37,7 @@ class ShapeSetBuilder:
     """Collects the shapes of the archived log of ``job``, one of its ``chunks`` at a time."""
 
     def __init__(self, objects: ObjectStore, job: JobRef, chunks: Sequence[Chunk]) -> None:
+        self.job: Final = job
         self.name: Final = shape_set_name(job, chunks)
         self.shapes: Final = ShapeSet()
         self._objects = objects
