@@ -29,6 +29,17 @@ export function toAddress(picked) {
   if (location.hash !== fragment) history.replaceState(history.state, "", location.pathname + location.search + fragment);
 }
 
+/** Changes these parameters of the address's query, without a new entry in the history. Those with an empty value are removed. */
+export function toQuery(values) {
+  const parameters = new URLSearchParams(location.search);
+  for (const [name, value] of Object.entries(values)) {
+    if (value) parameters.set(name, value);
+    else parameters.delete(name);
+  }
+  const search = parameters.size ? `?${parameters}` : "";
+  if (location.search !== search) history.replaceState(history.state, "", location.pathname + search + location.hash);
+}
+
 /** Shows which lines are picked, and what can be done with them. */
 export function showPicked(picked) {
   $("picked").hidden = picked === null;

@@ -1,0 +1,109 @@
+// The lines that a scan finds, and the reader's place among them: the current one, the next and the previous one.
+
+import { count } from "./format.js";
+import { WINDOW } from "./log.js";
+import { findOne, query, route, Scan } from "./scan.js";
+import { get } from "./session.js";
+
+export class Matches {
+  scan = null;
+  #path;
+  #log;
+  #on;
+  #criteria = {};
+  #current = 0;
+  #fetching = false;
+  #fetchedWindows = new Set();
+  #stop = new AbortController();
+
+  /** `on` has `changed()` for new matches, `jump(number)` for a new current match, and `top()`, the first line in view. */
+  constructor(path, log, on) {
+    this.#path = path;
+    this.#log = log;
+    this.#on = on;
+  }
+
+  /** Looks for the lines by `criteria`, as in a scan. It jumps to the next one from the top if `jumps`. */
+  begin(criteria, jumps) {
+    this.end();
+    this.#criteria = criteria;
+    this.restart();
+    if (jumps) this.#findNearest(this.#on.top() - 1, "asc");
+  }
+
+  /** Drops what was found. */
+  end() {
+    this.#stop.abort();
+    this.#stop = new AbortController();
+    this.scan?.stop();
+    this.scan = null;
+    this.#current = 0;
+  }
+
+  /** Looks again. The current line stays. */
+  restart() {
+    this.scan?.stop();
+    this.#fetchedWindows.clear();
+    this.scan = new Scan(this.#path, this.#criteria, () => this.#log.last, () => this.#on.changed());
+  }
+
+  /** Asks the service for the matches of the window of a line that the scan has not reached. */
+  async fetchAround(number) {
+    const { scan } = this;
+    const index = Math.floor((number - 1) / WINDOW);
+    if (this.#fetching || this.#fetchedWindows.has(index)) return;
+    this.#fetching = true;
+    this.#fetchedWindows.add(index);
+    const range = query(this.#criteria, { offset: index * WINDOW, limit: WINDOW });
+    try {
+      const { body } = await get(`${this.#path}${route(this.#criteria)}?${range}`, this.#stop.signal);
+      for (const line of body.logs) scan.highlights.set(line.sequence_num, line.highlights ?? []);
+    } catch {
+      // The scan will reach the window later.
+    }
+    this.#fetching = false;
+    this.#on.changed();
+  }
+
+  /** Jumps to the next match, or to the previous one. After the last it goes on from the first. */
+  async step(direction) {
+    if (!this.scan) return;
+    const { numbers, position, done } = this.scan;
+    const from = this.#current || this.#on.top();
+    const at = this.scan.rowOf(from) + (direction > 0 && numbers[this.scan.rowOf(from)] === from ? 1 : 0);
+    const known = direction > 0 ? numbers[at] : from <= position + 1 ? numbers[at - 1] : undefined;
+    if (known !== undefined) return this.#jumpTo(known);
+    if (done) return numbers.length ? this.#jumpTo(numbers.at(direction > 0 ? 0 : -1)) : undefined;
+    await this.#findNearest(from, direction > 0 ? "asc" : "desc");
+  }
+
+  /** Asks the service for the nearest match, which the scan may not have reached. */
+  async #findNearest(from, order) {
+    const signal = this.#stop.signal;
+    try {
+      const beyond = order === "asc" ? 0 : this.#log.last + 1;
+      const found =
+        (await findOne(this.#path, this.#criteria, Math.max(0, from), order, signal)) ??
+        (await findOne(this.#path, this.#criteria, beyond, order, signal));
+      if (!found || signal.aborted) return;
+      this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
+      this.#jumpTo(found.sequence_num);
+    } catch {
+      // The scan reports what is refused. After other errors the reader may try again.
+    }
+  }
+
+  #jumpTo(number) {
+    this.#current = number;
+    this.#on.jump(number);
+  }
+
+  /** Which match is the current one and how many there are, as "3 of 1,240"; and how far the scan is, until it is done. */
+  get progress() {
+    const { scan } = this;
+    const all = count(scan.count) + (scan.done ? "" : "+");
+    const at = scan.numbers[scan.rowOf(this.#current)] === this.#current ? scan.rowOf(this.#current) + 1 : 0;
+    const far = scan.done || !this.#log.last ? "" : ` · ${Math.floor((100 * scan.position) / this.#log.last)}%`;
+    return { found: at ? `${count(at)} of ${all}` : all, far };
+  }
+}
