@@ -100,8 +100,10 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
     for workflow_id, status in (("docs", Status.COMPLETED), ("backup", Status.FAILED), ("release", None)):
         write(store, clock, f"{workflow_id}-1", [("ok", "stdout")], (status, 1) if status else None, workflow_id)
     write(store, clock, "docs-88", [("ok", "stdout")], (Status.COMPLETED, 0))
-    for number in (412, 415):
-        write(store, clock, f"build-{number}", [*build(number - 200, fails=True)], (Status.FAILED, 3))
+    for number in range(412, 417):
+        fails = number in (412, 415)
+        end = (Status.FAILED, 3) if fails else (Status.COMPLETED, 0)
+        write(store, clock, f"build-{number}", [*build(number - 200, fails=fails)], end)
     failed = write(store, clock, "build-417", [*build(230, fails=True)], (Status.FAILED, 3))
     running = write(store, clock, "build-418", [*build(180, fails=False)][:140], None)
     gone = write(
@@ -115,6 +117,11 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
     save(tab().open(failed).wait_number(309), "failed")
     save(tab(dark=True).open(failed).wait_number(309), "dark")
     save(tab(NARROW).open(failed).wait_number(309), "narrow")
+    compared = tab().open(failed).wait_number(309)
+    compared.page.click("#new")
+    compared.wait_text("#newcount", "1 of 4 new lines")
+    compared.page.wait_for_selector("#summary a")
+    save(compared, "new")
     save(tab().open(gone, "L907-L909").wait_number(1241), "gap")
     search = tab().open(failed).wait_number(309)
     search.page.keyboard.press("g")

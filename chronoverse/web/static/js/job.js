@@ -4,24 +4,35 @@ import { $, notice, announce } from "./dom.js";
 import { Find, toggle } from "./find.js";
 import { ended, lines } from "./format.js";
 import { Log } from "./log.js";
+import { NewLines } from "./new_lines.js";
 import { isGroup, RowMaker } from "./row.js";
 import { findOne, Scan } from "./scan.js";
 import { begin, get, Refused } from "./session.js";
 import { copyLines, copyLink, fromAddress, save, showPicked, toAddress } from "./share.js";
 import { showJob, showLast, showConnection, showTrouble } from "./status.js";
 import { Stream } from "./stream.js";
+import { showSummary } from "./summary.js";
 import { Viewport } from "./viewport.js";
 
 //: Share of the screen that is above a line after a jump to it.
 const JUMP_SHARE = 0.35;
 const TIMES = ["none", "clock", "elapsed"];
+//: A failed job opens at the first new line of so many lines at its end, if the answer comes within so many milliseconds.
+const END_LINES = 100;
+const END_MS = 5000;
 
 const [, , , workflow, , name] = location.pathname.split("/");
 const path = `/workflows/${workflow}/jobs/${name}`;
 const maker = new RowMaker();
 maker.marks = (line) => find.marks(line);
+maker.isNew = (number) => newLines.active && [number, ...log.partsOf(number)].some((each) => newLines.has(each));
 const log = new Log(path, changed);
 const find = new Find(path, log, { changed: searchChanged, jump: (number) => jump(number), top: topNumber });
+const newLines = new NewLines(path, workflow, log, {
+  changed: () => viewport.refresh(),
+  jump: (number) => jump(number),
+  top: topNumber,
+});
 const viewport = new Viewport($("log"), log, maker, moved);
 let filtered = null;
 let position = 1;
@@ -29,6 +40,7 @@ let target = 0;
 let live = false;
 let status = null;
 let lastSeen = 0;
+let hasReaderActed = false;
 
 // What is in view.
 
@@ -36,6 +48,7 @@ function changed() {
   showLast(log.last);
   $("log").style.setProperty("--digits", Math.max(4, String(log.last).length));
   find.logGrew();
+  newLines.logGrew();
   if (filtered && filtered !== find.scan) filtered.resume();
   showNewCount();
   viewport.refresh();
@@ -77,7 +90,7 @@ function jump(number, share = JUMP_SHARE) {
   log.reveal(number);
   maker.current = number;
   lastSeen = log.last;
-  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && find.active });
+  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active) });
   showNewCount();
 }
 
@@ -129,6 +142,12 @@ function unpick() {
   picked();
 }
 
+/** Jumps to a line and picks it. */
+function goTo(number) {
+  pick(Math.min(number, Math.max(log.last, 1)), false);
+  jump(maker.picked.from);
+}
+
 /** Jumps to the lines in the address. True if it names any. */
 function goToAddress() {
   const named = fromAddress();
@@ -160,13 +179,22 @@ $("log").addEventListener("click", (event) => {
 });
 $("newer").addEventListener("click", () => toEnd());
 // After a click on a button, keys go to the log again. After a key press on a button the focus stays there.
-document.querySelector(".tools").addEventListener("click", ({ detail }) => detail && $("log").focus({ focusVisible: false }));
+for (const group of document.querySelectorAll(".tools, #comparison, #summary")) {
+  group.addEventListener("click", ({ detail }) => detail && $("log").focus({ focusVisible: false }));
+}
+$("summary").addEventListener("click", (event) => {
+  const { number } = event.target.dataset;
+  if (!number || event.metaKey || event.ctrlKey) return;
+  event.preventDefault();
+  goTo(Number(number));
+});
+for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
 $("copy").addEventListener("click", () => copyLines(path, maker.picked, $("stderr").ariaPressed === "true" ? "stderr" : ""));
 $("copylink").addEventListener("click", copyLink);
 $("only").addEventListener("click", () => (toggle($("only")), filter()));
 $("stderr").addEventListener("click", () => {
-  find.stream = toggle($("stderr")) ? "stderr" : "";
+  find.stream = newLines.stream = toggle($("stderr")) ? "stderr" : "";
   filter();
 });
 $("wrap").addEventListener("click", () => (viewport.wrap = toggle($("wrap"))));
@@ -193,10 +221,7 @@ $("downloads").addEventListener("click", async (event) => {
 $("goto").addEventListener("close", () => {
   const number = Number($("line").value);
   $("line").value = "";
-  if (number > 0) {
-    pick(Math.min(number, Math.max(log.last, 1)), false);
-    jump(maker.picked.from);
-  }
+  if (number > 0) goTo(number);
   $("log").focus();
 });
 addEventListener("hashchange", goToAddress);
@@ -212,6 +237,9 @@ const KEYS = {
   "/": () => find.focus(),
   n: () => find.step(1),
   N: () => find.step(-1),
+  d: () => $("new").click(),
+  j: () => newLines.step(1),
+  k: () => newLines.step(-1),
   g: () => (viewport.show(0), showNewCount()),
   G: toEnd,
   l: () => $("goto").showModal(),
@@ -247,7 +275,7 @@ const events = {
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   redact: ({ from, to }) => {
     announce(`Lines ${from} to ${to} were redacted`);
-    return [log.redact(from, to), find.restart(), filtered && filter(), redraw()];
+    return [log.redact(from, to), find.restart(), newLines.restart(), filtered && filter(), redraw()];
   },
   job: showState,
   error: (text) => showTrouble(text),
@@ -276,6 +304,7 @@ const handlers = {
     live = live && why === null;
     if (why !== null && log.last) showTrouble(why);
     else if (why !== null) notice(why);
+    else if (hasFailed()) showSummary(path);
     showNewCount();
   },
 };
@@ -288,6 +317,15 @@ async function fetchJob() {
     if (error instanceof Refused && error.status === 404) return null;
     throw error;
   }
+}
+
+const hasFailed = () => status === "FAILED" || status === "LOST";
+
+/** Jumps to the first new line of the log's end, unless the reader has done something meanwhile. */
+async function showNewEnd() {
+  const start = Math.max(0, log.last - END_LINES);
+  const line = await findOne(path, { new: true }, start, "asc", AbortSignal.timeout(END_MS)).catch(() => null);
+  if (line && !hasReaderActed) jump(line.sequence_num);
 }
 
 async function main() {
@@ -303,12 +341,19 @@ async function main() {
     log.setExtent(job.first_sequence_num, job.last_sequence_num);
     showState(job);
     const isSearched = find.fromAddress();
-    if (!goToAddress()) {
-      if (!isSearched && (live || job.status !== "COMPLETED")) viewport.end(live);
-      else viewport.show(0);
-    }
-    if (isSearched) find.begin({ jumps: fromAddress() === null });
+    const isCompared = newLines.fromAddress();
+    const hasPlace = goToAddress();
+    const opensAtEnd = !hasPlace && !isSearched && !isCompared && (live || status !== "COMPLETED");
+    if (opensAtEnd) viewport.end(live);
+    else if (!hasPlace) viewport.show(0);
+    if (isSearched) find.begin({ jumps: !hasPlace });
+    if (isCompared) newLines.begin({ jumps: !hasPlace && !isSearched });
     lastSeen = log.last;
+    if (hasFailed() && log.last) {
+      await log.loaded;
+      if (opensAtEnd) await showNewEnd();
+      await showSummary(path);
+    }
     if (!live) return;
   } else {
     notice("Waiting for the job to begin…");

@@ -32,6 +32,9 @@ export class Log {
   #fetching = new Set();
   #timer = 0;
   #epoch = 0;
+  #load;
+  /** Resolves after the first lines have arrived. */
+  loaded = new Promise((done) => (this.#load = done));
 
   /** `path` is the job's route. `changed` is called after every change. */
   constructor(path, changed) {
@@ -64,6 +67,11 @@ export class Log {
     if (!line) return { number };
     const parts = this.#parts.get(number);
     return { number, line: parts ? this.#joined(line, parts) : line, folded: this.#folds.has(number) };
+  }
+
+  /** The numbers of the parts after the first of a long line, as far as they are known. */
+  partsOf(number) {
+    return this.#parts.get(number) ?? [];
   }
 
   /** The line with that number, if it is held. */
@@ -174,6 +182,7 @@ export class Log {
         if (epoch !== this.#epoch) break;
         const reached = body.cursor ? body.logs.at(-1)?.sequence_num ?? start : known;
         this.#fill(index, start, body.logs, reached);
+        this.#load();
         if (!body.cursor || reached === start) break;
         start = reached;
       }

@@ -24,6 +24,8 @@ export class RowMaker {
   current = 0;
   /** The marks of a line, in UTF-16 units. */
   marks = () => [];
+  /** Whether the line of a row is marked as a new one. */
+  isNew = () => false;
   #version = 0;
 
   /** Makes all stamps different, so that every row is made again. */
@@ -36,7 +38,7 @@ export class RowMaker {
     const { number, line, gap, folded } = item;
     const pickedMark = this.picked && number >= this.picked.from && number <= this.picked.to ? "p" : "";
     const shape = line ? `l${line.parts ?? 1}${folded ? "f" : ""}` : gap ? `g${gap.from}-${gap.to}` : "u";
-    return `${this.#version} ${shape}${pickedMark}${number === this.current ? "c" : ""}`;
+    return `${this.#version} ${shape}${line && this.isNew(number) ? "n" : ""}${pickedMark}${number === this.current ? "c" : ""}`;
   }
 
   element(item) {
@@ -74,6 +76,10 @@ export class RowMaker {
   }
 
   #line(row, line, folded) {
+    if (this.isNew(Number(row.dataset.number))) {
+      row.classList.add("new");
+      row.append(make("span", "sr", "new "));
+    }
     if (line.stream === "stderr") {
       row.classList.add("err");
       row.append(make("span", "sr", "stderr "));

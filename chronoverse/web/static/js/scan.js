@@ -1,4 +1,4 @@
-// Finds all lines that match, or that are of one stream, by asking the service for page after page.
+// Finds all lines that match, that are new, or that are of one stream, by asking the service for page after page.
 
 import { truncate } from "./line.js";
 import { get, Refused } from "./session.js";
@@ -12,7 +12,7 @@ const PAGES = 24;
 //: Milliseconds until a running job's new lines are scanned. After a failed request it is four times as long.
 const RETRY_MS = 500;
 
-/** The parameters of a request for lines by `criteria`: `{q, regex, stream}`, each optional. */
+/** The parameters of a request for lines by `criteria`: `{q, regex, stream}`, or `{new: true, stream}`; each optional. */
 export function query(criteria, more) {
   const parameters = { ...more };
   if (criteria.q) parameters.q = criteria.q;
@@ -21,7 +21,7 @@ export function query(criteria, more) {
   return new URLSearchParams(parameters);
 }
 
-export const route = (criteria) => (criteria.q ? "/logs/search" : "/logs");
+export const route = (criteria) => (criteria.new ? "/logs/new" : criteria.q ? "/logs/search" : "/logs");
 
 /** The first line that matches, strictly after `number` in that order. Null if there is none. */
 export async function findOne(path, criteria, number, order, signal) {
@@ -41,6 +41,8 @@ export class Scan {
   done = false;
   error = null;
   highlights = new Map();
+  /** The ids of the jobs with which new lines are compared. */
+  comparedWith = [];
   #path;
   #criteria;
   #last;
@@ -80,7 +82,7 @@ export class Scan {
         if (this.#stop.signal.aborted) return;
         this.error = error;
         this.#changed();
-        if (error instanceof Refused && error.status === 400) return;
+        if (error instanceof Refused && [400, 409].includes(error.status)) return;
         await new Promise((done) => setTimeout(done, RETRY_MS * 4));
         continue;
       }
@@ -94,6 +96,7 @@ export class Scan {
   async #scanPage() {
     const offset = this.position;
     const { body, position } = await this.#get(offset);
+    this.comparedWith = body.compared_with ?? [];
     const start = this.numbers.length;
     for (const line of body.logs) {
       this.numbers.push(line.sequence_num);

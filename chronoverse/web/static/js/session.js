@@ -14,11 +14,12 @@ let signingIn = null;
 
 export const token = () => sessionStorage.getItem(KEY);
 
-/** An answer that is not 2xx: its `status`, the problem's `detail`, and the seconds of its Retry-After, or 0. */
+/** An answer that is not 2xx: its `status`, the problem's `detail` and `reason`, and the seconds of its Retry-After, or 0. */
 export class Refused extends Error {
-  constructor(status, detail, retryAfter) {
+  constructor(status, detail, retryAfter, reason) {
     super(detail);
     this.status = status;
+    this.reason = reason;
     this.retryAfter = retryAfter;
   }
 }
@@ -123,12 +124,13 @@ export function ask(path, { headers = {}, ...options } = {}) {
 /** The error for an answer that is not 2xx. */
 export async function refusal(response) {
   let detail = response.statusText;
+  let reason;
   try {
-    detail = (await response.json()).detail;
+    ({ detail, reason } = await response.json());
   } catch {
     // A proxy answered with a page of its own. The status is enough.
   }
-  return new Refused(response.status, detail, Number(response.headers.get("Retry-After")) || 0);
+  return new Refused(response.status, detail, Number(response.headers.get("Retry-After")) || 0, reason);
 }
 
 /** Requests a JSON document. Resolves to it, the answer's headers and the number in `Last-Event-ID`. After a 401 it asks

@@ -127,9 +127,11 @@ export class Viewport {
   }
 
   #resized() {
+    // What is at the end stays there. A log that is at its beginning and its end at once stays at its beginning.
+    const isScrolledToEnd = (this.#row > 0 || this.#px > 0) && this.atEnd;
     this.#height = this.#scroller.clientHeight;
     this.#pane.style.height = `${this.#height}px`;
-    if (this.stick) this.#toEnd = true;
+    if (this.stick || isScrolledToEnd) this.#toEnd = true;
     this.refresh();
   }
 

@@ -1,0 +1,197 @@
+"""New lines on the screen: marked, stepped through, counted in the head, and where a failed job opens."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+from playwright.sync_api import Route
+
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.store import Store
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.browser.test_hostile import ALLOWED, HOSTILE, violations
+from tests.support.waiting import wait_until
+
+OpenTab = Callable[..., Tab]
+
+GOOD: Final = [f"step {number} took {number} ms" for number in range(1, 301)]
+
+#: Buttons, fields and links of the head in whose middle is something else.
+COVERED: Final = """() => Array.from(document.querySelectorAll(":is(header, #comparison) :is(button, input, a)"))
+    .filter((each) => {
+        const { left, top, width, height } = each.getBoundingClientRect();
+        return width && !each.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+    }).map((each) => each.id || each.textContent)"""
+
+
+def write_runs(store: Store, workflow_id: str, *failed: str, good: int = 3) -> Job:
+    """Some good runs, and then one that fails with these lines. Each run is created later than the one before it."""
+    for number in range(1, good + 1):
+        Job(store, f"good-{number}", workflow_id).lines(*GOOD).end()
+        time.sleep(0.002)
+    return Job(store, "failed", workflow_id).lines(*failed).end(Status.FAILED, 1)
+
+
+@pytest.fixture
+def failed(page_store: Store, request: pytest.FixtureRequest) -> Job:
+    """A failed run after three good ones, in a workflow of the test's name. Its lines 21, 250 and 281 are new."""
+    lines = [*GOOD[:20], "a warning", *GOOD[20:248], "error: disk full", *GOOD[248:278], "Traceback", *GOOD[278:]]
+    return write_runs(page_store, request.node.name, *lines)
+
+
+def marked(tab: Tab) -> list[int]:
+    """The numbers of the rows that are marked as new, in view or just beyond it."""
+    return [int(each.get_attribute("data-number") or 0) for each in tab.page.query_selector_all(".row.new")]
+
+
+def wait_current(tab: Tab, number: int) -> None:
+    """Waits until that line is the current one, and in view."""
+    tab.wait_number(number)
+    tab.page.wait_for_selector(f".row.current[data-number='{number}']", timeout=PATIENCE_SECONDS * 1000)
+
+
+def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job) -> None:
+    """With keys and with buttons, beside a search's marks. The address has the toggle, so that it can be shared."""
+    tab = open_tab(failed.ref, "L1").wait_number(1)
+    tab.page.keyboard.press("d")
+    wait_current(tab, 21)
+    tab.wait_text("#newcount", "1 of 3 new lines")
+    assert tab.page.url.endswith("/failed?new=true#L1")
+    assert marked(tab) == [21]
+    assert tab.page.locator(".row.new .sr").all_text_contents() == ["new "]
+    plus = "getComputedStyle(document.querySelector('.row.new .n'), '::before').content"
+    assert "+" in tab.page.evaluate(plus)
+    runs = tab.page.locator("#runs a")
+    assert tab.text("#runs") == "compared with 3 runs: good-3 good-2 good-1"
+    assert runs.first.get_attribute("href") == f"/ui/workflows/{failed.ref.workflow_id}/jobs/good-3"
+    tab.page.keyboard.press("j")
+    wait_current(tab, 250)
+    tab.page.click("#nextnew")
+    wait_current(tab, 281)
+    tab.wait_text("#newcount", "3 of 3 new lines")
+    tab.page.keyboard.press("j")
+    wait_current(tab, 21)
+    tab.page.keyboard.press("k")
+    wait_current(tab, 281)
+    tab.page.click("#previousnew")
+    wait_current(tab, 250)
+    tab.find("disk")
+    tab.page.wait_for_selector(".row.new mark:text-is('disk')")
+    assert "?new=true&q=disk" in tab.page.url
+    tab.page.press("#q", "Escape")
+    tab.page.reload()
+    tab.wait_text("#newcount", "3 new lines")
+    assert tab.page.get_attribute("#new", "aria-pressed") == "true"
+    tab.page.click("#new")
+    wait_until(lambda: marked(tab) == [], PATIENCE_SECONDS, "no line is marked")
+    assert (tab.text("#comparison"), "new=" in tab.page.url) == ("", False)
+
+
+def test_a_failed_job_opens_at_the_first_new_line_of_its_end(open_tab: OpenTab, failed: Job) -> None:
+    """Its head counts new lines and errors, and leads to the first of each. A line in the address goes before."""
+    tab = open_tab(failed.ref)
+    wait_current(tab, 250)
+    tab.wait_text("#summary", "3 new lines · 2 errors")
+    assert marked(tab) == []
+    tab.page.click("#summary a:text-is('3 new lines')")
+    wait_current(tab, 21)
+    assert tab.page.url.endswith("/failed#L21")
+    tab.page.click("#summary a:text-is('2 errors')")
+    wait_current(tab, 250)
+    tab = open_tab(failed.ref, "L100")
+    tab.wait_text("#summary", "3 new lines · 2 errors")
+    assert tab.page.locator(".row.current").get_attribute("data-number") == "100"
+
+
+def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> None:
+    """Also with a search, a summary and a comparison, and in a narrow window."""
+    tab = open_tab(failed.ref)
+    tab.page.wait_for_selector("#summary a")
+    tab.find("step")
+    tab.wait(lambda rows: tab.text("#count").endswith("of 300"), "the matches are counted")
+    tab.page.click("#new")
+    tab.page.wait_for_selector("#runs a")
+    for width in (390, 720, 1010, 1040, 1280):
+        tab.page.set_viewport_size({"width": width, "height": 700})
+        assert (width, tab.page.evaluate(COVERED)) == (width, [])
+
+
+def test_a_job_without_runs_to_compare_with_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> None:
+    """The toggle says that there is nothing to compare with, and the head counts only errors."""
+    job = write_runs(page_store, "nothing-to-compare", *GOOD, "error: disk full", *GOOD[:20], good=0)
+    tab = open_tab(job.ref).wait_number(321)
+    tab.wait_text("#summary", "1 error")
+    tab.page.click("#new")
+    tab.wait_text("#newcount", "There is no earlier run that this one can be compared with.")
+    assert (tab.text("#runs"), tab.page.is_visible("#nextnew"), marked(tab)) == ("", False, [])
+    tab.wait_number(321)
+    wait_until(lambda: "no earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
+
+
+def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> None:
+    """The answer comes after the reader has gone to the beginning. A summary that fails shows nothing."""
+    tab = open_tab()
+    tab.expected = "net::ERR_FAILED"
+    held: list[Route] = []
+    tab.page.route("**/logs/new?*", lambda route: held.append(route))
+    tab.page.route("**/summary?*", lambda route: route.abort())
+    tab.open(failed.ref).wait_number(303)
+    tab.wait(lambda rows: held, "the new lines are asked for")
+    tab.page.keyboard.press("g")
+    tab.wait_number(1)
+    with tab.page.expect_event("requestfailed", lambda failure: "/summary?" in failure.url):
+        held[0].continue_()
+    assert tab.numbers()[0] == 1
+    assert tab.text("#summary") == ""
+
+
+def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: Store) -> None:
+    """When it fails meanwhile, its summary is shown. A part of a long line marks its row."""
+    write_runs(page_store, "running-new")
+    job = Job(page_store, "running", "running-new").lines(*GOOD)
+    tab = open_tab(job.ref).wait_number(300)
+    tab.page.click("#new")
+    tab.wait_text("#newcount", "No new lines")
+    job.write(iter([("a long line that ", "stdout", True), ("goes on", "stdout", False)])).lines("fatal error")
+    wait_until(lambda: marked(tab) == [301, 303], PATIENCE_SECONDS, "both rows are marked")
+    job.end(Status.FAILED, 1)
+    tab.page.wait_for_selector("#summary a")
+    assert "new lines · 1 error" in tab.text("#summary")
+
+
+@pytest.mark.long
+def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: str) -> None:
+    """They make no script and no element, and axe finds nothing serious, light and dark, wide and narrow."""
+    job = write_runs(page_store, "hostile-new", *HOSTILE, "<b onclick=alert(1)>error: </b>", *HOSTILE)
+    tab = open_tab(job.ref)
+    tab.page.wait_for_selector("#summary a")
+    tab.page.click("#new")
+    tab.page.wait_for_selector("#runs a")
+    tab.page.wait_for_selector(".row.new")
+    elements = tab.page.evaluate(
+        "() => Array.from(document.querySelectorAll('.m *'), (each) => [each.tagName, each.getAttributeNames()])"
+    )
+    assert all(set(attributes) <= ALLOWED[name] for name, attributes in elements)
+    assert tab.page.evaluate("'hacked' in window") is False
+    assert tab.page.locator("#comparison b, #summary b, .row b").count() == 0
+    assert violations(tab, axe) == []
+    tab.page.emulate_media(color_scheme="dark")
+    tab.page.set_viewport_size({"width": 390, "height": 700})
+    assert violations(tab, axe) == []
+
+
+@pytest.mark.long
+def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(open_tab: OpenTab, page_store: Store) -> None:
+    """A jump to the end of 300,000 lines. The window there is asked for by itself, and the count goes on."""
+    lines = [GOOD[number % 300] for number in range(300_000)]
+    lines[299_990] = "error: disk full"
+    job = write_runs(page_store, "long-new", *lines)
+    started = time.monotonic()
+    tab = open_tab(JobRef("long-new", job.ref.job_id))
+    wait_current(tab, 299_991)
+    assert time.monotonic() - started < PATIENCE_SECONDS
+    tab.page.click("#new")
+    wait_until(lambda: marked(tab) == [299_991], PATIENCE_SECONDS, "the line is marked")
+    tab.wait_text("#newcount", "1 of 1 new line")
