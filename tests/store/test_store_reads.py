@@ -57,6 +57,7 @@ def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
     assert bench.snapshot() == {
         "{wf_1}:job_1:job": {"status": "PENDING", "created_at": NOW},
         "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
+        "workflows": [b"wf_1", b"%d" % round(NOW_SECONDS * 1000)],
     }
     assert RETENTION_MS - TTL_TOLERANCE_MS < bench.ttl("job") <= RETENTION_MS
 
