@@ -118,6 +118,16 @@ def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> 
         assert (width, tab.page.evaluate(COVERED)) == (width, [])
 
 
+def test_a_count_that_may_not_be_all_has_a_plus_sign(open_tab: OpenTab, failed: Job) -> None:
+    """The service says so in its summary, when it had no time to look at the whole log."""
+    tab = open_tab()
+    line = {"timestamp": "", "message": "<b>x</b>", "sequence_num": 21, "stream": "stdout"}
+    some, none = {"count": 1, "first": [line]}, {"count": 0, "first": []}
+    tab.page.route("**/summary?*", lambda route: route.fulfill(json={"new": some, "errors": none, "truncated": True}))
+    tab.open(failed.ref)
+    tab.wait_text("#summary", "1+ new lines")
+
+
 def test_a_job_without_runs_to_compare_with_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> None:
     """The toggle says that there is nothing to compare with, and the head counts only errors."""
     job = write_runs(page_store, "nothing-to-compare", *GOOD, "error: disk full", *GOOD[:20], good=0)

@@ -351,6 +351,8 @@ async function main() {
     lastSeen = log.last;
     if (hasFailed() && log.last) {
       await log.loaded;
+      // The first lines are drawn in the next frame. The service is busy with the answers, so they are asked for after it.
+      for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
       if (opensAtEnd) await showNewEnd();
       await showSummary(path);
     }

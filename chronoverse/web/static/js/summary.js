@@ -4,12 +4,13 @@ import { $, make } from "./dom.js";
 import { count } from "./format.js";
 import { get } from "./session.js";
 
-//: Bytes that are asked for. The page needs the counts, and the first line of each kind.
-const BYTES = 4096;
+//: Bytes that are asked for. The page needs only the counts and the first line of each kind. But a summary that leaves out
+//: lines for want of room says the same as one that has not looked at the whole log.
+const BYTES = 65_536;
 
-/** A link to the first of these lines. It has the line's number as `data-number`. */
-function link({ count: many, first: [line] }, one, more) {
-  const link = make("a", "", `${count(many)} ${many === 1 ? one : more}`);
+/** A link to the first of these lines, such as "4 errors", or "4+ errors" if there may be more. It has the line's number as `data-number`. */
+function link({ count: many, first: [line] }, noun, mayBeMore) {
+  const link = make("a", "", `${count(many)}${mayBeMore ? "+" : ""} ${noun}${many === 1 && !mayBeMore ? "" : "s"}`);
   link.href = `#L${line.sequence_num}`;
   link.dataset.number = line.sequence_num;
   return link;
@@ -19,8 +20,8 @@ function link({ count: many, first: [line] }, one, more) {
 export async function showSummary(path) {
   const body = await get(`${path}/summary?bytes=${BYTES}`).then((answer) => answer.body, () => null);
   const links = [];
-  if (body?.new.first.length) links.push(link(body.new, "new line", "new lines"));
-  if (body?.errors.first.length) links.push(link(body.errors, "error", "errors"));
+  if (body?.new.first.length) links.push(link(body.new, "new line", body.truncated));
+  if (body?.errors.first.length) links.push(link(body.errors, "error", body.truncated));
   $("summary").replaceChildren(...links.flatMap((each, index) => (index ? [" · ", each] : [each])));
   $("summary").hidden = !links.length;
 }
