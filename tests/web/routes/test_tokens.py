@@ -22,6 +22,7 @@ from tests.support.issuer import DrippingIssuer, Issuer
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
+from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Endpoint, exchange, request_bytes
 
@@ -223,6 +224,8 @@ def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisSe
         serving(tmp_path, redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as service,
     ):
         token = "Bearer " + jwt.encode(claims(), RSA, "RS256", {"kid": "k1"})
+        # The service has asked for the keys at its start. A request in that time waits for its own fetch afterwards.
+        wait_until(lambda: "cannot be fetched" in service.logs(), 2 * FETCH_SECONDS, "the first fetch is given up")
         started = time.monotonic()
         first = ask(service, *ROUTES["job"], token)
         took = time.monotonic() - started
