@@ -31,6 +31,7 @@ LEFT_OUT: Final = (
     "runner/test_masking.py",
     "runner/test_progress_filter.py",
     "runner/test_pseudoterminal.py",
+    "runner/test_refused_runs.py",
     "runner/test_resend.py",
     "runner/test_resend_ended.py",
     "runner/test_runner.py",
