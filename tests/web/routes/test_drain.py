@@ -175,8 +175,9 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
                 check_draining(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
         # An idle connection is closed, so that no proxy sends its next request there.
         assert idle.sock is None or idle.sock.recv(1) == b""
-        assert limited.wait(DRAIN_SECONDS + 3) == 0
-        assert time.monotonic() - start < DRAIN_SECONDS + 3
+        # As the table of settings promises.
+        assert limited.wait(DRAIN_SECONDS + 5) == 0
+        assert time.monotonic() - start < DRAIN_SECONDS + 5
 
     assert not open_ones
     assert len(ends) == 20
