@@ -105,6 +105,7 @@ def test_a_failed_job_opens_at_the_first_new_line_of_its_end(open_tab: OpenTab, 
     assert tab.page.locator(".row.current").get_attribute("data-number") == "100"
 
 
+@pytest.mark.long
 def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> None:
     """Also with a search, a summary and a comparison, and in a narrow window."""
     tab = open_tab(failed.ref)
@@ -118,6 +119,7 @@ def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> 
         assert (width, tab.page.evaluate(COVERED)) == (width, [])
 
 
+@pytest.mark.long
 def test_a_count_that_may_not_be_all_has_a_plus_sign(open_tab: OpenTab, failed: Job) -> None:
     """The service says so in its summary, when it had no time to look at the whole log."""
     tab = open_tab()
@@ -140,6 +142,7 @@ def test_a_job_without_runs_to_compare_with_opens_at_its_end(open_tab: OpenTab, 
     wait_until(lambda: "no earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
 
 
+@pytest.mark.long
 def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> None:
     """The answer comes after the reader has gone to the beginning. A summary that fails shows nothing."""
     tab = open_tab()
@@ -157,6 +160,7 @@ def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> 
     assert tab.text("#summary") == ""
 
 
+@pytest.mark.long
 def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: Store) -> None:
     """When it fails meanwhile, its summary is shown. A part of a long line marks its row."""
     write_runs(page_store, "running-new")

@@ -106,8 +106,8 @@ def found(pages_: Iterator[JobsPage]) -> list[tuple[str, list[int]]]:
     return jobs
 
 
-@pytest.mark.parametrize("limit", [1, 4, 100])
-@pytest.mark.parametrize("ticks", [0.0, 0.15, 0.6])
+@pytest.mark.parametrize("limit", [4, *(pytest.param(each, marks=pytest.mark.long) for each in (1, 100))])
+@pytest.mark.parametrize("ticks", [0.0, 0.15, pytest.param(0.6, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("fields", "pattern"),
     [
