@@ -69,9 +69,11 @@ LARGE_BUSY_SECONDS: Final = 0.25
 #: The delays while the store or the archive does not answer.
 AWAY_RETRY: Final = RetryPolicy(first=1.0, longest=15.0, jitter=0)
 
-#: Workflows whose listings are repaired in one round trip, and those that are read from their list at once.
+#: The least seconds between two repairs of the list of workflows, the part of the archiver's time that they may take,
+#: and the workflows of one step: a few milliseconds.
+REPAIR_SECONDS: Final = 60.0
+REPAIR_SHARE: Final = 0.05
 WORKFLOWS_AT_ONCE: Final = 10
-LISTED_WORKFLOWS: Final = 500
 
 log: Final = logging.getLogger(__name__)
 
@@ -110,8 +112,11 @@ class Archiver:
         self._scan: Iterator[CatalogPage] | None = None
         self._scan_seconds = 0.0
         self._scan_found: set[JobRef] = set()
-        #: The workflows of these jobs.
-        self._scan_workflows: set[str] = set()
+        #: When the list of workflows is repaired next, on the monotonic clock; the repair that is under way, and the
+        #: seconds that its steps took.
+        self._repair_at = 0.0
+        self._repair: Iterator[None] | None = None
+        self._repair_seconds = 0.0
         #: The shapes of the ended log that is archived just now, as far as its chunks were read.
         self._shapes: ShapeSetBuilder | None = None
         #: Whether the last step on jobs without a large log was to collect garbage.
@@ -163,6 +168,7 @@ class Archiver:
             self._check_retentions()
             self._retention_at = now + max(RETENTION_CHECK_SECONDS, (self._monotonic() - now) / RETENTION_CHECK_SHARE)
         moved = self.move_chunk() is not None
+        self._repair_workflows()
         return self._scan_page() or moved
 
     def move_chunk(self) -> int | None:
@@ -344,40 +350,56 @@ class Archiver:
             if began < self._scan_at:
                 return False
             self._scan, self._scan_seconds = self._store.catalog.jobs(), 0.0
-            self._scan_found, self._scan_workflows = set(), set()
+            self._scan_found = set()
         page = next(self._scan, None)
         if page is not None:
             self._classify(
                 CatalogPage([ref for ref in dict.fromkeys(page.jobs) if ref not in self._scan_found], page.garbage)
             )
             self._scan_found.update(page.jobs)
-            self._list_workflows({ref.workflow_id for ref in page.jobs})
             self._scan_seconds += self._monotonic() - began
             return True
         self._scan = None
-        self._unlist_workflows()
         # The time for chunks that were moved between the pages does not count.
         self._scan_at = began + max(SCAN_SECONDS, self._scan_seconds / SCAN_SHARE)
         for gone in [ref for ref in self._queue.running if ref not in self._scan_found]:
             self._queue.forget(gone)
         return False
 
-    def _list_workflows(self, found: set[str]) -> None:
-        """Lists workflows that the scan has found. Their runners may have died before they did so."""
-        new = sorted(found - self._scan_workflows)
-        self._scan_workflows.update(new)
-        for start in range(0, len(new), WORKFLOWS_AT_ONCE):
-            # A node of a Cluster may be away, or a key of another type. Neither delays the archiving.
-            with contextlib.suppress(StoreError):
-                self._store.workflows.read(new[start : start + WORKFLOWS_AT_ONCE])
+    def _repair_workflows(self) -> None:
+        """Reads some workflows, which repairs the list of them, or begins a repair when one is due.
 
-    def _unlist_workflows(self) -> None:
-        """Lets go of workflows in the list of which the scan has found no job. Those that have one stay."""
+        A repair is no part of a scan: scans must find logs that grow fast within a second, however many workflows
+        there are.
+        """
+        began = self._monotonic()
+        if self._repair is None:
+            if self._scan_at == 0.0 or began < self._repair_at:
+                # Before the first scan has ended, nothing is known that is not in the list.
+                return
+            self._repair, self._repair_seconds = self._read_workflows(), 0.0
+        # The list's server may be away, or the list may be a key of another type. Neither delays the archiving.
+        with contextlib.suppress(StoreError, StopIteration):
+            next(self._repair)
+            self._repair_seconds += self._monotonic() - began
+            return
+        self._repair = None
+        self._repair_at = began + max(REPAIR_SECONDS, self._repair_seconds / REPAIR_SHARE)
+
+    def _read_workflows(self) -> Iterator[None]:
+        """Reads the workflows that the last scan has found, and then those in the list, a few in each step."""
+        found = sorted({ref.workflow_id for ref in self._scan_found})
+        for start in range(0, len(found), WORKFLOWS_AT_ONCE):
+            # A node of a Cluster may be away. That does not concern the workflows of the others.
+            with contextlib.suppress(StoreError):
+                self._store.workflows.read(found[start : start + WORKFLOWS_AT_ONCE])
+            yield
         before: tuple[float, str] | None = None
-        with contextlib.suppress(StoreError):
-            while page := self._store.workflows.page(before, LISTED_WORKFLOWS):
-                self._list_workflows({workflow_id for _, workflow_id in page})
-                before = page[-1]
+        while page := self._store.workflows.page(before, WORKFLOWS_AT_ONCE):
+            with contextlib.suppress(StoreError):
+                self._store.workflows.read([workflow_id for _, workflow_id in page])
+            before = page[-1]
+            yield
 
     def _classify(self, page: CatalogPage) -> None:
         """Checks the jobs of a page that the scan has found, and notes their garbage."""

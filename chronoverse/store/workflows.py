@@ -128,7 +128,9 @@ class WorkflowList:
         errors = [each for each in found.values() if isinstance(each, StoreUnavailable)]
         if errors and len(errors) == len(found):
             raise errors[0]
-        self._repair_list({key: each for key, each in found.items() if not isinstance(each, StoreError)})
+        # The list's server may be away. The workflows are known all the same.
+        with contextlib.suppress(StoreError):
+            self._repair_list({key: each for key, each in found.items() if not isinstance(each, StoreError)})
         return [found[workflow_id] for workflow_id in workflow_ids]
 
     def _repair(self, workflow_ids: Sequence[str]) -> None:

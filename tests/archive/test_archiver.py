@@ -630,3 +630,27 @@ def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileOb
     periodic.run_once()
     assert left not in names(objects)
     assert not bench.ask("EXISTS", bench.key("garbage"))
+
+
+def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None:
+    """Once a minute: what runners have not listed comes onto it, and what is empty leaves it."""
+    now = [1000.0]
+    for workflow_id in ("wf_1", "wf_2"):
+        bench.store.open(JobRef(workflow_id, "job_1"), "token")
+        bench.ask("XADD", bench.key("log", JobRef(workflow_id, "job_1")), "1-0", "message", "a line")
+    listed = f"{bench.prefix}:workflows"
+    bench.ask("DEL", listed)
+    bench.ask("ZADD", listed, 1, "empty")
+    worker = archiver(bench.store, FileObjectStore(tmp_path), monotonic=lambda: now[0])
+
+    def listed_after(seconds: float) -> set[str]:
+        now[0] += seconds
+        for _ in range(20):
+            worker.step()
+            now[0] += 0.3
+        return {workflow_id for _, workflow_id in bench.store.workflows.page(None, 10)}
+
+    assert listed_after(0) == {"wf_1", "wf_2"}
+    bench.ask("ZREM", listed, "wf_1")
+    assert listed_after(0) == {"wf_2"}
+    assert listed_after(60) == {"wf_1", "wf_2"}
