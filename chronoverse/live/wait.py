@@ -4,7 +4,7 @@ A wait has a viewer inside. So lost runners, gaps, redactions, archived lines, e
 are handled once, in the viewer.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -12,12 +12,14 @@ from chronoverse.joblog import sse
 from chronoverse.joblog.values import Job
 from chronoverse.live.viewer import Viewer
 
+#: Gaps of one answer. A foreign log may have one for each entry. The wait then ends early, and the next one goes on.
+MAX_GAPS: Final = 100
 #: Why a viewer is done although its job has not ended: the time is over, or the wait must go on elsewhere.
 _TIMEOUTS = frozenset({"age", "drain", "expired"})
 
 
 class Wait:
-    """Reads the frames of a viewer until a line comes, which is the first that matches.
+    """Reads the frames of a viewer until it is over: a line has come, the first that matches, or too many gaps.
 
     With ``wants_line`` False only the end of the job counts.
     """
@@ -26,8 +28,9 @@ class Wait:
 
     def __init__(self, *, wants_line: bool) -> None:
         self.wants_line = wants_line
-        #: The JSON of the line, once it has come, and its number.
+        #: The JSON of the line, once it has come.
         self.line: str | None = None
+        #: The number of that line, or the last one of the last gap.
         self.cursor = 0
         #: Lines that cannot be had any more, as in the frames.
         self.gaps: tuple[dict[str, Any], ...] = ()
@@ -35,22 +38,33 @@ class Wait:
         self.error = ""
 
     def feed(self, frames: bytes) -> None:
-        """Reads the next frames, whole ones. Those after the line are ignored."""
-        if self.line is not None:
+        """Reads the next frames, whole ones. Those after the wait is over are ignored."""
+        if self.is_over:
             return
         for event in sse.Decoder().feed(frames):
             if event.event == "log" and self.wants_line:
                 self.line, self.cursor = event.data, int(event.id)
                 return
             if event.event == "gap":
-                self.gaps += (orjson.loads(event.data),)
+                gap = orjson.loads(event.data)
+                self.gaps += (gap,)
+                self.cursor = gap["to"]
+                if len(self.gaps) >= MAX_GAPS:
+                    return
             elif event.event == "error":
                 self.error = event.data
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer is known, whatever the viewer says next."""
+        return self.line is not None or len(self.gaps) >= MAX_GAPS
 
     def outcome(self, viewer: Viewer) -> str | None:
         """``matched``, ``ended`` or ``timeout``. None when the log cannot be read; then :attr:`error` says why."""
         if self.line is not None:
             return "matched"
+        if len(self.gaps) >= MAX_GAPS:
+            return "timeout"
         if viewer.reason == "end":
             return "ended"
         return "timeout" if viewer.reason in _TIMEOUTS else None
@@ -60,7 +74,7 @@ class Wait:
         body: dict[str, Any] = {
             "outcome": outcome,
             "log": None if self.line is None else orjson.Fragment(self.line),
-            "cursor": viewer.cursor if self.line is None else self.cursor,
+            "cursor": self.cursor if self.is_over else viewer.cursor,
             "job": job.to_json(),
         }
         return orjson.dumps({**body, "gaps": self.gaps} if self.gaps else body)

@@ -34,7 +34,14 @@ from chronoverse.history.scans.comparison import NewLines, NewLinesPage, NewLine
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, Form, Scan, error_to_json
 from chronoverse.history.scans.summary_scan import SummaryScan, read_summary
-from chronoverse.history.scans.workflow_scan import BATCH_JOBS, JobsPage, Matches, WorkflowScan, read_jobs_page
+from chronoverse.history.scans.workflow_scan import (
+    BATCH_JOBS,
+    JobsPage,
+    ListedJob,
+    Matches,
+    WorkflowScan,
+    read_jobs_page,
+)
 from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
@@ -237,7 +244,7 @@ class ScanApp:
         created = seconds_of(job.created_at or "") or seconds_of(job.started_at or "")
         # A foreign job without any time was listed when somebody first asked for it. All others may be before it.
         before = None if created is None else (round(1000 * created), job.ref.job_id)
-        return list(runs_before(job, (other for _, other in self._listed_after(workflow_id, before))))
+        return list(runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before))))
 
     def _require_job(self, ref: JobRef) -> Job:
         job = self._store.get_job(ref)
@@ -248,28 +255,23 @@ class ScanApp:
     def _read_run(self, job: Job, position: int, search: Search) -> Iterator[ReadBatch]:
         return self._read_batches(job, position, descending=False, search=search)
 
-    def _listed(self, scan: WorkflowScan) -> Iterator[tuple[float, Job]]:
-        """The workflow's jobs from the start of ``scan`` on, each with its creation time in the listing.
-
-        A job that is gone, or that cannot be read at all, is left out. Raises as the store does.
-        """
+    def _listed(self, scan: WorkflowScan) -> Iterator[ListedJob]:
+        """The workflow's jobs from the start of ``scan`` on. Raises as the store does."""
         start = scan.start
         if start is not None and start.line is not None:
             job = self._store.get_job(JobRef(scan.workflow_id, start.job_id))
-            if job is not None:
-                yield start.created_ms, job
+            yield ListedJob(start.created_ms, start.job_id, job)
         before = None if start is None else (start.created_ms, start.job_id)
         yield from self._listed_after(scan.workflow_id, before)
 
-    def _listed_after(self, workflow_id: str, before: tuple[float, str] | None) -> Iterator[tuple[float, Job]]:
-        """The workflow's jobs that are listed strictly after ``before``, each with its creation time there."""
+    def _listed_after(self, workflow_id: str, before: tuple[float, str] | None) -> Iterator[ListedJob]:
+        """The workflow's jobs that are listed strictly after ``before``."""
         while listed := self._store.listing.page(workflow_id, before, BATCH_JOBS):
             jobs = self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
-            for (created_ms, _), found in zip(listed, jobs, strict=True):
+            for (created_ms, job_id), found in zip(listed, jobs, strict=True):
                 if isinstance(found, StoreUnavailable):
                     raise found
-                if isinstance(found, Job):
-                    yield created_ms, found
+                yield ListedJob(created_ms, job_id, found if isinstance(found, Job) else None)
             before = listed[-1]
 
     def _budget(self, scan: AnyScan, client_is_gone: Callable[[], bool]) -> PageBudget:

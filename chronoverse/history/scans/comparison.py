@@ -194,13 +194,16 @@ class RunShapes:
             size -= len(oldest.shapes.hashes)
 
 
-def runs_before(job: Job, listed: Iterable[Job]) -> Iterator[Job]:
-    """The good runs that ``job`` is compared with, out of the jobs that were ``listed`` before it, the newest first."""
+def runs_before(job: Job, listed: Iterable[Job | None]) -> Iterator[Job]:
+    """The good runs that ``job`` is compared with, out of the jobs that were ``listed`` before it, the newest first.
+
+    None stands for a job that is gone.
+    """
     count = 0
     for looked_at, other in enumerate(listed):
         if looked_at >= MAX_LOOKED_AT or count == COMPARED_JOBS:
             return
-        if other.status is Status.COMPLETED and other.ref != job.ref:
+        if other is not None and other.status is Status.COMPLETED and other.ref != job.ref:
             count += 1
             yield other
 

@@ -71,6 +71,17 @@ class WorkflowScan:
         return cls(**fields, start=None if start is None else WorkflowPosition(*start))
 
 
+class ListedJob(NamedTuple):
+    """A job as the listing has it. ``job`` is None when it is gone, or cannot be read at all.
+
+    Of those there may be very many, and a page must end among them.
+    """
+
+    created_ms: float
+    job_id: str
+    job: Job | None
+
+
 class Matches(NamedTuple):
     """What was found in one job: the JSON of each line, and how many of the lines match; the others are context.
 
@@ -92,11 +103,11 @@ class JobsPage(NamedTuple):
 
 def read_jobs_page(
     scan: WorkflowScan,
-    listed: Iterable[tuple[float, Job]],
+    listed: Iterable[ListedJob],
     search: Callable[[Job, int, int, bool], Matches],
     budget: PageBudget,
 ) -> JobsPage:
-    """Searches ``listed``, which are the jobs from ``scan.start`` on, each with its creation time in the listing.
+    """Searches ``listed``, which are the jobs from ``scan.start`` on.
 
     ``search`` takes a job, the line after which to begin, and how many lines to find. When its last argument is true,
     their numbers are enough. When the ``budget`` is used up, the page ends. It has searched a part of a job at least.
@@ -105,12 +116,12 @@ def read_jobs_page(
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
-    for number, (created_ms, job) in enumerate(listed):
+    for number, (created_ms, job_id, job) in enumerate(listed):
         if len(jobs) == scan.limit or (number and budget.is_used_up()):
             return JobsPage(jobs, position)
-        is_resumed = start is not None and start.line is not None and start.job_id == job.ref.job_id
+        is_resumed = start is not None and start.line is not None and start.job_id == job_id
         line, found = (start.line or 0, start.found) if start and is_resumed else (0, 0)
-        if _is_wanted(scan, job):
+        if job is not None and _is_wanted(scan, job):
             try:
                 matches, more = _search_job(scan, job, line, found, search)
             except JobNotFound:
@@ -126,9 +137,9 @@ def read_jobs_page(
                 if matches.match_count:
                     jobs.append(_job_json(job, matches.lines, more=more))
                 if matches.has_more and found + matches.match_count < scan.per_job:
-                    rest = WorkflowPosition(created_ms, job.ref.job_id, matches.position, found + matches.match_count)
+                    rest = WorkflowPosition(created_ms, job_id, matches.position, found + matches.match_count)
                     return JobsPage(jobs, rest)
-        position = WorkflowPosition(created_ms, job.ref.job_id)
+        position = WorkflowPosition(created_ms, job_id)
     return JobsPage(jobs, None)
 
 

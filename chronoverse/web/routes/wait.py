@@ -6,7 +6,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Response
+from flask import Response, request
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from werkzeug.datastructures import Headers
 
@@ -49,6 +49,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         job = deps.store.get_job(ref)
         if job is None and (timeout == 0 or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
+        if request.method == "HEAD":
+            # It starts nothing.
+            return json_response(b"")
         wants_line = "q" in query
         line_filter = line_filter_of(query) if wants_line else NO_LINES
         after = query.get("offset", 0 if wants_line or job is None else job.last)
@@ -76,7 +79,7 @@ class WaitResponse(Response):
         del self.headers["Content-Type"]
         answer = partial(_answer, self._deps, self._ref, self._viewer, self._wait)
         sock, headers = begin_long_answer(environ), [*self.headers]
-        if self._deps.stream_writers.can_take_over(environ) and environ["REQUEST_METHOD"] != "HEAD":
+        if self._deps.stream_writers.can_take_over(environ):
             # This holds on to no more than it needs: there may be thousands of waiters.
             make = partial(WaitWriter, wait=self._wait, answer=partial(_to_bytes, self._deps, answer, headers))
             self._deps.stream_writers.take_over(self._viewer, sock, self._on_end, b"", make)
@@ -85,7 +88,7 @@ class WaitResponse(Response):
         try:
             for frames in self._viewer.chunks():
                 self._wait.feed(frames)
-                if self._wait.line is not None:
+                if self._wait.is_over:
                     break
             response = answer()
         finally:

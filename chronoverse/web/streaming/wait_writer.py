@@ -49,7 +49,7 @@ class WaitWriter(StreamWriter):
 
     @property
     def _needs_greenlet(self) -> bool:
-        return super()._needs_greenlet or self._wait.line is not None
+        return super()._needs_greenlet or self._wait.is_over
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
         frames = self.viewer.try_next()
@@ -60,7 +60,7 @@ class WaitWriter(StreamWriter):
     def _run(self, unsent: bytes | memoryview) -> None:
         try:
             viewer, wait = self.viewer, self._wait
-            while not viewer.done and wait.line is None:
+            while not (viewer.done or wait.is_over):
                 self._woken = False
                 frames = viewer.next()
                 if frames:

@@ -13,8 +13,9 @@ import pytest
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveUnavailable, AtCapacity
+from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowScan
+from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, WorkflowScan, read_jobs_page
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
@@ -210,3 +211,15 @@ def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[st
     app = ScanApp(logs[0], MissingArchive(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
         app.read_workflow(scan())
+
+
+def test_a_page_ends_among_jobs_that_are_gone() -> None:
+    """The listing may have any number of them. The next page goes on after them."""
+    times = iter(BEGAN + tick for tick in range(1_000))
+    listed = iter(ListedJob(float(1_000_000 - number), f"gone_{number}", None) for number in range(1_000_000))
+    budget = PageBudget(seconds=5.0, clock=lambda: next(times))
+    page = read_jobs_page(scan(), listed, lambda *asked: pytest.fail("nothing is searched"), budget)
+    assert page.jobs == []
+    assert page.position is not None
+    assert page.position.job_id == f"gone_{1_000_000 - int(page.position.created_ms)}"
+    assert next(listed).created_ms > 999_900

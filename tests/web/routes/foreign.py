@@ -20,7 +20,7 @@ class Foreign:
         self.job_id = job_id
         self.key = f"chronoverse:{{{workflow_id}}}:{job_id}:log"
         self.last = 0
-        self._url = url
+        self.url = url
 
     @property
     def path(self) -> str:
@@ -29,7 +29,7 @@ class Foreign:
 
     def add(self, entry_id: str, *fields: str | bytes) -> None:
         """Adds one entry exactly as given."""
-        ask_all(self._url, [("XADD", self.key, entry_id, *fields)])
+        ask_all(self.url, [("XADD", self.key, entry_id, *fields)])
 
     def line(self, message: str | bytes, stream: str = "stdout", *, timestamp: str = TIMESTAMP) -> int:
         """Adds the next line and returns its number."""
@@ -39,11 +39,11 @@ class Foreign:
 
     def trim(self, count: int) -> None:
         """Removes the first lines from the store."""
-        ask_all(self._url, [("XTRIM", self.key, "MINID", f"{count + 1}-0")])
+        ask_all(self.url, [("XTRIM", self.key, "MINID", f"{count + 1}-0")])
 
     def sibling(self, job_id: str) -> "Foreign":
         """Another job of the same workflow."""
-        return Foreign(self._url, self.workflow_id, job_id)
+        return Foreign(self.url, self.workflow_id, job_id)
 
     def lines(self, messages: Iterable[str | bytes], streams: Sequence[str] = ("stdout",)) -> "Foreign":
         """Adds many lines in few round trips. The lines go to the ``streams`` in turn."""
@@ -53,7 +53,7 @@ class Foreign:
             self.last += 1
             fields = ("timestamp", TIMESTAMP, "message", message, "stream", stream)
             commands.append(("XADD", self.key, f"{self.last}-0", *fields))
-        ask_all(self._url, commands)
+        ask_all(self.url, commands)
         return self
 
     def end(self, status: str = "COMPLETED", exit_code: int = 0, *more: str) -> "Foreign":

@@ -11,11 +11,12 @@ import pytest
 
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.live.wait import MAX_GAPS
 from chronoverse.store import Store
 from tests.support.bench import NOW
 from tests.support.service import SECRET, Service
 from tests.web.routes.conftest import both_ways
-from tests.web.routes.foreign import Foreign
+from tests.web.routes.foreign import Foreign, ask_all
 
 #: Seconds after which an answer is late.
 LATE: float = 1.0
@@ -159,3 +160,25 @@ def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server
     answer = waiting.result(3).json()
     assert (answer["outcome"], answer["job"]["status"]) == ("ended", "LOST")
     store.close()
+
+
+def test_a_log_with_many_gaps_ends_the_wait_early(ask: Asking, job: Foreign) -> None:
+    """An answer names only so many. The next wait begins after them, and misses nothing."""
+    commands = [("XADD", job.key, f"{2 * number}-0", "message", "hay") for number in range(1, 251)]
+    ask_all(job.url, [*commands, ("XADD", job.key, "501-0", "message", "needle")])
+    gaps, cursor, outcome = 0, 0, "timeout"
+    for _ in range(10):
+        answer = ask(job, q="needle", offset=cursor, timeout=20).result(3 * LATE).json()
+        outcome, cursor = answer["outcome"], answer["cursor"]
+        gaps += len(answer.get("gaps", []))
+        assert len(answer.get("gaps", [])) <= MAX_GAPS
+        if outcome == "matched":
+            break
+    assert (outcome, cursor, gaps) == ("matched", 501, 250)
+
+
+def test_a_head_request_waits_for_nothing(client: httpx.Client, job: Foreign) -> None:
+    job.line("hay")
+    began = time.monotonic()
+    assert client.head(f"{job.path}/wait?q=needle&timeout=20").status_code == 200
+    assert time.monotonic() - began < LATE
