@@ -57,7 +57,7 @@ class Replay:
         self._finished = finished
         self._lease_seconds: Final = lease_seconds
         self._lines = FIRST_LINES
-        #: Bytes of the last segment; 0 before the first, which is never throttled.
+        #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
         self._last_bytes = 0
         #: The newest state of the job that this replay has met.
         self._known_job = finished
@@ -97,7 +97,7 @@ class Replay:
         if segment is None:
             return self._nothing_follows(cursor, feed)
         self._known_job = segment.job or self._known_job
-        self._last_bytes = len(segment.frames)
+        self._last_bytes = segment.size
         step = Step(segment.frames, segment.cursor)
         if isinstance(segment.closing, OutOfSequence):
             step = Step(segment.frames + segment.closing.to_frame(), segment.cursor, "error")

@@ -44,7 +44,8 @@ class ReplaySegment(NamedTuple):
     ``cursor`` is the last number in it. ``closing`` is what ends the log right after it, if anything does: a terminal
     entry, or an entry out of sequence that is the last. ``lines`` is how many entries it was made of, ``next_count``
     how many to ask for next. ``complete``: nothing can be added, because it has as many lines as were asked for, or
-    all that fit. ``job`` is the job, if it had to be fetched.
+    all that fit. ``job`` is the job, if it had to be fetched. ``size`` is the bytes of all frames that were read,
+    also of those that a filter has left out.
     """
 
     frames: bytes
@@ -52,6 +53,7 @@ class ReplaySegment(NamedTuple):
     closing: End | OutOfSequence | None
     lines: int
     next_count: int
+    size: int
     complete: bool = False
     job: Job | None = None
 
@@ -142,7 +144,9 @@ class ReplayCache:
             if found is not None:
                 frames, reached = found
                 lines = reached - cursor
-                segment = ReplaySegment(frames, reached, None, lines, _next_count(lines, len(frames)), complete=True)
+                segment = ReplaySegment(
+                    frames, reached, None, lines, _next_count(lines, len(frames)), len(frames), complete=True
+                )
             else:
                 entries = self._archive.entries(ref, cursor, count)
                 if not entries:
@@ -153,7 +157,7 @@ class ReplayCache:
                 size = sum([len(event.frame) for event in events])
                 next_count = _next_count(len(events), size)
                 frames, reached = join(events, line_filter), events[-1].number
-                segment = ReplaySegment(frames, reached, None, len(events), next_count, complete=True)
+                segment = ReplaySegment(frames, reached, None, len(events), next_count, size, complete=True)
             self._remember(key, segment)
             return segment
 
@@ -226,7 +230,9 @@ def _make_segment(
         # Few viewers have a filter, so filtering has no fast path of its own.
         streams = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
         frames = join([*map(EventFrame, range(cursor + 1, reached + 1), streams, plain), *events], line_filter)
-    return ReplaySegment(frames, events[-1].number if events else reached, closing, lines, next_count, complete=cut)
+    return ReplaySegment(
+        frames, events[-1].number if events else reached, closing, lines, next_count, size, complete=cut
+    )
 
 
 def _next_count(lines: int, size: int) -> int:

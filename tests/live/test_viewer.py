@@ -746,6 +746,19 @@ def test_a_closed_response_leaves_the_tail(rig: Rig) -> None:
     assert rig.tail.watched == 0
 
 
+def test_a_filtered_replay_is_throttled_by_what_it_reads(rig: Rig) -> None:
+    """It sends next to nothing, and costs as much as another."""
+    rig.write(1, 400)
+    read: dict[LineFilter | None, int] = {}
+    for line_filter in (None, LineFilter(None, "nowhere")):
+        throttled: list[int] = []
+        rig.replay_cache = ReplayCache(rig.source, throttle=throttled.append, clock=rig.clock)
+        drained(rig.viewer(line_filter=line_filter))
+        read[line_filter] = sum(throttled)
+    assert len(set(read.values())) == 1
+    assert read[None] > 10_000
+
+
 def test_a_replay_is_throttled_between_its_segments(rig: Rig) -> None:
     """The throttle gets each segment's size, but not before the first segment. Every line comes in order."""
     rig.write(1, 100)
