@@ -32,7 +32,7 @@ from chronoverse.history.pages import (
 )
 from chronoverse.history.scans.comparison import NewLines, NewLinesPage, NewLinesScan, RunShapes, compare, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
-from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, Form, Scan, error_to_json
+from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, Form, Scan, error_to_json
 from chronoverse.history.scans.summary_scan import SummaryScan, read_summary
 from chronoverse.history.scans.workflow_scan import (
     BATCH_JOBS,
@@ -47,9 +47,6 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef, Line, seconds_of
-
-#: What a worker may ask for.
-AnyScan = Scan | WorkflowScan | SummaryScan | NewLinesScan
 
 log: Final = logging.getLogger(__name__)
 
@@ -274,12 +271,13 @@ class ScanApp:
                 yield ListedJob(created_ms, job_id, found if isinstance(found, Job) else None)
             before = listed[-1]
 
-    def _budget(self, scan: AnyScan, client_is_gone: Callable[[], bool]) -> PageBudget:
+    def _budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         """The budget of an answer. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""
         if self._clock() - scan.asked_at > scan.patience:
             raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
-        page_bytes = scan.max_bytes if isinstance(scan, SummaryScan) else scan.page_bytes
-        return PageBudget(page_bytes=page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock)
+        return PageBudget(
+            page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock
+        )
 
     def _match_encoder(
         self, job: Job, matcher: Matcher | None, context: tuple[int, int], stream: str | None, *, descending: bool

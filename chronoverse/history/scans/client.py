@@ -12,10 +12,9 @@ import orjson
 
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
-from chronoverse.history.scans.comparison import NewLinesPage, NewLinesScan
-from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, Scan, error_from_json
-from chronoverse.history.scans.summary_scan import SummaryScan
-from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition, WorkflowScan
+from chronoverse.history.scans.comparison import NewLinesPage
+from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, error_from_json
+from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition
 
 #: Seconds between two attempts to connect to a scan server that is just starting.
 CONNECT_RETRY_SECONDS: Final = 0.05
@@ -35,7 +34,7 @@ class ScanClient:
         self._path = path
 
     @contextlib.contextmanager
-    def ask(self, scan: Scan | WorkflowScan | SummaryScan | NewLinesScan) -> Iterator["PendingScan"]:
+    def ask(self, scan: BaseScan) -> Iterator["PendingScan"]:
         """Sends ``scan``, and closes the connection at the end of the ``with`` block.
 
         Raises :class:`ScansUnavailable` when no server accepts the connection within the scan's patience.

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
-import orjson
-
 from chronoverse.archive.codec import decode_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
-from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS, PageBudget
+from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import Page, ReadBatch, Search
+from chronoverse.history.scans.scan import JobScan
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 from chronoverse.joblog.time_range import TimeRange
@@ -31,43 +30,22 @@ _JOB_ERRORS: Final = (ArchiveDamaged, JobNotFound, NotALog)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewLinesScan:
+class NewLinesScan(JobScan):
     """Asks for up to ``limit`` new lines strictly after ``position``, in the order asked for.
 
     They are compared with the job ``against``, or with the newest good runs before the job. The other fields are those
     of :class:`~chronoverse.history.scans.scan.Scan`.
     """
 
-    #: The path of the request to the scan server.
     PATH: ClassVar = "/new"
 
-    workflow_id: str
-    job_id: str
     position: int
     limit: int
-    asked_at: float
-    patience: float
     against: str | None = None
     descending: bool = False
     stream: str | None = None
     before: int = 0
     after: int = 0
-    page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
-    seconds: float = PAGE_SECONDS
-
-    @property
-    def ref(self) -> JobRef:
-        """The job."""
-        return JobRef(self.workflow_id, self.job_id)
-
-    def to_json(self) -> bytes:
-        """What :meth:`from_json` reads."""
-        return orjson.dumps(self)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "NewLinesScan":
-        """The scan that :meth:`to_json` wrote."""
-        return cls(**orjson.loads(data))
 
 
 class NewLinesPage(NamedTuple):

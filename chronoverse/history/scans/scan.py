@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 import orjson
 
@@ -32,24 +32,57 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scan:
-    """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
+class BaseScan:
+    """What everything that a worker asks for has, and how it is written.
 
-    The filters are the ``stream``, the query ``q``, which is an expression with ``regex``, and the times from ``since``
-    to ``until``. None lets every line pass. ``before`` and ``after`` count lines of context. The page ends after
-    ``page_bytes`` of JSON or ``seconds``. ``asked_at`` is on the monotonic clock, which all processes of a machine
-    share. A scan that has waited for longer than ``patience`` seconds is refused.
+    ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
+    than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
     """
 
     #: The path of the request to the scan server.
-    PATH: ClassVar = "/"
+    PATH: ClassVar[str]
 
     workflow_id: str
-    job_id: str
-    position: int
-    limit: int
     asked_at: float
     patience: float
+    page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
+    seconds: float = PAGE_SECONDS
+
+    def to_json(self) -> bytes:
+        """What :meth:`from_json` reads."""
+        # The default is for positions: orjson knows no named tuples.
+        return orjson.dumps(self, default=list)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """The scan that :meth:`to_json` wrote."""
+        return cls(**orjson.loads(data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobScan(BaseScan):
+    """A scan of one job."""
+
+    job_id: str
+
+    @property
+    def ref(self) -> JobRef:
+        """The job."""
+        return JobRef(self.workflow_id, self.job_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan(JobScan):
+    """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
+
+    The filters are the ``stream``, the query ``q``, which is an expression with ``regex``, and the times from ``since``
+    to ``until``. None lets every line pass. ``before`` and ``after`` count lines of context.
+    """
+
+    PATH: ClassVar = "/"
+
+    position: int
+    limit: int
     form: str = Form.LINE
     descending: bool = False
     stream: str | None = None
@@ -59,22 +92,6 @@ class Scan:
     until: str | None = None
     before: int = 0
     after: int = 0
-    page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
-    seconds: float = PAGE_SECONDS
-
-    @property
-    def ref(self) -> JobRef:
-        """The job."""
-        return JobRef(self.workflow_id, self.job_id)
-
-    def to_json(self) -> bytes:
-        """What :meth:`from_json` reads."""
-        return orjson.dumps(self)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Scan":
-        """The scan that :meth:`to_json` wrote."""
-        return cls(**orjson.loads(data))
 
 
 def error_to_json(error: ChronoverseError) -> bytes:

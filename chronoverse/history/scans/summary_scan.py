@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import ClassVar, Final
 
-import orjson
-
 from chronoverse.archive.prefilter import Prefilter
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import ReadBatch, Search, matches
 from chronoverse.history.scans.comparison import NewLines
+from chronoverse.history.scans.scan import JobScan
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import MAX_LAST_LINES, LineGroups, compose, error_matcher, looks_like_error
 from chronoverse.joblog.time_range import TimeRange
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.values import Job
 
 #: Seconds for finding the new lines, and again for finding the errors. That is enough for millions of lines of which
 #: few are new or look like errors. After that the summary says that it is truncated.
@@ -27,35 +26,12 @@ LogReader = Callable[[int, bool, Search | None], Iterator[ReadBatch]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryScan:
-    """Asks for the summary of a job in at most ``max_bytes``.
+class SummaryScan(JobScan):
+    """Asks for the summary of a job in at most ``page_bytes``."""
 
-    The other fields are those of :class:`~chronoverse.history.scans.scan.Scan`.
-    """
-
-    #: The path of the request to the scan server.
     PATH: ClassVar = "/summary"
 
-    workflow_id: str
-    job_id: str
-    max_bytes: int
-    asked_at: float
-    patience: float
     seconds: float = SUMMARY_SECONDS
-
-    @property
-    def ref(self) -> JobRef:
-        """The job."""
-        return JobRef(self.workflow_id, self.job_id)
-
-    def to_json(self) -> bytes:
-        """What :meth:`from_json` reads."""
-        return orjson.dumps(self)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "SummaryScan":
-        """The scan that :meth:`to_json` wrote."""
-        return cls(**orjson.loads(data))
 
 
 def read_summary(
@@ -85,7 +61,7 @@ def read_summary(
         job,
         errors,
         last,
-        max_bytes=scan.max_bytes,
+        max_bytes=scan.page_bytes,
         is_complete=is_complete,
         compared_with=compared_with,
         new=new if compared_with is not None else None,

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 import orjson
 
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooExpensive, StoreUnavailable
-from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS, PageBudget
+from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.scans.scan import BaseScan
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job
 
@@ -31,22 +32,18 @@ class WorkflowPosition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowScan:
+class WorkflowScan(BaseScan):
     """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
 
     Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
     how far the page before has come. The other fields are those of :class:`~chronoverse.history.scans.scan.Scan`.
     """
 
-    #: The path of the request to the scan server.
     PATH: ClassVar = "/workflow"
 
-    workflow_id: str
     limit: int
     per_job: int
     q: str
-    asked_at: float
-    patience: float
     start: WorkflowPosition | None = None
     regex: bool = False
     stream: str | None = None
@@ -55,16 +52,9 @@ class WorkflowScan:
     until: str | None = None
     before: int = 0
     after: int = 0
-    page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
-    seconds: float = PAGE_SECONDS
-
-    def to_json(self) -> bytes:
-        """What :meth:`from_json` reads."""
-        # The default is for the position: orjson knows no named tuples.
-        return orjson.dumps(self, default=list)
 
     @classmethod
-    def from_json(cls, data: bytes) -> "WorkflowScan":
+    def from_json(cls, data: bytes) -> Self:
         """The scan that :meth:`to_json` wrote."""
         fields = orjson.loads(data)
         start = fields.pop("start")

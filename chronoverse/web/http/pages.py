@@ -16,7 +16,7 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import Page, ReadBatch
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.comparison import NewLinesPage, NewLinesScan
-from chronoverse.history.scans.scan import Scan
+from chronoverse.history.scans.scan import BaseScan, Scan
 from chronoverse.history.scans.summary_scan import SummaryScan
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowScan
 from chronoverse.joblog.entries import RawEntry
@@ -59,85 +59,47 @@ def read_batches(
         yield_to_loop()
 
 
+@contextlib.contextmanager
+def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
+    """Asks the scan server for a scan of this ``kind`` with these ``fields``, while holding the page lock of ``ref``.
+
+    When the client of the request closes its side, the server hears of it, and ends the answer soon. Raises as
+    :meth:`Dependencies.page_lock` and :meth:`ScanClient.ask` do.
+    """
+    sock = request.environ.get("gunicorn.socket")
+    with deps.page_lock(ref, principal().subject):
+        scan = kind(workflow_id=ref.workflow_id, asked_at=deps.monotonic(), patience=LOCK_WAIT_SECONDS, **fields)
+        with deps.scans.ask(scan) as pending, contextlib.ExitStack() as undo:
+            if isinstance(sock, gevent.socket.socket):
+                undo.callback(on_hangup(sock, lambda _: pending.shorten()))
+            yield pending
+
+
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
     """The page of up to ``limit`` lines of ``ref`` that the scan server finds. ``filters`` are fields of :class:`Scan`.
 
-    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and
-    :meth:`Dependencies.page_lock` do.
+    Raises as :func:`pending_scan` and :class:`PendingScan` do, and so do the next three functions.
     """
-    with deps.page_lock(ref, principal().subject):
-        scan = Scan(
-            workflow_id=ref.workflow_id,
-            job_id=ref.job_id,
-            limit=limit,
-            asked_at=deps.monotonic(),
-            patience=LOCK_WAIT_SECONDS,
-            **filters,
-        )
-        with _pending(deps, scan) as pending:
-            return pending.page()
+    with pending_scan(deps, Scan, ref, job_id=ref.job_id, limit=limit, **filters) as pending:
+        return pending.page()
 
 
-def scan_workflow(deps: Dependencies, workflow_id: str, limit: int, per_job: int, **filters: Any) -> JobsPage:
-    """The page of up to ``limit`` jobs with matches. ``filters`` are fields of :class:`WorkflowScan`.
-
-    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and
-    :meth:`Dependencies.page_lock` do.
-    """
-    with deps.page_lock(JobRef(workflow_id, ""), principal().subject):
-        scan = WorkflowScan(
-            workflow_id=workflow_id,
-            limit=limit,
-            per_job=per_job,
-            asked_at=deps.monotonic(),
-            patience=LOCK_WAIT_SECONDS,
-            **filters,
-        )
-        with _pending(deps, scan) as pending:
-            return pending.jobs_page()
+def scan_workflow(deps: Dependencies, workflow_id: str, **fields: Any) -> JobsPage:
+    """The page of jobs with matches. ``fields`` are those of :class:`WorkflowScan`."""
+    with pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), **fields) as pending:
+        return pending.jobs_page()
 
 
 def scan_summary(deps: Dependencies, ref: JobRef, max_bytes: int) -> bytes:
-    """The JSON of a job's summary. Raises as :class:`PendingScan` and :meth:`Dependencies.page_lock` do."""
-    with deps.page_lock(ref, principal().subject):
-        scan = SummaryScan(
-            workflow_id=ref.workflow_id,
-            job_id=ref.job_id,
-            max_bytes=max_bytes,
-            asked_at=deps.monotonic(),
-            patience=LOCK_WAIT_SECONDS,
-        )
-        with _pending(deps, scan) as pending:
-            return pending.summary()
+    """The JSON of a job's summary, which has at most ``max_bytes``."""
+    with pending_scan(deps, SummaryScan, ref, job_id=ref.job_id, page_bytes=max_bytes) as pending:
+        return pending.summary()
 
 
-def scan_new_lines(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> NewLinesPage:
-    """The page of up to ``limit`` new lines of ``ref``. ``filters`` are fields of :class:`NewLinesScan`.
-
-    The page ends soon when the client closes its side. Raises as :class:`PendingScan` and
-    :meth:`Dependencies.page_lock` do.
-    """
-    with deps.page_lock(ref, principal().subject):
-        scan = NewLinesScan(
-            workflow_id=ref.workflow_id,
-            job_id=ref.job_id,
-            limit=limit,
-            asked_at=deps.monotonic(),
-            patience=LOCK_WAIT_SECONDS,
-            **filters,
-        )
-        with _pending(deps, scan) as pending:
-            return pending.new_lines()
-
-
-@contextlib.contextmanager
-def _pending(deps: Dependencies, scan: Scan | WorkflowScan | SummaryScan | NewLinesScan) -> Iterator[PendingScan]:
-    """Asks the scan server. When the client of the request closes its side, the server hears of it."""
-    sock = request.environ.get("gunicorn.socket")
-    with deps.scans.ask(scan) as pending, contextlib.ExitStack() as undo:
-        if isinstance(sock, gevent.socket.socket):
-            undo.callback(on_hangup(sock, lambda _: pending.shorten()))
-        yield pending
+def scan_new_lines(deps: Dependencies, ref: JobRef, **fields: Any) -> NewLinesPage:
+    """The page of new lines of ``ref``. ``fields`` are those of :class:`NewLinesScan`."""
+    with pending_scan(deps, NewLinesScan, ref, job_id=ref.job_id, **fields) as pending:
+        return pending.new_lines()
 
 
 class _LockedStore:

@@ -60,7 +60,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         page, compared_with = pages.scan_new_lines(
             deps,
             ref,
-            max(1, min(limit, MAX_CONTEXT_PAGE_LINES // (1 + before + after))),
+            limit=max(1, min(limit, MAX_CONTEXT_PAGE_LINES // (1 + before + after))),
             position=position,
             descending=descending,
             stream=stream,

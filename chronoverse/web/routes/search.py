@@ -108,7 +108,16 @@ def blueprint(deps: Dependencies) -> Blueprint:
             start = WorkflowPosition(parse_score(created), job_id, None if line < 0 else line, found)
         before, after = query["before"], query["after"]
         page = pages.scan_workflow(
-            deps, workflow_id, limit, per_job, start=start, q=q, regex=regex, before=before, after=after, **filters
+            deps,
+            workflow_id,
+            limit=limit,
+            per_job=per_job,
+            start=start,
+            q=q,
+            regex=regex,
+            before=before,
+            after=after,
+            **filters,
         )
         cursor = None
         if page.position is not None:
