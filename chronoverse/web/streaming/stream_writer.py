@@ -213,14 +213,14 @@ class StreamWriter:
         try:
             viewer = self.viewer
             self._send_all(unsent)
-            while not viewer.done:
+            while not self._is_over:
                 self._woken = False
                 frames = viewer.next()
                 if frames:
                     # The same name for both: two names would hold both objects for as long as the socket is full.
-                    frames = self._writers.chunk(frames)
+                    frames = self._to_send(frames)
                     self._send_all(frames)
-                elif frames is None and not viewer.done and not self._woken:
+                elif frames is None and not self._is_over and not self._woken:
                     if self._peer_left:
                         break
                     if viewer.feed is None:
@@ -230,11 +230,24 @@ class StreamWriter:
                     self._greenlet = None
                     self._writers.join_group(self)
                     return
-            self._send_all(LAST_CHUNK)
+            self._send_all(self._last_bytes())
         except Exception as error:
             self._fail(error)
         else:
             self._close()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether only the last bytes are left to write."""
+        return self.viewer.done
+
+    def _to_send(self, frames: bytes) -> bytes:
+        """What is sent for ``frames``."""
+        return self._writers.chunk(frames)
+
+    def _last_bytes(self) -> bytes:
+        """What is sent at the end."""
+        return LAST_CHUNK
 
     def _send_all(self, data: bytes | memoryview) -> None:
         """Raises OSError when the peer has gone, or took too long."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 
-from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
+from chronoverse.live.viewer import Viewer
 from chronoverse.live.wait import Wait
 from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
@@ -48,8 +48,12 @@ class WaitWriter(StreamWriter):
         self._greenlet = gevent.spawn(self._run, b"")
 
     @property
+    def _is_over(self) -> bool:
+        return self.viewer.done or self._wait.is_over
+
+    @property
     def _needs_greenlet(self) -> bool:
-        return super()._needs_greenlet or self._wait.is_over
+        return self._is_over or self.viewer.needs_store_read
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
         frames = self.viewer.try_next()
@@ -57,29 +61,12 @@ class WaitWriter(StreamWriter):
             self._wait.feed(frames)
         return None if frames is None and not self._needs_greenlet else b""
 
-    def _run(self, unsent: bytes | memoryview) -> None:
-        try:
-            viewer, wait = self.viewer, self._wait
-            while not (viewer.done or wait.is_over):
-                self._woken = False
-                frames = viewer.next()
-                if frames:
-                    wait.feed(frames)
-                elif frames is None and not viewer.done and not self._woken:
-                    if self._peer_left:
-                        break
-                    if viewer.feed is None:
-                        gevent.sleep(RETRY_READ_SECONDS)
-                        continue
-                    self._greenlet = None
-                    self._writers.join_group(self)
-                    return
-            if not self._peer_left:
-                self._send_all(self._answer())
-        except Exception as error:
-            self._fail(error)
-        else:
-            self._close()
+    def _to_send(self, frames: bytes) -> bytes:
+        self._wait.feed(frames)
+        return b""
+
+    def _last_bytes(self) -> bytes:
+        return self._answer()
 
 
 def _count_without_events(chunk: bytes) -> int:
