@@ -153,7 +153,7 @@ class BroadcastGroup:
         feed = self._feed
         new = None
         if feed.state is self._state and feed.final is None:
-            # With an error each viewer meets it by itself, and says it.
+            # After this error each viewer goes on by itself, and tells its client.
             with contextlib.suppress(SearchTooExpensive):
                 new = feed.take(self._position, self._filter)
         if new is None:

@@ -33,7 +33,10 @@ class WaitWriter(StreamWriter):
 
     @property
     def send(self) -> Callable[[bytes], int]:
-        """Takes what the group writes: nothing that has an event, so that this writer leaves the group with it."""
+        """Counts what a group writes as sent, unless it has an event.
+
+        Then the group takes this writer for one that is behind, and gives it the bytes: see :meth:`fall_behind`.
+        """
         return _count_without_events
 
     def start(self, head: bytes) -> None:
