@@ -24,6 +24,8 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 #: Seconds between two scrapes, and how many scrapes have the same result: five minutes of them before a fault, and ten
 #: minutes of each state after it.
 INTERVAL_SECONDS: Final = 15

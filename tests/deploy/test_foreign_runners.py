@@ -116,6 +116,7 @@ def test_a_runner_with_a_lease_is_lost_without_it(server: GuardedServer, service
         shell.run(WITH_LEASE.splitlines()[-1].replace("1-0", "2-0"))
 
 
+@pytest.mark.long
 def test_a_registered_job_that_nobody_starts_ends(service: Service) -> None:
     """It is PENDING for the retention and no longer. To register it again does not change that."""
     began = time.monotonic()

@@ -20,6 +20,8 @@ from tests.deploy.conftest import DEPLOY
 from tests.support.guarded_server import USERS, GuardedServer
 from tests.support.service import ROOT, SECRET, Service, serving
 
+pytestmark = pytest.mark.long
+
 #: Seconds that a program may take on a busy machine.
 PATIENCE_SECONDS: Final = 60.0
 

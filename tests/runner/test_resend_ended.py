@@ -232,6 +232,7 @@ for number in range(300_000): print(f"{number:0100}")
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_dropped_lines_are_reported_everywhere(server: RedisServer, tmp_path: Path) -> None:
     """On stderr when the runner of a lost job ends and when its file is delivered, and in the log with its lines."""
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]

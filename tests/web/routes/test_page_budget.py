@@ -184,6 +184,7 @@ def test_a_line_that_is_too_long_for_an_expression_is_named(client: httpx.Client
     assert numbers(walk(client, job, "/logs/search", q="^[ab]+$", regex="true")) == [[1, 2, 3]]
 
 
+@pytest.mark.long
 def test_a_client_that_has_left_stops_its_work(
     service: Service, auth: dict[str, str], client: httpx.Client, job: Foreign
 ) -> None:
@@ -223,6 +224,7 @@ def test_many_pages_at_once_share_a_bounded_amount_of_memory(
     assert memory_bytes(pid, "VmHWM") - before < 150 * 2**20
 
 
+@pytest.mark.long
 def test_live_lines_do_not_wait_for_highlights(
     service: Service, auth: dict[str, str], open_stream: Callable[..., Stream], job: Foreign
 ) -> None:
