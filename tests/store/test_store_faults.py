@@ -29,6 +29,16 @@ YEAR: Final = 365 * 86_400
 THREADS: Final = 8
 
 
+@pytest.fixture(scope="module", params=EVERY_KIND)
+def every_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Each kind of server in turn. These tests do not share it with others.
+
+    A server that was a replica once says for an hour that its writes may be undone. So an archive deletes no garbage.
+    """
+    with RedisServer(tmp_path_factory.mktemp(request.param), binary(request.param)) as server:
+        yield server
+
+
 @pytest.fixture
 def store(bench: Bench) -> Store:
     """The bench's store."""
