@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 import redis.asyncio
-from sse_starlette.sse import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
