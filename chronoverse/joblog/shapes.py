@@ -88,7 +88,7 @@ _HEX: Final = bytes.maketrans(b"0abcdefABCDEF", b"\x00" * 13)
 _LONG_HEX: Final = b"\x00" * 8
 _ID: Final = re.compile(rb"\x00{8}(?:-\x00{4}){3}-\x00{12}|\x00+")
 #: What may stand before an id, so that no rule can join them.
-_BEFORE_ID: Final = frozenset(b" \t=([{<\"'")
+_BEFORE_ID: Final = frozenset(b" \t\n=([{<\"'")
 #: Names of months and days, and what else is not the same at all times.
 _NAMES: Final = frozenset(
     [
@@ -147,18 +147,18 @@ class _Hashes(dict[bytes, int]):
     def __init__(self) -> None:
         super().__init__()
         self._words = _Words()
-        #: The same for lines without control sequences in which all ids are equal.
-        self._by_plain: dict[bytes, int] = {}
 
     def __missing__(self, line: bytes) -> int:
         plain = _with_equal_ids(_without_sequences(line))
-        found = None if plain is line else self._by_plain.get(plain)
-        if found is None:
-            shape = _join_numbers(self._mask_words(plain))
-            found = int.from_bytes(blake2b(shape, digest_size=HASH_BYTES).digest(), "little")
-            _remember(self if plain is line else self._by_plain, plain, found)
-        if b"\x1b" in line:
-            _remember(self, line, found)
+        if plain != line:
+            found = self[plain]
+            if b"\x1b" in line:
+                _remember(self, line, found)
+            return found
+        found = int.from_bytes(
+            blake2b(_join_numbers(self._mask_words(line)), digest_size=HASH_BYTES).digest(), "little"
+        )
+        _remember(self, line, found)
         return found
 
     def shape(self, line: bytes) -> bytes:
@@ -177,24 +177,25 @@ def _without_sequences(line: bytes) -> bytes:
     return strip_sequences(line.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")
 
 
-def _with_equal_ids(line: bytes) -> bytes:
-    """A line of the same shape, in which the digits of UUIDs and of eight or more hexadecimal digits are 0.
+def _with_equal_ids(text: bytes) -> bytes:
+    """Text of the same shapes, in which the digits of UUIDs and of eight or more hexadecimal digits are 0.
 
-    Many lines have another id each, and become equal by this. The result is ``line`` itself where nothing changes.
+    ``text`` is one line or several, whose digits are all 0, without a terminal's control sequences. Many lines have
+    another id each, and become equal by this. The result is ``text`` itself where nothing changes.
     """
-    classes = line.translate(_HEX)
+    classes = text.translate(_HEX)
     parts: list[bytes] = []
     done = end = 0
     while (start := classes.find(_LONG_HEX, end)) >= 0:
         found = _ID.match(classes, start)
         assert found is not None
         end = found.end()
-        has_digit = line.find(b"0", start, end) >= 0
-        is_word = (not start or line[start - 1] in _BEFORE_ID) and not line[end : end + 1].isalnum()
+        has_digit = text.find(b"0", start, end) >= 0
+        is_word = (not start or text[start - 1] in _BEFORE_ID) and not text[end : end + 1].isalnum()
         if has_digit and is_word:
-            parts += [line[done:start], found[0].replace(b"\x00", b"0")]
+            parts += [text[done:start], found[0].replace(b"\x00", b"0")]
             done = end
-    return b"".join([*parts, line[done:]]) if parts else line
+    return b"".join([*parts, text[done:]]) if parts else text
 
 
 def _join_numbers(masked: bytes) -> bytes:
@@ -219,7 +220,11 @@ class ShapeHasher:
 
     def hashes(self, messages: Sequence[str]) -> list[int]:
         """The hash of the shape of each message, in order."""
-        lines = "\n".join(messages).encode("utf-8", "surrogatepass").translate(_DIGITS).split(b"\n")
+        text = "\n".join(messages).encode("utf-8", "surrogatepass").translate(_DIGITS)
+        if b"\x1b" not in text:
+            # One pass over all lines takes half the time of one for each.
+            text = _with_equal_ids(text)
+        lines = text.split(b"\n")
         if len(lines) != len(messages):
             # A foreign runner's message may contain newlines. No messages at all are one line, which is empty.
             lines = [each.encode("utf-8", "surrogatepass").translate(_DIGITS) for each in messages]

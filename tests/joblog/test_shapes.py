@@ -66,7 +66,15 @@ def test_lines_have_equal_hashes_when_they_have_equal_shapes() -> None:
     assert ShapeHasher().hashes(["took 1 ms"]) == [15398201453281826935]
 
 
-@given(st.lists(st.text(max_size=20) | st.sampled_from(["\x1b[0m", "\n", "a\nb", "\ud800", "took 12 ms"]), max_size=5))
+@given(
+    st.lists(
+        st.text(max_size=20)
+        | st.sampled_from(
+            ["\x1b[0m", "\n", "a\nb", "\ud800", "took 12 ms", "deadbee0", "x deadbee0", "\x1b[deadbee0", "0"]
+        ),
+        max_size=5,
+    )
+)
 def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None:
     """Whatever they are: a foreign runner may write newlines into a message."""
     hasher = ShapeHasher()
