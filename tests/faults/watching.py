@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -24,6 +24,8 @@ SILENCE_SECONDS: Final = 10.0
 RECONNECT_SECONDS: Final = 0.1
 #: Seconds for which the service waits for a job that does not exist yet.
 WAIT_SECONDS: Final = 30
+#: Seconds that one wait of a loop may take. Shorter than a pause of the job, so that some end without a line.
+LOOP_WAIT_SECONDS: Final = 1
 #: Bytes of one read.
 READ_BYTES: Final = 65_536
 
@@ -177,6 +179,69 @@ class Http2Watcher(Watcher):
                     self.errors.append(f"{response.status_code} {response.read()!r}")
         except httpx.HTTPError as error:
             self.errors.append(repr(error))
+
+
+class FilteredWatcher(Watcher):
+    """A watcher that receives only the lines that match ``query``, the part of the URL after ``?``."""
+
+    def __init__(
+        self, url: str, job: JobRef, token: str, verify: ssl.SSLContext | bool = False, *, query: str = ""
+    ) -> None:
+        super().__init__(url, job, token, verify)
+        self._query = query
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the lines that it received, in the order in which they came."""
+        return [seen.number for seen in self.lines]
+
+    @property
+    def gaps(self) -> list[Seen]:
+        """The lines that it was told it cannot have."""
+        return [seen for seen in self.seen if seen.kind == GAP]
+
+    @property
+    def _path(self) -> str:
+        return f"{super()._path}&{self._query}"
+
+
+class WaitLoop(FilteredWatcher):
+    """Waits for one matching line after another. Each wait begins at the cursor of the answer before."""
+
+    def __init__(
+        self, url: str, job: JobRef, token: str, verify: ssl.SSLContext | bool = False, *, query: str = ""
+    ) -> None:
+        super().__init__(url, job, token, verify, query=query)
+        self._looked_at = 0
+
+    @property
+    def _path(self) -> str:
+        where = f"/workflows/{self.job.workflow_id}/jobs/{self.job.job_id}/wait"
+        return f"{where}?{self._query}&offset={self._looked_at}&timeout={LOOP_WAIT_SECONDS}"
+
+    def _read_stream(self, decoder: Decoder) -> None:
+        connection = self._new_connection()
+        try:
+            while not self._over:
+                connection.request("GET", self._path, headers=self._headers)
+                response = connection.getresponse()
+                body = response.read()
+                if response.status != 200:
+                    self.errors.append(f"{response.status} {body!r}")
+                    break
+                self._answer(json.loads(body))
+        finally:
+            connection.close()
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        items: list[Line | Gap] = [Gap(gap["from"], gap["to"], gap["reason"]) for gap in answer.get("gaps", [])]
+        assert (answer["outcome"] == "matched") == bool(answer["log"])
+        if answer["log"]:
+            items.append(Line.from_json(answer["log"]))
+        assert answer["cursor"] >= self._looked_at
+        self.seen += [_seen(self.connections, item) for item in items]
+        self._looked_at = answer["cursor"]
+        self.ending = "end" if answer["outcome"] == "ended" else ""
 
 
 class ClientWatcher(Watcher):
