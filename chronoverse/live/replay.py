@@ -23,7 +23,7 @@ class Step(NamedTuple):
     """One step of a replay.
 
     ``frames`` is None when nothing follows the viewer's cursor. ``cursor`` is the last number that the frames cover.
-    ``reason`` is set when the stream ends with these frames: ``end`` or ``error``.
+    ``reason`` is set when the stream ends with these frames: ``end``, ``error`` or ``query``.
     """
 
     frames: bytes | None
@@ -31,9 +31,9 @@ class Step(NamedTuple):
     reason: str = ""
 
 
-def error_step(cursor: int, text: str) -> Step:
+def error_step(cursor: int, text: str, reason: str = "error") -> Step:
     """The last step of a stream that ends with an ``error`` frame."""
-    return Step(sse.frame("error", sse.fold(text)), cursor, "error")
+    return Step(sse.frame("error", sse.fold(text)), cursor, reason)
 
 
 class Replay:
@@ -72,8 +72,10 @@ class Replay:
         try:
             redacted = self._check_for_redactions(now) if self._finished else b""
             step = Step(redacted, cursor) if redacted else self._step(cursor, feed)
-        except (NotALog, ArchiveDamaged, JobNotFound, SearchTooExpensive) as error:
+        except (NotALog, ArchiveDamaged, JobNotFound) as error:
             return error_step(cursor, str(error))
+        except SearchTooExpensive as error:
+            return error_step(cursor, str(error), "query")
         self._failing_since = None
         return step
 

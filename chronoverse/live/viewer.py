@@ -100,8 +100,8 @@ class Viewer:
     ) -> None:
         self.cursor = request.after
         self.done = False
-        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``. Empty
-        #: before.
+        #: Why the stream is done: ``end``, ``error``, ``query`` (a line cannot be compared with it), ``expired``,
+        #: ``age``, ``drain``, ``left`` or ``slow``. Of a wait also ``matched`` or ``gaps``. Empty before.
         self.reason = ""
         #: Whether the stream is to end early, so that its client resumes at another process.
         self.closes_early = False
@@ -299,8 +299,8 @@ class Viewer:
         self.reason = reason
         return chunk
 
-    def _fail(self, text: str) -> bytes:
-        return self._finish("error", sse.frame("error", sse.fold(text)))
+    def _fail(self, text: str, reason: str = "error") -> bytes:
+        return self._finish(reason, sse.frame("error", sse.fold(text)))
 
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is no line to send: the cursor, an error, a heartbeat, or None."""
@@ -337,7 +337,7 @@ class Viewer:
         try:
             found = feed.take(position, self.line_filter) if position is not None else None
         except SearchTooExpensive as error:
-            return self._fail(str(error))
+            return self._fail(str(error), "query")
         if found is BUSY:
             self.due = min(self.due, self._clock() + BUSY_SECONDS)
             return None

@@ -14,8 +14,12 @@ from chronoverse.live.viewer import Viewer
 
 #: Gaps of one answer. A foreign log may have one for each entry. The wait then ends early, and the next one goes on.
 MAX_GAPS: Final = 100
-#: Why a viewer is done although its job has not ended: the time is over, or the wait must go on elsewhere.
-_TIMEOUTS = frozenset({"age", "drain", "expired"})
+#: The outcome, by why the wait is over or its viewer is done. With any other reason the log cannot be read.
+_OUTCOMES: Final = {
+    "matched": "matched",
+    "end": "ended",
+    **dict.fromkeys(("gaps", "age", "drain", "expired", "left", "slow"), "timeout"),
+}
 
 
 class Wait:
@@ -57,17 +61,22 @@ class Wait:
     @property
     def is_over(self) -> bool:
         """Whether the answer is known, whatever the viewer says next."""
-        return self.line is not None or len(self.gaps) >= MAX_GAPS
+        return bool(self.reason)
 
-    def outcome(self, viewer: Viewer) -> str | None:
-        """``matched``, ``ended`` or ``timeout``. None when the log cannot be read; then :attr:`error` says why."""
+    @property
+    def reason(self) -> str:
+        """Why the wait is over: ``matched`` or ``gaps``. Empty while it is not."""
         if self.line is not None:
             return "matched"
-        if len(self.gaps) >= MAX_GAPS:
-            return "timeout"
-        if viewer.reason == "end":
-            return "ended"
-        return "timeout" if viewer.reason in _TIMEOUTS else None
+        return "gaps" if len(self.gaps) >= MAX_GAPS else ""
+
+    def outcome(self, viewer: Viewer) -> str | None:
+        """``matched``, ``ended`` or ``timeout``. None when the log cannot be read; then :attr:`error` says why.
+
+        Makes the wait's reason the viewer's, so that it is counted as such.
+        """
+        viewer.reason = self.reason or viewer.reason
+        return _OUTCOMES.get(viewer.reason)
 
     def to_json(self, outcome: str, viewer: Viewer, job: Job) -> bytes:
         """The answer. ``job`` was just fetched."""

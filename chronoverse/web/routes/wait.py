@@ -105,11 +105,8 @@ def _answer(deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait) -> Resp
         job, outcome = deps.store.get_job(ref), wait.outcome(viewer)
         if job is None:
             return problem_for(JobNotFound("no such job"))
-        if outcome is None and not viewer.done:
-            outcome = "timeout"
         if outcome is None:
-            # Only a line that is too long for the expression is the client's fault.
-            return problem(400 if wait.error.startswith("line ") else 503, wait.error)
+            return problem(400 if viewer.reason == "query" else 503, wait.error)
         return json_response(wait.to_json(outcome, viewer, job))
     except ChronoverseError as error:
         return problem_for(error)

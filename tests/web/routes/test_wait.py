@@ -15,6 +15,7 @@ from chronoverse.live.wait import MAX_GAPS
 from chronoverse.store import Store
 from tests.support.bench import NOW
 from tests.support.service import SECRET, Service
+from tests.support.waiting import wait_until
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign, ask_all
 
@@ -132,6 +133,37 @@ def test_many_waiters_with_few_queries(ask: Asking, job: Foreign) -> None:
 def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
     job.line("a line")
     assert client.get(f"{job.path}/wait?{query}").status_code == 400
+
+
+@both_ways
+def test_a_line_that_is_too_long_for_an_expression_is_the_clients_fault(ask: Asking, job: Foreign) -> None:
+    """Whether it is there already or comes later. A text has no such bound."""
+    too_long, query = "a" * 70_000, {"q": "a+b?", "regex": "true", "timeout": 20}
+    job.line("b")
+    waiting = ask(job, **query)
+    time.sleep(0.3)
+    job.line(too_long)
+    for wait in (waiting, ask(job, **query)):
+        answer = wait.result(2 * LATE)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+        assert answer.json()["detail"].startswith("line 2 has 70000 characters")
+    assert ask(job, q="aaa").result(LATE).json()["cursor"] == 2
+
+
+def test_metrics_count_why_a_wait_is_over(service: Service, ask: Asking, job: Foreign) -> None:
+    """A line that matched is not counted as a client that has left."""
+    job.lines(["needle", "a" * 70_000])
+    queries: dict[str, dict[str, Any]] = {
+        "matched": {"q": "needle"},
+        "age": {"q": "hay", "timeout": 0},
+        "query": {"q": "a+b?", "regex": "true", "offset": 1},
+    }
+    names = {why: f'chronoverse_streams_ended_total{{reason="{why}"}}' for why in (*queries, "left", "error")}
+    before = {why: service.metric(name) for why, name in names.items()}
+    for query in queries.values():
+        ask(job, **query).result(2 * LATE)
+    expected = {why: count + (why in queries) for why, count in before.items()}
+    wait_until(lambda: {why: service.metric(name) for why, name in names.items()} == expected, 5, f"{expected}")
 
 
 def test_who_may_wait(service: Service, client: httpx.Client, job: Foreign) -> None:
