@@ -88,6 +88,9 @@ class JobLog:
         open_seconds: float = OPEN_SECONDS,
         deliver_seconds: float = DELIVER_SECONDS,
         room: SpoolRoom = MEMORY_ONLY,
+        retry: bool = False,
+        wait_for_lease: bool = False,
+        lease_token: str | None = None,
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
@@ -97,8 +100,11 @@ class JobLog:
         the URL of either: that of a store as in ``CHRONOVERSE_REDIS_URL``, or ``http://`` or ``https://`` for a
         service. A service needs a ``token`` with ``logs:write``; a function is called for each request. A connection
         that was made from a URL is closed with the log. ``lease_seconds`` must not be longer than the service's own.
-        ``room`` says where lines wait while the store is away, by default in 64 MiB of memory. ``say`` is called with
-        each message for the user; the default prints it on stderr. ``clock`` gives Unix time in seconds.
+        ``room`` says where lines wait while the store is away, by default in 64 MiB of memory. With ``retry`` the
+        job is the first of JOB, JOB.2, … that is free. With ``wait_for_lease`` lines wait while another runner holds
+        the job, instead of :class:`Held`. ``lease_token`` (32 to 128 hexadecimal digits, by default made up) is what
+        the store knows this attempt by: another process that knows it can end the attempt. ``say`` is called with each
+        message for the user; the default prints it on stderr. ``clock`` gives Unix time in seconds.
 
         Raises ValueError for invalid ids and URLs; :class:`chronoverse.errors.Held`, ``Closed``, ``Deleted``,
         ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when the store refuses the job.
@@ -110,7 +116,16 @@ class JobLog:
         with ExitStack() as stack:
             writer = _connect(store, token, lease_seconds, stack) if isinstance(store, str) else store
             spool = Spool(replace(room, name=job))
-            publisher = Publisher(lambda: writer, JobRef(workflow, job), spool, say, lease_seconds=lease_seconds)
+            publisher = Publisher(
+                lambda: writer,
+                JobRef(workflow, job),
+                spool,
+                say,
+                lease_seconds=lease_seconds,
+                retry=retry,
+                wait_for_lease=wait_for_lease,
+                lease_token=lease_token,
+            )
             stack.callback(publisher.stop)
             publisher.start(open_seconds)
             service_url = store if isinstance(writer, HttpLogWriter) and isinstance(store, str) else None
@@ -165,11 +180,12 @@ class JobLog:
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
         """Ends the job as ``COMPLETED``, ``FAILED`` or ``CANCELED``. Waits up to ``deliver_seconds`` for its lines.
 
-        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
-        other status.
+        ``PENDING`` ends only this attempt: the job goes on RUNNING, and the next :meth:`open`, by any process within a
+        week, continues its log. Returns whether the store has all lines and the end. A second call changes nothing.
+        Raises ValueError for any other status.
         """
-        if status not in (Status.COMPLETED, Status.FAILED, Status.CANCELED):
-            raise ValueError(f"a job ends COMPLETED, FAILED or CANCELED, not {status}")
+        if status not in (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.PENDING):
+            raise ValueError(f"a job ends COMPLETED, FAILED or CANCELED, and an attempt PENDING, not {status}")
         with self._lock:
             if self._finished:
                 return self._publisher.ended

@@ -156,7 +156,7 @@ class HttpLogWriter:
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
-        """Ends the job after its last line, ``next_number`` - 1.
+        """Ends the job after its last line, ``next_number`` - 1; with PENDING only the attempt.
 
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """

@@ -26,7 +26,7 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
 )
-from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef
+from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef, Status
 from chronoverse.runner.append_pipeline import AppendPipeline
 from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
 from chronoverse.runner.log_writer import JobResult, LogWriter
@@ -50,8 +50,9 @@ class Publisher:
 
     A spool that another process left behind is continued where that process stopped, with its token. The job of a
     reassigned spool must have no lines; else it is refused. With ``retry`` the first of JOB, JOB.2, JOB.3, … is opened
-    that is free: one that has no lines, has not ended, was not deleted and that no live runner holds. ``say`` shows the
-    user a message.
+    that is free: one that has no lines, has not ended, was not deleted and that no live runner holds. With
+    ``wait_for_lease`` lines wait while another runner holds the job; else that refuses the job. ``lease_token`` is
+    unguessable, and by default made up. ``say`` shows the user a message.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Publisher:
         *,
         lease_seconds: float = 30,
         retry: bool = False,
+        wait_for_lease: bool = False,
+        lease_token: str | None = None,
     ) -> None:
         self._connect = connect
         self._job = job
@@ -71,6 +74,7 @@ class Publisher:
         self._renew_seconds = lease_seconds / RENEWALS
         self._renew_at = 0.0
         self._retry = retry
+        self._wait_for_lease = wait_for_lease
         #: With ``retry``: the job that was asked for, how many ids were tried, and why the first was refused.
         self._asked_job, self._tried_ids = job, 1
         self._first_refusal: ChronoverseError | None = None
@@ -80,7 +84,7 @@ class Publisher:
         #: The first and the last number that neither the store nor the spool has. They are reported to the store, which
         #: names them in the log, before any other line is sent.
         self._lost_numbers: tuple[int, int] | None = None
-        self._resume(spool)
+        self._resume(spool, lease_token)
         self._sent_at = 0.0
         self._result: JobResult | None = None
         self._refusal: ChronoverseError | None = None
@@ -101,9 +105,9 @@ class Publisher:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True)
 
-    def _resume(self, spool: Spool) -> None:
+    def _resume(self, spool: Spool, lease_token: str | None) -> None:
         state = spool.state
-        self._token: str = state.get("token") or secrets.token_hex(16)
+        self._token: str = state.get("token") or lease_token or secrets.token_hex(16)
         #: The sequence number of the spool's line with the index 0.
         self._base: int = state.get("base", 0)
         #: The last attempt that had the lease, if it was lost or was another process's.
@@ -197,6 +201,10 @@ class Publisher:
         except StoreError as error:
             pipeline.reset()
             self._wait_after(error)
+        except Held as error:
+            if not self._wait_for_lease:
+                raise
+            self._wait_after(error)
         except Fenced:
             # The lease may only have expired, without another runner. Open the job again, as a new attempt.
             pipeline.reset()
@@ -212,7 +220,8 @@ class Publisher:
         if self._attempt is None:
             self._open(store, pipeline)
         elif self._end_written:
-            self._confirm_end(AttemptNumbering(self._attempt, self._base))
+            numbering = AttemptNumbering(self._attempt, self._base)
+            self._ended = self._are_safe(numbering, numbering.base + self._spool.end + 1)
         elif self._lost_numbers is not None:
             first, last = self._lost_numbers
             store.append_lost(self._attempt, first, last)
@@ -232,9 +241,15 @@ class Publisher:
             if not pipeline.has_pending:  # the spool is just dropping its newest lines
                 self._stop.wait(BATCH_SECONDS)
         elif self._result is not None:
-            next_number = self._base + self._spool.acked
-            store.finish(self._attempt, *self._result, self._spool.dropped, next_number)
-            self._end_written = True
+            self._finish(store, AttemptNumbering(self._attempt, self._base), self._result)
+
+    def _finish(self, store: LogWriter, numbering: AttemptNumbering, result: JobResult) -> None:
+        """Ends the job, or only the attempt. Nobody could send lines again once the job waits for another runner."""
+        only_attempt = result.status is Status.PENDING
+        if only_attempt and not self._are_safe(numbering, numbering.base + self._spool.end):
+            return
+        store.finish(numbering.attempt, *result, self._spool.dropped, self._base + self._spool.acked)
+        self._end_written, self._ended = not only_attempt, only_attempt
 
     def _open(self, store: LogWriter, pipeline: AppendPipeline) -> None:
         try:
@@ -317,16 +332,13 @@ class Publisher:
         self._schedule_renewal()
         self._report_recovery()
 
-    def _confirm_end(self, numbering: AttemptNumbering) -> None:
-        """Waits until the terminal entry is safe. If the store has lost it, or lines, they are sent again."""
+    def _are_safe(self, numbering: AttemptNumbering, stop: int) -> bool:
+        """Whether all entries with numbers below ``stop`` are safe. What the store has lost will be sent again."""
         next_number = self._durability.confirm_end(numbering)
-        if next_number is None:
-            return
-        if next_number <= numbering.base + self._spool.end:
+        if next_number is not None and next_number < stop:
             self._end_written = False
             self._continue_at(next_number - numbering.base)
-            return
-        self._ended = True
+        return next_number is not None and next_number >= stop
 
     def _continue_at(self, index: int) -> None:
         """The next line that the store needs is the one with ``index``. If the spool no longer has it, it is lost."""
@@ -361,7 +373,7 @@ class Publisher:
         if self._backoff.failures:
             self._backoff.record_success()
             self._spool.force_spill(False)
-            self._say("the store is back")
+            self._say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
         # Whoever deletes a job wants its lines gone, and those in the spool too. A reassigned spool has another

@@ -38,8 +38,9 @@ The first key is of no workflow:
     {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
                                                end_seen_ms: when the end was first seen, by the server's clock
                                                expires with the log; PENDING: RETENTION after the registration
-    {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token, or when the grace period of its runner ends
-                                               expires LEASE after its runner last renewed it
+    {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token; or `next` while the job waits for its next
+                                               attempt; or when the grace period of its runner ends
+                                               expires LEASE after its runner last renewed it; `next` after a week
     {prefix}:{<workflow>}:<job>:archive  zset  the record of each archived chunk, by its last number
                                                is deleted with the objects; the job's hash stays as long
     {prefix}:{<workflow>}:<job>:audit  list    the newest redactions; is deleted with the job

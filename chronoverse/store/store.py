@@ -41,6 +41,8 @@ from chronoverse.store.workflows import WorkflowList
 
 #: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
 GRACE_SECONDS: Final = 1.0
+#: Seconds that a job without a runner waits for its next attempt. Then it is LOST.
+NEXT_ATTEMPT_SECONDS: Final = 604_800
 #: Jobs asked for in one round trip.
 GET_JOBS_BATCH: Final = 500
 
@@ -321,13 +323,17 @@ class Store:
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
         """Ends the job after its last line, which is ``next_number`` - 1.
 
+        With PENDING it ends the attempt, and not the job: for a week the job, which stays RUNNING, waits for its next
+        attempt. The caller makes sure before that all lines are safe.
         Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
-        args = (attempt.token, now, status, code, dropped, self._retention_ms, next_number, attempt.attempt)
+        keep_ms = self._retention_ms if status.terminal else NEXT_ATTEMPT_SECONDS * 1000
+        args = (attempt.token, now, status, code, dropped, keep_ms, next_number, attempt.attempt)
         self._answer("finish", attempt.job, self._keys.runner(attempt.job), *args)
-        self.workflows.job_ended(attempt.job)
+        if status.terminal:
+            self.workflows.job_ended(attempt.job)
 
     def _answer(self, script: str, job: JobRef, keys: Sequence[str], *args: Any) -> list[Any]:
         answer: list[Any] = self._script(script, job.workflow_id, keys, *args, pool=PoolKind.APPENDS)

@@ -1,5 +1,6 @@
 """The Python API with a real store: what a program writes, and how its end becomes the job's."""
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -14,7 +15,7 @@ from chronoverse.errors import Closed, Held, Unauthorized
 from chronoverse.joblog.values import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
-from chronoverse.store import Store
+from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
@@ -162,6 +163,56 @@ def test_finish_decides_how_the_job_ends(server: RedisServer, open_log: Callable
     assert end(server) == ("CANCELED", None)
     with pytest.raises(ValueError, match="finished"):
         log.write("stdout", "b")
+
+
+@pytest.mark.parametrize("durability", [Durability.ACKED, Durability.FSYNCED])
+def test_attempts_continue_one_log(server: RedisServer, durability: Durability) -> None:
+    """The end of an attempt leaves the job to whoever opens it next."""
+    with contextlib.closing(Store(server.url, durability=durability)) as store:
+        for attempt in ("first", "second"):
+            log = JobLog.open(store, *JOB)
+            log.write("stdout", attempt)
+            assert log.finish("PENDING", None)
+            assert (read_log(server)[1], server.ask("HGET", key("job"), "status")) == (None, b"RUNNING")
+        with JobLog.open(store, *JOB) as log:
+            log.write("stdout", "third")
+
+    assert read_lines(server) == ["first", "second", "third"]
+    assert (end(server), server.ask("HGET", key("job"), "attempt")) == (("COMPLETED", "0"), b"3")
+
+
+def test_lines_may_wait_for_the_lease_of_another_runner(
+    server: RedisServer, store: Store, open_log: Callable[..., JobLog]
+) -> None:
+    """A log is opened in the background once the runner before it is gone, as after a kill."""
+    store.open(JobRef(*JOB), "another")
+    said: list[str] = []
+    with open_log(wait_for_lease=True, open_seconds=0.1, say=said.append) as log:
+        log.write("stdout", "late")
+        server.ask("DEL", key("lease"))
+    assert (read_lines(server), end(server)) == (["late"], ("COMPLETED", "0"))
+    assert said[-1] == "the other runner is gone"
+
+
+def test_whoever_knows_the_lease_token_can_end_the_attempt(
+    server: RedisServer, store: Store, open_log: Callable[..., JobLog]
+) -> None:
+    """Without a new attempt, and without waiting for the lease."""
+    with open_log(lease_token="ab" * 16, say=lambda text: None) as log:
+        attempt = store.open(JobRef(*JOB), "ab" * 16)
+        store.finish(attempt, Status.CANCELED, None, 0, attempt.next)
+        assert not log.finish()
+    assert (attempt.attempt, end(server)) == (1, ("CANCELED", None))
+
+
+def test_an_ended_job_can_be_run_again_under_another_id(
+    server: RedisServer, store: Store, open_log: Callable[..., JobLog]
+) -> None:
+    """As ``chronoverse run --retry`` does."""
+    open_log().finish()
+    with open_log(retry=True, say=lambda text: None) as log:
+        log.write("stdout", "again")
+    assert read_lines(server, JobRef(JOB.workflow_id, "job_1.2")) == ["again"]
 
 
 @pytest.mark.parametrize("status", ["LOST", "RUNNING", "done"])

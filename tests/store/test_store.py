@@ -343,6 +343,38 @@ def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store,
     }
 
 
+def test_an_attempt_may_end_before_the_job(bench: Bench, store: Store, judge: Store, attempt: Attempt) -> None:
+    """The job waits for its next attempt: it is not LOST, another token opens it at once, and the log goes on."""
+    store.append(attempt, make_lines(1, 2))
+    finish(store, attempt, 3, Status.PENDING)
+    finish(store, attempt, 3, Status.PENDING)
+
+    assert [entry_id for entry_id, _ in bench.log()] == ["1-0", "2-0"]
+    wait_until(lambda: int(bench.ask("INFO", "server").split(b"uptime_in_seconds:")[1].split()[0]) > 0, 5, "a second")
+    assert [status(judge, JOB) for _ in range(3)] == [Status.RUNNING] * 3
+    refused(bench, Fenced, lambda: store.append(attempt, make_lines(3, 1)))
+    refused(bench, Fenced, lambda: finish(store, attempt, 2, Status.PENDING))
+    refused(bench, Fenced, lambda: finish(store, attempt, 3, Status.COMPLETED))
+    assert store.open(JOB, "token-2") == Attempt(JOB, "token-2", 2, 3)
+    refused(bench, Fenced, lambda: finish(store, attempt, 3, Status.PENDING))
+
+
+def test_a_next_attempt_that_does_not_come_is_lost(bench: Bench, store: Store, judge: Store, attempt: Attempt) -> None:
+    """After a week, which is over here as soon as the lease is gone."""
+    finish(store, attempt, 1, Status.PENDING)
+    assert bench.ttl("lease") > RETENTION_MS
+    bench.ask("DEL", bench.key("lease"))
+
+    wait_until(lambda: status(judge, JOB) is Status.LOST, 5, "the job is LOST")
+
+
+def test_an_attempt_ends_only_after_all_its_lines(bench: Bench, store: Store, attempt: Attempt) -> None:
+    """Its runner is told what is missing."""
+    store.append(attempt, make_lines(1, 2))
+
+    assert refused(bench, SequenceGap, lambda: finish(store, attempt, 4, Status.PENDING)).expected == 3
+
+
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
 def test_an_unknown_exit_code_is_absent(bench: Bench, store: Store, attempt: Attempt, status: Status) -> None:
     """Neither the entry nor the hash has the field, whatever the status is."""

@@ -312,7 +312,7 @@ _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0
 _NO_TIMESTAMP: Final = re.compile(f"|{_TIMESTAMP.pattern}", re.ASCII)
 _STREAM: Final = re.compile("stdout|stderr")
 _OPEN_STREAMS: Final = re.compile("|stderr|stdout|stderr stdout")
-_TERMINAL: Final = re.compile("|".join(each for each in Status if each.terminal))
+_ENDING: Final = re.compile("|".join(each for each in Status if each is not Status.RUNNING))
 #: The values that a file's state may have. The ranges are the arguments of a DroppedRange.
 _STATE: Final[Mapping[str, tuple[Any, ...]]] = {
     "workflow": (IDENTIFIER,),
@@ -320,7 +320,7 @@ _STATE: Final[Mapping[str, tuple[Any, ...]]] = {
     "token": (re.compile("[0-9a-f]{32,128}", re.ASCII),),
     "base": (_NUMBER,),
     "attempt": (_COUNT,),
-    "ending": ((_TERMINAL, _CODE), (_TERMINAL, None)),
+    "ending": ((_ENDING, _CODE), (_ENDING, None)),
     "dropped": (_COUNT,),
     "shift": (_NUMBER,),
     "ranges": ({(_COUNT, _COUNT[1:], _COUNT, _OPEN_STREAMS, _NO_TIMESTAMP, bool)},),

@@ -53,10 +53,13 @@ local function server_uptime()
   return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
 end
 
--- Whether no runner holds the lease, which has this value: it is absent, or get_job.lua has replaced the token by the end
--- of a grace period.
+-- What the lease holds while the job waits for its next attempt: its runner has ended the attempt, and not the job.
+local WAITS = 'next'
+
+-- Whether no runner holds the lease, which has this value: it is absent, the job waits for its next attempt, or
+-- get_job.lua has replaced the token by the end of a grace period.
 local function is_free(holder)
-  return not holder or string.sub(holder, 1, 6) == 'grace:'
+  return not holder or holder == WAITS or string.sub(holder, 1, 6) == 'grace:'
 end
 
 -- Whether the log still holds the entry whose fields, joined by NUL, have this SHA-1. True for an empty id.

@@ -1,6 +1,9 @@
 -- Ends a job: writes the terminal entry and the job's hash, deletes the lease and starts the retention. All or nothing.
+-- With the status PENDING it ends the attempt, and not the job: the job stays RUNNING, and its lease says that it waits
+-- for its next attempt. It is LOST if none comes in time.
 -- KEYS  log, job, lease
--- ARGV  token, now (ISO 8601), status, exit code ('' when unknown), dropped, retention in ms, next number, attempt
+-- ARGV  token, now (ISO 8601), status, exit code ('' when unknown), dropped, retention in ms (PENDING: how long the job
+--       waits, in ms), next number, attempt
 -- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (no number is left)
 -- When it is repeated after a lost reply, its attempt has already ended with this status after this line, and the answer
 -- is OK again. The line is compared, since a job that was declared LOST has the same status and attempt but may lack
@@ -13,12 +16,19 @@ local last, problem = head(log, job)
 local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines')
 if redis.call('GET', lease) ~= token then
   if is_deleted(lease) then return {'DELETED'} end
+  if status == 'PENDING' and redis.call('GET', lease) == WAITS and not problem then
+    return {ended[2] == ARGV[8] and tonumber(ARGV[7]) == last + 1 and 'OK' or 'FENCED'}
+  end
   local is_same = ended[1] == status and ended[2] == ARGV[8] and whole_number(ended[3]) == tonumber(ARGV[7]) - 1
   return {is_same and 'OK' or 'FENCED'}
 end
 if problem == 'CLOSED' then return {'FENCED'} end
 if not problem and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} end
 
+if status == 'PENDING' then
+  redis.call('SET', lease, WAITS, 'PX', retention)
+  return {'OK'}
+end
 if not end_job(log, job, last, status, exit_code, dropped, now, retention) then return {'TAINTED', last} end
 redis.call('DEL', lease)
 return {'OK'}

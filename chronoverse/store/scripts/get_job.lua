@@ -8,7 +8,8 @@
 -- Only a job that has had a lease (it has an attempt) can be LOST. A foreign runner without a lease is never LOST.
 -- The first call that finds the lease expired writes the end of a grace period into the lease. A server that stood still
 -- lets leases expire which nobody could renew; a live runner opens the job again within the grace period. A call after
--- its end declares the job LOST. No job is declared LOST while the server has been up for less than a lease, since no
+-- its end declares the job LOST. A job that waits for its next attempt has a lease without a runner, and is LOST when
+-- that lease has expired. No job is declared LOST while the server has been up for less than a lease, since no
 -- runner had time to renew, nor while it refuses writes, since no runner could.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local FIELDS = {
@@ -87,7 +88,7 @@ if #hash == 0 and not exists or field(hash, 'deleting') then return false end
 local in_grace = 0
 if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
   local holder = redis.call('GET', lease)
-  if is_free(holder) and server_uptime() * 1000 >= tonumber(ARGV[2]) then
+  if is_free(holder) and holder ~= WAITS and server_uptime() * 1000 >= tonumber(ARGV[2]) then
     local last, problem = head(log, job)
     local now, grace = now_ms(), tonumber(ARGV[4])
     local grace_end = holder and whole_number(string.sub(holder, 7))

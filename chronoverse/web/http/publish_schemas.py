@@ -176,8 +176,11 @@ class EndBody(Schema):
     attempt = _attempt()
     status = fields.String(
         required=True,
-        validate=validate.OneOf([status.value for status in Status if status.terminal]),
-        metadata={"description": "LOST is for what is delivered of a runner that was killed."},
+        validate=validate.OneOf([status.value for status in Status if status is not Status.RUNNING]),
+        metadata={
+            "description": "PENDING ends the attempt, and not the job, which waits for its next attempt."
+            " LOST is for what is delivered of a runner that was killed."
+        },
     )
     exit_code = JsonInteger(
         allow_none=True,

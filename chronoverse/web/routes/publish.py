@@ -123,7 +123,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(409, "`reason` is GAP (then `expected` is the next number), FENCED or DELETED.")
     @routes.problem(429, SHARE_USED)
     def end(workflow_id: str, job_id: str) -> Response:
-        """End a job."""
+        """End a job, or an attempt at it."""
         with deps.body_reader.read_json(request, principal().subject, end_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
             status = Status(body["status"])

@@ -116,6 +116,16 @@ def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreig
     }
 
 
+def test_an_attempt_may_end_before_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """The job goes on, and another runner opens it at once."""
+    opened.append(1, "a")
+    assert [opened.end(2, status="PENDING", exit_code=None).status_code for _ in range(2)] == [204, 204]
+    assert client.get(job.path).json()["status"] == "RUNNING"
+
+    assert Runner(client, job).open().json() | {"token": ""} == {"attempt": 2, "token": "", "next": 2}
+    assert refusal(opened.end(2, status="PENDING")) == {"reason": "FENCED"}
+
+
 def test_a_repeated_request_changes_nothing(client: httpx.Client, job: Foreign, runner: Runner) -> None:
     """Every request is sent twice, with the same answer."""
     for ask in (runner.open, lambda: runner.append(1, "a", "b"), lambda: runner.end(3)):
@@ -284,7 +294,6 @@ def test_other_methods_are_refused_with_the_allowed_ones(client: httpx.Client, j
         ("logs", {"first": 10**15}, "first"),
         ("logs", {"lines": None}, "lines"),
         ("logs", {"lines": {}}, "lines"),
-        ("end", {"status": "PENDING"}, "status"),
         ("end", {"status": "RUNNING"}, "status"),
         ("end", {"exit_code": "0"}, "exit_code"),
         ("end", {"exit_code": 10**9}, "exit_code"),
