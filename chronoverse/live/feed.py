@@ -31,6 +31,10 @@ MAX_SLICES: Final = 64
 #: The part of a worker's time that comparing lines with queries may take, and the seconds that it may take at once.
 FILTER_SHARE: Final = 0.2
 FILTER_BURST_SECONDS: Final = 0.1
+#: The last seconds of that burst are only for subjects that have taken less than the average. Every second, what they
+#: have taken counts half.
+FILTER_RESERVE_SECONDS: Final = 0.05
+FILTER_MEMORY_SECONDS: Final = 1.0
 #: Lines that are compared with a query for one slice, so that comparing them takes no more than a millisecond.
 MAX_MATCHED_LINES: Final = 250
 #: Viewers that are woken before others may run. Each may cost a write, some 10 µs, so others wait for 5 ms at most.
@@ -79,30 +83,47 @@ BUSY: Final = Slice(b"", -1, -1)
 class FilterBudget:
     """Bounds the time that a worker takes to compare lines with the queries of its viewers.
 
-    Viewers without a query do not wait for it: when the time is used up, those with one are served later. ``clock`` is
-    monotonic, in seconds.
+    Viewers without a query do not wait for it: when the time is used up, those with one are served later. When it is
+    short, subjects of tokens that have taken much wait for those that have taken little. So a client with many
+    expensive queries delays its own. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._left = FILTER_BURST_SECONDS
-        self._refilled_at = clock()
+        self._refilled_at = self._halved_at = clock()
+        #: The seconds that each subject has taken lately.
+        self._taken: dict[str, float] = {}
 
-    def is_used_up(self) -> bool:
-        """Whether no time is left now."""
+    def payer(self, subjects: Iterable[str]) -> str | None:
+        """Which of ``subjects``, all of which want the same, may take time now. None when all have to wait."""
         now = self._clock()
         self._left = min(FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
         self._refilled_at = now
-        return self._left < 0
+        if now >= self._halved_at + FILTER_MEMORY_SECONDS:
+            self._halved_at = now
+            self._taken = {who: taken / 2 for who, taken in self._taken.items() if taken > 0.001}
+        if self._left >= FILTER_RESERVE_SECONDS:
+            return next(iter(subjects), None)
+        subject = min(subjects, key=self._taken_by, default=None)
+        if subject is None or self._left < 0:
+            return None
+        takes_less = self._taken_by(subject) * len(self._taken) < sum(self._taken.values())
+        return subject if takes_less else None
 
     @contextmanager
-    def spend(self) -> Iterator[None]:
+    def spend(self, payer: str) -> Iterator[None]:
         """Spends the time that the ``with`` block takes."""
         began = self._clock()
         try:
             yield
         finally:
-            self._left -= self._clock() - began
+            taken = self._clock() - began
+            self._left -= taken
+            self._taken[payer] = self._taken_by(payer) + taken
+
+    def _taken_by(self, subject: str) -> float:
+        return self._taken.get(subject, 0.0)
 
 
 def encode(
@@ -344,23 +365,27 @@ class Feed:
         with self._lock:
             self.ring_readers -= 1
 
-    def take(self, position: int, line_filter: LineFilter | None = None) -> Slice | None:
+    def take(
+        self, position: int, line_filter: LineFilter | None = None, subjects: Iterable[str] = ("",)
+    ) -> Slice | None:
         """The slice at ``position``. None when the ring has dropped a part of it.
 
         With a query no line of it may pass; then it has no frames, although its cursor is further on. It is
-        :data:`BUSY` when the worker has no time for queries now. Raises :class:`SearchTooExpensive`.
+        :data:`BUSY` when the worker has no time for queries of ``subjects`` now. These are the subjects of the tokens
+        of all who want the slice. Raises :class:`SearchTooExpensive`.
         """
         # Lock-free, which saves 3 % of the cost of many viewers: an old slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))
         if found is not None:
             return found
         has_query = line_filter is not None and line_filter.q is not None
-        if has_query and self._filter_budget.is_used_up():
+        payer = self._filter_budget.payer(subjects) if has_query else ""
+        if payer is None:
             return BUSY
         with self._lock:
             if position < self._first_position:
                 return None
-            with self._filter_budget.spend() if has_query else nullcontext():
+            with self._filter_budget.spend(payer) if has_query else nullcontext():
                 found = self._make_slice(position - self._first_position, line_filter)
             if len(self._slices) >= MAX_SLICES:
                 self._slices.clear()

@@ -39,8 +39,8 @@ class ViewerRequest:
     """What a viewer asks for: the lines after line ``after`` that pass ``line_filter``. None lets all lines pass.
 
     ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds.
-    ``retry_ms`` is the client's reconnection time. The token expires at ``expires_at``, and the stream reaches its
-    maximum age at ``closes_at``, both on the monotonic clock.
+    ``retry_ms`` is the client's reconnection time, and ``subject`` is its token's. The token expires at ``expires_at``,
+    and the stream reaches its maximum age at ``closes_at``, both on the monotonic clock.
     """
 
     ref: JobRef
@@ -53,6 +53,7 @@ class ViewerRequest:
     lease_seconds: float = 30
     expires_at: float = float("inf")
     closes_at: float = float("inf")
+    subject: str = ""
 
 
 class Viewer:
@@ -93,6 +94,7 @@ class Viewer:
         "needs_store_read",
         "on_wake",
         "reason",
+        "subject",
     )  # fmt: skip
 
     def __init__(
@@ -118,7 +120,7 @@ class Viewer:
         #: Whether the cursor has passed lines that the filter left out, and the client does not know it yet.
         self._has_skipped = False
         self._feed: Feed | None = None
-        self._ref, self.line_filter = request.ref, request.line_filter
+        self._ref, self.line_filter, self.subject = request.ref, request.line_filter, request.subject
         self._retry_ms = request.retry_ms
         self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
         self._expires_at, self._closes_at = request.expires_at, request.closes_at
@@ -335,7 +337,7 @@ class Viewer:
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position
         try:
-            found = feed.take(position, self.line_filter) if position is not None else None
+            found = feed.take(position, self.line_filter, (self.subject,)) if position is not None else None
         except SearchTooExpensive as error:
             return self._fail(str(error), "query")
         if found is BUSY:

@@ -1,6 +1,7 @@
 """A feed: where cursors are in its ring, which frames it drops, what it encodes, and how it closes."""
 
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from chronoverse.live.feed import (
     BUSY,
+    FILTER_SHARE,
     MAX_SLICES,
     SLICE_BYTES,
     SLICE_STEP_BYTES,
@@ -595,13 +597,76 @@ def test_queries_wait_when_their_time_is_used_up() -> None:
     feed.publish([line_frame(1)], 0, ROOMY)
     ready, late = LineFilter(None, "line"), LineFilter(None, "late")
     made = take_filtered(feed, ready)
-    with budget.spend():
+    with budget.spend(""):
         now[0] += 1.0
     assert take_filtered(feed, ready) is made
     assert take_filtered(feed, late) is BUSY
     assert take_filtered(feed, LineFilter("stdout")).frames
     now[0] += 5.0
     assert take_filtered(feed, late) is not BUSY
+
+
+class Worker:
+    """A worker with a filter budget, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.budget = FilterBudget(lambda: self.now)
+        #: Seconds that each subject has taken, and how often it had to wait.
+        self.taken: defaultdict[str, float] = defaultdict(float)
+        self.refused: Counter[str] = Counter()
+
+    def ask(self, *subjects: str, seconds: float) -> None:
+        """Somebody of ``subjects`` wants to compare lines for so many seconds."""
+        payer = self.budget.payer(subjects)
+        if payer is None:
+            self.refused.update(subjects)
+            return
+        with self.budget.spend(payer):
+            self.now += seconds
+        self.taken[payer] += seconds
+
+    def run(self, seconds: float, *wishes: tuple[tuple[str, ...], float]) -> None:
+        """Each of ``wishes``, subjects and seconds, is asked for every 10 ms."""
+        until = self.now + seconds
+        while self.now < until:
+            for subjects, wish in wishes:
+                self.ask(*subjects, seconds=wish)
+            self.now += 0.01
+
+
+def test_one_subject_may_take_all_of_the_time_for_queries() -> None:
+    """When nobody else wants any."""
+    worker = Worker()
+    worker.run(20, (("greedy",), 0.02))
+    assert worker.taken["greedy"] == pytest.approx(20 * FILTER_SHARE, rel=0.05)
+
+
+def test_a_subject_that_takes_little_never_waits_for_one_that_takes_much() -> None:
+    """It comes before the other, after it, and again after a pause."""
+    worker = Worker()
+    for _ in range(3):
+        worker.run(5, (("modest",), 0.0001), (("greedy",), 0.02))
+        worker.run(5, (("greedy",), 0.02))
+    assert worker.refused["modest"] == 0
+    assert sum(worker.taken.values()) == pytest.approx(worker.now * FILTER_SHARE, rel=0.05)
+
+
+def test_subjects_that_all_take_much_get_the_same() -> None:
+    """However many queries each of them has, and although one of them asks first."""
+    worker = Worker()
+    worker.run(20, *[(("many queries",), 0.005)] * 20, (("one query",), 0.02), (("another",), 0.01))
+    shares = [taken / sum(worker.taken.values()) for taken in worker.taken.values()]
+    assert len(shares) == 3
+    assert min(shares) > 0.25
+
+
+def test_the_time_for_a_shared_query_is_taken_by_whoever_has_taken_least() -> None:
+    """So nobody waits only because others have the same query."""
+    worker = Worker()
+    worker.run(5, (("greedy",), 0.02), (("greedy", "modest"), 0.0001))
+    assert worker.refused["modest"] == 0
+    assert 0 < worker.taken["modest"] < 0.1
 
 
 def take_filtered(feed: Feed, line_filter: LineFilter) -> Slice:

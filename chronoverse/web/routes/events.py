@@ -85,7 +85,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), line_filter)
         if is_head:
             return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
-        viewer_params = viewer_request(deps, ref, job, after, line_filter, query["wait"], principal().expires_at)
+        viewer_params = viewer_request(deps, ref, job, after, line_filter, query["wait"], principal())
         return EventStream(deps, after, *open_viewer(deps, ticket, viewer_params))
 
     return routes

@@ -55,7 +55,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         wants_line = "q" in query
         line_filter = line_filter_of(query) if wants_line else NO_LINES
         after = query.get("offset", 0 if wants_line or job is None else job.last)
-        request_ = viewer_request(deps, ref, job, after, line_filter, timeout, principal().expires_at)
+        request_ = viewer_request(deps, ref, job, after, line_filter, timeout, principal())
         closes_at = deps.monotonic() + max(timeout, LOOK_SECONDS)
         request_ = replace(request_, heartbeat_seconds=NO_HEARTBEAT_SECONDS, closes_at=closes_at)
         viewer, on_end = open_viewer(deps, ticket, request_)

@@ -155,7 +155,7 @@ class BroadcastGroup:
         if feed.state is self._state and feed.final is None:
             # After this error each viewer goes on by itself, and tells its client.
             with contextlib.suppress(SearchTooExpensive):
-                new = feed.take(self._position, self._filter)
+                new = feed.take(self._position, self._filter, (member.viewer.subject for member in self._members))
         if new is None:
             # The end, a changed job, or lines that the ring has dropped: each viewer handles these for itself.
             self._dissolve(list(self._members))

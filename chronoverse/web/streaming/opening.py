@@ -12,6 +12,7 @@ from gunicorn import SERVER
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from chronoverse import metrics
+from chronoverse.auth.tokens import Principal
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer, ViewerRequest
@@ -46,9 +47,9 @@ def viewer_request(
     after: int,
     line_filter: LineFilter | None,
     wait: int,
-    expires_at: float,
+    reader: Principal,
 ) -> ViewerRequest:
-    """A viewer's request, completed from the settings. ``expires_at`` is the token's, in Unix time."""
+    """A viewer's request, completed from the settings."""
     settings, now = deps.settings, deps.monotonic()
     age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
     return ViewerRequest(
@@ -60,8 +61,9 @@ def viewer_request(
         retry_ms=retry_ms(),
         heartbeat_seconds=settings.heartbeat_seconds,
         lease_seconds=settings.lease_seconds,
-        expires_at=now + expires_at - deps.wall_clock(),
+        expires_at=now + reader.expires_at - deps.wall_clock(),
         closes_at=now + age,
+        subject=reader.subject,
     )
 
 
