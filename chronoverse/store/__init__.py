@@ -8,7 +8,8 @@ The four primitives:
     Topology          says which server has a workflow's keys: one server (``topology``), the master that Sentinels name
                       (``sentinel``), or the masters of a Cluster (``cluster``)
     scripts/          Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
-    driver            redis-py with our timeouts and errors. ``replies`` parses what it returns
+    driver            redis-py with our timeouts and errors. ``commands`` sends commands to the server that has a
+                      workflow's keys, and ``replies`` parses the replies
 
 These have connections of their own, because they wait or read ahead:
 

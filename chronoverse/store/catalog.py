@@ -3,12 +3,12 @@
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.values import IDENTIFIER, JobRef, parse_number
+from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import Client, Script, translate_errors
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.topology import PoolKind, Topology
@@ -98,23 +98,17 @@ class JobCatalog:
             with translate_errors():
                 groups = self._topology.group_by_node(jobs[start : start + SIZE_BATCH])
             for group in groups:
-                with contextlib.suppress(StoreUnavailable), translate_errors():
-                    answers = self._topology.run(group[0].workflow_id, partial(self._ask_sizes, group))
+                commands = [("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", SAMPLED_NODES) for job in group]
+                with contextlib.suppress(StoreUnavailable):
+                    answers = run_pipeline(self._topology, group[0].workflow_id, commands)
                     known = zip(group, answers, strict=True)
                     sizes.update({job: answer if isinstance(answer, int) else 0 for job, answer in known})
         return sizes
 
-    def _ask_sizes(self, jobs: Sequence[JobRef], client: Client) -> list[Any]:
-        pipeline = client.pipeline(transaction=False)
-        for job in jobs:
-            pipeline.execute_command("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", SAMPLED_NODES)
-        return pipeline.execute(raise_on_error=False)
-
     def archive_state(self, job: JobRef) -> ArchiveState:
         """How far the job is archived now."""
         keys = [*(self._keys.of(job, kind) for kind in ("log", "job", "archive")), self._keys.settings(job.workflow_id)]
-        with translate_errors():
-            answer = self._topology.run(job.workflow_id, lambda client: self._archive_state.run(client, keys))
+        answer = run_script(self._topology, job.workflow_id, self._archive_state, keys)
         archived, state, deleting, swept, ended_ms, archived_at, retention, first, last = answer
         return ArchiveState(
             archived=_number(archived) or 0,
@@ -135,7 +129,7 @@ class JobCatalog:
         """The workflow's own retention in seconds. None when it has the common one."""
         key = self._keys.settings(workflow_id)
         try:
-            answer = self._command(workflow_id, "HGET", key, "retention_seconds", pool=pool)
+            answer = run_command(self._topology, workflow_id, "HGET", key, "retention_seconds", pool=pool)
         except NotALog:
             # The key is no hash, so the workflow has no settings.
             return None
@@ -153,9 +147,9 @@ class JobCatalog:
         """
         key = self._keys.settings(workflow_id)
         if seconds is None:
-            self._command(workflow_id, "HDEL", key, "retention_seconds")
+            run_command(self._topology, workflow_id, "HDEL", key, "retention_seconds")
         else:
-            self._command(workflow_id, "HSET", key, "retention_seconds", seconds)
+            run_command(self._topology, workflow_id, "HSET", key, "retention_seconds", seconds)
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
         """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
@@ -165,14 +159,7 @@ class JobCatalog:
         """
         keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
-        with translate_errors():
-            return bool(
-                self._topology.run(job.workflow_id, lambda client: self._apply_retention.run(client, keys, *args))
-            )
-
-    def _command(self, workflow_id: str, *command: Any, pool: PoolKind = PoolKind.COMMANDS) -> Any:
-        with translate_errors():
-            return self._topology.run(workflow_id, lambda client: client.execute_command(*command), pool)
+        return bool(run_script(self._topology, job.workflow_id, self._apply_retention, keys, *args))
 
 
 def _retention(text: bytes) -> int | None:

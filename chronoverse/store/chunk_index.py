@@ -7,6 +7,7 @@ from chronoverse.errors import ArchiveDamaged, Held
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import JobRef
+from chronoverse.store.commands import run_command, run_script
 from chronoverse.store.driver import Script, translate_errors
 from chronoverse.store.durability import is_permanent
 from chronoverse.store.keys import ARCHIVE_LOCK, KeyMap
@@ -101,9 +102,7 @@ class ChunkIndex:
         whose upload it began itself, and only those are returned.
         """
         keys = [self._keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
-        with translate_errors():
-            script = self._scripts["mark_garbage"]
-            answer = self._topology.run(job.workflow_id, lambda client: script.run(client, keys, token, *names))
+        answer = run_script(self._topology, job.workflow_id, self._scripts["mark_garbage"], keys, token, *names)
         pairs = zip(answer[::2], answer[1::2], strict=True)
         return {name.decode("utf-8", "replace"): float(seconds) for name, seconds in pairs}
 
@@ -184,9 +183,7 @@ class ChunkIndex:
         keys = [self._keys.of(job, kind) for kind in kinds]
         if listing:
             keys.append(self._keys.listing(job.workflow_id))
-        script = self._scripts[name]
-        with translate_errors():
-            answer = self._topology.run(job.workflow_id, lambda client: script.run(client, keys, *args))
+        answer = run_script(self._topology, job.workflow_id, self._scripts[name], keys, *args)
         if answer[0] == b"HELD":
             raise Held("a live runner holds this job")
         word: bytes = answer[0]
@@ -195,5 +192,4 @@ class ChunkIndex:
         return word
 
     def _command(self, job: JobRef, *command: Any) -> Any:
-        with translate_errors():
-            return self._topology.run(job.workflow_id, lambda client: client.execute_command(*command))
+        return run_command(self._topology, job.workflow_id, *command)

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from chronoverse.errors import StoreError
 from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, Status, seconds_of
 from chronoverse.store import replies
-from chronoverse.store.driver import Client, DriverError, Script, translate_errors
+from chronoverse.store.commands import run_command, run_pipeline, run_script
+from chronoverse.store.driver import Script
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.topology import PoolKind, Topology
 
@@ -54,7 +56,8 @@ class JobListing:
 
         Members that are no job ids are removed from the listing, whoever wrote them. So each is met only once.
         """
-        return newest_first(partial(self._command, workflow_id), self._keys.listing(workflow_id), before, count)
+        command = partial(run_command, self._topology, workflow_id)
+        return newest_first(command, self._keys.listing(workflow_id), before, count)
 
     def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
         """Removes those of the jobs from the listing that have neither a log nor a hash."""
@@ -62,8 +65,7 @@ class JobListing:
         for job_id in job_ids:
             job = JobRef(workflow_id, job_id)
             keys += [self._keys.of(job, "log"), self._keys.of(job, "job")]
-        with translate_errors():
-            self._topology.run(workflow_id, lambda client: self._unlist.run(client, keys, *job_ids))
+        run_script(self._topology, workflow_id, self._unlist, keys, *job_ids)
 
     def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[str, int]:
         """Adds ``jobs``, which must all be on one server, to the listings of their workflows, or to the running jobs.
@@ -79,30 +81,23 @@ class JobListing:
         if len(self._added_at) + len(due) > LISTED_JOBS:
             self._added_at.clear()
         self._added_at.update((job.ref, now) for job in due)
-
-        def add(client: Client) -> object:
-            pipeline = client.pipeline(transaction=False)
-            for job in due:
-                workflow_id, job_id = job.ref
-                pipeline.execute_command("ZADD", self._keys.listing(workflow_id), "NX", self._created_ms(job), job_id)
-                command = "SADD" if job.status is Status.RUNNING else "SREM"
-                pipeline.execute_command(command, self._keys.running(workflow_id), job_id)
-            return pipeline.execute(raise_on_error=False)
-
-        with contextlib.suppress(DriverError):
-            self._topology.run(due[0].ref.workflow_id, add, pool)
+        commands: list[tuple[Any, ...]] = []
         newest: dict[str, int] = {}
         for job in due:
-            newest[job.ref.workflow_id] = max(self._created_ms(job), newest.get(job.ref.workflow_id, 0))
+            workflow_id, job_id = job.ref
+            created_ms = self._created_ms(job)
+            commands += [
+                ("ZADD", self._keys.listing(workflow_id), "NX", created_ms, job_id),
+                ("SADD" if job.status is Status.RUNNING else "SREM", self._keys.running(workflow_id), job_id),
+            ]
+            newest[workflow_id] = max(created_ms, newest.get(workflow_id, 0))
+        with contextlib.suppress(StoreError):
+            run_pipeline(self._topology, due[0].ref.workflow_id, commands, pool)
         return newest
 
     def _created_ms(self, job: Job) -> int:
         seconds = seconds_of(job.created_at or "") or seconds_of(job.started_at or "") or self._clock()
         return round(seconds * 1000)
-
-    def _command(self, workflow_id: str, *command: Any) -> Any:
-        with translate_errors():
-            return self._topology.run(workflow_id, lambda client: client.execute_command(*command))
 
 
 def newest_first(

@@ -7,7 +7,8 @@ import orjson
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
-from chronoverse.store.driver import Script, translate_errors
+from chronoverse.store.commands import run_command, run_script
+from chronoverse.store.driver import Script
 from chronoverse.store.keys import ARCHIVE_LOCK, KeyMap
 from chronoverse.store.replies import entry_fingerprint, refusal_error
 from chronoverse.store.topology import PoolKind, Topology
@@ -45,8 +46,7 @@ class RedactionLog:
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
         names = (chunk.name, old.name if old else "")
         more = (orjson.dumps(audit), AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names)
-        with translate_errors():
-            answer = self._topology.run(job.workflow_id, lambda client: self._redact.run(client, keys, *args, *more))
+        answer = run_script(self._topology, job.workflow_id, self._redact, keys, *args, *more)
         if answer[0] != b"OK":
             raise refusal_error(answer[0].decode(), answer[1:])
 
@@ -59,11 +59,8 @@ class RedactionLog:
         return [(each["from"], each["to"]) for each in self._newest(job, count, pool)]
 
     def _newest(self, job: JobRef, count: int, pool: PoolKind = PoolKind.COMMANDS) -> list[dict[str, Any]]:
-        command = ("LRANGE", self._keys.of(job, "audit"), -count, -1)
-        with translate_errors():
-            found: list[bytes] = self._topology.run(
-                job.workflow_id, lambda client: client.execute_command(*command), pool
-            )
+        key = self._keys.of(job, "audit")
+        found: list[bytes] = run_command(self._topology, job.workflow_id, "LRANGE", key, -count, -1, pool=pool)
         return [redaction for text in found if (redaction := _parse(text)) is not None]
 
 

@@ -17,9 +17,9 @@ from chronoverse.store.append_connection import AppendConnection, append_argumen
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology
+from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import (
     Ask,
-    Client,
     DriverError,
     Moved,
     Script,
@@ -151,17 +151,10 @@ class Store:
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         """:meth:`get_jobs` for jobs on one server."""
-        script = self._scripts["get_job"]
-
-        def ask(client: Client) -> list[Any]:
-            pipeline = client.pipeline(transaction=False)
-            for job in jobs:
-                keys, *args = self._get_job_arguments(job)
-                pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-            return pipeline.execute(raise_on_error=False)
-
-        with translate_errors():
-            answers = self._topology.run(jobs[0].workflow_id, ask, self._pool)
+        sha = self._scripts["get_job"].sha
+        arguments = map(self._get_job_arguments, jobs)
+        commands = [("EVALSHA", sha, len(keys), *keys, *args) for keys, *args in arguments]
+        answers = run_pipeline(self._topology, jobs[0].workflow_id, commands, self._pool)
         found = [self._job_or_error(job, answer) for job, answer in zip(jobs, answers, strict=True)]
         pairs = zip(found, answers, strict=True)
         foreign = [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)]
@@ -372,15 +365,12 @@ class Store:
             self._prefetch.close()
 
     def _command(self, workflow_id: str, *command: Any) -> Any:
-        with translate_errors():
-            return self._topology.run(workflow_id, lambda client: client.execute_command(*command), self._pool)
+        return run_command(self._topology, workflow_id, *command, pool=self._pool)
 
     def _script(
         self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, pool: PoolKind | None = None
     ) -> Any:
-        script = self._scripts[name]
-        with translate_errors():
-            return self._topology.run(workflow_id, lambda client: script.run(client, keys, *args), pool or self._pool)
+        return run_script(self._topology, workflow_id, self._scripts[name], keys, *args, pool=pool or self._pool)
 
 
 def _milliseconds(seconds: float) -> int:

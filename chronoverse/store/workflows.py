@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.values import IDENTIFIER, Job, JobRef
 from chronoverse.store import replies
-from chronoverse.store.driver import Client, DriverError, to_store_error, translate_errors
+from chronoverse.store.commands import run_command, run_pipeline
+from chronoverse.store.driver import DriverError, to_store_error, translate_errors
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.listing import JobListing, newest_first
 from chronoverse.store.topology import PoolKind, Topology
@@ -83,10 +84,8 @@ class WorkflowList:
         if now < self._paused_until:
             return
         try:
-            (reply,) = self._run(key, PoolKind.HEALTH, ("ZADD", key, "GT", created_ms, workflow_id))
-        except StoreError as error:
-            reply = error
-        if isinstance(reply, Exception):
+            run_command(self._topology, key, "ZADD", key, "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
+        except StoreError:
             self._paused_until = now + PAUSE_SECONDS
 
     def job_begun(self, job: JobRef, created_ms: float) -> None:
@@ -105,8 +104,9 @@ class WorkflowList:
             self.read([job.workflow_id])
 
     def _note_running(self, command: str, job: JobRef) -> None:
+        key = self._keys.running(job.workflow_id)
         with contextlib.suppress(StoreError):
-            self._run(job.workflow_id, PoolKind.APPENDS, (command, self._keys.running(job.workflow_id), job.job_id))
+            run_command(self._topology, job.workflow_id, command, key, job.job_id, pool=PoolKind.APPENDS)
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         """The workflows. None for one without jobs, an error for one that cannot be read.
@@ -135,22 +135,21 @@ class WorkflowList:
 
     def _repair(self, workflow_ids: Sequence[str]) -> None:
         """Checks some jobs of each workflow, all of one server: the oldest, and those that are noted as running."""
-        samples = self._run(
+        samples = run_pipeline(
+            self._topology,
             workflow_ids[0],
-            PoolKind.COMMANDS,
-            *(("ZRANGE", self._keys.listing(each), 0, CHECKED_OLDEST - 1) for each in workflow_ids),
-            *(("SRANDMEMBER", self._keys.running(each), CHECKED_RUNNING) for each in workflow_ids),
+            [
+                *(("ZRANGE", self._keys.listing(each), 0, CHECKED_OLDEST - 1) for each in workflow_ids),
+                *(("SRANDMEMBER", self._keys.running(each), CHECKED_RUNNING) for each in workflow_ids),
+            ],
         )
         jobs = [
             [JobRef(workflow_id, job_id) for job_id in _ids(members)]
             for workflow_id, members in zip([*workflow_ids, *workflow_ids], samples, strict=True)
         ]
         oldest = [job for each in jobs[: len(workflow_ids)] for job in each]
-        exist = self._run(
-            workflow_ids[0],
-            PoolKind.COMMANDS,
-            *(("EXISTS", self._keys.log(job), self._keys.of(job, "job")) for job in oldest),
-        )
+        questions = [("EXISTS", self._keys.log(job), self._keys.of(job, "job")) for job in oldest]
+        exist = run_pipeline(self._topology, workflow_ids[0], questions)
         gone = [job for job, count in zip(oldest, exist, strict=True) if count == 0]
         for workflow_id in {job.workflow_id for job in gone}:
             self._listing.unlist(workflow_id, [job.job_id for job in gone if job.workflow_id == workflow_id])
@@ -163,12 +162,14 @@ class WorkflowList:
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         """The workflows, all of one server, as they stand in their keys."""
         size = len(workflow_ids)
-        answers = self._run(
+        answers = run_pipeline(
+            self._topology,
             workflow_ids[0],
-            PoolKind.COMMANDS,
-            *(("ZCARD", self._keys.listing(each)) for each in workflow_ids),
-            *(("SCARD", self._keys.running(each)) for each in workflow_ids),
-            *(("ZRANGE", self._keys.listing(each), 0, 0, "REV", "WITHSCORES") for each in workflow_ids),
+            [
+                *(("ZCARD", self._keys.listing(each)) for each in workflow_ids),
+                *(("SCARD", self._keys.running(each)) for each in workflow_ids),
+                *(("ZRANGE", self._keys.listing(each), 0, 0, "REV", "WITHSCORES") for each in workflow_ids),
+            ],
         )
         columns = answers[:size], answers[size : 2 * size], answers[2 * size :]
         return [_workflow(*row) for row in zip(workflow_ids, *columns, strict=True)]
@@ -188,21 +189,8 @@ class WorkflowList:
                     self.add(workflow_id, again.last_job_ms)
 
     def _command(self, *command: Any) -> Any:
-        """A command on the list of workflows."""
-        with translate_errors():
-            return self._topology.run(self._keys.workflows(), lambda client: client.execute_command(*command))
-
-    def _run(self, workflow_id: str, pool: PoolKind, *commands: tuple[Any, ...]) -> list[Any]:
-        """The replies to ``commands``, which go to one server. An error about one key stands as its reply."""
-
-        def send(client: Client) -> list[Any]:
-            pipeline = client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return pipeline.execute(raise_on_error=False)
-
-        with translate_errors():
-            return self._topology.run(workflow_id, send, pool) if commands else []
+        """The reply to a command on the list of workflows."""
+        return run_command(self._topology, self._keys.workflows(), *command)
 
 
 def _ids(members: Any) -> list[str]:
