@@ -5,7 +5,7 @@ and encodes them, until the page is full or its budget is used up.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import orjson
 
@@ -48,7 +48,7 @@ class Search(NamedTuple):
     """What is searched for. ``frame_filter`` finds it in the archive, where frames of other times are skipped."""
 
     frame_filter: FrameFilter
-    time_range: TimeRange
+    time_range: TimeRange = TimeRange()
 
 
 class Page(NamedTuple):
@@ -62,6 +62,20 @@ class Page(NamedTuple):
 #: Makes the JSON of a line, and of other lines that belong to it, by number. Returns None when the budget has no room
 #: for them.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
+
+
+class BatchReader(Protocol):
+    """:func:`read_batches` for one store and archive."""
+
+    def __call__(
+        self,
+        job: Job,
+        position: int,
+        *,
+        descending: bool = False,
+        limit: int | None = None,
+        search: Search | None = None,
+    ) -> Iterator[ReadBatch]: ...
 
 
 def read_batches(

@@ -38,8 +38,8 @@ class Archive(Protocol):
     Every method raises :class:`ArchiveUnavailable` or :class:`ArchiveDamaged`.
     """
 
-    def frames(self, job: JobRef, after: int, most_lines: int) -> tuple[bytes, int] | None:
-        """Up to ``most_lines`` lines after line ``after`` as event frames, and the last number in them.
+    def frames(self, job: JobRef, after: int, max_lines: int) -> tuple[bytes, int] | None:
+        """Up to ``max_lines`` lines after line ``after`` as event frames, and the last number in them.
 
         None when something other than one line for each number follows.
         """

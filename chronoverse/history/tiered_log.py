@@ -39,7 +39,7 @@ class Entries(NamedTuple):
 class MissingArchive:
     """Stands for the archive when none is configured. Lines that were archived elsewhere cannot be read."""
 
-    def frames(self, job: JobRef, after: int, most_lines: int) -> tuple[bytes, int] | None:
+    def frames(self, job: JobRef, after: int, max_lines: int) -> tuple[bytes, int] | None:
         """Raises: :class:`ArchiveUnavailable`."""
         raise self._unavailable()
 

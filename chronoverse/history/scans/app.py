@@ -5,6 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
@@ -22,9 +23,9 @@ from chronoverse.errors import (
 )
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import (
+    BatchReader,
     LineEncoder,
     Page,
-    ReadBatch,
     Search,
     encode_line,
     read_batches,
@@ -81,11 +82,10 @@ class ScanApp:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._archive = archive
-        self._max_line_bytes = max_line_bytes
+        self._read: Final[BatchReader] = partial(read_batches, store, archive, max_line_bytes=max_line_bytes)
         self._clock = clock
         self._hasher = ShapeHasher()
-        self._run_shapes = RunShapes(archive, self._read_run, self._hasher)
+        self._run_shapes = RunShapes(archive, self._read, self._hasher)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         """The answer to one scan: 200 with a page, or 500 with one of our errors."""
@@ -128,12 +128,12 @@ class ScanApp:
         encode: LineEncoder
         if scan.form == Form.MATCH and matcher:
             context = scan.before, scan.after
-            encode = self._match_encoder(job, matcher, context, scan.stream, descending=scan.descending)
+            encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
         else:
             encode = _ENCODERS[scan.form]
         search = Search(Prefilter(matcher), time_range) if matcher else None
         return read_page(
-            self._read_batches(job, scan.position, descending=scan.descending, search=search),
+            self._read(job, scan.position, descending=scan.descending, search=search),
             job,
             scan.position,
             scan.limit,
@@ -155,7 +155,8 @@ class ScanApp:
         def search(job: Job, position: int, limit: int, only_count: bool) -> Matches:
             encode = _ENCODERS[Form.NUMBER]
             if not only_count:
-                encode = self._match_encoder(job, matcher, (scan.before, scan.after), scan.stream, descending=False)
+                context = scan.before, scan.after
+                encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=False)
             count = 0
 
             def encode_counted(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
@@ -164,11 +165,8 @@ class ScanApp:
                 count += encoded is not None
                 return encoded
 
-            batches = self._read_batches(
-                job, position, descending=False, search=Search(Prefilter(matcher), TimeRange())
-            )
             page = read_page(
-                batches,
+                self._read(job, position, search=Search(Prefilter(matcher))),
                 job,
                 position,
                 limit,
@@ -189,10 +187,6 @@ class ScanApp:
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
-
-        def read(position: int, descending: bool, search: Search | None) -> Iterator[ReadBatch]:
-            return self._read_batches(job, position, descending=descending, search=search)
-
         runs: list[ShapeSet] | None = None
         names: list[str] | None = None
         with contextlib.suppress(NothingToCompare):
@@ -201,7 +195,7 @@ class ScanApp:
         new_lines = None if runs is None else NewLines(runs, self._hasher)
         # The comparison may have used up all the time. The errors have as much for themselves.
         budgets = budget, self._budget(scan, client_is_gone)
-        return read_summary(scan, job, read, budgets, self._hasher, new_lines, names)
+        return read_summary(scan, job, self._read, budgets, self._hasher, new_lines, names)
 
     def read_new(self, scan: NewLinesScan, client_is_gone: Callable[[], bool] = lambda: False) -> NewLinesPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
@@ -219,10 +213,9 @@ class ScanApp:
         encode: LineEncoder = encode_line
         if scan.before or scan.after:
             context = scan.before, scan.after
-            encode = self._match_encoder(job, None, context, scan.stream, descending=scan.descending)
-        search = Search(new_lines, TimeRange())
+            encode = MatchEncoder(self._read, job, None, context, scan.stream, descending=scan.descending)
         page = read_page(
-            self._read_batches(job, scan.position, descending=scan.descending, search=search),
+            self._read(job, scan.position, descending=scan.descending, search=Search(new_lines)),
             job,
             scan.position,
             scan.limit,
@@ -249,9 +242,6 @@ class ScanApp:
             raise JobNotFound("no such job")
         return job
 
-    def _read_run(self, job: Job, position: int, search: Search) -> Iterator[ReadBatch]:
-        return self._read_batches(job, position, descending=False, search=search)
-
     def _listed(self, scan: WorkflowScan) -> Iterator[ListedJob]:
         """The workflow's jobs from the start of ``scan`` on. Raises as the store does."""
         start = scan.start
@@ -277,28 +267,6 @@ class ScanApp:
             raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
         return PageBudget(
             page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock
-        )
-
-    def _match_encoder(
-        self, job: Job, matcher: Matcher | None, context: tuple[int, int], stream: str | None, *, descending: bool
-    ) -> MatchEncoder:
-        def read_context(position: int, count: int, descending: bool) -> Iterator[ReadBatch]:
-            return self._read_batches(job, position, descending=descending, limit=count)
-
-        return MatchEncoder(read_context, matcher, context, stream, descending=descending)
-
-    def _read_batches(
-        self, job: Job, position: int, *, descending: bool, limit: int | None = None, search: Search | None = None
-    ) -> Iterator[ReadBatch]:
-        return read_batches(
-            self._store,
-            self._archive,
-            job,
-            position,
-            max_line_bytes=self._max_line_bytes,
-            descending=descending,
-            limit=limit,
-            search=search,
         )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -104,11 +104,10 @@ def _page(headers: http.client.HTTPMessage, lines: list[bytes]) -> Page:
 class _UnixConnection(http.client.HTTPConnection):
     """A connection to the Unix socket at ``path``. ``deadline`` is on the monotonic clock."""
 
-    def __init__(self, path: Path, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__("scans", timeout=ANSWER_SECONDS + deadline - clock())
+    def __init__(self, path: Path, deadline: float) -> None:
+        super().__init__("scans", timeout=ANSWER_SECONDS + deadline - time.monotonic())
         self._path = str(path)
         self._deadline = deadline
-        self._clock = clock
 
     def connect(self) -> None:
         """Connects. While the server starts, this tries again until the deadline. Raises OSError."""
@@ -119,7 +118,7 @@ class _UnixConnection(http.client.HTTPConnection):
                 sock.connect(self._path)
             except OSError:
                 sock.close()
-                if self._clock() > self._deadline:
+                if time.monotonic() > self._deadline:
                     raise
                 time.sleep(CONNECT_RETRY_SECONDS)
             else:

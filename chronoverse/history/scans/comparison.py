@@ -5,7 +5,7 @@ from its log, and cached in this process. One request goes on where the request 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
@@ -13,11 +13,10 @@ from chronoverse.archive.codec import decode_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import Page, ReadBatch, Search
+from chronoverse.history.pages import BatchReader, Page, Search
 from chronoverse.history.scans.scan import JobScan
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
-from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, JobRef, Line, Status
 
 #: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
@@ -107,17 +106,13 @@ class _CachedShapes:
     position: int
 
 
-#: A job's log strictly after a number, upwards. The archive's part is only shown to the filter of the search.
-LogReader = Callable[[Job, int, Search], Iterator[ReadBatch]]
-
-
 class RunShapes:
     """The shapes of the lines of whole jobs, for one process. ``read`` reads logs. ``max_shapes`` bounds the cache."""
 
     def __init__(
         self,
         archive: ArchiveReader | MissingArchive,
-        read: LogReader,
+        read: BatchReader,
         hasher: ShapeHasher,
         max_shapes: int = CACHED_SHAPES,
     ) -> None:
@@ -153,7 +148,7 @@ class RunShapes:
         if cached.position >= job.last or cached.shapes.is_full:
             return True
         collector = _Collector(cached.shapes, self._hasher)
-        for batch in self._read(job, cached.position, Search(collector, TimeRange())):
+        for batch in self._read(job, cached.position, search=Search(collector)):
             if not batch.is_match:
                 cached.shapes.add(self._hasher.hashes([line.message for line in batch.lines]))
             cached.position = batch.position

@@ -1,15 +1,11 @@
 """Makes the JSON of matching lines, with the spans that match and the lines of context."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
-from chronoverse.history.pages import ReadBatch, line_json
+from chronoverse.history.pages import BatchReader, line_json
 from chronoverse.joblog.matcher import MAX_SPANS, Matcher
-from chronoverse.joblog.values import Line
-
-#: The log strictly after a number, downwards if the last argument is true: at most so many entries.
-BatchReader = Callable[[int, int, bool], Iterator[ReadBatch]]
+from chronoverse.joblog.values import Job, Line
 
 
 class MatchEncoder:
@@ -21,14 +17,16 @@ class MatchEncoder:
 
     def __init__(
         self,
-        read_batches: BatchReader,
+        read: BatchReader,
+        job: Job,
         matcher: Matcher | None,
         context: tuple[int, int],
         stream: str | None,
         *,
         descending: bool,
     ) -> None:
-        self._read_batches = read_batches
+        self._read = read
+        self._job = job
         self._matcher = matcher
         self._stream = stream
         self._descending = descending
@@ -92,7 +90,7 @@ class MatchEncoder:
         """
         if count <= 0:
             return True
-        for batch in self._read_batches(start, count, descending):
+        for batch in self._read(self._job, start, descending=descending, limit=count):
             for line in batch.lines:
                 if abs(line.sequence_num - start) > count:
                     return True

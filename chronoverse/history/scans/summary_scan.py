@@ -1,6 +1,6 @@
 """Makes the summary of a job's log: goes through all of it for lines that look like errors, and reads its end."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import ClassVar, Final
@@ -8,21 +8,16 @@ from typing import ClassVar, Final
 from chronoverse.archive.prefilter import Prefilter
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import ReadBatch, Search, matches
+from chronoverse.history.pages import BatchReader, Search, matches
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.scan import JobScan
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import MAX_LAST_LINES, LineGroups, compose, error_matcher, looks_like_error
-from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job
 
 #: Seconds for finding the new lines, and again for finding the errors. That is enough for millions of lines of which
 #: few are new or look like errors. After that the summary says that it is truncated.
 SUMMARY_SECONDS: Final = 1.5
-
-#: A job's log strictly after a number, downwards if the second argument is true. With a search, other lines may be left
-#: out.
-LogReader = Callable[[int, bool, Search | None], Iterator[ReadBatch]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +32,7 @@ class SummaryScan(JobScan):
 def read_summary(
     scan: SummaryScan,
     job: Job,
-    read: LogReader,
+    read: BatchReader,
     budgets: tuple[PageBudget, PageBudget],
     hasher: ShapeHasher,
     new_lines: NewLines | None,
@@ -55,7 +50,7 @@ def read_summary(
     new, errors = LineGroups(shape_of), LineGroups(shape_of)
     is_complete = compared_with is None or (new_lines is not None and _find_new(job, read, budgets[0], new_lines, new))
     is_complete &= _find_errors(job, read, budgets[1], errors)
-    newest = chain.from_iterable(batch.lines for batch in read(job.last + 1, True, None))
+    newest = chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True))
     last = list(islice(newest, MAX_LAST_LINES))[::-1]
     return compose(
         job,
@@ -68,9 +63,9 @@ def read_summary(
     )
 
 
-def _find_new(job: Job, read: LogReader, budget: PageBudget, new_lines: NewLines, new: LineGroups) -> bool:
+def _find_new(job: Job, read: BatchReader, budget: PageBudget, new_lines: NewLines, new: LineGroups) -> bool:
     """Adds all new lines to ``new``. Returns whether there was time to look at the whole log."""
-    for batch in read(0, False, Search(new_lines, TimeRange())):
+    for batch in read(job, 0, search=Search(new_lines)):
         for line in batch.lines:
             if batch.is_match or new_lines.is_new(line):
                 new.add(line)
@@ -82,10 +77,10 @@ def _find_new(job: Job, read: LogReader, budget: PageBudget, new_lines: NewLines
     return True
 
 
-def _find_errors(job: Job, read: LogReader, budget: PageBudget, errors: LineGroups) -> bool:
+def _find_errors(job: Job, read: BatchReader, budget: PageBudget, errors: LineGroups) -> bool:
     """Adds all lines that look like errors to ``errors``. Returns whether there was time to look at the whole log."""
     matcher, is_complete = error_matcher(), True
-    for batch in read(0, False, Search(Prefilter(matcher), TimeRange())):
+    for batch in read(job, 0, search=Search(Prefilter(matcher))):
         for line in batch.lines:
             try:
                 is_candidate = batch.is_match or matches(matcher, line)

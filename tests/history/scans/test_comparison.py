@@ -16,7 +16,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import AtCapacity, JobNotFound, NothingToCompare
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import ReadBatch, Search
+from chronoverse.history.pages import ReadBatch
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.comparison import COMPARED_JOBS, NewLinesScan, RunShapes
 from chronoverse.history.tiered_log import MissingArchive
@@ -252,7 +252,7 @@ def test_cached_shapes_are_bounded(logs: Logs) -> None:
     """Those that were used last are kept."""
     reads: list[str] = []
 
-    def read(job: Job, position: int, search: Search) -> Iterator[ReadBatch]:
+    def read(job: Job, position: int, **options: Any) -> Iterator[ReadBatch]:
         reads.append(job.ref.job_id)
         lines = [Line(number, NOW, "x" * number, "stdout") for number in range(1, 4)]
         yield ReadBatch(lines, 3, True)
