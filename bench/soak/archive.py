@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.soak.replaying import digest, replay
-from chronoverse.archive.codec import decode_entries, decompress_frame
+from chronoverse.archive.codec import decode_entry, frame_text
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.values import JobRef, Line
@@ -153,7 +153,7 @@ def compare(store: Store, objects: FileObjectStore, lines: int) -> int:
     for chunk in store.chunks.chunks(JOB):
         data = objects.get(chunk.name)
         for frame in chunk.frames:
-            for entry in decode_entries(decompress_frame(frame, data[frame.offset : frame.offset + frame.size])):
+            for entry in map(decode_entry, frame_text(frame, data).splitlines()):
                 assert isinstance(entry, Line), entry
                 assert (entry.sequence_num, entry.message.encode()) == next(numbered), entry
                 count += 1

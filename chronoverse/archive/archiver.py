@@ -131,7 +131,7 @@ class Archiver:
                 idle = not self.step()
                 backoff.record_success()
             except StoreError as error:
-                count_error(error)
+                metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()
                 backoff.record_failure()
                 seconds = backoff.delay()
                 log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": seconds}})
@@ -506,7 +506,7 @@ class Archiver:
             self._queue.snooze(ref, BUSY_SECONDS)
             raise
         except Exception as error:
-            count_error(error)
+            metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()
             self._queue.report_once(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
             self._queue.snooze(ref, RETRY_SECONDS)
 
@@ -520,8 +520,3 @@ class Archiver:
         fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
         log.debug("chunk committed", extra={"fields": fields})
         return chunk.last - chunk.first + 1
-
-
-def count_error(error: Exception) -> None:
-    """Counts a failed step in the metrics."""
-    metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()

@@ -85,12 +85,7 @@ class ChunkBuilder:
     def finish(self) -> tuple[Chunk, bytes]:
         """The chunk's record, and the object's bytes. At least one number must have been added."""
         self._close_frame()
-        data = b"".join([*self._compressed, seek_table(self._frames)])
-        digest = self._hash.hexdigest()
-        # The name has the hash of the bytes: with another level or another zstd the same lines become other bytes, and
-        # the frames have other offsets.
-        name = object_name(self._job, self.first, self.last, hashlib.sha256(data).hexdigest())
-        return Chunk(self.first, self.last, name, len(data), digest, tuple(self._frames)), data
+        return _finished(self._job, self.first, self.last, self._frames, self._compressed, self._hash.hexdigest())
 
     def _add_entry(self, entry: Entry) -> None:
         if isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last):
@@ -126,6 +121,17 @@ class ChunkBuilder:
         self.text_size += len(text)
         self._text, self._size, self._plain = [], 0, True
         self._first = self.last + 1
+
+
+def _finished(
+    job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
+) -> tuple[Chunk, bytes]:
+    """The record of a chunk with these ``frames``, whose bytes are ``compressed``; and the object's bytes."""
+    data = b"".join([*compressed, seek_table(frames)])
+    # The name has the hash of the bytes: with another level or another zstd the same lines become other bytes, and the
+    # frames have other offsets.
+    name = object_name(job, first, last, hashlib.sha256(data).hexdigest())
+    return Chunk(first, last, name, len(data), text_sha256, tuple(frames)), data
 
 
 def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
@@ -168,17 +174,17 @@ def decompress_frame(frame: Frame, data: bytes) -> bytes:
     return text
 
 
+def frame_text(frame: Frame, data: bytes) -> bytes:
+    """The JSON Lines of a frame of the object whose bytes are ``data``. Raises :class:`ArchiveDamaged`."""
+    return decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
+
+
 def text_sha256(chunk: Chunk, data: bytes) -> str:
     """The SHA-256 of the JSON Lines in an object, in hexadecimal. Raises :class:`ArchiveDamaged`."""
     found = hashlib.sha256()
     for frame in chunk.frames:
-        found.update(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
+        found.update(frame_text(frame, data))
     return found.hexdigest()
-
-
-def decode_entries(text: bytes) -> Iterable[Entry]:
-    """The entries in JSON Lines, in order."""
-    return map(decode_entry, text.splitlines())
 
 
 def decode_lines(text: bytes) -> list[dict[str, Any]]:
@@ -246,7 +252,7 @@ def rewrite(
     for frame in chunk.frames:
         if frame.last >= first and frame.first <= last:
             pause()
-            text = _changed_text(_frame_text(frame, data), first, last, change, changed)
+            text = _changed_text(frame_text(frame, data), first, last, change, changed)
             if text is not None:
                 texts[frame] = text
     if not changed:
@@ -256,7 +262,7 @@ def rewrite(
         pause()
         text = texts.get(frame)
         if text is None:
-            text_hash.update(_frame_text(frame, data))
+            text_hash.update(frame_text(frame, data))
             part = data[frame.offset : frame.offset + frame.size]
             frames.append(frame._replace(offset=offset))
         else:
@@ -265,14 +271,7 @@ def rewrite(
             frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
         parts.append(part)
         offset += len(part)
-    new_data = b"".join([*parts, seek_table(frames)])
-    digest = text_hash.hexdigest()
-    name = object_name(job, chunk.first, chunk.last, hashlib.sha256(new_data).hexdigest())
-    return Chunk(chunk.first, chunk.last, name, len(new_data), digest, tuple(frames)), new_data, changed
-
-
-def _frame_text(frame: Frame, data: bytes) -> bytes:
-    return decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
+    return *_finished(job, chunk.first, chunk.last, frames, parts, text_hash.hexdigest()), changed
 
 
 def _changed_text(text: bytes, first: int, last: int, change: LineChange, changed: list[int]) -> bytes | None:

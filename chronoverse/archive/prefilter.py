@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any, Final
 
-import orjson
-
-from chronoverse.archive.codec import decode_entry
+from chronoverse.archive.codec import decode_entry, decode_lines
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.values import Line
@@ -92,7 +90,7 @@ class Prefilter:
         """The lines of one part that match a regular expression. Lines with escapes are always candidates."""
         pattern = None if self._many_candidates else self._matcher.in_unescaped_json()
         if pattern is None:
-            return self._search_joined(_decode_lines(text))
+            return self._search_joined(decode_lines(text))
         stop, match_end = len(text), 0
 
         def find_match(position: int) -> int:
@@ -110,9 +108,9 @@ class Prefilter:
             # A match that extends into the next lines may extend to the end of the part, and so may the next matches.
             if len(candidates) == MAX_CANDIDATES or (matches and match_end > end):
                 self._many_candidates = True
-                return self._search_joined(_decode_lines(b"".join([*candidates, text[start:]])))
+                return self._search_joined(decode_lines(b"".join([*candidates, text[start:]])))
             candidates.append(text[start:end])
-        return self._verify(_decode_lines(b"".join(candidates))) if candidates else []
+        return self._verify(decode_lines(b"".join(candidates))) if candidates else []
 
     def _search_joined(self, decoded: list[dict[str, Any]]) -> list[Line]:
         """The decoded lines that match a regular expression. Searches all of their messages at once, if possible."""
@@ -148,11 +146,6 @@ class Prefilter:
 
     def _verify(self, decoded: list[dict[str, Any]]) -> list[Line]:
         return [Line.from_json(each) for each in decoded if self._matcher.matches(each["message"])]
-
-
-def _decode_lines(text: bytes) -> list[dict[str, Any]]:
-    """The decoded JSON Lines, without gaps and entries out of sequence."""
-    return [each for each in orjson.loads(b"[" + text[:-1].replace(b"\n", b",") + b"]") if "message" in each]
 
 
 def _finder(pattern: Any, text: bytes) -> Finder:

@@ -64,17 +64,15 @@ class ArchiveReader:
 
         None at the archive's end, and when not every number in the frame is a line. Use :meth:`entries` then.
         """
-        lines = self._plain_lines(job, after, max_lines)
-        if not lines:
+        found = self._frame_with(job, after + 1)
+        if found is None or not found[0].plain or found[0].first > after + 1:
             return None
+        frame, lines = found
+        start = after + 1 - frame.first
+        lines = lines[start : start + max_lines]
         cursor = after + len(lines)
         frames = [_SSE_FRAME % numbered for numbered in zip(lines, range(after + 1, cursor + 1), strict=True)]
         return FrameRange(b"".join(frames), cursor)
-
-    def json_lines(self, job: JobRef, after: int, max_lines: int) -> FrameRange | None:
-        """As :meth:`frames`, but as JSON Lines."""
-        lines = self._plain_lines(job, after, max_lines)
-        return FrameRange(b"\n".join([*lines, b""]), after + len(lines)) if lines else None
 
     def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:
         """Up to ``count`` entries after the number ``after``. Every number after ``after`` is in a line or a gap.
@@ -158,14 +156,6 @@ class ArchiveReader:
     def forget(self, job: JobRef) -> None:
         """Drops the cached chunk records of ``job``, because they were replaced."""
         self._record_cache.forget(job)
-
-    def _plain_lines(self, job: JobRef, after: int, max_lines: int) -> list[bytes]:
-        found = self._frame_with(job, after + 1)
-        if found is None or not found[0].plain or found[0].first > after + 1:
-            return []
-        frame, lines = found
-        start = after + 1 - frame.first
-        return lines[start : start + max_lines]
 
     def _frame_with(self, job: JobRef, number: int) -> tuple[Frame, list[bytes]] | None:
         """The frame with line ``number``, or else the next frame, and its JSON Lines. None after the last frame."""

@@ -82,7 +82,7 @@ class RedactionResult(NamedTuple):
 class Redaction:
     """Carries out ``request`` for the log of ``job``.
 
-    ``pause`` lets other greenlets run. ``clock`` is monotonic and ``wall_clock`` Unix time, both in seconds.
+    ``pause`` lets other greenlets run. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -94,7 +94,6 @@ class Redaction:
         *,
         pause: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store: Final = store
@@ -103,7 +102,6 @@ class Redaction:
         self._request = request
         self._pause = pause
         self._clock = clock
-        self._wall_clock = wall_clock
         self._sleep = sleep
         self._token = ""
         self._count = 0
@@ -149,9 +147,7 @@ class Redaction:
         """Deletes the objects with the old text. Returns True when some are left, or when the store may go back."""
         try:
             # The object store's clock may be ahead of ours.
-            garbage = job_objects.collect_garbage(
-                self._wall_clock(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True
-            )
+            garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
         except (StoreError, AppendRefused) as error:
             log.warning("redacted text is still to be deleted: %s", error, extra={"fields": {"job": str(self._ref)}})
             return True

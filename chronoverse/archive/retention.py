@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock, ignore_step
@@ -44,7 +44,6 @@ def delete_job(
     tombstone_ms: int = 0,
     lock_seconds: float = LOCK_SECONDS,
     on_step: StepHook = ignore_step,
-    sleep: Callable[[float], object] = time.sleep,
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
 
@@ -56,7 +55,7 @@ def delete_job(
         store.chunks.mark_deleting(job, token, tombstone_ms)
         on_step("marked for deletion")
         if tombstone_ms:
-            sleep(NOTICE_SECONDS)
+            time.sleep(NOTICE_SECONDS)
         if objects is not None:
             for stored in list(objects.list(folder(job))):
                 objects.delete(stored.name)

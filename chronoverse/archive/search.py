@@ -1,6 +1,6 @@
 """Filters the archived part of a log, frame by frame. :mod:`chronoverse.archive.prefilter` searches one frame."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from chronoverse.archive.codec import decompress_frame
@@ -30,15 +30,14 @@ def search(
     cursor: int,
     *,
     descending: bool = False,
-    predicate: Callable[[Line], bool] | None = None,
     since: str | None = None,
     until: str | None = None,
 ) -> Iterator[FoundLines]:
-    """The lines after ``cursor``, or before it, that ``frame_filter`` finds and ``predicate`` accepts, frame by frame.
+    """The lines after ``cursor``, or before it, that ``frame_filter`` finds, frame by frame.
 
     ``since`` and ``until`` are times as ``iso_timestamp`` formats them. They only leave out frames whose lines are all
-    earlier or later; ``predicate`` must check the lines of the others. When ``descending``, ``cursor`` is at most the
-    archive's last number and 1.
+    earlier or later. The caller must check the times of the lines that were found. When ``descending``, ``cursor`` is
+    at most the archive's last number and 1.
 
     Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
@@ -54,4 +53,4 @@ def search(
             lines = [line for line in reversed(lines) if line.sequence_num < previous]
         elif lines and lines[0].sequence_num <= previous:
             lines = [line for line in lines if line.sequence_num > previous]
-        yield FoundLines([line for line in lines if predicate(line)] if predicate else lines, cursor)
+        yield FoundLines(lines, cursor)

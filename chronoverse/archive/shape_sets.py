@@ -9,7 +9,7 @@ job's chunks is that of an object without a record, which is deleted as such. Se
 from collections.abc import Sequence
 from typing import Final
 
-from chronoverse.archive.codec import decode_lines, decompress_frame
+from chronoverse.archive.codec import decode_lines, frame_text
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk, combined_sha256, folder
@@ -54,5 +54,5 @@ class ShapeSetBuilder:
         chunk = self._left.pop(0)
         data = self._objects.get(chunk.name)
         for frame in chunk.frames:
-            lines = decode_lines(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
+            lines = decode_lines(frame_text(frame, data))
             self.shapes.add(self._hasher.hashes([line["message"] for line in lines]))

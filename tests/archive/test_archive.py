@@ -9,7 +9,7 @@ import pytest
 
 from chronoverse.archive.codec import (
     ChunkBuilder,
-    decode_entries,
+    decode_entry,
     decompress_frame,
     rewrite,
     split_lines,
@@ -55,7 +55,7 @@ def test_a_chunk_has_all_entries_of_the_log_but_the_last() -> None:
     assert (chunk.first, chunk.last, chunk.size, len(chunk.frames)) == (1, 7, len(data), 1)
     (frame,) = chunk.frames
     assert not frame.plain
-    entries = list(decode_entries(decompress_frame(frame, data[: frame.size])))
+    entries = list(map(decode_entry, decompress_frame(frame, data[: frame.size]).splitlines()))
     assert entries == [entry for entry in read_entries(ENTRIES, 0) if not isinstance(entry, End)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.codec import decode_entries, decompress_frame
+from chronoverse.archive.codec import decode_entry, frame_text
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import ignore_step
 from chronoverse.archive.object_store import ObjectStore
@@ -71,7 +71,7 @@ def all_entries(store: Store, objects: ObjectStore, job: JobRef) -> list[Entry]:
     for chunk in store.chunks.chunks(job):
         data = objects.get(chunk.name)
         for frame in chunk.frames:
-            entries += decode_entries(decompress_frame(frame, data[frame.offset : frame.offset + frame.size]))
+            entries += map(decode_entry, frame_text(frame, data).splitlines())
         archived = chunk.last
     found = store.get_job(job)
     return [
