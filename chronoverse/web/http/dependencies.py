@@ -72,6 +72,18 @@ MAX_ENDED_JOBS: Final = 1024
 log = logging.getLogger(__name__)
 
 
+def _accept_lock() -> FairLock:
+    return FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
+
+
+def _locks_by_server(
+    at_once: int, each: int | None = None, seconds: float = LOCK_WAIT_SECONDS
+) -> dict[Hashable, FairLock]:
+    """A lock for each server of the store. One that does not answer holds up only requests for its own jobs."""
+    used_up = None if each is None else ShareExceeded
+    return defaultdict(lambda: FairLock(seconds, AtCapacity, at_once=at_once, each=each, used_up=used_up))
+
+
 @dataclass(frozen=True, slots=True)
 class Dependencies:
     """What the routes of one worker need. :func:`chronoverse.web.app.build_dependencies` makes it."""
@@ -93,19 +105,21 @@ class Dependencies:
     #: None unless the settings ask for traces.
     traces: Traces | None = None
     #: For reading many stored lines or looking at many jobs, by server of the store. See :meth:`scan_lock`.
-    scan_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_SCANS))
+    scan_locks: dict[Hashable, FairLock] = field(default_factory=partial(_locks_by_server, MAX_SCANS))
     #: For reading the next lines of a download, by server of the store. See :meth:`download_lock`.
     download_locks: dict[Hashable, FairLock] = field(
-        default_factory=lambda: _locks_by_server(MAX_SCANS, seconds=DOWNLOAD_WAIT_SECONDS)
+        default_factory=partial(_locks_by_server, MAX_SCANS, seconds=DOWNLOAD_WAIT_SECONDS)
     )
     #: Asks the scan server.
     scans: ScanClient = field(default_factory=ScanClient)
     #: For beginning a request, and for a new viewer. However many come together, the event loop goes round between some
     #: of them and the next. After a restart viewers come by the thousand, and other requests do not wait for them.
-    request_lock: FairLock = field(default_factory=lambda: _turns())
-    accept_lock: FairLock = field(default_factory=lambda: _turns())
+    request_lock: FairLock = field(default_factory=_accept_lock)
+    accept_lock: FairLock = field(default_factory=_accept_lock)
     #: For making a page or a listing, by server of the store. See :meth:`page_lock`.
-    page_locks: dict[Hashable, FairLock] = field(default_factory=lambda: _locks_by_server(MAX_PAGES, MAX_SUBJECT_PAGES))
+    page_locks: dict[Hashable, FairLock] = field(
+        default_factory=partial(_locks_by_server, MAX_PAGES, MAX_SUBJECT_PAGES)
+    )
     #: Bytes of answers that their clients have not read yet.
     answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
@@ -182,18 +196,6 @@ class Dependencies:
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
         return None
-
-
-def _turns() -> FairLock:
-    return FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
-
-
-def _locks_by_server(
-    at_once: int, each: int | None = None, seconds: float = LOCK_WAIT_SECONDS
-) -> dict[Hashable, FairLock]:
-    """A lock for each server of the store. One that does not answer holds up only requests for its own jobs."""
-    used_up = None if each is None else ShareExceeded
-    return defaultdict(lambda: FairLock(seconds, AtCapacity, at_once=at_once, each=each, used_up=used_up))
 
 
 def stream_ticket(deps: Dependencies) -> StreamTicket:

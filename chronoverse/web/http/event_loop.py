@@ -34,23 +34,21 @@ def run_in_thread(work: Callable[[], _Result]) -> _Result:
 class TimeSlice:
     """Bounds how long a greenlet works before it lets others run.
 
-    Call :meth:`check` often, for example for each line. After ``seconds`` of work it calls ``let_others_run``, and a
-    new slice begins. ``clock`` is monotonic, in seconds.
+    Call :meth:`check` often, for example for each line. After ``seconds`` of work it calls
+    :func:`yield_to_loop`, and a new slice begins. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
         self,
         seconds: float = WORK_SLICE_SECONDS,
-        let_others_run: Callable[[], object] = yield_to_loop,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seconds = seconds
-        self._let_others_run = let_others_run
         self._clock = clock
         self._ends_at = clock() + seconds
 
     def check(self) -> None:
-        """Lets others run if the slice is over. Raises what ``let_others_run`` raises."""
+        """Lets others run if the slice is over."""
         if self._clock() >= self._ends_at:
-            self._let_others_run()
+            yield_to_loop()
             self._ends_at = self._clock() + self._seconds

@@ -7,15 +7,20 @@ made for.
 import base64
 import binascii
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import orjson
 from flask import Response, request
 
 from chronoverse.errors import InvalidCursor
-from chronoverse.joblog.values import MAX_NUMBER, Job, iso_timestamp
+from chronoverse.history.pages import Page
+from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, iso_timestamp
+from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES
+
+#: Headers of an answer that nobody else may see.
+PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
@@ -56,6 +61,19 @@ def parse_score(text: str) -> float:
     return score
 
 
+def encode_listed(listing: Sequence[Any], position: tuple[float, str] | None) -> str | None:
+    """A cursor for ``position`` in a listing by creation time: the time in Unix ms, and an id. None for None."""
+    return None if position is None else encode_cursor(listing, (repr(position[0]), position[1]))
+
+
+def decode_listed(cursor: str | None, listing: Sequence[Any]) -> tuple[float, str] | None:
+    """The position of :func:`encode_listed`. Raises :class:`InvalidCursor`."""
+    if cursor is None:
+        return None
+    score, identifier = decode_cursor(cursor, listing, [str, str])
+    return parse_score(score), identifier
+
+
 def iso_or_none(milliseconds: float) -> str | None:
     """The creation time as in a job. None for a time beyond the calendar, which a foreign runner may have written."""
     try:
@@ -80,12 +98,26 @@ def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, d
     return position
 
 
+def limit_with_context(limit: int, before: int, after: int) -> int:
+    """How many lines to look for, so that the page has room for so many lines of context around each."""
+    return min(limit, max(1, MAX_CONTEXT_PAGE_LINES // (1 + before + after)))
+
+
 def json_response(json: bytes) -> Response:
     """An answer of JSON, which nobody else may see."""
     response = Response(json, content_type="application/json")
-    response.headers["Cache-Control"] = "private, no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update(PRIVATE_HEADERS)
     return response
+
+
+def log_page_response(
+    ref: JobRef, page: Page, cursor: str | None, query: Mapping[str, Any], **members: Any
+) -> Response:
+    """A page of a job's lines as :func:`page_response` sends it. ``members`` are added to the body."""
+    # orjson copies these fragments without encoding them again.
+    lines = [orjson.Fragment(each) for each in page.lines]
+    body = {"workflow_id": ref.workflow_id, "id": ref.job_id, "logs": lines, **members, "cursor": cursor}
+    return page_response(body, cursor, page.position, **query)
 
 
 def page_response(

@@ -30,7 +30,13 @@ MAX_SEARCHED_JOBS: Final = 100
 MAX_JOB_MATCHES: Final = 100
 
 STREAMS: Final = ("stdout", "stderr")
+STATUSES: Final = tuple(status.value for status in Status)
 
+#: How the OpenAPI document describes a page for which a log was looked through.
+LOOKED_THROUGH: Final[dict[str, Any]] = {
+    "description": "A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
+    "headers": {"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
+}
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -91,6 +97,19 @@ class Offset(fields.Field[int | str]):
         return value if number is None else number
 
 
+def _cursor(max_characters: int = 512) -> fields.String:
+    length = validate.Length(1, max_characters)
+    return fields.String(validate=length, metadata={"description": "From the page before."})
+
+
+def _limit(description: str) -> QueryInteger:
+    return QueryInteger(1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": description})
+
+
+def _flag(description: str) -> fields.Boolean:
+    return fields.Boolean(truthy={"true"}, falsy={"false"}, load_default=False, metadata={"description": description})
+
+
 def _stream() -> fields.String:
     return fields.String(validate=validate.OneOf(STREAMS), metadata={"description": "Only the lines of this stream."})
 
@@ -118,12 +137,7 @@ class SearchFields(Schema):
     compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 
     q = SearchText()
-    regex = fields.Boolean(
-        truthy={"true"},
-        falsy={"false"},
-        load_default=False,
-        metadata={"description": "`q` is a regular expression, in RE2's syntax."},
-    )
+    regex = _flag("`q` is a regular expression, in RE2's syntax.")
 
     @validates_schema
     def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -209,17 +223,10 @@ EVENT_SCHEMA: Final = {
 class LogsQuery(Schema):
     """The query of ``/logs``."""
 
-    limit = QueryInteger(
-        1,
-        MAX_PAGE_LIMIT,
-        load_default=DEFAULT_PAGE_LIMIT,
-        metadata={
-            "description": "Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking."
-        },
-    )
+    limit = _limit("Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking.")
     order = fields.String(load_default="asc", validate=validate.OneOf(("asc", "desc")))
     stream = _stream()
-    cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
+    cursor = _cursor()
     offset = QueryInteger(
         metadata={"description": "Start strictly after this line, in the order asked for. Not together with `cursor`."}
     )
@@ -235,14 +242,8 @@ class RawQuery(SearchFields):
 
     format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
     stream = _stream()
-    control_sequences = fields.Boolean(
-        truthy={"true"},
-        falsy={"false"},
-        load_default=False,
-        metadata={
-            "description": "`txt` keeps colours and all other control sequences. Otherwise they are left out. JSON"
-            " always has them."
-        },
+    control_sequences = _flag(
+        "`txt` keeps colours and all other control sequences. Otherwise they are left out. JSON always has them."
     )
 
 
@@ -302,7 +303,7 @@ class WorkflowSearchQuery(SearchFields):
 
     q = SearchText(required=True)
     stream = _stream()
-    status = fields.String(validate=validate.OneOf([status.value for status in Status]))
+    status = fields.String(validate=validate.OneOf(STATUSES))
     since = Timestamp(metadata={"description": "Only jobs that started at this time or later."})
     until = Timestamp(metadata={"description": "Only jobs that started at this time or before."})
     before = _context("before")
@@ -316,17 +317,24 @@ class WorkflowSearchQuery(SearchFields):
     limit = QueryInteger(
         1, MAX_SEARCHED_JOBS, load_default=20, metadata={"description": "Jobs with a match on the page."}
     )
-    cursor = fields.String(validate=validate.Length(1, 768), metadata={"description": "From the page before."})
+    cursor = _cursor(768)
 
 
 class JobsQuery(Schema):
     """The query of ``/jobs``."""
 
-    status = fields.String(validate=validate.OneOf([status.value for status in Status]))
-    cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
-    limit = QueryInteger(
-        1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": "Jobs on the page."}
-    )
+    status = fields.String(validate=validate.OneOf(STATUSES))
+    cursor = _cursor()
+    limit = _limit("Jobs on the page.")
+
+
+def _next_cursor() -> fields.String:
+    return fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+
+
+def _is_context() -> fields.Boolean:
+    text = "True, where `before` or `after` was asked for, of a line beside those found."
+    return fields.Boolean(metadata={"description": text})
 
 
 class LineSchema(Schema):
@@ -353,15 +361,13 @@ class LogsSchema(Schema):
     workflow_id = fields.String(required=True)
     id = fields.String(required=True)
     logs = fields.List(fields.Nested(LineSchema), required=True)
-    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+    cursor = _next_cursor()
 
 
 class ComparedLineSchema(LineSchema):
     """A new line, or a line of context beside one."""
 
-    context = fields.Boolean(
-        metadata={"description": "True, where `before` or `after` was asked for, of a line beside those found."}
-    )
+    context = _is_context()
 
 
 class NewLinesSchema(LogsSchema):
@@ -386,9 +392,7 @@ class FoundSchema(LineSchema):
             " are found in a second."
         },
     )
-    context = fields.Boolean(
-        metadata={"description": "True, where `before` or `after` was asked for, of a line beside those found."}
-    )
+    context = _is_context()
 
 
 class SearchSchema(LogsSchema):
@@ -419,7 +423,7 @@ class WorkflowSearchSchema(Schema):
 
     workflow_id = fields.String(required=True)
     jobs = fields.List(fields.Nested(FoundJobSchema), required=True)
-    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+    cursor = _next_cursor()
 
 
 class JobSchema(Schema):
@@ -427,7 +431,7 @@ class JobSchema(Schema):
 
     workflow_id = fields.String(required=True)
     id = fields.String(required=True)
-    status = fields.String(required=True, validate=validate.OneOf([status.value for status in Status]))
+    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
     attempt = fields.Integer(required=True)
     created_at = fields.String(required=True, allow_none=True)
     started_at = fields.String(required=True, allow_none=True)
@@ -444,7 +448,7 @@ class JobsSchema(Schema):
 
     workflow_id = fields.String(required=True)
     jobs = fields.List(fields.Nested(JobSchema), required=True)
-    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+    cursor = _next_cursor()
 
 
 class SummaryQuery(Schema):
@@ -523,10 +527,8 @@ class WaitSchema(Schema):
 class WorkflowsQuery(Schema):
     """The query of ``/workflows``."""
 
-    cursor = fields.String(validate=validate.Length(1, 512), metadata={"description": "From the page before."})
-    limit = QueryInteger(
-        1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": "Workflows on the page."}
-    )
+    cursor = _cursor()
+    limit = _limit("Workflows on the page.")
 
 
 class WorkflowSchema(Schema):
@@ -544,7 +546,7 @@ class WorkflowsSchema(Schema):
     """One page of workflows, the one with the newest job first."""
 
     workflows = fields.List(fields.Nested(WorkflowSchema), required=True)
-    cursor = fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+    cursor = _next_cursor()
 
 
 class StatusSchema(Schema):

@@ -8,7 +8,7 @@ from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response, parse_score
+from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema
 
 #: Jobs that are read at once. That takes about 1 ms of the store's time and of the worker's, and everybody else waits
@@ -32,14 +32,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
         status = query.get("status")
         listing = ("jobs", workflow_id, status)
-        position: tuple[float, str] | None = None
-        if "cursor" in query:
-            created, job_id = decode_cursor(query["cursor"], listing, [str, str])
-            position = (parse_score(created), job_id)
+        position = decode_listed(query.get("cursor"), listing)
         # All jobs of a workflow are on one server, so the reference needs no job.
         with deps.page_lock(JobRef(workflow_id, ""), principal().subject):
             found, next_position = _read_listing(deps, workflow_id, position, limit, status)
-        cursor = encode_cursor(listing, (repr(next_position[0]), next_position[1])) if next_position else None
+        cursor = encode_listed(listing, next_position)
         body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
         return page_response(body, cursor, limit=limit, status=status)
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import orjson
 from flask import Response
 
 from chronoverse.joblog.values import JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.paging import encode_cursor, page_response, start_position
+from chronoverse.web.http.paging import encode_cursor, log_page_response, start_position
 from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema
 
 
@@ -33,9 +32,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         else:
             page = pages.scan_page(deps, ref, limit, position=position, descending=descending, stream=stream)
         cursor = encode_cursor(listing, [page.position]) if page.has_more else None
-        # orjson copies these fragments without encoding them again.
-        lines = [orjson.Fragment(each) for each in page.lines]
-        body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
-        return page_response(body, cursor, page.position, limit=limit, order=order, stream=stream)
+        return log_page_response(ref, page, cursor, {"limit": limit, "order": order, "stream": stream})
 
     return routes

@@ -6,21 +6,14 @@ So a cursor has the number of such pages in a row: each cursor differs from the 
 
 from typing import Any
 
-import orjson
 from flask import Response
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, page_response
-from chronoverse.web.http.schemas import (
-    MAX_CONTEXT_PAGE_LINES,
-    Blueprint,
-    NewLinesQuery,
-    NewLinesSchema,
-    ProblemSchema,
-)
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, limit_with_context, log_page_response
+from chronoverse.web.http.schemas import LOOKED_THROUGH, Blueprint, NewLinesQuery, NewLinesSchema
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -31,19 +24,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/new")
     @routes.doc(operationId="listNewLines")
     @routes.arguments(NewLinesQuery(), location="query", as_kwargs=True)
-    @routes.response(
-        200,
-        NewLinesSchema,
-        description="A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
-        headers={"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
-    )
-    @routes.alt_response(404, schema=ProblemSchema, content_type="application/problem+json")
-    @routes.alt_response(
-        409,
-        schema=ProblemSchema,
-        content_type="application/problem+json",
-        description="`reason` is nothing-to-compare: no run is there that this one could be compared with.",
-    )
+    @routes.response(200, NewLinesSchema, **LOOKED_THROUGH)
+    @routes.problem(404)
+    @routes.problem(409, "`reason` is nothing-to-compare: no run is there that this one could be compared with.")
     def new_lines(workflow_id: str, job_id: str, limit: int, order: str, **query: Any) -> Response:
         """The lines with a shape that none of the runs has that the log is compared with."""
         ref, stream, against = JobRef(workflow_id, job_id), query.get("stream"), query.get("against")
@@ -60,7 +43,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         page, compared_with = pages.scan_new_lines(
             deps,
             ref,
-            limit=max(1, min(limit, MAX_CONTEXT_PAGE_LINES // (1 + before + after))),
+            limit=limit_with_context(limit, before, after),
             position=position,
             descending=descending,
             stream=stream,
@@ -70,9 +53,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         )
         waited = waited + 1 if page.position == position else 0
         cursor = encode_cursor(listing, [page.position, waited]) if page.has_more else None
-        lines = [orjson.Fragment(each) for each in page.lines]
-        body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "compared_with": compared_with}
-        parameters = {"stream": stream, "against": against, "before": before or None, "after": after or None}
-        return page_response({**body, "cursor": cursor}, cursor, page.position, limit=limit, order=order, **parameters)
+        parameters = {"limit": limit, "order": order, "stream": stream, "against": against}
+        parameters |= {"before": before or None, "after": after or None}
+        return log_page_response(ref, page, cursor, parameters, compared_with=compared_with)
 
     return routes

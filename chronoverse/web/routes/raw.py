@@ -19,6 +19,7 @@ from chronoverse.history.scans.scan import Form, Scan
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
 from chronoverse.web.http.event_loop import yield_to_loop
+from chronoverse.web.http.paging import PRIVATE_HEADERS
 from chronoverse.web.http.schemas import Blueprint, RawQuery
 from chronoverse.web.streaming.admission import StreamTicket
 from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_answer
@@ -67,8 +68,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         encode = _encoder(format, control_sequences=control_sequences)
         response = Response(content_type=_CONTENT_TYPES[format])
         response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
-        response.headers["Cache-Control"] = "private, no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers.update(PRIVATE_HEADERS)
         response.headers["Vary"] = "Accept-Encoding"
         compressed = request.accept_encodings["gzip"] > 0
         if compressed:

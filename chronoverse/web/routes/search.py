@@ -21,12 +21,14 @@ from chronoverse.web.http.paging import (
     decode_cursor,
     encode_cursor,
     iso_or_none,
+    limit_with_context,
+    log_page_response,
     page_response,
     parse_score,
     start_position,
 )
 from chronoverse.web.http.schemas import (
-    MAX_CONTEXT_PAGE_LINES,
+    LOOKED_THROUGH,
     Blueprint,
     SearchQuery,
     SearchSchema,
@@ -43,12 +45,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/search")
     @routes.doc(operationId="searchJobLog")
     @routes.arguments(SearchQuery, location="query", as_kwargs=True)
-    @routes.response(
-        200,
-        SearchSchema,
-        description="A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
-        headers={"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
-    )
+    @routes.response(200, SearchSchema, **LOOKED_THROUGH)
     def search(workflow_id: str, job_id: str, q: str, regex: bool, limit: int, order: str, **query: Any) -> Response:
         """The lines that match, in pages."""
         ref, stream, since, until = JobRef(workflow_id, job_id), *map(query.get, ("stream", "since", "until"))
@@ -57,12 +54,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
         job = deps.require_job(ref)
         descending = order == "desc"
         position = start_position(query, listing, job, descending=descending)
-        context = before + after
-        max_matches = min(limit, max(1, MAX_CONTEXT_PAGE_LINES // (1 + context))) if context else limit
         page = pages.scan_page(
             deps,
             ref,
-            max_matches,
+            limit_with_context(limit, before, after),
             position=position,
             descending=descending,
             form=Form.MATCH,
@@ -75,11 +70,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
             after=after,
         )
         cursor = encode_cursor(listing, [page.position]) if page.has_more else None
-        lines = [orjson.Fragment(each) for each in page.lines]
-        body = {"workflow_id": workflow_id, "id": job_id, "logs": lines, "cursor": cursor}
         parameters = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
         parameters |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
-        return page_response(body, cursor, page.position, **parameters)
+        return log_page_response(ref, page, cursor, parameters)
 
     @routes.route("/workflows/<id:workflow_id>/logs/search")
     @routes.doc(operationId="searchWorkflow")

@@ -10,7 +10,7 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.store.workflows import Workflow
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, iso_or_none, page_response, parse_score
+from chronoverse.web.http.paging import decode_listed, encode_listed, iso_or_none, page_response
 from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
 
 #: Workflows that are read at once. That takes a few commands for each of them, and everybody else waits for it.
@@ -18,7 +18,7 @@ BATCH_WORKFLOWS: Final = 10
 #: Seconds after which a page ends with the workflows that it has found. It always reads one batch.
 PAGE_SECONDS: Final = 0.5
 
-#: A place in the list: when the newest job was created (Unix ms), and the workflow.
+#: A position in the list: when the newest job was created (Unix ms), and the workflow.
 _Position = tuple[float, str]
 
 
@@ -36,10 +36,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(403)
     def workflows(limit: int, **query: Any) -> Response:
         """The workflows that the token may see, the one with the newest job first."""
-        position: _Position | None = None
-        if "cursor" in query:
-            score, workflow_id = decode_cursor(query["cursor"], ("workflows",), [str, str])
-            position = (parse_score(score), workflow_id)
+        position = decode_listed(query.get("cursor"), ("workflows",))
         named = principal().workflows
         # The list's server has no job of its own, so the reference only names its slot.
         with deps.page_lock(JobRef(deps.store.workflows.slot, ""), principal().subject):
@@ -47,7 +44,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
                 found, following = _read_list(deps, position, limit)
             else:
                 found, following = _read_named(deps, sorted(named), position, limit)
-        cursor = encode_cursor(("workflows",), (repr(following[0]), following[1])) if following else None
+        cursor = encode_listed(("workflows",), following)
         return page_response({"workflows": found, "cursor": cursor}, cursor, limit=limit)
 
     return routes
