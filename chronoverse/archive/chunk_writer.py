@@ -144,8 +144,8 @@ def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
 def final_state(job: Job, now: float) -> dict[str, Any]:
     """The fields of an ended job's hash, as our own runner leaves them. Foreign runners leave none."""
     assert job.end is not None
-    finished = job.finished_at if seconds_of(job.finished_at or "") else iso_timestamp(now)
-    started = job.started_at if seconds_of(job.started_at or "") else finished
+    finished = job.finished_at if seconds_of(job.finished_at) else iso_timestamp(now)
+    started = job.started_at if seconds_of(job.started_at) else finished
     state = {
         "status": job.status,
         "created_at": job.created_at or started,

@@ -186,7 +186,7 @@ class JobObjects:
         chunks = self._store.chunks.chunks(self._job)
         recorded = {chunk.name for chunk in chunks}
         job = self._store.get_job(self._job)
-        created = seconds_of(job.created_at or "" if job else "") or 0.0
+        created = seconds_of(job.created_at if job else None) or 0.0
         earliest = min([created, *(each.written_at for each in objects if each.name in recorded)]) - CLOCK_SKEW_SECONDS
         known = recorded | {f"{folder(self._job)}{MANIFEST}", shape_set_name(self._job, chunks)}
         return [each for each in objects if each.name not in known and each.written_at >= earliest]

@@ -70,7 +70,7 @@ class Prefilter:
         across_sequences = has_sequences and self._across_sequences
         plain = not (across_sequences or self._message_only)
         pattern = self._matcher.in_json(across_sequences=across_sequences, message_only=self._message_only)
-        after_sequence = self._matcher.after_sequences() if has_sequences and not across_sequences else None
+        after_sequence = self._matcher.after_sequences if has_sequences and not across_sequences else None
         misses = sequence_misses = 0
         # No match extends beyond its line, since JSON escapes a newline in a message.
         find_text = _TextFinder(self._matcher, text) if plain else _finder(pattern, text)
@@ -88,7 +88,7 @@ class Prefilter:
 
     def _search_expression(self, text: bytes) -> list[Line]:
         """The lines of one part that match a regular expression. Lines with escapes are always candidates."""
-        pattern = None if self._many_candidates else self._matcher.in_unescaped_json()
+        pattern = None if self._many_candidates else self._matcher.in_unescaped_json
         if pattern is None:
             return self._search_joined(decode_lines(text))
         stop, match_end = len(text), 0
@@ -114,7 +114,7 @@ class Prefilter:
 
     def _search_joined(self, decoded: list[dict[str, Any]]) -> list[Line]:
         """The decoded lines that match a regular expression. Searches all of their messages at once, if possible."""
-        pattern = self._matcher.in_joined_lines()
+        pattern = self._matcher.in_joined_lines
         if pattern is None:
             return self._verify(decoded)
         #: The texts to search, and for each the index of its line. A line with control sequences has two texts.

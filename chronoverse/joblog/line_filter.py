@@ -61,7 +61,7 @@ def _may_match(matcher: Matcher, frames: bytes) -> bool:
     literal = matcher.lowercase_in_json(frames)
     if literal is not None:
         return literal in frames.lower()
-    pattern = matcher.in_unescaped_json()
+    pattern = matcher.in_unescaped_json
     return pattern is None or b"\\" in frames or pattern.search(frames) is not None
 
 

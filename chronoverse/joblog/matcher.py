@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 import orjson
@@ -70,9 +70,6 @@ class Matcher:
         #: The query in lower case; None when only RE2 can compare it.
         self._lowercase: Final = query.lower() if query.isascii() and not regex else None
         self.in_json = cache(self._in_json)
-        self.after_sequences = cache(self._after_sequences)
-        self.in_joined_lines = cache(self._in_joined_lines)
-        self.in_unescaped_json = cache(self._in_unescaped_json)
 
     @property
     def program_size(self) -> int:
@@ -134,7 +131,8 @@ class Matcher:
         separator = f"(?:{_JSON_SEQUENCE})*" if across_sequences else ""
         return _compiled((_JSON_MESSAGE if message_only else "") + separator.join(characters))
 
-    def _after_sequences(self) -> Any:
+    @cached_property
+    def after_sequences(self) -> Any:
         """A pattern for JSON Lines that matches at a control sequence inside every match that has one, and at others.
 
         It compares only the part of the query after the last control sequence. None for a regular expression, and for
@@ -148,7 +146,8 @@ class Matcher:
         # With a plus instead of the repetition RE2 does not find the constant prefix.
         return _compiled(f"{_JSON_SEQUENCE}(?:{_JSON_SEQUENCE})*{suffix}")
 
-    def _in_joined_lines(self) -> Any:
+    @cached_property
+    def in_joined_lines(self) -> Any:
         """A pattern for many messages joined by newlines that matches in every line that matches, and in some others.
 
         None when there is no such pattern.
@@ -157,7 +156,8 @@ class Matcher:
             return None
         return _compiled(f"(?m){self._query}")
 
-    def _in_unescaped_json(self) -> Any:
+    @cached_property
+    def in_unescaped_json(self) -> Any:
         """A pattern for JSON Lines that matches in every line that matches and contains no escapes, and in some others.
 
         A match may extend into the next lines. None when there is no such pattern.

@@ -90,30 +90,10 @@ _ID: Final = re.compile(rb"\x00{8}(?:-\x00{4}){3}-\x00{12}|\x00+")
 #: What may stand before an id, so that no rule can join them.
 _BEFORE_ID: Final = frozenset(b" \t\n=([{<\"'")
 #: Names of months and days, and what else is not the same at all times.
-_NAMES: Final = frozenset(
-    [
-        "Jan",
-        "Feb",
-        "Mar",
-        "Apr",
-        "May",
-        "Jun",
-        "Jul",
-        "Aug",
-        "Sep",
-        "Oct",
-        "Nov",
-        "Dec",
-        "Mon",
-        "Tue",
-        "Wed",
-        "Thu",
-        "Fri",
-        "Sat",
-        "Sun",
-        "AM",
-        "PM",
-    ]
+_NAMES: Final = (
+    frozenset({"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"})
+    | {"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
+    | {"AM", "PM"}
 )
 #: What may stand before and after such a name.
 _PUNCTUATION: Final = "[](){}<>\"',.:;"
@@ -155,19 +135,16 @@ class _Hashes(dict[bytes, int]):
             if b"\x1b" in line:
                 _remember(self, line, found)
             return found
-        found = int.from_bytes(
-            blake2b(_join_numbers(self._mask_words(line)), digest_size=HASH_BYTES).digest(), "little"
-        )
+        found = int.from_bytes(blake2b(self.shape(line), digest_size=HASH_BYTES).digest(), "little")
         _remember(self, line, found)
         return found
 
-    def shape(self, line: bytes) -> bytes:
-        """The shape of a line, whose digits are all 0, in UTF-8."""
-        return _join_numbers(self._mask_words(_without_sequences(line)))
-
-    def _mask_words(self, line: bytes) -> bytes:
-        """The masked form of each word, with single spaces between them."""
-        return b" ".join(map(self._words.__getitem__, line.split()))
+    def shape(self, plain: bytes) -> bytes:
+        """The shape of a line without control sequences, whose digits are all 0, in UTF-8."""
+        masked = b" ".join(map(self._words.__getitem__, plain.split()))
+        if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
+            masked = _NUMBERS.sub(b"#", masked)
+        return masked.replace(b"\x01", b"")
 
 
 def _without_sequences(line: bytes) -> bytes:
@@ -196,13 +173,6 @@ def _with_equal_ids(text: bytes) -> bytes:
             parts += [text[done:start], found[0].replace(b"\x00", b"0")]
             done = end
     return b"".join([*parts, text[done:]]) if parts else text
-
-
-def _join_numbers(masked: bytes) -> bytes:
-    """The shape, out of masked words: numbers are put together with their units, and lists of them."""
-    if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
-        masked = _NUMBERS.sub(b"#", masked)
-    return masked.replace(b"\x01", b"")
 
 
 def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
@@ -278,4 +248,5 @@ class ShapeSet:
 
 def shape(message: str) -> str:
     """The shape of a line."""
-    return _Hashes().shape(message.encode("utf-8", "surrogatepass").translate(_DIGITS)).decode("utf-8", "surrogatepass")
+    line = message.encode("utf-8", "surrogatepass").translate(_DIGITS)
+    return _Hashes().shape(_without_sequences(line)).decode("utf-8", "surrogatepass")

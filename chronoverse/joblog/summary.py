@@ -61,13 +61,14 @@ class LineGroup:
 class LineGroups:
     """Lines in the order of the log, those of one shape together. ``shape_of`` says what shape a message has.
 
-    ``count`` is the number of all lines, also of those whose shape found no room.
+    ``count`` is the number of all lines. ``is_complete`` says whether every line is in a group: there may be more than
+    :data:`MAX_GROUPS` shapes.
     """
 
     shape_of: Callable[[str], Hashable]
     count: int = 0
+    is_complete: bool = True
     _groups: dict[Hashable, LineGroup] = field(default_factory=dict)
-    _is_full: bool = False
 
     def add(self, line: Line) -> None:
         """Adds a line."""
@@ -79,16 +80,11 @@ class LineGroups:
             # One character more than is shown, so that the line is marked as cut.
             self._groups[shape] = LineGroup(line._replace(message=line.message[: MESSAGE_CHARACTERS[1] + 1]))
         else:
-            self._is_full = True
+            self.is_complete = False
 
     def groups(self) -> list[LineGroup]:
         """The groups by their first lines."""
         return list(self._groups.values())
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every line is in a group."""
-        return not self._is_full
 
 
 def compose(
@@ -111,7 +107,7 @@ def compose(
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
     compared = None if compared_with is None else list(compared_with)
-    body = {
+    body: dict[str, Any] = {
         "job": job.to_json(),
         "compared_with": compared,
         "new": {"count": new.count if new else 0, "first": []},
@@ -130,23 +126,19 @@ def compose(
         (_line_json(line, characters) for line in reversed(last)),
     ]
     shown, left_out = _share_room(kinds, room)
-    is_truncated = (
+    body["new"]["first"], body["errors"]["first"], newest = ([orjson.Fragment(json) for json in each] for each in shown)
+    body["last"] = newest[::-1]
+    body["truncated"] = (
         not is_complete or left_out[0] or left_out[1] or not errors.is_complete or not (new or errors).is_complete
     )
-    first_new, first_errors, newest = ([orjson.Fragment(json) for json in each] for each in shown)
-    return orjson.dumps(
-        {
-            **body,
-            "new": {"count": new.count if new else 0, "first": first_new},
-            "errors": {"count": errors.count, "first": first_errors},
-            "last": newest[::-1],
-            "truncated": is_truncated,
-        }
-    )
+    return orjson.dumps(body)
 
 
 def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[bytes]], list[bool]]:
-    """Takes one piece of each kind in turn, while there are bytes left, and whether pieces of a kind were left out."""
+    """Takes one piece of each kind in turn, while the ``room`` of that many bytes lasts.
+
+    Returns the pieces of each kind, and for each kind whether some of them were left out.
+    """
     shown: list[list[bytes]] = [[] for _ in kinds]
     left_out = [False] * len(kinds)
     open_kinds = set(range(len(kinds)))

@@ -1,10 +1,9 @@
 """Times of lines, and the range of times that a search asks for."""
 
 import re
-from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from chronoverse.joblog.values import iso_timestamp
+from chronoverse.joblog.values import iso_timestamp, seconds_of
 
 #: A time as we write it. Two such times can be compared as texts.
 _OURS: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
@@ -14,10 +13,11 @@ def read_time(text: str) -> str | None:
     """An ISO 8601 time as :func:`iso_timestamp` writes it. Without a zone it is UTC. None if ``text`` is not a time."""
     if _OURS.fullmatch(text):
         return text
+    seconds = seconds_of(text)
     try:
-        time = datetime.fromisoformat(text)
-        return iso_timestamp((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+        return None if seconds is None else iso_timestamp(seconds)
     except (ValueError, OverflowError):
+        # In UTC the year is 0 or 10000.
         return None
 
 

@@ -51,11 +51,11 @@ def iso_timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def seconds_of(text: str) -> float | None:
-    """Unix seconds of an ISO 8601 time. Without a zone it is UTC. None if ``text`` is not a time."""
+def seconds_of(text: str | None) -> float | None:
+    """Unix seconds of an ISO 8601 time. Without a zone it is UTC. None if ``text`` is None, or not a time."""
     try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else datetime.fromisoformat(f"{text}+00:00")).timestamp()
+        found = datetime.fromisoformat(text or "")
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
 
@@ -236,6 +236,11 @@ class Job:
     def age(self) -> tuple[int, bool]:
         """Grows with each attempt, and when the attempt starts. Of two states of a running job the larger is newer."""
         return self.attempt, self.status is not Status.PENDING
+
+    @property
+    def created_seconds(self) -> float | None:
+        """When the job was created, in Unix seconds, or else when it started. None for a foreign job without either."""
+        return seconds_of(self.created_at) or seconds_of(self.started_at)
 
     def ended(self, end: End) -> "Job":
         """The same job with its terminal entry."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, Status, seconds_of
+from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, Status
 from chronoverse.store import replies
 from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import Script
@@ -96,8 +96,7 @@ class JobListing:
         return newest
 
     def _created_ms(self, job: Job) -> int:
-        seconds = seconds_of(job.created_at or "") or seconds_of(job.started_at or "") or self._clock()
-        return round(seconds * 1000)
+        return round((job.created_seconds or self._clock()) * 1000)
 
 
 def newest_first(

@@ -47,7 +47,7 @@ from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
 from chronoverse.joblog.time_range import TimeRange
-from chronoverse.joblog.values import Job, JobRef, Line, seconds_of
+from chronoverse.joblog.values import Job, JobRef, Line
 
 log: Final = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ class ScanApp:
         workflow_id = job.ref.workflow_id
         if against is not None:
             return [self._require_job(JobRef(workflow_id, against))]
-        created = seconds_of(job.created_at or "") or seconds_of(job.started_at or "")
+        created = job.created_seconds
         # A foreign job without any time was listed when somebody first asked for it. All others may be before it.
         before = None if created is None else (round(1000 * created), job.ref.job_id)
         return list(runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before))))
