@@ -1,7 +1,7 @@
 """What one page of a log may cost. Every page spends from a :class:`PageBudget`.
 
-When the budget is used up the page ends, with a cursor for the next one. A page always makes progress: it has looked at
-one line at least, and the first line that it is to show is on it, even if that line alone is longer than a page.
+When the budget is used up, the page ends with a cursor for the next one. A page always makes progress: it has looked at
+one line at least. The first line that it is to show is always on it, even if that line alone is longer than a page.
 """
 
 import time
@@ -63,7 +63,7 @@ class PageBudget:
     def take(self, json: bytes) -> bool:
         """Takes room for one line's ``json``. Returns False when there is none.
 
-        The first line of a page always has room in it.
+        There is always room for the first line of a page.
         """
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:

@@ -34,8 +34,8 @@ BATCH_CHARACTERS: Final = 256 * 2**10
 class ReadBatch(NamedTuple):
     """Lines in the order asked for.
 
-    ``position`` is the last number that was read, also if it is not a line. ``is_last`` says that nothing follows it.
-    ``is_match`` says that every line is known to match the search.
+    ``position`` is the last number that was read, even if it is not a line. ``is_last`` says that nothing follows it.
+    ``is_match`` says that every line matches the search, so that the caller need not check.
     """
 
     lines: list[Line]
@@ -45,7 +45,7 @@ class ReadBatch(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What is searched for. ``frame_filter`` finds it in the archive, where frames of other times are skipped."""
+    """What is searched for. ``frame_filter`` finds it in the archive. Frames outside of ``time_range`` are skipped."""
 
     frame_filter: FrameFilter
     time_range: TimeRange = TimeRange()
@@ -59,8 +59,8 @@ class Page(NamedTuple):
     has_more: bool
 
 
-#: Makes the JSON of a line, and of other lines that belong to it, by number. Returns None when the budget has no room
-#: for them.
+#: Returns the JSON of a line, and of other lines that belong to it, by their numbers. Returns None when the budget has
+#: no room for them.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
@@ -128,9 +128,9 @@ def read_batches(
         if not is_complete:
             # The other lines are read again later. Otherwise they would stay in memory while a slow client reads these.
             position, is_last = lines[-1].sequence_num, False
-        # The caller of a download clears the batch's lines to free their memory. This must not keep them.
+        # A download clears the batch's lines to free their memory. Nothing here may hold on to them.
         del read
-        # Entries are missing at the end. All are missing when the log was deleted.
+        # The log seems to end too early. It does when it was deleted.
         if is_last and _has_more(job, position, descending) and store.get_job(job.ref) is None:
             raise JobNotFound("no such job")
         if limit is not None:
@@ -142,7 +142,7 @@ def read_batches(
 
 
 def _limit_characters(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
-    """The first lines with about twice as many ``characters``, and whether these are all."""
+    """The first lines, with some ``2 * characters`` characters in all, and whether no line is left out."""
     found: list[Line] = []
     for entry in entries:
         if isinstance(entry, Line):

@@ -33,7 +33,7 @@ class LogReader(Protocol):
 
 
 class Archive(Protocol):
-    """What readers need of an archive. They ask for numbers only that the job says are archived.
+    """What readers need of an archive. They ask only for numbers that are archived, as the job says.
 
     Every method raises :class:`ArchiveUnavailable` or :class:`ArchiveDamaged`.
     """

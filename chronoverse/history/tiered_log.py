@@ -27,7 +27,8 @@ class StoredLog(Protocol):
 class Entries(NamedTuple):
     """Entries in the order asked for.
 
-    ``position`` is the number to go on from, ``read`` how many entries were read, and ``last`` whether none are left.
+    The next read goes on from the number ``position``. ``read`` is how many entries were read. ``last`` says that no
+    entries are left.
     """
 
     entries: list[Entry]
@@ -71,8 +72,8 @@ def read_tiers(
     there. ``read_store`` returns a result, or, when numbers are left out, None and the raw entries. ``get_job``
     fetches the job again.
 
-    Returns the result, or None and the incomplete entries of the store, in which the missing numbers are to be named;
-    and the job, if it was fetched.
+    Returns three things: the result, or None; without a result, the incomplete entries of the store, whose missing
+    numbers the caller reports as gaps; and the job, if it was fetched.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None

@@ -18,14 +18,14 @@ import orjson
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 
-#: Bytes of JSON Lines in one frame. So much is read and decompressed to show any page. Larger frames do not compress
-#: better.
+#: Bytes of JSON Lines in one frame. To show a page, at least one frame is read and decompressed. Larger frames do not
+#: compress better.
 FRAME_BYTES: Final = 256 * 2**10
-#: Bytes of JSON Lines in one chunk, approximately. An archiver holds so much in memory and writes it at once.
+#: Bytes of JSON Lines in one chunk, approximately. An archiver holds one chunk in memory, and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
 #: The end of a chunk's object name.
 _SUFFIX: Final = ".jsonl.zst"
-#: The name of a job's manifest in its folder. It describes the chunks to those who have only the archive.
+#: The name of a job's manifest in its folder. It describes the chunks for programs that have only the archive.
 MANIFEST: Final = "job.json"
 #: The names that objects in a job's folder may have: a single part of a path, and neither ``.`` nor ``..``.
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
@@ -70,7 +70,7 @@ class Chunk(NamedTuple):
         return sum(frame.text_size for frame in self.frames)
 
     def frame_index(self, number: int) -> int:
-        """The index of the frame with ``number``, which is at most ``last``. A lower number than any gives 0."""
+        """The index of the frame with ``number``, which is at most ``last``. It is 0 for a number before all frames."""
         return bisect_left(self.frames, number, key=_last_number)
 
     def to_json(self) -> bytes:

@@ -35,12 +35,12 @@ RawEntry = Sequence[Any]
 
 
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
-    """What the raw ``entries`` after line ``after`` are: lines, gaps, the end, or entries out of sequence.
+    """Reads the raw ``entries`` after line ``after`` as lines, gaps, the end, and entries out of sequence.
 
-    Only this function decides that. Every number appears once, in order. An entry that can be shown is a Line.
-    Numbers that no entry has are a Gap: ``trimmed`` below ``first``, the first number that the store still has, and
-    ``missing`` otherwise. An entry that has no number of its own is OutOfSequence. Nothing follows an End, or an entry
-    beyond the largest number. Never raises, whatever the entries contain.
+    Only this function decides what an entry is. Every number appears once, in order. An entry that can be shown is a
+    Line. Numbers that no entry has are a Gap: ``trimmed`` below ``first``, the first number that the store still has,
+    and ``missing`` otherwise. An entry that has no number of its own is OutOfSequence. Nothing follows an End, or an
+    entry beyond the largest number. Never raises, whatever the entries contain.
     """
     cursor = after
     for entry_id, fields in entries:
@@ -104,7 +104,7 @@ def _plain_values(entries: Iterable[RawEntry], after: int) -> Iterator[tuple[byt
 
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether the entries have the numbers after ``after`` without a gap, as far as the last number shows."""
+    """Whether the entries have the numbers after ``after`` without a gap. Only the last number is checked."""
     return not entries or entry_number(entries[-1][0]) == after + len(entries)
 
 

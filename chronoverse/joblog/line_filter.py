@@ -11,17 +11,18 @@ from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, Matcher
 
 #: Compiled queries that are cached. Viewers that have the same query share one.
 CACHED_MATCHERS: Final = 256
-#: The most characters of a line that an expression is compared with. Within this bound no comparison takes more than
-#: some 10 ms, and an event loop waits for it.
+#: The most characters of a line that an expression is compared with. An event loop waits for each comparison. Within
+#: this bound it takes some 10 ms at most.
 MAX_CHARACTERS: Final = 2**16
 
 _DATA: Final = b"\ndata: "
 
 
 class LineFilter(NamedTuple):
-    """Lets lines of ``stream`` pass whose message matches ``q``, which is an expression with ``regex``.
+    """Lets a line pass if it is of the output stream ``stream``, and its message matches the query ``q``.
 
-    None lets every line pass. Equal filters are the same to a cache.
+    With ``regex`` the query is a regular expression. None is no condition. Equal filters share what caches have of
+    them.
     """
 
     stream: str | None = None
@@ -31,7 +32,8 @@ class LineFilter(NamedTuple):
     def select(self, lines: Sequence[tuple[str | None, bytes]]) -> list[bool]:
         """Which of ``lines`` pass, each given by its output stream and its SSE frame.
 
-        What has no stream is no line, and always passes. Raises :class:`SearchTooExpensive`.
+        A frame without a stream, such as that of a gap, is not a line, and always passes.
+        Raises :class:`SearchTooExpensive`.
         """
         passing = [stream is None or self.stream in (None, stream) for stream, _ in lines]
         if self.q is None or not any(passing):

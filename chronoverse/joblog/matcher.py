@@ -13,8 +13,9 @@ import re2
 MAX_QUERY: Final = 256
 #: The most instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
-#: From this product of instructions and characters on, a search may take more than a few milliseconds, when the text
-#: defeats RE2's automaton. `(?:a.{0,50}){4}z` has 1,809 instructions and took 105 ms for 64 KiB of the letters a and b.
+#: From this product of instructions and characters on, a search may take more than a few milliseconds, if RE2 needs too
+#: many states of its automaton for the text. `(?:a.{0,50}){4}z` has 1,809 instructions and took 105 ms for 64 KiB of
+#: the letters a and b.
 HEAVY_WORK: Final = 1_000_000
 #: The largest such product for one text. It is that of a line of 1 MiB, the longest that our runner writes, and the
 #: largest expression. The search takes about 3 s, and RE2 cannot be interrupted.

@@ -7,19 +7,26 @@ The lines of two runs are compared by their shapes. A shape is made by these rul
 3. The name of a temporary directory or file is ``#``: ``/tmp/x1``, with the first part below ``/tmp``, ``/var/tmp``,
    ``/dev/shm``, ``/run/user/N``, ``/var/folders/A/B/T`` or ``C:\\Users\\A\\AppData\\Local\\Temp``, and any part of a
    path that looks as if mkdtemp had made it, such as ``tmpab12cd34``. The rest of the path stays.
-4. These are ``#``, also within a word: numbers with their sign, fraction and exponent, and what consists of numbers,
-   such as dates, times, versions, IPv4 addresses and ranges; ``0x`` and what follows; six or more hexadecimal digits
-   that are a word of their own and have a decimal digit among them, so hashes, UUIDs too; IPv6 and MAC addresses; words
-   of 12 or more letters and digits that change between the two often enough to look random; base64 after the name of a
-   hash, such as ``SHA256:``; two hexadecimal digits that are a directory's name, as in many caches.
+4. These are ``#``, also within a word:
+
+   - numbers with their sign, fraction and exponent, and what consists of numbers, such as dates, times, versions, IPv4
+     addresses and ranges
+   - ``0x`` and the hexadecimal digits after it
+   - six or more hexadecimal digits that are a word of their own, such as a hash, if one of them is a decimal digit;
+     UUIDs
+   - IPv6 and MAC addresses
+   - words of 12 or more letters and digits that change between the two so often that they look random
+   - base64 after the name of a hash, such as ``SHA256:``
+   - two hexadecimal digits that are a directory's name, as in many caches
+
 5. A unit of time or size after a number belongs to it, and so do the next numbers of a list: ``1 min 3.2 s`` is ``#``.
 6. The names of months and days, and AM and PM, are ``#`` where they are words of their own.
 7. A ruler, a progress bar or a mark, which is three or more of one sign, is two of them.
 
-All of these have the same placeholder. So a hash that happens to have only decimal digits makes no other shape.
+All of these become the same sign. So a hash that happens to have only decimal digits has the shape of any other hash.
 
-A shape is stored as 64 bits of its BLAKE2b hash. Two shapes with the same hash are taken for one. Where the runs before
-have a million shapes, a new line is hidden by that once in 2 * 10^13 lines.
+A shape is stored as 64 bits of its BLAKE2b hash. Two shapes with the same hash are taken for one. Compared with
+runs that have a million shapes, one new line in 2 * 10^13 is missed for that reason.
 """
 
 import re
@@ -37,7 +44,7 @@ _Value = TypeVar("_Value")
 VERSION: Final = 1
 #: Bytes of a hash.
 HASH_BYTES: Final = 8
-#: Shapes of one log. A log with more is not compared with: it would take too much memory, and says too little.
+#: Shapes of one log. No log is compared with one that has more: that would take too much memory, and say too little.
 MAX_SHAPES: Final = 100_000
 #: Bytes of the hash at the beginning of a packed set, and of the longest packed set.
 _DIGEST_BYTES: Final = 16
@@ -102,7 +109,7 @@ _REPEATED: Final = re.compile(r"([-=.*~#+_^<>!|:/\\\u2500-\u259f\u2022\u00b7\u20
 
 
 class _Words(dict[bytes, bytes]):
-    """The masked form of each word that was looked up, which is made at the first time."""
+    """The masked form of each word. It is made when the word is first looked up."""
 
     def __missing__(self, word: bytes) -> bytes:
         text = word.decode("utf-8", "surrogatepass")
@@ -122,7 +129,7 @@ class _Words(dict[bytes, bytes]):
 
 
 class _Hashes(dict[bytes, int]):
-    """The hash of the shape of each line that was looked up, which is made at the first time."""
+    """The hash of the shape of each line. It is made when the line is first looked up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,8 +164,8 @@ def _without_sequences(line: bytes) -> bytes:
 def _with_equal_ids(text: bytes) -> bytes:
     """Text of the same shapes, in which the digits of UUIDs and of eight or more hexadecimal digits are 0.
 
-    ``text`` is one line or several, whose digits are all 0, without a terminal's control sequences. Many lines have
-    another id each, and become equal by this. The result is ``text`` itself where nothing changes.
+    ``text`` is one line or several, whose digits are all 0, without a terminal's control sequences. Many lines differ
+    only in their ids. This makes them equal. The result is ``text`` itself if nothing changes.
     """
     classes = text.translate(_HEX)
     parts: list[bytes] = []
@@ -183,7 +190,7 @@ def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
 
 
 class ShapeHasher:
-    """Hashes the shapes of lines. It remembers the lines and words that it has seen last."""
+    """Hashes the shapes of lines. It remembers lines and words that it has seen."""
 
     def __init__(self) -> None:
         self._hashes = _Hashes()

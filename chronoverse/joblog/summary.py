@@ -30,7 +30,7 @@ ERROR_WORDS: Final = (
     r"\b(([a-z.]{3,})?errors?|fatal|panic(ked)?|[a-z.]*exception|traceback|fail(ed|ures?)|segfault|segmentation fault"
     r"|core dumped|out of memory|permission denied|command not found|undefined reference|unhandled)\b|\berr!"
 )
-#: What is taken out of a line before: it has such words, but says that nothing is wrong.
+#: Phrases that have such words, but say that nothing is wrong. They are taken out of a line before it is matched.
 _NOTHING_WRONG: Final = re.compile(
     r"\b(?:0|no|without) (?:errors?|fail(?:ed|ures?)|exceptions?)\b|\b(?:errors?|fail(?:ed|ures?))\s?[:=]\s?0\b",
     re.IGNORECASE,
@@ -43,7 +43,7 @@ def error_matcher() -> Matcher:
 
 
 def looks_like_error(matcher: Matcher, message: str) -> bool:
-    """Whether a line, which ``matcher`` of :func:`error_matcher` matches, looks like an error."""
+    """Whether a line looks like an error. ``matcher`` is that of :func:`error_matcher`, and matches the line."""
     text = strip_sequences(message)
     rest = _NOTHING_WRONG.sub("", text)
     return rest == text or matcher.matches(rest)
@@ -99,7 +99,7 @@ def compose(
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
-    ``last`` are the last lines, the very last one at the end. ``is_complete`` says that all of the log was looked at.
+    ``last`` are the log's last lines in their order. ``is_complete`` says that all of the log was looked at.
     ``compared_with`` and ``new`` are None when there is no run to compare with. The three kinds of lines share the room
     evenly; what one kind does not need is for the others. The JSON says ``truncated`` when new lines or errors are
     left out.

@@ -25,9 +25,10 @@ MAX_LINE_BYTES: Final = 65_536
 #: The largest number that a client may name (15 digits). JSON and Redis can represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
-#: A line as JSON: timestamp and message as JSON, number, stream, :data:`PARTIAL` or nothing.
+#: A line as JSON. Its placeholders are: timestamp and message, both as JSON; number; stream; :data:`PARTIAL` or
+#: nothing.
 LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'
-#: A line as an SSE frame: the values of :data:`LINE_JSON`, and the number again.
+#: A line as an SSE frame. Its placeholders are those of :data:`LINE_JSON`, and the number again.
 LINE_FRAME: Final = b"event: log\ndata: " + LINE_JSON + b"\nid: %d\n\n"
 #: The key that a partial line has in addition.
 PARTIAL: Final = b',"partial":true'
@@ -184,7 +185,7 @@ class End(NamedTuple):
 class OutOfSequence(NamedTuple):
     """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
-    ``last``: its number is larger than any that we allow, so that nothing after it can be shown.
+    ``last`` means that its number is larger than any that we allow. Nothing after it can be shown.
     """
 
     entry_id: str
@@ -198,7 +199,7 @@ class OutOfSequence(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """A runner's attempt at a job. ``token`` is in the lease; ``next`` is the number of its next line."""
+    """A runner's attempt at a job. The lease has the same ``token``. ``next`` is the number of its next line."""
 
     job: JobRef
     token: str

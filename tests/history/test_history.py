@@ -113,7 +113,7 @@ def names(chunk: bytes) -> list[str]:
 def test_pages_add_up_while_lines_move(
     server: RedisServer, store: Store, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Upwards and downwards. The job is looked up once, and lines are archived and trimmed between any two reads."""
+    """This holds upwards and downwards. Between any two reads of a page, lines are archived and trimmed."""
     prefix = f"h{secrets.token_hex(6)}"
     own = Store(server.url, prefix=prefix)
     rig = Rig(server, own, prefix, tmp_path_factory.mktemp("objects"))
@@ -241,7 +241,7 @@ def texts(chunk: bytes) -> list[str]:
 
 @pytest.mark.parametrize("archived", [0, 100])
 def test_a_replay_of_an_ended_log_reports_a_redaction(rig: Rig, archived: int) -> None:
-    """Before its end. A viewer that connects afterwards gets only the redacted text."""
+    """The report comes before the end. A viewer that connects afterwards gets only the redacted text."""
     rig.write(100)
     rig.end()
     if archived:
@@ -299,7 +299,7 @@ def test_a_viewer_that_is_behind_when_the_log_ends_gets_a_redaction(rig: Rig) ->
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("archived", [0, 50, 99])
 def test_a_viewer_of_a_log_that_is_deleted_gets_an_error(rig: Rig, archived: int, ended: bool) -> None:
-    """Also if the log had ended, and wherever its lines were. The stream reports neither an end nor damage."""
+    """That is so even if the log had ended, wherever its lines were. The stream reports neither an end nor damage."""
     rig.write(100)
     if ended:
         rig.end()

@@ -1,4 +1,4 @@
-"""A filter lets the same lines pass as a search finds."""
+"""A filter lets those lines pass that a search finds."""
 
 import re
 
@@ -23,7 +23,7 @@ def frames(messages: list[str]) -> list[tuple[str | None, bytes]]:
 
 
 @given(st.lists(TEXTS, max_size=8), TEXTS.filter(bool), st.sampled_from([None, "stdout", "stderr"]))
-def test_a_text_passes_as_a_search_finds_it(messages: list[str], q: str, stream: str | None) -> None:
+def test_a_text_passes_where_a_search_finds_it(messages: list[str], q: str, stream: str | None) -> None:
     expected = [
         stream in (None, "stdout" if n % 2 else "stderr") and Matcher(q).matches(text)
         for n, text in enumerate(messages, 1)
@@ -33,20 +33,20 @@ def test_a_text_passes_as_a_search_finds_it(messages: list[str], q: str, stream:
 
 @pytest.mark.parametrize("q", ["^a", "b$", r"\ba.b\b", "(?:ab|ba)+", r"a\\b", 'a"', "[^a]", "log", r"\s", "É?€"])
 @given(messages=st.lists(TEXTS, max_size=8))
-def test_an_expression_passes_as_a_search_finds_it(q: str, messages: list[str]) -> None:
+def test_an_expression_passes_where_a_search_finds_it(q: str, messages: list[str]) -> None:
     expected = [Matcher(q, regex=True).matches(text) for text in messages]
     assert LineFilter(None, q, True).select(frames(messages)) == expected
 
 
-def test_what_is_no_line_always_passes() -> None:
-    """Gaps are never left out."""
+def test_what_is_not_a_line_always_passes() -> None:
+    """Gaps, for example, are never left out."""
     gap = (None, Gap(1, 3, "trimmed").to_frame())
     assert LineFilter("stdout", "needle").select([gap, *frames(["hay", "needle"])]) == [True, False, False]
     assert LineFilter(None, "needle").select([gap]) == [True]
 
 
 def test_an_expression_has_bounds() -> None:
-    """The event loop waits for it. A text has none."""
+    """The event loop waits for an expression. A literal text has no bounds, since it is always fast."""
     with pytest.raises(ValueError, match="too expensive"):
         matcher_of("(?:a.{0,50}){4}z", True)
     long_line = frames(["a" * (MAX_CHARACTERS + 1)])

@@ -76,7 +76,7 @@ def test_lines_have_equal_hashes_when_they_have_equal_shapes() -> None:
     )
 )
 def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None:
-    """Whatever they are: a foreign runner may write newlines into a message."""
+    """A message may contain anything: a foreign runner may even write newlines into it."""
     hasher = ShapeHasher()
     assert hasher.hashes(messages) == [found for each in messages for found in ShapeHasher().hashes([each])]
     assert hasher.hashes(messages) == hasher.hashes(messages)
@@ -90,7 +90,7 @@ def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None
     st.sampled_from(["", ",", ")", '"]', ">.", ";"]),
 )
 def test_an_id_in_a_word_is_masked(before: str, found: str, after: str) -> None:
-    """Whatever its digits are, and alone as well as among other words that are masked."""
+    """It is masked whatever its digits are, and among other masked words, too."""
     if found.isalpha():
         found = f"0{found}"
     assert shape(before + found + after) == f"{before}#{after}"
@@ -157,7 +157,7 @@ def test_a_hash_is_that_of_the_shape(pieces: list[str]) -> None:
     ],
 )
 def test_the_time_is_linear(part: str) -> None:
-    """Four times 60,000 characters take some 0.2 s at most, where a square would take minutes."""
+    """Four times 60,000 characters take some 0.2 s at most. With quadratic time they would take minutes."""
     began = time.process_time()
     for end in ("", "!"):
         message = part * (60_000 // len(part)) + end

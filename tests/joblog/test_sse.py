@@ -147,7 +147,7 @@ def test_an_incomplete_block_does_not_move_the_cursor() -> None:
 
 
 def test_an_event_name_lasts_for_its_block_only() -> None:
-    """Also if the block had no data and was dropped."""
+    """That is so even if the block had no data and was dropped."""
     assert decode(b"event: log\ndata: a\n\ndata: b\n\nevent: end\n\ndata: c\n\n") == [
         Event("log", "a", ""),
         Event("message", "b", ""),

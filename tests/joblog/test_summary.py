@@ -1,4 +1,4 @@
-"""A summary has what matters in the bytes that it may have, and says when it has left something out."""
+"""A summary has the most important lines in a bounded number of bytes, and says when it has left something out."""
 
 import re
 from typing import Any
@@ -45,7 +45,7 @@ def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **m
 
 
 def test_lines_of_one_shape_come_once() -> None:
-    """With how many there are. The number is that of the first."""
+    """The first line of a shape stands for all of them, and says how many there are."""
     errors = [line(3, "error 1"), line(4, "fatal"), line(7, "error 2")]
     summary = summarize(errors, [line(7, "error 2")])
     assert summary["errors"] == {
@@ -71,7 +71,7 @@ def test_a_long_line_is_cut_and_marked() -> None:
 
 
 def test_the_kinds_of_lines_share_the_room() -> None:
-    """Each has some. The last lines are the very last ones, in the order of the log."""
+    """Each kind has some lines. The last lines are the very last ones, in the order of the log."""
     many = [line(number, f"{chr(97 + number % 26)}{chr(97 + number // 26 % 26)} error") for number in range(1, 400)]
     summary = summarize(many, many, 8_000, compared_with=["job_1"], new=group(many))
     sizes = [len(summary["new"]["first"]), len(summary["errors"]["first"]), len(summary["last"])]
@@ -83,7 +83,7 @@ def test_the_kinds_of_lines_share_the_room() -> None:
 
 @pytest.mark.parametrize("why", ["not all was read", "too many shapes"])
 def test_a_summary_that_leaves_something_out_says_so(why: str) -> None:
-    """Also when all that it knows fits into it."""
+    """It says so even when all the lines that were found fit into it."""
     if why == "not all was read":
         assert summarize([], [], is_complete=False)["truncated"] is True
     else:
@@ -101,7 +101,7 @@ def test_a_summary_that_leaves_something_out_says_so(why: str) -> None:
 def test_it_never_has_more_bytes_than_it_may(
     errors: list[str], last: list[str], compared_with: list[str], max_bytes: int
 ) -> None:
-    """Whatever the lines contain."""
+    """That holds whatever the lines contain."""
     lines = [line(number, text) for number, text in enumerate(errors, 1)]
     summarize(
         lines,

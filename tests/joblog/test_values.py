@@ -178,7 +178,7 @@ LONG = ("9" * 16, "0" * 16, str(2**53 + 1), str(2**63), str(2**64 - 1), str(2**6
 
 @pytest.mark.parametrize("text", [*SIGNED, *SPACED, *SPELT, *NOT_ASCII, *LONG], ids=lambda text: ascii(text)[:24])
 def test_a_text_that_is_not_a_number_is_refused(text: str) -> None:
-    """Also if ``int`` would accept it. No text raises an error."""
+    """Some of these texts would be accepted by ``int``. No text raises an error."""
     assert parse_number(text) is None
 
 
@@ -326,7 +326,7 @@ def test_only_a_partial_of_1_marks_a_partial_line(value: str, partial: bool) -> 
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:
-    """In every field, whether the fields are in our order or in another."""
+    """They are replaced in every field, whether the fields are in our order or in another."""
     usual = raw("1-0", "timestamp", b"\xff", "message", b"a\xff\xed\xa0\x80\0", "stream", "stdout")
     other = raw("2-0", "message", b"\xc3", "timestamp", b"\xfe")
 

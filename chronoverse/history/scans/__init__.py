@@ -1,16 +1,16 @@
 """Goes through many lines of stored logs, in a process that has less priority than the workers.
 
-scan     what a worker asks for: one page of the lines that pass a filter
+scan           what a worker asks for, such as one page of the lines that pass a filter
+comparison     finds the lines of a log that are new, compared with other runs
 summary_scan   makes the summary of a job
-comparison  finds the lines of a log that are new, compared with other runs
 workflow_scan  searches the jobs of a workflow, one after the other
-matches  makes the JSON of matching lines, with their highlights and context
-app      answers scans: a WSGI application, because gunicorn serves it
-server   the scan server: a gunicorn with processes that each work on one scan at a time, at low priority
-client   how a worker asks the scan server, over a Unix socket
+matches        makes the JSON of matching lines, with their highlights and context
+app            answers scans: a WSGI application, because gunicorn serves it
+server         the scan server: a gunicorn with processes of low priority that each work on one scan at a time
+client         how a worker asks the scan server, over a Unix socket
 
 A worker serves all its requests and streams on one event loop, so anything that takes a processor for long would delay
 live lines. So the worker checks a request and its token, and the scan server does the rest. The kernel's scheduler
-decides when it runs. The service's master starts the scan server, and starts it again when it dies. Meanwhile a worker
-refuses scans with :class:`~chronoverse.errors.ScansUnavailable`.
+decides when the scan server runs. The service's master starts the scan server, and starts it again when it dies. In the
+meantime a worker refuses scans with :class:`~chronoverse.errors.ScansUnavailable`.
 """

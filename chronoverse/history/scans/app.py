@@ -188,14 +188,14 @@ class ScanApp:
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         runs: list[ShapeSet] | None = None
-        names: list[str] | None = None
+        compared_with: list[str] | None = None
         with contextlib.suppress(NothingToCompare):
             others = self._others(job, None)
-            runs, names = compare(job, others, is_named=False, shapes=self._run_shapes, budget=budget)
+            runs, compared_with = compare(job, others, is_named=False, shapes=self._run_shapes, budget=budget)
         new_lines = None if runs is None else NewLines(runs, self._hasher)
         # The comparison may have used up all the time. The errors have as much for themselves.
         budgets = budget, self._budget(scan, client_is_gone)
-        return read_summary(scan, job, self._read, budgets, self._hasher, new_lines, names)
+        return read_summary(scan, job, self._read, budgets, self._hasher, new_lines, compared_with)
 
     def read_new(self, scan: NewLinesScan, client_is_gone: Callable[[], bool] = lambda: False) -> NewLinesPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
@@ -206,9 +206,10 @@ class ScanApp:
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         others = self._others(job, scan.against)
-        runs, names = compare(job, others, is_named=scan.against is not None, shapes=self._run_shapes, budget=budget)
+        is_named = scan.against is not None
+        runs, compared_with = compare(job, others, is_named=is_named, shapes=self._run_shapes, budget=budget)
         if runs is None:
-            return NewLinesPage(Page([], scan.position, True), names)
+            return NewLinesPage(Page([], scan.position, True), compared_with)
         new_lines = NewLines(runs, self._hasher)
         encode: LineEncoder = encode_line
         if scan.before or scan.after:
@@ -224,7 +225,7 @@ class ScanApp:
             predicate=lambda line: scan.stream in (None, line.stream) and new_lines.is_new(line),
             encode=encode,
         )
-        return NewLinesPage(page, names)
+        return NewLinesPage(page, compared_with)
 
     def _others(self, job: Job, against: str | None) -> list[Job]:
         """The jobs to compare with. Raises as the store does, and :class:`JobNotFound`."""
@@ -232,7 +233,7 @@ class ScanApp:
         if against is not None:
             return [self._require_job(JobRef(workflow_id, against))]
         created = job.created_seconds
-        # A foreign job without any time was listed when somebody first asked for it. All others may be before it.
+        # A foreign job without any time was listed when somebody first asked for it. Any other job may be older.
         before = None if created is None else (round(1000 * created), job.ref.job_id)
         return list(runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before))))
 

@@ -30,7 +30,7 @@ class ScanClient:
         self._path: Path | None = None
 
     def connect_to(self, path: Path) -> None:
-        """Sets where the server listens. The process that has started it knows that."""
+        """Sets where the server listens. The process that has started the server calls this."""
         self._path = path
 
     @contextlib.contextmanager

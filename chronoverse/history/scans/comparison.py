@@ -1,7 +1,8 @@
 """Compares a log with other runs: finds the lines of which none of these runs has the shape.
 
-The shapes of an archived run are read from its set. Those of any other run, such as one that still runs, are collected
-from its log, and cached in this process. One request goes on where the request before it has stopped.
+The shapes of an archived run are read from its set. The shapes of any other run, such as one that still runs, are
+collected from its log, and cached in this process. When a request has no time to collect all of them, the next request
+goes on where it has stopped.
 """
 
 from collections import OrderedDict
@@ -22,9 +23,10 @@ from chronoverse.joblog.values import Job, JobRef, Line, Status
 #: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
 COMPARED_JOBS: Final = 5
 MAX_LOOKED_AT: Final = 200
-#: Shapes in the cache of one process, some 100 bytes each. More than this are kept only while a request needs them.
+#: Shapes in the cache of one process, some 100 bytes each. When there are more, the sets that were not used for longest
+#: are dropped.
 CACHED_SHAPES: Final = 1_000_000
-#: Errors of one run. The log is compared with the others.
+#: Errors that concern one run. The log is compared with the other runs.
 _JOB_ERRORS: Final = (ArchiveDamaged, JobNotFound, NotALog)
 
 
@@ -50,7 +52,7 @@ class NewLinesScan(JobScan):
 class NewLinesPage(NamedTuple):
     """A page of new lines, and the ids of the jobs that the log is compared with.
 
-    A page may have no line and no progress: then there was only time to read a part of these jobs.
+    A page may have no line and no progress. Then there was only time to read a part of these jobs.
     """
 
     page: Page
@@ -82,7 +84,7 @@ class NewLines:
 
 
 class _Collector:
-    """Adds the lines of frames to a set of shapes. It finds no lines."""
+    """A filter for frames that finds no lines. It adds the shapes of all lines to a set."""
 
     def __init__(self, shapes: ShapeSet, hasher: ShapeHasher) -> None:
         self._shapes = shapes
@@ -98,10 +100,10 @@ class _Collector:
 class _CachedShapes:
     """The shapes of a job's lines up to the number ``position``.
 
-    ``text`` changes when the job begins anew under its id, or is redacted.
+    ``log_version`` changes when the job begins anew under its id, or is redacted.
     """
 
-    text: tuple[object, ...]
+    log_version: tuple[object, ...]
     shapes: ShapeSet
     position: int
 
@@ -129,14 +131,14 @@ class RunShapes:
         Another call goes on with the rest. It reads some lines, even if there is no time. Raises as the store and the
         archive do.
         """
-        text = (job.created_at, job.started_at, job.redactions)
+        log_version = (job.created_at, job.started_at, job.redactions)
         cached = self._cached.pop(job.ref, None)
-        if cached is None or cached.text != text:
-            cached = _CachedShapes(text, ShapeSet(), 0)
+        if cached is None or cached.log_version != log_version:
+            cached = _CachedShapes(log_version, ShapeSet(), 0)
             if job.end is not None and job.archived >= job.last and isinstance(self._archive, ArchiveReader):
                 found = self._archive.shape_set(job.ref)
                 if found is not None:
-                    cached = _CachedShapes(text, found, job.last)
+                    cached = _CachedShapes(log_version, found, job.last)
         try:
             is_complete = self._collect(job, cached, budget)
         finally:
@@ -184,9 +186,9 @@ def runs_before(job: Job, listed: Iterable[Job | None]) -> Iterator[Job]:
 def compare(
     job: Job, others: Sequence[Job], *, is_named: bool, shapes: RunShapes, budget: PageBudget
 ) -> tuple[list[ShapeSet] | None, list[str]]:
-    """The shapes of ``others``, and the ids of those jobs. None when there was no time to read all of them.
+    """The shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
 
-    A job with too many shapes is left out. So is one that cannot be read, unless it was named.
+    A job with too many shapes is left out. So is a job that cannot be read, unless a user has named it (``is_named``).
     Raises :class:`NothingToCompare` when none is left, and as :meth:`RunShapes.get` does.
     """
     runs: list[ShapeSet] = []

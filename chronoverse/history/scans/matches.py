@@ -11,8 +11,8 @@ from chronoverse.joblog.values import Job, Line
 class MatchEncoder:
     """Makes the JSON of a match: the line with its highlights, and the lines of context that are not on the page yet.
 
-    Without a ``matcher`` there are no highlights.
-    ``context`` are the numbers of lines before and after it. Of those, only lines of ``stream`` count, if it is given.
+    Without a ``matcher`` there are no highlights. ``context`` is how many numbers before and after the match its
+    context has. If ``stream`` is given, only lines of that stream are context.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class MatchEncoder:
         self._matcher = matcher
         self._stream = stream
         self._descending = descending
-        #: Lines of context on the side where the page comes from, and on the side where it goes on.
-        self._back_count, self._forward_count = context[::-1] if descending else context
-        #: Up to this number the page has all context.
+        #: How many numbers of context come before a match in the order of the page, and after it.
+        self._leading_count, self._following_count = context[::-1] if descending else context
+        #: The page has all context up to this number.
         self._complete_to: int | None = None
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
@@ -65,17 +65,18 @@ class MatchEncoder:
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.
 
-        Otherwise these are the nearest lines. Those on the side where the page comes from get half of the room at most.
+        Otherwise these are the nearest lines. Those that come before the line in the order of the page get half of the
+        room at most.
         """
         step = -1 if self._descending else 1
-        back_count, start = self._back_count, number
+        leading_count, start = self._leading_count, number
         if self._complete_to is not None:
-            back_count = min(back_count, step * (number - self._complete_to) - 1)
+            leading_count = min(leading_count, step * (number - self._complete_to) - 1)
             start = max(number, self._complete_to, key=step.__mul__)
-        stop = number + step * self._forward_count
+        stop = number + step * self._following_count
         context: dict[int, bytes] = {}
         has_all = self._add_lines(
-            context, number, back_count, budget, reserve=budget.bytes_left // 2, descending=not self._descending
+            context, number, leading_count, budget, reserve=budget.bytes_left // 2, descending=not self._descending
         )
         has_all &= self._add_lines(context, start, abs(stop - start), budget, reserve=0, descending=self._descending)
         self._complete_to = stop
@@ -86,7 +87,7 @@ class MatchEncoder:
     ) -> bool:
         """Adds the lines with the next ``count`` numbers after ``start``.
 
-        False when less than ``reserve`` bytes are left.
+        Returns False when less than ``reserve`` bytes would be left.
         """
         if count <= 0:
             return True

@@ -23,7 +23,7 @@ class Form(StrEnum):
 
     #: Its JSON, with a message that is cut off at :data:`~chronoverse.history.page_budget.MAX_LINE_CHARACTERS`.
     LINE = "line"
-    #: The same with the spans that match, and lines of context.
+    #: As LINE, with the spans that match, and with lines of context.
     MATCH = "match"
     #: Its JSON with the whole message.
     WHOLE = "whole"
@@ -33,7 +33,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
-    """What everything that a worker asks for has, and how it is written.
+    """The fields that all scans have, and how a scan is written.
 
     ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
     than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.

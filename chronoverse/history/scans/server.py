@@ -21,8 +21,8 @@ from chronoverse.embedded.supervised_process import SupervisedProcess, wait_for_
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.settings import Settings, child_environ
 
-#: What is added to the nice value of a process that scans, as the command ``nice`` does. Another process that wants the
-#: same processor all the time gets nine tenths of it. So a scan comes to its end on a busy machine, too.
+#: This is added to the nice value of a process that scans, as the command ``nice`` does. Another process that wants the
+#: same processor all the time gets nine tenths of it. So a scan gets some time even on a busy machine.
 NICENESS: Final = 10
 #: The scans at a time: as many as the service has workers, within these bounds.
 MIN_PROCESSES: Final = 2

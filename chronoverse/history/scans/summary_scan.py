@@ -15,8 +15,8 @@ from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import MAX_LAST_LINES, LineGroups, compose, error_matcher, looks_like_error
 from chronoverse.joblog.values import Job
 
-#: Seconds for finding the new lines, and again for finding the errors. That is enough for millions of lines of which
-#: few are new or look like errors. After that the summary says that it is truncated.
+#: Seconds for finding the new lines, and as many again for finding the errors. That is enough for millions of lines of
+#: which few are new or look like errors. After that the summary says that it is truncated.
 SUMMARY_SECONDS: Final = 1.5
 
 
@@ -40,8 +40,9 @@ def read_summary(
 ) -> bytes:
     """The summary's JSON. Raises what ``read`` raises.
 
-    ``budgets`` are the time for the new lines, and for the errors; what they leave no time for is left out.
-    ``compared_with`` is None when there is nothing to compare with, and ``new_lines`` also when there was no time to.
+    ``budgets`` bound the time for the new lines and the time for the errors. What is not found in time is left out.
+    ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is None then, too, and when there was
+    no time to read the jobs to compare with.
     """
 
     def shape_of(message: str) -> int:

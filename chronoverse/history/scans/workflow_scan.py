@@ -14,7 +14,7 @@ from chronoverse.joblog.values import Job
 
 #: Jobs that are fetched at once.
 BATCH_JOBS: Final = 20
-#: Errors of one job. The search names them, and goes on with the next job.
+#: Errors that concern one job. The search names them, and goes on with the next job.
 _JOB_ERRORS: Final = (ArchiveDamaged, NotALog, SearchTooExpensive)
 
 
@@ -64,7 +64,7 @@ class WorkflowScan(BaseScan):
 class ListedJob(NamedTuple):
     """A job as the listing has it. ``job`` is None when it is gone, or cannot be read at all.
 
-    Of those there may be very many, and a page must end among them.
+    There may be very many of these in a row. So a page must be able to end among them.
     """
 
     created_ms: float

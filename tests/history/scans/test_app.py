@@ -1,4 +1,4 @@
-"""The scan server's application reads what it is asked for, and says why it cannot."""
+"""The scan server's application answers scans with pages, and with errors that say what went wrong."""
 
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -78,7 +78,7 @@ def ask(app: ScanApp, asked: Scan, sock: socket) -> tuple[str, dict[str, str], b
 
 
 def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket]) -> None:
-    """One line of the body for each line of the log."""
+    """The body has one line for each line of the log."""
     status, headers, body = ask(app, scan(stream="stderr", limit=2), pair[0])
 
     assert (status, headers["Position"], headers["Has-More"]) == ("200 OK", "3", "1")
@@ -95,7 +95,7 @@ def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket
     ],
 )
 def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: Form, expected: Any) -> None:
-    """The last line, read downwards."""
+    """The scan asks for the last line, downwards."""
     page = app.read(scan(position=11, limit=1, descending=True, form=form, q="10"))
     found = orjson.loads(page.lines[0])
 
@@ -107,7 +107,7 @@ def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: Form, ex
 
 
 def test_a_scan_that_has_waited_too_long_is_refused(app: ScanApp) -> None:
-    """Its worker has given up by then, or tells the client to come again."""
+    """By then the worker does not wait for it any more."""
     assert app.read(scan(asked_at=NOW - 4.9)).lines
     with pytest.raises(AtCapacity, match="did not get its turn within 5 s"):
         app.read(scan(asked_at=NOW - 5.1))
@@ -123,14 +123,14 @@ def test_an_error_is_the_same_error_for_the_worker(app: ScanApp, pair: tuple[soc
 
 
 def test_an_error_with_more_than_a_message_becomes_a_store_error() -> None:
-    """The worker could not make it again."""
+    """The worker cannot make such an error from its message alone."""
     error: ChronoverseError = error_from_json(error_to_json(TooFast("slower", 3.0)))
 
     assert (type(error), str(error)) == (StoreError, "slower")
 
 
 def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket]) -> None:
-    """The process goes on."""
+    """The process does not die of it."""
 
     class Hungry(SlowStore):
         def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
@@ -144,7 +144,7 @@ def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket
 
 @pytest.mark.parametrize(("leaves", "seconds"), [(False, PAGE_SECONDS), (True, CLIENT_GONE_SECONDS)])
 def test_a_scan_ends_in_time(pair: tuple[socket, socket], leaves: bool, seconds: float) -> None:
-    """Much earlier when the worker says that its client has left. The page goes on where this one has ended."""
+    """It ends much earlier when the worker says that its client has left. The next page goes on where it has ended."""
     log = SlowStore()
     ours, theirs = pair
     if leaves:

@@ -54,13 +54,13 @@ def ask(scans: ScanClient) -> Page:
 
 @pytest.mark.parametrize(("body", "lines"), [(b"", []), (b'{"a":1}\n{"b":2}', [b'{"a":1}', b'{"b":2}'])])
 def test_a_page_is_what_the_server_has_found(tmp_path: Path, body: bytes, lines: list[bytes]) -> None:
-    """It may be empty, and still have come further."""
+    """A page may be empty, although the scan has made progress."""
     with answering(tmp_path / "socket", lambda sock: sock.sendall(PAGE_HEAD % len(body) + body)) as scans:
         assert ask(scans) == Page(lines, 7, True)
 
 
 def test_an_error_of_the_server_is_raised(tmp_path: Path) -> None:
-    """As if the worker had read the log itself."""
+    """The worker raises the error that it would raise if it had read the log itself."""
     body = error_to_json(NotALog("this key holds a list"))
     head = b"HTTP/1.1 500 Error\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
     with (
@@ -72,13 +72,13 @@ def test_an_error_of_the_server_is_raised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", PAGE_HEAD % 100, PAGE_HEAD % 100 + b'{"a":1}\n'])
 def test_a_server_that_dies_is_unavailable(tmp_path: Path, sent: bytes) -> None:
-    """However much of its answer has come. A part of a page is no page."""
+    """That is so however much of its answer has come: a part of a page is never taken for a page."""
     with answering(tmp_path / "socket", lambda sock: sock.sendall(sent)) as scans, pytest.raises(ScansUnavailable):
         ask(scans)
 
 
 def test_a_server_that_hangs_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker waits for the scan's turn and for its answer, and no longer."""
+    """The worker waits as long as a scan may wait and take, and no longer."""
     monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
     over = threading.Event()
     with answering(tmp_path / "socket", lambda sock: over.wait(5)) as scans:
@@ -114,7 +114,7 @@ def test_a_server_that_starts_late_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_without_a_server_the_message_says_why() -> None:
-    """This is so under a gunicorn with another configuration than ours."""
+    """A gunicorn with another configuration than ours starts no scan server."""
     with pytest.raises(ScansUnavailable, match=r"gunicorn\.conf\.py"):
         ask(ScanClient())
 

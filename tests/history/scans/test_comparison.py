@@ -132,14 +132,14 @@ def check(logs: Logs, app: ScanApp, job_id: str, against: str | None = None, **f
 @pytest.mark.parametrize("ticks", [0.0, 0.15, 0.6])
 @pytest.mark.parametrize("descending", [False, True])
 def test_new_lines_are_those_of_a_brute_force_comparison(many: Logs, ticks: float, descending: bool) -> None:
-    """Whatever is archived, and however little time there is: a page may have time for a part of the runs only."""
+    """They are, whatever is archived, and even if a page has only time to read a part of the runs."""
     app = many.app(ticks)
     for job_id in many.lines:
         check(many, app, job_id, descending=descending, limit=3 if ticks else 100)
 
 
 def test_any_job_can_be_named(many: Logs) -> None:
-    """One that runs, has failed, or is newer. Compared with itself, a job has nothing new."""
+    """The named job may still run, have failed, or be newer. Compared with itself, a job has no new lines."""
     app = many.app()
     for against in many.lines:
         check(many, app, "job_9", against)
@@ -147,7 +147,7 @@ def test_any_job_can_be_named(many: Logs) -> None:
 
 
 def test_a_running_job_grows(logs: Logs) -> None:
-    """On both sides of the comparison: what was read before is not read again."""
+    """The job may be on either side of the comparison. Lines that come later count, too."""
     logs.write("good", ["one 1", "two 2"])
     app = logs.app()
     attempt = logs.store.open(JobRef("wf_1", "runs"), "token")
@@ -161,7 +161,7 @@ def test_a_running_job_grows(logs: Logs) -> None:
 
 
 def test_a_redaction_reaches_the_comparison(logs: Logs) -> None:
-    """Also the shapes that the process has cached, and whether or not the archiver has made a new set."""
+    """Cached shapes are dropped, whether or not the archiver has made a new set."""
     logs.write("good", ["started 1", "password is hunter"])
     archive(logs.store, logs.objects)
     logs.write("later", ["started 2", "password is hunter", "[redacted]"])
@@ -179,7 +179,7 @@ def test_a_redaction_reaches_the_comparison(logs: Logs) -> None:
 
 
 def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
-    """The next run takes its place. A job of the same id is a new one."""
+    """An older run takes the place of the deleted one. A new job of the same id is not taken for the old one."""
     for number in range(COMPARED_JOBS + 2):
         logs.write(f"good_{number}", ["common 1", f"only {chr(97 + number)}"])
     archive(logs.store, logs.objects)
@@ -197,7 +197,7 @@ def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
 
 
 def test_a_set_is_read_instead_of_the_log(logs: Logs) -> None:
-    """The chunks of an archived run may even be gone."""
+    """It is enough even if the chunks of the archived run are gone."""
     logs.write("good", ["one 1", "two 2"])
     archive(logs.store, logs.objects, hot_seconds=0)
     logs.write("later", ["one 2", "three 3"])
@@ -222,7 +222,7 @@ def test_context_and_stream(logs: Logs) -> None:
 
 
 def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
-    """Alone it is nothing to compare with. So is a named one."""
+    """If there is no other run, or if a user has named this one, there is nothing to compare with."""
     logs.write("varied", ["common 1"])
     logs.write("good", ["common 1"])
     logs.write("later", ["common 1", "new"])
@@ -237,7 +237,7 @@ def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
 
 
 def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(logs: Logs) -> None:
-    """The others are good enough."""
+    """The log is compared with the other runs."""
     logs.write("lost", ["common 1"])
     archive(logs.store, logs.objects, hot_seconds=0)
     logs.write("good", ["common 1"])
@@ -249,7 +249,7 @@ def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(logs: Logs) ->
 
 
 def test_cached_shapes_are_bounded(logs: Logs) -> None:
-    """Those that were used last are kept."""
+    """The sets of shapes that were used last stay in the cache."""
     reads: list[str] = []
 
     def read(job: Job, position: int, **options: Any) -> Iterator[ReadBatch]:
@@ -278,7 +278,7 @@ def test_a_job_without_good_runs_before_it_has_nothing_to_compare_with(logs: Log
 
 
 def test_a_scan_that_has_waited_too_long_is_refused(logs: Logs) -> None:
-    """It would be answered when nobody waits any more."""
+    """Its worker does not wait for it any more."""
     app = ScanApp(logs.store, MissingArchive(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
         app.read_new(scan("job"))

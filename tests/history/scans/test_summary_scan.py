@@ -61,7 +61,7 @@ def test_a_summary_of_the_whole_log(log: tuple[ScanApp, list[Line]]) -> None:
 
 
 def test_a_summary_that_has_no_time_says_that_it_is_truncated(store: Store, tmp_path: Path) -> None:
-    """It has looked at the beginning, and still has the end."""
+    """It has errors from the beginning of the log, and the last lines."""
     attempt = store.open(JOB, "token")
     store.append(attempt, [Line(number, NOW, f"error {number}", "stdout") for number in range(1, 2_001)])
     times = iter(1000.0 + 0.1 * tick for tick in range(10**6))
@@ -73,7 +73,7 @@ def test_a_summary_that_has_no_time_says_that_it_is_truncated(store: Store, tmp_
 
 
 def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
-    """The first has an empty summary."""
+    """An empty log has an empty summary. Without a log there is an error."""
     app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: 1000.0)
     with pytest.raises(JobNotFound):
         summarize(app)
@@ -83,7 +83,7 @@ def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
-    """Those with a shape that no good run before has, each shape once."""
+    """These are the lines whose shape no good run before has. Each shape comes once."""
     good = [Line(number, NOW, f"step {number} took {number * 7} ms", "stdout") for number in range(1, 31)]
     bad = [*good[:20], Line(21, NOW, "cannot open 17 files", "stderr"), Line(22, NOW, "cannot open 4 files", "stderr")]
     for name, lines, status in (("good", good, Status.COMPLETED), ("bad", bad, Status.FAILED)):

@@ -1,4 +1,4 @@
-"""A search of a workflow finds in all jobs what is there, over any number of pages, and names what it cannot search."""
+"""A search of a workflow finds the matches in all jobs, over any number of pages, and names jobs it cannot read."""
 
 import itertools
 import json
@@ -127,7 +127,7 @@ def test_it_finds_what_is_there(
     ticks: float,
     limit: int,
 ) -> None:
-    """In every tier, the newest job first, whether pages have much time or little."""
+    """It finds matches in either tier, in the newest job first, whether pages have much time or little."""
     store, written = logs
     expected = []
     for job_id, lines in written.items():
@@ -142,7 +142,7 @@ def test_it_finds_what_is_there(
 
 
 def test_more_says_that_there_are_others(server: Any, prefix: str) -> None:
-    """It looks for one line more than it shows."""
+    """The search looks for one line more than it shows."""
     store = Store(server.url, prefix=prefix)
     write(store, "two", _needles(2))
     write(store, "three", _needles(3))
@@ -155,7 +155,7 @@ def test_more_says_that_there_are_others(server: Any, prefix: str) -> None:
 def test_jobs_are_chosen_by_status_and_start(
     logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore
 ) -> None:
-    """The start is the first attempt's."""
+    """The start is that of the first attempt."""
     store, written = logs
     app = app_of(store, objects)
     jobs = {job_id: store.get_job(JobRef("wf_1", job_id)) for job_id in written}
@@ -173,7 +173,7 @@ def test_jobs_are_chosen_by_status_and_start(
 def test_what_is_wrong_with_one_job_is_named_with_it(
     logs: tuple[Store, dict[str, list[Line]]], objects: FileObjectStore
 ) -> None:
-    """The others are searched."""
+    """The other jobs are searched all the same."""
     store, _ = logs
     app = app_of(store, objects)
     expected = [job_id for job_id, _ in found(pages(app, limit=100))]
@@ -207,7 +207,7 @@ def _needles(count: int) -> list[Line]:
 
 
 def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[str, list[Line]]]) -> None:
-    """It would be answered when nobody waits any more."""
+    """Its worker does not wait for it any more."""
     app = ScanApp(logs[0], MissingArchive(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
         app.read_workflow(scan())
