@@ -6,7 +6,12 @@ Errors of libraries are translated into these where the library is called. These
 
 
 class ChronoverseError(Exception):
-    """The root of all errors. ``str()`` of an error is a message for a person."""
+    """The root of all errors. ``str()`` of an error is a message for a person.
+
+    ``title`` is that of the problem document with which the service has refused a request, else empty.
+    """
+
+    title: str = ""
 
 
 class SettingsError(ChronoverseError):

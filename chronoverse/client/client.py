@@ -97,8 +97,9 @@ class Client:
     """A client of the service at ``url``.
 
     ``token`` is a bearer token, a function that makes one for each attempt, or None for no token. ``ca_file`` has
-    authorities that are trusted beside those of the system. ``clock`` is monotonic, in seconds. ``chance`` returns a
-    random number from 0 to 1. ``sleep`` waits between attempts at requests that are not streams.
+    authorities that are trusted beside those of the system. A request that is no stream is tried ``max_attempts``
+    times. No request is tried again after it has failed for ``max_retry_seconds``. ``clock`` is monotonic, in seconds.
+    ``chance`` returns a random number from 0 to 1. ``sleep`` waits between attempts at requests that are not streams.
 
     Every method raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` or another
     :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not succeed.
@@ -111,12 +112,14 @@ class Client:
         *,
         ca_file: Path | None = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        max_attempts: int = MAX_ATTEMPTS,
         max_retry_seconds: float = MAX_RETRY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._renews_token = callable(token)
+        self._max_attempts = max_attempts
         self._max_retry_seconds = max_retry_seconds
         self._clock = clock
         self._chance = chance
@@ -270,20 +273,33 @@ class Client:
     ) -> dict[str, Any]:
         """Waits until a line matches ``q``, the job ends, or ``seconds`` are over; None never ends the wait.
 
-        Returns the service's last answer. Raises :class:`JobNotFound` when the job does not come in that time.
+        After the first answer it goes on over lost connections as :meth:`follow` does, within ``seconds``. Returns the
+        service's last answer. Raises :class:`JobNotFound` when the job does not come in that time.
         """
         deadline = None if seconds is None else self._clock() + seconds
         query = {"q": q, "regex": "true" if regex else None, "stream": stream}
+        path = self._job_path(job) + "/wait"
+        backoff = Backoff(RETRY, self._clock, self._chance)
+        max_failures: int | None = self._max_attempts
         while True:
             left = WAIT_SECONDS if deadline is None else min(max(ceil(deadline - self._clock()), 0), WAIT_SECONDS)
             is_last = deadline is not None and self._clock() + left >= deadline
             try:
-                path = self._job_path(job) + "/wait"
-                answer, _ = self._get(path, {**query, "offset": offset, "timeout": left})
+                answer, _ = self._get_once(path, {**query, "offset": offset, "timeout": left})
             except JobNotFound:
                 if is_last:
                     raise
+                max_failures = None
+                backoff.record_success()
                 continue
+            except RequestFailed as failure:
+                delay = self._delay(backoff, failure, max_failures)
+                if deadline is not None and self._clock() + delay >= deadline:
+                    raise
+                self._sleep(delay)
+                continue
+            max_failures = None
+            backoff.record_success()
             if answer["outcome"] != "timeout" or is_last:
                 return answer
             # A wait for the end alone begins anew each time.
@@ -292,6 +308,16 @@ class Client:
     def summary(self, job: JobRef, max_bytes: int) -> dict[str, Any]:
         """The job's summary, as the service's JSON describes it."""
         return self._get(self._job_path(job) + "/summary", {"bytes": max_bytes})[0]
+
+    def read(self, route: str, *ids: str, **query: Any) -> tuple[dict[str, Any], int | None]:
+        """One answer of a ``route`` that reads, such as ``/workflows/{}/jobs``, in which ``ids`` fill the braces.
+
+        Returns the JSON, and how far it has come in a log, where the service says so. Parameters of ``query`` that are
+        None are left out.
+        """
+        if not all(map(IDENTIFIER.fullmatch, ids)):
+            raise JobNotFound("no such workflow or job")
+        return self._get(route.format(*ids), query)
 
     def search_workflow(self, workflow_id: str, q: str, **query: Any) -> Iterator["FoundJob"]:
         """The jobs of a workflow in which lines match ``q``, the newest first.
@@ -375,24 +401,28 @@ class Client:
 
     def _get(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
         """The JSON at ``path``, and the number in the answer's ``Last-Event-ID``, if it has one."""
+        return self._retry(lambda: self._get_once(path, query))
 
-        def attempt() -> tuple[dict[str, Any], int | None]:
-            response = self._service.request("GET", path, query, {"Accept": "application/json"})
-            return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
-
-        return self._retry(attempt)
+    def _get_once(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+        response = self._service.request("GET", path, query, {"Accept": "application/json"})
+        return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
 
     def _retry(self, attempt: Callable[[], _Result]) -> _Result:
-        """The result of ``attempt``, which is called until it succeeds, at most :data:`MAX_ATTEMPTS` times."""
+        """The result of ``attempt``, which is called until it succeeds, within the bounds that the client has."""
         backoff = Backoff(RETRY, self._clock, self._chance)
         while True:
             try:
                 return attempt()
             except RequestFailed as failure:
-                backoff.record_failure()
-                if backoff.failures == MAX_ATTEMPTS:
-                    raise
-                self._sleep(max(backoff.delay(), failure.min_delay))
+                self._sleep(self._delay(backoff, failure, self._max_attempts))
+
+    def _delay(self, backoff: Backoff, failure: RequestFailed, max_failures: int | None) -> float:
+        """Seconds until the next attempt after ``failure``. Raises ``failure`` when there is to be none."""
+        backoff.record_failure()
+        delay = max(backoff.delay(), failure.min_delay)
+        if backoff.failures == max_failures or backoff.seconds_failing() + delay > self._max_retry_seconds:
+            raise failure
+        return delay
 
     def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         try:

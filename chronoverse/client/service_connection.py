@@ -147,15 +147,20 @@ def _refusal(response: urllib3.BaseHTTPResponse, answer: bytes) -> ChronoverseEr
     try:
         problem = orjson.loads(answer)
         detail = str(problem.get("detail") or problem["title"]).rstrip(".")  # it becomes a part of a sentence
-        reason, expected = problem.get("reason"), problem.get("expected")
+        title, reason, expected = str(problem.get("title", "")), problem.get("reason"), problem.get("expected")
     except (ValueError, LookupError, AttributeError, TypeError):
-        detail, reason, expected = f"the service answers {status} {response.reason or ''}".rstrip(), None, None
+        detail = f"the service answers {status} {response.reason or ''}".rstrip()
+        title, reason, expected = "", None, None
+    error: ChronoverseError
     if status in (408, 429) or status >= 500:
-        return RequestFailed(detail, retry_after(response), status)
-    if status == 409 and reason == "GAP" and type(expected) is int:
-        return errors.SequenceGap(expected)
-    kind = _CONFLICTS.get(str(reason)) if status == 409 else _FINAL.get(status)
-    return (kind or ChronoverseError)(detail)
+        error = RequestFailed(detail, retry_after(response), status)
+    elif status == 409 and reason == "GAP" and type(expected) is int:
+        error = errors.SequenceGap(expected)
+    else:
+        kind = _CONFLICTS.get(str(reason)) if status == 409 else _FINAL.get(status)
+        error = (kind or ChronoverseError)(detail)
+    error.title = title
+    return error
 
 
 def retry_after(response: urllib3.BaseHTTPResponse) -> float:

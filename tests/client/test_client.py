@@ -439,6 +439,61 @@ def test_a_request_for_a_page_is_retried_three_times() -> None:
         assert len(service.requests) == 4
 
 
+def test_retries_end_when_their_time_is_over() -> None:
+    """Also before the last attempt. A service that wants a longer pause is not asked again."""
+    with ScriptedService(problem("503 Service Unavailable", "full", Retry_After="30")) as service:
+        client = Client(service.url, max_attempts=9, max_retry_seconds=20, sleep=lambda seconds: None)
+        with pytest.raises(Unreachable, match="full") as refused:
+            client.job(JOB)
+
+    assert refused.value.title == "Service Unavailable"
+
+
+def test_a_page_is_read_by_its_route() -> None:
+    """With the number that its answer has reached. An id that could lead to another path is refused unasked."""
+    reached = answer("200 OK", b'{"logs":[]}', Last_Event_ID="9")
+    with ScriptedService(reached) as service:
+        client = Client(service.url)
+        found = client.read("/workflows/{}/jobs/{}/logs", "wf_1", "job_1", limit=2, stream=None)
+        with pytest.raises(JobNotFound):
+            client.read("/workflows/{}/jobs", "wf_1/..")
+
+    assert found == ({"logs": []}, 9)
+    assert (service.requests[0].path, service.requests[0].query) == ("/workflows/wf_1/jobs/job_1/logs", {"limit": "2"})
+
+
+def waited(outcome: str, cursor: int) -> bytes:
+    return answer("200 OK", orjson.dumps({"outcome": outcome, "log": None, "cursor": cursor, "job": DONE.to_json()}))
+
+
+def test_a_wait_goes_on_over_cuts_where_it_was() -> None:
+    """It goes on over more of them than another request has attempts, with the cursor of the last answer."""
+    waits: list[float] = []
+    cuts = [None] * 5
+    with ScriptedService(waited("timeout", 7), *cuts, waited("ended", 9)) as service:
+        client = Client(service.url, sleep=waits.append, chance=lambda: 0.5)
+        found = client.wait(JOB, q="x", regex=False, stream=None, offset=3, seconds=None)
+
+    assert found["outcome"] == "ended"
+    assert [asked.query["offset"] for asked in service.requests] == ["3"] + ["7"] * 6
+    assert waits == [0.75, 1.5, 3, 6, 12]
+
+
+def test_a_wait_ends_with_its_time_also_when_the_service_is_away() -> None:
+    """It asks for the time that is left, and does not wait for an attempt beyond it."""
+    clock = Clock()
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    with ScriptedService(None, None, None) as service:
+        client = Client(service.url, clock=clock, sleep=sleep, chance=lambda: 0.5)
+        with pytest.raises(Unreachable):
+            client.wait(JOB, q=None, regex=False, stream=None, offset=None, seconds=3)
+
+    assert [asked.query["timeout"] for asked in service.requests] == ["3", "3", "1"]
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"logs":[{}],"cursor":null}', b'{"logs":7,"cursor":null}'])
 def test_an_unreadable_page_is_an_error(body: bytes) -> None:
     """The error is one of ours, so that the command line can show it."""
