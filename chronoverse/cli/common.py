@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import click
@@ -125,12 +125,15 @@ def open_archive(settings: Settings) -> "ObjectStore":
     return open_object_store(settings.archive_location)
 
 
-def open_client(settings: Settings, workflow: str, scope: str = "logs:read") -> "Client":
-    """A client of the service that ``settings`` name, which may do what ``scope`` says with ``workflow``."""
+def open_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
+    """A client of the service that ``settings`` name, which may do what ``scope`` says with ``workflow``.
+
+    ``options`` are further arguments of :class:`Client`.
+    """
     from chronoverse.client.client import Client
 
     token = bearer_token(settings, settings.url, workflow, "cli", scope)
-    return Client(settings.url, token, ca_file=settings.ca_file)
+    return Client(settings.url, token, ca_file=settings.ca_file, **options)
 
 
 def bearer_token(

@@ -13,6 +13,7 @@ import click
 from chronoverse import __version__, errors
 from chronoverse.cli import admin, logs, remove, run, scans, serve
 from chronoverse.cli.common import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, print_message
+from chronoverse.cli.mcp import command as mcp
 
 EX_USAGE: Final = 64
 EX_SOFTWARE: Final = 70
@@ -66,6 +67,7 @@ for _command in (
     logs.summary,
     logs.wait,
     logs.download,
+    mcp.mcp,
     remove.redact,
     remove.delete,
     admin.archive,
