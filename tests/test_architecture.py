@@ -37,6 +37,10 @@ OWNERS: Final = {
     "gevent": "web",
     "opentelemetry": "web.http.tracing",
     "re2": "joblog.matcher",
+    "mcp": "cli.mcp.server",
+    "mcp_types": "cli.mcp.server",
+    "anyio": "cli.mcp.server",
+    "jsonschema": "cli.mcp.server",
 }
 
 #: The modules that may read the environment, and why.

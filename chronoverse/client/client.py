@@ -417,12 +417,15 @@ class Client:
                 self._sleep(self._delay(backoff, failure, self._max_attempts))
 
     def _delay(self, backoff: Backoff, failure: RequestFailed, max_failures: int | None) -> float:
-        """Seconds until the next attempt after ``failure``. Raises ``failure`` when there is to be none."""
+        """Seconds until the next attempt after ``failure``. Raises ``failure`` when there is to be none.
+
+        The last attempt is made when ``max_retry_seconds`` are over.
+        """
         backoff.record_failure()
-        delay = max(backoff.delay(), failure.min_delay)
-        if backoff.failures == max_failures or backoff.seconds_failing() + delay > self._max_retry_seconds:
+        left = self._max_retry_seconds - backoff.seconds_failing()
+        if backoff.failures == max_failures or left <= 0 or failure.min_delay > left:
             raise failure
-        return delay
+        return max(min(backoff.delay(), left), failure.min_delay)
 
     def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         try:

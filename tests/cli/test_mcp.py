@@ -39,7 +39,9 @@ SHOWN = [
 ]
 
 
-def run_job(store: Store, job: JobRef, messages: list[str], status: Status | None, stderr: tuple[int, ...] = ()) -> None:
+def run_job(
+    store: Store, job: JobRef, messages: list[str], status: Status | None, stderr: tuple[int, ...] = ()
+) -> None:
     """Writes a job's log. Without a ``status`` it is still running."""
     attempt = store.open(job, "a" * 32)
     lines = [
@@ -62,7 +64,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         bad = [*good[:9], "warning: slow", "error: no such file", *good[11:19], "gave up"]
         run_job(store, JobRef(WORKFLOW, "bad"), bad, Status.FAILED, stderr=(10, 11, 20))
         run_job(store, JobRef(WORKFLOW, "running"), ["ready in 3 s"], None)
-        run_job(store, JobRef("wf_long", "job_1"), [f"line {n} {'x' * (n % 97)}" for n in range(1, 1_501)], Status.FAILED)
+        run_job(store, JobRef("wf_long", "job_1"), [f"line {n} {'x' * (n % 97)}" for n in range(1, 301)], Status.FAILED)
         run_job(store, JobRef("wf_hostile", "job_1"), HOSTILE, Status.FAILED)
         for number in range(45):
             run_job(store, JobRef("wf_jobs", f"{LONG_ID[:120]}{number}"), [f"at {number}"], Status.COMPLETED)
@@ -150,7 +152,7 @@ def test_a_failure_is_found(mcp: McpProgram) -> None:
 def test_all_lines_come_once(mcp: McpProgram, max_bytes: int) -> None:
     """With as many lines in an answer as fit."""
     pages = walk(mcp, "read_lines", "logs", **job("job_1", "wf_long"), max_bytes=max_bytes)
-    assert [number for page in pages for number in numbers(page)] == list(range(1, 1_501))
+    assert [number for page in pages for number in numbers(page)] == list(range(1, 301))
 
 
 def test_a_range_has_no_others(mcp: McpProgram) -> None:
@@ -159,7 +161,7 @@ def test_a_range_has_no_others(mcp: McpProgram) -> None:
     for max_bytes in (LEAST, 16_384):
         pages = walk(mcp, "read_lines", "logs", **asked, max_bytes=max_bytes)
         assert [number for page in pages for number in numbers(page)] == list(range(100, 161))
-    beyond = mcp.call("read_lines", **job("job_1", "wf_long"), first=1_501)
+    beyond = mcp.call("read_lines", **job("job_1", "wf_long"), first=301)
     assert (beyond["logs"], beyond["cursor"], beyond["link"]) == ([], None, None)
 
 
@@ -167,12 +169,12 @@ def test_a_tail_begins_with_the_newest_lines(mcp: McpProgram) -> None:
     """Its cursor leads to the older ones, up to the number that was asked for."""
     whole = mcp.call("read_lines", **job("bad"), tail=3)
     assert (numbers(whole["logs"]), whole["cursor"]) == ([18, 19, 20], None)
-    pages = walk(mcp, "read_lines", "logs", **job("job_1", "wf_long"), tail=300, max_bytes=LEAST)
+    pages = walk(mcp, "read_lines", "logs", **job("job_1", "wf_long"), tail=200, max_bytes=LEAST)
     assert len(pages) > 3
-    assert numbers(pages[0])[-1] == 1_500
-    assert [number for page in reversed(pages) for number in numbers(page)] == list(range(1_201, 1_501))
+    assert numbers(pages[0])[-1] == 300
+    assert [number for page in reversed(pages) for number in numbers(page)] == list(range(101, 301))
     # The cursor says how many are left, also without the tail.
-    first = mcp.call("read_lines", **job("job_1", "wf_long"), tail=300, max_bytes=LEAST)
+    first = mcp.call("read_lines", **job("job_1", "wf_long"), tail=200, max_bytes=LEAST)
     following = mcp.call("read_lines", **job("job_1", "wf_long"), cursor=first["cursor"], max_bytes=LEAST)
     assert numbers(following["logs"])[-1] == numbers(first["logs"])[0] - 1
 
@@ -202,7 +204,7 @@ def test_a_search_in_one_job(mcp: McpProgram) -> None:
     assert [line["message"] for line in found["logs"]] == [f"step {n}" for n in range(12, 20)]
     assert found["logs"][0]["link"].endswith("/jobs/bad#L12")
     pages = walk(mcp, "search", "logs", **job("job_1", "wf_long"), q="line", max_bytes=LEAST)
-    assert [number for page in pages for number in numbers(page)] == list(range(1, 1_501))
+    assert [number for page in pages for number in numbers(page)] == list(range(1, 301))
     assert mcp.call("search", **job("bad"), q="nothing")["logs"] == []
 
 
@@ -235,9 +237,10 @@ def test_all_workflows_are_listed_once(mcp: McpProgram) -> None:
 @pytest.mark.parametrize("max_bytes", [LEAST, 16_384, MOST])
 def test_hostile_text_stays_data(mcp: McpProgram, tool: str, max_bytes: int) -> None:
     """It is the value of ``message``, with nothing invisible in it, in an answer that says that it is data."""
-    asked = {**job("job_1", "wf_hostile"), "max_bytes": max_bytes}
-    more = {"search": {"q": ".", "regex": True}, "wait_for": {"q": "Ignore"}}.get(tool, {})
-    answer = mcp.answer(tool, **asked, **more)
+    asked: dict[str, Any] = {**job("job_1", "wf_hostile"), "max_bytes": max_bytes}
+    if tool in ("search", "wait_for"):
+        asked |= {"q": "." if tool == "search" else "ignore", "regex": True}
+    answer = mcp.answer(tool, **asked)
     assert not answer.is_error
     assert answer.size <= max_bytes
     assert "nobody vouches" in answer.json["notice"]
@@ -272,7 +275,8 @@ def test_a_long_line_says_how_to_get_all_of_it(mcp: McpProgram) -> None:
     """In read_lines it is cut to the size of the answer, and in a search around the match."""
     cut = mcp.call("read_lines", **job(LONG_ID, LONG_ID), first=7, last=7)["logs"][0]
     assert (cut["truncated"], cut["message_bytes"]) == (True, 60_000 * 2 + 6)
-    whole = mcp.call("read_lines", **job(LONG_ID, LONG_ID), **{k: v for k, v in cut["whole"].items() if k != "tool"})
+    whole = {name: value for name, value in cut["whole"].items() if name != "tool"}
+    whole = mcp.call("read_lines", **job(LONG_ID, LONG_ID), **whole)
     assert "truncated" not in whole["logs"][0]
     assert whole["logs"][0]["message"].startswith(cut["message"])
     found = mcp.call("search", **job(LONG_ID, LONG_ID), q="error")["logs"][0]

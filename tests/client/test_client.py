@@ -440,7 +440,22 @@ def test_a_request_for_a_page_is_retried_three_times() -> None:
 
 
 def test_retries_end_when_their_time_is_over() -> None:
-    """Also before the last attempt. A service that wants a longer pause is not asked again."""
+    """The last one is then, however long the pauses have become."""
+    clock = Clock()
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    with ScriptedService(*[None] * 9) as service:
+        client = Client(service.url, max_attempts=9, max_retry_seconds=20, clock=clock, sleep=sleep, chance=lambda: 1)
+        with pytest.raises(Unreachable):
+            client.job(JOB)
+
+        assert (len(service.requests), clock.now) == (6, 20)
+
+
+def test_a_pause_that_is_too_long_is_not_waited_for() -> None:
+    """A service that wants one is not asked again. The error has the title of its problem document."""
     with ScriptedService(problem("503 Service Unavailable", "full", Retry_After="30")) as service:
         client = Client(service.url, max_attempts=9, max_retry_seconds=20, sleep=lambda seconds: None)
         with pytest.raises(Unreachable, match="full") as refused:

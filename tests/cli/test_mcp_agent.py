@@ -1,0 +1,107 @@
+"""A script that reads answers as a model would, and finds out why ten jobs of real tools have failed."""
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.joblog.test_shapes_of_real_logs import FAILURES, planted, read_run
+from tests.support.mcp_client import McpProgram, mcp_program
+from tests.support.servers import RedisServer
+from tests.support.service import serving
+
+pytestmark = pytest.mark.long
+
+TIME: Final = "2026-03-03T10:00:05.123Z"
+#: A line that says what has failed.
+CAUSES: Final = {
+    "pytest": r" FAILED |^E  ",
+    "npm": "AssertionError|!==",
+    "make": r"module_37\.c:[78]:[0-9]+: error:",
+    "pip": r"fatal error: missing_header\.h",
+    "java": " ERROR .* failed",
+    "journal": r"\[error\] .*Connection refused",
+}
+#: The logs to which the failure is moved, behind six tenths of a good run. So it is at another place there.
+MOVED: Final = ("pytest", "npm", "make", "pip")
+#: A model's token is about four bytes.
+MAX_BYTES: Final = 4 * 4_000
+
+
+def failed_runs() -> Iterator[tuple[str, str, list[str]]]:
+    """A name, the tool, and the lines of ten failed runs."""
+    for kind in FAILURES:
+        yield kind, kind, read_run(kind, "failed")
+    for kind in MOVED:
+        good, failed = read_run(kind, "further"), read_run(kind, "failed")
+        place = len(good) * 6 // 10
+        yield f"{kind}-moved", kind, [*good[:place], *(failed[index] for index in planted(kind, failed)), *good[place:]]
+
+
+def publish(store: Store, job: JobRef, messages: list[str], status: Status) -> None:
+    """Writes the log of a run that has ended."""
+    attempt = store.open(job, "a" * 32)
+    lines = [Line(number, TIME, text, "stdout") for number, text in enumerate(messages, 1)]
+    for start in range(0, len(lines), 500):
+        attempt = attempt._replace(next=store.append(attempt, lines[start : start + 500]))
+    store.finish(attempt, status, 1 if status is Status.FAILED else 0, 0, len(lines) + 1)
+    time.sleep(0.002)
+
+
+class Agent:
+    """Looks for the failing line of a workflow's newest failed job. What it does depends on answers alone."""
+
+    def __init__(self, program: McpProgram) -> None:
+        self._program = program
+        #: Bytes of all answers.
+        self.bytes = 0
+
+    def _ask(self, tool: str, **arguments: Any) -> Any:
+        answer = self._program.answer(tool, **arguments)
+        assert not answer.is_error, answer.text
+        self.bytes += answer.size
+        return answer.json
+
+    def find(self, workflow: str) -> tuple[int, str]:
+        """The number and the text of the line that says what has failed."""
+        (job,) = self._ask("list_jobs", workflow_id=workflow, status="FAILED", limit=1)["jobs"]
+        named = {"workflow_id": workflow, "job_id": job["id"]}
+        summary = self._ask("summary", **named, max_bytes=6_000)
+        new = {line["sequence_num"] for line in summary["new"]["first"]}
+        errors = [line for line in summary["errors"]["first"] if line["sequence_num"] in new]
+        suspect = (errors or summary["new"]["first"] or summary["last"])[0]["sequence_num"]
+        around = self._ask("read_lines", **named, first=max(suspect - 3, 1), last=suspect + 8, max_bytes=6_000)
+        lines = [line for line in around["logs"] if line["sequence_num"] >= suspect]
+        best = max(lines, key=lambda line: bool(re.search("(?i)error|fail|exception", line["message"])))
+        return best["sequence_num"], best["message"]
+
+
+def test_the_failing_lines_of_ten_jobs_are_found(
+    tmp_path_factory: pytest.TempPathFactory, server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with answers of at most 4,000 tokens."""
+    runs = list(failed_runs())
+    assert len(runs) == 10
+    store = Store(server.url)
+    for name, kind, messages in runs:
+        for good in ("good1", "good2", "good3"):
+            publish(store, JobRef(f"wf_{name}", good), read_run(kind, good), Status.COMPLETED)
+        publish(store, JobRef(f"wf_{name}", "broken"), messages, Status.FAILED)
+    store.close()
+    with (
+        serving(tmp_path_factory.mktemp("service"), server.url) as service,
+        mcp_program(URL=service.url, TOKEN=service.token(scopes=["logs:read"])) as program,
+    ):
+        for name, kind, messages in runs:
+            agent = Agent(program)
+            number, message = agent.find(f"wf_{name}")
+            whole = sum(len(text.encode()) + 1 for text in messages)
+            with capsys.disabled():
+                print(f"\n{name}: line {number}, {agent.bytes // 4} tokens of {whole // 4}: {message[:80]}", end="")
+            assert re.search(CAUSES[kind], message)
+            assert number - 1 in planted(kind, messages)
+            assert agent.bytes <= MAX_BYTES
