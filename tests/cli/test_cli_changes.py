@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from chronoverse.auth.tokens import ADMIN, READ
-from chronoverse.joblog.values import Attempt, JobRef, Line
+from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.scripted import ScriptedService, answer, problem
@@ -48,7 +48,7 @@ def new_job(backend: RedisServer) -> Iterator[NewJob]:
         attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
         store.append(attempt, [Line(n, TIME, message, "stdout") for n, message in enumerate(messages, 1)])
         if not running:
-            store.finish(attempt, "COMPLETED", 0, 0, len(messages) + 1)  # type: ignore[arg-type]
+            store.finish(attempt, Status.COMPLETED, 0, 0, len(messages) + 1)
         return attempt
 
     yield make

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
 from tests.support.servers import RedisServer, running
@@ -36,7 +36,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> I
         attempt = store.open(JobRef("wf_streams", "job_4"), "a" * 32)
         lines = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
         store.append(attempt, lines)
-        store.finish(attempt, "COMPLETED", 0, 0, 10)  # type: ignore[arg-type]
+        store.finish(attempt, Status.COMPLETED, 0, 0, 10)
         store.close()
         yield service
 

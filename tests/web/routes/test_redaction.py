@@ -11,7 +11,7 @@ import pytest
 from chronoverse.archive.retention import delete_job
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.values import JobRef, Status
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.servers import RedisServer
@@ -170,7 +170,7 @@ def test_a_job_is_deleted_everywhere(site: Site) -> None:
     site.archive_up_to(job, 50, trim=True)
     held = site.client.delete(job.path)
     assert (held.status_code, held.json()["reason"]) == (409, "HELD")
-    site.store.finish(attempt, "COMPLETED", 0, 0, 101)  # type: ignore[arg-type]
+    site.store.finish(attempt, Status.COMPLETED, 0, 0, 101)
     redact(site, job, **{"from": 1, "to": 2})
 
     assert site.client.delete(job.path).status_code == 204
