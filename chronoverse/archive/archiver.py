@@ -48,7 +48,8 @@ FAST_MARK: Final = 3 / 8
 THROTTLE_MARK: Final = 5 / 8
 #: Seconds between two measurements of the running logs. A log grows by 4 MB in that time at most.
 MEASURE_SECONDS: Final = 0.1
-#: Sizes that are asked for in a second. With more running logs measurements are rarer. One size takes the server 3 µs.
+#: Sizes of logs that are asked for in a second. With more running logs, each is measured less often. One size takes the
+#: server 3 µs.
 SIZES_PER_SECOND: Final = 2_000
 #: The least seconds between two scans of all keys, and the part of the archiver's time that scans may take.
 SCAN_SECONDS: Final = 0.25
@@ -79,7 +80,7 @@ log: Final = logging.getLogger(__name__)
 
 
 class Archiver:
-    """Moves lines from ``store`` into ``objects``, as ``policy`` demands, until ``stop`` is set.
+    """Moves lines from ``store`` into ``objects``, as ``policy`` says, until ``stop`` is set.
 
     ``clock`` is Unix time and ``monotonic`` a monotonic clock, both in seconds.
     """
@@ -206,7 +207,7 @@ class Archiver:
     def _shrink(self, ref: JobRef, size: int) -> int:
         """Moves one chunk of a running log, which is to shrink to the low mark."""
         low = self._policy.hot_bytes * LOW_MARK
-        # Even if another archiver holds the lock, since that one may be dead.
+        # This comes before the lock: if another archiver holds that, it may be dead.
         self._throttle(ref, size)
         try:
             with self._chunk_writer(ref) as writer:
@@ -242,8 +243,8 @@ class Archiver:
     def _throttle(self, ref: JobRef, size: int) -> None:
         """Throttles the runner of a log that is too large, until the log is smaller.
 
-        It stays throttled for as long as the archive lock lasts. If this process dies now, no other can move a chunk
-        before that.
+        The throttle lasts as long as the archive lock. If this process dies now, no other one can move a chunk before
+        the lock expires.
         """
         if size > THROTTLE_MARK * self._policy.hot_bytes:
             self._store.chunks.throttle_runner(ref, self._policy.lock_seconds)
@@ -277,8 +278,8 @@ class Archiver:
     def _collect_shapes(self, job: Job) -> bool:
         """Adds one chunk to the set of the job's shapes. Returns whether nothing is left to do.
 
-        Only jobs that have COMPLETED are compared with, unless somebody names another one. A set that cannot be made
-        does not hold up the job: a scan then reads the log itself.
+        Only a job that has COMPLETED needs a set: logs are compared with such jobs, unless a user names another one. If
+        a set cannot be made, the job is archived all the same. A scan then reads the log itself.
         """
         if job.status is not Status.COMPLETED:
             return True
@@ -292,7 +293,7 @@ class Archiver:
                     log.warning("no set of shapes: %s", error, extra={"fields": {"job": str(job.ref)}})
                     self._shapes = None
                     return True
-        # The records are read at the beginning and at the end: a redaction may have replaced some meanwhile.
+        # The records are read before the first chunk and after the last: a redaction may have replaced some meanwhile.
         chunks = self._store.chunks.chunks(job.ref)
         if inconsistency(job, chunks):
             return True
@@ -322,7 +323,7 @@ class Archiver:
         return (self._policy.retention_seconds if own is None else own) - (state.ended_seconds or 0.0)
 
     def _check_retentions(self) -> None:
-        """Wakes the jobs of workflows that have another retention than before. They were snoozed by the old one."""
+        """Wakes the snoozed jobs of workflows whose retention has changed. They were snoozed by the old retention."""
         before, self._retentions = self._retentions, {}
         changed: set[str] = set()
         for workflow_id in self._queue.snoozed_workflows():

@@ -1,4 +1,4 @@
-"""The format of a chunk: makes chunks of lines, reads lines from chunks, and changes lines in chunks. No I/O.
+"""The format of a chunk. Builds chunks from lines, reads lines from chunks, and changes lines in chunks. No I/O.
 
 A chunk is in zstd's seekable format: frames that follow each other, and after them a table of their sizes in a
 skippable frame. Any zstd program decompresses it to JSON Lines.
@@ -30,7 +30,7 @@ else:
 #: zstd's level. Chunks are a tenth to a sixth smaller than with zstd's default, 3, and decompress faster. Compressing a
 #: line of 100 bytes takes 1.5 µs instead of 0.2.
 COMPRESSION_LEVEL: Final = 9
-#: The level for a log that grows too fast for the store. Archiving a line, all in all, takes 2.8 µs instead of 4.
+#: The level for a log that grows too fast for the store. With it, archiving a line takes 2.8 µs in all, instead of 4.
 FAST_COMPRESSION_LEVEL: Final = 3
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
@@ -68,7 +68,7 @@ class ChunkBuilder:
 
     @property
     def added_size(self) -> int:
-        """Bytes of JSON Lines added so far, with those of the frame that is not complete yet."""
+        """Bytes of JSON Lines added so far, including the frame that is not complete yet."""
         return self.text_size + self._size
 
     def add(self, entries: Sequence[RawEntry], lowest: int = 1) -> None:

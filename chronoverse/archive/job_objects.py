@@ -29,12 +29,13 @@ from chronoverse.store import Store
 #: Seconds after which the archive lock of a dead process expires. A living one renews it three times in that time.
 #: Meanwhile a log that is written at full speed grows by 350 MB.
 LOCK_SECONDS: Final = 10.0
-#: Seconds for which an object without a record may still get one, and for which a store may go back to an old record,
-#: if it does not say how long. No step takes nearly as long. By default Redis makes a snapshot once in that time.
+#: Seconds for which an object without a record may still get one. No step takes nearly as long. A store that cannot say
+#: whether its records are permanent may go back to an old record for as long: by default Redis makes a snapshot once an
+#: hour.
 ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which the object store's clock and ours may differ. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0
-#: Called with the name of each step after it. Tests interrupt archivers there.
+#: Called after each step, with the step's name. Tests interrupt archivers there.
 StepHook = Callable[[str], None]
 
 
@@ -132,8 +133,8 @@ class JobObjects:
         """Deletes an object unless a record names it. Returns whether one does. After an error it stays garbage."""
         index = self._store.chunks
         with contextlib.suppress(ChronoverseError):
-            # From here on it can get no record that it does not have already. It may be missing from the garbage though
-            # it has no record: another process may have removed its name before the object was there.
+            # From here on the object cannot get a record. Its name may be neither in a record nor in the garbage:
+            # another process may have removed the name before the object was there.
             marked = index.mark_garbage(self._job, self._token)
             if name not in marked and any(chunk.name == name for chunk in index.chunks(self._job)):
                 return True

@@ -34,7 +34,8 @@ LOWERCASE_AFTER: Final = 16
 #: ESC in JSON. All control sequences begin with it.
 ESC_IN_JSON: Final = rb"\u001b"
 
-#: Finds the next occurrence of something in a text from a position on. If there is none, the result is the text's end.
+#: Takes a position in a text, and returns that of the next occurrence of something. Without one, it returns the text's
+#: end.
 Finder = Callable[[int], int]
 
 

@@ -1,4 +1,4 @@
-"""What an archiver remembers of the jobs that it has seen: which need work, and which it need not check for a while."""
+"""What an archiver remembers of jobs: which of them need work, and which it need not check for a while."""
 
 import logging
 from collections.abc import Callable, Collection
@@ -49,7 +49,7 @@ class ArchiveQueue:
         return ref in self.ended or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
-        """The job need not be checked for so many seconds."""
+        """Notes that the job need not be checked for so many seconds."""
         self.forget(ref)
         self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
 
@@ -58,7 +58,7 @@ class ArchiveQueue:
         return {ref.workflow_id for ref in self._snoozed_until}
 
     def wake(self, workflow_ids: Collection[str]) -> None:
-        """The snoozed jobs of these workflows are to be checked at once."""
+        """Notes that the snoozed jobs of these workflows are to be checked at once."""
         for ref in [ref for ref in self._snoozed_until if ref.workflow_id in workflow_ids]:
             del self._snoozed_until[ref]
 
@@ -69,24 +69,24 @@ class ArchiveQueue:
         self.snooze(ref, RetryPolicy(first, longest, jitter=0).delay(failures))
 
     def record_progress(self, ref: JobRef) -> None:
-        """A step on the job has worked: :meth:`back_off` starts with its first delay again."""
+        """Notes that a step on the job has worked. :meth:`back_off` starts with its first delay again."""
         self._failures.pop(ref, None)
 
     def note_garbage(self, ref: JobRef, seconds: float) -> None:
-        """The job may have garbage, unless that was checked less than so many seconds ago."""
+        """Notes that the job may have garbage, unless that was checked less than so many seconds ago."""
         checked_at = self._garbage_checked_at.get(ref)
         if checked_at is None or checked_at + seconds <= self._monotonic():
             self.with_garbage[ref] = None
 
     def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
-        """The job's garbage was collected now, or that has failed and may be tried again."""
+        """Notes that the job's garbage was collected now; or with ``failed``, that it may be tried again at once."""
         self.with_garbage.pop(ref, None)
         self._garbage_checked_at.pop(ref, None)
         if not failed:
             self._garbage_checked_at[ref] = self._monotonic()
 
     def forget(self, ref: JobRef) -> None:
-        """The job is neither running, ended nor snoozed."""
+        """Forgets that the job was running, ended or snoozed."""
         self.running.pop(ref, None)
         self.ended.pop(ref, None)
         self._snoozed_until.pop(ref, None)

@@ -20,7 +20,7 @@ from chronoverse.joblog.values import Gap, JobRef, Line
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of objects in the cache. With 16 replays at different positions each of their reads happens only once.
+#: Bytes of objects in the cache. This is enough for 16 replays at different positions: none reads the same bytes twice.
 READ_CACHE_BYTES: Final = 4 * 2**20
 #: The most bytes of one read in a scan of a whole log, since S3 takes 10 ms for each answer.
 MAX_SCAN_READ_BYTES: Final = 2**20
@@ -28,7 +28,8 @@ MAX_SCAN_READ_BYTES: Final = 2**20
 LINE_CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
-#: Chunks of a log whose set of shapes is looked for. Each takes a round trip to the store. So many have 16 GB of lines.
+#: The most chunks of a log whose set of shapes is looked for. Each chunk takes a round trip to the store. A thousand
+#: have 16 GB of lines.
 MAX_SHAPED_CHUNKS: Final = 1_000
 #: Bytes of memory that a line takes in the cache besides its text.
 _LINE_OVERHEAD: Final = 48

@@ -42,8 +42,8 @@ log: Final = logging.getLogger(__name__)
 class RedactionRequest(NamedTuple):
     """Asks for a redaction of the lines from ``first`` to ``last`` that ``matches`` accepts.
 
-    ``audit`` is stored with each redaction. ``exact`` means that the whole range is to be redacted, so that a line
-    which cannot be redacted yet is an error.
+    ``audit`` is stored with each redaction. ``exact`` means that all lines of the range are to be redacted. Then a line
+    that cannot be redacted yet is an error.
     """
 
     first: int
@@ -106,14 +106,14 @@ class Redaction:
         self._token = ""
         self._count = 0
         self._batch = AdaptiveBatch()
-        #: Up to this number there is nothing left to do.
+        #: All lines up to this number are redacted, as far as they are to be.
         self._last_checked = request.first - 1
 
     def run(self) -> RedactionResult:
         """Redacts all lines, or those that it gets to in :data:`CALL_SECONDS`.
 
-        An error after the first redacted lines ends the call and is not raised. Otherwise nobody would learn of these
-        lines, since a repeated redaction does not count them again.
+        An error after the first redacted lines ends the call, but is not raised. Otherwise the caller would not learn
+        of these lines: a repeated redaction does not count them again.
         Raises: :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
         the store and the archive do.
         """
@@ -228,9 +228,9 @@ class Redaction:
             self._pause()
         return found
 
-    def _page(self, after: int, most: int) -> Sequence[RawEntry]:
-        """The entries after ``after``: at most :data:`PAGE_ENTRIES`, ``most`` and about 1 MiB."""
-        entries = self._store.page(self._ref, after=after, count=min(self._batch.lines, PAGE_ENTRIES, most))
+    def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
+        """Up to ``max_count`` entries after line ``after``, but no more than :data:`PAGE_ENTRIES` or about 1 MiB."""
+        entries = self._store.page(self._ref, after=after, count=min(self._batch.lines, PAGE_ENTRIES, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         return entries
 

@@ -86,7 +86,7 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
 
 
 def _all_jobs(store: Store, workflow_id: str) -> Iterator[JobRef]:
-    """The workflow's jobs in the order of a listing. Some may be gone by now; that makes it miss no other job."""
+    """The workflow's jobs in the order of the listing. Jobs that go meanwhile make it miss no others."""
     before: tuple[float, str] | None = None
     while page := store.listing.page(workflow_id, before, PAGE_JOBS):
         yield from (JobRef(workflow_id, job_id) for _, job_id in page)

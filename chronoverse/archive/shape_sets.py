@@ -1,8 +1,8 @@
-"""The shapes of an archived log's lines, as an object beside its chunks: comparing with the log need not read it then.
+"""The shapes of an archived log's lines, as an object beside its chunks. So comparing with the log need not read it.
 
-The object's name has the hash of the text that it was made from. A redaction changes that text. So the object cannot be
-taken for the shapes of another text, and no record of it is needed: a name that does not follow from the records of the
-job's chunks is that of an object without a record, which is deleted as such. See
+The object's name contains a hash of the log's text, which follows from the records of the job's chunks. A redaction
+changes the text, and so the name. So an old object is never taken for the shapes of the new text, and the object needs
+no record of its own. An object with another name than the records give is garbage. See
 :mod:`chronoverse.archive.job_objects`.
 """
 
@@ -46,7 +46,7 @@ class ShapeSetBuilder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no chunk is left, or the log has so many shapes that the others make no difference."""
+        """Whether no chunk is left, or the log has too many shapes already."""
         return not self._left or self.shapes.is_full
 
     def add_chunk(self) -> None:

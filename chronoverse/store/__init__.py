@@ -1,6 +1,6 @@
 """The store: where lines are written and read, in Redis Streams. The only package that imports redis.
 
-The four primitives:
+Its four primitives:
 
     Store             reads and writes job logs. Its parts are the list of workflows (``workflows``), the listing of a
                       workflow's jobs (``listing``), the catalog of all jobs (``catalog``), the records of archived

@@ -19,17 +19,20 @@ SCAN_KEYS: Final = 1_000
 SIZE_BATCH: Final = 500
 #: Nodes of a stream whose sizes the server adds up to estimate the size of the whole.
 SAMPLED_NODES: Final = 10
-#: Seconds of a workflow's own retention, at most: ten years, as for the common setting. A number beyond what Redis
-#: takes for a time to live would fail the scripts of all jobs of the workflow.
+#: Seconds of a workflow's own retention, at most: ten years, as for the common setting. Redis refuses very large times
+#: to live, and then the scripts of all jobs of the workflow would fail.
 RETENTION_SECONDS: Final = 315_360_000
 
 
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``ended_seconds`` is for how long the store has known of the job's end, by its own clock; None where it does not.
-    ``first`` and ``last`` are the first and the last number in the log itself, ``holds_log`` whether there is one.
-    ``retention_seconds`` is the workflow's own, if it has one.
+    ``archived`` is the last archived number. ``complete`` says that the whole log of an ended job is archived, since
+    ``archived_at``. ``swept`` says that no object without a record is left after that. ``deleting`` says that the job
+    is hidden, and about to be deleted. ``ended_seconds`` is for how long the store has known of the job's end, by its
+    own clock. It is None while the store does not know of an end. ``first`` and ``last`` are the first and the last
+    number in the store's log, and ``holds_log`` says whether there is one. ``retention_seconds`` is the workflow's own,
+    if it has one.
     """
 
     archived: int
@@ -52,12 +55,12 @@ class CatalogPage(NamedTuple):
 
 
 class JobCatalog:
-    """All the jobs of a store, for archivers. Raises: as :class:`chronoverse.store.Store`."""
+    """All the jobs of a store, for archivers. Every method raises as those of :class:`chronoverse.store.Store`."""
 
     def __init__(self, topology: Topology, keys: KeyMap) -> None:
         self._topology = topology
         self._keys = keys
-        # A server that is out of memory must run both, since the archiver makes room by them.
+        # A server that is out of memory must run both scripts: the archiver needs them to make room.
         self._archive_state: Final = Script("archive_state", allow_oom=True)
         self._apply_retention: Final = Script("apply_retention", allow_oom=True)
         prefix, identifier = re.escape(keys.prefix.encode()), IDENTIFIER.pattern.encode()
@@ -136,7 +139,7 @@ class JobCatalog:
         return None if answer is None else _retention(answer)
 
     def retention_ms(self, workflow_id: str, pool: PoolKind = PoolKind.COMMANDS) -> int | None:
-        """The same in milliseconds."""
+        """:meth:`retention` in milliseconds."""
         seconds = self.retention(workflow_id, pool)
         return None if seconds is None else 1000 * seconds
 

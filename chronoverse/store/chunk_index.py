@@ -25,7 +25,7 @@ class ChunkIndex:
     Before an object is written, its name is added to the garbage (:meth:`begin_upload`). The script that records the
     chunk takes it out again. So every object has a record or is garbage, wherever an archiver dies.
 
-    Raises of any method: as those of :class:`chronoverse.store.Store`.
+    Every method raises as those of :class:`chronoverse.store.Store`.
     """
 
     def __init__(self, topology: Topology, keys: KeyMap) -> None:
@@ -42,7 +42,7 @@ class ChunkIndex:
             "mark_deleting",
             "delete",
         )
-        # A server that is full of logs must run them, since they are how it gets rid of logs.
+        # A server that is full of logs must run these scripts: logs leave it only by them.
         self._scripts: Final = {name: Script(name, allow_oom=True) for name in names}
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:

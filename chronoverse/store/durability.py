@@ -41,7 +41,7 @@ class Durability(StrEnum):
 
 
 class StoreDurabilityProbe:
-    """Asks about one job at a time. ``sync``, where there is one, forces what was written to this machine's disk."""
+    """Asks which lines of a job are safe. ``sync`` forces what was written to the disk, if that is on this machine."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class StoreDurabilityProbe:
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """The number below which all is safe now, the terminal entry included. None when the time was too short.
 
-        ``may_sync``: whether it may force the files to disk, instead of waiting for the server to do that.
+        With ``may_sync`` it may force the files to the disk, instead of waiting for the server to do that.
         Raises: :class:`Fenced`, :class:`NotDurable`.
         """
         with translate_errors():

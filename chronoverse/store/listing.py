@@ -26,13 +26,13 @@ MAX_PAGE_MEMBERS: Final = 5_000
 #: Seconds until this process adds a foreign job again. The tail asks for a quiet job once a second, and only a job
 #: that was deleted and written anew must be added again.
 LISTED_SECONDS: Final = 10.0
-#: Jobs for which the time of the last addition is remembered, some 300 bytes each. Beyond that number, each question
-#: about a foreign job costs one ZADD more.
+#: Foreign jobs of which it is remembered when they were last added, some 300 bytes each. With more of them, some are
+#: added again too early.
 LISTED_JOBS: Final = 10_000
 
 
 class JobListing:
-    """Reads and mends the listings. Methods raise as :class:`chronoverse.store.Store` does.
+    """Reads and repairs the listings. Every method raises as those of :class:`chronoverse.store.Store`.
 
     ``clock`` is Unix time in seconds. ``monotonic`` is in seconds and is never set back.
     """
@@ -68,7 +68,7 @@ class JobListing:
         run_script(self._topology, workflow_id, self._unlist, keys, *job_ids)
 
     def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[str, int]:
-        """Adds ``jobs``, which must all be on one server, to the listings of their workflows, or to the running jobs.
+        """Adds ``jobs`` to the listings of their workflows, and notes which run. All must be on one server.
 
         A job's score is its creation time, or that of its first entry, or else now. A job that is listed already
         keeps its score. Nothing is raised, since a server that is full or read-only can still be read. The next call

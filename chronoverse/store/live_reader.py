@@ -56,9 +56,9 @@ class LiveReader:
         self._closed = threading.Event()
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
-        """From now on the entries after line ``cursor`` are read. The job may be watched already.
+        """Watches a job: from now on the entries after line ``cursor`` are read. The job may be watched already.
 
-        ``again``: the job is read once more in any case, because there may be entries that the server did not report.
+        With ``again`` the job is read once more in any case: there may be entries that the server did not report.
         """
         with self._lock:
             watched = self._logs.get(job)
@@ -70,7 +70,7 @@ class LiveReader:
                 watched.node.queue(watched)
 
     def unwatch(self, job: JobRef) -> None:
-        """The job is not read any more."""
+        """Stops watching a job. It is not read any more."""
         with self._lock:
             watched = self._logs.pop(job, None)
             if watched is not None:

@@ -3,7 +3,7 @@
 The server remembers the keys that a connection has read. When one of them changes, it sends one message, and no other
 until the key is read again. https://redis.io/docs/latest/develop/reference/client-side-caching/
 
-A server that does not do that is asked for all logs again and again.
+A server that does not report changes is asked for all logs again and again.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class WatchedLog:
-    """One log that is read. ``cursor`` is the line after which the next entry is wanted; ``node`` reads it."""
+    """One log that is read. ``cursor`` is the line after which the next entry is wanted. ``node`` reads the log."""
 
     __slots__ = ("cursor", "job", "key", "node")
 
@@ -123,17 +123,17 @@ class NodeReader:
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
     def add(self, watched: WatchedLog) -> None:
-        """Reads this log from now on."""
+        """Adds a log. It is read from now on."""
         watched.node = self
         self.logs[watched.key] = watched
         self.queue(watched)
 
     def remove(self, watched: WatchedLog) -> None:
-        """No longer reads this log."""
+        """Removes a log. It is no longer read."""
         self.logs.pop(watched.key, None)
 
     def queue(self, watched: WatchedLog) -> None:
-        """Reads this log once more, since its cursor has moved."""
+        """Queues a log, so that it is read once more."""
         self._queue.append(watched)
         if self._is_waiting:
             # An error means that the socket is full, so that the reader wakes anyway, or that it is closed.

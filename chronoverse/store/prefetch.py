@@ -10,8 +10,8 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.store.driver import CommandTimedOut, Connection, ConnectionFailed, DriverError, translate_errors
 from chronoverse.store.replies import id_after, stream_entries
 
-#: Bytes that a prefetched answer may have, estimated by the longest field of this answer's last entry. A caller that
-#: reads long lines may take fewer than it was given, and then asks for other ones.
+#: Bytes that a prefetched answer may have, estimated by the longest field of the last entry before it. A caller that
+#: reads long lines may use fewer lines than it was given. Then it asks for others than those that were prefetched.
 PREFETCH_BYTES: Final = 2**20
 #: Seconds for which a prefetched answer is used. After that the log may have changed, and is asked again.
 PREFETCH_SECONDS: Final = 1.0
@@ -24,8 +24,8 @@ _Request = tuple[JobRef, int, int]
 class PrefetchReader:
     """One ``connection`` for the sequential reads of a whole process, one at a time. ``key`` gives a log's key.
 
-    As soon as a read begins where the last one ended, the next read is sent ahead. The server works on it while the
-    caller encodes and sends the entries. A replay reads half as many lines a second more by this.
+    When a read begins where the last one ended, the next read is sent ahead. The server works on it while the caller
+    encodes and sends the entries. A replay is 1.5 times as fast for this.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PrefetchReader:
         except CommandTimedOut:
             raise
         except DriverError:
-            # It concerned another job, or the caller's own read meets it again.
+            # The error concerns another job, or the caller's own read will get it again.
             return ()
         is_fresh = self._clock() - self._asked_at < PREFETCH_SECONDS
         return entries if pending == request and is_fresh and len(entries) == request[2] else ()

@@ -13,12 +13,12 @@ from chronoverse.store.keys import ARCHIVE_LOCK, KeyMap
 from chronoverse.store.replies import entry_fingerprint, refusal_error
 from chronoverse.store.topology import PoolKind, Topology
 
-#: Redactions of one job that are stored, some 300 bytes each. Nobody reads more.
+#: The most redactions of one job that are stored, some 300 bytes each.
 AUDIT_ENTRIES: Final = 1000
 
 
 class RedactionLog:
-    """The ``audit`` keys of jobs. Raises of any method: as those of :class:`chronoverse.store.Store`."""
+    """The ``audit`` keys of jobs. Every method raises as those of :class:`chronoverse.store.Store`."""
 
     def __init__(self, topology: Topology, keys: KeyMap) -> None:
         self._topology = topology
@@ -65,7 +65,7 @@ class RedactionLog:
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:
-    """One redaction. None for another value: whoever may write a job's keys may have written anything there."""
+    """One redaction. None for any other value: other programs may write the key, too."""
     try:
         redaction = orjson.loads(text)
     except orjson.JSONDecodeError:

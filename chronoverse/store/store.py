@@ -56,7 +56,7 @@ class Store:
     The rest is in five parts: ``workflows`` (the list of them), ``listing`` (the jobs of a workflow), ``catalog`` (all
     jobs, and their retention), ``chunks`` (the records of archived chunks), ``redaction_log``.
 
-    Raises of any method: :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
+    Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
     :class:`StoreError` for an unexpected answer.
     """
 
@@ -82,7 +82,7 @@ class Store:
         self._topology = topology_of(url)
         self._pool = PoolKind.COMMANDS
         self._keys = keys = KeyMap(prefix)
-        #: None where the master may change, or where there are many masters: the reader's connection cannot follow.
+        #: None where the master may change, or where there are several masters: this one connection cannot follow them.
         self._prefetch = (
             PrefetchReader(self._topology.new_connection(""), keys.log) if self._topology.is_fixed else None
         )
@@ -251,7 +251,7 @@ class Store:
     # Writing a log
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
-        """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else may guess.
+        """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else can guess.
 
         Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
         nothing changed, when the attempt's first line would not get the number ``first``.

@@ -44,7 +44,7 @@ class Workflow(NamedTuple):
 
 
 class WorkflowList:
-    """Reads and repairs the list of workflows. Methods raise as :class:`chronoverse.store.Store` does.
+    """Reads and repairs the list of workflows. Every method raises as those of :class:`chronoverse.store.Store`.
 
     ``get_jobs`` is :meth:`Store.get_jobs`. ``monotonic`` is in seconds and is never set back.
     """
