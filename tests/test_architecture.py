@@ -21,6 +21,7 @@ PACKAGES: Final = (
     "live",
     "client",
     "runner",
+    "integrations",
     "web",
     "cli",
 )
@@ -29,6 +30,7 @@ ROOTS: Final = ("", "__main__", "api")
 
 #: The top-level name of a library, and the only package or module that may import it.
 OWNERS: Final = {
+    "celery": "integrations.celery",
     "redis": "store",
     "flask": "web",
     "flask_smorest": "web",

@@ -224,20 +224,27 @@ class JobLogHandler(logging.Handler):
 
     A record of several lines becomes several lines. Their time is the record's. Records of our own threads are left
     out: a line for each request that publishes a line would never end. Records after the log's end are left out too.
+    ``log`` may be a function that returns the log of the calling thread, or None.
     """
 
-    def __init__(self, log: JobLog, level: int | str = logging.NOTSET, stderr_level: int = logging.WARNING) -> None:
+    def __init__(
+        self,
+        log: JobLog | Callable[[], JobLog | None],
+        level: int | str = logging.NOTSET,
+        stderr_level: int = logging.WARNING,
+    ) -> None:
         super().__init__(level)
         self._log = log
         self._stderr_level = stderr_level
 
     def emit(self, record: logging.LogRecord) -> None:
         """Publishes ``record``. Never waits for the store. Errors go to :meth:`handleError`, as in any handler."""
-        if self._log.finished or threading.current_thread().name.startswith(_OWN_THREADS):
+        log = self._log if isinstance(self._log, JobLog) else self._log()
+        if log is None or log.finished or threading.current_thread().name.startswith(_OWN_THREADS):
             return
         try:
             stream = "stderr" if record.levelno >= self._stderr_level else "stdout"
-            self._log.write(stream, self.format(record), at=record.created)
+            log.write(stream, self.format(record), at=record.created)
         except Exception:
             self.handleError(record)
 

@@ -1,0 +1,385 @@
+"""Publishes each Celery task as a job: what it prints, its log records, its retries as attempts, and how it ends.
+
+    from chronoverse.integrations.celery import install
+
+    app = Celery("shop")
+    install(app)
+
+The job's id is the task's id, and its workflow is the task's name or one that is given. Celery's signals call us, in
+the process that runs the task. Nothing is connected, and no thread started, before the first task: so a pool may fork.
+
+The store cannot fail a task, nor change what it returns or raises. It can delay a task by :data:`OPEN_SECONDS` before
+it begins and :data:`DELIVER_SECONDS` after its end. While the store is away that happens once in
+:data:`AWAY_SECONDS`; the other tasks of the process are not delayed noticeably, and their lines go to files.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final
+
+from celery import Celery, signals, states
+from celery.utils.log import task_logger
+
+from chronoverse.auth.token_file import read_token_file
+from chronoverse.errors import ChronoverseError, Closed, SequenceGap, StoreError
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.runner.api import JobLog, JobLogHandler
+from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
+from chronoverse.runner.spool.spool_file import SpoolRoom
+from chronoverse.settings import Settings
+from chronoverse.store import Store
+
+__all__ = ["TaskLogs", "install"]
+
+#: Seconds that a task waits at most until its log is open, and at its end until its lines are delivered.
+OPEN_SECONDS: Final = 1.0
+DELIVER_SECONDS: Final = 5.0
+#: For so many seconds after a log could not be delivered, the next tasks wait no longer than ``AWAY_DELIVER_SECONDS``.
+AWAY_SECONDS: Final = 30.0
+AWAY_DELIVER_SECONDS: Final = 0.1
+#: Seconds that the worker's main process waits for an answer when it ends the log of a revoked task.
+CANCEL_SECONDS: Final = 2.0
+#: Characters of a line that has not ended after which it is published as it is.
+MAX_UNFINISHED: Final = 65_536
+
+_logger: Final = logging.getLogger("chronoverse.integrations.celery")
+
+
+def install(
+    app: Celery,
+    workflow: str | None = None,
+    *,
+    store: str | None = None,
+    token: str | Callable[[], str] | None = None,
+    formatter: logging.Formatter | None = None,
+    settings: Settings | None = None,
+) -> "TaskLogs":
+    """Publishes all tasks of ``app`` from now on, except Celery's own (``celery.…``). Call it where the app is made.
+
+    ``workflow`` is one workflow for all tasks; by default each task's name is its workflow. ``store`` is the URL of a
+    store, or of a service, for which ``token`` is as for :meth:`chronoverse.api.JobLog.open`. The defaults are those of
+    ``settings``, by default from the environment: CHRONOVERSE_REDIS_URL, or else CHRONOVERSE_URL with
+    CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. ``formatter`` is for log records; by default a line is the message.
+
+    Raises ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
+    """
+    settings = settings or Settings.from_env()
+    url = store or settings.redis_url or settings.url
+    if token is None:
+        token = partial(read_token_file, settings.token_file) if settings.token_file else settings.token
+    connect = partial(_connect, settings, url, token)
+    connect().close()  # so that a bad URL is refused here
+    logs = TaskLogs(app, workflow, connect, settings, formatter)
+    logs.install()
+    return logs
+
+
+class TaskLogs:
+    """The logs of the tasks that run in this process. :func:`install` makes it."""
+
+    def __init__(
+        self,
+        app: Celery,
+        workflow: str | None,
+        connect: Callable[..., Store | HttpLogWriter],
+        settings: Settings,
+        formatter: logging.Formatter | None = None,
+    ) -> None:
+        self._app = app
+        self._workflow = workflow
+        self._connect = connect
+        self._lease_seconds = settings.lease_seconds
+        self._max_line_bytes = settings.max_line_bytes
+        self._room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
+        #: From this the tokens of attempts are made. The pool's processes inherit it, so the main process can end the
+        #: attempt of a process that it has terminated.
+        self._secret = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        #: The logs of the tasks that run in this process, by the tasks' ids.
+        self._running: dict[str, _TaskOutput] = {}
+        self._context: ContextVar[_TaskOutput | None] = ContextVar("chronoverse_task", default=None)
+        #: Whether this is a process of a pool, where all output is that of its one task, in whatever thread.
+        self._is_pool_process = False
+        self._writer: Store | HttpLogWriter | None = None
+        #: The process that made the writer. A child must not use its parent's connections.
+        self._writer_pid = 0
+        self._away_until = 0.0
+        self._handler = JobLogHandler(self._current_log)
+        self._handler.addFilter(_is_of_task)
+        self._handler.setFormatter(formatter)
+        self._tees: list[_Tee] = []
+        self._receivers: dict[Any, Callable[..., None]] = {
+            signals.worker_process_init: self._begin_process,
+            signals.task_prerun: self._begin,
+            signals.task_failure: self._write_traceback,
+            signals.task_retry: self._write_traceback,
+            signals.task_postrun: self._end,
+            signals.task_revoked: self._cancel,
+        }
+
+    def install(self) -> None:
+        """Connects Celery's signals."""
+        for event, receiver in self._receivers.items():
+            event.connect(receiver, weak=False)
+
+    def uninstall(self) -> None:
+        """Tasks that begin from now on are not published."""
+        for event, receiver in self._receivers.items():
+            event.disconnect(receiver)
+
+    # What Celery calls. It logs what is raised here, and the task goes on.
+
+    def _begin_process(self, **_: Any) -> None:
+        self._is_pool_process = True
+
+    def _begin(self, sender: Any, task_id: str, **_: Any) -> None:
+        if sender.app is not self._app or sender.name.startswith("celery."):
+            return
+        log = self._open_log(sender, sender.request)
+        if log is None:
+            return
+        output = _TaskOutput(log, self._context.get())
+        with self._lock:
+            self._running[task_id] = output
+            if len(self._running) == 1:
+                self._attach()
+        self._context.set(output)
+
+    def _write_traceback(self, sender: Any, einfo: Any, task_id: str = "", request: Any = None, **_: Any) -> None:
+        output = self._running.get(task_id or request.id)
+        if output is not None and einfo is not None:
+            output.write("stderr", f"{einfo.traceback.rstrip()}\n")
+
+    def _end(self, task_id: str, retval: Any, state: str | None, **_: Any) -> None:
+        with self._lock:
+            output = self._running.pop(task_id, None)
+            if output is not None and not self._running:
+                self._detach()
+        if output is None:
+            return
+        self._context.set(output.outer)
+        output.flush()
+        error = sys.exc_info()
+        if state is None and _signal_of(error[1]) is None:
+            # An exception ends the task that Celery does not catch, such as SystemExit.
+            output.log.__exit__(*error)
+            return
+        delivered = output.log.finish(*_result(state, retval, _signal_of(error[1])))
+        self._away_until = 0.0 if delivered else time.monotonic() + AWAY_SECONDS
+
+    def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
+        """Ends the log of a task that was revoked: its process was killed, or it never ran or will not run again.
+
+        This is in the worker's main process, which has other work to do and forks: one try, without a thread.
+        """
+        if terminated and signum != signal.SIGKILL:
+            return  # the task's process gets the signal as an exception, and ends the log itself
+        if sender.app is not self._app or sender.name.startswith("celery.") or time.monotonic() < self._away_until:
+            return
+        job = self._job(sender, request)
+        try:
+            with contextlib.closing(self._connect(read_seconds=CANCEL_SECONDS)) as writer:
+                if isinstance(writer, Store):
+                    writer.ping()  # which gives up sooner than other commands
+                for _attempt in range(3):
+                    attempt = writer.open(job, self._lease_token(request))
+                    # Lines of the killed process may still be on their way.
+                    with contextlib.suppress(SequenceGap):
+                        writer.finish(attempt, Status.CANCELED, None, 0, attempt.next)
+                        return
+        except StoreError as error:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            _logger.warning("the log of the revoked task %s is not ended: %s", job, error)
+        except ChronoverseError as error:
+            _logger.info("the log of the revoked task %s is not ended: %s", job, error)
+
+    # Logs
+
+    def _open_log(self, task: Any, request: Any) -> JobLog | None:
+        job, token = self._job(task, request), self._lease_token(request)
+        is_patient = time.monotonic() >= self._away_until
+        deliver_seconds = DELIVER_SECONDS if is_patient else AWAY_DELIVER_SECONDS
+        if is_patient and _is_redelivered(request):
+            # The process that ran the task was killed, and its lease must expire before ours can begin.
+            deliver_seconds += self._lease_seconds
+        for retry in (False, True):
+            try:
+                return JobLog.open(
+                    self._shared_writer(),
+                    *job,
+                    max_line_bytes=self._max_line_bytes,
+                    lease_seconds=self._lease_seconds,
+                    open_seconds=OPEN_SECONDS if is_patient else 0,
+                    deliver_seconds=deliver_seconds,
+                    room=self._room,
+                    retry=retry,
+                    wait_for_lease=not retry,
+                    lease_token=token,
+                    say=partial(_logger.warning, "%s: %s", job),
+                )
+            except Closed:
+                # It was LOST before the broker sent the task again, or a task ran twice under one id.
+                continue
+            except ChronoverseError as error:
+                _logger.warning("%s is not published: %s", job, error)
+                return None
+        return None
+
+    def _job(self, task: Any, request: Any) -> JobRef:
+        return JobRef(_identifier(self._workflow or task.name), _identifier(request.id))
+
+    def _lease_token(self, request: Any) -> str:
+        """The same for one attempt in the pool's process and in the main process, and for no other attempt."""
+        name = f"{request.id} {request.retries} {_is_redelivered(request)}"
+        return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
+
+    def _shared_writer(self) -> Store | HttpLogWriter:
+        with self._lock:
+            if self._writer is None or self._writer_pid != os.getpid():
+                self._writer, self._writer_pid = self._connect(), os.getpid()
+            return self._writer
+
+    # Output
+
+    def _current(self) -> "_TaskOutput | None":
+        """The task that the caller's output belongs to."""
+        output = self._context.get()
+        if output is None and self._is_pool_process:
+            output = next(iter(list(self._running.values())), None)
+        return output if output is not None and output.pid == os.getpid() else None
+
+    def _current_log(self) -> JobLog | None:
+        output = self._current()
+        return output.log if output else None
+
+    def _attach(self) -> None:
+        for logger in (logging.getLogger(), task_logger):
+            logger.addHandler(self._handler)
+        self._tees = [_Tee(name, getattr(sys, name), self._current) for name in ("stdout", "stderr")]
+        sys.stdout, sys.stderr = self._tees
+
+    def _detach(self) -> None:
+        for logger in (logging.getLogger(), task_logger):
+            logger.removeHandler(self._handler)
+        for tee in self._tees:
+            if getattr(sys, tee.name) is tee:
+                setattr(sys, tee.name, tee.wrapped)
+
+
+class _TaskOutput:
+    """The log of one running task, and what it has printed of lines that have not ended yet.
+
+    ``outer`` is the task that called this one in the same thread, if one did.
+    """
+
+    def __init__(self, log: JobLog, outer: "_TaskOutput | None") -> None:
+        self.log = log
+        self.outer = outer
+        self.pid = os.getpid()
+        self._lock = threading.RLock()
+        self._unfinished = {"stdout": "", "stderr": ""}
+
+    def write(self, stream: str, text: str) -> None:
+        """Publishes the lines that ``text`` ends. Nothing is raised after the log's end."""
+        with self._lock:
+            lines, newline, rest = (self._unfinished[stream] + text).rpartition("\n")
+            if len(rest) > MAX_UNFINISHED:
+                lines, newline, rest = f"{lines}{newline}{rest}", "\n", ""
+            self._unfinished[stream] = rest
+            if newline and not self.log.finished:
+                self.log.write(stream, lines)
+
+    def flush(self) -> None:
+        """Publishes the lines that have not ended."""
+        for stream, text in self._unfinished.items():
+            if text:
+                self.write(stream, "\n")
+
+
+class _Tee:
+    """A text stream that writes to another one, and to the log of the current task."""
+
+    def __init__(self, name: str, wrapped: Any, current: Callable[[], _TaskOutput | None]) -> None:
+        self.name = name
+        self.wrapped = wrapped
+        self._current = current
+
+    def write(self, text: str) -> Any:
+        """As the other stream's."""
+        written = self.wrapped.write(text)
+        output = self._current()
+        if output is not None:
+            output.write(self.name, text)
+        return written
+
+    def writelines(self, lines: Any) -> None:
+        """As the other stream's."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+
+def _signal_of(error: BaseException | None) -> int | None:
+    """The signal that ends a pool's process: billiard raises SystemExit with its number minus 256."""
+    code = error.code if isinstance(error, SystemExit) else None
+    return code + 256 if isinstance(code, int) and -256 < code < -128 else None
+
+
+def _result(state: str | None, retval: Any, signum: int | None) -> tuple[Status, int | None]:
+    """The end of the job, or of the attempt, of a task that is in ``state``, or that a signal has ended."""
+    if signum is not None:
+        return Status.CANCELED, 128 + signum
+    if state == states.RETRY or (state == states.REJECTED and getattr(retval, "requeue", False)):
+        return Status.PENDING, None
+    if state in (states.FAILURE, states.REJECTED):
+        return Status.FAILED, 1
+    if state == states.REVOKED:
+        return Status.CANCELED, None
+    return Status.COMPLETED, 0
+
+
+def _is_redelivered(request: Any) -> bool:
+    return bool((request.delivery_info or {}).get("redelivered"))
+
+
+def _is_of_task(record: logging.LogRecord) -> bool:
+    """Whether the record is the task's. Celery's and ours are left out, and what ``celery.redirected`` repeats.
+
+    A record may come from the logger ``celery.task`` and again from the root: the second time it is left out.
+    """
+    is_ours = record.name.startswith(("celery.", "chronoverse.")) and not record.name.startswith(task_logger.name)
+    is_new = not hasattr(record, "chronoverse_seen")
+    record.chronoverse_seen = True
+    return is_new and not is_ours
+
+
+def _identifier(text: str) -> str:
+    """``text`` as an id: characters that an id may not have become ``-``."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-")[:128] or "task"
+
+
+def _connect(
+    settings: Settings, url: str, token: str | Callable[[], str] | None, read_seconds: float = READ_SECONDS
+) -> Store | HttpLogWriter:
+    if url.startswith(("http://", "https://")):
+        return HttpLogWriter(url, token, ca_file=settings.ca_file, read_seconds=read_seconds)
+    return Store(
+        url,
+        prefix=settings.key_prefix,
+        lease_seconds=settings.lease_seconds,
+        retention_seconds=settings.retention_seconds,
+    )

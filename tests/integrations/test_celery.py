@@ -1,0 +1,305 @@
+"""Celery tasks as jobs: real workers of each kind of pool, with a real broker, and a store that may go away."""
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.integrations.celery import DELIVER_SECONDS, OPEN_SECONDS
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.store import Store
+from tests.support.jobs import key, read_lines, read_log
+from tests.support.servers import RedisServer, running
+from tests.support.waiting import wait_until
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+#: Seconds for what should happen soon, on a busy machine.
+SOON: Final = 30.0
+
+
+class Shop:
+    """A worker of the app in ``tests/integrations/shop.py``, and a client that sends it tasks."""
+
+    def __init__(self, broker: RedisServer, store: RedisServer, directory: Path, *options: str, **environ: str) -> None:
+        self.store = store
+        self.spool = directory / "data" / "spool"
+        self._broker = f"redis+socket://{broker.socket}"
+        self._log = directory / "worker.log"
+        self.environ = {
+            **os.environ,
+            "SHOP_BROKER": self._broker,
+            "CHRONOVERSE_REDIS_URL": store.url,
+            "CHRONOVERSE_DATA_DIR": str(directory / "data"),
+            "CHRONOVERSE_LEASE_SECONDS": "2",
+            **environ,
+        }
+        command = [sys.executable, "-m", "celery", "-A", "tests.integrations.shop", "worker", "-l", "INFO"]
+        command += ["--without-gossip", "--without-mingle", "--without-heartbeat", *options]
+        with self._log.open("wb") as log:
+            self._worker = subprocess.Popen(command, cwd=REPOSITORY, env=self.environ, stdout=log, stderr=log)
+        self.app = _client(self._broker)
+
+    def wait_until_ready(self) -> None:
+        wait_until(lambda: " ready." in self.worker_log, SOON, "the worker is ready")
+
+    @property
+    def worker_log(self) -> str:
+        return self._log.read_text()
+
+    def send(self, task: str, *args: Any, **options: Any) -> Any:
+        """Sends the task. Returns its result, which may not be there yet."""
+        return self.app.send_task(f"tests.integrations.shop.{task}", args, **options)
+
+    def job(self, task: str, result: Any) -> JobRef:
+        return JobRef(f"tests.integrations.shop.{task}", result.id)
+
+    def end(self, job: JobRef) -> tuple[str, str | None]:
+        """Waits for the job's end. Returns its status and exit code."""
+        wait_until(lambda: read_log(self.store, job)[1], SOON, f"the end of {job}")
+        end = read_log(self.store, job)[1]
+        assert end is not None
+        return end["status"], end.get("exit_code")
+
+    def stop(self) -> None:
+        self.app.close()
+        self._worker.terminate()
+        try:
+            self._worker.wait(SOON)
+        except subprocess.TimeoutExpired:
+            self._worker.kill()
+            self._worker.wait(SOON)
+
+
+def _client(broker: str) -> Any:
+    celery = importlib.import_module("celery")
+    return celery.Celery("client", broker=broker, backend=broker)
+
+
+@contextlib.contextmanager
+def shop(broker: RedisServer, store: RedisServer, directory: Path, *options: str, **environ: str) -> Iterator[Shop]:
+    """A running worker."""
+    started = Shop(broker, store, directory, *options, **environ)
+    try:
+        started.wait_until_ready()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("broker")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def prefork(broker: RedisServer, store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A worker with two processes."""
+    with shop(broker, store, tmp_path_factory.mktemp("prefork"), "-P", "prefork", "-c", "2") as started:
+        yield started
+
+
+def texts(server: RedisServer, job: JobRef, stream: str) -> list[str]:
+    return [line["message"] for line in read_log(server, job)[0] if line["stream"] == stream]
+
+
+def test_what_a_task_prints_and_logs_is_its_jobs_log(prefork: Shop) -> None:
+    """On the stream that it was printed to, in order. The return value is the task's own."""
+    result = prefork.send("talk", 1)
+
+    assert result.get(timeout=SOON) == 2
+    job = prefork.job("talk", result)
+    assert prefork.end(job) == ("COMPLETED", "0")
+    assert texts(prefork.store, job, "stdout") == ["printed", "no newline until here", "in a thread", "not ended"]
+    assert texts(prefork.store, job, "stderr") == ["to stderr", "a warning", "of the task's logger"]
+
+
+def test_retries_are_attempts_of_one_job(prefork: Shop) -> None:
+    """Each attempt continues the log, with the traceback of the one before it."""
+    result = prefork.send("flaky", 2)
+
+    assert result.get(timeout=SOON) == "done"
+    job = prefork.job("flaky", result)
+    assert prefork.end(job) == ("COMPLETED", "0")
+    assert texts(prefork.store, job, "stdout") == ["attempt 1", "attempt 2", "attempt 3"]
+    assert prefork.store.ask("HGET", key("job", job), "attempt") == b"3"
+    messages = read_lines(prefork.store, job)
+    reason = "celery.exceptions.Retry: Retry in 0.1s: OSError('not yet')"
+    assert [messages.index(f"attempt {number}") for number in (1, 2, 3)] == [
+        0,
+        messages.index(reason) + 1,
+        len(messages) - 1,
+    ]
+    assert "OSError: not yet" in messages
+
+
+def test_a_job_is_not_lost_between_two_attempts(prefork: Shop) -> None:
+    """It is RUNNING, also for longer than a lease. Then it is canceled, because its task is revoked."""
+    result = prefork.send("flaky", 1, 1)
+    job = prefork.job("flaky", result)
+    wait_until(lambda: prefork.store.ask("GET", key("lease", job)) == b"next", SOON, "the end of the first attempt")
+    with contextlib.closing(Store(prefork.store.url, lease_seconds=0.1)) as store:
+        for _ in range(3):
+            found = store.get_job(job)
+            assert found is not None
+            assert found.status is Status.RUNNING
+    result.revoke()
+
+    assert prefork.end(job) == ("CANCELED", None)
+    assert texts(prefork.store, job, "stdout") == ["attempt 1"]
+
+
+@pytest.mark.parametrize(
+    ("how", "end", "last"),
+    [
+        ("error", ("FAILED", "1"), "ValueError: bad luck"),
+        ("ignore", ("COMPLETED", "0"), "failing"),
+        ("reject", ("FAILED", "1"), "failing"),
+    ],
+)
+def test_the_tasks_state_is_the_jobs(prefork: Shop, how: str, end: tuple[str, str], last: str) -> None:
+    """A traceback goes to stderr. The exception is the task's own."""
+    result = prefork.send("fail", how)
+    job = prefork.job("fail", result)
+
+    assert prefork.end(job) == end
+    assert read_lines(prefork.store, job)[-1] == last
+    if how == "error":
+        with pytest.raises(ValueError, match="bad luck"):
+            result.get(timeout=SOON)
+
+
+def pid_of(shop: Shop, job: JobRef) -> int:
+    """The process that runs the task ``hang``."""
+    wait_until(lambda: read_lines(shop.store, job), SOON, "the process id")
+    return int(read_lines(shop.store, job)[0])
+
+
+@pytest.mark.parametrize(("how", "code"), [("SIGTERM", "143"), pytest.param("SIGKILL", None, marks=pytest.mark.long)])
+def test_a_terminated_task_is_canceled(prefork: Shop, how: str, code: str | None) -> None:
+    """The main process ends the log of a process that it has killed."""
+    result = prefork.send("hang", 60)
+    job = prefork.job("hang", result)
+    pid_of(prefork, job)
+    result.revoke(terminate=True, signal=how)
+
+    assert prefork.end(job) == ("CANCELED", code)
+
+
+@pytest.mark.long
+def test_a_killed_process_is_lost(prefork: Shop) -> None:
+    """Whoever looks at the job after its lease has expired finds it LOST. It was RUNNING until then."""
+    result = prefork.send("hang", 60)
+    job = prefork.job("hang", result)
+    os.kill(pid_of(prefork, job), signal.SIGKILL)
+    with contextlib.closing(Store(prefork.store.url, lease_seconds=2)) as store:
+        found = store.get_job(job)
+        assert found is not None
+        assert found.status is Status.RUNNING
+        wait_until(lambda: (now := store.get_job(job)) and now.status is Status.LOST, SOON, "the job is LOST")
+
+
+@pytest.mark.long
+def test_a_task_that_is_delivered_again_is_a_new_attempt(prefork: Shop, tmp_path: Path) -> None:
+    """The second attempt waits for the lease of the killed one, and then continues its log."""
+    result = prefork.send("die_once", str(tmp_path / "marker"))
+    job = prefork.job("die_once", result)
+
+    assert result.get(timeout=SOON) == "survived"
+    assert prefork.end(job) == ("COMPLETED", "0")
+    assert read_lines(prefork.store, job) == ["here", "here"]
+    assert prefork.store.ask("HGET", key("job", job), "attempt") == b"2"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_other_pools(broker: RedisServer, store: RedisServer, tmp_path: Path, pool: str) -> None:
+    """Each thread's output goes to the log of its own task. Only in a pool of processes threads of a task are known."""
+    with shop(broker, store, tmp_path, "-P", pool, "-c", "4", "-Q", pool, SHOP_WORKFLOW=f"all of {pool}") as worker:
+        results = [worker.send("speak", f"task {number}", 0.2, queue=pool) for number in range(8)]
+        retried = worker.send("flaky", 1, queue=pool)
+        for number, result in enumerate(results):
+            job = JobRef(f"all-of-{pool}", result.id)
+            assert worker.end(job) == ("COMPLETED", "0")
+            assert read_lines(store, job) == [f"task {number}", f"task {number} again"]
+        job = JobRef(f"all-of-{pool}", retried.id)
+        assert worker.end(job) == ("COMPLETED", "0")
+        assert texts(store, job, "stdout") == ["attempt 1", "attempt 2"]
+
+
+@pytest.mark.long
+def test_a_store_that_is_away_delays_tasks_only_a_little(broker: RedisServer, tmp_path: Path) -> None:
+    """The first task waits for some seconds, and the others do not. What they say is in files.
+
+    A task that runs on until the store is back has all of its lines in its log.
+    """
+    with (
+        running(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always") as store,
+        shop(broker, store, tmp_path, "-P", "prefork", "-c", "1", "-Q", "away") as worker,
+    ):
+        through = worker.send("speak", "through", 3, queue="away")
+        job = worker.job("speak", through)
+        wait_until(lambda: read_lines(store, job), SOON, "the first line")
+        store.kill()
+        wait_until(lambda: "the job goes on" in worker.worker_log, SOON, "the outage is noticed")
+        store.start()
+        assert worker.end(job) == ("COMPLETED", "0")
+        assert read_lines(store, job) == ["through", "through again"]
+
+        store.kill()
+        begun = time.monotonic()
+        first, *others = [worker.send("talk", number, queue="away") for number in range(20)]
+        assert first.get(timeout=SOON) == 1
+        wait_until(lambda: len(spooled(worker)) == 1, SOON, "the first file")
+        assert time.monotonic() - begun < OPEN_SECONDS + DELIVER_SECONDS + 2
+        begun = time.monotonic()
+        assert [result.get(timeout=SOON) for result in others] == list(range(2, 21))
+        assert time.monotonic() - begun < 19 * 0.5
+        wait_until(lambda: len(spooled(worker)) == 20, SOON, "all files")
+
+        store.start()
+        last = worker.job("talk", worker.send("talk", 0, queue="away"))
+        assert worker.end(last) == ("COMPLETED", "0")
+        assert len(spooled(worker)) == 20
+        deliver = [sys.executable, "-m", "chronoverse", "deliver", *map(str, spooled(worker)[:1])]
+        subprocess.run(deliver, env=worker.environ, cwd=REPOSITORY, check=True, capture_output=True)
+        assert len(spooled(worker)) == 19
+
+
+def spooled(shop: Shop) -> list[Path]:
+    """The files with lines that were not delivered."""
+    return sorted(shop.spool.glob("*.sqlite"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_ten_thousand_tasks_leave_nothing_behind(broker: RedisServer, store: RedisServer, tmp_path: Path) -> None:
+    """No thread, descriptor, connection to the store or file, and no memory that grows with the tasks."""
+    with shop(broker, store, tmp_path, "-P", "prefork", "-c", "1", "-Q", "many") as worker:
+
+        def run(count: int) -> dict[str, Any]:
+            for number in range(count):
+                worker.send("talk", number, queue="many", ignore_result=True)
+            resources: dict[str, Any] = worker.send("count_resources", queue="many").get(timeout=500)
+            return {**resources, "connections": len(store.ask("CLIENT", "LIST").splitlines())}
+
+        before = run(1000)
+        after = run(10_000)
+        assert after["rss"] - before["rss"] < 8 * 2**20
+        assert {**after, "rss": 0} == {**before, "rss": 0}
+        assert spooled(worker) == []
+        assert "Traceback" not in worker.worker_log
