@@ -10,7 +10,7 @@ the process that runs the task. Nothing is connected, and no thread started, bef
 
 The store cannot fail a task, nor change what it returns or raises. It can delay a task by :data:`OPEN_SECONDS` before
 it begins and :data:`DELIVER_SECONDS` after its end. While the store is away that happens once in
-:data:`AWAY_SECONDS`; the other tasks of the process are not delayed noticeably, and their lines go to files.
+:data:`AWAY_SECONDS`; the other tasks of the process wait for :data:`AWAY_DELIVER_SECONDS`. Their lines go to files.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from celery.utils.log import task_logger
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.errors import ChronoverseError, Closed, SequenceGap, StoreError
 from chronoverse.joblog.values import JobRef, Status
-from chronoverse.runner.api import JobLog, JobLogHandler
+from chronoverse.runner.api import STREAMS, JobLog, JobLogHandler, JobLogStream
 from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
@@ -48,11 +48,9 @@ OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 5.0
 #: For so many seconds after a log could not be delivered, the next tasks wait no longer than ``AWAY_DELIVER_SECONDS``.
 AWAY_SECONDS: Final = 30.0
-AWAY_DELIVER_SECONDS: Final = 0.1
+AWAY_DELIVER_SECONDS: Final = 0.25
 #: Seconds that the worker's main process waits for an answer when it ends the log of a revoked task.
 CANCEL_SECONDS: Final = 2.0
-#: Characters of a line that has not ended after which it is published as it is.
-MAX_UNFINISHED: Final = 65_536
 
 _logger: Final = logging.getLogger("chronoverse.integrations.celery")
 
@@ -160,7 +158,7 @@ class TaskLogs:
     def _write_traceback(self, sender: Any, einfo: Any, task_id: str = "", request: Any = None, **_: Any) -> None:
         output = self._running.get(task_id or request.id)
         if output is not None and einfo is not None:
-            output.write("stderr", f"{einfo.traceback.rstrip()}\n")
+            output.streams["stderr"].write(f"{einfo.traceback.rstrip()}\n")
 
     def _end(self, task_id: str, retval: Any, state: str | None, **_: Any) -> None:
         with self._lock:
@@ -170,14 +168,20 @@ class TaskLogs:
         if output is None:
             return
         self._context.set(output.outer)
-        output.flush()
-        error = sys.exc_info()
-        if state is None and _signal_of(error[1]) is None:
-            # An exception ends the task that Celery does not catch, such as SystemExit.
-            output.log.__exit__(*error)
+        for stream in output.streams.values():
+            stream.close()
+        if state is None and (signum := _signal_of(sys.exc_info()[1])) is not None:
+            result: tuple[Status, int | None] = Status.CANCELED, 128 + signum
+        elif state is None:  # an exception ends the task that Celery does not catch, such as SystemExit
+            output.log.__exit__(*sys.exc_info())
             return
-        delivered = output.log.finish(*_result(state, retval, _signal_of(error[1])))
-        self._away_until = 0.0 if delivered else time.monotonic() + AWAY_SECONDS
+        else:
+            result = _result(state, retval)
+        if output.log.finish(*result):
+            self._away_until = 0.0
+        else:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            self._shared_writer().close()  # the next task would find broken connections, and has little time
 
     def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
         """Ends the log of a task that was revoked: its process was killed, or it never ran or will not run again.
@@ -267,7 +271,7 @@ class TaskLogs:
     def _attach(self) -> None:
         for logger in (logging.getLogger(), task_logger):
             logger.addHandler(self._handler)
-        self._tees = [_Tee(name, getattr(sys, name), self._current) for name in ("stdout", "stderr")]
+        self._tees = [_Tee(name, getattr(sys, name), self._current) for name in STREAMS]
         sys.stdout, sys.stderr = self._tees
 
     def _detach(self) -> None:
@@ -279,33 +283,13 @@ class TaskLogs:
 
 
 class _TaskOutput:
-    """The log of one running task, and what it has printed of lines that have not ended yet.
-
-    ``outer`` is the task that called this one in the same thread, if one did.
-    """
+    """The log of one running task, and its streams. ``outer`` is the task that called it in the same thread, if any."""
 
     def __init__(self, log: JobLog, outer: "_TaskOutput | None") -> None:
         self.log = log
         self.outer = outer
         self.pid = os.getpid()
-        self._lock = threading.RLock()
-        self._unfinished = {"stdout": "", "stderr": ""}
-
-    def write(self, stream: str, text: str) -> None:
-        """Publishes the lines that ``text`` ends. Nothing is raised after the log's end."""
-        with self._lock:
-            lines, newline, rest = (self._unfinished[stream] + text).rpartition("\n")
-            if len(rest) > MAX_UNFINISHED:
-                lines, newline, rest = f"{lines}{newline}{rest}", "\n", ""
-            self._unfinished[stream] = rest
-            if newline and not self.log.finished:
-                self.log.write(stream, lines)
-
-    def flush(self) -> None:
-        """Publishes the lines that have not ended."""
-        for stream, text in self._unfinished.items():
-            if text:
-                self.write(stream, "\n")
+        self.streams = {name: JobLogStream(log, name) for name in STREAMS}
 
 
 class _Tee:
@@ -321,7 +305,7 @@ class _Tee:
         written = self.wrapped.write(text)
         output = self._current()
         if output is not None:
-            output.write(self.name, text)
+            output.streams[self.name].write(text)
         return written
 
     def writelines(self, lines: Any) -> None:
@@ -339,10 +323,8 @@ def _signal_of(error: BaseException | None) -> int | None:
     return code + 256 if isinstance(code, int) and -256 < code < -128 else None
 
 
-def _result(state: str | None, retval: Any, signum: int | None) -> tuple[Status, int | None]:
-    """The end of the job, or of the attempt, of a task that is in ``state``, or that a signal has ended."""
-    if signum is not None:
-        return Status.CANCELED, 128 + signum
+def _result(state: str, retval: Any) -> tuple[Status, int | None]:
+    """The end of the job, or of the attempt, of a task that is in ``state``."""
     if state == states.RETRY or (state == states.REJECTED and getattr(retval, "requeue", False)):
         return Status.PENDING, None
     if state in (states.FAILURE, states.REJECTED):

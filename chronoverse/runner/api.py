@@ -10,6 +10,7 @@ Writing never waits for the store: lines go to a spool, and the log's own thread
 raises an error here. What cannot be delivered is reported at the end.
 """
 
+import io
 import logging
 import sys
 import threading
@@ -31,12 +32,14 @@ from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 
-__all__ = ["JobLog", "JobLogHandler"]
+__all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
 
 #: The streams that a line may be on.
 STREAMS: Final = ("stdout", "stderr")
 #: Bytes of one write that are split into lines at a time. The spool has no room for a larger batch than 2 MiB.
 CHUNK_BYTES: Final = 262_144
+#: Characters of a line that has not ended after which a :class:`JobLogStream` publishes it as a line.
+MAX_UNFINISHED: Final = 65_536
 #: The prefix of the names of our own threads.
 _OWN_THREADS: Final = "chronoverse-"
 #: The exit code of a job that Ctrl-C ended, as a shell reports it.
@@ -217,6 +220,44 @@ class JobLog:
             text = [str(error.code)] if isinstance(error, SystemExit) else traceback.format_exception(error)
             self.write("stderr", "".join(text))
             self.finish(Status.FAILED, 1)
+
+
+class JobLogStream(io.TextIOBase):
+    """A text stream that publishes what is written to it: for ``contextlib.redirect_stdout`` and ``print(file=…)``.
+
+    A line is published when it ends, when it has :data:`MAX_UNFINISHED` characters, and by :meth:`close`. Any thread
+    may write. What is written after that, or after the log's end, is ignored.
+    """
+
+    def __init__(self, log: JobLog, stream: str) -> None:
+        """``stream`` is ``stdout`` or ``stderr``."""
+        self._log = log
+        self._stream = stream
+        self._unfinished = ""
+        # A signal's handler, such as that of a time limit, may print while its own thread is in write().
+        self._lock = threading.RLock()
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Publishes the lines that end in ``text``. Returns the number of its characters. Never waits for the store."""
+        with self._lock:
+            lines, newline, rest = (self._unfinished + text).rpartition("\n")
+            if len(rest) > MAX_UNFINISHED:
+                lines, newline, rest = lines + newline + rest, "\n", ""
+            self._unfinished = rest
+            if newline and not self.closed and not self._log.finished:
+                self._log.write(self._stream, lines + newline)
+        return len(text)
+
+    def close(self) -> None:
+        """Publishes the line that has not ended. A second call does nothing."""
+        with self._lock:
+            if self._unfinished:
+                self.write("\n")
+        super().close()
 
 
 class JobLogHandler(logging.Handler):

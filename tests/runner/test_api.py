@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.api import JobLog, JobLogHandler
+from chronoverse.api import JobLog, JobLogHandler, JobLogStream
 from chronoverse.errors import Closed, Held, Unauthorized
 from chronoverse.joblog.values import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -213,6 +213,25 @@ def test_an_ended_job_can_be_run_again_under_another_id(
     with open_log(retry=True, say=lambda text: None) as log:
         log.write("stdout", "again")
     assert read_lines(server, JobRef(JOB.workflow_id, "job_1.2")) == ["again"]
+
+
+def test_a_stream_publishes_lines_when_they_end(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """Also one that print() writes in pieces, and one that never ends."""
+    with open_log() as log:
+        with JobLogStream(log, "stdout") as out, contextlib.redirect_stdout(out):
+            print("one", 2, end="\n\n")
+            print("three", end=" ", flush=True)
+            print("x" * 65_536, end="")
+            print("not ended", end="")
+        print("late", file=out)
+        rest = JobLogStream(log, "stderr")
+        rest.write("a\nlost")
+    rest.close()
+
+    lines = [(line["stream"], line["message"]) for line in read_log(server)[0]]
+    assert lines[:2] == [("stdout", "one 2"), ("stdout", "")]
+    assert [(stream, len(text)) for stream, text in lines[2:4]] == [("stdout", 65_536), ("stdout", 6)]
+    assert lines[4:] == [("stdout", "not ended"), ("stderr", "a")]
 
 
 @pytest.mark.parametrize("status", ["LOST", "RUNNING", "done"])
