@@ -287,6 +287,7 @@ class StreamWriter:
         viewer.close()
         finish_sending(self._socket)
         self._socket.close()
+        self._writers.open_count -= 1
         self._closed()
 
 
@@ -315,13 +316,8 @@ class StreamWriters:
 
         ``make_writer`` is called as :class:`StreamWriter`.
         """
-
-        def count_and_close() -> None:
-            self.open_count -= 1
-            closed()
-
         self.open_count += 1
-        make_writer(viewer, sock, self, count_and_close).start(head)
+        make_writer(viewer, sock, self, closed).start(head)
 
     def join_group(self, writer: StreamWriter) -> None:
         """Puts a caught-up writer into the group of its feed and filter. Does nothing when a feed has few viewers."""
