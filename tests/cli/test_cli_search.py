@@ -27,11 +27,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> I
     """A service with three jobs. One of them has failed."""
     with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
         store = Store(backend.url)
-        for name, status, code in (("job_1", "COMPLETED", 0), ("job_2", "FAILED", 3)):
+        for name, status, code in (("job_1", Status.COMPLETED, 0), ("job_2", Status.FAILED, 3)):
             attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
             times = [f"2026-03-03T10:{minute:02}:00.000Z" for minute in range(20)]
             store.append(attempt, [Line(n, time, f"step {n}", "stdout") for n, time in enumerate(times, 1)])
-            store.finish(attempt, status, code, 0, 21)  # type: ignore[arg-type]
+            store.finish(attempt, status, code, 0, 21)
         store.register(JobRef(WORKFLOW, "job_3"))
         attempt = store.open(JobRef("wf_streams", "job_4"), "a" * 32)
         lines = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
