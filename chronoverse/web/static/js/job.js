@@ -1,5 +1,6 @@
 // The page of one job. It connects the log, the search, the viewport and the stream.
 
+import { follow } from "../client/follow.js";
 import { $, notice, announce } from "./dom.js";
 import { Find, toggle } from "./find.js";
 import { ended, lines } from "./format.js";
@@ -7,10 +8,9 @@ import { Log } from "./log.js";
 import { NewLines } from "./new_lines.js";
 import { isGroup, RowMaker } from "./row.js";
 import { findOne, Scan } from "./scan.js";
-import { begin, get, Refused } from "./session.js";
+import { begin, currentToken, get, Refused } from "./session.js";
 import { copyLines, copyLink, fromAddress, save, showPicked, toAddress } from "./share.js";
 import { showJob, showLast, showConnection, showTrouble } from "./status.js";
-import { Stream } from "./stream.js";
 import { showSummary } from "./summary.js";
 import { Viewport } from "./viewport.js";
 
@@ -20,6 +20,8 @@ const TIMES = ["none", "clock", "elapsed"];
 //: A failed job opens at the first new line of so many lines at its end, if the answer comes within so many milliseconds.
 const END_LINES = 100;
 const END_MS = 5000;
+//: Milliseconds of work on events after which the browser may draw.
+const BUSY_MS = 12;
 
 const [, , , workflow, , name] = location.pathname.split("/");
 const path = `/workflows/${workflow}/jobs/${name}`;
@@ -292,22 +294,48 @@ function showState(state) {
   showNewCount();
 }
 
-const handlers = {
-  event: (kind, data) => {
-    events[kind]?.(data);
-    if (kind === "log" && log.last === 1) notice(null);
-  },
-  connected: () => showConnection(true),
-  lost: () => showConnection(false),
-  ended: (why) => {
-    showConnection(true);
-    live = live && why === null;
-    if (why !== null && log.last) showTrouble(why);
-    else if (why !== null) notice(why);
-    else if (hasFailed()) showSummary(path);
-    showNewCount();
-  },
-};
+/** Shows why no more lines come. `why` is null when the log is complete. */
+function showEnd(why) {
+  showConnection(true);
+  live = live && why === null;
+  if (why !== null && log.last) showTrouble(why);
+  else if (why !== null) notice(why);
+  else if (hasFailed()) showSummary(path);
+  showNewCount();
+}
+
+const yieldToBrowser = () => new Promise((done) => setTimeout(done, 0));
+
+/** Shows what the live stream brings after line `offset`, until it ends. It waits for a job that does not exist yet. */
+async function followStream(offset, isThere) {
+  const heartbeat = Number(document.documentElement.dataset.heartbeat);
+  const frames = follow({
+    workflow,
+    job: name,
+    token: currentToken,
+    offset,
+    heartbeat,
+    wait: isThere ? 0 : Infinity,
+    giveUpAfter: Infinity,
+    onReconnect: () => showConnection(false),
+  });
+  let since = performance.now();
+  try {
+    for await (const { event, data } of frames) {
+      if (event === "connected") showConnection(true);
+      else events[event]?.(data);
+      if (event === "log" && log.last === 1) notice(null);
+      if (performance.now() - since > BUSY_MS) {
+        await yieldToBrowser();
+        since = performance.now();
+      }
+    }
+    showEnd(null);
+  } catch (error) {
+    // The head says that a job was lost.
+    showEnd(ended(status) ? null : error.message);
+  }
+}
 
 /** The job, or null if it does not exist yet. */
 async function fetchJob() {
@@ -362,8 +390,7 @@ async function main() {
     viewport.end(true);
     live = true;
   }
-  const heartbeat = Number(document.documentElement.dataset.heartbeat);
-  await new Stream(path, heartbeat, job !== null, handlers).follow(log.last);
+  await followStream(log.last, job !== null);
 }
 
 main().catch((error) => notice(error.message));

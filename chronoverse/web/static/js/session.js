@@ -1,6 +1,9 @@
 // The token, which is stored for this tab only, and requests that carry it.
 
+import { get as fetchJson, refusal } from "../client/request.js";
 import { make } from "./dom.js";
+
+export { refusal, Refused } from "../client/request.js";
 
 const KEY = "chronoverse.token";
 export const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
@@ -14,14 +17,10 @@ let signingIn = null;
 
 export const token = () => sessionStorage.getItem(KEY);
 
-/** An answer that is not 2xx: its `status`, the problem's `detail` and `reason`, and the seconds of its Retry-After, or 0. */
-export class Refused extends Error {
-  constructor(status, detail, retryAfter, reason) {
-    super(detail);
-    this.status = status;
-    this.reason = reason;
-    this.retryAfter = retryAfter;
-  }
+/** The token for requests. After one was refused, the reader is asked for another. */
+export async function currentToken(refused) {
+  if (refused) await signIn("The token is not accepted any more. Paste another.");
+  return token();
 }
 
 /** Stores the token of `#token=…`, and removes it from the address and the history. The rest stays. True if there is one. */
@@ -121,31 +120,9 @@ export function ask(path, { headers = {}, ...options } = {}) {
   return fetch(path, { ...options, cache: "no-store", headers: { ...headers, Authorization: `Bearer ${token()}` } });
 }
 
-/** The error for an answer that is not 2xx. */
-export async function refusal(response) {
-  let detail = response.statusText;
-  let reason;
-  try {
-    ({ detail, reason } = await response.json());
-  } catch {
-    // A proxy answered with a page of its own. The status is enough.
-  }
-  return new Refused(response.status, detail, Number(response.headers.get("Retry-After")) || 0, reason);
-}
-
 /** Requests a JSON document. Resolves to it, the answer's headers and the number in `Last-Event-ID`. After a 401 it asks
  * for a new token. */
-export async function get(path, signal) {
-  for (;;) {
-    const limit = AbortSignal.timeout(REQUEST_MS);
-    const response = await ask(path, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
-    const { headers } = response;
-    if (response.ok) return { body: await response.json(), headers, position: Number(headers.get("Last-Event-ID")) };
-    const refused = await refusal(response);
-    if (refused.status !== 401) throw refused;
-    await signIn("The token is not accepted any more. Paste another.");
-  }
-}
+export const get = (path, signal) => fetchJson(path, { token: currentToken, signal });
 
 /** A token's claims, unverified. They are only for what the page offers. The service decides what is allowed. */
 export function claims(value = token()) {

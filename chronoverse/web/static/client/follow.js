@@ -1,0 +1,217 @@
+// @ts-check
+// Follows a log: Server-Sent Events over as many connections as it takes. It uses fetch, because EventSource cannot
+// send a token.
+
+import { createParser } from "./vendor/eventsource-parser/parse.js";
+import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreachable } from "./request.js";
+
+/** @typedef {import("./index.js").Frame} Frame */
+/** @typedef {import("./index.js").FollowOptions} FollowOptions */
+
+//: Seconds between two heartbeats of the service, and how many may be missing before a connection counts as dead.
+const HEARTBEAT_SECONDS = 15;
+const MISSED = 3;
+//: Seconds for which failures are followed by another attempt.
+const GIVE_UP_SECONDS = 600;
+//: The longest that the service waits for a job that does not exist yet, in seconds.
+const MAX_WAIT_SECONDS = 300;
+//: Events with JSON. The service may have others one day.
+const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end"]);
+const NUMBER = /^[0-9]{1,15}$/;
+
+/** The log has ended with an error: the job was lost, or its log is gone. `cursor` is the last number. */
+export class StreamError extends Error {
+  name = "StreamError";
+
+  /**
+   * @param {string} message The text of the service's `error` event.
+   * @param {number | null} cursor
+   * @param {ErrorOptions} [options]
+   */
+  constructor(message, cursor, options) {
+    super(message, options);
+    this.cursor = cursor;
+  }
+}
+
+/**
+ * Follows the log of a job until it ends. Gives each number once and in order, or a `gap` that names it. It ends after
+ * the `end` frame. Everything else that ends it is thrown: StreamError, Refused, Unreachable after `giveUpAfter` seconds,
+ * and the signal's reason.
+ * @type {typeof import("./index.js").follow}
+ */
+export async function* follow(options) {
+  const { token, signal, offset, tail, wait = 0, giveUpAfter = GIVE_UP_SECONDS, onReconnect } = options;
+  const filters = { stream: options.stream, q: options.q, regex: options.regex || undefined };
+  const backoff = new Backoff();
+  const reader = new FrameReader(backoff, typeof offset === "number" ? offset : null);
+  const silenceMs = Math.round((options.heartbeat ?? HEARTBEAT_SECONDS) * MISSED * 1000);
+  const waitUntil = now() + wait * 1000;
+  let isFirst = true;
+  while (!reader.isOver) {
+    const waitSeconds = reader.hasJob ? 0 : Math.min(MAX_WAIT_SECONDS, Math.max(0, Math.ceil((waitUntil - now()) / 1000)));
+    // The first connection sends an offset, so that also a log that has ended says how. Later ones send Last-Event-ID.
+    const begins = isFirst || reader.cursor === null;
+    const start = begins ? { offset, tail } : {};
+    /** @type {Record<string, string>} */
+    const headers = begins ? {} : { "Last-Event-ID": String(reader.cursor) };
+    const url = jobUrl(options, "events", { ...start, ...filters, wait: waitSeconds || undefined });
+    const limit = new Limit(signal, silenceMs);
+    let failure;
+    try {
+      const response = await send(url, token, { ...headers, Accept: "text/event-stream" }, limit);
+      // 204: the log has ended, and its end was read before.
+      if (response.status === 204) break;
+      if (!response.headers.get("Content-Type")?.startsWith("text/event-stream") || !response.body) {
+        throw new TypeError(`${url} does not answer with an event stream`);
+      }
+      isFirst = false;
+      reader.begin(response.headers.get("Last-Event-ID"));
+      const decoder = new TextDecoder();
+      const bytes = response.body.getReader();
+      for (;;) {
+        const { done, value } = await limit.run(() => bytes.read());
+        if (done) break;
+        for (const frame of reader.read(decoder.decode(value, { stream: true }))) {
+          yield frame;
+          signal?.throwIfAborted();
+        }
+        if (reader.isOver) break;
+      }
+      failure = new Unreachable(reader.error ?? "the service closed the stream");
+    } catch (error) {
+      // While a log is followed, a token may expire a moment before its function has another.
+      const isLate = error instanceof Refused && error.status === 401 && typeof token === "function" && !isFirst;
+      // The `error` event with which the stream has just ended says more than "no such job".
+      if (error instanceof Refused && error.status === 404 && reader.error !== null) {
+        throw new StreamError(reader.error, reader.cursor, { cause: error });
+      }
+      if (!isTransient(error) && !isLate) throw error;
+      failure = /** @type {Error} */ (error);
+    } finally {
+      limit.close();
+    }
+    if (reader.isOver) break;
+    if (waitSeconds && !reader.hasJob && reader.error !== null && now() >= waitUntil) {
+      throw new StreamError(reader.error, reader.cursor);
+    }
+    backoff.failed();
+    if (backoff.seconds > giveUpAfter) throw failure;
+    const delay = backoff.delay(failure);
+    onReconnect?.(failure, delay);
+    await pause(delay, signal);
+  }
+  if (reader.error !== null) throw new StreamError(reader.error, reader.cursor);
+}
+
+/** Turns the text of event streams into frames, over one connection after the other. */
+class FrameReader {
+  /** The last number that was given or skipped; null before the first connection. */
+  cursor;
+  hasJob = false;
+  isOver = false;
+  /** The text of the `error` event with which the last stream ended. @type {string | null} */
+  error = null;
+  #backoff;
+  /** @type {Frame[]} */
+  #frames = [];
+  #parser;
+  /** The last `id`, until its event comes. @type {string | null} */
+  #lonelyId = null;
+
+  /**
+   * @param {Backoff} backoff
+   * @param {number | null} cursor
+   */
+  constructor(backoff, cursor) {
+    this.cursor = cursor;
+    this.#backoff = backoff;
+    this.#parser = createParser({
+      onEvent: (/** @type {{ event?: string, data: string, id?: string }} */ { event, data, id }) => this.#receive(event, data, id),
+      // It comes before its event, if the block has one.
+      onId: (/** @type {string} */ id) => {
+        this.#giveCursor();
+        this.#lonelyId = id;
+      },
+      onRetry: (/** @type {number} */ ms) => (backoff.retryMs = ms),
+      onComment: () => backoff.succeeded(),
+    });
+  }
+
+  /** Begins a connection. `startsAfter` is its Last-Event-ID header. @param {string | null} startsAfter */
+  begin(startsAfter) {
+    this.#parser.reset();
+    this.#lonelyId = null;
+    if (this.cursor === null && startsAfter !== null && NUMBER.test(startsAfter)) this.cursor = Number(startsAfter);
+  }
+
+  /** The next frames. Throws Unreachable when they cannot be read. @param {string} text */
+  read(text) {
+    this.#frames = [];
+    try {
+      this.#parser.feed(text);
+      this.#giveCursor();
+    } catch (error) {
+      throw new Unreachable("the service sent a frame that cannot be read", { cause: error });
+    }
+    return this.#frames;
+  }
+
+  /** Moves the cursor. False if it has been there before. @param {number} number */
+  #advance(number) {
+    if (this.cursor !== null && number <= this.cursor) return false;
+    this.cursor = number;
+    return true;
+  }
+
+  /**
+   * @param {Frame["event"]} event
+   * @param {any} data
+   */
+  #give(event, data) {
+    this.#frames.push(/** @type {Frame} */ ({ event, data, cursor: this.cursor }));
+  }
+
+  /**
+   * @param {string | undefined} event
+   * @param {string} text
+   * @param {string | undefined} id
+   */
+  #receive(event, text, id) {
+    if (id !== undefined) this.#lonelyId = null;
+    else this.#giveCursor();
+    if (this.isOver) return;
+    if (event !== "connected" && event !== "error") this.#backoff.succeeded();
+    if (event === "error") {
+      this.error = text;
+      // An error with a number is the log's end: the job was lost. Others end this stream only.
+      this.isOver = id !== undefined && NUMBER.test(id);
+      if (this.isOver) this.#advance(Number(id));
+      return this.#give("error", text);
+    }
+    if (event === undefined || !EVENTS.has(event)) return;
+    const data = JSON.parse(text);
+    if (event === "connected") {
+      this.error = null;
+    } else if (event === "log") {
+      if (!this.#advance(data.sequence_num)) return;
+    } else if (event === "gap") {
+      const from = this.cursor === null ? data.from : Math.max(data.from, this.cursor + 1);
+      if (!this.#advance(data.to)) return;
+      return this.#give("gap", { ...data, from });
+    } else if (event === "job") {
+      this.hasJob = true;
+    } else if (event === "end") {
+      this.isOver = true;
+      if (id !== undefined && NUMBER.test(id)) this.#advance(Number(id));
+    }
+    this.#give(/** @type {Frame["event"]} */ (event), data);
+  }
+
+  /** Gives a block that is only an `id:`: the filter has left out the lines up to it. */
+  #giveCursor() {
+    const id = this.#lonelyId;
+    this.#lonelyId = null;
+    if (id !== null && NUMBER.test(id) && this.#advance(Number(id))) this.#give("cursor", null);
+  }
+}

@@ -1,0 +1,208 @@
+/** Reads job logs of a Chronoverse service. README.md has examples. */
+
+/**
+ * A bearer token, or a function that returns one. The function is called for each request, and once more, with the
+ * refusal, when the service has answered 401. What it throws ends the call.
+ */
+export type Token = string | ((refused?: Refused) => string | Promise<string>);
+
+/** Which job, and as whom. */
+export interface JobOptions {
+  /** The address of the service, such as `https://logs.example`. In a page of the service itself it may be left out. */
+  service?: string;
+  workflow: string;
+  job: string;
+  token?: Token;
+  /** Ends the call and closes its connection. The call then throws the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** Which lines. */
+export interface Filter {
+  /** Only lines that contain this text, in upper or lower case. */
+  q?: string;
+  /** `q` is a regular expression of RE2. */
+  regex?: boolean;
+  stream?: "stdout" | "stderr";
+}
+
+export type Status = "PENDING" | "RUNNING" | "COMPLETED" | "FAILED" | "CANCELED" | "LOST";
+
+export interface Line {
+  timestamp: string;
+  message: string;
+  /** The line's number. The first line of a log is 1. */
+  sequence_num: number;
+  stream: "stdout" | "stderr";
+  /** The line goes on in the next entry of its stream. */
+  partial?: true;
+}
+
+/** A line of a search. `highlights` are the matches, as `[start, end)` in characters. */
+export interface FoundLine extends Line {
+  highlights?: [start: number, end: number][];
+  /** It does not match: it is before or after a line that does. */
+  context?: true;
+}
+
+/** Lines that cannot be had any more, from `from` to `to`. */
+export interface Gap {
+  from: number;
+  to: number;
+  reason: string;
+}
+
+export interface Job {
+  workflow_id: string;
+  id: string;
+  status: Status;
+  attempt: number;
+  created_at: string | null;
+  started_at: string | null;
+  finished_at: string | null;
+  exit_code: number | null;
+  lines: number;
+  dropped: number;
+  first_sequence_num: number;
+  last_sequence_num: number;
+}
+
+/** A job in a stream. The last four are there when it has ended. */
+export interface JobState {
+  status: Status;
+  attempt: number;
+  first_sequence_num: number;
+  last_sequence_num: number;
+  started_at: string | null;
+  exit_code?: number | null;
+  lines?: number;
+  dropped?: number;
+  finished_at?: string | null;
+}
+
+/** `cursor` is the last number that was given or skipped: as `offset` of another `follow` it misses nothing. */
+interface FrameOf<Event extends string, Data> {
+  event: Event;
+  data: Data;
+  cursor: number | null;
+}
+
+export type Frame =
+  /** A connection is there, the first or another. */
+  | FrameOf<"connected", { status: string }>
+  /** The job's state, whenever it changes. */
+  | FrameOf<"job", JobState>
+  | FrameOf<"log", Line>
+  | FrameOf<"gap", Gap>
+  /** These lines were redacted: their old text must not be shown any more. */
+  | FrameOf<"redact", { from: number; to: number }>
+  /** Why this connection ends. Another one follows, or the StreamError. */
+  | FrameOf<"error", string>
+  /** The job has completed, failed or was cancelled. Nothing comes after it. */
+  | FrameOf<"end", { status: string }>
+  /** The filter has left out the lines up to `cursor`. */
+  | FrameOf<"cursor", null>;
+
+export interface FollowOptions extends JobOptions, Filter {
+  /** The number after which to begin, 0 for the beginning, or `latest` for new lines only. The default is 0. */
+  offset?: number | "latest";
+  /** Begin with so many last lines. Not together with `offset`. */
+  tail?: number;
+  /** Seconds in which the job must come if it does not exist yet. May be Infinity. The default is 0. */
+  wait?: number;
+  /** Seconds between two heartbeats of the service. Without three of them the connection counts as dead. Default 15. */
+  heartbeat?: number;
+  /** Seconds of failures after which the last one is thrown. May be Infinity. The default is 600. */
+  giveUpAfter?: number;
+  /** Called when a connection has ended and another is tried in `delay` milliseconds. */
+  onReconnect?: (failure: Error, delay: number) => void;
+}
+
+/**
+ * Follows the log of a job until it ends, over as many connections as it takes. Gives each number once and in order, or a
+ * `gap` that names it. It ends after the `end` frame. Throws StreamError when the log ended with an error, Refused when
+ * no other attempt can help, and Refused or Unreachable after `giveUpAfter` seconds of failures.
+ */
+export function follow(options: FollowOptions): AsyncGenerator<Frame, void, undefined>;
+
+export interface PageOptions extends JobOptions, Filter {
+  /** Lines of the page, from 1 to 1,000. The default is 100. */
+  limit?: number;
+  order?: "asc" | "desc";
+  /** The number after which the page begins, in its order. */
+  offset?: number;
+  /** The cursor of the page before. It is bound to the job, the order and the filter. */
+  cursor?: string;
+  /** With `q`: so many lines before and after each match. */
+  before?: number;
+  after?: number;
+}
+
+export interface Page {
+  workflow_id: string;
+  id: string;
+  /** A page may be short or empty and still have a `cursor`. */
+  logs: FoundLine[];
+  /** For the next page. Null at the end of the log. */
+  cursor: string | null;
+  /** How far the page has come: the `offset` with which to go on later. */
+  position: number | null;
+}
+
+/** One page of a log, or of the lines that match `q`. Tries four times. Throws Refused or Unreachable. */
+export function page(options: PageOptions): Promise<Page>;
+
+export interface WaitOptions extends JobOptions, Filter {
+  /** The number after which to look. The default is 0. */
+  offset?: number;
+  /** Seconds. May be Infinity. The default is 30. */
+  timeout?: number;
+  /** Seconds of failures after which the last one is thrown. May be Infinity. The default is 600. */
+  giveUpAfter?: number;
+}
+
+export interface Waited {
+  /** A line matches; the job has ended without one (also as LOST: see `job.status`); the time is over. */
+  outcome: "matched" | "ended" | "timeout";
+  log: Line | null;
+  /** How far it has looked. As `offset` of another wait it misses nothing, and sees nothing twice. */
+  cursor: number;
+  job: Job;
+  /** Lines that could not be looked at. */
+  gaps: Gap[];
+}
+
+/**
+ * Waits until a line after `offset` matches `q`, the job ends, or the time is over. Without `q` it waits for the end. A job
+ * that does not exist yet is waited for: when it has not come in time, Refused with status 404 is thrown.
+ */
+export function wait(options: WaitOptions): Promise<Waited>;
+
+/**
+ * The JSON of any route of the service. `position` is the number in the answer's `Last-Event-ID`. It tries once. Throws
+ * Refused, and Unreachable, also when nothing has come for `limitMs` milliseconds (30,000).
+ */
+export function get(
+  url: string,
+  options?: { token?: Token; signal?: AbortSignal; limitMs?: number },
+): Promise<{ body: any; headers: Headers; position: number | null }>;
+
+/** The service has refused. The message is its explanation. */
+export class Refused extends Error {
+  constructor(status: number, detail: string, retryAfter: number, reason?: string);
+  /** The status of the HTTP answer. */
+  status: number;
+  /** The machine-readable reason of some answers. */
+  reason: string | undefined;
+  /** The seconds of its Retry-After header, or 0. */
+  retryAfter: number;
+}
+
+/** The service does not answer, or a connection broke. */
+export class Unreachable extends Error {}
+
+/** The log has ended with an error: its runner was lost, or the log is gone. The message says which. */
+export class StreamError extends Error {
+  constructor(message: string, cursor: number | null, options?: ErrorOptions);
+  cursor: number | null;
+}

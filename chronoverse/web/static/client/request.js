@@ -1,0 +1,225 @@
+// @ts-check
+// Requests with a token, what can go wrong with them, and how long to wait before the next attempt.
+
+/** @typedef {import("./index.js").Token} Token */
+/** @typedef {import("./index.js").JobOptions} JobOptions */
+
+//: Milliseconds after which an unanswered request is aborted.
+export const REQUEST_MS = 30_000;
+//: Milliseconds until the second attempt, before the service has sent a `retry`; and the longest delay.
+const RETRY_MS = 1000;
+const MAX_RETRY_MS = 30_000;
+//: Statuses of answers that another attempt may not get.
+const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
+
+const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+
+/** An answer that is not 2xx. */
+export class Refused extends Error {
+  name = "Refused";
+
+  /**
+   * @param {number} status
+   * @param {string} detail What the service says.
+   * @param {number} retryAfter The seconds of its Retry-After, or 0.
+   * @param {string} [reason] The machine-readable reason of some answers.
+   */
+  constructor(status, detail, retryAfter, reason) {
+    super(detail);
+    this.status = status;
+    this.reason = reason;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** The service does not answer, or the connection broke. */
+export class Unreachable extends Error {
+  name = "Unreachable";
+}
+
+/** Whether another attempt may succeed. @param {unknown} error */
+export const isTransient = (error) =>
+  error instanceof Unreachable || (error instanceof Refused && TRANSIENT.has(error.status));
+
+/** Milliseconds of a clock that nobody sets. */
+export const now = () => performance.now();
+
+/** The seconds of a Retry-After header, which may be a date. @param {string | null} value */
+function retrySeconds(value) {
+  if (!value) return 0;
+  const seconds = /^[0-9]+$/.test(value.trim()) ? Number(value) : (Date.parse(value) - Date.now()) / 1000;
+  return Math.max(0, seconds || 0);
+}
+
+/** The error for an answer that is not 2xx. @param {Response} response */
+export async function refusal(response) {
+  let detail = response.statusText || `the service answers ${response.status}`;
+  let reason;
+  try {
+    const problem = await response.json();
+    detail = problem.detail ?? problem.title ?? detail;
+    reason = problem.reason;
+  } catch {
+    // A proxy answered with a page of its own. The status is enough.
+  }
+  return new Refused(response.status, detail, retrySeconds(response.headers.get("Retry-After")), reason);
+}
+
+/** Aborts one request when `signal` is aborted, when a step of it takes longer than `ms`, or when it is closed. */
+export class Limit {
+  #controller = new AbortController();
+  #outer;
+  #ms;
+  #abort = () => this.#controller.abort(this.#outer?.reason);
+
+  /**
+   * @param {AbortSignal | undefined} signal
+   * @param {number} ms
+   */
+  constructor(signal, ms) {
+    signal?.throwIfAborted();
+    signal?.addEventListener("abort", this.#abort, { once: true });
+    this.#outer = signal;
+    this.#ms = ms;
+  }
+
+  /** The signal for the request. */
+  get signal() {
+    return this.#controller.signal;
+  }
+
+  /**
+   * The result of a step. Throws Unreachable when it fails or takes too long, and the outer signal's reason.
+   * @template T
+   * @param {() => Promise<T>} step
+   * @returns {Promise<T>}
+   */
+  async run(step) {
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      this.#controller.abort();
+    }, this.#ms);
+    try {
+      return await step();
+    } catch (error) {
+      this.#outer?.throwIfAborted();
+      const text = isLate ? `nothing came for ${this.#ms / 1000} s` : "the service does not answer, or the connection broke";
+      throw new Unreachable(text, { cause: error });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Ends the request, wherever it is. */
+  close() {
+    this.#outer?.removeEventListener("abort", this.#abort);
+    this.#controller.abort();
+  }
+}
+
+/**
+ * Sends a GET request. After a 401 it asks the function for another token, once. Throws Refused when the answer is not 2xx.
+ * @param {string} url
+ * @param {Token | undefined} token
+ * @param {Record<string, string>} headers
+ * @param {Limit} limit
+ * @returns {Promise<Response>}
+ */
+export async function send(url, token, headers, limit) {
+  /** @type {Refused | undefined} */
+  let refused;
+  for (;;) {
+    const value = typeof token === "function" ? await token(refused) : token;
+    const all = value ? { ...headers, Authorization: `Bearer ${value}` } : headers;
+    // What is no token, or no address, throws a TypeError here. It is not tried again.
+    const request = new Request(url, { headers: all, cache: "no-store", signal: limit.signal });
+    const response = await limit.run(() => fetch(request));
+    if (response.ok) return response;
+    const problem = await limit.run(() => refusal(response));
+    if (problem.status !== 401 || typeof token !== "function" || refused) throw problem;
+    refused = problem;
+  }
+}
+
+/**
+ * The JSON of any route of the service. `position` is the number in `Last-Event-ID`: how far a page has come in a log.
+ * @type {typeof import("./index.js").get}
+ */
+export async function get(url, { token, signal, limitMs = REQUEST_MS } = {}) {
+  const limit = new Limit(signal, limitMs);
+  try {
+    const response = await send(url, token, { Accept: "application/json" }, limit);
+    const body = await limit.run(() => response.json());
+    const position = response.headers.get("Last-Event-ID");
+    return { body, headers: response.headers, position: position === null ? null : Number(position) };
+  } finally {
+    limit.close();
+  }
+}
+
+/**
+ * The address of a job's route. Parameters that are undefined are left out.
+ * @param {JobOptions} options
+ * @param {string} route
+ * @param {Record<string, string | number | boolean | undefined>} parameters
+ */
+export function jobUrl({ service = "", workflow, job }, route, parameters) {
+  for (const id of [workflow, job]) if (!IDENTIFIER.test(id)) throw new TypeError(`${id} is not an id of a workflow or a job`);
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) if (value !== undefined) query.set(name, String(value));
+  return `${service.replace(/\/+$/, "")}/workflows/${workflow}/jobs/${job}/${route}?${query}`.replace(/\?$/, "");
+}
+
+/** Counts failures in a row, and waits longer after each. */
+export class Backoff {
+  /** Milliseconds that the service has asked for. */
+  retryMs = RETRY_MS;
+  failures = 0;
+  #since = 0;
+
+  succeeded() {
+    this.failures = 0;
+  }
+
+  failed() {
+    if (this.failures === 0) this.#since = now();
+    this.failures += 1;
+  }
+
+  /** Seconds since the first of these failures. */
+  get seconds() {
+    return this.failures ? (now() - this.#since) / 1000 : 0;
+  }
+
+  /** Milliseconds until the next attempt, with jitter, and no fewer than the Retry-After of `error`. @param {unknown} error */
+  delay(error) {
+    const base = Math.min(MAX_RETRY_MS, this.retryMs * 2 ** Math.max(0, this.failures - 1));
+    return Math.max(base * (0.75 + Math.random() / 2), error instanceof Refused ? error.retryAfter * 1000 : 0);
+  }
+}
+
+/**
+ * Waits before the next attempt. In a browser this ends early when the network is back, or when the tab is shown.
+ * @param {number} ms
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<void>}
+ */
+export function pause(ms, signal) {
+  return new Promise((done, failed) => {
+    const over = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", over);
+      globalThis.removeEventListener?.("online", over);
+      globalThis.document?.removeEventListener("visibilitychange", shown);
+      if (signal?.aborted) failed(signal.reason);
+      else done();
+    };
+    const shown = () => document.hidden || over();
+    const timer = setTimeout(over, ms);
+    signal?.addEventListener("abort", over);
+    globalThis.addEventListener?.("online", over);
+    globalThis.document?.addEventListener("visibilitychange", shown);
+    if (signal?.aborted) over();
+  });
+}
