@@ -21,6 +21,7 @@ LEFT_OUT: Final = (
     "browser",
     "cli",
     "client",
+    "clients",
     "deploy",
     "faults",
     "history/scans/test_app.py",

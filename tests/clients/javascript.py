@@ -1,0 +1,168 @@
+"""Runs the module of ``clients/js`` as others use it: packed by npm, in Node.js, and in a page of another origin."""
+
+import http.server
+import json
+import select
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from playwright.sync_api import Browser
+
+from tests.support.service import ROOT
+from tests.support.tools import tool
+
+HERE: Final = Path(__file__).parent
+PACKAGE: Final = ROOT / "clients" / "js"
+#: Seconds that a scenario, or npm, may take on a busy machine.
+PATIENCE_SECONDS: Final = 60.0
+
+_PAGE: Final = """<!doctype html><title>Another origin</title><link rel="icon" href="data:,">
+<script type="module">
+import * as chronoverse from "./node_modules/chronoverse/index.js";
+import * as scenarios from "./scenarios.mjs";
+window.start = (name, given) => { window.reading = scenarios[name](chronoverse, given); };
+</script>
+"""
+
+
+class Reading(Protocol):
+    """A scenario that runs. See scenarios.mjs."""
+
+    def result(self) -> dict[str, Any]:
+        """What it has returned. Waits for that."""
+
+
+class Engine(Protocol):
+    """Where the module runs."""
+
+    def start(self, scenario: str, **given: Any) -> Reading:
+        """Starts a scenario with these options."""
+
+
+def install(directory: Path) -> list[str]:
+    """Packs the module, and unpacks it where a program in ``directory`` finds it. Returns the names of its files."""
+    command = [tool("npm"), "pack", "--json", "--pack-destination", str(directory)]
+    done = subprocess.run(command, cwd=PACKAGE, capture_output=True, check=True, timeout=PATIENCE_SECONDS)
+    (packed,) = json.loads(done.stdout)
+    target = directory / "node_modules" / "chronoverse"
+    with tarfile.open(directory / packed["filename"]) as archive:
+        archive.extractall(directory, filter="data")
+    target.parent.mkdir()
+    (directory / "package").rename(target)
+    for name in ("run.mjs", "scenarios.mjs", "types.ts"):
+        shutil.copy(HERE / name, directory)
+    (directory / "index.html").write_text(_PAGE)
+    return sorted(file["path"] for file in packed["files"])
+
+
+class Node:
+    """Runs scenarios in one process of Node.js. Results are read by the thread that asks for them."""
+
+    def __init__(self, directory: Path) -> None:
+        command = [tool("node"), "run.mjs"]
+        self._process = subprocess.Popen(
+            command, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self._started = 0
+        self._seen: dict[int, dict[str, Any]] = {}
+
+    def start(self, scenario: str, **given: Any) -> "NodeReading":
+        """Starts a scenario."""
+        assert self._process.stdin is not None
+        self._started += 1
+        self._process.stdin.write(json.dumps([self._started, scenario, given]).encode() + b"\n")
+        return NodeReading(self, self._started)
+
+    def result(self, number: int) -> dict[str, Any]:
+        """What the scenario of that number has returned."""
+        assert self._process.stdout is not None
+        while number not in self._seen:
+            assert select.select([self._process.stdout], [], [], PATIENCE_SECONDS)[0], "the scenario is not over"
+            found, seen = json.loads(self._process.stdout.readline())
+            self._seen[found] = seen
+        return self._seen.pop(number)
+
+    def close(self) -> None:
+        """Lets the process end. It must do so at once: nothing that the module has left may keep it."""
+        try:
+            self._process.communicate(timeout=PATIENCE_SECONDS)
+            assert self._process.returncode == 0
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+
+class NodeReading:
+    """A scenario in Node.js."""
+
+    def __init__(self, node: Node, number: int) -> None:
+        self._node = node
+        self._number = number
+
+    def result(self) -> dict[str, Any]:
+        """What it has returned. The process stays."""
+        return self._node.result(self._number)
+
+
+class PageReading:
+    """A page that runs one scenario."""
+
+    def __init__(self, browser: Browser, origin: str, scenario: str, given: dict[str, Any]) -> None:
+        self._page = browser.new_page()
+        self._page.goto(f"{origin}/index.html")
+        self._page.wait_for_function("() => window.start")
+        self._page.evaluate("([scenario, given]) => window.start(scenario, given)", [scenario, given])
+
+    def result(self) -> dict[str, Any]:
+        """What it has returned. The page stays open."""
+        seen: dict[str, Any] = self._page.evaluate("() => window.reading")
+        return seen
+
+    def close(self) -> None:
+        """Closes the page."""
+        self._page.close()
+
+
+class Chromium:
+    """Runs scenarios in pages of ``origin``."""
+
+    def __init__(self, browser: Browser, origin: str) -> None:
+        self._browser = browser
+        self._origin = origin
+        self._started: list[PageReading] = []
+
+    def start(self, scenario: str, **given: Any) -> PageReading:
+        """Opens a page."""
+        reading = PageReading(self._browser, self._origin, scenario, given)
+        self._started.append(reading)
+        return reading
+
+    def close(self) -> None:
+        """Closes all pages."""
+        for reading in self._started:
+            reading.close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving_files(directory: Path) -> Iterator[str]:
+    """Serves a directory on a port of its own. Yields the origin."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

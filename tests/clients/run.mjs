@@ -1,0 +1,10 @@
+// Runs scenarios with the installed package, as many at a time as come: each line of the input is `[id, name, given]`, each
+// line of the output `[id, seen]`.
+import { createInterface } from "node:readline";
+import * as chronoverse from "chronoverse";
+import * as scenarios from "./scenarios.mjs";
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [id, name, given] = JSON.parse(line);
+  scenarios[name](chronoverse, given).then((seen) => process.stdout.write(`${JSON.stringify([id, seen])}\n`));
+}

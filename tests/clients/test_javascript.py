@@ -1,0 +1,316 @@
+"""``clients/js``: logs followed, paged and waited for with its module, in Node.js and in a page of another origin."""
+
+import contextlib
+import time
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Error
+
+from chronoverse.auth.tokens import ADMIN
+from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.browser.browsing import chromium
+from tests.clients.conftest import options
+from tests.clients.javascript import Engine, Node
+from tests.support.bench import NOW
+from tests.support.scripted import ScriptedService, answer, problem, stream
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+
+CONNECTED = b'event: connected\ndata: {"status":"connected"}\nretry: 20\n\n'
+JOB = b'event: job\ndata: {"status":"RUNNING","attempt":1,"first_sequence_num":1,"last_sequence_num":0}\n\n'
+END = b'event: end\ndata: {"status":"stream_ended"}\nid: %d\n\n'
+#: The errors of the module.
+ERRORS = ("Refused", "StreamError", "Unreachable")
+#: A job of a scripted service.
+SCRIPTED: dict[str, Any] = {"workflow": "w", "job": "j", "token": "a token"}
+
+
+def log(number: int) -> bytes:
+    """The frame of a line."""
+    data = b'{"timestamp":"%b","message":"line %d","sequence_num":%d,"stream":"stdout"}'
+    return b"event: log\ndata: " + data % (NOW.encode(), number, number) + b"\nid: %d\n\n" % number
+
+
+def streams(service: Service) -> float:
+    """How many streams the service has open."""
+    return service.metric("chronoverse_streams_open")
+
+
+def test_a_log_is_read_from_a_cursor(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """The second reading goes on where the first one stopped. Missing lines are named once."""
+    job.lines(f"line {number}" for number in range(1, 51)).end(exit_code=3, status="FAILED")
+    job.trim(3)
+    first = engine.start("follow", **options(reader_service, job, stopAt=10)).result()
+    rest = engine.start("follow", **options(reader_service, job, offset=first["cursor"])).result()
+
+    assert first["numbers"] + rest["numbers"] == list(range(4, 51))
+    assert first["gaps"] + rest["gaps"] == [{"from": 1, "to": 3, "reason": "trimmed"}]
+    assert rest["messages"][-1] == "line 50"
+    assert rest["events"] == ["connected", "FAILED", "FAILED", "end"]
+    assert (rest["failure"], rest["reconnects"], rest["cursor"]) == (None, [], 51)
+    again = engine.start("follow", **options(reader_service, job, offset=51)).result()
+    assert (again["numbers"], again["events"][-1], again["failure"]) == ([], "end", None)
+    wait_until(lambda: streams(reader_service) == 0, 5, "the reader that stopped has closed its stream")
+
+
+def test_only_what_passes_the_filter_comes(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """The cursor moves over the other lines, too. A log can be followed from its last lines, and from its end."""
+    job.lines([f"line {number}" for number in range(1, 31)], ("stdout", "stderr"))
+
+    def read(**filters: Any) -> dict[str, Any]:
+        return engine.start("follow", **options(reader_service, job, abortAfterMs=700, **filters)).result()
+
+    found = read(q="LINE 1")
+    assert (found["numbers"], found["cursor"]) == ([1, *range(10, 20)], 30)
+    assert found["skipped"] >= 1
+    assert read(q="line [12]$", regex=True)["numbers"] == [1, 2]
+    assert read(stream="stderr", q="line 2")["numbers"] == [2, 20, 22, 24, 26, 28]
+    assert read(tail=3)["numbers"] == [28, 29, 30]
+    latest = read(offset="latest")
+    assert (latest["numbers"], latest["cursor"]) == ([], 30)
+    assert latest["failure"]["name"] == "TimeoutError"
+
+
+def test_how_a_log_ends_is_told_apart(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """A lost runner, a deleted log, a job that does not come, one that there is not, a refusal, and nobody there."""
+
+    def failure(job: Foreign, /, **more: Any) -> tuple[Any, ...]:
+        failed = engine.start("follow", **options(reader_service, job, **more)).result()["failure"]
+        return failed["name"], failed.get("status"), failed.get("cursor"), failed["message"]
+
+    with contextlib.closing(Store(job.url)) as store:
+        attempt = store.open(JobRef(job.workflow_id, job.job_id), "token")
+        store.append(attempt, [Line(1, NOW, "the last words", "stdout")])
+        store.finish(attempt, Status.LOST, None, 0, 2)
+    name, _, cursor, message = failure(job)
+    assert (name, cursor) == ("StreamError", 2)
+    assert "runner lost" in message
+
+    deleted = job.sibling(f"{job.job_id}-deleted").lines(["a line"])
+    reading = engine.start("follow", **options(reader_service, deleted))
+    wait_until(lambda: streams(reader_service) == 1, 10, "it is followed")
+    headers = {"Authorization": f"Bearer {reader_service.token(scopes=[ADMIN])}"}
+    assert httpx.delete(f"{reader_service.url}{deleted.path}", headers=headers).status_code == 204
+    failed = reading.result()["failure"]
+    assert (failed["name"], failed["cursor"]) == ("StreamError", 1)
+    assert failed["message"] == "the log is gone from the store: it expired or was deleted"
+
+    absent = job.sibling(f"{job.job_id}-absent")
+    assert failure(absent, wait=1) == ("StreamError", None, 0, "no such job came within 1 s")
+    assert failure(absent)[:2] == ("Refused", 404)
+    assert failure(job, token="no token")[:2] == ("Refused", 401)
+    assert failure(job, token=reader_service.token(scopes=["logs:write"]))[:2] == ("Refused", 403)
+    assert failure(job, q="(", regex=True)[:2] == ("Refused", 400)
+    assert failure(job, token="☂")[0] == "TypeError"
+    assert failure(job, workflow="../workflows")[0] == "TypeError"
+    assert failure(job, service="http://127.0.0.1:1", giveUpAfter=0.1)[0] == "Unreachable"
+
+
+def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """It is followed as soon as it comes."""
+    reading = engine.start("follow", **options(reader_service, job, wait="forever"))
+    wait_until(lambda: streams(reader_service) == 1, 10, "it is waited for")
+    job.lines(["one", "two"]).end()
+    seen = reading.result()
+    assert (seen["numbers"], seen["events"][-1], seen["failure"]) == ([1, 2], "end", None)
+
+
+@pytest.mark.parametrize("scenario", ["follow", "pages", "wait", "get"])
+def test_a_token_that_is_refused_is_replaced(
+    engine: Engine, reader_service: Service, job: Foreign, scenario: str
+) -> None:
+    """The function is called again, once, with the refusal. A text can only be refused."""
+    job.lines(["one"]).end()
+    given = options(reader_service, job)
+    good = given.pop("token")
+    if scenario == "get":
+        given = {"url": f"{reader_service.url}{job.path}"}
+    renewed = engine.start(scenario, **given, tokens=["an old one", good]).result()
+    refused = engine.start(scenario, **given, tokens=["an old one", "another", good]).result()
+    wrong = engine.start(scenario, **given, token="an old one").result()
+
+    assert (renewed["failure"], renewed["calls"]) == (None, [None, 401])
+    assert (refused["failure"]["status"], refused["calls"]) == (401, [None, 401])
+    message = "the Authorization header is not one bearer token"
+    assert wrong["failure"] == {"name": "Refused", "message": message, "status": 401}
+
+
+def test_an_aborted_reader_leaves_no_connection(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """In the middle of its lines, while it waits for others, and while it waits with the service."""
+    job.lines(["one", "two"])
+    aborted = engine.start("follow", **options(reader_service, job, abortAt=1)).result()
+    assert (aborted["numbers"], aborted["failure"]["name"]) == ([1], "AbortError")
+    for scenario, more in (("follow", {}), ("wait", {"q": "needle", "timeout": 60})):
+        reading = engine.start(scenario, **options(reader_service, job, abortAfterMs=1500, **more))
+        wait_until(lambda: streams(reader_service) == 1, 10, "its stream is open")
+        assert reading.result()["failure"]["name"] == "TimeoutError"
+        wait_until(lambda: streams(reader_service) == 0, 5, "its stream is closed")
+
+
+def test_a_log_is_read_in_pages(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """In both orders, from a number on, and only the lines that match."""
+    job.lines([f"line {number}" for number in range(1, 251)], ("stdout", "stderr"))
+
+    def read(**more: Any) -> dict[str, Any]:
+        return engine.start("pages", **options(reader_service, job, **more)).result()
+
+    every = read()
+    assert (every["numbers"], every["pages"]) == (list(range(1, 251)), 3)
+    assert every["positions"] == [100, 200, 250]
+    assert read(order="desc", limit=200)["numbers"] == list(range(250, 0, -1))
+    assert read(offset=240, stream="stderr")["numbers"] == [242, 244, 246, 248, 250]
+    found = read(q="LINE 24", limit=4)
+    assert (found["numbers"], found["highlights"]) == ([24, *range(240, 250)], [[0, 7]] * 11)
+    assert read(q="^line 9$", regex=True, before=1, after=1)["numbers"] == [8, 9, 10]
+    assert read(limit=0)["failure"]["status"] == 400
+
+
+def test_a_wait_has_four_outcomes(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """The line has come, the job has ended, the time is over, or the job has not come in that time."""
+
+    def start(job: Foreign, **more: Any) -> Any:
+        return engine.start("wait", **options(reader_service, job, **more))
+
+    absent = start(job, q="needle", timeout=1).result()
+    assert (absent["failure"]["name"], absent["failure"]["status"]) == ("Refused", 404)
+    job.lines(["hay"])
+    over = start(job, q="needle", timeout=1).result()
+    assert (over["answer"]["outcome"], over["answer"]["log"], over["answer"]["cursor"]) == ("timeout", None, 1)
+    assert 1 <= over["seconds"] < 1.9
+    matched, ended, unmatched = (start(job, **more) for more in ({"q": "needle"}, {}, {"q": "other"}))
+    wait_until(lambda: streams(reader_service) == 3, 10, "all wait")
+    job.lines(["a needle"])
+    assert matched.result()["answer"]["log"]["message"] == "a needle"
+    job.end(exit_code=3, status="FAILED")
+    for reading in (ended, unmatched):
+        found = reading.result()["answer"]
+        assert (found["outcome"], found["job"]["exit_code"], found["gaps"]) == ("ended", 3, [])
+
+
+@pytest.mark.long
+def test_a_page_can_import_the_module_from_the_service(reader_service: Service, origin: str) -> None:
+    """If its origin is named. Then the module has the service's version."""
+    module = f"{reader_service.url}/ui/static/client/index.js"
+    names = "async (module) => Object.keys(await import(module)).sort()"
+    with chromium() as browser, browser.new_page() as page:
+        page.goto(f"{origin}/index.html")
+        assert page.evaluate(names, module) == [*ERRORS, "follow", "get", "page", "wait"]
+        page.goto(f"{origin.replace('127.0.0.1', 'localhost')}/index.html")
+        with pytest.raises(Error, match="Failed to fetch dynamically imported module"):
+            page.evaluate(names, module)
+
+
+@pytest.mark.long
+def test_the_service_is_cut_and_nothing_is_missed(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """Readers come back by themselves: one that follows, one with a filter, and one that waits."""
+    job.lines(f"line {number}" for number in range(1, 101))
+    everything = engine.start("follow", **options(reader_service, job))
+    some = engine.start("follow", **options(reader_service, job, q="0"))
+    waiting = engine.start("wait", **options(reader_service, job, q="needle", timeout=60))
+    wait_until(lambda: streams(reader_service) == 3, 10, "all are there")
+    for first in (101, 201):
+        reader_service.kill()
+        job.lines(f"line {number}" for number in range(first, first + 100))
+        job.trim(first + 9)
+        reader_service.start()
+        # Meanwhile everybody may come back or not.
+        time.sleep(first / 50)
+    job.lines(["needle"]).end()
+    seen, found = everything.result(), some.result()
+    answered = waiting.result()["answer"]
+
+    named = {number for gap in seen["gaps"] for number in range(gap["from"], gap["to"] + 1)}
+    assert sorted([*seen["numbers"], *named]) == list(range(1, 302))
+    assert seen["numbers"] == sorted(seen["numbers"])
+    assert (seen["failure"], seen["events"][-1]) == (None, "end")
+    assert seen["reconnects"]
+    named = {number for gap in found["gaps"] for number in range(gap["from"], gap["to"] + 1)}
+    wanted = [number for number in range(1, 301) if "0" in str(number) and number not in named]
+    assert [number for number in found["numbers"] if number not in named] == wanted
+    assert (answered["outcome"], answered["cursor"]) == ("matched", 301)
+
+
+def test_torn_streams_are_joined(node: Node) -> None:
+    """A frame that was cut off comes again, whole. What came twice is given once. A number goes with each request."""
+    torn = log(3)[:-1]
+    answers = (
+        stream(CONNECTED, JOB, log(1), log(2) + torn, whole=False),
+        None,
+        stream(CONNECTED, JOB, log(2), log(3), b'event: gap\ndata: {"from":4,"to":6,"reason":"lost"}\n\n', after=2),
+        stream(
+            CONNECTED, b'event: gap\ndata: {"from":4,"to":8,"reason":"lost"}\n\n', b"id: 9\n\n", log(9)[:20], after=6
+        ),
+        stream(CONNECTED, b": \n", log(10), b"event: news\ndata: x\n\n", END % 11, log(12), after=9),
+    )
+    with ScriptedService(*answers) as service:
+        seen = node.start("follow", service=service.url, **SCRIPTED).result()
+
+    assert seen["numbers"] == [1, 2, 3, 10]
+    assert [(gap["from"], gap["to"]) for gap in seen["gaps"]] == [(4, 6), (7, 8)]
+    assert (seen["skipped"], seen["events"][-1], seen["failure"]) == (1, "end", None)
+    assert [request.headers.get("last-event-id") for request in service.requests] == [None, "2", "2", "6", "9"]
+    assert len(seen["reconnects"]) == 4
+
+
+def test_the_service_says_when_to_come_back(node: Node) -> None:
+    """By ``retry:``, and by Retry-After. Each failure in a row makes the delay longer. At last the reader gives up."""
+    busy = problem("503 Service Unavailable", "too many", Retry_After="1")
+    with ScriptedService(stream(CONNECTED, JOB), busy, None, None, stream(END % 1)) as service:
+        seen = node.start("follow", service=service.url, **SCRIPTED).result()
+    (_, first), (text, second), (_, third), (_, fourth) = seen["reconnects"]
+    assert text == "too many"
+    assert 15 <= first <= 25
+    assert second == 1000
+    assert 60 <= third <= 100
+    assert 120 <= fourth <= 200
+    assert seen["failure"] is None
+
+    with ScriptedService(stream(CONNECTED, JOB), *[busy] * 3) as service:
+        seen = node.start("follow", service=service.url, giveUpAfter=0.5, **SCRIPTED).result()
+    assert (seen["failure"]["status"], len(service.requests)) == (503, 3)
+
+
+def test_a_silent_connection_counts_as_dead(node: Node, reader_service: Service, job: Foreign) -> None:
+    """The service sends a heartbeat each second. This reader expects ten in that time."""
+    job.line("one")
+    given = options(reader_service, job, heartbeat=0.1, abortAfterMs=900)
+    seen = node.start("follow", **given).result()
+    assert seen["reconnects"][0][0] == "nothing came for 0.3 s"
+    assert seen["numbers"] == [1]
+
+
+def test_what_is_no_service_is_said(node: Node) -> None:
+    """A page of HTML, as a wrong address or a proxy answers it, is not read as an empty log."""
+    with ScriptedService(answer("200 OK", b"<!doctype html>", Content_Type="text/html")) as service:
+        seen = node.start("follow", service=service.url, **SCRIPTED).result()
+    assert seen["failure"]["message"].endswith("/events does not answer with an event stream")
+
+
+def test_a_wait_goes_on_when_it_is_answered_early(node: Node) -> None:
+    """As when a worker shuts down. It goes on from the cursor, and all gaps are named at the end."""
+    early = b'{"outcome":"timeout","log":null,"cursor":5,"job":{},"gaps":[{"from":1,"to":2,"reason":"trimmed"}]}'
+    found = (
+        b'{"outcome":"matched","log":{"sequence_num":9},"cursor":9,"job":{},"gaps":[{"from":7,"to":8,"reason":"lost"}]}'
+    )
+    with ScriptedService(answer("200 OK", early), None, answer("200 OK", found)) as service:
+        seen = node.start("wait", service=service.url, q="x", timeout=30, **SCRIPTED).result()
+
+    assert (seen["answer"]["outcome"], seen["answer"]["cursor"]) == ("matched", 9)
+    assert [gap["from"] for gap in seen["answer"]["gaps"]] == [1, 7]
+    assert [request.query.get("offset") for request in service.requests] == [None, "5", "5"]
+    assert [request.query["timeout"] for request in service.requests] == ["20", "20", "20"]
+
+
+def test_a_job_that_is_hidden_is_not_asked_for_all_the_time(node: Node, reader_service: Service, job: Foreign) -> None:
+    """The service answers at once that there is no such job. The next request comes a second later."""
+    job.line("hay")
+    given = options(reader_service, job, q="needle", timeout=2) | {"token": reader_service.token("elsewhere")}
+    asked = reader_service.logs().count(f"{job.path}/wait")
+    seen = node.start("wait", **given).result()
+    assert seen["failure"]["status"] == 404
+    assert 1.9 <= seen["seconds"] < 4
+    assert reader_service.logs().count(f"{job.path}/wait") - asked <= 4

@@ -1,0 +1,94 @@
+"""``clients/js`` as an npm package: its files, its types, its version, and the examples of its README."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from chronoverse import __version__
+from tests.clients.javascript import HERE, PACKAGE, PATIENCE_SECONDS
+from tests.support.service import ROOT, Service
+from tests.support.tools import tool, unavailable
+from tests.web.routes.foreign import Foreign
+
+README = PACKAGE / "README.md"
+SERVICE = "https://logs.example"
+
+
+def test_the_package_has_what_it_needs_and_nothing_else(installed: tuple[Path, list[str]]) -> None:
+    """It depends on nothing: the parser of event streams is in it, with its licence."""
+    assert installed[1] == [
+        "LICENSE",
+        "README.md",
+        "follow.js",
+        "history.js",
+        "index.d.ts",
+        "index.js",
+        "package.json",
+        "request.js",
+        "vendor/README.txt",
+        "vendor/eventsource-parser/LICENSE.txt",
+        "vendor/eventsource-parser/errors.js",
+        "vendor/eventsource-parser/parse.js",
+    ]
+
+
+def test_the_package_agrees_with_the_project() -> None:
+    """It is what the page uses. Version and licence are the project's."""
+    described = json.loads((PACKAGE / "package.json").read_text("utf-8"))
+
+    assert PACKAGE.resolve() == ROOT / "chronoverse" / "web" / "static" / "client"
+    assert described["version"] == __version__
+    assert (PACKAGE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert not {"dependencies", "scripts", "peerDependencies"} & set(described)
+
+
+def compile_types(directory: Path, *files: str) -> str:
+    """What TypeScript finds wrong in ``files``. Empty if nothing is wrong."""
+    compiler = HERE / "node_modules" / "typescript" / "bin" / "tsc"
+    if not compiler.is_file():
+        unavailable("npm install --prefix tests/clients was not run")
+    options = ["--strict", "--noEmit", "--target", "es2022", "--lib", "es2022,dom,dom.iterable", "--types", ""]
+    command = [tool("node"), str(compiler), *options, "--module", "nodenext", *files]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    return done.stdout + done.stderr
+
+
+def test_a_typed_program_compiles(installed: tuple[Path, list[str]]) -> None:
+    """With the declarations of the package. Mistakes are found, as the program says."""
+    assert compile_types(installed[0], "types.ts") == ""
+
+
+def test_the_declarations_are_those_of_the_code() -> None:
+    """The code is checked, too: its functions have the declared types."""
+    modules = sorted(path.name for path in PACKAGE.glob("*.js"))
+    assert all((PACKAGE / name).read_text("utf-8").startswith("// @ts-check\n") for name in modules)
+    assert compile_types(PACKAGE.resolve(), "--allowJs", "index.d.ts", *modules) == ""
+
+
+@pytest.mark.parametrize("example", ["follow", "page", "wait"])
+def test_an_example_of_the_readme_runs(
+    installed: tuple[Path, list[str]], reader_service: Service, job: Foreign, example: str
+) -> None:
+    """As it is printed, but for the service's address and the job."""
+    job.lines(["line 1", "an error", "ready"]).end(status="FAILED", exit_code=3)
+    blocks = re.findall(r"^```js\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (printed,) = [block for block in blocks if f"import {{ {example}" in block]
+    assert SERVICE in printed
+    text = printed.replace(SERVICE, reader_service.url).replace('"demo"', f'"{job.workflow_id}"')
+    path = installed[0] / f"{example}.mjs"
+    path.write_text(text.replace('"job-1"', f'"{job.job_id}"'))
+    environ = os.environ | {"TOKEN": reader_service.token()}
+    done = subprocess.run(
+        [tool("node"), str(path)], env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
+
+    expected = {
+        "follow": "1 line 1\n2 an error\n3 ready\nFAILED 3\n",
+        "page": "2 an error\n",
+        "wait": "ready: line 3\n",
+    }
+    assert (done.stdout, done.stderr, done.returncode) == (expected[example], "", 0)
