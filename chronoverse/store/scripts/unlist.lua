@@ -1,5 +1,5 @@
--- Takes jobs out of their workflow's listing of which neither the log nor the hash is there. The test and the removal are
--- one step, so a job that has just begun stays.
+-- Takes jobs that have neither a log nor a hash out of their workflow's listing. The test and the removal are one step, so
+-- a job that has just begun stays.
 -- KEYS  jobs, then each job's log and hash
 -- ARGV  the job ids, in the same order
 -- ->    how many were taken out

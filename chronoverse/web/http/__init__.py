@@ -1,20 +1,22 @@
 """What all routes share.
 
-dependencies   what a worker has, built once and given to every blueprint: the store, caches, and a lock for each kind
-               of work that takes long
-schemas        parameters and bodies of requests and answers; publish_schemas has those of runners
-bodies         reads request bodies within bounds of size, time and memory
-pages          pages of logs: reads them, or asks the scan server for them
-paging         the HTTP side of pages: cursors, and the ``Link`` to the next page
-problems       errors as answers (RFC 9457)
-request_id     gives every request an id
-client_ip      finds the client's address behind trusted proxies
-shares         divides a limited amount, such as memory, among subjects
-token_bucket   a token bucket, and the limit on how fast a subject publishes
-event_loop     lets other greenlets of the worker run
-logging        formats the service's log lines
-tracing        makes OpenTelemetry spans
-openapi        makes the OpenAPI document
+dependencies    what a worker has, built once and given to every blueprint: the store, caches, and a lock for each kind
+                of work that takes long
+schemas         parameters and bodies of requests and answers; publish_schemas has those of runners
+bodies          reads request bodies within bounds of size, time and memory
+pages           pages of logs: reads them, or asks the scan server for them
+paging          the HTTP side of pages: cursors, and the ``Link`` to the next page
+problems        errors as answers (RFC 9457)
+request_id      gives every request an id
+client_ip       finds the client's address behind trusted proxies
+cors            lets pages of other origins read answers
+shares          divides a limited amount, such as memory, among subjects
+unread_answers  bounds the memory for answers that their clients have not read yet
+token_bucket    a token bucket, and the limit on how fast a subject publishes
+event_loop      lets other greenlets of the worker run
+logging         formats the service's log lines
+tracing         makes OpenTelemetry spans
+openapi         makes the OpenAPI document
 
 A request waits for its turn (in ``web.worker``), and its token is verified (:meth:`Dependencies.guard`). Its view reads
 the body or the query by a schema, takes the lock for its kind of work, and makes a page within its budget. Errors of

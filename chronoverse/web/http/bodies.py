@@ -1,6 +1,6 @@
 """Reads request bodies, with bounds on their size, on how fast they must arrive, and on what they may parse to.
 
-A body is read whole before it is used. Nothing here keeps the worker's event loop for long. What is refused raises
+A body is read whole before it is used. No step holds the worker's event loop for long. A body is refused by one of
 werkzeug's HTTP errors, which :mod:`chronoverse.web.http.problems` answers with problem documents.
 """
 
@@ -37,14 +37,14 @@ READ_SECONDS: Final = 5.0
 RECEIVE_SECONDS: Final = 20.0
 #: Bytes that are inflated or scanned at once. That takes 0.2 ms, whatever they are.
 SLICE_BYTES: Final = 16_384
-#: Bytes at the beginning of each body that count as short, as sent and as inflated. So a body of 64 KiB (a renewal, a
-#: few lines) needs no memory of that for long bodies.
+#: Bytes at the beginning of each body, as sent and as inflated, that are counted with short bodies. So a body of 64 KiB
+#: (a renewal, a few lines) takes nothing of the memory for long bodies.
 SHORT_BODY_BYTES: Final = 131_072
-#: Bytes of such beginnings that a worker holds at a time. One token alone may have half of it: the beginnings of 64
+#: Bytes of such beginnings that a worker holds at a time. One token alone may have half of that: the beginnings of 64
 #: long bodies.
 SHORT_BODIES_BYTES: Final = 16_777_216
-#: How often the longest body fits into the worker's memory for the rest of all bodies. One token alone may have half of
-#: it. A body that was sent with gzip may take two: as sent and as inflated.
+#: How many bodies of the greatest length fit into the worker's memory for the rest of all bodies. One token alone may
+#: have half of that memory. A body that was sent with gzip may take the room of two: as sent and as inflated.
 MAX_LONG_BODIES: Final = 8
 #: How much of a refused body is read and thrown away, as a multiple of the limit. If the connection were closed while
 #: the client still sends, the client might see a reset instead of the answer.
@@ -194,8 +194,8 @@ class _TimedBodyStream:
     """The bytes of a request's body as they arrive.
 
     A read raises 408 when the next :data:`READ_BYTES` take longer than ``read_seconds``, or the whole body takes longer
-    than ``receive_seconds``. Nothing more is read from the connection then. A read raises 400 when the client breaks
-    off.
+    than ``receive_seconds``. Then nothing more is read from the connection. A read raises 400 when the body ends too
+    early.
     """
 
     def __init__(self, request: Request, read_seconds: float, receive_seconds: float) -> None:
@@ -233,7 +233,7 @@ class _TimedBodyStream:
             self._close()
 
     def _close(self) -> None:
-        """Has the connection closed after the answer, because nobody reads the rest of this body."""
+        """Makes the connection close after the answer, because nobody reads the rest of this body."""
         sock = self._request.environ.get("gunicorn.socket")
         if sock is not None:
             stop_receiving(sock)

@@ -1,7 +1,7 @@
 """Lets pages of other origins read the answers: CORS, as https://fetch.spec.whatwg.org/#http-cors-protocol has it.
 
-Only for the origins that the settings name, letter by letter. Answers are never for requests with cookies or other
-credentials of the browser: pages send the bearer token themselves.
+Only the origins that the settings name are allowed, exactly as they are spelled there. Requests with cookies or other
+credentials of the browser are not: pages send the bearer token themselves.
 """
 
 from collections.abc import Collection

@@ -1,9 +1,9 @@
 """What the routes need, as one object that every blueprint gets; and who sent the current request.
 
-Many of its members are locks. A worker serves all its requests and event streams on one event loop, so expensive work
-must be bounded: reading many lines, making pages. Each kind of work has a :class:`FairLock`. The lock bounds how many
-requests do this work at a time, and the subjects of the tokens get it in turn. What goes through many lines to find a
-few is done by the scan server, see :mod:`chronoverse.history.scans`.
+Many of its members are locks. A worker serves all its requests and event streams on one event loop. So expensive work,
+such as reading many lines or making pages, must be bounded. Each kind of work has a :class:`FairLock`. The lock bounds
+how many requests do this work at a time, and the subjects of the tokens get it in turn. Going through many lines to
+find a few is left to the scan server: see :mod:`chronoverse.history.scans`.
 """
 
 import logging
@@ -43,7 +43,7 @@ from chronoverse.web.http.tracing import SPAN_KEY, Traces
 from chronoverse.web.streaming.admission import AdmissionControl, StreamTicket
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Seconds that a request or a new viewer waits for its turn. Some thousands that come together begin within that.
+#: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
 ACCEPT_WAIT_SECONDS: Final = 10.0
 #: Requests that read stored lines or look at many jobs at the same moment, for each server of the store. A request
 #: takes the lock again for each batch. So the store's other clients and the worker's live viewers wait for two batches
@@ -60,11 +60,11 @@ UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
 #: Seconds that a request waits for a lock, and again for the scan server to begin with its scan. A lock is released
 #: after milliseconds, unless the store is away.
 LOCK_WAIT_SECONDS: Final = 5.0
-#: Seconds that a download waits for its turn to read further. As long may a client take nothing of it.
+#: Seconds that a download waits for its turn to read further.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
-#: Seconds for which an ended job is cached. Meanwhile it may be deleted, expire or be redacted: viewers are still
-#: admitted for so long, and their replay tells them. A thousand viewers that come to a worker in two seconds cause ten
-#: reads.
+#: Seconds for which an ended job is cached. In that time the job may be deleted, expire or be redacted. Viewers are
+#: still admitted then, and learn of it in their replay. A thousand viewers that come to a worker in two seconds cause
+#: ten reads.
 ENDED_JOB_SECONDS: Final = 0.2
 #: Ended jobs that are cached, of some 1 KB each. The one that was not used for longest is dropped first.
 MAX_ENDED_JOBS: Final = 1024
@@ -112,8 +112,9 @@ class Dependencies:
     )
     #: Asks the scan server.
     scans: ScanClient = field(default_factory=ScanClient)
-    #: For beginning a request, and for a new viewer. However many come together, the event loop goes round between some
-    #: of them and the next. After a restart viewers come by the thousand, and other requests do not wait for them.
+    #: For beginning a request, and for a new viewer. However many come together, the event loop also runs what else is
+    #: due between some of them and the next. After a restart viewers come by the thousand. They have a lock of their
+    #: own, so that other requests do not wait for them.
     request_lock: FairLock = field(default_factory=_accept_lock)
     accept_lock: FairLock = field(default_factory=_accept_lock)
     #: For making a page or a listing, by server of the store. See :meth:`page_lock`.
@@ -160,7 +161,7 @@ class Dependencies:
         return self.page_locks[self.store.server_of(ref)].hold(subject)
 
     def download_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """As :meth:`scan_lock`, for a download, which waits longer: it can only be cut off."""
+        """As :meth:`scan_lock`, for a download. It waits longer, since a download that has begun cannot be refused."""
         return self.download_locks[self.store.server_of(ref)].hold(subject)
 
     def time_slice(self) -> TimeSlice:

@@ -9,7 +9,7 @@ from chronoverse.web.http.schemas import ProblemSchema
 
 #: Statuses that any route with a token may answer, beside those that the route itself names.
 REFUSALS: Final = ("401", "403", "429", "503")
-#: What a route for a workflow answers when there is no such thing, or the token may not see it.
+#: The answer of a route for a workflow when what was asked for does not exist, or the token may not see it.
 NOT_FOUND: Final = {
     "description": "Not Found",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},

@@ -63,7 +63,7 @@ def read_batches(
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
     """Asks the scan server for a scan of this ``kind`` with these ``fields``, while holding the page lock of ``ref``.
 
-    When the client of the request closes its side, the server hears of it, and ends the answer soon. Raises as
+    When the client of the request closes its side, the scan server is notified, and ends the answer soon. Raises as
     :meth:`Dependencies.page_lock` and :meth:`ScanClient.ask` do.
     """
     sock = request.environ.get("gunicorn.socket")
@@ -103,9 +103,9 @@ def scan_new_lines(deps: Dependencies, ref: JobRef, **fields: Any) -> NewLinesPa
 
 
 class _LockedStore:
-    """The store for :class:`TieredLog`. Each read of lines waits for the scan lock of ``subject``.
+    """The store for :class:`TieredLog`. Each read of lines takes the scan lock for ``subject``.
 
-    So a slow archive delays nobody.
+    Reads of the archive take no lock. So a slow archive delays no other request.
     """
 
     def __init__(self, deps: Dependencies, subject: str) -> None:

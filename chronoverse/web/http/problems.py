@@ -42,8 +42,8 @@ from chronoverse.errors import (
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.web.http.request_id import request_id
 
-#: Parameters that one document names at most, and characters of a parameter's name and of its detail. A client may have
-#: made up thousands of them.
+#: The most parameters that one document names, and the most characters of a parameter's name and of its detail. A
+#: client may have made up thousands of parameters.
 NAMED_PARAMETERS: Final = 10
 NAME_CHARACTERS: Final = 100
 DETAIL_CHARACTERS: Final = 500
@@ -163,7 +163,7 @@ def problem_for(error: ChronoverseError) -> Response:
         if isinstance(error, StoreError):
             count_store_error("request", error)
     elif isinstance(error, Unauthorized | Forbidden):
-        # On the day on which a token that should be accepted is not, this line says why. It has nothing of the token.
+        # When a token is refused that should be accepted, this line says why. It contains nothing of the token.
         log.info("refused with %d: %s", status, error.reason if isinstance(error, Unauthorized) else error)
     # AtCapacity says what is full. A client may know that.
     is_public = status < 500 or type(error) is AtCapacity
@@ -177,7 +177,7 @@ def problem_for(error: ChronoverseError) -> Response:
 
 
 def _extra_members(error: ChronoverseError) -> dict[str, Any]:
-    """What a runner needs to know beside the detail: the reason, and with a gap the expected number."""
+    """What a runner needs in addition to the detail: the reason, and for a gap the expected number."""
     members: dict[str, Any] = {"reason": REASONS[type(error)]} if type(error) in REASONS else {}
     return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
 

@@ -7,7 +7,7 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 
 
 class Shares:
-    """Up to ``total`` of one resource. No subject may hold more than what is still free after that.
+    """Up to ``total`` of one resource. No subject may hold more than what is left free for the others.
 
     A subject that is alone can hold half of ``total``, a second one half of the rest, and so on. So there is always
     room for a newcomer's small request. This is the dynamic threshold of Choudhury and Hahne (*Dynamic queue length

@@ -15,7 +15,7 @@ from chronoverse.errors import TooFast
 BURST_SECONDS: Final = 10.0
 #: Bytes that each line costs beside its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
-#: Buckets that are stored. When there are more, full ones are dropped: a new subject's bucket is full, too.
+#: Buckets that are stored. When there are more, full ones are dropped: the bucket of a new subject is full anyway.
 MAX_SUBJECTS: Final = 1_000
 
 

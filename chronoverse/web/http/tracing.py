@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 #: The key in a request's environ that has its :class:`RequestSpan`.
 SPAN_KEY: Final = "chronoverse.span"
-#: Seconds for which a worker sends its last spans before it exits. A collector that does not answer must not delay it.
+#: Seconds for which a worker sends its last spans before it exits. It does not wait longer for a collector that does
+#: not answer.
 FLUSH_SECONDS: Final = 2.0
 #: Spans that are sent together. They are encoded in 2 ms. The SDK's default of 512 would delay live lines by 15 ms.
 BATCH_SPANS: Final = 64

@@ -8,7 +8,7 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.http.problems import problem_for
 from chronoverse.web.http.shares import Shares
 
-#: An answer of up to so many bytes is not counted. Once the answer before it is read, the kernel's buffer takes it.
+#: An answer of up to this many bytes is not counted. The kernel's buffer takes it, once the answer before it is read.
 UNCOUNTED_BYTES: Final = 64 * 2**10
 
 

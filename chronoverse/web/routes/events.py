@@ -1,7 +1,7 @@
 """``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
-Every refusal is decided before the first byte, because a status cannot be changed afterwards. So a client that does not
-get 200 learns why from a problem document.
+Every refusal is decided before the first byte is sent, because the status cannot be changed afterwards. So a client
+that does not get 200 learns why from a problem document.
 
 After a restart or a failover many viewers come back at once. So this view is a plain Flask view: flask-smorest, which
 all other routes use, would be most of the cost of opening a stream. It only describes the view (:func:`describe`).
@@ -122,7 +122,7 @@ def _load(schema: Schema, location: str, values: Mapping[str, str]) -> Mapping[s
 
 
 def _ended_job(deps: Dependencies, ref: JobRef, last_event_id: int | None) -> Job | None:
-    """The job, if necessary by a read of the store: a job that is not known to have ended, and before any 204."""
+    """The job. It is read from the store unless it is known to have ended; before a 204 it is always read."""
     job = deps.ended_jobs.get(ref)
     if job is None or (last_event_id is not None and _has_all(job, last_event_id)):
         job = deps.store.get_job(ref)
@@ -165,8 +165,8 @@ def start_offset(
 def _start_of_filtered_tail(deps: Dependencies, job: Job, tail: int, line_filter: LineFilter) -> int:
     """The number before the last ``tail`` lines that pass ``line_filter``.
 
-    When the time of a page ends first, it is the number before the lines that were found until then. Raises as
-    :func:`chronoverse.web.http.pages.scan_page` does.
+    When the time for a page is over before all of them are found, it is the number before those that were found. Raises
+    as :func:`chronoverse.web.http.pages.scan_page` does.
     """
     filters = line_filter._asdict()
     page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, **filters)

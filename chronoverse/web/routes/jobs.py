@@ -11,7 +11,7 @@ from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema
 
-#: Jobs that are read at once. That takes about 1 ms of the store's time and of the worker's, and everybody else waits
+#: Jobs that are read at once. That takes about 1 ms of the store's time and of the worker's. All other requests wait
 #: for it.
 BATCH_JOBS: Final = 10
 #: Seconds after which a listing ends with the jobs that it has found, and a cursor for the next page. It always reads

@@ -1,7 +1,7 @@
 """``GET …/logs/new``: the lines that are new, compared with other runs, in pages.
 
-A page may be empty and have come no further, because a request reads a bounded part of the runs that it compares with.
-So a cursor has the number of such pages in a row: each cursor differs from the one before it.
+A page may be empty and not have come any further, because a request reads only a bounded part of the runs that it
+compares with. A cursor contains the number of such pages in a row. So each cursor differs from the one before it.
 """
 
 from typing import Any

@@ -28,8 +28,8 @@ from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_ans
 #: viewers.
 GZIP_LEVEL: Final = 1
 
-#: Seconds after which the scan server gives back what it has found for a download with a filter. Other scans may come
-#: in between.
+#: Seconds after which the scan server returns what it has found for a download with a filter. Then other scans get
+#: their turn.
 SCAN_SECONDS: Final = 0.1
 
 #: Bytes that are given to gunicorn at a time.
@@ -105,7 +105,7 @@ class _Download:
         self._ticket = ticket
         self._fields = {"job": str(job), "format": form, "client": ticket.address, "sub": ticket.subject}
         self._bytes = 0
-        #: Why the download has ended. ``left`` unless it came to its end.
+        #: Why the download has ended. It is ``left``, for a client that has left, until another reason is known.
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -134,7 +134,7 @@ class _Download:
 
 def _read_batches(deps: Dependencies, job: Job) -> Iterator[ReadBatch]:
     """All lines of the log. Raises as the store and the archive do, and as :meth:`Dependencies.download_lock` does."""
-    # The subject is looked up by the caller's first ``next``, within the request. A download goes on after its context.
+    # This line runs at the caller's first ``next``, which is within the request. Later the request's context is gone.
     subject = principal().subject
     batches = read_batches(deps.store, deps.archive, job, 0, max_line_bytes=deps.settings.max_line_bytes)
     while True:
@@ -181,7 +181,7 @@ def _read_lines(deps: Dependencies, job: Job, batches: Iterator[ReadBatch], expi
 
     The caller clears each batch once it is encoded. So while a slow client reads, only the bytes to send are in memory.
 
-    Raises :class:`StoreError` when the store fails, when the log is deleted, or when another log has its name by then.
+    Raises :class:`StoreError` when the store fails, when the log is deleted, or when the job has another log by then.
     Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
     for lines, position, is_last, _ in batches:
@@ -198,7 +198,7 @@ def _read_lines(deps: Dependencies, job: Job, batches: Iterator[ReadBatch], expi
 
 
 def _check_same_log(deps: Dependencies, job: Job) -> None:
-    """Raises :class:`StoreUnavailable` when the job has another log than at first. Asking again may help then."""
+    """Raises :class:`StoreUnavailable` when the job has another log than before. A new download may help then."""
     current = deps.store.get_job(job.ref)
     if current is None:
         return

@@ -2,7 +2,7 @@
 
 A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
 ``Last-Event-ID`` is how far it has come, so that a reader of a running job can go on from there later. The scan server
-makes the pages, see :mod:`chronoverse.history.scans`.
+makes the pages: see :mod:`chronoverse.history.scans`.
 """
 
 import hashlib
@@ -136,5 +136,5 @@ def _searched_to(position: WorkflowPosition) -> str:
 
 
 def _digest(q: str) -> str:
-    """What a cursor says of its query, which may be long."""
+    """What a cursor contains of its query, which may be long."""
     return hashlib.sha256(q.encode()).hexdigest()[:16]

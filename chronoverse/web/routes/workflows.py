@@ -13,7 +13,7 @@ from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import decode_listed, encode_listed, iso_or_none, page_response
 from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
 
-#: Workflows that are read at once. That takes a few commands for each of them, and everybody else waits for it.
+#: Workflows that are read at once. That takes a few commands for each of them. All other requests wait for it.
 BATCH_WORKFLOWS: Final = 10
 #: Seconds after which a page ends with the workflows that it has found. It always reads one batch.
 PAGE_SECONDS: Final = 0.5
@@ -74,7 +74,7 @@ def _read_list(
 def _read_named(
     deps: Dependencies, ids: list[str], position: _Position | None, limit: int
 ) -> tuple[list[dict[str, Any]], _Position | None]:
-    """As :func:`_read_list`, for the workflows that a token names. All are read, since only that gives their order."""
+    """As :func:`_read_list`, for the workflows that a token names. All are read: only then is their order known."""
     known: list[tuple[_Position, Workflow | StoreError]] = []
     for start in range(0, len(ids), BATCH_WORKFLOWS):
         batch = ids[start : start + BATCH_WORKFLOWS]
