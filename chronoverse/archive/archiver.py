@@ -33,7 +33,7 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
-from chronoverse.joblog.values import Job, JobRef, Status, seconds_of
+from chronoverse.joblog.values import Job, JobRef, ListingPosition, Status, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
@@ -395,7 +395,7 @@ class Archiver:
             with contextlib.suppress(StoreError):
                 self._store.workflows.read(found[start : start + WORKFLOWS_AT_ONCE])
             yield
-        before: tuple[float, str] | None = None
+        before: ListingPosition | None = None
         while page := self._store.workflows.page(before, WORKFLOWS_AT_ONCE):
             with contextlib.suppress(StoreError):
                 self._store.workflows.read([workflow_id for _, workflow_id in page])

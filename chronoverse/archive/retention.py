@@ -10,7 +10,7 @@ from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import MANIFEST, folder
-from chronoverse.joblog.values import IDENTIFIER, JobRef
+from chronoverse.joblog.values import IDENTIFIER, JobRef, ListingPosition
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
 
@@ -87,7 +87,7 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
 
 def _all_jobs(store: Store, workflow_id: str) -> Iterator[JobRef]:
     """The workflow's jobs in the order of the listing. Jobs that go meanwhile make it miss no others."""
-    before: tuple[float, str] | None = None
+    before: ListingPosition | None = None
     while page := store.listing.page(workflow_id, before, PAGE_JOBS):
         yield from (JobRef(workflow_id, job_id) for _, job_id in page)
         before = page[-1]

@@ -71,6 +71,10 @@ class JobRef(NamedTuple):
         return f"{self.workflow_id}/{self.job_id}"
 
 
+#: A position in a listing: a creation time in Unix ms, and the id of the job or workflow that was created then.
+ListingPosition = tuple[float, str]
+
+
 class Status(StrEnum):
     """A job's state. The last four are terminal."""
 

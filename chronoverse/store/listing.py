@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, Status
+from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, ListingPosition, Status
 from chronoverse.store import replies
 from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import Script
@@ -51,8 +51,8 @@ class JobListing:
         self._added_at: dict[JobRef, float] = {}
         self._unlist: Final = Script("unlist")
 
-    def page(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
-        """Up to ``count`` jobs as (creation time in Unix ms, job id), newest first, strictly after ``before``.
+    def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]:
+        """The positions of up to ``count`` jobs, newest first, strictly after ``before``.
 
         Members that are no job ids are removed from the listing, whoever wrote them. So each is met only once.
         """
@@ -100,8 +100,8 @@ class JobListing:
 
 
 def newest_first(
-    command: Callable[..., Any], key: str, before: tuple[float, str] | None, count: int
-) -> list[tuple[float, str]]:
+    command: Callable[..., Any], key: str, before: ListingPosition | None, count: int
+) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
     ``command`` runs a Redis command. Members that are no ids are removed, whoever wrote them.
@@ -118,7 +118,7 @@ def newest_first(
         score, member = page[0]
         return (score, member.decode("utf-8", "replace")) < before
 
-    found: list[tuple[float, str]] = []
+    found: list[ListingPosition] = []
     skip, size = 0, count
     while len(found) < count:
         page = members(skip, size)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import StoreError, StoreUnavailable
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef
+from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, ListingPosition
 from chronoverse.store import replies
 from chronoverse.store.commands import run_command, run_pipeline
 from chronoverse.store.driver import DriverError, to_store_error, translate_errors
@@ -69,10 +69,8 @@ class WorkflowList:
         """A text that names the server of the list, as a workflow's id names that of its jobs."""
         return self._keys.workflows()
 
-    def page(self, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]:
-        """Up to ``count`` workflows as (creation time of the newest job in Unix ms, id), newest first, strictly after
-        ``before``.
-        """
+    def page(self, before: ListingPosition | None, count: int) -> list[ListingPosition]:
+        """The positions of up to ``count`` workflows, by their newest job, newest first, strictly after ``before``."""
         return newest_first(self._command, self._keys.workflows(), before, count)
 
     def add(self, workflow_id: str, created_ms: float) -> None:

@@ -47,7 +47,7 @@ from chronoverse.history.tiered_log import MissingArchive, StoredLog
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
 from chronoverse.joblog.time_range import TimeRange
-from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.joblog.values import Job, JobRef, Line, ListingPosition
 
 log: Final = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ log: Final = logging.getLogger(__name__)
 class Listing(Protocol):
     """What the application needs of :class:`chronoverse.store.listing.JobListing`."""
 
-    def page(self, workflow_id: str, before: tuple[float, str] | None, count: int) -> list[tuple[float, str]]: ...
+    def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]: ...
 
 
 class ScannedStore(StoredLog, Protocol):
@@ -252,7 +252,7 @@ class ScanApp:
         before = None if start is None else (start.created_ms, start.job_id)
         yield from self._listed_after(scan.workflow_id, before)
 
-    def _listed_after(self, workflow_id: str, before: tuple[float, str] | None) -> Iterator[ListedJob]:
+    def _listed_after(self, workflow_id: str, before: ListingPosition | None) -> Iterator[ListedJob]:
         """The workflow's jobs that are listed strictly after ``before``."""
         while listed := self._store.listing.page(workflow_id, before, BATCH_JOBS):
             jobs = self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])

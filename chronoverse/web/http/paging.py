@@ -16,7 +16,7 @@ from flask import Response, request
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.pages import Page
-from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, iso_timestamp
+from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, ListingPosition, iso_timestamp
 from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES
 
 #: Headers of an answer that nobody else may see.
@@ -61,12 +61,12 @@ def parse_score(text: str) -> float:
     return score
 
 
-def encode_listed(listing: Sequence[Any], position: tuple[float, str] | None) -> str | None:
-    """A cursor for ``position`` in a listing by creation time: the time in Unix ms, and an id. None for None."""
+def encode_listed(listing: Sequence[Any], position: ListingPosition | None) -> str | None:
+    """A cursor for ``position`` in ``listing``. None for None."""
     return None if position is None else encode_cursor(listing, (repr(position[0]), position[1]))
 
 
-def decode_listed(cursor: str | None, listing: Sequence[Any]) -> tuple[float, str] | None:
+def decode_listed(cursor: str | None, listing: Sequence[Any]) -> ListingPosition | None:
     """The position of :func:`encode_listed`. Raises :class:`InvalidCursor`."""
     if cursor is None:
         return None

@@ -5,7 +5,7 @@ from typing import Any, Final
 from flask import Response
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.values import Job, JobRef, ListingPosition
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
@@ -64,8 +64,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def _read_listing(
-    deps: Dependencies, workflow_id: str, position: tuple[float, str] | None, limit: int, status: str | None
-) -> tuple[list[Job], tuple[float, str] | None]:
+    deps: Dependencies, workflow_id: str, position: ListingPosition | None, limit: int, status: str | None
+) -> tuple[list[Job], ListingPosition | None]:
     """Up to ``limit`` jobs of that ``status`` after ``position``, and the next position.
 
     The next position is None when there are no more jobs.

@@ -6,7 +6,7 @@ from flask import Response
 
 from chronoverse.auth.tokens import EVERY_WORKFLOW
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.values import JobRef, ListingPosition
 from chronoverse.store.workflows import Workflow
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import yield_to_loop
@@ -17,9 +17,6 @@ from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSch
 BATCH_WORKFLOWS: Final = 10
 #: Seconds after which a page ends with the workflows that it has found. It always reads one batch.
 PAGE_SECONDS: Final = 0.5
-
-#: A position in the list: when the newest job was created (Unix ms), and the workflow.
-_Position = tuple[float, str]
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -51,8 +48,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def _read_list(
-    deps: Dependencies, position: _Position | None, limit: int
-) -> tuple[list[dict[str, Any]], _Position | None]:
+    deps: Dependencies, position: ListingPosition | None, limit: int
+) -> tuple[list[dict[str, Any]], ListingPosition | None]:
     """Up to ``limit`` workflows after ``position``, and the next position. None when there are no more."""
     found: list[dict[str, Any]] = []
     deadline = deps.monotonic() + PAGE_SECONDS
@@ -72,10 +69,10 @@ def _read_list(
 
 
 def _read_named(
-    deps: Dependencies, ids: list[str], position: _Position | None, limit: int
-) -> tuple[list[dict[str, Any]], _Position | None]:
+    deps: Dependencies, ids: list[str], position: ListingPosition | None, limit: int
+) -> tuple[list[dict[str, Any]], ListingPosition | None]:
     """As :func:`_read_list`, for the workflows that a token names. All are read: only then is their order known."""
-    known: list[tuple[_Position, Workflow | StoreError]] = []
+    known: list[tuple[ListingPosition, Workflow | StoreError]] = []
     for start in range(0, len(ids), BATCH_WORKFLOWS):
         batch = ids[start : start + BATCH_WORKFLOWS]
         with deps.scan_lock(JobRef(batch[0], ""), principal().subject):
@@ -91,7 +88,7 @@ def _read_named(
     return [_to_json(*each) for each in page], page[-1][0] if len(left) > limit else None
 
 
-def _to_json(position: _Position, workflow: Workflow | StoreError) -> dict[str, Any]:
+def _to_json(position: ListingPosition, workflow: Workflow | StoreError) -> dict[str, Any]:
     created_ms, workflow_id = position
     if isinstance(workflow, StoreError):
         return {"id": workflow_id, "jobs": None, "running": None, "last_job_at": iso_or_none(created_ms)}
