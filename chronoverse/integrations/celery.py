@@ -143,7 +143,7 @@ class TaskLogs:
         self._is_pool_process = True
 
     def _begin(self, sender: Any, task_id: str, **_: Any) -> None:
-        if sender.app is not self._app or sender.name.startswith("celery."):
+        if not self._is_published(sender):
             return
         log = self._open_log(sender, sender.request)
         if log is None:
@@ -190,7 +190,7 @@ class TaskLogs:
         """
         if terminated and signum != signal.SIGKILL:
             return  # the task's process gets the signal as an exception, and ends the log itself
-        if sender.app is not self._app or sender.name.startswith("celery.") or time.monotonic() < self._away_until:
+        if not self._is_published(sender) or time.monotonic() < self._away_until:
             return
         job = self._job(sender, request)
         try:
@@ -210,6 +210,10 @@ class TaskLogs:
             _logger.info("the log of the revoked task %s is not ended: %s", job, error)
 
     # Logs
+
+    def _is_published(self, task: Any) -> bool:
+        # Not "is": each of the two may be a proxy of the app, such as celery.current_app.
+        return task.app == self._app and not task.name.startswith("celery.")
 
     def _open_log(self, task: Any, request: Any) -> JobLog | None:
         job, token = self._job(task, request), self._lease_token(request)

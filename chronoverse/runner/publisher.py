@@ -359,7 +359,7 @@ class Publisher:
     def _wait_after(self, error: ChronoverseError) -> None:
         self._last_error = error
         if not self._backoff.failures:
-            if not self._must_open:
+            if not self._must_open and not self._stop.is_set():
                 self._say(f"{error}; lines wait here, the job goes on")
             self._spool.force_spill(True)
             self._has_warned_of_file = False

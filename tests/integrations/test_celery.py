@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 
 from chronoverse.auth.tokens import mint
-from chronoverse.integrations.celery import DELIVER_SECONDS, OPEN_SECONDS
+from chronoverse.integrations.celery import DELIVER_SECONDS, OPEN_SECONDS, install
 from chronoverse.joblog.values import JobRef, Status
+from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.support.jobs import key, read_lines, read_log
+from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service
 from tests.support.waiting import wait_until
@@ -244,6 +247,76 @@ def test_eager_tasks_are_jobs_too(broker: RedisServer, store: RedisServer, tmp_p
     }
 
 
+Install = Callable[..., Any]
+
+
+@pytest.fixture
+def eager_app(tmp_path: Path) -> Iterator[tuple[Any, Install]]:
+    """An app of this process, and a function that installs the logs of its tasks."""
+    installed: list[Any] = []
+    app = importlib.import_module("celery").Celery("eager")
+    app.conf.task_always_eager = True
+
+    def install_logs(**options: Any) -> None:
+        settings = Settings(data_dir=tmp_path)
+        installed.append(install(app, "eager", settings=settings, **options))
+
+    yield app, install_logs
+    for logs in installed:
+        logs.uninstall()
+
+
+def test_a_refused_log_changes_no_task(
+    eager_app: tuple[Any, Install], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason is logged, and no file is left."""
+    app, install_logs = eager_app
+
+    @app.task
+    def double(number: int) -> int:
+        return 2 * number
+
+    with ScriptedService(problem("401 Unauthorized", "no")) as service:
+        install_logs(store=service.url, token="shown")
+        assert double.delay(4).get() == 8
+
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("chronoverse.")]
+    assert "is not published" in said
+    assert list(tmp_path.rglob("*.sqlite")) == []
+
+
+def test_an_exit_ends_the_job(eager_app: tuple[Any, Install], store: RedisServer) -> None:
+    """With its code, and the exception goes on to the caller. Tasks of another app are not published."""
+    app, install_logs = eager_app
+    other = importlib.import_module("celery").Celery("other")
+    other.conf.task_always_eager = True
+    install_logs(store=store.url)
+
+    @app.task
+    def leave(code: int) -> None:
+        sys.exit(code)
+
+    @other.task
+    def quiet() -> str:
+        return "done"
+
+    for code, end in ((3, ("FAILED", "3")), (signal.SIGTERM - 256, ("CANCELED", "143"))):
+        with pytest.raises(SystemExit):
+            leave.apply((code,), task_id=f"exit {code}")
+        terminal = read_log(store, JobRef("eager", f"exit-{code}"))[1]
+        assert terminal is not None
+        assert (terminal["status"], terminal["exit_code"]) == end
+    assert quiet.apply(task_id="quiet").get() == "done"
+    assert store.ask("EXISTS", key("job", JobRef("eager", "quiet"))) == 0
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:6379"])
+def test_another_url_is_refused(eager_app: tuple[Any, Install], url: str) -> None:
+    """At once, and not when a task runs."""
+    with pytest.raises(ValueError, match="URL"):
+        eager_app[1](store=url)
+
+
 @pytest.mark.long
 def test_tasks_are_published_through_a_service(broker: RedisServer, store: RedisServer, tmp_path: Path) -> None:
     """With the token that the settings name."""
@@ -283,7 +356,7 @@ def test_a_task_that_is_delivered_again_is_a_new_attempt(prefork: Shop, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("pool", ["solo", "threads"])
+@pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
 def test_other_pools(broker: RedisServer, store: RedisServer, tmp_path: Path, pool: str) -> None:
     """Each thread's output goes to the log of its own task. Only in a pool of processes threads of a task are known."""
     with shop(broker, store, tmp_path, "-P", pool, "-c", "4", "-Q", pool, SHOP_WORKFLOW=f"all of {pool}") as worker:
@@ -349,16 +422,25 @@ def test_ten_thousand_tasks_leave_nothing_behind(broker: RedisServer, store: Red
     """No thread, descriptor, connection to the store or file, and no memory that grows with the tasks."""
     with shop(broker, store, tmp_path, "-P", "prefork", "-c", "1", "-Q", "many") as worker:
 
-        def run(count: int) -> dict[str, Any]:
+        def run(count: int) -> dict[str, int]:
+            """What the pool's process has after so many tasks, when it has nothing to do."""
             for number in range(count):
                 worker.send("talk", number, queue="many", ignore_result=True)
-            resources: dict[str, Any] = worker.send("count_resources", queue="many").get(timeout=500)
-            return {**resources, "connections": len(store.ask("CLIENT", "LIST").splitlines())}
+            result = worker.send("process_id", queue="many")
+            process = psutil.Process(result.get(timeout=500))
+            worker.end(worker.job("process_id", result))
+            wait_until(lambda: process.num_threads() == 1, SOON, "the end of the log's threads")
+            return {
+                "process": process.pid,
+                "descriptors": process.num_fds(),
+                "connections": len(store.ask("CLIENT", "LIST").splitlines()),
+                "megabytes": process.memory_info().rss >> 20,
+            }
 
         before = run(1000)
         after = run(10_000)
-        assert after["rss"] - before["rss"] < 8 * 2**20
-        assert {**after, "rss": 0} == {**before, "rss": 0}
+        assert after.pop("megabytes") - before.pop("megabytes") < 8
+        assert after == before
         assert spooled(worker) == []
         assert "Traceback" not in worker.worker_log
 
