@@ -36,15 +36,6 @@ def talk(count: int) -> int:
     return count + 1
 
 
-@app.task
-def talk_and_call() -> Any:
-    """Calls another task, which with ``task_always_eager`` runs here."""
-    print("before")
-    answer = talk.delay(1).get(disable_sync_subtasks=False)
-    print("after")
-    return answer
-
-
 @app.task(bind=True, max_retries=3)
 def flaky(self: Any, failures: int, countdown: float = 0.1) -> str:
     """Fails so many times before it succeeds."""

@@ -222,31 +222,6 @@ def test_a_terminated_task_is_canceled(prefork: Shop, how: str, code: str | None
     assert prefork.end(job) == ("CANCELED", code)
 
 
-EAGER: Final = """
-from tests.integrations.shop import app, fail, flaky, talk, talk_and_call
-app.conf.task_always_eager = True
-import sys
-out = sys.stdout
-print([talk_and_call.delay().get(), flaky.delay(1).get(), fail.delay("error").state], [out is sys.stdout])
-"""
-
-
-def test_eager_tasks_are_jobs_too(broker: RedisServer, store: RedisServer, tmp_path: Path) -> None:
-    """In the process of the caller. A task that calls another one goes on with its own log."""
-    environ = environment(broker, store.url, tmp_path, SHOP_WORKFLOW="eager")
-    done = subprocess.run([sys.executable, "-c", EAGER], cwd=ROOT, env=environ, capture_output=True, check=True)
-
-    assert done.stdout.decode().splitlines()[-1] == "[2, 'done', 'FAILURE'] [True]"
-    jobs = [JobRef("eager", name.decode()) for name in store.ask("ZRANGE", "chronoverse:{eager}:jobs", 0, -1)]
-    ends = {tuple(texts(store, job, "stdout")): read_log(store, job)[1] for job in jobs}
-    assert {lines: end and end["status"] for lines, end in ends.items()} == {
-        ("before", "after"): "COMPLETED",
-        ("printed", "no newline until here", "not ended"): "COMPLETED",
-        ("attempt 1", "attempt 2"): "COMPLETED",
-        ("failing",): "FAILED",
-    }
-
-
 Install = Callable[..., Any]
 
 
@@ -264,6 +239,53 @@ def eager_app(tmp_path: Path) -> Iterator[tuple[Any, Install]]:
     yield app, install_logs
     for logs in installed:
         logs.uninstall()
+
+
+def test_eager_tasks_are_jobs_too(
+    eager_app: tuple[Any, Install], store: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the process of the caller. A task that calls another one goes on with its own log afterwards."""
+    app, install_logs = eager_app
+    install_logs(store=store.url)
+
+    @app.task(bind=True, max_retries=1)
+    def inner(self: Any) -> str:
+        print("inner", self.request.retries, end="")
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+        return "done"
+
+    @app.task
+    def outer() -> str:
+        print("before")
+        answer: str = inner.apply(task_id="inner").get(disable_sync_subtasks=False)
+        print("after")
+        return answer
+
+    before = sys.stdout
+    assert outer.apply(task_id="outer").get() == "done"
+    assert sys.stdout is before
+    assert capsys.readouterr().out == "before\ninner 0inner 1after\n"
+    assert read_lines(store, JobRef("eager", "outer")) == ["before", "after"]
+    assert texts(store, JobRef("eager", "inner"), "stdout") == ["inner 0", "inner 1"]
+    assert store.ask("HGET", key("job", JobRef("eager", "inner")), "attempt") == b"2"
+
+
+def test_a_task_that_runs_again_after_its_jobs_end_has_another_log(
+    eager_app: tuple[Any, Install], store: RedisServer
+) -> None:
+    """As when its job was LOST before the broker sent the task again."""
+    app, install_logs = eager_app
+    install_logs(store=store.url)
+
+    @app.task
+    def say(text: str) -> None:
+        print(text)
+
+    for text in ("first", "second"):
+        say.apply((text,), task_id="again")
+    assert read_lines(store, JobRef("eager", "again")) == ["first"]
+    assert read_lines(store, JobRef("eager", "again.2")) == ["second"]
 
 
 def test_a_refused_log_changes_no_task(
