@@ -109,8 +109,8 @@ class StoreDurabilityProbe:
             if type(to_store_error(reply)) is StoreError:
                 raise NotDurable(f"the store cannot say what is on its disk: {reply}")
             raise reply
-        copies = reply[0] if question[0] == "WAITAOF" else reply
-        return next_number if copies >= (1 if question[0] == "WAITAOF" else REPLICAS) else None
+        copies, wanted = (reply[0], 1) if question[0] == "WAITAOF" else (reply, REPLICAS)
+        return next_number if copies >= wanted else None
 
     def _command(self, attempt: Attempt) -> tuple[Any, ...]:
         keys = self._keys(attempt.job)

@@ -15,10 +15,7 @@ from chronoverse.history import pages
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import Page, ReadBatch
 from chronoverse.history.scans.client import PendingScan
-from chronoverse.history.scans.comparison import NewLinesPage, NewLinesScan
 from chronoverse.history.scans.scan import BaseScan, Scan
-from chronoverse.history.scans.summary_scan import SummaryScan
-from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowScan
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS, Dependencies, principal
@@ -78,28 +75,10 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
     """The page of up to ``limit`` lines of ``ref`` that the scan server finds. ``filters`` are fields of :class:`Scan`.
 
-    Raises as :func:`pending_scan` and :class:`PendingScan` do, and so do the next three functions.
+    Raises as :func:`pending_scan` and :class:`PendingScan` do.
     """
     with pending_scan(deps, Scan, ref, job_id=ref.job_id, limit=limit, **filters) as pending:
         return pending.page()
-
-
-def scan_workflow(deps: Dependencies, workflow_id: str, **fields: Any) -> JobsPage:
-    """The page of jobs with matches. ``fields`` are those of :class:`WorkflowScan`."""
-    with pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), **fields) as pending:
-        return pending.jobs_page()
-
-
-def scan_summary(deps: Dependencies, ref: JobRef, max_bytes: int) -> bytes:
-    """The JSON of a job's summary, which has at most ``max_bytes``."""
-    with pending_scan(deps, SummaryScan, ref, job_id=ref.job_id, page_bytes=max_bytes) as pending:
-        return pending.summary()
-
-
-def scan_new_lines(deps: Dependencies, ref: JobRef, **fields: Any) -> NewLinesPage:
-    """The page of new lines of ``ref``. ``fields`` are those of :class:`NewLinesScan`."""
-    with pending_scan(deps, NewLinesScan, ref, job_id=ref.job_id, **fields) as pending:
-        return pending.new_lines()
 
 
 class _LockedStore:

@@ -9,9 +9,10 @@ from typing import Any
 from flask import Response
 
 from chronoverse.errors import InvalidCursor
+from chronoverse.history.scans.comparison import NewLinesScan
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
-from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.pages import pending_scan
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, limit_with_context, log_page_response
 from chronoverse.web.http.schemas import LOOKED_THROUGH, Blueprint, NewLinesQuery, NewLinesSchema
 
@@ -40,9 +41,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
             position, waited = decode_cursor(query["cursor"], listing, [int, int])
             if not (0 <= position <= MAX_NUMBER and 0 <= waited <= MAX_NUMBER):
                 raise InvalidCursor("cursor: this is not one of ours")
-        page, compared_with = pages.scan_new_lines(
+        with pending_scan(
             deps,
+            NewLinesScan,
             ref,
+            job_id=job_id,
             limit=limit_with_context(limit, before, after),
             position=position,
             descending=descending,
@@ -50,7 +53,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             against=against,
             before=before,
             after=after,
-        )
+        ) as pending:
+            page, compared_with = pending.new_lines()
         waited = waited + 1 if page.position == position else 0
         cursor = encode_cursor(listing, [page.position, waited]) if page.has_more else None
         parameters = {"limit": limit, "order": order, "stream": stream, "against": against}

@@ -13,7 +13,7 @@ from flask import Response
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.scans.scan import Form
-from chronoverse.history.scans.workflow_scan import WorkflowPosition
+from chronoverse.history.scans.workflow_scan import WorkflowPosition, WorkflowScan
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
@@ -100,9 +100,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
                 raise InvalidCursor("cursor: this is not one of ours")
             start = WorkflowPosition(parse_score(created), job_id, None if line < 0 else line, found)
         before, after = query["before"], query["after"]
-        page = pages.scan_workflow(
+        with pages.pending_scan(
             deps,
-            workflow_id,
+            WorkflowScan,
+            JobRef(workflow_id, ""),
             limit=limit,
             per_job=per_job,
             start=start,
@@ -111,7 +112,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             before=before,
             after=after,
             **filters,
-        )
+        ) as pending:
+            page = pending.jobs_page()
         cursor = None
         if page.position is not None:
             created_ms, job_id, line, found = page.position

@@ -2,9 +2,10 @@
 
 from flask import Response
 
+from chronoverse.history.scans.summary_scan import SummaryScan
 from chronoverse.joblog.values import JobRef
-from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.pages import pending_scan
 from chronoverse.web.http.paging import json_response
 from chronoverse.web.http.schemas import Blueprint, SummaryQuery, SummarySchema
 
@@ -20,6 +21,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, SummarySchema, description="The summary, in no more bytes than asked for.")
     def summary(workflow_id: str, job_id: str, max_bytes: int) -> Response:
         """A job's new lines, errors and last lines, as far as they fit."""
-        return json_response(pages.scan_summary(deps, JobRef(workflow_id, job_id), max_bytes))
+        ref = JobRef(workflow_id, job_id)
+        with pending_scan(deps, SummaryScan, ref, job_id=job_id, page_bytes=max_bytes) as pending:
+            return json_response(pending.summary())
 
     return routes
