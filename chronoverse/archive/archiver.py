@@ -2,7 +2,8 @@
 
 It does one small step, and then decides anew which step is next. Running logs that are too large come first, since they
 fill the store. After them it alternates between the garbage of one job and one chunk of an ended log. Between these
-steps it scans all keys, page by page, for new work, and deletes jobs that are over their retention.
+steps it goes through all keys, page by page, for new work, and deletes jobs that are over their retention. That is a
+*round*.
 """
 
 import contextlib
@@ -51,9 +52,9 @@ MEASURE_SECONDS: Final = 0.1
 #: Sizes of logs that are asked for in a second. With more running logs, each is measured less often. One size takes the
 #: server 3 µs.
 SIZES_PER_SECOND: Final = 2_000
-#: The least seconds between two scans of all keys, and the part of the archiver's time that scans may take.
-SCAN_SECONDS: Final = 0.25
-SCAN_SHARE: Final = 0.05
+#: The least seconds between two rounds through all keys, and the part of the archiver's time that rounds may take.
+ROUND_SECONDS: Final = 0.25
+ROUND_SHARE: Final = 0.05
 #: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
 #: The least seconds between two checks whether a workflow has another retention, and the part of the archiver's time
@@ -104,15 +105,15 @@ class Archiver:
         self._clock = clock
         self._monotonic = monotonic
         self._queue = ArchiveQueue(monotonic)
-        #: When the running logs are measured next, and when the next scan begins, on the monotonic clock.
-        self._measure_at = self._scan_at = 0.0
+        #: When the running logs are measured next, and when the next round begins, on the monotonic clock.
+        self._measure_at = self._round_at = 0.0
         #: When the workflows' own retentions are checked next, on the monotonic clock, and what they were before.
         self._retention_at = 0.0
         self._retentions: dict[str, int | None] = {}
-        #: The scan that is under way, the seconds that its pages took, and the jobs that it has found so far.
-        self._scan: Iterator[CatalogPage] | None = None
-        self._scan_seconds = 0.0
-        self._scan_found: set[JobRef] = set()
+        #: The round that is under way, the seconds that its pages took, and the jobs that it has found so far.
+        self._round: Iterator[CatalogPage] | None = None
+        self._round_seconds = 0.0
+        self._round_found: set[JobRef] = set()
         #: When the list of workflows is repaired next, on the monotonic clock; the repair that is under way, and the
         #: seconds that its steps took.
         self._repair_at = 0.0
@@ -137,7 +138,7 @@ class Archiver:
                 seconds = backoff.delay()
                 log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": seconds}})
                 idle = False
-                self._scan = None
+                self._round = None
                 self._stop.wait(seconds)
             if idle:
                 self._stop.wait(MEASURE_SECONDS)
@@ -170,7 +171,7 @@ class Archiver:
             self._retention_at = now + max(RETENTION_CHECK_SECONDS, (self._monotonic() - now) / RETENTION_CHECK_SHARE)
         moved = self.move_chunk() is not None
         self._repair_workflows()
-        return self._scan_page() or moved
+        return self._read_round_page() or moved
 
     def move_chunk(self) -> int | None:
         """Moves a chunk of the log that needs it most, or collects one job's garbage.
@@ -335,7 +336,7 @@ class Archiver:
                     changed.add(workflow_id)
         if changed:
             self._queue.wake(changed)
-            self._scan_at = 0.0
+            self._round_at = 0.0
 
     def _lines_left(self, ref: JobRef) -> int:
         """How many lines of a job are not archived."""
@@ -344,39 +345,39 @@ class Archiver:
 
     # Finding work
 
-    def _scan_page(self) -> bool:
-        """Reads the next page of the scan, or begins a scan when it is due. Returns whether there may be more pages."""
+    def _read_round_page(self) -> bool:
+        """Reads the next page of the round, or begins a round if one is due. Returns whether more pages may follow."""
         began = self._monotonic()
-        if self._scan is None:
-            if began < self._scan_at:
+        if self._round is None:
+            if began < self._round_at:
                 return False
-            self._scan, self._scan_seconds = self._store.catalog.jobs(), 0.0
-            self._scan_found = set()
-        page = next(self._scan, None)
+            self._round, self._round_seconds = self._store.catalog.jobs(), 0.0
+            self._round_found = set()
+        page = next(self._round, None)
         if page is not None:
             self._classify(
-                CatalogPage([ref for ref in dict.fromkeys(page.jobs) if ref not in self._scan_found], page.garbage)
+                CatalogPage([ref for ref in dict.fromkeys(page.jobs) if ref not in self._round_found], page.garbage)
             )
-            self._scan_found.update(page.jobs)
-            self._scan_seconds += self._monotonic() - began
+            self._round_found.update(page.jobs)
+            self._round_seconds += self._monotonic() - began
             return True
-        self._scan = None
+        self._round = None
         # The time for chunks that were moved between the pages does not count.
-        self._scan_at = began + max(SCAN_SECONDS, self._scan_seconds / SCAN_SHARE)
-        for gone in [ref for ref in self._queue.running if ref not in self._scan_found]:
+        self._round_at = began + max(ROUND_SECONDS, self._round_seconds / ROUND_SHARE)
+        for gone in [ref for ref in self._queue.running if ref not in self._round_found]:
             self._queue.forget(gone)
         return False
 
     def _repair_workflows(self) -> None:
         """Reads some workflows, which repairs the list of them, or begins a repair when one is due.
 
-        A repair is no part of a scan: scans must find logs that grow fast within a second, however many workflows
+        A repair is no part of a round: rounds must find logs that grow fast within a second, however many workflows
         there are.
         """
         began = self._monotonic()
         if self._repair is None:
-            if self._scan_at == 0.0 or began < self._repair_at:
-                # Before the first scan has ended, nothing is known that is not in the list.
+            if self._round_at == 0.0 or began < self._repair_at:
+                # Before the first round has ended, nothing is known that is not in the list.
                 return
             self._repair, self._repair_seconds = self._read_workflows(), 0.0
         # The list's server may be away, or the list may be a key of another type. Neither delays the archiving.
@@ -388,8 +389,8 @@ class Archiver:
         self._repair_at = began + max(REPAIR_SECONDS, self._repair_seconds / REPAIR_SHARE)
 
     def _read_workflows(self) -> Iterator[None]:
-        """Reads the workflows that the last scan has found, and then those in the list, a few in each step."""
-        found = sorted({ref.workflow_id for ref in self._scan_found})
+        """Reads the workflows that the last round has found, and then those in the list, a few in each step."""
+        found = sorted({ref.workflow_id for ref in self._round_found})
         for start in range(0, len(found), WORKFLOWS_AT_ONCE):
             # A node of a Cluster may be away. That does not concern the workflows of the others.
             with contextlib.suppress(StoreError):
@@ -403,7 +404,7 @@ class Archiver:
             yield
 
     def _classify(self, page: CatalogPage) -> None:
-        """Checks the jobs of a page that the scan has found, and notes their garbage."""
+        """Checks the jobs of a page of the round, and notes their garbage."""
         for ref in page.garbage:
             self._queue.note_garbage(ref, min(RETRY_SECONDS, self._policy.orphan_seconds))
         refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.can_skip(ref)]

@@ -108,7 +108,7 @@ def test_the_last_line_of_a_running_log_stays_in_the_store(bench: Bench, objects
     assert line_numbers(all_entries(bench.store, objects, JOB)) == [1, 2, 3]
 
 
-def test_a_running_foreign_job_is_listed_by_the_archivers_scan(bench: Bench, objects: FileObjectStore) -> None:
+def test_a_running_foreign_job_is_listed_by_the_archivers_round(bench: Bench, objects: FileObjectStore) -> None:
     """Nobody has read the job yet, and there is nothing of it to archive."""
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     assert archive(bench.store, objects) == 0
