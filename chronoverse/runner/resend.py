@@ -37,7 +37,8 @@ def resend_spool(
     ``connect`` returns the store of a workflow, and ``comparer_for`` what reads its lines back. With ``job_id`` the
     lines are published as that job of their workflow, from number 1 on; it must not have any lines. With ``retry`` they
     are published under the first free id of JOB, JOB.2, JOB.3, …, as by :class:`Publisher`. A runner that was killed
-    could not write how its job ended: then the job ends as LOST. If the job was deleted, ``path`` is removed too.
+    could not write how its job ended: then the job ends as LOST. An attempt that was to be followed by another one ends
+    FAILED in a log of its own. If the job was deleted, ``path`` is removed too.
     ``say`` shows the user a message. ``service_url`` is for messages: the service's URL, if we publish through it.
 
     Raises: :class:`SpoolError` if the file is not a spool file; :class:`SpoolNotInLog` when the job has already ended
@@ -52,6 +53,9 @@ def resend_spool(
         spool.reassign()
     saved = spool.state.get("ending")
     result = JobResult(Status(saved[0]), saved[1]) if saved else JobResult(Status.LOST, None)
+    if result.status is Status.PENDING and spool.is_reassigned:
+        # The attempts after it are in another log. Its own has nothing more to wait for.
+        result = JobResult(Status.FAILED, None)
     connect_once = cache(partial(connect, job.workflow_id))
     publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, retry=retry)
     publisher.end(result, iso_timestamp(time.time()))

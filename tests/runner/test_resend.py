@@ -1,5 +1,6 @@
 """Lines that a runner could not deliver. It leaves them in a file, and prints the command that delivers it later."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from chronoverse.errors import Closed, Held, SpoolError
-from chronoverse.joblog.values import Line
+from chronoverse.joblog.values import JobRef, Line
+from chronoverse.runner.api import JobLog
 from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
@@ -86,6 +88,40 @@ def test_a_spool_file_is_delivered_later(server: RedisServer, store: Store, tmp_
     assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "9", "3000")
     assert not path.exists()
     assert said == [f"3000 lines of wf_1/job_1 are in the store, and {path} is gone"]
+
+
+def leave_attempt(server: RedisServer, room: SpoolRoom) -> Path:
+    """The file of an attempt that is to be followed by another one. The server is away."""
+    server.kill()
+    with contextlib.closing(Store(server.url)) as store:
+        log = JobLog.open(store, *JOB, open_seconds=0.1, deliver_seconds=0.1, room=room, say=lambda text: None)
+        log.write("stdout", "first")
+        assert not log.finish("PENDING", None)
+    server.start()
+    assert room.directory is not None
+    (path,) = orphaned_spools(room.directory)
+    return path
+
+
+def test_an_attempt_is_delivered_before_the_next_one(server: RedisServer, store: Store, room: SpoolRoom) -> None:
+    """The job then waits for its next attempt."""
+    path = leave_attempt(server, room)
+    assert resend_spool(path, lambda _: store, print)
+    with JobLog.open(store, *JOB) as log:
+        log.write("stdout", "second")
+    assert (read_lines(server), path.exists()) == (["first", "second"], False)
+
+
+def test_an_attempt_after_the_jobs_end_has_a_log_of_its_own(server: RedisServer, store: Store, room: SpoolRoom) -> None:
+    """It has FAILED there, since no attempt will follow it."""
+    path = leave_attempt(server, room)
+    JobLog.open(store, *JOB).finish()
+    with pytest.raises(Closed, match="has ended without"):
+        resend_spool(path, lambda _: store, print)
+    assert resend_spool(path, lambda _: store, print, retry=True)
+    lines, end = read_log(server, JobRef("wf_1", "job_1.2"))
+    assert end is not None
+    assert ([line["message"] for line in lines], end["status"]) == (["first"], "FAILED")
 
 
 def test_after_the_lease_has_expired_it_is_a_new_attempt(
