@@ -71,15 +71,15 @@ class ChunkBuilder:
         """Bytes of JSON Lines added so far, including the frame that is not complete yet."""
         return self.text_size + self._size
 
-    def add(self, entries: Sequence[RawEntry], lowest: int = 1) -> None:
-        """Adds the raw ``entries`` that follow ``last``. ``lowest`` is the first number that the store has.
+    def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
+        """Adds the raw ``entries`` that follow ``last``. ``first_stored`` is the first number that the store has.
 
         The terminal entry is not added: it belongs to the job and stays in the store.
         """
         plain = plain_json_lines(entries, self.last)
         for line in plain:
             self._append_line(line)
-        for entry in read_entries(entries[len(plain) :], self.last, lowest):
+        for entry in read_entries(entries[len(plain) :], self.last, first_stored):
             self._add_entry(entry)
 
     def finish(self) -> tuple[Chunk, bytes]:

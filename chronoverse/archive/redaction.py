@@ -185,8 +185,8 @@ class Redaction:
 
     def _redact_stored(self, job_objects: JobObjects, job: Job, last: int, deadline: float) -> None:
         """Redacts lines that only the store has, by archiving all lines up to the last of them."""
-        first = job.archived + 1 if job.archived else max(job.hot, 1)
-        affected = self._last_affected(max(first, self._request.first), last, job.hot)
+        first = job.archived + 1 if job.archived else max(job.first_stored, 1)
+        affected = self._last_affected(max(first, self._request.first), last, job.first_stored)
         while first <= affected:
             numbers: list[int] = []
             newest: RawEntry | None = None
@@ -196,7 +196,7 @@ class Redaction:
                 wanted = [each for each in entries if entry_number(each[0]) <= affected]
                 if not wanted:
                     break
-                builder.add(self._changed_entries(wanted, builder.last, numbers), job.hot)
+                builder.add(self._changed_entries(wanted, builder.last, numbers), job.first_stored)
                 newest = wanted[-1]
                 self._pause()
             if builder.last < first:
@@ -215,14 +215,14 @@ class Redaction:
         if first > affected:
             self._last_checked = last
 
-    def _last_affected(self, first: int, last: int, lowest: int) -> int:
+    def _last_affected(self, first: int, last: int, first_stored: int) -> int:
         """The last line in the store that is to be redacted; 0 when there is none."""
         found, cursor = 0, first - 1
         while cursor < last:
             entries = self._page(cursor, PAGE_ENTRIES)
             if not entries:
                 break
-            for line in self._changed_lines(entries, cursor, lowest):
+            for line in self._changed_lines(entries, cursor, first_stored):
                 found = line.sequence_num if line.sequence_num <= last else found
             cursor = entry_number(entries[-1][0])
             self._pause()
@@ -234,9 +234,9 @@ class Redaction:
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         return entries
 
-    def _changed_lines(self, entries: Sequence[RawEntry], after: int, lowest: int) -> Iterator[Line]:
+    def _changed_lines(self, entries: Sequence[RawEntry], after: int, first_stored: int) -> Iterator[Line]:
         """The lines of ``entries`` that are to be redacted, after the redaction."""
-        for entry in read_entries(entries, after, lowest):
+        for entry in read_entries(entries, after, first_stored):
             if isinstance(entry, Line) and (changed := self._request.change(entry)):
                 yield changed
 

@@ -1,9 +1,9 @@
 """One log over both tiers: reads a job's entries upwards or downwards, from the archive or from the store.
 
-The archive has the numbers up to ``Job.archived``, the store has those from ``Job.hot`` on. Where both have a number,
-the store is asked, because it is nearer. An archiver may move lines between the moment in which a job was fetched and
-the moment in which its lines are read. So when the store does not have what it should have, the job is fetched again,
-and the archive is asked, before anybody calls the numbers missing.
+The archive has the numbers up to ``Job.archived``, the store has those from ``Job.first_stored`` on. Where both have a
+number, the store is asked, because it is nearer. An archiver may move lines between the moment in which a job was
+fetched and the moment in which its lines are read. So when the store does not have what it should have, the job is
+fetched again, and the archive is asked, before anybody calls the numbers missing.
 """
 
 from collections.abc import Callable, Sequence
@@ -161,7 +161,7 @@ def in_archive(job: Job, number: int) -> bool:
 
 def only_in_archive(job: Job, number: int) -> bool:
     """Whether that number is in the archive and not in the store."""
-    return in_archive(job, number) and number < job.hot
+    return in_archive(job, number) and number < job.first_stored
 
 
 def _last_number(entries: Sequence[Entry], position: int) -> int:

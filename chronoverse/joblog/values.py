@@ -217,8 +217,8 @@ class Job:
 
     ``first`` is the first number that can still be read and ``last`` the last line's number; no line can be read when
     ``first > last``. ``end`` is the terminal entry, once there is one. The archive has the numbers from ``first`` to
-    ``archived``, which is 0 when nothing is archived. The store has the numbers from ``hot`` on. ``redactions`` counts
-    how often something was redacted.
+    ``archived``, which is 0 when nothing is archived. The store has the numbers from ``first_stored`` on.
+    ``redactions`` counts how often something was redacted.
     """
 
     ref: JobRef
@@ -235,7 +235,7 @@ class Job:
     end: End | None = None
     archived: int = 0
     redactions: int = 0
-    hot: int = 1
+    first_stored: int = 1
 
     @property
     def age(self) -> tuple[int, bool]:

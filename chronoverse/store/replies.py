@@ -82,9 +82,9 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         redactions=parse_number(fields.get("redactions", "")) or 0,
     )
     job = job.ended(end) if end else job
-    hot = max(entry_number(first_id), 1) if first_id else job.last + 1
-    first = (parse_number(fields.get("archived_first", "")) or 1) if archived else hot
-    return replace(job, first=first, hot=hot)
+    first_stored = max(entry_number(first_id), 1) if first_id else job.last + 1
+    first = (parse_number(fields.get("archived_first", "")) or 1) if archived else first_stored
+    return replace(job, first=first, first_stored=first_stored)
 
 
 def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_entries: bool) -> End:
