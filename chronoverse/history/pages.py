@@ -170,23 +170,22 @@ def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
 
 
 def read_page(
-    batches: Iterable[ReadBatch],
+    read: BatchReader,
     job: Job,
     position: int,
     limit: int,
     budget: PageBudget,
     *,
     descending: bool,
+    search: Search | None = None,
     predicate: Callable[[Line], bool] | None = None,
     matcher: Matcher | None = None,
     encode: LineEncoder = encode_line,
 ) -> Page:
-    """Up to ``limit`` lines of ``batches``, and what ``encode`` adds to them.
+    """Up to ``limit`` lines strictly after ``position`` in the order asked for, and what ``encode`` adds to them.
 
-    ``batches`` are those strictly after ``position`` in the order asked for. The lines are those that match and for
-    which ``predicate`` is true. They are fewer when the ``budget`` is used up.
-
-    Raises as ``batches``, :func:`matches` and :meth:`PageBudget.take` do.
+    The lines are those that match and for which ``predicate`` is true. They are fewer when the ``budget`` is used up.
+    Raises as ``read`` and :func:`matches` do.
     """
     found: dict[int, bytes] = {}
     count, has_progress = 0, False
@@ -195,7 +194,7 @@ def read_page(
         return Page([found[number] for number in sorted(found, reverse=descending)], position, has_more)
 
     try:
-        for batch in batches:
+        for batch in read(job, position, descending=descending, search=search):
             for line in batch.lines:
                 if has_progress and budget.is_used_up():
                     return page(True)

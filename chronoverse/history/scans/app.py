@@ -131,14 +131,14 @@ class ScanApp:
             encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
         else:
             encode = _ENCODERS[scan.form]
-        search = Search(Prefilter(matcher), time_range) if matcher else None
         return read_page(
-            self._read(job, scan.position, descending=scan.descending, search=search),
+            self._read,
             job,
             scan.position,
             scan.limit,
             budget,
             descending=scan.descending,
+            search=Search(Prefilter(matcher), time_range) if matcher else None,
             predicate=lambda line: scan.stream in (None, line.stream) and time_range.has(line.timestamp),
             matcher=matcher,
             encode=encode,
@@ -166,12 +166,13 @@ class ScanApp:
                 return encoded
 
             page = read_page(
-                self._read(job, position, search=Search(Prefilter(matcher))),
+                self._read,
                 job,
                 position,
                 limit,
                 budget,
                 descending=False,
+                search=Search(Prefilter(matcher)),
                 predicate=lambda line: scan.stream in (None, line.stream),
                 matcher=matcher,
                 encode=encode_counted,
@@ -216,12 +217,13 @@ class ScanApp:
             context = scan.before, scan.after
             encode = MatchEncoder(self._read, job, None, context, scan.stream, descending=scan.descending)
         page = read_page(
-            self._read(job, scan.position, descending=scan.descending, search=Search(new_lines)),
+            self._read,
             job,
             scan.position,
             scan.limit,
             budget,
             descending=scan.descending,
+            search=Search(new_lines),
             predicate=lambda line: scan.stream in (None, line.stream) and new_lines.is_new(line),
             encode=encode,
         )

@@ -6,6 +6,7 @@ processor for long. See :mod:`chronoverse.history.pages` and :mod:`chronoverse.h
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gevent.socket
@@ -29,29 +30,17 @@ def read_page(deps: Dependencies, job: Job, position: int, limit: int, *, descen
     Raises as the store, the archive and :meth:`Dependencies.page_lock` do.
     """
     with deps.page_lock(job.ref, principal().subject):
-        batches = read_batches(deps, job, position, limit, descending=descending)
-        budget = PageBudget(clock=deps.monotonic)
-        return pages.read_page(batches, job, position, limit, budget, descending=descending)
+        read, budget = partial(read_batches, deps, limit=limit), PageBudget(clock=deps.monotonic)
+        return pages.read_page(read, job, position, limit, budget, descending=descending)
 
 
-def read_batches(
-    deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool = False
-) -> Iterator[ReadBatch]:
+def read_batches(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[ReadBatch]:
     """The log strictly after ``position``, with a round of the event loop between two batches.
 
-    ``limit`` entries are needed. Raises as :func:`chronoverse.history.pages.read_batches` does, and
-    :class:`AtCapacity`.
+    ``options`` and errors are those of :func:`chronoverse.history.pages.read_batches`. Also raises :class:`AtCapacity`.
     """
-    store = _LockedStore(deps, principal().subject)
-    for batch in pages.read_batches(
-        store,
-        deps.archive,
-        job,
-        position,
-        max_line_bytes=deps.settings.max_line_bytes,
-        descending=descending,
-        limit=limit,
-    ):
+    store, max_line_bytes = _LockedStore(deps, principal().subject), deps.settings.max_line_bytes
+    for batch in pages.read_batches(store, deps.archive, job, position, max_line_bytes=max_line_bytes, **options):
         yield batch
         yield_to_loop()
 

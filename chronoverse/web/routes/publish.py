@@ -109,7 +109,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             first, digests = body["first"], body["lines"]
 
             def read() -> Iterator[Line]:
-                for batch in read_batches(deps, deps.require_job(ref), first - 1, len(digests)):
+                for batch in read_batches(deps, deps.require_job(ref), first - 1, limit=len(digests)):
                     for line in batch.lines:
                         time_slice.check()
                         yield line
