@@ -33,6 +33,8 @@ from chronoverse.web.http.publish_schemas import (
 from chronoverse.web.http.schemas import Blueprint
 
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
+#: What the OpenAPI document says of an append that the store refuses.
+_APPEND_REFUSED: Final = "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED."
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -56,10 +58,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/logs", methods=["POST"])
     @routes.doc(requestBody=_request_body(LinesBody))
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
-    @routes.problem(
-        409,
-        "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
-    )
+    @routes.problem(409, _APPEND_REFUSED)
     @routes.problem(413, "More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
     @routes.problem(415, "Not JSON, or encoded with anything but gzip.")
     @routes.problem(
@@ -84,10 +83,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
     @routes.doc(requestBody=_request_body(LostBody))
     @routes.response(200, NextSchema, description="Readers are told of these numbers in a gap with the reason `lost`.")
-    @routes.problem(
-        409,
-        "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED.",
-    )
+    @routes.problem(409, _APPEND_REFUSED)
     @routes.problem(429, SHARE_USED)
     def lost(workflow_id: str, job_id: str) -> Response:
         """Name lines as lost, and let the log go on behind them."""
