@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import live, stored
+from bench import live, stored, waits
 from bench.machine import describe, raise_limits
 from bench.processes import ROOT, Failed
 from bench.report import index, shown, table, write
 from bench.scenario import Outcome, Scenario, verdict
 
-SCENARIOS = {each.name: each for each in (*live.SCENARIOS, *stored.SCENARIOS)}
+SCENARIOS = {each.name: each for each in (*live.SCENARIOS, *stored.SCENARIOS, *waits.SCENARIOS)}
 
 
 def main() -> None:

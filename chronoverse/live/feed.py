@@ -325,8 +325,15 @@ class Feed:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes all waiters. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them."""
-        for number, waiter in enumerate(tuple(self.waiters), 1):
+        """Wakes all waiters. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them.
+
+        The group without a filter comes first: comparing lines for the others does not delay it.
+        """
+        waiters, plain = set(self.waiters), self.groups.get(None)
+        if plain in waiters:
+            waiters.remove(plain)
+            plain.wake()
+        for number, waiter in enumerate(waiters, 1):
             waiter.wake()
             if number % WAKES_PER_YIELD == 0:
                 self.yield_to_loop()

@@ -1,5 +1,6 @@
 """``GET …/wait``: what comes first, a line that matches, the end or the time, and that nothing is missed in between."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.live.wait import MAX_GAPS
 from chronoverse.store import Store
 from tests.support.bench import NOW
+from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
 from tests.support.waiting import wait_until
 from tests.web.routes.conftest import both_ways
@@ -127,6 +129,27 @@ def test_many_waiters_with_few_queries(ask: Asking, job: Foreign) -> None:
     for n, wait in waits:
         answer = wait.result(3 * LATE).json()
         assert answer["log"]["message"] == f"value {n % 3}", answer
+
+
+def test_the_end_of_a_job_with_many_waiters_is_few_reads_of_the_store(
+    ask: Asking, redis_server: RedisServer, job: Foreign
+) -> None:
+    """With one read for each waiter, thousands of them would be answered with 503."""
+
+    def scripts() -> int:
+        stats = redis_server.ask("INFO", "commandstats").decode()
+        return int(re.findall(r"cmdstat_evalsha:calls=([0-9]+)", stats)[0])
+
+    job.line("hay")
+    waits = [ask(job, q=f"value {n % 3}", timeout=20) for n in range(60)]
+    time.sleep(1.5)
+    before = scripts()
+    job.end()
+    answers = [wait.result(3 * LATE) for wait in waits]
+    assert scripts() - before < 20
+    assert {(answer.json()["outcome"], answer.json()["job"]["status"]) for answer in answers} == {
+        ("ended", "COMPLETED")
+    }
 
 
 @pytest.mark.parametrize("query", ["timeout=301", "timeout=x", "offset=-1", "q=", "q=%28&regex=true", "limit=3"])

@@ -99,6 +99,24 @@ def test_all_members_are_sent_a_new_line_once(feed: Feed) -> None:
     assert [each.sent for each in members] == [b"2;"] * 3
 
 
+def test_the_group_without_a_filter_comes_first(feed: Feed) -> None:
+    """Comparing lines for the others, however many filters there are, does not delay it."""
+    _, (member,) = make_group(feed, 1)
+    found: list[bytes] = []
+
+    class Filtered:
+        """Notes what the member has when it is woken."""
+
+        due = float("inf")
+
+        def wake(self) -> None:
+            found.append(member.sent)
+
+    feed.waiters |= {Filtered() for _ in range(20)}
+    publish(feed, 2)
+    assert found == [b"2;"] * 20
+
+
 def test_a_group_belongs_to_its_feed_while_it_has_members(feed: Feed) -> None:
     """The feed wakes the group instead of the members. Afterwards it wakes each of them again, and no group."""
     group, members = make_group(feed, 2)
