@@ -4,15 +4,17 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import anyio
 import orjson
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-from mcp import Client, StdioServerParameters
-from mcp_types import CallToolResult, TextContent, Tool
 
 from tests.support.service import ROOT
+
+# The SDK takes a second to import, and each process that collects tests imports this file.
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+    from mcp import Client
+    from mcp_types import CallToolResult, Tool
 
 #: Seconds that a call may take on a busy machine.
 PATIENCE_SECONDS: Final = 100
@@ -35,10 +37,10 @@ class Answer(NamedTuple):
         return len(self.text.encode())
 
 
-def read_answer(result: CallToolResult) -> Answer:
+def read_answer(result: "CallToolResult") -> Answer:
     """The answer of a result, which has one text and nothing else."""
     (content,) = result.content
-    assert isinstance(content, TextContent)
+    assert content.type == "text"
     assert result.structured_content is None
     return Answer(content.text, result.is_error)
 
@@ -46,22 +48,18 @@ def read_answer(result: CallToolResult) -> Answer:
 class McpProgram:
     """A program that has started ``chronoverse mcp``."""
 
-    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+    def __init__(self, portal: "BlockingPortal", client: "Client") -> None:
         self._portal = portal
         self.client = client
 
-    def tools(self) -> list[Tool]:
+    def tools(self) -> list["Tool"]:
         """The tools that it offers."""
         return self._portal.call(self.client.list_tools).tools
 
     def answer(self, tool: str, **arguments: Any) -> Answer:
         """The answer of a call, which may be an error."""
 
-        async def call() -> CallToolResult:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                return await self.client.call_tool(tool, arguments)
-
-        return read_answer(self._portal.call(call))
+        return read_answer(self._portal.call(self.client.call_tool, tool, arguments))
 
     def call(self, tool: str, **arguments: Any) -> Any:
         """The JSON of a call's answer, which is no error and not larger than allowed."""
@@ -80,6 +78,9 @@ class McpProgram:
 @contextlib.contextmanager
 def mcp_program(*arguments: str, mode: str = "auto", **settings: str) -> Iterator[McpProgram]:
     """Starts ``chronoverse mcp`` with these settings, and ends it after the ``with`` block."""
+    from anyio.from_thread import start_blocking_portal
+    from mcp import Client, StdioServerParameters
+
     environ = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
     server = StdioServerParameters(
         command=sys.executable,

@@ -229,17 +229,18 @@ class Tools:
         The cursor is the number after which to go on. That of a tail is the number before which to go on, and how many
         lines are left.
         """
-        found = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
-        if found is None:
+        place = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
+        if place is None:
             raise refusal("cursor: it is not one of read_lines")
-        if found[2]:
-            tail = int(found[2][1:])
+        if place[2]:
+            tail = int(place[2][1:])
         descending = tail is not None
         if descending and (first, last) != (1, MAX_NUMBER):
             raise refusal("tail: it cannot be combined with first or last")
         job, _ = self.client.read("/workflows/{}/jobs/{}", workflow_id, job_id)
-        start = int(found[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
-        page, reached = self.client.read(
+        start = int(place[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
+        page, reached = self._look(
+            "logs",
             "/workflows/{}/jobs/{}/logs",
             workflow_id,
             job_id,
@@ -249,10 +250,10 @@ class Tools:
             limit=min(max_bytes // _LINE_BYTES, _PAGE_LIMIT, tail or _PAGE_LIMIT),
         )
         lines = [line for line in page["logs"] if line["sequence_num"] <= last]
-        is_end = page["cursor"] is None or (not descending and (reached or 0) >= last)
-        end = 0 if descending else min(last, job["last_sequence_num"]) + 1
+        is_end = page["cursor"] is None or (not descending and reached >= last)
         parts: Iterable[Any] = lines
         if stream is None:
+            end = 0 if descending else min(last, job["last_sequence_num"]) + 1
             readable = job["first_sequence_num"]
             parts = with_gaps(lines, start, end if is_end else None, readable, descending=descending)
 
@@ -286,41 +287,25 @@ class Tools:
         """The lines that match, of one job or of a workflow's."""
         query = {"q": q, "regex": "true" if regex else None, **filters}
         if job_id is None:
-            return self._search_workflow(workflow_id, cursor, max_bytes, {**query, "status": status})
+            return self._search_workflow(workflow_id, max_bytes, {**query, "status": status, "cursor": cursor})
         if status is not None:
             raise refusal("status: it cannot be combined with job_id")
         start = parse_number(cursor) if cursor is not None else 0
         if start is None:
             raise refusal("cursor: it is not one of a search in one job")
+        route, limit = "/workflows/{}/jobs/{}/logs/search", min(max_bytes // _LINE_BYTES, _PAGE_LIMIT)
+        found, reached = self._look("logs", route, workflow_id, job_id, **query, offset=start, limit=limit)
         page, most = self._page(workflow_id, job_id), message_bytes(max_bytes)
-        deadline = self.clock() + LOOKING_SECONDS
-        while True:
-            found, reached = self.client.read(
-                "/workflows/{}/jobs/{}/logs/search",
-                workflow_id,
-                job_id,
-                **query,
-                offset=start,
-                limit=min(max_bytes // _LINE_BYTES, _PAGE_LIMIT),
-            )
-            if found["logs"] or found["cursor"] is None or reached is None or self.clock() > deadline:
-                break
-            start = reached
         body = {"notice": NOTICE, "workflow_id": workflow_id, "id": job_id, "logs": [], "cursor": str(MAX_NUMBER)}
         filling = fill(found["logs"], max_bytes - len(orjson.dumps(body)), most=most, page=page)
         position = filling.position if not filling.is_all else None if found["cursor"] is None else reached
         return orjson.dumps({**body, "logs": filling.logs, "cursor": None if position is None else str(position)})
 
-    def _search_workflow(self, workflow_id: str, cursor: str | None, max_bytes: int, query: dict[str, Any]) -> bytes:
+    def _search_workflow(self, workflow_id: str, max_bytes: int, query: dict[str, Any]) -> bytes:
         limit, per_job = min(max(max_bytes // _FOUND_JOB_BYTES, 1), _FOUND_JOBS), _FOUND_LINES
-        deadline = self.clock() + LOOKING_SECONDS
         while True:
-            found, _ = self.client.read(
-                "/workflows/{}/logs/search", workflow_id, **query, cursor=cursor, limit=limit, per_job=per_job
-            )
-            if not found["jobs"] and found["cursor"] is not None and self.clock() < deadline:
-                cursor = found["cursor"]
-                continue
+            route = "/workflows/{}/logs/search"
+            found, _ = self._look("jobs", route, workflow_id, **query, limit=limit, per_job=per_job)
             most = message_bytes(max_bytes)
             while most >= summaries.MESSAGE_CHARACTERS[0]:
                 jobs = [self._found_job(workflow_id, job, most) for job in found["jobs"]]
@@ -330,7 +315,7 @@ class Tools:
                     return json
                 most //= 2
             if limit == per_job == 1:
-                raise ChronoverseError("the service sent more than fits: ask for more bytes")
+                raise ChronoverseError("not even one line fits: ask for more bytes")
             limit, per_job = max(limit // 2, 1), per_job if limit > 1 else max(per_job // 2, 1)
 
     def _found_job(self, workflow_id: str, job: dict[str, Any], most: int) -> dict[str, Any]:
@@ -371,24 +356,31 @@ class Tools:
             )
         return orjson.dumps(body)
 
-    def _listing(
-        self, key: str, route: str, *ids: str, limit: int, max_bytes: int, cursor: str | None, **query: Any
-    ) -> bytes:
+    def _listing(self, key: str, route: str, *ids: str, limit: int, max_bytes: int, **query: Any) -> bytes:
         """A page of a list. When it does not fit, a shorter one is asked for, whose cursor is right."""
+        head = {"workflow_id": ids[0]} if ids else {}
+        while True:
+            found, _ = self._look(key, route, *ids, limit=limit, **query)
+            items = [tidy({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]
+            json = orjson.dumps({**head, "link": self._page(*ids), key: items, "cursor": found["cursor"]})
+            if len(json) <= max_bytes:
+                return json
+            if len(items) == 1:
+                raise ChronoverseError("not even one entry fits: ask for more bytes")
+            limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
+
+    def _look(self, key: str, route: str, *ids: str, **query: Any) -> tuple[dict[str, Any], int]:
+        """The first page with something under ``key``, and the number that it reaches in a log, or 0.
+
+        A page of the service may be empty and still have a cursor, because each request looks at a bounded part. After
+        :data:`LOOKING_SECONDS`, and at the end, the page is one with nothing.
+        """
         deadline = self.clock() + LOOKING_SECONDS
         while True:
-            found, _ = self.client.read(route, *ids, limit=limit, cursor=cursor, **query)
-            items = [
-                tidy({name: value for name, value in item.items() if name != "workflow_id"}) for item in found[key]
-            ]
-            if not items and found["cursor"] is not None and self.clock() < deadline:
-                cursor = found["cursor"]
-                continue
-            head = {"workflow_id": ids[0]} if ids else {}
-            json = orjson.dumps({**head, "link": self._page(*ids), key: items, "cursor": found["cursor"]})
-            if len(json) <= max_bytes or len(items) < 2:
-                return json
-            limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
+            page, reached = self.client.read(route, *ids, **query)
+            if page[key] or page["cursor"] is None or self.clock() > deadline:
+                return page, reached or 0
+            query = {**query, "offset": None, "cursor": page["cursor"]}
 
     def _page(self, workflow_id: str | None = None, job_id: str | None = None) -> str:
         """The address of the page for people."""

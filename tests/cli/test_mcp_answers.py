@@ -1,0 +1,104 @@
+"""What fits into an answer, for any lines, gaps and sizes."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, cut, fill, line_json, tidy, visible, with_gaps
+from chronoverse.errors import ChronoverseError
+from chronoverse.joblog.values import Gap
+
+ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
+
+
+def line(number: int, message: str = "x") -> dict[str, Any]:
+    return {"timestamp": "2026-03-03T10:00:05.123Z", "message": message, "sequence_num": number, "stream": "stdout"}
+
+
+@given(ANY_TEXT)
+def test_what_is_invisible_is_shown(text: str) -> None:
+    """Only tabs, and spaces of other widths, are left as they are. Text that is shown is not changed again."""
+    shown = visible(text)
+    assert all(each.isprintable() or each == "\t" or each.isspace() for each in shown)
+    assert not {"\n", "\r", "\x1b", "\x85", "\u2028"} & set(shown)
+    assert visible(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "each", ["\u200b", "\u202e", "\u3164", "\ufe01", "\ufeff", "\U000e0041", "\U000e0101", "\ue000"]
+)
+def test_characters_that_nobody_sees_are_numbers(each: str) -> None:
+    """Other scripts and emoji are as they are."""
+    text = "\u65e5\u672c \u26a0\ufe0f\u00a0\u00fcber\t"
+    assert visible(text + each) == f"{text}<U+{ord(each):04X}>"
+
+
+@given(ANY_TEXT, st.integers(2, 300))
+def test_a_cut_text_is_the_beginning_that_fits(text: str, max_bytes: int) -> None:
+    """Its size is that of its JSON."""
+    found = cut(text, max_bytes)
+    assert text.startswith(found)
+    assert len(orjson.dumps(found)) <= max_bytes
+    assert (found == text) == (len(orjson.dumps(text)) <= max_bytes)
+
+
+@given(
+    st.sets(st.integers(1, 40), max_size=30),
+    st.integers(1, 20),
+    st.booleans(),
+    st.integers(CUT_LINE_BYTES + 50, 1_500),
+    st.lists(st.sampled_from(["x", "\x1b[31mred", "long " * 100, "\u202e" * 60]), min_size=1, max_size=5),
+)
+def test_each_number_comes_once_as_a_line_or_in_a_gap(
+    known: set[int], first: int, descending: bool, room: int, messages: list[str]
+) -> None:
+    """In one order or the other, in as many answers as it takes, from the first number to the last."""
+    readable = [line(number, messages[number % len(messages)]) for number in sorted(known) if number >= first]
+    last = 41
+    position = last if descending else 0
+    seen: list[int] = []
+    while True:
+        left = [each for each in readable if (each["sequence_num"] < position) == descending]
+        left = [each for each in left if each["sequence_num"] != position]
+        parts = with_gaps(
+            left[:: -1 if descending else 1], position, 0 if descending else last, first, descending=descending
+        )
+        filling = fill(parts, room, descending=descending)
+        found = [orjson.loads(orjson.dumps(each)) for each in (*filling.logs, *filling.gaps)]
+        assert sum(len(orjson.dumps(each)) + 1 for each in found) <= room
+        for each in found:
+            numbers = [each["sequence_num"]] if "message" in each else range(each["from"], each["to"] + 1)
+            seen += numbers
+        if filling.is_all:
+            break
+        assert filling.position is not None
+        position = filling.position
+    assert sorted(seen) == list(range(1, last))
+
+
+def test_a_match_far_inside_a_line_is_shown() -> None:
+    """With what is in front of it, which has less room."""
+    found = line_json({**line(7, "\u202e" * 500 + "needle" + "y" * 500), "highlights": [[500, 506]]}, 128)
+    assert "needleyyy" in found["message"]
+    assert found["message"].startswith("E><U+202E>") or "<U+202E>needle" in found["message"]
+    assert (found["truncated"], found["message_bytes"]) == (True, 500 * 3 + 6 + 500)
+    assert found["whole"]["tool"] == "read_lines"
+
+
+def test_text_that_is_no_message_is_short() -> None:
+    """A foreign runner may have written any time."""
+    assert tidy({"created_at": "\x1b[1m" + "z" * 9_999, "lines": 3, "ids": ["a"]}, 10) == {
+        "created_at": "z" * 6,
+        "lines": 3,
+        "ids": ["a"],
+    }
+
+
+def test_no_room_is_an_error() -> None:
+    """Not an answer that leads nowhere."""
+    with pytest.raises(ChronoverseError):
+        fill([line(1)], 80)
+    assert fill([Gap(1, 2, "trimmed")], 80).position == 2
