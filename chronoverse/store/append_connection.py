@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import Attempt, JobRef, LineRun
+from chronoverse.joblog.values import Attempt, LineRun
 from chronoverse.store import replies
 from chronoverse.store.driver import (
     Ask,
@@ -17,7 +17,7 @@ from chronoverse.store.driver import (
     ScriptNotLoaded,
     translate_errors,
 )
-from chronoverse.store.keys import RunnerKeys
+from chronoverse.store.keys import KeyMap
 from chronoverse.store.topology import Topology
 
 #: Seconds of pause after an append, at least, when an archiver asks for it. 5,000 short lines a second still pass, and
@@ -45,7 +45,7 @@ class AppendConnection:
         self,
         topology: Topology,
         lease_ms: int,
-        keys: Callable[[JobRef], RunnerKeys],
+        keys: KeyMap,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._topology = topology
@@ -63,7 +63,7 @@ class AppendConnection:
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
         """Sends the lines of ``runs``, the first with the number ``first``. Raises as :meth:`Store.append` does."""
-        keys = self._keys(attempt.job)
+        keys = self._keys.runner(attempt.job)
         args = append_arguments(attempt, self._lease_ms, first, runs)
         with self._reset_on_error():
             connection = self._connected(attempt.job.workflow_id)

@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from chronoverse.errors import EmbeddedError, NotDurable, StoreError
-from chronoverse.joblog.values import Attempt, JobRef
+from chronoverse.joblog.values import Attempt
 from chronoverse.store import replies
 from chronoverse.store.driver import Client, DriverError, Script, to_store_error, translate_errors
-from chronoverse.store.keys import RunnerKeys
+from chronoverse.store.keys import KeyMap
 from chronoverse.store.server_checks import server_info
 from chronoverse.store.topology import PoolKind, Topology
 
@@ -49,7 +49,7 @@ class StoreDurabilityProbe:
         durability: Durability,
         lease_ms: int,
         retention_ms: int,
-        keys: Callable[[JobRef], RunnerKeys],
+        keys: KeyMap,
         sync: Callable[[], None] | None = None,
     ) -> None:
         self._topology = topology
@@ -113,7 +113,7 @@ class StoreDurabilityProbe:
         return next_number if copies >= wanted else None
 
     def _command(self, attempt: Attempt) -> tuple[Any, ...]:
-        keys = self._keys(attempt.job)
+        keys = self._keys.runner(attempt.job)
         args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
         return ("EVAL", self._script.source, len(keys), *keys, *args)
 

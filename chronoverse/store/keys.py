@@ -7,9 +7,6 @@ from chronoverse.joblog.values import JobRef
 #: The kind of key that is the archive lock. The keys are a contract with users, so the name stays.
 ARCHIVE_LOCK: Final = "sealer"
 
-#: What the runners' scripts take: a job's log, hash and lease.
-RunnerKeys = tuple[str, str, str]
-
 
 class KeyMap:
     """The key names under one ``prefix``. A workflow's id is the hash tag of all its keys."""
@@ -25,8 +22,8 @@ class KeyMap:
         """The job's stream."""
         return self.of(job, "log")
 
-    def runner(self, job: JobRef) -> RunnerKeys:
-        """The job's log, hash and lease."""
+    def runner(self, job: JobRef) -> tuple[str, str, str]:
+        """The job's log, hash and lease, which the scripts for runners take."""
         return self.of(job, "log"), self.of(job, "job"), self.of(job, "lease")
 
     def listing(self, workflow_id: str) -> str:

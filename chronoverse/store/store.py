@@ -298,14 +298,14 @@ class Store:
 
     def append_connection(self) -> AppendConnection:
         """A connection on which an append may be sent before the one before it is answered."""
-        return AppendConnection(self._topology, self._lease_ms, self._keys.runner, self._sleep)
+        return AppendConnection(self._topology, self._lease_ms, self._keys, self._sleep)
 
     def durability_probe(self) -> StoreDurabilityProbe | None:
         """Asks which lines are safe, on a connection of its own. None where a line is safe once it is acknowledged."""
         if self._durability is Durability.ACKED:
             return None
         return StoreDurabilityProbe(
-            self._topology, self._durability, self._lease_ms, self._retention_ms, self._keys.runner, self._sync
+            self._topology, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync
         )
 
     def renew(self, attempt: Attempt) -> None:
