@@ -147,7 +147,7 @@ class Archiver:
         """Does all work that is due now, and returns how many jobs have had a problem.
 
         ``progress`` is called with the number of archived lines and the number of all lines that are to be archived.
-        Raises: as the store and the object store do.
+        Raises as the store and the object store do.
         """
         for page in self._store.catalog.jobs():
             self._classify(page)
@@ -161,7 +161,7 @@ class Archiver:
         return self._queue.reported
 
     def step(self) -> bool:
-        """Does the next step. Returns False when there is nothing to do now. Raises: as store and object store do."""
+        """Does the next step. Returns False when there is nothing to do now. Raises as :meth:`run_once` does."""
         now = self._monotonic()
         if now >= self._measure_at:
             self._measure_running()
@@ -473,7 +473,7 @@ class Archiver:
             self._queue.garbage_checked(ref, failed=True)
 
     def _collect_garbage(self, ref: JobRef) -> bool:
-        """Collects a job's garbage. Returns whether all of it is deleted. Raises: as store and object store do."""
+        """Collects a job's garbage. Returns whether all of it is deleted. Raises as :meth:`run_once` does."""
         seconds, orphan_seconds = self._policy.lock_seconds, self._policy.orphan_seconds
         with archive_lock(self._store, ref, seconds) as token:
             objects = JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)

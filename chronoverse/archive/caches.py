@@ -43,7 +43,7 @@ class SingleFlightCache(Generic[_Key, _Value]):
         """The cached value under ``key``. Without one, calls ``load``, which returns the value and its size in bytes.
 
         A caller that finds another one loading the same key waits for that result.
-        Raises: what ``load`` raises, also to those who wait for it; :class:`ArchiveUnavailable` after
+        Raises what ``load`` raises, also to those who wait for it; :class:`ArchiveUnavailable` after
         :data:`WAIT_SECONDS` of waiting.
         """
         while True:

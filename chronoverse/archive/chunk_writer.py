@@ -48,7 +48,7 @@ class ChunkWriter:
 
         With ``trim`` they are removed from the store. ``level`` is zstd's. ``on_page`` is called after each read of the
         store. Returns None when there are no such lines.
-        Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
+        Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
         :class:`ArchiveUnavailable`.
         """
         first = state.archived + 1 if state.archived else max(state.first, 1)
@@ -92,7 +92,7 @@ class ChunkWriter:
 
         The log stays in the store for ``hot_seconds`` more. ``now`` is Unix time. The set of ``shapes`` is written,
         too, if it was made of these chunks. Returns None, or in words what is wrong with the chunks; then nothing was
-        written. Raises: as :meth:`write_chunk`.
+        written. Raises as :meth:`write_chunk` does.
         """
         chunks = self._store.chunks.chunks(self._job)
         if wrong := inconsistency(job, chunks):

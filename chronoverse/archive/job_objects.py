@@ -47,7 +47,7 @@ def ignore_step(step: str) -> None:
 def archive_lock(store: Store, job: JobRef, seconds: float = LOCK_SECONDS) -> Iterator[str]:
     """Holds the archive lock of ``job``, and renews it in a thread. Gives the lock's token.
 
-    Raises: :class:`ArchiveBusy` when another process holds it; and as the store does.
+    Raises :class:`ArchiveBusy` when another process holds it; and as the store does.
     """
     token = secrets.token_hex(16)
     if not store.chunks.acquire_lock(job, token, seconds):
@@ -113,7 +113,7 @@ class JobObjects:
 
         The caller records the chunk inside the ``with`` block. If that fails, the object is deleted. If an error hides
         a success, such as a lost answer, it is not raised.
-        Raises: :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
+        Raises :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8))
         self._store.chunks.begin_upload(self._job, self._token, chunk.name)
@@ -151,7 +151,7 @@ class JobObjects:
         deleted. Objects that are not in the garbage are deleted only if they are ``min_age`` seconds old. ``now`` is
         Unix time. With ``check_permanence`` the store is asked whether its records are permanent even if there is
         nothing to delete. An object whose deletion fails stays garbage. May be repeated after any error.
-        Raises: :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
+        Raises :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
         """
         index = self._store.chunks
         unrecorded = self._unrecorded()

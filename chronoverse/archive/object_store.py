@@ -39,7 +39,7 @@ class ObjectStore(Protocol):
 def open_object_store(url: str) -> ObjectStore:
     """The object store that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
 
-    Raises: :class:`SettingsError` when the library that it needs is not installed.
+    Raises :class:`SettingsError` when the library that it needs is not installed.
     """
     # These modules import this one.
     from chronoverse.archive.file_store import FileObjectStore

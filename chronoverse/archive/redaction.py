@@ -114,7 +114,7 @@ class Redaction:
 
         An error after the first redacted lines ends the call, but is not raised. Otherwise the caller would not learn
         of these lines: a repeated redaction does not count them again.
-        Raises: :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
+        Raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
         the store and the archive do.
         """
         with self._wait_for_lock() as self._token:

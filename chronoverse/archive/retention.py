@@ -49,7 +49,7 @@ def delete_job(
 
     For ``tombstone_ms`` milliseconds nothing can be written under its id again. A job that is over its retention leaves
     no tombstone, since nobody asked for its lines to be gone, and its id may be used again.
-    Raises: :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
+    Raises :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
@@ -66,7 +66,7 @@ def delete_job(
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
-    """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises: as :func:`delete_job`."""
+    """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises as it does."""
     state = store.catalog.archive_state(job)
     return state.deleting or state.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 
@@ -75,7 +75,7 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
     """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
 
     This sets the expiry of the keys of jobs that are not archived, and returns how many these are. For archived jobs
-    the archiver looks the retention up each time. Raises: as the store does.
+    the archiver looks the retention up each time. Raises as the store does.
     """
     changed = 0
     for job in _all_jobs(store, workflow_id):

@@ -37,7 +37,7 @@ _Answer = TypeVar("_Answer")
 class S3ObjectStore:
     """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
-    Raises: :class:`SettingsError` when boto3 is not installed.
+    Raises :class:`SettingsError` when boto3 is not installed.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def search(
     earlier or later. The caller must check the times of the lines that were found. When ``descending``, ``cursor`` is
     at most the archive's last number and 1.
 
-    Raises: :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
+    Raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what the archive's index raises.
     """
 
     def skip(frame: Frame) -> bool:

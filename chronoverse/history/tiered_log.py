@@ -41,15 +41,15 @@ class MissingArchive:
     """Stands for the archive when none is configured. Lines that were archived elsewhere cannot be read."""
 
     def frames(self, job: JobRef, after: int, max_lines: int) -> tuple[bytes, int] | None:
-        """Raises: :class:`ArchiveUnavailable`."""
+        """Raises :class:`ArchiveUnavailable`."""
         raise self._unavailable()
 
     def entries(self, job: JobRef, after: int, count: int) -> Sequence[Entry]:
-        """Raises: :class:`ArchiveUnavailable`."""
+        """Raises :class:`ArchiveUnavailable`."""
         raise self._unavailable()
 
     def entries_before(self, job: JobRef, before: int, count: int) -> Sequence[Entry]:
-        """Raises: :class:`ArchiveUnavailable`."""
+        """Raises :class:`ArchiveUnavailable`."""
         raise self._unavailable()
 
     def forget(self, job: JobRef) -> None:
@@ -95,7 +95,7 @@ class TieredLog:
         self._archive: Final = archive
 
     def after(self, position: int, count: int) -> Entries:
-        """About ``count`` entries after line ``position``, upwards. Raises: :class:`StoreError`."""
+        """About ``count`` entries after line ``position``, upwards. Raises :class:`StoreError`."""
 
         def read_archive() -> Entries | None:
             found = self._archive.entries(self.job.ref, position, count)
@@ -116,7 +116,7 @@ class TieredLog:
         return found or named(incomplete)
 
     def before(self, position: int, count: int) -> Entries:
-        """About ``count`` entries before line ``position``, downwards. Raises: :class:`StoreError`."""
+        """About ``count`` entries before line ``position``, downwards. Raises :class:`StoreError`."""
         if position <= 1:
             return Entries([], position, 0, True)
         if only_in_archive(self.job, position - 1):

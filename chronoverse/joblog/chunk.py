@@ -88,7 +88,7 @@ class Chunk(NamedTuple):
 
     @classmethod
     def from_json(cls, job: JobRef, text: bytes) -> "Chunk":
-        """Parses and checks the record of a chunk of ``job``. Raises: :class:`ArchiveDamaged`.
+        """Parses and checks the record of a chunk of ``job``. Raises :class:`ArchiveDamaged`.
 
         Anybody who may write the job's keys may have written the record. So a name outside the job's folder is refused,
         and so are numbers and sizes that would break a reader.

@@ -48,7 +48,7 @@ class ChunkIndex:
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk that holds line ``number``, or else the first after that line. None when there is none.
 
-        Raises: :class:`ArchiveDamaged` for a value that is no record.
+        Raises :class:`ArchiveDamaged` for a value that is no record.
         """
         key = self._keys.of(job, "archive")
         found = self._command(job, "ZRANGE", key, number, "+inf", "BYSCORE", "LIMIT", 0, 1)
@@ -60,7 +60,7 @@ class ChunkIndex:
         return chunk
 
     def chunks(self, job: JobRef) -> list[Chunk]:
-        """All of the job's chunks, in order. Raises: :class:`ArchiveDamaged` for a value that is no record."""
+        """All of the job's chunks, in order. Raises :class:`ArchiveDamaged` for a value that is no record."""
         found: list[Chunk] = []
         while True:
             start = len(found)
@@ -91,7 +91,7 @@ class ChunkIndex:
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
         """Adds the name of an object that is about to be written to the garbage. It stays there until it has a record.
 
-        ``name`` must never have been used before: see :meth:`Chunk.with_unique_name`. Raises: :class:`Fenced`.
+        ``name`` must never have been used before: see :meth:`Chunk.with_unique_name`. Raises :class:`Fenced`.
         """
         self._run("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
@@ -133,7 +133,7 @@ class ChunkIndex:
 
         ``token`` is also the one of :meth:`begin_upload`. With ``last_entry``, the last that was read for the chunk,
         nothing is done unless the log still has it. The log's last entry is never removed. May be repeated.
-        Raises: :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
+        Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
         """
         args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *entry_fingerprint(last_entry), chunk.name)
         self._run("commit_chunk", job, ("log", "job", ARCHIVE_LOCK, "archive", "garbage"), *args)
@@ -152,7 +152,7 @@ class ChunkIndex:
         """Notes that all of an ended job is archived, up to number ``archived``. The log expires after ``hot_ms``.
 
         The fields of ``state`` are added to the job's hash where they are missing. May be repeated.
-        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
+        Raises :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
         """
         fields = [each for pair in state.items() for each in pair]
         args = (token, archived, sha256, hot_ms, job.job_id, created_ms, *fields)
@@ -167,14 +167,14 @@ class ChunkIndex:
 
         For ``tombstone_ms`` milliseconds from now nothing is written or read under its id, even after the job is gone.
         With 0 the id is free again after the deletion, unless it has a tombstone already.
-        Raises: :class:`Fenced`; :class:`Held` when a live runner holds the job.
+        Raises :class:`Fenced`; :class:`Held` when a live runner holds the job.
         """
         self._run("mark_deleting", job, ("log", "job", "lease", ARCHIVE_LOCK, "deleted"), token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
         """Deletes all that the store has of a job that :meth:`mark_deleting` has marked, the archive lock as well.
 
-        Raises: :class:`Fenced`; :class:`Held` when the job has begun anew since.
+        Raises :class:`Fenced`; :class:`Held` when the job has begun anew since.
         """
         kinds = ("log", "job", "lease", ARCHIVE_LOCK, "archive", "audit", "garbage")
         self._run("delete", job, kinds, token, job.job_id, listing=True)

@@ -64,7 +64,7 @@ class StoreDurabilityProbe:
         """The number below which all is safe now, the terminal entry included. None when the time was too short.
 
         With ``may_sync`` it may force the files to the disk, instead of waiting for the server to do that.
-        Raises: :class:`Fenced`, :class:`NotDurable`.
+        Raises :class:`Fenced`, :class:`NotDurable`.
         """
         with translate_errors():
             return self._topology.run(
@@ -133,7 +133,7 @@ def is_permanent(client: Client, *write: Any) -> bool | None:
     replicas are away. It is None when the server cannot tell: it makes snapshots and has no append-only file, or it
     does not know ``WAITAOF`` (Redis before 7.2).
 
-    https://redis.io/docs/latest/commands/info/ Raises: the driver's errors.
+    https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
     """
     persistence, replication = server_info(client, "persistence"), server_info(client, "replication")
     connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]

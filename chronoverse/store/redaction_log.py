@@ -40,7 +40,7 @@ class RedactionLog:
         In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` is added
         to the list. With ``last_entry``, the last that was read for the chunk, nothing is done unless the log still has
         it. ``token`` is the one of the archive lock and of the upload. May be repeated.
-        Raises: :class:`Fenced`, :class:`SequenceGap` when the archive or the log has changed.
+        Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has changed.
         """
         keys = [self._keys.of(job, kind) for kind in ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")]
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")

@@ -17,7 +17,7 @@ CHECK_SECONDS: Final = 10.0
 
 
 def eviction_warnings(client: Client) -> list[str]:
-    """A warning where the server may evict keys to make room. Raises: the driver's errors.
+    """A warning where the server may evict keys to make room. Raises the driver's errors.
 
     https://redis.io/docs/latest/develop/reference/eviction/
     """
@@ -31,7 +31,7 @@ def eviction_warnings(client: Client) -> list[str]:
 
 
 def persistence_warnings(client: Client) -> list[str]:
-    """A warning where the server has no append-only file. Raises: the driver's errors.
+    """A warning where the server has no append-only file. Raises the driver's errors.
 
     INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
     """
@@ -65,7 +65,7 @@ _DENIED: Final = ("acl_access_denied_auth", "acl_access_denied_cmd", "acl_access
 
 
 def server_state(client: Client) -> ServerState:
-    """The server's state now. Raises: the driver's errors."""
+    """The server's state now. Raises the driver's errors."""
     found = server_info(client, "memory", "stats")
     return ServerState(
         found.get("maxmemory_policy", "noeviction") != "noeviction",
@@ -75,7 +75,7 @@ def server_state(client: Client) -> ServerState:
 
 
 def server_info(client: Client, *sections: str) -> dict[str, str]:
-    """Some sections of INFO. Raises: the driver's errors. https://redis.io/docs/latest/commands/info/"""
+    """Some sections of INFO. Raises the driver's errors. https://redis.io/docs/latest/commands/info/"""
     text: bytes = client.execute_command("INFO", *sections)
     return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
 

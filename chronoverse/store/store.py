@@ -183,7 +183,7 @@ class Store:
         return self._keys.runner(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
 
     def register(self, job: JobRef) -> bool:
-        """Makes a PENDING job. True when it is new. Raises: :class:`Deleted`."""
+        """Makes a PENDING job. True when it is new. Raises :class:`Deleted`."""
         now = self._clock()
         keys = (self._keys.of(job, "job"), self._keys.listing(job.workflow_id))
         args = (iso_timestamp(now), _milliseconds(now), job.job_id, self.retention_ms(job.workflow_id))
@@ -253,7 +253,7 @@ class Store:
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
         """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else can guess.
 
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
         nothing changed, when the attempt's first line would not get the number ``first``.
         """
         now = self._clock()
@@ -276,7 +276,7 @@ class Store:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
         All of them are stored or none is. Renews the lease.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
+        Raises :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         runs = [
             LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
@@ -290,7 +290,7 @@ class Store:
         """Appends one entry that says that lines ``first`` to ``last`` are lost; returns the next number.
 
         Renews the lease.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
+        Raises :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         args = (attempt.token, self._lease_ms, first, last, iso_timestamp(self._clock()))
         next_number: int = self._answer("append_lost", attempt.job, self._keys.runner(attempt.job), *args)[0]
@@ -309,7 +309,7 @@ class Store:
         )
 
     def renew(self, attempt: Attempt) -> None:
-        """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
+        """Extends the lease. Raises :class:`Fenced`, :class:`Deleted`."""
         keys = (self._keys.of(attempt.job, "lease"),)
         self._answer("renew", attempt.job, keys, attempt.token, self._lease_ms)
 
@@ -318,7 +318,7 @@ class Store:
 
         With PENDING it ends the attempt, and not the job: for a week the job, which stays RUNNING, waits for its next
         attempt. The caller makes sure before that all lines are safe.
-        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
