@@ -23,6 +23,7 @@ from chronoverse.cli.mcp.answers import (
 from chronoverse.client.client import Client
 from chronoverse.errors import BadRequest, ChronoverseError
 from chronoverse.joblog import summary as summaries
+from chronoverse.joblog.matcher import MAX_QUERY
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, JobRef, Status, parse_number
 
 #: Seconds of ``wait_for`` if nobody asks for a number.
@@ -49,9 +50,18 @@ INSTRUCTIONS: Final = (
 
 _WORKFLOW: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$", "description": "The workflow's id."}
 _JOB: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$", "description": "The job's id."}
-_STATUS: Final = {"enum": [each.value for each in Status], "description": "Only jobs that stand so."}
-_STREAM: Final = {"enum": ["stdout", "stderr"], "description": "Only lines of this stream."}
-_Q: Final = {"type": "string", "minLength": 1, "description": "What the line contains, in any case of letters."}
+_STATUS: Final = {
+    "type": "string",
+    "enum": [each.value for each in Status],
+    "description": "Only jobs that stand so.",
+}
+_STREAM: Final = {"type": "string", "enum": ["stdout", "stderr"], "description": "Only lines of this stream."}
+_Q: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_QUERY,
+    "description": "What the line contains, in any case of letters.",
+}
 _REGEX: Final = {"type": "boolean", "default": False, "description": "q is a regular expression (RE2)."}
 _CURSOR: Final = {"type": "string", "maxLength": 768, "description": "The cursor of the answer before, to go on."}
 _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}
