@@ -531,7 +531,13 @@ def test_serve_checks_its_flags_as_settings(bind: str | None, workers: str | Non
     ],
     ids=["no key", "typo", "no PEM", "no address", "no driver"],
 )
-@pytest.mark.parametrize("argv", [[str(ROOT / "app.py")], ["-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [str(ROOT / "app.py")],
+        pytest.param(["-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")], marks=pytest.mark.long),
+    ],
+)
 def test_a_service_that_cannot_start_says_why(
     tmp_path: Path, argv: list[str], settings: dict[str, str], message: str
 ) -> None:

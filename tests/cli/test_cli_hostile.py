@@ -95,6 +95,7 @@ def test_every_command_is_called() -> None:
     assert CALLS.keys() == {name for name, each in commands.commands.items() if not each.hidden}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CALLS)
 def test_a_command_prints_no_control_sequences(cli_process: Cli, tmp_path: Path, name: str) -> None:
     """The text comes from the service, from the archive, or from the arguments."""

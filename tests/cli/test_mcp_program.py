@@ -157,6 +157,7 @@ def test_it_ends_at_once(tmp_path: Path, how: str) -> None:
     assert err == b""
 
 
+@pytest.mark.long
 def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
     """As other commands do for theirs."""
     program = "import sys; sys.modules['mcp'] = None; from chronoverse.cli.main import main; sys.exit(main(['mcp']))"

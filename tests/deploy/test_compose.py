@@ -106,6 +106,7 @@ def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict
     assert re.search(r"install --directory --owner 10001 .* /archive\n", (DEPLOY.parent / "Dockerfile").read_text())
 
 
+@pytest.mark.long
 def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
     """Redis accepts every option, writes an append-only file, and requires the password that the nodes have."""
     environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}

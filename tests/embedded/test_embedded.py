@@ -139,6 +139,7 @@ def test_a_lease_in_another_process_shares_the_server(data_dir: Path) -> None:
         assert read_line(there) == here.url
 
 
+@pytest.mark.long
 def test_concurrent_leases_share_one_server(data_dir: Path) -> None:
     """Eight processes that lease at the same moment get one server."""
     code = (

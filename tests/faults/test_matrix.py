@@ -430,6 +430,7 @@ def test_row_17_a_full_disk_of_the_store(tmp_path: Path) -> None:
         assert [each.connections for each in watchers] == [1, 1]
 
 
+@pytest.mark.long
 def test_row_18_foreign_entries_of_every_kind(healthy_store: FaultTestbed) -> None:
     """The tail reader does not fail. Viewers get each readable entry, and gaps for the others. Other jobs work."""
     other, others = healthy_store.start_job(job("row-18-other"))

@@ -143,6 +143,7 @@ def test_a_log_of_which_nothing_is_left_is_continued(server: RedisServer, store:
     assert shape(server) == [Gap(1, 1000, "lost"), 1001, 1002]
 
 
+@pytest.mark.long
 def test_a_gap_at_the_end_of_the_numbers_is_refused(service: Service) -> None:
     """A log that has used all its numbers could never end."""
     with contextlib.closing(HttpLogWriter(service.url, service.token())) as writer:
@@ -171,6 +172,7 @@ def test_every_number_is_reported_once_whoever_wrote_the_entry(
     assert list(read_entries([(b"9-0", [field.encode() for field in fields])], after)) == expected
 
 
+@pytest.mark.long
 def test_every_reader_gets_the_gap(server: RedisServer, service: Service, store: Store, tmp_path: Path) -> None:
     """A viewer of the live log, a later viewer, a viewer of the archive, and pages."""
     attempt = store.open(JOB, TOKEN)

@@ -171,6 +171,7 @@ def test_a_service_that_is_away_does_not_stop_the_command(
     assert_published_once(server, job)
 
 
+@pytest.mark.long
 def test_a_refused_command_without_output_can_be_delivered(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
@@ -263,6 +264,7 @@ def test_with_require_log_an_id_that_is_taken_stops_the_command(
     assert not orphaned_spools(tmp_path / "spool")
 
 
+@pytest.mark.long
 def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_refused_one(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:
@@ -302,6 +304,7 @@ def test_with_require_log_a_service_that_is_away_stops_the_command(tmp_path: Pat
     assert ("does not answer" if status == "refused" else "we are busy") in message
 
 
+@pytest.mark.long
 def test_with_require_log_a_silent_service_stops_the_command(tmp_path: Path, job: JobRef) -> None:
     """It takes the connection, and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -310,6 +313,7 @@ def test_with_require_log_a_silent_service_stops_the_command(tmp_path: Path, job
             assert "no answer within 0.5 s" in refuses_to_run(writer, tmp_path, job)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("token", "error"),
     [({"ttl": -60}, Unauthorized), ({"scopes": [READ]}, Forbidden)],
@@ -393,6 +397,7 @@ def test_a_first_run_with_retry_gets_the_id_itself(
     assert_published_once(server, job)
 
 
+@pytest.mark.long
 def test_a_retry_whose_store_stays_away_gets_its_id_later(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:
@@ -408,6 +413,7 @@ def test_a_retry_whose_store_stays_away_gets_its_id_later(
     assert_published_once(server, JobRef(job.workflow_id, f"{job.job_id}.2"))
 
 
+@pytest.mark.long
 def test_two_retries_at_once_get_two_ids(server: RedisServer, store: Store, tmp_path: Path, job: JobRef) -> None:
     """The store gives an id to one of them."""
     end_job(store, job)
@@ -506,6 +512,7 @@ def test_an_unusable_token_file_does_not_stop_the_command(
     assert (shown.returncode, sorted(shown.stdout.splitlines())) == (3, LINES)
 
 
+@pytest.mark.long
 def test_a_token_file_is_read_again(service: Service, server: RedisServer, tmp_path: Path, job: JobRef) -> None:
     """The token expires in the middle of the job. Its lines wait until the file has a new one."""
     file = tmp_path / "token"
@@ -527,6 +534,7 @@ def test_a_token_file_is_read_again(service: Service, server: RedisServer, tmp_p
     assert running_job.stderr_text.endswith("the store is back\n")
 
 
+@pytest.mark.long
 def test_a_token_that_expires_in_the_middle_does_not_change_the_exit_code(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
@@ -549,6 +557,7 @@ def test_a_token_that_expires_in_the_middle_does_not_change_the_exit_code(
     assert (end["status"], end["exit_code"]) == ("FAILED", "3")
 
 
+@pytest.mark.long
 def test_with_require_log_what_happens_later_does_not_change_the_exit_code(
     server: RedisServer, store: Store, tmp_path: Path, job: JobRef
 ) -> None:

@@ -145,6 +145,7 @@ def test_after_a_kill_a_complete_log_is_recognised_at_once(
     assert end["status"] == "LOST"
 
 
+@pytest.mark.long
 def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_path: Path) -> None:
     """They begin at number 1 and have their own times and streams. Nobody knows how the command ended."""
     path = kill_runner(server, tmp_path)
@@ -191,6 +192,7 @@ def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
     assert deliver(server, tmp_path, "--print", "--as", "x", path).returncode == 64
 
 
+@pytest.mark.long
 def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, tmp_path: Path) -> None:
     """The log has all lines, and the job was declared LOST. Only the file says how the command ended."""
     path = kill_runner(server, tmp_path, lease_seconds=30)
@@ -292,6 +294,7 @@ def test_delivery_through_a_service_is_the_same(server: RedisServer, service: Se
     assert read_log(server, OTHER)[0][-1]["message"] == str(ALL - 1)
 
 
+@pytest.mark.long
 def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, service: Service) -> None:
     """It compares digests, and stops at the first line that is missing or different."""
     lines = [Line(number, TIMESTAMP, f"line {number}", "stdout") for number in range(1, 401)]
@@ -308,6 +311,7 @@ def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, se
             writer.compare(OTHER, lines)
 
 
+@pytest.mark.long
 def test_archived_lines_are_read_back_from_the_archive(server: RedisServer, tmp_path: Path) -> None:
     """The log has left the store. Without access to the archive the file is kept."""
     path = kill_runner(server, tmp_path, lease_seconds=30)
@@ -334,6 +338,7 @@ class _Away:
         raise StoreUnavailable("the store does not answer")
 
 
+@pytest.mark.long
 def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(server: RedisServer, tmp_path: Path) -> None:
     """The store is away after the job's end, before the lines are read back."""
     path = kill_runner(server, tmp_path, lease_seconds=30)
@@ -349,6 +354,7 @@ def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(server: Redis
     assert not path.exists()
 
 
+@pytest.mark.long
 def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
     server: RedisServer, tmp_path: Path
 ) -> None:

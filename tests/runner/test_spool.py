@@ -468,7 +468,7 @@ print(len(seen) + spool.dropped, len(seen), seen == sorted(set(seen)), seen[0], 
     "limit",
     [60_000, *(pytest.param(limit, marks=pytest.mark.long) for limit in (1, 30_000, 200_000, -1, -60_000, -200_000))],
 )
-@pytest.mark.parametrize("release", [False, True])
+@pytest.mark.parametrize("release", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_full_disk_makes_the_spool_drop_lines(limit: int, release: bool, tmp_path: Path) -> None:
     """The job goes on, lines in the middle are dropped, and no line is missing from the account.
 

@@ -108,6 +108,7 @@ def has_logged(service: Service, *texts: str) -> bool:
     return all(text in service.logs() for text in texts)
 
 
+@pytest.mark.long
 def test_a_service_on_a_safe_store_does_not_warn(safe: RedisServer, tmp_path: Path) -> None:
     """The metric is 0."""
     with serving(tmp_path / "service", safe.url) as service:

@@ -17,6 +17,9 @@ from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_tiers import Site
 
+#: Each of these tests starts processes. CI runs them.
+pytestmark = pytest.mark.long
+
 #: The size to which a small object decompresses.
 BOMB_BYTES: Final = 600 * 2**20
 #: Bytes by which a worker may grow when it reads one.

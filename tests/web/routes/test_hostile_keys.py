@@ -11,6 +11,9 @@ from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
+#: Each of these tests starts processes. CI runs them.
+pytestmark = pytest.mark.long
+
 #: What is written to the keys of a watched job: the kind of key, the command, and its arguments.
 HOSTILE: Final[dict[str, list[tuple[str, str, *tuple[str, ...]]]]] = {
     "a lease that is no time": [("job", "HSET", "status", "RUNNING", "attempt", "1"), ("lease", "SET", "grace:zzz")],

@@ -69,6 +69,7 @@ def test_operators_routes_cannot_be_written(client: httpx.Client, path: str) -> 
     assert "GET" in response.headers["allow"]
 
 
+@pytest.mark.long
 def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> None:
     """Every route says so, with a time to retry. A viewer who is connected stays connected and misses nothing."""
     store = RedisServer(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always")

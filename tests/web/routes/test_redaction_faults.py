@@ -29,6 +29,9 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_tiers import Site
 
+#: Each of these tests starts processes. CI runs them.
+pytestmark = pytest.mark.long
+
 SECRET: Final = "hunter2"
 #: Seconds within which repeated requests must complete a redaction.
 PATIENCE: Final = 20.0

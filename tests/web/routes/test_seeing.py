@@ -21,6 +21,9 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, exchange, request_bytes
 
+#: Each of these tests starts processes. CI runs them.
+pytestmark = pytest.mark.long
+
 RUNNER: Final = "ab" * 16
 
 

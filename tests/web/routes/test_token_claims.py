@@ -30,6 +30,9 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
 
+#: Each of these tests starts processes. CI runs them.
+pytestmark = pytest.mark.long
+
 RSA: Final = rsa.generate_private_key(65_537, 2_048)
 JWK: Final = {**jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True), "kid": "k1"}
 #: A key for encryption, as Keycloak publishes one beside its key for signatures.

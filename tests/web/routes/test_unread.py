@@ -22,6 +22,9 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, request_bytes
 
+#: Each of these tests starts processes. CI runs them.
+pytestmark = pytest.mark.long
+
 #: Seconds within which ``/healthz`` must answer during an attack.
 HEALTH_SECONDS: Final = 0.3
 #: The longest time of an attack, and the time for which ``/healthz`` is requested, in seconds.
