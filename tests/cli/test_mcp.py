@@ -354,7 +354,7 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
     [
         ("read_lines", job("nobody"), "Not Found", "There is nothing here, or nothing that this token may see"),
         ("list_jobs", {"workflow_id": "../x"}, "Bad Request", "workflow_id: '../x' does not match"),
-        ("list_jobs", {"workflow_id": "wf\n"}, "Error", "no such workflow or job"),
+        ("list_jobs", {"workflow_id": "wf\n"}, "Not Found", "no such workflow or job"),
         ("list_jobs", {}, "Bad Request", "'workflow_id' is a required property"),
         ("list_jobs", {"workflow_id": "w", "sort": "x"}, "Bad Request", "'sort' was unexpected"),
         ("list_jobs", {"workflow_id": "w", "cursor": "x"}, "Bad Request", "cursor: this is not one of ours"),

@@ -140,7 +140,7 @@ def tool_list(max_wait: int) -> list[Tool]:
         _tool(
             "search",
             "Finds lines that contain a text: in one job, in the order of the log, or without job_id in all jobs of a"
-            " workflow, the newest job first, with the first matches of each.",
+            " workflow, the newest job first, with the first matches of each; more says that it has others.",
             "workflow_id q",
             workflow_id=_WORKFLOW,
             job_id=_JOB,
@@ -220,6 +220,8 @@ class Tools:
                 return json
             is_truncated = True
             longest = max((last, new, errors), key=len)
+            if not longest:
+                raise ChronoverseError("not even the job fits: ask for more bytes")
             longest.pop(0 if longest is last else -1)
 
     def read_lines(
@@ -241,12 +243,12 @@ class Tools:
         """
         place = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
         if place is None:
-            raise refusal("cursor: it is not one of read_lines")
+            raise BadRequest("cursor: it is not one of read_lines")
         if place[2]:
             tail = int(place[2][1:])
         descending = tail is not None
         if descending and (first, last) != (1, MAX_NUMBER):
-            raise refusal("tail: it cannot be combined with first or last")
+            raise BadRequest("tail: it cannot be combined with first or last")
         job, _ = self.client.read("/workflows/{}/jobs/{}", workflow_id, job_id)
         start = int(place[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
         page, reached = self._look(
@@ -299,10 +301,10 @@ class Tools:
         if job_id is None:
             return self._search_workflow(workflow_id, max_bytes, {**query, "status": status, "cursor": cursor})
         if status is not None:
-            raise refusal("status: it cannot be combined with job_id")
+            raise BadRequest("status: it cannot be combined with job_id")
         start = parse_number(cursor) if cursor is not None else 0
         if start is None:
-            raise refusal("cursor: it is not one of a search in one job")
+            raise BadRequest("cursor: it is not one of a search in one job")
         route, limit = "/workflows/{}/jobs/{}/logs/search", min(max_bytes // _LINE_BYTES, _PAGE_LIMIT)
         found, reached = self._look("logs", route, workflow_id, job_id, **query, offset=start, limit=limit)
         page, most = self._page(workflow_id, job_id), message_bytes(max_bytes)
@@ -347,7 +349,7 @@ class Tools:
     ) -> bytes:
         """What came first: the line, the job's end, or the end of the time."""
         if q is None and (regex or stream is not None):
-            raise refusal("regex, stream: they go with q")
+            raise BadRequest("regex, stream: they go with q")
         offset = cursor if q is not None else None
         ref = JobRef(workflow_id, job_id)
         answer = self.client.wait(ref, q=q, regex=regex, stream=stream, offset=offset, seconds=timeout)
@@ -398,10 +400,3 @@ class Tools:
             return f"{self.url}/"
         page = f"{self.url}/ui/workflows/{workflow_id}"
         return page if job_id is None else f"{page}/jobs/{job_id}"
-
-
-def refusal(detail: str) -> BadRequest:
-    """The error for arguments that no request is sent for."""
-    error = BadRequest(detail)
-    error.title = "Bad Request"
-    return error
