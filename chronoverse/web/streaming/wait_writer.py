@@ -1,10 +1,11 @@
 """Holds the socket of somebody who waits for a line, and answers when it has come, or when nothing more will.
 
-A waiter costs what a viewer costs: no greenlet, and the same broadcast groups.
+A waiter costs what a viewer costs: no greenlet, and the same broadcast groups. It only has a timer more, because a
+stream may end half a second late, but an answer should not come late.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import gevent
 
@@ -12,11 +13,14 @@ from chronoverse.live.viewer import Viewer
 from chronoverse.live.wait import Wait
 from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
+#: Seconds by which the timer is late, so that the viewer's time is over when it wakes it.
+TIMER_SECONDS: Final = 0.005
+
 
 class WaitWriter(StreamWriter):
     """Reads what ``viewer`` says, and writes ``answer()`` when ``wait`` is over. Otherwise as :class:`StreamWriter`."""
 
-    __slots__ = ("_answer", "_wait")
+    __slots__ = ("_answer", "_timer", "_wait")
 
     def __init__(
         self,
@@ -30,6 +34,10 @@ class WaitWriter(StreamWriter):
         super().__init__(viewer, sock, writers, closed)
         self._wait = wait
         self._answer = answer
+        seconds = viewer.ends_at - writers.scheduler.clock()
+        self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + TIMER_SECONDS)
+        # In a greenlet of its own: the event loop must not wait. After the end this wakes nobody.
+        self._timer.start(gevent.spawn, viewer.wake)
 
     @property
     def send(self) -> Callable[[bytes], int]:
@@ -70,6 +78,11 @@ class WaitWriter(StreamWriter):
 
     def _last_bytes(self) -> bytes:
         return self._answer()
+
+    def _close(self) -> None:
+        self._timer.stop()
+        self._timer.close()
+        super()._close()
 
 
 def _count_without_events(chunk: bytes) -> int:
