@@ -109,6 +109,19 @@ def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.title().startswith("failed · exit 3 · ")
 
 
+def test_the_end_of_a_lost_job_is_shown(open_tab: OpenTab, job: Job) -> None:
+    """The head says that it is lost. The page does not connect again."""
+    job.lines("ERROR: it broke")
+    tab = open_tab(job.ref).wait_number(1)
+    requested: list[str] = []
+    tab.page.on("request", lambda request: requested.append(request.url))
+    job.end(Status.LOST)
+    tab.wait_text("#badge", "lost")
+    tab.page.wait_for_selector("#summary:not([hidden])")
+    assert tab.text("#link") == ""
+    assert [url for url in requested if "/events" in url] == []
+
+
 @pytest.mark.long
 def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The page is open before the job exists."""

@@ -275,11 +275,11 @@ def test_the_service_says_when_to_come_back(node: Node) -> None:
 
 
 def test_a_silent_connection_counts_as_dead(node: Node, reader_service: Service, job: Foreign) -> None:
-    """The service sends a heartbeat each second. This reader expects ten in that time."""
+    """The service sends a heartbeat each second. This reader expects five in that time."""
     job.line("one")
-    given = options(reader_service, job, heartbeat=0.1, abortAfterMs=900)
+    given = options(reader_service, job, heartbeat=0.2, abortAfterMs=2500)
     seen = node.start("follow", **given).result()
-    assert seen["reconnects"][0][0] == "nothing came for 0.3 s"
+    assert seen["reconnects"][0][0] == "nothing came for 0.6 s"
     assert seen["numbers"] == [1]
 
 

@@ -58,7 +58,10 @@ export async function wait(options) {
       const isMissing = error instanceof Refused && error.status === 404;
       if (!(isMissing || isTransient(error)) || now() >= deadline) throw error;
       // The service has waited for the job as long as it was asked to. Otherwise the next request must not come at once.
-      if (isMissing && now() - began >= seconds * 1000) continue;
+      if (isMissing && now() - began >= seconds * 1000) {
+        backoff.succeeded();
+        continue;
+      }
       backoff.failed();
       if (!isMissing && backoff.seconds > giveUpAfter) throw error;
       await pause(Math.min(backoff.delay(error), Math.max(0, deadline - now())), signal);

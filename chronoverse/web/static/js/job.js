@@ -1,6 +1,5 @@
 // The page of one job. It connects the log, the search, the viewport and the stream.
 
-import { follow } from "../client/follow.js";
 import { $, notice, announce } from "./dom.js";
 import { Find, toggle } from "./find.js";
 import { ended, lines } from "./format.js";
@@ -309,18 +308,12 @@ const yieldToBrowser = () => new Promise((done) => setTimeout(done, 0));
 /** Shows what the live stream brings after line `offset`, until it ends. It waits for a job that does not exist yet. */
 async function followStream(offset, isThere) {
   const heartbeat = Number(document.documentElement.dataset.heartbeat);
-  const frames = follow({
-    workflow,
-    job: name,
-    token: currentToken,
-    offset,
-    heartbeat,
-    wait: isThere ? 0 : Infinity,
-    giveUpAfter: Infinity,
-    onReconnect: () => showConnection(false),
-  });
+  const options = { workflow, job: name, token: currentToken, offset, heartbeat, wait: isThere ? 0 : Infinity };
   let since = performance.now();
   try {
+    // It is not needed for the first lines, nor for a job that has ended.
+    const { follow } = await import("../client/follow.js");
+    const frames = follow({ ...options, giveUpAfter: Infinity, onReconnect: () => showConnection(false) });
     for await (const { event, data } of frames) {
       if (event === "connected") showConnection(true);
       else events[event]?.(data);
@@ -333,7 +326,7 @@ async function followStream(offset, isThere) {
     showEnd(null);
   } catch (error) {
     // The head says that a job was lost.
-    showEnd(ended(status) ? null : error.message);
+    showEnd(status !== null && ended(status) ? null : error.message);
   }
 }
 
