@@ -66,7 +66,7 @@ class Node:
     """Runs scenarios in one process of Node.js. Results are read by the thread that asks for them."""
 
     def __init__(self, directory: Path) -> None:
-        command = [tool("node"), "run.mjs"]
+        command = [tool("node"), "--expose-gc", "run.mjs"]
         self._process = subprocess.Popen(
             command, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )

@@ -133,8 +133,9 @@ export async function send(url, token, headers, limit) {
     const value = typeof token === "function" ? await token(refused) : token;
     const all = value ? { ...headers, Authorization: `Bearer ${value}` } : headers;
     // What is no token, or no address, throws a TypeError here. It is not tried again.
-    const request = new Request(url, { headers: all, cache: "no-store", signal: limit.signal });
-    const response = await limit.run(() => fetch(request));
+    const request = new Request(url, { headers: all, cache: "no-store" });
+    // The signal is not the Request's: Node.js may collect that one, and then an abort does not reach the connection.
+    const response = await limit.run(() => fetch(request, { signal: limit.signal }));
     if (response.ok) return response;
     const problem = await limit.run(() => refusal(response));
     if (problem.status !== 401 || typeof token !== "function" || refused) throw problem;
