@@ -1,6 +1,7 @@
 """The service, as it is deployed: gunicorn with its configuration, and a store."""
 
 import contextlib
+import http.client
 import secrets
 import sys
 import time
@@ -12,7 +13,7 @@ from bench.load import Target
 from bench.machine import children
 from bench.peers.base import Peer
 from bench.peers.store import ForeignSink, StoreSink, connections, job_ref, start_store, store_version
-from bench.processes import ROOT, free_port, listens, running, wait_until
+from bench.processes import ROOT, START_SECONDS, free_port, listens, running, wait_until
 from bench.produce import Sink
 from bench.reference import Grammar
 from chronoverse.auth.tokens import READ, mint
@@ -56,8 +57,9 @@ class Ours(Peer):
                 },
             )
         )
+        # Before, the scan server may still be a fork of the master: it would be taken for the worker.
+        wait_until(lambda: answers(self.port), "no worker answers")
         wait_until(lambda: len(forks_of(master)) == self.workers, "the workers do not start")
-        wait_until(lambda: listens(self.port), "the workers do not answer")
         self.pids.workers, self.pids.store = forks_of(master), [store]
 
     def settings(self) -> dict[str, str]:
@@ -85,6 +87,15 @@ class Ours(Peer):
             with contextlib.suppress(ImportError):
                 found[name] = version(name)
         return found | {"store": store_version(self.url)}
+
+
+def answers(port: int) -> bool:
+    """Whether a worker answers there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    return False
 
 
 def forks_of(master: int) -> list[int]:
