@@ -64,7 +64,7 @@ DEFECTS: Final = (
     # Who may do what
     Defect("scope not checked", "auth/tokens.py", "if scope not in self.scopes:", "if not self.scopes:", "auth web"),
     Defect("token valid at its expiry", "auth/tokens.py", "now >= expires_at", "now > expires_at", "auth"),
-    Defect("audience not checked", "auth/tokens.py", ' or claims.get("aud")', "", "auth"),
+    Defect("audience not checked", "auth/tokens.py", "audience is not None and audience not in named", "False", "auth"),
     Defect("critical extension ignored", "auth/tokens.py", '"crit" in signed', '"critical" in signed', "auth"),
     # The store
     Defect("append: gap accepted", "store/scripts/append.lua", "first > last + 1", "first > last + 2", "store"),
