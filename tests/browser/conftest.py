@@ -1,4 +1,4 @@
-"""Fixtures: one browser, and one service on one store, for all tests of the page."""
+"""Fixtures: one service on one store, for all tests of the page."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from playwright.sync_api import Browser
 
 from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
-from tests.browser.browsing import Tab, chromium
+from tests.browser.browsing import Tab
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.tools import unavailable
@@ -17,13 +17,6 @@ _numbers = itertools.count(1)
 
 #: A line as tests write it: its message, its stream, and whether it is partial.
 Written = tuple[str, str, bool]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.browser.browsing import chromium
 from tests.clients.javascript import Chromium, Engine, Node, install, serving_files
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
@@ -67,10 +66,9 @@ def engine(request: pytest.FixtureRequest, origin: str) -> Iterator[Engine]:
     if request.param == "node":
         yield request.getfixturevalue("node")
         return
-    with chromium() as browser:
-        pages = Chromium(browser, origin)
-        yield pages
-        pages.close()
+    pages = Chromium(request.getfixturevalue("browser"), origin)
+    yield pages
+    pages.close()
 
 
 def options(service: Service, job: Foreign, /, **more: Any) -> dict[str, Any]:

@@ -6,12 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Error
+from playwright.sync_api import Browser, Error
 
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
-from tests.browser.browsing import chromium
 from tests.clients.conftest import options
 from tests.clients.javascript import Engine, Node
 from tests.support.bench import NOW
@@ -192,11 +191,11 @@ def test_a_wait_has_four_outcomes(engine: Engine, reader_service: Service, job: 
 
 
 @pytest.mark.long
-def test_a_page_can_import_the_module_from_the_service(reader_service: Service, origin: str) -> None:
+def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_service: Service, origin: str) -> None:
     """If its origin is named. Then the module has the service's version."""
     module = f"{reader_service.url}/ui/static/client/index.js"
     names = "async (module) => Object.keys(await import(module)).sort()"
-    with chromium() as browser, browser.new_page() as page:
+    with browser.new_page() as page:
         page.goto(f"{origin}/index.html")
         assert page.evaluate(names, module) == [*ERRORS, "follow", "get", "page", "wait"]
         page.goto(f"{origin.replace('127.0.0.1', 'localhost')}/index.html")
