@@ -40,7 +40,6 @@ OWNERS: Final = {
     "opentelemetry": "web.http.tracing",
     "re2": "joblog.matcher",
     "mcp": "cli.mcp.server",
-    "mcp_types": "cli.mcp.server",
     "anyio": "cli.mcp.server",
     "jsonschema": "cli.mcp.server",
 }

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-import mcp_types as types
 import orjson
 from jsonschema import Draft202012Validator
+from mcp import types
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
