@@ -411,7 +411,7 @@ def test_a_lost_job_hash_is_restored(bench: Bench, objects: FileObjectStore) -> 
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=() if step in ("put", "committed") else pytest.mark.long) for step in STEPS]
+    "step", [pytest.param(step, marks=() if step == "committed" else pytest.mark.long) for step in STEPS]
 )
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two archivers die at the same step, with a running log and with an ended one. No line is lost."""

@@ -83,6 +83,7 @@ CALLS: Final = {
     "deliver": (("deliver", f"/nowhere/{EVIL}"), ()),
     "archive": (("archive", "--orphans"), ()),
     "serve": (("serve", "--bind", EVIL), ()),
+    "mcp": (("mcp", "--max-wait", EVIL), ()),
     "token": (("token", "--workflow", EVIL), ()),
     "retention": (("retention", "wf_1", EVIL), ()),
 }

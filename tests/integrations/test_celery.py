@@ -474,6 +474,7 @@ def example(containing: str, store: RedisServer) -> str:
     return str(found).replace("redis://127.0.0.1:6379/1", store.url)
 
 
+@pytest.mark.long
 def test_the_example_of_processes(store: RedisServer, tmp_path: Path) -> None:
     """It runs as it is printed."""
     (tmp_path / "example.py").write_text(example("ProcessPoolExecutor", store))

@@ -102,7 +102,7 @@ def message(data: str) -> str:
 
 def curl(url: str, token: str) -> Lines:
     """Reads the bytes with curl, and cuts them at blank lines."""
-    command = ["curl", "--silent", "--no-buffer", "--max-time", str(PATIENCE_SECONDS), "-H", "@-", url]
+    command = [tool("curl"), "--silent", "--no-buffer", "--max-time", str(PATIENCE_SECONDS), "-H", "@-", url]
     body = subprocess.run(command, input=f"Authorization: Bearer {token}".encode(), capture_output=True, check=True)
     return [(block["id"], block["data"]["message"]) for block in blocks(body.stdout) if block["event"] == "log"]
 

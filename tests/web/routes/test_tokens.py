@@ -235,7 +235,8 @@ def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisSe
         assert took < FETCH_SECONDS + 1
 
 
-@pytest.mark.parametrize("name", ["direct", pytest.param("nginx", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["direct", "nginx"])
 def test_a_public_key_is_no_secret(keyed: dict[str, Endpoint], name: str) -> None:
     """A token that is signed by HMAC with the public key is refused, and so is a token that brings its own key."""
     stranger = rsa.generate_private_key(65_537, 2_048)
