@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Stream
+from tests.web.routes.wire import Endpoint, Stream
 
 ORIGIN = "https://ci.example"
 #: What browsers may send that is not the origin named above.
@@ -26,14 +27,26 @@ def open_service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisSe
         yield service
 
 
-def preflight(service: Service, path: str, origin: str, method: str) -> httpx.Response:
+@pytest.fixture(scope="module", params=["direct", pytest.param("nginx", marks=pytest.mark.long)])
+def endpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, open_service: Service
+) -> Iterator[Endpoint]:
+    """What browsers connect to: this service itself, or nginx in front of it."""
+    if request.param == "direct":
+        yield open_service
+        return
+    with Nginx(tmp_path_factory.mktemp("nginx"), [(open_service.host, open_service.port)]) as nginx:
+        yield nginx
+
+
+def preflight(endpoint: Endpoint, path: str, origin: str, method: str) -> httpx.Response:
     """What a browser asks first."""
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": method,
         "Access-Control-Request-Headers": "authorization",
     }
-    return httpx.options(service.url + path, headers=headers)
+    return httpx.options(endpoint.url + path, headers=headers, verify=endpoint.verify)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +60,9 @@ def preflight(service: Service, path: str, origin: str, method: str) -> httpx.Re
         ("/nowhere", ""),
     ],
 )
-def test_a_preflight_names_the_methods_of_the_route(open_service: Service, path: str, methods: str) -> None:
+def test_a_preflight_names_the_methods_of_the_route(endpoint: Endpoint, path: str, methods: str) -> None:
     """It needs no token, and has no credentials."""
-    answer = preflight(open_service, path, ORIGIN, "GET")
+    answer = preflight(endpoint, path, ORIGIN, "GET")
     assert answer.status_code == 204
     assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert answer.headers["Access-Control-Allow-Methods"] == methods
@@ -59,42 +72,43 @@ def test_a_preflight_names_the_methods_of_the_route(open_service: Service, path:
 
 
 @pytest.mark.parametrize("origin", OTHERS)
-def test_other_origins_get_no_permission(open_service: Service, job: Foreign, origin: str) -> None:
+def test_other_origins_get_no_permission(endpoint: Endpoint, open_service: Service, job: Foreign, origin: str) -> None:
     """Neither before the request nor with the answer. The answer itself is the same."""
     job.line("a line")
-    asked = preflight(open_service, job.path, origin, "GET")
-    headers = {"Authorization": f"Bearer {open_service.token()}"}
-    answer = httpx.get(open_service.url + job.path, headers={**headers, "Origin": origin})
+    asked = preflight(endpoint, job.path, origin, "GET")
+    headers = {"Authorization": f"Bearer {open_service.token()}", "Origin": origin}
+    answer = httpx.get(endpoint.url + job.path, headers=headers, verify=endpoint.verify)
     assert (asked.status_code, answer.status_code) == (204, 200)
     for each in (asked, answer):
         assert not [name for name in each.headers if name.lower().startswith("access-control-")]
         assert "Origin" in each.headers["Vary"]
 
 
-def test_an_unknown_method_and_an_options_request_of_another_kind(open_service: Service) -> None:
+def test_an_unknown_method_and_an_options_request_of_another_kind(endpoint: Endpoint) -> None:
     """The browser finds that the method is not among those that are allowed."""
-    answer = preflight(open_service, "/workflows", ORIGIN, "BREW")
+    answer = preflight(endpoint, "/workflows", ORIGIN, "BREW")
     assert "BREW" not in answer.headers["Access-Control-Allow-Methods"]
     # Without the headers of a preflight it is a request like any other.
-    assert httpx.options(f"{open_service.url}/workflows", headers={"Origin": ORIGIN}).status_code == 401
+    asked = httpx.options(f"{endpoint.url}/workflows", headers={"Origin": ORIGIN}, verify=endpoint.verify)
+    assert asked.status_code == 401
 
 
 @pytest.mark.parametrize(("path", "status"), [("/workflows", 401), ("/nowhere", 404), ("/workflows?limit=x", 400)])
-def test_a_page_can_read_a_refusal(open_service: Service, path: str, status: int) -> None:
+def test_a_page_can_read_a_refusal(endpoint: Endpoint, open_service: Service, path: str, status: int) -> None:
     """Otherwise it could not tell its reader why."""
     headers = {"Origin": "http://127.0.0.1:3000"}
     if status != 401:
         headers["Authorization"] = f"Bearer {open_service.token()}"
-    answer = httpx.get(open_service.url + path, headers=headers)
+    answer = httpx.get(endpoint.url + path, headers=headers, verify=endpoint.verify)
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, "http://127.0.0.1:3000")
     assert "Retry-After" in answer.headers["Access-Control-Expose-Headers"]
 
 
-def test_a_stream_of_another_origin(open_service: Service, job: Foreign) -> None:
+def test_a_stream_of_another_origin(endpoint: Endpoint, open_service: Service, job: Foreign) -> None:
     """Streams write their own headers."""
     job.line("a line")
     headers = {"Authorization": f"Bearer {open_service.token()}", "Origin": ORIGIN}
-    stream = Stream(open_service, f"{job.path}/events", headers)
+    stream = Stream(endpoint, f"{job.path}/events", headers)
     assert stream.headers["access-control-allow-origin"] == ORIGIN
     stream.close()
 
