@@ -4,9 +4,14 @@ import { createInterface } from "node:readline";
 import * as chronoverse from "chronoverse";
 import * as scenarios from "./scenarios.mjs";
 
+let running = 0;
 // A signal that nothing holds any more does not abort: undici holds them weakly.
-setInterval(globalThis.gc, 100).unref();
+setInterval(() => running && globalThis.gc(), 100).unref();
 for await (const line of createInterface({ input: process.stdin })) {
   const [id, name, given] = JSON.parse(line);
-  scenarios[name](chronoverse, given).then((seen) => process.stdout.write(`${JSON.stringify([id, seen])}\n`));
+  running += 1;
+  scenarios[name](chronoverse, given).then((seen) => {
+    running -= 1;
+    process.stdout.write(`${JSON.stringify([id, seen])}\n`);
+  });
 }
