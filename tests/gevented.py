@@ -2,8 +2,8 @@
 
 What runs in another process is left out: the service always runs under gevent, and commands and the scan server never
 do. So the code of commands only is left out, too: capturing and delivering output, the archiver, and the HTTP client.
-What ``chronoverse.api`` offers stays, because a program that uses gevent may import it. Tests of the tests' own tools
-are left out.
+What ``chronoverse.api`` offers stays, because a program that uses gevent may import it. Code without I/O is left out,
+since it is the same there, and so are Celery's workers, the embedded server's supervisor, and the tests' own tools.
 """
 
 from gevent import monkey
@@ -23,8 +23,11 @@ LEFT_OUT: Final = (
     "client",
     "clients",
     "deploy",
+    "embedded",
     "faults",
     "history/scans/test_app.py",
+    "integrations",
+    "joblog",
     "runner/test_capture.py",
     "runner/test_line_assembler.py",
     "runner/test_lost_lines.py",
@@ -36,6 +39,7 @@ LEFT_OUT: Final = (
     "runner/test_resend.py",
     "runner/test_resend_ended.py",
     "runner/test_runner.py",
+    "settings",
     "system",
     "test_architecture.py",
     "test_bench.py",

@@ -75,7 +75,7 @@ def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) 
 def test_a_page_loads_all_of_its_scripts_at_once(name: str) -> None:
     """The page preloads every module that is imported, directly or not, and nothing else. Nothing is inline.
 
-    What a script loads later, when it is needed, is not preloaded: the client of a live job.
+    A module that is loaded later could be missing then: the service may restart in between.
     """
     text = (STATIC / name).read_text("utf-8")
     (root,) = re.findall(r'<script type="module" src="/ui/static/(.+?)"></script>', text)

@@ -1,5 +1,6 @@
 // The page of one job. It connects the log, the search, the viewport and the stream.
 
+import { follow } from "../client/follow.js";
 import { $, notice, announce } from "./dom.js";
 import { Find, toggle } from "./find.js";
 import { ended, lines } from "./format.js";
@@ -308,12 +309,18 @@ const yieldToBrowser = () => new Promise((done) => setTimeout(done, 0));
 /** Shows what the live stream brings after line `offset`, until it ends. It waits for a job that does not exist yet. */
 async function followStream(offset, isThere) {
   const heartbeat = Number(document.documentElement.dataset.heartbeat);
-  const options = { workflow, job: name, token: currentToken, offset, heartbeat, wait: isThere ? 0 : Infinity };
+  const frames = follow({
+    workflow,
+    job: name,
+    token: currentToken,
+    offset,
+    heartbeat,
+    wait: isThere ? 0 : Infinity,
+    giveUpAfter: Infinity,
+    onReconnect: () => showConnection(false),
+  });
   let since = performance.now();
   try {
-    // It is not needed for the first lines, nor for a job that has ended.
-    const { follow } = await import("../client/follow.js");
-    const frames = follow({ ...options, giveUpAfter: Infinity, onReconnect: () => showConnection(false) });
     for await (const { event, data } of frames) {
       if (event === "connected") showConnection(true);
       else events[event]?.(data);
