@@ -29,13 +29,15 @@ EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for 
 #: Processes that run the tests. Tests wait for half of their time, so there are more processes than the two processors.
 #: Each process imports all tests and starts a service of its own: six take a fifth more CPU, and no less time.
 PROCESSES: Final = 4
+#: Processes for a run with the long tests. With four, some waits of those tests are too short on two processors.
+LONG_PROCESSES: Final = 3
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes run the tests. Single files and directories run in this process, which is faster."""
     if config.args_source is pytest.Config.ArgsSource.ARGS:
         return 0
-    return PROCESSES
+    return PROCESSES if config.option.markexpr == "not long" else LONG_PROCESSES
 
 
 # Without compiled files in __pycache__ every process that a test starts would compile all that it imports.

@@ -47,7 +47,7 @@ HOT_BYTES: Final = 1
 READ_SECONDS: Final = 0.2
 PAUSE_SECONDS: Final = 0.005
 #: Random runs, and the steps of each. 80 runs take 15 seconds. The variable ARCHIVE_RUNS sets another number of runs.
-RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", examples(40)))
+RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", examples(25)))
 STEP_COUNT: Final = 20
 #: Batches of lines before the job may end. Most faults are possible only while it runs.
 MIN_BATCHES: Final = 4

@@ -14,7 +14,7 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 #: Seconds within which anything that a test waits for must be on the screen, also on a busy machine.
-PATIENCE_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 30.0
 
 #: Every row that is completely in view: its number, and its text (None while it is being loaded).
 _ROWS: Final = """() => {

@@ -80,6 +80,7 @@ def mcp_program(*arguments: str, mode: str = "auto", **settings: str) -> Iterato
     """Starts ``chronoverse mcp`` with these settings, and ends it after the ``with`` block."""
     from anyio.from_thread import start_blocking_portal
     from mcp import Client, StdioServerParameters
+    from mcp.client.stdio import stdio_client
 
     environ = {f"CHRONOVERSE_{name}": text for name, text in settings.items()}
     server = StdioServerParameters(
@@ -88,6 +89,8 @@ def mcp_program(*arguments: str, mode: str = "auto", **settings: str) -> Iterato
         env={**environ, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
     )
     with start_blocking_portal() as portal:
-        client = Client(server, mode=mode, read_timeout_seconds=PATIENCE_SECONDS)
+        # Its default for errors is what sys.stderr was at its import, and a test may have replaced that.
+        transport = stdio_client(server, errlog=sys.__stderr__ or sys.stderr)
+        client = Client(transport, mode=mode, read_timeout_seconds=PATIENCE_SECONDS)
         with portal.wrap_async_context_manager(client):
             yield McpProgram(portal, client)
