@@ -4,11 +4,12 @@
 
 Line k is ``w=<writer> n=<k> h=<sha1 of "writer:k">``, and then PADDING bytes more. RATE is in lines/s. The number of
 lines is written to the file PROGRESS before the lines are printed. The program ends with exit code 7 after COUNT lines,
-or once the file PROGRESS.stop exists. Once PROGRESS.half exists, it prints half a line and waits.
+or once the file PROGRESS.stop exists. Once PROGRESS.half exists, it prints half a line, and ends when nobody reads it.
 """
 
 import hashlib
 import os
+import select
 import sys
 import time
 
@@ -29,6 +30,13 @@ def write(data: bytes) -> None:
         data = data[os.write(1, data) :]
 
 
+def wait_for_reader_end(seconds: float) -> None:
+    """Waits until nobody can read stdout any more, but no longer than that."""
+    poller = select.poll()
+    poller.register(1, 0)
+    poller.poll(seconds * 1000)
+
+
 def main(path: str, writer: str, count: int, rate: float, padding: int) -> int:
     """Prints the lines. Returns the exit code."""
     progress = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -38,7 +46,8 @@ def main(path: str, writer: str, count: int, rate: float, padding: int) -> int:
         due = min(count, int((time.monotonic() - began) * rate) + 1, done + 1000)
         if os.path.exists(f"{path}.half"):
             write(line(writer, done + 1).encode()[:20])
-            time.sleep(60)
+            wait_for_reader_end(60)
+            return EXIT_CODE
         os.pwrite(progress, b"%012d" % due, 0)
         write("".join(f"{line(writer, number, padding)}\n" for number in range(done + 1, due + 1)).encode())
         done = due
