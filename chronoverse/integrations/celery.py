@@ -117,7 +117,7 @@ class TaskLogs:
         self._handler = JobLogHandler(self._current_log)
         self._handler.addFilter(_is_of_task)
         self._handler.setFormatter(formatter)
-        self._tees: list[_Tee] = []
+        self._task_streams: list[_TaskStream] = []
         self._receivers: dict[Any, Callable[..., None]] = {
             signals.worker_process_init: self._begin_process,
             signals.task_prerun: self._begin,
@@ -275,15 +275,15 @@ class TaskLogs:
     def _attach(self) -> None:
         for logger in (logging.getLogger(), task_logger):
             logger.addHandler(self._handler)
-        self._tees = [_Tee(name, getattr(sys, name), self._current) for name in STREAMS]
-        sys.stdout, sys.stderr = self._tees
+        self._task_streams = [_TaskStream(name, getattr(sys, name), self._current) for name in STREAMS]
+        sys.stdout, sys.stderr = self._task_streams
 
     def _detach(self) -> None:
         for logger in (logging.getLogger(), task_logger):
             logger.removeHandler(self._handler)
-        for tee in self._tees:
-            if getattr(sys, tee.name) is tee:
-                setattr(sys, tee.name, tee.wrapped)
+        for stream in self._task_streams:
+            if getattr(sys, stream.name) is stream:
+                setattr(sys, stream.name, stream.wrapped)
 
 
 class _TaskOutput:
@@ -296,7 +296,7 @@ class _TaskOutput:
         self.streams = {name: JobLogStream(log, name) for name in STREAMS}
 
 
-class _Tee:
+class _TaskStream:
     """A text stream that writes to another one, and to the log of the current task."""
 
     def __init__(self, name: str, wrapped: Any, current: Callable[[], _TaskOutput | None]) -> None:

@@ -53,7 +53,7 @@ _JOB: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$", "descript
 _STATUS: Final = {
     "type": "string",
     "enum": [each.value for each in Status],
-    "description": "Only jobs that stand so.",
+    "description": "Only jobs with this status.",
 }
 _STREAM: Final = {"type": "string", "enum": ["stdout", "stderr"], "description": "Only lines of this stream."}
 _Q: Final = {
@@ -147,7 +147,7 @@ def tool_list(max_wait: int) -> list[Tool]:
             q=_Q,
             regex=_REGEX,
             stream=_STREAM,
-            status={**_STATUS, "description": "Only jobs that stand so. Excludes job_id."},
+            status={**_STATUS, "description": "Only jobs with this status. Excludes job_id."},
             cursor=_CURSOR,
         ),
         _tool(
@@ -241,16 +241,16 @@ class Tools:
         The cursor is the number after which to go on. That of a tail is the number before which to go on, and how many
         lines are left.
         """
-        place = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
-        if place is None:
+        parsed = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
+        if parsed is None:
             raise BadRequest("cursor: it is not one of read_lines")
-        if place[2]:
-            tail = int(place[2][1:])
+        if parsed[2]:
+            tail = int(parsed[2][1:])
         descending = tail is not None
         if descending and (first, last) != (1, MAX_NUMBER):
             raise BadRequest("tail: it cannot be combined with first or last")
         job, _ = self.client.read("/workflows/{}/jobs/{}", workflow_id, job_id)
-        start = int(place[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
+        start = int(parsed[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
         page, reached = self._look(
             "logs",
             "/workflows/{}/jobs/{}/logs",
