@@ -53,19 +53,20 @@ def _read_list(
     """Up to ``limit`` workflows after ``position``, and the next position. None when there are no more."""
     found: list[dict[str, Any]] = []
     deadline = deps.monotonic() + PAGE_SECONDS
-    while True:
-        count = min(BATCH_WORKFLOWS, limit - len(found))
-        with deps.scan_lock(JobRef(deps.store.workflows.slot, ""), principal().subject):
-            listed = deps.store.workflows.page(position, count)
-            read = deps.store.workflows.read([workflow_id for _, workflow_id in listed])
-        for position, workflow in zip(listed, read, strict=True):
+    lock_ref = JobRef(deps.store.workflows.slot, "")
+    with deps.scan_lock(lock_ref, principal().subject):
+        listed = deps.store.workflows.page(position, limit)
+    for start in range(0, len(listed), BATCH_WORKFLOWS):
+        batch = listed[start : start + BATCH_WORKFLOWS]
+        with deps.scan_lock(lock_ref, principal().subject):
+            read = deps.store.workflows.read([workflow_id for _, workflow_id in batch])
+        for position, workflow in zip(batch, read, strict=True):
             if workflow is not None:
                 found.append(_to_json(position, workflow))
-        if len(listed) < count:
-            return found, None
-        if len(found) == limit or deps.monotonic() > deadline:
-            return found, position
+        if deps.monotonic() > deadline:
+            return found, batch[-1]
         yield_to_loop()
+    return found, listed[-1] if len(listed) == limit else None
 
 
 def _read_named(

@@ -54,6 +54,22 @@ def test_a_token_for_some_workflows_sees_these(service: Service, names: list[str
     assert ask(service, workflows=("unknown",)).json() == {"workflows": [], "cursor": None}
 
 
+def test_many_workflows_of_one_moment_are_all_listed(service: Service, redis_server: RedisServer) -> None:
+    """Pages of more than the service reads at once, of workflows whose newest jobs have the same time."""
+    moment = time.time()
+    store, names = Store(redis_server.url, clock=lambda: moment), {f"moment_{number}" for number in range(50)}
+    for name in names:
+        store.register(JobRef(name, "job"))
+    store.close()
+    found, query = list[str](), "?limit=20"
+    while query:
+        answer = ask(service, query)
+        found += [each["id"] for each in answer.json()["workflows"]]
+        query = answer.links.get("next", {}).get("url", "").removeprefix("/workflows")
+    assert names <= set(found)
+    assert len(found) == len(set(found))
+
+
 @pytest.mark.parametrize("all_workflows", [True, False])
 def test_pages_follow_each_other(service: Service, names: list[str], all_workflows: bool) -> None:
     """With the cursor, and with the link in the answer's header."""
