@@ -412,13 +412,16 @@ class Spool:
         front = self._next_at(0)
         if front is None or front.ordinal >= stop:
             return False
+        before = self._memory.size
         self._memory.delete(0, stop)
         if kept[0] is None:
             self._remove_file()
         elif self._file is not None:
-            # If the disk is full, the lines may be sent again. The store skips lines that it has.
-            with contextlib.suppress(sqlite3.Error):
+            try:
                 self._file.write(self._saved(), delete=(0, stop))
+            except sqlite3.Error:
+                # If the disk is full, the lines stay, and may be sent again. The store skips lines that it has.
+                return self._memory.size < before
         return True
 
     def _fold(self, ordinal: int) -> None:
