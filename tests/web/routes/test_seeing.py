@@ -175,8 +175,8 @@ def test_a_download_is_a_line_of_the_log(seen: Service, redis_server: RedisServe
     job = Foreign(redis_server.url, "seeing", "taken").lines(["x" * 99_999] * 100)
     headers = {"Authorization": f"Bearer {seen.token(subject='ada')}"}
     httpx.get(f"{seen.url}{job.path}/logs/raw", headers={**headers, "X-Request-ID": "taken-1"})
-    left = Stream(seen, f"{job.path}/logs/raw", {**headers, "X-Request-ID": "taken-2"})
-    left.close()
+    with httpx.stream("GET", f"{seen.url}{job.path}/logs/raw", headers={**headers, "X-Request-ID": "taken-2"}) as left:
+        next(left.iter_raw(1_000))
 
     def logged(request_id: str) -> list[dict[str, Any]]:
         return [entry for entry in entries(seen) if entry.get("request_id") == request_id]
