@@ -66,9 +66,9 @@ def engine(request: pytest.FixtureRequest, origin: str) -> Iterator[Engine]:
     if request.param == "node":
         yield request.getfixturevalue("node")
         return
-    pages = Chromium(request.getfixturevalue("browser"), origin)
-    yield pages
-    pages.close()
+    page = Chromium(request.getfixturevalue("browser"), origin)
+    yield page
+    page.close()
 
 
 def options(service: Service, job: Foreign, /, **more: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.support.service import ROOT
 from tests.support.tools import tool
@@ -27,7 +27,8 @@ _PAGE: Final = """<!doctype html><title>Another origin</title><link rel="icon" h
 <script type="module">
 import * as chronoverse from "./node_modules/chronoverse/index.js";
 import * as scenarios from "./scenarios.mjs";
-window.start = (name, given) => { window.reading = scenarios[name](chronoverse, given); };
+window.readings = [];
+window.start = (name, given) => window.readings.push(scenarios[name](chronoverse, given)) - 1;
 </script>
 """
 
@@ -112,42 +113,34 @@ class NodeReading:
 
 
 class PageReading:
-    """A page that runs one scenario."""
+    """A scenario in a page."""
 
-    def __init__(self, browser: Browser, origin: str, scenario: str, given: dict[str, Any]) -> None:
+    def __init__(self, page: Page, number: int) -> None:
+        self._page = page
+        self._number = number
+
+    def result(self) -> dict[str, Any]:
+        """What it has returned."""
+        seen: dict[str, Any] = self._page.evaluate("number => window.readings[number]", self._number)
+        return seen
+
+
+class Chromium:
+    """Runs scenarios in one page of ``origin``."""
+
+    def __init__(self, browser: Browser, origin: str) -> None:
         self._page = browser.new_page()
         self._page.goto(f"{origin}/index.html")
         self._page.wait_for_function("() => window.start")
-        self._page.evaluate("([scenario, given]) => window.start(scenario, given)", [scenario, given])
 
-    def result(self) -> dict[str, Any]:
-        """What it has returned. The page stays open."""
-        seen: dict[str, Any] = self._page.evaluate("() => window.reading")
-        return seen
+    def start(self, scenario: str, **given: Any) -> PageReading:
+        """Starts a scenario."""
+        started = self._page.evaluate("([scenario, given]) => window.start(scenario, given)", [scenario, given])
+        return PageReading(self._page, started)
 
     def close(self) -> None:
         """Closes the page."""
         self._page.close()
-
-
-class Chromium:
-    """Runs scenarios in pages of ``origin``."""
-
-    def __init__(self, browser: Browser, origin: str) -> None:
-        self._browser = browser
-        self._origin = origin
-        self._started: list[PageReading] = []
-
-    def start(self, scenario: str, **given: Any) -> PageReading:
-        """Opens a page."""
-        reading = PageReading(self._browser, self._origin, scenario, given)
-        self._started.append(reading)
-        return reading
-
-    def close(self) -> None:
-        """Closes all pages."""
-        for reading in self._started:
-            reading.close()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
