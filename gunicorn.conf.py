@@ -23,7 +23,7 @@ from typing import Any
 import gevent
 
 from chronoverse import __version__
-from chronoverse.cli.common import EX_CONFIG, print_message
+from chronoverse.cli.common import print_message
 from chronoverse.cli.serve import banner, command_name, service_settings
 from chronoverse.embedded import listeners
 from chronoverse.embedded import server as embedded
@@ -38,7 +38,7 @@ try:
 except SettingsError as error:
     # gunicorn would print a traceback, or listen first and then find that no worker starts.
     print_message(str(error))
-    sys.exit(EX_CONFIG)
+    sys.exit(os.EX_CONFIG)
 
 #: Connections above CHRONOVERSE_MAX_STREAMS. Streams over that limit are refused, so /healthz can always be answered.
 SPARE_CONNECTIONS = 200

@@ -1,81 +1,130 @@
 """Every error that Chronoverse raises on purpose. All of them are subclasses of :class:`ChronoverseError`.
 
-Errors of libraries are translated into these where the library is called. These are translated into HTTP answers in
-``web/http/problems.py``, and into exit codes in ``cli/main.py``.
+Errors of libraries are translated into these where the library is called. What an error means outside stands in its
+class: ``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py`` read it there.
 """
+
+import os
+from collections.abc import Mapping
+from typing import ClassVar
 
 
 class ChronoverseError(Exception):
-    """The root of all errors. ``str()`` of an error is a message for a person.
+    """The root of all errors. ``str()`` of an error is a message for a person."""
 
-    ``title`` is that of the problem document with which the service has refused a request, else empty.
-    """
-
-    title: str = ""
+    #: The status of the service's answer.
+    status: ClassVar[int] = 500
+    #: The ``reason`` in the problem document of a 409, for programs.
+    reason: ClassVar[str | None] = None
+    #: What a client is told of an error on our side. The message is for operators only, unless this is None.
+    detail: ClassVar[str | None] = "Something went wrong here."
+    #: How a command exits, by BSD's sysexits.h.
+    exit_code: ClassVar[int] = os.EX_SOFTWARE
+    #: The title of the problem document with which the service has refused a request. The class has a default.
+    title: str = "Error"
 
 
 class SettingsError(ChronoverseError):
     """Raised when settings are not valid. The message names every one of them."""
 
+    exit_code = os.EX_CONFIG
+
 
 class InvalidMask(ChronoverseError):
     """Raised when a secret that is to be masked is too short, too long or missing. The message never has the secret."""
+
+    exit_code = os.EX_USAGE
 
 
 class InvalidCursor(ChronoverseError):
     """Raised when a page cursor is malformed, or was made for another job, order or filter."""
 
+    status = 400
+
 
 class SearchTooExpensive(ChronoverseError):
     """Raised when a line is too long for the regular expression that is searched for."""
+
+    status = 400
 
 
 class NothingToCompare(ChronoverseError):
     """Raised when there is no run with which a log can be compared. The message says why."""
 
+    status = 409
+    reason = "nothing-to-compare"
+    exit_code = os.EX_NOINPUT
+
 
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
 
-    The message is for whoever sent the token. ``reason`` is for the service's log only. It says what the message leaves
-    out because it could help to forge a token. Neither has anything of the token.
+    The message is for whoever sent the token. ``explanation`` is for the service's log only. It says what the message
+    leaves out because it could help to forge a token. Neither has anything of the token.
     """
 
-    def __init__(self, message: str, reason: str = ""):
+    status = 401
+    title = "Unauthorized"
+    exit_code = os.EX_NOPERM
+
+    def __init__(self, message: str, explanation: str = ""):
         super().__init__(message)
-        self.reason = reason or message
+        self.explanation = explanation or message
 
 
 class Forbidden(ChronoverseError):
     """Raised when a valid token lacks the scope that a request needs."""
 
+    status = 403
+    title = "Forbidden"
+    exit_code = os.EX_NOPERM
+
 
 class JobNotFound(ChronoverseError):
     """Raised when a job does not exist, or when the token is not for its workflow. The message does not say which."""
+
+    status = 404
+    title = "Not Found"
+    exit_code = os.EX_NOINPUT
 
 
 class AtCapacity(ChronoverseError):
     """Raised when a worker has no room for a request. The message says what is full. A retry later may succeed."""
 
+    status = 503
+    detail: ClassVar[str | None] = None
+    exit_code = os.EX_TEMPFAIL
+
 
 class ScansUnavailable(ChronoverseError):
     """Raised when the scan server does not answer: it has just died, or hangs. A retry may succeed."""
+
+    status = 503
+    detail = "Searches are not answered now; try again."
 
 
 class Draining(AtCapacity):
     """Raised when a worker that is shutting down is asked for a new stream. Another worker may accept it."""
 
+    detail = "This worker is going down; try again."
+
 
 class ShareExceeded(ChronoverseError):
     """Raised when one token or one address already uses all that it may use at a time. A retry later may succeed."""
+
+    status = 429
 
 
 class EmbeddedError(ChronoverseError):
     """Raised when the embedded server cannot be found, started or reached."""
 
+    exit_code = os.EX_UNAVAILABLE
+
 
 class SpoolError(ChronoverseError):
     """Raised when a file is no spool that this version can read, or is damaged."""
+
+    exit_code = os.EX_DATAERR
 
 
 class SpoolInUse(SpoolError):
@@ -85,21 +134,39 @@ class SpoolInUse(SpoolError):
 class SigningKeysUnavailable(ChronoverseError):
     """Raised when the keys that tokens are checked with cannot be fetched. A retry may succeed."""
 
+    status = 503
+    detail = "The keys that tokens are checked with cannot be fetched; try again."
+
 
 class Unreachable(ChronoverseError):
     """Raised when the service does not answer, keeps answering that it is unavailable, or is not trusted."""
+
+    status = 503
+    title = "Service Unavailable"
+    exit_code = os.EX_UNAVAILABLE
 
 
 class BadRequest(ChronoverseError):
     """Raised when the service finds a request malformed. A retry cannot succeed."""
 
+    status = 400
+    title = "Bad Request"
+    exit_code = os.EX_DATAERR
+
 
 class StoreError(ChronoverseError):
     """The root of all errors of the store and the archive."""
 
+    status = 502
+    detail = "The store gave an unexpected answer."
+    exit_code = os.EX_UNAVAILABLE
+
 
 class StoreUnavailable(StoreError):
     """Raised when the store cannot be reached, is loading its data, or does not answer in time. A retry may succeed."""
+
+    status = 503
+    detail = "The store cannot be reached; try again."
 
 
 class StaleToken(StoreUnavailable, Unauthorized):
@@ -108,9 +175,13 @@ class StaleToken(StoreUnavailable, Unauthorized):
     A retry may succeed.
     """
 
+    exit_code = os.EX_NOPERM
+
 
 class TooFast(StoreUnavailable):
     """Raised when a client publishes or asks faster than it may. A retry after ``seconds`` may succeed."""
+
+    status = 429
 
     def __init__(self, message: str, seconds: float):
         super().__init__(message)
@@ -124,6 +195,10 @@ class KeysMoving(StoreUnavailable):
 class StoreRefused(StoreError):
     """Raised when the store answers but does not write: out of memory, disk full, read-only. A retry may succeed."""
 
+    status = 503
+    detail = "The store does not take writes now; try again."
+    exit_code = os.EX_TEMPFAIL
+
 
 class NotDurable(StoreError):
     """Raised when the store keeps no append-only file, and so cannot say what is safely on its disk."""
@@ -132,41 +207,71 @@ class NotDurable(StoreError):
 class ArchiveUnavailable(StoreUnavailable):
     """Raised when the archive's object store cannot be reached or does not answer in time. A retry may succeed."""
 
+    detail = "This part of the log is in the archive, which cannot be reached; try again."
+
 
 class ArchiveBusy(StoreUnavailable):
     """Raised when another process archives or deletes the job at this moment. A retry may succeed."""
+
+    detail = "The job is being archived or deleted just now; try again."
 
 
 class ArchiveDamaged(StoreError):
     """Raised when an archived object is missing, or differs from what was written."""
 
+    detail = "This part of the log cannot be read from the archive."
+    exit_code = os.EX_SOFTWARE
+
 
 class ArchiveNotConfigured(ChronoverseError):
     """Raised when something needs an archive, and this service has none."""
+
+    status = 409
+    reason = "NO_ARCHIVE"
+    exit_code = os.EX_UNAVAILABLE
 
 
 class LineStillOpen(ChronoverseError):
     """Raised when the newest line of a running job is to be redacted. That is possible once another line follows."""
 
+    status = 409
+    reason = "STILL_LIVE"
+    exit_code = os.EX_TEMPFAIL
+
 
 class NotALog(StoreError):
     """Raised when a job's key holds something that is not a stream. A retry cannot succeed."""
+
+    status = 409
+    reason = "NOT_A_LOG"
+    exit_code = os.EX_DATAERR
 
 
 class AppendRefused(ChronoverseError):
     """The root of the errors with which the store refuses a runner."""
 
+    status = 409
+
 
 class Held(AppendRefused):
     """Raised when another live runner holds the job's lease."""
+
+    reason = "HELD"
+    exit_code = os.EX_TEMPFAIL
 
 
 class Closed(AppendRefused):
     """Raised when the job has already ended."""
 
+    reason = "CLOSED"
+    exit_code = os.EX_CANTCREAT
+
 
 class Deleted(AppendRefused):
     """Raised when the job was deleted. Until its tombstone expires, nothing is written under its id."""
+
+    reason = "DELETED"
+    exit_code = os.EX_CANTCREAT
 
 
 class ForeignLines(Closed):
@@ -176,13 +281,20 @@ class ForeignLines(Closed):
 class SpoolNotInLog(Closed):
     """Raised when a job has ended, and its log lacks lines that a spool file holds for it."""
 
+    exit_code = os.EX_PROTOCOL
+
 
 class Fenced(AppendRefused):
     """Raised when this runner's lease is gone: another runner has it, it expired, or the job was declared LOST."""
 
+    reason = "FENCED"
+
 
 class CorruptLog(AppendRefused):
     """Raised when the log's entry ids are not 1-0, 2-0, 3-0, and so on. Nothing can be appended to such a log."""
+
+    reason = "TAINTED"
+    exit_code = os.EX_DATAERR
 
 
 class SequenceGap(AppendRefused):
@@ -191,6 +303,14 @@ class SequenceGap(AppendRefused):
     ``expected`` is that next number. The runner sends its lines again from there.
     """
 
+    reason = "GAP"
+
     def __init__(self, expected: int):
         super().__init__(f"the log's next line is {expected}")
         self.expected = expected
+
+
+def errors_by_reason(kind: type[ChronoverseError] = ChronoverseError) -> Mapping[str, type[ChronoverseError]]:
+    """The error that each ``reason`` of a problem document stands for."""
+    found = {reason: error for each in kind.__subclasses__() for reason, error in errors_by_reason(each).items()}
+    return found if kind.reason is None else {**found, kind.reason: kind}

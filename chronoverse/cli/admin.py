@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from chronoverse import errors
-from chronoverse.cli.common import EX_DATAERR, duration, identifier, open_archive, open_store, read_settings
+from chronoverse.cli.common import duration, identifier, open_archive, open_store, read_settings
 from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
@@ -59,7 +60,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
         _log_store_warnings(store)
         archiver = make_archiver(settings, store, stop)
         if once:
-            return EX_DATAERR if _archive_once(archiver) else 0
+            return os.EX_DATAERR if _archive_once(archiver) else 0
         logging.getLogger(__name__).info("archiver up", extra={"fields": {"archive": settings.archive_location}})
         archiver.run()
         logging.getLogger(__name__).info("archiver gone")

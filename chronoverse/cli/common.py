@@ -1,4 +1,4 @@
-"""What several commands share: values on the command line, messages, exit codes, access to a store or a service."""
+"""What several commands share: values on the command line, messages, access to a store or a service."""
 
 import contextlib
 import re
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from chronoverse.archive.object_store import ObjectStore
     from chronoverse.client.client import Client
     from chronoverse.store import Store
-
-#: Exit codes of BSD's sysexits.h that a command returns itself. See :data:`chronoverse.cli.main.EXIT_CODES`.
-EX_DATAERR: Final = 65
-EX_UNAVAILABLE: Final = 69
-EX_CANTCREAT: Final = 73
-EX_TEMPFAIL: Final = 75
-EX_CONFIG: Final = 78
 
 #: Seconds in the units of :func:`duration`, and the longest that it reads: ten years.
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}

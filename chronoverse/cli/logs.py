@@ -1,6 +1,7 @@
 """The commands that read from the service: ``logs``, ``jobs``, ``search``, ``summary``, ``wait`` and others."""
 
 import contextlib
+import os
 import secrets
 import sys
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from chronoverse.cli.common import EX_CANTCREAT, duration, identifier, moment, open_client, print_message, read_settings
+from chronoverse.cli.common import duration, identifier, moment, open_client, print_message, read_settings
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
 
 #: Lines of a job that a search of a workflow shows at most. The service allows no more.
@@ -261,7 +262,7 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
             part.replace(path)
         except OSError as error:
             print_message(f"{path}: {error.strerror}")
-            return EX_CANTCREAT
+            return os.EX_CANTCREAT
         finally:
             part.unlink(missing_ok=True)
     print_message(f"saved {path} ({size:,} bytes)")

@@ -1,50 +1,22 @@
 """The program: its commands, and how it exits.
 
-Exit codes are those of BSD's sysexits.h. A command that runs or follows a job exits with the job's own code instead.
+Exit codes are those of BSD's sysexits.h; each error in :mod:`chronoverse.errors` knows its own. A command that runs or
+follows a job exits with the job's own code instead.
 """
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import click
 
-from chronoverse import __version__, errors
+from chronoverse import __version__
 from chronoverse.cli import admin, logs, remove, run, scans, serve
-from chronoverse.cli.common import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, print_message
+from chronoverse.cli.common import print_message
 from chronoverse.cli.mcp import command as mcp
+from chronoverse.errors import ChronoverseError
 
-EX_USAGE: Final = 64
-EX_SOFTWARE: Final = 70
-
-#: How the program exits after an error. The first class that the error is an instance of counts. Any other
-#: :class:`ChronoverseError` exits with EX_SOFTWARE.
-EXIT_CODES: Final[Mapping[type[Exception], int]] = {
-    errors.SettingsError: EX_CONFIG,
-    errors.Unauthorized: 77,  # EX_NOPERM
-    errors.Forbidden: 77,
-    errors.Held: EX_TEMPFAIL,
-    errors.LineStillOpen: EX_TEMPFAIL,
-    errors.AtCapacity: EX_TEMPFAIL,
-    errors.StoreRefused: EX_TEMPFAIL,
-    errors.SpoolNotInLog: 76,  # EX_PROTOCOL
-    errors.Closed: EX_CANTCREAT,
-    errors.Deleted: EX_CANTCREAT,
-    errors.StoreUnavailable: EX_UNAVAILABLE,
-    errors.EmbeddedError: EX_UNAVAILABLE,
-    errors.Unreachable: EX_UNAVAILABLE,
-    errors.ArchiveNotConfigured: EX_UNAVAILABLE,
-    errors.JobNotFound: 66,  # EX_NOINPUT
-    errors.NothingToCompare: 66,
-    errors.BadRequest: EX_DATAERR,
-    errors.NotALog: EX_DATAERR,
-    errors.CorruptLog: EX_DATAERR,
-    errors.SpoolError: EX_DATAERR,
-    errors.InvalidMask: EX_USAGE,
-    errors.ArchiveDamaged: EX_SOFTWARE,
-    errors.StoreError: EX_UNAVAILABLE,
-}
 #: What a shell reports of a program that SIGINT or SIGPIPE has ended.
 EXIT_BY_SIGINT: Final = 130
 EXIT_BY_SIGPIPE: Final = 141
@@ -89,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return done.exit_code
     except click.ClickException as error:
         error.show()
-        return EX_USAGE
-    except errors.ChronoverseError as error:
+        return os.EX_USAGE
+    except ChronoverseError as error:
         print_message(str(error))
-        return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EX_SOFTWARE)
+        return error.exit_code
     except BrokenPipeError:
         # Whoever reads our output has closed it. Python flushes stdout when it exits, and that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

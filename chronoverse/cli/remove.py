@@ -1,12 +1,13 @@
 """``chronoverse redact`` and ``chronoverse delete``: taking lines or a whole job out of the service."""
 
 import contextlib
+import os
 import re
 import sys
 
 import click
 
-from chronoverse.cli.common import EX_TEMPFAIL, identifier, open_client, print_message, read_settings
+from chronoverse.cli.common import identifier, open_client, print_message, read_settings
 from chronoverse.joblog.values import JobRef, parse_number
 
 #: What redacting and deleting need.
@@ -63,7 +64,7 @@ def redact(
     click.echo(f"{done.lines} line{'' if done.lines == 1 else 's'} redacted")
     if done.pending:
         print_message("the old text can still come back if the store does; repeat the command later to make sure")
-        return EX_TEMPFAIL
+        return os.EX_TEMPFAIL
     return 0
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chronoverse.cli.common import (
-    EX_UNAVAILABLE,
     bearer_token,
     duration,
     identifier,
@@ -132,7 +131,7 @@ def deliver(
             seconds=deliver_timeout,
             service_url=server,
         )
-        return 0 if done else EX_UNAVAILABLE
+        return 0 if done else os.EX_UNAVAILABLE
 
 
 def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "LogWriter":

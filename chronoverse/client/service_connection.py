@@ -18,45 +18,33 @@ REFUSAL_BYTES: Final = 65_536
 #: The longest ``Retry-After`` that is obeyed, in seconds.
 MAX_RETRY_AFTER_SECONDS: Final = 120.0
 
-#: The errors for the ``reason`` of a 409.
-_CONFLICTS: Final[Mapping[str, type[ChronoverseError]]] = {
-    "FENCED": errors.Fenced,
-    "CLOSED": errors.Closed,
-    "DELETED": errors.Deleted,
-    "HELD": errors.Held,
-    "TAINTED": errors.CorruptLog,
-    "NOT_A_LOG": errors.NotALog,
-    "STILL_LIVE": errors.LineStillOpen,
-    "NO_ARCHIVE": errors.ArchiveNotConfigured,
-    "nothing-to-compare": errors.NothingToCompare,
-}
-
 
 class RequestFailed(Unreachable):
     """Raised when a request has failed and a retry may succeed, ``min_delay`` seconds later at the earliest.
 
-    ``status`` is that of the answer, 0 if there was none.
+    ``answered`` is the status of the answer, 0 if there was none.
     """
 
-    def __init__(self, reason: str, min_delay: float = 0, status: int = 0) -> None:
-        super().__init__(reason)
+    def __init__(self, message: str, min_delay: float = 0, answered: int = 0) -> None:
+        super().__init__(message)
         self.min_delay = min_delay
-        self.status = status
+        self.answered = answered
 
 
 class TooLong(errors.BadRequest):
     """Raised when a body is longer than the service allows."""
 
+    status = 413
 
-#: The errors for statuses that no retry changes.
-_FINAL: Final[Mapping[int, type[ChronoverseError]]] = {
-    400: errors.BadRequest,
-    401: errors.Unauthorized,
-    403: errors.Forbidden,
-    404: errors.JobNotFound,
-    413: TooLong,
-    415: errors.BadRequest,
-}
+
+#: The errors for statuses that no retry changes. A 415 is a malformed request, too.
+_FINAL: Final[tuple[type[ChronoverseError], ...]] = (
+    errors.BadRequest,
+    errors.Unauthorized,
+    errors.Forbidden,
+    errors.JobNotFound,
+    TooLong,
+)
 
 
 class ServiceConnection:
@@ -154,12 +142,16 @@ def _refusal(response: urllib3.BaseHTTPResponse, answer: bytes) -> ChronoverseEr
     error: ChronoverseError
     if status in (408, 429) or status >= 500:
         error = RequestFailed(detail, retry_after(response), status)
-    elif status == 409 and reason == "GAP" and type(expected) is int:
-        error = errors.SequenceGap(expected)
+    elif status == 409 and reason == errors.SequenceGap.reason:
+        error = errors.SequenceGap(expected) if type(expected) is int else ChronoverseError(detail)
     else:
-        kind = _CONFLICTS.get(str(reason)) if status == 409 else _FINAL.get(status)
+        by_status: dict[int, type[ChronoverseError]] = {
+            415: errors.BadRequest,
+            **{kind.status: kind for kind in _FINAL},
+        }
+        kind = errors.errors_by_reason().get(str(reason)) if status == 409 else by_status.get(status)
         error = (kind or ChronoverseError)(detail)
-    error.title = title
+    error.title = title or error.title
     return error
 
 

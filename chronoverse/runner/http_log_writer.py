@@ -188,7 +188,7 @@ class HttpLogWriter:
             answer = self._service.read(self._service.request("POST", path, {}, headers, content), ANSWER_BYTES)
             return orjson.loads(answer) if answer else None
         except Unreachable as error:
-            if isinstance(error, RequestFailed) and error.status == 429:
+            if isinstance(error, RequestFailed) and error.answered == 429:
                 raise TooFast(str(error), error.min_delay) from error
             # Also for an untrusted certificate: the lines can be delivered once it is trusted.
             raise StoreUnavailable(str(error)) from error

@@ -258,7 +258,7 @@ def test_a_refusal_repeats_nothing_of_the_token(verifier: Verifier, claims: Any,
     with pytest.raises(Unauthorized) as caught:
         verifier.verify("Bearer " + signed({**CLAIMS, **claims}, header), NOW)
 
-    assert "canary" not in str(caught.value) + caught.value.reason
+    assert "canary" not in str(caught.value) + caught.value.explanation
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_before_the_signature_is_valid_only_the_log_has_the_reason(verifier: Ver
         verifier.verify("Bearer " + token, NOW)
 
     assert str(caught.value) == "the token is not valid"
-    assert reason in caught.value.reason
+    assert reason in caught.value.explanation
 
 
 @pytest.mark.parametrize("name", ["scope", "scp"])

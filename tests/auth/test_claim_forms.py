@@ -86,7 +86,7 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Verify:
             principal = verifier.verify(f"Bearer {token}", time.time())
             principal.require(READ)
         except Unauthorized as error:
-            return f"401: {error.reason}"
+            return f"401: {error.explanation}"
         except Forbidden as error:
             return f"403: {error}"
         return "" if principal.may_access("mine") else "404: not for this workflow"

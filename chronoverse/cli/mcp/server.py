@@ -5,7 +5,6 @@ know, and writes its own text in front of errors.
 """
 
 import logging
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -20,17 +19,10 @@ from mcp.server.stdio import stdio_server
 from chronoverse import __version__
 from chronoverse.cli.mcp.answers import tidy
 from chronoverse.cli.mcp.tools import INSTRUCTIONS, Tool, Tools, tool_list
-from chronoverse.errors import BadRequest, ChronoverseError, JobNotFound, Unauthorized, Unreachable
+from chronoverse.errors import ChronoverseError
 
 #: Bytes of an error's text.
 ERROR_BYTES: Final = 1_000
-#: The titles of errors that come without the service's problem document.
-TITLES: Final[Mapping[type[ChronoverseError], str]] = {
-    BadRequest: "Bad Request",
-    Unauthorized: "Unauthorized",
-    JobNotFound: "Not Found",
-    Unreachable: "Service Unavailable",
-}
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +75,7 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
             return True, _error_json("Bad Request", f"{problem.json_path.removeprefix('$.')}: {problem.message}")
         return False, getattr(tools, tool.name)(**_with_defaults(tool, arguments))
     except ChronoverseError as error:
-        title = next((title for kind, title in TITLES.items() if isinstance(error, kind)), "Error")
-        return True, _error_json(error.title or title, str(error))
+        return True, _error_json(error.title, str(error))
     except Exception:
         log.exception("the tool %s failed", tool.name)
         return True, _error_json("Internal Error", "something went wrong here; the program's stderr says what")

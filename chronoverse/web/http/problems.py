@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents, and the table of which error has which status."""
+"""Errors as RFC 9457 problem documents. Their statuses and reasons stand in :mod:`chronoverse.errors`."""
 
 import logging
 from typing import Any, Final
@@ -8,37 +8,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from chronoverse import metrics
-from chronoverse.errors import (
-    AppendRefused,
-    ArchiveBusy,
-    ArchiveDamaged,
-    ArchiveNotConfigured,
-    ArchiveUnavailable,
-    AtCapacity,
-    ChronoverseError,
-    Closed,
-    CorruptLog,
-    Deleted,
-    Draining,
-    Fenced,
-    Forbidden,
-    Held,
-    InvalidCursor,
-    JobNotFound,
-    LineStillOpen,
-    NotALog,
-    NothingToCompare,
-    ScansUnavailable,
-    SearchTooExpensive,
-    SequenceGap,
-    ShareExceeded,
-    SigningKeysUnavailable,
-    StoreError,
-    StoreRefused,
-    StoreUnavailable,
-    TooFast,
-    Unauthorized,
-)
+from chronoverse.errors import ChronoverseError, Forbidden, SequenceGap, StoreError, TooFast, Unauthorized
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.web.http.request_id import request_id
 
@@ -49,54 +19,6 @@ NAME_CHARACTERS: Final = 100
 DETAIL_CHARACTERS: Final = 500
 #: Seconds after which a refused client may try again: about what a restart or a failover takes.
 RETRY_AFTER_SECONDS: Final = 2
-
-STATUS: Final[dict[type[ChronoverseError], int]] = {
-    InvalidCursor: 400,
-    SearchTooExpensive: 400,
-    Unauthorized: 401,
-    Forbidden: 403,
-    JobNotFound: 404,
-    NotALog: 409,
-    ArchiveNotConfigured: 409,
-    LineStillOpen: 409,
-    NothingToCompare: 409,
-    AppendRefused: 409,
-    StoreError: 502,
-    StoreUnavailable: 503,
-    StoreRefused: 503,
-    ShareExceeded: 429,
-    TooFast: 429,
-    AtCapacity: 503,
-    ScansUnavailable: 503,
-    SigningKeysUnavailable: 503,
-}
-
-#: The ``reason`` of a 409, for programs.
-REASONS: Final[dict[type[ChronoverseError], str]] = {
-    SequenceGap: "GAP",
-    Fenced: "FENCED",
-    Closed: "CLOSED",
-    Deleted: "DELETED",
-    Held: "HELD",
-    CorruptLog: "TAINTED",
-    NotALog: "NOT_A_LOG",
-    ArchiveNotConfigured: "NO_ARCHIVE",
-    LineStillOpen: "STILL_LIVE",
-    NothingToCompare: "nothing-to-compare",
-}
-
-#: Details for faults on our side. The error's own text is for operators only, and goes to the log.
-DETAILS: Final[dict[type[ChronoverseError], str]] = {
-    StoreError: "The store gave an unexpected answer.",
-    StoreUnavailable: "The store cannot be reached; try again.",
-    ArchiveBusy: "The job is being archived or deleted just now; try again.",
-    ArchiveUnavailable: "This part of the log is in the archive, which cannot be reached; try again.",
-    ArchiveDamaged: "This part of the log cannot be read from the archive.",
-    StoreRefused: "The store does not take writes now; try again.",
-    SigningKeysUnavailable: "The keys that tokens are checked with cannot be fetched; try again.",
-    ScansUnavailable: "Searches are not answered now; try again.",
-    Draining: "This worker is going down; try again.",
-}
 
 #: One text for every 404, so that a client cannot tell "not yours", "not there" and "no such path" apart.
 NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
@@ -154,7 +76,7 @@ def register(app: Flask) -> None:
 
 def problem_for(error: ChronoverseError) -> Response:
     """The problem document for one of our own errors."""
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    status = error.status
     if status == 404:
         return problem(404, NOT_FOUND)
     if status >= 500:
@@ -164,10 +86,8 @@ def problem_for(error: ChronoverseError) -> Response:
             count_store_error("request", error)
     elif isinstance(error, Unauthorized | Forbidden):
         # When a token is refused that should be accepted, this line says why. It contains nothing of the token.
-        log.info("refused with %d: %s", status, error.reason if isinstance(error, Unauthorized) else error)
-    # AtCapacity says what is full. A client may know that.
-    is_public = status < 500 or type(error) is AtCapacity
-    detail = str(error) if is_public else DETAILS.get(type(error), "Something went wrong here.")
+        log.info("refused with %d: %s", status, error.explanation if isinstance(error, Unauthorized) else error)
+    detail = str(error) if status < 500 or error.detail is None else error.detail
     response = problem(status, detail, **_extra_members(error))
     if isinstance(error, TooFast):
         response.headers["Retry-After"] = str(error.seconds)
@@ -178,7 +98,7 @@ def problem_for(error: ChronoverseError) -> Response:
 
 def _extra_members(error: ChronoverseError) -> dict[str, Any]:
     """What a runner needs in addition to the detail: the reason, and for a gap the expected number."""
-    members: dict[str, Any] = {"reason": REASONS[type(error)]} if type(error) in REASONS else {}
+    members: dict[str, Any] = {"reason": error.reason} if error.reason else {}
     return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
 
 

@@ -18,7 +18,6 @@ from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.pages import read_batches
 from chronoverse.web.http.paging import page_response
-from chronoverse.web.http.problems import REASONS
 from chronoverse.web.http.publish_schemas import (
     AttemptBody,
     AttemptSchema,
@@ -138,7 +137,7 @@ def _count_answer(operation: str) -> Iterator[None]:
         yield
         answer = "OK"
     except (AppendRefused, NotALog) as error:
-        answer = REASONS[type(error)]
+        answer = error.reason or answer
         raise
     except StoreError as error:
         labels = {StoreUnavailable: "UNAVAILABLE", StoreRefused: "REFUSED", TooFast: "TOO_FAST"}
