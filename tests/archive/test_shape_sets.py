@@ -15,10 +15,12 @@ from chronoverse.archive.shape_sets import read_shape_set, shape_set_name
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.shapes import MAX_SET_BYTES, MAX_SHAPES, ShapeHasher, ShapeSet
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.values import Line, Status
 from chronoverse.store import Store
+from chronoverse.store.catalog import CatalogPage
 from tests.support.archivers import append, archive, archiver
 from tests.support.bench import JOB, NOW, Bench
+from tests.support.waiting import wait_until
 
 MESSAGES = ["started in 12 ms", "password is hunter", "started in 13 ms", "done"]
 
@@ -102,27 +104,27 @@ def test_nothing_of_a_redacted_text_is_left(store: Store, objects: FileObjectSto
     assert found.hashes == set(ShapeHasher().hashes(["started in 1 s", "[redacted]", "done"]))
 
 
-def test_a_redaction_between_two_chunks_begins_the_set_anew(store: Store, objects: FileObjectStore) -> None:
+@pytest.mark.parametrize("redacted", [1, 11_000])
+def test_a_redaction_between_two_chunks_begins_the_set_anew(
+    redacted: int, store: Store, objects: FileObjectStore
+) -> None:
     """The set has nothing of the old text, whether its chunk was read before or not."""
-    for redacted in (1, 11_000):
-        ref = JobRef("wf_1", f"job_{redacted}")
-        attempt = store.open(ref, "token")
-        following = append(store, attempt, 1, 12_000)
-        archive(store, objects)
-        store.finish(attempt, Status.COMPLETED, 0, 0, following)
-        step_archiver = archiver(store, objects)
-        step_archiver._classify(next(iter(store.catalog.jobs())))
-        while step_archiver._shapes is None or step_archiver._shapes.job != ref:
-            step_archiver.move_chunk()
-        step_archiver.move_chunk()
-        request = RedactionRequest(redacted, redacted, lambda line: True, {}, True)
-        Redaction(store, objects, ref, request).run()
-        while step_archiver.move_chunk() is not None:
-            pass
-        found = read_shape_set(objects, ref, store.chunks.chunks(ref))
-        assert found is not None
-        padded = {f"line {'1' * digits} ".ljust(100, "x") for digits in range(1, 6)}
-        assert found.hashes == set(ShapeHasher().hashes(["[redacted]", *padded]))
+    attempt = store.open(JOB, "token")
+    following = append(store, attempt, 1, 12_000)
+    archive(store, objects)
+    store.finish(attempt, Status.COMPLETED, 0, 0, following)
+    step_archiver = archiver(store, objects)
+    # Not a page of the catalog: other tests share the server, so a page may have no job of this test.
+    step_archiver._classify(CatalogPage([JOB], []))
+    wait_until(lambda: step_archiver.move_chunk() == 0, 30, "all lines are moved")
+    assert step_archiver._shapes is not None
+    step_archiver.move_chunk()
+    assert redact(store, objects, redacted).pending is False
+    wait_until(lambda: step_archiver.move_chunk() is None, 30, "everything is done")
+    found = stored(store, objects)
+    assert found is not None
+    padded = {f"line {'1' * digits} ".ljust(100, "x") for digits in range(1, 6)}
+    assert found.hashes == set(ShapeHasher().hashes(["[redacted]", *padded]))
 
 
 def test_an_archiver_that_has_lost_its_lock_leaves_no_set(bench: Bench, objects: FileObjectStore) -> None:
