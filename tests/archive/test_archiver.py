@@ -304,8 +304,7 @@ def test_a_changed_retention_is_noticed_within_a_minute(
     def run(seconds: int) -> None:
         for _ in range(seconds):
             clock.now += 1
-            while running.step():
-                pass
+            wait_until(lambda: not running.step(), 30, "nothing is left to do")
 
     run(30)
     assert bench.store.catalog.archive_state(JOB).swept

@@ -40,6 +40,7 @@ from tests.support.examples import examples
 from tests.support.s3faults import S3Faults
 from tests.support.s3server import BUCKET, s3_server
 from tests.support.servers import RedisServer
+from tests.support.waiting import deadline
 
 #: The bound of a running log. It is so small that every log is too large.
 HOT_BYTES: Final = 1
@@ -260,7 +261,8 @@ class Archiving(RuleBasedStateMachine):
         assert job is not None
         log = TieredLog(self.store, archive, job)
         last = False
-        while not last:
+        in_time = deadline(30, "the last page")
+        while not last and in_time():
             entries, position, _, last = log.before(position, count) if descending else log.after(position, count)
             yield from (entry.message for entry in entries if isinstance(entry, Line))
 
@@ -268,7 +270,8 @@ class Archiving(RuleBasedStateMachine):
         """The messages after ``cursor``, read as ``/events`` reads them."""
         cache, decoder = ReplayCache(self.store, archive), Decoder()
         job = self.store.get_job(self.job)
-        while segment := cache.read_after(self.job, None, cursor, 1 << (count.bit_length() - 1), job):
+        in_time = deadline(30, "the last piece")
+        while in_time() and (segment := cache.read_after(self.job, None, cursor, 1 << (count.bit_length() - 1), job)):
             for event in decoder.feed(segment.frames):
                 assert event.event == "log", event
                 yield str(json.loads(event.data)["message"])

@@ -16,6 +16,7 @@ from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entri
 from chronoverse.joblog.values import Gap, JobRef, Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
+from tests.support.waiting import deadline
 
 #: Seconds to wait for another thread.
 PATIENCE_SECONDS = 20.0
@@ -88,13 +89,14 @@ def test_any_page_in_both_directions(
     position = data.draw(st.integers(0, whole[-1][0] + 1), "position")
 
     upwards: list[tuple[int, object]] = []
-    while page := archive.entries(JOB, upwards[-1][0] if upwards else position, count):
+    in_time = deadline(30, "the last page")
+    while in_time() and (page := archive.entries(JOB, upwards[-1][0] if upwards else position, count)):
         assert len(page) <= count
         upwards += by_number(page)
     assert upwards == whole[position:]
 
     downwards: list[tuple[int, object]] = []
-    while page := archive.entries_before(JOB, downwards[-1][0] if downwards else position, count):
+    while in_time() and (page := archive.entries_before(JOB, downwards[-1][0] if downwards else position, count)):
         assert len(page) <= count
         for entry in page:
             downwards += reversed(by_number([entry]))

@@ -12,6 +12,7 @@ from chronoverse.store import Store
 from tests.support.mcp_client import McpProgram, mcp_program
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
+from tests.support.waiting import deadline
 
 WORKFLOW = "wf_mcp"
 TIME = "2026-03-03T10:00:05.123Z"
@@ -101,13 +102,15 @@ def walk(mcp: McpProgram, tool: str, key: str, **arguments: Any) -> list[Any]:
     """What ``key`` has in the answer, and in all those to which its cursor leads."""
     found: list[Any] = []
     cursor: dict[str, Any] = {}
-    while True:
+    in_time = deadline(60, "the last answer")
+    while in_time():
         answer = mcp.call(tool, **arguments, **cursor)
         found.append(answer[key])
         if answer["cursor"] is None:
-            return found
+            break
         assert answer["cursor"] != cursor.get("cursor")
         cursor = {"cursor": answer["cursor"]}
+    return found
 
 
 def numbers(lines: list[Any]) -> list[int]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, cut, fill, line_json, tidy, visible, with_gaps
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.values import Gap
+from tests.support.waiting import deadline
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
 
@@ -60,7 +61,8 @@ def test_each_number_comes_once_as_a_line_or_in_a_gap(
     last = 41
     position = last if descending else 0
     seen: list[int] = []
-    while True:
+    in_time = deadline(30, "the last answer")
+    while in_time():
         left = [each for each in readable if (each["sequence_num"] < position) == descending]
         left = [each for each in left if each["sequence_num"] != position]
         parts = with_gaps(

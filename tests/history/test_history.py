@@ -28,6 +28,7 @@ from tests.support.archives import archive_up_to
 from tests.support.examples import examples
 from tests.support.reading import Clock, ControlledStore, SmallTail, drained, events
 from tests.support.servers import RedisServer
+from tests.support.waiting import deadline
 
 JOB: Final = JobRef("wf_1", "job_1")
 STAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -121,8 +122,9 @@ def test_pages_add_up_while_lines_move(
     rig.write(total)
     log = TieredLog(own, rig.archive, rig.get_job())
     position, found, archived = total + 1 if descending else 0, list[int](), 0
+    in_time = deadline(30, "the last page")
     try:
-        while True:
+        while in_time():
             if archived < total - 1 and data.draw(st.booleans()):
                 archived = data.draw(st.integers(archived + 1, total - 1))
                 rig.archive_up_to(archived, trim=data.draw(st.booleans()))

@@ -30,6 +30,7 @@ from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.reading import Clock, ControlledStore, SmallReplayCache, StreamCheck
 from tests.support.servers import RedisServer
+from tests.support.waiting import deadline
 
 JOB: Final = JobRef("wf_1", "job_1")
 STAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -80,7 +81,8 @@ class Rig:
     def walk(self, cursor: int) -> list[ReplaySegment]:
         """All pieces behind ``cursor``."""
         found: list[ReplaySegment] = []
-        while piece := self.pieces.read_after(JOB, None, cursor, 8):
+        in_time = deadline(30, "the last piece")
+        while in_time() and (piece := self.pieces.read_after(JOB, None, cursor, 8)):
             found.append(piece)
             cursor = piece.cursor
         return found

@@ -233,8 +233,8 @@ def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
     server.kill()
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as runner:
         assert runner.stderr is not None
-        while b"printed" not in runner.stderr.readline():
-            pass
+        while b"printed" not in (line := runner.stderr.readline()):
+            assert line, "the runner is gone"
         runner.kill()
     server.start()
     assert room.directory is not None

@@ -24,7 +24,7 @@ from chronoverse.store.driver import new_connection, set_changed_keys_handler
 from chronoverse.store.node_reader import EMPTY_READ_SECONDS, READ_LOGS
 from tests.support.examples import examples
 from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 
 #: A connection on which the server cannot report changes.
 POLLING: Final = "?protocol=2"
@@ -78,7 +78,8 @@ class World:
     def read_all(self) -> dict[JobRef, list[int]]:
         """What comes until a read brings nothing."""
         everything: dict[JobRef, list[int]] = {}
-        while found := self.read():
+        in_time = deadline(SOON, "a read brings nothing")
+        while in_time() and (found := self.read()):
             for job, numbers in found.items():
                 everything.setdefault(job, []).extend(numbers)
         return everything
@@ -269,10 +270,8 @@ def test_a_server_that_tracks_few_keys(server: RedisServer, world: World) -> Non
     for number, job in enumerate(JOBS[:100]):
         world.write(job, 1)
         if number % 10 == 9:
-            while not world.read():
-                pass
-    while world.read():
-        pass
+            wait_until(world.read, SOON, "lines are read")
+    world.read_all()
 
     assert [world.cursors[job] for job in JOBS] == [1] * 100 + [0] * 200
 

@@ -19,6 +19,7 @@ from chronoverse.store.store import GET_JOBS_BATCH
 from chronoverse.store.topology import SingleServer
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import running
+from tests.support.waiting import deadline
 
 OTHER: Final = JobRef("wf_1", "job_2")
 
@@ -388,7 +389,8 @@ def listed(bench: Bench) -> list[tuple[int, str]]:
 def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[tuple[float, str]], size: int) -> None:
     """Each job comes once, newest first, although many have the same time."""
     found: list[tuple[float, str]] = []
-    while page := store.listing.page("wf_1", found[-1] if found else None, size):
+    in_time = deadline(30, "the last page")
+    while in_time() and (page := store.listing.page("wf_1", found[-1] if found else None, size)):
         assert len(page) <= size
         found += page
 

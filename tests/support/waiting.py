@@ -8,10 +8,23 @@ from typing import Final
 POLL_SECONDS: Final = 0.005
 
 
+def deadline(timeout: float, what: str) -> Callable[[], bool]:
+    """An end for a loop that waits for something: ``while in_time() and …``.
+
+    Returns a function that is true for ``timeout`` seconds, and then raises AssertionError with ``what``.
+    """
+    end = time.monotonic() + timeout
+
+    def in_time() -> bool:
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout:g} s: {what}")
+        return True
+
+    return in_time
+
+
 def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> None:
     """Returns once ``predicate()`` is true. Raises AssertionError with ``what`` after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not predicate():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what}")
+    in_time = deadline(timeout, what)
+    while not predicate() and in_time():
         time.sleep(POLL_SECONDS)

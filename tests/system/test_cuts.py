@@ -13,6 +13,7 @@ from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.service import Service, serving
+from tests.support.waiting import deadline
 
 LINES: Final = 100_000
 CUTS: Final = 50
@@ -95,7 +96,8 @@ def test_a_viewer_cut_fifty_times_while_the_job_runs_has_every_line_once(service
     runner.start()
     for _ in range(CUTS):
         viewer.watch(rng.uniform(0.2, 1.4) * average)
-    while not viewer.ended:
+    in_time = deadline(60, "the viewer has the end")
+    while not viewer.ended and in_time():
         viewer.watch()
     runner.join()
 

@@ -29,6 +29,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.tools import unavailable
 from tests.support.viewers import ReconnectingViewers
+from tests.support.waiting import deadline
 
 #: The job that all viewers read. It is the one of the README.
 JOB: Final = JobRef("demo", "job-1")
@@ -100,11 +101,13 @@ class Runner:
 
     def _insist(self, request: Callable[[], _Result]) -> _Result:
         """Repeats a request until it is answered, as a runner does. Each failure is noted."""
+        in_time = deadline(60, "a request is answered")
         while True:
             try:
                 return request()
             except StoreUnavailable as error:
                 self.failures.append(str(error))
+                in_time()
                 time.sleep(RETRY_SECONDS)
 
 

@@ -21,7 +21,7 @@ from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS
 from tests.support.bench import make_lines
 from tests.support.servers import RedisServer
 from tests.support.service import Service, is_alive, serving
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
 
@@ -168,7 +168,8 @@ def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None
     victims: list[psutil.Process] = []
     with searching(service) as answers:
         # A process that looks busy may have just answered.
-        while all(each.status_code == 200 for each in answers):
+        in_time = deadline(60, "a search fails")
+        while all(each.status_code == 200 for each in answers) and in_time():
             victims.append(busy_process(service))
             with contextlib.suppress(psutil.Error):
                 victims[-1].kill()
@@ -200,7 +201,8 @@ def test_a_download_is_complete_or_cut_off(service: Service) -> None:
 
     thread = threading.Thread(target=download)
     thread.start()
-    while thread.is_alive():
+    in_time = deadline(60, "the download is over")
+    while thread.is_alive() and in_time():
         for each in processes(service):
             with contextlib.suppress(psutil.Error):
                 each.kill()

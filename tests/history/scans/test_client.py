@@ -33,8 +33,8 @@ def answering(path: Path, answer: Callable[[socket.socket], object]) -> Iterator
             connection, _ = listener.accept()
             with connection:
                 request = b""
-                while not request.endswith(b"}"):
-                    request += connection.recv(65_536)
+                while not request.endswith(b"}") and (more := connection.recv(65_536)):
+                    request += more
                 answer(connection)
 
         thread = threading.Thread(target=serve, daemon=True)

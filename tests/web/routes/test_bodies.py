@@ -36,7 +36,7 @@ from chronoverse.web.http.bodies import (
 from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.publish_schemas import LinesBody
 from tests.support.service import Service
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 
@@ -378,7 +378,8 @@ def test_no_body_occupies_the_worker_for_long(shape: str, zipped: bool) -> None:
             pass
 
     reading = gevent.spawn(read)
-    while not reading.ready():
+    in_time = deadline(60, "the body is read")
+    while not reading.ready() and in_time():
         gevent.sleep(0)
         now = time.thread_time()
         longest, last = max(longest, now - last), now

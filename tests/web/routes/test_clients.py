@@ -18,6 +18,7 @@ from chronoverse.client.client import Client
 from chronoverse.joblog.values import JobRef, Line
 from tests.support.service import Service
 from tests.support.tools import tool, unavailable
+from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import blocks
 
@@ -193,7 +194,8 @@ def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expe
     """The same lines in pages, without the framing of a stream."""
     found: Lines = []
     next_path: str | None = f"{written.path}/logs?limit=500"
-    while next_path:
+    in_time = deadline(60, "the last page")
+    while next_path and in_time():
         response = client.get(next_path)
         found += [(str(line["sequence_num"]), line["message"]) for line in response.json()["logs"]]
         next_path = response.links.get("next", {}).get("url")
@@ -204,7 +206,8 @@ def test_history_has_the_same_lines(client: httpx.Client, written: Foreign, expe
 def test_the_parts_of_a_giant_line_are_marked(client: httpx.Client, written: Foreign) -> None:
     """All parts but the last are marked. Joined they are the line again."""
     page: list[dict[str, Any]] = []
-    while len(page) < len(PARTS):
+    in_time = deadline(60, "all parts")
+    while len(page) < len(PARTS) and in_time():
         offset, limit = len(HOSTILE) + len(page), len(PARTS) - len(page)
         page += client.get(f"{written.path}/logs?offset={offset}&limit={limit}").json()["logs"]
 

@@ -447,8 +447,8 @@ def test_a_request_pipelined_after_a_stream_waits_for_its_end(nginx: Nginx, serv
     received = b""
     with nginx.connect(PATIENCE_SECONDS) as sock:
         sock.sendall(first + second)
-        while b"id: 1\n\n" not in received:
-            received += sock.recv(65_536)
+        while b"id: 1\n\n" not in received and (chunk := sock.recv(65_536)):
+            received += chunk
         job.line("y")
         job.end()
         while not received.endswith(b'{"status":"ok"}\n') and (chunk := sock.recv(65_536)):

@@ -13,6 +13,7 @@ import pytest
 from chronoverse.auth.tokens import mint
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
+from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 #: Jobs of the large workflow, none of which is LOST.
@@ -93,7 +94,8 @@ def test_a_listing_with_few_matches_continues_by_its_cursor(
     """A page may be short or empty. All pages together have the one job at the end of the listing."""
     redis_server.ask("HSET", "chronoverse:{large}:job_0:job", "status", "COMPLETED")
     found, pages, query = [], 0, ""
-    while True:
+    in_time = deadline(60, "the last page")
+    while in_time():
         page = client.get(f"/workflows/{large}/jobs?status=COMPLETED&limit=1{query}").json()
         found += [each["id"] for each in page["jobs"]]
         pages += 1

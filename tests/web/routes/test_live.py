@@ -184,8 +184,8 @@ def test_slow_viewers_get_every_line(service: Service, auth: dict[str, str], job
         job.end()
         for viewer, body in zip(viewers, received, strict=True):
             viewer.settimeout(PATIENCE_SECONDS)
-            while not body.endswith(b"0\r\n\r\n"):
-                body += viewer.recv(1_000_000)
+            while not body.endswith(b"0\r\n\r\n") and (chunk := viewer.recv(1_000_000)):
+                body += chunk
             assert re.findall(rb"\nid: ([0-9]+)\n", body) == [b"%d" % number for number in range(1, job.last + 2)]
 
 
@@ -260,8 +260,8 @@ def test_a_pipelined_request_does_not_break_the_stream(service: Service, auth: d
     with socket.create_connection((service.host, service.port), PATIENCE_SECONDS) as sock:
         sock.sendall(pipeline)
         received = b""
-        while b"id: 1\n\n" not in received:
-            received += sock.recv(65_536)
+        while b"id: 1\n\n" not in received and (chunk := sock.recv(65_536)):
+            received += chunk
         job.line("two", timestamp=TIMESTAMP)
         job.end()
         while not received.endswith(b'{"status":"ok"}\n') and (chunk := sock.recv(65_536)):

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.support.service import Service
+from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
@@ -49,7 +50,8 @@ def memory_bytes(pid: int, name: str) -> int:
 def walk(client: httpx.Client, job: Foreign, path: str, **query: Any) -> Iterator[httpx.Response]:
     """All pages, following ``Link``. Each is within its time and, unless it has only one line, within its bytes."""
     response = client.get(f"{job.path}{path}", params=query)
-    while True:
+    in_time = deadline(60, "the last page")
+    while in_time():
         assert response.status_code == 200, response.text
         assert response.elapsed.total_seconds() < PAGE_SECONDS
         body = response.json()
@@ -246,12 +248,14 @@ def test_live_lines_do_not_wait_for_highlights(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         asking = [pool.submit(ask) for _ in range(4)]
         began = time.monotonic()
-        while len(delays) < 40 or time.monotonic() < began + 3:
-            started = time.monotonic()
-            stream.wait_for(b"id: %d\n\n" % job.line("live"), 60)
-            delays.append(time.monotonic() - started)
-            time.sleep(0.02)
-        over.set()
+        try:
+            while len(delays) < 40 or time.monotonic() < began + 3:
+                started = time.monotonic()
+                stream.wait_for(b"id: %d\n\n" % job.line("live"), 60)
+                delays.append(time.monotonic() - started)
+                time.sleep(0.02)
+        finally:
+            over.set()
     assert sum(each.result() for each in asking) >= 4
     assert sorted(delays)[len(delays) * 19 // 20] < 0.25, delays
 

@@ -18,6 +18,7 @@ from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
+from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream, blocks
 
@@ -73,7 +74,8 @@ class Site:
         """The lines of all pages from ``path`` on."""
         found: list[Any] = []
         next_path: str | None = path
-        while next_path:
+        in_time = deadline(60, "the last page")
+        while next_path and in_time():
             response = self.client.get(next_path)
             assert response.status_code == 200, response.text
             found += response.json()["logs"]

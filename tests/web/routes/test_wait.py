@@ -19,7 +19,7 @@ from chronoverse.web.routes.wait import LOOK_SECONDS
 from tests.support.bench import NOW
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign, ask_all
 
@@ -118,7 +118,8 @@ def test_a_loop_of_waits_misses_nothing(service: Service, ask: Asking, client: h
     writer = threading.Thread(target=write)
     writer.start()
     found, cursor, outcome = [], 0, ""
-    while outcome != "ended":
+    in_time = deadline(60, "the job has ended")
+    while outcome != "ended" and in_time():
         answer = ask(job, q="needle", offset=cursor, timeout=1).result(10).json()
         outcome, cursor = answer["outcome"], answer["cursor"]
         found += [answer["log"]["sequence_num"]] if answer["log"] else []

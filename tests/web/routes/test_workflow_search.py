@@ -9,6 +9,7 @@ import pytest
 
 from chronoverse.auth.tokens import mint
 from tests.support.service import SECRET, Service
+from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 
 
@@ -58,7 +59,8 @@ def test_pages_follow_each_other(client: httpx.Client, workflow: Foreign) -> Non
     """With the link of the answer. `more` says that a job has other matches."""
     answer, found = search(client, workflow, q="error", per_job=2, limit=1), []
     assert answer.status_code == 200, answer.text
-    while True:
+    in_time = deadline(60, "the last page")
+    while in_time():
         found += [(job["id"], len(job["logs"]), job["more"]) for job in answer.json()["jobs"]]
         assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
         if "next" not in answer.links:

@@ -12,6 +12,7 @@ from chronoverse.store import Store
 from tests.support.bench import make_lines
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
+from tests.support.waiting import deadline
 from tests.web.routes.foreign import Foreign, ask_all
 
 
@@ -62,7 +63,8 @@ def test_many_workflows_of_one_moment_are_all_listed(service: Service, redis_ser
         store.register(JobRef(name, "job"))
     store.close()
     found, query = list[str](), "?limit=20"
-    while query:
+    in_time = deadline(60, "the last page")
+    while query and in_time():
         answer = ask(service, query)
         found += [each["id"] for each in answer.json()["workflows"]]
         query = answer.links.get("next", {}).get("url", "").removeprefix("/workflows")
@@ -75,7 +77,8 @@ def test_pages_follow_each_other(service: Service, names: list[str], all_workflo
     """With the cursor, and with the link in the answer's header."""
     allowed = ("*",) if all_workflows else tuple(names)
     found, query = [], "?limit=2"
-    while query:
+    in_time = deadline(60, "the last page")
+    while query and in_time():
         answer = ask(service, query, allowed)
         found += [each["id"] for each in answer.json()["workflows"]]
         assert len(answer.json()["workflows"]) <= 2
