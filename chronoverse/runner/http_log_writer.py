@@ -143,7 +143,7 @@ class HttpLogWriter:
         """Where a runner's appends are sent, one after the other."""
         return HttpAppends(self)
 
-    def eviction_warnings(self, job: JobRef) -> list[str]:
+    def job_warnings(self, job: JobRef) -> list[str]:
         """No warnings: the service watches its store itself."""
         return []
 

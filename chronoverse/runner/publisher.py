@@ -277,7 +277,7 @@ class Publisher:
             return
         self._opened_or_refused.set()
         with contextlib.suppress(StoreError):
-            for warning in store.eviction_warnings(self._job):
+            for warning in store.job_warnings(self._job):
                 self._say(warning)
 
     def _open_attempt(self, store: LogWriter) -> Attempt:

@@ -1,5 +1,6 @@
 """Whether the servers may lose logs by their own settings, and what they have evicted or refused."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,26 @@ def persistence_warnings(client: Client) -> list[str]:
         "the store keeps no append-only file (appendonly no): when it stops, it loses what it has taken since its last "
         "snapshot, if it makes any"
     ]
+
+
+def replay_warnings(client: Client, prefix: str) -> list[str]:
+    """A warning where a restart would drop what our scripts have written under ``prefix``. Raises the driver's errors.
+
+    A server replays its append-only file with the rights of its user ``default``, and drops each command of a
+    transaction that this user may not run. Scripts write transactions. There is no warning where our own user may not
+    ask (ACL +acl|dryrun). https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983
+    """
+    with contextlib.suppress(redis.exceptions.ResponseError):
+        if server_info(client, "persistence").get("aof_enabled") == "1":
+            for write in (("XADD", "*", "a", "b"), ("HSET", "a", "b"), ("ZADD", 0, "a"), ("PEXPIREAT", 0), ("DEL",)):
+                command = (write[0], f"{prefix}:{{a}}:a", *write[1:])
+                if client.execute_command("ACL", "DRYRUN", "default", *command) != b"OK":
+                    return [
+                        "the store will drop its logs when it restarts: it replays its append-only file with the "
+                        f"rights of its user default, who may not {write[0]} {prefix}:*. Give it all rights, and let "
+                        "nobody log in as it: ACL SETUSER default off resetpass ~* &* +@all; the same in its file"
+                    ]
+    return []
 
 
 @dataclass(frozen=True, slots=True)

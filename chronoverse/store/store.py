@@ -20,6 +20,7 @@ from chronoverse.store.cluster import ClusterTopology
 from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import (
     Ask,
+    Client,
     DriverError,
     Moved,
     Script,
@@ -338,15 +339,19 @@ class Store:
 
     def warnings(self) -> list[str]:
         """What an operator should know of the servers' settings. Empty when no log is in danger."""
-        checks = (server_checks.eviction_warnings, server_checks.persistence_warnings)
+        found: list[str] = []
         with translate_errors():
-            found = [warning for client in self._topology.masters() for check in checks for warning in check(client)]
+            for client in self._topology.masters():
+                found += [*self._loss_warnings(client), *server_checks.persistence_warnings(client)]
         return list(dict.fromkeys(found))
 
-    def eviction_warnings(self, job: JobRef) -> list[str]:
-        """A warning when the job's server may evict its log."""
+    def job_warnings(self, job: JobRef) -> list[str]:
+        """A warning when the job's server may evict its log, or drop it at a restart."""
         with translate_errors():
-            return self._topology.run(job.workflow_id, server_checks.eviction_warnings, PoolKind.APPENDS)
+            return self._topology.run(job.workflow_id, self._loss_warnings, PoolKind.APPENDS)
+
+    def _loss_warnings(self, client: Client) -> list[str]:
+        return [*server_checks.eviction_warnings(client), *server_checks.replay_warnings(client, self._keys.prefix)]
 
     def server_states(self) -> list[ServerState]:
         """What operators watch of each server."""

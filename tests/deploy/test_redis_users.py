@@ -148,6 +148,11 @@ def test_nobody_may_do_what_he_has_no_use_for(server: GuardedServer) -> None:
     for url in (server.url, server.url_of("service").replace("PASSWORD-OF", "another")):
         with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.AuthenticationError):
             client.ping()
+    # The user "default" has all rights, for the replay of the append-only file.
+    with redis.Redis.from_url(server.url, protocol=2, driver_info=None) as client:
+        for words in ("PING", "AUTH x", "AUTH default default", "HELLO 3 AUTH default x", "AUTH default"):
+            with pytest.raises(redis.exceptions.RedisError, match=r"(?i)auth|wrongpass|invalid"):
+                client.execute_command(*words.split(), *[""] * (words == "AUTH default"))
 
 
 def test_the_passwords_are_made_as_the_document_says(tmp_path: Path) -> None:

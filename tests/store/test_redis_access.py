@@ -131,7 +131,7 @@ def run(store: Store) -> None:
         probe = store.durability_probe()
         assert probe
         probe.confirm(attempt)
-    assert store.eviction_warnings(JOB) == []
+    assert store.job_warnings(JOB) == []
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
     assert StoredLogComparer(store).compare(JOB, [Line(1, NOW, "a line", "stdout")]).next_number == 2
     assert store.chunks.chunk(JOB, 1) is None

@@ -14,6 +14,7 @@ from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from chronoverse.store.server_checks import UNKNOWN_POLICY, ServerState, watch_servers
+from tests.support.guarded_server import GuardedServer
 from tests.support.jobs import RunningJob, key
 from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
@@ -21,6 +22,7 @@ from tests.support.waiting import wait_until
 
 EVICTION: Final = "its maxmemory-policy is allkeys-lru and must be noeviction"
 NO_FILE: Final = "the store keeps no append-only file"
+DROPS: Final = "the store will drop its logs when it restarts"
 METRIC: Final = "chronoverse_store_evicted_keys"
 
 
@@ -163,6 +165,48 @@ def test_a_user_who_may_not_run_info_is_told_so(safe: RedisServer, tmp_path: Pat
             assert job.result() == 0
 
     assert UNKNOWN_POLICY in job.stderr_text
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[GuardedServer]:
+    """A server with the users that we ship, and an append-only file."""
+    with GuardedServer(tmp_path / "store", None, "--appendonly", "yes") as server:
+        yield server
+
+
+def warnings_of(server: GuardedServer, user: str) -> list[str]:
+    with contextlib.closing(Store(server.url_of(user))) as store:
+        return store.warnings()
+
+
+@pytest.mark.parametrize("rules", ["-@all", "-zadd", "resetkeys ~other:*"])
+def test_a_default_user_without_rights_is_warned_of(guarded: GuardedServer, rules: str) -> None:
+    """A restart would drop what he may not write: the server replays its append-only file as this user."""
+    assert warnings_of(guarded, "service") == []
+    guarded.ask("ACL", "SETUSER", "default", *rules.split())
+
+    for user in ("service", "archiver"):
+        (warning,) = warnings_of(guarded, user)
+        assert DROPS in warning
+    guarded.ask("CONFIG", "SET", "appendonly", "no")
+    assert DROPS not in "".join(warnings_of(guarded, "service"))
+
+
+def test_a_runner_warns_of_such_a_default_user(guarded: GuardedServer, tmp_path: Path) -> None:
+    """Once, beside its job's own output."""
+    guarded.ask("ACL", "SETUSER", "default", "-@all")
+    with contextlib.closing(Store(guarded.url_of("runner"))) as store, RunningJob("print(1)", store, tmp_path) as job:
+        assert job.result() == 0
+
+    assert job.stderr_text.count(DROPS) == 1
+
+
+def test_nothing_is_said_of_a_default_user_that_we_may_not_ask_for(guarded: GuardedServer) -> None:
+    """Users of before this check lack the right."""
+    guarded.ask("ACL", "SETUSER", "default", "-@all")
+    guarded.ask("ACL", "SETUSER", "service", "-acl|dryrun")
+
+    assert warnings_of(guarded, "service") == []
 
 
 def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""A plain restart of the store, with each configuration of users and persistence that we ship, loses nothing."""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import redis
+import yaml
+
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.auth.tokens import ADMIN, READ
+from chronoverse.embedded.server import SERVER_OPTIONS
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.store import Store
+from tests.conftest import KINDS, binary
+from tests.deploy.conftest import DEPLOY, interpolate
+from tests.support.archivers import archive
+from tests.support.bench import make_lines
+from tests.support.guarded_server import USERS, GuardedServer
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+
+pytestmark = pytest.mark.long
+
+WORKFLOW: Final = "wf_1"
+LIVE, ENDED, ARCHIVED, REDACTED, DELETED, FOREIGN = (
+    JobRef(WORKFLOW, name) for name in ("live", "ended", "archived", "redacted", "deleted", "foreign")
+)
+
+
+class IncludingServer(GuardedServer):
+    """The users are a part of the configuration."""
+
+    def users(self) -> tuple[str, ...]:
+        return ("--include", str(USERS))
+
+
+class ComposeServer(RedisServer):
+    """The Redis of ``compose.yaml``."""
+
+    def __init__(self, directory: Path, binary: str | None = None) -> None:
+        super().__init__(directory, binary)
+        environ = dict.fromkeys(("REDIS_PASSWORD", "CHRONOVERSE_JWT_SECRET", "TLS_CERTIFICATE", "TLS_KEY"), "secret")
+        compose = yaml.safe_load(interpolate((DEPLOY / "compose.yaml").read_text("utf-8"), environ))
+        url = urlsplit(compose["x-node"]["environment"]["CHRONOVERSE_REDIS_URL"])
+        self._user = f"{url.username or ''}:{url.password}"
+        directory.mkdir(parents=True)
+        self._configuration = directory / "redis.conf"
+        self._configuration.write_text(compose["configs"]["redis"]["content"], "utf-8")
+
+    def _command(self) -> list[str]:
+        program, *options = super()._command()
+        return [program, str(self._configuration), *options]
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._user}@{self.socket}"
+
+
+def guarded(directory: Path, program: str) -> RedisServer:
+    return GuardedServer(directory, program, "--appendonly", "yes")
+
+
+def including(directory: Path, program: str) -> RedisServer:
+    return IncludingServer(directory, program, "--appendonly", "yes")
+
+
+def embedded(directory: Path, program: str) -> RedisServer:
+    return RedisServer(directory, program, *SERVER_OPTIONS[SERVER_OPTIONS.index("--appendonly") :])
+
+
+#: What we ship: ``redis-users.acl`` in both of its uses (Kubernetes has the first), the compose file, and the default.
+SHIPPED: Final[dict[str, Callable[[Path, str], RedisServer]]] = {
+    "acl file": guarded,
+    "acl in configuration": including,
+    "compose": ComposeServer,
+    "embedded": embedded,
+}
+
+
+def url_of(server: RedisServer, user: str) -> str:
+    return server.url_of(user) if isinstance(server, GuardedServer) else server.url
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("shipped", SHIPPED)
+def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> None:
+    """Jobs, their pages and ends, and all objects are as before, also after further rounds of the archiver."""
+    objects = FileObjectStore(tmp_path / "archive")
+    with (
+        SHIPPED[shipped](tmp_path / "store", binary(kind)) as server,
+        contextlib.closing(Store(url_of(server, "runner"), lease_seconds=60)) as runner,
+        contextlib.closing(Store(url_of(server, "archiver"))) as archiver,
+        serving(tmp_path, url_of(server, "service"), archive_url=(tmp_path / "archive").as_uri()) as service,
+        httpx.Client(
+            base_url=f"{service.url}/workflows/{WORKFLOW}",
+            headers={"Authorization": f"Bearer {service.token(scopes=(READ, ADMIN))}"},
+        ) as client,
+    ):
+        live = runner.open(LIVE, "token")
+        runner.append(live, make_lines(1, 3))
+        for job in (ARCHIVED, REDACTED, DELETED):
+            write(runner, job)
+        foreign = f"chronoverse:{{{WORKFLOW}}}:{FOREIGN.job_id}:log"
+        with redis.Redis.from_url(url_of(server, "foreign-runner"), protocol=2, driver_info=None) as plain:
+            plain.execute_command("XADD", foreign, "1-0", "message", "from elsewhere", "stream", "stdout")
+            plain.execute_command("XADD", foreign, "2-0", "event", "end", "status", "COMPLETED", "exit_code", "0")
+        assert archive(archiver, objects) == 0
+        assert client.post("/jobs/redacted/logs/redact", json={"from": 2, "to": 2}).json()["redacted"] == 1
+        assert client.delete("/jobs/deleted").status_code == 204
+        assert archive(archiver, objects) == 0
+        write(runner, ENDED)
+        before, archived = all_answers(client, service), all_objects(objects)
+        assert [status for status, _ in before.values()].count(404) == 3
+        assert len(archived) > 3
+
+        server.stop()
+        server.start()
+
+        assert all_answers(client, service) == before
+        assert runner.append(live, make_lines(4, 1)) == 5
+        runner.finish(live, Status.COMPLETED, 0, 0, 5)
+        for _ in range(2):
+            assert archive(archiver, objects) == 0
+        after = all_objects(objects)
+        assert archived.items() <= after.items()
+        assert {name.split("/")[1] for name in after.keys() - archived.keys()} == {LIVE.job_id, ENDED.job_id}
+        assert b"NOPERM" not in (tmp_path / "store" / "server.log").read_bytes()
+
+
+def write(store: Store, job: JobRef) -> None:
+    """Writes a job with three lines, which ends."""
+    attempt = store.open(job, "token")
+    store.append(attempt, make_lines(1, 3))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 4)
+
+
+def all_answers(client: httpx.Client, service: Service) -> dict[str, tuple[int, str]]:
+    """What the service says: the listing, each job, its page, and the events of those that have ended.
+
+    After a restart of the store the service is asked again for as long as it answers with an error.
+    """
+    answers: dict[str, tuple[int, str]] = {}
+    paths = ["/jobs"]
+    for job in (LIVE, ENDED, ARCHIVED, REDACTED, DELETED, FOREIGN):
+        paths += [f"/jobs/{job.job_id}", f"/jobs/{job.job_id}/logs"]
+        if job != LIVE:
+            paths.append(f"/jobs/{job.job_id}/events")
+    deadline = time.monotonic() + 20
+    for path in paths:
+        answer = client.get(path)
+        while answer.status_code >= 500 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            answer = client.get(path)
+        # How long a client waits before it reconnects is random.
+        answers[path] = (answer.status_code, re.sub(r"retry: \d+", "retry", answer.text))
+    return answers
+
+
+def all_objects(objects: FileObjectStore) -> dict[str, bytes]:
+    return {each.name: objects.get(each.name) for each in objects.list("") if each.name.count("/") == 2}
