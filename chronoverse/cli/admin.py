@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from chronoverse import errors
-from chronoverse.cli.common import duration, identifier, open_archive, open_store, read_settings
+from chronoverse.cli.common import duration, identifier, open_archive, open_store, read_settings, require_store
 from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
@@ -49,6 +49,8 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
     if while_stdin:
         metrics.name_process(metrics.SUPERVISED)
         threading.Thread(target=_stop_after_stdin, args=(stop,), daemon=True).start()
+    else:
+        require_store(settings)
     _configure_logging(settings)
     if address:
         _serve_metrics(address)
@@ -143,6 +145,7 @@ def retention(workflow: str, time_text: str | None) -> None:
     from chronoverse.archive.retention import apply_retention
 
     settings = read_settings()
+    require_store(settings)
     seconds = None if time_text in (None, "default") else duration(time_text)
     with open_store(settings) as store:
         if time_text is not None:
@@ -171,10 +174,12 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     from chronoverse.auth.tokens import EVERY_WORKFLOW, ClaimRules, mint, signing_secret
 
     settings = read_settings()
-    host = urlsplit(settings.url).hostname
+    host = urlsplit(settings.service_url).hostname
     if settings.has_local_secret and not is_loopback(host):
         # Its secret is not here, and a new one would make tokens that it refuses.
-        raise errors.SettingsError(f"the service at {settings.url} is elsewhere: whoever operates it has its tokens")
+        raise errors.SettingsError(
+            f"the service at {settings.service_url} is elsewhere: whoever operates it has its tokens"
+        )
     if settings.has_local_secret and not secret_path(settings.data_dir).exists():
         raise errors.SettingsError(
             f"no service has made its secret in {settings.data_dir} yet: start it first, or set CHRONOVERSE_DATA_DIR "

@@ -85,6 +85,35 @@ def print_message(text: str) -> None:
     click.echo(f"chronoverse: {plain_text(text)}", err=True)
 
 
+def meant_service(settings: Settings, server: str | None = None) -> str | None:
+    """The URL of the service that a command means, or None if it means the store of ``settings``.
+
+    This is the rule for all commands that could use either. The first of these counts: ``server``, which is the option
+    ``--server``; CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server of this machine.
+    """
+    return server if server is not None or settings.redis_url is not None else settings.url
+
+
+def require_store(settings: Settings) -> None:
+    """For commands that no service can do. Raises :class:`SettingsError` if a service is meant, and its store is not
+    the embedded one of ``settings``: the command would change another store."""
+    url = meant_service(settings)
+    if url is not None and not _is_own_service(settings, url):
+        raise errors.SettingsError(
+            f"CHRONOVERSE_URL names the service at {url}, and this command needs that service's store: set "
+            "CHRONOVERSE_REDIS_URL, or unset CHRONOVERSE_URL if the embedded store of this machine is meant"
+        )
+
+
+def _is_own_service(settings: Settings, url: str) -> bool:
+    """Whether the service of our data directory listens at ``url``, on this machine."""
+    from chronoverse.embedded.listeners import is_service
+
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    return bool(parts.hostname and is_loopback(parts.hostname) and is_service(settings.data_dir, parts.hostname, port))
+
+
 @contextlib.contextmanager
 def open_store(settings: Settings) -> Iterator["Store"]:
     """The store of ``settings``. An embedded server runs at least until the ``with`` block ends."""
@@ -125,8 +154,8 @@ def open_client(settings: Settings, workflow: str, scope: str = "logs:read", **o
     """
     from chronoverse.client.client import Client
 
-    token = bearer_token(settings, settings.url, workflow, "cli", scope)
-    return Client(settings.url, token, ca_file=settings.ca_file, **options)
+    token = bearer_token(settings, settings.service_url, workflow, "cli", scope)
+    return Client(settings.service_url, token, ca_file=settings.ca_file, **options)
 
 
 def bearer_token(
@@ -145,17 +174,15 @@ def bearer_token(
         from chronoverse.auth.token_file import read_token_file
 
         return partial(read_token_file, settings.token_file)
-    host, port = urlsplit(url).hostname, urlsplit(url).port
-    if settings.token is not None or not (settings.has_local_secret and host and is_loopback(host)):
+    if settings.token is not None or not (settings.has_local_secret and is_loopback(urlsplit(url).hostname)):
         return settings.token
     from chronoverse.auth.local_secret import local_secret
     from chronoverse.auth.tokens import ClaimRules, mint
-    from chronoverse.embedded.listeners import is_service
 
     rules = ClaimRules.from_settings(settings)
 
     def make_token() -> str | None:
-        if not is_service(settings.data_dir, host, port or _DEFAULT_PORTS[urlsplit(url).scheme]):
+        if not _is_own_service(settings, url):
             return None
         secret = local_secret(settings.data_dir)
         return mint(secret, subject, [scope], [workflow], _OWN_TOKEN_SECONDS, time.time(), rules)

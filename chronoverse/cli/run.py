@@ -13,6 +13,7 @@ from chronoverse.cli.common import (
     bearer_token,
     duration,
     identifier,
+    meant_service,
     open_archive,
     open_store,
     print_message,
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from chronoverse.runner.log_writer import LogComparer, LogWriter
 
 _server_option = click.option(
-    "--server", metavar="URL", type=service_url, help="Publish through the service at URL, which has the store."
+    "--server",
+    metavar="URL",
+    type=service_url,
+    help="Publish through this service; else to CHRONOVERSE_REDIS_URL, else through CHRONOVERSE_URL.",
 )
 
 
@@ -74,6 +78,7 @@ def run(
 
     masks = masking.load_masks(**masks_given, environ=os.environ)
     settings = read_settings()
+    server = meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
     if job is None:
         print_message(f"job {ref.job_id} of workflow {ref.workflow_id}")
@@ -119,6 +124,7 @@ def deliver(
     from chronoverse.runner.resend import resend_spool
 
     settings = read_settings()
+    server = meant_service(settings, server)
     with contextlib.ExitStack() as stack:
         done = resend_spool(
             file,

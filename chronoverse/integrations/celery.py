@@ -74,7 +74,7 @@ def install(
     Raises ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
     """
     settings = settings or Settings.from_env()
-    url = store or settings.redis_url or settings.url
+    url = store or settings.redis_url or settings.service_url
     if token is None:
         token = partial(read_token_file, settings.token_file) if settings.token_file else settings.token
     connect = partial(_connect, settings, url, token)

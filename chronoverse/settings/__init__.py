@@ -273,9 +273,16 @@ class Settings:
     web_concurrency: Annotated[
         int, Setting(parse.WholeNumber(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
     ] = field(default_factory=_default_workers)
-    url: Annotated[str, Setting(parse.service_url, "URL", "The service that `chronoverse logs` asks.")] = (
-        "http://127.0.0.1:8000"
-    )
+    url: Annotated[
+        str | None,
+        Setting(
+            parse.service_url,
+            "URL",
+            "The service that commands mean which read, redact or delete; without `CHRONOVERSE_REDIS_URL` also `run`"
+            " and `deliver` ([the rule](cli.md#which-service-which-store)).",
+            "`http://127.0.0.1:8000` for commands that cannot use a store",
+        ),
+    ] = None
     token: Annotated[
         str | None,
         Setting(
@@ -308,6 +315,11 @@ class Settings:
     def is_embedded(self) -> bool:
         """Whether the store is the embedded server, which keeps its data in the data directory."""
         return self.redis_url is None
+
+    @property
+    def service_url(self) -> str:
+        """The URL of the service that the commands ask which cannot use a store."""
+        return self.url or "http://127.0.0.1:8000"
 
     @property
     def archive_location(self) -> str | None:

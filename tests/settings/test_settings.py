@@ -46,7 +46,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert (settings.max_line_bytes, settings.max_streams, settings.max_stream_seconds) == (65_536, 8_000, 3_600)
     assert (settings.log_level, settings.key_prefix) == ("info", "chronoverse")
     assert 1 <= settings.web_concurrency <= 4
-    assert (settings.url, settings.token) == ("http://127.0.0.1:8000", None)
+    assert (settings.url, settings.service_url, settings.token) == (None, "http://127.0.0.1:8000", None)
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.long
 
 #: A command that prints a line at once, and then one every 0.2 s. If a test fails to end it, it ends after 60 s.
 TICKING = (sys.executable, "-uc", "import time\nfor i in range(300): print('tick', i); time.sleep(0.2)")
+#: What makes ``run`` write to the embedded store itself, and not through the service.
+DIRECTLY: dict[str, Any] = {"CHRONOVERSE_URL": ""}
 
 
 def events(service: Service, job: JobRef) -> list[Event]:
@@ -46,12 +48,22 @@ def test_of_two_runners_of_one_job_one_publishes(embedded_service: Service, requ
     # Each run of the test has its own job, so that it can be repeated.
     job = JobRef("runners", f"two-{secrets.token_hex(4)}")
     first = start_chronoverse(
-        embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING
+        embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING, **DIRECTLY
     )
     wait_until(lambda: bool(entries(embedded_service, job)), 20, "the first runner publishes")
     options = ["--require-log"] if required else []
     second = run_chronoverse(
-        embedded_service, "run", *options, "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "second"
+        embedded_service,
+        "run",
+        *options,
+        "--workflow",
+        job.workflow_id,
+        "--job",
+        job.job_id,
+        "--",
+        "echo",
+        "second",
+        **DIRECTLY,
     )
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=20)
@@ -70,6 +82,7 @@ def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--"),
         *TICKING,
         CHRONOVERSE_LEASE_SECONDS="2",
+        **DIRECTLY,
     )
     wait_until(lambda: bool(entries(embedded_service, job)), 20, "the runner publishes")
     seen: list[Event] = []
@@ -105,6 +118,7 @@ def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: S
         *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--"),
         *TICKING,
         CHRONOVERSE_LEASE_SECONDS="2",
+        **DIRECTLY,
     )
     wait_until(lambda: len(entries(embedded_service, job)) >= 3, 20, "the runner publishes")
     before = entries(embedded_service, job)

@@ -51,6 +51,6 @@ def mcp(max_wait: int) -> None:
         max_attempts=_ATTEMPTS,
         max_retry_seconds=_RETRY_SECONDS,
     )
-    run(Tools(client, settings.url.rstrip("/")), max_wait)
+    run(Tools(client, settings.service_url.rstrip("/")), max_wait)
     # Threads of calls that were abandoned may still wait for the service. They only read, so nothing is lost.
     os._exit(0)

@@ -1,0 +1,82 @@
+"""Which service or store a command means: the rule in docs/cli.md."""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+
+from chronoverse.embedded import listeners
+from chronoverse.store import Store
+from tests.cli.conftest import Cli
+from tests.support.scripted import ScriptedService, answer
+from tests.support.servers import RedisServer
+
+RUN = ("run", "--workflow", "wf_1", "--job", "job_1", "--", "true")
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def accepting_service() -> ScriptedService:
+    """A service that opens a job and ends it."""
+    opened = orjson.dumps({"attempt": 1, "token": TOKEN, "next": 1})
+    return ScriptedService(answer("200 OK", opened), *[answer("204 No Content", b"")] * 3)
+
+
+def test_run_publishes_through_the_service_of_the_settings(cli: Cli, tmp_path: Path) -> None:
+    """It does not write into an embedded store of this machine, where nobody would look for the log."""
+    with accepting_service() as service:
+        done = cli(*RUN, URL=service.url, TOKEN="a.b.c", DURABILITY="acked")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [request.path.rsplit("/", 1)[1] for request in service.requests] == ["attempts", "end"]
+    assert not (tmp_path / "redis").exists()
+
+
+def test_an_option_counts_before_the_settings(cli: Cli) -> None:
+    """--server goes before both settings."""
+    with accepting_service() as service:
+        done = cli(
+            "run", "--server", service.url, *RUN[1:], URL="http://127.0.0.1:1", REDIS_URL="redis://127.0.0.1:1",
+            TOKEN="a.b.c", DURABILITY="acked",
+        )  # fmt: skip
+
+    assert (done.returncode, done.stderr, len(service.requests)) == (0, "", 2)
+
+
+def test_a_store_counts_before_a_service(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """A runner that can reach the store needs no token, whatever service its machine's readers ask."""
+    done = cli(*RUN, URL="http://127.0.0.1:1", REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "argv", [["retention", "wf_1", "1d"], ["archive", "--once"], ["archive", "--orphans", "--delete"]]
+)
+def test_no_other_store_is_changed_than_that_of_the_service(cli: Cli, argv: Sequence[str], tmp_path: Path) -> None:
+    """The embedded store of this machine is not the one that CHRONOVERSE_URL means."""
+    done = cli(*argv, URL="https://logs.example.com")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "the service at https://logs.example.com, and this command needs that service's store" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_embedded_store_is_that_of_its_own_service(cli: Cli, tmp_path: Path) -> None:
+    """CHRONOVERSE_URL may name the service of the same data directory."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listeners.record(tmp_path, listener)
+        done = cli("retention", "wf_1", "1d", URL=f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+    assert (done.returncode, done.stdout) == (0, "86400 s\n")
+
+
+def test_retention_changes_the_store_of_the_settings(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """CHRONOVERSE_URL may be set beside it."""
+    done = cli("retention", "wf_1", "1d", URL="https://logs.example.com", REDIS_URL=server.url, KEY_PREFIX=prefix)
+
+    assert (done.returncode, done.stdout) == (0, "86400 s\n")
+    store = Store(server.url, prefix=prefix)
+    assert store.catalog.retention("wf_1") == 86_400
+    store.close()
