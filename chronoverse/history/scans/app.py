@@ -108,7 +108,7 @@ class ScanApp:
             return {}, [self.read_summary(SummaryScan.from_json(data), client_is_gone)]
         if path == WorkflowScan.PATH:
             jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
-            return {POSITION: orjson.dumps(position and list(position)).decode()}, jobs
+            return {POSITION: orjson.dumps(position and position.to_json()).decode()}, jobs
         if path == NewLinesScan.PATH:
             page, compared_with = self.read_new(NewLinesScan.from_json(data), client_is_gone)
             return {**_page_headers(page), COMPARED_WITH: orjson.dumps(compared_with).decode()}, page.lines

@@ -73,7 +73,7 @@ class PendingScan:
         """The page that a :class:`WorkflowScan` asks for. Raises as :meth:`_answer` does."""
         headers, jobs = self._answer()
         position = orjson.loads(headers[POSITION])
-        return JobsPage(jobs, None if position is None else WorkflowPosition(*position))
+        return JobsPage(jobs, position and WorkflowPosition.from_json(position))
 
     def summary(self) -> bytes:
         """The JSON that a :class:`SummaryScan` asks for. Raises as :meth:`_answer` does."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import methodcaller
 from typing import ClassVar, Final, Self
 
 import orjson
@@ -51,7 +52,7 @@ class BaseScan:
     def to_json(self) -> bytes:
         """What :meth:`from_json` reads."""
         # The default is for positions: orjson knows no named tuples.
-        return orjson.dumps(self, default=list)
+        return orjson.dumps(self, default=methodcaller("to_json"))
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:

@@ -30,6 +30,16 @@ class WorkflowPosition(NamedTuple):
     line: int | None = None
     found: int = 0
 
+    def to_json(self) -> list[Any]:
+        """What :meth:`from_json` reads. The time is a text, since it may be infinite, and JSON has no such number."""
+        return [repr(self.created_ms), *self[1:]]
+
+    @classmethod
+    def from_json(cls, values: list[Any]) -> Self:
+        """The position that :meth:`to_json` wrote."""
+        created_ms, *others = values
+        return cls(float(created_ms), *others)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowScan(BaseScan):
@@ -58,7 +68,7 @@ class WorkflowScan(BaseScan):
         """The scan that :meth:`to_json` wrote."""
         fields = orjson.loads(data)
         start = fields.pop("start")
-        return cls(**fields, start=None if start is None else WorkflowPosition(*start))
+        return cls(**fields, start=start and WorkflowPosition.from_json(start))
 
 
 class ListedJob(NamedTuple):

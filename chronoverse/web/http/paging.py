@@ -16,7 +16,7 @@ from flask import Response, request
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.pages import Page
-from chronoverse.joblog.values import MAX_NUMBER, Job, JobRef, ListingPosition, iso_timestamp
+from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition, iso_timestamp
 from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES
 
 #: Headers of an answer that nobody else may see.
@@ -47,18 +47,18 @@ def decode_cursor(cursor: str, listing: Sequence[Any], types: Sequence[type]) ->
     return position
 
 
-def parse_score(text: str) -> float:
-    """The creation time in a cursor. Raises :class:`InvalidCursor`.
+def parse_position(score: str, identifier: str) -> ListingPosition:
+    """The creation time and the id in a cursor. Raises :class:`InvalidCursor`.
 
-    A foreign runner may have written any number that Redis accepts, such as infinity.
+    A foreign runner may have written any time that Redis accepts, such as infinity.
     """
     try:
-        score = float(text)
+        created_ms = float(score)
     except ValueError as error:
         raise InvalidCursor("cursor: this is not one of ours") from error
-    if math.isnan(score):
+    if math.isnan(created_ms) or not IDENTIFIER.fullmatch(identifier):
         raise InvalidCursor("cursor: this is not one of ours")
-    return score
+    return created_ms, identifier
 
 
 def encode_listed(listing: Sequence[Any], position: ListingPosition | None) -> str | None:
@@ -70,8 +70,7 @@ def decode_listed(cursor: str | None, listing: Sequence[Any]) -> ListingPosition
     """The position of :func:`encode_listed`. Raises :class:`InvalidCursor`."""
     if cursor is None:
         return None
-    score, identifier = decode_cursor(cursor, listing, [str, str])
-    return parse_score(score), identifier
+    return parse_position(*decode_cursor(cursor, listing, [str, str]))
 
 
 def iso_or_none(milliseconds: float) -> str | None:

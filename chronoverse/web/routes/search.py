@@ -24,7 +24,7 @@ from chronoverse.web.http.paging import (
     limit_with_context,
     log_page_response,
     page_response,
-    parse_score,
+    parse_position,
     start_position,
 )
 from chronoverse.web.http.schemas import (
@@ -96,9 +96,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         start: WorkflowPosition | None = None
         if "cursor" in query:
             created, job_id, line, found = decode_cursor(query["cursor"], listing, [str, str, int, int])
-            if not (-1 <= line <= MAX_NUMBER and found >= 0):
+            if not (-1 <= line <= MAX_NUMBER and 0 <= found <= MAX_NUMBER):
                 raise InvalidCursor("cursor: this is not one of ours")
-            start = WorkflowPosition(parse_score(created), job_id, None if line < 0 else line, found)
+            start = WorkflowPosition(*parse_position(created, job_id), None if line < 0 else line, found)
         before, after = query["before"], query["after"]
         with pages.pending_scan(
             deps,

@@ -1,16 +1,19 @@
 """``GET /workflows/{w}/logs/search``: the answer's form, its pages, and who may ask."""
 
+import base64
 import re
 import time
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from chronoverse.auth.tokens import mint
+from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
 from tests.support.waiting import deadline
-from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 
 @pytest.fixture
@@ -70,6 +73,33 @@ def test_pages_follow_each_other(client: httpx.Client, workflow: Foreign) -> Non
         assert re.fullmatch(r"created=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created)
         answer = client.get(answer.links["next"]["url"])
     assert sorted(found) == [("job_1", 1, False), ("job_2", 2, True)]
+
+
+def test_a_time_beyond_the_calendar_does_not_stop_a_search(
+    client: httpx.Client, workflow: Foreign, redis_server: RedisServer
+) -> None:
+    """A foreign runner may have written any score. Its job comes first, and the next page goes on after it."""
+    ask_all(redis_server.url, [("ZADD", f"chronoverse:{{{workflow.workflow_id}}}:jobs", "inf", "job_1")])
+    first = search(client, workflow, q="error", limit=1)
+    assert [job["id"] for job in first.json()["jobs"]] == ["job_1"]
+    assert first.headers["Searched-To"] == "job_1"
+    rest = search(client, workflow, q="error", cursor=first.json()["cursor"])
+    assert [job["id"] for job in rest.json()["jobs"]] == ["job_2"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{0: "nan"}, {0: "x"}, {1: "../job"}, {1: ""}, {1: "x" * 129}, {2: -2}, {2: 10**15}, {3: -1}, {3: 10**15}]
+)
+def test_a_cursor_that_is_not_ours_is_refused(
+    client: httpx.Client, workflow: Foreign, changed: dict[int, int | str]
+) -> None:
+    """Each part of the position is checked: the time, the job's id, the line, and how many lines were found."""
+    cursor = search(client, workflow, q="error", limit=1).json()["cursor"]
+    values = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    for at, value in changed.items():
+        values[at - 4] = value
+    forged = base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+    assert search(client, workflow, q="error", cursor=forged).status_code == 400
 
 
 def test_nothing_is_found_in_a_workflow_that_does_not_exist(client: httpx.Client, job: Foreign) -> None:
