@@ -51,6 +51,15 @@ class JsonInteger(fields.Integer):
         return int(value)
 
 
+class JsonBoolean(fields.Boolean):
+    """``true`` or ``false``. To Python, and so to :class:`fields.Boolean`, 1 and 0 are the same."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if type(value) is not bool:
+            raise self.make_error("invalid", input=value)
+        return value
+
+
 def _number(minimum: int, description: str, maximum: int = MAX_NUMBER, **kwargs: Any) -> JsonInteger:
     return JsonInteger(validate=validate.Range(minimum, maximum), metadata={"description": description}, **kwargs)
 

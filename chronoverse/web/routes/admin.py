@@ -19,7 +19,7 @@ from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.paging import page_response
-from chronoverse.web.http.publish_schemas import JsonInteger
+from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint, SearchText, check_regex
 
@@ -39,7 +39,7 @@ class RedactBody(Schema):
     )
     to = JsonInteger(validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The last; or all that follow."})
     q = SearchText()
-    regex = fields.Boolean(truthy={True}, falsy={False}, load_default=False)
+    regex = JsonBoolean(load_default=False)
     reason = fields.String(
         validate=validate.Length(1, MAX_REASON), metadata={"description": "Why; remembered and logged. No secrets."}
     )

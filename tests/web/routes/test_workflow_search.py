@@ -88,7 +88,8 @@ def test_a_time_beyond_the_calendar_does_not_stop_a_search(
 
 
 @pytest.mark.parametrize(
-    "changed", [{0: "nan"}, {0: "x"}, {1: "../job"}, {1: ""}, {1: "x" * 129}, {2: -2}, {2: 10**15}, {3: -1}, {3: 10**15}]
+    "changed",
+    [{0: "nan"}, {0: "x"}, {1: "../job"}, {1: ""}, {1: "x" * 129}, {2: -2}, {2: 10**15}, {3: -1}, {3: 10**15}],
 )
 def test_a_cursor_that_is_not_ours_is_refused(
     client: httpx.Client, workflow: Foreign, changed: dict[int, int | str]
