@@ -81,19 +81,21 @@ DEFECTS: Final = (
     Defect(
         "renew: lease not renewed",
         "store/scripts/renew.lua",
-        "redis.call('PEXPIRE', KEYS[1], ARGV[2])\n",
+        "redis.call('PEXPIRE', lease, ARGV[3])\n",
         "\n",
         "store",
     ),
-    Defect("renew: token not compared", "store/scripts/renew.lua", "~= ARGV[1] then", "== '' then", "store"),
+    Defect(
+        "lease: token not compared", "store/scripts/common.lua", "redis.call('GET', lease) == token and", "", "store"
+    ),
     Defect(
         "open: lease taken from a live runner", "store/scripts/open.lua", "return {'HELD'}", "holder = false", "store"
     ),
     Defect(
         "open: wrong next number",
         "store/scripts/open.lua",
-        "{'OK', attempt, last + 1}",
-        "{'OK', attempt, last}",
+        "{'OK', attempt, last + 1,",
+        "{'OK', attempt, last,",
         "store",
     ),
     Defect("open: hash may expire", "store/scripts/open.lua", "redis.call('PERSIST', job)\n", "\n", "store"),

@@ -28,7 +28,7 @@ SLOW_BYTES_PER_SECOND: Final = 2**20
 
 def append_arguments(attempt: Attempt, lease_ms: int, first: int, runs: Sequence[LineRun]) -> list[Any]:
     """The arguments of ``append.lua``, without its keys."""
-    args: list[Any] = [attempt.token, lease_ms, first]
+    args: list[Any] = [attempt.token, attempt.attempt, lease_ms, first]
     for timestamp, stream, partial, messages in runs:
         args += (timestamp, stream, "1" if partial else "", len(messages), *messages)
     return args

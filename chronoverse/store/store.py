@@ -293,7 +293,7 @@ class Store:
         Renews the lease.
         Raises :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
-        args = (attempt.token, self._lease_ms, first, last, iso_timestamp(self._clock()))
+        args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()))
         next_number: int = self._answer("append_lost", attempt.job, self._keys.runner(attempt.job), *args)[0]
         return next_number
 
@@ -311,8 +311,8 @@ class Store:
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises :class:`Fenced`, :class:`Deleted`."""
-        keys = (self._keys.of(attempt.job, "lease"),)
-        self._answer("renew", attempt.job, keys, attempt.token, self._lease_ms)
+        keys = (self._keys.of(attempt.job, "job"), self._keys.of(attempt.job, "lease"))
+        self._answer("renew", attempt.job, keys, attempt.token, attempt.attempt, self._lease_ms)
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
         """Ends the job after its last line, which is ``next_number`` - 1.

@@ -1,15 +1,15 @@
 -- Appends one entry that says that a range of lines is lost, so that the log can go on after them: the store lost these
 -- lines, and their runner no longer has them either. The entry's id is the last of the numbers.
 -- KEYS  log, job, lease
--- ARGV  token, lease in ms, first number, last number, now (ISO 8601)
+-- ARGV  token, attempt, lease in ms, first number, last number, now (ISO 8601)
 -- ->    OK next | GAP expected | DELETED | FENCED | CLOSED | TAINTED last-id
 -- When it is repeated after a lost reply, the log has these numbers already, and the answer is OK again.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
-local first, number = tonumber(ARGV[3]), tonumber(ARGV[4])
+local first, number = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 check_types(log, job, lease)
 local last, problem = head(log, job)
-local refused = refusal(job, lease, ARGV[1])
+local refused = refusal(job, lease, ARGV[1], ARGV[2])
 if refused then return {refused} end
 if problem then return {problem, last} end
 if last < number then
@@ -17,10 +17,10 @@ if last < number then
   local id, call = string.format('%.0f-0', number), redis.call
   -- When the server is out of memory, the first write raises an error. So XADD (or what makes it possible) is the first.
   resume_numbering(call, log, last)
-  call('XADD', log, id, 'event', 'lost', 'from', ARGV[3], 'timestamp', ARGV[5])
+  call('XADD', log, id, 'event', 'lost', 'from', ARGV[4], 'timestamp', ARGV[6])
   -- head() compares the last number with the number of entries added.
   call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', number))
   last = number
 end
-redis.call('PEXPIRE', lease, ARGV[2])
+redis.call('PEXPIRE', lease, ARGV[3])
 return {'OK', last + 1}

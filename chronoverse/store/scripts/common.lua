@@ -79,9 +79,15 @@ local function is_deleted(key)
   return type(redis.pcall('GET', (string.gsub(key, '%a+$', 'deleted')))) == 'string'
 end
 
--- Why nothing can be appended under this token: DELETED, CLOSED or FENCED. Nil while the lease holds the token.
-local function refusal(job, lease, token)
-  if redis.call('GET', lease) == token then return nil end
+-- Whether the lease holds the token of this attempt. A runner may use its token for several attempts, so their number
+-- is compared as well. A hash that was lost has none, and then the token alone counts.
+local function holds_lease(job, lease, token, attempt)
+  return redis.call('GET', lease) == token and (redis.call('HGET', job, 'attempt') or attempt) == attempt
+end
+
+-- Why nothing can be appended in this attempt: DELETED, CLOSED or FENCED. Nil while it holds the lease.
+local function refusal(job, lease, token, attempt)
+  if holds_lease(job, lease, token, attempt) then return nil end
   if is_deleted(lease) then return 'DELETED' end
   local status = redis.call('HGET', job, 'status')
   return is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'

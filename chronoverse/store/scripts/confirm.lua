@@ -9,7 +9,7 @@ local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 
 check_types(log, job, lease)
 local last, problem = head(log, job)
-if redis.call('GET', lease) == ARGV[1] then
+if holds_lease(job, lease, ARGV[1], ARGV[4]) then
   redis.call('PEXPIRE', lease, ARGV[2])
   return {'OK', (tonumber(last) or tonumber(string.match(last, '^%d+'))) + 1}
 end

@@ -14,7 +14,7 @@ local token, now, status, exit_code, dropped, retention = ARGV[1], ARGV[2], ARGV
 check_types(log, job, lease)
 local last, problem = head(log, job)
 local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines')
-if redis.call('GET', lease) ~= token then
+if not holds_lease(job, lease, token, ARGV[8]) then
   if is_deleted(lease) then return {'DELETED'} end
   if status == 'PENDING' and redis.call('GET', lease) == WAITS and not problem then
     return {ended[2] == ARGV[8] and tonumber(ARGV[7]) == last + 1 and 'OK' or 'FENCED'}

@@ -1,10 +1,9 @@
--- Extends the lease if it still holds the token. PEXPIRE works on a server out of memory, which would refuse SET.
--- KEYS  lease
--- ARGV  token, lease in ms
+-- Extends the lease while this attempt holds it. PEXPIRE works on a server out of memory, which would refuse SET.
+-- KEYS  job, lease
+-- ARGV  token, attempt, lease in ms
 -- ->    OK | DELETED | FENCED
-check_types(KEYS[1])
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return {is_deleted(KEYS[1]) and 'DELETED' or 'FENCED'}
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local job, lease = KEYS[1], KEYS[2]
+check_types(job, lease)
+if not holds_lease(job, lease, ARGV[1], ARGV[2]) then return {is_deleted(lease) and 'DELETED' or 'FENCED'} end
+redis.call('PEXPIRE', lease, ARGV[3])
 return {'OK'}

@@ -65,7 +65,7 @@ def _number(minimum: int, description: str, maximum: int = MAX_NUMBER, **kwargs:
 
 
 def _attempt() -> JsonInteger:
-    return _number(1, "The number that opening it has returned.", required=True)
+    return _number(1, "The number that opening it has returned. Any other is refused with 409, FENCED.", required=True)
 
 
 class NewLineSchema(Schema):

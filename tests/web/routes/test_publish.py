@@ -116,6 +116,26 @@ def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreig
     }
 
 
+def test_an_attempt_that_is_not_open_is_refused(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """A runner may use its token for several attempts. Each request is for one of them."""
+    assert opened.append(1, "one").status_code == 200
+    assert opened.end(2, status="PENDING").status_code == 204
+    assert opened.open().json()["attempt"] == 2
+    for attempt in (1, 3):
+        requests = (
+            opened.append(2, "two", attempt=attempt),
+            opened.append(2, attempt=attempt),
+            opened.post("logs/lost", {"token": opened.token, "attempt": attempt, "first": 2, "count": 1}),
+            opened.end(2, attempt=attempt),
+            opened.end(2, attempt=attempt, status="PENDING"),
+        )
+        assert [(each.status_code, each.json().get("reason")) for each in requests] == [(409, "FENCED")] * 5
+    opened.attempt = 2
+    assert [opened.append(2, "two").json(), opened.append(3).json()] == [{"next": 3}, {"next": None}]
+    assert opened.end(3).status_code == 204
+    assert messages(client, job) == ["one", "two"]
+
+
 def test_an_attempt_may_end_before_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
     """The job goes on, and another runner opens it at once."""
     opened.append(1, "a")
