@@ -67,7 +67,7 @@ class JobListing:
             keys += [self._keys.of(job, "log"), self._keys.of(job, "job")]
         run_script(self._topology, workflow_id, self._unlist, keys, *job_ids)
 
-    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[str, int]:
+    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[str, float]:
         """Adds ``jobs`` to the listings of their workflows, and notes which run. All must be on one server.
 
         A job's score is its creation time, or that of its first entry, or else now. A job that is listed already
@@ -82,21 +82,22 @@ class JobListing:
             self._added_at.clear()
         self._added_at.update((job.ref, now) for job in due)
         commands: list[tuple[Any, ...]] = []
-        newest: dict[str, int] = {}
         for job in due:
             workflow_id, job_id = job.ref
-            created_ms = self._created_ms(job)
+            created_ms = round((job.created_seconds or self._clock()) * 1000)
             commands += [
                 ("ZADD", self._keys.listing(workflow_id), "NX", created_ms, job_id),
+                ("ZMSCORE", self._keys.listing(workflow_id), job_id),
                 ("SADD" if job.status is Status.RUNNING else "SREM", self._keys.running(workflow_id), job_id),
             ]
-            newest[workflow_id] = max(created_ms, newest.get(workflow_id, 0))
+        newest: dict[str, float] = {}
         with contextlib.suppress(StoreError):
-            run_pipeline(self._topology, due[0].ref.workflow_id, commands, pool)
+            scores = run_pipeline(self._topology, due[0].ref.workflow_id, commands, pool)[1::3]
+            for job, score in zip(due, scores, strict=True):
+                # It is an error when the listing is of another type, and [None] when the server is full.
+                if isinstance(score, list) and score[0] is not None:
+                    newest[job.ref.workflow_id] = max(float(score[0]), newest.get(job.ref.workflow_id, float("-inf")))
         return newest
-
-    def _created_ms(self, job: Job) -> int:
-        return round((job.created_seconds or self._clock()) * 1000)
 
 
 def newest_first(

@@ -188,11 +188,9 @@ class Store:
         now = self._clock()
         keys = (self._keys.of(job, "job"), self._keys.listing(job.workflow_id))
         args = (iso_timestamp(now), _milliseconds(now), job.job_id, self.retention_ms(job.workflow_id))
-        answer = self._script("register", job.workflow_id, keys, *args)
-        if answer < 0:
-            raise replies.refusal_error("DELETED", [])
-        self.workflows.add(job.workflow_id, _milliseconds(now))
-        return bool(answer)
+        new, created_ms = self._answer("register", job, keys, *args)
+        self.workflows.add(job.workflow_id, float(created_ms))
+        return bool(new)
 
     def is_deleted(self, job: JobRef) -> bool:
         """Whether the job has a tombstone, so that nobody can make a job of this id for now."""
@@ -269,8 +267,8 @@ class Store:
             own_retention_ms,
             first or "",
         )
-        attempt, next_number = self._answer("open", job, keys, *args)
-        self.workflows.job_begun(job, _milliseconds(now))
+        attempt, next_number, created_ms = self._answer("open", job, keys, *args)
+        self.workflows.job_begun(job, float(created_ms))
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:

@@ -52,6 +52,22 @@ def test_a_foreign_job_counts_from_the_first_read_on(bench: Bench, store: Store)
     assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 0, created)]
 
 
+def test_only_a_new_job_moves_its_workflow(bench: Bench, store: Store) -> None:
+    """A walk through the list would meet it again. The time is that of the newest job, as in its listing."""
+    begin(store, JobRef("wf_2", "job_1"))
+    store.register(JOB)
+    bench.xadd("1-0", "message", "a line without a time", job=JobRef("wf_3", "foreign"))
+    store.get_job(JobRef("wf_3", "foreign"))
+    before = store.workflows.page(None, 10)
+    later = bench.new_store(clock=lambda: NOW_SECONDS + 60)
+    assert not later.register(JOB)
+    attempt = later.open(JOB, "token")
+    later.finish(attempt, Status.PENDING, None, 0, 1)
+    later.open(JOB, "token-2")
+    later.get_job(JobRef("wf_3", "foreign"))
+    assert later.workflows.page(None, 10) == before
+
+
 def test_a_lost_runner_does_not_count_as_running(bench: Bench, store: Store) -> None:
     """The read declares the job LOST, as every look at it does."""
     begin(store, JOB)

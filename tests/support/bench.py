@@ -39,14 +39,20 @@ class Bench:
         self._stores: list[Store] = []
         self.store = self.new_store()
 
-    def new_store(self, options: str = "", *, lease_seconds: float = LEASE_MS / 1000) -> Store:
+    def new_store(
+        self,
+        options: str = "",
+        *,
+        lease_seconds: float = LEASE_MS / 1000,
+        clock: Callable[[], float] = lambda: NOW_SECONDS,
+    ) -> Store:
         """Makes one more store on the same keys. ``options`` are the query of its URL."""
         store = Store(
             self.url + options,
             prefix=self.prefix,
             lease_seconds=lease_seconds,
             retention_seconds=RETENTION_MS / 1000,
-            clock=lambda: NOW_SECONDS,
+            clock=clock,
         )
         self._stores.append(store)
         return store

@@ -33,6 +33,11 @@ local function is_terminal(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
 end
 
+-- The score of a job that is in the listing. A runner's user may ZADD, and need not have the right to read scores.
+local function listed_score(jobs, job_id)
+  return redis.call('ZADD', jobs, 'XX', 'INCR', 0, job_id)
+end
+
 -- When the end of a job was first seen, in Unix ms by the server's clock, from the hash's field end_seen_ms. Nil when it
 -- was not seen, and for a time in the future. Retention counts from this time, since the time in the terminal entry is by
 -- its writer's clock.

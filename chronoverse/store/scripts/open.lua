@@ -2,7 +2,7 @@
 -- KEYS  log, job, lease, jobs
 -- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id, the workflow's own retention in ms ('' for none),
 --       the number that the first line must get ('' for any)
--- ->    OK attempt next | DELETED | HELD | CLOSED | TAINTED last-id | GAP next, when the first line would get another number
+-- ->    OK attempt next score (the job's creation time in the listing) | DELETED | HELD | CLOSED | TAINTED last-id | GAP next, when the first line would get another number
 -- The caller makes up the token. So when it repeats the call after a lost reply, it has the lease already, and nothing
 -- changes.
 local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -32,4 +32,4 @@ if ARGV[6] ~= '' or redis.call('HGET', job, 'retention_ms') then redis.call('HSE
 redis.call('PERSIST', log)
 redis.call('PERSIST', job)
 redis.call('PEXPIRE', lease, ttl)
-return {'OK', attempt, last + 1}
+return {'OK', attempt, last + 1, listed_score(jobs, ARGV[5])}
