@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -30,6 +31,8 @@ from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, MEMORY_ONLY, OPEN_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
+from chronoverse.settings import ca_file_from_env
+from chronoverse.settings.parse import ca_file as read_ca_file
 from chronoverse.store import Store
 
 __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
@@ -86,6 +89,7 @@ class JobLog:
         job: str,
         *,
         token: str | Callable[[], str] | None = None,
+        ca_file: Path | str | None = None,
         max_line_bytes: int = MAX_LINE_BYTES,
         lease_seconds: float = 30,
         open_seconds: float = OPEN_SECONDS,
@@ -101,23 +105,27 @@ class JobLog:
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
         the URL of either: that of a store as in ``CHRONOVERSE_REDIS_URL``, or ``http://`` or ``https://`` for a
-        service. A service needs a ``token`` with ``logs:write``; a function is called for each request. A connection
-        that was made from a URL is closed with the log. ``lease_seconds`` must not be longer than the service's own.
-        ``room`` says where lines wait while the store is away, by default in 64 MiB of memory. With ``retry`` the
-        job is the first of JOB, JOB.2, … that is free. With ``wait_for_lease`` lines wait while another runner holds
-        the job, instead of :class:`Held`. ``lease_token`` (32 to 128 hexadecimal digits, by default made up) is what
-        the store knows this attempt by: another process that knows it can end the attempt. ``say`` is called with each
-        message for the user; the default prints it on stderr. ``clock`` gives Unix time in seconds.
+        service. A service needs a ``token`` with ``logs:write``; a function is called for each request. ``ca_file`` has
+        PEM certificates of authorities that are trusted beside those of the system, for the URL of a service; the
+        default is CHRONOVERSE_CA_FILE. A connection that was made from a URL is closed with the log. ``lease_seconds``
+        must not be longer than the service's own. ``room`` says where lines wait while the store is away, by default in
+        64 MiB of memory. With ``retry`` the job is the first of JOB, JOB.2, … that is free. With ``wait_for_lease``
+        lines wait while another runner holds the job, instead of :class:`Held`. ``lease_token`` (32 to 128 hexadecimal
+        digits, by default made up) is what the store knows this attempt by: another process that knows it can end the
+        attempt. ``say`` is called with each message for the user; the default prints it on stderr. ``clock`` gives Unix
+        time in seconds.
 
-        Raises ValueError for invalid ids and URLs; :class:`chronoverse.errors.Held`, ``Closed``, ``Deleted``,
-        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when the store refuses the job.
+        Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates, or
+        :class:`chronoverse.errors.SettingsError` if the setting names that; :class:`chronoverse.errors.Held`,
+        ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when
+        the store refuses the job; ``Unreachable`` when the service's certificate is not trusted.
         When the store is away, or refuses the token of a function, nothing is raised: lines wait for it.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
         say = say or _to_stderr
         with ExitStack() as stack:
-            writer = _connect(store, token, lease_seconds, stack) if isinstance(store, str) else store
+            writer = _connect(store, token, ca_file, lease_seconds, stack) if isinstance(store, str) else store
             spool = Spool(replace(room, name=job))
             publisher = Publisher(
                 lambda: writer,
@@ -290,9 +298,19 @@ class JobLogHandler(logging.Handler):
             self.handleError(record)
 
 
-def _connect(url: str, token: str | Callable[[], str] | None, lease_seconds: float, stack: ExitStack) -> LogWriter:
-    is_service = url.startswith(("http://", "https://"))
-    writer = HttpLogWriter(url, token) if is_service else Store(url, lease_seconds=lease_seconds)
+def _connect(
+    url: str,
+    token: str | Callable[[], str] | None,
+    ca_file: Path | str | None,
+    lease_seconds: float,
+    stack: ExitStack,
+) -> LogWriter:
+    writer: HttpLogWriter | Store
+    if url.startswith(("http://", "https://")):
+        trusted = read_ca_file(str(ca_file)) if ca_file else ca_file_from_env()
+        writer = HttpLogWriter(url, token, ca_file=trusted)
+    else:
+        writer = Store(url, lease_seconds=lease_seconds)
     stack.callback(writer.close)
     return writer
 

@@ -75,7 +75,8 @@ class HttpLogWriter:
     Every method raises what the same method of :class:`chronoverse.store.Store` raises. It also raises
     :class:`StoreUnavailable` when the service does not answer, or answers that it cannot serve; :class:`TooFast`; and
     errors that no retry changes: :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` (there is no such
-    workflow, or the token is not for it) and :class:`BadRequest`. Threads may share it.
+    workflow, or the token is not for it), :class:`BadRequest`, and :class:`Unreachable` when the certificate is not
+    trusted and was not before. Threads may share it.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class HttpLogWriter:
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self._token = token
-        self._had_token = False
+        self._had_token = self._was_answered = False
         self._durable = durable
         self._service = ServiceConnection(
             url,
@@ -186,11 +187,13 @@ class HttpLogWriter:
             content = gzip.compress(content, GZIP_LEVEL, mtime=0)
         try:
             answer = self._service.read(self._service.request("POST", path, {}, headers, content), ANSWER_BYTES)
+            self._was_answered = True
             return orjson.loads(answer) if answer else None
         except Unreachable as error:
             if isinstance(error, RequestFailed) and error.answered == 429:
                 raise TooFast(str(error), error.min_delay) from error
-            # Also for an untrusted certificate: the lines can be delivered once it is trusted.
+            if not isinstance(error, RequestFailed) and not self._was_answered:
+                raise  # a certificate that was never trusted; one that was will be renewed
             raise StoreUnavailable(str(error)) from error
         except JobNotFound as error:
             # The service's own words do not say what is missing.

@@ -306,8 +306,8 @@ class Settings:
         Setting(
             parse.ca_file,
             "path",
-            "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs` and"
-            " `run --server` for a service, and by a service for `CHRONOVERSE_JWT_JWKS_URL`.",
+            "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs`,"
+            " `run --server` and `chronoverse.api` for a service, and by a service for `CHRONOVERSE_JWT_JWKS_URL`.",
         ),
     ] = None
 
@@ -365,6 +365,14 @@ def all_settings() -> Iterator[tuple[str, str, Setting]]:
     for each in fields(Settings):
         (setting,) = hints[each.name].__metadata__
         yield each.name, setting.prefix + each.name.upper(), setting
+
+
+def ca_file_from_env(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """CHRONOVERSE_CA_FILE alone, for programs that use no other setting. Raises :class:`SettingsError`."""
+    try:
+        return parse.ca_file(text) if (text := environ.get("CHRONOVERSE_CA_FILE")) else None
+    except ValueError as error:
+        raise SettingsError(f"CHRONOVERSE_CA_FILE {error}") from None
 
 
 def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:

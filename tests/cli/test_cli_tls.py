@@ -1,10 +1,15 @@
-"""Services with a certificate of a private authority: what the commands say, and ``CHRONOVERSE_CA_FILE``."""
+"""Services with a certificate of a private authority: what commands and the Python API say, and whom they trust."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from chronoverse.api import JobLog
+from chronoverse.errors import SettingsError, Unreachable
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
@@ -72,12 +77,43 @@ def test_a_name_that_is_not_in_the_certificate(cli: Cli, secure: Service, author
 
 def test_a_runner_names_the_cause_and_keeps_the_lines(cli: Cli, secure: Service, tmp_path: Path) -> None:
     """The command runs, and its lines can be delivered once the certificate is trusted."""
-    command = ("run", "--workflow", WORKFLOW, "--job", "job_3", "--deliver-timeout", "1s", "--server", secure.url)
+    command = ("run", "--workflow", WORKFLOW, "--job", "job_3", "--server", secure.url)
+    started = time.monotonic()
     done = cli(*command, "--", "echo", "hello", TOKEN=secure.token())
 
     assert (done.returncode, done.stdout) == (0, "hello\n")
     assert HINT in done.stderr
     assert list((tmp_path / "spool").iterdir())
+    assert time.monotonic() - started < 30, "it does not try until the time of --deliver-timeout is over"
+
+
+def test_a_python_program_hears_of_it_at_once(secure: Service) -> None:
+    """It would otherwise write lines that nobody ever gets."""
+    with pytest.raises(Unreachable, match=HINT):
+        JobLog.open(secure.url, WORKFLOW, "job_4", token=secure.token(), open_seconds=30)
+
+
+@pytest.mark.parametrize("given", ["argument", "setting"])
+def test_a_python_program_trusts_a_named_authority(secure: Service, authority: Authority, given: str) -> None:
+    """The file is an argument, or the setting that commands have."""
+    ca_file = authority.path if given == "argument" else None
+    environ = {"CHRONOVERSE_CA_FILE": str(authority.path)} if given == "setting" else {}
+    with mock.patch.dict(os.environ, environ):
+        log = JobLog.open(secure.url, WORKFLOW, f"job_{given}", token=secure.token(), ca_file=ca_file)
+    log.write("stdout", "hello")
+
+    assert log.finish()
+
+
+def test_a_python_program_hears_of_a_file_without_certificates(secure: Service) -> None:
+    """The message says whether the argument or the setting is wrong."""
+    with pytest.raises(ValueError, match="must be the path of a readable file with PEM certificates"):
+        JobLog.open(secure.url, WORKFLOW, "job_5", ca_file=__file__)
+    with (
+        mock.patch.dict(os.environ, {"CHRONOVERSE_CA_FILE": __file__}),
+        pytest.raises(SettingsError, match="CHRONOVERSE_CA_FILE must be the path"),
+    ):
+        JobLog.open(secure.url, WORKFLOW, "job_5")
 
 
 @pytest.mark.parametrize("text", ["/nowhere.pem", __file__])

@@ -3,9 +3,13 @@
 import contextlib
 import itertools
 import logging
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Final
 
 import pytest
@@ -19,6 +23,7 @@ from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
+from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 
 SOON: Final = 10.0
@@ -397,6 +402,24 @@ def test_records_of_our_own_requests_are_left_out(logger: logging.Logger) -> Non
             library.removeHandler(handler)
             library.setLevel(before)
             log.finish()
+
+
+def test_the_examples_of_the_page_publish_what_they_say(server: RedisServer) -> None:
+    """Each block is run as it is printed, in a process of its own, with a log that is open."""
+    page = (ROOT / "docs" / "python-api.md").read_text("utf-8")
+    examples = [
+        each for each in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "open(" not in each
+    ]
+    for number, example in enumerate(examples):
+        begin = (
+            f"from chronoverse.api import JobLog\nwith JobLog.open({server.url!r}, 'wf_1', 'job_{number}') as log:\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", begin + indent(example, "    ")], timeout=60, cwd=ROOT, check=False
+        )
+        assert done.returncode == 0
+        assert read_lines(server, JobRef("wf_1", f"job_{number}")) == [["published"], ["published, too"]][number]
+    assert len(examples) == 2
 
 
 def test_a_record_that_cannot_be_formatted_is_handled_by_logging(
