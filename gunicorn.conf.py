@@ -172,7 +172,7 @@ def post_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Starts the worker's threads: one drains its streams when it must shut down, one watches the store.
 
-    The first worker also fetches the issuer's keys.
+    The first worker also keeps the issuer's keys fresh.
     """
     # What exists now stays. Without this, garbage collection took 8 % of the time to accept many viewers at once.
     gc.freeze()
@@ -195,7 +195,7 @@ def post_worker_init(worker: Any) -> None:
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
     threading.Thread(target=watch_servers, args=(deps.store, warn), name="store-watch", daemon=True).start()
     if worker.chronoverse_name == "worker0":
-        threading.Thread(target=deps.verifier.prefetch, name="keys-prefetch", daemon=True).start()
+        threading.Thread(target=deps.verifier.keep_fresh, name="issuer-keys", daemon=True).start()
 
 
 def _restart_dead_server(lease: embedded.ServerLease, log: Any) -> None:

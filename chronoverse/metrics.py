@@ -124,6 +124,12 @@ STORE_DENIED = Gauge(
     multiprocess_mode="livemax",
 )
 
+KEYS_AGE = Gauge(
+    "chronoverse_issuer_keys_age_seconds",
+    "Since the issuer's public keys were fetched: +Inf without any, 0 when tokens are checked with another key.",
+    multiprocess_mode="livemostrecent",
+)
+
 ARCHIVE_CONFIGURED = Gauge(
     "chronoverse_archive_configured", "1 if this service has an archive.", multiprocess_mode="livemax"
 )

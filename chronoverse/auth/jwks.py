@@ -5,12 +5,14 @@ token came. Until then nobody can tell, and the token is neither accepted nor re
 the next fetch, and is answered with 503 if that takes too long. Anybody can make up a ``kid``. So fetches have a
 distance, which is the same whoever asks for what: made-up ids cannot delay the fetch that brings a new key.
 
-:class:`KeySetFile` shares the keys between workers, and between a node's restarts.
+:class:`KeySetFile` shares the keys between workers, and between a node's restarts. :class:`KeySetStore` shares them
+between nodes: a node that fetched none uses what another one has fetched.
 """
 
 import contextlib
 import http.client
 import logging
+import math
 import threading
 import time
 import urllib.error
@@ -18,14 +20,14 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import jwt
 import orjson
 
-from chronoverse.auth.key_set_file import FetchRecord, KeySetFile
+from chronoverse.auth.key_set_file import MAX_RECORD_BYTES, FetchRecord, KeySetFile, key_set_name
 from chronoverse.auth.tls import certificate_problem, tls_context
-from chronoverse.errors import SigningKeysUnavailable, Unauthorized
+from chronoverse.errors import SigningKeysUnavailable, StoreError, Unauthorized
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
@@ -35,6 +37,8 @@ MAX_KEY_SET_BYTES: Final = 262_144
 REFRESH_SECONDS: Final = 300.0
 #: Seconds after which they are fetched again when that has failed. The cached keys are used meanwhile.
 RETRY_SECONDS: Final = 30.0
+#: Seconds between two looks of :meth:`PublishedKeys.keep_fresh`, and two of its fetches while there are no keys at all.
+CHECK_SECONDS: Final = 5.0
 #: Seconds between the beginnings of two fetches for unknown ``kid``s.
 MIN_REFETCH_SECONDS: Final = 2.0
 #: Seconds beyond :data:`REFRESH_SECONDS` for which cached keys are used while the issuer does not answer.
@@ -92,9 +96,17 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
     return {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in ("sig", None)}
 
 
+class KeySetStore(Protocol):
+    """Where nodes share key sets; see :class:`chronoverse.store.Store`. Whoever can write here can make tokens."""
+
+    def load_key_set(self, name: str) -> bytes | None: ...
+    def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...
+
+
 class PublishedKeys:
     """The keys at ``url``, shared by all threads or greenlets of a process, and by all processes with ``directory``.
 
+    With a ``store`` they are shared with other nodes, too. What this node fetches itself always comes first.
     ``fetch`` fetches a key set and must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
     Raises :class:`chronoverse.errors.SettingsError` when the directory cannot be written.
     """
@@ -104,12 +116,14 @@ class PublishedKeys:
         url: str,
         directory: Path,
         *,
+        store: KeySetStore | None = None,
         fetch: Callable[[str], bytes] = fetch_key_set,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
         self._file = KeySetFile(directory, url)
+        self._store = store
         self._fetch = fetch
         self._clock = clock
         self._sleep = sleep
@@ -124,7 +138,24 @@ class PublishedKeys:
         """Fetches the keys if they are old. If that fails, the warning in the log is the only consequence."""
         self._load()
         with self._lock:
-            self._fetch_if_older(REFRESH_SECONDS)
+            self._fetch_if_older(self._interval if self._usable() else CHECK_SECONDS)
+
+    def keep_fresh(self) -> None:
+        """Fetches the keys again and again, for ever. One thread of a node does that, also when no request comes."""
+        while True:
+            self.prefetch()
+            self._sleep(CHECK_SECONDS)
+
+    def age(self) -> float:
+        """Seconds since the keys were fetched. Infinite when they never were."""
+        self._load()
+        return self._clock() - self._record.fetched_at if self._keys else math.inf
+
+    def check(self) -> None:
+        """Raises :class:`SigningKeysUnavailable` when no token can be checked: keys never came, or are too old."""
+        self._load()
+        if not self._usable():
+            raise SigningKeysUnavailable("the keys that tokens are checked with cannot be fetched")
 
     def get(self, kid: object) -> jwt.PyJWK:
         """The key with the id ``kid``, or the only key if ``kid`` is None.
@@ -137,7 +168,7 @@ class PublishedKeys:
         if self._record.tried_at > asked_at:
             # The clock was set back. No time in the record can be compared with the present one.
             self._record, self._keys = FetchRecord(), {}
-        interval = RETRY_SECONDS if self._record.failed else REFRESH_SECONDS
+        interval = self._interval
         if self._find(kid) is None:
             self._wait_for_fetch(kid, asked_at)
         elif self._is_older(interval) and self._lock.acquire(blocking=False):
@@ -154,8 +185,17 @@ class PublishedKeys:
             raise Unauthorized("the token names no key (kid), and the issuer does not publish exactly one")
         raise Unauthorized("the token is not signed with a key that is published")
 
+    @property
+    def _interval(self) -> float:
+        """Seconds between two fetches while there are keys."""
+        return RETRY_SECONDS if self._record.failed else REFRESH_SECONDS
+
+    def _usable(self) -> bool:
+        """Whether there are keys, and they are not too old."""
+        return bool(self._keys) and self._clock() - self._record.fetched_at <= REFRESH_SECONDS + MAX_STALE_SECONDS
+
     def _find(self, kid: object) -> jwt.PyJWK | None:
-        if self._clock() - self._record.fetched_at > REFRESH_SECONDS + MAX_STALE_SECONDS:
+        if not self._usable():
             return None
         if kid is None:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
@@ -218,11 +258,39 @@ class PublishedKeys:
             document = self._fetch(self._url)
             self._keys = parse_key_set(document)
             self._record = FetchRecord(began_at, began_at, document)
+            self._share()
         except (jwt.PyJWTError, OSError, ValueError, TypeError) as error:
             log.warning(
                 "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: %s", certificate_problem(error) or error
             )
             self._record = replace(self._record, tried_at=began_at)
+            self._take_shared()
+
+    def _share(self) -> None:
+        """Gives other nodes what this one has fetched."""
+        if self._store is not None:
+            try:
+                seconds = REFRESH_SECONDS + MAX_STALE_SECONDS
+                self._store.save_key_set(key_set_name(self._url), self._record.to_json(), seconds)
+            except StoreError as error:
+                log.warning("the issuer's keys are not shared with other nodes: %s", error)
+
+    def _take_shared(self) -> None:
+        """Takes over what another node has fetched, if that is newer than what this one has."""
+        if self._store is None:
+            return
+        try:
+            text = self._store.load_key_set(key_set_name(self._url)) or b""
+            found = FetchRecord.from_json(text) if 0 < len(text) <= MAX_RECORD_BYTES else FetchRecord()
+            # The other node's clock may be some seconds ahead. A time beyond that would keep the keys for too long.
+            if self._record.fetched_at < found.fetched_at <= self._record.tried_at + CHECK_SECONDS:
+                self._keys = parse_key_set(found.document)
+                self._record = replace(found, tried_at=self._record.tried_at)
+                log.warning("tokens are checked with the keys that another node has fetched")
+        except StoreError as error:
+            log.warning("the keys of other nodes cannot be read: %s", error)
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+            log.warning("what another node has stored is no key set")
 
     def _load(self) -> None:
         """Takes over what another worker has fetched."""

@@ -13,14 +13,14 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import orjson
 
 from chronoverse.errors import SettingsError
 
-#: Bytes of the file, at most: a key set of 256 KiB, of which every character may be escaped.
-MAX_FILE_BYTES: Final = 2 * 262_144 + 1_024
+#: Bytes of a record as JSON, at most: a key set of 256 KiB, of which every character may be escaped.
+MAX_RECORD_BYTES: Final = 2 * 262_144 + 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,23 @@ class FetchRecord:
         """Whether the last fetch brought no keys."""
         return self.fetched_at < self.tried_at
 
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """The record that :meth:`to_json` has written. Raises ValueError, TypeError, KeyError or AttributeError."""
+        found = orjson.loads(text)
+        return cls(float(found["tried_at"]), float(found["fetched_at"]), found["document"].encode())
+
+    def to_json(self) -> bytes:
+        """The record for other processes."""
+        return orjson.dumps(
+            {"tried_at": self.tried_at, "fetched_at": self.fetched_at, "document": self.document.decode()}
+        )
+
+
+def key_set_name(url: str) -> str:
+    """What the keys at ``url`` are kept under. Nobody learns the URL from it."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
 
 class KeySetFile:
     """The file for the keys at ``url``, in ``directory``.
@@ -47,7 +64,7 @@ class KeySetFile:
     """
 
     def __init__(self, directory: Path, url: str) -> None:
-        name = f"jwks-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        name = f"jwks-{key_set_name(url)}"
         self._path = directory / f"{name}.json"
         self._lock_path = directory / f"{name}.lock"
         self._seen: tuple[int, int, int] | None = None
@@ -98,21 +115,15 @@ class KeySetFile:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 return None
-            found = orjson.loads(file.read(MAX_FILE_BYTES))
-        return FetchRecord(float(found["tried_at"]), float(found["fetched_at"]), found["document"].encode())
+            return FetchRecord.from_json(file.read(MAX_RECORD_BYTES))
 
     def write(self, record: FetchRecord) -> None:
         """Replaces the file, completely or not at all. Only the holder of the lock may do that. Raises OSError."""
-        content = {
-            "tried_at": record.tried_at,
-            "fetched_at": record.fetched_at,
-            "document": record.document.decode(),
-        }
         draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
-                file.write(orjson.dumps(content))
+                file.write(record.to_json())
             os.replace(draft, self._path)
         except OSError:
             draft.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 
-from chronoverse.auth.jwks import PublishedKeys, fetch_key_set
+from chronoverse.auth.jwks import KeySetStore, PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog.values import IDENTIFIER
@@ -121,24 +121,38 @@ class Verifier:
         self._rules = rules
 
     @classmethod
-    def from_settings(cls, settings: Settings, fetch: Callable[[str], bytes] | None = None) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        fetch: Callable[[str], bytes] | None = None,
+        store: KeySetStore | None = None,
+    ) -> Self:
         """A verifier with the key that ``settings`` name. Makes the local secret if that is the key.
 
-        ``fetch`` fetches published keys, by default :func:`fetch_key_set`. They are cached in the data directory.
-        Raises :class:`SettingsError` when there is no usable key.
+        ``fetch`` fetches published keys, by default :func:`fetch_key_set`. They are cached in the data directory, and
+        shared with other nodes through ``store``. Raises :class:`SettingsError` when there is no usable key.
         """
         rules = ClaimRules.from_settings(settings)
         if settings.jwt_jwks_url is not None:
             fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
-            return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, fetch=fetch), rules)
+            return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, store=store, fetch=fetch), rules)
         if settings.jwt_public_key is not None:
             return cls(_pem_key(settings.jwt_public_key), rules)
         return cls(_secret_key(signing_secret(settings)), rules)
 
-    def prefetch(self) -> None:
-        """Fetches an issuer's published keys, so that the log says early when that is not possible."""
+    def keep_fresh(self) -> None:
+        """Fetches an issuer's published keys again and again, for ever. Returns at once when the key is another one."""
         if isinstance(self._keys, PublishedKeys):
-            self._keys.prefetch()
+            self._keys.keep_fresh()
+
+    def keys_age(self) -> float:
+        """Seconds since published keys were fetched: infinite when they never were, 0 when the key is another one."""
+        return self._keys.age() if isinstance(self._keys, PublishedKeys) else 0.0
+
+    def check_keys(self) -> None:
+        """Raises :class:`chronoverse.errors.SigningKeysUnavailable` when no token can be checked at all."""
+        if isinstance(self._keys, PublishedKeys):
+            self._keys.check()
 
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.

@@ -23,8 +23,12 @@ These have connections of their own, because they wait or read ahead:
 lines to read at once.
 
 The keys, under a prefix. The workflow id is their hash tag, so that all of a workflow's keys share a Cluster's slot.
-The first key is of no workflow:
+The first two keys are of no workflow:
 
+    {prefix}-issuer:<hash of a URL>    string  the public keys that a node last fetched from an issuer. Whoever can
+                                               write it can make tokens, so it is the service's alone: no right for
+                                               {prefix}:* reaches it
+                                               expires when the keys are too old to be used
     {prefix}:workflows                 zset    workflow ids by the creation time of their newest job (Unix ms)
                                                never expires; it is written after a job's own keys, and repaired when
                                                it is read and by archivers

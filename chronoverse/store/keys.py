@@ -38,6 +38,10 @@ class KeyMap:
         """The sorted set of all workflows. Its slot in a Cluster is its own."""
         return f"{self.prefix}:workflows"
 
+    def key_set(self, name: str) -> str:
+        """An issuer's public keys. The users of runners and archivers have no rights for a key of this form."""
+        return f"{self.prefix}-issuer:{name}"
+
     def settings(self, workflow_id: str) -> str:
         """The hash with the workflow's own settings."""
         return f"{self.prefix}:{{{workflow_id}}}:settings"

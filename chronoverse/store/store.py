@@ -333,6 +333,19 @@ class Store:
             return answer[1:]
         raise replies.refusal_error(answer[0].decode(), answer[1:])
 
+    # An issuer's keys, which nodes share
+
+    def load_key_set(self, name: str) -> bytes | None:
+        """What :meth:`save_key_set` was last given for ``name``, from whichever node. None when there is nothing."""
+        key = self._keys.key_set(name)
+        found: bytes | None = run_command(self._topology, key, "GET", key, pool=PoolKind.HEALTH)
+        return found
+
+    def save_key_set(self, name: str, record: bytes, seconds: float) -> None:
+        """Keeps ``record`` for other nodes, for ``seconds``."""
+        key = self._keys.key_set(name)
+        run_command(self._topology, key, "SET", key, record, "EX", round(seconds), pool=PoolKind.HEALTH)
+
     # The servers
 
     def warnings(self) -> list[str]:

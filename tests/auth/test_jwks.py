@@ -1,5 +1,7 @@
 """Published keys: they are fetched rarely over HTTP, and used for a while when the issuer is down."""
 
+import contextlib
+import math
 import shutil
 import ssl
 import threading
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from chronoverse.auth.jwks import (
+    CHECK_SECONDS,
     MAX_KEY_SET_BYTES,
     MAX_STALE_SECONDS,
     MAX_WAITING,
@@ -24,10 +27,11 @@ from chronoverse.auth.jwks import (
     fetch_key_set,
     parse_key_set,
 )
-from chronoverse.auth.key_set_file import KeySetFile
+from chronoverse.auth.key_set_file import MAX_RECORD_BYTES, FetchRecord, KeySetFile, key_set_name
 from chronoverse.auth.tokens import Verifier
 from chronoverse.errors import SettingsError, SigningKeysUnavailable, Unauthorized
 from chronoverse.settings import Settings
+from chronoverse.store import Store
 from tests.support.certificates import Authority
 from tests.support.issuer import Issuer
 from tests.support.waiting import wait_until
@@ -217,6 +221,117 @@ def test_keys_outlive_a_restart_while_the_issuer_is_down(issuer: Issuer, tmp_pat
         restarted.get("k1")
 
 
+def test_a_new_node_uses_the_keys_of_another_one_while_the_issuer_is_down(
+    issuer: Issuer, tmp_path: Path, store: Store
+) -> None:
+    """They are as old as they are: the time for which old keys are used begins when the other node fetched them."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    PublishedKeys(issuer.url, tmp_path / "old", store=store, clock=clock).get("k1")
+    issuer.keys = None
+    new = PublishedKeys(issuer.url, tmp_path / "new", store=store, clock=clock, sleep=clock.sleep)
+    assert new.age() == math.inf
+    with pytest.raises(SigningKeysUnavailable):
+        new.check()
+
+    clock.now += 50
+    assert new.get("k1").key_id == "k1"
+    new.check()
+    assert 50 < new.age() < 60
+    with pytest.raises(SigningKeysUnavailable):
+        new.get("k2")
+    clock.now += REFRESH_SECONDS + MAX_STALE_SECONDS - 40
+    with pytest.raises(SigningKeysUnavailable):
+        new.get("k1")
+    with pytest.raises(SigningKeysUnavailable):
+        new.check()
+
+
+def test_what_a_node_fetches_itself_comes_first(issuer: Issuer, tmp_path: Path, store: Store) -> None:
+    """What other nodes share is read only after a fetch that failed."""
+    issuer.keys = [published(EC, "k1")]
+    clock = Clock()
+    PublishedKeys(issuer.url, tmp_path / "old", store=store, clock=clock).get("k1")
+    issuer.keys = [published(OTHER, "k2")]
+    new = PublishedKeys(issuer.url, tmp_path / "new", store=store, clock=clock, sleep=clock.sleep)
+
+    assert new.get("k2").key_id == "k2"
+    with pytest.raises(Unauthorized):
+        new.get("k1")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"{",
+        b'{"tried_at":1,"fetched_at":1,"document":"[]"}',
+        FetchRecord(2_000.0, 2_000.0, b'{"keys":[]}').to_json(),
+        FetchRecord(999.0, 999.0, b'{"keys":[]}' + b" " * MAX_RECORD_BYTES).to_json(),
+    ],
+    ids=["empty", "no JSON", "no key set", "from the future", "too long"],
+)
+def test_a_shared_record_that_cannot_be_used_is_left_alone(
+    issuer: Issuer, tmp_path: Path, store: Store, record: bytes
+) -> None:
+    """The keys are fetched as soon as the issuer is back."""
+    store.save_key_set(key_set_name(issuer.url), record, 60)
+    issuer.keys = None
+    clock = Clock()
+    keys = PublishedKeys(issuer.url, tmp_path, store=store, clock=clock, sleep=clock.sleep)
+    keys.prefetch()
+    with pytest.raises(SigningKeysUnavailable):
+        keys.check()
+
+    issuer.keys = [published(EC, "k1")]
+    clock.now += CHECK_SECONDS
+    keys.prefetch()
+    keys.check()
+
+
+def test_keys_are_fetched_again_without_a_request(issuer: Issuer, tmp_path: Path) -> None:
+    """Otherwise an idle node would have old keys when the issuer goes down, and one that is not ready would stay so."""
+
+    class Enough(Exception):
+        pass
+
+    issuer.keys = None
+    clock = Clock()
+    began, asked = clock.now, list[float]()
+
+    def fetch(url: str) -> bytes:
+        asked.append(clock.now - began)
+        return fetch_key_set(url)
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if len(asked) == 2:
+            issuer.keys = [published(EC, "k1")]
+        if clock.now - began > 2 * REFRESH_SECONDS:
+            raise Enough
+
+    keys = PublishedKeys(issuer.url, tmp_path, fetch=fetch, clock=clock, sleep=sleep)
+    with pytest.raises(Enough):
+        keys.keep_fresh()
+    assert [round(seconds) for seconds in asked] == [0, 5, 10, 310]
+
+
+def test_a_store_that_is_away_or_forbids_it_changes_nothing(
+    issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node has what it fetches itself, and says that it shares nothing."""
+    issuer.keys = [published(EC, "k1")]
+    with contextlib.closing(Store("unix:///nowhere")) as away:
+        keys = PublishedKeys(issuer.url, tmp_path, store=away)
+        assert keys.get("k1").key_id == "k1"
+        issuer.keys = None
+        with pytest.raises(SigningKeysUnavailable):
+            keys.get("k2")
+
+    assert "the issuer's keys are not shared with other nodes" in caplog.text
+    assert "the keys of other nodes cannot be read" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["empty", "no JSON", "no key set", "writable by others", "a link"])
 def test_a_file_that_is_damaged_or_not_ours_is_not_read(issuer: Issuer, tmp_path: Path, damage: str) -> None:
     """The keys are fetched instead."""
@@ -398,8 +513,9 @@ def test_the_first_request_finds_the_keys_that_were_fetched_at_the_start(issuer:
     settings = Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url)
     header = f"Bearer {jwt.encode(CLAIMS, EC, 'ES256', {'kid': 'k1'})}"
     for _ in range(2):
+        keys = PublishedKeys(issuer.url, tmp_path)
+        keys.prefetch()
         verifier = Verifier.from_settings(settings)
-        verifier.prefetch()
         assert verifier.verify(header, NOW).subject == "ada"
 
     assert issuer.requests == 1
@@ -410,7 +526,7 @@ def test_keys_that_cannot_be_fetched_at_the_start_are_only_logged(
 ) -> None:
     """The issuer may start later than the service."""
     issuer.keys = None
-    Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url)).prefetch()
+    PublishedKeys(issuer.url, tmp_path).prefetch()
 
     assert "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: HTTP Error 503" in caplog.text
 

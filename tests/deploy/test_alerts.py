@@ -20,9 +20,16 @@ def promtool(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def count_rules() -> int:
+    """How many alerts the file has."""
+    return len(re.findall(r"- alert: ", RULES.read_text("utf-8")))
+
+
 def test_prometheus_accepts_the_rules() -> None:
     """Every expression and every template is valid, and the linter has no warnings."""
-    assert "SUCCESS: 19 rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
+
+    assert f"SUCCESS: {count_rules()} rules found" in done
 
 
 def test_prometheus_accepts_the_configuration_in_the_document(tmp_path: Path) -> None:
@@ -33,7 +40,7 @@ def test_prometheus_accepts_the_configuration_in_the_document(tmp_path: Path) ->
     (tmp_path / "prometheus.yml").write_text(shown)
     (tmp_path / RULES.name).write_text(RULES.read_text("utf-8"))
 
-    assert "19 rules found" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    assert f"{count_rules()} rules found" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
     (named,) = re.findall(r'job=~"([^"]*)"', RULES.read_text("utf-8"))
     assert all(re.fullmatch(named, job) for job in re.findall(r"job_name: (\S+)", shown))
 

@@ -1,5 +1,6 @@
 """deploy/redis-users.acl as an operator uses it: in each kind of server, from the file, with every program."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,17 +14,23 @@ from typing import Final
 import httpx
 import pytest
 import redis
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
+from chronoverse.auth.jwks import PublishedKeys
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
 from tests.deploy.conftest import DEPLOY
 from tests.support.guarded_server import USERS, GuardedServer
+from tests.support.issuer import Issuer
 from tests.support.service import ROOT, SECRET, Service, serving
 
 pytestmark = pytest.mark.long
 
 #: Seconds that a program may take on a busy machine.
 PATIENCE_SECONDS: Final = 60.0
+EC: Final = ec.generate_private_key(ec.SECP256R1())
 
 
 @pytest.fixture(params=EVERY_KIND)
@@ -112,10 +119,21 @@ def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path:
 
 
 LOG, JOB, LEASE = (f"chronoverse:{{wf_1}}:job_1:{kind}" for kind in ("log", "job", "lease"))
+#: An issuer's public keys. Whoever could write them could make tokens.
+KEYS: Final = "chronoverse-issuer:0123456789abcdef"
+ISSUER_KEYS: Final = [f"SET {KEYS} x", f"GET {KEYS}", f"DEL {KEYS}", f"EXPIRE {KEYS} 1"]
 #: What each user has no use for.
 DENIED: Final = {
     "service": ["KEYS *", "SCAN 0", "FLUSHALL", "CONFIG GET *", "ACL LIST", f"RENAME {LOG} x", "GET other:key"],
-    "archiver": ["KEYS *", "FLUSHALL", "CONFIG SET maxmemory 1", "ACL LIST", f"RENAME {LOG} x", "GET other:key"],
+    "archiver": [
+        *ISSUER_KEYS,
+        "KEYS *",
+        "FLUSHALL",
+        "CONFIG SET maxmemory 1",
+        "ACL LIST",
+        f"RENAME {LOG} x",
+        "GET other:key",
+    ],
     "runner": [
         f"DEL {LOG}",
         f"DEL {JOB}",
@@ -123,8 +141,10 @@ DENIED: Final = {
         f"XTRIM {LOG} MAXLEN 0",
         "SCAN 0",
         f"XREAD STREAMS {LOG} 0",
+        *ISSUER_KEYS,
     ],
     "foreign-runner": [
+        *ISSUER_KEYS,
         f"XRANGE {LOG} - +",
         f"XREAD STREAMS {LOG} 0",
         f"HGETALL {JOB}",
@@ -153,6 +173,17 @@ def test_nobody_may_do_what_he_has_no_use_for(server: GuardedServer) -> None:
         for words in ("PING", "AUTH x", "AUTH default default", "HELLO 3 AUTH default x", "AUTH default"):
             with pytest.raises(redis.exceptions.RedisError, match=r"(?i)auth|wrongpass|invalid"):
                 client.execute_command(*words.split(), *[""] * (words == "AUTH default"))
+
+
+def test_only_services_share_an_issuers_keys(tmp_path: Path) -> None:
+    """What the service's user writes, another service reads. Nothing is denied."""
+    with GuardedServer(tmp_path / "store") as server, Issuer() as issuer:
+        issuer.keys = [{**ECAlgorithm.to_jwk(EC.public_key(), as_dict=True), "kid": "k1"}]
+        for name in ("old", "new"):
+            with contextlib.closing(Store(server.url_of("service"))) as store:
+                assert PublishedKeys(issuer.url, tmp_path / name, store=store).get("k1").key_id == "k1"
+            issuer.keys = None
+        assert server.ask("ACL", "LOG") == []
 
 
 def test_the_passwords_are_made_as_the_document_says(tmp_path: Path) -> None:

@@ -30,13 +30,16 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
 
     @routes.route("/readyz")
     @routes.doc(operationId="getReadiness", security=[])
-    @routes.response(200, StatusSchema, description="The store answers, and the worker is not going down.")
+    @routes.response(
+        200, StatusSchema, description="The store answers, tokens can be checked, and the worker is not going down."
+    )
     @routes.problem(503)
     def readyz() -> Response:
         """Can it serve."""
         if deps.admission.is_draining:
             raise Draining("this worker is going down")
         deps.store.ping()
+        deps.verifier.check_keys()
         return jsonify(status="ready")
 
     @routes.route("/metrics")
@@ -45,6 +48,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     def exposition() -> Response:
         """What it does."""
         deps.tail.report_metrics()
+        metrics.KEYS_AGE.set(deps.verifier.keys_age())
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

@@ -1,5 +1,6 @@
 """An issuer changes its keys while several workers serve, and strangers ask with made-up keys."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from chronoverse.auth.jwks import FETCH_SECONDS, MIN_REFETCH_SECONDS
 from tests.support.issuer import Issuer
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 
 pytestmark = pytest.mark.long
@@ -172,6 +174,33 @@ def test_a_restarted_service_knows_the_keys_without_its_issuer(service: Service,
 
     assert Counter(ask(service, token("k1")).status_code for _ in range(10)) == {200: 10}
     assert time.monotonic() - began < FETCH_SECONDS
+
+
+def test_a_new_node_serves_while_the_issuer_is_away(
+    service: Service, issuer: Issuer, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """It checks tokens with the keys that another node has fetched, and its metrics say how old they are."""
+    assert ask(service, token("k1")).status_code == 200
+    issuer.keys = None
+    with serving(tmp_path / "new", redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as new:
+        wait_until(lambda: httpx.get(f"{new.url}/readyz").status_code == 200, 10, "the new node is ready")
+        assert Counter(ask(new, token("k1")).status_code for _ in range(10)) == {200: 10}
+        assert 0 < new.metric("chronoverse_issuer_keys_age_seconds") < 60
+
+
+def test_a_node_is_ready_only_once_it_has_keys(issuer: Issuer, redis_server: RedisServer, tmp_path: Path) -> None:
+    """Nobody sends it a request before that, so it fetches them without one."""
+    issuer.keys = None
+    with serving(tmp_path, redis_server.url, workers=2, jwt_secret="", jwt_jwks_url=issuer.url) as service:
+        for _ in range(10):
+            answer = httpx.get(f"{service.url}/readyz")
+            assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert service.metric("chronoverse_issuer_keys_age_seconds") == math.inf
+        issuer.keys = published("k1")
+        wait_until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200, 15, "it has the keys")
+        # The other workers find them in the file.
+        assert Counter(httpx.get(f"{service.url}/readyz").status_code for _ in range(10)) == {200: 10}
+        assert Counter(ask(service, token("k1")).status_code for _ in range(10)) == {200: 10}
 
 
 def test_a_stream_with_a_new_key_opens(service: Service, issuer: Issuer) -> None:
