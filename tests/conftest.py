@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Final
 
 import hypothesis
@@ -38,6 +38,42 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if config.args_source is pytest.Config.ArgsSource.ARGS:
         return 0
     return PROCESSES if config.option.markexpr == "not long" else LONG_PROCESSES
+
+
+#: Whether a test's set-up or call has failed.
+FAILED: Final = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Notes for the teardown whether the test has failed."""
+    report = yield
+    item.stash[FAILED] = report.failed or (call.when != "setup" and item.stash[FAILED])
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """After a failure the fixtures of every scope end: servers, services, browsers, directories.
+
+    So its second try, and the tests that follow, do not find what it has written under the same names, or a service
+    that it left broken.
+    """
+    if item.stash[FAILED]:
+        # There is no public way to end the fixtures of a module or a session early. pytest-rerunfailures uses this one.
+        item.session._setupstate.teardown_exact(None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Counts and lists the tests that were tried again, in the last lines of a run that tries failed tests again."""
+    if config.getoption("reruns"):
+        again = sorted({report.nodeid for report in terminalreporter.stats.get("rerun", [])})
+        terminalreporter.section(f"tests that were tried again: {len(again)}")
+        for name in again:
+            terminalreporter.line(name)
 
 
 # Without compiled files in __pycache__ every process that a test starts would compile all that it imports.
