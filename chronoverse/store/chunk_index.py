@@ -10,7 +10,7 @@ from chronoverse.joblog.values import JobRef
 from chronoverse.store.commands import run_command, run_script
 from chronoverse.store.driver import Script, translate_errors
 from chronoverse.store.durability import is_permanent
-from chronoverse.store.keys import ARCHIVE_LOCK, KeyMap
+from chronoverse.store.keys import ARCHIVE_LOCK, JOB_KEYS, KeyMap
 from chronoverse.store.replies import entry_fingerprint, refusal_error
 from chronoverse.store.topology import PoolKind, Topology
 
@@ -176,8 +176,9 @@ class ChunkIndex:
 
         Raises :class:`Fenced`; :class:`Held` when the job has begun anew since.
         """
-        kinds = ("log", "job", "lease", ARCHIVE_LOCK, "archive", "audit", "garbage")
-        self._run("delete", job, kinds, token, job.job_id, listing=True)
+        first = ("log", "job", ARCHIVE_LOCK)
+        others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
+        self._run("delete", job, (*first, *others), token, job.job_id, listing=True)
 
     def _run(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, listing: bool = False) -> bytes:
         keys = [self._keys.of(job, kind) for kind in kinds]

@@ -14,6 +14,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from chronoverse.errors import KeysMoving, NotALog, StoreError, StoreRefused, StoreUnavailable
+from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 
 #: Seconds a command may take before the store counts as unavailable. All our commands take far less.
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
@@ -58,9 +59,9 @@ class Script:
 
     def __init__(self, name: str, *, allow_oom: bool = False) -> None:
         flags = "#!lua flags=allow-oom\n" if allow_oom else ""
-        self.source = (
-            flags + (_SCRIPTS / "common.lua").read_text("utf-8") + (_SCRIPTS / f"{name}.lua").read_text("utf-8")
-        )
+        types = ", ".join(f"{kind} = '{type}'" for kind, type in {**JOB_KEYS, **WORKFLOW_KEYS}.items())
+        files = [(_SCRIPTS / f"{file}.lua").read_text("utf-8") for file in ("common", name)]
+        self.source = f"{flags}local KEY_TYPES = {{{types}}}\n" + "".join(files)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:

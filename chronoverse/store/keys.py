@@ -1,11 +1,26 @@
-"""The names of the store's Redis keys. The key map in :mod:`chronoverse.store` says what each key holds. Pure."""
+"""The names and types of the store's Redis keys. The key map in :mod:`chronoverse.store` says what each holds. Pure."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from chronoverse.joblog.values import JobRef
 
 #: The kind of key that is the archive lock. The keys are a contract with users, so the name stays.
 ARCHIVE_LOCK: Final = "sealer"
+#: The kinds of keys of a job, which end the keys' names, and their types. The scripts check these types, and a deletion
+#: removes all of them but the tombstone.
+JOB_KEYS: Final[Mapping[str, str]] = {
+    "log": "stream",
+    "job": "hash",
+    "lease": "string",
+    "archive": "zset",
+    "audit": "list",
+    ARCHIVE_LOCK: "string",
+    "garbage": "hash",
+    "deleted": "string",
+}
+#: The same of a workflow.
+WORKFLOW_KEYS: Final[Mapping[str, str]] = {"jobs": "zset", "running": "set", "settings": "hash"}
 
 
 class KeyMap:

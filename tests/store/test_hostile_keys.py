@@ -26,6 +26,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
+from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import Bench, make_lines
 from tests.support.reading import Clock, ControlledStore
@@ -47,18 +48,7 @@ TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "hash": ("HSET", "no", "no"),
     "stream": ("XADD", "1-0", "no", "no"),
 }
-RIGHT_TYPES: Final = {
-    "log": "stream",
-    "job": "hash",
-    "lease": "string",
-    "archive": "zset",
-    "sealer": "string",
-    "audit": "list",
-    "settings": "hash",
-    "jobs": "zset",
-    "deleted": "string",
-    "garbage": "hash",
-}
+RIGHT_TYPES: Final = {**JOB_KEYS, **WORKFLOW_KEYS}
 #: Texts for places where a number is read, and texts that may break a parser.
 TEXTS: Final[tuple[Any, ...]] = (
     "",

@@ -4,14 +4,10 @@
 -- as well. It reads numbers with whole_number().
 
 -- Raises WRONGTYPE unless each of these keys is absent or of its kind's type. A kind is the part of a key's name after
--- its last colon.
+-- its last colon. KEY_TYPES comes from store/keys.py.
 local function check_types(...)
-  local types = {
-    log = 'stream', job = 'hash', lease = 'string', sealer = 'string', archive = 'zset', audit = 'list', jobs = 'zset',
-    garbage = 'hash',
-  }
   for _, key in ipairs({...}) do
-    local found, expected = redis.call('TYPE', key).ok, types[string.match(key, '[^:]*$')]
+    local found, expected = redis.call('TYPE', key).ok, KEY_TYPES[string.match(key, '[^:]*$')]
     if found ~= 'none' and found ~= expected then
       error(redis.error_reply(string.format('WRONGTYPE %s is a %s, not a %s', key, found, expected)))
     end

@@ -1,8 +1,8 @@
 -- Deletes the keys of a job whose objects are deleted, and takes it out of the listing.
--- KEYS  log, job, lease, archive lock, archive, audit, garbage, jobs
+-- KEYS  log, job, archive lock, the other keys of the job, jobs
 -- ARGV  token of the archive lock, job id
 -- ->    OK | HELD, when the job has begun anew since it was marked | FENCED
-local log, job, lock, jobs = KEYS[1], KEYS[2], KEYS[4], KEYS[8]
+local log, job, lock, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[#KEYS]
 
 -- The other keys are deleted whatever their type is.
 check_types(job, lock, jobs)
@@ -11,6 +11,6 @@ if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 -- made them anew.
 local is_new = redis.call('EXISTS', log, job) > 0 and not redis.call('HGET', job, 'deleting')
 if is_new and not is_deleted(log) then return {'HELD'} end
-redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7], lock)
+redis.call('UNLINK', unpack(KEYS, 1, #KEYS - 1))
 redis.call('ZREM', jobs, ARGV[2])
 return {'OK'}
