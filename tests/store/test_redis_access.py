@@ -35,7 +35,7 @@ USERS: Final = {
     for line in (Path(__file__).parents[2] / "deploy" / "redis-users.acl").read_text("utf-8").splitlines()
 }
 #: The same of a user on the Sentinels, from the document.
-(SENTINEL_RULES,) = [line.split()[3:] for line in DOCUMENT.splitlines() if "ACL SETUSER " in line]
+(SENTINEL_RULES,) = [line.split()[3:] for line in DOCUMENT.splitlines() if line.startswith("  ACL SETUSER ")]
 
 
 def add_user(server: RedisServer, name: str, *more: str) -> str:
