@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Final
 
 import orjson
@@ -22,6 +22,10 @@ HEAVY_WORK: Final = 1_000_000
 MAX_WORK: Final = MAX_PROGRAM * 2**20
 #: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
 PROGRAM_BYTES: Final = 4 * 2**20
+#: The same for a query of a stream, and for every expression until it is known how large it is. An event loop waits
+#: for the latter. With this RE2 gives up `\pL{145}` after 2 ms, with 4 MiB after 49 ms. It has room for 16,000
+#: instructions, eight times as many as allowed, because RE2 simplifies a program only after it is complete.
+SMALL_PROGRAM_BYTES: Final = 384 * 2**10
 #: The most matches that are returned of one line. A line of 64 KiB may contain one letter 65,536 times.
 MAX_SPANS: Final = 1000
 
@@ -53,40 +57,45 @@ _TOKENS: Final = re.compile(r"(?s)\\.|\[\^|.")
 #: Anchors match at the ends of a line, but not there in its JSON. ``\Q`` may hide an anchor.
 _ANCHORS: Final = frozenset({"^", "$", r"\A", r"\z", r"\Q"})
 
+_TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repetitions and fewer classes"
+
 
 class Matcher:
     """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
 
     It is searched for in a line as it was written, and in the line without control sequences, as a person reads it.
-    The ``in_…`` and :meth:`after_sequences` patterns find candidates in JSON Lines before these are decoded.
+    The ``in_…`` and :meth:`after_sequences` patterns find candidates in JSON Lines before these are decoded. Its
+    automaton has up to ``max_bytes``.
     Raises ValueError for an expression that is malformed or too expensive.
     """
 
-    def __init__(self, query: str, *, regex: bool = False) -> None:
+    def __init__(self, query: str, *, regex: bool = False, max_bytes: int = PROGRAM_BYTES) -> None:
         self._query: Final = query
         self._regex: Final = regex
-        self._pattern = _compiled(query, literal=not regex)
-        if regex and self._pattern.programsize > MAX_PROGRAM:
-            raise ValueError("is too expensive a regular expression: use smaller repetitions and fewer classes")
+        self._max_bytes: Final = max_bytes
+        #: Only says whether the query is one, and how large. It is never searched for, so it has no automaton.
+        self._size: Final = int(_compiled(query, literal=not regex, max_bytes=SMALL_PROGRAM_BYTES).programsize)
+        if regex and self._size > MAX_PROGRAM:
+            raise ValueError(_TOO_EXPENSIVE)
         #: The query in lower case; None when only RE2 can compare it.
         self._lowercase: Final = query.lower() if query.isascii() and not regex else None
-        self.in_json = cache(self._in_json)
+        self._json_patterns: Final[dict[tuple[bool, bool], Any]] = {}
 
     @property
     def program_size(self) -> int:
         """The instructions of a compiled expression. 0 for a literal text, whose search is always fast."""
-        return int(self._pattern.programsize) if self._regex else 0
+        return self._size if self._regex else 0
 
     def is_heavy(self, size: int) -> bool:
         """Whether a search in so many characters may take long, and should run in another thread.
 
         RE2 releases the GIL meanwhile.
         """
-        return size * int(self._pattern.programsize) > HEAVY_WORK
+        return size * self._size > HEAVY_WORK
 
     def is_feasible(self, size: int) -> bool:
         """Whether so many characters may be searched at all. Literal texts may always, whatever their length."""
-        return not self._regex or size * int(self._pattern.programsize) <= MAX_WORK
+        return not self._regex or size * self._size <= MAX_WORK
 
     def matches(self, text: str) -> bool:
         """Whether the query matches ``text``, with or without its control sequences."""
@@ -113,12 +122,7 @@ class Matcher:
             return None
         return orjson.dumps(self._lowercase)[1:-1]
 
-    def _is_in(self, text: str) -> bool:
-        if self._lowercase is not None and text.isascii():
-            return self._lowercase in text.lower()
-        return self._pattern.search(text.encode()) is not None
-
-    def _in_json(self, *, across_sequences: bool, message_only: bool) -> Any:
+    def in_json(self, *, across_sequences: bool, message_only: bool) -> Any:
         """A pattern for JSON Lines that matches in every line whose message matches, and in some others.
 
         With ``across_sequences`` it also matches messages that match only without their control sequences. That takes
@@ -127,10 +131,15 @@ class Matcher:
         """
         if self._regex:
             return None
+        key = across_sequences, message_only
+        if key in self._json_patterns:
+            return self._json_patterns[key]
         query = self._query[:MAX_SPLIT_CHARACTERS] if across_sequences else self._query
         characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in query]
         separator = f"(?:{_JSON_SEQUENCE})*" if across_sequences else ""
-        return _compiled((_JSON_MESSAGE if message_only else "") + separator.join(characters))
+        pattern = self._compiled((_JSON_MESSAGE if message_only else "") + separator.join(characters))
+        self._json_patterns[key] = pattern
+        return pattern
 
     @cached_property
     def after_sequences(self) -> Any:
@@ -145,7 +154,7 @@ class Matcher:
         for each in rest:
             suffix = f"(?:{suffix})?{each}"
         # With a plus instead of the repetition RE2 does not find the constant prefix.
-        return _compiled(f"{_JSON_SEQUENCE}(?:{_JSON_SEQUENCE})*{suffix}")
+        return self._compiled(f"{_JSON_SEQUENCE}(?:{_JSON_SEQUENCE})*{suffix}")
 
     @cached_property
     def in_joined_lines(self) -> Any:
@@ -153,9 +162,9 @@ class Matcher:
 
         None when there is no such pattern.
         """
-        if not self._regex or self._pattern.programsize > MAX_JOINED_PROGRAM or _ENDS.search(self._query):
+        if not self._regex or self._size > MAX_JOINED_PROGRAM or _ENDS.search(self._query):
             return None
-        return _compiled(f"(?m){self._query}")
+        return self._compiled(f"(?m){self._query}")
 
     @cached_property
     def in_unescaped_json(self) -> Any:
@@ -163,9 +172,21 @@ class Matcher:
 
         A match may extend into the next lines. None when there is no such pattern.
         """
-        if not self._regex or self._pattern.programsize > MAX_JOINED_PROGRAM:
+        if not self._regex or self._size > MAX_JOINED_PROGRAM:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
+
+    @cached_property
+    def _pattern(self) -> Any:
+        return self._compiled(self._query, literal=not self._regex)
+
+    def _compiled(self, query: str, *, literal: bool = False) -> Any:
+        return _compiled(query, literal=literal, max_bytes=self._max_bytes)
+
+    def _is_in(self, text: str) -> bool:
+        if self._lowercase is not None and text.isascii():
+            return self._lowercase in text.lower()
+        return self._pattern.search(text.encode()) is not None
 
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         remaining = MAX_SPANS
@@ -178,18 +199,23 @@ class Matcher:
                 return
 
 
-def _compiled(query: str, *, literal: bool = False) -> Any:
+def _compiled(query: str, *, literal: bool, max_bytes: int) -> Any:
     options = re2.Options()
     options.literal = literal
     options.case_sensitive = False
     options.never_capture = True
     options.log_errors = False
-    options.max_mem = PROGRAM_BYTES
+    options.max_mem = max_bytes
     try:
-        return re2.compile(query, options)
+        # The module would keep the last 128 patterns with their automata. Whoever needs a pattern again keeps it.
+        compiled = re2.compile(query, options)
+        re2.purge()
+        return compiled
     except re2.error as error:
         message = error.args[0]
         detail = message.decode("utf-8", "replace") if isinstance(message, bytes) else message
+        if detail.startswith("pattern too large"):
+            raise ValueError(_TOO_EXPENSIVE) from error
         raise ValueError(f"is not a regular expression that RE2 takes: {detail}") from error
 
 

@@ -1,6 +1,7 @@
 """A filter lets those lines pass that a search finds."""
 
 import re
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, LineFilter, matcher_of
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import Gap, Line
+from tests.support.memory import bytes_left_by
 
 NOW = "2026-03-03T10:00:05.123Z"
 #: Texts that are hard for what looks at JSON: escapes, control sequences, letters with more than one lower case.
@@ -53,3 +55,15 @@ def test_an_expression_has_bounds() -> None:
     assert LineFilter(None, "aa").select(long_line) == [True]
     with pytest.raises(SearchTooExpensive, match=re.escape("line 1 has 65537 characters")):
         LineFilter(None, "a+b?", True).select(long_line)
+
+
+def filter_by_many_expressions() -> None:
+    random = Random(1)
+    lines = frames(["".join(random.choice("ab") for _ in range(20_000))])
+    for number in range(40):
+        assert LineFilter(None, f"a.{{12}}b.{{2}}x{number}", True).select(lines) == [False]
+
+
+def test_the_states_of_many_expressions_need_little_memory() -> None:
+    """All that a worker has cached stay for as long as their streams."""
+    assert bytes_left_by(filter_by_many_expressions) < 20 * 2**20

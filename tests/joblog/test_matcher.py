@@ -1,10 +1,16 @@
 """Where a query matches a line."""
 
+import contextlib
+import time
+from random import Random
+
 import pytest
+import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.joblog.matcher import MAX_SPANS, Matcher, strip_sequences
+from chronoverse.joblog.matcher import MAX_PROGRAM, MAX_QUERY, MAX_SPANS, PROGRAM_BYTES, Matcher, strip_sequences
+from tests.support.memory import bytes_left_by
 
 PARTS = ["a", "b", "ab", "ü", "🙂", "\x1b[31m", "\x1b[0m", "\x1b]0;ab\x07", "\x1b"]
 TEXTS = st.lists(st.sampled_from(PARTS), max_size=20).map("".join)
@@ -32,3 +38,90 @@ def test_the_number_of_spans_is_bounded(text: str) -> None:
 def test_an_empty_match_yields_none() -> None:
     """It has no span. It is yielded nevertheless, so that a caller can check the time after each match."""
     assert list(Matcher("b*", regex=True).spans("aba")) == [None, (1, 2), None, None]
+
+
+#: Parts of expressions: one byte and more, classes of all sizes, anchors, nothing. No class is without characters: RE2
+#: drops what needs one, however large it is, and nobody searches for what can never match.
+ATOMS = [
+    *(
+        "",
+        "a",
+        "k",
+        "é",
+        "€",
+        "😀",
+        "error",
+        ".",
+        "(?s:.)",
+        r"\d",
+        r"\w",
+        r"\W",
+        r"\s",
+        "[a-z]",
+        "[^a]",
+        "[aceg]",
+        "[é€]",
+    ),
+    *(r"\pL", r"\PL", r"\pN", r"\p{Lu}", r"\p{Greek}", r"[^\x00-\x7f]", r"\b", r"\B", "^", "$", "(?-i:k)", "(?i)"),
+    *("[é€]", r"\Qa.b\E", "[[:alpha:]]", r"\x{10ffff}", r"\C", "(?m:^)"),
+]
+QUANTIFIERS = ["*", "+", "?", "*?", "??", "{2}", "{10}", "{30}", "{100}", "{1000}", "{3,}", "{0,40}", "{5,20}"]
+
+
+def any_expression(random: Random, depth: int) -> str:
+    """A random expression, at most ``depth`` levels deep."""
+    if depth == 0 or random.random() < 0.15:
+        return random.choice(ATOMS)
+    parts = [any_expression(random, depth - 1) for _ in range(random.randint(1, 4))]
+    shape = random.choice(["{}", "(?:{})", "({})"])
+    if shape == "{}":
+        return "".join(parts)
+    return shape.format(random.choice(["", "|"]).join(parts)) + random.choice([*QUANTIFIERS, ""])
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1500, marks=pytest.mark.long)])
+def test_an_expression_is_refused_only_for_its_size(count: int) -> None:
+    """Compiling it with little memory first refuses no expression that may be searched for."""
+    random, passed, large = Random(27), 0, 0
+    options = re2.Options()
+    options.case_sensitive, options.never_capture, options.log_errors = False, True, False
+    options.max_mem = PROGRAM_BYTES
+    while passed < count:
+        expression = any_expression(random, random.randint(1, 5))
+        if len(expression) > MAX_QUERY:
+            continue
+        with contextlib.suppress(re2.error):
+            size = re2.compile(expression, options).programsize
+            if size <= MAX_PROGRAM:
+                assert Matcher(expression, regex=True).program_size == size, expression
+                passed, large = passed + 1, large + (size > MAX_PROGRAM / 4)
+    assert large > count / 20
+
+
+def test_a_refused_expression_costs_little() -> None:
+    """The worker waits for it. Compiling it with all of the memory takes 49 ms, another number each time."""
+    options = re2.Options()
+    options.case_sensitive, options.log_errors, options.max_mem = False, False, PROGRAM_BYTES
+
+    def refuse(number: int) -> float:
+        began = time.process_time()
+        with pytest.raises(ValueError, match="too expensive"):
+            Matcher(rf"\pL{{145}}x{number}", regex=True)
+        return time.process_time() - began
+
+    began = time.process_time()
+    re2.compile(r"\pL{145}x", options)
+    whole = time.process_time() - began
+    assert min(map(refuse, range(5))) < whole / 8
+
+
+def search_for_many_expressions() -> None:
+    random = Random(1)
+    text = "".join(random.choice("ab") for _ in range(20_000))
+    for number in range(20):
+        assert not Matcher(f"a.{{12}}b.{{12}}x{number}", regex=True).matches(text)
+
+
+def test_no_pattern_stays_in_memory_when_its_matcher_is_gone() -> None:
+    """The RE2 module would keep the last 128 of them, each with its states."""
+    assert bytes_left_by(search_for_many_expressions) < 10 * 2**20

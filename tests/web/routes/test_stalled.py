@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.memory import resident_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -79,9 +80,3 @@ def is_stalled(service: Service) -> bool:
     before = delivered(service)
     time.sleep(STILL_SECONDS)
     return delivered(service) == before
-
-
-def resident_bytes(pid: int) -> int:
-    """The resident memory of the process, in bytes."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
