@@ -271,7 +271,8 @@ class Archiver:
             state = self._store.catalog.archive_state(ref)
             chunk = None
             if not state.complete:
-                chunk = writer.write_chunk(state, job.end.sequence_num, trim=False)
+                # The terminal entry is read, too: numbers may be missing just before it.
+                chunk = writer.write_chunk(state, job.end.sequence_num + 1, trim=False)
             if chunk is None and (state.complete or self._collect_shapes(job)):
                 self._complete(writer, job, state)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
@@ -442,7 +443,7 @@ class Archiver:
         elif job is None:
             # A foreign runner may still write under the id of a deleted job. Reading the job's state deletes its lines.
             self._queue.snooze(ref, BUSY_SECONDS)
-        elif not (job.last or state.archived):
+        elif not state.archived and job.first > job.last:
             self._queue.snooze(ref, RETRY_SECONDS)
         elif not state.complete:
             self._queue.ended[ref] = now - (state.ended_seconds or 0.0)

@@ -67,7 +67,7 @@ class ChunkWriter:
     def _fill(
         self, builder: ChunkBuilder, state: ArchiveState, end: int, text_bytes: int, on_page: Callable[[], object]
     ) -> RawEntry | None:
-        """Fills ``builder`` from the store. Returns the last entry that was added."""
+        """Fills ``builder`` from the store. Returns the last entry that was added, and not the terminal one if it can."""
         last: RawEntry | None = None
         # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
         batch = AdaptiveBatch()
@@ -81,6 +81,9 @@ class ChunkWriter:
                 break
             size = builder.added_size
             builder.add(wanted, state.first)
+            if builder.closed:
+                # A log that was written again may have the same terminal entry. The line before it tells them apart.
+                return [last or wanted[-1], *wanted[:-1]][-1]
             last = wanted[-1]
             if len(wanted) < batch.lines:
                 break

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.protocols import Archive
-from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, read_entries
+from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
 from chronoverse.joblog.values import Gap, Job, JobRef, OutOfSequence
 
 _Result = TypeVar("_Result")
@@ -121,17 +121,22 @@ class TieredLog:
             return Entries([], position, 0, True)
         if only_in_archive(self.job, position - 1):
             return self._archived_before(position, count)
+        top = min(position - 1, self.job.last)
         entries = self._page_before(position, count)
         numbers = [entry_number(each[0]) for each in entries]
         lowest = numbers[-1] if numbers else position
         complete = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
-        if not complete or (numbers[0] if numbers else 0) < min(position - 1, self.job.last):
+        if not complete or (numbers[0] if numbers else 0) < top:
             self._refresh_job()
             # Numbers that the archive has as well are read there, where none of them is left out.
             entries = [each for each, number in zip(entries, numbers, strict=True) if not in_archive(self.job, number)]
             if not entries and self.job.archived:
                 return self._archived_before(min(position, self.job.archived + 1), count)
-        shown = list(read_entries(reversed(entries), 0, self.job.first))[::-1]
+        shown = list(read_entries(reversed(entries), 0, self.job.first))
+        if entries:
+            # The entry above these numbers was not read, so their gap is named here.
+            shown += missing_numbers(entry_number(entries[0][0]), top + 1, self.job.first)
+        shown.reverse()
         lowest = entry_number(entries[-1][0]) if entries else position
         return Entries(_not_below(shown, lowest), lowest, len(entries), lowest <= self.job.first or not entries)
 

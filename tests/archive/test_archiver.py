@@ -17,8 +17,8 @@ from chronoverse.archive.retention import apply_retention, delete_job, orphans
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
-from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import Attempt, Gap, JobRef, Line, LineRun, Status
+from chronoverse.joblog.entries import Entry, RawEntry
+from chronoverse.joblog.values import Attempt, End, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
 from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import (
@@ -234,6 +234,38 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     # The earlier run's set of shapes is not older than the new run, so it was deleted as garbage.
     assert sorted(found) == sorted([earlier, shape_set_name(JOB, chunks), *(chunk.name for chunk in chunks)])
     assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == [earlier]
+
+
+def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects: FileObjectStore) -> None:
+    """A foreign runner has skipped numbers just before the end. The archive names the gap, as the store does."""
+    bench.xadd("1-0", "message", "the only line")
+    bench.xadd("4-0", "event", "end", "status", "COMPLETED")
+
+    def shown() -> list[list[Entry]]:
+        job = bench.store.get_job(JOB)
+        assert job
+        history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks), job)
+        reads = [*(history.after(after, 10) for after in range(5)), *(history.before(end, 10) for end in range(2, 6))]
+        return [[each for each in read.entries if not isinstance(each, End)] for read in reads]
+
+    stored = shown()
+    assert stored[0][1:] == [Gap(2, 3, "missing")]
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+    assert bench.store.catalog.archive_state(JOB).complete
+    wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == 0, 5, "the store lets go of the log")
+    assert shown() == stored
+    job = bench.store.get_job(JOB)
+    assert job
+    assert job.end
+    assert (job.last, job.end.sequence_num) == (3, 4)
+
+
+def test_a_log_of_an_end_alone_is_not_archived(bench: Bench, objects: FileObjectStore) -> None:
+    """It has no lines, whatever number its end has. It expires in the store, and is no problem."""
+    bench.xadd("4-0", "event", "end", "status", "COMPLETED")
+
+    assert archive(bench.store, objects) == 0
+    assert names(objects) == []
 
 
 @pytest.mark.parametrize("lines", ["5", "100", "500", "many"])
