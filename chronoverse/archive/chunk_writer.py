@@ -67,7 +67,7 @@ class ChunkWriter:
     def _fill(
         self, builder: ChunkBuilder, state: ArchiveState, end: int, text_bytes: int, on_page: Callable[[], object]
     ) -> RawEntry | None:
-        """Fills ``builder`` from the store. Returns the last entry that was added, and not the terminal one if it can."""
+        """Fills ``builder`` from the store. Returns the last entry that was added, if it can not the terminal one."""
         last: RawEntry | None = None
         # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
         batch = AdaptiveBatch()
