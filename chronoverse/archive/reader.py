@@ -15,6 +15,7 @@ from chronoverse.archive.shape_sets import read_shape_set
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Entry
+from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.shapes import ShapeSet
 from chronoverse.joblog.values import Gap, JobRef, Line
 
@@ -33,8 +34,6 @@ MAX_ENTRIES_BYTES: Final = 2**20
 MAX_SHAPED_CHUNKS: Final = 1_000
 #: Bytes of memory that a line takes in the cache besides its text.
 _LINE_OVERHEAD: Final = 48
-#: A line as a Server-Sent Event: its JSON and its number.
-_SSE_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 
 _Result = TypeVar("_Result")
 
@@ -72,7 +71,7 @@ class ArchiveReader:
         start = after + 1 - frame.first
         lines = lines[start : start + max_lines]
         cursor = after + len(lines)
-        frames = [_SSE_FRAME % numbered for numbered in zip(lines, range(after + 1, cursor + 1), strict=True)]
+        frames = [LOG_FRAME % numbered for numbered in zip(lines, range(after + 1, cursor + 1), strict=True)]
         return FrameRange(b"".join(frames), cursor)
 
     def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:

@@ -22,7 +22,7 @@ from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.client.follower import Follower, LogEvent, Notice
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection
 from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unreachable
-from chronoverse.joblog import sse
+from chronoverse.joblog.events import TOKEN_EXPIRED
 from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
 
 #: Seconds of one request that waits. Proxies of others may give up after a minute.
@@ -210,7 +210,7 @@ class Client:
                     backoff.record_success()  # only heartbeats: the service works, and there is nothing new
                 for item in follower.feed(chunk):
                     if isinstance(item, Notice) and not follower.ended:
-                        raise _StreamFailed(item.reason, self._renews_token and item.reason == sse.TOKEN_EXPIRED)
+                        raise _StreamFailed(item.reason, self._renews_token and item.reason == TOKEN_EXPIRED)
                     backoff.record_success()
                     yield item
         except (HTTPError, OSError) as error:

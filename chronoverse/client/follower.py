@@ -7,6 +7,7 @@ import orjson
 
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import missing_numbers
+from chronoverse.joblog.events import EventName
 from chronoverse.joblog.values import Gap, Line, Status, parse_number
 
 
@@ -84,19 +85,19 @@ class Follower:
     def _read_event(self, event: sse.Event) -> LogEvent | None:
         try:
             match event.event:
-                case "log":
+                case EventName.LOG:
                     line = Line.from_json(orjson.loads(event.data))
                     return line if self._advance(line.sequence_num) else None
-                case "gap":
+                case EventName.GAP:
                     return self._read_gap(orjson.loads(event.data))
-                case "redact":
+                case EventName.REDACT:
                     span = orjson.loads(event.data)
                     return RedactedLines(span["from"], span["to"])
-                case "job":
+                case EventName.JOB:
                     return JobState.from_json(orjson.loads(event.data))
-                case "end":
+                case EventName.END:
                     self.ended = True
-                case "error":
+                case EventName.ERROR:
                     # An error event with a new id is the log's end: the job was lost. Others end this stream only.
                     self.ended = self._advance(parse_number(event.id))
                     return Notice(event.data)

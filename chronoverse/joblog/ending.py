@@ -6,7 +6,7 @@ nothing after them. A log may also go away: it expires, or somebody deletes it.
 
 from typing import Final
 
-from chronoverse.joblog import sse
+from chronoverse.joblog import events
 from chronoverse.joblog.values import End, Job
 
 #: The error for a reader whose log expired or was deleted while it was read.
@@ -28,5 +28,5 @@ def end_of_log(job: Job, cursor: int, lease_seconds: float) -> bytes | None:
     if end is None or end.sequence_num > cursor + 1:
         return None
     if end.sequence_num <= cursor:
-        return sse.frame("error", f"the store lost lines {end.sequence_num} to {cursor} of this log".encode())
+        return events.error_frame(f"the store lost lines {end.sequence_num} to {cursor} of this log")
     return closing_frames(job, end, lease_seconds)

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 #: A comment without a blank line after it. Some decoders would turn ``:\n\n`` into an empty event.
 HEARTBEAT = b":\n"
-#: The text of the ``error`` frame that ends a stream at its token's expiry.
-TOKEN_EXPIRED = "token expired"
 
 _NEWLINES = re.compile(r"[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\r|\n")

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from chronoverse.joblog import sse
+from chronoverse.joblog import events
 
 #: Workflow and job ids. Nothing that matches can escape a Redis key, a path or a log line.
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
@@ -29,7 +29,7 @@ MAX_NUMBER: Final = 999_999_999_999_999
 #: nothing.
 LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'
 #: A line as an SSE frame. Its placeholders are those of :data:`LINE_JSON`, and the number again.
-LINE_FRAME: Final = b"event: log\ndata: " + LINE_JSON + b"\nid: %d\n\n"
+LINE_FRAME: Final = events.LOG_FRAME.replace(b"%b", LINE_JSON)
 #: The key that a partial line has in addition.
 PARTIAL: Final = b',"partial":true'
 
@@ -165,7 +165,7 @@ class Gap(NamedTuple):
 
     def to_frame(self) -> bytes:
         """The SSE frame."""
-        return sse.frame("gap", orjson.dumps({"from": self.first, "to": self.last, "reason": self.reason}))
+        return events.gap_frame(self.first, self.last, self.reason)
 
 
 class End(NamedTuple):
@@ -181,9 +181,8 @@ class End(NamedTuple):
     def to_frame(self, lease_seconds: int) -> bytes:
         """The SSE frame: ``end``, or for a lost job an ``error``."""
         if self.status is Status.LOST:
-            reason = f"runner lost: nothing heard from it for {lease_seconds} s"
-            return sse.frame("error", reason.encode(), id=self.sequence_num)
-        return sse.frame("end", b'{"status":"stream_ended"}', id=self.sequence_num)
+            return events.error_frame(f"runner lost: nothing heard from it for {lease_seconds} s", self.sequence_num)
+        return events.end_frame(self.sequence_num)
 
 
 class OutOfSequence(NamedTuple):
@@ -198,8 +197,9 @@ class OutOfSequence(NamedTuple):
     def to_frame(self) -> bytes:
         """The SSE frame: an ``error``. The stream continues after it, unless it is the last."""
         following = " and all behind it" if self.last else ""
-        text = f"entry {self.entry_id}{following} has no place in this log's numbering and cannot be shown"
-        return sse.frame("error", sse.fold(text))
+        return events.error_frame(
+            f"entry {self.entry_id}{following} has no place in this log's numbering and cannot be shown"
+        )
 
 
 class Attempt(NamedTuple):
@@ -289,4 +289,4 @@ class Job:
         if self.status.terminal:
             fields = self.to_json()
             state |= {key: fields[key] for key in ("exit_code", "lines", "dropped", "finished_at")}
-        return sse.frame("job", orjson.dumps(state))
+        return events.job_frame(state)

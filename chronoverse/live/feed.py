@@ -13,10 +13,9 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, Protocol
 
-import orjson
-
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries, stream_name
+from chronoverse.joblog.events import redact_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
 
@@ -195,7 +194,7 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
 
 def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
     """A ``redact`` frame for each range of redacted lines, given by its first and its last line."""
-    return [sse.frame("redact", orjson.dumps({"from": first, "to": last})) for first, last in ranges]
+    return [redact_frame(first, last) for first, last in ranges]
 
 
 class Feed:

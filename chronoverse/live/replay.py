@@ -4,9 +4,9 @@ from typing import Final, NamedTuple
 
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, SearchTooExpensive, StoreError
 from chronoverse.history.tiered_log import only_in_archive
-from chronoverse.joblog import sse
 from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
 from chronoverse.joblog.entries import missing_numbers
+from chronoverse.joblog.events import error_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import count_store_error
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 def error_step(cursor: int, text: str, reason: str = "error") -> Step:
     """The last step of a stream that ends with an ``error`` frame."""
-    return Step(sse.frame("error", sse.fold(text)), cursor, reason)
+    return Step(error_frame(text), cursor, reason)
 
 
 class Replay:

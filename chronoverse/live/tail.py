@@ -16,9 +16,9 @@ from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.history.protocols import LogReader
 from chronoverse.history.tiered_log import in_archive
-from chronoverse.joblog import sse
 from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames, end_of_log
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, missing_numbers
+from chronoverse.joblog.events import error_frame
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence, Status
 from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
 from chronoverse.live.feed import Feed, FilterBudget, Waiter, encode, encode_raw
@@ -234,7 +234,7 @@ class Tail:
         if found is not None:
             self._reconcile(feed, found, arriving)
         elif feed.job is not None:
-            feed.close(sse.frame("error", LOG_IS_GONE.encode()))
+            feed.close(error_frame(LOG_IS_GONE))
 
     def _reconcile(self, feed: Feed, job: Job, arriving: bool) -> None:
         """Brings ``feed`` in line with ``job``. Closes it when it has all lines of a job that has ended.
@@ -275,7 +275,7 @@ class Tail:
             # A closed feed is checked for as long as it has viewers, and fails each time: it is logged once.
             if feed.final is None:
                 log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
-            feed.close(sse.frame("error", sse.fold(str(error)) if ours else b"this log cannot be read"))
+            feed.close(error_frame(str(error) if ours else "this log cannot be read"))
 
     def _publish(self, feed: Feed, entries: Sequence[RawEntry], before: int, ended: list[tuple[Feed, End]]) -> None:
         ordinary = in_sequence(entries, before)

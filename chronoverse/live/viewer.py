@@ -14,6 +14,7 @@ from typing import Final
 
 from chronoverse.errors import SearchTooExpensive, StoreError
 from chronoverse.joblog import sse
+from chronoverse.joblog.events import TOKEN_EXPIRED, connected_frame, error_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.feed import BUSY, Feed
@@ -30,8 +31,6 @@ RETRY_READ_SECONDS: Final = 0.5
 CURSOR_SECONDS: Final = 0.4
 #: Seconds until a viewer asks again when there was no time to compare lines with its query.
 BUSY_SECONDS: Final = 0.1
-
-_CONNECTED = b'{"status":"connected"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ class Viewer:
         self._awaited_until = None if job else self._sent_at + request.wait
         self._finished = job if job and job.end else None
         self._state = job.to_frame() if job else None
-        self._pending = sse.frame("connected", _CONNECTED, retry_ms=request.retry_ms) + (self._state or b"")
+        self._pending = connected_frame(request.retry_ms) + (self._state or b"")
         self.due = 0.0
         self._redactions_seen = 0
         self._schedule()
@@ -291,7 +290,7 @@ class Viewer:
     def _close_early(self, now: float) -> bytes:
         """The closing frame when the stream must end before the log does. Empty otherwise."""
         if now >= self._expires_at:
-            return self._finish("expired", sse.frame("error", sse.TOKEN_EXPIRED.encode()))
+            return self._finish("expired", error_frame(TOKEN_EXPIRED))
         if now >= self._closes_at:
             return self._finish("drain" if self.closes_early else "age", sse.retry(self._retry_ms))
         return b""
@@ -302,7 +301,7 @@ class Viewer:
         return chunk
 
     def _fail(self, text: str, reason: str = "error") -> bytes:
-        return self._finish(reason, sse.frame("error", sse.fold(text)))
+        return self._finish(reason, error_frame(text))
 
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is no line to send: the cursor, an error, a heartbeat, or None."""

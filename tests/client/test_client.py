@@ -12,6 +12,7 @@ from chronoverse.client.client import Client
 from chronoverse.client.follower import Follower, JobState, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
+from chronoverse.joblog.events import TOKEN_EXPIRED
 from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.waiting import wait_until
@@ -554,7 +555,7 @@ def test_a_refused_first_token_is_an_error_at_once() -> None:
 
 def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
     """The client reconnects at once and yields no notice."""
-    expired = stream(CONNECTED, frames(1, 1), sse.frame("error", sse.TOKEN_EXPIRED.encode()))
+    expired = stream(CONNECTED, frames(1, 1), sse.frame("error", TOKEN_EXPIRED.encode()))
     stop = NoDelay()
     with ScriptedService(expired, stream(CONNECTED, frames(2, 2), OVER)) as service:
         client = Client(service.url, lambda: "a.b.c")

@@ -9,6 +9,7 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
+from chronoverse.joblog.events import EventName
 from chronoverse.joblog.line_filter import matcher_of
 from chronoverse.joblog.matcher import MAX_QUERY, Matcher
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
@@ -212,7 +213,7 @@ class EventsHeaders(Schema):
 EVENT_SCHEMA: Final = {
     "type": "object",
     "properties": {
-        "event": {"type": "string", "enum": ["connected", "job", "log", "gap", "redact", "end", "error"]},
+        "event": {"type": "string", "enum": [name.value for name in EventName]},
         "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
         "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
         "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},

@@ -1,0 +1,60 @@
+"""The events of a log's stream: their names, and the frames that carry them. Pure.
+
+``connected``, ``log``, ``end`` and ``error`` are the published API. ``job``, ``gap`` and ``redact`` say what those
+cannot. The OpenAPI document and our own client take the names from here.
+"""
+
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from chronoverse.joblog import sse
+
+
+class EventName(StrEnum):
+    """The name of an event."""
+
+    CONNECTED = "connected"
+    JOB = "job"
+    LOG = "log"
+    GAP = "gap"
+    REDACT = "redact"
+    END = "end"
+    ERROR = "error"
+
+
+#: The text of the ``error`` that ends a stream at its token's expiry.
+TOKEN_EXPIRED: Final = "token expired"
+#: A ``log`` frame. Its placeholders are a line's JSON, and the line's number.
+LOG_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
+
+
+def connected_frame(retry_ms: int) -> bytes:
+    """The first frame. A client that loses the connection comes back after ``retry_ms`` milliseconds."""
+    return sse.frame(EventName.CONNECTED, b'{"status":"connected"}', retry_ms=retry_ms)
+
+
+def job_frame(state: dict[str, Any]) -> bytes:
+    """The job's state, as JSON."""
+    return sse.frame(EventName.JOB, orjson.dumps(state))
+
+
+def gap_frame(first: int, last: int, reason: str) -> bytes:
+    """Lines ``first`` to ``last`` cannot be had any more."""
+    return sse.frame(EventName.GAP, orjson.dumps({"from": first, "to": last, "reason": reason}))
+
+
+def redact_frame(first: int, last: int) -> bytes:
+    """Lines ``first`` to ``last`` were redacted."""
+    return sse.frame(EventName.REDACT, orjson.dumps({"from": first, "to": last}))
+
+
+def end_frame(number: int) -> bytes:
+    """The end of a log whose terminal entry is ``number``."""
+    return sse.frame(EventName.END, b'{"status":"stream_ended"}', id=number)
+
+
+def error_frame(text: str, number: int | None = None) -> bytes:
+    """Ends a stream with a line of plain text. With the ``number`` of a terminal entry, clients do not come back."""
+    return sse.frame(EventName.ERROR, sse.fold(text), id=number)

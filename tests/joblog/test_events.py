@@ -1,0 +1,26 @@
+"""The names and the frames of all events stand once in the code."""
+
+import re
+from pathlib import Path
+
+from chronoverse.joblog import events
+from chronoverse.joblog.events import EventName
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_each_frame_has_the_bytes_of_the_published_api() -> None:
+    """Programs of other people are tested against them."""
+    assert events.connected_frame(2417) == b'event: connected\ndata: {"status":"connected"}\nretry: 2417\n\n'
+    assert events.gap_frame(2, 900, "trimmed") == b'event: gap\ndata: {"from":2,"to":900,"reason":"trimmed"}\n\n'
+    assert events.redact_frame(2, 9) == b'event: redact\ndata: {"from":2,"to":9}\n\n'
+    assert events.end_frame(3) == b'event: end\ndata: {"status":"stream_ended"}\nid: 3\n\n'
+    assert events.error_frame("one\ntwo") == b"event: error\ndata: one two\n\n"
+    assert events.error_frame("runner lost", 3) == b"event: error\ndata: runner lost\nid: 3\n\n"
+
+
+def test_the_readme_explains_each_event() -> None:
+    """In its section about the wire."""
+    section = (ROOT / "README.md").read_text().split("## What comes over the wire")[1].split("## Resuming")[0]
+
+    assert not {name.value for name in EventName} - set(re.findall(r"`(\w+)`", section))
