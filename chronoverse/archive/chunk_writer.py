@@ -71,7 +71,7 @@ class ChunkWriter:
         last: RawEntry | None = None
         # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
         batch = AdaptiveBatch()
-        while builder.text_size < text_bytes and not builder.closed:
+        while builder.text_size < text_bytes:
             entries = self._store.read_sequential(self._job, builder.last, batch.lines)
             wanted: Sequence[RawEntry] = entries
             if entries and entry_number(entries[-1][0]) >= end:
