@@ -107,8 +107,12 @@ from chronoverse import metrics
 def on_starting(server: Any) -> None:
     """Deletes the metrics of the last run, and takes a lease on the embedded server for as long as the master lives.
 
-    Variables that look like settings and are none are named in the log.
+    Variables that look like settings and are none are named in the log. The service does not start when it is asked to
+    speak TLS itself.
     """
+    if server.cfg.is_ssl:
+        print_message("the service does not speak TLS itself: put nginx in front of it, as deploy/nginx.conf does")
+        sys.exit(os.EX_CONFIG)
     for sentence in unknown_names():
         server.log.warning("%s", sentence)
     for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):

@@ -14,7 +14,6 @@ from typing import Any, Final
 import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
@@ -25,7 +24,6 @@ from chronoverse.web.http.problems import RETRY_AFTER_SECONDS
 from chronoverse.web.streaming.connection import (
     Connection,
     Connections,
-    TlsConnection,
     finish_sending,
     set_socket_options,
     stop_receiving,
@@ -61,18 +59,14 @@ _AT_CAPACITY: Final = (
 class Server(StreamServer):
     """Accepts a worker's connections, without a bound of its own: :class:`Connections` closes the surplus ones.
 
-    ``count_streams`` returns how many sockets event streams have taken over. ``tls`` wraps sockets where gunicorn
-    speaks TLS itself, and is None elsewhere.
+    ``count_streams`` returns how many sockets event streams have taken over.
     """
 
-    def __init__(
-        self, listener: Any, handle: Any, connections: Connections, count_streams: Callable[[], int], tls: Any = None
-    ) -> None:
+    def __init__(self, listener: Any, handle: Any, connections: Connections, count_streams: Callable[[], int]) -> None:
         # An unbounded pool, which only counts greenlets. A full pool would stop the accepting of connections.
         super().__init__(listener, handle=handle, spawn=Pool())
         self._connections = connections
         self._count_streams = count_streams
-        self._tls = tls
 
     def do_read(self) -> tuple[Connection, Any] | None:
         """The next connection and its client's address. None when none waits, or when no descriptor is left for it."""
@@ -90,13 +84,6 @@ class Server(StreamServer):
             return None
         listener = self.socket
         connection = Connection(listener.family, listener.type, listener.proto, fileno=descriptor)
-        if self._tls:
-            try:
-                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-            except (OSError, ValueError):
-                # The client has left already.
-                connection.close()
-                return None
         self._connections.add(connection)
         return connection, address
 
@@ -134,11 +121,7 @@ class Worker(GeventWorker):
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection."""
         try:
-            # The handshake may take as long as a request's head.
-            if not isinstance(client, TlsConnection) or client.handshake(self.cfg.keepalive):
-                super().handle(listener, client, addr)
-            else:
-                self.log.debug("no TLS came from %s", addr)
+            super().handle(listener, client, addr)
         finally:
             self._connections.remove(client)
 
@@ -224,13 +207,9 @@ class Worker(GeventWorker):
     def _serve(self, listener: Any) -> Server:
         listener.setblocking(True)
         set_socket_options(listener)
-        tls = None
-        if self.cfg.is_ssl:
-            tls = ssl_context(self.cfg)
-            tls.sslsocket_class = TlsConnection
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         server = Server(
-            listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open_count, tls
+            listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open_count
         )
         if self.cfg.workers > 1:
             # Otherwise the first worker to wake would accept all connections that wait.

@@ -1,9 +1,11 @@
-"""Services with a certificate of a private authority: what commands and the Python API say, and whom they trust."""
+"""A service behind a certificate of a private authority: what commands and the Python API say, and whom they trust."""
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import pytest
@@ -12,10 +14,10 @@ from chronoverse.api import JobLog
 from chronoverse.errors import SettingsError, Unreachable
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
-from tests.cli.conftest import Cli
-from tests.support.certificates import Authority
+from tests.cli.conftest import COMMAND, Cli, environ
+from tests.support.nginx import nginx_for
 from tests.support.servers import RedisServer, running
-from tests.support.service import Service, serving
+from tests.support.service import serving
 
 WORKFLOW = "wf_tls"
 HINT = "CHRONOVERSE_CA_FILE can name a file with your own authority's certificate"
@@ -27,27 +29,28 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("certificates"))
+class Secure(NamedTuple):
+    """A service that is reached through an nginx with a certificate of its own."""
+
+    url: str
+    token: str
+    certificate: Path
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer, authority: Authority) -> Iterator[Service]:
-    # The service's own readiness check must trust the authority, too.
-    certificate = authority.issue("server")
-    certificate.write_bytes(certificate.read_bytes() + authority.path.read_bytes())
-    with serving(tmp_path_factory.mktemp("secure"), backend.url, certificate=certificate) as service:
+def secure(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Secure]:
+    directory = tmp_path_factory.mktemp("secure")
+    with serving(directory, backend.url) as service, nginx_for(directory, service) as nginx:
         store = Store(backend.url)
         store.register(JobRef(WORKFLOW, "job_1"))
         store.close()
-        yield service
+        yield Secure(nginx.url, service.token(), nginx.certificate)
 
 
 @pytest.mark.parametrize("argv", [("jobs", WORKFLOW), ("logs", "-f", WORKFLOW, "job_1")], ids=" ".join)
-def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Service, argv: tuple[str, ...]) -> None:
+def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Secure, argv: tuple[str, ...]) -> None:
     """At once, since no retry can help."""
-    done = cli(*argv, URL=secure.url, TOKEN=secure.token())
+    done = cli(*argv, URL=secure.url, TOKEN=secure.token)
 
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr.startswith(f"chronoverse: the certificate of {secure.url} is not trusted: ")
@@ -55,9 +58,9 @@ def test_an_unknown_authority_is_named_as_the_cause(cli: Cli, secure: Service, a
     assert done.stderr.count("\n") == 1
 
 
-def test_a_named_authority_is_trusted(cli: Cli, secure: Service, authority: Authority) -> None:
+def test_a_named_authority_is_trusted(cli: Cli, secure: Secure) -> None:
     """For reading and for publishing."""
-    settings = {"URL": secure.url, "TOKEN": secure.token(), "CA_FILE": str(authority.path), "DURABILITY": "acked"}
+    settings = {"URL": secure.url, "TOKEN": secure.token, "CA_FILE": str(secure.certificate), "DURABILITY": "acked"}
     command = ("run", "--workflow", WORKFLOW, "--job", "job_2", "--server", secure.url)
     ran = cli(*command, "--", "echo", "hello", **settings)
 
@@ -65,21 +68,21 @@ def test_a_named_authority_is_trusted(cli: Cli, secure: Service, authority: Auth
     assert cli("logs", WORKFLOW, "job_2", **settings).stdout == "hello\n"
 
 
-def test_a_name_that_is_not_in_the_certificate(cli: Cli, secure: Service, authority: Authority) -> None:
+def test_a_name_that_is_not_in_the_certificate(cli: Cli, secure: Secure) -> None:
     """No other authority would help, so none is asked for."""
     url = secure.url.replace("127.0.0.1", "127.1")
-    done = cli("jobs", WORKFLOW, URL=url, TOKEN=secure.token(), CA_FILE=str(authority.path))
+    done = cli("jobs", WORKFLOW, URL=url, TOKEN=secure.token, CA_FILE=str(secure.certificate))
 
     assert done.returncode == 69
     assert "Hostname mismatch" in done.stderr
     assert HINT not in done.stderr
 
 
-def test_a_runner_names_the_cause_and_keeps_the_lines(cli: Cli, secure: Service, tmp_path: Path) -> None:
+def test_a_runner_names_the_cause_and_keeps_the_lines(cli: Cli, secure: Secure, tmp_path: Path) -> None:
     """The command runs, and its lines can be delivered once the certificate is trusted."""
     command = ("run", "--workflow", WORKFLOW, "--job", "job_3", "--server", secure.url)
     started = time.monotonic()
-    done = cli(*command, "--", "echo", "hello", TOKEN=secure.token())
+    done = cli(*command, "--", "echo", "hello", TOKEN=secure.token)
 
     assert (done.returncode, done.stdout) == (0, "hello\n")
     assert HINT in done.stderr
@@ -87,25 +90,25 @@ def test_a_runner_names_the_cause_and_keeps_the_lines(cli: Cli, secure: Service,
     assert time.monotonic() - started < 30, "it does not try until the time of --deliver-timeout is over"
 
 
-def test_a_python_program_hears_of_it_at_once(secure: Service) -> None:
+def test_a_python_program_hears_of_it_at_once(secure: Secure) -> None:
     """It would otherwise write lines that nobody ever gets."""
     with pytest.raises(Unreachable, match=HINT):
-        JobLog.open(secure.url, WORKFLOW, "job_4", token=secure.token(), open_seconds=30)
+        JobLog.open(secure.url, WORKFLOW, "job_4", token=secure.token, open_seconds=30)
 
 
 @pytest.mark.parametrize("given", ["argument", "setting"])
-def test_a_python_program_trusts_a_named_authority(secure: Service, authority: Authority, given: str) -> None:
+def test_a_python_program_trusts_a_named_authority(secure: Secure, given: str) -> None:
     """The file is an argument, or the setting that commands have."""
-    ca_file = authority.path if given == "argument" else None
-    environ = {"CHRONOVERSE_CA_FILE": str(authority.path)} if given == "setting" else {}
+    ca_file = secure.certificate if given == "argument" else None
+    environ = {"CHRONOVERSE_CA_FILE": str(secure.certificate)} if given == "setting" else {}
     with mock.patch.dict(os.environ, environ):
-        log = JobLog.open(secure.url, WORKFLOW, f"job_{given}", token=secure.token(), ca_file=ca_file)
+        log = JobLog.open(secure.url, WORKFLOW, f"job_{given}", token=secure.token, ca_file=ca_file)
     log.write("stdout", "hello")
 
     assert log.finish()
 
 
-def test_a_python_program_hears_of_a_file_without_certificates(secure: Service) -> None:
+def test_a_python_program_hears_of_a_file_without_certificates(secure: Secure) -> None:
     """The message says whether the argument or the setting is wrong."""
     with pytest.raises(ValueError, match="must be the path of a readable file with PEM certificates"):
         JobLog.open(secure.url, WORKFLOW, "job_5", ca_file=__file__)
@@ -122,3 +125,17 @@ def test_a_file_without_certificates_is_a_bad_setting(cli: Cli, text: str) -> No
 
     assert (done.returncode, done.stdout) == (78, "")
     assert "CHRONOVERSE_CA_FILE must be the path of a readable file with PEM certificates" in done.stderr
+
+
+def test_the_service_does_not_start_with_a_certificate(tmp_path: Path) -> None:
+    """nginx in front of it has the certificate. The message says so, before anything listens."""
+    flags = {"GUNICORN_CMD_ARGS": "--certfile server.crt --keyfile server.key"}
+    command = [*COMMAND, "serve", "--bind", "127.0.0.1:0"]
+    done = subprocess.run(
+        command, env=environ(tmp_path) | flags, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 78
+    assert done.stderr.endswith(
+        "chronoverse: the service does not speak TLS itself: put nginx in front of it, as deploy/nginx.conf does\n"
+    )

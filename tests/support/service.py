@@ -36,8 +36,7 @@ class Service:
 
     Without ``redis_url`` it uses the embedded server. ``settings`` are environment variables without ``CHRONOVERSE_``,
     in lower case: ``heartbeat_seconds=1``. By default a service that stops ends its streams at once. ``worker_class``
-    and ``config`` replace the shipped worker class and configuration. ``environ`` has more environment variables. With
-    a ``certificate``, whose key is in the same directory with the suffix ``.key``, the service uses TLS.
+    and ``config`` replace the shipped worker class and configuration. ``environ`` has more environment variables.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class Service:
         worker_class: str | None = None,
         config: Path | None = None,
         environ: Mapping[str, str] | None = None,
-        certificate: Path | None = None,
         **settings: Any,
     ) -> None:
         self.directory = directory
@@ -57,8 +55,7 @@ class Service:
         self.redis_url = redis_url
         self.host, self.port = "127.0.0.1", 0
         #: The ``verify`` argument of a client of httpx. Without TLS there is nothing to verify.
-        self.verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=certificate) if certificate else False
-        self._certificate = certificate
+        self.verify: ssl.SSLContext | bool = False
         self._workers = workers
         self._worker_class = worker_class
         self._config = config or ROOT / "gunicorn.conf.py"
@@ -71,16 +68,11 @@ class Service:
     @property
     def url(self) -> str:
         """The service's URL. It stays the same after a restart."""
-        return f"{'https' if self._certificate else 'http'}://{self.host}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def connect(self, timeout: float) -> socket.socket:
         """A connection to the service. Each operation on it may take ``timeout`` seconds."""
-        sock = socket.create_connection((self.host, self.port), timeout)
-        return (
-            self.verify.wrap_socket(sock, server_hostname=self.host)
-            if isinstance(self.verify, ssl.SSLContext)
-            else sock
-        )
+        return socket.create_connection((self.host, self.port), timeout)
 
     @property
     def pid(self) -> int:
@@ -101,13 +93,6 @@ class Service:
             command = [sys.executable, "-m", "gunicorn", "-c", str(self._config)]
             if self._worker_class is not None:
                 command += ["--worker-class", self._worker_class]
-            if self._certificate is not None:
-                command += [
-                    "--certfile",
-                    str(self._certificate),
-                    "--keyfile",
-                    str(self._certificate.with_suffix(".key")),
-                ]
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )

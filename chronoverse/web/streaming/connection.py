@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 
 import gevent
 import gevent.socket
-import gevent.ssl
 from gunicorn.http.errors import LimitRequestHeaders
 
 from chronoverse import metrics
@@ -278,21 +277,6 @@ class Connection(gevent.socket.socket):
             self.connections.record_progress(self)
 
 
-class TlsConnection(Connection, gevent.ssl.SSLSocket):
-    """A connection over TLS, where gunicorn itself speaks it."""
-
-    def handshake(self, seconds: float) -> bool:
-        """Returns whether the TLS handshake succeeded within ``seconds``."""
-        with gevent.Timeout(seconds, False), contextlib.suppress(OSError):
-            self.do_handshake()
-            return True
-        return False
-
-    def has_input(self) -> bool:
-        """As for any connection. Bytes that are decrypted already count too."""
-        return bool(self.pending()) or super().has_input()
-
-
 def set_socket_options(sock: Any) -> None:
     """Bounds what the kernel does for ``sock``. Connections that a listening socket accepts inherit it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -323,8 +307,7 @@ def begin_long_answer(
 
 def stop_receiving(sock: socket.socket) -> None:
     """Closes the receiving side. A greenlet that waits for the next request sees the end of the connection."""
-    # With gevent's own shutdown the reader would fail as if the descriptor were closed. With that of TLS, everything
-    # sent afterwards would not be encrypted.
+    # With gevent's own shutdown the reader would fail as if the descriptor were closed.
     with contextlib.suppress(OSError), _raw_socket(sock) as raw:
         raw.shutdown(socket.SHUT_RD)
 
@@ -394,7 +377,7 @@ class _HangupWatch:
 
 @contextlib.contextmanager
 def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
-    """The socket without gevent and TLS. Both use the same descriptor."""
+    """The socket without gevent. Both use the same descriptor."""
     raw = _socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
     try:
         yield raw
@@ -405,7 +388,7 @@ def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
 def _peek(sock: Any) -> bytes:
     """The next byte that the client has sent, without reading it. Empty when the client has closed its side.
 
-    On a TLS connection the byte is an encrypted one. Raises BlockingIOError when there is none yet.
+    Raises BlockingIOError when there is none yet.
     """
     with _raw_socket(sock) as raw:
         return raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
