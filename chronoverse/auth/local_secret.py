@@ -5,12 +5,8 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Final
 
 from chronoverse.errors import SettingsError
-
-#: Bytes read of the secret's file, at most. We write 65.
-MAX_SECRET_FILE_BYTES: Final = 4_096
 
 
 def secret_path(data_dir: Path) -> Path:
@@ -41,7 +37,8 @@ def _read_secret(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
-        secret = file.read(MAX_SECRET_FILE_BYTES).strip()
+        # Bytes read of the secret's file, at most. We write 65.
+        secret = file.read(4_096).strip()
     if len(secret) < 32:
         raise SettingsError(f"{path} holds no secret: remove it, and a new one is made")
     return secret

@@ -27,10 +27,6 @@ from chronoverse.settings import Settings
 
 #: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
 MAX_HEADER_BYTES: Final = 8_192
-#: Seconds by which an issuer's clock may be ahead of ours. This does not apply to ``exp``, at which streams end.
-LEEWAY_SECONDS: Final = 60
-#: The last second of the year 9999 in Unix time: the latest time that a ``datetime`` can hold.
-MAX_TIME: Final = 253_402_300_799
 
 #: The scopes that requests need.
 READ: Final = "logs:read"
@@ -206,7 +202,8 @@ def _principal(claims: dict[str, Any], rules: ClaimRules, now: float) -> Princip
     if now >= expires_at:
         raise Unauthorized("the token has expired")
     for claim in ("nbf", "iat"):
-        if claim in claims and ((start := _time(claims, claim)) is None or start > now + LEEWAY_SECONDS):
+        # Seconds by which an issuer's clock may be ahead of ours. This does not apply to ``exp``, at which streams end.
+        if claim in claims and ((start := _time(claims, claim)) is None or start > now + 60):
             raise Unauthorized(f"the token is not valid yet ({claim})")
     if not isinstance(subject, str):
         raise Unauthorized("the token has no sub, or one that is not a text")
@@ -251,7 +248,8 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if type(value) is not int and type(value) is not float:
         return None
-    return value if 0 <= value <= MAX_TIME else None
+    # The last second of the year 9999 in Unix time: the latest time that a ``datetime`` can hold.
+    return value if 0 <= value <= 253_402_300_799 else None
 
 
 def _is_identifier(value: object) -> bool:

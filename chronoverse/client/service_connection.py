@@ -13,8 +13,6 @@ from chronoverse import errors
 from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: Bytes of a refusal's body that are read.
-REFUSAL_BYTES: Final = 65_536
 #: The longest ``Retry-After`` that is obeyed, in seconds.
 MAX_RETRY_AFTER_SECONDS: Final = 120.0
 
@@ -97,7 +95,8 @@ class ServiceConnection:
             response = self._send(method, url, headers, body)
             if response.status in (200, 204):
                 return response
-            answer = response.read(REFUSAL_BYTES)
+            # Bytes of a refusal's body that are read.
+            answer = response.read(65_536)
             response.release_conn()
         except (HTTPError, OSError) as error:
             if problem := certificate_problem(error):

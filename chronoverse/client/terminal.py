@@ -9,9 +9,6 @@ from typing import Final
 
 from chronoverse.joblog.values import Gap, Line
 
-#: Ends the colours of a line, so that they colour neither the next line nor the shell's prompt.
-RESET: Final = "\x1b[0m"
-
 # Characters that a terminal could act on, or that change the direction of text. Most lines have none of them.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -57,7 +54,8 @@ def sanitize(text: str, colour: bool) -> str:
         return f"\x1b[{parameters}m"
 
     clean = _SEQUENCE.sub(replace, text)
-    return clean + RESET if colour_is_on else clean
+    # Ends the colours of a line, so that they colour neither the next line nor the shell's prompt.
+    return clean + "\x1b[0m" if colour_is_on else clean
 
 
 def plain_text(text: str) -> str:

@@ -35,16 +35,10 @@ from chronoverse.settings import child_environ
 
 #: Seconds until a server must answer. Also the time that a stopping server has to end; its supervisor gives it 5.
 START_SECONDS: Final = 10.0
-#: Seconds that a server may take to load its data. There may be gigabytes on a slow disk.
-LOADING_SECONDS: Final = 600.0
 #: Seconds between two attempts to get a lock or an answer. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
-#: Seconds that a server may take to answer one PING.
-PING_SECONDS: Final = 1.0
 #: Supervisors that are started before this gives up. Each has started its server three times.
 MAX_SUPERVISORS: Final = 2
-#: Bytes at the end of server.log that are shown when a start has failed.
-LOG_TAIL_BYTES: Final = 1200
 #: Bytes that the path of a unix socket may have: 104 with its NUL on macOS, 108 on Linux.
 SOCKET_PATH_BYTES: Final = 103
 
@@ -60,11 +54,6 @@ SERVER_OPTIONS: Final = (
     *("--appendonly", "yes", "--appendfsync", "everysec", "--aof-use-rdb-preamble", "yes"),
     *("--aof-load-truncated", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
 )
-#: What the server has in its environment besides ours: its allocator keeps up to 8,000 freed blocks of each size for
-#: the next use. An append makes and frees 5,000 small blocks. With the default of glibc, 7, that took a fifth of the
-#: server's time. Other C libraries ignore the variable.
-#: https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
-SERVER_ENVIRON: Final = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=8000"}
 
 _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 
@@ -179,7 +168,8 @@ def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
     # An error is an answer too: PING fails when the disk is full.
     while not (answer := _ping(address)) or answer.startswith(b"-LOADING"):
         if answer:
-            timeout = LOADING_SECONDS
+            # Seconds that a server may take to load its data. There may be gigabytes on a slow disk.
+            timeout = 600.0
         elif _start_supervisor_if_none(data_dir, binary, give_up=started == MAX_SUPERVISORS):
             started += 1
         if time.monotonic() - start > timeout:
@@ -190,7 +180,8 @@ def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
 def _ping(address: Path) -> bytes:
     """The server's answer to PING. Empty if there is no server, or it does not answer."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(PING_SECONDS)
+        # Seconds that a server may take to answer one PING.
+        sock.settimeout(1.0)
         sock.connect(str(address))
         sock.sendall(b"PING\r\n")
         return sock.recv(64)
@@ -219,6 +210,10 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
         if give_up:
             raise EmbeddedError(f"the embedded server does not start.{_log_tail(data_dir)}")
         supervisor = (sys.executable, "-I", "-S", str(_SUPERVISOR), str(data_dir), str(lock.fileno()))
+        # What the server has in its environment besides ours: its allocator keeps up to 8,000 freed blocks of each size
+        # for the next use. An append makes and frees 5,000 small blocks. With the default of glibc, 7, that took a
+        # fifth of the server's time. Other C libraries ignore the variable.
+        # https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
         subprocess.run(
             (*supervisor, str(binary or find_binary()), *SERVER_OPTIONS),
             stdin=subprocess.DEVNULL,
@@ -226,7 +221,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
             stderr=log,
             pass_fds=(lock.fileno(),),
             start_new_session=True,
-            env=child_environ(SERVER_ENVIRON),
+            env=child_environ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=8000"}),
             check=True,
             timeout=START_SECONDS,
         )
@@ -258,7 +253,8 @@ def _address(data_dir: Path) -> Path:
 def _log_tail(data_dir: Path) -> str:
     path = data_dir / "server.log"
     try:
-        tail = path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        # Bytes at the end of server.log that are shown when a start has failed.
+        tail = path.read_bytes()[-1200:].decode(errors="replace").strip()
     except OSError:
         return ""
     return f" {path} ends:\n{tail}"

@@ -26,17 +26,11 @@ from typing import Final
 
 #: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
-#: Seconds between checks whether the server has stopped.
-STOP_POLL_SECONDS: Final = 0.005
 #: Seconds before a server that died is started again: the first and the longest delay. Each is twice the one before.
 #: This program runs without the package, so it cannot use ``chronoverse.backoff``.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
-#: A server that has run for so many seconds has started well.
-SETTLED_SECONDS: Final = 1.0
 #: Failed starts in a row after which this gives up, if no start has succeeded. The caller then shows the server's log.
 MAX_FAILED_STARTS: Final = 3
-#: A server.log with more bytes is renamed to server.log.1 at the next start of a server.
-LOG_BYTES: Final = 1 << 20
 #: Seconds to wait for the answer to SHUTDOWN of a server that outlived its supervisor.
 SHUTDOWN_SECONDS: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -94,7 +88,8 @@ class _Restarts:
     def pause_after(self, lived: float) -> float | None:
         """Seconds to wait after a server that lived for ``lived`` seconds; None when it should not be started again."""
         self._failures += 1
-        if lived >= SETTLED_SECONDS:
+        # A server that has run for so many seconds has started well.
+        if lived >= 1.0:
             self._pause, self._came_up = BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == MAX_FAILED_STARTS:
             return None
@@ -170,7 +165,8 @@ def _stop(server: int) -> None:
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
             break
-        time.sleep(STOP_POLL_SECONDS)
+        # Seconds between checks whether the server has stopped.
+        time.sleep(0.005)
     with contextlib.suppress(FileNotFoundError):
         os.unlink("server.sock")
 
@@ -178,7 +174,8 @@ def _stop(server: int) -> None:
 def _rotate_log() -> None:
     """Renames a long server.log, and points stderr to the new one: what the server cannot log itself goes there."""
     with contextlib.suppress(OSError):
-        if os.path.exists("server.log") and os.stat("server.log").st_size > LOG_BYTES:
+        # A server.log with more bytes is renamed to server.log.1 at the next start of a server.
+        if os.path.exists("server.log") and os.stat("server.log").st_size > (1 << 20):
             os.replace("server.log", "server.log.1")
         log = os.open("server.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.dup2(log, 2)

@@ -49,8 +49,6 @@ DELIVER_SECONDS: Final = 5.0
 #: For so many seconds after a log could not be delivered, the next tasks wait no longer than ``AWAY_DELIVER_SECONDS``.
 AWAY_SECONDS: Final = 30.0
 AWAY_DELIVER_SECONDS: Final = 0.25
-#: Seconds that the worker's main process waits for an answer when it ends the log of a revoked task.
-CANCEL_SECONDS: Final = 2.0
 
 _logger: Final = logging.getLogger("chronoverse.integrations.celery")
 
@@ -194,7 +192,8 @@ class TaskLogs:
             return
         job = self._job(sender, request)
         try:
-            with contextlib.closing(self._connect(read_seconds=CANCEL_SECONDS)) as writer:
+            # Seconds that the worker's main process waits for an answer when it ends the log of a revoked task.
+            with contextlib.closing(self._connect(read_seconds=2.0)) as writer:
                 if isinstance(writer, Store):
                     writer.ping()  # which gives up sooner than other commands
                 for _attempt in range(3):

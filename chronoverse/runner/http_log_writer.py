@@ -32,8 +32,6 @@ READ_SECONDS: Final = 10.0
 GZIP_BYTES: Final = 1_400
 #: zlib's fastest level. Log lines shrink to a fifth, at 100 MB/s.
 GZIP_LEVEL: Final = 1
-#: Bytes of an answer that are read. The service's answers have a few hundred.
-ANSWER_BYTES: Final = 65_536
 
 
 class HttpDurabilityProbe:
@@ -186,7 +184,8 @@ class HttpLogWriter:
             headers["Content-Encoding"] = "gzip"
             content = gzip.compress(content, GZIP_LEVEL, mtime=0)
         try:
-            answer = self._service.read(self._service.request("POST", path, {}, headers, content), ANSWER_BYTES)
+            # Bytes of an answer that are read. The service's answers have a few hundred.
+            answer = self._service.read(self._service.request("POST", path, {}, headers, content), 65_536)
             self._was_answered = True
             return orjson.loads(answer) if answer else None
         except Unreachable as error:

@@ -39,10 +39,6 @@ BATCH_SECONDS: Final = 0.05
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 #: Seconds to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
 SHORT_PAUSE_SECONDS: Final = 0.05
-#: The number that the first line gets in a log that has none.
-FIRST_NUMBER: Final = 1
-#: Renewals in the lifetime of a lease. Two may fail before the lease is lost.
-RENEWALS: Final = 3
 
 
 class Publisher:
@@ -71,7 +67,8 @@ class Publisher:
         self._job = job
         self._spool = spool
         self._say = say
-        self._renew_seconds = lease_seconds / RENEWALS
+        # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
+        self._renew_seconds = lease_seconds / 3
         self._renew_at = 0.0
         self._retry = retry
         self._wait_for_lease = wait_for_lease
@@ -284,7 +281,8 @@ class Publisher:
         """Opens a new attempt, always with the same token: a power loss may have brought back an old lease of ours."""
         must_be_new = self._last_attempt is None and (self._retry or self._spool.is_reassigned)
         try:
-            return store.open(self._job, self._token, FIRST_NUMBER if must_be_new else None)
+            # The number that the first line gets in a log that has none.
+            return store.open(self._job, self._token, 1 if must_be_new else None)
         except SequenceGap as gap:
             raise ForeignLines(f"{self._job} has {gap.expected - 1} lines already") from gap
 

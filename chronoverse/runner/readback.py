@@ -15,8 +15,6 @@ from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, li
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.store import Store
 
-#: Entries of one read of the store: 13 MB with lines of 64 KiB.
-READ_ENTRIES: Final = 200
 #: A comparison stops after messages of so many characters. Comparing them takes some 10 ms.
 ANSWER_CHARACTERS: Final = 2 * 2**20
 
@@ -40,7 +38,8 @@ class StoredLogComparer:
             raise JobNotFound("no such job")
         log, cursor = TieredLog(self._store, self._archive, job), first - 1
         while cursor < job.last:
-            page = log.after(cursor, READ_ENTRIES)
+            # Entries of one read of the store: 13 MB with lines of 64 KiB.
+            page = log.after(cursor, 200)
             yield from (entry for entry in page.entries if isinstance(entry, Line))
             if page.last or page.position <= cursor:
                 return

@@ -34,12 +34,6 @@ OPEN_SECONDS: Final = 1.0
 REQUIRED_OPEN_SECONDS: Final = 10.0
 #: Seconds for which lines are delivered after the command has ended, by default.
 DELIVER_SECONDS: Final = 60.0
-#: Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
-#: thread.
-SIGNAL_POLL_SECONDS: Final = 0.1
-#: Seconds for which Python runs one thread while another waits. With its default of 5 ms a busy publisher made the
-#: pipes' reader wait at every read: a command that prints flat out took 5 times as long. With this it takes 2 times.
-SWITCH_SECONDS: Final = 0.0002
 #: Bytes of lines that may wait in memory when there is no directory for a file.
 MAX_PENDING_BYTES: Final = 67_108_864
 #: A spool without a file.
@@ -159,7 +153,9 @@ def _deliver(publisher: Publisher, signals: SignalForwarder, seconds: float) -> 
     """Waits until the last lines are delivered, another signal comes, or ``seconds`` have passed."""
     received = len(signals.received)
     deadline = time.monotonic() + seconds
-    while not publisher.join(SIGNAL_POLL_SECONDS):
+    # Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
+    # thread.
+    while not publisher.join(0.1):
         if len(signals.received) > received or time.monotonic() >= deadline:
             return
 
@@ -217,7 +213,9 @@ def _refuses_id(refusal: ChronoverseError | None) -> bool:
 @contextlib.contextmanager
 def _short_switch_interval() -> Iterator[None]:
     before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
+    # Seconds for which Python runs one thread while another waits. With its default of 5 ms a busy publisher made the
+    # pipes' reader wait at every read: a command that prints flat out took 5 times as long. With this it takes 2 times.
+    sys.setswitchinterval(0.0002)
     try:
         yield
     finally:

@@ -21,8 +21,6 @@ from chronoverse.settings import parse
 
 #: What the name of every variable starts with, except WEB_CONCURRENCY, which is gunicorn's.
 PREFIX: Final = "CHRONOVERSE_"
-#: The most workers by default: one for each core, but no more than a laptop can spare.
-MAX_DEFAULT_WORKERS: Final = 4
 
 #: The variables that Kubernetes sets for a Service. The second kind has a URL.
 #: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
@@ -39,7 +37,8 @@ _LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 def _default_workers() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(MAX_DEFAULT_WORKERS, usable or 1)
+    # The most workers by default: one for each core, but no more than a laptop can spare.
+    return min(4, usable or 1)
 
 
 class Setting(NamedTuple):

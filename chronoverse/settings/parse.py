@@ -14,8 +14,6 @@ from urllib.parse import SplitResult, urlsplit
 
 from chronoverse.settings.redis_url import RedisUrl
 
-#: Characters read of a public key file. The longest RSA keys in use have under 3,000.
-MAX_KEY_FILE_CHARACTERS: Final = 65_536
 #: Bytes of an HS256 secret, at least: as many as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
 MIN_SECRET_BYTES: Final = 32
 
@@ -161,7 +159,8 @@ def public_key(text: str) -> str:
     if "-----BEGIN" not in text:
         try:
             with open(text, encoding="ascii") as file:
-                text = file.read(MAX_KEY_FILE_CHARACTERS)
+                # Characters read of a public key file. The longest RSA keys in use have under 3,000.
+                text = file.read(65_536)
         except (OSError, ValueError):
             raise ValueError("must be a PEM public key or the path of a readable one") from None
     if "PRIVATE KEY-----" in text:

@@ -19,8 +19,6 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 #: A server's host and port.
 Address = tuple[str, int]
 
-#: Nodes or Sentinels that a URL may name. More would not make it more likely that one answers.
-MAX_HOSTS: Final = 32
 #: Options for the Sentinels only.
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
@@ -84,7 +82,8 @@ class RedisUrl:
         hosts = tuple(_parse_host(each, DEFAULT_PORTS[form]) for each in found["hosts"].split(","))
         service, _, db = found["path"].partition("/")
         named = re.fullmatch(r"[A-Za-z0-9._-]+" if form is StoreKind.SENTINEL else "", service)
-        if len(hosts) > MAX_HOSTS or not named or not re.fullmatch("[0-9]{0,5}", db):
+        # Nodes or Sentinels that a URL may name. More would not make it more likely that one answers.
+        if len(hosts) > 32 or not named or not re.fullmatch("[0-9]{0,5}", db):
             raise ValueError
         options = dict(parse_qsl(found["query"] or ""))
         return cls(text, form, hosts, service, db, found["user"] or "", options)

@@ -13,12 +13,8 @@ from chronoverse.store.driver import Client, Script, translate_errors
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.topology import PoolKind, Topology
 
-#: Keys that one SCAN goes through: some 0.2 ms of the server's time.
-SCAN_KEYS: Final = 1_000
 #: Sizes asked for in one round trip.
 SIZE_BATCH: Final = 500
-#: Nodes of a stream whose sizes the server adds up to estimate the size of the whole.
-SAMPLED_NODES: Final = 10
 #: Seconds of a workflow's own retention, at most: ten years, as for the common setting. Redis refuses very large times
 #: to live, and then the scripts of all jobs of the workflow would fail.
 RETENTION_SECONDS: Final = 315_360_000
@@ -87,7 +83,8 @@ class JobCatalog:
         while cursor != b"0":
             with translate_errors():
                 pattern = f"{self._keys.prefix}:{{*"
-                cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
+                # Keys that one SCAN goes through: some 0.2 ms of the server's time.
+                cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
             page = CatalogPage([], [])
             for found in filter(None, map(self._key_pattern.fullmatch, keys)):
                 jobs = page.garbage if found[3] == b"garbage" else page.jobs
@@ -101,7 +98,8 @@ class JobCatalog:
             with translate_errors():
                 groups = self._topology.group_by_node(jobs[start : start + SIZE_BATCH])
             for group in groups:
-                commands = [("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", SAMPLED_NODES) for job in group]
+                # Nodes of a stream whose sizes the server adds up to estimate the size of the whole.
+                commands = [("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", 10) for job in group]
                 with contextlib.suppress(StoreUnavailable):
                     answers = run_pipeline(self._topology, group[0].workflow_id, commands)
                     known = zip(group, answers, strict=True)

@@ -34,8 +34,6 @@ SLOTS: Final = 16_384
 REDIRECTIONS: Final = 5
 #: Seconds that a node may take to connect, or to send the map of the slots.
 MAP_SECONDS: Final = 1.0
-#: Nodes asked for the map before a refresh fails.
-MAP_NODES: Final = 5
 #: Seconds between two questions for the map, however many errors there are.
 MAP_PAUSE_SECONDS: Final = 0.2
 
@@ -196,7 +194,8 @@ class ClusterTopology:
             if not self._is_stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
                 return
             self._asked_at = self._clock()
-            for address in self._failed_last([*self._newest, *self._known_masters(), *self._url.hosts])[:MAP_NODES]:
+            # Nodes asked for the map before a refresh fails.
+            for address in self._failed_last([*self._newest, *self._known_masters(), *self._url.hosts])[:5]:
                 server, seconds = self._url.server_url(address), MAP_SECONDS
                 client = new_client(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
                 with contextlib.closing(client):

@@ -19,16 +19,11 @@ from chronoverse.store.driver import Script
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.topology import PoolKind, Topology
 
-#: Jobs in one workflow's listing, at most. It bounds a binary search that takes 31 commands.
-MAX_JOBS: Final = 2**31
 #: Members read at once, at most, while the first of them are no jobs: some 2 ms of the server's time.
 MAX_PAGE_MEMBERS: Final = 5_000
 #: Seconds until this process adds a foreign job again. The tail asks for a quiet job once a second, and only a job
 #: that was deleted and written anew must be added again.
 LISTED_SECONDS: Final = 10.0
-#: Foreign jobs of which it is remembered when they were last added, some 300 bytes each. With more of them, some are
-#: added again too early.
-LISTED_JOBS: Final = 10_000
 
 
 class JobListing:
@@ -78,7 +73,9 @@ class JobListing:
         due = [job for job in jobs if now >= self._added_at.get(job.ref, -LISTED_SECONDS) + LISTED_SECONDS]
         if not due:
             return {}
-        if len(self._added_at) + len(due) > LISTED_JOBS:
+        # Foreign jobs of which it is remembered when they were last added, some 300 bytes each. With more of them, some
+        # are added again too early.
+        if len(self._added_at) + len(due) > 10_000:
             self._added_at.clear()
         self._added_at.update((job.ref, now) for job in due)
         commands: list[tuple[Any, ...]] = []
@@ -135,6 +132,6 @@ def newest_first(
             # The set may hold millions of members that are no ids.
             size = min(2 * size, MAX_PAGE_MEMBERS)
             # Many members may have the same score as ``before``. Reading past all of them could take thousands of
-            # commands, so the first one after ``before`` is found by a binary search.
-            skip = bisect_left(range(MAX_JOBS), True, lo=skip, key=is_after)
+            # commands, so the first one after ``before`` is found by a binary search, which takes at most 31.
+            skip = bisect_left(range(2**31), True, lo=skip, key=is_after)
     return found[:count]

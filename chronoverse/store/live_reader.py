@@ -17,8 +17,6 @@ from chronoverse.store.topology import Topology
 
 #: How long the thread of a server waits before it tries again after an error.
 RETRY: Final = RetryPolicy(first=0.05, longest=0.5)
-#: Jobs of one server that are read at first. Later as many are as the caller of :meth:`LiveReader.read` asks for.
-FIRST_COUNT: Final = 100
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,9 @@ class LiveReader:
         self._nodes: dict[Hashable, NodeReader] = {}
         #: What the nodes' threads have found. Each waits until its last result was taken.
         self._results: queue.Queue[list[Found]] = queue.Queue(1)
-        self._count = FIRST_COUNT
+        # Jobs of one server that are read at first. Later as many are as the caller of :meth:`LiveReader.read` asks
+        # for.
+        self._count = 100
         #: The last error of each node that does not answer.
         self._errors: dict[Hashable, StoreError] = {}
         self._threads: list[threading.Thread] = []

@@ -38,8 +38,6 @@ from chronoverse.store.topology import Topology
 
 #: Logs that are asked for in one round trip.
 READ_LOGS: Final = 500
-#: Bytes read from the wakeup socket at once. Each wakeup sends one byte.
-WAKEUP_BYTES: Final = 4096
 #: Seconds for which changes are collected after two reads in a row that brought no entries. A log can be changed all
 #: the time without an append (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
 EMPTY_READ_SECONDS: Final = 0.01
@@ -319,5 +317,6 @@ class NodeReader:
             has_message, is_woken = wait_readable(connection, self._wakeup[0], max(seconds, 0.0))
         self._is_waiting = False
         if is_woken:
-            self._wakeup[0].recv(WAKEUP_BYTES)
+            # Bytes read from the wakeup socket at once. Each wakeup sends one byte.
+            self._wakeup[0].recv(4096)
         return has_message

@@ -22,8 +22,6 @@ CHECK_MASTER_SECONDS: Final = 2.0
 STALE_SECONDS: Final = 2 * CHECK_MASTER_SECONDS
 #: Seconds that one Sentinel may take to connect, or to answer.
 SENTINEL_SECONDS: Final = 1.0
-#: Seconds after which no further Sentinel is asked.
-ASKING_SECONDS: Final = 3.0
 
 
 class MasterConnection(redis.Connection):
@@ -78,7 +76,8 @@ class SentinelTopology(SingleServer):
         """The master's address. Raises the driver's ConnectionError."""
         began, failures = self._clock(), ["no time to ask"]
         for sentinel in tuple(self._sentinels):
-            if self._clock() - began > ASKING_SECONDS:
+            # Seconds after which no further Sentinel is asked.
+            if self._clock() - began > 3.0:
                 break
             try:
                 found = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)

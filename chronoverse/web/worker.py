@@ -34,16 +34,8 @@ from chronoverse.web.streaming.connection import (
 TICK_SECONDS: Final = 0.1
 #: Seconds that requests and full sockets have after the drain. The table of settings states it too.
 LINGER_SECONDS: Final = 5.0
-#: Connections that one of several workers accepts in one round of the event loop.
-ACCEPTED_AT_ONCE: Final = 8
 #: File descriptors that are reserved for everything else: files, and connections to the store and the archive.
 SPARE_DESCRIPTORS: Final = 100
-#: Seconds until accepting is tried again, when there is no descriptor left and no connection can be closed.
-RETRY_ACCEPT_SECONDS: Final = 0.01
-#: Bytes of one read of a body that is discarded.
-DISCARD_READ_BYTES: Final = 65_536
-#: Paths that load balancers and supervisors request. These requests do not wait for others.
-PROBE_PATHS: Final = ("/healthz", "/readyz")
 
 _DETAIL: Final = (
     b'{"type":"about:blank","title":"Service Unavailable","status":503,'
@@ -74,8 +66,9 @@ class Server(StreamServer):
             # When a connection was closed, the new one is accepted in the event loop's next round.
             if not self._connections.make_room():
                 self.stop_accepting()
+                # Accepting is tried again 0.01 s later, since no descriptor is left and no connection can be closed.
                 # gevent has no public method that starts accepting only if the server was not stopped meanwhile.
-                gevent.spawn_later(RETRY_ACCEPT_SECONDS, self._start_accepting_if_started)
+                gevent.spawn_later(0.01, self._start_accepting_if_started)
             return None
         try:
             # The public ``accept`` would wait, and would make gevent's kind of socket.
@@ -146,7 +139,8 @@ class Worker(GeventWorker):
         takes (``Dependencies.accept_lock``). Raises :class:`AtCapacity`.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        if sock.is_pipelined or not (req.path in PROBE_PATHS or req.path.endswith("/events")):
+        # Load balancers and supervisors request the first two paths. These requests do not wait for others.
+        if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):
             peer = addr[0] if addr else ""
             with deps.request_lock.hold(deps.proxies.client(peer, join_forwarded_for(req.headers))):
                 pass
@@ -158,7 +152,8 @@ class Worker(GeventWorker):
         """
         try:
             with gevent.Timeout(self.cfg.keepalive, TimeoutError()):
-                while body.read(DISCARD_READ_BYTES):
+                # Bytes of one read of a body that is discarded.
+                while body.read(65_536):
                     pass
         except Exception as error:
             raise StopIteration from error
@@ -212,7 +207,8 @@ class Worker(GeventWorker):
             listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open_count
         )
         if self.cfg.workers > 1:
-            # Otherwise the first worker to wake would accept all connections that wait.
-            server.max_accept = ACCEPTED_AT_ONCE
+            # Connections that a worker accepts in one round of the event loop. Otherwise the first worker to wake would
+            # accept all connections that wait.
+            server.max_accept = 8
         server.start()
         return server

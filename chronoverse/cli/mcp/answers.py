@@ -28,8 +28,6 @@ CUT_LINE_BYTES: Final = 400
 #: Bytes of a text that is no message, and of a time. A foreign runner may have written any.
 TEXT_BYTES: Final = 300
 TIME_BYTES: Final = 64
-#: Characters that are shown in front of a match in a long line.
-BEFORE_MATCH: Final = 40
 
 #: What every answer with lines begins with.
 NOTICE: Final = (
@@ -96,7 +94,8 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
     if whole > max_bytes:
         if line.get("highlights"):
             start = line["highlights"][0][0]
-            before = visible(raw[max(start - BEFORE_MATCH, 0) : start])
+            # Characters that are shown in front of a match in a long line.
+            before = visible(raw[max(start - 40, 0) : start])
             message = before[-(max_bytes // 8) :] + visible(raw[start:])
         message, is_cut = cut(message, max_bytes), True
     shown: dict[str, Any] = {"sequence_num": number, "timestamp": tidy(line["timestamp"], TIME_BYTES)}

@@ -18,15 +18,10 @@ from chronoverse.runner.capture.masking import Masks
 
 #: Bytes of one read. They are many, so that a busy command costs few reads. A batch has at most this and one line.
 READ_BYTES: Final = 262_144
-#: Bytes that a pipe holds, where the system lets us choose (Linux). The command can print so many before it must wait
-#: for our next read.
-PIPE_BYTES: Final = 1_048_576
 #: Seconds of silence after the command's end until its pipe is closed, though a grandchild still has it open.
 ORPHAN_QUIET_SECONDS: Final = 2.0
 #: Seconds after the command's end until such a pipe is closed even if text still comes.
 ORPHAN_SECONDS: Final = 10.0
-#: Seconds between two checks whether the command has ended, where there is no pidfd that the loop can wait for.
-EXIT_POLL_SECONDS: Final = 0.05
 #: Marks the descriptor that signals write to, among those that are registered with the selector.
 _WAKE: Final = "wake"
 
@@ -104,7 +99,9 @@ class Capture:
     def _add(self, pipe: _Pipe) -> None:
         # The system may refuse this to a user who has many large pipes. Then the pipe stays small.
         with contextlib.suppress(OSError, AttributeError):
-            fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            # Bytes that a pipe holds, where the system lets us choose (Linux). The command can print so many before it
+            # must wait for our next read.
+            fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, 1_048_576)
         self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
         self._pipes.add(pipe)
 
@@ -154,7 +151,9 @@ class Capture:
         if self._ended_at is not None:
             moments.append(self._deadline(self._ended_at))
         elif self._exit is None:
-            moments.append(time.monotonic() + EXIT_POLL_SECONDS)
+            # Seconds between two checks whether the command has ended, where there is no pidfd that the loop can wait
+            # for.
+            moments.append(time.monotonic() + 0.05)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
 

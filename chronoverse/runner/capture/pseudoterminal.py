@@ -18,10 +18,6 @@ from typing import IO, Any, Final
 
 from chronoverse.runner.capture.foreground import is_foreground
 
-#: Rows and columns if we have no terminal to take them from. Programs assume the same.
-DEFAULT_SIZE: Final = (24, 80)
-#: Bytes that are typed or pasted, and forwarded at once.
-TYPED_BYTES: Final = 4_096
 #: Seconds that :meth:`StdinForwarder.stop` waits for its thread, which may be writing to a command that does not read.
 STOP_SECONDS: Final = 1.0
 _INTERRUPT: Final = b"\x03"
@@ -101,7 +97,8 @@ class StdinForwarder:
     def _run(self) -> None:
         with contextlib.suppress(OSError):
             while self._wait_until_ready([0], []):
-                data = os.read(0, TYPED_BYTES)
+                # Bytes that are typed or pasted, and forwarded at once.
+                data = os.read(0, 4_096)
                 if not data:
                     return
                 self.interrupted = self.interrupted or _INTERRUPT in data
@@ -133,7 +130,8 @@ def _size() -> tuple[int, int]:
             rows, columns = termios.tcgetwinsize(descriptor)
             if rows and columns:
                 return rows, columns
-    return DEFAULT_SIZE
+    # Rows and columns if we have no terminal to take them from. Programs assume the same.
+    return (24, 80)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,6 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-#: gunicorn's setting for trusting every proxy.
-ANY_PROXY: Final = "*"
-#: Bits of an IPv6 address that identify a client. Whoever has one address of such a network has all of them.
-IPV6_PREFIX_BITS: Final = 64
 #: Parsed addresses that are cached. Each request has one to three, mostly the same.
 CACHE_SIZE: Final = 1024
 
@@ -36,7 +32,8 @@ class TrustedProxies:
     def trust(self, proxies: Iterable[str]) -> None:
         """Adds addresses and networks, or ``*`` for all, as gunicorn reads them from FORWARDED_ALLOW_IPS."""
         for proxy in proxies:
-            if proxy == ANY_PROXY:
+            # gunicorn's setting for trusting every proxy.
+            if proxy == "*":
                 self._any = True
             else:
                 self._networks.append(ip_network(proxy, strict=False))
@@ -84,5 +81,6 @@ def _normalized(text: str) -> str:
     if address is None:
         return "unknown" if text else "local"
     if isinstance(address, IPv6Address):
-        return str(IPv6Network((address, IPV6_PREFIX_BITS), strict=False))
+        # Bits of an IPv6 address that identify a client. Whoever has one address of such a network has all of them.
+        return str(IPv6Network((address, 64), strict=False))
     return str(address)

@@ -15,8 +15,6 @@ REQUEST_HEADERS: Final = "Authorization, Content-Type, Last-Event-ID, X-Request-
 RESPONSE_HEADERS: Final = (
     "Content-Disposition, Last-Event-ID, Link, Retry-After, Searched-To, WWW-Authenticate, X-Request-ID"
 )
-#: Seconds for which a browser remembers what a preflight request was answered.
-MAX_AGE_SECONDS: Final = 600
 
 
 def register(app: Flask, origins: Collection[str]) -> None:
@@ -33,7 +31,8 @@ def register(app: Flask, origins: Collection[str]) -> None:
         if headers["Origin"] in origins and adapter is not None:
             response.headers["Access-Control-Allow-Methods"] = ", ".join(sorted(adapter.allowed_methods()))
             response.headers["Access-Control-Allow-Headers"] = REQUEST_HEADERS
-            response.headers["Access-Control-Max-Age"] = str(MAX_AGE_SECONDS)
+            # Seconds for which a browser remembers what a preflight request was answered.
+            response.headers["Access-Control-Max-Age"] = "600"
         return response
 
     @app.after_request

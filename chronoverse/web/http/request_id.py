@@ -12,8 +12,6 @@ from flask import Flask, Response, g, has_app_context, request
 HEADER: Final = "X-Request-ID"
 #: What a client's own id may look like. It must be harmless in a log and in a header.
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}", re.ASCII)
-#: Random bytes of an id that is made here.
-ID_BYTES: Final = 8
 
 
 def register(app: Flask) -> None:
@@ -30,7 +28,8 @@ def request_id() -> str | None:
 
 def accept_or_create(given: str) -> str:
     """``given``, the client's own id, if it is acceptable. Otherwise a new id."""
-    return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(ID_BYTES)
+    # Random bytes of an id that is made here.
+    return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
 
 
 def _set_id() -> None:

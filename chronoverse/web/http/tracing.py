@@ -25,8 +25,6 @@ SPAN_KEY: Final = "chronoverse.span"
 FLUSH_SECONDS: Final = 2.0
 #: Spans that are sent together. They are encoded in 2 ms. The SDK's default of 512 would delay live lines by 15 ms.
 BATCH_SPANS: Final = 64
-#: Longest W3C header that is read, in bytes. https://www.w3.org/TR/trace-context/#tracestate-limits
-MAX_HEADER: Final = 512
 #: Methods that are recorded by name. Others become ``_OTHER``.
 #: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"])
@@ -128,7 +126,8 @@ class Traces:
     def _begin(self, environ: dict[str, Any]) -> RequestSpan:
         method = environ["REQUEST_METHOD"] if environ["REQUEST_METHOD"] in METHODS else "_OTHER"
         headers = {name: environ.get(f"HTTP_{name.upper()}", "") for name in ("traceparent", "tracestate")}
-        parent = self._propagator.extract({name: text for name, text in headers.items() if len(text) <= MAX_HEADER})
+        # Longest W3C header that is read, in bytes. https://www.w3.org/TR/trace-context/#tracestate-limits
+        parent = self._propagator.extract({name: text for name, text in headers.items() if len(text) <= 512})
         attributes = {"http.request.method": method}
         span = self._tracer.start_span(method, parent, self._kind, attributes)
         return RequestSpan(span, method, self._redact)

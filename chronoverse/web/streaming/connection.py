@@ -26,9 +26,6 @@ from chronoverse.live.fair_lock import FairLock
 
 #: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.
 STALL_SECONDS: Final = 20.0
-#: The same for a download, whose client may be slow. The client's kernel may acknowledge nothing until its buffer was
-#: read as a whole. It has 128 KiB at first, for which 4.4 kB/s are enough.
-DOWNLOAD_STALL_SECONDS: Final = 30.0
 #: Seconds that it may take to send an ordinary answer, and the rate at which a client must read: for so many bytes
 #: there is one second more. A client with 80 kbit/s gets 4 MiB in seven minutes.
 ANSWER_SECONDS: Final = 20.0
@@ -40,8 +37,6 @@ MIN_IDLE_SECONDS: Final = 0.5
 #: closed. A healthy client that connects after them waits until all of these are accepted.
 CLOSED_PER_SECOND: Final = 1_000
 CLOSED_AT_ONCE: Final = 50
-#: Seconds between two checks whether the client of a full socket has taken anything.
-PROGRESS_CHECK_SECONDS: Final = 2.0
 #: Bytes that the kernel may hold for one client. By default it would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Milliseconds for which sent data may stay unacknowledged. The kernel drops a half-open connection after that, and not
@@ -52,8 +47,6 @@ USER_TIMEOUT_MS: Final = 20_000
 #: again after each read. For 32 KiB that takes 1 ms. For the 800 KiB that gunicorn's own limits allow it takes 180 ms,
 #: in which no other greenlet runs.
 HEAD_BYTES: Final = 40 * 2**10
-#: Bytes that are discarded of what a client has sent after its request, before its connection is closed.
-DISCARD_BYTES: Final = 64 * 2**10
 #: The value of SO_LINGER with which closing resets the connection, and discards what was not sent.
 _RESET: Final = struct.pack("ii", 1, 0)
 #: libev's constant EV_READ: the socket can be read from. gevent has no public name for it.
@@ -72,7 +65,9 @@ class SendLimits(NamedTuple):
 
 
 ANSWER_LIMITS: Final = SendLimits(seconds=ANSWER_SECONDS, bytes_per_second=ANSWER_BYTES_PER_SECOND)
-DOWNLOAD_LIMITS: Final = SendLimits(DOWNLOAD_STALL_SECONDS)
+# The client of a download may be slower. Its kernel may acknowledge nothing until its buffer was
+# read as a whole. It has 128 KiB at first, for which 4.4 kB/s are enough.
+DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 EVENTS_LIMITS: Final = SendLimits()
 
 
@@ -219,7 +214,8 @@ class Connection(gevent.socket.socket):
                     raise self.cut("expired")
                 if now >= slow_at:
                     raise self.cut("slow")
-                self.settimeout(min(PROGRESS_CHECK_SECONDS, slow_at - now, self._until - now))
+                # Seconds between two checks whether the client of a full socket has taken anything.
+                self.settimeout(min(2.0, slow_at - now, self._until - now))
                 try:
                     sent = super().send(rest, flags)
                 except TimeoutError as error:
@@ -320,7 +316,8 @@ def finish_sending(sock: Any) -> None:
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)
-        sock.recv(DISCARD_BYTES)
+        # Bytes that are discarded of what a client has sent after its request, before its connection is closed.
+        sock.recv(64 * 2**10)
 
 
 def is_unresponsive(error: OSError) -> bool:

@@ -19,9 +19,6 @@ from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.streaming.admission import StreamTicket, retry_ms
 
-#: Share of the maximum age by which the ages of streams differ, so that clients do not connect again all at once.
-AGE_JITTER: Final = 0.1
-
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 #: Characters that no header field may have. RFC 9110 section 5.5.
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
@@ -51,7 +48,8 @@ def viewer_request(
 ) -> ViewerRequest:
     """A viewer's request, completed from the settings."""
     settings, now = deps.settings, deps.monotonic()
-    age = settings.max_stream_seconds * random.uniform(1 - AGE_JITTER, 1)
+    # The ages of streams differ by a tenth, so that clients do not connect again all at once.
+    age = settings.max_stream_seconds * random.uniform(0.9, 1)
     return ViewerRequest(
         ref,
         job,

@@ -24,8 +24,6 @@ MAX_PAUSE_SECONDS: Final = 1.0
 COUNT_SECONDS: Final = MAX_PAUSE_SECONDS
 #: Size of a full bucket, in seconds at the rate. A segment takes less to read and to write.
 BURST_SECONDS: Final = 0.005
-#: A shorter pause than this, in seconds, is left out. The event loop's clock is no finer.
-MIN_PAUSE_SECONDS: Final = 0.001
 
 
 class ReplayThrottle:
@@ -58,7 +56,8 @@ class ReplayThrottle:
         if self._count(now) < FEW_REPLAYS:
             return
         self._bucket = self._bucket.filled_until(now).spend(size, self._bucket.rate * MAX_PAUSE_SECONDS)
-        if (seconds := self._bucket.seconds_to_wait) >= MIN_PAUSE_SECONDS:
+        # A shorter pause than this, in seconds, is left out. The event loop's clock is no finer.
+        if (seconds := self._bucket.seconds_to_wait) >= 0.001:
             metrics.REPLAY_RESTS.inc(seconds)
             self._sleep(seconds)
 

@@ -37,12 +37,6 @@ from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteSchedul
 
 #: What ends a chunked body. RFC 9112 section 7.1.
 LAST_CHUNK: Final = b"0\r\n\r\n"
-#: Viewers that a feed must have before its caught-up viewers are written to as a group.
-MIN_GROUP_VIEWERS: Final = 16
-#: Chunks in the chunker's cache. Viewers that replay the same log are at a few positions of it.
-CACHED_CHUNKS: Final = 8
-#: Bytes from which a body is cached. Framing a shorter one is as fast as finding it.
-MIN_CACHED_BYTES: Final = 4096
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +55,11 @@ class Chunker:
         if cached is not None:
             return cached[1]
         chunk = b"%x\r\n%b\r\n" % (len(body), body)
-        if len(body) < MIN_CACHED_BYTES:
+        # Bytes from which a body is cached. Framing a shorter one is as fast as finding it.
+        if len(body) < 4096:
             return chunk
-        if len(self._cached) >= CACHED_CHUNKS:
+        # Chunks in the chunker's cache. Viewers that replay the same log are at a few positions of it.
+        if len(self._cached) >= 8:
             del self._cached[next(iter(self._cached))]
         # The cache holds the body too: otherwise another object could get its id.
         self._cached[id(body)] = body, chunk
@@ -325,7 +321,8 @@ class StreamWriters:
         if feed is None or writer.is_behind or writer.group is not None:
             return
         group = feed.groups.get(line_filter)
-        if group is None and feed.viewer_count >= MIN_GROUP_VIEWERS:
+        # Viewers that a feed must have before its caught-up viewers are written to as a group.
+        if group is None and feed.viewer_count >= 16:
             group = BroadcastGroup(feed, self._context, self.chunk, line_filter)
         if group is not None:
             group.join(writer)

@@ -5,16 +5,13 @@ stream may end half a second late, but an answer should not come late.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import gevent
 
 from chronoverse.live.viewer import Viewer
 from chronoverse.live.wait import Wait
 from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
-
-#: Seconds by which the timer is late, so that the viewer's time is over when it wakes it.
-TIMER_SECONDS: Final = 0.005
 
 
 class WaitWriter(StreamWriter):
@@ -35,7 +32,8 @@ class WaitWriter(StreamWriter):
         self._wait = wait
         self._answer = answer
         seconds = viewer.ends_at - writers.scheduler.clock()
-        self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + TIMER_SECONDS)
+        # Seconds by which the timer is late, so that the viewer's time is over when it wakes it.
+        self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + 0.005)
         # In a greenlet of its own: the event loop must not wait. After the end this wakes nobody.
         self._timer.start(gevent.spawn, viewer.wake)
 
