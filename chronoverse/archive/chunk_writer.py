@@ -17,7 +17,7 @@ from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
 from chronoverse.errors import AppendRefused
 from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, combined_sha256, folder
 from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
+from chronoverse.joblog.values import Job, JobRef, iso_timestamp
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState
@@ -104,7 +104,7 @@ class ChunkWriter:
             self._objects.put(shapes.name, shapes.shapes.to_bytes())
             self._on_step("shapes")
         sha256 = combined_sha256(chunks)
-        state = final_state(job, now)
+        state = final_state(job)
         self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest_json(job, state, chunks, sha256))
         self._on_step("manifest")
         try:
@@ -114,7 +114,7 @@ class ChunkWriter:
                 archived=chunks[-1].last,
                 sha256=sha256,
                 hot_ms=round(hot_seconds * 1000),
-                created_ms=round((seconds_of(state["created_at"]) or now) * 1000),
+                created_ms=round((job.created_seconds or now) * 1000),
                 state={**state, "archived_at": iso_timestamp(now)},
             )
         except AppendRefused:
@@ -144,20 +144,13 @@ def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
     return None
 
 
-def final_state(job: Job, now: float) -> dict[str, Any]:
-    """The fields of an ended job's hash, as our own runner leaves them. Foreign runners leave none."""
-    assert job.end is not None
-    finished = job.finished_at if seconds_of(job.finished_at) else iso_timestamp(now)
-    started = job.started_at if seconds_of(job.started_at) else finished
-    state = {
-        "status": job.status,
-        "created_at": job.created_at or started,
-        "started_at": started,
-        "finished_at": finished,
-        "lines": job.end.lines,
-        "dropped": job.end.dropped,
-    }
-    return state if job.exit_code is None else {**state, "exit_code": job.exit_code}
+def final_state(job: Job) -> dict[str, Any]:
+    """The fields of an ended job's hash, as our own runner leaves them. Foreign runners leave none.
+
+    They say what the job has said of itself before, and leave out what it has not said.
+    """
+    names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
+    return {name: value for name in names if (value := getattr(job, name)) is not None}
 
 
 def manifest_json(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str) -> bytes:

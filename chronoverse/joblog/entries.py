@@ -18,6 +18,7 @@ from chronoverse.joblog.values import (
     Line,
     OutOfSequence,
     Status,
+    job_time,
     parse_exit_code,
     parse_number,
 )
@@ -166,7 +167,7 @@ def read_terminal(number: int, fields: Sequence[bytes]) -> End:
         parse_exit_code(_text(exit_code)),
         _count(named.get(b"lines"), number - 1),
         _count(named.get(b"dropped"), 0),
-        _text(named[b"timestamp"]) if b"timestamp" in named else None,
+        job_time(_text(named.get(b"timestamp", b""))),
     )
 
 

@@ -61,6 +61,20 @@ def seconds_of(text: str | None) -> float | None:
         return None
 
 
+def iso_or_none(milliseconds: float) -> str | None:
+    """A creation time in Unix ms as in a job. None beyond the calendar: a foreign runner may have written any time."""
+    try:
+        return iso_timestamp(milliseconds / 1000)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def job_time(text: str) -> str | None:
+    """A time of a job, which anybody may have written, as we write it. None for what is not a time."""
+    seconds = seconds_of(text)
+    return None if seconds is None else iso_or_none(1000 * seconds)
+
+
 class JobRef(NamedTuple):
     """The two ids that name a job. Both match :data:`IDENTIFIER`."""
 
@@ -246,6 +260,12 @@ class Job:
     def created_seconds(self) -> float | None:
         """When the job was created, in Unix seconds, or else when it started. None for a foreign job without either."""
         return seconds_of(self.created_at) or seconds_of(self.started_at)
+
+    def listed(self, created_ms: float) -> "Job":
+        """The same job. If it does not say when it was created and started, that is when it was listed."""
+        created_at = self.created_at or iso_or_none(created_ms)
+        begun_at = None if self.status is Status.PENDING else created_at
+        return replace(self, created_at=created_at, started_at=self.started_at or begun_at)
 
     def ended(self, end: End) -> "Job":
         """The same job with its terminal entry."""

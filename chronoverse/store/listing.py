@@ -62,12 +62,12 @@ class JobListing:
             keys += [self._keys.of(job, "log"), self._keys.of(job, "job")]
         run_script(self._topology, workflow_id, self._unlist, keys, *job_ids)
 
-    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[str, float]:
+    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[JobRef, float]:
         """Adds ``jobs`` to the listings of their workflows, and notes which run. All must be on one server.
 
-        A job's score is its creation time, or that of its first entry, or else now. A job that is listed already
-        keeps its score. Nothing is raised, since a server that is full or read-only can still be read. The next call
-        after :data:`LISTED_SECONDS` tries again. Returns the newest score in each workflow that has one of the jobs.
+        A job's score is its creation time, or else now. A job that is listed already keeps its score. Nothing is
+        raised, since a server that is full or read-only can still be read. The next call after :data:`LISTED_SECONDS`
+        tries again. Returns the scores of those that this call has added or found.
         """
         now = self._monotonic()
         due = [job for job in jobs if now >= self._added_at.get(job.ref, -LISTED_SECONDS) + LISTED_SECONDS]
@@ -87,14 +87,12 @@ class JobListing:
                 ("ZMSCORE", self._keys.listing(workflow_id), job_id),
                 ("SADD" if job.status is Status.RUNNING else "SREM", self._keys.running(workflow_id), job_id),
             ]
-        newest: dict[str, float] = {}
         with contextlib.suppress(StoreError):
             scores = run_pipeline(self._topology, due[0].ref.workflow_id, commands, pool)[1::3]
-            for job, score in zip(due, scores, strict=True):
-                # It is an error when the listing is of another type, and [None] when the server is full.
-                if isinstance(score, list) and score[0] is not None:
-                    newest[job.ref.workflow_id] = max(float(score[0]), newest.get(job.ref.workflow_id, float("-inf")))
-        return newest
+            # It is an error when the listing is of another type, and [None] when the server is full.
+            known = ((job.ref, reply[0]) for job, reply in zip(due, scores, strict=True) if isinstance(reply, list))
+            return {ref: float(score) for ref, score in known if score is not None}
+        return {}
 
 
 def newest_first(

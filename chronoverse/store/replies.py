@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
-from chronoverse.joblog.values import End, Job, JobRef, Status, parse_exit_code, parse_number
+from chronoverse.joblog.values import End, Job, JobRef, Status, iso_or_none, job_time, parse_exit_code, parse_number
 
 #: The highest second part of an entry id. A read after ``7-<this>`` starts at line 8, whatever second part entry 7 has.
 LAST_PART: Final = 2**64 - 1
@@ -57,10 +57,15 @@ def is_foreign(reply: Any) -> bool:
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
-    """The job in a reply of ``get_job.lua``. The terminal entry counts first, then the hash, then the stream."""
+    """The job in a reply of ``get_job.lua``. Only this function decides what a job says of itself.
+
+    Of the end the terminal entry counts first, then the hash, then the stream. The times of a foreign job are those of
+    its first entry. Entries leave the store, but a job stays where it was first listed, so that is asked first. A job
+    that was registered was listed before it began. Once lines are archived, its hash has the first entry's time.
+    """
     if reply is None:
         return None
-    flat, first_id, last_id, first_timestamp, terminal, _ = reply
+    flat, first_id, last_id, first_timestamp, terminal, _, listed = reply
     fields = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
     last = entry_number(last_id) if last_id else 0
     status = fields.get("status", "")
@@ -71,12 +76,18 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         end = read_terminal(last if last_id.endswith(b"-0") else last + 1, terminal)
     elif status in Status.__members__ and Status(status).terminal:
         end = _end_from_hash(fields, last, archived, holds_entries=bool(first_id))
+    has_lines = max(last, archived) > 0
+    begun = has_lines or (status in Status.__members__ and status != "PENDING")
+    created_at = job_time(fields.get("created_at", ""))
+    listed_at = iso_or_none(float(listed)) if listed and created_at is None else None
+    first_time = None if archived else job_time(_text(first_timestamp))
+    started_at = listed_at or job_time(fields.get("started_at", "")) or first_time or created_at
     job = Job(
         ref=ref,
-        status=Status.RUNNING if last or status == "RUNNING" else Status.PENDING,
-        attempt=parse_number(fields.get("attempt", "")) or (1 if last else 0),
-        created_at=fields.get("created_at"),
-        started_at=fields.get("started_at") or _text(first_timestamp) or None,
+        status=Status.RUNNING if begun else Status.PENDING,
+        attempt=parse_number(fields.get("attempt", "")) or int(has_lines),
+        created_at=created_at or started_at,
+        started_at=started_at if begun else None,
         last=max(last, archived),
         archived=archived,
         redactions=parse_number(fields.get("redactions", "")) or 0,
@@ -102,7 +113,7 @@ def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_en
         parse_exit_code(fields.get("exit_code", "")),
         lines,
         parse_number(fields.get("dropped", "")) or 0,
-        fields.get("finished_at"),
+        job_time(fields.get("finished_at", "")),
     )
 
 

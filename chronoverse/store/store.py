@@ -122,9 +122,7 @@ class Store:
             self._sleep(self._grace_ms / 1000)
             reply = self._get_job(job)
         found = replies.parse_job(job, reply)
-        if found and replies.is_foreign(reply):
-            self._list_foreign([found])
-        return found
+        return self._list_foreign([found])[0] if found and replies.is_foreign(reply) else found
 
     def _get_job(self, job: JobRef) -> list[Any] | None:
         reply: list[Any] | None = self._script("get_job", job.workflow_id, *self._get_job_arguments(job))
@@ -159,16 +157,21 @@ class Store:
         found = [self._job_or_error(job, answer) for job, answer in zip(jobs, answers, strict=True)]
         pairs = zip(found, answers, strict=True)
         foreign = [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)]
-        self._list_foreign(foreign)
-        return found
+        listed = {job.ref: job for job in self._list_foreign(foreign)}
+        return [listed.get(ref, job) for ref, job in zip(jobs, found, strict=True)]
 
-    def _list_foreign(self, jobs: Sequence[Job]) -> None:
-        """Lists jobs of foreign runners, all on one server, and their workflows."""
-        for workflow_id, created_ms in self.listing.add_foreign(jobs, self._pool).items():
-            # The list's server may be another one, and may be away. The tail must not wait for it. Whoever asked for
-            # the job before the tail has listed its workflow.
-            if self._pool is not PoolKind.TAIL:
+    def _list_foreign(self, jobs: Sequence[Job]) -> list[Job]:
+        """Lists jobs of foreign runners, all on one server, and their workflows. Returns them with their times."""
+        scores = self.listing.add_foreign(jobs, self._pool)
+        # The list's server may be another one, and may be away. The tail must not wait for it. Whoever asked for the
+        # job before the tail has listed its workflow.
+        if self._pool is not PoolKind.TAIL:
+            newest: dict[str, float] = {}
+            for (workflow_id, _), created_ms in scores.items():
+                newest[workflow_id] = max(created_ms, newest.get(workflow_id, created_ms))
+            for workflow_id, created_ms in newest.items():
                 self.workflows.add(workflow_id, created_ms)
+        return [job.listed(scores[job.ref]) if job.ref in scores else job for job in jobs]
 
     def _job_or_error(self, job: JobRef, answer: Any) -> Job | StoreError | None:
         try:

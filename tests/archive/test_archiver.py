@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -18,7 +19,7 @@ from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import Entry, RawEntry
-from chronoverse.joblog.values import Attempt, End, Gap, JobRef, Line, LineRun, Status
+from chronoverse.joblog.values import Attempt, End, Gap, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import (
@@ -32,6 +33,7 @@ from tests.support.archivers import (
     line_numbers,
     run_until_killed,
 )
+from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.fleets import Cluster
 from tests.support.reading import Clock
@@ -113,6 +115,53 @@ def test_a_running_foreign_job_is_listed_by_the_archivers_round(bench: Bench, ob
     bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")
     assert archive(bench.store, objects) == 0
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == [(1_772_532_005_123, JOB.job_id)]
+
+
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("stamps", [("2026-03-03T10:{:02}:00Z", "2026-03-03T10:59:00Z"), ("soon", "later")])
+def test_a_foreign_job_says_the_same_of_itself_in_the_archive(
+    bench: Bench, objects: FileObjectStore, stamps: tuple[str, str], registered: bool
+) -> None:
+    """Its times, its attempt and its end are decided once, whatever of its log has left the store."""
+    line, end = stamps
+    if registered:
+        bench.store.register(JOB)
+    for number in range(1, 10):
+        bench.xadd(f"{number}-0", "message", "a", "timestamp", line.format(number))
+
+    def state() -> dict[str, Any]:
+        # Another process, which has read nothing of it before and does so later.
+        (found,) = bench.new_store(clock=lambda: NOW_SECONDS + 3_600).get_jobs([JOB])
+        assert isinstance(found, Job)
+        ((listed_ms, _),) = bench.store.listing.page(JOB.workflow_id, None, 9)
+        assert found.created_at == iso_timestamp(listed_ms / 1000)
+        return found.to_json()
+
+    (found,) = bench.store.get_jobs([JOB])
+    assert isinstance(found, Job)
+    running = found.to_json()
+    started = "2026-03-03T10:01:00.000Z" if line != "soon" else NOW
+    assert (running["started_at"], running["attempt"]) == (started, 1)
+    assert running["created_at"] == (NOW if registered else started)
+    assert not bench.store.register(JOB)
+    assert state() == running
+    for to in (4, 8):
+        archive_up_to(bench.store, objects, JOB, to, trim=True)
+        assert state() == running
+
+    bench.xadd("10-0", "event", "end", "status", "FAILED", "exit_code", "7", "timestamp", end)
+    ended = state()
+    assert ended == running | {
+        "status": "FAILED",
+        "exit_code": 7,
+        "finished_at": "2026-03-03T10:59:00.000Z" if end != "later" else None,
+    }
+    assert archive(bench.store, objects, clock=lambda: NOW_SECONDS + 7_200) == 0
+    assert state() == ended
+    bench.ask("DEL", bench.key("log"))
+    assert state() == ended
+    manifest = orjson.loads(objects.get(f"{JOB.workflow_id}/{JOB.job_id}/job.json"))["job"]
+    assert {name: manifest[name] for name in ended} == ended
 
 
 def test_the_state_of_a_foreign_job_is_completed(bench: Bench, objects: FileObjectStore) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import NotALog
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.values import Job, JobRef, Status
 from chronoverse.store import Store
 from chronoverse.store.workflows import CHECKED_OLDEST, Workflow
 from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
@@ -66,6 +66,30 @@ def test_only_a_new_job_moves_its_workflow(bench: Bench, store: Store) -> None:
     later.open(JOB, "token-2")
     later.get_job(JobRef("wf_3", "foreign"))
     assert later.workflows.page(None, 10) == before
+
+
+@pytest.mark.parametrize("how", ["register", "open"])
+def test_an_id_that_is_used_again_is_listed_anew(bench: Bench, store: Store, how: str) -> None:
+    """The earlier job has expired, and nobody has asked for it since."""
+    begin(store, JOB)
+    for kind in ("log", "job", "lease"):
+        bench.ask("DEL", bench.key(kind))
+    later = bench.new_store(clock=lambda: NOW_SECONDS + 60)
+    later.register(JOB) if how == "register" else later.open(JOB, "token")
+    assert store.listing.page("wf_1", None, 9) == [(NOW_MS + 60_000, "job_1")]
+
+
+@pytest.mark.parametrize("how", ["register", "open"])
+def test_a_foreign_log_keeps_its_times(bench: Bench, store: Store, how: str) -> None:
+    """Whoever registers or opens its job has not begun it."""
+    bench.xadd("1-0", "message", "a", "timestamp", "2026-03-03T09:00:00Z")
+    assert isinstance(before := store.get_job(JOB), Job)
+    if how == "register":
+        assert not store.register(JOB)
+    else:
+        store.append(store.open(JOB, "token"), make_lines(2, 1))
+    assert isinstance(after := store.get_job(JOB), Job)
+    assert (after.created_at, after.started_at) == (before.created_at, before.started_at)
 
 
 def test_a_lost_runner_does_not_count_as_running(bench: Bench, store: Store) -> None:

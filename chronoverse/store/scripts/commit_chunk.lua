@@ -23,6 +23,11 @@ if archived == 0 or archived + 1 == first then
   redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
   redis.call('HDEL', garbage, ARGV[8])
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
+  -- The first entry may leave the store now. It says when a foreign job has started that was registered before. Of other
+  -- foreign jobs the listing says it.
+  local entry = archived == 0 and redis.call('HGET', job, 'created_at') and redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  local started_at = entry and field(entry[2], 'timestamp')
+  if started_at and #started_at <= 256 then redis.call('HSETNX', job, 'started_at', started_at) end
   redis.call('HSET', job, 'archived', string.format('%.0f', last))
   -- The objects do not expire, so the job's hash may not expire either.
   redis.call('PERSIST', job)

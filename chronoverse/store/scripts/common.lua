@@ -29,6 +29,15 @@ local function is_terminal(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'LOST'
 end
 
+-- Adds a job to the listing. One that is listed keeps its time, unless it is an earlier job of that id that is gone.
+local function list_job(jobs, job_id, created_ms, is_there)
+  if is_there then
+    redis.call('ZADD', jobs, 'NX', created_ms, job_id)
+  else
+    redis.call('ZADD', jobs, created_ms, job_id)
+  end
+end
+
 -- The score of a job that is in the listing. A runner's user may ZADD, and need not have the right to read scores.
 local function listed_score(jobs, job_id)
   return redis.call('ZADD', jobs, 'XX', 'INCR', 0, job_id)

@@ -3,8 +3,9 @@
 -- ARGV  now (ISO 8601), lease in ms, retention in ms, grace period in ms
 -- ->    nil when there is neither a log nor a hash, and when the job is deleted or is being deleted; else
 --       {job hash as field, value, …; first id; last id; first entry's timestamp; terminal entry as field, value, …;
---       1 during the grace period of an expired lease}
--- Of the hash and of the terminal entry only the known fields are read, and none that is longer than FIELD_BYTES.
+--       1 during the grace period of an expired lease; the score in the listing of a job whose hash has no created_at}
+-- Of the hash and of the terminal entry only the known fields are read. Of the hash none is read that is longer than
+-- FIELD_BYTES, and those of the terminal entry are cut off there.
 -- Only a job that has had a lease (it has an attempt) can be LOST. A foreign runner without a lease is never LOST.
 -- The first call that finds the lease expired writes the end of a grace period into the lease. A server that stood still
 -- lets leases expire which nobody could renew; a live runner opens the job again within the grace period. A call after
@@ -36,12 +37,20 @@ end
 local function read_terminal(entry)
   local terminal = {}
   for at = 1, #entry, 2 do
-    if TERMINAL[entry[at]] and #entry[at + 1] <= FIELD_BYTES then
+    if TERMINAL[entry[at]] then
       terminal[#terminal + 1] = entry[at]
-      terminal[#terminal + 1] = entry[at + 1]
+      terminal[#terminal + 1] = string.sub(entry[at + 1], 1, FIELD_BYTES)
     end
   end
   return terminal
+end
+
+-- When a foreign job was first listed, or '' when it was not. The listing is not one of KEYS, for the reason that
+-- is_deleted() gives.
+local function listed_at()
+  local workflow, id = string.match(job, '^(.*}:)(.*):job$')
+  local scores = redis.pcall('ZMSCORE', workflow .. 'jobs', id)
+  return scores[1] or ''
 end
 
 -- The retention in ms of a job that a foreign runner has ended: the one of its workflow, or else the common one. Only our
@@ -111,7 +120,8 @@ local info = exists and stream_info(log) or {}
 local first, last = info['first-entry'], info['last-entry']
 local terminal = last and field(last[2], 'event') == 'end' and last[2]
 note_end(field(hash, 'status'), terminal, seen)
-if not exists then return {hash, '', '', '', {}, in_grace} end
+local listed = field(hash, 'created_at') and '' or listed_at()
+if not exists then return {hash, '', '', '', {}, in_grace, listed} end
 local started_at = first and field(first[2], 'timestamp') or ''
 return {
   hash,
@@ -120,4 +130,5 @@ return {
   #started_at <= FIELD_BYTES and started_at or '',
   terminal and read_terminal(terminal) or {},
   in_grace,
+  listed,
 }

@@ -10,7 +10,7 @@ local token, ttl = ARGV[1], ARGV[2]
 
 if is_deleted(lease) then return {'DELETED'} end
 check_types(log, job, lease, jobs)
-local last, problem = head(log, job)
+local last, problem, has_log = head(log, job)
 local status, deleting = unpack(redis.call('HMGET', job, 'status', 'deleting'))
 if problem == 'CLOSED' or is_terminal(status) or deleting then return {'CLOSED'} end
 if problem == 'TAINTED' then return {'TAINTED', last} end
@@ -19,15 +19,18 @@ local holder = redis.call('GET', lease)
 if not is_free(holder) and holder ~= token then return {'HELD'} end
 if ARGV[7] ~= '' and holder ~= token and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} end
 -- No later command fails: all keys have the right type, and without memory this first write is refused.
-redis.call('ZADD', jobs, 'NX', ARGV[4], ARGV[5])
+list_job(jobs, ARGV[5], ARGV[4], has_log or redis.call('EXISTS', job) == 1)
 local attempt = whole_number(redis.call('HGET', job, 'attempt')) or 0
 if is_free(holder) then
   redis.call('SET', lease, token, 'PX', ttl)
   attempt = attempt + 1
 end
 redis.call('HSET', job, 'status', 'RUNNING', 'attempt', string.format('%.0f', attempt))
-redis.call('HSETNX', job, 'created_at', ARGV[3])
-redis.call('HSETNX', job, 'started_at', ARGV[3])
+-- A job that has a log already has begun earlier: its first entry and the listing say when.
+if not has_log then
+  redis.call('HSETNX', job, 'created_at', ARGV[3])
+  redis.call('HSETNX', job, 'started_at', ARGV[3])
+end
 if ARGV[6] ~= '' or redis.call('HGET', job, 'retention_ms') then redis.call('HSET', job, 'retention_ms', ARGV[6]) end
 redis.call('PERSIST', log)
 redis.call('PERSIST', job)

@@ -2,11 +2,14 @@
 -- KEYS  job, jobs
 -- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (of a job that no runner ever opens)
 -- ->    OK new (1 or 0) score (the job's creation time in the listing) | DELETED
+-- A job that a foreign runner has begun is there already. Its log is not one of KEYS, for the reason that is_deleted()
+-- gives.
 local job, jobs = KEYS[1], KEYS[2]
 if is_deleted(job) then return {'DELETED'} end
 check_types(job, jobs)
-redis.call('ZADD', jobs, 'NX', ARGV[2], ARGV[3])
-local new = redis.call('HSETNX', job, 'status', 'PENDING')
+local has_log = redis.call('EXISTS', (string.gsub(job, 'job$', 'log'))) == 1
+list_job(jobs, ARGV[3], ARGV[2], has_log or redis.call('EXISTS', job) == 1)
+local new = has_log and 0 or redis.call('HSETNX', job, 'status', 'PENDING')
 if new == 1 then
   redis.call('HSETNX', job, 'created_at', ARGV[1])
   redis.call('PEXPIRE', job, ARGV[4])

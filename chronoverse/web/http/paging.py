@@ -16,7 +16,7 @@ from flask import Response, request
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.pages import Page
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition, iso_timestamp
+from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition
 from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES
 
 #: Headers of an answer that nobody else may see.
@@ -71,14 +71,6 @@ def decode_listed(cursor: str | None, listing: Sequence[Any]) -> ListingPosition
     if cursor is None:
         return None
     return parse_position(*decode_cursor(cursor, listing, [str, str]))
-
-
-def iso_or_none(milliseconds: float) -> str | None:
-    """The creation time as in a job. None for a time beyond the calendar, which a foreign runner may have written."""
-    try:
-        return iso_timestamp(milliseconds / 1000)
-    except (OverflowError, ValueError, OSError):
-        return None
 
 
 def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, descending: bool) -> int:

@@ -14,13 +14,12 @@ from flask import Response
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.scans.scan import Form
 from chronoverse.history.scans.workflow_scan import WorkflowPosition, WorkflowScan
-from chronoverse.joblog.values import MAX_NUMBER, JobRef
+from chronoverse.joblog.values import MAX_NUMBER, JobRef, iso_or_none
 from chronoverse.web.http import pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (
     decode_cursor,
     encode_cursor,
-    iso_or_none,
     limit_with_context,
     log_page_response,
     page_response,

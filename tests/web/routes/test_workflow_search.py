@@ -39,7 +39,7 @@ def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow:
             {
                 "id": "job_1",
                 "status": "FAILED",
-                "created_at": None,
+                "created_at": TIMESTAMP,
                 "logs": [
                     {
                         "timestamp": TIMESTAMP,
