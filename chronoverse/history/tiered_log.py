@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.protocols import Archive
 from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
-from chronoverse.joblog.values import Gap, Job, JobRef, OutOfSequence
+from chronoverse.joblog.values import End, Gap, Job, JobRef, OutOfSequence
 
 _Result = TypeVar("_Result")
 
@@ -109,8 +109,9 @@ class TieredLog:
 
         def named(entries: Sequence[RawEntry]) -> Entries:
             shown = list(read_entries(entries, position, self.job.first))
-            reached = entry_number(entries[-1][0]) if entries else position
-            return Entries(shown, reached, len(entries), len(entries) < count)
+            # Nothing is read after the end, nor after a number that is too large: such an entry has no place here.
+            is_last = len(entries) < count or _is_last(shown[-1])
+            return Entries(shown, _last_number(shown, position), len(entries), is_last)
 
         found, incomplete, _ = read_tiers(self.job, position, read_archive, read_store, self._refresh_job)
         return found or named(incomplete)
@@ -170,11 +171,19 @@ def only_in_archive(job: Job, number: int) -> bool:
 
 
 def _last_number(entries: Sequence[Entry], position: int) -> int:
-    """The last number that ``entries``, read upwards after ``position``, cover."""
+    """The last number that ``entries``, read upwards after ``position``, cover.
+
+    The number of the end is not among them. The archive has no end, and a reader's position is the same in both.
+    """
     for entry in reversed(entries):
         if not isinstance(entry, OutOfSequence):
-            return entry.last if isinstance(entry, Gap) else entry.sequence_num
+            is_end = isinstance(entry, End)
+            return entry.last if isinstance(entry, Gap) else entry.sequence_num - is_end
     return position
+
+
+def _is_last(entry: Entry) -> bool:
+    return isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last)
 
 
 def _first_number(entry: Entry) -> int:

@@ -7,7 +7,17 @@ from typing import Any, Final
 
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
-from chronoverse.joblog.values import End, Job, JobRef, Status, iso_or_none, job_time, parse_exit_code, parse_number
+from chronoverse.joblog.values import (
+    MAX_NUMBER,
+    End,
+    Job,
+    JobRef,
+    Status,
+    iso_or_none,
+    job_time,
+    parse_exit_code,
+    parse_number,
+)
 
 #: The highest second part of an entry id. A read after ``7-<this>`` starts at line 8, whatever second part entry 7 has.
 LAST_PART: Final = 2**64 - 1
@@ -67,7 +77,8 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         return None
     flat, first_id, last_id, first_timestamp, terminal, _, listed = reply
     fields = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
-    last = entry_number(last_id) if last_id else 0
+    # Nothing can be shown beyond the largest number.
+    last = min(entry_number(last_id), MAX_NUMBER) if last_id else 0
     status = fields.get("status", "")
     archived = parse_number(fields.get("archived", "")) or 0
     end: End | None = None
@@ -93,7 +104,7 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         redactions=parse_number(fields.get("redactions", "")) or 0,
     )
     job = job.ended(end) if end else job
-    first_stored = max(entry_number(first_id), 1) if first_id else job.last + 1
+    first_stored = min(max(entry_number(first_id), 1), MAX_NUMBER) if first_id else job.last + 1
     first = (parse_number(fields.get("archived_first", "")) or 1) if archived else first_stored
     return replace(job, first=first, first_stored=first_stored)
 

@@ -1,11 +1,14 @@
 """Makes the JSON of matching lines, with the spans that match and the lines of context."""
 
-from typing import Any
+from typing import Any, Final
 
 from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
 from chronoverse.history.pages import BatchReader, line_json
 from chronoverse.joblog.matcher import MAX_SPANS, Matcher
 from chronoverse.joblog.values import Job, Line
+
+#: Lines of one job on a page with context: about as many as twenty matches with 50 lines before and after them have.
+MAX_CONTEXT_PAGE_LINES: Final = 2_000
 
 
 class MatchEncoder:
@@ -34,6 +37,7 @@ class MatchEncoder:
         self._leading_count, self._following_count = context[::-1] if descending else context
         #: The page has all context up to this number.
         self._complete_to: int | None = None
+        self._lines_left = MAX_CONTEXT_PAGE_LINES
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
         """See :data:`chronoverse.history.pages.LineEncoder`."""
@@ -43,12 +47,21 @@ class MatchEncoder:
         json = line_json(line, **highlights)
         if not (has_all or is_first) or not budget.take(json):
             return None
+        is_context = self._complete_to is not None and self._steps(line.sequence_num) <= 0
         context, has_all = self._read_context(line.sequence_num, budget)
+        self._lines_left -= len(context) + (not is_context)
+        if self._lines_left < 0:
+            return None
         if not has_all:
             if not is_first:
                 return None
             budget.use_up()
         return {**context, line.sequence_num: json}
+
+    def _steps(self, number: int) -> int:
+        """How far ``number`` is after what has all its context on the page, in the order of the page."""
+        assert self._complete_to is not None
+        return (self._complete_to - number) if self._descending else (number - self._complete_to)
 
     def _highlights(self, text: str, budget: PageBudget) -> tuple[dict[str, Any], bool]:
         """The spans of ``text`` that match, and whether these are all. The budget's time may be over before."""
@@ -71,7 +84,7 @@ class MatchEncoder:
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number
         if self._complete_to is not None:
-            leading_count = min(leading_count, step * (number - self._complete_to) - 1)
+            leading_count = min(leading_count, self._steps(number) - 1)
             start = max(number, self._complete_to, key=step.__mul__)
         stop = number + step * self._following_count
         context: dict[int, bytes] = {}
@@ -108,5 +121,14 @@ class MatchEncoder:
 
 
 def _visible_spans(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first :data:`MAX_SPANS` of these, in order, without those beyond what a page shows of a line."""
-    return [span for span in sorted(found)[:MAX_SPANS] if span[1] <= MAX_LINE_CHARACTERS]
+    """The first :data:`MAX_SPANS` of these, in order, without those beyond what a page shows of a line.
+
+    Spans that overlap become one: the text was searched with its control sequences and without them.
+    """
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if joined and start < joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        elif end <= MAX_LINE_CHARACTERS:
+            joined.append((start, end))
+    return joined[:MAX_SPANS]

@@ -17,7 +17,6 @@ from flask import Response, request
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.pages import Page
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition
-from chronoverse.web.http.schemas import MAX_CONTEXT_PAGE_LINES
 
 #: Headers of an answer that nobody else may see.
 PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
@@ -87,11 +86,6 @@ def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, d
         raise InvalidCursor("cursor: this is not one of ours")
     position: int = number
     return position
-
-
-def limit_with_context(limit: int, before: int, after: int) -> int:
-    """How many lines to look for, so that the page has room for so many lines of context around each."""
-    return min(limit, max(1, MAX_CONTEXT_PAGE_LINES // (1 + before + after)))
 
 
 def json_response(json: bytes) -> Response:

@@ -22,10 +22,8 @@ DEFAULT_PAGE_LIMIT: Final = 100
 #: Seconds that a viewer may wait for a job that does not exist yet.
 MAX_WAIT_SECONDS: Final = 300
 
-#: Lines of context on each side of a match, at most; and lines of a whole page with context, about as many as two of
-#: the largest matches have.
+#: Lines of context on each side of a match, at most.
 MAX_CONTEXT_LINES: Final = 50
-MAX_CONTEXT_PAGE_LINES: Final = 2000
 #: A search of a workflow: the most jobs on a page, and the most lines of one job.
 MAX_SEARCHED_JOBS: Final = 100
 MAX_JOB_MATCHES: Final = 100
@@ -389,8 +387,9 @@ class FoundSchema(LineSchema):
         fields.List(fields.Integer(), validate=validate.Length(equal=2)),
         required=True,
         metadata={
-            "description": "[start, end) of each place in `message`, in characters: the first 1,000, and no more than"
-            " are found in a second."
+            "description": "[start, end) of each place in `message`, in characters, in order and without overlaps: the"
+            " first 1,000, and no more than are found in a second. The text is also searched without its control"
+            " sequences; a place then includes those inside it."
         },
     )
     context = _is_context()

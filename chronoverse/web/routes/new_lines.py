@@ -13,7 +13,7 @@ from chronoverse.history.scans.comparison import NewLinesScan
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.pages import pending_scan
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, limit_with_context, log_page_response
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, log_page_response
 from chronoverse.web.http.schemas import LOOKED_THROUGH, Blueprint, NewLinesQuery, NewLinesSchema
 
 
@@ -46,7 +46,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             NewLinesScan,
             ref,
             job_id=job_id,
-            limit=limit_with_context(limit, before, after),
+            limit=limit,
             position=position,
             descending=descending,
             stream=stream,

@@ -20,7 +20,6 @@ from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (
     decode_cursor,
     encode_cursor,
-    limit_with_context,
     log_page_response,
     page_response,
     parse_position,
@@ -56,7 +55,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         page = pages.scan_page(
             deps,
             ref,
-            limit_with_context(limit, before, after),
+            limit,
             position=position,
             descending=descending,
             form=Form.MATCH,

@@ -104,6 +104,14 @@ def test_a_colour_in_a_word_does_not_hide_it(client: httpx.Client, job: Foreign)
     assert numbers(client, job, q="d $", regex="true") == [1]
 
 
+def test_highlights_do_not_overlap(client: httpx.Client, job: Foreign) -> None:
+    """The text matches twice here: as it was written, and without its control sequence. One place is both."""
+    job.lines(["aa\x1b[1maa", "a\x1b[1ma aa"]).end()
+    (lines,) = find(client, job, q="a+\\[?", regex="true")
+
+    assert [line["highlights"] for line in lines] == [[[0, 8]], [[0, 6], [7, 9]]]
+
+
 def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None:
     """It starts strictly after the offset. The answer has the number that the search has reached."""
     path = f"{log.path}/logs/search"
@@ -111,7 +119,7 @@ def test_a_search_may_start_anywhere(client: httpx.Client, log: Foreign) -> None
     assert numbers(client, log, q="error", offset=590) == [595, 599]
     assert numbers(client, log, q="error", offset=10, order="desc") == [5, 1]
     assert client.get(path, params={"q": "error"}).headers["last-event-id"] == "446"
-    assert client.get(path, params={"q": "nowhere"}).headers["last-event-id"] == "603"
+    assert client.get(path, params={"q": "nowhere"}).headers["last-event-id"] == "602"
 
 
 @pytest.mark.parametrize(
@@ -356,6 +364,21 @@ def test_context_comes_with_matches(client: httpx.Client, job: Foreign) -> None:
     assert down == found[::-1]
     stderr = client.get(f"{path}&before=2&after=1&stream=stdout").json()["logs"]
     assert [line["sequence_num"] for line in stderr] == [9, 11, 13, 29, 31]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_context_that_matches_share_counts_once(client: httpx.Client, job: Foreign, order: str) -> None:
+    """A page has room for 2,000 lines, however many of them are context of more than one match."""
+    job.lines([f"{number % 3 == 1}" for number in range(1, 70)]).end()
+    ((*lines,),) = find(client, job, q="true", before=50, after=50, order=order)
+    assert sorted(line["sequence_num"] for line in lines) == [*range(1, 70)]
+
+    long = job.sibling("long").lines([f"{number % 3 == 1}" for number in range(1, 3_001)]).end()
+    pages = list(find(client, long, q="true", before=1, after=1, limit=1_000, order=order))
+    assert len(pages) == 2
+    assert max(map(len, pages)) <= 2_000
+    matching = [line["sequence_num"] for page in pages for line in page if "context" not in line]
+    assert sorted(matching) == [*range(1, 3_001, 3)]
 
 
 @pytest.mark.parametrize("query", ["since=yesterday", "until=", "before=51", "after=x"])
