@@ -170,10 +170,7 @@ def encode_raw(
 
 
 def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
-    """The frames for one write. Where a filter leaves lines out, a block with only an id moves the client's cursor.
-
-    Raises :class:`SearchTooExpensive`.
-    """
+    """The frames for one write. Where a filter leaves lines out, a block with only an id moves the client's cursor."""
     if line_filter is None:
         return b"".join([event.frame for event in events])
     frames, skipped = [], 0
@@ -378,7 +375,7 @@ class Feed:
 
         With a query no line of it may pass; then it has no frames, although its cursor is further on. It is
         :data:`BUSY` when the worker has no time for queries of ``subjects`` now. These are the subjects of the tokens
-        of all who want the slice. Raises :class:`SearchTooExpensive`.
+        of all who want the slice.
         """
         # Lock-free, which saves 3 % of the cost of many viewers: an old slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, SearchTooExpensive, StoreError
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
 from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
 from chronoverse.joblog.entries import missing_numbers
@@ -23,7 +23,7 @@ class Step(NamedTuple):
     """One step of a replay.
 
     ``frames`` is None when nothing follows the viewer's cursor. ``cursor`` is the last number that the frames cover.
-    ``reason`` is set when the stream ends with these frames: ``end``, ``error`` or ``query``.
+    ``reason`` is set when the stream ends with these frames: ``end`` or ``error``.
     """
 
     frames: bytes | None
@@ -31,9 +31,9 @@ class Step(NamedTuple):
     reason: str = ""
 
 
-def error_step(cursor: int, text: str, reason: str = "error") -> Step:
+def error_step(cursor: int, text: str) -> Step:
     """The last step of a stream that ends with an ``error`` frame."""
-    return Step(error_frame(text), cursor, reason)
+    return Step(error_frame(text), cursor, "error")
 
 
 class Replay:
@@ -74,8 +74,6 @@ class Replay:
             step = Step(redacted, cursor) if redacted else self._step(cursor, feed)
         except (NotALog, ArchiveDamaged, JobNotFound) as error:
             return error_step(cursor, str(error))
-        except SearchTooExpensive as error:
-            return error_step(cursor, str(error), "query")
         self._failing_since = None
         return step
 

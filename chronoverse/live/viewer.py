@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from chronoverse.errors import SearchTooExpensive, StoreError
+from chronoverse.errors import StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED, connected_frame, error_frame
 from chronoverse.joblog.line_filter import LineFilter
@@ -101,8 +101,8 @@ class Viewer:
     ) -> None:
         self.cursor = request.after
         self.done = False
-        #: Why the stream is done: ``end``, ``error``, ``query`` (a line cannot be compared with it), ``expired``,
-        #: ``age``, ``drain``, ``left`` or ``slow``. Of a wait also ``matched`` or ``gaps``. Empty before.
+        #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``. Of a wait
+        #: also ``matched``. Empty before.
         self.reason = ""
         #: Whether the stream is to end early, so that its client resumes at another process.
         self.closes_early = False
@@ -300,8 +300,8 @@ class Viewer:
         self.reason = reason
         return chunk
 
-    def _fail(self, text: str, reason: str = "error") -> bytes:
-        return self._finish(reason, error_frame(text))
+    def _fail(self, text: str) -> bytes:
+        return self._finish("error", error_frame(text))
 
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is no line to send: the cursor, an error, a heartbeat, or None."""
@@ -335,10 +335,7 @@ class Viewer:
         # Read before the slice: if the feed was closed by then, the slice is the last.
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position
-        try:
-            found = feed.take(position, self.line_filter, (self.subject,)) if position is not None else None
-        except SearchTooExpensive as error:
-            return self._fail(str(error), "query")
+        found = feed.take(position, self.line_filter, (self.subject,)) if position is not None else None
         if found is BUSY:
             self.due = min(self.due, self._clock() + BUSY_SECONDS)
             return None

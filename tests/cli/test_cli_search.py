@@ -264,6 +264,19 @@ def test_following_what_matches(cli: Cli, service: Service, arguments: tuple[str
     assert (done.returncode, done.stdout.splitlines()) == (3, [f"step {number}" for number in expected])
 
 
+def test_following_with_an_expression_never_hangs(cli: Cli, service: Service) -> None:
+    """Not at a long line, and not with an expression that the service refuses."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    lines = ["error 1", "a" * 70_000 + "error 9", "error 2"]
+    job = Foreign(str(service.redis_url), "wf_long", "job").lines(lines).end()
+    follow = ("logs", "-f", job.workflow_id, job.job_id, "--regex", "--search")
+    done = cli(*follow, "error [0-9]", **settings)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["error 1", "error 2"])
+    refused = cli(*follow, r"\p{L}+", **settings)
+    assert (refused.returncode, refused.stdout) == (65, "")
+    assert "too expensive for a stream" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "printed"),
     [

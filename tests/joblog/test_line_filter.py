@@ -1,13 +1,11 @@
 """A filter lets those lines pass that a search finds."""
 
-import re
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, LineFilter, matcher_of
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import Gap, Line
@@ -48,13 +46,18 @@ def test_what_is_not_a_line_always_passes() -> None:
 
 
 def test_an_expression_has_bounds() -> None:
-    """The event loop waits for an expression. A literal text has no bounds, since it is always fast."""
-    with pytest.raises(ValueError, match="too expensive"):
+    """The event loop waits for an expression. The error says how far it is from being taken."""
+    with pytest.raises(ValueError, match=r"1809 instructions, of at most 200"):
         matcher_of("(?:a.{0,50}){4}z", True)
-    long_line = frames(["a" * (MAX_CHARACTERS + 1)])
-    assert LineFilter(None, "aa").select(long_line) == [True]
-    with pytest.raises(SearchTooExpensive, match=re.escape("line 1 has 65537 characters")):
-        LineFilter(None, "a+b?", True).select(long_line)
+
+
+@pytest.mark.parametrize("before", ["", "\x1b[1m", "\\"])
+def test_an_expression_is_compared_with_the_first_characters_of_a_long_line(before: str) -> None:
+    """Also where what only looks at JSON cannot decide it. A text may be anywhere."""
+    long = before + "é" * (MAX_CHARACTERS - len(before) - 1)
+    lines = frames([f"{long}error", f"{long[:-5]}error"])
+    assert LineFilter(None, "err?or", True).select(lines) == [False, True]
+    assert LineFilter(None, "error").select(lines) == [True, True]
 
 
 def filter_by_many_expressions() -> None:

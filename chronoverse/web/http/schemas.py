@@ -10,8 +10,8 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing import ValidationError as NoMatch
 
 from chronoverse.joblog.events import EventName
-from chronoverse.joblog.line_filter import matcher_of
-from chronoverse.joblog.matcher import MAX_QUERY, Matcher
+from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
+from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, MAX_PROGRAM, MAX_QUERY, Matcher
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.joblog.time_range import read_time
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
@@ -136,7 +136,10 @@ class SearchFields(Schema):
     compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 
     q = SearchText()
-    regex = _flag("`q` is a regular expression, in RE2's syntax.")
+    regex = _flag(
+        "`q` is a regular expression, in RE2's syntax. RE2 makes instructions of it: at most"
+        f" {MAX_PROGRAM:,}. `\\p{{L}}` alone has 1,200."
+    )
 
     @validates_schema
     def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -147,6 +150,12 @@ class StreamSearchFields(SearchFields):
     """The same, for a query that is compared with each new line. Its expressions are bounded more tightly."""
 
     compile_query = staticmethod(matcher_of)
+
+    regex = _flag(
+        "`q` is a regular expression, in RE2's syntax. RE2 makes instructions of it: at most"
+        f" {MAX_JOINED_PROGRAM}, fewer than for a search, because each new line is compared with it at once. A line is"
+        f" compared in its first {MAX_CHARACTERS:,} characters."
+    )
 
 
 class EventsQuery(StreamSearchFields):

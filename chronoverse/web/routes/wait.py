@@ -107,7 +107,7 @@ def _answer(deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait) -> Resp
         if job is None:
             return problem_for(JobNotFound("no such job"))
         if outcome is None:
-            return problem(400 if viewer.reason == "query" else 503, wait.error)
+            return problem(503, wait.error)
         return json_response(wait.to_json(outcome, viewer, job))
     except ChronoverseError as error:
         return problem_for(error)

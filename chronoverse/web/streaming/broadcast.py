@@ -4,11 +4,9 @@ In a pass a viewer costs one ``send``, and nothing of the viewer itself is touch
 matters: fetching each viewer's own state from memory for each line would cost as much again.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog import sse
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.live.feed import BUSY, WAKES_PER_YIELD, Feed
@@ -153,9 +151,7 @@ class BroadcastGroup:
         feed = self._feed
         new = None
         if feed.state is self._state and feed.final is None:
-            # After this error each viewer goes on by itself, and tells its client.
-            with contextlib.suppress(SearchTooExpensive):
-                new = feed.take(self._position, self._filter, (member.viewer.subject for member in self._members))
+            new = feed.take(self._position, self._filter, (member.viewer.subject for member in self._members))
         if new is None:
             # The end, a changed job, or lines that the ring has dropped: each viewer handles these for itself.
             self._dissolve(list(self._members))
