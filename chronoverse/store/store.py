@@ -373,7 +373,7 @@ class Store:
             return [server_checks.server_state(client) for client in self._topology.masters()]
 
     def ping(self) -> None:
-        """Raises :class:`StoreUnavailable` unless the server answers."""
+        """Raises :class:`StoreUnavailable` unless the server answers, :class:`StoreRefused` while its disk is full."""
         with translate_errors():
             self._topology.ping()
 

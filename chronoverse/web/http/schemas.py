@@ -562,6 +562,7 @@ class StatusSchema(Schema):
     """The answer of a health check."""
 
     status = fields.String(required=True)
+    warning = fields.String(metadata={"description": "What does not work although the node can serve."})
 
 
 class ProblemSchema(Schema):

@@ -6,7 +6,7 @@ import orjson
 from flask import Response, jsonify
 
 from chronoverse import metrics
-from chronoverse.errors import Draining
+from chronoverse.errors import Draining, StoreRefused
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.schemas import Blueprint, StatusSchema
@@ -38,8 +38,12 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         """Can it serve."""
         if deps.admission.is_draining:
             raise Draining("this worker is going down")
-        deps.store.ping()
         deps.verifier.check_keys()
+        try:
+            deps.store.ping()
+        except StoreRefused:
+            # A disk is full. No other node could write either, and all of them can serve readers.
+            return jsonify(status="ready", warning="The store takes no writes. What it has can be read.")
         return jsonify(status="ready")
 
     @routes.route("/metrics")

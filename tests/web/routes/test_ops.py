@@ -1,6 +1,8 @@
 """The routes for operators: health, readiness and metrics; and the OpenAPI document against the service's answers."""
 
+import os
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
+from tests.conftest import KINDS, binary
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
@@ -93,6 +96,49 @@ def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> No
             wait_until(lambda: httpx.get(ready).status_code == 200, PATIENCE_SECONDS, "the service is ready again")
             job.line("after the fault")
             stream.wait_for(b"id: 4\n\n")
+            job.end()
+            assert stream.wait_end().numbers() == [1, 2, 3, 4]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(tmp_path: Path, kind: str) -> None:
+    """MISCONF after a real snapshot has failed. Everything that is stored can be read, and streams go on."""
+    with (
+        RedisServer(tmp_path / "store", binary(kind)) as store,
+        serving(tmp_path / "service", store.url, heartbeat_seconds=1) as service,
+    ):
+        headers = {"Authorization": f"Bearer {service.token()}"}
+        job = Foreign(store.url, "wf_1", "job_1").lines(["x"] * 3)
+        with Stream(service, f"{job.path}/events", headers) as stream:
+            stream.wait_for(b"id: 3\n\n")
+            store.ask("CONFIG", "SET", "save", "3600 1")
+            store.ask("SET", "junk", os.urandom(3_000_000))
+            resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+            store.ask("BGSAVE")
+            failed = b"rdb_last_bgsave_status:err"
+            wait_until(lambda: failed in store.ask("INFO", "persistence"), PATIENCE_SECONDS, "the snapshot failed")
+            ready = httpx.get(f"{service.url}/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+            assert "takes no writes" in ready.json()["warning"]
+            beats = stream.body.count(b"\n:")
+            wait_until(lambda: stream.body.count(b"\n:") > beats + 1, PATIENCE_SECONDS, "heartbeats")
+            for path in (
+                job.path,
+                f"{job.path}/logs",
+                f"{job.path}/logs/search?q=x",
+                "/workflows",
+                "/workflows/wf_1/jobs",
+            ):
+                assert (path, httpx.get(service.url + path, headers=headers).status_code) == (path, 200)
+            assert httpx.put(f"{service.url}/workflows/wf_1/jobs/new", headers=headers).status_code == 503
+
+            resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            store.ask("BGSAVE")
+            wait_until(
+                lambda: "warning" not in httpx.get(f"{service.url}/readyz").json(), PATIENCE_SECONDS, "it writes"
+            )
+            job.line("after the fault")
             job.end()
             assert stream.wait_end().numbers() == [1, 2, 3, 4]
 
