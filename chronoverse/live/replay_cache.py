@@ -64,12 +64,8 @@ class ReplayCache:
     ``max_line_bytes`` is how long a line may be; it bounds what one read of the store may bring. ``pause`` is called
     before each segment, and lets live viewers go first: see :class:`FairLock`. A viewer calls ``throttle`` with the
     bytes of its last segment before it reads the next one; the call returns when the machine has room for that.
-    ``clock`` is monotonic, in seconds.
+    ``most_lines`` are asked for at once, and ``most_bytes`` are cached. ``clock`` is monotonic, in seconds.
     """
-
-    #: The most lines that are asked for at once, and the most bytes that are cached.
-    most_lines = SEGMENT_LINES[1]
-    most_bytes = CACHE_BYTES
 
     def __init__(
         self,
@@ -77,6 +73,8 @@ class ReplayCache:
         archive: Archive | None = None,
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
+        most_lines: int = SEGMENT_LINES[1],
+        most_bytes: int = CACHE_BYTES,
         pause: Callable[[], object] = bool,
         throttle: Callable[[int], object] = bool,
         clock: Callable[[], float] = time.monotonic,
@@ -87,7 +85,8 @@ class ReplayCache:
         self._clock = clock
         #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(LOCK_SECONDS, StoreUnavailable, pause))
-        self._most_lines = min(self.most_lines, _power_of_two(READ_BYTES // max_line_bytes))
+        self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))
+        self._most_bytes = most_bytes
         #: By key: when the segment was read, and the segment. The oldest comes first. With cachetools' TTLCache
         #: instead, a viewer that comes back would cost a tenth more: it looks for several segments.
         self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
@@ -163,7 +162,7 @@ class ReplayCache:
 
     def _find_complete(self, key: _Key) -> ReplaySegment | None:
         """The cached segment under ``key``, if nothing can be added to it."""
-        self._evict(self.most_bytes)
+        self._evict(self._most_bytes)
         cached = self._segments.get(key)
         # The log may have grown since an incomplete segment was read. Such a segment is for :meth:`cached` only.
         return cached[1] if cached and cached[1].complete else None
@@ -194,8 +193,8 @@ class ReplayCache:
         size = len(segment.frames)
         if before := self._segments.pop(key, None):
             self._cached_bytes -= len(before[1].frames)
-        if size <= self.most_bytes:
-            self._evict(self.most_bytes - size)
+        if size <= self._most_bytes:
+            self._evict(self._most_bytes - size)
             self._segments[key] = self._clock(), segment
             self._cached_bytes += size
 

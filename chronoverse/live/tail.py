@@ -63,9 +63,9 @@ def pause_seconds(jobs: int) -> float:
     return min(PAUSE_SECONDS, jobs * PAUSE_SECONDS_PER_JOB) if jobs >= PAUSE_FROM_JOBS else 0.0
 
 
-def ring_bytes(jobs: int) -> int:
-    """Bytes of the ring of each job, when ``jobs`` jobs are watched."""
-    least, most = RING_BYTES
+def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
+    """Bytes of the ring of each job, when ``jobs`` jobs are watched. ``bounds`` are the fewest and the most."""
+    least, most = bounds
     return max(least, min(most, RINGS_BYTES // max(jobs, 1)))
 
 
@@ -73,7 +73,8 @@ class Tail:
     """Live reading for one process. The threads start with the first watched job, so a tail may be made before a fork.
 
     ``redacted`` is called with each job in which something was redacted, so that whoever has copies of its lines drops
-    them. ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
+    them. ``ring_bytes`` are the fewest and the most bytes of a job's ring. ``clock`` is monotonic, in seconds;
+    ``sleep`` lets others go first.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Tail:
         *,
         lease_seconds: float = 30,
         redacted: Callable[[JobRef], object] = bool,
+        ring_bytes: tuple[int, int] = RING_BYTES,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
         self._redacted = redacted
+        self._ring_bounds = ring_bytes
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._yield_to_loop = partial(sleep, 0)
@@ -256,7 +259,7 @@ class Tail:
             feed.skip(min(job.archived, job.last))
             cursor = feed.cursor
             if gaps := list(missing_numbers(cursor, job.last + 1, job.first)):
-                feed.publish(encode(gaps, cursor)[0], cursor, ring_bytes(self.watched))
+                feed.publish(encode(gaps, cursor)[0], cursor, ring_bytes(self.watched, self._ring_bounds))
         final = end_of_log(job, feed.cursor, self._lease_seconds)
         if final is not None:
             feed.close(final)
@@ -285,7 +288,7 @@ class Tail:
         events, closing = encode_raw(entries, before, first, PUBLISH_BYTES)
         if events:
             size, sharing = sum([len(event.frame) for event in events]), feed.ring_readers
-            if feed.publish(events, before, ring_bytes(self.watched)):
+            if feed.publish(events, before, ring_bytes(self.watched, self._ring_bounds)):
                 self.stats.count_delivered(len(events), size, sharing)
                 self.stats.observe_delay(entries[0])
             self._batch.learn(len(events), size)

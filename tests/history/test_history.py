@@ -22,11 +22,12 @@ from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.live import tail
 from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
+from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.examples import examples
-from tests.support.reading import Clock, ControlledStore, SmallTail, drained, events
+from tests.support.reading import SMALL_RING, Clock, ControlledStore, drained, events
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline
 
@@ -57,7 +58,7 @@ class Rig:
         self.objects = UnreachableStore(directory)
         self.archive = ArchiveReader(self.objects, store.chunks, self.clock)
         self.replay_cache = ReplayCache(self.source, self.archive, clock=self.clock)
-        self.tail = SmallTail(self.source, redacted=self.replay_cache.invalidate, clock=self.clock)
+        self.tail = Tail(self.source, ring_bytes=SMALL_RING, redacted=self.replay_cache.invalidate, clock=self.clock)
         self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
         self.ask: Callable[..., Any] = server.ask
         self.last = 0

@@ -22,16 +22,17 @@ from chronoverse.errors import AppendRefused, SequenceGap
 from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
-from chronoverse.live.viewer import ViewerRequest
+from chronoverse.live.replay_cache import ReplayCache
+from chronoverse.live.tail import Tail
+from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from tests.support.examples import examples
 from tests.support.reading import (
+    SMALL_CACHE_BYTES,
+    SMALL_RING,
     SPIN_POLLS,
     Clock,
     ControlledStore,
-    CountingViewer,
-    SmallReplayCache,
-    SmallTail,
     StreamCheck,
 )
 from tests.support.servers import RedisServer, running
@@ -70,10 +71,15 @@ class Client:
         self.after = after
         self.line_filter = line_filter
         self.seen: list[int] = []
-        self.viewer: CountingViewer | None = None
+        self.viewer: Viewer | None = None
+        self.wakes = 0
         self.check: StreamCheck | None = None
         self.finished = False
         self.quiet_since: int | None = None
+
+    def count_wake(self) -> None:
+        """Called when the viewer is woken."""
+        self.wakes += 1
 
     def over(self) -> bool:
         """Whether its present connection, if it has one, was closed by the service."""
@@ -98,7 +104,7 @@ class Reading(RuleBasedStateMachine):
         # In every other run the server does not report changes.
         self.source = ControlledStore(self.looker, MOST, self.looker if run % 2 else self.poller)
         self.clock = Clock()
-        self.pieces = SmallReplayCache(self.source, clock=self.clock)
+        self.pieces = self._cache()
         self.tail = self._tail()
         self.written: dict[int, Line] = {}
         self.clients: list[Client] = []
@@ -135,8 +141,12 @@ class Reading(RuleBasedStateMachine):
         entries = self.redis.execute_command("XRANGE", self.key("log"), f"{first}-0", f"{last}-0")
         return self.rewound or not any(b"message" in fields[::2] for id, fields in entries if id.endswith(b"-0"))
 
-    def _tail(self) -> SmallTail:
-        return SmallTail(self.source, lease_seconds=LOOK_LEASE_SECONDS, clock=self.clock)
+    def _tail(self) -> Tail:
+        return Tail(self.source, ring_bytes=SMALL_RING, lease_seconds=LOOK_LEASE_SECONDS, clock=self.clock)
+
+    def _cache(self) -> ReplayCache:
+        """With segments of at most four lines."""
+        return ReplayCache(self.source, most_lines=4, most_bytes=SMALL_CACHE_BYTES, clock=self.clock)
 
     # Writers
 
@@ -323,7 +333,7 @@ class Reading(RuleBasedStateMachine):
             self._disconnect(client)
         self.tail.stop()
         self.tail = self._tail()
-        self.pieces = SmallReplayCache(self.source, clock=self.clock)
+        self.pieces = self._cache()
 
     # Clients
 
@@ -355,7 +365,8 @@ class Reading(RuleBasedStateMachine):
         request = ViewerRequest(
             self.ref, job, after=after, line_filter=client.line_filter, wait=1e9, lease_seconds=LOOK_LEASE_SECONDS
         )
-        client.viewer = CountingViewer(request, self.pieces, self.tail, clock=self.clock)
+        client.viewer = Viewer(request, self.pieces, self.tail, clock=self.clock)
+        client.viewer.on_wake = client.count_wake
         client.quiet_since = None
 
     def _disconnect(self, client: Client) -> None:
@@ -396,7 +407,7 @@ class Reading(RuleBasedStateMachine):
         viewer, account = client.viewer, client.check
         if viewer is None or account is None or client.over():
             return None
-        woken = client.quiet_since is None or viewer.wakes > client.quiet_since or viewer.due <= self.clock.now
+        woken = client.quiet_since is None or client.wakes > client.quiet_since or viewer.due <= self.clock.now
         chunk = viewer.next()
         if chunk:
             assert woken or self.rewound, f"nobody woke the viewer for {chunk!r}"
@@ -404,7 +415,7 @@ class Reading(RuleBasedStateMachine):
         is_behind = viewer.has_skipped and account.cursor < viewer.cursor
         stands = account.cursor == viewer.cursor or is_behind or account.out_of_sequence
         assert stands, f"the viewer stands at {viewer.cursor} and has said {account.cursor}"
-        client.quiet_since = viewer.wakes if chunk is None else None
+        client.quiet_since = client.wakes if chunk is None else None
         if client.over():
             self._done(client)
         return chunk

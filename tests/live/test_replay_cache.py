@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -28,7 +29,7 @@ from chronoverse.live.replay_cache import (
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
-from tests.support.reading import Clock, ControlledStore, SmallReplayCache, StreamCheck
+from tests.support.reading import SMALL_CACHE_BYTES, Clock, ControlledStore, StreamCheck
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline
 
@@ -52,10 +53,8 @@ class Counting(ControlledStore):
         super()._check(method)
 
 
-class Eights(SmallReplayCache):
-    """A replay cache with segments of eight lines, which holds three of them."""
-
-    most_lines = 8
+#: A replay cache with segments of eight lines, which holds three of them.
+Eights: Final = partial(ReplayCache, most_lines=8, most_bytes=SMALL_CACHE_BYTES)
 
 
 class Rig:
@@ -263,7 +262,7 @@ def test_what_is_kept_is_bounded(rig: Rig) -> None:
     for cursor in (8, 16, 24):
         rig.piece(cursor)
     reads = rig.source.reads
-    assert size * 2 < Eights.most_bytes < size * 4
+    assert size * 2 < SMALL_CACHE_BYTES < size * 4
 
     rig.piece(24)
     assert rig.source.reads == reads

@@ -11,13 +11,15 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.joblog.values import Job, JobRef, Line, Status
-from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 
 #: Seconds that a read blocks. It is short, so a read without new entries returns at once.
 BLOCK_SECONDS: Final = 0.001
+#: Bounds of a ring of a few lines: viewers often need older lines than the ring has.
+SMALL_RING: Final = (700, 700)
+#: Bytes of a small replay cache.
+SMALL_CACHE_BYTES: Final = 3000
 #: Polls in a row without a byte after which a viewer counts as spinning.
 SPIN_POLLS: Final = 20
 #: The beginning of an error for an entry out of sequence. Every other error closes a response.
@@ -107,35 +109,6 @@ class _ControlledReader:
 
     def close(self) -> None:
         self._reader.close()
-
-
-class SmallTail(Tail):
-    """A tail whose rings hold ``ring_bytes``.
-
-    These are a few lines, so viewers often need older lines than the ring has.
-    """
-
-    ring_bytes = 700
-
-    def _ring_bytes(self) -> int:
-        return self.ring_bytes
-
-
-class SmallReplayCache(ReplayCache):
-    """A replay cache with segments of at most four lines, which caches at most 3000 bytes."""
-
-    most_lines = 4
-    most_bytes = 3000
-
-
-class CountingViewer(Viewer):
-    """A viewer that counts how often it was woken."""
-
-    wakes = 0
-
-    def wake(self) -> None:
-        self.wakes += 1
-        super().wake()
 
 
 def drain(viewer: Viewer) -> Iterator[bytes]:
