@@ -27,6 +27,8 @@ VIEWERS: Final = 5
 LEASE_SECONDS: Final = 30
 #: Seconds for which a server stays frozen after it was replaced: longer than a command may take.
 FROZEN_SECONDS: Final = 8.0
+#: Seconds after which a master that was frozen for a shorter time learns that it was replaced.
+AWAKE_SECONDS: Final = 1.0
 #: Seconds before the next fault. Sentinels begin no failover sooner.
 PAUSE_SECONDS: Final = 6.5
 
@@ -37,7 +39,7 @@ class Sentinels:
     def __init__(self, fleet: SentinelFleet) -> None:
         self._fleet = fleet
         self.workflow = "failovers"
-        self.faults: list[Callable[[], None]] = [self.kill, self.cut_off, self.freeze, self.order]
+        self.faults: list[Callable[[], None]] = [self.kill, self.cut_off, self.freeze, self.wake, self.order]
 
     def kill(self) -> None:
         """The master is killed."""
@@ -62,6 +64,14 @@ class Sentinels:
             sleep(FROZEN_SECONDS)
         self._fleet.follow(lost)
 
+    def wake(self) -> None:
+        """The master is frozen until another server is the master. Then it goes on as if it were still the master."""
+        lost = self._fleet.master
+        with frozen(lost):
+            self._other(lost)
+        sleep(AWAKE_SECONDS)
+        self._fleet.follow(lost)
+
     def order(self) -> None:
         """An operator orders a failover."""
         lost = self._fleet.master
@@ -78,7 +88,7 @@ class Nodes:
     def __init__(self, fleet: Cluster) -> None:
         self._fleet = fleet
         self.workflow = fleet.workflow(fleet.pair[0])
-        self.faults: list[Callable[[], None]] = [self.kill, self.freeze, self.order, self.move]
+        self.faults: list[Callable[[], None]] = [self.kill, self.freeze, self.wake, self.order, self.move]
 
     def kill(self) -> None:
         """The master is killed."""
@@ -93,6 +103,12 @@ class Nodes:
         with frozen(self._fleet.servers[first]):
             self._takes_over(second)
             sleep(FROZEN_SECONDS)
+
+    def wake(self) -> None:
+        """The master is frozen until the replica has taken over. Then it goes on as if it were still the master."""
+        first, second = self._fleet.pair
+        with frozen(self._fleet.servers[first]):
+            self._takes_over(second)
 
     def order(self) -> None:
         """An operator lets the replica take over."""

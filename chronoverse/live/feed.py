@@ -75,6 +75,8 @@ class Slice(NamedTuple):
     position: int
 
 
+#: What a feed knows of its log: the last line, and the job. It changes with all that the store says.
+Known = tuple[int, Job | None]
 #: Stands for a slice that nobody has had time to make.
 BUSY: Final = Slice(b"", -1, -1)
 
@@ -226,7 +228,7 @@ class Feed:
         self.groups: dict[LineFilter | None, ViewerGroup] = {}
         #: How many viewers take from the ring. The others read older lines themselves.
         self.ring_readers = 0
-        #: When the tail should check the job's state again, on its clock.
+        #: When the tail should check the job's state again, on its clock. 0: before anything else.
         self.check_at = 0.0
         self._lock = threading.Lock()
         self._frames: list[EventFrame] = []
@@ -235,6 +237,11 @@ class Feed:
         #: Bytes of all frames that were dropped from the ring.
         self._dropped_bytes = 0
         self._slices: dict[tuple[int, LineFilter | None], Slice] = {}
+
+    @property
+    def known(self) -> Known:
+        """What the feed knows now. An answer that was asked for when it knew something else has come too late."""
+        return self.cursor, self.job
 
     def latest(self) -> Job | None:
         """The job as it was checked last, with the newest line as its last."""
@@ -302,17 +309,23 @@ class Feed:
         del self._frames[:count]
         self._ends = [end - gone for end in self._ends[count:]]
 
-    def reconcile(self, job: Job) -> None:
+    def reconcile(self, job: Job, asked: Known | None = None) -> bool:
         """Stores the job's new state. Viewers get a ``job`` frame when the job is new, or its status or attempt
         changed.
 
-        They do not get one for its end: the closing frames come after the last line.
+        They do not get one for its end: the closing frames come after the last line. Returns False and does nothing
+        when the feed no longer knows just what it knew when the job was ``asked`` for.
         """
-        known, self.job = self.job, job
-        changed = known and not job.status.terminal and (known.status, known.attempt) != (job.status, job.attempt)
+        with self._lock:
+            if asked is not None and self.known != asked:
+                return False
+            known, self.job = self.job, job
+            changed = known and not job.status.terminal and (known.status, known.attempt) != (job.status, job.attempt)
+            if known is None or changed:
+                self.state = job.to_frame()
         if known is None or changed:
-            self.state = job.to_frame()
             self.wake_all()
+        return True
 
     def close(self, final: bytes) -> None:
         """Closes the feed with the frames ``final``. Only the first call has an effect."""

@@ -12,7 +12,7 @@ from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.live.feed import Feed, redact_frames
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
-from chronoverse.live.tail import redacted_since
+from chronoverse.live.tail import lines_are_gone, redacted_since
 
 #: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
 #: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.
@@ -135,8 +135,6 @@ class Replay:
 
     def _nothing_follows(self, cursor: int, feed: Feed | None) -> Step:
         """The step when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
-        # The job is fetched first and the log read second. Lines that the job counts and the read does not find are
-        # gone.
         final = feed.final if feed else None
         job = self._get_job()
         if self._finished and job.end is None:
@@ -144,7 +142,7 @@ class Replay:
         if only_in_archive(job, cursor + 1) and self._known_job and only_in_archive(self._known_job, cursor + 1):
             raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
         self._known_job = job
-        if only_in_archive(job, cursor + 1) or (job.last > cursor and self._store.read(self._ref, cursor, 1)):
+        if only_in_archive(job, cursor + 1) or (job.last > cursor and not lines_are_gone(self._store, job, cursor)):
             return Step(b"", cursor)
         # A closed feed knows how long the log was, even if the store has lost lines since.
         last = feed.cursor if feed and final is not None else job.last

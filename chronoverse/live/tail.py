@@ -3,6 +3,9 @@
 The tail has two threads. The *reader* waits for new entries of all watched jobs, encodes each once, and publishes it
 into the job's feed. The *housekeeper* does what waiting for entries cannot do. It checks quiet jobs, because a lost
 runner writes nothing. And it wakes viewers whose heartbeat or deadline is due. A thread goes on after any error.
+
+Both threads fetch jobs, and any answer of the store may come late. One rule holds for all of them: an answer that was
+asked for before something newer was applied to the feed changes nothing. The job is then fetched again.
 """
 
 import logging
@@ -21,7 +24,7 @@ from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, miss
 from chronoverse.joblog.events import error_frame
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence, Status
 from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
-from chronoverse.live.feed import Feed, FilterBudget, Waiter, encode, encode_raw
+from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
 #: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
@@ -185,12 +188,12 @@ class Tail:
                 self._guarded(feed, partial(_raise, entries))
             else:
                 arrivals.append((feed, after, entries))
-        unknown = self._check(
+        unchecked = self._check(
             [feed for feed, after, entries in arrivals if _needs_check(feed, after, entries)], arriving=True
         )
         ended: list[tuple[Feed, End]] = []
         for feed, after, entries in arrivals:
-            if feed not in unknown:
+            if feed not in unchecked:
                 self._guarded(feed, partial(self._publish, feed, entries, after, ended))
         self._close_ended(ended)
 
@@ -213,49 +216,57 @@ class Tail:
             self._follow(feed.ref)
 
     def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
-        """The same. Returns the feeds whose servers did not answer, while the servers of others did.
+        """The same. Returns the feeds that must be checked again: the answer came too late, or the server did not
+        answer while those of other feeds did.
 
         ``arriving``: entries after the feeds' cursors were read, and will be published next.
         """
         if not feeds:
             return []
-        now = self._clock()
+        now, asked = self._clock(), [feed.known for feed in feeds]
         for feed in feeds:
             feed.check_at = now + check_seconds(self.watched)
         silent: list[Feed] = []
-        for feed, found in zip(feeds, self._store.get_jobs([feed.ref for feed in feeds]), strict=True):
+        answers = self._store.get_jobs([feed.ref for feed in feeds])
+        for feed, known, found in zip(feeds, asked, answers, strict=True):
             if isinstance(found, StoreUnavailable | StoreRefused):
                 silent.append(feed)
             else:
-                self._guarded(feed, partial(self._apply_check, feed, found, arriving))
-        return silent
+                self._guarded(feed, partial(self._apply_check, feed, known, found, arriving))
+        return silent + [feed for feed in feeds if not feed.check_at]
 
-    def _apply_check(self, feed: Feed, found: Job | StoreError | None, arriving: bool) -> None:
-        """Updates ``feed`` with the job that was fetched. Raises: :class:`StoreError`."""
-        if isinstance(found, StoreError):
+    def _apply_check(self, feed: Feed, known: Known, found: Job | StoreError | None, arriving: bool) -> None:
+        """Updates ``feed`` with what was fetched when it knew ``known``. Raises: :class:`StoreError`."""
+        if feed.known != known:
+            feed.check_at = 0.0
+        elif isinstance(found, StoreError):
             raise found
-        if found is not None:
-            self._reconcile(feed, found, arriving)
+        elif found is not None:
+            self._reconcile(feed, known, found, arriving)
         elif feed.job is not None:
             feed.close(error_frame(LOG_IS_GONE))
 
-    def _reconcile(self, feed: Feed, job: Job, arriving: bool) -> None:
+    def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
         """Brings ``feed`` in line with ``job``. Closes it when it has all lines of a job that has ended.
 
         A closed feed is updated too, because its viewers may still have lines to read. Raises: :class:`StoreError`.
         """
+        cursor, before = known
         closed = feed.final is not None
-        if closed and (feed.job is None or job.end is None):
+        if closed and (before is None or job.end is None):
             # The old log was deleted, and this is a new one under the same id.
             return
-        if feed.job and (ranges := redacted_since(self._store, feed.job, job)):
+        ranges = redacted_since(self._store, before, job) if before else ()
+        gone = not (closed or arriving) and lines_are_gone(self._store, job, cursor)
+        if not feed.reconcile(job, known):
+            feed.check_at = 0.0
+            return
+        if ranges:
             self._redacted(feed.ref)
             feed.redact(ranges)
-        feed.reconcile(job)
         if closed:
             return
-        if job.last > feed.cursor and not arriving and not self._store.read(feed.ref, feed.cursor, 1):
-            # The read came after the job was fetched. Lines that the job counts and the read does not find are gone.
+        if gone:
             feed.skip(min(job.archived, job.last))
             cursor = feed.cursor
             if gaps := list(missing_numbers(cursor, job.last + 1, job.first)):
@@ -401,6 +412,16 @@ def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[in
     return ranges if len(ranges) >= count else [(1, max(now.last, 1))]
 
 
+def lines_are_gone(store: LogReader, job: Job, cursor: int) -> bool:
+    """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log has none there any more.
+
+    The log is read after the job was fetched, and the job is fetched again after that. During a failover the first
+    answer may come from a server that was the master, with lines that the new master does not have yet. Then the second
+    answer is another one, and nothing is known to be gone. Raises: :class:`StoreError`.
+    """
+    return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job
+
+
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
     """Skips lines that the archiver took out of the store before the tail read them.
 
@@ -414,8 +435,11 @@ def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tupl
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether the job must be fetched before ``entries`` are published: it is new, or numbers are missing."""
-    return feed.job is None or feed.job.status is Status.PENDING or not in_sequence(entries, after)
+    """Whether the job must be fetched before ``entries`` are published: it is new, numbers are missing, or the last
+    answer came too late.
+    """
+    is_new = feed.job is None or feed.job.status is Status.PENDING
+    return is_new or not feed.check_at or not in_sequence(entries, after)
 
 
 def _raise(error: StoreError) -> None:

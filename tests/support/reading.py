@@ -40,8 +40,10 @@ class ControlledStore:
     """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
 
     While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
-    before the next call of that method. The action is what another process might do between two calls. Its live readers
-    are those of ``reading``, if that is given.
+    before the next call of that method. The action is what another process might do between two calls. ``late`` maps
+    ``get_job``, ``get_jobs`` or ``read`` to an action that runs once, after the answer to the next call was made. It is
+    called with that answer, and what it returns is what the caller gets. Its live readers are those of ``reading``, if
+    that is given.
     """
 
     def __init__(self, store: Store, most: int = 2048, reading: Store | None = None) -> None:
@@ -50,12 +52,17 @@ class ControlledStore:
         self._reading = reading or store
         self.fault: StoreError | None = None
         self.before: dict[str, Callable[[], object]] = {}
+        self.late: dict[str, Callable[[Any], Any]] = {}
 
     def _check(self, method: str) -> None:
         if action := self.before.pop(method, None):
             action()
         if self.fault:
             raise self.fault
+
+    def _deliver(self, method: str, answer: Any) -> Any:
+        action = self.late.pop(method, None)
+        return action(answer) if action else answer
 
     @property
     def single_server(self) -> bool:
@@ -66,15 +73,18 @@ class ControlledStore:
 
     def get_job(self, job: JobRef) -> Job | None:
         self._check("get_job")
-        return self._store.get_job(job)
+        found: Job | None = self._deliver("get_job", self._store.get_job(job))
+        return found
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         self._check("get_jobs")
-        return self._store.get_jobs(jobs)
+        found: list[Job | StoreError | None] = self._deliver("get_jobs", self._store.get_jobs(jobs))
+        return found
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         self._check("read")
-        return self._store.read(job, after, min(count, self._most))
+        found: Sequence[RawEntry] = self._deliver("read", self._store.read(job, after, min(count, self._most)))
+        return found
 
     def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         self._check("read")

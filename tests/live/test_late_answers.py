@@ -1,0 +1,265 @@
+"""An adversary delays, reorders and repeats the answers of the store, and lets a master that was replaced answer."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from chronoverse.joblog.values import Attempt, Job, JobRef, Line, Status
+from chronoverse.live.replay_cache import ReplayCache
+from chronoverse.live.tail import Tail
+from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.store import Store
+from tests.support.examples import examples
+from tests.support.reading import SMALL_RING, Clock, ControlledStore, StreamCheck, drain
+from tests.support.servers import RedisServer
+
+STAMP: Final = "2026-03-03T10:00:05.123Z"
+#: Steps before which the job does not end.
+YOUNG_STEPS: Final = 10
+MAX_VIEWERS: Final = 3
+#: Rounds of reading after its end in which every viewer must have come to it.
+ROUNDS: Final = 20
+
+#: What may happen between the moment when an answer is made and the moment when the caller gets it.
+meanwhile = st.lists(st.sampled_from(["append", "append", "read", "check", "open", "connect"]), max_size=6)
+
+
+class Answers(RuleBasedStateMachine):
+    """One job whose lines all stay in the store, its runner, the tail and some viewers. So no viewer may ever be told
+    of a line that is gone, or of a log that is gone.
+    """
+
+    ask: ClassVar[Callable[..., Any]]
+    store: ClassVar[Store]
+    #: Its server does not report changes: a read always finds all that is there.
+    poller: ClassVar[Store]
+    prefix: ClassVar[str]
+    runs: ClassVar[Iterator[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ref = JobRef("wf", f"late-{next(self.runs)}")
+        self.source = ControlledStore(self.store, reading=self.poller)
+        self.clock = Clock()
+        self.cache = ReplayCache(self.source, clock=self.clock)
+        self.tail = Tail(self.source, ring_bytes=SMALL_RING, clock=self.clock)
+        self.written: dict[int, Line] = {}
+        self.attempt: Attempt | None = None
+        self.last, self.steps, self.ended = 0, 0, False
+        #: Which of the tail's two threads is at work.
+        self.busy: set[str] = set()
+        self.viewers: list[tuple[Viewer, StreamCheck]] = []
+
+    def _key(self, kind: str) -> str:
+        return f"{self.prefix}:{{{self.ref.workflow_id}}}:{self.ref.job_id}:{kind}"
+
+    def _do(self, step: str) -> None:
+        if step == "append" and not self.ended:
+            self.append(1)
+        elif step == "open" and not self.ended:
+            self.open()
+        elif step == "connect" and len(self.viewers) < MAX_VIEWERS:
+            self.connect(0)
+        elif step in ("read", "check", "poll"):
+            getattr(self, step)()
+
+    # The runner
+
+    @rule()
+    @precondition(lambda self: not self.ended)
+    def open(self) -> None:
+        """A new attempt begins, and the one before is over."""
+        self.ask("DEL", self._key("lease"))
+        self.attempt = self.store.open(self.ref, f"token-{self.steps}")
+
+    @rule(lines=st.integers(1, 4))
+    @precondition(lambda self: not self.ended)
+    def append(self, lines: int) -> None:
+        self.steps += 1
+        if self.attempt is None:
+            self.open()
+        assert self.attempt
+        for number in range(self.last + 1, self.last + lines + 1):
+            self.written.setdefault(number, Line(number, STAMP, f"line {number}", "stdout"))
+        batch = [self.written[number] for number in range(self.last + 1, self.last + lines + 1)]
+        self.store.append(self.attempt, batch)
+        self.last += lines
+
+    @rule()
+    @precondition(lambda self: self.attempt and not self.ended and self.steps > YOUNG_STEPS)
+    def finish(self) -> None:
+        if unreplicated := len(self.written) - self.last:
+            self.append(unreplicated)
+        assert self.attempt
+        self.store.finish(self.attempt, Status.COMPLETED, 0, 0, self.last + 1)
+        self.ended = True
+
+    # The store
+
+    @rule(
+        method=st.sampled_from(["get_jobs", "get_jobs", "get_job", "read"]),
+        steps=meanwhile,
+        thread=st.sampled_from(["check", "check", "read", "poll", "connect"]),
+        twice=st.booleans(),
+    )
+    def delay(self, method: str, steps: list[str], thread: str, twice: bool = False) -> None:
+        """The next answer is late: other things happen first. With ``twice`` both threads of the tail asked, and one of
+        them gets the answer at once.
+        """
+
+        def deliver(answer: Any) -> Any:
+            if twice and method == "get_jobs" and "housekeeper" not in self.busy:
+                self.source.late[method] = lambda _: answer
+                self.check()
+                self.source.late.clear()
+            for step in steps:
+                self._do(step)
+            return answer
+
+        self.source.late[method] = deliver
+        self._do(thread)
+        self.source.late.clear()
+
+    @rule(thread=st.sampled_from(["check", "check", "poll", "connect"]), lines=st.integers(1, 4))
+    @precondition(lambda self: self.last and not self.ended)
+    def let_a_replaced_master_answer(self, thread: str, lines: int) -> None:
+        """It counts lines that were never replicated. The new master gets them from the runner later."""
+        old = self.job_of_a_replaced_master(lines)
+        self.source.late = {"get_jobs": lambda _: [old]} if thread == "check" else {"get_job": lambda _: old}
+        self._do(thread)
+        self.source.late.clear()
+
+    def job_of_a_replaced_master(self, lines: int) -> Job | None:
+        keys = [self._key("log"), self._key("job")]
+        dumps, last = [self.ask("DUMP", key) for key in keys], self.last
+        self.append(lines)
+        old, self.last = self.store.get_job(self.ref), last
+        for key, dump in zip(keys, dumps, strict=True):
+            self.ask("RESTORE", key, "0", dump, "REPLACE")
+        return old
+
+    # The tail
+
+    @rule()
+    def read(self) -> None:
+        self._work("reader", self.tail.read_once)
+
+    @rule()
+    def check(self) -> None:
+        # After 30 seconds without a read, viewers are told that the store is away.
+        self.clock.now += 1.125 if self.tail.silent_seconds() < 25 else 0
+        self._work("housekeeper", self.tail.housekeep_once)
+
+    def _work(self, thread: str, step: Callable[[], object]) -> None:
+        if thread not in self.busy:
+            self.busy.add(thread)
+            step()
+            self.busy.remove(thread)
+
+    # The viewers
+
+    @initialize(steps=meanwhile)
+    def connect_before_the_job_begins(self, steps: list[str]) -> None:
+        self.connect(0)
+        self.delay("get_jobs", steps, "check")
+
+    @rule(back=st.integers(0, 12))
+    @precondition(lambda self: len(self.viewers) < MAX_VIEWERS)
+    def connect(self, back: int) -> None:
+        after = max(self.last - back, 0)
+        request = ViewerRequest(self.ref, self.source.get_job(self.ref), after=after, wait=1e9)
+        check = StreamCheck(after, None, self.written, lambda first, last: False)
+        self.viewers.append((Viewer(request, self.cache, self.tail, clock=self.clock), check))
+
+    @rule()
+    def poll(self) -> None:
+        for viewer, check in self.viewers:
+            for chunk in drain(viewer):
+                check.feed(chunk)
+                assert check.closing is None or check.closing.event == "end", check.closing
+
+    def teardown(self) -> None:
+        try:
+            self.source.late.clear()
+            self.steps = YOUNG_STEPS + 1
+            if not self.ended:
+                self.append(1)
+                self.open()
+                self.finish()
+            for _ in range(ROUNDS):
+                self.read()
+                self.check()
+                self.poll()
+            for viewer, check in self.viewers:
+                assert viewer.done, "a viewer did not come to the end"
+                assert check.cursor >= self.last, "a viewer was not sent all lines"
+        finally:
+            for viewer, _ in self.viewers:
+                viewer.close()
+            self.tail.stop()
+
+
+@pytest.fixture
+def answers(server: RedisServer, store: Store, prefix: str) -> Iterator[type[Answers]]:
+    """The machine with its connections."""
+    Answers.ask, Answers.store, Answers.prefix, Answers.runs = server.ask, store, prefix, itertools.count()
+    Answers.poller = Store(f"{server.url}?protocol=2", prefix=prefix)
+    yield Answers
+    Answers.poller.close()
+
+
+@pytest.mark.timeout(400)  # Hypothesis shrinks a failure for up to 300 s; a pass takes a hundredth of that
+def test_an_answer_that_comes_too_late_changes_nothing(answers: type[Answers]) -> None:
+    """Whenever the answers of the store arrive, each viewer gets each line once, and then the end."""
+    run_state_machine_as_test(
+        answers,
+        settings=settings(
+            max_examples=examples(100),
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=False,
+            print_blob=True,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_a_job_that_begins_while_it_is_asked_for_is_not_gone(answers: type[Answers]) -> None:
+    """The answer "no such job" comes after the job's first line. Its viewer gets the line, and no error."""
+    world = answers()
+    world.connect(0)
+    world.delay("get_jobs", ["append", "read"], "check")
+    world.poll()
+    assert [check.lines for _, check in world.viewers] == [[1]]
+    world.teardown()
+
+
+def test_lines_that_only_a_replaced_master_counts_are_not_missing(answers: type[Answers]) -> None:
+    """A live viewer gets them when the new master has them."""
+    world = answers()
+    world.connect(0)
+    world.append(2)
+    world.read()
+    world.let_a_replaced_master_answer("check", 3)
+    world.poll()
+    assert [check.cursor for _, check in world.viewers] == [2]
+    world.teardown()
+
+
+def test_lines_that_only_a_replaced_master_counts_are_not_missing_in_a_replay(answers: type[Answers]) -> None:
+    """A viewer that reads older lines gets them when the new master has them."""
+    world = answers()
+    world.append(2)
+    old = world.job_of_a_replaced_master(3)
+    world.source.late["get_job"] = lambda _: old
+    world.connect(0)
+    world.source.late["get_job"] = lambda _: old
+    world.poll()
+    assert [check.cursor for _, check in world.viewers] == [2]
+    world.teardown()
