@@ -50,7 +50,13 @@ DEFECTS: Final = (
     ),
     Defect("entry at the cursor is read again", "joblog/entries.py", "number <= cursor", "number < cursor", "joblog"),
     Defect("gap not named", "joblog/entries.py", "start > cursor + 1", "start > cursor + 2", "joblog"),
-    Defect("gap ends one line too late", "joblog/values.py", '"to": self.last,', '"to": self.last + 1,', "joblog web"),
+    Defect(
+        "gap ends one line too late",
+        "joblog/events.py",
+        '"to": last, "reason"',
+        '"to": last + 1, "reason"',
+        "joblog web",
+    ),
     Defect("plain frame: number not checked", "joblog/entries.py", 'entry_id != b"%d-0" % number or ', "", "joblog"),
     Defect(
         "frame: stderr shown as stdout",
@@ -98,6 +104,13 @@ DEFECTS: Final = (
         "{'OK', attempt, last,",
         "store",
     ),
+    Defect(
+        "finish: a repeated end of another attempt is accepted",
+        "store/scripts/finish.lua",
+        "ended[2] == ARGV[8] and tonumber(",
+        "tonumber(",
+        "store",
+    ),
     Defect("open: hash may expire", "store/scripts/open.lua", "redis.call('PERSIST', job)\n", "\n", "store"),
     Defect(
         "chunk: gap in the archive accepted",
@@ -137,6 +150,13 @@ DEFECTS: Final = (
         "archive history",
     ),
     Defect(
+        "archive reader: frames after a hole",
+        "archive/reader.py",
+        " or found[0].first > after + 1",
+        "",
+        "archive",
+    ),
+    Defect(
         "codec: frame's number not checked",
         "archive/codec.py",
         " and _entry_number(lines[0]) == frame.first",
@@ -162,12 +182,50 @@ DEFECTS: Final = (
         "self.base = self._frames[count - 1].number - 1",
         "live",
     ),
+    Defect(
+        "feed: positions are wrong after a full ring",
+        "live/feed.py",
+        "        self._first_position += count\n        self._dropped_bytes",
+        "        self._dropped_bytes",
+        "live",
+    ),
+    Defect(
+        "tail: an answer that is too late is applied", "live/tail.py", "if feed.known != known:", "if False:", "live"
+    ),
+    Defect(
+        "feed: a job that was fetched too early is stored",
+        "live/feed.py",
+        "if asked is not None and self.known != asked:",
+        "if False:",
+        "live",
+    ),
+    Defect(
+        "tail: lines that only a replaced master counts are missing",
+        "live/tail.py",
+        " and store.get_job(job.ref) == job",
+        "",
+        "live",
+    ),
+    Defect(
+        "tail: a log is closed before its last lines",
+        "live/tail.py",
+        "                return\n            self.stats.count_delivered",
+        "                pass\n            self.stats.count_delivered",
+        "live",
+    ),
     Defect("viewer: token's expiry ignored", "live/viewer.py", "now >= self._expires_at", "False", "live web"),
     Defect(
         "tail starts one line too early",
         "web/routes/events.py",
         "max(job.last - tail,",
         "max(job.last - tail - 1,",
+        "web",
+    ),
+    Defect(
+        "download goes on in another log",
+        "web/routes/raw.py",
+        "            _check_same_log(deps, job)\n",
+        "            pass\n",
         "web",
     ),
     Defect("token bucket never empty", "web/http/token_bucket.py", "self.level - size", "self.level", "web"),

@@ -299,9 +299,10 @@ class Tail:
         events, closing = encode_raw(entries, before, first, PUBLISH_BYTES)
         if events:
             size, sharing = sum([len(event.frame) for event in events]), feed.ring_readers
-            if feed.publish(events, before, ring_bytes(self.watched, self._ring_bounds)):
-                self.stats.count_delivered(len(events), size, sharing)
-                self.stats.observe_delay(entries[0])
+            if not feed.publish(events, before, ring_bytes(self.watched, self._ring_bounds)):
+                return
+            self.stats.count_delivered(len(events), size, sharing)
+            self.stats.observe_delay(entries[0])
             self._batch.learn(len(events), size)
         if isinstance(closing, OutOfSequence):
             feed.close(closing.to_frame())
@@ -313,9 +314,8 @@ class Tail:
         self._check([feed for feed, _ in ended])
         for feed, closing in ended:
             # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
-            if feed.cursor + 1 == closing.sequence_num:
-                job = feed.job or Job(feed.ref, closing.status)
-                feed.close(closing_frames(job, closing, self._lease_seconds))
+            job = feed.job or Job(feed.ref, closing.status)
+            feed.close(closing_frames(job, closing, self._lease_seconds))
 
     def housekeep_once(self) -> None:
         """One round: wakes viewers that are due, and checks jobs that are due. Raises: :class:`StoreError`."""

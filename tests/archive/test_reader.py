@@ -148,6 +148,15 @@ def test_frames_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
     assert archive.frames(JOB, 0, 9) is None
     entries = archive.entries(JOB, 1, 9)
     assert [each for each in entries if isinstance(each, Gap)] == [Gap(2, 3, "trimmed"), Gap(5, 5, "missing")]
+
+
+def test_frames_after_a_trimmed_beginning_are_left_to_entries(tmp_path: Path) -> None:
+    """Also when all lines after it are plain: a reader has to be told of the gap first."""
+    builder = ArchiveBuilder.in_directory(tmp_path, first=4)
+    builder.add([raw_line(number, "plain") for number in (4, 5, 6)])
+    archive = builder.reader()
+    assert archive.frames(JOB, 1, 9) is None
+    assert archive.frames(JOB, 3, 9) is not None
     assert archive.entries(JobRef("wf_1", "job_2"), 0, 9) == []
 
 

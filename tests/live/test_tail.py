@@ -12,6 +12,7 @@ from chronoverse.errors import StoreError
 from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import RING_BYTES, RINGS_BYTES, Tail, check_seconds, pause_seconds, ring_bytes
 from chronoverse.live.viewer import Viewer, ViewerRequest
@@ -343,6 +344,42 @@ def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
                 break
             except StoreError:
                 stop.wait(0.01)
+
+
+class Bystander:
+    """Somebody who is woken, and does nothing."""
+
+    due = float("inf")
+
+    def wake(self) -> None: ...
+
+
+def test_the_end_of_a_log_waits_for_its_last_lines(world: World) -> None:
+    """Lines and the end were read, but the feed has moved on before they are published. They are read again."""
+    busy, ended = job(1), job(2)
+    world.write(busy)
+    world.foreign(ended, "1-0", "message", "x")
+    feeds: list[Feed] = []
+    tail = Tail(ControlledStore(world.store), sleep=lambda _: feeds[-1].skip(2))
+    try:
+        crowd = [Bystander() for _ in range(WAKES_PER_YIELD)]
+        feeds += [tail.join(busy, world.store.get_job(busy), each) for each in crowd]
+        feeds.append(feed := tail.join(ended, world.store.get_job(ended), Bystander()))
+        tail.housekeep_once()
+        world.write(busy)
+        for number in (2, 3):
+            world.foreign(ended, f"{number}-0", "message", "x")
+        world.foreign(ended, "4-0", "event", "end")
+
+        tail.read_once()
+        assert (feed.cursor, feed.final) == (2, None)
+        for _ in range(100):
+            if feed.final is None:
+                tail.read_once()
+        assert feed.final
+        assert feed.cursor == 3
+    finally:
+        tail.stop()
 
 
 @pytest.mark.parametrize(
