@@ -34,8 +34,13 @@ FILTER_BURST_SECONDS: Final = 0.1
 #: have taken counts half.
 FILTER_RESERVE_SECONDS: Final = 0.05
 FILTER_MEMORY_SECONDS: Final = 1.0
+#: Seconds that comparing may take before the rest of the worker runs.
+FILTER_SLICE_SECONDS: Final = 0.003
 #: Lines that are compared with a query for one slice, so that comparing them takes no more than a millisecond.
 MAX_MATCHED_LINES: Final = 250
+#: Bytes of frames that are compared with an expression for one slice, and the rest of the last frame. An expression may
+#: need 0.3 µs for each.
+MAX_MATCHED_BYTES: Final = 16 * 2**10
 #: Viewers that are woken before others may run. Each may cost a write, some 10 µs, so others wait for 5 ms at most.
 WAKES_PER_YIELD: Final = 400
 
@@ -86,11 +91,16 @@ class FilterBudget:
 
     Viewers without a query do not wait for it: when the time is used up, those with one are served later. When it is
     short, subjects of tokens that have taken much wait for those that have taken little. So a client with many
-    expensive queries delays its own. ``clock`` is monotonic, in seconds.
+    expensive queries delays its own. ``clock`` is monotonic, in seconds. ``yield_to_loop`` lets others run.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, yield_to_loop: Callable[[], object] = bool
+    ) -> None:
         self._clock = clock
+        self._yield_to_loop = yield_to_loop
+        #: The seconds that were spent since the rest of the worker ran.
+        self._spent = 0.0
         self._left = FILTER_BURST_SECONDS
         self._refilled_at = self._halved_at = clock()
         #: The seconds that each subject has taken lately.
@@ -121,7 +131,14 @@ class FilterBudget:
         finally:
             taken = self._clock() - began
             self._left -= taken
+            self._spent += taken
             self._taken[payer] = self._taken_by(payer) + taken
+
+    def give_way(self) -> None:
+        """Lets the rest of the worker run if comparing has taken long since it last did."""
+        if self._spent >= FILTER_SLICE_SECONDS:
+            self._spent = 0.0
+            self._yield_to_loop()
 
     def _taken_by(self, subject: str) -> float:
         return self._taken.get(subject, 0.0)
@@ -210,7 +227,7 @@ class Feed:
         filter_budget: "FilterBudget | None" = None,
     ) -> None:
         self.ref = ref
-        self._filter_budget = filter_budget or FilterBudget()
+        self.filter_budget = filter_budget or FilterBudget()
         self.yield_to_loop = yield_to_loop
         self.job = job
         self.cursor = job.last if job else 0
@@ -334,7 +351,8 @@ class Feed:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes all waiters. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them.
+        """Wakes all waiters. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them, and sooner
+        when lines are compared for them.
 
         The group without a filter comes first: comparing lines for the others does not delay it.
         """
@@ -344,6 +362,7 @@ class Feed:
             plain.wake()
         for number, waiter in enumerate(waiters, 1):
             waiter.wake()
+            self.filter_budget.give_way()
             if number % WAKES_PER_YIELD == 0:
                 self.yield_to_loop()
 
@@ -395,13 +414,13 @@ class Feed:
         if found is not None:
             return found
         has_query = line_filter is not None and line_filter.q is not None
-        payer = self._filter_budget.payer(subjects) if has_query else ""
+        payer = self.filter_budget.payer(subjects) if has_query else ""
         if payer is None:
             return BUSY
         with self._lock:
             if position < self._first_position:
                 return None
-            with self._filter_budget.spend(payer) if has_query else nullcontext():
+            with self.filter_budget.spend(payer) if has_query else nullcontext():
                 found = self._make_slice(position - self._first_position, line_filter)
             if len(self._slices) >= MAX_SLICES:
                 self._slices.clear()
@@ -417,6 +436,9 @@ class Feed:
         stop = max(bisect_right(self._ends, until - self._dropped_bytes), start + 1)
         if line_filter is not None and line_filter.q is not None:
             stop = min(stop, start + MAX_MATCHED_LINES)
+            if line_filter.regex:
+                until = before - self._dropped_bytes + MAX_MATCHED_BYTES
+                stop = min(stop, bisect_right(self._ends, until, start) + 1)
         events = self._frames[start:stop]
         frames = join(events, line_filter)
         cursor, position = events[-1].number, self._first_position + stop

@@ -98,7 +98,7 @@ class Tail:
         self._yield_to_loop = partial(sleep, 0)
         self._reader = store.live_reader(BLOCK_SECONDS)
         self._feeds: dict[JobRef, Feed] = {}
-        self._filter_budget = FilterBudget()
+        self._filter_budget = FilterBudget(yield_to_loop=self._yield_to_loop)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -325,6 +325,7 @@ class Tail:
             for waiter in tuple(feed.waiters):
                 if waiter.due <= now:
                     waiter.wake()
+                    self._filter_budget.give_way()
         due = [feed for feed in feeds if feed.check_at <= now]
         if not due:
             return

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import count
 from typing import Final
 
 import pytest
@@ -17,6 +18,7 @@ from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, OutOfSequence
 from chronoverse.live.feed import (
     BUSY,
     FILTER_SHARE,
+    FILTER_SLICE_SECONDS,
     MAX_SLICES,
     SLICE_BYTES,
     SLICE_STEP_BYTES,
@@ -604,6 +606,44 @@ def test_queries_wait_when_their_time_is_used_up() -> None:
     assert take_filtered(feed, LineFilter("stdout")).frames
     now[0] += 5.0
     assert take_filtered(feed, late) is not BUSY
+
+
+class FilteringWaiter:
+    """Compares all lines of a feed with an expression of its own when it is woken."""
+
+    due = 0.0
+
+    def __init__(self, feed: Feed, q: str) -> None:
+        self.feed = feed
+        self.line_filter = LineFilter(None, q, True)
+
+    def wake(self) -> None:
+        take_filtered(self.feed, self.line_filter)
+
+
+def test_the_rest_of_the_worker_runs_while_many_compare_lines() -> None:
+    """After some milliseconds of comparing, not only when all have compared theirs."""
+    clock = count(0, 0.001)
+    yields: list[int] = []
+    budget = FilterBudget(lambda: next(clock), lambda: yields.append(1))
+    feed = Feed(REF, None, filter_budget=budget)
+    feed.waiters |= {FilteringWaiter(feed, f"line {number}") for number in range(60)}
+    feed.publish([line_frame(1)], 0, ROOMY)
+    assert len(yields) >= 60 * 0.001 / FILTER_SLICE_SECONDS - 1
+
+
+def test_an_expression_is_compared_with_few_bytes_at_once() -> None:
+    """It may need many states for them. A longer line is compared by itself."""
+    feed = Feed(REF, None)
+    lines = [Line(n, NOW, "a" * (50_000 if n == 40 else 1_000), "stdout") for n in range(1, 42)]
+    feed.publish([EventFrame(line.sequence_num, "stdout", line.to_frame()) for line in lines], 0, ROOMY)
+    cursors, position = [], 0
+    while position < len(lines):
+        found = feed.take(position, LineFilter(None, "b+", True))
+        assert found is not None
+        position = found.position
+        cursors.append(found.cursor)
+    assert cursors == [15, 30, 40, 41]
 
 
 class Worker:

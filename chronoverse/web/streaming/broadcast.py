@@ -45,7 +45,8 @@ class BroadcastGroup:
     They are all at the same position of the feed's ring, which is the newest one. While it has members, it is one of
     ``feed.groups`` and of ``feed.waiters``, and they are not. ``chunk`` frames bytes for the wire.
 
-    All code here runs on one gevent hub. Only ``feed.yield_to_loop`` lets other greenlets run in between.
+    All code here runs on one gevent hub. Other greenlets only run in between where the feed or its filter budget lets
+    them.
     """
 
     def __init__(
@@ -149,6 +150,8 @@ class BroadcastGroup:
     def _step(self) -> bool:
         """One pass. Returns whether another one may have something to do at once."""
         feed = self._feed
+        # Before anything is read of the feed and the members, which may change meanwhile.
+        feed.filter_budget.give_way()
         new = None
         if feed.state is self._state and feed.final is None:
             new = feed.take(self._position, self._filter, (member.viewer.subject for member in self._members))
