@@ -22,14 +22,16 @@ RECOVERY_SECONDS = 10.0
 pytestmark = pytest.mark.long
 
 
-def check_recovery(watchers: list[Watcher], since: float, what: str) -> None:
-    """Fails if a watcher does not receive lines again in time."""
+def check_recovery(watchers: list[Watcher], since: float, what: str) -> float:
+    """Fails if a watcher does not receive lines again in time. Returns the seconds that the slowest had to wait."""
     wait_until(
         lambda: all(seconds_to_next_line(each.seen, since) < RECOVERY_SECONDS for each in watchers),
         RECOVERY_SECONDS + 5,
         what,
     )
-    print(f"{what}: {max(seconds_to_next_line(each.seen, since) for each in watchers):.2f} s")
+    slowest = max(seconds_to_next_line(each.seen, since) for each in watchers)
+    print(f"{what}: {slowest:.2f} s")
+    return slowest
 
 
 def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
@@ -58,8 +60,9 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
         cluster.servers[first].kill()
         killed = time.monotonic()
         try:
-            check_recovery(others, killed, "killed")
-            assert longest_silence(watchers, killed) < 0.5
+            recovery = check_recovery(others, killed, "killed")
+            # Viewers that had noticed it would have waited as long as the others.
+            assert longest_silence(watchers, killed) < recovery / 2
             testbed.finish(runner)
         finally:
             # Other tests use this cluster too, so it must be complete even if this test fails.

@@ -377,7 +377,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
     tmp_path: Path, redis_server: RedisServer, job: JobRef
 ) -> None:
     """It tries again when the service said, and not earlier. The job and the user do not notice."""
-    count, line = 8_500, "x" * 52
+    count, line = 920, "x" * 960
     with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
         writer = HttpLogWriter(service.url, service.token())
         code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
@@ -388,7 +388,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
 
     assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
     assert read_log(redis_server, job)[1] is not None
-    # These are 850 kB. The service takes ten seconds' worth of bytes at once, and the rest takes three seconds more.
+    # These are 920 kB. The service takes ten seconds' worth of bytes at once, and the rest takes four seconds more.
     assert 1 <= refused <= 6
     assert run.stderr_text == ""
 

@@ -19,7 +19,7 @@ from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 #: Seconds for anything that should happen soon, on a busy machine.
-SOON = 10.0
+SOON = 30.0
 TAKER = "the token of another runner"
 
 NUMBERS = "def say(first, last):\n    for number in range(first, last): print(number)\n    sys.stdout.flush()\n"

@@ -245,19 +245,26 @@ def test_a_server_that_stands_still_silences_only_its_own_jobs(
         read_all(reader, dict.fromkeys(jobs, 1))
         os.kill(cluster.servers[number].pid, signal.SIGSTOP)
         try:
-            wait_until(lambda: reader.read(100) or reader.silent_seconds(silent) > 0.4, 5, "the silence is noticed")
-            assert all(reader.silent_seconds(job) < 0.4 for job in others)
+
+            def is_noticed() -> bool:
+                """Whether that server is silent for longer than the others, which a busy machine delays, too."""
+                assert reader.read(100) == []
+                return reader.silent_seconds(silent) > 0.4 + 2 * max(map(reader.silent_seconds, others))
+
+            wait_until(is_noticed, 10, "the silence is noticed, and only there")
             began = time.monotonic()
             for attempt in attempts:
                 store.append(attempt, make_lines(3, 1))
             found: dict[JobRef, list[bytes]] = {}
             wait_until(lambda: found.update(numbers(reader.read(100))) or len(found) == len(others), 5, "lines come")
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 3
         finally:
             os.kill(cluster.servers[number].pid, signal.SIGCONT)
         wait_until(lambda: reader.read(100) or reader.silent_seconds(silent) < 0.4, 5, "it answers")
         store.append(store.open(silent, "token"), make_lines(3, 1))
-        assert numbers(reader.read(100)) == {silent: [b"3-0"]}
+        found.clear()
+        wait_until(lambda: found.update(numbers(reader.read(100))) or found, 5, "its line comes")
+        assert found == {silent: [b"3-0"]}
 
 
 def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster: Cluster) -> None:
@@ -273,17 +280,18 @@ def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster:
     topology.report_error(sick, Moved(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
     os.kill(cluster.servers[number].pid, signal.SIGSTOP)
     try:
-        slowest = 0.0
+        seconds = []
         for now[0] in range(1, 21):
             topology.report_error(sick, CommandTimedOut())
             began = time.monotonic()
             topology.run(healthy, lambda client: client.execute_command("PING"))
-            slowest = max(slowest, time.monotonic() - began)
+            seconds.append(time.monotonic() - began)
     finally:
         os.kill(cluster.servers[number].pid, signal.SIGCONT)
     topology.close()
 
-    assert slowest < MAP_SECONDS / 2
+    # A busy machine may delay some of them. If the server was asked first, each would take a second.
+    assert sorted(seconds)[len(seconds) * 3 // 4] < MAP_SECONDS / 2
 
 
 def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) -> None:

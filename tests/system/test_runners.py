@@ -47,8 +47,10 @@ def test_of_two_runners_of_one_job_one_publishes(embedded_service: Service, requ
     """
     # Each run of the test has its own job, so that it can be repeated.
     job = JobRef("runners", f"two-{secrets.token_hex(4)}")
+    # Its lease does not expire while the machine is busy.
+    settings = {**DIRECTLY, "CHRONOVERSE_LEASE_SECONDS": "60"}
     first = start_chronoverse(
-        embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING, **DIRECTLY
+        embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING, **settings
     )
     wait_until(lambda: bool(entries(embedded_service, job)), 20, "the first runner publishes")
     options = ["--require-log"] if required else []

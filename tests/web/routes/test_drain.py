@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, Stream, receive, request_bytes
 
-DRAIN_SECONDS: Final = 2
+DRAIN_SECONDS: Final = 4
 PROBLEM: Final = "application/problem+json"
 
 _numbers = itertools.count(1)
@@ -161,7 +161,7 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
         wait_until(lambda: limited.metric("chronoverse_streams_open") == 20, PATIENCE_SECONDS, "all are there")
         limited.signal(SIGTERM)
         start = time.monotonic()
-        wait_until(lambda: refuses_connections(address), 1, "nobody listens any more")
+        wait_until(lambda: refuses_connections(address), DRAIN_SECONDS / 2, "nobody listens any more")
         ends: list[float] = []
         waiting = list(streams)
         while waiting and time.monotonic() < start + DRAIN_SECONDS + 3:
