@@ -29,9 +29,6 @@ SMALL_PROGRAM_BYTES: Final = 384 * 2**10
 #: The most matches that are returned of one line. A line of 64 KiB may contain one letter 65,536 times.
 MAX_SPANS: Final = 1000
 
-#: How many characters of a query are searched for with control sequences between them. Each takes 40 instructions, and
-#: few lines contain so many characters of a query but not the rest.
-MAX_SPLIT_CHARACTERS: Final = 12
 #: The most instructions of an expression that is searched for in many lines at once. It may have to search them all
 #: again for each match, at 10^9 instructions times characters a second.
 MAX_JOINED_PROGRAM: Final = 200
@@ -46,8 +43,6 @@ _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
-#: The beginning of a line's message in JSON, and any part of the message before the match.
-_JSON_MESSAGE: Final = r'"message":"(?:[^"\\]|\\.)*?'
 #: KELVIN SIGN and LONG S match k and s in any case, but bytes.lower() does not change them.
 _ALSO_ASCII: Final = ("\u212a".encode(), "\u017f".encode())
 #: Parts of an expression that mean something else in a text of many lines than in one line.
@@ -64,7 +59,7 @@ class Matcher:
     """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
 
     It is searched for in a line as it was written, and in the line without control sequences, as a person reads it.
-    The ``in_…`` and :meth:`after_sequences` patterns find candidates in JSON Lines before these are decoded. Its
+    The ``in_…`` patterns find candidates in JSON Lines before these are decoded. Its
     automaton has up to ``max_bytes``.
     Raises ValueError for an expression that is malformed or too expensive.
     """
@@ -79,7 +74,6 @@ class Matcher:
             raise ValueError(_TOO_EXPENSIVE)
         #: The query in lower case; None when only RE2 can compare it.
         self._lowercase: Final = query.lower() if query.isascii() and not regex else None
-        self._json_patterns: Final[dict[tuple[bool, bool], Any]] = {}
 
     @property
     def program_size(self) -> int:
@@ -114,51 +108,30 @@ class Matcher:
                 yield span and (original(span[0]), original(span[1] - 1) + 1)
 
     def lowercase_in_json(self, text: bytes) -> bytes | None:
-        """Bytes that are in ``text.lower()``, for JSON Lines ``text``, wherever :meth:`in_json` matches ``text``.
+        """Bytes that are in ``text.lower()``, for JSON Lines ``text``, wherever a message contains the query's text.
 
-        That holds for ``in_json`` without options. None when there are no such bytes.
+        None when there are no such bytes. A text with control sequences in it needs :meth:`in_json`.
         """
         if self._lowercase is None or not (text.isascii() or all(text.find(each) < 0 for each in _ALSO_ASCII)):
             return None
         return orjson.dumps(self._lowercase)[1:-1]
 
-    def in_json(self, *, across_sequences: bool, message_only: bool) -> Any:
-        """A pattern for JSON Lines that matches in every line whose message matches, and in some others.
+    @cached_property
+    def in_json(self) -> Any:
+        """A pattern for JSON Lines that matches in every line whose message contains the text, and in some others.
 
-        With ``across_sequences`` it also matches messages that match only without their control sequences. That takes
-        twice the time; :meth:`after_sequences` is another pattern for those. With ``message_only`` it ignores other
-        fields than the message, which takes three times as long. None for a regular expression.
+        It also finds a text that has control sequences in it, which takes twice the time of a plain search. None for a
+        regular expression.
         """
         if self._regex:
             return None
-        key = across_sequences, message_only
-        if key in self._json_patterns:
-            return self._json_patterns[key]
-        query = self._query[:MAX_SPLIT_CHARACTERS] if across_sequences else self._query
-        characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in query]
-        separator = f"(?:{_JSON_SEQUENCE})*" if across_sequences else ""
-        pattern = self._compiled((_JSON_MESSAGE if message_only else "") + separator.join(characters))
-        self._json_patterns[key] = pattern
-        return pattern
-
-    @cached_property
-    def after_sequences(self) -> Any:
-        """A pattern for JSON Lines that matches at a control sequence inside every match that has one, and at others.
-
-        It compares only the part of the query after the last control sequence. None for a regular expression, and for
-        a query of one character, inside which there can be no control sequence.
-        """
-        if self._regex or len(self._query) < 2:
-            return None
-        suffix, *rest = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[1:]]
-        for each in rest:
-            suffix = f"(?:{suffix})?{each}"
-        # With a plus instead of the repetition RE2 does not find the constant prefix.
-        return self._compiled(f"{_JSON_SEQUENCE}(?:{_JSON_SEQUENCE})*{suffix}")
+        # Each character takes 40 instructions, and few lines contain so many characters of a query but not the rest.
+        characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:12]]
+        return self._compiled(f"(?:{_JSON_SEQUENCE})*".join(characters))
 
     @cached_property
     def in_joined_lines(self) -> Any:
-        """A pattern for many messages joined by newlines that matches in every line that matches, and in some others.
+        """A pattern for many messages joined by newlines. It matches if one of them does, and sometimes if none does.
 
         None when there is no such pattern.
         """
