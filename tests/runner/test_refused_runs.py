@@ -24,11 +24,11 @@ from chronoverse.runner.log_writer import LogWriter
 from chronoverse.runner.run import RunLimits, run
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
-from tests.support.commands import call_main
+from tests.support.commands import call_main, chronoverse_argv
 from tests.support.jobs import RunningJob, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
-from tests.support.service import Service, serving
+from tests.support.service import ROOT, Service, serving
 from tests.support.waiting import wait_until
 
 #: Seconds for anything that should happen soon, on a busy machine.
@@ -73,9 +73,14 @@ def delete_job(server: RedisServer, job: JobRef) -> None:
 
 def chronoverse(*arguments: str, data_dir: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
     """The command line, with these settings and no others."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
-    environ |= {"CHRONOVERSE_DATA_DIR": str(data_dir), "CHRONOVERSE_DURABILITY": "acked"}
-    return call_main(*arguments, environ=environ | {f"CHRONOVERSE_{name}": text for name, text in settings.items()})
+    return call_main(*arguments, environ=environ(data_dir, **settings))
+
+
+def environ(data_dir: Path, **settings: str) -> dict[str, str]:
+    """An environment with these settings and no others."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
+    named = {"DATA_DIR": str(data_dir), "DURABILITY": "acked", **settings}
+    return inherited | {f"CHRONOVERSE_{name}": text for name, text in named.items()}
 
 
 def run_arguments(job: JobRef, *options: str) -> list[str]:
@@ -330,17 +335,23 @@ def test_with_require_log_a_refused_token_stops_the_command(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("away", ["http://127.0.0.1:9", "store", "forbidden", "wrong password"])
-def test_with_require_log_the_exit_code_of_an_outage_is_69(
-    server: RedisServer, tmp_path: Path, job: JobRef, away: str
-) -> None:
-    """It is the same for a service and for a store."""
-    options = ["--server", away] if away.startswith("http") else []
-    settings = {"TOKEN": "t"} if options else {"REDIS_URL": restricted(server, away)}
-    arguments = run_arguments(job, "--require-log", *options)
-    done = chronoverse(*arguments, "touch", str(tmp_path / "ran"), data_dir=tmp_path, **settings)
-    assert done.returncode == 69
-    assert len(done.stderr.splitlines()) == 2
+def test_with_require_log_the_exit_code_of_an_outage_is_69(server: RedisServer, tmp_path: Path, job: JobRef) -> None:
+    """It is the same for a service and for a store, away or refusing. All of these runs wait at the same time."""
+    running: dict[str, subprocess.Popen[str]] = {}
+    for away in ("http://127.0.0.1:9", "store", "forbidden", "wrong password"):
+        options = ["--server", away] if away.startswith("http") else []
+        settings = {"TOKEN": "t"} if options else {"REDIS_URL": restricted(server, away)}
+        arguments = run_arguments(job, "--require-log", *options)
+        running[away] = subprocess.Popen(
+            chronoverse_argv(*arguments, "touch", str(tmp_path / "ran")),
+            env={**environ(tmp_path, **settings), "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    for away, process in running.items():
+        stderr = process.communicate(timeout=60)[1]
+        assert process.returncode == 69, away
+        assert len(stderr.splitlines()) == 2, stderr
     assert not (tmp_path / "ran").exists()
 
 
