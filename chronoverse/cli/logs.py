@@ -1,27 +1,26 @@
-"""The commands that read from the service: ``logs``, ``jobs``, ``search``, ``summary``, ``wait`` and others."""
+"""``chronoverse logs``: prints a log, follows it, or prints what is found in it."""
 
 import contextlib
-import os
-import secrets
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from collections.abc import Iterable, Iterator
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from chronoverse.cli.common import duration, identifier, moment, open_client, print_message, read_settings
-from chronoverse.joblog.values import MAX_NUMBER, JobRef, Status, parse_number
+from chronoverse.cli.common import identifier, moment, open_client, print_message, read_settings
+from chronoverse.cli.options import output_option, regex_option, search_option, stream_option
+from chronoverse.cli.printer import EXIT_NO_MATCH, GroupSeparator, Printer, exit_code
+from chronoverse.client.follower import JobState, LogEvent, name_gaps
+from chronoverse.client.terminal import plain_text
+from chronoverse.errors import JobNotFound
+from chronoverse.joblog.values import MAX_NUMBER, Gap, JobRef, Line, parse_number
 
-#: Lines of a job that a search of a workflow shows at most. The service allows no more.
-_MAX_JOB_MATCHES: Final = 100
+if TYPE_CHECKING:
+    from chronoverse.client.client import Client, FoundLine
+
 #: Seconds that ``--wait`` takes at most: a day.
 _MAX_WAIT_SECONDS: Final = 86_400
-
-_regex_option = click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
-_search_option = click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
-_status_option = click.option("--status", type=click.Choice(list(map(str, Status))), help="Only jobs that stand so.")
-_stream_option = click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
 
 
 def _offset(text: str) -> int | str:
@@ -37,14 +36,14 @@ def _offset(text: str) -> int | str:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, help="Start after this line.")
 @click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
-@_stream_option
+@stream_option
 @click.option(
     "--wait", type=click.IntRange(0, _MAX_WAIT_SECONDS), metavar="SECONDS", help="With -f: the job may still come."
 )
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How lines are printed.")
-@_search_option
-@_regex_option
+@output_option
+@search_option
+@regex_option
 @click.option(
     "--since",
     type=moment,
@@ -80,15 +79,6 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         raise click.UsageError("--search and --tail go together with -f only")
     if follow and search["context"]:
         raise click.UsageError("--context excludes --follow")
-    from chronoverse.cli.printer import (
-        EXIT_NO_MATCH,
-        Printer,
-        exit_code,
-        follow_since,
-        new_lines,
-        search_results,
-        stored_lines,
-    )
     from chronoverse.client.follower import JobState
 
     ref = JobRef(workflow, job)
@@ -114,161 +104,151 @@ def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
         return exit_code(state or JobState.from_json(client.job(ref)))
 
 
-@click.command()
-@click.argument("workflow", type=identifier)
-@_status_option
-@click.option(
-    "--since", type=moment, metavar="TIME", help="Only jobs that were created then or later: a time, or 5m, 1h, 2d."
-)
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How jobs are printed.")
-def jobs(workflow: str, status: str | None, since: str | None, output: str) -> None:
-    """List the jobs of WORKFLOW, newest first."""
-    from chronoverse.cli.printer import created_since, jobs_table, json_text
+def stored_lines(
+    client: "Client",
+    job: JobRef,
+    *,
+    since: str | None,
+    until: str | None,
+    offset: int | None,
+    tail: int | None,
+    stream: str | None,
+) -> Iterator[Line | Gap]:
+    """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier.
 
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        found = client.jobs(workflow, status)
-        if since is not None:
-            found = created_since(found, since)
-        for text in map(json_text, found) if output == "json" else jobs_table(found):
-            click.echo(text)
-
-
-@click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("text")
-@click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
-@_stream_option
-@_status_option
-@click.option(
-    "--since", type=moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
-)
-@click.option("--until", type=moment, metavar="TIME", help="Only jobs that started then or before.")
-@click.option(
-    "-m",
-    "--max-count",
-    type=click.IntRange(1, _MAX_JOB_MATCHES),
-    default=_MAX_JOB_MATCHES,
-    show_default=True,
-    help="Lines of each job, at most.",
-)
-@click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
-def search(workflow: str, text: str, regex: bool, max_count: int, raw: bool, **filters: str | None) -> int:
-    """Print the lines that contain TEXT in any job of WORKFLOW, as JOB:NUMBER:line, the newest job first.
-
-    The exit code is that of grep: 0 when a line was found, 1 when none was, 2 when a job could not be searched.
+    ``offset`` and ``tail`` narrow that down. All lines in between are printed, whatever the clock was doing meanwhile.
     """
-    from chronoverse.cli.printer import print_found_jobs
+    state = JobState.from_json(client.job(job))
+    first: int | None = (offset or 0) + 1
+    last: int | None = state.last
+    if since is not None:
+        first, _ = _find_line(client, job, since=since, offset=offset, stream=stream)
+    if until is not None:
+        last, _ = _find_line(client, job, until=until, stream=stream, order="desc")
+    if first is None or last is None:
+        return iter(())
+    after = first - 1
+    lines: Iterable[Line]
+    if tail is None:
+        lines = takewhile(lambda line: line.sequence_num <= last, client.logs(job, stream=stream, offset=after or None))
+    else:
+        newest = client.logs(job, order="desc", stream=stream, offset=last + 1)
+        lines = list(islice(takewhile(lambda line: line.sequence_num >= first, newest), tail))[::-1]
+        after = lines[0].sequence_num - 1 if lines else last
+    return name_gaps(lines, after, state._replace(last=last)) if stream is None else iter(lines)
 
-    query = {"regex": "true" if regex else None, "per_job": max_count, **filters}
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        found = client.search_workflow(workflow, text, **query)
-        return print_found_jobs(found, max_count=max_count, raw=raw)
 
+def follow_since(
+    client: "Client",
+    job: JobRef,
+    *,
+    since: str,
+    offset: int | str | None,
+    tail: int | None,
+    stream: str | None,
+    q: str | None,
+    regex: bool,
+    wait: float,
+) -> Iterator[LogEvent]:
+    """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
 
-@click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
-@click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, in any case of letters.")
-@click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
-@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only a line of this stream.")
-@click.option("--offset", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Only a line after line N.")
-@click.option("--timeout", type=duration, metavar="TIME", help="How long to wait, such as 10m. By default for ever.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How the line is printed.")
-def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any) -> int:
-    """Wait until JOB prints a line, or ends.
-
-    With --for, print the line and exit with 0; exit with 1 when the job ends without it. Without --for, wait for the
-    end and exit with the job's own code. When the time is over, exit with 124.
+    ``offset`` and ``tail`` may let it start later. The others are those of :meth:`Client.follow`.
     """
-    if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
-        raise click.UsageError("--regex, --stream and --offset go with --for")
-    from chronoverse.cli.printer import print_wait
-
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
-        return print_wait(answer, output=output, wants_line=query["q"] is not None)
-
-
-@click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
-@click.option(
-    "--bytes",
-    "max_bytes",
-    type=click.IntRange(1_024, 262_144),
-    default=16_384,
-    show_default=True,
-    help="Bytes of the summary, as JSON.",
-)
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How it is printed.")
-def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
-    """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines."""
-    from chronoverse.cli.printer import json_text, summary_text
-
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        found = client.summary(JobRef(workflow, job), max_bytes)
-        for text in [json_text(found)] if output == "json" else summary_text(found):
-            click.echo(text)
-
-
-@click.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How they are printed.")
-def workflows(output: str) -> None:
-    """List the workflows, the one with the newest job first."""
-    from chronoverse.auth.tokens import EVERY_WORKFLOW
-    from chronoverse.cli.printer import json_text, workflows_table
-
-    with contextlib.closing(open_client(read_settings(), EVERY_WORKFLOW)) as client:
-        found = client.workflows()
-        for text in map(json_text, found) if output == "json" else workflows_table(found):
-            click.echo(text)
-
-
-@click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
-@click.argument("file", required=False)
-@click.option("--format", "form", type=click.Choice(["txt", "json", "jsonl"]), default="txt", show_default=True)
-@_stream_option
-@_search_option
-@_regex_option
-@click.option("--raw", is_flag=True, help="Leave colours and control sequences in: only for output you trust.")
-def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
-    """Save the log of JOB as FILE, or as WORKFLOW-JOB.txt; - is the standard output.
-
-    FILE appears, or is replaced, when the log has come as a whole.
-    """
-    if options["regex"] and options["search"] is None:
-        raise click.UsageError("--regex goes with --search")
-    if options["raw"] and form != "txt":
-        raise click.UsageError("--raw goes with --format txt: JSON always has all of a line")
-    query = {
-        "format": form,
-        "stream": options["stream"],
-        "q": options["search"],
-        "regex": "true" if options["regex"] else None,
-        "control_sequences": "true" if options["raw"] else None,
-    }
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        pieces = client.download(JobRef(workflow, job), **query)
-        if file == "-":
-            _write(sys.stdout.buffer, pieces)
-            return 0
-        path = Path(file or f"{workflow}-{job}.{form}")
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    filters: dict[str, Any] = {"stream": stream, "q": q, "regex": regex}
+    first, reached = None, 0
+    if offset != "latest":
         try:
-            with part.open("xb") as out:
-                size = _write(out, pieces)
-            part.replace(path)
-        except OSError as error:
-            print_message(f"{path}: {error.strerror}")
-            return os.EX_CANTCREAT
-        finally:
-            part.unlink(missing_ok=True)
-    print_message(f"saved {path} ({size:,} bytes)")
-    return 0
+            first, reached = _find_line(client, job, since=since, offset=offset, stream=stream)
+        except JobNotFound:
+            if not wait:
+                raise
+    after = first - 1 if first is not None else reached
+    if offset == "latest" or tail is None:
+        yield from client.follow(job, offset=after if offset != "latest" else offset, wait=wait, **filters)
+        return
+    for event in client.follow(job, tail=tail, wait=wait, **filters):
+        number = event.sequence_num if isinstance(event, Line) else event.last if isinstance(event, Gap) else None
+        if number is None or number > after:
+            yield event
 
 
-def _write(out: BinaryIO, pieces: Iterable[bytes]) -> int:
-    """Writes ``pieces`` to ``out``. Returns how many bytes they had."""
-    return sum(out.write(piece) for piece in pieces)
+def _find_line(client: "Client", job: JobRef, **query: Any) -> tuple[int | None, int]:
+    """The number of the first line that the ``query`` of a search finds, and the number up to which it has looked."""
+    reached = query.get("offset") or 0
+
+    def record(number: int) -> None:
+        nonlocal reached
+        reached = number
+
+    found = next(client.search(job, "^", record, regex="true", limit=1, **query), None)
+    return (None, reached) if found is None else (found.line.sequence_num, reached)
+
+
+def search_results(
+    client: "Client",
+    job: JobRef,
+    *,
+    show_progress: bool,
+    search: str,
+    regex: bool,
+    since: str | None,
+    until: str | None,
+    context: int,
+    **query: Any,
+) -> Iterator[Line | GroupSeparator]:
+    """The lines that match and ``context`` lines before and after each, every line once.
+
+    There is a :class:`GroupSeparator` where lines are left out, as in grep's output. ``show_progress`` shows on stderr
+    how far the search has come.
+    """
+    asked = {**query, "regex": "true" if regex else None, "since": since, "until": until}
+    asked |= {"before": context or None, "after": context or None}
+    if not show_progress:
+        yield from _group(client.search(job, search, **asked), context)
+        return
+    last = JobState.from_json(client.job(job)).last
+    with click.progressbar(length=max(last, 1), label="searching", file=sys.stderr) as bar:
+
+        def update(number: int) -> None:
+            bar.update(max(0, min(number, last) - bar.pos))
+
+        yield from _group(client.search(job, search, update, **asked), context)
+
+
+def new_lines(client: "Client", job: JobRef, *, context: int, **query: Any) -> Iterator[Line | GroupSeparator]:
+    """The lines that are new, and ``context`` lines before and after each, as :func:`search_results` has them.
+
+    Prints the names of the jobs that the log is compared with to stderr.
+    """
+    found = client.new_lines(
+        job,
+        lambda names: print_message(f"compared with {plain_text(', '.join(names))}"),
+        **query,
+        before=context or None,
+        after=context or None,
+    )
+    yield from _group(found, context)
+
+
+def _group(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | GroupSeparator]:
+    """Puts separators between groups.
+
+    A group covers the numbers of its matches, and ``context`` numbers before and after each. Whether all of these
+    numbers have a line makes no difference.
+    """
+    last = covered = 0
+    before: list[Line] = []
+    for line, is_context in found:
+        number = line.sequence_num
+        if not is_context:
+            if context and covered and number - context > covered + 1:
+                yield GroupSeparator()
+            yield from before
+            before, covered = [], number + context
+        if number > last:
+            last = number
+            if number <= covered:
+                yield line
+            else:
+                # This line comes before a match. That match decides whether a new group begins here.
+                before.append(line)

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from chronoverse import __version__
-from chronoverse.cli import admin, logs, remove, run, scans, serve
+from chronoverse.cli import admin, download, jobs, logs, remove, run, scans, search, serve, summary, wait, workflows
 from chronoverse.cli.common import print_message
 from chronoverse.cli.mcp import command as mcp
 from chronoverse.errors import ChronoverseError
@@ -33,12 +33,12 @@ for _command in (
     run.run,
     run.deliver,
     logs.logs,
-    logs.jobs,
-    logs.workflows,
-    logs.search,
-    logs.summary,
-    logs.wait,
-    logs.download,
+    jobs.jobs,
+    workflows.workflows,
+    search.search,
+    summary.summary,
+    wait.wait,
+    download.download,
     mcp.mcp,
     remove.redact,
     remove.delete,

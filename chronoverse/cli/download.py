@@ -1,0 +1,65 @@
+"""``chronoverse download``: saves a log as a file."""
+
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from chronoverse.cli.common import identifier, open_client, print_message, read_settings
+from chronoverse.cli.options import regex_option, search_option, stream_option
+from chronoverse.joblog.values import JobRef
+
+
+@click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
+@click.argument("file", required=False)
+@click.option("--format", "form", type=click.Choice(["txt", "json", "jsonl"]), default="txt", show_default=True)
+@stream_option
+@search_option
+@regex_option
+@click.option("--raw", is_flag=True, help="Leave colours and control sequences in: only for output you trust.")
+def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
+    """Save the log of JOB as FILE, or as WORKFLOW-JOB.txt; - is the standard output.
+
+    FILE appears, or is replaced, when the log has come as a whole.
+    """
+    if options["regex"] and options["search"] is None:
+        raise click.UsageError("--regex goes with --search")
+    if options["raw"] and form != "txt":
+        raise click.UsageError("--raw goes with --format txt: JSON always has all of a line")
+    query = {
+        "format": form,
+        "stream": options["stream"],
+        "q": options["search"],
+        "regex": "true" if options["regex"] else None,
+        "control_sequences": "true" if options["raw"] else None,
+    }
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
+        pieces = client.download(JobRef(workflow, job), **query)
+        if file == "-":
+            _write(sys.stdout.buffer, pieces)
+            return 0
+        path = Path(file or f"{workflow}-{job}.{form}")
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with part.open("xb") as out:
+                size = _write(out, pieces)
+            part.replace(path)
+        except OSError as error:
+            print_message(f"{path}: {error.strerror}")
+            return os.EX_CANTCREAT
+        finally:
+            part.unlink(missing_ok=True)
+    print_message(f"saved {path} ({size:,} bytes)")
+    return 0
+
+
+def _write(out: BinaryIO, pieces: Iterable[bytes]) -> int:
+    """Writes ``pieces`` to ``out``. Returns how many bytes they had."""
+    return sum(out.write(piece) for piece in pieces)

@@ -1,0 +1,63 @@
+"""``chronoverse summary``: prints what matters first of a job."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from chronoverse.cli.common import identifier, open_client, read_settings
+from chronoverse.cli.options import output_option
+from chronoverse.cli.printer import json_text
+from chronoverse.client.terminal import plain_text, sanitize
+from chronoverse.errors import ChronoverseError
+from chronoverse.joblog.values import JobRef
+
+
+@click.command()
+@click.argument("workflow", type=identifier)
+@click.argument("job", type=identifier)
+@click.option(
+    "--bytes",
+    "max_bytes",
+    type=click.IntRange(1_024, 262_144),
+    default=16_384,
+    show_default=True,
+    help="Bytes of the summary, as JSON.",
+)
+@output_option
+def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
+    """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines."""
+
+    with contextlib.closing(open_client(read_settings(), workflow)) as client:
+        found = client.summary(JobRef(workflow, job), max_bytes)
+        for text in [json_text(found)] if output == "json" else summary_text(found):
+            click.echo(text)
+
+
+def summary_text(summary: dict[str, Any]) -> Iterator[str]:
+    """A job's summary for a person. Each line of the log comes with its number. Raises :class:`ChronoverseError`."""
+    try:
+        job, compared_with = summary["job"], summary["compared_with"]
+        code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
+        yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {job['lines']} lines")
+        if compared_with is None:
+            yield plain_text("No earlier job has COMPLETED, so nothing is known to be new.")
+        else:
+            count, jobs = summary["new"]["count"], ", ".join(map(str, compared_with))
+            yield plain_text(f"{count} new lines, compared with {jobs}:")
+        yield from map(_numbered, summary["new"]["first"])
+        yield plain_text(f"{summary['errors']['count']} lines that look like errors:")
+        yield from map(_numbered, summary["errors"]["first"])
+        yield "The last lines:"
+        yield from map(_numbered, summary["last"])
+    except (KeyError, TypeError) as error:
+        raise ChronoverseError("the service sent an unreadable summary") from error
+    if summary.get("truncated"):
+        yield "This is not all: more fits with a larger --bytes, and the log has the rest."
+
+
+def _numbered(line: dict[str, Any]) -> str:
+    repeated = f"  ({line['repeated']} such lines)" if "repeated" in line else ""
+    text = sanitize(str(line["message"]), colour=False).replace("\n", " ")
+    return plain_text(f"{line['sequence_num']:>9}  {text}{' …' if line.get('truncated') else ''}{repeated}")
