@@ -1,6 +1,7 @@
 """The routes for the scope ``logs:admin``: redacting lines, listing redactions, and deleting jobs."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -8,6 +9,7 @@ from typing import Any, Final
 from flask import Response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
+from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, has_leftovers
 from chronoverse.auth.tokens import ADMIN
@@ -15,6 +17,8 @@ from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.history.pages import matches
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
+from chronoverse.live.replay_cache import CACHE_SECONDS
+from chronoverse.live.tail import TICK_SECONDS, check_seconds
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
@@ -106,7 +110,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
         operationId="redactJobLog",
         requestBody={"required": True, "content": {"application/json": {"schema": RedactBody}}},
     )
-    @routes.response(200, RedactedSchema, description="It is done, or a part of it: then `next` is a number.")
+    @routes.response(
+        200,
+        RedactedSchema,
+        description="It is done, or a part of it: then `next` is a number. No worker shows the old text any more.",
+    )
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.problem(429, SHARE_USED)
     def redact(workflow_id: str, job_id: str) -> Response:
@@ -114,6 +122,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref = JobRef(workflow_id, job_id)
         with deps.body_reader.read_json(request, principal().subject, redact_body) as body:
             done = _redact(deps, ref, body)
+        # Until then other workers, and workers of other nodes, may show the old text.
+        time.sleep(stale_seconds(deps.tail.watched))
         next_number = None if done.complete else done.last_checked + 1
         answer = {"redacted": done.lines, "through": done.last_checked, "next": next_number, "pending": done.pending}
         return page_response({"workflow_id": workflow_id, "id": job_id, **answer})
@@ -147,6 +157,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return Response(status=204)
 
     return routes
+
+
+def stale_seconds(watched: int) -> float:
+    """For how long another worker may show lines as they were before a redaction, when it watches ``watched`` jobs.
+
+    It trusts a chunk's record for a while, and may make a segment of the old chunk at the end of that time. In its ring
+    a line stays until the tail has looked at the job.
+    """
+    return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 
 
 def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:

@@ -49,7 +49,7 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
 
 
 @pytest.mark.parametrize(("first", "last"), [(10, 20), (95, 205), (150, 150), (250, 260), (1, 300)], ids=str)
-@pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "hot"])
+@pytest.mark.parametrize("trim", [True, pytest.param(False, marks=pytest.mark.long)], ids=["trimmed", "hot"])
 def test_a_range_is_redacted_in_every_tier(site: Site, first: int, last: int, trim: bool) -> None:
     """The lines are in two chunks, in one or in none.
 

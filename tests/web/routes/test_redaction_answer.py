@@ -1,0 +1,106 @@
+"""A redaction is answered when nobody shows the old text any more: two nodes of two workers each are asked at once."""
+
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.store import Store
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+from tests.web.routes.test_tiers import Site
+from tests.web.routes.wire import Stream
+
+pytestmark = pytest.mark.long
+
+#: Redactions of a test, and the lines of each.
+ROUNDS: Final = 4
+LINES: Final = 10
+
+
+class Poller(threading.Thread):
+    """Asks one node for one path again and again, on a new connection each time, so that any worker may answer."""
+
+    def __init__(self, service: Service, path: str, headers: dict[str, str]) -> None:
+        super().__init__(daemon=True)
+        self._url, self._headers = service.url + path, headers
+        self._stopped = threading.Event()
+        #: When each request began, and which secrets were in its answer.
+        self.answers: list[tuple[float, set[int]]] = []
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            began, text = time.monotonic(), b""
+            with httpx.stream("GET", self._url, headers=self._headers, timeout=20) as response:
+                assert response.status_code == 200
+                for part in response.iter_raw():
+                    text += part
+                    # A running job's stream does not end by itself.
+                    if b"the last" in text:
+                        break
+            self.answers.append((began, set(map(int, re.findall(rb"secret (\d+);", text)))))
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(20)
+
+
+def wait_for_answers(pollers: list[Poller], counts: list[int]) -> None:
+    """Waits until each poller has more answers than its count."""
+    wait_until(
+        lambda: all(len(each.answers) > count for each, count in zip(pollers, counts, strict=True)), 30, "answers"
+    )
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
+def test_no_worker_shows_the_old_text_after_the_answer(tmp_path: Path, ended: bool) -> None:
+    """Pages and events of both nodes have the text before, and from the moment of the answer none of them has it.
+
+    The viewers of the running job keep its lines in the ring of each worker. The ended job is archived.
+    """
+    url = (tmp_path / "archive").as_uri()
+    with (
+        RedisServer(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always") as server,
+        serving(tmp_path / "one", server.url, workers=2, archive_url=url) as one,
+        serving(tmp_path / "two", server.url, workers=2, archive_url=url) as two,
+    ):
+        store = Store(server.url)
+        site = Site(one, tmp_path / "archive", store, "polled", (READ, WRITE, ADMIN))
+        job = site.job().lines(f"secret {number // LINES};" for number in range(ROUNDS * LINES)).lines(["the last"])
+        if ended:
+            job.end()
+            site.archive_up_to(job, ROUNDS * LINES, trim=True)
+        paths = (f"{job.path}/logs?limit=1000", f"{job.path}/events")
+        pollers = [Poller(service, path, site.headers) for service in (one, two) for path in paths for _ in range(2)]
+        viewers = [Stream(service, f"{job.path}/events", site.headers) for service in (one, two) for _ in range(6)]
+        answered: list[float] = []
+        try:
+            for viewer in viewers:
+                viewer.wait_for(b"the last")
+            for poller in pollers:
+                poller.start()
+            for number in range(ROUNDS):
+                wait_for_answers(pollers, [len(each.answers) for each in pollers])
+                body = {"from": number * LINES + 1, "to": (number + 1) * LINES}
+                done = site.client.post(f"{job.path}/logs/redact", json=body)
+                answered.append(time.monotonic())
+                assert (done.status_code, done.json()["redacted"]) == (200, LINES), done.text
+            wait_for_answers(pollers, [len(each.answers) + 5 for each in pollers])
+        finally:
+            for poller in pollers:
+                poller.stop()
+            for viewer in viewers:
+                viewer.close()
+            site.client.close()
+            store.close()
+
+    answers = [each for poller in pollers for each in poller.answers]
+    assert set().union(*(secrets for _, secrets in answers)) == set(range(ROUNDS))
+    late = [(began - answered[each], each) for began, secrets in answers for each in secrets if began >= answered[each]]
+    assert late == []
