@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -22,9 +21,10 @@ from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
 from tests.deploy.conftest import DEPLOY
+from tests.support.commands import call_main
 from tests.support.guarded_server import USERS, GuardedServer
 from tests.support.issuer import Issuer
-from tests.support.service import ROOT, SECRET, Service, serving
+from tests.support.service import SECRET, Service, serving
 
 pytestmark = pytest.mark.long
 
@@ -44,21 +44,13 @@ def chronoverse(url: str, directory: Path, *arguments: str, **settings: str) -> 
     """Runs ``chronoverse …`` as a user of the store, and returns what it prints to stderr. Fails if that fails."""
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_"))},
-        "PYTHONPATH": str(ROOT),
         "CHRONOVERSE_REDIS_URL": url,
         "CHRONOVERSE_JWT_SECRET": SECRET.decode(),
         "CHRONOVERSE_DATA_DIR": str(directory / "data"),
         "CHRONOVERSE_ARCHIVE_URL": (directory / "archive").as_uri(),
         **settings,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "chronoverse", *arguments],
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    done = call_main(*arguments, environ=environ)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
