@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from chronoverse.cli.common import (
     read_settings,
     service_url,
 )
-from chronoverse.joblog.values import JobRef
+from chronoverse.errors import SpoolError
+from chronoverse.joblog.values import JobRef, iso_timestamp
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
@@ -165,10 +167,13 @@ def _line_comparer(settings: Settings, writer: "LogWriter") -> "LogComparer":
 
 def _print_spool(file: Path, raw: bool) -> None:
     from chronoverse.cli.printer import Printer
-    from chronoverse.runner.spool.spool import Spool
+    from chronoverse.runner.spool.salvage import recover_whole
 
-    spool = Spool.recover(file, keep_all=True)
+    spool, damage = recover_whole(file, in_place=False)
+    spool.close(iso_timestamp(time.time()))
     Printer(raw=raw).print(spool.lines(spool.state.get("base", 1)))
     spool.preserve()
-    if spool.dropped:
-        print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")
+    if dropped := spool.dropped - sum(each.lines for each in spool.missing):
+        print_message(f"{dropped} lines were dropped: there was no room to keep them")
+    if damage:
+        raise SpoolError(damage)

@@ -16,6 +16,7 @@ from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.readback import compare_spool
 from chronoverse.runner.run import DELIVER_SECONDS, close_and_report
+from chronoverse.runner.spool.salvage import recover_whole
 from chronoverse.runner.spool.spool import Spool
 
 
@@ -41,12 +42,17 @@ def resend_spool(
     FAILED in a log of its own. If the job was deleted, ``path`` is removed too.
     ``say`` shows the user a message. ``service_url`` is for messages: the service's URL, if we publish through it.
 
-    Raises: :class:`SpoolError` if the file is not a spool file; :class:`SpoolNotInLog` when the job has already ended
-    (it may have been declared LOST) and its log does not have the lines of the file; :class:`Held`,
+    If the file is damaged, its whole lines are delivered, and the damaged file is kept beside it.
+
+    Raises: :class:`SpoolError` if the file is not a spool file, or was damaged, after its whole lines were delivered;
+    :class:`SpoolNotInLog` when the job has already ended (it may have been declared LOST) and its log does not have the
+    lines of the file; :class:`Held`,
     :class:`ForeignLines`, :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot be continued;
     :class:`StoreError` when the lines cannot be read back.
     """
-    spool = Spool.recover(path, keep_all=True)
+    spool, damage = recover_whole(path, in_place=True)
+    if damage:
+        say(damage)
     job = _read_job(spool, path)
     if retry or job_id not in (None, job.job_id):
         job = JobRef(job.workflow_id, job_id or job.job_id)
@@ -85,6 +91,8 @@ def resend_spool(
         raise refusal
     if delivered:
         say(f"{lines} lines of {job} are in the store, and {path} is gone")
+        if damage:
+            raise SpoolError("the file was damaged, and the log lacks the lines that could not be read")
     return delivered
 
 

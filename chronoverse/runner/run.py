@@ -178,8 +178,8 @@ def close_and_report(
     path = None if delivered else spool.preserve()
     if delivered:
         spool.abandon()
-    if spool.dropped:
-        say(f"{spool.dropped} lines were dropped: there was no room to keep them")
+    if dropped := spool.dropped - sum(each.lines for each in spool.missing):
+        say(f"{dropped} lines were dropped: there was no room to keep them")
     if delivered or (path is None and isinstance(refusal, Deleted)):
         return
     if undelivered:

@@ -393,7 +393,7 @@ def test_removed_lines_get_a_marker(tmp_path: Path) -> None:
         database.execute("DELETE FROM batches WHERE ordinal BETWEEN 34 AND 39")
     messages = drain(Spool.recover(path))
     assert plain(messages) == [*range(34), *range(40, 100)]
-    assert sum("6 lines dropped" in message for message in messages) == 1
+    assert sum("6 lines missing" in message for message in messages) == 1
 
 
 WRITER = """

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from chronoverse.cli.main import main
 from chronoverse.errors import SpoolError
 from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.runner.spool.salvage import recover_whole
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.examples import examples
@@ -91,12 +92,10 @@ REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "a file of an earlier version": content(b"CVSPOOL1" * 1000),
     "the beginning of a database": content(b"SQLite format 3\0"),
     "another database": file(sql="DROP TABLE state"),
-    "one table more": file(sql="CREATE TABLE more (x)"),
     "a view that never ends": file(
         sql="DROP TABLE batches; CREATE VIEW batches AS WITH RECURSIVE n(ordinal) AS "
         "(SELECT 1 UNION ALL SELECT ordinal + 1 FROM n) SELECT * FROM n"
     ),
-    "a trigger": file(sql="CREATE TRIGGER t AFTER DELETE ON batches BEGIN DELETE FROM state; END"),
     "no state": file(sql="DELETE FROM state"),
     "no JSON in the state": file(raw_state="{"),
     "a list for a state": file(raw_state="[1]"),
@@ -135,33 +134,42 @@ REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "a range whose time is a sequence": file(ranges=[dropped(timestamp="\x1b]0;title\x07")]),
     "a range with a number that is no truth": file(ranges=[dropped(numbered=1)]),
     "a range whose lines are there": file(ranges=[dropped(ordinal=1)]),
+}
+#: Of these files all lines are taken.
+WHOLE: Final[dict[str, tuple[Callable[[Path], None], list[str]]]] = {
+    "two lines": (file(), ["a", "b"]),
+    "bytes that are no text": (file(row(0, text=b"\xff\0\x1b[2J")), ["\ufffd\0\x1b[2J"]),
+    "a state with more in it": (file(other="x" * 1500), ["a", "b"]),
+    "no rows": (file(sql="DELETE FROM batches"), []),
+}
+#: Files with two lines, ``a`` and ``b``, and a row that no runner has written.
+DAMAGED: Final[dict[str, Callable[[Path], None]]] = {
     "a line beyond all numbers": file(TWO_LINES, row(2**62)),
     "a line below zero": file(TWO_LINES, row(-9)),
     "lines that overlap": file(TWO_LINES, row(1)),
     "lines that overlap with nothing": file(TWO_LINES, row(1, text=None)),
-}
-#: Of these files the valid lines are taken.
-TAKEN: Final[dict[str, tuple[Callable[[Path], None], list[str]]]] = {
-    "whole": (file(), ["a", "b"]),
-    "more lines than there are": (file(TWO_LINES, row(lines=2**32)), ["a", "b"]),
-    "fewer lines than there are": (file(TWO_LINES, row(text=b"c\nd")), ["a", "b"]),
-    "no lines": (file(TWO_LINES, row(text=b"", lines=0)), ["a", "b"]),
-    "lines of a text": (file(TWO_LINES, row(lines="x")), ["a", "b"]),
-    "a time that is none": (file(TWO_LINES, row(timestamp=b"\xff" * 24)), ["a", "b"]),
-    "a time that is a sequence": (file(row(0, timestamp="\x1b]0;title\x07")), []),
-    "a stream that there is not": (file(TWO_LINES, row(stream="stdin")), ["a", "b"]),
-    "open streams that there are not": (file(TWO_LINES, row(open_streams="x")), ["a", "b"]),
-    "a position that is a text": (file(TWO_LINES, row(position="x")), ["a", "b"]),
-    "pieces of several lines": (file(TWO_LINES, row(text=b"c\nd", lines=2, partial=1)), ["a", "b"]),
-    "a text that is no bytes": (file(TWO_LINES, row(text="c")), ["a", "b"]),
-    "a text that is nothing": (file(TWO_LINES, row(text=None)), ["a", "b"]),
-    "a text of 100 MB": (
-        file(TWO_LINES, row(text=b"", lines=1), sql="UPDATE batches SET text = zeroblob(100000000) WHERE ordinal = 2"),
-        ["a", "b"],
+    "one table more": file(sql="CREATE TABLE more (x)"),
+    "a trigger": file(sql="CREATE TRIGGER t AFTER DELETE ON batches BEGIN DELETE FROM state; END"),
+    "more lines than there are": file(TWO_LINES, row(lines=2**32)),
+    "fewer lines than there are": file(TWO_LINES, row(text=b"c\nd")),
+    "no lines": file(TWO_LINES, row(text=b"", lines=0)),
+    "lines of a text": file(TWO_LINES, row(lines="x")),
+    "a time that is none": file(TWO_LINES, row(timestamp=b"\xff" * 24)),
+    "a time that is a sequence": file(TWO_LINES, row(timestamp="\x1b]0;title\x07")),
+    "a stream that there is not": file(TWO_LINES, row(stream="stdin")),
+    "open streams that there are not": file(TWO_LINES, row(open_streams="x")),
+    "a position that is a text": file(TWO_LINES, row(position="x")),
+    "pieces of several lines": file(TWO_LINES, row(text=b"c\nd", lines=2, partial=1)),
+    "a text that is no bytes": file(TWO_LINES, row(text="c")),
+    "a text that is nothing": file(TWO_LINES, row(text=None)),
+    **{
+        f"a {column} of 100 MB": file(TWO_LINES, row(), sql=f"UPDATE batches SET {column} = {value} WHERE ordinal = 2")
+        for column in ("text", "stream", "timestamp", "open_streams")
+        for value in ("zeroblob(100000000)",)
+    },
+    "a stream of 100 MB of text": file(
+        TWO_LINES, row(), sql="UPDATE batches SET stream = replace(hex(zeroblob(50000000)), '0', 'x') WHERE ordinal = 2"
     ),
-    "bytes that are no text": (file(row(0, text=b"\xff\0\x1b[2J")), ["\ufffd\0\x1b[2J"]),
-    "a state with more in it": (file(other="x" * 1500), ["a", "b"]),
-    "no rows": (file(sql="DELETE FROM batches"), []),
 }
 
 
@@ -194,20 +202,20 @@ def bounded(work: Callable[[], int]) -> int:
 def test_a_file_that_no_runner_has_written_is_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
 ) -> None:
-    """The message is one line, and the file stays unchanged."""
+    """The message is one line, and the file stays unchanged. Whole lines are printed if nobody knows whose they are."""
     path = tmp_path / "x.sqlite"
     REFUSED[name](path)
     content = path.read_bytes()
     assert bounded(lambda: main(["deliver", str(path)])) == DATA
     assert bounded(lambda: main(["deliver", "--print", str(path)])) == DATA
     out, err = capsys.readouterr()
-    assert out == ""
+    assert out in ("", "a\nb\n")
     assert [line.partition(str(path))[0] for line in err.splitlines()] == ["chronoverse: "] * 2
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", TAKEN)
-def test_valid_lines_of_a_damaged_file_are_taken(
+@pytest.mark.parametrize("name", [*WHOLE, *DAMAGED])
+def test_whole_lines_are_taken(
     name: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -215,18 +223,57 @@ def test_valid_lines_of_a_damaged_file_are_taken(
     monkeypatch: pytest.MonkeyPatch,
     server: RedisServer,
 ) -> None:
-    """They are printed and delivered up to the first invalid one."""
-    write, expected = TAKEN[name]
+    """They are printed and delivered. What else is in a file is named and kept, and the exit code says so."""
+    is_whole = name in WHOLE
+    write, expected = WHOLE[name] if is_whole else (DAMAGED[name], ["a", "b"])
     path = tmp_path / "x.sqlite"
     write(path)
-    assert bounded(lambda: main(["deliver", "--print", "--raw", str(path)])) == OK
-    assert capsys.readouterr().out == "".join(f"{line}\n" for line in expected)
+    content = path.read_bytes()
+    code = OK if is_whole else DATA
+    assert bounded(lambda: main(["deliver", "--print", "--raw", str(path)])) == code
+    printed = capsys.readouterr()
+    assert printed.out == "".join(f"{line}\n" for line in expected)
+    assert is_whole or printed.err.startswith(f"chronoverse: {path} is damaged: ")
+    assert printed.err.count("\n") == (0 if is_whole else 1)
+    assert path.read_bytes() == content
+
     server.ask("FLUSHALL")
     monkeypatch.setenv("CHRONOVERSE_REDIS_URL", server.url)
-    assert bounded(lambda: main(["deliver", "--deliver-timeout", "5s", str(path)])) == OK
+    assert bounded(lambda: main(["deliver", "--deliver-timeout", "5s", str(path)])) == code
     assert read_lines(server) == expected
     assert server.ask("HGET", key("job"), "status") == b"COMPLETED"
     assert not path.exists()
+    assert [each.read_bytes() for each in tmp_path.glob("x*")] == [content] * (not is_whole)
+
+
+def test_damaged_lines_are_named_where_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
+) -> None:
+    """A marker stands for those in the middle. It does not say that there was no room."""
+    path = tmp_path / "x.sqlite"
+    file(TWO_LINES, row(2, stream="x"), row(3), row(4, text=b"", lines=0))(path)
+    assert main(["deliver", "--print", str(path)]) == DATA
+    out, err = capsys.readouterr()
+    missing = "[chronoverse] 1 lines missing between line 2 and line 4: they are not in the runner's file"
+    assert out.splitlines() == ["a", "b", missing, "c"]
+    assert err == f"chronoverse: {path} is damaged: lines 3 to 3, what follows line 4 cannot be read\n"
+
+
+def test_a_delivery_of_a_damaged_file_can_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage the whole lines are delivered from the same path, once."""
+    path = tmp_path / "x.sqlite"
+    DAMAGED["a stream that there is not"](path)
+    with running(tmp_path / "server") as server:
+        monkeypatch.setenv("CHRONOVERSE_REDIS_URL", server.url)
+        server.stop()
+        assert main(["deliver", "--deliver-timeout", "1s", str(path)]) == UNAVAILABLE
+        server.start()
+        assert main(["deliver", str(path)]) == OK
+        assert read_lines(server) == ["a", "b"]
+    assert [each.suffix for each in tmp_path.glob("x*")] == [".damaged"]
+    assert "is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
@@ -256,6 +303,70 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = spool.preserve()
     assert path is not None
     return path
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file with 3,000 batches on many pages, as a runner leaves it."""
+    spool = Spool(SpoolRoom(tmp_path_factory.mktemp("spool"), "job"))
+    spool.save_state(**STATE)
+    for number in range(LARGE):
+        spool.put(LineBatch("stdout", NOW, b"%030d" % number, 1))
+    path = spool.preserve()
+    assert path is not None
+    return path.read_bytes()
+
+
+#: How many lines that file has, and bytes of a page of it and of a block of a disk.
+LARGE: Final = 3000
+PAGE: Final = 16_384
+BLOCK: Final = 4_096
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.99])
+def test_the_beginning_of_a_truncated_file_is_taken(
+    share: float, large: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
+) -> None:
+    """All lines up to the first page that is missing."""
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(large[: int(share * len(large))])
+    assert main(["deliver", "--print", str(path)]) == DATA
+    out, err = capsys.readouterr()
+    numbers = [int(line) for line in out.splitlines()]
+    assert numbers == list(range(len(numbers)))
+    assert (share - 0.2) * LARGE <= len(numbers) < LARGE
+    assert err == f"chronoverse: {path} is damaged: what follows line {len(numbers)} cannot be read\n"
+
+
+def test_the_beginning_of_a_truncated_file_is_delivered(
+    large: bytes, tmp_path: Path, environ: None, monkeypatch: pytest.MonkeyPatch, server: RedisServer
+) -> None:
+    """The job then ends as its runner said. The damaged file stays beside it."""
+    server.ask("FLUSHALL")
+    monkeypatch.setenv("CHRONOVERSE_REDIS_URL", server.url)
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(large[: len(large) // 2])
+    assert main(["deliver", str(path)]) == DATA
+    delivered = read_lines(server)
+    assert [int(line) for line in delivered] == list(range(len(delivered)))
+    assert len(delivered) > 1000
+    assert server.ask("HGET", key("job"), "status") == b"COMPLETED"
+    assert [each.read_bytes() for each in tmp_path.glob("x*")] == [large[: len(large) // 2]]
+
+
+@pytest.mark.parametrize("at", [0, PAGE - BLOCK, 2 * PAGE, 3 * PAGE, 8 * PAGE, 9 * PAGE + BLOCK, 12 * PAGE - BLOCK])
+def test_what_is_around_a_lost_block_is_taken(
+    at: int, large: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
+) -> None:
+    """A disk has lost 4 KiB. All lines on other pages are there, and also those of a file without its first page."""
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(large[:at] + bytes(BLOCK) + large[at + BLOCK :])
+    assert main(["deliver", "--print", str(path)]) == DATA
+    out, err = capsys.readouterr()
+    numbers = [int(line) for line in out.splitlines() if line.isdigit()]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) >= LARGE - 250
+    assert len(numbers) == LARGE or "cannot be read" in err
 
 
 changes = st.lists(
@@ -289,9 +400,10 @@ def test_a_damaged_file_is_refused_or_read(
     (tmp_path / "x.sqlite-journal").unlink(missing_ok=True)
     path.write_bytes(data)
     try:
-        spool = Spool.recover(path)
+        spool, _ = recover_whole(path, in_place=False)
     except SpoolError:
         return
+    spool.close(NOW)
     numbers = [line.sequence_num for line in spool.lines()]
     assert numbers == list(range(spool.first + 1, spool.end + 1))
     spool.abandon()

@@ -9,7 +9,8 @@ from chronoverse.joblog.values import LineRun
 
 @dataclass(frozen=True, slots=True)
 class DroppedRange:
-    """The dropped lines from ``ordinal`` on. ``size`` is in bytes, 0 if it is not known.
+    """The dropped lines from ``ordinal`` on. ``size`` is in bytes, 0 if it is not known: then a file
+    that a runner left lacks them.
 
     ``open_streams`` are the streams whose last line before them is partial. ``timestamp`` is that of the drop marker.
     It is empty until the marker is read, and the range may grow until then. ``numbered``: the marker names the
@@ -41,9 +42,11 @@ class DroppedRange:
     def marker(self, number: int) -> list[LineRun]:
         """The drop marker. Its first line has the sequence number ``number``."""
         number += self.marker_lines - 1
-        size = f" ({self.size} bytes)" if self.size else ""
+        size, why = f" ({self.size} bytes) dropped", "there was no room to keep them"
+        if not self.size:
+            size, why = " missing", "they are not in the runner's file"
         where = f" between line {number - 1} and line {number + 1}" if self.numbered else " here"
-        text = f"[chronoverse] {self.lines} lines{size} dropped{where}: there was no room to keep them"
+        text = f"[chronoverse] {self.lines} lines{size}{where}: {why}"
         # A partial line whose end was dropped must end here. Else the marker would look like its next piece.
         ends = [LineRun(self.timestamp, stream, False, [b""]) for stream in self.open_streams.split()]
         return [*ends, LineRun(self.timestamp, "stderr", False, [text.encode()])]

@@ -70,6 +70,8 @@ class Spool:
         #: Ranges of dropped lines, in order; and for the lines before them, their index minus their ordinal.
         self._ranges: list[DroppedRange] = []
         self._shift = 0
+        #: Those of them that a recovered file lacked.
+        self.missing: list[DroppedRange] = []
         #: Lines and bytes that the job has printed.
         self._printed = self._position = 0
         #: The ordinal after the last batch that was read. The indexes of the lines before it cannot change any more.
@@ -98,11 +100,14 @@ class Spool:
         file, saved = SpoolFile.open(path)
         spool = cls(replace(room or SpoolRoom(), directory=path.parent))
         spool._keeps_all, spool._file = keep_all, file
+        problem = ""
         try:
             spool._load(file, saved)
         except (sqlite3.Error, ValueError) as error:
+            problem = f"{path} is damaged: {error}"
+        if problem:  # the error is gone, and with it the query that it has interrupted: now the file can be closed
             file.close()
-            raise SpoolError(f"{path} is damaged: {error}") from None
+            raise SpoolError(problem)
         return spool
 
     @property
@@ -452,7 +457,8 @@ class Spool:
         self.dropped, self._shift = saved.pop("dropped", 0), saved.pop("shift", 0)
         ranges = [DroppedRange(*each) for each in saved.pop("ranges", [])]
         self.state = saved
-        end: int | None = None
+        # Before the first attempt no line was released.
+        end = None if "base" in saved else 0
         found: Iterable[DroppedRange | StoredBatch]
         found = heapq.merge(ranges, file.valid_batches(), key=attrgetter("ordinal"))
         for each in found:
@@ -460,7 +466,8 @@ class Spool:
             if missing < 0:
                 raise ValueError("its lines overlap")
             if end is not None and missing:  # somebody has damaged or removed batches
-                self._ranges.append(DroppedRange(end, missing, 0, " ".join(sorted(self._open_streams))))
+                self.missing.append(DroppedRange(end, missing, 0, " ".join(sorted(self._open_streams))))
+                self._ranges.append(self.missing[-1])
                 self.dropped += missing
             if isinstance(each, DroppedRange):
                 self._ranges.append(each)

@@ -41,7 +41,7 @@ OLD_MAGIC: Final = b"CVSPOOL1"
 #: The largest exit code that a log can hold; its negative is the smallest.
 MAX_EXIT_CODE: Final = 999_999_999
 #: Bytes of a page. A large batch is many pages, and a small one is written as whole pages.
-_PAGE_BYTES: Final = 16_384
+PAGE_BYTES: Final = 16_384
 #: Characters of a job's id in the file's name. The longest ids would make the name too long.
 _NAME_CHARACTERS: Final = 64
 #: Bytes of the largest state.
@@ -72,16 +72,21 @@ class SpoolRoom:
 class SpoolFile:
     """An open and locked spool file. Any method may raise sqlite3.Error: the disk may be full, or gone."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens and locks ``path``. What a process was writing when it was killed is undone."""
+    def __init__(self, path: Path, *, is_damaged: bool = False) -> None:
+        """Opens and locks ``path``. What a process was writing when it was killed is undone.
+
+        With ``is_damaged`` it may have fewer pages than it says.
+        """
         self.path = path
         address = f"{path.absolute().as_uri()}?mode=rw"
         self._connection = sqlite3.connect(address, 0, isolation_level=None, check_same_thread=False, uri=True)
+        # No row is read that is longer than any of ours.
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BATCH_BYTES + PAGE_BYTES)
         self._execute = self._connection.execute
         #: The state that was written last.
         self._written = b""
         try:
-            for setting in (*_SETTINGS, f"page_size={_PAGE_BYTES}"):
+            for setting in (*_SETTINGS, f"page_size={PAGE_BYTES}", f"writable_schema={is_damaged}"):
                 self._execute(f"PRAGMA {setting}")
             self._execute("BEGIN EXCLUSIVE")
             self._execute("COMMIT")
@@ -166,21 +171,74 @@ class SpoolFile:
         self._written = packed
 
     def valid_batches(self) -> Iterator[StoredBatch]:
-        """All batches that a runner can have written, in order.
-
-        Raises ValueError if the file is damaged in a way that makes more of it unusable than some batches.
-        """
+        """All batches, in order. Raises ValueError if there is anything else in the file than a runner writes."""
         (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise ValueError(" ".join(found.split()))
         end = 0
-        text = f"CASE WHEN typeof(text) = 'blob' AND length(text) <= {MAX_BATCH_BYTES} THEN text END"
-        for each in self._select("true", text=text):
+        for each in self._select("true"):
             if each.ordinal < end:
                 raise ValueError("its lines overlap")
-            if _is_plausible(each):
-                end = each.end
-                yield each
+            if not _is_plausible(each):
+                raise ValueError(f"what follows its line {end} cannot be right")
+            end = each.end
+            yield each
+
+    def whole_batches(self) -> Iterator[StoredBatch | None]:
+        """The batches of a damaged file that a runner can have written, in order; None for anything else."""
+        start = end = 0
+        limit = -1
+        while start <= MAX_NUMBER:
+            try:
+                found = None
+                for found in self._select("ordinal >= ?", start, limit=limit):
+                    is_whole = found.ordinal >= end and _is_plausible(found)
+                    if is_whole:
+                        end = found.end
+                    start = max(start, found.ordinal + 1)
+                    yield found if is_whole else None
+                if limit < 0 or found is None:
+                    return
+                limit = -1
+            except sqlite3.Error:
+                # Python reads a row ahead. So an error may be about the row after the next one: read that one alone.
+                if limit < 0:
+                    limit = 1
+                    continue
+                yield None
+                start, limit = self._next_readable(start), -1
+
+    def _next_readable(self, ordinal: int) -> int:
+        """The next ordinal from which rows can be read again; beyond all numbers if there is none."""
+        step = 1
+        while not self._is_readable(ordinal + step):
+            step *= 2
+            if step > MAX_NUMBER:
+                return step
+        low, high = ordinal + step // 2, ordinal + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._is_readable(middle) else (middle, high)
+        return high
+
+    def _is_readable(self, ordinal: int) -> bool:
+        try:
+            next(self._select("ordinal >= ?", ordinal, limit=1), None)
+        except sqlite3.Error:
+            return False
+        return True
+
+    def has_our_tables(self) -> bool:
+        """Whether the file has the tables of a spool file, and nothing else."""
+        tables = self._execute("SELECT sql FROM sqlite_master ORDER BY name").fetchmany(len(_TABLES) + 1)
+        return tables == [(statement,) for statement in _TABLES]
+
+    def valid_state(self) -> dict[str, Any]:
+        """The state of a damaged file; {} if it cannot be right."""
+        try:
+            return self._read_state()
+        except (sqlite3.Error, SpoolError):
+            return {}
 
     def close(self) -> None:
         """Forces the file to the disk and closes it. It can be resent."""
@@ -208,9 +266,9 @@ class SpoolFile:
                 self._execute("ROLLBACK")
             raise
 
-    def _select(self, condition: str, *values: int, text: str = "text") -> Iterator[StoredBatch]:
+    def _select(self, condition: str, *values: int, text: str = "text", limit: int = -1) -> Iterator[StoredBatch]:
         columns = f"ordinal, position, open_streams, stream, timestamp, {text}, lines, partial"
-        query = f"SELECT {columns} FROM batches WHERE {condition} ORDER BY ordinal"
+        query = f"SELECT {columns} FROM batches WHERE {condition} ORDER BY ordinal LIMIT {limit}"
         with contextlib.closing(self._execute(query, values)) as rows:
             for ordinal, position, open_streams, stream, timestamp, data, lines, partial in rows:
                 batch = LineBatch(stream, timestamp, data, lines, bool(partial))
@@ -218,8 +276,7 @@ class SpoolFile:
 
     def _read_state(self) -> dict[str, Any]:
         """The state's values that a runner can have written; others are left out. Raises :class:`SpoolError`."""
-        tables = self._execute("SELECT sql FROM sqlite_master ORDER BY name").fetchmany(len(_TABLES) + 1)
-        if tables != [(statement,) for statement in _TABLES]:
+        if not self.has_our_tables():
             raise SpoolError(f"{self.path} is not a spool file")
         query = f"SELECT CAST(json AS BLOB) FROM state WHERE length(json) <= {_STATE_BYTES}"
         (self._written,) = self._execute(query).fetchone() or (b"",)
@@ -279,7 +336,8 @@ def _is_plausible(stored: StoredBatch) -> bool:
     batch = stored.batch
     lines = batch.text.count(b"\n") + 1 if isinstance(batch.text, bytes) else 0
     return (
-        _fits(stored.position, _COUNT)
+        _fits(stored.ordinal, _COUNT)
+        and _fits(stored.position, _COUNT)
         and _fits(stored.open_streams, _OPEN_STREAMS)
         and _fits(batch.stream, _STREAM)
         and _fits(batch.timestamp, _TIMESTAMP)

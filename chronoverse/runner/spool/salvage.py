@@ -1,0 +1,129 @@
+"""Takes what is whole out of a damaged spool file, such as one that was truncated, or whose disk has lost a block."""
+
+import contextlib
+import secrets
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from chronoverse.errors import SpoolError, SpoolInUse
+from chronoverse.runner.spool.batches import MemoryBatches
+from chronoverse.runner.spool.spool import Spool
+from chronoverse.runner.spool.spool_file import PAGE_BYTES, SPOOL_MAX_BYTES, SpoolFile
+
+#: Bytes of batches that are written to the new file at a time.
+_WRITE_BYTES: Final = 1_048_576
+#: The most ranges of lines that a message names.
+_NAMED: Final = 10
+
+
+def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
+    """The lines of the spool file ``path`` that are whole, and a sentence about the others: a drop marker stands there.
+
+    A file without damage is opened as it is, and the sentence is empty. The whole lines of another one are written into
+    a new file. With ``in_place`` this takes the place of ``path``, and the damaged file becomes FILE.damaged. Else it
+    is removed at once, while the spool has it open, and ``path`` stays.
+
+    Raises: :class:`SpoolError` when nothing is whole, or, with ``in_place``, when nobody knows whose lines they are;
+    :class:`SpoolInUse`.
+    """
+    try:
+        return Spool.recover(path, keep_all=True), ""
+    except SpoolInUse:
+        raise
+    except SpoolError as error:
+        refused = error
+    if not path.is_file() or not path.stat().st_size:
+        raise refused
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent if in_place else None) as directory:
+            draft, lacks = _write_whole(path, Path(directory))
+            if draft is None:
+                raise refused
+            damage = f"{path} is damaged: {lacks or 'a part of it'} cannot be read"
+            try:
+                spool = Spool.recover(draft, keep_all=True)
+            except SpoolError:  # its state contradicts its lines
+                raise refused from None
+            if not in_place:
+                return spool, damage
+            spool.preserve()
+            if "job" not in spool.state:
+                raise SpoolError(f"{refused}; deliver --print prints the lines that are whole")
+            kept = path.with_name(f"{path.name}.{secrets.token_hex(4)}.damaged")
+            for ending in ("-journal", ""):  # SQLite would apply the journal to the new file
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{path}{ending}").rename(f"{kept}{ending}")
+            draft.rename(path)
+    except (OSError, sqlite3.Error) as error:
+        raise SpoolError(f"{refused}; its whole lines cannot be written to another file: {error}") from error
+    return Spool.recover(path, keep_all=True), f"{damage}; the damaged file is kept as {kept}"
+
+
+def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
+    """Writes the whole batches of the damaged file ``path`` into a new file in ``directory``.
+
+    Returns its path, None if there is no such batch; and which lines are lacking, by their place in what the job
+    printed, from 1 on.
+    """
+    draft: SpoolFile | None = None
+    lacking: list[str] = []
+    waiting = MemoryBatches()
+    end, is_broken = 0, False
+    with contextlib.ExitStack() as stack:
+        damaged = _open(path, directory, stack)
+        if damaged is None:
+            return None, ""
+        state = damaged.valid_state()
+        for batch in damaged.whole_batches():
+            if batch is None:
+                is_broken = True
+                continue
+            if is_broken and batch.ordinal > end:
+                lacking.append(
+                    f"lines {end + 1} to {batch.ordinal}" if draft else f"what precedes line {batch.ordinal + 1}"
+                )
+            end, is_broken = batch.end, False
+            draft = draft or SpoolFile.create(directory, "whole")
+            waiting.add(batch)
+            if waiting.size >= _WRITE_BYTES:
+                draft.write(state, add=waiting)
+                waiting = MemoryBatches()
+        if draft is None:
+            return None, ""
+        draft.write(state, add=waiting)
+    draft.close()
+    named = lacking[:_NAMED] + [f"{len(lacking) - _NAMED} other ranges"] * (len(lacking) > _NAMED)
+    return draft.path, ", ".join(named + [f"what follows line {end}"] * is_broken)
+
+
+def _open(path: Path, directory: Path, stack: contextlib.ExitStack) -> SpoolFile | None:
+    """The damaged file ``path``, or if its first page is not ours, a copy with the first page that each file has.
+
+    The copy is in ``directory``. None if the file is none of ours. ``stack`` closes the file.
+    """
+    with contextlib.suppress(sqlite3.Error):  # its first page may not even be that of a database
+        file = SpoolFile(path, is_damaged=True)
+        stack.callback(file.close)
+        if file.has_our_tables():
+            return file
+    with path.open("rb") as content:
+        content.seek(PAGE_BYTES)
+        # The second page is the root of the table: a leaf or not, and nothing else.
+        if content.read(1) not in (b"\x05", b"\x0d") or path.stat().st_size > SPOOL_MAX_BYTES:
+            return None
+    copy = SpoolFile.create(directory, "copy")
+    copy.close()
+    first = bytearray(copy.path.read_bytes()[:PAGE_BYTES])
+    # https://www.sqlite.org/fileformat.html#in_header_database_size
+    pages = max(path.stat().st_size // PAGE_BYTES, 3)
+    first[28:32] = pages.to_bytes(4, "big")
+    shutil.copyfile(path, copy.path)
+    with copy.path.open("r+b") as content:
+        content.write(first)
+        content.truncate(pages * PAGE_BYTES)
+    file = SpoolFile(copy.path, is_damaged=True)
+    stack.callback(file.close)
+    return file
