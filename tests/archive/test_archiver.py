@@ -164,6 +164,22 @@ def test_a_foreign_job_says_the_same_of_itself_in_the_archive(
     assert {name: manifest[name] for name in ended} == ended
 
 
+def test_lost_lines_at_the_beginning_are_lost_in_the_archive_too(bench: Bench, objects: FileObjectStore) -> None:
+    """One entry stands for them, with the last of their numbers. The log begins with the first of them."""
+    attempt = bench.store.open(JOB, "token")
+    bench.store.append_lost(attempt, 1, 5)
+    bench.store.append(attempt, make_lines(6, 2))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 8)
+    (before,), hot = bench.store.get_jobs([JOB]), all_entries(bench.store, objects, JOB)
+    assert isinstance(before, Job)
+    assert (before.first, hot[0]) == (1, Gap(1, 5, "lost"))
+    assert archive(bench.store, objects) == 0
+    (after,) = bench.store.get_jobs([JOB])
+    assert isinstance(after, Job)
+    assert (after.to_json(), after.archived) == (before.to_json(), 7)
+    assert all_entries(bench.store, objects, JOB) == hot
+
+
 def test_the_state_of_a_foreign_job_is_completed(bench: Bench, objects: FileObjectStore) -> None:
     """Only its log says how it ended, and the log soon expires."""
     bench.xadd("2-0", "message", "a", "timestamp", "2026-03-03T10:00:05.123Z")

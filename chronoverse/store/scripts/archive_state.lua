@@ -37,6 +37,6 @@ local retention = redis.pcall('HGET', settings, 'retention_seconds')
 answer[7] = type(retention) == 'string' and retention
 for at = 1, 7 do answer[at] = answer[at] or '' end
 local info = redis.call('EXISTS', log) == 1 and stream_info(log) or {}
-answer[8] = info['first-entry'] and info['first-entry'][1] or ''
+answer[8] = first_id(info)
 answer[9] = info['last-generated-id'] or ''
 return answer

@@ -110,6 +110,16 @@ local function stream_info(log)
   return info
 end
 
+-- The id of the log's first entry, or '' without one. An entry about lost lines stands for all of their numbers, so its id
+-- is that of the first of them here.
+local function first_id(info)
+  local entry = info['first-entry']
+  if not entry then return '' end
+  local from = field(entry[2], 'event') == 'lost' and whole_number(field(entry[2], 'from')) or 0
+  local is_earlier = from > 0 and from < tonumber(string.match(entry[1], '^%d+'))
+  return is_earlier and string.format('%.0f-0', from) or entry[1]
+end
+
 -- The last number in the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids
 -- are not 1-0, 2-0, 3-0, … (then the first value is the last id), else nil.
 -- The third value says whether the log exists. Raises WRONGTYPE when one of the two keys is of another type.

@@ -125,7 +125,7 @@ if not exists then return {hash, '', '', '', {}, in_grace, listed} end
 local started_at = first and field(first[2], 'timestamp') or ''
 return {
   hash,
-  first and first[1] or '',
+  first_id(info),
   info['last-generated-id'],
   #started_at <= FIELD_BYTES and started_at or '',
   terminal and read_terminal(terminal) or {},
