@@ -1,0 +1,215 @@
+"""A reference model of a job's log: a list of entries, and each route as a small pure function of it.
+
+Nothing here knows of stores, chunks or caches. So wherever a log is stored, the service must answer as the model does.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+#: The time of a line whose runner gave none.
+NO_TIME: Final = "1970-01-01T00:00:00.000Z"
+REDACTED: Final = "[redacted]"
+_CONTROL_SEQUENCE: Final = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")
+
+
+class Entry(NamedTuple):
+    """An entry as a runner has written it.
+
+    ``kind`` is ``line``; ``malformed``, without a message; ``lost``, about the numbers from ``start`` on; or ``extra``,
+    with the number of the entry before it.
+    """
+
+    number: int
+    kind: str
+    message: str = ""
+    stream: str = "stdout"
+    timestamp: str | None = None
+    partial: bool = False
+    start: int = 0
+
+    def fields(self) -> list[str]:
+        """The fields of the entry in the store's stream."""
+        stamp = [] if self.timestamp is None else ["timestamp", self.timestamp]
+        if self.kind == "malformed":
+            return [*stamp, "note", "nothing to show"]
+        if self.kind == "lost":
+            return [*stamp, "event", "lost", "from", str(self.start)]
+        partial = ["partial", "1"] if self.partial else []
+        return [*stamp, "message", self.message, "stream", self.stream, *partial]
+
+    def line(self) -> dict[str, Any]:
+        """The line as the routes have it."""
+        line = {
+            "timestamp": self.timestamp or NO_TIME,
+            "message": self.message,
+            "sequence_num": self.number,
+            "stream": self.stream,
+        }
+        return {**line, "partial": True} if self.partial else line
+
+
+class Query(NamedTuple):
+    """What a request asks for. ``q`` is an expression that means the same to RE2 and to Python, in any case."""
+
+    q: str | None = None
+    regex: bool = False
+    stream: str | None = None
+    since: str | None = None
+    until: str | None = None
+    before: int = 0
+    after: int = 0
+
+    def spans(self, message: str) -> list[list[int]]:
+        """The places that match: in the message as it was written, and without its control sequences."""
+        assert self.q is not None
+        pattern = re.compile(self.q if self.regex else re.escape(self.q), re.IGNORECASE)
+        found = {match.span() for match in pattern.finditer(message)}
+        kept = [at for at in range(len(message)) if not _in_sequence(message, at)]
+        for match in pattern.finditer("".join(message[at] for at in kept)):
+            if match.start() < match.end():
+                found.add((kept[match.start()], kept[match.end() - 1] + 1))
+        joined: list[list[int]] = []
+        for start, end in sorted(span for span in found if span[0] < span[1]):
+            if joined and start < joined[-1][1]:
+                joined[-1][1] = max(end, joined[-1][1])
+            else:
+                joined.append([start, end])
+        return joined
+
+    def matches(self, message: str) -> bool:
+        """Whether the message matches, in either form."""
+        if self.q is None:
+            return True
+        pattern = re.compile(self.q if self.regex else re.escape(self.q), re.IGNORECASE)
+        return any(pattern.search(text) for text in (message, _CONTROL_SEQUENCE.sub("", message)))
+
+    def has(self, entry: Entry) -> bool:
+        """Whether the entry is a line that is asked for."""
+        return (
+            entry.kind == "line"
+            and self.stream in (None, entry.stream)
+            and (self.since or "") <= (entry.timestamp or NO_TIME) <= (self.until or "~")
+            and self.matches(entry.message)
+        )
+
+
+#: Asks for all lines.
+EVERYTHING: Final = Query()
+
+
+def _in_sequence(message: str, at: int) -> bool:
+    return any(match.start() <= at < match.end() for match in _CONTROL_SEQUENCE.finditer(message))
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log: its entries in order, and what the terminal entry says, if there is one. ``trimmed`` numbers are gone.
+
+    ``times`` are ``created_at`` and ``started_at``, and ``attempt`` is the number of attempts.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    end: dict[str, Any] | None = None
+    trimmed: int = 0
+    times: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> tuple[Entry, ...]:
+        """The entries that are left."""
+        return tuple(each for each in self.entries if each.number > self.trimmed)
+
+    @property
+    def last(self) -> int:
+        """The last number before the end. The end follows the last entry, unless numbers were left out."""
+        return int(self.end["number"]) - 1 if self.end else self.entries[-1].number
+
+    @property
+    def first(self) -> int:
+        """The first number that can still be read."""
+        if not self.kept:
+            return self.last + 1
+        return self.kept[0].start if self.kept[0].kind == "lost" else self.kept[0].number
+
+    def redacted(self, first: int, last: int) -> "Log":
+        """The log after a redaction of these numbers."""
+        hidden = [
+            each._replace(message=REDACTED) if each.kind == "line" and first <= each.number <= last else each
+            for each in self.entries
+        ]
+        return replace(self, entries=tuple(hidden))
+
+    def lines(self, query: Query = EVERYTHING) -> list[dict[str, Any]]:
+        """``/logs`` and ``/logs/raw``: the lines that are asked for."""
+        return [each.line() for each in self.kept if query.has(each)]
+
+    def search(self, query: Query) -> list[dict[str, Any]]:
+        """``/logs/search``: these lines with their highlights, and the lines around them."""
+        found = {each.number: each for each in self.kept if query.has(each)}
+        result = []
+        for each in self.kept:
+            if each.number in found and each.kind == "line":
+                result.append({**each.line(), "highlights": query.spans(each.message)})
+            elif each.kind == "line" and query.stream in (None, each.stream) and self._is_near(each, found, query):
+                result.append({**each.line(), "highlights": [], "context": True})
+        return result
+
+    @staticmethod
+    def _is_near(entry: Entry, found: dict[int, Entry], query: Query) -> bool:
+        return any(number - query.before <= entry.number <= number + query.after for number in found)
+
+    def events(self, offset: int, query: Query = EVERYTHING) -> Iterator[tuple[Any, ...]]:
+        """``/events``: (event, what it says) for each event after ``offset``, but for those about the job."""
+        cursor = offset
+        for entry in self.kept:
+            if entry.kind == "extra":
+                if entry.number > offset:
+                    yield "error", f"{entry.number}-1"
+                continue
+            if entry.number <= cursor:
+                continue
+            start = max(entry.start, cursor + 1) if entry.kind == "lost" else entry.number
+            yield from self._missing(cursor, start)
+            if entry.kind == "line":
+                if query.has(entry):
+                    yield "log", entry.line()
+            else:
+                yield "gap", start, entry.number, entry.kind
+            cursor = entry.number
+        if self.end:
+            yield from self._missing(cursor, self.last + 1)
+            yield "end", self.last + 1
+
+    def _missing(self, cursor: int, start: int) -> Iterator[tuple[Any, ...]]:
+        """The gaps between two numbers: below the first that is left they are trimmed, otherwise nobody wrote them."""
+        edge = min(max(self.first - 1, cursor), start - 1)
+        if cursor < edge:
+            yield "gap", cursor + 1, edge, "trimmed"
+        if edge < start - 1:
+            yield "gap", edge + 1, start - 1, "missing"
+
+    def wait(self, offset: int, query: Query) -> dict[str, Any]:
+        """``/wait`` of a job that has ended: what comes first, with the gaps before it."""
+        gaps: list[dict[str, Any]] = []
+        for event, *said in self.events(offset, query):
+            if event == "log":
+                return {"outcome": "matched", "log": said[0], "cursor": said[0]["sequence_num"], "gaps": gaps}
+            if event == "gap":
+                gaps.append(dict(zip(("from", "to", "reason"), said, strict=True)))
+        return {"outcome": "ended", "log": None, "gaps": gaps}
+
+    def job(self) -> dict[str, Any]:
+        """``/jobs/{j}``, without the job's ids."""
+        end = self.end or {"status": "RUNNING"}
+        return {
+            "status": end["status"],
+            "attempt": 1,
+            **self.times,
+            "finished_at": end.get("timestamp"),
+            "exit_code": end.get("exit_code"),
+            "lines": self.last,
+            "dropped": end.get("dropped", 0),
+            "first_sequence_num": self.first,
+            "last_sequence_num": self.last,
+        }
