@@ -8,7 +8,7 @@ bounded for each job, however many viewers there are.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,7 +140,7 @@ class Viewer:
             if job and feed.job and (job.status, job.attempt) == (feed.job.status, feed.job.attempt):
                 self._state = feed.state
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Generator[bytes, None, None]:
         """The chunks to send, each in one write, until the stream is done. Leaves the tail when closed."""
         self._woken = woken = threading.Event()
         try:

@@ -495,6 +495,15 @@ def test_a_wait_goes_on_over_cuts_where_it_was() -> None:
     assert waits == [0.75, 1.5, 3, 6, 12]
 
 
+def test_a_wait_goes_on_when_an_answer_came_before_its_time() -> None:
+    """A service that shuts down answers early."""
+    with ScriptedService(waited("timeout", 7), waited("matched", 9)) as service:
+        found = Client(service.url).wait(JOB, q="x", regex=False, stream=None, offset=3, seconds=5)
+
+    assert found["outcome"] == "matched"
+    assert [asked.query["offset"] for asked in service.requests] == ["3", "7"]
+
+
 def test_a_wait_ends_with_its_time_also_when_the_service_is_away() -> None:
     """It asks for the time that is left, and does not wait for an attempt beyond it."""
     clock = Clock()

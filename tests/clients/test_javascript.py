@@ -184,6 +184,8 @@ def test_a_wait_has_four_outcomes(engine: Engine, reader_service: Service, job: 
     wait_until(lambda: streams(reader_service) == 3, 10, "all wait")
     job.lines(["a needle"])
     assert matched.result()["answer"]["log"]["message"] == "a needle"
+    both = start(job, q="a", limit=5).result()["answer"]
+    assert ([line["message"] for line in both["logs"]], both["cursor"]) == (["hay", "a needle"], 2)
     job.end(exit_code=3, status="FAILED")
     for reading in (ended, unmatched):
         found = reading.result()["answer"]

@@ -508,6 +508,14 @@ class WaitQuery(StreamSearchFields):
 
     stream = _stream()
     offset = QueryInteger(metadata={"description": "Only a line after this one; by default any."})
+    limit = QueryInteger(
+        1,
+        MAX_PAGE_LIMIT,
+        metadata={
+            "description": "The answer also has `logs`: the first line that matches, and up to so many in all that are"
+            " there already, within 252 KiB and a quarter of a second. Without it there is only `log`."
+        },
+    )
     timeout = QueryInteger(
         maximum=MAX_WAIT_SECONDS, load_default=30, metadata={"description": "Seconds after which to answer anyway."}
     )
@@ -526,11 +534,17 @@ class WaitSchema(Schema):
 
     outcome = fields.String(required=True, validate=validate.OneOf(("matched", "ended", "timeout")))
     log = fields.Nested(LineSchema, required=True, allow_none=True)
+    logs = fields.List(
+        fields.Nested(LineSchema), metadata={"description": "With `limit`: `log`, and lines after it that match."}
+    )
     cursor = fields.Integer(
         required=True, metadata={"description": "How far it has looked: the `offset` of the next request."}
     )
     job = fields.Nested(JobSchema, required=True)
-    gaps = fields.List(fields.Nested(GapSchema), metadata={"description": "Lines that could not be looked at."})
+    gaps = fields.List(
+        fields.Nested(GapSchema), metadata={"description": "Lines that could not be looked at: the first 100 gaps."}
+    )
+    more_gaps = fields.Integer(metadata={"description": "How many gaps came after these."})
 
 
 class WorkflowsQuery(Schema):

@@ -1,6 +1,7 @@
 """``GET …/wait``: answers when a line has come, when the job has ended, or when the time is over."""
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -24,7 +25,8 @@ from chronoverse.web.streaming.connection import begin_long_answer, on_hangup
 from chronoverse.web.streaming.opening import fixed_headers, open_viewer, viewer_request
 from chronoverse.web.streaming.wait_writer import WaitWriter
 
-#: Seconds for which a wait looks at what is there already, also when its client does not want to wait at all.
+#: Seconds for which a wait looks at what is there already, also when its client does not want to wait at all. After the
+#: first line it looks as long for further ones.
 LOOK_SECONDS: Final = 0.25
 #: A filter for somebody who waits for the end. A line that passes all the same does no harm.
 NO_LINES: Final = LineFilter(q="\0")
@@ -59,7 +61,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         closes_at = deps.monotonic() + max(timeout, LOOK_SECONDS)
         request_ = replace(request_, heartbeat_seconds=NO_HEARTBEAT_SECONDS, closes_at=closes_at)
         viewer, on_end = open_viewer(deps, ticket, request_)
-        return WaitResponse(deps, ref, viewer, Wait(wants_line=wants_line), on_end)
+        wait = Wait(limit=query.get("limit", 1) if wants_line else 0)
+        return WaitResponse(deps, ref, viewer, wait, on_end, with_lines="limit" in query)
 
     return routes
 
@@ -67,17 +70,27 @@ def blueprint(deps: Dependencies) -> Blueprint:
 class WaitResponse(Response):
     """The answer to a wait. It takes over the socket where it can, and otherwise holds gunicorn's greenlet."""
 
-    def __init__(self, deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        deps: Dependencies,
+        ref: JobRef,
+        viewer: Viewer,
+        wait: Wait,
+        on_end: Callable[[], None],
+        *,
+        with_lines: bool,
+    ) -> None:
         super().__init__(iter(()))
         self._deps = deps
         self._ref = ref
         self._viewer = viewer
         self._wait = wait
         self._on_end = on_end
+        self._with_lines = with_lines
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         del self.headers["Content-Type"]
-        answer = partial(_answer, self._deps, self._ref, self._viewer, self._wait)
+        answer = partial(_answer, self._deps, self._ref, self._viewer, self._wait, with_lines=self._with_lines)
         sock, headers = begin_long_answer(environ), [*self.headers]
         if self._deps.stream_writers.can_take_over(environ):
             # This holds on to no more than it needs: there may be thousands of waiters.
@@ -86,11 +99,12 @@ class WaitResponse(Response):
             return ALREADY_HANDLED
         unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
         try:
-            for frames in self._viewer.chunks():
-                self._wait.feed(frames)
-                if self._wait.is_over:
-                    break
-            response = answer()
+            with closing(self._viewer.chunks()) as chunks:
+                for frames in chunks:
+                    self._wait.feed(frames)
+                    if self._wait.is_over:
+                        break
+                response = answer()
         finally:
             if unwatch:
                 unwatch()
@@ -99,18 +113,30 @@ class WaitResponse(Response):
         return response(environ, start_response)
 
 
-def _answer(deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait) -> Response:
+def _answer(deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait, *, with_lines: bool) -> Response:
     """The answer to a wait that is over."""
     try:
+        if wait.is_over:
+            _read_further_lines(viewer, wait, deps.monotonic)
         outcome = wait.outcome(viewer)
         job = _known_job(deps, ref, viewer, wait.cursor) or deps.store.get_job(ref)
         if job is None:
             return problem_for(JobNotFound("no such job"))
         if outcome is None:
             return problem(503, wait.error)
-        return json_response(wait.to_json(outcome, viewer, job))
+        return json_response(wait.to_json(outcome, viewer, job, with_lines=with_lines))
     except ChronoverseError as error:
         return problem_for(error)
+
+
+def _read_further_lines(viewer: Viewer, wait: Wait, clock: Callable[[], float]) -> None:
+    """Reads what else is there after the first line, and does not wait for more."""
+    until = clock() + LOOK_SECONDS
+    while not wait.is_full and not viewer.done and clock() < until:
+        frames = viewer.next()
+        if frames is None:
+            return
+        wait.feed(frames)
 
 
 def _known_job(deps: Dependencies, ref: JobRef, viewer: Viewer, cursor: int) -> Job | None:

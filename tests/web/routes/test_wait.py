@@ -105,7 +105,8 @@ def test_lines_that_are_gone_are_named(client: httpx.Client, ask: Asking, job: F
     assert answer["gaps"] == [{"from": 1, "to": 3, "reason": "trimmed"}]
 
 
-def test_a_loop_of_waits_misses_nothing(service: Service, ask: Asking, client: httpx.Client, job: Foreign) -> None:
+@pytest.mark.parametrize("limit", [1, 1000])
+def test_a_loop_of_waits_misses_nothing(ask: Asking, job: Foreign, limit: int) -> None:
     """Each begins at the cursor of the one before, while lines keep coming."""
     total, over = 400, threading.Event()
 
@@ -120,9 +121,9 @@ def test_a_loop_of_waits_misses_nothing(service: Service, ask: Asking, client: h
     found, cursor, outcome = [], 0, ""
     in_time = deadline(60, "the job has ended")
     while outcome != "ended" and in_time():
-        answer = ask(job, q="needle", offset=cursor, timeout=1).result(10).json()
+        answer = ask(job, q="needle", offset=cursor, timeout=1, limit=limit).result(10).json()
         outcome, cursor = answer["outcome"], answer["cursor"]
-        found += [answer["log"]["sequence_num"]] if answer["log"] else []
+        found += [line["sequence_num"] for line in answer["logs"]]
     writer.join()
     assert found == [number for number in range(1, total + 1) if number % 7 == 0]
 
@@ -159,7 +160,9 @@ def test_the_end_of_a_job_with_many_waiters_is_few_reads_of_the_store(
     }
 
 
-@pytest.mark.parametrize("query", ["timeout=301", "timeout=x", "offset=-1", "q=", "q=%28&regex=true", "limit=3"])
+@pytest.mark.parametrize(
+    "query", ["timeout=301", "timeout=x", "offset=-1", "q=", "q=%28&regex=true", "limit=0", "limit=1001"]
+)
 def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
     job.line("a line")
     assert client.get(f"{job.path}/wait?{query}").status_code == 400
@@ -219,19 +222,57 @@ def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server
     store.close()
 
 
-def test_a_log_with_many_gaps_ends_the_wait_early(ask: Asking, job: Foreign) -> None:
-    """An answer names only so many. The next wait begins after them, and misses nothing."""
-    commands = [("XADD", job.key, f"{2 * number}-0", "message", "hay") for number in range(1, 251)]
-    ask_all(job.url, [*commands, ("XADD", job.key, "501-0", "message", "needle")])
-    gaps, cursor, outcome = 0, 0, "timeout"
-    for _ in range(10):
-        answer = ask(job, q="needle", offset=cursor, timeout=20).result(3 * LATE).json()
-        outcome, cursor = answer["outcome"], answer["cursor"]
-        gaps += len(answer.get("gaps", []))
-        assert len(answer.get("gaps", [])) <= MAX_GAPS
-        if outcome == "matched":
-            break
-    assert (outcome, cursor, gaps) == ("matched", 501, 250)
+@both_ways
+def test_many_gaps_do_not_end_the_wait(ask: Asking, job: Foreign) -> None:
+    """The answer names the first of them, counts the others, and comes when the line has come or the time is over."""
+    ask_all(job.url, [("XADD", job.key, f"{2 * number}-0", "message", "hay") for number in range(1, 251)])
+    began = time.monotonic()
+    answer = ask(job, q="needle", timeout=2).result(2 + LATE).json()
+    assert (answer["outcome"], answer["cursor"], answer["more_gaps"]) == ("timeout", 500, 250 - MAX_GAPS)
+    assert [gap["from"] for gap in answer["gaps"]] == [*range(1, 2 * MAX_GAPS, 2)]
+    assert time.monotonic() - began >= 2
+    waiting = ask(job, q="needle", timeout=20)
+    time.sleep(0.5)
+    assert not waiting.done()
+    ask_all(job.url, [("XADD", job.key, "501-0", "message", "needle")])
+    answer = waiting.result(3 * LATE).json()
+    assert (answer["outcome"], answer["cursor"], len(answer["gaps"])) == ("matched", 501, MAX_GAPS)
+
+
+@both_ways
+def test_an_answer_may_have_all_lines_that_are_there(client: httpx.Client, ask: Asking, job: Foreign) -> None:
+    """Up to a limit. The cursor is behind the last of them, or behind all that was looked at."""
+    job.lines(["hay", "needle 1", "hay", "needle 2", "needle 3", "hay"])
+    written = client.get(f"{job.path}/logs").json()["logs"]
+    for limit, numbers, cursor in ((1, [2], 2), (2, [2, 4], 4), (3, [2, 4, 5], 5), (4, [2, 4, 5], 6)):
+        answer = ask(job, q="needle", limit=limit).result(LATE).json()
+        assert answer["logs"] == [written[number - 1] for number in numbers]
+        assert (answer["outcome"], answer["log"], answer["cursor"]) == ("matched", answer["logs"][0], cursor)
+    waiting = ask(job, q="needle", offset=6, limit=1000)
+    time.sleep(0.3)
+    assert not waiting.done()
+    job.lines(["hay", "needle 4", "needle 5"])
+    answer = waiting.result(LATE).json()
+    assert answer["logs"][0]["sequence_num"] == 8
+    assert answer["cursor"] == answer["logs"][-1]["sequence_num"]
+    nothing = ask(job, q="straw", limit=5, timeout=0).result(LATE).json()
+    assert (nothing["outcome"], nothing["log"], nothing["logs"]) == ("timeout", None, [])
+
+
+def test_the_lines_of_an_answer_are_bounded(ask: Asking, job: Foreign) -> None:
+    """The first has room in any case. A loop gets the others."""
+    job.lines(["x" * (300_000 if number == 7 else 30_000) for number in range(1, 21)]).end()
+    found: list[int] = []
+    sizes: list[int] = []
+    cursor = 0
+    in_time = deadline(30, "all lines have come")
+    while len(found) < 20 and in_time():
+        response = ask(job, q="x", offset=cursor, limit=1000).result(3 * LATE)
+        cursor = response.json()["cursor"]
+        found += [line["sequence_num"] for line in response.json()["logs"]]
+        sizes.append(len(response.content))
+    assert found == [*range(1, 21)]
+    assert max(sizes) < 2 * 300_000 + 2_000
 
 
 def test_a_head_request_waits_for_nothing(client: httpx.Client, job: Foreign) -> None:

@@ -38,7 +38,7 @@ export async function page(options) {
  * @type {typeof import("./index.js").wait}
  */
 export async function wait(options) {
-  const { token, signal, q, regex, stream, timeout = 30, giveUpAfter = GIVE_UP_SECONDS } = options;
+  const { token, signal, q, regex, stream, limit, timeout = 30, giveUpAfter = GIVE_UP_SECONDS } = options;
   const deadline = now() + timeout * 1000;
   const backoff = new Backoff();
   const gaps = [];
@@ -46,7 +46,7 @@ export async function wait(options) {
   for (;;) {
     const began = now();
     const seconds = Math.round(Math.min(WAIT_SECONDS, Math.max(0, (deadline - began) / 1000)));
-    const url = jobUrl(options, "wait", { q, regex: regex || undefined, stream, offset, timeout: seconds });
+    const url = jobUrl(options, "wait", { q, regex: regex || undefined, stream, limit, offset, timeout: seconds });
     try {
       const { body } = await get(url, { token, signal, limitMs: REQUEST_MS + seconds * 1000 });
       backoff.succeeded();

@@ -155,6 +155,8 @@ export function page(options: PageOptions): Promise<Page>;
 export interface WaitOptions extends JobOptions, Filter {
   /** The number after which to look. The default is 0. */
   offset?: number;
+  /** Also the lines after the first that match and are there already, up to 1,000 in all, as `logs`. */
+  limit?: number;
   /** Seconds. May be Infinity. The default is 30. */
   timeout?: number;
   /** Seconds of failures after which the last one is thrown. May be Infinity. The default is 600. */
@@ -165,11 +167,15 @@ export interface Waited {
   /** A line matches; the job has ended without one (also as LOST: see `job.status`); the time is over. */
   outcome: "matched" | "ended" | "timeout";
   log: Line | null;
+  /** With `limit`: `log`, and lines after it that match. */
+  logs?: Line[];
   /** How far it has looked. As `offset` of another wait it misses nothing, and sees nothing twice. */
   cursor: number;
   job: Job;
-  /** Lines that could not be looked at. */
+  /** Lines that could not be looked at. Of each request of the wait these are the first 100 gaps. */
   gaps: Gap[];
+  /** How many gaps the last request had beyond these. */
+  more_gaps?: number;
 }
 
 /**
