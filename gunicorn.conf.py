@@ -134,6 +134,7 @@ def when_ready(server: Any) -> None:
     else:
         print(banner(_settings, address, command_name()), flush=True)
     server.chronoverse_scans_path = Path(tempfile.mkdtemp(prefix="chronoverse-scans-"), "socket")
+    server.chronoverse_scan_turns = os.memfd_create("chronoverse-scan-turns")
     _start_scan_server(server)
     if _settings.is_embedded and _settings.archive_location:
         argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
@@ -171,6 +172,7 @@ def post_fork(server: Any, worker: Any) -> None:
     """Names the process for the metrics, before anything is counted."""
     metrics.name_process(worker.chronoverse_name)
     worker.chronoverse_scans_path = server.chronoverse_scans_path
+    worker.chronoverse_scan_turns = server.chronoverse_scan_turns
 
 
 def post_worker_init(worker: Any) -> None:
@@ -183,7 +185,7 @@ def post_worker_init(worker: Any) -> None:
     gc.set_threshold(GC_THRESHOLD)
     deps = worker.wsgi.extensions["chronoverse"]
     deps.proxies.trust(worker.cfg.forwarded_allow_ips)
-    deps.scans.connect_to(worker.chronoverse_scans_path)
+    deps.scans.connect_to(worker.chronoverse_scans_path, worker.chronoverse_scan_turns)
 
     def watch_worker() -> None:
         """Checks the embedded server until the worker must shut down, and then drains the streams."""

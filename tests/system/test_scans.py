@@ -80,21 +80,22 @@ def cpu_seconds(each: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def search(service: Service, text: str = "nowhere", subject: str = "tests") -> httpx.Response:
-    """One page of a search, which takes a second when nothing is found."""
+def search(service: Service, subject: str = "tests", path: str = PATH) -> httpx.Response:
+    """One page of a search, which takes a second because nothing is found; or what ``path`` has."""
     headers = {"Authorization": f"Bearer {service.token(subject=subject)}"}
-    return httpx.get(service.url + PATH, params={"q": text}, headers=headers, timeout=PATIENCE_SECONDS)
+    params = {"q": "nowhere"} if path == PATH else {}
+    return httpx.get(service.url + path, params=params, headers=headers, timeout=PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager
-def searching(service: Service, subject: str = "tests") -> Iterator[list[httpx.Response]]:
-    """Searches without end while the block runs. Gives the answers so far."""
+def searching(service: Service, subject: str = "tests", path: str = PATH) -> Iterator[list[httpx.Response]]:
+    """Searches, or asks for ``path``, without end while the block runs. Gives the answers so far."""
     answers: list[httpx.Response] = []
     over = threading.Event()
 
     def run() -> None:
         while not over.is_set():
-            answers.append(search(service, subject=subject))
+            answers.append(search(service, subject, path))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -161,6 +162,30 @@ def test_two_searches_share(service: Service) -> None:
 
     assert max(pages) <= 2 * min(pages)
     assert {each.status_code for each in (*first, *second)} == {200}
+
+
+def test_the_scans_of_one_token_do_not_delay_those_of_others(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Eight summaries of a long log never end. Each takes seconds, and both workers are asked for them."""
+    Foreign(redis_server.url, "scans", "short").lines(["x"] * 1_000).end()
+    with serving(tmp_path, redis_server.url, workers=2) as service, contextlib.ExitStack() as stack:
+
+        def seconds() -> float:
+            began = time.monotonic()
+            url = service.url + PATH.replace(JOB.job_id, "short")
+            headers = {"Authorization": f"Bearer {service.token(subject='other')}"}
+            answer = httpx.get(url, params={"q": "nowhere"}, headers=headers, timeout=PATIENCE_SECONDS)
+            assert answer.status_code == 200, answer.text
+            return time.monotonic() - began
+
+        seconds()
+        quiet = max(seconds() for _ in range(5))
+        path = PATH.replace("logs/search", "summary")
+        for _ in range(8):
+            stack.enter_context(searching(service, path=path))
+        busy_process(service)
+        late = [seconds() for _ in range(20) if not time.sleep(0.1)]
+
+    assert sorted(late)[-2] < 3 * quiet + 0.3
 
 
 def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None:

@@ -14,6 +14,7 @@ from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
 from chronoverse.history.scans.comparison import NewLinesPage
 from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, error_from_json
+from chronoverse.history.scans.turns import ScanTurns
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition
 
 #: Seconds between two attempts to connect to a scan server that is just starting.
@@ -27,21 +28,26 @@ class ScanClient:
     """Asks the scan server that listens at the path that was given to :meth:`connect_to`."""
 
     def __init__(self) -> None:
-        self._path: Path | None = None
+        self._server: tuple[Path, ScanTurns] | None = None
 
-    def connect_to(self, path: Path) -> None:
-        """Sets where the server listens. The process that has started the server calls this."""
-        self._path = path
+    def connect_to(self, path: Path, turns: int) -> None:
+        """Sets where the server listens, and the file of its :class:`ScanTurns`. The process that has started the
+        server calls this.
+        """
+        self._server = path, ScanTurns(turns)
 
     @contextlib.contextmanager
-    def ask(self, scan: BaseScan) -> Iterator["PendingScan"]:
-        """Sends ``scan``, and closes the connection at the end of the ``with`` block.
+    def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
+        """Sends ``scan`` when no other scan of ``subject`` is under way in any worker.
 
-        Raises :class:`ScansUnavailable` when no server accepts the connection within the scan's patience.
+        Closes the connection at the end of the ``with`` block. Raises :class:`ShareExceeded` when other scans of the
+        subject, and :class:`ScansUnavailable` when the server, take all of the scan's patience.
         """
-        if self._path is None:
+        if self._server is None:
             raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
-        with contextlib.closing(_UnixConnection(self._path, scan.asked_at + scan.patience)) as connection:
+        path, turns = self._server
+        deadline = scan.asked_at + scan.patience
+        with turns.hold(subject, deadline), contextlib.closing(_UnixConnection(path, deadline)) as connection:
             with _translated():
                 connection.request("POST", scan.PATH, scan.to_json())
             yield PendingScan(connection, connection.sock)

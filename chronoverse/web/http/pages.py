@@ -52,10 +52,10 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
     When the client of the request closes its side, the scan server is notified, and ends the answer soon. Raises as
     :meth:`Dependencies.page_lock` and :meth:`ScanClient.ask` do.
     """
-    sock = request.environ.get("gunicorn.socket")
-    with deps.page_lock(ref, principal().subject):
+    sock, subject = request.environ.get("gunicorn.socket"), principal().subject
+    with deps.page_lock(ref, subject):
         scan = kind(workflow_id=ref.workflow_id, asked_at=deps.monotonic(), patience=LOCK_WAIT_SECONDS, **fields)
-        with deps.scans.ask(scan) as pending, contextlib.ExitStack() as undo:
+        with deps.scans.ask(scan, subject) as pending, contextlib.ExitStack() as undo:
             if isinstance(sock, gevent.socket.socket):
                 undo.callback(on_hangup(sock, lambda _: pending.shorten()))
             yield pending

@@ -149,25 +149,24 @@ def _read_batches(deps: Dependencies, job: Job) -> Iterator[ReadBatch]:
 def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[ReadBatch]:
     """The lines that pass the ``filters``, which are fields of :class:`Scan`, from the scan server.
 
-    Raises as :class:`PendingScan` and :meth:`Dependencies.download_lock` do.
+    Raises as :meth:`ScanClient.ask` and :class:`PendingScan` do.
     """
     subject, position, has_more = principal().subject, 0, True
     while has_more:
-        with deps.download_lock(job.ref, subject):
-            scan = Scan(
-                workflow_id=job.ref.workflow_id,
-                job_id=job.ref.job_id,
-                position=position,
-                limit=MAX_ENTRIES,
-                asked_at=deps.monotonic(),
-                patience=DOWNLOAD_WAIT_SECONDS,
-                form=Form.WHOLE,
-                page_bytes=BATCH_CHARACTERS,
-                seconds=SCAN_SECONDS,
-                **filters,
-            )
-            with deps.scans.ask(scan) as pending:
-                found, position, has_more = pending.page()
+        scan = Scan(
+            workflow_id=job.ref.workflow_id,
+            job_id=job.ref.job_id,
+            position=position,
+            limit=MAX_ENTRIES,
+            asked_at=deps.monotonic(),
+            patience=DOWNLOAD_WAIT_SECONDS,
+            form=Form.WHOLE,
+            page_bytes=BATCH_CHARACTERS,
+            seconds=SCAN_SECONDS,
+            **filters,
+        )
+        with deps.scans.ask(scan, subject) as pending:
+            found, position, has_more = pending.page()
         while len(found) > MAX_BATCH:
             some, found = found[:MAX_BATCH], found[MAX_BATCH:]
             lines = [Line.from_json(orjson.loads(each)) for each in some]

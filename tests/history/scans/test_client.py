@@ -1,5 +1,6 @@
 """A worker that asks the scan server gets an answer or :class:`ScansUnavailable`, within a bounded time."""
 
+import os
 import socket
 import threading
 import time
@@ -40,7 +41,7 @@ def answering(path: Path, answer: Callable[[socket.socket], object]) -> Iterator
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         found = ScanClient()
-        found.connect_to(path)
+        found.connect_to(path, os.memfd_create("turns"))
         yield found
         thread.join(5)
 
@@ -48,7 +49,7 @@ def answering(path: Path, answer: Callable[[socket.socket], object]) -> Iterator
 def ask(scans: ScanClient) -> Page:
     """The answer to a scan."""
     asked = Scan(workflow_id="wf_1", job_id="job_1", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
-    with scans.ask(asked) as pending:
+    with scans.ask(asked, "tests") as pending:
         return pending.page()
 
 
@@ -92,7 +93,7 @@ def test_a_server_that_hangs_is_unavailable(tmp_path: Path, monkeypatch: pytest.
 def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     """The worker tries to connect for as long as a scan may wait."""
     scans = ScanClient()
-    scans.connect_to(tmp_path / "socket")
+    scans.connect_to(tmp_path / "socket", os.memfd_create("turns"))
     began = time.monotonic()
     with pytest.raises(ScansUnavailable):
         ask(scans)
@@ -103,7 +104,7 @@ def test_a_server_that_starts_late_is_waited_for(tmp_path: Path) -> None:
     """A restart of the server is a short delay for its clients."""
     path, found = tmp_path / "socket", list[Page]()
     scans = ScanClient()
-    scans.connect_to(path)
+    scans.connect_to(path, os.memfd_create("turns"))
     thread = threading.Thread(target=lambda: found.append(ask(scans)))
     thread.start()
     time.sleep(PATIENCE / 3)
@@ -129,7 +130,7 @@ def test_the_server_hears_that_a_client_has_left(tmp_path: Path) -> None:
 
     with answering(tmp_path / "socket", answer) as scans:
         asked = Scan(workflow_id="w", job_id="j", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
-        with scans.ask(asked) as pending:
+        with scans.ask(asked, "tests") as pending:
             pending.shorten()
             assert pending.page() == Page([], 7, True)
     assert heard == [b""]
