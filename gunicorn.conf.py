@@ -14,7 +14,6 @@ import itertools
 import os
 import shutil
 import sys
-import tempfile
 import threading
 from functools import partial
 from pathlib import Path
@@ -25,10 +24,11 @@ import gevent
 from chronoverse import __version__
 from chronoverse.cli.common import print_message
 from chronoverse.cli.serve import banner, command_name, service_settings
-from chronoverse.embedded import listeners
+from chronoverse.embedded import listeners, owned_directory
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError, SettingsError
+from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.history.scans.server import scan_server_process
 from chronoverse.settings import child_environ, unknown_names
 from chronoverse.store.server_checks import watch_servers
@@ -94,11 +94,16 @@ def _return_freed_memory() -> None:
 
 _return_freed_memory()
 
-#: How the name of a metrics directory begins that was made here. It is removed at the end. After a reload this file
-#: runs again, and finds the directory in the environment.
+#: How the name of a metrics directory begins that was made here. It is removed at the end, or by the next service when
+#: this one is killed. After a reload this file runs again, and finds the directory in the environment.
 METRICS_PREFIX = "chronoverse-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_PREFIX)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(owned_directory.make(METRICS_PREFIX))
+_metrics_directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+#: Open as long as this service runs, so that no other one removes the directory.
+_metrics_owner = (
+    owned_directory.keep(_metrics_directory) if _metrics_directory.name.startswith(METRICS_PREFIX) else None
+)
 
 # Imported here, because it reads that variable when it is imported.
 from chronoverse import metrics
@@ -115,7 +120,7 @@ def on_starting(server: Any) -> None:
         sys.exit(os.EX_CONFIG)
     for sentence in unknown_names():
         server.log.warning("%s", sentence)
-    for stale in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
+    for stale in _metrics_directory.glob("*.db"):
         stale.unlink()
     if _settings.redis_url is None:
         server.chronoverse_lease = embedded.lease_server(_settings.data_dir)
@@ -133,8 +138,7 @@ def when_ready(server: Any) -> None:
         server.log.info("chronoverse %s serves at %s", __version__, address)
     else:
         print(banner(_settings, address, command_name()), flush=True)
-    server.chronoverse_scans_path = Path(tempfile.mkdtemp(prefix="chronoverse-scans-"), "socket")
-    server.chronoverse_scan_turns = os.memfd_create("chronoverse-scan-turns")
+    server.chronoverse_scans_endpoint = ScanEndpoint()
     _start_scan_server(server)
     if _settings.is_embedded and _settings.archive_location:
         argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
@@ -144,9 +148,9 @@ def when_ready(server: Any) -> None:
 
 
 def _start_scan_server(server: Any) -> None:
-    died = partial(server.log.warning, "the scan server (pid:%d) has ended, and starts again in %g s")
+    died = partial(server.log.warning, "the scan server (pid:%d) has ended or stood still, and starts again in %g s")
     url = _settings.redis_url or server.chronoverse_lease.url
-    server.chronoverse_scans = scan_server_process(server.chronoverse_scans_path, _settings, url, died)
+    server.chronoverse_scans = scan_server_process(server.chronoverse_scans_endpoint, _settings, url, died)
     server.chronoverse_scans.start()
 
 
@@ -157,7 +161,7 @@ def on_reload(server: Any) -> None:
 
 
 def _archiver_died(log: Any, pid: int, again: float) -> None:
-    log.warning("the archiver (pid:%d) has ended, and starts again in %g s", pid, again)
+    log.warning("the archiver (pid:%d) has ended or stood still, and starts again in %g s", pid, again)
     metrics.drop_process(metrics.SUPERVISED)
 
 
@@ -171,8 +175,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Names the process for the metrics, before anything is counted."""
     metrics.name_process(worker.chronoverse_name)
-    worker.chronoverse_scans_path = server.chronoverse_scans_path
-    worker.chronoverse_scan_turns = server.chronoverse_scan_turns
+    worker.chronoverse_scans_endpoint = server.chronoverse_scans_endpoint
 
 
 def post_worker_init(worker: Any) -> None:
@@ -185,7 +188,7 @@ def post_worker_init(worker: Any) -> None:
     gc.set_threshold(GC_THRESHOLD)
     deps = worker.wsgi.extensions["chronoverse"]
     deps.proxies.trust(worker.cfg.forwarded_allow_ips)
-    deps.scans.connect_to(worker.chronoverse_scans_path, worker.chronoverse_scan_turns)
+    deps.scans.connect_to(worker.chronoverse_scans_endpoint)
 
     def watch_worker() -> None:
         """Checks the embedded server until the worker must shut down, and then drains the streams."""
@@ -221,12 +224,10 @@ def on_exit(server: Any) -> None:
     """Stops the other processes, and removes the files that were made here."""
     if scans := getattr(server, "chronoverse_scans", None):
         scans.stop()
-        shutil.rmtree(server.chronoverse_scans_path.parent, ignore_errors=True)
     if archiver := getattr(server, "chronoverse_archiver", None):
         archiver.stop()
     if not server.reexec_pid:  # After SIGUSR2 a new master has these sockets and files.
         for path in filter(None, getattr(server, "chronoverse_listeners", ())):
             path.unlink(missing_ok=True)
-    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    if directory.name.startswith(METRICS_PREFIX):
-        shutil.rmtree(directory, ignore_errors=True)
+    if _metrics_owner is not None:
+        shutil.rmtree(_metrics_directory, ignore_errors=True)

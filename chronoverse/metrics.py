@@ -129,6 +129,11 @@ KEYS_AGE = Gauge(
     "Since the issuer's public keys were fetched: +Inf without any, 0 when tokens are checked with another key.",
     multiprocess_mode="livemostrecent",
 )
+SCANS_UP = Gauge(
+    "chronoverse_scans_up",
+    "1 while the scan server, which answers searches, runs and does not stand still.",
+    multiprocess_mode="livemostrecent",
+)
 
 ARCHIVE_CONFIGURED = Gauge(
     "chronoverse_archive_configured", "1 if this service has an archive.", multiprocess_mode="livemax"

@@ -1,7 +1,6 @@
 """``chronoverse scans``: the scan server. The service starts it for itself, so the command is hidden."""
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,9 +13,8 @@ if TYPE_CHECKING:
 
 
 @click.command(hidden=True)
-@click.argument("path", type=click.Path(path_type=Path))
-def scans(path: Path) -> None:
-    """Answer the workers' scans at the Unix socket PATH, until standard input ends."""
+def scans() -> None:
+    """Answer the workers' scans at the Unix socket with the descriptor 3, until standard input ends."""
     # These modules are imported before the processes are forked, which then share them.
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.history.scans.app import ScanApp
@@ -34,4 +32,4 @@ def scans(path: Path) -> None:
     # gunicorn's own news about its processes would look as if they were the service's.
     log_level = settings.log_level if settings.log_level in ("error", "critical") else "warning"
     logger_class = f"chronoverse.web.http.logging.{settings.log_format.capitalize()}Logger"
-    ScanServer(path, make_app, workers=settings.web_concurrency, logger_class=logger_class, log_level=log_level).run()
+    ScanServer(make_app, workers=settings.web_concurrency, logger_class=logger_class, log_level=log_level).run()

@@ -1,8 +1,11 @@
-"""Runs another program next to this process: restarts it when it dies, and stops it with this process."""
+"""Runs another program next to this process: restarts it when it dies or stands still, and stops it at the end."""
 
 import contextlib
+import fcntl
 import os
 import signal
+import struct
+import termios
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +17,19 @@ from chronoverse.backoff import Backoff, RetryPolicy
 POLL_SECONDS: Final = 0.5
 #: How long to wait before a restart. After a run that was longer than the longest delay, the first delay is used.
 RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
+#: Seconds after which a program that has not read a question stands still, and is killed. Until it has read its first
+#: one, it has as long as a start takes on a machine that is very busy.
+ANSWER_SECONDS: Final = 5.0
+START_SECONDS: Final = 60.0
 #: Seconds that the program has to end after SIGTERM. It finishes a step of its work, perhaps on a slow disk.
 STOP_SECONDS: Final = 10.0
 
 
 def wait_for_owner_end() -> None:
-    """Returns when standard input ends: in a :class:`SupervisedProcess`, when its owner has ended."""
+    """Returns when standard input ends: in a :class:`SupervisedProcess`, when its owner has ended.
+
+    It reads the owner's questions, too. That tells the owner that this process does not stand still.
+    """
     # This reads the file descriptor. A thread that blocks in sys.stdin holds a lock that the interpreter needs at exit.
     while os.read(0, 4_096):
         pass
@@ -42,20 +52,37 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
-    Of the open files the program has only standard input, output and error.
-    ``on_death`` is called with its process id, and with the seconds until it is restarted. This does not use Popen,
-    since gevent and gunicorn both reap all children, and so take its exit status.
+    The program must read its standard input all the time: see :func:`wait_for_owner_end`. It is asked there whether it
+    still runs, and killed when it stands still (SIGSTOP), with the processes of its group.
+
+    Of the open files the program has standard input, output and error, and ``file`` as number 3.
+    ``on_death`` is called with its process id, and with the seconds until it is restarted. ``report`` is told again and
+    again whether the program runs and does not stand still, as soon as that is known. This does not use Popen, since
+    gevent and gunicorn both reap all children, and so take its exit status.
     """
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], on_death: Callable[[int, float], None]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        on_death: Callable[[int, float], None],
+        *,
+        file: int | None = None,
+        report: Callable[[bool], object] = bool,
+    ) -> None:
         self._argv = list(argv)
         self._environ = dict(environ)
         self._on_death = on_death
+        self._file = file
+        self._report = report
         self._owner = os.getpid()
         self._stopped = threading.Event()
         self._pid = 0
         self._started_at = 0.0
-        #: The program's standard input. Nothing is ever written to it.
+        #: When the question was written that the program has not read yet, and whether it has ever read one.
+        self._asked_at = 0.0
+        self._has_answered = False
+        #: The program's standard input.
         self._lifeline: Final = os.pipe()
 
     def start(self) -> None:
@@ -72,16 +99,40 @@ class SupervisedProcess:
             while self._is_running() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS / 10)
             if self._is_running():
-                os.kill(self._pid, signal.SIGKILL)
+                os.killpg(self._pid, signal.SIGKILL)
         for end in self._lifeline:
             os.close(end)
 
     def _spawn(self) -> None:
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, self._lifeline[0], 0)]
         actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
+        if self._file is not None:
+            actions.append((os.POSIX_SPAWN_DUP2, self._file, 3))
         # It has a process group of its own, so that Ctrl-C reaches only the master, which then stops the program.
         self._pid = os.posix_spawn(self._argv[0], self._argv, self._environ, file_actions=actions, setpgroup=0)
         self._started_at = time.monotonic()
+        self._has_answered = False
+        self._ask()
+
+    def _ask(self) -> None:
+        """Writes a question, unless one is still there that was not read."""
+        if not self._has_question():
+            os.write(self._lifeline[1], b"?")
+        self._asked_at = time.monotonic()
+
+    def _has_question(self) -> bool:
+        """Whether the program has not read the last question yet."""
+        unread: int = struct.unpack("i", fcntl.ioctl(self._lifeline[0], termios.FIONREAD, bytes(4)))[0]
+        return unread > 0
+
+    def _stands_still(self) -> bool:
+        if not self._has_question():
+            self._has_answered = True
+            self._ask()
+        silent = time.monotonic() - self._asked_at
+        if self._has_answered:
+            self._report(silent < ANSWER_SECONDS)
+        return silent > (ANSWER_SECONDS if self._has_answered else START_SECONDS)
 
     def _is_running(self) -> bool:
         try:
@@ -94,7 +145,12 @@ class SupervisedProcess:
         while not self._stopped.wait(POLL_SECONDS):
             self._stay_in_owner()
             if self._is_running():
+                if not self._stands_still():
+                    continue
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._pid, signal.SIGKILL)
                 continue
+            self._report(False)
             if time.monotonic() - self._started_at > RESTART.longest:
                 backoff.record_success()
             backoff.record_failure()

@@ -104,13 +104,13 @@ class Service:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         metrics = self.directory / "metrics"
         metrics.mkdir(exist_ok=True)
-        environ |= self._extra_environ
         environ |= {
             "CHRONOVERSE_BIND": f"{self.host}:{self.port}",
             "CHRONOVERSE_DATA_DIR": str(self.data_dir),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "WEB_CONCURRENCY": str(self._workers),
         }
+        environ |= self._extra_environ
         if self.redis_url is not None:
             environ |= {"CHRONOVERSE_REDIS_URL": self.redis_url, "CHRONOVERSE_JWT_SECRET": SECRET.decode()}
         return environ | {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in self._settings.items()}

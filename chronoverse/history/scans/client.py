@@ -13,28 +13,30 @@ import orjson
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
 from chronoverse.history.scans.comparison import NewLinesPage
+from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, error_from_json
 from chronoverse.history.scans.turns import ScanTurns
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition
 
-#: Seconds between two attempts to connect to a scan server that is just starting.
-CONNECT_RETRY_SECONDS: Final = 0.05
-#: Seconds that a scan may take, waiting and the page's own seconds not included. The server ends a process that takes
-#: longer, see :data:`chronoverse.history.scans.server.HANG_SECONDS`.
+#: Seconds that a scan may take once it has begun. The server ends a process that takes longer, see
+#: :data:`chronoverse.history.scans.server.HANG_SECONDS`.
 ANSWER_SECONDS: Final = 15.0
 
 
 class ScanClient:
-    """Asks the scan server that listens at the path that was given to :meth:`connect_to`."""
+    """Asks the scan server that listens at the endpoint that was given to :meth:`connect_to`."""
 
     def __init__(self) -> None:
-        self._server: tuple[Path, ScanTurns] | None = None
+        self._server: tuple[ScanEndpoint, ScanTurns] | None = None
 
-    def connect_to(self, path: Path, turns: int) -> None:
-        """Sets where the server listens, and the file of its :class:`ScanTurns`. The process that has started the
-        server calls this.
-        """
-        self._server = path, ScanTurns(turns)
+    def connect_to(self, endpoint: ScanEndpoint) -> None:
+        """Sets where the server listens. The process that has started the server calls this."""
+        self._server = endpoint, ScanTurns(endpoint.file)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server runs, as the process that has started it has seen a moment ago."""
+        return self._server is not None and self._server[0].is_up
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
@@ -45,20 +47,22 @@ class ScanClient:
         """
         if self._server is None:
             raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
-        path, turns = self._server
+        endpoint, turns = self._server
         deadline = scan.asked_at + scan.patience
-        with turns.hold(subject, deadline), contextlib.closing(_UnixConnection(path, deadline)) as connection:
+        with turns.hold(subject, deadline), contextlib.closing(_UnixConnection(endpoint.path, deadline)) as connection:
             with _translated():
-                connection.request("POST", scan.PATH, scan.to_json())
-            yield PendingScan(connection, connection.sock)
+                # The server says that it continues when a process begins with the scan.
+                connection.request("POST", scan.PATH, scan.to_json(), {"Expect": "100-continue"})
+            yield PendingScan(connection, connection.sock, deadline)
 
 
 class PendingScan:
-    """A scan that was sent to the server."""
+    """A scan that was sent to the server, which must begin with it before the monotonic time ``deadline``."""
 
-    def __init__(self, connection: http.client.HTTPConnection, sock: socket.socket) -> None:
+    def __init__(self, connection: http.client.HTTPConnection, sock: socket.socket, deadline: float) -> None:
         self._connection = connection
         self._sock = sock
+        self._deadline = deadline
 
     def shorten(self) -> None:
         """Tells the server that the client has closed its side: the page is to end soon."""
@@ -89,9 +93,12 @@ class PendingScan:
     def _answer(self) -> tuple[http.client.HTTPMessage, list[bytes]]:
         """The headers and the lines of the answer, after waiting for it.
 
-        Raises what the server has raised, and :class:`ScansUnavailable` when it died or does not answer.
+        Raises what the server has raised, and :class:`ScansUnavailable` when it died, or does not begin or end in time.
         """
         with _translated():
+            self._sock.settimeout(_seconds_until(self._deadline))
+            self._sock.recv(1, socket.MSG_PEEK)
+            self._sock.settimeout(ANSWER_SECONDS)
             response = self._connection.getresponse()
             body = response.read()
             if "Content-Length" not in response.headers:
@@ -108,28 +115,22 @@ def _page(headers: http.client.HTTPMessage, lines: list[bytes]) -> Page:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """A connection to the Unix socket at ``path``. ``deadline`` is on the monotonic clock."""
+    """A connection to the Unix socket at ``path``, to be made before the monotonic time ``deadline``."""
 
     def __init__(self, path: Path, deadline: float) -> None:
-        super().__init__("scans", timeout=ANSWER_SECONDS + deadline - time.monotonic())
+        super().__init__("scans", timeout=_seconds_until(deadline))
         self._path = str(path)
-        self._deadline = deadline
 
     def connect(self) -> None:
-        """Connects. While the server starts, this tries again until the deadline. Raises OSError."""
-        while True:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                sock.settimeout(self.timeout)
-                sock.connect(self._path)
-            except OSError:
-                sock.close()
-                if time.monotonic() > self._deadline:
-                    raise
-                time.sleep(CONNECT_RETRY_SECONDS)
-            else:
-                self.sock = sock
-                return
+        """Connects. Raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _seconds_until(deadline: float) -> float:
+    """Seconds for a socket to wait. Never 0, which would mean that it does not wait at all."""
+    return max(deadline - time.monotonic(), 0.001)
 
 
 @contextlib.contextmanager

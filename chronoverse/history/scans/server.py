@@ -19,6 +19,7 @@ from gunicorn.app.base import BaseApplication
 
 from chronoverse.embedded.supervised_process import SupervisedProcess, wait_for_owner_end
 from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.settings import Settings, child_environ
 
 #: This is added to the nice value of a process that scans, as the command ``nice`` does. Another process that wants the
@@ -40,9 +41,9 @@ _NOT_INHERITED: Final = ("GUNICORN_PID", "GUNICORN_FD", "NOTIFY_SOCKET", "PROMET
 
 
 def scan_server_process(
-    path: Path, settings: Settings, store_url: str, on_death: Callable[[int, float], None]
+    endpoint: ScanEndpoint, settings: Settings, store_url: str, on_death: Callable[[int, float], None]
 ) -> SupervisedProcess:
-    """The scan server that listens at ``path``, to be started by the service's master.
+    """The scan server that listens at ``endpoint``, to be started by the service's master.
 
     It is told where the store is, so that it never starts an embedded server, which would have its low priority and its
     bound of memory. ``on_death`` is called as :class:`SupervisedProcess` says.
@@ -54,21 +55,21 @@ def scan_server_process(
     }
     environ = child_environ(changes)
     kept = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
-    return SupervisedProcess([sys.executable, "-m", "chronoverse", "scans", str(path)], kept, on_death)
+    argv = [sys.executable, "-m", "chronoverse", "scans"]
+    return SupervisedProcess(argv, kept, on_death, file=endpoint.listener.fileno(), report=endpoint.report)
 
 
 class ScanServer(BaseApplication):
-    """Serves the application that ``make_app`` makes, at the Unix socket ``path``, until standard input ends.
+    """Serves the application that ``make_app`` makes, at the listening socket with the descriptor 3, until standard
+    input ends.
 
     ``make_app`` is called in each of the processes. ``workers`` is the service's number of workers. ``logger_class``
     and ``log_level`` are gunicorn's settings.
     """
 
-    def __init__(
-        self, path: Path, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str
-    ) -> None:
+    def __init__(self, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str) -> None:
         self._settings: dict[str, Any] = {
-            "bind": f"unix:{path}",
+            "bind": "fd://3",
             "umask": 0o077,
             "workers": min(max(workers, MIN_PROCESSES), MAX_PROCESSES),
             "timeout": HANG_SECONDS,
@@ -94,6 +95,8 @@ class ScanServer(BaseApplication):
 
 
 def _prepare_master(server: Any) -> None:
+    # The socket was given to it, as by systemd. Otherwise gunicorn would try to remove its name at the end.
+    server.systemd = True
     threading.Thread(target=_stop_with_owner, daemon=True).start()
     # What exists now is shared by all processes. The collector would write to it.
     gc.freeze()

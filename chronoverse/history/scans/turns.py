@@ -18,8 +18,8 @@ POLL_SECONDS: Final = 0.01
 class ScanTurns:
     """Gives each subject (the user of a token) one turn at a time. Subjects do not wait for each other.
 
-    A turn is a lock on one byte of the file ``file``, a descriptor that all workers inherit. The file has no name and
-    no content. The kernel releases the locks of a process that dies, so no turn is lost with a worker.
+    A turn is a lock on one byte of ``file``, that of a :class:`~chronoverse.history.scans.endpoint.ScanEndpoint`. The
+    kernel releases the locks of a process that dies, so no turn is lost with a worker.
     """
 
     def __init__(self, file: int) -> None:

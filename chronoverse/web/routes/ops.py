@@ -39,12 +39,13 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         if deps.admission.is_draining:
             raise Draining("this worker is going down")
         deps.verifier.check_keys()
+        warnings = [] if deps.scans.is_up else ["Searches are not answered now."]
         try:
             deps.store.ping()
         except StoreRefused:
             # A disk is full. No other node could write either, and all of them can serve readers.
-            return jsonify(status="ready", warning="The store takes no writes. What it has can be read.")
-        return jsonify(status="ready")
+            warnings.append("The store takes no writes. What it has can be read.")
+        return jsonify(status="ready", **({"warning": " ".join(warnings)} if warnings else {}))
 
     @routes.route("/metrics")
     @routes.doc(operationId="getMetrics", security=[])
@@ -53,6 +54,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         """What it does."""
         deps.tail.report_metrics()
         metrics.KEYS_AGE.set(deps.verifier.keys_age())
+        metrics.SCANS_UP.set(deps.scans.is_up)
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

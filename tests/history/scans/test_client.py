@@ -1,12 +1,10 @@
 """A worker that asks the scan server gets an answer or :class:`ScansUnavailable`, within a bounded time."""
 
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import pytest
@@ -15,6 +13,7 @@ from chronoverse.errors import NotALog, ScansUnavailable
 from chronoverse.history.pages import Page
 from chronoverse.history.scans import client
 from chronoverse.history.scans.client import ScanClient
+from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.history.scans.scan import Scan, error_to_json
 
 #: Seconds that a scan of these tests waits for its turn.
@@ -23,27 +22,41 @@ PATIENCE: Final = 0.3
 PAGE_HEAD: Final = b"HTTP/1.1 200 OK\r\nPosition: 7\r\nHas-More: 1\r\nContent-Length: %d\r\n\r\n"
 
 
+#: What the server says when it begins with a scan.
+BEGINS: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[ScanEndpoint]:
+    """Where nobody accepts connections yet."""
+    found = ScanEndpoint()
+    yield found
+    found.listener.close()
+
+
 @contextmanager
-def answering(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[ScanClient]:
+def answering(endpoint: ScanEndpoint, answer: Callable[[socket.socket], object]) -> Iterator[ScanClient]:
     """A client of a server that calls ``answer`` with its first connection, once the request has come."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
 
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                request = b""
-                while not request.endswith(b"}") and (more := connection.recv(65_536)):
-                    request += more
-                answer(connection)
+    def serve() -> None:
+        connection, _ = endpoint.listener.accept()
+        with connection:
+            request = b""
+            while not request.endswith(b"}") and (more := connection.recv(65_536)):
+                request += more
+            answer(connection)
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        found = ScanClient()
-        found.connect_to(path, os.memfd_create("turns"))
-        yield found
-        thread.join(5)
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield client_of(endpoint)
+    thread.join(5)
+
+
+def client_of(endpoint: ScanEndpoint) -> ScanClient:
+    """A client, as in a worker."""
+    found = ScanClient()
+    found.connect_to(endpoint)
+    return found
 
 
 def ask(scans: ScanClient) -> Page:
@@ -54,61 +67,66 @@ def ask(scans: ScanClient) -> Page:
 
 
 @pytest.mark.parametrize(("body", "lines"), [(b"", []), (b'{"a":1}\n{"b":2}', [b'{"a":1}', b'{"b":2}'])])
-def test_a_page_is_what_the_server_has_found(tmp_path: Path, body: bytes, lines: list[bytes]) -> None:
+def test_a_page_is_what_the_server_has_found(endpoint: ScanEndpoint, body: bytes, lines: list[bytes]) -> None:
     """A page may be empty, although the scan has made progress."""
-    with answering(tmp_path / "socket", lambda sock: sock.sendall(PAGE_HEAD % len(body) + body)) as scans:
+    with answering(endpoint, lambda sock: sock.sendall(PAGE_HEAD % len(body) + body)) as scans:
         assert ask(scans) == Page(lines, 7, True)
 
 
-def test_an_error_of_the_server_is_raised(tmp_path: Path) -> None:
+def test_an_error_of_the_server_is_raised(endpoint: ScanEndpoint) -> None:
     """The worker raises the error that it would raise if it had read the log itself."""
     body = error_to_json(NotALog("this key holds a list"))
     head = b"HTTP/1.1 500 Error\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
     with (
-        answering(tmp_path / "socket", lambda sock: sock.sendall(head + body)) as scans,
+        answering(endpoint, lambda sock: sock.sendall(head + body)) as scans,
         pytest.raises(NotALog, match="holds a list"),
     ):
         ask(scans)
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", PAGE_HEAD % 100, PAGE_HEAD % 100 + b'{"a":1}\n'])
-def test_a_server_that_dies_is_unavailable(tmp_path: Path, sent: bytes) -> None:
+def test_a_server_that_dies_is_unavailable(endpoint: ScanEndpoint, sent: bytes) -> None:
     """That is so however much of its answer has come: a part of a page is never taken for a page."""
-    with answering(tmp_path / "socket", lambda sock: sock.sendall(sent)) as scans, pytest.raises(ScansUnavailable):
+    with answering(endpoint, lambda sock: sock.sendall(sent)) as scans, pytest.raises(ScansUnavailable):
         ask(scans)
 
 
-def test_a_server_that_hangs_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker waits as long as a scan may wait and take, and no longer."""
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
+def test_a_server_that_hangs_is_unavailable(endpoint: ScanEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker waits as long as a scan that has begun may take, and no longer."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 3 * PATIENCE)
     over = threading.Event()
-    with answering(tmp_path / "socket", lambda sock: over.wait(5)) as scans:
+
+    def begin(sock: socket.socket) -> None:
+        sock.sendall(BEGINS)
+        over.wait(5)
+
+    with answering(endpoint, begin) as scans:
         began = time.monotonic()
         with pytest.raises(ScansUnavailable):
             ask(scans)
-        assert PATIENCE <= time.monotonic() - began < 5
+        assert 3 * PATIENCE <= time.monotonic() - began < 5
         over.set()
 
 
-def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    """The worker tries to connect for as long as a scan may wait."""
-    scans = ScanClient()
-    scans.connect_to(tmp_path / "socket", os.memfd_create("turns"))
-    began = time.monotonic()
-    with pytest.raises(ScansUnavailable):
-        ask(scans)
-    assert PATIENCE <= time.monotonic() - began < 5
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_server_that_does_not_begin_is_unavailable(endpoint: ScanEndpoint, accepts: bool) -> None:
+    """The worker waits for as long as a scan may wait for its turn. Where the server stands still does not matter."""
+    over = threading.Event()
+    with answering(endpoint, lambda _: over.wait(5)) if accepts else nullcontext(client_of(endpoint)) as scans:
+        began = time.monotonic()
+        with pytest.raises(ScansUnavailable):
+            ask(scans)
+        assert PATIENCE <= time.monotonic() - began < 2
+        over.set()
 
 
-def test_a_server_that_starts_late_is_waited_for(tmp_path: Path) -> None:
-    """A restart of the server is a short delay for its clients."""
-    path, found = tmp_path / "socket", list[Page]()
-    scans = ScanClient()
-    scans.connect_to(path, os.memfd_create("turns"))
-    thread = threading.Thread(target=lambda: found.append(ask(scans)))
+def test_a_server_that_starts_late_is_waited_for(endpoint: ScanEndpoint) -> None:
+    """A restart of the server is a short delay for its clients: they wait in the queue of the socket."""
+    found = list[Page]()
+    thread = threading.Thread(target=lambda: found.append(ask(client_of(endpoint))))
     thread.start()
     time.sleep(PATIENCE / 3)
-    with answering(path, lambda sock: sock.sendall(PAGE_HEAD % 0)):
+    with answering(endpoint, lambda sock: sock.sendall(BEGINS + PAGE_HEAD % 0)):
         thread.join(5)
 
     assert found == [Page([], 7, True)]
@@ -120,7 +138,7 @@ def test_without_a_server_the_message_says_why() -> None:
         ask(ScanClient())
 
 
-def test_the_server_hears_that_a_client_has_left(tmp_path: Path) -> None:
+def test_the_server_hears_that_a_client_has_left(endpoint: ScanEndpoint) -> None:
     """It can still answer: the client may have closed its side only for sending."""
     heard: list[bytes] = []
 
@@ -128,7 +146,7 @@ def test_the_server_hears_that_a_client_has_left(tmp_path: Path) -> None:
         heard.append(sock.recv(1))
         sock.sendall(PAGE_HEAD % 0)
 
-    with answering(tmp_path / "socket", answer) as scans:
+    with answering(endpoint, answer) as scans:
         asked = Scan(workflow_id="w", job_id="j", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
         with scans.ask(asked, "tests") as pending:
             pending.shorten()

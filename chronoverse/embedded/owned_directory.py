@@ -1,0 +1,40 @@
+"""Temporary directories of a service. A service that was killed leaves its own, and the next one removes it."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, Final
+
+#: The file in such a directory that its owner has locked. Without it nobody can tell whether the owner lives.
+LOCK_NAME: Final = "owner.lock"
+
+
+def make(prefix: str) -> Path:
+    """Makes a directory whose name begins with ``prefix``, for the caller to :func:`keep`.
+
+    Before that, it removes those that are ours, have that prefix, and have no owner any more.
+    """
+    for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK_NAME}"):
+        with contextlib.suppress(OSError), lock.open("rb") as file:
+            if os.fstat(file.fileno()).st_uid == os.geteuid():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def keep(directory: Path) -> BinaryIO:
+    """Says that ``directory`` has an owner, until the file that is returned is closed, here and in all forks."""
+    name = directory / LOCK_NAME
+    if not name.exists():
+        # A file with that name is always locked while its owner lives: it gets the name afterwards.
+        fresh = directory / f"{LOCK_NAME}.new"
+        file = fresh.open("wb")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        fresh.rename(name)
+        return file
+    found = name.open("rb+")
+    fcntl.flock(found, fcntl.LOCK_SH)
+    return found

@@ -1,0 +1,45 @@
+"""Where a scan server listens, and what it shares with the workers."""
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+
+class ScanEndpoint:
+    """A Unix socket that listens, and a file. The service's master makes both, and the workers, its forks, have them.
+
+    On Linux neither has a name in the file system. So nobody else can connect, and nothing that cleans temporary files
+    can remove them. Workers connect to :attr:`path`, which then names an open file of theirs. While the scan server
+    starts again, connections wait in the socket's queue.
+    """
+
+    def __init__(self) -> None:
+        #: Handed to the scan server.
+        self.listener: Final = socket.socket(socket.AF_UNIX)
+        directory = tempfile.mkdtemp(prefix="chronoverse-")
+        #: What this process and its forks connect to.
+        self.path = Path(directory, "socket")
+        self.listener.bind(str(self.path))
+        self.listener.listen()
+        if sys.platform == "linux":
+            self.path = Path("/proc/self/fd", str(os.open(self.path, os.O_PATH)))
+            shutil.rmtree(directory)
+        #: Its first byte says whether the scan server runs. Its other bytes do not exist, and are locked: see
+        #: :class:`chronoverse.history.scans.turns.ScanTurns`.
+        with tempfile.TemporaryFile() as file:
+            self.file: Final = os.dup(file.fileno())
+        # Until something else is known, it is just starting.
+        self.report(True)
+
+    def report(self, is_up: bool) -> None:
+        """Says whether the scan server runs."""
+        os.pwrite(self.file, bytes([is_up]), 0)
+
+    @property
+    def is_up(self) -> bool:
+        """What was reported last, by any process."""
+        return os.pread(self.file, 1, 0) == b"\1"
