@@ -1,6 +1,7 @@
 """``chronoverse scans``: the scan server. The service starts it for itself, so the command is hidden."""
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,8 @@ def scans() -> None:
     from chronoverse.history.scans.app import ScanApp
     from chronoverse.history.scans.server import ScanServer
     from chronoverse.history.tiered_log import MissingArchive
+    from chronoverse.live.replay_cache import ReplayCache
+    from chronoverse.live.replay_scanner import read_frames
 
     settings = Settings.from_env()
 
@@ -27,7 +30,8 @@ def scans() -> None:
         # The store is closed when the process ends.
         store = contextlib.ExitStack().enter_context(open_store(settings))
         archive = ArchiveReader(open_archive(settings), store.chunks) if settings.archive_location else MissingArchive()
-        return ScanApp(store, archive, settings.max_line_bytes)
+        replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes)
+        return ScanApp(store, archive, settings.max_line_bytes, read_replay=partial(read_frames, replay_cache))
 
     # gunicorn's own news about its processes would look as if they were the service's.
     log_level = settings.log_level if settings.log_level in ("error", "critical") else "warning"

@@ -1,8 +1,17 @@
 """A viewer's walk through lines that the tail does not hold any more, by reads of its own."""
 
+from contextlib import nullcontext
+from functools import partial
 from typing import Final, NamedTuple
 
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, JobNotFound, NotALog, StoreError
+from chronoverse.errors import (
+    ArchiveDamaged,
+    ArchiveUnavailable,
+    ChronoverseError,
+    JobNotFound,
+    NotALog,
+    StoreError,
+)
 from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
 from chronoverse.joblog.entries import missing_numbers
@@ -11,12 +20,15 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.live.feed import Feed, redact_frames
-from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
+from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplaySegment
 from chronoverse.live.tail import lines_are_gone, redacted_since
 
 #: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
 #: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.
 CHECK_SECONDS: Final = 5.0
+#: Seconds that a replay waits for the scan server, at most and at least. It sends no heartbeat meanwhile.
+SCAN_PATIENCE_SECONDS: Final = 5.0
+MIN_PATIENCE_SECONDS: Final = 1.0
 
 
 class Step(NamedTuple):
@@ -39,7 +51,8 @@ def error_step(cursor: int, text: str) -> Step:
 class Replay:
     """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
 
-    ``finished`` is the job if it had ended before the viewer came. No tail reads such a job.
+    ``finished`` is the job if it had ended before the viewer came. No tail reads such a job. ``subject`` is that of the
+    viewer's token. After ``ends_at``, on the viewer's clock, nobody wants any lines.
     """
 
     def __init__(
@@ -49,6 +62,8 @@ class Replay:
         line_filter: LineFilter | None,
         finished: Job | None,
         lease_seconds: float,
+        subject: str = "",
+        ends_at: float = float("inf"),
     ):
         self._cache: Final = cache
         self._store: Final = cache.store
@@ -56,6 +71,8 @@ class Replay:
         self._line_filter: Final = line_filter
         self._finished = finished
         self._lease_seconds: Final = lease_seconds
+        self._subject: Final = subject
+        self._ends_at: Final = ends_at
         self._lines = FIRST_LINES
         #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
         self._last_bytes = 0
@@ -63,37 +80,53 @@ class Replay:
         self._known_job = finished
         #: When an ended log is checked again, on the viewer's clock.
         self._check_at: float | None = None
-        #: Since when steps have failed, on the viewer's clock, and what failed first: ``store`` or ``archive``.
+        #: Whether the ended log was redacted during this replay.
+        self._is_redacted = False
+        #: Since when steps have failed, on the viewer's clock, and what failed first.
         self._failing_since: tuple[float, str] | None = None
 
     def step(self, cursor: int, feed: Feed | None, now: float) -> Step:
-        """What follows line ``cursor``. Raises: :class:`StoreError`; then nothing was skipped, and it can be
-        repeated."""
+        """What follows line ``cursor``.
+
+        Raises: :class:`StoreError`, and as a scan is refused: :class:`AtCapacity`, :class:`ScansUnavailable`,
+        :class:`ShareExceeded`. Then nothing was skipped, and it can be repeated.
+        """
         try:
             redacted = self._check_for_redactions(now) if self._finished else b""
-            step = Step(redacted, cursor) if redacted else self._step(cursor, feed)
+            step = Step(redacted, cursor) if redacted else self._step(cursor, feed, now)
         except (NotALog, ArchiveDamaged, JobNotFound) as error:
             return error_step(cursor, str(error))
         self._failing_since = None
         return step
 
-    def record_failure(self, now: float, error: StoreError) -> None:
+    def record_failure(self, now: float, error: ChronoverseError) -> None:
         """Remembers that a step has raised ``error``."""
-        count_store_error("replay", error)
         what = "archive" if isinstance(error, ArchiveUnavailable) else "store"
+        if isinstance(error, StoreError):
+            count_store_error("replay", error)
+        else:
+            what = "search in the log"
         self._failing_since = self._failing_since or (now, what)
 
     def failing_for(self, now: float) -> tuple[float, str]:
         """For how many seconds every step has failed, and what failed first."""
         return (now - self._failing_since[0], self._failing_since[1]) if self._failing_since else (0.0, "")
 
-    def _step(self, cursor: int, feed: Feed | None) -> Step:
+    def _step(self, cursor: int, feed: Feed | None, now: float) -> Step:
         if self._known_job is None and feed is not None:
             self._known_job = feed.job
         if self._last_bytes:
             self._cache.throttle(self._last_bytes)
             self._last_bytes = 0
-        segment = self._cache.read_after(self._ref, self._line_filter, cursor, self._lines, self._known_job)
+        payer = feed.filter_budget.payer([self._subject]) if feed and self._has_query else None
+        segment = self._scan_after(cursor, feed, now, may_compare=payer is not None) or self._cache.read_after(
+            self._ref,
+            self._line_filter,
+            cursor,
+            self._lines,
+            self._known_job,
+            comparing=partial(feed.filter_budget.spend, payer) if feed and payer is not None else nullcontext,
+        )
         if segment is None:
             return self._nothing_follows(cursor, feed)
         self._known_job = segment.job or self._known_job
@@ -105,6 +138,26 @@ class Replay:
             step = self._final_step(step, segment.closing)
         self._lines = segment.next_count
         return step
+
+    @property
+    def _has_query(self) -> bool:
+        return self._line_filter is not None and self._line_filter.q is not None
+
+    def _scan_after(self, cursor: int, feed: Feed | None, now: float, *, may_compare: bool) -> ReplaySegment | None:
+        """What the scan server finds, if the viewer has a query, among the lines that were stored before this step.
+
+        None for a few lines that can be compared here: because that ``may_compare`` takes time, or with a text, which
+        takes less than a millisecond. Asking takes longer, and the scan server may be away.
+        """
+        stored = (feed.cursor if feed else self._finished.last if self._finished else 0) - cursor
+        line_filter = self._line_filter
+        if line_filter is None or line_filter.q is None or stored <= 0:
+            return None
+        if stored <= FIRST_LINES and (may_compare or not line_filter.regex):
+            return None
+        patience = min(SCAN_PATIENCE_SECONDS, max(self._ends_at - now, MIN_PATIENCE_SECONDS))
+        is_redacted = bool(feed.redactions) if feed else self._is_redacted
+        return self._cache.scan_after(self._ref, line_filter, cursor, self._subject, patience, is_redacted=is_redacted)
 
     def _check_for_redactions(self, now: float) -> bytes:
         """The ``redact`` frames that are due between two segments of an ended log."""
@@ -123,6 +176,7 @@ class Replay:
         ranges = redacted_since(self._store, self._finished, job)
         self._finished = job
         if ranges:
+            self._is_redacted = True
             self._cache.invalidate(self._ref)
         return b"".join(redact_frames(ranges))
 

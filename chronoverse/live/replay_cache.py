@@ -1,12 +1,16 @@
 """Older lines in segments. Each segment is read and encoded once for all viewers of a worker that want it."""
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import ShareExceeded, StoreUnavailable
 from chronoverse.history.protocols import Archive, LogReader
+from chronoverse.history.scans.replay_scan import ReplayScan
 from chronoverse.history.tiered_log import MissingArchive, read_tiers
 from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
 from chronoverse.joblog.line_filter import LineFilter
@@ -34,6 +38,8 @@ CACHE_SECONDS: Final = 1.0
 LOCK_SECONDS: Final = 5.0
 
 
+#: Asks for a scan in the name of a subject. Returns the frames, and the last number that they cover.
+ReplayScanner = Callable[[ReplayScan, str], tuple[bytes, int] | None]
 #: A job, a filter (None for all lines), and the number of the line that the segment follows.
 _Key = tuple[JobRef, LineFilter | None, int]
 
@@ -64,7 +70,8 @@ class ReplayCache:
     ``max_line_bytes`` is how long a line may be; it bounds what one read of the store may bring. ``pause`` is called
     before each segment, and lets live viewers go first: see :class:`FairLock`. A viewer calls ``throttle`` with the
     bytes of its last segment before it reads the next one; the call returns when the machine has room for that.
-    ``most_lines`` are asked for at once, and ``most_bytes`` are cached. ``clock`` is monotonic, in seconds.
+    ``most_lines`` are asked for at once, and ``most_bytes`` are cached. ``clock`` is monotonic, in seconds. ``scan``
+    asks the scan server, which compares stored lines with queries; without it, that is done here.
     """
 
     def __init__(
@@ -78,8 +85,14 @@ class ReplayCache:
         pause: Callable[[], object] = bool,
         throttle: Callable[[int], object] = bool,
         clock: Callable[[], float] = time.monotonic,
+        scan: ReplayScanner | None = None,
     ) -> None:
         self.store: Final = store
+        self._scan: Final = scan
+        #: Who waits for the same scan, by its key.
+        self._scanning: WeakValueDictionary[_Key, threading.Lock] = WeakValueDictionary()
+        #: Counts calls of :meth:`invalidate`.
+        self._invalidated = 0
         self.throttle: Final = throttle
         self._archive: Final = archive or MissingArchive()
         self._clock = clock
@@ -93,13 +106,20 @@ class ReplayCache:
         self._cached_bytes = 0
 
     def read_after(
-        self, ref: JobRef, line_filter: LineFilter | None, cursor: int, lines: int, known: Job | None = None
+        self,
+        ref: JobRef,
+        line_filter: LineFilter | None,
+        cursor: int,
+        lines: int,
+        known: Job | None = None,
+        comparing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> ReplaySegment | None:
         """The segment after line ``cursor``, filtered by ``line_filter``. None when nothing is there.
 
         It has up to ``lines`` lines, a power of two, and ends at a multiple of that. So viewers that began at different
         lines soon want the same segments. ``known`` is the job as it was fetched some time ago. It says which lines
-        are in the archive only. Raises: :class:`StoreError`.
+        are in the archive only. Lines are encoded and compared inside a context that ``comparing`` makes, without any
+        wait. Raises: :class:`StoreError`.
         """
         lines = min(lines, self._most_lines)
         count = lines - cursor % lines
@@ -112,7 +132,8 @@ class ReplayCache:
                 entries = self.store.read_sequential(ref, cursor, count)
                 if not in_sequence(entries, cursor):
                     return None, entries
-                segment = _make_segment(entries, cursor, 1, line_filter) if entries else None
+                with comparing():
+                    segment = _make_segment(entries, cursor, 1, line_filter) if entries else None
                 # A segment that closes the log is not cached: each viewer reads it anew.
                 if segment and segment.closing is None:
                     segment = segment._replace(complete=segment.complete or segment.lines == count)
@@ -121,13 +142,61 @@ class ReplayCache:
 
         # The lock is not held while the job is fetched: the store may need as long as a runner has to come back.
         found, incomplete, job = read_tiers(
-            known, cursor, lambda: self._read_archive(key, count), read_store, lambda: self.store.get_job(ref)
+            known,
+            cursor,
+            lambda: self._read_archive(key, count, comparing),
+            read_store,
+            lambda: self.store.get_job(ref),
         )
         if incomplete:
-            found = _make_segment(incomplete, cursor, job.first if job else 1, line_filter)
+            with comparing():
+                found = _make_segment(incomplete, cursor, job.first if job else 1, line_filter)
         return found._replace(job=job) if found and job else found
 
-    def _read_archive(self, key: _Key, count: int) -> ReplaySegment | None:
+    def scan_after(
+        self, ref: JobRef, line_filter: LineFilter, cursor: int, subject: str, patience: float, *, is_redacted: bool
+    ) -> ReplaySegment | None:
+        """As :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
+
+        None when it finds nothing to send and nothing to skip, or when there is no scan server. ``subject`` and
+        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago.
+
+        Raises as :meth:`ScanClient.replay` does.
+        """
+        if self._scan is None:
+            return None
+        key = (ref, line_filter, cursor)
+        deadline = time.monotonic() + patience
+        lock = self._scanning.setdefault(key, threading.Lock())
+        if not lock.acquire(timeout=patience):
+            raise ShareExceeded("another stream waits for the same lines")
+        try:
+            if cached := self._find_complete(key):
+                return cached
+            invalidated = self._invalidated
+            scan = ReplayScan(
+                workflow_id=ref.workflow_id,
+                job_id=ref.job_id,
+                position=cursor,
+                is_redacted=is_redacted,
+                asked_at=time.monotonic(),
+                patience=deadline - time.monotonic(),
+                **line_filter._asdict(),
+            )
+            found = self._scan(scan, subject)
+            if found is None or found == (b"", cursor):
+                return None
+            frames, reached = found
+            segment = ReplaySegment(frames, reached, None, 0, FIRST_LINES, len(frames), complete=True)
+            if invalidated == self._invalidated:
+                self._remember(key, segment)
+            return segment
+        finally:
+            lock.release()
+
+    def _read_archive(
+        self, key: _Key, count: int, comparing: Callable[[], AbstractContextManager[object]]
+    ) -> ReplaySegment | None:
         """The segment from the archive. None when the archive does not go so far."""
         ref, line_filter, cursor = key
         lock = self._locks[self.store.server_of(ref)]
@@ -155,7 +224,8 @@ class ReplayCache:
                     return None
                 size = sum([len(event.frame) for event in events])
                 next_count = _next_count(len(events), size)
-                frames, reached = join(events, line_filter), events[-1].number
+                with comparing():
+                    frames, reached = join(events, line_filter), events[-1].number
                 segment = ReplaySegment(frames, reached, None, len(events), next_count, size, complete=True)
             self._remember(key, segment)
             return segment
@@ -170,6 +240,7 @@ class ReplayCache:
     def invalidate(self, ref: JobRef) -> None:
         """Drops everything that was read of ``ref``, because its log was changed."""
         self._archive.forget(ref)
+        self._invalidated += 1
         for key in [key for key in self._segments if key[0] == ref]:
             self._cached_bytes -= len(self._segments.pop(key)[1].frames)
 

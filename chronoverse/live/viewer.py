@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final
 
-from chronoverse.errors import StoreError
+from chronoverse.errors import AtCapacity, ScansUnavailable, ShareExceeded, StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED, connected_frame, error_frame
 from chronoverse.joblog.line_filter import LineFilter
@@ -379,10 +379,22 @@ class Viewer:
     def _read_older(self, now: float) -> bytes | None:
         """The next older lines, by a read of the viewer's own."""
         if self._replay is None:
-            self._replay = Replay(self._replay_cache, self._ref, self.line_filter, self._finished, self._lease_seconds)
+            self._replay = Replay(
+                self._replay_cache,
+                self._ref,
+                self.line_filter,
+                self._finished,
+                self._lease_seconds,
+                self.subject,
+                self.ends_at,
+            )
         try:
             step = self._replay.step(self.cursor, self._feed, now)
-        except StoreError as error:
+        except ShareExceeded:
+            # Other streams of the same token had their turn for so long that its client may want a sign of life.
+            self._sent(now)
+            return sse.cursor(self.cursor)
+        except (StoreError, AtCapacity, ScansUnavailable) as error:
             self._replay.record_failure(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None

@@ -17,6 +17,7 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier
 from chronoverse.embedded import server as embedded
+from chronoverse.history.scans.client import ScanClient
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
@@ -74,12 +75,14 @@ def build_dependencies(settings: Settings) -> Dependencies:
     )
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
     archive = ArchiveReader(object_store, store.chunks) if object_store else MissingArchive()
+    scans = ScanClient()
     replay_cache = ReplayCache(
         store,
         archive,
         max_line_bytes=settings.max_line_bytes,
         pause=yield_to_loop,
         throttle=ReplayThrottle(settings.max_replay_rate),
+        scan=scans.replay,
     )
     tail = Tail(store.for_tail(), lease_seconds=settings.lease_seconds, redacted=replay_cache.invalidate)
     metrics.WORKERS.set(1)
@@ -90,6 +93,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         store=store,
         tail=tail,
         replay_cache=replay_cache,
+        scans=scans,
         archive=archive,
         object_store=object_store,
         verifier=Verifier.from_settings(settings, partial(_fetch_keys_in_time, settings.ca_file), store),

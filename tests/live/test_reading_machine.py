@@ -19,10 +19,13 @@ from hypothesis.stateful import (
 )
 
 from chronoverse.errors import AppendRefused, SequenceGap
+from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.scans.replay_scan import ReplayScan
 from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
+from chronoverse.live.replay_scanner import read_frames
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
@@ -103,6 +106,8 @@ class Reading(RuleBasedStateMachine):
         self.ref = JobRef("wf", f"job-{run}")
         # In every other run the server does not report changes.
         self.source = ControlledStore(self.looker, MOST, self.looker if run % 2 else self.poller)
+        # In half of all runs a scan server filters what is stored.
+        self.scans = run % 4 > 1
         self.clock = Clock()
         self.pieces = self._cache()
         self.tail = self._tail()
@@ -146,7 +151,15 @@ class Reading(RuleBasedStateMachine):
 
     def _cache(self) -> ReplayCache:
         """With segments of at most four lines."""
-        return ReplayCache(self.source, most_lines=4, most_bytes=SMALL_CACHE_BYTES, clock=self.clock)
+        scans = ReplayCache(self.source, most_lines=4, most_bytes=SMALL_CACHE_BYTES, clock=self.clock)
+
+        def scan(scan: ReplayScan, subject: str) -> tuple[bytes, int]:
+            """What the scan server answers. It has a cache of its own."""
+            return read_frames(scans, scan, PageBudget(page_bytes=300, clock=self.clock))
+
+        return ReplayCache(
+            self.source, most_lines=4, most_bytes=SMALL_CACHE_BYTES, clock=self.clock, scan=scan if self.scans else None
+        )
 
     # Writers
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -152,6 +153,21 @@ def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: 
             delays.append(time.monotonic() - began)
 
     assert sorted(delays)[-4] < 0.25
+
+
+def test_a_worker_does_not_compare_stored_lines_with_the_query_of_a_stream(service: Service) -> None:
+    """The scan server does, as its CPU time shows. The stream has the lines that grep finds, and says how far it is."""
+    worker, scanning = psutil.Process(service.worker_pids()[0]), processes(service)
+    before = cpu_seconds(worker), sum(map(cpu_seconds, scanning))
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    path = PATH.replace("logs/search", "events?regex=true&q=(1|2)7%2B(71)?7$")
+    with Stream(service, path, headers) as stream:
+        stream.wait_for(b"event: end", PATIENCE_SECONDS)
+    used = cpu_seconds(worker) - before[0], sum(map(cpu_seconds, scanning)) - before[1]
+
+    found = [int(each) for each in re.findall(rb"event: log\ndata: [^\n]*\nid: ([0-9]+)\n\n", stream.body)]
+    assert found == [n for n in range(1, LINES + 1) if re.search(r"(1|2)7+(71)?7$", f"line {n}")]
+    assert used[0] < used[1] / 2
 
 
 def test_two_searches_share(service: Service) -> None:

@@ -33,6 +33,7 @@ from chronoverse.history.pages import (
 )
 from chronoverse.history.scans.comparison import NewLines, NewLinesPage, NewLinesScan, RunShapes, compare, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
+from chronoverse.history.scans.replay_scan import ReplayScan
 from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, Form, Scan, error_to_json
 from chronoverse.history.scans.summary_scan import SummaryScan, read_summary
 from chronoverse.history.scans.workflow_scan import (
@@ -68,10 +69,11 @@ class ScannedStore(StoredLog, Protocol):
 
 class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage` for a :class:`WorkflowScan`, a
-    :class:`NewLinesPage`, or a job's summary.
+    :class:`NewLinesPage`, a job's summary, or the event frames for a :class:`ReplayScan`.
 
     What was found is in the body, one piece of JSON on each line, and the rest is in headers. ``max_line_bytes`` is how
-    long a runner's lines may be. ``clock`` is monotonic, in seconds. It must be the clock of the workers.
+    long a runner's lines may be. ``clock`` is monotonic, in seconds, and the clock of the workers. ``read_replay``
+    finds the frames, and the last number that they cover.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class ScanApp:
         archive: ArchiveReader | MissingArchive,
         max_line_bytes: int,
         clock: Callable[[], float] = time.monotonic,
+        read_replay: Callable[[ReplayScan, PageBudget], tuple[bytes, int]] | None = None,
     ) -> None:
         self._store = store
         self._read: Final[BatchReader] = partial(read_batches, store, archive, max_line_bytes=max_line_bytes)
+        self._read_replay = read_replay
         self._clock = clock
         self._hasher = ShapeHasher()
         self._run_shapes = RunShapes(archive, self._read, self._hasher)
@@ -106,6 +110,10 @@ class ScanApp:
         """The headers and the lines of the answer to a scan."""
         if path == SummaryScan.PATH:
             return {}, [self.read_summary(SummaryScan.from_json(data), client_is_gone)]
+        if path == ReplayScan.PATH and self._read_replay:
+            replay = ReplayScan.from_json(data)
+            frames, cursor = self._read_replay(replay, self._budget(replay, client_is_gone))
+            return {POSITION: str(cursor)}, [frames]
         if path == WorkflowScan.PATH:
             jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
             return {POSITION: orjson.dumps(position and position.to_json()).decode()}, jobs

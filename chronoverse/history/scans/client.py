@@ -14,6 +14,7 @@ from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
 from chronoverse.history.scans.comparison import NewLinesPage
 from chronoverse.history.scans.endpoint import ScanEndpoint
+from chronoverse.history.scans.replay_scan import ReplayScan
 from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, error_from_json
 from chronoverse.history.scans.turns import ScanTurns
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition
@@ -49,11 +50,23 @@ class ScanClient:
             raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
         endpoint, turns = self._server
         deadline = scan.asked_at + scan.patience
-        with turns.hold(subject, deadline), contextlib.closing(_UnixConnection(endpoint.path, deadline)) as connection:
+        turn = turns.hold(f"{scan.TURN}\n{subject}", deadline)
+        with turn, contextlib.closing(_UnixConnection(endpoint.path, deadline)) as connection:
             with _translated():
                 # The server says that it continues when a process begins with the scan.
                 connection.request("POST", scan.PATH, scan.to_json(), {"Expect": "100-continue"})
             yield PendingScan(connection, connection.sock, deadline)
+
+    def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
+        """The event frames that ``scan`` asks for, and the last number that they cover.
+
+        None without a server: in a gunicorn with another configuration than ours a worker filters by itself. Raises as
+        :meth:`ask` and :class:`PendingScan` do.
+        """
+        if self._server is None:
+            return None
+        with self.ask(scan, subject) as pending:
+            return pending.frames()
 
 
 class PendingScan:
@@ -84,6 +97,11 @@ class PendingScan:
         headers, jobs = self._answer()
         position = orjson.loads(headers[POSITION])
         return JobsPage(jobs, position and WorkflowPosition.from_json(position))
+
+    def frames(self) -> tuple[bytes, int]:
+        """What a :class:`ReplayScan` asks for. Raises as :meth:`_answer` does."""
+        headers, parts = self._answer()
+        return b"\n".join(parts), int(headers[POSITION])
 
     def summary(self) -> bytes:
         """The JSON that a :class:`SummaryScan` asks for. Raises as :meth:`_answer` does."""

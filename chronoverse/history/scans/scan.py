@@ -42,6 +42,8 @@ class BaseScan:
 
     #: The path of the request to the scan server.
     PATH: ClassVar[str]
+    #: Of the scans with the same word here, a subject has one at a time.
+    TURN: ClassVar = ""
 
     workflow_id: str
     asked_at: float

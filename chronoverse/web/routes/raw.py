@@ -15,6 +15,7 @@ from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.history.page_budget import MAX_ENTRIES
 from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, ReadBatch, read_batches
+from chronoverse.history.scans.replay_scan import SHORT_SCAN_SECONDS
 from chronoverse.history.scans.scan import Form, Scan
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
@@ -27,10 +28,6 @@ from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_ans
 #: zlib's level. Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's
 #: viewers.
 GZIP_LEVEL: Final = 1
-
-#: Seconds after which the scan server returns what it has found for a download with a filter. Then other scans get
-#: their turn.
-SCAN_SECONDS: Final = 0.1
 
 #: Bytes that are given to gunicorn at a time.
 WRITE_BYTES: Final = 2**16
@@ -162,7 +159,7 @@ def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Read
             patience=DOWNLOAD_WAIT_SECONDS,
             form=Form.WHOLE,
             page_bytes=BATCH_CHARACTERS,
-            seconds=SCAN_SECONDS,
+            seconds=SHORT_SCAN_SECONDS,
             **filters,
         )
         with deps.scans.ask(scan, subject) as pending:

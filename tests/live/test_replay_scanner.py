@@ -1,0 +1,133 @@
+"""A replay with a query that asks the scan server sends what one sends that filters by itself, to the last byte that
+counts."""
+
+import random
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from chronoverse.errors import AtCapacity, ChronoverseError, ScansUnavailable, ShareExceeded
+from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.scans.replay_scan import ReplayScan
+from chronoverse.joblog.line_filter import LineFilter
+from chronoverse.joblog.values import JobRef
+from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplayScanner
+from chronoverse.live.replay_scanner import read_frames
+from chronoverse.live.tail import Tail
+from chronoverse.live.viewer import RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
+from chronoverse.store import Store
+from tests.support.reading import Clock, ControlledStore, drained, events
+from tests.support.servers import RedisServer
+
+JOB: Final = JobRef("wf_1", "job_1")
+STAMP: Final = "2026-03-03T10:00:05.123Z"
+FILTERS: Final = (LineFilter(q="needle"), LineFilter("stderr", "ne+dle [0-9]", True), LineFilter(q="nowhere"))
+
+
+class Rig:
+    """The reading side of a worker, and of the scan server. The answers of this one have at most 300 bytes or so."""
+
+    def __init__(self, server: RedisServer, store: Store, prefix: str) -> None:
+        self.source = ControlledStore(store)
+        self.clock = Clock()
+        self.tail = Tail(self.source, lease_seconds=30, clock=self.clock)
+        self.asked: list[ReplayScan] = []
+        self.fault: ChronoverseError | None = None
+        self._key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
+        self._server = server
+        self._theirs = ReplayCache(self.source, clock=self.clock)
+
+    def scan(self, scan: ReplayScan, subject: str) -> tuple[bytes, int]:
+        """The answer of the scan server."""
+        self.asked.append(scan)
+        if self.fault:
+            raise self.fault
+        return read_frames(self._theirs, scan, PageBudget(page_bytes=300, clock=self.clock))
+
+    def write(self, chance: random.Random, count: int) -> None:
+        """A log with lines of both streams, and with all that a foreign runner may write."""
+        number = 0
+        for _ in range(count):
+            number += chance.choice((1, 1, 1, 1, 1, 1, 3))
+            text = chance.choice((f"a NEEDLE {number}", "hay", "hay", "hay\x1b[1m needle 1"))
+            fields = ["timestamp", STAMP, "message", text, "stream", chance.choice(("stdout", "stderr"))]
+            if chance.random() < 0.05:
+                fields = ["note", "nothing"]
+            self._server.ask("XADD", self._key, f"{number}-0", *fields)
+        # Whoever reads just up to the last line of a segment does not see what has the same number.
+        out_of_sequence = f"{number}-1" if number % FIRST_LINES else ""
+        if end := chance.choice((f"{number + 1}-0", out_of_sequence, "")):
+            self._server.ask("XADD", self._key, end, "event", "end", "status", "COMPLETED")
+
+    def viewer(self, line_filter: LineFilter, after: int, scan: ReplayScanner | None) -> Viewer:
+        """A viewer of the job as it is now."""
+        cache = ReplayCache(self.source, clock=self.clock, scan=scan)
+        request = ViewerRequest(JOB, self.source.get_job(JOB), after, line_filter, retry_ms=2000)
+        return Viewer(request, cache, self.tail, clock=self.clock)
+
+    def read(self, line_filter: LineFilter, after: int, scan: ReplayScanner | None) -> list[object]:
+        """All events of a viewer, each with the number that its client would come back with."""
+        viewer = self.viewer(line_filter, after, scan)
+        found: list[object] = [(each.event, each.data, each.id) for each in events(drained(viewer))]
+        cursor, reason = viewer.cursor, viewer.reason
+        viewer.close()
+        return [*found, cursor, reason]
+
+
+@pytest.fixture
+def rig(server: RedisServer, store: Store, prefix: str) -> Iterator[Rig]:
+    rig = Rig(server, store, prefix)
+    yield rig
+    rig.tail.stop()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_makes_no_difference_who_filters(rig: Rig, seed: int) -> None:
+    """Gaps, malformed entries, an entry out of sequence and the end come in both ways, wherever a client begins."""
+    chance = random.Random(seed)
+    rig.write(chance, 90)
+    for line_filter in FILTERS:
+        for after in (0, chance.randrange(40), chance.randrange(90)):
+            assert rig.read(line_filter, after, rig.scan) == rig.read(line_filter, after, None)
+    assert len(rig.asked) >= 6
+
+
+def test_the_worker_compares_only_what_comes_live(rig: Rig) -> None:
+    """It asks for what is stored, and then for nothing more."""
+    rig.write(random.Random(2), 60)
+    viewer = rig.viewer(FILTERS[2], 0, rig.scan)
+    drained(viewer)
+    assert rig.asked[-1].position < viewer.cursor
+    count = len(rig.asked)
+    drained(viewer)
+    assert len(rig.asked) == count
+    viewer.close()
+
+
+@pytest.mark.parametrize("error", [AtCapacity("full"), ScansUnavailable("away")])
+def test_a_refused_scan_is_tried_again(rig: Rig, error: ChronoverseError) -> None:
+    """Nothing is skipped. Only when there is no scan server for long, the stream ends and says so."""
+    rig.write(random.Random(3), 60)
+    rig.fault = error
+    viewer = rig.viewer(FILTERS[0], 0, rig.scan)
+    assert [each.event for each in events(drained(viewer))] == ["connected", "job"]
+    rig.clock.now += RETRY_READ_SECONDS
+    assert (drained(viewer), viewer.done) == (b"", False)
+    rig.clock.now += STORE_PATIENCE_SECONDS
+    assert b"event: error\ndata: the search in the log has been away for 30 s\n" in drained(viewer)
+    viewer.close()
+
+
+def test_a_stream_that_waits_for_others_of_its_token_shows_that_it_lives(rig: Rig) -> None:
+    """It never ends because of them."""
+    rig.write(random.Random(3), 60)
+    viewer = rig.viewer(FILTERS[0], 0, rig.scan)
+    viewer.next()
+    rig.fault = ShareExceeded("others of this token")
+    for _ in range(20):
+        rig.clock.now += 5
+        assert viewer.next() == b"id: 0\n\n"
+    rig.fault = None
+    assert b"NEEDLE" in drained(viewer)
+    viewer.close()
