@@ -4,9 +4,10 @@
 
 The service has two workers behind nginx with the configuration that we ship, unless ``--direct``. The workflow ``good``
 has three runners (two publish over HTTP, one to the store) and 50 viewers. Each viewer checks that every number comes
-once and in order, and measures how late each line is. At first nobody else uses the service, for ``--quiet`` seconds.
-Then the attackers work on the workflow ``evil`` for ``--seconds``. Their processes have the kernel's idle priority,
-because their computers would not be the service's, unless they are to ``--contend`` for the processors.
+once and in order, and measures how late each line is. Another user searches a stored log of it again and again. At
+first nobody else uses the service, for ``--quiet`` seconds. Then the attackers work on the workflow ``evil`` for
+``--seconds``. Their processes have the kernel's idle priority, because their computers would not be the service's,
+unless they are to ``--contend`` for the processors.
 
 Prints a report as JSON. Exits with 1 when the workflow ``good`` lost a line, when one of its jobs was declared lost, or
 when the report passes a bound of :data:`BOUNDS`.
@@ -15,9 +16,11 @@ when the report passes a bound of :data:`BOUNDS`.
 import argparse
 import contextlib
 import gzip
+import itertools
 import json
 import multiprocessing
 import os
+import random
 import resource
 import select
 import socket
@@ -45,11 +48,12 @@ from tests.support.viewers import ReconnectingViewer, ReconnectingViewers
 
 WORKERS: Final = 2
 GOOD, EVIL = "good", "evil"
+STORED: Final = JobRef(GOOD, "stored")
 JOBS: Final = tuple(JobRef(GOOD, f"job_{number}") for number in range(1, 4))
 #: Viewers of each job, and lines of each job in a second.
 VIEWERS: Final = (17, 17, 16)
 RATE: Final = 20
-#: Seconds between two measurements of ``/healthz`` and of the workers' memory, and the timeout of a request.
+#: Seconds between two measurements of ``/healthz``, of a search and of the workers' memory, and a request's timeout.
 PROBE_SECONDS: Final = 0.2
 GIVE_UP_SECONDS: Final = 5.0
 #: Seconds before an attacker's next connection, and in which the good jobs must end.
@@ -61,9 +65,16 @@ TOKEN_SECONDS: Final = 3_600
 GOOD_ADDRESS, EVIL_ADDRESS = "127.0.0.3", "127.0.0.2"
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 
-#: What must hold: the live lines' p99 as a multiple of the quiet one, seconds for ``/healthz`` (p99), and megabytes by
-#: which all workers together may grow.
-BOUNDS: Final[Mapping[str, float]] = {"times as late": 5.0, "healthz p99, s": 0.3, "workers grow by MB": 300.0}
+#: What must hold: the live lines' p99 as a multiple of the quiet one, seconds for ``/healthz`` (p99), seconds of a
+#: search (p99) beyond three times the quiet p99, and megabytes by which all workers together may grow.
+BOUNDS: Final[Mapping[str, float]] = {
+    "times as late": 5.0,
+    "healthz p99, s": 0.3,
+    "searches beyond 3 x quiet, s": 0.3,
+    "workers grow by MB": 300.0,
+}
+#: In an attack's request, this stands for a number that is another one each time. It has as many digits.
+NUMBER: Final = b"7777777"
 
 #: The command of a good job: it prints the time, RATE times a second, until a file exists.
 EMITTER: Final = """
@@ -77,6 +88,7 @@ while not os.path.exists(sys.argv[1]):
 class Attack(NamedTuple):
     """``connections`` that each send ``request`` and then read the whole answer, or nothing until they are cut.
 
+    Where ``request`` has :data:`NUMBER`, each connection has a number of its own.
     ``stay`` is the most seconds for which a connection stays open.
     """
 
@@ -101,6 +113,8 @@ def attacks(reader: str, writer: str) -> list[Attack]:
     bomb = gzip.compress(b" " * 2**23, 9)
     dense = gzip.compress(b"[" + b",".join([b'""'] * (2**23 // 3 - 1)) + b"]", 9)
     query = "q=(?:a.{0,50}){4}z|b&regex=true&limit=1000".replace("{", "%7B").replace("}", "%7D").replace("|", "%7C")
+    number = NUMBER.decode()
+    refused, costly = f"%5CpL%7B145%7Dx{number}", f"(?:er%2Bor|fail(?:ed)?|x[0-9]%2By)%20[a-f]%7B3,9%7D{number}$"
     return [
         Attack("unread pipelined answers", 300, b"GET /openapi.json HTTP/1.1\r\nHost: h\r\n\r\n" * 200),
         Attack("unread pages", 30, get(f"{jobs}/control/logs?limit=1000")),
@@ -114,19 +128,24 @@ def attacks(reader: str, writer: str) -> list[Attack]:
         Attack("context", 4, get(f"{jobs}/control/logs/search?q=match&before=50&after=50&limit=1000"), reads=True),
         Attack("tails of a stream", 8, get(f"{jobs}/stdout/events?tail=1&stream=stderr"), reads=True),
         Attack("searches that are abandoned", 8, get(f"{jobs}/long/logs/search?{query}"), stay=0.1),
+        Attack("expressions that are refused", 24, get(f"{jobs}/stdout/events?regex=true&q={refused}"), reads=True),
+        Attack("replays with an expression", 30, get(f"{jobs}/stdout/events?regex=true&q={costly}"), reads=True),
+        Attack("summaries", 8, get(f"{jobs}/stdout/summary"), reads=True),
+        Attack("filters of live lines", 256, get(f"{jobs}/live/events?regex=true&q={costly}"), reads=True),
     ]
 
 
 def prepare(url: str) -> None:
-    """Writes the logs that the attackers read."""
+    """Writes the logs that the attackers read, and the one that is searched."""
     store = Store(url)
     logs = {
-        "control": [f"match {chr(1) * 4_096}"] * 3_000,
-        "long": ["a" * 65_000 + "b"] * 1_000,
-        "stdout": ["x" * 40] * 100_000,
+        JobRef(EVIL, "control"): [f"match {chr(1) * 4_096}"] * 3_000,
+        JobRef(EVIL, "long"): ["a" * 65_000 + "b"] * 1_000,
+        JobRef(EVIL, "stdout"): ["x" * 40] * 500_000,
+        STORED: ["x" * 40] * 20_000,
     }
-    for name, messages in logs.items():
-        attempt = store.open(JobRef(EVIL, name), "f" * 32)
+    for ref, messages in logs.items():
+        attempt = store.open(ref, "f" * 32)
         step = 500 if len(messages[0]) < 1_000 else 50
         for first in range(0, len(messages), step):
             batch = [Line(first + n, TIMESTAMP, text, "stdout") for n, text in enumerate(messages[first:][:step], 1)]
@@ -134,6 +153,17 @@ def prepare(url: str) -> None:
         store.finish(attempt, Status.COMPLETED, 0, 0, len(messages) + 1)
     for number in range(2_500):
         store.register(JobRef(EVIL, f"pending_{number}"))
+    store.close()
+
+
+def write_evil_lines(url: str, stop: Any) -> None:
+    """The process of the attackers' own live job, with :data:`RATE` lines in a second."""
+    store = Store(url)
+    attempt = store.open(JobRef(EVIL, "live"), "f" * 32)
+    for number in itertools.count(1):
+        if stop.wait(1 / RATE):
+            break
+        store.append(attempt, [Line(number, TIMESTAMP, f"error {number:x} abcdef" * 100, "stdout")])
     store.close()
 
 
@@ -181,7 +211,7 @@ def _once(attack: Attack, endpoint: ClientEndpoint, stop: Any) -> str:
     with endpoint.connect(GIVE_UP_SECONDS) as sock:
         # The server stops reading while it has an answer that nobody reads.
         with contextlib.suppress(TimeoutError):
-            sock.sendall(attack.request)
+            sock.sendall(attack.request.replace(NUMBER, b"%07d" % random.randrange(10 ** len(NUMBER))))
         ends = time.monotonic() + attack.stay
         if not attack.reads:
             poll = select.poll()
@@ -251,16 +281,18 @@ class Runners:
                 process.wait()
 
 
-class HealthProbe:
-    """Measures ``/healthz`` and the workers' memory repeatedly during a ``with`` block."""
+class Probe:
+    """Measures a request and the workers' memory repeatedly during a ``with`` block."""
 
-    def __init__(self, service: Service, endpoint: ClientEndpoint) -> None:
+    def __init__(self, service: Service, endpoint: ClientEndpoint, path: str, token: str = "") -> None:
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        self._request = f"GET {path} HTTP/1.1\r\nHost: h\r\n{authorization}Connection: close\r\n\r\n".encode()
         self._endpoint = endpoint
         self._pids = service.worker_pids()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._measure, daemon=True)
         #: The monotonic time of each measurement, with the seconds of the answer, and with the bytes of all workers.
-        self.health: list[tuple[float, float]] = []
+        self.seconds: list[tuple[float, float]] = []
         self.memory: list[tuple[float, int]] = []
 
     def _measure(self) -> None:
@@ -268,14 +300,14 @@ class HealthProbe:
             began = time.monotonic()
             seconds = GIVE_UP_SECONDS
             with contextlib.suppress(OSError), self._endpoint.connect(GIVE_UP_SECONDS) as sock:
-                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                sock.sendall(self._request)
                 if sock.recv(65_536).startswith(b"HTTP/1.1 200 "):
                     seconds = time.monotonic() - began
-            self.health.append((began, seconds))
+            self.seconds.append((began, seconds))
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.memory.append((began, sum(psutil.Process(pid).memory_info().rss for pid in self._pids)))
 
-    def __enter__(self) -> "HealthProbe":
+    def __enter__(self) -> "Probe":
         self._thread.start()
         return self
 
@@ -322,11 +354,14 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
     attackers = [
         context.Process(target=work, args=(attack, evil, stop, done, asked.contend), daemon=True) for attack in chosen
     ]
-    for process in viewers:
+    writer = context.Process(target=write_evil_lines, args=(store.url, stop), daemon=True)
+    for process in (*viewers, writer):
         process.start()
     runners = Runners(directory, store.url, server, token("good-writer", "logs:write", GOOD))
     stack.callback(runners.kill)
-    with HealthProbe(service, ClientEndpoint(server, "127.0.0.4")) as probe:
+    search = f"/workflows/{STORED.workflow_id}/jobs/{STORED.job_id}/logs/search?q=nowhere"
+    searches = Probe(service, good, search, token("good-searcher", "logs:read", GOOD))
+    with Probe(service, ClientEndpoint(server, "127.0.0.4"), "/healthz") as probe, searches:
         time.sleep(5)  # until all viewers are connected
         began = time.monotonic()
         time.sleep(asked.quiet)
@@ -342,6 +377,10 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
     late = [each for _, _, _, measured in results for each in measured]
     quiet, hostile = (began, attacked), (attacked, over)
     quiet_p99, hostile_p99 = percentile(during(late, quiet)), percentile(during(late, hostile))
+    quiet_search, hostile_search = (
+        percentile(during(searches.seconds, quiet)),
+        percentile(during(searches.seconds, hostile)),
+    )
     growth = max(during(probe.memory, hostile)) - max(during(probe.memory, quiet))
     headers = {"Authorization": f"Bearer {reader}"}
     jobs = [
@@ -361,8 +400,11 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         "live p99 during the attacks, ms": round(hostile_p99 * 1000, 1),
         "worst, ms": round(max(during(late, hostile)) * 1000, 1),
         "times as late": round(hostile_p99 / quiet_p99, 2),
-        "healthz p99, s": round(percentile(during(probe.health, hostile)), 3),
-        "healthz worst, s": round(max(during(probe.health, hostile)), 3),
+        "healthz p99, s": round(percentile(during(probe.seconds, hostile)), 3),
+        "healthz worst, s": round(max(during(probe.seconds, hostile)), 3),
+        "searches p99 quiet, s": round(quiet_search, 3),
+        "searches p99 during the attacks, s": round(hostile_search, 3),
+        "searches beyond 3 x quiet, s": round(hostile_search - 3 * quiet_search, 3),
         "workers grow by MB": round(growth / 2**20, 1),
     }
 
