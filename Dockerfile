@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # hadolint global ignore=DL3042
 # What pip caches is the builder's, or stays behind in the first stage.
-FROM python:3.13-slim-trixie AS build
+FROM python:3.13-slim-trixie@sha256:9662417aace5ae7b8e2609cce472b72a8958e134ba372808abe9cc1a0c0125e6 AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv && python -m venv /opt/build
 COPY requirements-image.txt ./
@@ -15,7 +15,7 @@ COPY chronoverse ./chronoverse
 RUN /opt/build/bin/python -m hatchling build -t wheel -d dist \
     && pip --python /opt/venv/bin/python install --no-index --no-deps dist/*.whl
 
-FROM python:3.13-slim-trixie
+FROM python:3.13-slim-trixie@sha256:9662417aace5ae7b8e2609cce472b72a8958e134ba372808abe9cc1a0c0125e6
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import yaml
 
 from tests.support.service import ROOT
 
@@ -43,6 +45,44 @@ def interpolate(text: str, environ: dict[str, str]) -> str:
         return environ.get(name) or default if operator == ":-" else environ[name]
 
     return re.sub(r"\$\{(\w+)(:-|:\?)([^}]*)\}", value, text)
+
+
+#: What the operator's ``.env`` must set for the compose file.
+COMPOSE_ENVIRONMENT: Final = {
+    "REDIS_ADMIN_PASSWORD": "the-administrators-password",
+    "REDIS_SERVICE_PASSWORD": "the-services-password",
+    "REDIS_ARCHIVER_PASSWORD": "the-archivers-password",
+    "CHRONOVERSE_JWT_SECRET": "a secret of this test alone, long enough for HS256",
+    "TLS_CERTIFICATE": "/etc/tls/fullchain.pem",
+    "TLS_KEY": "/etc/tls/privkey.pem",
+}
+
+
+def read_compose() -> dict[str, Any]:
+    """The compose file as compose reads it, with the variables of :data:`COMPOSE_ENVIRONMENT`."""
+    document: dict[str, Any] = yaml.safe_load(
+        interpolate((DEPLOY / "compose.yaml").read_text("utf-8"), COMPOSE_ENVIRONMENT)
+    )
+    return document
+
+
+def configure_compose_redis(directory: Path) -> Path:
+    """Does in ``directory`` what the compose file's Redis does before it starts. Returns its configuration."""
+    compose = read_compose()
+    redis = compose["services"]["redis"]
+    shell, option, script = redis["command"]
+    steps, _, start = script.replace("$$", "$").rpartition("exec ")
+    assert start == "docker-entrypoint.sh redis-server /etc/redis/redis.conf\n"
+    for path, replacement in (("/etc/redis/redis-users.acl", DEPLOY), ("/run/redis-users.acl", directory)):
+        assert path in steps
+        steps = steps.replace(path, shlex.quote(str(replacement / "redis-users.acl")))
+    subprocess.run(
+        [shell, option, steps], env={"PATH": os.environ["PATH"], **redis["environment"]}, check=True, timeout=10
+    )
+    configuration = directory / "redis.conf"
+    content = compose["configs"]["redis"]["content"]
+    configuration.write_text(content.replace("/run/redis-users.acl", str(directory / "redis-users.acl")), "utf-8")
+    return configuration
 
 
 def seconds(text: str) -> int:

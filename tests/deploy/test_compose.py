@@ -8,34 +8,31 @@ from typing import Any, Final
 import httpx
 import pytest
 import redis
-import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from chronoverse.settings import Settings
-from tests.deploy.conftest import DEPLOY, Gunicorn, interpolate, seconds
+from tests.deploy.conftest import (
+    COMPOSE_ENVIRONMENT,
+    DEPLOY,
+    Gunicorn,
+    configure_compose_redis,
+    read_compose,
+    seconds,
+)
 from tests.support.ports import free_port
 from tests.support.service import serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 FILE: Final = DEPLOY / "compose.yaml"
-#: What the operator's ``.env`` must set.
-ENVIRONMENT: Final = {
-    "REDIS_PASSWORD": "the store's password of this test",
-    "CHRONOVERSE_JWT_SECRET": "a secret of this test alone, long enough for HS256",
-    "TLS_CERTIFICATE": "/etc/tls/fullchain.pem",
-    "TLS_KEY": "/etc/tls/privkey.pem",
-}
 START_SECONDS: Final = 10.0
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """The file as compose reads it, with the variables of :data:`ENVIRONMENT`."""
-    environ = {**ENVIRONMENT, "REDIS_PASSWORD": "a-password"}
-    document: dict[str, Any] = yaml.safe_load(interpolate(FILE.read_text(), environ))
-    return document
+    """The file as compose reads it."""
+    return read_compose()
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +54,9 @@ def test_no_secret_is_in_the_file() -> None:
     text = FILE.read_text()
     uncommented = "".join(line for line in text.splitlines(True) if not line.lstrip().startswith("#"))
 
-    assert set(re.findall(r"\$\{(\w+):\?\}", uncommented)) == ENVIRONMENT.keys()
+    assert set(re.findall(r"\$\{(\w+):\?\}", uncommented)) == COMPOSE_ENVIRONMENT.keys()
     assert set(re.findall(r"\$\{(\w+):-", uncommented)) == {"REDIS_MAXMEMORY"}
-    assert set(re.findall(r"#   (\w+)=", text)) == ENVIRONMENT.keys()
+    assert set(re.findall(r"#   (\w+)=", text)) == COMPOSE_ENVIRONMENT.keys()
 
 
 def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes: dict[str, Any]) -> None:
@@ -102,25 +99,31 @@ def test_the_archiver_has_the_nodes_archive(compose: dict[str, Any], nodes: dict
         assert each["volumes"] == ["archive:/archive"]
         assert each["environment"]["CHRONOVERSE_ARCHIVE_URL"] == "file:///archive"
     assert compose["volumes"].keys() == {"archive", "redis"}
+    # It makes no tokens and checks none.
+    assert archiver["environment"].keys() == {"CHRONOVERSE_REDIS_URL", "CHRONOVERSE_ARCHIVE_URL"}
     # A new volume gets the owner of the image's directory. Without such a directory it belongs to root.
     assert re.search(r"install --directory --owner 10001 .* /archive\n", (DEPLOY.parent / "Dockerfile").read_text())
 
 
 @pytest.mark.long
 def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
-    """Redis accepts every option, writes an append-only file, and requires the password that the nodes have."""
+    """Redis accepts every option, writes an append-only file, and has a user with least rights for each program."""
     environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}
     settings = Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})
     assert settings.archive_location == "file:///archive"
     assert settings.web_concurrency == 2
-    port, configuration = free_port(), tmp_path / "redis.conf"
-    configuration.write_text(compose["configs"]["redis"]["content"])
+    port, configuration = free_port(), configure_compose_redis(tmp_path)
     options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--logfile", str(tmp_path / "log")]
     server = subprocess.Popen([tool("redis-server"), str(configuration), *options], stdin=subprocess.DEVNULL)
     url = str(settings.redis_url).replace("redis:6379", f"127.0.0.1:{port}")
+    archiver = str(compose["services"]["archiver"]["environment"]["CHRONOVERSE_REDIS_URL"])
+    password = COMPOSE_ENVIRONMENT["REDIS_ADMIN_PASSWORD"]
     try:
-        with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
+        with redis.Redis(port=port, username="admin", password=password, retry=Retry(NoBackoff(), 0)) as client:
             wait_until(lambda: answers(client), START_SECONDS, "redis answers")
+            # Nobody has the password that stands in the file.
+            assert {line.split()[1] for line in client.acl_list()} == {"default", "admin", "service", "archiver"}
+            assert not any("PASSWORD" in line for line in client.acl_list())
             assert client.config_get("appendonly", "appendfsync", "maxmemory-policy", "maxmemory") == {
                 "appendonly": "yes",
                 "appendfsync": "everysec",
@@ -132,6 +135,11 @@ def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: 
         with serving(tmp_path / "node", url, jwt_secret=environ["CHRONOVERSE_JWT_SECRET"]) as node:
             assert httpx.get(f"{node.url}/readyz").status_code == 200
             assert "CHRONOVERSE_TOKEN" not in node.logs()
+            # Each program has a user of its own.
+            with redis.Redis.from_url(archiver.replace("redis:6379", f"127.0.0.1:{port}")) as client:
+                assert client.execute_command("SCAN", 0)
+            with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command("SCAN", 0)
     finally:
         server.terminate()
         server.wait(START_SECONDS)

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -56,11 +57,24 @@ def test_nothing_is_installed_without_a_hash() -> None:
     assert all("--no-index" in rest for rest in installs if "pip" in rest and rest not in from_index)
 
 
+def test_every_image_and_action_is_pinned_by_its_digest() -> None:
+    """A tag may move. Dependabot proposes newer digests."""
+    compose, workflow = ROOT / "deploy" / "compose.yaml", ROOT / ".github" / "workflows" / "ci.yml"
+    images = [step.rest.split()[0] for stage in STAGES for step in stage if step.word == "FROM"]
+    images += re.findall(r"^ +image: (?!chronoverse:)(\S+)$", compose.read_text("utf-8"), re.MULTILINE)
+    images += re.findall(r"\bpython:[\w.-]+(?:@\S+)?", workflow.read_text("utf-8"))
+    actions = re.findall(r"uses: (\S+)", workflow.read_text("utf-8"))
+
+    assert len(images) == 6
+    assert [each for each in images if not re.fullmatch(r"[\w.:-]+@sha256:[0-9a-f]{64}", each)] == []
+    assert [each for each in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each)] == []
+
+
 def test_final_stage_has_no_build_tools() -> None:
     """It copies the environment from the first stage, on the same base image, and installs nothing."""
-    assert [step.rest.split()[0] for stage in STAGES for step in stage if step.word == "FROM"] == [
-        "python:3.13-slim-trixie"
-    ] * 2
+    bases = {step.rest.split()[0] for stage in STAGES for step in stage if step.word == "FROM"}
+    assert len(bases) == 1
+    assert bases.pop().startswith("python:3.13-slim-trixie@sha256:")
     assert [step.rest for step in STAGES[-1] if step.word == "COPY"] == ["--from=build /opt/venv /opt/venv"]
     assert not any("pip" in step.rest or "apt" in step.rest for step in STAGES[-1] if step.word == "RUN")
 

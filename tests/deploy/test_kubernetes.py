@@ -14,24 +14,26 @@ from tests.deploy.conftest import DEPLOY, Gunicorn, uid
 from tests.support.service import SECRET
 
 #: The oldest release whose preStop can sleep without a shell, and the newest release that the tests know.
-RELEASES: Final = ("1.34", kubernetes_validate.latest_version())
+RELEASES: Final = ("1.30", kubernetes_validate.latest_version())
+
+
+def by_kind(name: str) -> dict[str, Any]:
+    """The documents of this name, by their kind."""
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    return {document["kind"]: document for document in documents if document["metadata"]["name"] == name}
 
 
 @pytest.fixture(scope="module")
 def objects() -> dict[str, Any]:
-    """The file's documents by kind, without the archiver's Deployment."""
-    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
-    return {
-        document["kind"]: document for document in documents if document["metadata"]["name"] != "chronoverse-archiver"
-    }
+    """The file's documents by kind, without the archiver's."""
+    return by_kind("chronoverse")
 
 
 @pytest.fixture(scope="module")
 def archiver() -> dict[str, Any]:
     """The archiver's Deployment."""
-    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
-    (found,) = [each for each in documents if each["metadata"]["name"] == "chronoverse-archiver"]
-    return dict(found)
+    found: dict[str, Any] = by_kind("chronoverse-archiver")["Deployment"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +51,14 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_object_follows_the_schema_of_the_release(
-    objects: dict[str, Any], archiver: dict[str, Any], release: str
-) -> None:
+def test_every_object_follows_the_schema_of_the_release(objects: dict[str, Any], release: str) -> None:
     """Unknown names are errors."""
-    for document in (*objects.values(), archiver):
+    for document in (*objects.values(), *by_kind("chronoverse-archiver").values()):
         kubernetes_validate.validate(document, release, strict=True)
 
-    assert objects.keys() == {"Deployment", "PodDisruptionBudget", "Service", "Ingress"}
+    assert objects.keys() == {"Deployment", "PodDisruptionBudget", "Service", "Ingress", "NetworkPolicy"}
+    first = (DEPLOY / "kubernetes.yaml").read_text().partition("\n")[0]
+    assert f"Kubernetes {RELEASES[0]} or newer" in first
 
 
 def test_the_probes_use_routes_of_the_service(container: dict[str, Any], tmp_path: Path) -> None:
@@ -131,6 +133,32 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
         "/healthz": "Exact",
         "/openapi.json": "Exact",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [("chronoverse", ["ingress-nginx", "monitoring"]), ("chronoverse-archiver", ["monitoring"])],
+)
+def test_a_policy_lets_only_those_in_who_need_it(name: str, sources: list[str]) -> None:
+    """It selects the pods, and names the port that the container has."""
+    documents = by_kind(name)
+    policy, template = documents["NetworkPolicy"]["spec"], documents["Deployment"]["spec"]["template"]
+    (rule,) = policy["ingress"]
+    (port,) = template["spec"]["containers"][0]["ports"]
+
+    assert policy["podSelector"]["matchLabels"] == template["metadata"]["labels"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert [each["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for each in rule["from"]] == sources
+    assert rule["ports"] == [{"port": port["name"]}]
+
+
+def test_the_archivers_probes_ask_for_its_metrics(archiver: dict[str, Any]) -> None:
+    """It has no other route. There is no readiness, because nothing is sent to it."""
+    (container,) = archiver["spec"]["template"]["spec"]["containers"]
+    probes = {name: each["httpGet"] for name, each in container.items() if name.endswith("Probe")}
+
+    assert probes == {name: {"path": "/metrics", "port": "metrics"} for name in ("startupProbe", "livenessProbe")}
+    assert container["ports"][0]["name"] == "metrics"
 
 
 def test_the_archiver_is_a_node_without_viewers(archiver: dict[str, Any], pod: dict[str, Any]) -> None:

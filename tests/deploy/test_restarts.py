@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import redis
-import yaml
 
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.auth.tokens import ADMIN, READ
@@ -19,7 +17,7 @@ from chronoverse.embedded.server import SERVER_OPTIONS
 from chronoverse.joblog.values import JobRef, Status
 from chronoverse.store import Store
 from tests.conftest import KINDS, binary
-from tests.deploy.conftest import DEPLOY, interpolate
+from tests.deploy.conftest import COMPOSE_ENVIRONMENT, configure_compose_redis
 from tests.support.archivers import archive
 from tests.support.bench import make_lines
 from tests.support.guarded_server import USERS, GuardedServer
@@ -46,13 +44,8 @@ class ComposeServer(RedisServer):
 
     def __init__(self, directory: Path, binary: str | None = None) -> None:
         super().__init__(directory, binary)
-        environ = dict.fromkeys(("REDIS_PASSWORD", "CHRONOVERSE_JWT_SECRET", "TLS_CERTIFICATE", "TLS_KEY"), "secret")
-        compose = yaml.safe_load(interpolate((DEPLOY / "compose.yaml").read_text("utf-8"), environ))
-        url = urlsplit(compose["x-node"]["environment"]["CHRONOVERSE_REDIS_URL"])
-        self._user = f"{url.username or ''}:{url.password}"
         directory.mkdir(parents=True)
-        self._configuration = directory / "redis.conf"
-        self._configuration.write_text(compose["configs"]["redis"]["content"], "utf-8")
+        self._configuration = configure_compose_redis(directory)
 
     def _command(self) -> list[str]:
         program, *options = super()._command()
@@ -60,7 +53,12 @@ class ComposeServer(RedisServer):
 
     @property
     def url(self) -> str:
-        return f"unix://{self._user}@{self.socket}"
+        return self.url_of("admin")
+
+    def url_of(self, user: str) -> str:
+        """The URL of one of the users. Runners publish over HTTP there, and have none: ``admin`` writes for them."""
+        user = user if user in ("service", "archiver") else "admin"
+        return f"unix://{user}:{COMPOSE_ENVIRONMENT[f'REDIS_{user.upper()}_PASSWORD']}@{self.socket}"
 
 
 def guarded(directory: Path, program: str) -> RedisServer:
@@ -85,7 +83,7 @@ SHIPPED: Final[dict[str, Callable[[Path, str], RedisServer]]] = {
 
 
 def url_of(server: RedisServer, user: str) -> str:
-    return server.url_of(user) if isinstance(server, GuardedServer) else server.url
+    return server.url_of(user) if isinstance(server, GuardedServer | ComposeServer) else server.url
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
