@@ -66,7 +66,7 @@ def auth(service: Service) -> dict[str, str]:
 @pytest.fixture
 def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
     """An HTTP client with a token that may do anything."""
-    with httpx.Client(base_url=service.url, headers=auth, timeout=10) as client:
+    with httpx.Client(base_url=service.url, headers=auth, timeout=10, verify=service.verify) as client:
         yield client
 
 

@@ -49,7 +49,7 @@ class Site:
         self.objects = FileObjectStore(directory)
         self.headers = {"Authorization": f"Bearer {service.token(scopes=scopes)}"}
         self.workflow_id = workflow_id
-        self.client = httpx.Client(base_url=service.url, headers=self.headers, timeout=20)
+        self.client = httpx.Client(base_url=service.url, headers=self.headers, timeout=20, verify=service.verify)
         self._numbers = itertools.count(1)
 
     def job(self) -> Foreign:
