@@ -134,6 +134,20 @@ DEFECTS: Final = (
         "'UNLINK', job",
         "store web",
     ),
+    Defect(
+        "end: an entry after a foreign end hides it",
+        "store/scripts/get_job.lua",
+        "'COUNT', LOOK_BACK",
+        "'COUNT', 1",
+        "store",
+    ),
+    Defect(
+        "end: pages show what follows it",
+        "history/tiered_log.py",
+        "        if is_past_end(self.job, position):\n",
+        "        if False:\n",
+        "web",
+    ),
     # The archive
     Defect(
         "archive reader: first line left out",

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.protocols import Archive
+from chronoverse.joblog.ending import is_past_end
 from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
 from chronoverse.joblog.values import End, Gap, Job, JobRef, OutOfSequence
 
@@ -96,6 +97,8 @@ class TieredLog:
 
     def after(self, position: int, count: int) -> Entries:
         """About ``count`` entries after line ``position``, upwards. Raises :class:`StoreError`."""
+        if is_past_end(self.job, position):
+            return Entries([], position, 0, True)
 
         def read_archive() -> Entries | None:
             found = self._archive.entries(self.job.ref, position, count)
@@ -120,6 +123,8 @@ class TieredLog:
         """About ``count`` entries before line ``position``, downwards. Raises :class:`StoreError`."""
         if position <= 1:
             return Entries([], position, 0, True)
+        if self.job.end and is_past_end(self.job, position - 1):
+            position = self.job.end.sequence_num
         if only_in_archive(self.job, position - 1):
             return self._archived_before(position, count)
         top = min(position - 1, self.job.last)

@@ -1,7 +1,8 @@
 """What the end of a job means for the readers of its log. Pure.
 
-A log ends with its terminal entry. A stream that has sent every line before that entry sends the closing frames, and
-nothing after them. A log may also go away: it expires, or somebody deletes it.
+A log ends with its first terminal entry. What a foreign runner writes after that is malformed: it belongs to no log,
+and no route shows it. A stream that has sent every line before that entry sends the closing frames, and nothing after
+them. A log may also go away: it expires, or somebody deletes it.
 """
 
 from typing import Final
@@ -11,6 +12,11 @@ from chronoverse.joblog.values import End, Job
 
 #: The error for a reader whose log expired or was deleted while it was read.
 LOG_IS_GONE: Final = "the log is gone from the store: it expired or was deleted"
+
+
+def is_past_end(job: Job | None, cursor: int) -> bool:
+    """Whether ``cursor`` is at the end of the log or after it, so that whatever the store has there is not shown."""
+    return job is not None and job.end is not None and cursor >= job.end.sequence_num
 
 
 def closing_frames(job: Job, end: End, lease_seconds: float) -> bytes:

@@ -13,7 +13,7 @@ from chronoverse.errors import (
     StoreError,
 )
 from chronoverse.history.tiered_log import only_in_archive
-from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames
+from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames, is_past_end
 from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.events import error_frame
 from chronoverse.joblog.line_filter import LineFilter
@@ -118,6 +118,8 @@ class Replay:
         if self._last_bytes:
             self._cache.throttle(self._last_bytes)
             self._last_bytes = 0
+        if is_past_end(self._finished, cursor):
+            return self._nothing_follows(cursor, feed)
         payer = feed.filter_budget.payer([self._subject]) if feed and self._has_query else None
         segment = self._scan_after(cursor, feed, now, may_compare=payer is not None) or self._cache.read_after(
             self._ref,

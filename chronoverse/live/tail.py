@@ -314,7 +314,8 @@ class Tail:
         self._check([feed for feed, _ in ended])
         for feed, closing in ended:
             # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
-            job = feed.job or Job(feed.ref, closing.status)
+            job = (feed.job or Job(feed.ref, closing.status)).ended(closing)
+            feed.reconcile(job)
             feed.close(closing_frames(job, closing, self._lease_seconds))
 
     def housekeep_once(self) -> None:

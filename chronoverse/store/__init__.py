@@ -42,6 +42,7 @@ The first two keys are of no workflow:
                                                first seen, unless its runner sets another time
     {prefix}:{<workflow>}:<job>:job    hash    status, attempt, created_at, …
                                                end_seen_ms: when the end was first seen, by the server's clock
+                                               end_id: the terminal entry that was seen then, of a foreign job
                                                expires with the log; PENDING: RETENTION after the registration
     {prefix}:{<workflow>}:<job>:lease  string  the live attempt's token; or `next` while the job waits for its next
                                                attempt; or when the grace period of its runner ends

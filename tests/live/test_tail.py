@@ -346,6 +346,18 @@ def keep_writing(world: World, job: JobRef, stop: threading.Event) -> None:
                 stop.wait(0.01)
 
 
+def test_many_lines_after_a_foreign_end_do_not_undo_it(world: World) -> None:
+    """A live viewer's stream has come to its end, and not to an error, although a look at the job does not find it."""
+    world.write(job())
+    watched = world.watch(job())
+    wait_until(lambda: watched.has(1), SOON, "the viewer waits")
+    key = f"{world.prefix}:{{{job().workflow_id}}}:{job().job_id}:log"
+    script = "for n = 3, 30 do redis.call('XADD', KEYS[1], n .. '-0', 'message', 'x') end"
+    world.server.ask("EVAL", f"redis.call('XADD', KEYS[1], '2-0', 'event', 'end') {script}", 1, key)
+    wait_until(lambda: watched.viewer.done, SOON, "the stream ends")
+    assert watched.viewer.reason == "end"
+
+
 class Bystander:
     """Somebody who is woken, and does nothing."""
 

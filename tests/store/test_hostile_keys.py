@@ -85,6 +85,7 @@ FIELDS: Final = (
     "retention_ms",
     "slow_until",
     "end_seen_ms",
+    "end_id",
 )
 #: Fields that are only returned.
 SHOWN_FIELDS: Final = (

@@ -147,17 +147,36 @@ def test_the_time_when_a_foreign_end_was_first_seen_is_stored(bench: Bench, stor
     assert store.get_job(JOB) is None
     bench.xadd("1-0", "message", "another")
     store.get_job(JOB)
-    assert bench.hash() == {"end_seen_ms": ""}
+    assert bench.hash() == {"end_seen_ms": "", "end_id": ""}
 
 
-def test_a_foreign_log_that_goes_on_after_its_end_does_not_expire(bench: Bench, store: Store) -> None:
-    """Another end starts the retention again."""
-    bench.xadd("1-0", "event", "end")
-    store.get_job(JOB)
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_the_first_end_of_a_foreign_log_is_its_end(bench: Bench, store: Store, is_seen: bool) -> None:
+    """Whether or not somebody has seen the job before more was written. A hundred entries change nothing then."""
+    bench.xadd("1-0", "timestamp", NOW, "message", "a", "stream", "stdout")
+    bench.xadd("2-0", "event", "end", "status", "CANCELED", "timestamp", NOW)
+    end = End(2, Status.CANCELED, None, 1, 0, NOW)
+    job = Job(JOB, Status.CANCELED, 1, NOW, NOW, NOW, None, 1, 0, 1, 1, end)
+    if is_seen:
+        assert store.get_job(JOB) == job
+    bench.xadd("3-0", "message", "b")
+    bench.xadd("3-1", "event", "end", "status", "FAILED")
+    bench.xadd("4-0", "event", "end", "status", "FAILED")
+    assert store.get_job(JOB) == job
     assert bench.ttl("log") > 0
-    bench.xadd("2-0", "message", "a")
-    store.get_job(JOB)
-    assert bench.ttl("log") == -1
+    for number in range(5, 105):
+        bench.xadd(f"{number}-0", "message", "c")
+    assert store.get_jobs([JOB]) == [job]
+
+
+def test_a_log_of_our_runner_ends_where_it_has_ended(bench: Bench, store: Store) -> None:
+    """Also when somebody adds an entry after that with XADD."""
+    attempt = store.open(JOB, "token")
+    store.append(attempt, make_lines(1, 2))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 3)
+    ended = store.get_job(JOB)
+    bench.xadd("4-0", "message", "b")
+    assert store.get_job(JOB) == ended
 
 
 def test_a_foreign_job_is_kept_for_as_long_as_its_workflow_says(bench: Bench, store: Store) -> None:

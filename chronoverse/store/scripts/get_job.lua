@@ -2,8 +2,8 @@
 -- KEYS  log, job, lease
 -- ARGV  now (ISO 8601), lease in ms, retention in ms, grace period in ms
 -- ->    nil when there is neither a log nor a hash, and when the job is deleted or is being deleted; else
---       {job hash as field, value, …; first id; last id; first entry's timestamp; terminal entry as field, value, …;
---       1 during the grace period of an expired lease; the score in the listing of a job whose hash has no created_at}
+--       {job hash as field, value, …; first id; last id, or that of the terminal entry; first entry's timestamp; terminal
+--       entry as field, value, …; 1 during the grace period of an expired lease; the score in the listing of a job whose hash has no created_at}
 -- Of the hash and of the terminal entry only the known fields are read. Of the hash none is read that is longer than
 -- FIELD_BYTES, and those of the terminal entry are cut off there.
 -- Only a job that has had a lease (it has an attempt) can be LOST. A foreign runner without a lease is never LOST.
@@ -20,18 +20,43 @@ local FIELDS = {
 local TERMINAL = {event = true, status = true, exit_code = true, lines = true, dropped = true, timestamp = true}
 -- Longer than any value of ours. Another writer may have written megabytes, and thousands of jobs are read together.
 local FIELD_BYTES = 256
+-- How many of the last numbers of a foreign log may be its end, until the end is seen. More would make each read of a
+-- running foreign job slower.
+local LOOK_BACK = 10
 
--- The fields, and when the end of the job was first seen.
+-- The fields, when the end of the job was first seen, and the id of that terminal entry.
 local function read_hash()
-  local hash, values = {}, redis.call('HMGET', job, 'end_seen_ms', unpack(FIELDS))
+  local hash, values = {}, redis.call('HMGET', job, 'end_seen_ms', 'end_id', unpack(FIELDS))
   for at, name in ipairs(FIELDS) do
-    local value = values[at + 1]
+    local value = values[at + 2]
     if value and #value <= FIELD_BYTES then
       hash[#hash + 1] = name
       hash[#hash + 1] = value
     end
   end
-  return hash, end_seen(values[1])
+  return hash, end_seen(values[1]), values[2]
+end
+
+local function is_end(entry)
+  return entry and field(entry[2], 'event') == 'end'
+end
+
+-- The first terminal entry of the log, whose last entry is `last`, or nil. It is the end, whatever a foreign runner writes
+-- after it. `noted` is its id, once it was seen. Our own append writes nothing after an end.
+local function find_end(hash, last, noted)
+  local entry = noted and redis.pcall('XRANGE', log, noted, noted)[1]
+  if is_end(entry) then return entry end
+  local found = is_end(last) and last or nil
+  if field(hash, 'attempt') and field(hash, 'created_at') and (found or not is_terminal(field(hash, 'status'))) then
+    return found
+  end
+  local number = last and whole_number(string.match(last[1], '^%d+')) or 0
+  local from = string.format('%.0f', math.max(number - LOOK_BACK + 1, 0))
+  for _, each in ipairs(redis.call('XRANGE', log, from, '+', 'COUNT', LOOK_BACK)) do
+    -- An entry without a number of its own, such as 5-1, is no end: readers name it and go on.
+    if is_end(each) and string.match(each[1], '%-0$') then return each end
+  end
+  return found
 end
 
 local function read_terminal(entry)
@@ -61,14 +86,15 @@ local function foreign_retention()
   return retention_of(job, own and string.format('%.0f', own * 1000) or ARGV[3])
 end
 
--- Stores when the end of a job was first seen, and clears that when more is written to the log, or a new log under the
--- job's name. The server may refuse the write; the next call tries again. Here a job ends that a foreign runner has ended
+-- Stores when the end of a job was first seen, and where, and clears that when there is a new log under the job's name.
+-- The server may refuse the write; the next call tries again. Here a job ends that a foreign runner has ended
 -- with XADD alone: unless its runner has set an earlier time, its keys expire like those of other jobs. Without a
 -- status of the end, a foreign job that had a lease would be LOST when its log is gone.
-local function note_end(status, terminal, seen)
+local function note_end(status, entry, seen)
+  local terminal = entry and entry[2]
   local ended = terminal or is_terminal(status)
   if ended and not seen then
-    redis.pcall('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
+    redis.pcall('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()), 'end_id', entry and entry[1] or '')
     if status == 'RUNNING' then
       local ended_as, code = field(terminal, 'status'), field(terminal, 'exit_code') or ''
       local default = (code == '' or code == '0') and 'COMPLETED' or 'FAILED'
@@ -78,7 +104,7 @@ local function note_end(status, terminal, seen)
     redis.pcall('PEXPIRE', log, retention, 'NX')
     if not redis.call('HGET', job, 'archived') then redis.pcall('PEXPIRE', job, retention, 'NX') end
   elseif seen and not ended then
-    redis.pcall('HSET', job, 'end_seen_ms', '')
+    redis.pcall('HSET', job, 'end_seen_ms', '', 'end_id', '')
     redis.pcall('PERSIST', log)
   end
 end
@@ -90,7 +116,7 @@ if is_deleted(lease) then
   return false
 end
 -- The reads below also check the types of the keys. Each comes before the first write to its key.
-local hash, seen = read_hash()
+local hash, seen, noted = read_hash()
 local exists = redis.call('EXISTS', log) == 1
 if #hash == 0 and not exists or field(hash, 'deleting') then return false end
 
@@ -110,7 +136,7 @@ if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
     elseif problem ~= 'CLOSED' and end_job(log, job, last, 'LOST', '', '0', ARGV[1], ARGV[3]) then
       redis.call('DEL', lease)
       -- With a retention of 0 both keys are gone at once.
-      hash, seen = read_hash()
+      hash, seen, noted = read_hash()
       exists = redis.call('EXISTS', log) == 1
       if #hash == 0 and not exists then return false end
     end
@@ -118,7 +144,7 @@ if field(hash, 'status') == 'RUNNING' and field(hash, 'attempt') then
 end
 local info = exists and stream_info(log) or {}
 local first, last = info['first-entry'], info['last-entry']
-local terminal = last and field(last[2], 'event') == 'end' and last[2]
+local terminal = exists and find_end(hash, last, noted)
 note_end(field(hash, 'status'), terminal, seen)
 local listed = field(hash, 'created_at') and '' or listed_at()
 if not exists then return {hash, '', '', '', {}, in_grace, listed} end
@@ -126,9 +152,9 @@ local started_at = first and field(first[2], 'timestamp') or ''
 return {
   hash,
   first_id(info),
-  info['last-generated-id'],
+  terminal and terminal[1] or info['last-generated-id'],
   #started_at <= FIELD_BYTES and started_at or '',
-  terminal and read_terminal(terminal) or {},
+  terminal and read_terminal(terminal[2]) or {},
   in_grace,
   listed,
 }

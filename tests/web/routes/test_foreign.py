@@ -187,6 +187,29 @@ def test_nothing_after_the_end_is_shown(
     assert httpx.get(f"{service.url}/healthz", timeout=1).status_code == 200
 
 
+def test_a_line_after_the_end_is_in_no_answer(client: httpx.Client, open_stream: OpenStream, job: Foreign) -> None:
+    """All routes say the same: the job has ended after line 1, and has no other line."""
+    job.line("one")
+    job.end("FAILED", 7)
+    job.last += 1
+    job.line("two")
+
+    found = client.get(job.path).json()
+    assert (found["status"], found["exit_code"], found["last_sequence_num"], found["lines"]) == ("FAILED", 7, 1, 1)
+    for query in ("", "?order=desc", "?offset=1", "?offset=2", "?offset=3", "?offset=9&order=desc", "/search?q=o"):
+        page = client.get(f"{job.path}/logs{query}").json()
+        assert page["cursor"] is None
+        is_upwards_from_later = query.startswith("?offset") and "desc" not in query
+        assert [line["sequence_num"] for line in page["logs"]] == ([] if is_upwards_from_later else [1]), query
+    assert client.get(f"{job.path}/logs/raw").text == "one\n"
+    assert client.get(f"{job.path}/logs/raw?format=jsonl").text.count("\n") == 1
+    for query, seen in (("", [1]), ("?tail=5", [1]), ("?offset=1", []), ("?offset=2", []), ("?offset=3", [])):
+        stream = open_stream(job, query).wait_end()
+        assert (stream.numbers(), stream.blocks()[-1]["event"]) == (seen, "end"), query
+    waited = client.get(f"{job.path}/wait?q=two&timeout=5").json()
+    assert (waited["outcome"], waited["log"], waited["job"]["status"]) == ("ended", None, "FAILED")
+
+
 @pytest.mark.parametrize("exit_code", ["", "abc", "1e9", "99999999999999999999", "-1", b"\xff"])
 def test_an_exit_code_that_is_no_number_is_unknown(
     open_stream: OpenStream, client: httpx.Client, job: Foreign, exit_code: str | bytes
