@@ -3,7 +3,8 @@
 -- ARGV  now (ISO 8601), lease in ms, retention in ms, grace period in ms
 -- ->    nil when there is neither a log nor a hash, and when the job is deleted or is being deleted; else
 --       {job hash as field, value, …; first id; last id, or that of the terminal entry; first entry's timestamp; terminal
---       entry as field, value, …; 1 during the grace period of an expired lease; the score in the listing of a job whose hash has no created_at}
+--       entry as field, value, …; 1 during the grace period of an expired lease; the score in the listing of a job whose
+--       hash has no created_at}
 -- Of the hash and of the terminal entry only the known fields are read. Of the hash none is read that is longer than
 -- FIELD_BYTES, and those of the terminal entry are cut off there.
 -- Only a job that has had a lease (it has an attempt) can be LOST. A foreign runner without a lease is never LOST.
