@@ -264,8 +264,8 @@ DEFECTS: Final = (
     Defect(
         "spool: rows of a file not checked",
         "runner/spool/spool_file.py",
-        "            if _is_plausible(each):\n",
-        "            if each:\n",
+        "            if not _is_plausible(each):\n",
+        "            if not each:\n",
         "runner",
     ),
     Defect(
