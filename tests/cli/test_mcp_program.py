@@ -123,6 +123,34 @@ def send(process: "subprocess.Popen[bytes]", method: str, number: int | None, **
     process.stdin.flush()
 
 
+def test_a_text_that_cannot_be_encoded_is_refused(tmp_path: Path) -> None:
+    """In an argument, its name or the id, with an answer if that is possible. The program goes on."""
+    pipe = subprocess.PIPE
+    settings = environ(tmp_path, URL="http://127.0.0.1:9", TOKEN="a.b.c")
+    with subprocess.Popen([*COMMAND, "mcp"], env=settings, stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        info = {"name": "test", "version": "1"}
+        send(process, "initialize", 1, protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
+        send(process, "notifications/initialized", None)
+        for number, arguments in enumerate([{"workflow_id": "\ud800"}, {"\udfff": 1}, {"q": ["\udc00\ud800"]}], 2):
+            send(process, "tools/call", number, name="list_jobs", arguments=arguments)
+        process.stdin.write(b'{"jsonrpc":"2.0","id":"\\ud800","method":"tools/list"}\n{"id":7\n')
+        send(process, "tools/call", 5, name="list_jobs", arguments={"workflow_id": 5})
+        late = threading.Timer(60, process.kill)
+        late.start()
+        answers: dict[int, Any] = {}
+        while len(answers) < 5 and (text := process.stdout.readline()):
+            answer = json.loads(text)
+            answers[answer["id"]] = answer
+        late.cancel()
+        process.stdin.close()
+    assert sorted(answers) == [1, 2, 3, 4, 5]
+    for number in (2, 3, 4):
+        assert "half of a surrogate pair" in answers[number]["error"]["message"]
+    assert "Bad Request" in answers[5]["result"]["content"][0]["text"]
+
+
 @pytest.mark.parametrize("how", ["its input ends", pytest.param("Ctrl-C", marks=pytest.mark.long)])
 def test_it_ends_at_once(tmp_path: Path, how: str) -> None:
     """Also while a call waits, here for a service that never answers. Only answers have come on stdout."""

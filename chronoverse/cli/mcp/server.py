@@ -4,6 +4,7 @@ The SDK's low-level server is used. Its other one makes schemas out of signature
 know, and writes its own text in front of errors.
 """
 
+import json
 import logging
 from functools import partial
 from typing import Any, Final
@@ -15,6 +16,7 @@ from jsonschema import Draft202012Validator
 from mcp import types
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
 
 from chronoverse import __version__
 from chronoverse.cli.mcp.answers import tidy
@@ -23,6 +25,9 @@ from chronoverse.errors import ChronoverseError
 
 #: Bytes of an error's text.
 ERROR_BYTES: Final = 1_000
+
+#: What is said of a request with half of a surrogate pair.
+UNREADABLE: Final = "a text has half of a surrogate pair, such as \\ud800, which cannot be encoded as UTF-8"
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +66,35 @@ async def _serve(tools: Tools, max_wait: int) -> None:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
-    async with stdio_server() as (reader, writer):
-        await server.run(reader, writer, server.create_initialization_options())
+    async with stdio_server() as (reader, writer), anyio.create_task_group() as tasks:
+        readable, messages = anyio.create_memory_object_stream[SessionMessage | Exception]()
+        tasks.start_soon(_refuse_unreadable, reader, readable, writer)
+        await server.run(messages, writer, server.create_initialization_options())
+
+
+async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
+    """Passes messages from ``reader`` on to ``readable``, and answers those with a text that is no Unicode.
+
+    JSON can spell half of a character, as ``"\\ud800"``. The SDK would drop such a request without an answer.
+    """
+    async with readable:
+        async for message in reader:
+            number = _unreadable_id(message) if isinstance(message, Exception) else None
+            if number is None:
+                await readable.send(message)
+                continue
+            error = types.ErrorData(code=types.INVALID_PARAMS, message=UNREADABLE)
+            await writer.send(SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=number, error=error)))
+
+
+def _unreadable_id(error: Any) -> int | str | None:
+    """The id of the request that the SDK has refused with ``error``, pydantic's, though Python can read its JSON."""
+    try:
+        number = json.loads(error.errors()[0]["input"])["id"]
+        orjson.dumps(number)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None
+    return number if type(number) in (int, str) else None
 
 
 def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any]) -> tuple[bool, bytes]:
