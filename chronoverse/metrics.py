@@ -143,6 +143,11 @@ ARCHIVER_LAST_STEP = Gauge(
     "Unix time at which an archiver last began a step, or waited for one.",
     multiprocess_mode="livemax",
 )
+STORE_WENT_BACK = Gauge(
+    "chronoverse_archive_store_went_back",
+    "1 if the store has lost a part of its history, and archivers delete nothing.",
+    multiprocess_mode="livemax",
+)
 CHUNKS_SEALED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
 LINES_SEALED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
 BYTES_SEALED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])

@@ -20,13 +20,15 @@ from chronoverse.archive.codec import COMPRESSION_LEVEL, FAST_COMPRESSION_LEVEL
 from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock, ignore_step
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.queue import ArchiveQueue
-from chronoverse.archive.retention import RetentionPolicy, delete_job
+from chronoverse.archive.retention import RetentionPolicy, delete_job, is_over
 from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
+from chronoverse.archive.store_history import StoreHistory
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     AppendRefused,
     ArchiveBusy,
     ArchiveDamaged,
+    ArchiveUnavailable,
     ChronoverseError,
     KeysMoving,
     StoreError,
@@ -105,6 +107,7 @@ class Archiver:
         self._clock = clock
         self._monotonic = monotonic
         self._queue = ArchiveQueue(monotonic)
+        self._history = StoreHistory(store, objects, clock)
         #: When the running logs are measured next, and when the next round begins, on the monotonic clock.
         self._measure_at = self._round_at = 0.0
         #: When the workflows' own retentions are checked next, on the monotonic clock, and what they were before.
@@ -149,6 +152,7 @@ class Archiver:
         ``progress`` is called with the number of archived lines and the number of all lines that are to be archived.
         Raises as the store and the object store do.
         """
+        self._compare_history()
         for page in self._store.catalog.jobs():
             self._classify(page)
         self._measure_running()
@@ -308,7 +312,11 @@ class Archiver:
         left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
         shapes, self._shapes = self._shapes, None
-        problem = None if state.complete else writer.complete(job, hot_seconds, self._clock(), shapes)
+        problem = (
+            None
+            if state.complete
+            else writer.complete(job, hot_seconds, self._clock(), state.ended_at or self._clock(), shapes)
+        )
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
@@ -352,6 +360,8 @@ class Archiver:
         if self._round is None:
             if began < self._round_at:
                 return False
+            # Each round compares, even if nothing is to be deleted: the metric and the log should say it soon.
+            self._compare_history()
             self._round, self._round_seconds = self._store.catalog.jobs(), 0.0
             self._round_found = set()
         page = next(self._round, None)
@@ -368,6 +378,11 @@ class Archiver:
         for gone in [ref for ref in self._queue.running if ref not in self._round_found]:
             self._queue.forget(gone)
         return False
+
+    def _compare_history(self) -> None:
+        """Updates the metric and the log. An archive that cannot be compared with stops deletions, and nothing else."""
+        with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
+            self._history.went_back()
 
     def _repair_workflows(self) -> None:
         """Reads some workflows, which repairs the list of them, or begins a repair when one is due.
@@ -436,6 +451,9 @@ class Archiver:
         now, state = self._clock(), self._store.catalog.archive_state(ref)
         left = self._seconds_left(ref, state)
         if state.deleting or (job is not None and left <= 0):
+            if self._history.went_back() or not (state.deleting or self._is_over(ref, state)):
+                self._queue.snooze(ref, RETRY_SECONDS)
+                return
             delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds, on_step=self._on_step)
             metrics.JOBS_ARCHIVED.labels("deleted").inc()
             log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": state.ended_seconds}})
@@ -454,6 +472,12 @@ class Archiver:
         else:
             due = left if state.swept else min(left, self._sweep_at(state) - now)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, due))
+
+    def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
+        """Whether a job that is over its retention by the store's dates is so by its own, too, of the same clock."""
+        own = state.retention_seconds
+        seconds = self._policy.retention_seconds if own is None else own
+        return is_over(self._objects, ref, seconds, (state.ended_at or 0.0) + (state.ended_seconds or 0.0))
 
     def _sweep_at(self, state: ArchiveState) -> float:
         """The Unix time in seconds from which on every unrecorded object of a complete job is garbage."""
@@ -474,7 +498,12 @@ class Archiver:
             self._queue.garbage_checked(ref, failed=True)
 
     def _collect_garbage(self, ref: JobRef) -> bool:
-        """Collects a job's garbage. Returns whether all of it is deleted. Raises as :meth:`run_once` does."""
+        """Collects a job's garbage, unless the store has lost its history. Returns whether all of it is deleted.
+
+        Raises as :meth:`run_once` does.
+        """
+        if self._history.went_back():
+            return False
         seconds, orphan_seconds = self._policy.lock_seconds, self._policy.orphan_seconds
         with archive_lock(self._store, ref, seconds) as token:
             objects = JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)

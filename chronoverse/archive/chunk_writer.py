@@ -8,14 +8,13 @@ the job's garbage. The next process continues after the last recorded chunk.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
-
 from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder
 from chronoverse.archive.job_objects import JobObjects, StepHook
+from chronoverse.archive.manifest import manifest_json, manifest_name
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
 from chronoverse.errors import AppendRefused
-from chronoverse.joblog.chunk import CHUNK_BYTES, MANIFEST, Chunk, combined_sha256, folder
+from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.values import Job, JobRef, iso_timestamp
 from chronoverse.store import Store
@@ -90,12 +89,14 @@ class ChunkWriter:
             batch.learn(len(wanted), builder.added_size - size)
         return last
 
-    def complete(self, job: Job, hot_seconds: float, now: float, shapes: ShapeSetBuilder | None = None) -> str | None:
+    def complete(
+        self, job: Job, hot_seconds: float, now: float, ended_at: float, shapes: ShapeSetBuilder | None = None
+    ) -> str | None:
         """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-        The log stays in the store for ``hot_seconds`` more. ``now`` is Unix time. The set of ``shapes`` is written,
-        too, if it was made of these chunks. Returns None, or in words what is wrong with the chunks; then nothing was
-        written. Raises as :meth:`write_chunk` does.
+        The log stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows
+        of the end since then. The set of ``shapes`` is written, too, if it was made of these chunks. Returns None,
+        or in words what is wrong with the chunks; then nothing was written. Raises as :meth:`write_chunk` does.
         """
         chunks = self._store.chunks.chunks(self._job)
         if wrong := inconsistency(job, chunks):
@@ -105,7 +106,9 @@ class ChunkWriter:
             self._on_step("shapes")
         sha256 = combined_sha256(chunks)
         state = final_state(job)
-        self._objects.put(f"{folder(self._job)}{MANIFEST}", manifest_json(job, state, chunks, sha256))
+        earlier = self._job_objects.only_in_manifest({chunk.name for chunk in chunks})
+        manifest = manifest_json(job, state, chunks, sha256, ended_at, earlier)
+        self._objects.put(manifest_name(self._job), manifest)
         self._on_step("manifest")
         try:
             self._store.chunks.mark_complete(
@@ -151,9 +154,3 @@ def final_state(job: Job) -> dict[str, Any]:
     """
     names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
     return {name: value for name in names if (value := getattr(job, name)) is not None}
-
-
-def manifest_json(job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str) -> bytes:
-    """The manifest: the job and the records of its chunks, as JSON."""
-    fields = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
-    return orjson.dumps({"job": fields, "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks]})

@@ -15,14 +15,15 @@ comes back.
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import text_sha256
+from chronoverse.archive.manifest import manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
-from chronoverse.joblog.chunk import MANIFEST, Chunk, folder, is_object_of
+from chronoverse.joblog.chunk import Chunk, folder, is_object_of
 from chronoverse.joblog.values import JobRef, seconds_of
 from chronoverse.store import Store
 
@@ -75,6 +76,7 @@ def archive_lock(store: Store, job: JobRef, seconds: float = LOCK_SECONDS) -> It
 class CollectedGarbage(NamedTuple):
     """What :meth:`JobObjects.collect_garbage` did: how many objects it deleted, and how many it left for later.
 
+    ``kept`` are those that the store does not know, and the job's manifest names.
     ``permanent`` says whether the store's records survive a power cut and a failover; see
     :func:`~chronoverse.store.durability.is_permanent`.
     """
@@ -82,6 +84,7 @@ class CollectedGarbage(NamedTuple):
     deleted: int
     remaining: int
     permanent: bool | None
+    kept: int = 0
 
 
 class JobObjects:
@@ -149,20 +152,27 @@ class JobObjects:
 
         If the store may go back to older records, only objects that were marked for deletion ``orphan_seconds`` ago are
         deleted. Objects that are not in the garbage are deleted only if they are ``min_age`` seconds old. ``now`` is
-        Unix time. With ``check_permanence`` the store is asked whether its records are permanent even if there is
-        nothing to delete. An object whose deletion fails stays garbage. May be repeated after any error.
+        Unix time. An object that the job's manifest names is deleted only if a redaction has replaced it: the store may
+        have lost its record. With ``check_permanence`` the store is asked whether its records are permanent even if
+        there is nothing to delete. An object whose deletion fails stays garbage. May be repeated after any error.
         Raises :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
         """
         index = self._store.chunks
-        unrecorded = self._unrecorded()
+        found = self._unrecorded()
+        named = self._named() if found or index.garbage(self._job) else frozenset()
+        unrecorded = [each for each in found if each.name not in named]
         old = [each.name for each in unrecorded if each.written_at <= now - min_age]
         marked = index.mark_garbage(self._job, self._token, old)
         permanent = index.is_permanent(self._job, self._lock_seconds) if marked or check_permanence else True
         recorded = {chunk.name for chunk in index.chunks(self._job)}
         done: list[str] = []
         deleted = 0
-        for name, seconds in marked.items():
-            if not permanent and seconds < orphan_seconds:
+        for name, mark in marked.items():
+            if not permanent and mark.seconds < orphan_seconds:
+                continue
+            if name in named and not mark.replaced:
+                # The store has lost its record, and only knows that the object was being written.
+                done.append(name)
                 continue
             # Other programs may write the garbage key. A recorded name, or one outside the folder, is not deleted.
             if is_object_of(self._job, name) and name not in recorded:
@@ -175,7 +185,24 @@ class JobObjects:
             done.append(name)
         index.clear_garbage(self._job, done)
         young = [each.name for each in unrecorded if each.name not in marked]
-        return CollectedGarbage(deleted, len(marked) - len(done) + len(young), permanent)
+        replaced = {name for name, mark in marked.items() if mark.replaced}
+        kept = sum(each.name in named - replaced for each in found)
+        return CollectedGarbage(deleted, len(marked) - len(done) + len(young), permanent, kept)
+
+    def only_in_manifest(self, recorded: Set[str]) -> list[str]:
+        """The objects that exist, that the job's manifest names, and that are neither ``recorded`` nor replaced.
+
+        Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`; and as the store does.
+        """
+        if not (unknown := self._named() - recorded):
+            return []
+        marked = self._store.chunks.mark_garbage(self._job, self._token)
+        replaced = {name for name, mark in marked.items() if mark.replaced}
+        return [each.name for each in self._objects.list(folder(self._job)) if each.name in unknown - replaced]
+
+    def _named(self) -> Set[str]:
+        manifest = read_manifest(self._objects, self._job)
+        return manifest.names if manifest else frozenset()
 
     def _unrecorded(self) -> Sequence[StoredObject]:
         """The objects in the job's folder that have no record.
@@ -189,5 +216,5 @@ class JobObjects:
         job = self._store.get_job(self._job)
         created = seconds_of(job.created_at if job else None) or 0.0
         earliest = min([created, *(each.written_at for each in objects if each.name in recorded)]) - CLOCK_SKEW_SECONDS
-        known = recorded | {f"{folder(self._job)}{MANIFEST}", shape_set_name(self._job, chunks)}
+        known = recorded | {manifest_name(self._job), shape_set_name(self._job, chunks)}
         return [each for each in objects if each.name not in known and each.written_at >= earliest]

@@ -151,7 +151,7 @@ class Redaction:
         except (StoreError, AppendRefused) as error:
             log.warning("redacted text is still to be deleted: %s", error, extra={"fields": {"job": str(self._ref)}})
             return True
-        return garbage.remaining > 0 or garbage.permanent is False
+        return garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
     @contextmanager
     def _wait_for_lock(self) -> Iterator[str]:

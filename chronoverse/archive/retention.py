@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock, ignore_step
+from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveDamaged, NotALog
@@ -65,6 +66,15 @@ def delete_job(
         on_step("deleted")
 
 
+def is_over(objects: ObjectStore, job: JobRef, retention_seconds: float, now: float) -> bool:
+    """Whether an archived job is over its retention by its own date, too, which the store may have lost.
+
+    Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`.
+    """
+    manifest = read_manifest(objects, job)
+    return manifest is None or not manifest.keeps(retention_seconds, now)
+
+
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
     """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises as it does."""
     state = store.catalog.archive_state(job)
@@ -100,11 +110,14 @@ class Orphan(NamedTuple):
     reason: str
 
 
-def orphans(store: Store, objects: ObjectStore, now: float, *, age: float = ORPHAN_SECONDS) -> Iterator[Orphan]:
-    """Every object older than ``age`` seconds that the store does not name. A store that was emptied names none.
+def orphans(
+    store: Store, objects: ObjectStore, now: float, retention_seconds: float, *, age: float = ORPHAN_SECONDS
+) -> Iterator[Orphan]:
+    """Every object older than ``age`` seconds that neither the store names nor a manifest. ``now`` is Unix time.
 
-    The manifest in an object's folder does not count: only records in the store do. Garbage is not returned, since the
-    archiver deletes it. Neither are the objects of a job whose records cannot be read. ``now`` is Unix time.
+    A manifest counts for ``retention_seconds`` after the end of its job, or for the workflow's own retention. If the
+    store does not know the job, it keeps the whole folder for that time. Garbage is not returned, since the archiver
+    deletes it. Neither are the objects of a job whose records or whose manifest cannot be read.
     """
     job: JobRef | None = None
     named: set[str] | None = None
@@ -118,10 +131,17 @@ def orphans(store: Store, objects: ObjectStore, now: float, *, age: float = ORPH
             state, named = None, None
             with contextlib.suppress(NotALog, ArchiveDamaged):
                 state = store.catalog.archive_state(job)
+                own = store.catalog.retention(job.workflow_id)
+                manifest = read_manifest(objects, job)
+                keeps = manifest and manifest.keeps(retention_seconds if own is None else own, now)
+                if keeps and not state.archived:
+                    continue
                 chunks = store.chunks.chunks(job)
                 named = {chunk.name for chunk in chunks} | store.chunks.garbage(job)
                 if chunks:
                     named.add(shape_set_name(job, chunks))
+                if manifest and keeps:
+                    named |= manifest.names
         if named is None or stored.name in named or stored.written_at > now - age:
             continue
         if state is not None and state.archived and stored.name.endswith(f"/{MANIFEST}"):

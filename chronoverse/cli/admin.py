@@ -22,7 +22,6 @@ from chronoverse.settings.parse import is_loopback
 
 if TYPE_CHECKING:
     from chronoverse.archive.archiver import Archiver
-    from chronoverse.archive.object_store import ObjectStore
     from chronoverse.store import Store
 
 #: How many objects Python makes between two runs of its garbage collector. A page of entries makes thousands, and
@@ -58,7 +57,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
     gc.set_threshold(GC_THRESHOLD)
     with open_store(settings) as store:
         if orphans:
-            return _print_orphans(store, open_archive(settings), delete)
+            return _print_orphans(store, settings, delete)
         _log_store_warnings(store)
         archiver = make_archiver(settings, store, stop)
         if once:
@@ -101,10 +100,15 @@ def _archive_once(archiver: "Archiver") -> int:
         return archiver.run_once(progress)
 
 
-def _print_orphans(store: "Store", objects: "ObjectStore", delete: bool) -> int:
+def _print_orphans(store: "Store", settings: Settings, delete: bool) -> int:
     from chronoverse.archive.retention import orphans
+    from chronoverse.archive.store_history import StoreHistory
 
-    for found in orphans(store, objects, time.time()):
+    objects = open_archive(settings)
+    if StoreHistory(store, objects).went_back() and delete:
+        # The reason was logged.
+        return os.EX_DATAERR
+    for found in orphans(store, objects, time.time(), settings.retention_seconds):
         click.echo(plain_text(f"{found.stored.name}\t{found.stored.size}\t{found.reason}"))
         if delete:
             objects.delete(found.stored.name)

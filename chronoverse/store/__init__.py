@@ -32,6 +32,7 @@ The first two keys are of no workflow:
     {prefix}:workflows                 zset    workflow ids by the creation time of their newest job (Unix ms)
                                                never expires; it is written after a job's own keys, and repaired when
                                                it is read and by archivers
+    {prefix}:mark                      zset    the age mark that archivers move on (Unix seconds); never expires
     {prefix}:{<workflow>}:jobs         zset    job ids by creation time (Unix ms)
                                                never expires; a job that is gone is taken out when it is listed, and a
                                                foreign job is added when somebody asks for it

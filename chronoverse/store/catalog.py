@@ -23,12 +23,12 @@ RETENTION_SECONDS: Final = 315_360_000
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``archived`` is the last archived number. ``complete`` says that the whole log of an ended job is archived, since
-    ``archived_at``. ``swept`` says that no object without a record is left after that. ``deleting`` says that the job
-    is hidden, and about to be deleted. ``ended_seconds`` is for how long the store has known of the job's end, by its
-    own clock. It is None while the store does not know of an end. ``first`` and ``last`` are the first and the last
-    number in the store's log, and ``holds_log`` says whether there is one. ``retention_seconds`` is the workflow's own,
-    if it has one.
+    ``archived`` is the last archived number. ``complete`` says that the whole log of an ended job is archived,
+    since ``archived_at``. ``swept`` says that no object without a record is left after that. ``deleting`` says that
+    the job is hidden, and about to be deleted. ``ended_seconds`` is for how long the store has known of the job's
+    end, by its own clock, and ``ended_at`` since when, in Unix seconds. Both are None while the store does not know
+    of an end. ``first`` and ``last`` are the first and the last number in the store's log, and ``holds_log`` says
+    whether there is one. ``retention_seconds`` is the workflow's own, if it has one.
     """
 
     archived: int
@@ -36,6 +36,7 @@ class ArchiveState(NamedTuple):
     deleting: bool
     swept: bool
     ended_seconds: float | None
+    ended_at: float | None
     archived_at: str
     retention_seconds: int | None
     first: int
@@ -91,6 +92,16 @@ class JobCatalog:
                 jobs.append(JobRef(found[1].decode(), found[2].decode()))
             yield page
 
+    def mark(self) -> float:
+        """The age mark, in Unix seconds; 0 when there is none. See :mod:`chronoverse.archive.store_history`."""
+        key = self._keys.mark()
+        return float(run_command(self._topology, key, "ZSCORE", key, "archivers") or 0)
+
+    def move_mark(self, seconds: float) -> None:
+        """Moves the age mark on to ``seconds``, and never back."""
+        key = self._keys.mark()
+        run_command(self._topology, key, "ZADD", key, "GT", round(seconds), "archivers")
+
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
         """The estimated bytes of their logs: 0 for a log that is gone. Jobs on a server that is away are left out."""
         sizes: dict[JobRef, int] = {}
@@ -110,13 +121,14 @@ class JobCatalog:
         """How far the job is archived now."""
         keys = [*(self._keys.of(job, kind) for kind in ("log", "job", "archive")), self._keys.settings(job.workflow_id)]
         answer = run_script(self._topology, job.workflow_id, self._archive_state, keys)
-        archived, state, deleting, swept, ended_ms, archived_at, retention, first, last = answer
+        archived, state, deleting, swept, ended_ms, archived_at, retention, first, last, seen_ms = answer
         return ArchiveState(
             archived=_number(archived) or 0,
             complete=state == b"complete",
             deleting=bool(deleting),
             swept=bool(swept),
             ended_seconds=int(ended_ms) / 1000 if ended_ms else None,
+            ended_at=int(seen_ms) / 1000 if seen_ms else None,
             archived_at=archived_at.decode("utf-8", "replace"),
             retention_seconds=_retention(retention),
             first=entry_number(first) if first else 0,

@@ -1,7 +1,7 @@
 """What the store holds of archived logs: the records of chunks, the archive lock, and the garbage of each job."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import ArchiveDamaged, Held
 from chronoverse.joblog.chunk import Chunk
@@ -17,6 +17,13 @@ from chronoverse.store.topology import PoolKind, Topology
 #: Records read at a time, of some 10 KiB each. The key may hold millions of other values: reading ends at the first
 #: value that is no record.
 RECORDS_PER_READ: Final = 500
+
+
+class GarbageMark(NamedTuple):
+    """An object is to be deleted since ``seconds``. ``replaced`` says that a redaction has replaced it."""
+
+    seconds: float
+    replaced: bool
 
 
 class ChunkIndex:
@@ -95,16 +102,18 @@ class ChunkIndex:
         """
         self._run("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
-    def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, float]:
+    def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
         """Marks all objects in the garbage, and those of ``names``, for deletion. None can get a record any more.
 
-        Returns for each object the seconds since it was marked. A caller that has lost the lock marks only the objects
-        whose upload it began itself, and only those are returned.
+        A caller that has lost the lock marks and gets only the objects whose upload it began itself.
         """
         keys = [self._keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = run_script(self._topology, job.workflow_id, self._scripts["mark_garbage"], keys, token, *names)
-        pairs = zip(answer[::2], answer[1::2], strict=True)
-        return {name.decode("utf-8", "replace"): float(seconds) for name, seconds in pairs}
+        marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+        return {
+            name.decode("utf-8", "replace"): GarbageMark(float(seconds), bool(replaced))
+            for name, seconds, replaced in marks
+        }
 
     def garbage(self, job: JobRef) -> set[str]:
         """The names of all objects in the garbage: those whose upload has begun, and those marked for deletion."""

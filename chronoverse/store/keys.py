@@ -53,6 +53,10 @@ class KeyMap:
         """The sorted set of all workflows. Its slot in a Cluster is its own."""
         return f"{self.prefix}:workflows"
 
+    def mark(self) -> str:
+        """The sorted set with the age mark. Its slot in a Cluster is its own."""
+        return f"{self.prefix}:mark"
+
     def key_set(self, name: str) -> str:
         """An issuer's public keys. The users of runners and archivers have no rights for a key of this form."""
         return f"{self.prefix}-issuer:{name}"

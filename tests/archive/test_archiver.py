@@ -32,6 +32,7 @@ from tests.support.archivers import (
     archiver,
     line_numbers,
     run_until_killed,
+    set_ended,
 )
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
@@ -265,17 +266,19 @@ def test_a_log_that_was_written_again_is_not_archived_from_the_old_one(bench: Be
 
 
 def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileObjectStore) -> None:
-    """Objects of unknown jobs are not deleted. They are listed for an operator."""
+    """Objects of unknown jobs are not deleted. They are listed for an operator when their retention is over."""
     bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 10))
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
     archive(bench.store, objects)
-    assert list(orphans(bench.store, objects, time.time(), age=0)) == []
+    assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
     before = names(objects)
     bench.ask("DEL", *bench.keys())
     assert archive(bench.store, objects) == 0
     assert names(objects) == before
-    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == before
-    assert list(orphans(bench.store, objects, time.time())) == []
+    assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
+    later = time.time() + 2 * DAY
+    assert [each.stored.name for each in orphans(bench.store, objects, later, DAY, age=0)] == before
+    assert list(orphans(bench.store, objects, later, DAY, age=3 * DAY)) == []
 
 
 def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
@@ -298,7 +301,10 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     chunks = bench.store.chunks.chunks(JOB)
     # The earlier run's set of shapes is not older than the new run, so it was deleted as garbage.
     assert sorted(found) == sorted([earlier, shape_set_name(JOB, chunks), *(chunk.name for chunk in chunks)])
-    assert [each.stored.name for each in orphans(bench.store, objects, time.time(), age=0)] == [earlier]
+    # The manifest names it until the job's retention is over.
+    assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
+    later = time.time() + 2 * DAY
+    assert [each.stored.name for each in orphans(bench.store, objects, later, DAY, age=0)] == [earlier]
 
 
 def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects: FileObjectStore) -> None:
@@ -365,12 +371,12 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     bench.store.catalog.set_retention("wf_2", round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
-            bench.set_end_seen(days * DAY, job)
+            set_ended(bench, objects, job, days * DAY)
         # The archiver's own clock does not matter.
         archive(bench.store, objects, retention_seconds=7 * DAY, clock=lambda: time.time() + 100 * DAY)
         assert bench.store.get_job(JOB) is not None
     for job in (JOB, other):
-        bench.set_end_seen(8 * DAY, job)
+        set_ended(bench, objects, job, 8 * DAY)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert bench.store.get_job(JOB) is None
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == []

@@ -18,7 +18,7 @@ from chronoverse.joblog.shapes import MAX_SET_BYTES, MAX_SHAPES, ShapeHasher, Sh
 from chronoverse.joblog.values import Line, Status
 from chronoverse.store import Store
 from chronoverse.store.catalog import CatalogPage
-from tests.support.archivers import append, archive, archiver
+from tests.support.archivers import DAY, append, archive, archiver
 from tests.support.bench import JOB, NOW, Bench
 from tests.support.waiting import wait_until
 
@@ -161,7 +161,7 @@ def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, 
     (name,) = set_names(objects)
     other = name[:-1] + ("0" if name[-1] != "0" else "1")
     objects.put(other, b"")
-    assert [each.stored.name for each in orphans(store, objects, time.time() + 1, age=0)] == [other]
+    assert [each.stored.name for each in orphans(store, objects, time.time() + 1, DAY, age=0)] == [other]
 
 
 def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, objects: FileObjectStore) -> None:

@@ -1,7 +1,10 @@
 """A plain restart of the store, with each configuration of users and persistence that we ship, loses nothing."""
 
 import contextlib
+import os
+import random
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,22 +14,28 @@ import httpx
 import pytest
 import redis
 
+from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.manifest import read_manifest
 from chronoverse.auth.tokens import ADMIN, READ
 from chronoverse.embedded.server import SERVER_OPTIONS
 from chronoverse.joblog.values import JobRef, Status
 from chronoverse.store import Store
 from tests.conftest import KINDS, binary
 from tests.deploy.conftest import COMPOSE_ENVIRONMENT, configure_compose_redis
-from tests.support.archivers import archive
+from tests.support.archivers import all_entries, archive, line_numbers, policy
 from tests.support.bench import make_lines
 from tests.support.guarded_server import USERS, GuardedServer
+from tests.support.jobs import RunningJob
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
 WORKFLOW: Final = "wf_1"
+#: Lines of a job under load: it prints for some 4 s, and its log is shrunk while it runs.
+LOAD_LINES: Final = 20_000
 LIVE, ENDED, ARCHIVED, REDACTED, DELETED, FOREIGN = (
     JobRef(WORKFLOW, name) for name in ("live", "ended", "archived", "redacted", "deleted", "foreign")
 )
@@ -129,6 +138,72 @@ def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> Non
         after = all_objects(objects)
         assert archived.items() <= after.items()
         assert {name.split("/")[1] for name in after.keys() - archived.keys()} == {LIVE.job_id, ENDED.job_id}
+        assert b"NOPERM" not in (tmp_path / "store" / "server.log").read_bytes()
+
+
+class WatchedObjects(FileObjectStore):
+    """Notes what is deleted."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.deleted: set[str] = set()
+
+    def delete(self, name: str) -> None:
+        self.deleted.add(name)
+        super().delete(name)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("shipped", ["acl file", "compose"])
+def test_restarts_under_load_lose_nothing(shipped: str, kind: str, tmp_path: Path) -> None:
+    """Five restarts at random moments, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
+    seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(10**6)
+    print(f"FAULT_SEED={seed}")
+    moments = random.Random(seed)
+    objects, stop = WatchedObjects(tmp_path / "archive"), threading.Event()
+    directory = tmp_path / "runners"
+    directory.mkdir()
+    code = f"for n in range({LOAD_LINES}):\n print('line', n + 1, 'x' * 100)\n if n % 100 == 99: time.sleep(0.02)"
+    with (
+        SHIPPED[shipped](tmp_path / "store", binary(kind)) as server,
+        contextlib.closing(Store(url_of(server, "archiver"))) as archiving,
+        contextlib.ExitStack() as stack,
+    ):
+        mover = Archiver(archiving, objects, policy(hot_seconds=1), stop=stop)
+        thread = threading.Thread(target=mover.run)
+        thread.start()
+        stack.callback(thread.join, 30)
+        stack.callback(stop.set)
+        running: dict[JobRef, RunningJob] = {}
+
+        def begin(count: int) -> None:
+            for _ in range(count):
+                job = JobRef(WORKFLOW, f"load_{len(running)}")
+                store = stack.enter_context(contextlib.closing(Store(url_of(server, "runner"), lease_seconds=30)))
+                running[job] = stack.enter_context(RunningJob(code, store, directory, job))
+
+        for _ in range(5):
+            begin(2)
+            time.sleep(moments.uniform(0.2, 2))
+            moments.choice([server.stop, server.kill])()
+            server.start()
+        for each in running.values():
+            assert each.result(60) == 0, each.stderr_text
+
+        def archived() -> bool:
+            return all(archiving.catalog.archive_state(job).complete for job in running)
+
+        wait_until(archived, 60, "all jobs are archived")
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+        kept = {each.name for each in objects.list("")}
+        for job in running:
+            assert line_numbers(all_entries(archiving, objects, job)) == list(range(1, LOAD_LINES + 1))
+            manifest = read_manifest(objects, job)
+            assert manifest
+            assert manifest.names <= kept
+            assert manifest.names.isdisjoint(objects.deleted)
         assert b"NOPERM" not in (tmp_path / "store" / "server.log").read_bytes()
 
 

@@ -27,7 +27,7 @@ from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
 from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
-from tests.support.archivers import DAY, append, archive
+from tests.support.archivers import DAY, append, archive, set_ended
 from tests.support.bench import Bench, make_lines
 from tests.support.reading import Clock, ControlledStore
 from tests.support.servers import RedisServer
@@ -339,7 +339,7 @@ class World:
             self._make_all(state)
         assert self.archive() == 0
         for job in self.good("expired"):
-            self.bench.set_end_seen(8 * DAY, job)
+            set_ended(self.bench, self.objects, job, 8 * DAY)
         for state in ("running", "large", "dead", "ended", "foreign"):
             self._make_all(state)
 

@@ -1,23 +1,30 @@
 """Archivers for tests, in this process or in one that is killed at a step, and a job's log from both tiers."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
+
+import orjson
 
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.codec import decode_entry, frame_text
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import ignore_step
+from chronoverse.archive.manifest import manifest_name
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy
+from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.entries import Entry, read_entries
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.values import JobRef, Line, iso_timestamp
 from chronoverse.store import Store
+from tests.support.bench import Bench
 
 #: The smallest ``hot_bytes`` that is allowed: some 7,000 lines of :func:`padded_lines`.
 HOT_BYTES: Final = 2**20
@@ -49,6 +56,15 @@ def archiver(
 def archive(store: Store, objects: ObjectStore, **changes: Any) -> int:
     """Does all work that is due. Returns how many jobs had a problem."""
     return archiver(store, objects, **changes).run_once()
+
+
+def set_ended(bench: Bench, objects: ObjectStore, job: JobRef, seconds_ago: float) -> None:
+    """The job has ended that long ago, by the store and by its manifest, if it has one."""
+    bench.set_end_seen(seconds_ago, job)
+    with contextlib.suppress(ArchiveDamaged):
+        manifest = orjson.loads(objects.get(manifest_name(job)))
+        manifest["ended_at"] = iso_timestamp(time.time() - seconds_ago)
+        objects.put(manifest_name(job), orjson.dumps(manifest))
 
 
 def padded_lines(first: int, count: int) -> list[Line]:

@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.store_history import MARK
 from chronoverse.embedded import server as embedded
 from chronoverse.joblog.values import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
-from tests.support.archivers import DAY, all_entries, append, line_numbers
+from tests.support.archivers import DAY, all_entries, append, line_numbers, set_ended
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.commands import chronoverse_argv, environ, run_chronoverse
 from tests.support.servers import RedisServer
@@ -132,12 +133,21 @@ def test_archive_and_retention_commands(
     assert store.catalog.archive_state(JOB).retention_seconds == 7_776_000
     assert run_command(operator_environ, "retention", JOB.workflow_id, "default").stdout == "604800 s (the default)\n"
     bench.ask("DEL", *bench.keys())
-    assert run_command(operator_environ, "archive", "--orphans", "--delete").stdout == ""
-    for name in names:
-        os.utime(tmp_path / "an archive" / name, (0, 0))
+    for ended_days in (0, 8):
+        # The manifest keeps all objects until the job's retention is over by its own date.
+        assert run_command(operator_environ, "archive", "--orphans", "--delete").stdout == ""
+        set_ended(bench, objects, JOB, ended_days * DAY)
+        bench.ask("DEL", *bench.keys())
+        for name in names:
+            os.utime(tmp_path / "an archive" / name, (0, 0))
     listed = run_command(operator_environ, "archive", "--orphans").stdout.splitlines()
     assert [line.split("\t")[0] for line in listed] == names
     assert [each.name for each in objects.list("")] == names
+    objects.put(MARK, json.dumps({"mark": time.time() + 1_000}).encode())
+    refused = run_command(operator_environ, "archive", "--orphans", "--delete")
+    assert (refused.returncode, refused.stdout) == (os.EX_DATAERR, "")
+    assert "the store has lost its history" in refused.stderr
+    objects.delete(MARK)
     run_command(operator_environ, "archive", "--orphans", "--delete")
     assert list(objects.list("")) == []
     bench.close()
@@ -184,7 +194,7 @@ def test_hostile_keys_do_not_stop_an_archiver(
     ["a runner with a slow clock", "a foreign runner with old times"],
 )
 def test_retention_begins_when_the_store_sees_the_end(
-    server: RedisServer, prefix: str, operator_environ: dict[str, str], writer: str
+    server: RedisServer, prefix: str, operator_environ: dict[str, str], tmp_path: Path, writer: str
 ) -> None:
     """The times that the runner writes do not count: its clock may be wrong."""
     with contextlib.closing(Bench(server, prefix)) as bench:
@@ -204,7 +214,7 @@ def test_retention_begins_when_the_store_sees_the_end(
         assert (job.status, job.last, job.archived) == (Status.COMPLETED, 10, 10)
         assert job.finished_at == iso_timestamp(old)
         assert 3_000_000 < bench.ttl("log") <= 3_600_000
-        bench.set_end_seen(8 * DAY)
+        set_ended(bench, FileObjectStore(tmp_path / "an archive"), JOB, 8 * DAY)
         assert run_command(operator_environ, "archive", "--once").returncode == 0
         assert bench.store.get_job(JOB) is None
 

@@ -26,7 +26,7 @@ redis.call('ZADD', archive, string.format('%.0f', last), record)
 redis.call('HDEL', garbage, ARGV[10])
 if old ~= '' then
   redis.call('ZREM', archive, old)
-  redis.call('HSET', garbage, ARGV[11], redis.call('TIME')[1])
+  redis.call('HSET', garbage, ARGV[11], 'replaced:' .. redis.call('TIME')[1])
 else
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
   redis.call('HSET', job, 'archived', string.format('%.0f', last))

@@ -109,7 +109,7 @@ def complete(site: Site, ref: JobRef) -> None:
     archive_up_to(site, ref, job.last, trim=False)
     with archive_lock(site.store, ref) as token:
         writer = ChunkWriter(site.store, site.objects, ref, token, ignore_step)
-        assert writer.complete(job, 3_600, 0.0) is None
+        assert writer.complete(job, 3_600, 0.0, ended_at=0.0) is None
 
 
 def events(site: Site, job: Foreign, query: str) -> list[tuple[Any, ...]]:

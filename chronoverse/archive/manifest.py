@@ -1,0 +1,64 @@
+"""The manifest of an archived job, ``job.json`` in its folder: the job, the records of its chunks, and its own dates.
+
+It outlives the store's records. So what it names is not garbage, whatever a store says that has lost its past.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.errors import ArchiveDamaged
+from chronoverse.joblog.chunk import MANIFEST, Chunk, folder
+from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
+
+
+class Manifest(NamedTuple):
+    """What a manifest says: the ``names`` of the job's objects, and when the job ended, in Unix seconds if known.
+
+    The names include those that an earlier manifest of the job had, while these objects exist.
+    """
+
+    names: frozenset[str]
+    ended_at: float | None
+
+    def keeps(self, retention_seconds: float, now: float) -> bool:
+        """Whether the retention of the job goes on by its own date. An end in the future is not believed."""
+        return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
+
+
+def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
+    """The job's manifest; None when it has none.
+
+    Raises :class:`ArchiveDamaged` for one that cannot be read, and :class:`ArchiveUnavailable`.
+    """
+    try:
+        data = objects.get(manifest_name(job))
+    except ArchiveDamaged:
+        return None
+    try:
+        fields: dict[str, Any] = orjson.loads(data)
+        names = frozenset([*(str(chunk["object"]) for chunk in fields["chunks"]), *map(str, fields.get("earlier", ()))])
+        # Manifests of earlier versions have no "ended_at".
+        return Manifest(names, seconds_of(fields.get("ended_at") or fields["job"]["finished_at"]))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ArchiveDamaged(f"the manifest of {job} cannot be read") from error
+
+
+def manifest_name(job: JobRef) -> str:
+    """The name of the job's manifest."""
+    return f"{folder(job)}{MANIFEST}"
+
+
+def manifest_json(
+    job: Job, state: dict[str, Any], chunks: Sequence[Chunk], sha256: str, ended_at: float, earlier: Sequence[str] = ()
+) -> bytes:
+    """The manifest as JSON. ``earlier`` names objects that only the manifest before this one knows."""
+    fields = {**job.to_json(), **state, "redactions": job.redactions, "archive_sha256": sha256}
+    manifest = {
+        "job": fields,
+        "ended_at": iso_timestamp(ended_at),
+        "chunks": [orjson.Fragment(chunk.to_json()) for chunk in chunks],
+    }
+    return orjson.dumps({**manifest, "earlier": list(earlier)} if earlier else manifest)

@@ -1,0 +1,150 @@
+"""An archiver deletes nothing that it cannot prove to be garbage, whatever the store has lost of its past."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from prometheus_client import REGISTRY
+
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.manifest import manifest_name, read_manifest
+from chronoverse.archive.retention import orphans
+from chronoverse.archive.store_history import MARK, StoreHistory
+from chronoverse.joblog.values import JobRef, Status
+from tests.support.archivers import DAY, append, archive, set_ended
+from tests.support.bench import JOB, Bench, make_lines
+from tests.support.servers import RedisServer
+
+HOUR: Final = 3_600.0
+#: A job that is archived in part, and runs.
+GROWING: Final = JobRef("wf_1", "growing")
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FileObjectStore:
+    """An empty archive."""
+    return FileObjectStore(tmp_path / "archive")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Bench]:
+    """A store on a server that can be restored from a snapshot."""
+    with RedisServer(tmp_path / "store") as server, contextlib.closing(Bench(server, "t")) as bench:
+        yield bench
+
+
+def restart(server: RedisServer, snapshot: bytes | None) -> None:
+    """Restarts the server with that snapshot, or empty."""
+    server.kill()
+    file = server.directory / "dump.rdb"
+    file.unlink(missing_ok=True)
+    if snapshot is not None:
+        file.write_bytes(snapshot)
+    server.start()
+
+
+def write(bench: Bench, job: JobRef, count: int, text: str = "line") -> None:
+    attempt = bench.store.open(job, "token")
+    bench.store.append(attempt, make_lines(1, count, text))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, count + 1)
+
+
+def archive_after(bench: Bench, objects: FileObjectStore, *hours: float) -> None:
+    """Archivers do all that is due, one after the other, so many hours from now."""
+    for each in hours:
+        now = time.time() + each * HOUR
+        assert archive(bench.store, objects, clock=lambda now=now: now) == 0
+
+
+def names(objects: FileObjectStore) -> set[str]:
+    return {each.name for each in objects.list("") if each.name != MARK}
+
+
+@pytest.mark.parametrize("emptied", [True, False], ids=["emptied", "restored"])
+def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectStore, emptied: bool) -> None:
+    """Until an operator says so, and what a manifest names not even then. The jobs ran when the snapshot was made."""
+    attempts = {job: own.store.open(job, "token") for job in (JOB, GROWING)}
+    for attempt in attempts.values():
+        append(own.store, attempt, 1, 12_000)
+    archive_after(own, objects, 0)
+    own.ask("SAVE")
+    snapshot = (own.server.directory / "dump.rdb").read_bytes()
+    for attempt in attempts.values():
+        append(own.store, attempt, 12_001, 12_000)
+    own.store.finish(attempts[JOB], Status.COMPLETED, 0, 0, 24_001)
+    archive_after(own, objects, 1, 2, 3)
+    before, manifest = names(objects), read_manifest(objects, JOB)
+    assert manifest
+    assert len(manifest.names) == 2
+    assert any(name.startswith("wf_1/growing/") for name in before)
+
+    restart(own.server, None if emptied else snapshot)
+    if emptied:
+        for job in (JOB, GROWING):
+            write(own, job, 3, "another")
+    else:
+        own.store.finish(attempts[JOB], Status.FAILED, 1, 0, 12_001)
+    archive_after(own, objects, 3, 4, 5)
+    assert before <= names(objects)
+    assert REGISTRY.get_sample_value("chronoverse_archive_store_went_back") == 1
+
+    objects.delete(MARK)
+    archive_after(own, objects, 6, 7, 8)
+    assert REGISTRY.get_sample_value("chronoverse_archive_store_went_back") == 0
+    assert manifest.names <= names(objects)
+    assert list(orphans(own.store, objects, time.time(), DAY)) == []
+
+
+def test_a_store_that_loses_its_last_seconds_has_not_gone_back(own: Bench, objects: FileObjectStore) -> None:
+    """That happens with each power cut. The mark in the bucket is a minute older than the store's."""
+    now = [time.time()]
+    history = StoreHistory(own.store, objects, lambda: now[0])
+    for _ in range(5):
+        assert not history.went_back()
+        now[0] += 61
+    own.ask("SAVE")
+    snapshot = (own.server.directory / "dump.rdb").read_bytes()
+    assert not history.went_back()
+
+    restart(own.server, snapshot)
+
+    assert not history.went_back()
+    assert not StoreHistory(own.store, objects, lambda: now[0]).went_back()
+    for _ in range(3):
+        now[0] += 61
+        assert not history.went_back()
+    restart(own.server, snapshot)
+    assert history.went_back()
+    assert StoreHistory(own.store, objects, lambda: now[0]).went_back()
+
+
+def test_an_upload_that_the_manifest_names_is_no_garbage(bench: Bench, objects: FileObjectStore) -> None:
+    """A server had replayed the beginning of an upload, and not its record. The object was deleted seconds later."""
+    write(bench, JOB, 10)
+    archive_after(bench, objects, 0)
+    (chunk,) = bench.store.chunks.chunks(JOB)
+    bench.ask("DEL", *bench.keys())
+    bench.ask("HSET", bench.key("garbage"), chunk.name, "writer:somebody")
+
+    archive_after(bench, objects, 0, 1, 2)
+
+    # The set of shapes follows from the chunks, and is made again when it is needed.
+    assert names(objects) == {chunk.name, manifest_name(JOB)}
+    assert bench.keys() == set()
+
+
+def test_a_job_is_kept_until_its_own_date(bench: Bench, objects: FileObjectStore) -> None:
+    """The store says that the retention is over: it is a copy of before the id was used again."""
+    write(bench, JOB, 10)
+    archive_after(bench, objects, 0)
+    before = names(objects)
+    bench.set_end_seen(8 * DAY)
+    assert archive(bench.store, objects, retention_seconds=7 * DAY) == 0
+    assert names(objects) == before
+
+    set_ended(bench, objects, JOB, 8 * DAY)
+    assert archive(bench.store, objects, retention_seconds=7 * DAY) == 0
+    assert names(objects) == set()
