@@ -4,6 +4,7 @@ Every request may be repeated. So a lost answer costs one more request, and noth
 """
 
 import gzip
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import orjson
 
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong
 from chronoverse.errors import (
+    BadRequest,
     JobNotFound,
     NotDurable,
     StaleToken,
@@ -28,6 +30,8 @@ from chronoverse.runner.log_writer import Comparison, line_digest
 #: is longer than the service waits for its store.
 CONNECT_SECONDS: Final = 2.0
 READ_SECONDS: Final = 10.0
+#: Seconds before the service is asked again what is safe. Many lines wait for one answer.
+PROBE_SECONDS: Final = 1.0
 #: Bodies of so many bytes and more are compressed. Shorter ones fit into one packet anyway.
 GZIP_BYTES: Final = 1_400
 #: zlib's fastest level. Log lines shrink to a fifth, at 100 MB/s.
@@ -35,11 +39,19 @@ GZIP_LEVEL: Final = 1
 
 
 class HttpDurabilityProbe:
-    """A :class:`DurabilityProbe` that always refuses: the service does not say what its store has on its disk."""
+    """A :class:`DurabilityProbe` that asks the service, as its CHRONOVERSE_DURABILITY says."""
+
+    def __init__(self, writer: "HttpLogWriter") -> None:
+        self._writer = writer
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """Raises: :class:`NotDurable`, always."""
-        raise NotDurable("the service does not say what its store has on its disk")
+        """As :meth:`DurabilityProbe.confirm`. An end that the service has answered is safe: it waits for that."""
+        job, next_number = self._writer.last_end
+        if job == attempt.job:
+            return next_number
+        if not may_sync:
+            time.sleep(PROBE_SECONDS)
+        return self._writer.safe_below(attempt)
 
 
 class HttpAppends:
@@ -67,8 +79,8 @@ class HttpLogWriter:
 
     A refused token of a function raises :class:`StaleToken`, since the next call may return another one. When the
     function returns None after it has returned a token, the service counts as away. ``ca_file`` has authorities that
-    are trusted beside those of the system. With ``durable`` the runner is told, once, that it cannot know more than
-    what the service has acknowledged.
+    are trusted beside those of the system. With ``durable`` a line is safe when the service says so, else when the
+    service has acknowledged it.
 
     Every method raises what the same method of :class:`chronoverse.store.Store` raises. It also raises
     :class:`StoreUnavailable` when the service does not answer, or answers that it cannot serve; :class:`TooFast`; and
@@ -88,6 +100,8 @@ class HttpLogWriter:
     ) -> None:
         self._token = token
         self._had_token = self._was_answered = False
+        #: The job whose end the service has answered last, and the number after its terminal entry.
+        self.last_end: tuple[JobRef | None, int] = None, 0
         self._durable = durable
         self._service = ServiceConnection(
             url,
@@ -148,7 +162,23 @@ class HttpLogWriter:
 
     def durability_probe(self) -> HttpDurabilityProbe | None:
         """The probe for a ``durable`` writer; None where an acknowledged line counts as safe."""
-        return HttpDurabilityProbe() if self._durable else None
+        return HttpDurabilityProbe(self) if self._durable else None
+
+    def safe_below(self, attempt: Attempt) -> int | None:
+        """The number below which all is safe; None when the service's store has not confirmed it in time.
+
+        Renews the lease. Raises: :class:`NotDurable` when the service cannot say; :class:`Fenced`, :class:`Deleted`.
+        """
+        try:
+            answer = self._post(attempt.job, "logs", {**_lines(attempt, attempt.next, []), "safe": True})
+        except BadRequest:  # a service of an earlier version
+            answer = {"safe": False}
+        if answer.get("safe") is False:
+            raise NotDurable(
+                "the service does not know what is safe in its store: that needs an append-only file or a replica "
+                "there, and CHRONOVERSE_DURABILITY=acked here leaves out this message"
+            )
+        return None if answer.get("next") is None else _number(answer, "next")
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
@@ -161,6 +191,8 @@ class HttpLogWriter:
         """
         body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
         self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": next_number})
+        if status is not Status.PENDING:
+            self.last_end = attempt.job, next_number + 1
 
     def close(self) -> None:
         """Closes idle connections. The writer can be used again."""

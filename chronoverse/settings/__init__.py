@@ -172,7 +172,8 @@ class Settings:
         Setting(
             parse.one_of(*_DURABILITIES),
             "word",
-            "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica.",
+            "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica."
+            " For runners over HTTP the service's counts.",
         ),
     ] = "fsynced"
     spool_max_bytes: Annotated[

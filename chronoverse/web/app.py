@@ -22,7 +22,7 @@ from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
-from chronoverse.store import Store
+from chronoverse.store import Durability, Store
 from chronoverse.web.http import cors, openapi, problems, request_id, unread_answers
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import Dependencies
@@ -72,6 +72,8 @@ def build_dependencies(settings: Settings) -> Dependencies:
         prefix=settings.key_prefix,
         lease_seconds=settings.lease_seconds,
         retention_seconds=settings.retention_seconds,
+        # No ``sync``: it would stop the event loop for as long as the disk takes.
+        durability=Durability(settings.durability),
     )
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
     archive = ArchiveReader(object_store, store.chunks) if object_store else MissingArchive()

@@ -1,16 +1,22 @@
 """The two rows 5 of the fault matrix: Sentinels or a Cluster replace the store's servers while a job runs."""
 
+import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.api import JobLog
+from chronoverse.joblog.values import JobRef, Status
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.store import Store
 from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, STALE_SECONDS
 from tests.faults.testbed import FaultTestbed, sleep
 from tests.faults.watching import Watcher, longest_silence, seconds_to_next_line
 from tests.support.fleets import Cluster, SentinelFleet
+from tests.support.service import serving
 from tests.support.waiting import wait_until
 
 #: Whole seconds of the lease: longer than any change of servers takes.
@@ -90,3 +96,26 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, 
         store.close()
         sentinels.rejoin(lost)
         testbed.finish(runner)
+
+
+def test_a_runner_over_http_keeps_its_lines_until_a_replica_has_them(sentinels: SentinelFleet, tmp_path: Path) -> None:
+    """A master that is cut off from its Sentinels still accepts the last lines and the end. Both are sent again."""
+    job = JobRef("fleet", f"http-{secrets.token_hex(4)}")
+    with (
+        serving(tmp_path, sentinels.url, lease_seconds=60, durability="replicated") as service,
+        closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer,
+        closing(Store(sentinels.url)) as store,
+    ):
+        log = JobLog.open(writer, *job, open_seconds=RECOVERY_SECONDS)
+        log.write("stdout", "before")
+        wait_until(lambda: not log.undelivered, RECOVERY_SECONDS, "the first line is delivered")
+        lost = sentinels.cut_off()
+        log.write("stdout", "meanwhile")
+        with ThreadPoolExecutor(1) as pool:
+            finished = pool.submit(log.finish)
+            wait_until(lambda: sentinels.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
+            sentinels.rejoin(lost)  # now the new master has a replica
+            assert finished.result(60)
+        found = store.get_job(job)
+        assert found is not None
+        assert (found.status, found.lines) == (Status.COMPLETED, 2)

@@ -150,6 +150,9 @@ class LinesBody(Schema):
     attempt = _attempt()
     first = _number(1, "The first line's number.", MAX_NUMBER - MAX_LINES, required=True)
     lines = fields.List(fields.Nested(NewLineSchema), required=True, validate=validate.Length(max=MAX_LINES))
+    safe = fields.Boolean(
+        load_default=False, metadata={"description": "Without lines: ask below which number all lines are safe."}
+    )
 
     @classmethod
     def limited_to(cls, max_line_bytes: int) -> Schema:
@@ -227,4 +230,7 @@ class NextSchema(Schema):
 
     next = fields.Integer(
         required=True, allow_none=True, metadata={"description": "The next line's number; null after a mere renewal."}
+    )
+    safe = fields.Boolean(
+        metadata={"description": "With `safe`: true if all below `next` is safe, false if the service cannot say."}
     )

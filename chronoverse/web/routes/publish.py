@@ -11,9 +11,10 @@ from typing import Any, Final
 from flask import Response, request
 
 from chronoverse import metrics
-from chronoverse.errors import AppendRefused, NotALog, StoreError, StoreRefused, StoreUnavailable, TooFast
+from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
+from chronoverse.runner.log_writer import DurabilityProbe
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.pages import read_batches
@@ -68,6 +69,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Append lines, or renew the lease."""
         with deps.body_reader.read_json(request, principal().subject, lines_body) as body:
             attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
+            if not body["lines"] and body["safe"]:
+                with _count_answer("confirm"):
+                    return page_response(_safe_below(deps.store.durability_probe(), attempt))
             if not body["lines"]:
                 with _count_answer("renew"):
                     deps.store.renew(attempt)
@@ -114,7 +118,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
     @routes.doc(requestBody=_request_body(EndBody))
-    @routes.response(204, description="It has ended so.")
+    @routes.response(
+        204, description="It has ended so, and this is safe, as the service's CHRONOVERSE_DURABILITY says."
+    )
     @routes.problem(409, "`reason` is GAP (then `expected` is the next number), FENCED or DELETED.")
     @routes.problem(429, SHARE_USED)
     def end(workflow_id: str, job_id: str) -> Response:
@@ -124,9 +130,33 @@ def blueprint(deps: Dependencies) -> Blueprint:
             status = Status(body["status"])
             with _count_answer("finish"):
                 deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
+                # An attempt that others follow has no lease any more: its runner has asked before.
+                if status is not Status.PENDING:
+                    _require_safe_end(deps.store.durability_probe(), attempt)
         return Response(status=204)
 
     return routes
+
+
+def _safe_below(probe: DurabilityProbe | None, attempt: Attempt) -> dict[str, Any]:
+    """Below which number all is safe. ``next`` is null when the store has not confirmed it in time."""
+    try:
+        if probe is not None:
+            next_number = probe.confirm(attempt)
+            return {"next": next_number, "safe": True} if next_number else {"next": None}
+    except NotDurable:
+        pass
+    return {"next": None, "safe": False}
+
+
+def _require_safe_end(probe: DurabilityProbe | None, attempt: Attempt) -> None:
+    """Raises :class:`StoreUnavailable` while the terminal entry after ``attempt.next`` - 1 may be lost again."""
+    if probe is None:
+        return
+    with contextlib.suppress(NotDurable):
+        next_number = probe.confirm(attempt, may_sync=True)
+        if next_number is None or next_number <= attempt.next:
+            raise StoreUnavailable("the job's end is not safe in the store yet")
 
 
 @contextlib.contextmanager
