@@ -63,8 +63,8 @@ class Foreign:
 
 
 def ask_all(url: str, commands: Iterable[Sequence[str | bytes]]) -> None:
-    """Runs ``commands`` on one connection in one pipeline."""
-    with redis.Redis.from_url(url, protocol=2) as client:
+    """Runs ``commands`` on one connection in one pipeline. Without the driver's name, which takes half of the time."""
+    with redis.Redis.from_url(url, protocol=2, driver_info=None) as client:
         pipeline = client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
