@@ -35,9 +35,9 @@ class ScanClient:
         self._server = endpoint, ScanTurns(endpoint.file)
 
     @property
-    def is_up(self) -> bool:
-        """Whether the server runs, as the process that has started it has seen a moment ago."""
-        return self._server is not None and self._server[0].is_up
+    def is_down(self) -> bool:
+        """Whether there is no server, or it does not run, as the process that starts it has seen a moment ago."""
+        return self._server is None or self._server[0].is_up is False
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
@@ -60,10 +60,10 @@ class ScanClient:
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
         """The event frames that ``scan`` asks for, and the last number that they cover.
 
-        None without a server: in a gunicorn with another configuration than ours a worker filters by itself. Raises as
-        :meth:`ask` and :class:`PendingScan` do.
+        None while no server runs: then the worker filters by itself, so that streams do not stand still meanwhile.
+        Raises as :meth:`ask` and :class:`PendingScan` do.
         """
-        if self._server is None:
+        if self._server is None or not self._server[0].is_up:
             return None
         with self.ask(scan, subject) as pending:
             return pending.frames()

@@ -32,14 +32,13 @@ class ScanEndpoint:
         #: :class:`chronoverse.history.scans.turns.ScanTurns`.
         with tempfile.TemporaryFile() as file:
             self.file: Final = os.dup(file.fileno())
-        # Until something else is known, it is just starting.
-        self.report(True)
+        os.pwrite(self.file, b"?", 0)
 
     def report(self, is_up: bool) -> None:
         """Says whether the scan server runs."""
         os.pwrite(self.file, bytes([is_up]), 0)
 
     @property
-    def is_up(self) -> bool:
-        """What was reported last, by any process."""
-        return os.pread(self.file, 1, 0) == b"\1"
+    def is_up(self) -> bool | None:
+        """What was reported last, by any process. None while the scan server starts for the first time."""
+        return {b"\0": False, b"\1": True}.get(os.pread(self.file, 1, 0))

@@ -39,7 +39,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         if deps.admission.is_draining:
             raise Draining("this worker is going down")
         deps.verifier.check_keys()
-        warnings = [] if deps.scans.is_up else ["Searches are not answered now."]
+        warnings = ["Searches are not answered now."] if deps.scans.is_down else []
         try:
             deps.store.ping()
         except StoreRefused:
@@ -54,7 +54,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         """What it does."""
         deps.tail.report_metrics()
         metrics.KEYS_AGE.set(deps.verifier.keys_age())
-        metrics.SCANS_UP.set(deps.scans.is_up)
+        metrics.SCANS_UP.set(not deps.scans.is_down)
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

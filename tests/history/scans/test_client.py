@@ -14,6 +14,7 @@ from chronoverse.history.pages import Page
 from chronoverse.history.scans import client
 from chronoverse.history.scans.client import ScanClient
 from chronoverse.history.scans.endpoint import ScanEndpoint
+from chronoverse.history.scans.replay_scan import ReplayScan
 from chronoverse.history.scans.scan import Scan, error_to_json
 
 #: Seconds that a scan of these tests waits for its turn.
@@ -152,3 +153,26 @@ def test_the_server_hears_that_a_client_has_left(endpoint: ScanEndpoint) -> None
             pending.shorten()
             assert pending.page() == Page([], 7, True)
     assert heard == [b""]
+
+
+def test_a_replay_does_not_wait_for_a_server_that_does_not_run(endpoint: ScanEndpoint) -> None:
+    """The worker then filters by itself: while the server starts, and when it is down, which operators are told."""
+    scan = ReplayScan(
+        workflow_id="w",
+        job_id="j",
+        position=0,
+        stream=None,
+        q="x",
+        regex=False,
+        is_redacted=False,
+        asked_at=time.monotonic(),
+        patience=PATIENCE,
+    )
+    scans = client_of(endpoint)
+    assert (scans.is_down, scans.replay(scan, "tests")) == (False, None)
+    endpoint.report(False)
+    assert (scans.is_down, scans.replay(scan, "tests")) == (True, None)
+    endpoint.report(True)
+    assert not scans.is_down
+    with pytest.raises(ScansUnavailable):
+        scans.replay(scan, "tests")
