@@ -107,6 +107,9 @@ PUBLISH_ANSWERS = Counter(
 LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
 STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
 
+STORE_AWAY = Gauge(
+    "chronoverse_store_away", "1 while the store did not answer the last check.", multiprocess_mode="livemax"
+)
 STORE_MAY_EVICT = Gauge(
     "chronoverse_store_may_evict",
     "1 while the store's maxmemory-policy allows it to throw logs away to make room.",

@@ -130,6 +130,9 @@ class Archiver:
     def run(self) -> None:
         """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and tries again."""
         backoff = Backoff(AWAY_RETRY)
+        for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
+            # Prometheus does not count the errors with which a counter begins. So it begins with 0.
+            metrics.ARCHIVE_ERRORS.labels(kind.__name__)
         while not self._stop.is_set():
             metrics.ARCHIVER_LAST_STEP.set(self._clock())
             try:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import redis.exceptions
 
-from chronoverse.errors import StoreError
+from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.store.driver import Client
 
 #: The warning where the server's user may not run INFO.
@@ -127,10 +127,12 @@ def watch_servers(
                     warn(warning)
                 warn = None
             states = store.server_states()
+            metrics.STORE_AWAY.set(0)
             metrics.STORE_MAY_EVICT.set(any(state.may_evict for state in states))
             metrics.STORE_EVICTED.set(sum(state.evicted_keys for state in states))
             metrics.STORE_DENIED.set(sum(state.denied for state in states))
         except StoreError as error:
+            metrics.STORE_AWAY.set(isinstance(error, StoreUnavailable))
             # Later, other parts report a store that does not answer.
             if warn is not None and str(error) != reported:
                 reported = str(error)

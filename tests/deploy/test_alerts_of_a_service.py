@@ -81,10 +81,13 @@ def history(*scrapes: Scrape) -> list[dict[str, str]]:
     return [{"series": series, "values": values(series)} for series in sorted(set().union(*scrapes))]
 
 
-def fires(alert: str, series: list[dict[str, str]], expected: dict[str, Any]) -> dict[str, Any]:
-    """A test for promtool: ``alert`` does not fire before the fault, and is ``expected`` after the last state."""
+def fires(alert: str, series: list[dict[str, str]], expected: dict[str, Any], after: int = AFTER) -> dict[str, Any]:
+    """A test for promtool: ``alert`` does not fire before the fault, and is ``expected`` in the last state.
+
+    It is evaluated after so many scrapes of that state, by default after all of them.
+    """
     states = max(each["values"].count("x") for each in series)
-    scrapes = (BEFORE, BEFORE + AFTER * (states - 1))
+    scrapes = (BEFORE, BEFORE + AFTER * (states - 2) + after)
     return {
         "interval": f"{INTERVAL_SECONDS}s",
         "input_series": series,
@@ -175,7 +178,8 @@ def test_an_archiver_that_fails_and_one_that_is_stopped(server: RedisServer, tmp
     missing = target.alert("critical", "{} has an archive, and no archiver works for it")
     check(
         tmp_path,
-        fires("ChronoverseArchiveErrors", history(archives, fails, fails_again), failing),
+        # A minute after the last error. Two minutes after it, the alert ends.
+        fires("ChronoverseArchiveErrors", history(archives, fails, fails_again), failing, after=4),
         fires("ChronoverseDown", both, archiver.alert("critical", "{} cannot be scraped")),
         fires("ChronoverseArchiverMissing", both, missing),
         # Prometheus no longer scrapes any archiver.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from prometheus_client import REGISTRY
 
-from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from chronoverse.store.server_checks import UNKNOWN_POLICY, ServerState, watch_servers
@@ -92,6 +93,21 @@ def test_after_the_start_an_outage_is_not_reported_here() -> None:
         watch_servers(store, said.append, sleep=fail_from_now_on)
 
     assert said == ["a warning"]
+
+
+def test_a_metric_says_whether_the_store_answered_the_last_check() -> None:
+    """Also when nobody asks for anything. A store that answers and refuses is not away."""
+    store, found = ScriptedStore(), list[float | None]()
+    outcomes = iter([StoreUnavailable("away"), StoreRefused("the store will not write"), None])
+
+    def fail_next(_: float) -> None:
+        found.append(REGISTRY.get_sample_value("chronoverse_store_away"))
+        store.failures = [each for each in (next(outcomes),) if each is not None]
+
+    with pytest.raises(StopIteration):
+        watch_servers(store, sleep=fail_next)
+
+    assert found == [0, 1, 0, 0]
 
 
 @pytest.mark.long
