@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 
 #: The time of a line whose runner gave none.
 NO_TIME: Final = "1970-01-01T00:00:00.000Z"
-REDACTED: Final = "[redacted]"
 _CONTROL_SEQUENCE: Final = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")
 
 
@@ -63,8 +62,7 @@ class Query(NamedTuple):
 
     def spans(self, message: str) -> list[list[int]]:
         """The places that match: in the message as it was written, and without its control sequences."""
-        assert self.q is not None
-        pattern = re.compile(self.q if self.regex else re.escape(self.q), re.IGNORECASE)
+        pattern = self._pattern()
         found = {match.span() for match in pattern.finditer(message)}
         kept = [at for at in range(len(message)) if not _in_sequence(message, at)]
         for match in pattern.finditer("".join(message[at] for at in kept)):
@@ -78,12 +76,8 @@ class Query(NamedTuple):
                 joined.append([start, end])
         return joined
 
-    def matches(self, message: str) -> bool:
-        """Whether the message matches, in either form."""
-        if self.q is None:
-            return True
-        pattern = re.compile(self.q if self.regex else re.escape(self.q), re.IGNORECASE)
-        return any(pattern.search(text) for text in (message, _CONTROL_SEQUENCE.sub("", message)))
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(self.q or "" if self.regex else re.escape(self.q or ""), re.IGNORECASE)
 
     def has(self, entry: Entry) -> bool:
         """Whether the entry is a line that is asked for."""
@@ -91,7 +85,7 @@ class Query(NamedTuple):
             entry.kind == "line"
             and self.stream in (None, entry.stream)
             and (self.since or "") <= (entry.timestamp or NO_TIME) <= (self.until or "~")
-            and self.matches(entry.message)
+            and any(map(self._pattern().search, (entry.message, _CONTROL_SEQUENCE.sub("", entry.message))))
         )
 
 
@@ -101,6 +95,10 @@ EVERYTHING: Final = Query()
 
 def _in_sequence(message: str, at: int) -> bool:
     return any(match.start() <= at < match.end() for match in _CONTROL_SEQUENCE.finditer(message))
+
+
+def _gap(first: int, last: int, reason: str) -> dict[str, Any]:
+    return {"event": "gap", "data": {"from": first, "to": last, "reason": reason}}
 
 
 @dataclass(frozen=True)
@@ -134,10 +132,10 @@ class Log:
 
     def redacted(self, first: int, last: int) -> "Log":
         """The log after a redaction of these numbers."""
-        hidden = [
-            each._replace(message=REDACTED) if each.kind == "line" and first <= each.number <= last else each
+        hidden = (
+            each._replace(message="[redacted]" if first <= each.number <= last else each.message)
             for each in self.entries
-        ]
+        )
         return replace(self, entries=tuple(hidden))
 
     def lines(self, query: Query = EVERYTHING) -> list[dict[str, Any]]:
@@ -146,57 +144,52 @@ class Log:
 
     def search(self, query: Query) -> list[dict[str, Any]]:
         """``/logs/search``: these lines with their highlights, and the lines around them."""
-        found = {each.number: each for each in self.kept if query.has(each)}
+        found = {each.number for each in self.kept if query.has(each)}
         result = []
-        for each in self.kept:
-            if each.number in found and each.kind == "line":
-                result.append({**each.line(), "highlights": query.spans(each.message)})
-            elif each.kind == "line" and query.stream in (None, each.stream) and self._is_near(each, found, query):
-                result.append({**each.line(), "highlights": [], "context": True})
+        for line in self.lines(Query(stream=query.stream)):
+            number = line["sequence_num"]
+            if number in found:
+                result.append({**line, "highlights": query.spans(line["message"])})
+            elif any(each - query.before <= number <= each + query.after for each in found):
+                result.append({**line, "highlights": [], "context": True})
         return result
 
-    @staticmethod
-    def _is_near(entry: Entry, found: dict[int, Entry], query: Query) -> bool:
-        return any(number - query.before <= entry.number <= number + query.after for number in found)
-
-    def events(self, offset: int, query: Query = EVERYTHING) -> Iterator[tuple[Any, ...]]:
-        """``/events``: (event, what it says) for each event after ``offset``, but for those about the job."""
+    def events(self, offset: int, query: Query = EVERYTHING) -> Iterator[dict[str, Any]]:
+        """``/events``: the events after ``offset``, but for those about the job."""
         cursor = offset
         for entry in self.kept:
-            if entry.kind == "extra":
-                if entry.number > offset:
-                    yield "error", f"{entry.number}-1"
-                continue
-            if entry.number <= cursor:
+            if entry.kind == "extra" and entry.number > offset:
+                text = f"entry {entry.number}-1 has no place in this log's numbering and cannot be shown"
+                yield {"event": "error", "data": text}
+            if entry.kind == "extra" or entry.number <= cursor:
                 continue
             start = max(entry.start, cursor + 1) if entry.kind == "lost" else entry.number
             yield from self._missing(cursor, start)
-            if entry.kind == "line":
-                if query.has(entry):
-                    yield "log", entry.line()
-            else:
-                yield "gap", start, entry.number, entry.kind
+            if entry.kind != "line":
+                yield _gap(start, entry.number, entry.kind)
+            elif query.has(entry):
+                yield {"event": "log", "data": entry.line(), "id": str(entry.number)}
             cursor = entry.number
         if self.end:
             yield from self._missing(cursor, self.last + 1)
-            yield "end", self.last + 1
+            yield {"event": "end", "data": {"status": "stream_ended"}, "id": str(self.last + 1)}
 
-    def _missing(self, cursor: int, start: int) -> Iterator[tuple[Any, ...]]:
+    def _missing(self, cursor: int, start: int) -> Iterator[dict[str, Any]]:
         """The gaps between two numbers: below the first that is left they are trimmed, otherwise nobody wrote them."""
         edge = min(max(self.first - 1, cursor), start - 1)
         if cursor < edge:
-            yield "gap", cursor + 1, edge, "trimmed"
+            yield _gap(cursor + 1, edge, "trimmed")
         if edge < start - 1:
-            yield "gap", edge + 1, start - 1, "missing"
+            yield _gap(edge + 1, start - 1, "missing")
 
     def wait(self, offset: int, query: Query) -> dict[str, Any]:
         """``/wait`` of a job that has ended: what comes first, with the gaps before it."""
         gaps: list[dict[str, Any]] = []
-        for event, *said in self.events(offset, query):
-            if event == "log":
-                return {"outcome": "matched", "log": said[0], "cursor": said[0]["sequence_num"], "gaps": gaps}
-            if event == "gap":
-                gaps.append(dict(zip(("from", "to", "reason"), said, strict=True)))
+        for event in self.events(offset, query):
+            if event["event"] == "log":
+                return {"outcome": "matched", "log": event["data"], "cursor": int(event["id"]), "gaps": gaps}
+            if event["event"] == "gap":
+                gaps.append(event["data"])
         return {"outcome": "ended", "log": None, "gaps": gaps}
 
     def job(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 import hypothesis.strategies as st
@@ -112,20 +112,6 @@ def complete(site: Site, ref: JobRef) -> None:
         assert writer.complete(job, 3_600, 0.0, ended_at=0.0) is None
 
 
-def events(site: Site, job: Foreign, query: str) -> list[tuple[Any, ...]]:
-    """The stream's events as :meth:`Log.events` has them."""
-    found: list[tuple[Any, ...]] = []
-    for block in site.events(job, query):
-        data = block["data"]
-        if block["event"] == "gap":
-            found.append(("gap", data["from"], data["to"], data["reason"]))
-        elif block["event"] == "error":
-            found.append(("error", data.split()[1]))
-        else:
-            found.append((block["event"], data if block["event"] == "log" else int(block["id"])))
-    return found
-
-
 def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
     """Compares the answers of all routes with the model's, with parameters of random choice."""
     q, regex = data.draw(st.sampled_from(QUERIES))
@@ -173,8 +159,8 @@ def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
     assert summary["errors"]["count"] == sum(line["message"].startswith("error") for line in log.lines())
 
     if log.end:
-        assert events(site, job, f"?offset={offset}") == list(log.events(offset))
-        assert events(site, job, f"?{urlencode({**asked, 'offset': str(offset)})}") == list(log.events(offset, plain))
+        assert site.events(job, f"?offset={offset}") == list(log.events(offset))
+        assert site.events(job, f"?{urlencode({**asked, 'offset': str(offset)})}") == list(log.events(offset, plain))
         if offset <= log.last:
             answer = get(f"{job.path}/wait", params={**asked, "offset": str(offset), "timeout": "5"}).json()
             model = log.wait(offset, plain)
