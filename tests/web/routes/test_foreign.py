@@ -169,6 +169,24 @@ def test_an_id_beyond_all_numbers_is_named_and_not_repeated(
         assert len(stream.body) < 2000
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_no_page_names_a_number_beyond_all_numbers(client: httpx.Client, job: Foreign, order: str) -> None:
+    """A walk over pages of one line ends, and neither the pages nor the job have numbers that no request may name."""
+    job.lines(["one", "two"]).add("18446744073709551615-18446744073709551615", *LINE)
+    found, path = [], f"{job.path}/logs?limit=1&order={order}"
+    for _ in range(5):
+        answer = client.get(path)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.headers["last-event-id"]) <= 15
+        found += [line["sequence_num"] for line in answer.json()["logs"]]
+        if "next" not in answer.links:
+            break
+        path = answer.links["next"]["url"]
+    assert found == ([1, 2] if order == "asc" else [2, 1])
+    assert answer.json()["cursor"] is None
+    assert client.get(job.path).json()["last_sequence_num"] == 10**15 - 1
+
+
 def test_nothing_after_the_end_is_shown(
     service: Service, open_stream: OpenStream, job: Foreign, redis_server: RedisServer
 ) -> None:
