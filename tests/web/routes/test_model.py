@@ -9,13 +9,14 @@ from urllib.parse import urlencode
 import hypothesis.strategies as st
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from chronoverse.archive.chunk_writer import ChunkWriter
 from chronoverse.archive.job_objects import archive_lock, ignore_step
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
+from tests.support.examples import FULL_EXAMPLES
 from tests.support.model import EVERYTHING, Entry, Log, Query
 from tests.support.servers import RedisServer
 from tests.support.service import serving
@@ -25,6 +26,8 @@ from tests.web.routes.test_tiers import Site
 #: Messages: with colours inside of words, with errors, and such that queries match twice in one line.
 MESSAGES: Final = ("", "hay", "a needle", "\x1b[1mnee\x1b[0mdle needle", "error: Needle", "e\x1b[31me", "ü 0 errors")
 QUERIES: Final = (("needle", False), ("NEEDLE|hay", True), ("e+", True), ("^$", True), ("nowhere", False))
+#: One example is some 150 requests. Three take about two seconds.
+EXAMPLES: Final = 60 if settings().max_examples >= FULL_EXAMPLES else 3
 _numbers: Final = itertools.count(1)
 
 
@@ -168,9 +171,8 @@ def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
             assert answer["job"] == said
 
 
-@settings(
-    max_examples=max(1, settings().max_examples // 4), suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@pytest.mark.timeout(400)  # Hypothesis shrinks a failure for up to 300 s; a pass takes a twentieth of that
+@settings(max_examples=EXAMPLES)
 @given(st.data())
 def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> None:
     """Before and after the end, trimmed, archived in part, redacted, complete, and when the store has lost the log."""
