@@ -43,7 +43,7 @@ def test_an_answer_has_the_new_lines_and_what_they_were_compared_with(client: ht
         "compared_with": ["good"],
         "cursor": None,
     }
-    assert answer.headers["Last-Event-ID"] == "5"
+    assert answer.headers["Last-Event-ID"] == "4"
     assert answer.headers["Cache-Control"] == "private, no-store"
     assert new_lines(client, failed, after=1).json()["logs"] == [
         lines[0],
