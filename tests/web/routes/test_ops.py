@@ -246,7 +246,7 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
         f"{job}/logs/new": {
             *("workflow_id", "job_id", "limit", "order", "stream", "cursor", "offset", "against", "before", "after"),
         },
-        f"{job}/wait": {"workflow_id", "job_id", "q", "regex", "stream", "offset", "timeout"},
+        f"{job}/wait": {"workflow_id", "job_id", "q", "regex", "stream", "offset", "limit", "timeout"},
         f"{job}/summary": {"workflow_id", "job_id", "bytes"},
         "/workflows/{workflow_id}/logs/search": {
             *("workflow_id", "q", "regex", "limit", "stream", "cursor", "since", "until", "before", "after"),
