@@ -60,7 +60,7 @@ timeout = 60
 # A draining worker has exited long before.
 graceful_timeout = _settings.drain_seconds + 20
 # A request's head: bytes of its first line, number of headers, and bytes of each header. A token may have 8,192 bytes.
-# The limit for the whole head is chronoverse.web.streaming.connection.HEAD_BYTES.
+# The limit for the whole head is chronoverse.web.guards.connection.HEAD_BYTES.
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190

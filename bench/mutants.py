@@ -242,7 +242,7 @@ DEFECTS: Final = (
         "            pass\n",
         "web",
     ),
-    Defect("token bucket never empty", "web/http/token_bucket.py", "self.level - size", "self.level", "web"),
+    Defect("token bucket never empty", "web/guards/rates.py", "self.level - size", "self.level", "web"),
     # The runner and the client
     Defect(
         "runner: lease not renewed", "runner/publisher.py", "            store.renew(self._attempt)\n", "", "runner"

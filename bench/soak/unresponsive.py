@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chronoverse.web.streaming.connection import STALL_SECONDS
+from chronoverse.web.guards.connection import STALL_SECONDS
 from tests.support.servers import running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign

@@ -3,7 +3,8 @@
 app         builds the application of a worker
 worker      gunicorn's worker class
 routes/     one module for each group of routes
-streaming/  event streams: who may open one, and who writes to its socket
+guards/     what bounds the work, the memory and the sockets of a worker
+streaming/  event streams: who writes to their sockets
 http/       what all routes share: dependencies, schemas, pages, bodies, problems, tracing
 static/     the log page
 """

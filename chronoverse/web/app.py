@@ -23,13 +23,16 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Durability, Store
-from chronoverse.web.http import cors, openapi, problems, request_id, unread_answers
+from chronoverse.web.guards import unread_answers
+from chronoverse.web.guards.admission import AdmissionControl
+from chronoverse.web.guards.event_loop import yield_to_loop
+from chronoverse.web.guards.rates import TokenBuckets
+from chronoverse.web.guards.replay_throttle import ReplayThrottle
+from chronoverse.web.http import cors, openapi, problems, request_id
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.logging import redact
 from chronoverse.web.http.schemas import IdentifierConverter
-from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import (
     admin,
@@ -46,9 +49,7 @@ from chronoverse.web.routes import (
     wait,
     workflows,
 )
-from chronoverse.web.streaming.admission import AdmissionControl
 from chronoverse.web.streaming.broadcast import GroupContext
-from chronoverse.web.streaming.replay_throttle import ReplayThrottle
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: A host and an optional port, as in RFC 3986 section 3.2.2.

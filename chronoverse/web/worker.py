@@ -18,16 +18,16 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity
-from chronoverse.web.http.client_ip import join_forwarded_for
-from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.problems import RETRY_AFTER_SECONDS
-from chronoverse.web.streaming.connection import (
+from chronoverse.web.guards.connection import (
     Connection,
     Connections,
     finish_sending,
     set_socket_options,
     stop_receiving,
 )
+from chronoverse.web.http.client_ip import join_forwarded_for
+from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.problems import RETRY_AFTER_SECONDS
 
 #: Seconds between two checks whether the worker must shut down, and whether its last request has ended. A check takes
 #: 20 µs.

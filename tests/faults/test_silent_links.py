@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from chronoverse.joblog.values import JobRef
-from chronoverse.web.streaming.connection import USER_TIMEOUT_MS
+from chronoverse.web.guards.connection import USER_TIMEOUT_MS
 from tests.faults.oracle import Printed, judge
 from tests.faults.testbed import add_lines, environment
 from tests.faults.watching import SILENCE_SECONDS, Http2Watcher, Watcher

@@ -8,8 +8,8 @@ import pytest
 
 from chronoverse.errors import AtCapacity
 from chronoverse.live.fair_lock import FairLock
+from chronoverse.web.guards.connection import Connection
 from chronoverse.web.http.client_ip import TrustedProxies
-from chronoverse.web.streaming.connection import Connection
 from chronoverse.web.worker import Worker
 from tests.web.routes.wire import receive
 

@@ -10,10 +10,6 @@ problems        errors as answers (RFC 9457)
 request_id      gives every request an id
 client_ip       finds the client's address behind trusted proxies
 cors            lets pages of other origins read answers
-shares          divides a limited amount, such as memory, among subjects
-unread_answers  bounds the memory for answers that their clients have not read yet
-token_bucket    a token bucket, and the limit on how fast a subject publishes
-event_loop      lets other greenlets of the worker run
 logging         formats the service's log lines
 tracing         makes OpenTelemetry spans
 openapi         makes the OpenAPI document

@@ -23,9 +23,9 @@ from werkzeug.exceptions import (
 )
 
 from chronoverse.errors import AtCapacity, ShareExceeded
-from chronoverse.web.http.event_loop import TimeSlice, yield_to_loop
-from chronoverse.web.http.shares import Shares
-from chronoverse.web.streaming.connection import stop_receiving
+from chronoverse.web.guards.connection import stop_receiving
+from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
+from chronoverse.web.guards.memory import Shares
 
 #: Bytes of one read from the connection. gunicorn copies what it has left after each read: with 16 KiB a body would
 #: take four times as long.

@@ -31,16 +31,16 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
+from chronoverse.web.guards.admission import AdmissionControl, StreamTicket
+from chronoverse.web.guards.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
+from chronoverse.web.guards.memory import Shares
+from chronoverse.web.guards.rates import TokenBuckets
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.client_ip import TrustedProxies
-from chronoverse.web.http.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
 from chronoverse.web.http.problems import problem
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint
-from chronoverse.web.http.shares import Shares
-from chronoverse.web.http.token_bucket import TokenBuckets
 from chronoverse.web.http.tracing import SPAN_KEY, Traces
-from chronoverse.web.streaming.admission import AdmissionControl, StreamTicket
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.

@@ -19,9 +19,9 @@ from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, Scan
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef
+from chronoverse.web.guards.connection import on_hangup
+from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS, Dependencies, principal
-from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.streaming.connection import on_hangup
 
 
 def read_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:

@@ -19,9 +19,9 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import TICK_SECONDS, check_seconds
+from chronoverse.web.guards.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.event_loop import run_in_thread, yield_to_loop
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
 from chronoverse.web.http.request_id import request_id

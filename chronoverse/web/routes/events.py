@@ -22,11 +22,11 @@ from chronoverse.history.scans.scan import Form
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
+from chronoverse.web.guards.connection import begin_long_answer, on_hangup, stop_receiving
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.pages import scan_page
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
-from chronoverse.web.streaming.connection import begin_long_answer, on_hangup, stop_receiving
 from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers, viewer_request
 
 #: Parsed query strings that are cached. Many viewers send the same one.

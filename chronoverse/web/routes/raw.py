@@ -18,12 +18,12 @@ from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, ReadBatch, re
 from chronoverse.history.scans.replay_scan import SHORT_SCAN_SECONDS
 from chronoverse.history.scans.scan import Form, Scan
 from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.web.guards.admission import StreamTicket
+from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
+from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
-from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import PRIVATE_HEADERS
 from chronoverse.web.http.schemas import Blueprint, RawQuery
-from chronoverse.web.streaming.admission import StreamTicket
-from chronoverse.web.streaming.connection import DOWNLOAD_LIMITS, begin_long_answer
 
 #: zlib's level. Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's
 #: viewers.

@@ -16,12 +16,12 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.live.wait import Wait
+from chronoverse.web.guards.connection import begin_long_answer, on_hangup
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import json_response
 from chronoverse.web.http.problems import problem, problem_for
 from chronoverse.web.http.schemas import Blueprint, WaitQuery, WaitSchema
 from chronoverse.web.routes.events import line_filter_of
-from chronoverse.web.streaming.connection import begin_long_answer, on_hangup
 from chronoverse.web.streaming.opening import fixed_headers, open_viewer, viewer_request
 from chronoverse.web.streaming.wait_writer import WaitWriter
 

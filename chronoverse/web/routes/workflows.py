@@ -8,8 +8,8 @@ from chronoverse.auth.tokens import EVERY_WORKFLOW
 from chronoverse.errors import StoreError
 from chronoverse.joblog.values import JobRef, ListingPosition, iso_or_none
 from chronoverse.store.workflows import Workflow
+from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
 from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
 

@@ -16,8 +16,8 @@ from chronoverse.auth.tokens import Principal
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.web.guards.admission import StreamTicket, retry_ms
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.streaming.admission import StreamTicket, retry_ms
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 #: Characters that no header field may have. RFC 9110 section 5.5.

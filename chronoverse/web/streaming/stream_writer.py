@@ -25,14 +25,14 @@ import gevent
 import gevent.socket
 
 from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext
-from chronoverse.web.streaming.connection import (
+from chronoverse.web.guards.connection import (
     STALL_SECONDS,
     Connection,
     finish_sending,
     is_unresponsive,
     on_hangup,
 )
+from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext
 from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
 
 #: What ends a chunked body. RFC 9112 section 7.1.

@@ -12,7 +12,7 @@ from typing import Any, Final
 import gevent
 import gevent.event
 
-from chronoverse.web.streaming.connection import STALL_SECONDS
+from chronoverse.web.guards.connection import STALL_SECONDS
 
 #: Seconds of writing after which other greenlets run.
 PASS_SECONDS: Final = 0.003

@@ -25,6 +25,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.test import EnvironBuilder
 
 from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http import problems
 from chronoverse.web.http.bodies import (
     MAX_LONG_BODIES,
@@ -34,7 +35,6 @@ from chronoverse.web.http.bodies import (
     SHORT_BODY_BYTES,
     BodyReader,
 )
-from chronoverse.web.http.event_loop import yield_to_loop
 from chronoverse.web.http.publish_schemas import LinesBody
 from tests.support.service import Service
 from tests.support.waiting import deadline, wait_until

@@ -8,8 +8,8 @@ from typing import Final
 import gevent
 import pytest
 
-from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.streaming.connection import STALL_SECONDS
+from chronoverse.web.guards.connection import STALL_SECONDS
+from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
 
 #: Seconds that anything here may take.

@@ -3,7 +3,7 @@
 import pytest
 
 from chronoverse import metrics
-from chronoverse.web.streaming.replay_throttle import (
+from chronoverse.web.guards.replay_throttle import (
     BURST_SECONDS,
     COUNT_SECONDS,
     FEW_REPLAYS,

@@ -11,8 +11,7 @@ import gevent.socket
 import pytest
 
 from chronoverse.live.fair_lock import FairLock
-from chronoverse.web.http.event_loop import yield_to_loop
-from chronoverse.web.streaming.connection import (
+from chronoverse.web.guards.connection import (
     MIN_IDLE_SECONDS,
     SEND_BUFFER_BYTES,
     USER_TIMEOUT_MS,
@@ -22,6 +21,7 @@ from chronoverse.web.streaming.connection import (
     on_hangup,
     set_socket_options,
 )
+from chronoverse.web.guards.event_loop import yield_to_loop
 
 #: Rounds of the event loop after which everything that was pending has happened.
 LOOP_ROUNDS: Final = 10

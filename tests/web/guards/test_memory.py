@@ -3,7 +3,7 @@
 import pytest
 
 from chronoverse.errors import AtCapacity, ShareExceeded
-from chronoverse.web.http.shares import Shares
+from chronoverse.web.guards.memory import Shares
 
 
 def test_one_subject_can_hold_half() -> None:

@@ -5,8 +5,8 @@ from typing import Final
 from flask import Flask, Response, g, request
 
 from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.web.guards.memory import Shares
 from chronoverse.web.http.problems import problem_for
-from chronoverse.web.http.shares import Shares
 
 #: An answer of up to this many bytes is not counted. The kernel's buffer takes it, once the answer before it is read.
 UNCOUNTED_BYTES: Final = 64 * 2**10

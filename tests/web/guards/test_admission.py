@@ -6,14 +6,14 @@ import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.http.client_ip import TrustedProxies, join_forwarded_for
-from chronoverse.web.streaming.admission import (
+from chronoverse.web.guards.admission import (
     DRAIN_STEP_SECONDS,
     LATE_ACCEPT_SECONDS,
     RETRY_MS,
     AdmissionControl,
     StreamTicket,
 )
+from chronoverse.web.http.client_ip import TrustedProxies, join_forwarded_for
 from tests.support.reading import Clock
 
 #: Steps of a drain after which a test fails.

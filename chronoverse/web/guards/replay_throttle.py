@@ -12,7 +12,7 @@ from typing import Final
 import gevent
 
 from chronoverse import metrics
-from chronoverse.web.http.token_bucket import TokenBucket
+from chronoverse.web.guards.rates import TokenBucket
 
 #: Fewer replays of a worker than this are never slowed down. One replay fills a processor, and live lines have another.
 FEW_REPLAYS: Final = 8

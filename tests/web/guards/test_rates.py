@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.errors import TooFast
-from chronoverse.web.http.token_bucket import BURST_SECONDS, LINE_OVERHEAD_BYTES, MAX_SUBJECTS, TokenBuckets
+from chronoverse.web.guards.rates import BURST_SECONDS, LINE_OVERHEAD_BYTES, MAX_SUBJECTS, TokenBuckets
 from tests.support.reading import Clock
 
 RATE = 100_000
