@@ -28,6 +28,7 @@ from chronoverse.web.guards.admission import AdmissionControl
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.rates import TokenBuckets
 from chronoverse.web.guards.replay_throttle import ReplayThrottle
+from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http import cors, openapi, problems, request_id
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import Dependencies
@@ -103,6 +104,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         admission=AdmissionControl(
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
+        turns=Turns(store.server_of),
         stream_writers=StreamWriters(GroupContext(tail, settings.heartbeat_seconds, time.monotonic)),
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,

@@ -136,13 +136,13 @@ class Worker(GeventWorker):
         """Waits until the request may begin. The addresses of clients come in turn, and probes need not wait.
 
         This is done before Flask has any work with the request. New viewers have a lock of their own, which the route
-        takes (``Dependencies.accept_lock``). Raises :class:`AtCapacity`.
+        takes (``Turns.viewer``). Raises :class:`AtCapacity`.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         # Load balancers and supervisors request the first two paths. These requests do not wait for others.
         if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):
             peer = addr[0] if addr else ""
-            with deps.request_lock.hold(deps.proxies.client(peer, join_forwarded_for(req.headers))):
+            with deps.turns.request.hold(deps.proxies.client(peer, join_forwarded_for(req.headers))):
                 pass
 
     def _discard_body(self, body: Any) -> None:
@@ -175,7 +175,7 @@ class Worker(GeventWorker):
         workers wait at the same sockets.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        self._connections = Connections(self.worker_connections, deps.request_lock)
+        self._connections = Connections(self.worker_connections, deps.turns.request)
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive:
             self._tick()

@@ -18,7 +18,7 @@ from chronoverse.history.scans.client import ANSWER_SECONDS
 from chronoverse.history.scans.server import HANG_SECONDS, NICENESS
 from chronoverse.joblog.values import JobRef, Status
 from chronoverse.store import Store
-from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS
+from chronoverse.web.guards.turns import WAIT_SECONDS
 from tests.support.bench import make_lines
 from tests.support.servers import RedisServer
 from tests.support.service import Service, is_alive, serving
@@ -265,7 +265,7 @@ def test_a_process_that_hangs_is_replaced(service: Service) -> None:
         took = time.monotonic() - began
     wait_until(lambda: not is_alive(victim.pid), PATIENCE_SECONDS, "it has gone")
 
-    assert took < LOCK_WAIT_SECONDS + max(ANSWER_SECONDS, HANG_SECONDS) + 5
+    assert took < WAIT_SECONDS + max(ANSWER_SECONDS, HANG_SECONDS) + 5
     assert [each.status_code for each in answers if each.status_code != 200] == [503]
     assert search(service).status_code == 200
 
@@ -312,7 +312,7 @@ def test_a_server_that_stands_still_starts_again(redis_server: RedisServer, tmp_
         assert not is_alive(stopped.pid)
 
     assert refused.status_code == 503
-    assert took < LOCK_WAIT_SECONDS + 2
+    assert took < WAIT_SECONDS + 2
 
 
 def test_whoever_cleans_temporary_files_does_not_stop_searches(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.web.routes.wire import receive
 def test_a_request_that_does_not_get_its_turn_is_refused() -> None:
     """It gets a problem document with Retry-After, and its connection is closed."""
     lock = FairLock(0, AtCapacity)
-    deps = SimpleNamespace(request_lock=lock, proxies=TrustedProxies())
+    deps = SimpleNamespace(turns=SimpleNamespace(request=lock), proxies=TrustedProxies())
     worker = Worker.__new__(Worker)
     worker.wsgi = SimpleNamespace(extensions={"chronoverse": deps})
     ours, peer = gevent.socket.socketpair()

@@ -1,7 +1,6 @@
 """What all routes share.
 
-dependencies    what a worker has, built once and given to every blueprint: the store, caches, and a lock for each kind
-                of work that takes long
+dependencies    what a worker has, built once and given to every blueprint: the store, caches and guards
 schemas         parameters and bodies of requests and answers; publish_schemas has those of runners
 bodies          reads request bodies within bounds of size, time and memory
 pages           pages of logs: reads them, or asks the scan server for them
@@ -15,6 +14,6 @@ tracing         makes OpenTelemetry spans
 openapi         makes the OpenAPI document
 
 A request waits for its turn (in ``web.worker``), and its token is verified (:meth:`Dependencies.guard`). Its view reads
-the body or the query by a schema, takes the lock for its kind of work, and makes a page within its budget. Errors of
+the body or the query by a schema, takes its turn (``web.guards.turns``), and makes a page within its budget. Errors of
 any layer become problems.
 """

@@ -1,16 +1,8 @@
-"""What the routes need, as one object that every blueprint gets; and who sent the current request.
-
-Many of its members are locks. A worker serves all its requests and event streams on one event loop. So expensive work,
-such as reading many lines or making pages, must be bounded. Each kind of work has a :class:`FairLock`. The lock bounds
-how many requests do this work at a time, and the subjects of the tokens get it in turn. Going through many lines to
-find a few is left to the scan server: see :mod:`chronoverse.history.scans`.
-"""
+"""What the routes need, as one object that every blueprint gets; and who sent the current request."""
 
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Hashable, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -22,19 +14,18 @@ from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
 from chronoverse.embedded.server import ServerLease
-from chronoverse.errors import AtCapacity, JobNotFound, ShareExceeded
+from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.client import ScanClient
 from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.values import Job, JobRef
-from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.guards.admission import AdmissionControl, StreamTicket
-from chronoverse.web.guards.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
 from chronoverse.web.guards.memory import Shares
 from chronoverse.web.guards.rates import TokenBuckets
+from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.client_ip import TrustedProxies
 from chronoverse.web.http.problems import problem
@@ -43,25 +34,9 @@ from chronoverse.web.http.schemas import Blueprint
 from chronoverse.web.http.tracing import SPAN_KEY, Traces
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
-ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Requests that read stored lines or look at many jobs at the same moment, for each server of the store. A request
-#: takes the lock again for each batch. So the store's other clients and the worker's live viewers wait for two batches
-#: at most, however many requests there are.
-MAX_SCANS: Final = 2
-#: Requests for pages and listings of one server's jobs that a worker works on at the same time, and how many of those
-#: may be of one token's subject. The others wait, and hold no memory, so the pages of one server have 48 MiB. Each
-#: page has the event loop for a millisecond at a time, and a live line waits for all of them.
-MAX_PAGES: Final = 12
-MAX_SUBJECT_PAGES: Final = 2
 #: Bytes of all answers of a worker that their clients have not read yet. One token's subject may have half of it, which
 #: are four pages.
 UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
-#: Seconds that a request waits for a lock, and again for the scan server to begin with its scan. A lock is released
-#: after milliseconds, unless the store is away.
-LOCK_WAIT_SECONDS: Final = 5.0
-#: Seconds that a download waits for its turn to read further.
-DOWNLOAD_WAIT_SECONDS: Final = 30.0
 #: Seconds for which an ended job is cached. In that time the job may be deleted, expire or be redacted. Viewers are
 #: still admitted then, and learn of it in their replay. A thousand viewers that come to a worker in two seconds cause
 #: ten reads.
@@ -70,18 +45,6 @@ ENDED_JOB_SECONDS: Final = 0.2
 MAX_ENDED_JOBS: Final = 1024
 
 log = logging.getLogger(__name__)
-
-
-def _accept_lock() -> FairLock:
-    return FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
-
-
-def _locks_by_server(
-    at_once: int, each: int | None = None, seconds: float = LOCK_WAIT_SECONDS
-) -> dict[Hashable, FairLock]:
-    """A lock for each server of the store. One that does not answer holds up only requests for its own jobs."""
-    used_up = None if each is None else ShareExceeded
-    return defaultdict(lambda: FairLock(seconds, AtCapacity, at_once=at_once, each=each, used_up=used_up))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +58,7 @@ class Dependencies:
     archive: ArchiveReader | MissingArchive
     verifier: Verifier
     admission: AdmissionControl
+    turns: Turns
     stream_writers: StreamWriters
     #: Reads request bodies.
     body_reader: BodyReader
@@ -104,23 +68,8 @@ class Dependencies:
     object_store: ObjectStore | None = None
     #: None unless the settings ask for traces.
     traces: Traces | None = None
-    #: For reading many stored lines or looking at many jobs, by server of the store. See :meth:`scan_lock`.
-    scan_locks: dict[Hashable, FairLock] = field(default_factory=partial(_locks_by_server, MAX_SCANS))
-    #: For reading the next lines of a download, by server of the store. See :meth:`download_lock`.
-    download_locks: dict[Hashable, FairLock] = field(
-        default_factory=partial(_locks_by_server, MAX_SCANS, seconds=DOWNLOAD_WAIT_SECONDS)
-    )
     #: Asks the scan server.
     scans: ScanClient = field(default_factory=ScanClient)
-    #: For beginning a request, and for a new viewer. However many come together, the event loop also runs what else is
-    #: due between some of them and the next. After a restart viewers come by the thousand. They have a lock of their
-    #: own, so that other requests do not wait for them.
-    request_lock: FairLock = field(default_factory=_accept_lock)
-    accept_lock: FairLock = field(default_factory=_accept_lock)
-    #: For making a page or a listing, by server of the store. See :meth:`page_lock`.
-    page_locks: dict[Hashable, FairLock] = field(
-        default_factory=partial(_locks_by_server, MAX_PAGES, MAX_SUBJECT_PAGES)
-    )
     #: Bytes of answers that their clients have not read yet.
     answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
@@ -142,31 +91,6 @@ class Dependencies:
         if job is None:
             raise JobNotFound("no such job")
         return job
-
-    def scan_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """The lock for reading one batch of stored lines, or for looking at some jobs, of the server that has ``ref``.
-
-        Subjects get it in turn: a token with many requests delays only its own. Raises :class:`AtCapacity`.
-        """
-        return self.scan_locks[self.store.server_of(ref)].hold(subject)
-
-    def page_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """The lock for making a page of ``ref``, or a listing of its workflow.
-
-        Its holder may wait for :meth:`scan_lock`. Holders of that one must not wait for this one, or they might wait
-        for each other.
-
-        Raises :class:`AtCapacity`, or :class:`ShareExceeded` when the subject's own other requests held it too long.
-        """
-        return self.page_locks[self.store.server_of(ref)].hold(subject)
-
-    def download_lock(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """As :meth:`scan_lock`, for a download. It waits longer, since a download that has begun cannot be refused."""
-        return self.download_locks[self.store.server_of(ref)].hold(subject)
-
-    def time_slice(self) -> TimeSlice:
-        """A slice of work for a request that goes through many lines."""
-        return TimeSlice(clock=self.monotonic)
 
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
         """Requires a token for every route of ``blueprint``: for the workflow in its path, if any, and with ``scope``.

@@ -21,15 +21,16 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.guards.connection import on_hangup
 from chronoverse.web.guards.event_loop import yield_to_loop
-from chronoverse.web.http.dependencies import LOCK_WAIT_SECONDS, Dependencies, principal
+from chronoverse.web.guards.turns import WAIT_SECONDS
+from chronoverse.web.http.dependencies import Dependencies, principal
 
 
 def read_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
     """Up to ``limit`` lines strictly after ``position`` in the order asked for.
 
-    Raises as the store, the archive and :meth:`Dependencies.page_lock` do.
+    Raises as the store, the archive and :meth:`Turns.page` do.
     """
-    with deps.page_lock(job.ref, principal().subject):
+    with deps.turns.page(job.ref, principal().subject):
         read, budget = partial(read_batches, deps, limit=limit), PageBudget(clock=deps.monotonic)
         return pages.read_page(read, job, position, limit, budget, descending=descending)
 
@@ -50,11 +51,11 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
     """Asks the scan server for a scan of this ``kind`` with these ``fields``, while holding the page lock of ``ref``.
 
     When the client of the request closes its side, the scan server is notified, and ends the answer soon. Raises as
-    :meth:`Dependencies.page_lock` and :meth:`ScanClient.ask` do.
+    :meth:`Turns.page` and :meth:`ScanClient.ask` do.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
-    with deps.page_lock(ref, subject):
-        scan = kind(workflow_id=ref.workflow_id, asked_at=deps.monotonic(), patience=LOCK_WAIT_SECONDS, **fields)
+    with deps.turns.page(ref, subject):
+        scan = kind(workflow_id=ref.workflow_id, asked_at=deps.monotonic(), patience=WAIT_SECONDS, **fields)
         with deps.scans.ask(scan, subject) as pending, contextlib.ExitStack() as undo:
             if isinstance(sock, gevent.socket.socket):
                 undo.callback(on_hangup(sock, lambda _: pending.shorten()))
@@ -84,5 +85,5 @@ class _LockedStore:
         return self._deps.store.get_job(job)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
-        with self._deps.scan_lock(job, self._subject):
+        with self._deps.turns.read(job, self._subject):
             return self._deps.store.page(job, after=after, before=before, count=count)

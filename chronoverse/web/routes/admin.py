@@ -19,7 +19,7 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import TICK_SECONDS, check_seconds
-from chronoverse.web.guards.event_loop import run_in_thread, yield_to_loop
+from chronoverse.web.guards.event_loop import TimeSlice, run_in_thread, yield_to_loop
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response
@@ -187,7 +187,7 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
 def _line_predicate(deps: Dependencies, body: Mapping[str, Any]) -> Callable[[Line], bool]:
     if "q" not in body:
         return lambda line: True
-    matcher, time_slice = Matcher(body["q"], regex=body["regex"]), deps.time_slice()
+    matcher, time_slice = Matcher(body["q"], regex=body["regex"]), TimeSlice(clock=deps.monotonic)
 
     def predicate(line: Line) -> bool:
         time_slice.check()

@@ -62,7 +62,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def admit() -> Response | None:
         # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
         # With the lock before Flask, as for other requests, fewer viewers a second got in.
-        with deps.accept_lock:
+        with deps.turns.viewer:
             pass
         return deps.check_request()
 

@@ -34,7 +34,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         listing = ("jobs", workflow_id, status)
         position = decode_listed(query.get("cursor"), listing)
         # All jobs of a workflow are on one server, so the reference needs no job.
-        with deps.page_lock(JobRef(workflow_id, ""), principal().subject):
+        with deps.turns.page(JobRef(workflow_id, ""), principal().subject):
             found, next_position = _read_listing(deps, workflow_id, position, limit, status)
         cursor = encode_listed(listing, next_position)
         body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
@@ -74,7 +74,7 @@ def _read_listing(
     found: list[Job] = []
     while True:
         count = min(BATCH_JOBS, limit - len(found)) if status is None else BATCH_JOBS
-        with deps.scan_lock(JobRef(workflow_id, ""), subject):
+        with deps.turns.read(JobRef(workflow_id, ""), subject):
             listed = store.listing.page(workflow_id, position, count)
             jobs = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             gone = [job_id for (_, job_id), job in zip(listed, jobs, strict=True) if job is None]

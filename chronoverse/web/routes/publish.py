@@ -15,6 +15,7 @@ from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, S
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.runner.log_writer import DurabilityProbe
+from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.pages import read_batches
@@ -103,7 +104,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(429, SHARE_USED)
     def compare(workflow_id: str, job_id: str) -> Response:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
-        ref, time_slice = JobRef(workflow_id, job_id), deps.time_slice()
+        ref, time_slice = JobRef(workflow_id, job_id), TimeSlice(clock=deps.monotonic)
         with deps.body_reader.read_json(request, principal().subject, compare_body) as body:
             first, digests = body["first"], body["lines"]
 

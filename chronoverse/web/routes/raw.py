@@ -21,7 +21,8 @@ from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.guards.admission import StreamTicket
 from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
 from chronoverse.web.guards.event_loop import yield_to_loop
-from chronoverse.web.http.dependencies import DOWNLOAD_WAIT_SECONDS, Dependencies, principal, stream_ticket
+from chronoverse.web.guards.turns import DOWNLOAD_WAIT_SECONDS
+from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import PRIVATE_HEADERS
 from chronoverse.web.http.schemas import Blueprint, RawQuery
 
@@ -130,12 +131,12 @@ class _Download:
 
 
 def _read_batches(deps: Dependencies, job: Job) -> Iterator[ReadBatch]:
-    """All lines of the log. Raises as the store and the archive do, and as :meth:`Dependencies.download_lock` does."""
+    """All lines of the log. Raises as the store and the archive do, and as :meth:`Turns.download` does."""
     # This line runs at the caller's first ``next``, which is within the request. Later the request's context is gone.
     subject = principal().subject
     batches = read_batches(deps.store, deps.archive, job, 0, max_line_bytes=deps.settings.max_line_bytes)
     while True:
-        with deps.download_lock(job.ref, subject):
+        with deps.turns.download(job.ref, subject):
             batch = next(batches, None)
         if batch is None:
             return

@@ -36,7 +36,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         position = decode_listed(query.get("cursor"), ("workflows",))
         named = principal().workflows
         # The list's server has no job of its own, so the reference only names its slot.
-        with deps.page_lock(JobRef(deps.store.workflows.slot, ""), principal().subject):
+        with deps.turns.page(JobRef(deps.store.workflows.slot, ""), principal().subject):
             if EVERY_WORKFLOW in named:
                 found, following = _read_list(deps, position, limit)
             else:
@@ -54,11 +54,11 @@ def _read_list(
     found: list[dict[str, Any]] = []
     deadline = deps.monotonic() + PAGE_SECONDS
     lock_ref = JobRef(deps.store.workflows.slot, "")
-    with deps.scan_lock(lock_ref, principal().subject):
+    with deps.turns.read(lock_ref, principal().subject):
         listed = deps.store.workflows.page(position, limit)
     for start in range(0, len(listed), BATCH_WORKFLOWS):
         batch = listed[start : start + BATCH_WORKFLOWS]
-        with deps.scan_lock(lock_ref, principal().subject):
+        with deps.turns.read(lock_ref, principal().subject):
             read = deps.store.workflows.read([workflow_id for _, workflow_id in batch])
         for position, workflow in zip(batch, read, strict=True):
             if workflow is not None:
@@ -76,7 +76,7 @@ def _read_named(
     known: list[tuple[ListingPosition, Workflow | StoreError]] = []
     for start in range(0, len(ids), BATCH_WORKFLOWS):
         batch = ids[start : start + BATCH_WORKFLOWS]
-        with deps.scan_lock(JobRef(batch[0], ""), principal().subject):
+        with deps.turns.read(JobRef(batch[0], ""), principal().subject):
             read = deps.store.workflows.read(batch)
         for workflow_id, workflow in zip(batch, read, strict=True):
             if workflow is not None:
