@@ -130,8 +130,12 @@ def test_scans_run_at_a_low_priority(service: Service) -> None:
     def priorities(pids: list[int]) -> set[int]:
         return {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids}
 
-    scanning = [each.pid for each in server.children()]
-    wait_until(lambda: priorities(scanning) == {NICENESS}, PATIENCE_SECONDS, "the processes can scan")
+    # Asked anew each time: a process that another test has ended is replaced.
+    wait_until(
+        lambda: priorities([each.pid for each in server.children()]) == {NICENESS},
+        PATIENCE_SECONDS,
+        "the processes can scan",
+    )
     assert priorities(usual) == {0}
 
 
