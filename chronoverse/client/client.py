@@ -274,7 +274,7 @@ class Client:
         """Waits until a line matches ``q``, the job ends, or ``seconds`` are over; None never ends the wait.
 
         After the first answer it goes on over lost connections as :meth:`follow` does, within ``seconds``. Returns the
-        service's last answer. Raises :class:`JobNotFound` when the job does not come in that time.
+        service's last answer. Raises :class:`JobNotFound` when the job does not come in that time, or was deleted.
         """
         deadline = None if seconds is None else self._clock() + seconds
         query = {"q": q, "regex": "true" if regex else None, "stream": stream}
@@ -283,14 +283,22 @@ class Client:
         max_failures: int | None = self._max_attempts
         while True:
             left = WAIT_SECONDS if deadline is None else min(max(ceil(deadline - self._clock()), 0), WAIT_SECONDS)
-            is_last = deadline is not None and self._clock() + left >= deadline
+            asked_at = self._clock()
+            is_last = deadline is not None and asked_at + left >= deadline
             try:
                 answer, _ = self._get_once(path, {**query, "offset": offset, "timeout": left})
             except JobNotFound:
                 if is_last:
                     raise
                 max_failures = None
-                backoff.record_success()
+                if self._clock() - asked_at >= left / 2:
+                    backoff.record_success()
+                    continue
+                # The service does not wait for the job: it was deleted, or the service shuts down.
+                backoff.record_failure()
+                if backoff.failures == self._max_attempts:
+                    raise
+                self._sleep(backoff.delay())
                 continue
             except RequestFailed as failure:
                 delay = self._delay(backoff, failure, max_failures)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from chronoverse.client.client import Client
+from chronoverse.client.client import WAIT_SECONDS, Client
 from chronoverse.client.follower import Follower, JobState, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
@@ -502,6 +502,33 @@ def test_a_wait_goes_on_when_an_answer_came_before_its_time() -> None:
 
     assert found["outcome"] == "matched"
     assert [asked.query["offset"] for asked in service.requests] == ["3", "7"]
+
+
+def test_a_wait_ends_when_the_service_will_not_wait_for_the_job() -> None:
+    """A deleted job is Not Found at once, whatever the request asks. A service that shuts down says so once."""
+    waits: list[float] = []
+    missing = problem("404 Not Found", "no such job")
+    with ScriptedService(*[missing] * 9) as service:
+        client = Client(service.url, sleep=waits.append, chance=lambda: 0.5)
+        with pytest.raises(JobNotFound):
+            client.wait(JOB, q=None, regex=False, stream=None, offset=None, seconds=None)
+        asked = len(service.requests)
+    assert (asked, waits) == (4, [0.75, 1.5, 3])
+
+
+def test_a_wait_goes_on_while_the_service_waits_for_the_job() -> None:
+    """An answer that takes the time that it was asked to take is no reason to pause."""
+    clock = Clock(step=WAIT_SECONDS)
+    missing = problem("404 Not Found", "no such job")
+    with ScriptedService(*[missing] * 6, waited("ended", 9)) as service:
+        client = Client(service.url, clock=clock, sleep=refuse_to_sleep)
+        found = client.wait(JOB, q=None, regex=False, stream=None, offset=None, seconds=None)
+
+    assert found["outcome"] == "ended"
+
+
+def refuse_to_sleep(seconds: float) -> None:
+    pytest.fail(f"it sleeps for {seconds} s")
 
 
 def test_a_wait_ends_with_its_time_also_when_the_service_is_away() -> None:
