@@ -20,18 +20,26 @@ def scans() -> None:
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.history.scans.app import ScanApp
     from chronoverse.history.scans.server import ScanServer
+    from chronoverse.history.scans.summary_scan import SummaryProgress
     from chronoverse.history.tiered_log import MissingArchive
     from chronoverse.live.replay_cache import ReplayCache
     from chronoverse.live.replay_scanner import read_frames
 
     settings = Settings.from_env()
+    progress = SummaryProgress()
 
     def make_app() -> "ScanApp":
         # The store is closed when the process ends.
         store = contextlib.ExitStack().enter_context(open_store(settings))
         archive = ArchiveReader(open_archive(settings), store.chunks) if settings.archive_location else MissingArchive()
         replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes)
-        return ScanApp(store, archive, settings.max_line_bytes, read_replay=partial(read_frames, replay_cache))
+        return ScanApp(
+            store,
+            archive,
+            settings.max_line_bytes,
+            read_replay=partial(read_frames, replay_cache),
+            progress=progress,
+        )
 
     # gunicorn's own news about its processes would look as if they were the service's.
     log_level = settings.log_level if settings.log_level in ("error", "critical") else "warning"

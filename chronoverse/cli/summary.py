@@ -1,8 +1,10 @@
 """``chronoverse summary``: prints what matters first of a job."""
 
 import contextlib
+import sys
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -12,6 +14,9 @@ from chronoverse.cli.printer import json_text
 from chronoverse.client.terminal import plain_text, sanitize
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.values import JobRef
+
+#: Seconds for which the command asks again until all lines were looked at.
+LOOKING_SECONDS: Final = 120
 
 
 @click.command()
@@ -27,10 +32,20 @@ from chronoverse.joblog.values import JobRef
 )
 @output_option
 def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
-    """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines."""
+    """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines.
 
+    Of a failed job it names the line that says why, as far as it can tell. A very long log is looked at from the end
+    backwards, for two minutes at most.
+    """
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
         found = client.summary(JobRef(workflow, job), max_bytes)
+        deadline = time.monotonic() + LOOKING_SECONDS
+        while not found.get("complete", True) and time.monotonic() < deadline:
+            if sys.stderr.isatty():
+                click.echo(f"\r{looked_at(found)} ", err=True, nl=False)
+            found = client.summary(JobRef(workflow, job), max_bytes)
+        if sys.stderr.isatty():
+            click.echo("\r\x1b[K", err=True, nl=False)
         for text in [json_text(found)] if output == "json" else summary_text(found):
             click.echo(text)
 
@@ -41,20 +56,39 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         job, compared_with = summary["job"], summary["compared_with"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
         yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {job['lines']} lines")
+        if cause := summary.get("cause"):
+            yield f"Open it at lines {cause['from']:,} to {cause['to']:,}. The most telling one:"
+            yield _numbered(cause["line"])
         if compared_with is None:
             yield plain_text("No earlier job has COMPLETED, so nothing is known to be new.")
         else:
-            count, jobs = summary["new"]["count"], ", ".join(map(str, compared_with))
-            yield plain_text(f"{count} new lines, compared with {jobs}:")
+            jobs = ", ".join(map(str, compared_with))
+            yield plain_text(f"{_how_many(summary, 'new')} new lines, compared with {jobs}:")
         yield from map(_numbered, summary["new"]["first"])
-        yield plain_text(f"{summary['errors']['count']} lines that look like errors:")
+        yield plain_text(f"{_how_many(summary, 'errors')} lines that look like errors:")
         yield from map(_numbered, summary["errors"]["first"])
         yield "The last lines:"
         yield from map(_numbered, summary["last"])
     except (KeyError, TypeError) as error:
         raise ChronoverseError("the service sent an unreadable summary") from error
-    if summary.get("truncated"):
+    if not summary.get("complete", True):
+        yield "Not all lines were looked at: the same command goes on from there."
+    elif summary.get("truncated"):
         yield "This is not all: more fits with a larger --bytes, and the log has the rest."
+
+
+def looked_at(summary: dict[str, Any]) -> str:
+    """How far an incomplete summary has come."""
+    last = summary["job"]["last_sequence_num"]
+    return f"looked at {last + 1 - summary['scanned_to']:,} of {last:,} lines"
+
+
+def _how_many(summary: dict[str, Any], kind: str) -> str:
+    """The number of lines of one kind, and while it is not known, how many there are so far."""
+    count, first = summary[kind]["count"], summary[kind]["first"]
+    if count is not None:
+        return f"{count:,}"
+    return f"{looked_at(summary)}: {sum(line.get('repeated', 1) for line in first) or 'none'} so far:"
 
 
 def _numbered(line: dict[str, Any]) -> str:

@@ -1,17 +1,18 @@
 """What a person, or a program with little room, needs first of a log: its new lines, its errors, and its last lines.
 
-Pure. :class:`LineGroups` collects lines, and :func:`compose` writes the JSON within a number of bytes.
+Pure. :class:`FoundLines` collects lines, and :func:`compose` writes the JSON within a number of bytes.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
 from chronoverse.joblog.matcher import Matcher, strip_sequences
-from chronoverse.joblog.values import Job, Line
+from chronoverse.joblog.values import Job, Line, Status
 
 #: Bytes of a summary: the fewest, the most, and how many it has if nobody asks for a number.
 MIN_BYTES: Final = 1_024
@@ -21,6 +22,12 @@ DEFAULT_BYTES: Final = 16_384
 MAX_LAST_LINES: Final = 50
 #: Groups of lines of one shape, at most. Lines of further shapes are only counted.
 MAX_GROUPS: Final = 1_000
+#: Hunks that are kept, at most: of more, those with the highest ranks. Lines with at most that many others between them
+#: are one hunk.
+MAX_HUNKS: Final = 200
+HUNK_GAP: Final = 1
+#: Lines from where a failed log is opened to its most telling line, at most: they fit on one screen.
+CAUSE_LINES: Final = 30
 #: Characters of one message: this part of the summary's bytes, within these bounds.
 MESSAGE_SHARE: Final = 1 / 16
 MESSAGE_CHARACTERS: Final = (80, 1_000)
@@ -51,87 +58,190 @@ def looks_like_error(matcher: Matcher, message: str) -> bool:
 
 @dataclass(slots=True)
 class LineGroup:
-    """Lines of one shape: the first of them, and how many there are."""
+    """Lines of one shape: the number of the first, how many there are, and the first one, if it is at hand."""
 
-    line: Line
+    number: int
     repeated: int = 1
+    line: Line | None = None
 
 
 @dataclass(slots=True)
-class LineGroups:
-    """Lines in the order of the log, those of one shape together. ``shape_of`` says what shape a message has.
+class Hunk:
+    """Lines that were found next to each other, from number ``first`` to ``last``: ``size`` of them.
 
-    ``count`` is the number of all lines. ``is_complete`` says whether every line is in a group: there may be more than
-    :data:`MAX_GROUPS` shapes.
+    ``telling`` is the number of the most telling line, whose ``weight`` is that of :func:`weight_of`.
     """
 
-    shape_of: Callable[[str], Hashable]
-    count: int = 0
-    is_complete: bool = True
-    _groups: dict[Hashable, LineGroup] = field(default_factory=dict)
+    first: int
+    last: int
+    size: int
+    telling: int
+    weight: int
 
-    def add(self, line: Line) -> None:
-        """Adds a line."""
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The hunk with the highest rank is the cause: it holds an error, is large, and is late."""
+        return self.weight, self.size, self.last
+
+
+@dataclass(slots=True)
+class FoundLines:
+    """The lines of one kind among those from number ``low`` to ``high``, which were looked at.
+
+    Lines of one shape are one group; ``shape_of`` says what shape a message has. ``count`` is the number of all lines.
+    ``is_whole`` says whether every line is in a group: there may be more than :data:`MAX_GROUPS` shapes. The next line
+    that is added is either the lowest or the highest.
+    """
+
+    shape_of: Callable[[str], int]
+    low: int
+    high: int
+    count: int = 0
+    is_whole: bool = True
+    _groups: dict[int, LineGroup] = field(default_factory=dict)
+    _hunks: deque[Hunk] = field(default_factory=deque)
+
+    def add(self, line: Line, weight: int) -> None:
+        """Adds a line. ``weight`` is how telling it is."""
         self.count += 1
+        number = line.sequence_num
+        # One character more than is shown, so that the line is marked as cut.
+        line = line._replace(message=line.message[: MESSAGE_CHARACTERS[1] + 1])
         shape = self.shape_of(line.message)
         if group := self._groups.get(shape):
             group.repeated += 1
+            if number < group.number:
+                group.number, group.line = number, line
         elif len(self._groups) < MAX_GROUPS:
-            # One character more than is shown, so that the line is marked as cut.
-            self._groups[shape] = LineGroup(line._replace(message=line.message[: MESSAGE_CHARACTERS[1] + 1]))
+            self._groups[shape] = LineGroup(number, 1, line)
         else:
-            self.is_complete = False
+            self.is_whole = False
+        self._add_to_hunks(number, weight)
+
+    def _add_to_hunks(self, number: int, weight: int) -> None:
+        hunks = self._hunks
+        for hunk in (hunks[0], hunks[-1]) if hunks else ():
+            if hunk.first - 1 - HUNK_GAP <= number <= hunk.last + 1 + HUNK_GAP:
+                hunk.first, hunk.last, hunk.size = min(hunk.first, number), max(hunk.last, number), hunk.size + 1
+                if weight > hunk.weight or (weight == hunk.weight and number < hunk.telling):
+                    hunk.telling, hunk.weight = number, weight
+                return
+        hunk = Hunk(number, number, 1, number, weight)
+        if hunks and number < hunks[0].first:
+            hunks.appendleft(hunk)
+        else:
+            hunks.append(hunk)
+        if len(hunks) > MAX_HUNKS:
+            # Those at both ends may grow.
+            best = sorted(list(hunks)[1:-1], key=lambda each: each.rank)[MAX_HUNKS // 2 :]
+            self._hunks = deque(sorted([hunks[0], hunks[-1], *best], key=lambda each: each.first))
 
     def groups(self) -> list[LineGroup]:
         """The groups by their first lines."""
-        return list(self._groups.values())
+        return sorted(self._groups.values(), key=lambda group: group.number)
+
+    def best_hunk(self, begin: int = 1) -> Hunk | None:
+        """The hunk with the highest rank whose most telling line is ``begin`` or later."""
+        hunks = [hunk for hunk in self._hunks if hunk.telling >= begin]
+        return max(hunks, key=lambda hunk: hunk.rank, default=None)
+
+    def to_json(self) -> list[Any]:
+        """What :meth:`restore` reads. It has numbers only, and nothing of the log's text."""
+        groups = [[shape, group.number, group.repeated] for shape, group in self._groups.items()]
+        hunks = [[each.first, each.last, each.size, each.telling, each.weight] for each in self._hunks]
+        return [self.low, self.high, self.count, self.is_whole, groups, hunks]
+
+    def restore(self, json: list[Any]) -> None:
+        """Continues with what was found before. The groups have no lines then."""
+        self.low, self.high, self.count, self.is_whole, groups, hunks = json
+        self._groups = {shape: LineGroup(number, repeated) for shape, number, repeated in groups}
+        self._hunks = deque(Hunk(*each) for each in hunks)
 
 
 def compose(
     job: Job,
-    errors: LineGroups,
+    errors: FoundLines,
     last: Sequence[Line],
     *,
     max_bytes: int,
-    is_complete: bool,
+    read_line: Callable[[int], Line],
     compared_with: Sequence[str] | None = None,
-    new: LineGroups | None = None,
+    new: FoundLines | None = None,
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
-    ``last`` are the log's last lines in their order. ``is_complete`` says that all of the log was looked at.
-    ``compared_with`` and ``new`` are None when there is no run to compare with. The three kinds of lines share the room
-    evenly; what one kind does not need is for the others. The JSON says ``truncated`` when new lines or errors are
-    left out.
+    ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
+    compare with. ``read_line`` reads a line that is not at hand. The three kinds of lines share the room evenly; what
+    one kind does not need is for the others. The JSON says ``truncated`` when new lines or errors are left out.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
     compared = None if compared_with is None else list(compared_with)
+    begin = max(job.first, 1)
+    scanned_to = max(errors.low, new.low if new else 0, begin)
+    is_complete = is_whole = scanned_to == begin
     body: dict[str, Any] = {
         "job": job.to_json(),
         "compared_with": compared,
-        "new": {"count": new.count if new else 0, "first": []},
-        "errors": {"count": errors.count, "first": []},
+        "new": {"count": _count(new, begin) if new else 0, "first": []},
+        "errors": {"count": _count(errors, begin), "first": []},
         "last": [],
+        "cause": None,
+        "complete": is_complete,
+        "scanned_to": scanned_to,
         "truncated": False,
     }
+    if (cause := _cause(job, errors, new, last)) is not None:
+        first, final, telling, kind = cause
+        line = last[-1] if telling == last[-1].sequence_num else read_line(telling)
+        body["cause"] = {"from": first, "to": final, "line": None, "kind": kind}
+        for size in (characters, 0):
+            body["cause"]["line"] = orjson.Fragment(_line_json(line, size))
+            if len(orjson.dumps(body)) <= max_bytes:
+                break
+        else:
+            # A foreign runner may write a time of any length.
+            body["cause"] = None
     while compared and len(orjson.dumps(body)) > max_bytes:
         # Five ids may have more characters than the smallest summary.
         compared.pop()
-        is_complete = False
+        is_whole = False
     room = max_bytes - len(orjson.dumps(body))
-    kinds: list[Iterator[bytes]] = [
-        (_line_json(group.line, characters, group.repeated) for group in (new.groups() if new else ())),
-        (_line_json(group.line, characters, group.repeated) for group in errors.groups()),
-        (_line_json(line, characters) for line in reversed(last)),
-    ]
+
+    def pieces(found: FoundLines | None) -> Iterator[bytes]:
+        for group in found.groups() if found else ():
+            # What a running job's log has dropped meanwhile cannot be read any more.
+            if group.number >= begin:
+                yield _line_json(group.line or read_line(group.number), characters, group.repeated)
+
+    kinds = [pieces(new), pieces(errors), (_line_json(line, characters) for line in reversed(last))]
     shown, left_out = _share_room(kinds, room)
     body["new"]["first"], body["errors"]["first"], newest = ([orjson.Fragment(json) for json in each] for each in shown)
     body["last"] = newest[::-1]
-    body["truncated"] = (
-        not is_complete or left_out[0] or left_out[1] or not errors.is_complete or not (new or errors).is_complete
-    )
+    body["truncated"] = not (is_whole and errors.is_whole and (new or errors).is_whole) or left_out[0] or left_out[1]
     return orjson.dumps(body)
+
+
+def _count(found: FoundLines, begin: int) -> int | None:
+    """The number of lines. None when not all lines from number ``begin`` on were looked at."""
+    return found.count if found.low <= begin else None
+
+
+def _cause(
+    job: Job, errors: FoundLines, new: FoundLines | None, last: Sequence[Line]
+) -> tuple[int, int, int, str] | None:
+    """Where the log of a failed or lost job is to be opened: from which line to which, the most telling one, and why.
+
+    None for any other job, and for an empty log.
+    """
+    if job.status not in (Status.FAILED, Status.LOST) or not last:
+        return None
+    hunk = None if job.status is Status.LOST else (new and new.best_hunk(job.first)) or errors.best_hunk(job.first)
+    if hunk is None:
+        end = last[-CAUSE_LINES:]
+        return end[0].sequence_num, end[-1].sequence_num, end[-1].sequence_num, "last"
+    first = max(hunk.first, hunk.telling - CAUSE_LINES + 1)
+    return first, hunk.last, hunk.telling, "error" if hunk.weight else "new"
 
 
 def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[bytes]], list[bool]]:

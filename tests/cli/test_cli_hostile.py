@@ -60,6 +60,9 @@ CALLS: Final = {
                 "new": {"count": 1, "first": [_LINE]},
                 "errors": {"count": 1, "first": [_LINE | {"repeated": 2}]},
                 "last": [_LINE | {"truncated": True}],
+                "cause": {"from": 1, "to": 2, "line": _LINE, "kind": "error"},
+                "complete": True,
+                "scanned_to": 1,
                 "truncated": True,
             }
         ),

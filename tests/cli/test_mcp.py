@@ -143,9 +143,18 @@ def test_a_failure_is_found(mcp: McpProgram) -> None:
     summary = mcp.call("summary", **job("bad"))
     assert (summary["compared_with"], summary["truncated"]) == (["good"], False)
     assert numbers(summary["new"]["first"]) == [10, 11, 20]
-    (error,) = summary["errors"]["first"]
-    assert error["message"] == "error: no such file"
-    assert error["link"].endswith(f"/ui/workflows/{WORKFLOW}/jobs/bad#L11")
+    assert (summary["errors"]["first"], summary["last"][8:12]) == (
+        [11],
+        [*summary["last"][8:9], 10, 11, *summary["last"][11:12]],
+    )
+    cause = summary["cause"]
+    assert (cause["from"], cause["to"], cause["kind"], cause["line"]["message"]) == (
+        10,
+        11,
+        "error",
+        "error: no such file",
+    )
+    assert summary["link_prefix"].endswith(f"/ui/workflows/{WORKFLOW}/jobs/bad#L")
     around = mcp.call("read_lines", **job("bad"), first=10, last=12)
     assert [(line["message"], line["stream"]) for line in around["logs"]] == [
         ("warning: slow", "stderr"),
@@ -254,7 +263,8 @@ def test_hostile_text_stays_data(mcp: McpProgram, tool: str, max_bytes: int) -> 
     assert answer.size <= max_bytes
     assert "nobody vouches" in answer.json["notice"]
     assert answer.text.replace("\\t", "").isprintable()
-    by_tool = {"summary": answer.json.get("last"), "wait_for": [answer.json.get("log")]}
+    last = [line for line in answer.json.get("last", []) if not isinstance(line, int)]
+    by_tool = {"summary": last, "wait_for": [answer.json.get("log")]}
     for line in by_tool.get(tool, answer.json.get("logs")):
         assert line["message"] == SHOWN[line["sequence_num"] - 1]
 

@@ -71,9 +71,9 @@ class Agent:
         (job,) = self._ask("list_jobs", workflow_id=workflow, status="FAILED", limit=1)["jobs"]
         named = {"workflow_id": workflow, "job_id": job["id"]}
         summary = self._ask("summary", **named, max_bytes=6_000)
-        new = {line["sequence_num"] for line in summary["new"]["first"]}
-        errors = [line for line in summary["errors"]["first"] if line["sequence_num"] in new]
-        suspect = (errors or summary["new"]["first"] or summary["last"])[0]["sequence_num"]
+        # Errors that are new are only numbers.
+        errors = [line for line in summary["errors"]["first"] if isinstance(line, int)]
+        suspect = [*errors, *(line["sequence_num"] for line in summary["new"]["first"])][0]
         around = self._ask("read_lines", **named, first=max(suspect - 3, 1), last=suspect + 8, max_bytes=6_000)
         lines = [line for line in around["logs"] if line["sequence_num"] >= suspect]
         best = max(lines, key=lambda line: bool(re.search("(?i)error|fail|exception", line["message"])))

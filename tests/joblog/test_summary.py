@@ -1,6 +1,7 @@
 """A summary has the most important lines in a bounded number of bytes, and says when it has left something out."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from chronoverse.joblog.summary import (
     MAX_BYTES,
     MAX_GROUPS,
     MIN_BYTES,
-    LineGroups,
+    FoundLines,
     compose,
     error_matcher,
     looks_like_error,
@@ -26,22 +27,29 @@ def line(number: int, message: str) -> Line:
     return Line(number, NOW, message, "stdout")
 
 
-def group(lines: list[Line]) -> LineGroups:
-    """The lines, those that differ in numbers only together."""
-    groups = LineGroups(lambda message: re.sub("[0-9]+", "0", message))
+def group(lines: list[Line], low: int = 1) -> FoundLines:
+    """The lines, those that differ in numbers only together. The lines from number ``low`` on were looked at."""
+    groups = FoundLines(lambda message: hash(re.sub("[0-9]+", "0", message)), low, len(lines))
     for each in lines:
-        groups.add(each)
+        groups.add(each, 0)
     return groups
 
 
 def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **more: Any) -> dict[str, Any]:
     """A summary, which is no longer than it may be."""
-    job = Job(JobRef("w" * 128, "j" * 128), Status.FAILED, last=len(last))
-    json = compose(job, group(errors), last, max_bytes=max_bytes, is_complete=more.pop("is_complete", True), **more)
+    job = Job(JobRef("w" * 128, "j" * 128), more.pop("status", Status.FAILED), last=len(last))
+    found = group(errors, more.pop("low", 1))
+    json = compose(job, found, last, max_bytes=max_bytes, read_line=read(errors), **more)
     assert len(json) <= max_bytes
     summary: dict[str, Any] = orjson.loads(json)
-    assert list(summary) == ["job", "compared_with", "new", "errors", "last", "truncated"]
+    kinds = ["new", "errors", "last"]
+    assert list(summary) == ["job", "compared_with", *kinds, "cause", "complete", "scanned_to", "truncated"]
     return summary
+
+
+def read(lines: list[Line]) -> Callable[[int], Line]:
+    """Reads one of the lines."""
+    return lambda number: next(line for line in lines if line.sequence_num == number)
 
 
 def test_lines_of_one_shape_come_once() -> None:
@@ -81,15 +89,70 @@ def test_the_kinds_of_lines_share_the_room() -> None:
     assert summary["truncated"] is True
 
 
-@pytest.mark.parametrize("why", ["not all was read", "too many shapes"])
-def test_a_summary_that_leaves_something_out_says_so(why: str) -> None:
+def test_a_summary_that_leaves_something_out_says_so() -> None:
     """It says so even when all the lines that were found fit into it."""
-    if why == "not all was read":
-        assert summarize([], [], is_complete=False)["truncated"] is True
-    else:
-        errors = [line(n, "error " + "x" * n) for n in range(1, MAX_GROUPS + 2)]
-        assert summarize(errors, [], MAX_BYTES)["errors"]["count"] == MAX_GROUPS + 1
-        assert group(errors).is_complete is False
+    errors = [line(n, "error " + "x" * n) for n in range(1, MAX_GROUPS + 2)]
+    summary = summarize(errors, errors[-1:], MAX_BYTES)
+    assert (summary["errors"]["count"], summary["truncated"]) == (MAX_GROUPS + 1, True)
+
+
+def test_what_was_not_looked_at_is_not_counted() -> None:
+    """There is no count, and the summary says from which line on it has looked."""
+    lines = [line(number, "error") for number in range(1, 11)]
+    summary = summarize(lines[5:], lines, low=6)
+    assert (summary["complete"], summary["scanned_to"], summary["truncated"]) == (False, 6, True)
+    assert (summary["errors"]["count"], summary["errors"]["first"][0]["repeated"]) == (None, 5)
+    summary = summarize(lines, lines, compared_with=["a"], new=group([], 9))
+    assert (summary["complete"], summary["scanned_to"]) == (False, 9)
+    assert (summary["errors"]["count"], summary["new"]["count"]) == (10, None)
+    summary = summarize(lines, lines)
+    assert (summary["complete"], summary["scanned_to"], summary["truncated"]) == (True, 1, False)
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(0, 60), st.integers(0, 60))
+def test_the_order_of_looking_makes_no_difference(is_found: list[bool], start: int, stop: int) -> None:
+    """From the end backwards, with lines that are written meanwhile, and kept between requests, or in one go."""
+    lines = [line(number, f"{'xyz'[number % 3]} {number}") for number, each in enumerate(is_found, 1) if each]
+    start, stop = sorted((start, stop))
+    backwards = FoundLines(lambda message: ord(message[0]), start, start)
+    for each in reversed([each for each in lines if each.sequence_num <= start]):
+        backwards.add(each, each.sequence_num % 5 == 0)
+    for each in [each for each in lines if each.sequence_num > start]:
+        restored = FoundLines(backwards.shape_of, 0, 0)
+        restored.restore(orjson.loads(orjson.dumps(backwards.to_json())))
+        backwards = restored
+        backwards.add(each, each.sequence_num % 5 == 0)
+    forwards = FoundLines(backwards.shape_of, start, start)
+    for each in lines:
+        forwards.add(each, each.sequence_num % 5 == 0)
+    assert (backwards.count, backwards.best_hunk()) == (forwards.count, forwards.best_hunk())
+    assert [(each.number, each.repeated) for each in backwards.groups()] == [
+        (each.number, each.repeated) for each in forwards.groups()
+    ]
+
+
+def cause(messages: dict[int, str], status: Status = Status.FAILED, new: FoundLines | None = None) -> Any:
+    """The cause of a job whose lines from 1 to 100 are none of ``messages``, but these."""
+    lines = [line(number, messages.get(number, "step")) for number in range(1, 101)]
+    errors = group([])
+    for each in lines:
+        if "error" in each.message:
+            errors.add(each, 1)
+    job = Job(JobRef("w", "j"), status, last=100)
+    more: dict[str, Any] = {"new": new, "compared_with": ["good"]} if new else {}
+    found = orjson.loads(compose(job, errors, lines[-50:], max_bytes=16_384, read_line=read(lines), **more))["cause"]
+    return found and (found["from"], found["to"], found["line"]["sequence_num"], found["kind"])
+
+
+def test_the_cause_of_a_job() -> None:
+    """It is the best hunk of new lines, or of errors, or the last lines. Only failed and lost jobs have one."""
+    errors = {40: "error a", 41: "error b", 90: "error c"}
+    assert cause(errors) == (40, 41, 40, "error")
+    assert cause(errors, new=group([line(70, "x"), line(71, "y")])) == (70, 71, 70, "new")
+    assert cause(errors, new=group([])) == (40, 41, 40, "error")
+    assert cause({}) == (71, 100, 100, "last")
+    assert cause(errors, Status.LOST) == (71, 100, 100, "last")
+    assert {cause(errors, status) for status in (Status.RUNNING, Status.COMPLETED, Status.CANCELED)} == {None}
 
 
 @given(

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -115,8 +115,10 @@ def tool_list(max_wait: int) -> list[Tool]:
         ),
         _tool(
             "summary",
-            "What matters first of a job: lines that are new compared with the good runs before it, lines that look"
-            " like errors, and the last lines. Lines that differ in numbers and the like only come once (repeated).",
+            "What matters first of a job: cause, the lines at which a failed job is to be opened; lines that are new"
+            " compared with the good runs before it; lines that look like errors; the last lines. Lines that differ in"
+            " numbers and the like only come once (repeated). What stands in new or errors already is only a number in"
+            " the next lists. link_prefix and a number make a link.",
             "workflow_id job_id",
             workflow_id=_WORKFLOW,
             job_id=_JOB,
@@ -172,6 +174,12 @@ def tool_list(max_wait: int) -> list[Tool]:
     ]
 
 
+def _number_if(shown: Container[int], line: dict[str, Any]) -> dict[str, Any] | int:
+    """The line, or only its number when all of it is ``shown`` already."""
+    number: int = line["sequence_num"]
+    return number if number in shown else line
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """The tools' calls. ``url`` is the service's address in links. Each method returns the answer's JSON.
@@ -195,25 +203,43 @@ class Tools:
         return self._listing("jobs", route, workflow_id, limit=limit, max_bytes=max_bytes, cursor=cursor, status=status)
 
     def summary(self, *, workflow_id: str, job_id: str, max_bytes: int) -> bytes:
-        """The service's summary, with links."""
+        """The service's summary, asked for until all lines were looked at, or :data:`LOOKING_SECONDS` are over."""
         asked = max(max_bytes * 2 // 3, summaries.MIN_BYTES)
-        found, _ = self.client.read("/workflows/{}/jobs/{}/summary", workflow_id, job_id, bytes=asked)
-        page, most = self._page(workflow_id, job_id), message_bytes(max_bytes)
-        last, new, errors = (
-            [line_json(line, most, page) for line in lines]
-            for lines in (found["last"], found["new"]["first"], found["errors"]["first"])
+        deadline = self.clock() + LOOKING_SECONDS
+        while True:
+            found, _ = self.client.read("/workflows/{}/jobs/{}/summary", workflow_id, job_id, bytes=asked)
+            if found["complete"] or self.clock() > deadline:
+                break
+        most = message_bytes(max_bytes)
+        new = [line_json(line, most) for line in found["new"]["first"]]
+        last, errors = (
+            [line_json(line, most) for line in lines] for lines in (found["last"], found["errors"]["first"])
         )
-        body = {"notice": NOTICE, "job": tidy(found["job"]), "compared_with": tidy(found["compared_with"])}
+        cause = found["cause"] and {**found["cause"], "line": line_json(found["cause"]["line"], most)}
+        body = {
+            "notice": NOTICE,
+            "job": tidy(found["job"]),
+            "link_prefix": f"{self._page(workflow_id, job_id)}#L",
+            "cause": cause,
+            "compared_with": tidy(found["compared_with"]),
+            "complete": found["complete"],
+            "scanned_to": found["scanned_to"],
+        }
         is_truncated = found["truncated"]
         while True:
+            shown = {line["sequence_num"] for line in new}
+            shown_errors = [_number_if(shown, line) for line in errors]
+            shown |= {line["sequence_num"] for line in errors}
             answer = {
                 **body,
                 "new": {"count": found["new"]["count"], "first": new},
-                "errors": {"count": found["errors"]["count"], "first": errors},
-                "last": last,
+                "errors": {"count": found["errors"]["count"], "first": shown_errors},
+                "last": [_number_if(shown, line) for line in last],
                 "truncated": is_truncated,
             }
-            if is_truncated:
+            if not found["complete"]:
+                answer["more"] = "Not all lines were looked at yet. Call again: it goes on from there."
+            elif is_truncated:
                 answer["more"] = "Lines were left out. Ask for more bytes, or use search and read_lines."
             json = orjson.dumps(answer)
             if len(json) <= max_bytes:

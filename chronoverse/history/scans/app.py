@@ -35,7 +35,7 @@ from chronoverse.history.scans.comparison import NewLines, NewLinesPage, NewLine
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.replay_scan import ReplayScan
 from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, Form, Scan, error_to_json
-from chronoverse.history.scans.summary_scan import SummaryScan, read_summary
+from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan, read_summary
 from chronoverse.history.scans.workflow_scan import (
     BATCH_JOBS,
     JobsPage,
@@ -73,7 +73,7 @@ class ScanApp:
 
     What was found is in the body, one piece of JSON on each line, and the rest is in headers. ``max_line_bytes`` is how
     long a runner's lines may be. ``clock`` is monotonic, in seconds, and the clock of the workers. ``read_replay``
-    finds the frames, and the last number that they cover.
+    finds the frames, and the last number that they cover. The processes of a scan server share ``progress``.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class ScanApp:
         max_line_bytes: int,
         clock: Callable[[], float] = time.monotonic,
         read_replay: Callable[[ReplayScan, PageBudget], tuple[bytes, int]] | None = None,
+        progress: SummaryProgress | None = None,
     ) -> None:
         self._store = store
         self._read: Final[BatchReader] = partial(read_batches, store, archive, max_line_bytes=max_line_bytes)
@@ -90,6 +91,7 @@ class ScanApp:
         self._clock = clock
         self._hasher = ShapeHasher()
         self._run_shapes = RunShapes(archive, self._read, self._hasher)
+        self._progress = progress or SummaryProgress()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         """The answer to one scan: 200 with a page, or 500 with one of our errors."""
@@ -204,7 +206,7 @@ class ScanApp:
         new_lines = None if runs is None else NewLines(runs, self._hasher)
         # The comparison may have used up all the time. The errors have as much for themselves.
         budgets = budget, self._budget(scan, client_is_gone)
-        return read_summary(scan, job, self._read, budgets, self._hasher, new_lines, compared_with)
+        return read_summary(scan, job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress)
 
     def read_new(self, scan: NewLinesScan, client_is_gone: Callable[[], bool] = lambda: False) -> NewLinesPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.

@@ -1,9 +1,15 @@
 """Makes the summary of a job's log: goes through all of it for lines that look like errors, and reads its end."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import chain, islice
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
+
+import orjson
 
 from chronoverse.archive.prefilter import Prefilter
 from chronoverse.errors import SearchTooExpensive
@@ -12,12 +18,16 @@ from chronoverse.history.pages import BatchReader, Search, matches
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.scan import JobScan
 from chronoverse.joblog.shapes import ShapeHasher
-from chronoverse.joblog.summary import MAX_LAST_LINES, LineGroups, compose, error_matcher, looks_like_error
-from chronoverse.joblog.values import Job
+from chronoverse.joblog.summary import MAX_LAST_LINES, FoundLines, compose, error_matcher, looks_like_error
+from chronoverse.joblog.values import Job, Line
 
-#: Seconds for finding the new lines, and as many again for finding the errors. That is enough for millions of lines of
-#: which few are new or look like errors. After that the summary says that it is truncated.
+#: Seconds for finding the new lines, and as many again for finding the errors. That is enough for millions of archived
+#: lines of which few are new or look like errors. The next request goes on with the others.
 SUMMARY_SECONDS: Final = 1.5
+#: The jobs whose progress is kept, and bytes of each at most: the groups and hunks of both kinds. The file has holes,
+#: so it takes only what was written, some 2 KB for most jobs.
+SLOTS: Final = 512
+SLOT_BYTES: Final = 256 * 2**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +39,40 @@ class SummaryScan(JobScan):
     seconds: float = SUMMARY_SECONDS
 
 
+class SummaryProgress:
+    """How far the summaries of some jobs have come, for all processes that are forked after it is made.
+
+    It is a file without a name, in which each job has one of :data:`SLOTS` places. Of two jobs with the same place, the
+    first has to begin anew. What is there has no text of a log, so no redaction need reach it.
+    """
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            self._file: Final = os.dup(file.fileno())
+
+    def get(self, key: bytes) -> Any:
+        """What was put last under ``key``, 16 bytes. None when it is gone."""
+        data = os.pread(self._file, SLOT_BYTES, self._offset(key))
+        size = int.from_bytes(data[16:20], "big")
+        json = data[36 : 36 + size]
+        # Two processes may write at the same time.
+        is_whole = data[:16] == key and data[20:36] == _digest(json)
+        return orjson.loads(json) if is_whole else None
+
+    def put(self, key: bytes, value: Any) -> None:
+        """Keeps ``value`` for the next request. Without room on the disk that request begins anew."""
+        json = orjson.dumps(value)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, key + len(json).to_bytes(4, "big") + _digest(json) + json, self._offset(key))
+
+    def _offset(self, key: bytes) -> int:
+        return int.from_bytes(key[:4], "big") % SLOTS * SLOT_BYTES
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
 def read_summary(
     scan: SummaryScan,
     job: Job,
@@ -37,62 +81,78 @@ def read_summary(
     hasher: ShapeHasher,
     new_lines: NewLines | None,
     compared_with: Sequence[str] | None,
+    progress: SummaryProgress,
 ) -> bytes:
     """The summary's JSON. Raises what ``read`` raises.
 
-    ``budgets`` bound the time for the new lines and the time for the errors. What is not found in time is left out.
-    ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is None then, too, and when there was
-    no time to read the jobs to compare with.
+    ``budgets`` bound the time for the new lines and the time for the errors. The next request for the same summary goes
+    on from there. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is None then, too, and
+    when there was no time to read the jobs to compare with.
     """
 
     def shape_of(message: str) -> int:
         return hasher.hashes([message])[0]
 
-    new, errors = LineGroups(shape_of), LineGroups(shape_of)
-    is_complete = compared_with is None or (new_lines is not None and _find_new(job, read, budgets[0], new_lines, new))
-    is_complete &= _find_errors(job, read, budgets[1], errors)
+    def read_line(number: int) -> Line:
+        lines = next(read(job, number - 1, limit=1)).lines
+        return lines[0] if lines else Line(number, "", "", "stdout")
+
+    matcher = error_matcher()
+
+    def is_error(line: Line, is_match: bool = False) -> bool:
+        try:
+            return (is_match or matches(matcher, line)) and looks_like_error(matcher, line.message)
+        except SearchTooExpensive:
+            return False
+
+    new, errors = (FoundLines(shape_of, job.last + 1, job.last) for _ in range(2))
+    # A job that begins anew under its id, or is redacted, is another one here.
+    version = job.created_at, job.started_at, job.redactions
+    key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
+    if (kept := progress.get(key)) is not None:
+        new.restore(kept[0])
+        errors.restore(kept[1])
+    if new_lines is not None:
+        for line, is_match in _lines(job, read, budgets[0], Search(new_lines), new):
+            if is_match or new_lines.is_new(line):
+                new.add(line, int(is_error(line)))
+    for line, is_match in _lines(job, read, budgets[1], Search(Prefilter(matcher)), errors):
+        if is_error(line, is_match):
+            errors.add(line, 1)
+    progress.put(key, [new.to_json(), errors.to_json()])
     newest = chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True))
-    last = list(islice(newest, MAX_LAST_LINES))[::-1]
     return compose(
         job,
         errors,
-        last,
+        list(islice(newest, MAX_LAST_LINES))[::-1],
         max_bytes=scan.page_bytes,
-        is_complete=is_complete,
+        read_line=read_line,
         compared_with=compared_with,
         new=new if compared_with is not None else None,
     )
 
 
-def _find_new(job: Job, read: BatchReader, budget: PageBudget, new_lines: NewLines, new: LineGroups) -> bool:
-    """Adds all new lines to ``new``. Returns whether there was time to look at the whole log."""
-    for batch in read(job, 0, search=Search(new_lines)):
-        for line in batch.lines:
-            if batch.is_match or new_lines.is_new(line):
-                new.add(line)
-        if batch.position >= job.last:
-            # A running job may write faster than this reads.
-            break
-        if budget.is_out_of_time():
-            return False
-    return True
+def _lines(
+    job: Job, read: BatchReader, budget: PageBudget, search: Search, found: FoundLines
+) -> Iterator[tuple[Line, bool]]:
+    """The lines that were not looked at for ``found`` yet, and whether each one matches ``search``.
 
-
-def _find_errors(job: Job, read: BatchReader, budget: PageBudget, errors: LineGroups) -> bool:
-    """Adds all lines that look like errors to ``errors``. Returns whether there was time to look at the whole log."""
-    matcher, is_complete = error_matcher(), True
-    for batch in read(job, 0, search=Search(Prefilter(matcher))):
-        for line in batch.lines:
-            try:
-                is_candidate = batch.is_match or matches(matcher, line)
-            except SearchTooExpensive:
-                is_complete = False
-                continue
-            if is_candidate and looks_like_error(matcher, line.message):
-                errors.add(line)
-        if batch.position >= job.last:
-            # A running job may write faster than this reads.
-            break
-        if budget.is_out_of_time():
-            return False
-    return is_complete
+    First come those that a running job has written since, then the others from the end backwards, until the ``budget``
+    has no time. Then ``found`` says which lines were looked at.
+    """
+    if found.high < job.last:
+        for batch in read(job, found.high, search=search):
+            yield from ((line, batch.is_match) for line in batch.lines)
+            found.high = batch.position
+            if batch.position >= job.last:
+                # The job may write faster than this reads.
+                break
+            if budget.is_out_of_time():
+                return
+    if found.low > job.first:
+        for batch in read(job, found.low, descending=True, search=search):
+            yield from ((line, batch.is_match) for line in batch.lines)
+            found.low = batch.position
+            if budget.is_out_of_time() and not batch.is_last:
+                return
+    found.low = min(found.low, job.first)

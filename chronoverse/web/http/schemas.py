@@ -481,8 +481,25 @@ class SummaryLineSchema(LineSchema):
 class SummaryLinesSchema(Schema):
     """Lines of one kind."""
 
-    count = fields.Integer(required=True, metadata={"description": "How many there are in all, as far as was looked."})
+    count = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How many there are in all. Null as long as not all lines were looked at."},
+    )
     first = fields.List(fields.Nested(SummaryLineSchema), required=True)
+
+
+class CauseSchema(Schema):
+    """The adjacent lines at which the log of a failed or lost job is to be opened."""
+
+    first = fields.Integer(data_key="from", required=True)
+    last = fields.Integer(data_key="to", required=True)
+    line = fields.Nested(SummaryLineSchema, required=True, metadata={"description": "The most telling one."})
+    kind = fields.String(
+        required=True,
+        validate=validate.OneOf(("error", "new", "last")),
+        metadata={"description": "Whether they hold an error, are new, or are just the last lines."},
+    )
 
 
 class SummarySchema(Schema):
@@ -498,6 +515,15 @@ class SummarySchema(Schema):
     new = fields.Nested(SummaryLinesSchema, required=True)
     errors = fields.Nested(SummaryLinesSchema, required=True)
     last = fields.List(fields.Nested(SummaryLineSchema), required=True)
+    cause = fields.Nested(CauseSchema, required=True, allow_none=True)
+    complete = fields.Boolean(
+        required=True,
+        metadata={"description": "False as long as not all lines were looked at. The same request then goes on."},
+    )
+    scanned_to = fields.Integer(
+        required=True,
+        metadata={"description": "The lines from this number to the last one were looked at."},
+    )
     truncated = fields.Boolean(
         required=True, metadata={"description": "True when new lines or errors are left out, or were not looked for."}
     )

@@ -12,7 +12,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.summary_scan import SummaryScan
+from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan
 from chronoverse.joblog.summary import MAX_LAST_LINES
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
@@ -60,16 +60,47 @@ def test_a_summary_of_the_whole_log(log: tuple[ScanApp, list[Line]]) -> None:
     assert summary["truncated"] is False
 
 
-def test_a_summary_that_has_no_time_says_that_it_is_truncated(store: Store, tmp_path: Path) -> None:
-    """It has errors from the beginning of the log, and the last lines."""
-    attempt = store.open(JOB, "token")
-    store.append(attempt, [Line(number, NOW, f"error {number}", "stdout") for number in range(1, 2_001)])
-    times = iter(1000.0 + 0.1 * tick for tick in range(10**6))
-    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: next(times))
-    summary = summarize(app, seconds=0.5, patience=10.0)
-    assert 0 < summary["errors"]["count"] < 2_000
-    assert summary["last"][-1]["sequence_num"] == 2_000
-    assert summary["truncated"] is True
+@pytest.mark.parametrize("archived", [0, 700, 2_000])
+def test_a_summary_without_time_goes_on_in_another_process(store: Store, tmp_path: Path, archived: int) -> None:
+    """It looks from the end backwards, says how far it has come, and ends with the counts of the whole log.
+
+    A line that the job writes in between is looked at, too.
+    """
+    objects, ref, good = FileObjectStore(tmp_path), JobRef("wf_1", "bad"), JobRef("wf_1", "good")
+    attempt = store.open(good, "token")
+    store.append(attempt, [Line(number, NOW, f"step {number}", "stdout") for number in range(1, 101)])
+    store.finish(attempt, Status.COMPLETED, 0, 0, 101)
+    time.sleep(0.002)
+    attempt = store.open(ref, "token")
+    lines = [Line(number, NOW, f"step {number}", "stdout") for number in range(1, 2_001)]
+    lines[699] = lines[699]._replace(message="panic: index out of range")
+    store.append(attempt, lines)
+    if archived:
+        archive_up_to(store, objects, ref, archived, trim=True)
+    times = (1000.0 + 0.1 * tick for tick in range(10**6))
+    progress = SummaryProgress()
+    processes = [
+        ScanApp(store, ArchiveReader(objects, store.chunks), 65_536, lambda: next(times), progress=progress)
+        for _ in range(2)
+    ]
+    scanned_to = 2_002
+    for count in range(200):
+        summary = summarize(processes[count % 2], ref, seconds=0.35, patience=1e9)
+        if count == 0:
+            assert (summary["complete"], summary["errors"]["count"], summary["new"]["count"]) == (False, None, None)
+            assert summary["last"][-1]["sequence_num"] == 2_000
+            store.append(attempt, [Line(2_001, NOW, "fatal: the end", "stdout")])
+            store.finish(attempt, Status.FAILED, 1, 0, 2_002)
+            continue
+        assert summary["complete"] or summary["scanned_to"] <= scanned_to
+        scanned_to = summary["scanned_to"]
+        if summary["complete"]:
+            break
+    assert 1 < count < 60
+    assert (summary["scanned_to"], summary["truncated"], summary["compared_with"]) == (1, False, ["good"])
+    expected = [lines[699].to_json(), {**lines[699].to_json(), "sequence_num": 2_001, "message": "fatal: the end"}]
+    assert summary["errors"] == summary["new"] == {"count": 2, "first": expected}
+    assert summary["cause"] == {"from": 2_001, "to": 2_001, "line": expected[1], "kind": "error"}
 
 
 def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:

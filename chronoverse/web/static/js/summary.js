@@ -9,7 +9,10 @@ import { get } from "./session.js";
 const BYTES = 65_536;
 
 /** A link to the first of these lines, such as "4 errors", or "4+ errors" if there may be more. It has the line's number as `data-number`. */
-function link({ count: many, first: [line] }, noun, mayBeMore) {
+function link({ count: all, first }, noun, mayBeMore) {
+  const [line] = first;
+  // The service has not looked at all lines yet.
+  const many = all ?? first.reduce((sum, each) => sum + (each.repeated ?? 1), 0);
   const link = make("a", "", `${count(many)}${mayBeMore ? "+" : ""} ${noun}${many === 1 && !mayBeMore ? "" : "s"}`);
   link.href = `#L${line.sequence_num}`;
   link.dataset.number = line.sequence_num;
