@@ -23,11 +23,10 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Durability, Store
-from chronoverse.web.guards import unread_answers
 from chronoverse.web.guards.admission import AdmissionControl
 from chronoverse.web.guards.event_loop import yield_to_loop
-from chronoverse.web.guards.rates import TokenBuckets
-from chronoverse.web.guards.replay_throttle import ReplayThrottle
+from chronoverse.web.guards.memory import bound_unread_answers
+from chronoverse.web.guards.rates import ReplayThrottle, TokenBuckets
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http import cors, openapi, problems, request_id
 from chronoverse.web.http.bodies import BodyReader
@@ -147,7 +146,7 @@ def build_app(deps: Dependencies) -> Flask:
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))
     app.before_request(_refuse_odd_requests)
-    unread_answers.register(app, deps.answer_shares)
+    bound_unread_answers(app)
     problems.register(app)
     app.extensions["chronoverse"] = deps
     if deps.traces:

@@ -26,17 +26,9 @@ from chronoverse.live.fair_lock import FairLock
 
 #: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.
 STALL_SECONDS: Final = 20.0
-#: Seconds that it may take to send an ordinary answer, and the rate at which a client must read: for so many bytes
-#: there is one second more. A client with 80 kbit/s gets 4 MiB in seven minutes.
-ANSWER_SECONDS: Final = 20.0
-ANSWER_BYTES_PER_SECOND: Final = 10_000
 #: A connection that made progress less than so many seconds ago is not closed to make room, however many there are. A
 #: healthy client has sent its request by then.
 MIN_IDLE_SECONDS: Final = 0.5
-#: Connections that are closed to make room, in a second and at once. Some clients connect again as soon as they are
-#: closed. A healthy client that connects after them waits until all of these are accepted.
-CLOSED_PER_SECOND: Final = 1_000
-CLOSED_AT_ONCE: Final = 50
 #: Bytes that the kernel may hold for one client. By default it would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Milliseconds for which sent data may stay unacknowledged. The kernel drops a half-open connection after that, and not
@@ -64,11 +56,12 @@ class SendLimits(NamedTuple):
     bytes_per_second: float = math.inf
 
 
-ANSWER_LIMITS: Final = SendLimits(seconds=ANSWER_SECONDS, bytes_per_second=ANSWER_BYTES_PER_SECOND)
-# The client of a download may be slower. Its kernel may acknowledge nothing until its buffer was
-# read as a whole. It has 128 KiB at first, for which 4.4 kB/s are enough.
+#: Limits for an ordinary answer. A client with 80 kbit/s gets 4 MiB in seven minutes.
+ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
+#: The client of a download may be slower. Its kernel may acknowledge nothing until its buffer was read as a whole. It
+#: has 128 KiB at first, for which 4.4 kB/s are enough.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
-EVENTS_LIMITS: Final = SendLimits()
+_EVENTS_LIMITS: Final = SendLimits()
 
 
 class Connections:
@@ -98,10 +91,12 @@ class Connections:
         connection.connections = self
         self.record_progress(connection)
         now = time.monotonic()
-        may_close = round((now - self._made_room_at) * CLOSED_PER_SECOND)
+        # Connections that are closed to make room, in a second, and below at once. Some clients connect again as soon
+        # as they are closed. A healthy client that connects after them waits until all of these are accepted.
+        may_close = round((now - self._made_room_at) * 1_000)
         if len(self._all) > self._limit and may_close:
             self._made_room_at = now
-            self.make_room(min(len(self._all) - self._limit, may_close, CLOSED_AT_ONCE))
+            self.make_room(min(len(self._all) - self._limit, may_close, 50))
 
     def make_room(self, count: int = 1) -> bool:
         """Closes up to ``count`` connections that wait for their clients, those first that have waited longest.
@@ -146,7 +141,7 @@ class Connection(gevent.socket.socket):
     is_pipelined = False
     _head_bytes = 0
     _limits = ANSWER_LIMITS
-    _seconds_left = ANSWER_SECONDS
+    _seconds_left = ANSWER_LIMITS.seconds
     _until = math.inf
 
     def begin_request(self, limits: SendLimits = ANSWER_LIMITS) -> None:
@@ -282,7 +277,7 @@ def set_socket_options(sock: Any) -> None:
 
 
 def begin_long_answer(
-    environ: dict[str, Any], limits: SendLimits = EVENTS_LIMITS, until: float = math.inf
+    environ: dict[str, Any], limits: SendLimits = _EVENTS_LIMITS, until: float = math.inf
 ) -> socket.socket | None:
     """Calls :meth:`Connection.begin_long_answer` of the request's socket, and returns the socket.
 

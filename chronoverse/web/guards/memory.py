@@ -1,9 +1,30 @@
-"""Divides a limited amount of something, such as bytes of memory, so that no subject can take all of it."""
+"""The memory of a worker for request bodies, and for answers that are not read yet. No subject can take all of it."""
 
+import contextlib
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from flask import Flask, Response, g, request
 
 from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.web.http.problems import problem_for
+
+#: Bytes at the beginning of each body, as sent and as inflated, that are counted with short bodies. So a body of 64 KiB
+#: (a renewal, a few lines) takes nothing of the memory for long bodies.
+SHORT_BODY_BYTES: Final = 131_072
+#: Bytes of such beginnings that a worker holds at a time. One token alone may have half of that: the beginnings of 64
+#: long bodies.
+SHORT_BODIES_BYTES: Final = 16_777_216
+#: How many bodies of the greatest length fit into the worker's memory for the rest of all bodies. One token alone may
+#: have half of that memory. A body that was sent with gzip may take the room of two: as sent and as inflated.
+MAX_LONG_BODIES: Final = 8
+#: Bytes of all answers of a worker that their clients have not read yet. One token's subject may have half of it, which
+#: are four pages.
+UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
+#: An answer of up to this many bytes is not counted. The kernel's buffer takes it, once the answer before it is read.
+UNCOUNTED_BYTES: Final = 64 * 2**10
 
 
 class Shares:
@@ -43,3 +64,58 @@ class Shares:
             self._held[subject] -= amount
             if not self._held[subject]:
                 del self._held[subject]
+
+
+class BodyMemory:
+    """The memory for all bodies, of at most ``limit`` bytes each, that are being read or handled.
+
+    The first :data:`SHORT_BODY_BYTES` of each are counted apart, so that short bodies find room beside any number of
+    long ones.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._short = Shares(SHORT_BODIES_BYTES, "short request bodies")
+        self._long = Shares(MAX_LONG_BODIES * limit, "long request bodies")
+
+    @contextlib.contextmanager
+    def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
+        """A function that counts more bytes for one body of ``subject``, until the block is left.
+
+        It raises as :meth:`Shares.take` does.
+        """
+        short = long = 0
+
+        def take(size: int) -> None:
+            nonlocal short, long
+            first = min(size, SHORT_BODY_BYTES - short)
+            self._short.take(subject, first)
+            short += first
+            self._long.take(subject, size - first)
+            long += size - first
+
+        try:
+            yield take
+        finally:
+            self._short.give_back(subject, short)
+            self._long.give_back(subject, long)
+
+
+def bound_unread_answers(app: Flask) -> None:
+    """Counts every answer to a valid token until it is sent or given up. Refuses an answer that is over the share."""
+    shares = Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet")
+
+    @app.after_request
+    def count_answer(response: Response) -> Response:
+        # A download and an event stream are no sequence. They are sent as they are made.
+        has_bytes = response.is_sequence and request.method != "HEAD"
+        size = (response.calculate_content_length() or 0) if has_bytes else 0
+        if size <= UNCOUNTED_BYTES or "principal" not in g:
+            return response
+        subject = g.principal.subject
+        try:
+            shares.take(subject, size)
+        except (AtCapacity, ShareExceeded) as error:
+            response.close()
+            return problem_for(error)
+        response.call_on_close(lambda: shares.give_back(subject, size))
+        return response

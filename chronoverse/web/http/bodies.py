@@ -7,7 +7,7 @@ werkzeug's HTTP errors, which :mod:`chronoverse.web.http.problems` answers with 
 import contextlib
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import gevent
@@ -25,7 +25,7 @@ from werkzeug.exceptions import (
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.guards.connection import stop_receiving
 from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
-from chronoverse.web.guards.memory import Shares
+from chronoverse.web.guards.memory import BodyMemory
 
 #: Bytes of one read from the connection. gunicorn copies what it has left after each read: with 16 KiB a body would
 #: take four times as long.
@@ -37,15 +37,6 @@ READ_SECONDS: Final = 5.0
 RECEIVE_SECONDS: Final = 20.0
 #: Bytes that are inflated or scanned at once. That takes 0.2 ms, whatever they are.
 SLICE_BYTES: Final = 16_384
-#: Bytes at the beginning of each body, as sent and as inflated, that are counted with short bodies. So a body of 64 KiB
-#: (a renewal, a few lines) takes nothing of the memory for long bodies.
-SHORT_BODY_BYTES: Final = 131_072
-#: Bytes of such beginnings that a worker holds at a time. One token alone may have half of that: the beginnings of 64
-#: long bodies.
-SHORT_BODIES_BYTES: Final = 16_777_216
-#: How many bodies of the greatest length fit into the worker's memory for the rest of all bodies. One token alone may
-#: have half of that memory. A body that was sent with gzip may take the room of two: as sent and as inflated.
-MAX_LONG_BODIES: Final = 8
 #: How much of a refused body is read and thrown away, as a multiple of the limit. If the connection were closed while
 #: the client still sends, the client might see a reset instead of the answer.
 DRAIN_BODIES: Final = 2
@@ -66,38 +57,10 @@ class _UnsupportedContentCoding(UnsupportedMediaType):
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "gzip")]
 
 
-class _MemoryShare:
-    """The memory that one body takes, counted for ``subject``. Give it back with :meth:`give_back`."""
-
-    def __init__(self, short: Shares, long: Shares, subject: str) -> None:
-        self._short = short
-        self._long = long
-        self._subject = subject
-        self._short_held = 0
-        self._long_held = 0
-
-    def take(self, size: int) -> None:
-        """Counts ``size`` more bytes. Raises as :meth:`Shares.take` does."""
-        first = min(size, SHORT_BODY_BYTES - self._short_held)
-        if first:
-            self._short.take(self._subject, first)
-            self._short_held += first
-        if size > first:
-            self._long.take(self._subject, size - first)
-            self._long_held += size - first
-
-    def give_back(self) -> None:
-        """Gives back all of it. The body is not used any more."""
-        self._short.give_back(self._subject, self._short_held)
-        self._long.give_back(self._subject, self._long_held)
-
-
 class BodyReader:
-    """Reads bodies of at most ``limit`` bytes, as sent and as inflated. A worker has one.
+    """Reads bodies of at most ``limit`` bytes, as sent and as inflated. A worker has one. See also :class:`BodyMemory`.
 
-    All bodies that are being read or handled have a bounded amount of memory together, and each subject has a share of
-    it (see :class:`Shares`). The first :data:`SHORT_BODY_BYTES` of each body are counted apart, so that short bodies
-    find room beside any number of long ones. ``read_seconds`` and ``receive_seconds`` are as :data:`READ_SECONDS` and
+    ``read_seconds`` and ``receive_seconds`` are as :data:`READ_SECONDS` and
     :data:`RECEIVE_SECONDS`.
     """
 
@@ -107,8 +70,7 @@ class BodyReader:
         self._limit = limit
         self._read_seconds = read_seconds
         self._receive_seconds = receive_seconds
-        self._short = Shares(SHORT_BODIES_BYTES, "short request bodies")
-        self._long = Shares(MAX_LONG_BODIES * limit, "long request bodies")
+        self._memory = BodyMemory(limit)
 
     @contextlib.contextmanager
     def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
@@ -119,13 +81,10 @@ class BodyReader:
             ShareExceeded: when the subject's other bodies leave no room for this one.
             AtCapacity: when other subjects' bodies do.
         """
-        memory = _MemoryShare(self._short, self._long, subject)
-        try:
-            yield _load(self._read_body(request, memory), schema)
-        finally:
-            memory.give_back()
+        with self._memory.hold(subject) as take:
+            yield _load(self._read_body(request, take), schema)
 
-    def _read_body(self, request: Request, memory: _MemoryShare) -> bytearray:
+    def _read_body(self, request: Request, take: Callable[[int], None]) -> bytearray:
         if request.mimetype != "application/json":
             raise UnsupportedMediaType("the body must be application/json")
         coding = request.headers.get("Content-Encoding", "").strip().lower()
@@ -133,13 +92,13 @@ class BodyReader:
             raise _UnsupportedContentCoding("a body may be encoded with gzip, and with nothing else")
         stream = _TimedBodyStream(request, self._read_seconds, self._receive_seconds)
         try:
-            sent = self._read(stream, request.content_length or 0, memory)
+            sent = self._read(stream, request.content_length or 0, take)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
             stream.drain(DRAIN_BODIES * self._limit)
             raise
-        return self._inflate(sent, memory) if "gzip" in coding else sent
+        return self._inflate(sent, take) if "gzip" in coding else sent
 
-    def _read(self, stream: "_TimedBodyStream", length: int, memory: _MemoryShare) -> bytearray:
+    def _read(self, stream: "_TimedBodyStream", length: int, take: Callable[[int], None]) -> bytearray:
         """The whole body as it was sent. ``length`` is its Content-Length, or 0 when there is none."""
         if length > self._limit:
             raise self._too_long()
@@ -147,19 +106,19 @@ class BodyReader:
         while data := stream.read():
             if len(body) + len(data) > self._limit:
                 raise self._too_long()
-            memory.take(len(data))
+            take(len(data))
             body += data
         if len(body) < length:
             raise BadRequest("the body broke off")
         return body
 
-    def _inflate(self, sent: bytearray, memory: _MemoryShare) -> bytearray:
+    def _inflate(self, sent: bytearray, take: Callable[[int], None]) -> bytearray:
         """What ``sent`` inflates to. It must be one whole gzip member."""
         body = bytearray()
         for part in _inflate_slices(sent):
             if len(body) + len(part) > self._limit:
                 raise self._too_long()
-            memory.take(len(part))
+            take(len(part))
             body += part
         return body
 

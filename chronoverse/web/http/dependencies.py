@@ -23,7 +23,6 @@ from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.guards.admission import AdmissionControl, StreamTicket
-from chronoverse.web.guards.memory import Shares
 from chronoverse.web.guards.rates import TokenBuckets
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http.bodies import BodyReader
@@ -34,9 +33,6 @@ from chronoverse.web.http.schemas import Blueprint
 from chronoverse.web.http.tracing import SPAN_KEY, Traces
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Bytes of all answers of a worker that their clients have not read yet. One token's subject may have half of it, which
-#: are four pages.
-UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
 #: Seconds for which an ended job is cached. In that time the job may be deleted, expire or be redacted. Viewers are
 #: still admitted then, and learn of it in their replay. A thousand viewers that come to a worker in two seconds cause
 #: ten reads.
@@ -70,8 +66,6 @@ class Dependencies:
     traces: Traces | None = None
     #: Asks the scan server.
     scans: ScanClient = field(default_factory=ScanClient)
-    #: Bytes of answers that their clients have not read yet.
-    answer_shares: Shares = field(default_factory=lambda: Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet"))
     #: How fast runners publish.
     token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
     #: Jobs that have just been found ended. Of many viewers that come to an ended job, only a few read its state.

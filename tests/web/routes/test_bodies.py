@@ -26,13 +26,11 @@ from werkzeug.test import EnvironBuilder
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.guards.event_loop import yield_to_loop
+from chronoverse.web.guards.memory import MAX_LONG_BODIES, SHORT_BODIES_BYTES, SHORT_BODY_BYTES
 from chronoverse.web.http import problems
 from chronoverse.web.http.bodies import (
-    MAX_LONG_BODIES,
     MAX_STRUCTURAL_CHARACTERS,
     READ_BYTES,
-    SHORT_BODIES_BYTES,
-    SHORT_BODY_BYTES,
     BodyReader,
 )
 from chronoverse.web.http.publish_schemas import LinesBody
