@@ -48,7 +48,7 @@ def read_batches(deps: Dependencies, job: Job, position: int, **options: Any) ->
 
 @contextlib.contextmanager
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
-    """Asks the scan server for a scan of this ``kind`` with these ``fields``, while holding the page lock of ``ref``.
+    """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for pages of ``ref``.
 
     When the client of the request closes its side, the scan server is notified, and ends the answer soon. Raises as
     :meth:`Turns.page` and :meth:`ScanClient.ask` do.
@@ -72,7 +72,7 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 
 
 class _LockedStore:
-    """The store for :class:`TieredLog`. Each read of lines takes the scan lock for ``subject``.
+    """The store for :class:`TieredLog`. Each read of lines takes a turn of ``subject``.
 
     Reads of the archive take no lock. So a slow archive delays no other request.
     """
