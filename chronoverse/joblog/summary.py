@@ -38,7 +38,7 @@ ERROR_WORDS: Final = (
     r"|core dumped|out of memory|permission denied|command not found|undefined reference|unhandled)\b|\berr!"
 )
 #: Phrases that have such words, but say that nothing is wrong. They are taken out of a line before it is matched.
-_NOTHING_WRONG: Final = re.compile(
+NOTHING_WRONG: Final = re.compile(
     r"\b(?:0|no|without) (?:errors?|fail(?:ed|ures?)|exceptions?)\b|\b(?:errors?|fail(?:ed|ures?))\s?[:=]\s?0\b",
     re.IGNORECASE,
 )
@@ -52,7 +52,7 @@ def error_matcher() -> Matcher:
 def looks_like_error(matcher: Matcher, message: str) -> bool:
     """Whether a line looks like an error. ``matcher`` is that of :func:`error_matcher`, and matches the line."""
     text = strip_sequences(message)
-    rest = _NOTHING_WRONG.sub("", text)
+    rest = NOTHING_WRONG.sub("", text)
     return rest == text or matcher.matches(rest)
 
 

@@ -1,12 +1,14 @@
 """The page: three HTML documents and the files that they load. Nothing is loaded from another host."""
 
 import hashlib
+import html
 from pathlib import Path
 from typing import Final
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
+from chronoverse.joblog.summary import ERROR_WORDS, NOTHING_WRONG
 from chronoverse.joblog.values import IDENTIFIER
 from chronoverse.settings import Settings
 
@@ -47,7 +49,9 @@ def blueprint(settings: Settings) -> Blueprint:
     routes = Blueprint("ui", __name__)
     files = {path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.is_file()}
     bodies = {name: path.read_bytes() for name, path in files.items() if path.suffix in _CONTENT_TYPES}
-    bodies["job.html"] = bodies["job.html"].replace(b"{heartbeat}", b"%d" % settings.heartbeat_seconds)
+    values = {"heartbeat": str(settings.heartbeat_seconds), "errors": ERROR_WORDS, "harmless": NOTHING_WRONG.pattern}
+    for name, value in values.items():
+        bodies["job.html"] = bodies["job.html"].replace(f"{{{name}}}".encode(), html.escape(value).encode())
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
 
     def answer(name: str) -> Response:

@@ -2,11 +2,13 @@
 
 import { follow } from "../client/follow.js";
 import { $, notice, announce } from "./dom.js";
+import { Errors, looksLikeError } from "./errors.js";
 import { Find, toggle } from "./find.js";
 import { ended, lines } from "./format.js";
 import { Log } from "./log.js";
 import { NewLines } from "./new_lines.js";
 import { isGroup, RowMaker } from "./row.js";
+import { Ruler } from "./ruler.js";
 import { findOne, Scan } from "./scan.js";
 import { begin, currentToken, get, Refused } from "./session.js";
 import { copyLines, copyLink, fromAddress, save, showPicked, toAddress } from "./share.js";
@@ -28,13 +30,26 @@ const path = `/workflows/${workflow}/jobs/${name}`;
 const maker = new RowMaker();
 maker.marks = (line) => find.marks(line);
 maker.isNew = (number) => newLines.active && [number, ...log.partsOf(number)].some((each) => newLines.has(each));
+maker.isError = (line) => looksLikeError(line.message);
 const log = new Log(path, changed);
-const find = new Find(path, log, { changed: searchChanged, jump: (number) => jump(number), top: topNumber });
-const newLines = new NewLines(path, workflow, log, {
-  changed: () => viewport.refresh(),
+const steps = {
+  changed: () => (viewport.refresh(), ruler.changed()),
   jump: (number) => jump(number),
   top: topNumber,
-});
+  current: () => maker.current,
+};
+const find = new Find(path, log, { ...steps, changed: searchChanged });
+const newLines = new NewLines(path, workflow, log, steps);
+const errors = new Errors(path, log, steps);
+const ruler = new Ruler(
+  log,
+  [
+    ["--new-mark", () => (filtered ? [] : newLines.numbers)],
+    ["--mark-now", () => (filtered ? [] : (find.scan?.numbers ?? []))],
+    ["--err-bar", () => (filtered ? [] : errors.numbers)],
+  ],
+  (number) => jump(number),
+);
 const viewport = new Viewport($("log"), log, maker, moved);
 let filtered = null;
 let position = 1;
@@ -51,8 +66,10 @@ function changed() {
   $("log").style.setProperty("--digits", Math.max(4, String(log.last).length));
   find.logGrew();
   newLines.logGrew();
+  errors.logGrew();
   if (filtered && filtered !== find.scan) filtered.resume();
   showNewCount();
+  ruler.changed();
   viewport.refresh();
 }
 
@@ -65,11 +82,13 @@ function redraw() {
 function searchChanged() {
   if (filtered && $("only").ariaPressed === "true" && filtered !== find.scan) filter();
   if (filtered === find.scan && filtered) showScan(filtered);
+  ruler.changed();
   redraw();
 }
 
-function moved() {
+function moved(isLarge) {
   target = 0;
+  if (isLarge && !filtered) ruler.showPlace(topNumber());
   if (viewport.atEnd) lastSeen = log.last;
   showNewCount();
 }
@@ -92,7 +111,7 @@ function jump(number, share = JUMP_SHARE) {
   log.reveal(number);
   maker.current = number;
   lastSeen = log.last;
-  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active) });
+  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active || errors.active) });
   showNewCount();
 }
 
@@ -107,6 +126,7 @@ function filter() {
   else filtered = null;
   $("log").classList.toggle("filtered", filtered !== null);
   viewport.source = filtered ?? log;
+  ruler.changed();
   target = position;
   if (filtered) showScan(filtered);
   else notice(log.last ? null : "No lines yet.");
@@ -181,7 +201,7 @@ $("log").addEventListener("click", (event) => {
 });
 $("newer").addEventListener("click", () => toEnd());
 // After a click on a button, keys go to the log again. After a key press on a button the focus stays there.
-for (const group of document.querySelectorAll(".tools, #comparison, #summary")) {
+for (const group of document.querySelectorAll(".tools, #comparison, #walk, #summary")) {
   group.addEventListener("click", ({ detail }) => detail && $("log").focus({ focusVisible: false }));
 }
 $("summary").addEventListener("click", (event) => {
@@ -196,7 +216,7 @@ $("copy").addEventListener("click", () => copyLines(path, maker.picked, $("stder
 $("copylink").addEventListener("click", copyLink);
 $("only").addEventListener("click", () => (toggle($("only")), filter()));
 $("stderr").addEventListener("click", () => {
-  find.stream = newLines.stream = toggle($("stderr")) ? "stderr" : "";
+  find.stream = newLines.stream = errors.stream = toggle($("stderr")) ? "stderr" : "";
   filter();
 });
 $("wrap").addEventListener("click", () => (viewport.wrap = toggle($("wrap"))));
@@ -246,7 +266,9 @@ const KEYS = {
   G: toEnd,
   l: () => $("goto").showModal(),
   ":": () => $("goto").showModal(),
-  e: () => $("stderr").click(),
+  e: () => errors.step(1),
+  E: () => errors.step(-1),
+  s: () => $("stderr").click(),
   w: () => $("wrap").click(),
   t: () => $("time").click(),
   "?": () => $("help").click(),
@@ -277,7 +299,7 @@ const events = {
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   redact: ({ from, to }) => {
     announce(`Lines ${from} to ${to} were redacted`);
-    return [log.redact(from, to), find.restart(), newLines.restart(), filtered && filter(), redraw()];
+    return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), filtered && filter(), redraw()];
   },
   job: showState,
   error: (text) => showTrouble(text),

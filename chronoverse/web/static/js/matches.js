@@ -2,7 +2,7 @@
 
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
-import { findOne, query, route, Scan } from "./scan.js";
+import { accepted, findOne, query, route, Scan } from "./scan.js";
 import { get } from "./session.js";
 
 export class Matches {
@@ -16,7 +16,10 @@ export class Matches {
   #fetchedWindows = new Set();
   #stop = new AbortController();
 
-  /** `on` has `changed()` for new matches, `jump(number)` for a new current match, and `top()`, the first line in view. */
+  /**
+   * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()`, the first line in view, and
+   * `current()`, the line to which the reader has jumped last, or 0.
+   */
   constructor(path, log, on) {
     this.#path = path;
     this.#log = log;
@@ -57,7 +60,7 @@ export class Matches {
     const range = query(this.#criteria, { offset: index * WINDOW, limit: WINDOW });
     try {
       const { body } = await get(`${this.#path}${route(this.#criteria)}?${range}`, this.#stop.signal);
-      for (const line of body.logs) scan.highlights.set(line.sequence_num, line.highlights ?? []);
+      for (const line of accepted(this.#criteria, body.logs)) scan.highlights.set(line.sequence_num, line.highlights ?? []);
     } catch {
       // The scan will reach the window later.
     }
@@ -69,7 +72,7 @@ export class Matches {
   async step(direction) {
     if (!this.scan) return;
     const { numbers, position, done } = this.scan;
-    const from = this.#current || this.#on.top();
+    const from = this.#on.current() || this.#current || this.#on.top() - Math.max(0, direction);
     const at = this.scan.rowOf(from) + (direction > 0 && numbers[this.scan.rowOf(from)] === from ? 1 : 0);
     const known = direction > 0 ? numbers[at] : from <= position + 1 ? numbers[at - 1] : undefined;
     if (known !== undefined) return this.#jumpTo(known);

@@ -38,6 +38,11 @@ export class NewLines {
     return this.#matches.scan !== null;
   }
 
+  /** The numbers of the new lines that are known. */
+  get numbers() {
+    return this.#matches.scan?.numbers ?? [];
+  }
+
   /** Marks only the lines of one stream from now on, or of both. */
   set stream(stream) {
     this.#criteria = { ...this.#criteria, stream };

@@ -26,6 +26,8 @@ export class RowMaker {
   marks = () => [];
   /** Whether the line of a row is marked as a new one. */
   isNew = () => false;
+  /** Whether a line is marked as an error. A line's answer never changes. */
+  isError = () => false;
   #version = 0;
 
   /** Makes all stamps different, so that every row is made again. */
@@ -83,6 +85,10 @@ export class RowMaker {
     if (line.stream === "stderr") {
       row.classList.add("err");
       row.append(make("span", "sr", "stderr "));
+    }
+    if (this.isError(line)) {
+      row.classList.add("error");
+      row.append(make("span", "sr", "error "));
     }
     let message = line.message;
     let marks = this.marks(line);

@@ -12,7 +12,10 @@ const PAGES = 24;
 //: Milliseconds until a running job's new lines are scanned. After a failed request it is four times as long.
 const RETRY_MS = 500;
 
-/** The parameters of a request for lines by `criteria`: `{q, regex, stream}`, or `{new: true, stream}`; each optional. */
+/**
+ * The parameters of a request for lines by `criteria`: `{q, regex, stream}`, or `{new: true, stream}`; each optional.
+ * Of the lines that the service finds, only those for which `criteria.accepts(line)` is true count, if there is such a function.
+ */
 export function query(criteria, more) {
   const parameters = { ...more };
   if (criteria.q) parameters.q = criteria.q;
@@ -23,14 +26,20 @@ export function query(criteria, more) {
 
 export const route = (criteria) => (criteria.new ? "/logs/new" : criteria.q ? "/logs/search" : "/logs");
 
+/** Those of the lines that count. */
+export const accepted = (criteria, lines) => (criteria.accepts ? lines.filter((line) => criteria.accepts(line)) : lines);
+
 /** The first line that matches, strictly after `number` in that order. Null if there is none. */
 export async function findOne(path, criteria, number, order, signal) {
   let position = number;
-  for (;;) {
-    const { body, position: reached } = await get(`${path}${route(criteria)}?${query(criteria, { offset: position, order, limit: 1 })}`, signal);
-    if (body.logs.length) return body.logs[0];
+  for (let limit = 1; ; ) {
+    const { body, position: reached } = await get(`${path}${route(criteria)}?${query(criteria, { offset: position, order, limit })}`, signal);
+    const [line] = accepted(criteria, body.logs);
+    if (line) return line;
     if (!body.cursor) return null;
     position = reached;
+    // Where one line does not count, many may not.
+    if (body.logs.length) limit = 100;
   }
 }
 
@@ -98,13 +107,14 @@ export class Scan {
     const { body, position } = await this.#get(offset);
     this.comparedWith = body.compared_with ?? [];
     const start = this.numbers.length;
-    for (const line of body.logs) {
+    const found = accepted(this.#criteria, body.logs);
+    for (const line of found) {
       this.numbers.push(line.sequence_num);
       if (line.highlights) this.highlights.set(line.sequence_num, line.highlights);
     }
-    if (body.logs.length) {
-      this.#pages.push({ start, offset, count: body.logs.length });
-      this.#store(this.#pages.length - 1, body.logs);
+    if (found.length) {
+      this.#pages.push({ start, offset, count: found.length });
+      this.#store(this.#pages.length - 1, found);
     }
     this.position = Math.max(position, offset);
     this.done = body.cursor === null;
@@ -177,7 +187,7 @@ export class Scan {
     this.#fetching.add(page);
     try {
       const { body } = await this.#get(this.#pages[page].offset);
-      this.#store(page, body.logs.slice(0, this.#pages[page].count));
+      this.#store(page, accepted(this.#criteria, body.logs).slice(0, this.#pages[page].count));
       this.#changed();
     } catch {
       // It is requested again the next time that it is drawn.

@@ -38,7 +38,8 @@ export class Viewport {
 
   /**
    * `source` has count, numberAt(row), itemAt(row) and load(top, bottom). `make.element(item)` makes an item's element, and
-   * `make.stamp(item)` tells whether it must be made again. `moved()` is called after the reader has scrolled.
+   * `make.stamp(item)` tells whether it must be made again. `moved(isLarge)` is called after the reader has scrolled;
+   * `isLarge` is true when the scroll bar was moved by more than some screens at once.
    */
   constructor(scroller, source, make, moved) {
     this.#scroller = scroller;
@@ -159,7 +160,7 @@ export class Viewport {
     this.stick = by > 0 && this.atEnd;
     const stuck = now <= 0 ? this.#row > 0 || this.#px > 0 : now >= this.#range - this.#height - 1 && !this.atEnd;
     if (stuck) this.#sync();
-    this.#moved();
+    this.#moved(Math.abs(by) > SMALL_SCREENS * this.#height);
   }
 
   /** Moves to a position in pixels from the top, as if all rows had the same height. */

@@ -1,0 +1,84 @@
+"""Errors on the screen: marked, counted, stepped through, and shown in a ruler of the whole log."""
+
+from collections.abc import Callable
+
+import pytest
+
+from chronoverse.joblog.values import Status
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.browser.test_new_lines import wait_current
+from tests.support.waiting import wait_until
+
+OpenTab = Callable[..., Tab]
+
+#: The heights in the ruler, in pixels, at which there is a mark.
+MARKS = """() => {
+    const ruler = document.getElementById("ruler");
+    if (ruler.hidden) return [];
+    const { data } = ruler.getContext("2d").getImageData(0, 0, 1, ruler.height);
+    return Array.from({ length: ruler.height }, (_, y) => y).filter((y) => data[4 * y + 3] && !(data[4 * y - 1] ?? 0));
+}"""
+
+
+def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
+    """With keys and with buttons, in a circle. Those on stdout are marked, too, and what says 0 errors is none."""
+    job.lines(*["fine"] * 99, "TypeError: x is not a function", *["fine, 0 errors"] * 150)
+    job.lines("panic: runtime error", stream="stderr").lines(*["fine"] * 148, "\x1b[31mfailed\x1b[0m").end()
+    tab = open_tab(job.ref).wait_number(1)
+    assert tab.page.evaluate(MARKS) == []
+    tab.page.keyboard.press("e")
+    wait_current(tab, 100)
+    tab.wait_text("#errorcount", "1 of 3 errors")
+    assert tab.page.locator(".row.error").get_attribute("data-number") == "100"
+    assert tab.page.locator(".row.error .sr").all_text_contents() == ["error "]
+    tab.page.keyboard.press("e")
+    wait_current(tab, 251)
+    tab.page.click("#nexterror")
+    wait_current(tab, 400)
+    tab.wait_text("#errorcount", "3 of 3 errors")
+    tab.page.keyboard.press("e")
+    wait_current(tab, 100)
+    tab.page.keyboard.press("Shift+E")
+    wait_current(tab, 400)
+    tab.page.click("#previouserror")
+    wait_current(tab, 251)
+    height = tab.page.evaluate("document.getElementById('log').clientHeight")
+    marks = [int((number - 1) / 400 * height) for number in (100, 251, 400)]
+    wait_until(lambda: tab.page.evaluate(MARKS) == marks, PATIENCE_SECONDS, f"there are marks at {marks}")
+    tab.page.click("#ruler", position={"x": 3, "y": marks[0] + 2})
+    wait_current(tab, 100)
+    tab.page.click("#errors")
+    wait_until(lambda: tab.page.evaluate(MARKS) == [], PATIENCE_SECONDS, "there is no mark")
+    assert tab.text("#walk") == ""
+
+
+@pytest.mark.long
+def test_the_ruler_shows_matches_and_errors_of_a_running_job_as_they_come(open_tab: OpenTab, job: Job) -> None:
+    """Only on stderr when only that is shown."""
+    job.lines(*["fine"] * 500)
+    tab = open_tab(job.ref).wait_number(500)
+    tab.page.click("#errors")
+    tab.wait_text("#errorcount", "No line looks like an error")
+    job.lines("error: disk full").lines("error: disk full", stream="stderr").end(Status.FAILED, 1)
+    wait_until(lambda: tab.text("#errorcount").endswith("2 errors"), PATIENCE_SECONDS, "two errors are counted")
+    wait_until(lambda: len(tab.page.evaluate(MARKS)) == 1, PATIENCE_SECONDS, "there is a mark at the end")
+    tab.find("fine")
+    wait_until(lambda: tab.page.evaluate(MARKS) == [0], PATIENCE_SECONDS, "the matches are one long mark")
+    tab.page.press("#q", "Escape")
+    tab.page.click("#stderr")
+    wait_until(lambda: tab.text("#errorcount").endswith("1 error"), PATIENCE_SECONDS, "one error is counted")
+
+
+@pytest.mark.long
+def test_the_line_is_named_while_the_scroll_bar_is_dragged(open_tab: OpenTab, big: Job) -> None:
+    """The label goes away by itself. The wheel and the keys do not show it."""
+    tab = open_tab(big.ref).wait_number(1)
+    tab.page.mouse.move(600, 400)
+    tab.page.mouse.wheel(0, 400)
+    tab.wait_number(30)
+    assert tab.text("#place") == ""
+    tab.page.evaluate("() => { document.getElementById('log').scrollTop = 20 * 49_999; }")
+    tab.wait_text("#place", "line 50,000 of 100,000")
+    tab.wait_text("#place", "")
+    tab.wait_number(50_000)
