@@ -241,8 +241,8 @@ class Feed:
         self.viewer_count = 0
         #: Who is woken by a change: the groups of the viewers that have caught up, and each other viewer for itself.
         self.waiters: set[Waiter] = set()
-        #: The groups of the viewers that have caught up, by their filter, while they have members.
-        self.groups: dict[LineFilter | None, ViewerGroup] = {}
+        #: The groups of the viewers that have caught up, while they have members. That without a filter is under None.
+        self.groups: dict[object, ViewerGroup] = {}
         #: How many viewers take from the ring. The others read older lines themselves.
         self.ring_readers = 0
         #: When the tail should check the job's state again, on its clock. 0: before anything else.

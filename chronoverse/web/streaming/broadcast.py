@@ -1,4 +1,4 @@
-"""Writes the same bytes to all viewers of one feed and one filter that have caught up, in one pass.
+"""Hands the same frames to all viewers of one feed and one filter that have caught up, in one pass.
 
 In a pass a viewer costs one ``send``, and nothing of the viewer itself is touched. With thousands of viewers that
 matters: fetching each viewer's own state from memory for each line would cost as much again.
@@ -15,10 +15,10 @@ from chronoverse.live.viewer import BUSY_SECONDS, CURSOR_SECONDS, Viewer
 
 
 class GroupMember(Protocol):
-    """What a group needs of its members. :class:`chronoverse.web.streaming.stream_writer.StreamWriter` is the only
-    implementation.
+    """What a group needs of its members: a :class:`chronoverse.web.streaming.stream_writer.StreamWriter`.
 
-    Only the group sets ``group``.
+    ``take`` takes encoded frames and returns how many bytes it took: a socket's ``send``, for example. Of a member that
+    did not take all, the rest is given to ``fall_behind``. Only the group sets ``group``.
     """
 
     viewer: Viewer
@@ -26,7 +26,8 @@ class GroupMember(Protocol):
 
     @property
     def is_behind(self) -> bool: ...
-    def send(self, data: bytes, /) -> int: ...
+    @property
+    def take(self) -> Callable[[bytes], int]: ...
     def wake(self) -> None: ...
     def fall_behind(self, unsent: memoryview | bytes) -> None: ...
 
@@ -43,7 +44,8 @@ class BroadcastGroup:
     """The caught-up viewers of one feed that have the same ``line_filter``.
 
     They are all at the same position of the feed's ring, which is the newest one. While it has members, it is one of
-    ``feed.groups`` and of ``feed.waiters``, and they are not. ``chunk`` frames bytes for the wire.
+    ``feed.groups``, by its ``key``, and of ``feed.waiters``, and they are not. ``encode`` makes of frames what its
+    members take: a chunk for their sockets, or the frames themselves.
 
     All code here runs on one gevent hub. Other greenlets only run in between where the feed or its filter budget lets
     them.
@@ -53,18 +55,20 @@ class BroadcastGroup:
         self,
         feed: Feed,
         context: GroupContext,
-        chunk: Callable[[bytes], bytes],
+        encode: Callable[[bytes], bytes],
         line_filter: LineFilter | None = None,
+        key: object = None,
     ) -> None:
         #: When the group must be woken though the feed has nothing new, on the context's clock.
         self.due = float("inf")
         self._feed: Final = feed
         self._context: Final = context
-        self._chunk = chunk
+        self._encode = encode
         self._filter: Final = line_filter
+        self._key: Final = key
         #: Whether lines at the end of what was sent did not pass the filter, and the clients do not know that yet.
         self._has_skipped = False
-        #: Each member, and its ``send``.
+        #: Each member, and its ``take``.
         self._members: dict[GroupMember, Callable[[bytes], int]] = {}
         self._cursor = 0
         self._position = 0
@@ -96,13 +100,13 @@ class BroadcastGroup:
             self._cursor, self._position = viewer.cursor, position
             self._state, self._sent_at = feed.state, viewer.sent_at
             self._has_skipped = False
-            feed.groups[self._filter] = self
+            feed.groups[self._key] = self
             feed.waiters.add(self)
             self.due = viewer.sent_at + self._context.heartbeat
         elif (position, feed.state) != (self._position, self._state):
             return False
         feed.waiters.discard(viewer)
-        self._members[member] = member.send
+        self._members[member] = member.take
         member.group = self
         self.due = min(self.due, viewer.ends_at)
         if viewer.has_skipped:
@@ -118,7 +122,7 @@ class BroadcastGroup:
             self._feed.waiters.add(member.viewer)
             if not self._members:
                 # Otherwise the feed's ring would be in memory until garbage is collected.
-                self._feed.groups.pop(self._filter, None)
+                self._feed.groups.pop(self._key, None)
                 self._feed.waiters.discard(self)
 
     def leave(self, member: GroupMember) -> bool:
@@ -164,7 +168,7 @@ class BroadcastGroup:
             before, self._sent_at = self._cursor, now
             frames = sse.cursor(before) + new.frames if self._has_skipped else new.frames
             self._cursor, self._position, self._has_skipped = new.cursor, new.position, False
-            self._write(self._chunk(frames))
+            self._write(frames)
             return self._woken or before < self._cursor < feed.cursor
         if new is BUSY:
             self.due = min(self.due, now + BUSY_SECONDS)
@@ -181,11 +185,12 @@ class BroadcastGroup:
         self._has_skipped = True
         self.due = min(self.due, self._sent_at + CURSOR_SECONDS)
 
-    def _write(self, chunk: bytes) -> None:
-        size, fell_behind = len(chunk), []
-        for number, (member, send) in enumerate(list(self._members.items()), 1):
+    def _write(self, frames: bytes) -> None:
+        data, fell_behind = self._encode(frames), []
+        size = len(data)
+        for number, (member, take) in enumerate(list(self._members.items()), 1):
             try:
-                sent = send(chunk)
+                sent = take(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -198,7 +203,7 @@ class BroadcastGroup:
         for member, sent in fell_behind:
             if member in self._members:
                 self.remove(member)
-                member.fall_behind(memoryview(chunk)[sent:])
+                member.fall_behind(memoryview(data)[sent:])
 
     def _handle_due(self, now: float) -> None:
         """Sends the cursor and heartbeats, and lets members go that must end now."""
@@ -208,10 +213,10 @@ class BroadcastGroup:
             return
         if self._has_skipped and now >= self._sent_at + CURSOR_SECONDS:
             self._has_skipped, self._sent_at = False, now
-            self._write(self._chunk(sse.cursor(self._cursor)))
+            self._write(sse.cursor(self._cursor))
         if now >= self._sent_at + self._context.heartbeat:
             self._sent_at = now
-            self._write(self._chunk(sse.HEARTBEAT))
+            self._write(sse.HEARTBEAT)
         self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
         ends = [member.viewer.ends_at for member in self._members]
         self.due = min([self._sent_at + self._context.heartbeat, *ends])

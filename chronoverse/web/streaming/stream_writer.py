@@ -103,14 +103,24 @@ class StreamWriter:
         return self._greenlet is not None or self._pending_write is not None
 
     @property
-    def send(self) -> Callable[[bytes], int]:
-        """The socket's own ``send``, which never waits."""
+    def take(self) -> Callable[[bytes], int]:
+        """Takes what the group has encoded: the socket's own ``send``, which never waits."""
         return self._socket.send
+
+    @property
+    def encode(self) -> Callable[[bytes], bytes]:
+        """What a group makes of frames for :attr:`take`: a chunk of the response."""
+        return self._writers.chunk
+
+    @property
+    def group_key(self) -> object:
+        """Members of a group have the same one: they take the same bytes."""
+        return self.viewer.line_filter
 
     def start(self, head: bytes) -> None:
         """Writes the response's ``head``, and together with it the frames that the replay cache already has."""
         missed = self.viewer.take_cached()
-        self._write_now(head + self._writers.chunk(missed) if missed else head)
+        self._write_now(head + self._to_send(missed) if missed else head)
 
     def wake(self) -> None:
         """The viewer may have something new. Writes it when caught up. Never waits, never raises."""
@@ -129,7 +139,7 @@ class StreamWriter:
 
     @property
     def _needs_greenlet(self) -> bool:
-        return self.viewer.done or self.viewer.needs_store_read
+        return self._is_over or self.viewer.needs_store_read
 
     def _write_now(self, first: bytes = b"") -> None:
         try:
@@ -150,7 +160,7 @@ class StreamWriter:
         """
         viewer = self.viewer
         frames = viewer.try_next()
-        chunk = self._writers.chunk(frames) if frames else b""
+        chunk = self._to_send(frames) if frames else b""
         if first:
             chunk = first + chunk
         if not chunk:
@@ -317,12 +327,12 @@ class StreamWriters:
 
     def join_group(self, writer: StreamWriter) -> None:
         """Puts a caught-up writer into the group of its feed and filter. Does nothing when a feed has few viewers."""
-        feed, line_filter = writer.viewer.feed, writer.viewer.line_filter
+        feed = writer.viewer.feed
         if feed is None or writer.is_behind or writer.group is not None:
             return
-        group = feed.groups.get(line_filter)
+        group = feed.groups.get(writer.group_key)
         # Viewers that a feed must have before its caught-up viewers are written to as a group.
         if group is None and feed.viewer_count >= 16:
-            group = BroadcastGroup(feed, self._context, self.chunk, line_filter)
+            group = BroadcastGroup(feed, self._context, writer.encode, writer.viewer.line_filter, writer.group_key)
         if group is not None:
             group.join(writer)

@@ -1,6 +1,6 @@
 """Holds the socket of somebody who waits for a line, and answers when it has come, or when nothing more will.
 
-A waiter costs what a viewer costs: no greenlet, and the same broadcast groups. It only has a timer more, because a
+A waiter costs what a viewer costs: no greenlet, and groups like those of viewers. It only has a timer more, because a
 stream may end half a second late, but an answer should not come late.
 """
 
@@ -15,7 +15,7 @@ from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
 
 class WaitWriter(StreamWriter):
-    """Reads what ``viewer`` says, and writes ``answer()`` when ``wait`` is over. Otherwise as :class:`StreamWriter`."""
+    """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. Else as :class:`StreamWriter`."""
 
     __slots__ = ("_answer", "_timer", "_wait")
 
@@ -38,37 +38,28 @@ class WaitWriter(StreamWriter):
         self._timer.start(gevent.spawn, viewer.wake)
 
     @property
-    def send(self) -> Callable[[bytes], int]:
-        """Counts what a group writes as sent, unless it has an event.
-
-        Then the group takes this writer for one that is behind, and gives it the bytes: see :meth:`fall_behind`.
-        """
+    def take(self) -> Callable[[bytes], int]:
+        """Takes a group's frames that have no event. Others are given to :meth:`fall_behind`."""
         return _count_without_events
 
-    def start(self, head: bytes) -> None:
-        """Begins to wait. Nothing is written yet."""
-        self._write_now()
+    @property
+    def encode(self) -> Callable[[bytes], bytes]:
+        """A group of waiters takes the frames as they are."""
+        return bytes
+
+    @property
+    def group_key(self) -> object:
+        """Waiters have groups of their own."""
+        return WaitWriter, self.viewer.line_filter
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
-        """Reads ``unsent``, a chunk that a group has written, and goes on in a greenlet."""
-        if unsent:
-            # A chunk is its size in a line of its own, the frames, and a newline.
-            self._wait.feed(bytes(unsent).split(b"\r\n", 1)[1][:-2])
+        """Reads the frames ``unsent``, and goes on in a greenlet."""
+        self._wait.feed(bytes(unsent))
         self._greenlet = gevent.spawn(self._run, b"")
 
     @property
     def _is_over(self) -> bool:
         return self.viewer.done or self._wait.is_over
-
-    @property
-    def _needs_greenlet(self) -> bool:
-        return self._is_over or self.viewer.needs_store_read
-
-    def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        frames = self.viewer.try_next()
-        if frames:
-            self._wait.feed(frames)
-        return None if frames is None and not self._needs_greenlet else b""
 
     def _to_send(self, frames: bytes) -> bytes:
         self._wait.feed(frames)
@@ -83,5 +74,5 @@ class WaitWriter(StreamWriter):
         super()._close()
 
 
-def _count_without_events(chunk: bytes) -> int:
-    return 0 if b"event: " in chunk else len(chunk)
+def _count_without_events(frames: bytes) -> int:
+    return 0 if b"event: " in frames else len(frames)

@@ -53,7 +53,7 @@ class FakeWriter:
     def fall_behind(self, unsent: memoryview | bytes) -> None:
         self.is_behind = True
 
-    def send(self, chunk: bytes) -> int:
+    def take(self, chunk: bytes) -> int:
         self.sent += chunk
         return len(chunk)
 
