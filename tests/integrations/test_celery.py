@@ -482,9 +482,9 @@ def test_the_example_of_processes(store: RedisServer, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(example("ProcessPoolExecutor", store))
     command = [sys.executable, str(tmp_path / "example.py")]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environ, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True)
 
-    assert (done.stdout, done.stderr) == (b"[1, 4, 9]\n", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1, 4, 9]\n", "")
     for number in (1, 2, 3):
         assert read_lines(store, JobRef("square", f"square-{number}")) == [f"squaring {number}"]
 

@@ -47,7 +47,10 @@ def store(bench: Bench) -> Store:
 
 @pytest.fixture
 def judge(bench: Bench) -> Store:
-    """A store with a lease so short that every server here has been up for long enough."""
+    """A store with a lease so short that every server here has been up for long enough.
+
+    On a busy machine the lease may expire before the next call. So another store opens a job that is written to.
+    """
     return bench.new_store(lease_seconds=0.05)
 
 
@@ -95,7 +98,7 @@ def test_the_same_batch_from_many_threads_is_stored_once(bench: Bench, store: St
 
 def test_a_job_whose_lease_has_expired_is_lost(bench: Bench, judge: Store) -> None:
     """The call that finds this out writes the terminal entry and the hash."""
-    judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
+    judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
     wait_until(lambda: bench.ttl("lease") == -2, TIMEOUT_SECONDS, "the lease expires")
     bench.expire_lease()
 
@@ -121,7 +124,7 @@ def test_a_job_whose_lease_has_expired_is_lost(bench: Bench, judge: Store) -> No
 
 def test_a_job_is_declared_lost_once(bench: Bench, judge: Store) -> None:
     """Many threads ask for it, and all get the same end."""
-    judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
+    judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
     bench.expire_lease()
 
     found = in_many_threads(lambda _: judge.get_job(JOB))
@@ -132,7 +135,7 @@ def test_a_job_is_declared_lost_once(bench: Bench, judge: Store) -> None:
 
 def test_the_runner_of_a_lost_job_is_fenced(bench: Bench, judge: Store) -> None:
     """All its operations are refused. Nothing comes after the end, and no other runner can open the job."""
-    attempt = judge.open(JOB, "token-1")
+    attempt = bench.store.open(JOB, "token-1")
     judge.append(attempt, make_lines(1, 2))
     bench.expire_lease()
     judge.get_job(JOB)
@@ -298,7 +301,7 @@ def test_a_refused_batch_is_not_stored_in_part(bench: Bench, store: Store, refus
 @EACH_REFUSAL
 def test_no_job_is_lost_while_the_server_refuses_writes(bench: Bench, judge: Store, refusal: Refusal) -> None:
     """No runner could renew its lease. The job can be read meanwhile, and is declared LOST afterwards."""
-    judge.append(judge.open(JOB, "token-1"), make_lines(1, 2))
+    judge.append(bench.store.open(JOB, "token-1"), make_lines(1, 2))
     bench.expire_lease()
     with refusal(bench):
         running = judge.get_job(JOB)
