@@ -133,7 +133,7 @@ class ReplayCache:
                 if not in_sequence(entries, cursor):
                     return None, entries
                 with comparing():
-                    segment = _make_segment(entries, cursor, 1, line_filter) if entries else None
+                    segment = make_segment(entries, cursor, 1, line_filter) if entries else None
                 # A segment that closes the log is not cached: each viewer reads it anew.
                 if segment and segment.closing is None:
                     segment = segment._replace(complete=segment.complete or segment.lines == count)
@@ -150,7 +150,7 @@ class ReplayCache:
         )
         if incomplete:
             with comparing():
-                found = _make_segment(incomplete, cursor, job.first if job else 1, line_filter)
+                found = make_segment(incomplete, cursor, job.first if job else 1, line_filter)
         return found._replace(job=job) if found and job else found
 
     def scan_after(
@@ -280,9 +280,7 @@ class ReplayCache:
             self._cached_bytes -= len(segment.frames)
 
 
-def _make_segment(
-    entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None
-) -> ReplaySegment:
+def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
     """A segment of ``entries``, which follow line ``cursor``: of all, or of the first :data:`MAX_SEGMENT_BYTES`.
 
     ``first`` is the first number that the store has.

@@ -270,7 +270,7 @@ class Archiving(RuleBasedStateMachine):
         """The messages after ``cursor``, read as ``/events`` reads them."""
         cache, decoder = ReplayCache(self.store, archive), Decoder()
         job = self.store.get_job(self.job)
-        in_time = deadline(30, "the last piece")
+        in_time = deadline(30, "the last chunk")
         while in_time() and (segment := cache.read_after(self.job, None, cursor, 1 << (count.bit_length() - 1), job)):
             for event in decoder.feed(segment.frames):
                 assert event.event == "log", event

@@ -297,7 +297,7 @@ def test_long_ids_and_lines_fit_into_the_smallest_answer(mcp: McpProgram) -> Non
 
 @pytest.mark.long
 def test_a_line_of_10_mb_is_cut(mcp: McpProgram, backend: RedisServer) -> None:
-    """Also when its time is as long as a line. Lines behind it come."""
+    """Also when its time is as long as a line. Lines after it come."""
     key = "chronoverse:{wf_huge}:job_1:log"
     huge = "error " + "y" * 10_000_000
     backend.ask("XADD", key, "1-0", "timestamp", "z" * 1_000_000, "message", huge)

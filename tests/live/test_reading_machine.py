@@ -95,7 +95,7 @@ class Reading(RuleBasedStateMachine):
     #: The same connections serve every example; what an example writes, it takes away.
     redis: ClassVar[redis.Redis]
     runner: ClassVar[Store]
-    looker: ClassVar[Store]
+    reader: ClassVar[Store]
     poller: ClassVar[Store]
     prefix: ClassVar[str]
     runs: ClassVar[Iterator[int]]
@@ -105,11 +105,11 @@ class Reading(RuleBasedStateMachine):
         run = next(self.runs)
         self.ref = JobRef("wf", f"job-{run}")
         # In every other run the server does not report changes.
-        self.source = ControlledStore(self.looker, MOST, self.looker if run % 2 else self.poller)
+        self.source = ControlledStore(self.reader, MOST, self.reader if run % 2 else self.poller)
         # In half of all runs a scan server filters what is stored.
         self.scans = run % 4 > 1
         self.clock = Clock()
-        self.pieces = self._cache()
+        self.cache = self._cache()
         self.tail = self._tail()
         self.written: dict[int, Line] = {}
         self.clients: list[Client] = []
@@ -277,7 +277,7 @@ class Reading(RuleBasedStateMachine):
         """Its lease ends, and somebody looks: when the grace is over is the server's own clock's business."""
         self.redis.execute_command("DEL", self.key("lease"))
         for _ in range(3):
-            self.looker.get_job(self.ref)
+            self.reader.get_job(self.ref)
 
     # Losses
 
@@ -346,7 +346,7 @@ class Reading(RuleBasedStateMachine):
             self._disconnect(client)
         self.tail.stop()
         self.tail = self._tail()
-        self.pieces = self._cache()
+        self.cache = self._cache()
 
     # Clients
 
@@ -378,7 +378,7 @@ class Reading(RuleBasedStateMachine):
         request = ViewerRequest(
             self.ref, job, after=after, line_filter=client.line_filter, wait=1e9, lease_seconds=LOOK_LEASE_SECONDS
         )
-        client.viewer = Viewer(request, self.pieces, self.tail, clock=self.clock)
+        client.viewer = Viewer(request, self.cache, self.tail, clock=self.clock)
         client.viewer.on_wake = client.count_wake
         client.quiet_since = None
 
@@ -497,12 +497,12 @@ def reading(server: RedisServer, prefix: str) -> Iterator[type[Reading]]:
     with redis.Redis.from_url(server.url, protocol=2) as Reading.redis:
         Reading.redis.response_callbacks.clear()
         Reading.runner = Store(server.url, prefix=prefix, lease_seconds=LEASE_SECONDS)
-        Reading.looker = Store(server.url, prefix=prefix, lease_seconds=LOOK_LEASE_SECONDS)
+        Reading.reader = Store(server.url, prefix=prefix, lease_seconds=LOOK_LEASE_SECONDS)
         Reading.poller = Store(f"{server.url}?protocol=2", prefix=prefix)
         Reading.prefix, Reading.runs = prefix, itertools.count()
         yield Reading
         Reading.runner.close()
-        Reading.looker.close()
+        Reading.reader.close()
         Reading.poller.close()
 
 

@@ -1,4 +1,4 @@
-"""The past in pieces: the same bytes as line by line, read once for all, and nobody misses a line for that."""
+"""The past in segments: the same bytes as line by line, read once for all, and nobody misses a line for that."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ from chronoverse.live.replay_cache import (
     SEGMENT_LINES,
     ReplayCache,
     ReplaySegment,
-    _make_segment,
+    make_segment,
 )
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
@@ -58,12 +58,12 @@ Eights: Final = partial(ReplayCache, most_lines=8, most_bytes=SMALL_CACHE_BYTES)
 
 
 class Rig:
-    """A log, and pieces of it."""
+    """A log, and segments of it."""
 
     def __init__(self, server: RedisServer, store: Store, prefix: str) -> None:
         self.source = Counting(store)
         self.clock = Clock()
-        self.pieces = Eights(self.source, clock=self.clock)
+        self.cache = Eights(self.source, clock=self.clock)
         self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
         self.ask: Callable[..., Any] = server.ask
 
@@ -71,19 +71,19 @@ class Rig:
         for number in range(first, last + 1):
             self.ask("XADD", self.key, f"{number}-0", *Line(number, STAMP, f"line {number}", stream).to_fields())
 
-    def piece(self, cursor: int, stream: str | None = None, lines: int = 8) -> ReplaySegment:
-        """The piece behind ``cursor``, which has to be there."""
-        piece = self.pieces.read_after(JOB, line_filter(stream), cursor, lines)
-        assert piece is not None
-        return piece
+    def segment(self, cursor: int, stream: str | None = None, lines: int = 8) -> ReplaySegment:
+        """The segment after ``cursor``, which has to be there."""
+        segment = self.cache.read_after(JOB, line_filter(stream), cursor, lines)
+        assert segment is not None
+        return segment
 
     def walk(self, cursor: int) -> list[ReplaySegment]:
-        """All pieces behind ``cursor``."""
+        """All segments after ``cursor``."""
         found: list[ReplaySegment] = []
-        in_time = deadline(30, "the last piece")
-        while in_time() and (piece := self.pieces.read_after(JOB, None, cursor, 8)):
-            found.append(piece)
-            cursor = piece.cursor
+        in_time = deadline(30, "the last segment")
+        while in_time() and (segment := self.cache.read_after(JOB, None, cursor, 8)):
+            found.append(segment)
+            cursor = segment.cursor
         return found
 
 
@@ -92,7 +92,7 @@ def rig(server: RedisServer, store: Store, prefix: str) -> Rig:
     return Rig(server, store, prefix)
 
 
-# What a piece says
+# What a segment says
 
 stamps = st.sampled_from([STAMP.encode(), b"", b'"\\', b"\xff", "ü\u2028".encode()])
 texts = st.sampled_from([b"", b"plain", b'"q" \\ \x00\n', b"\xff\xfe", "ü€😀".encode(), b"\xe2\x82"])
@@ -116,7 +116,7 @@ def raw_fields(draw: st.DrawFn) -> list[bytes]:
 
 @st.composite
 def raw_entries(draw: st.DrawFn) -> list[RawEntry]:
-    """Entries as a store may hold them behind line 5: mostly one after the other."""
+    """Entries as a store may hold them after line 5: mostly one after the other."""
     number, part = 5, 0
     found: list[RawEntry] = []
     for step in draw(
@@ -128,37 +128,37 @@ def raw_entries(draw: st.DrawFn) -> list[RawEntry]:
 
 
 @given(entries=raw_entries(), stream=st.sampled_from([None, "stdout", "stderr"]))
-def test_a_piece_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry], stream: str | None) -> None:
+def test_a_segment_is_what_its_entries_are_one_by_one(entries: Sequence[RawEntry], stream: str | None) -> None:
     """The quick way for plain lines is the same as the way of all others, byte for byte."""
     items, closing = encode(read_entries(entries, 5, 1), 5)
 
-    piece = _make_segment(entries, 5, 1, line_filter(stream))
+    segment = make_segment(entries, 5, 1, line_filter(stream))
 
-    assert piece.frames == join(items, line_filter(stream))
-    assert (piece.cursor, piece.closing) == (items[-1].number if items else 5, closing)
-    assert piece.lines == len(entries)
+    assert segment.frames == join(items, line_filter(stream))
+    assert (segment.cursor, segment.closing) == (items[-1].number if items else 5, closing)
+    assert segment.lines == len(entries)
 
 
 @pytest.mark.parametrize(
     ("length", "lines"), [(0, SEGMENT_LINES[1]), (100, 256), (1000, 32), (3 * 2**16, SEGMENT_LINES[0])], ids=str
 )
-def test_pieces_grow_to_what_fits(length: int, lines: int) -> None:
+def test_segments_grow_to_what_fits(length: int, lines: int) -> None:
     """To some 64 KiB, and never to more than four times the lines there were before."""
     message, wanted, seen = b"x" * length, FIRST_LINES, []
     for _ in range(4):
         fields = [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout"]
-        piece = _make_segment([(b"%d-0" % number, fields) for number in range(1, wanted + 1)], 0, 1, None)
+        segment = make_segment([(b"%d-0" % number, fields) for number in range(1, wanted + 1)], 0, 1, None)
         seen.append(wanted)
-        assert piece.next_count <= 4 * wanted
-        wanted = piece.next_count
+        assert segment.next_count <= 4 * wanted
+        wanted = segment.next_count
     assert (wanted, seen[0]) == (lines, FIRST_LINES)
-    assert lines in SEGMENT_LINES or SEGMENT_BYTES / 2 < lines * len(piece.frames) / seen[-1] <= SEGMENT_BYTES
+    assert lines in SEGMENT_LINES or SEGMENT_BYTES / 2 < lines * len(segment.frames) / seen[-1] <= SEGMENT_BYTES
 
 
 @pytest.mark.parametrize("stream", [None, "stdout"])
 @pytest.mark.parametrize("partial", [False, True], ids=["plain", "partial"])
 @pytest.mark.parametrize("short", [0, 100])
-def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool, stream: str | None) -> None:
+def test_a_segment_ends_where_its_lines_have_become_long(short: int, partial: bool, stream: str | None) -> None:
     """With the line that goes beyond the bound, in whichever way it is spelled."""
     messages = [b"short"] * short + [b"\x01" * 65_536] * 10
     more = [b"partial", b"1"] if partial else []
@@ -166,25 +166,25 @@ def test_a_piece_ends_where_its_lines_have_become_long(short: int, partial: bool
         (b"%d-0" % number, [b"timestamp", STAMP.encode(), b"message", message, b"stream", b"stdout", *more])
         for number, message in enumerate(messages, 1)
     ]
-    piece = _make_segment(entries, 0, 1, line_filter(stream))
+    segment = make_segment(entries, 0, 1, line_filter(stream))
 
-    assert (piece.cursor, piece.lines, piece.closing, piece.complete) == (short + 1, short + 1, None, True)
-    assert MAX_SEGMENT_BYTES < len(piece.frames) < MAX_SEGMENT_BYTES + 6 * 65_536
+    assert (segment.cursor, segment.lines, segment.closing, segment.complete) == (short + 1, short + 1, None, True)
+    assert MAX_SEGMENT_BYTES < len(segment.frames) < MAX_SEGMENT_BYTES + 6 * 65_536
     whole, reached = b"", 0
     while reached < len(entries):
-        piece = _make_segment(entries[reached:], reached, 1, line_filter(stream))
-        whole, reached = whole + piece.frames, piece.cursor
+        segment = make_segment(entries[reached:], reached, 1, line_filter(stream))
+        whole, reached = whole + segment.frames, segment.cursor
     assert whole == join(encode(read_entries(entries, 0), 0)[0], line_filter(stream))
 
 
 def test_where_lines_may_be_long_fewer_are_read_at_once(rig: Rig) -> None:
     """Those of one read come to 32 MiB at most."""
     rig.write(1, 40)
-    pieces = ReplayCache(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
+    cache = ReplayCache(rig.source, max_line_bytes=2**21 + 1, clock=rig.clock)
 
-    piece = pieces.read_after(JOB, None, 0, SEGMENT_LINES[1])
-    assert piece is not None
-    assert (piece.cursor, READ_BYTES // 2**22) == (8, 8)
+    segment = cache.read_after(JOB, None, 0, SEGMENT_LINES[1])
+    assert segment is not None
+    assert (segment.cursor, READ_BYTES // 2**22) == (8, 8)
 
 
 # Who shares it
@@ -197,7 +197,7 @@ def test_what_several_want_is_read_once(rig: Rig) -> None:
     reads = rig.source.reads
     second = rig.walk(0)
 
-    assert [piece.cursor for piece in first] == [8, 16, 20]
+    assert [segment.cursor for segment in first] == [8, 16, 20]
     assert all(one.frames is other.frames for one, other in zip(first[:2], second[:2], strict=True))
     assert (reads, rig.source.reads - reads) == (4, 2)
 
@@ -205,68 +205,68 @@ def test_what_several_want_is_read_once(rig: Rig) -> None:
 def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
     """Segments end at multiples of their length, so that viewers soon share them."""
     rig.write(1, 16)
-    rig.piece(0)
-    rig.piece(8)
+    rig.segment(0)
+    rig.segment(8)
     reads = rig.source.reads
 
-    assert [rig.piece(3).cursor, rig.piece(8).cursor] == [8, 16]
+    assert [rig.segment(3).cursor, rig.segment(8).cursor] == [8, 16]
     assert rig.source.reads == reads + 1
 
 
-def test_a_filter_has_pieces_of_its_own(rig: Rig) -> None:
+def test_a_filter_has_segments_of_its_own(rig: Rig) -> None:
     """Nobody gets another's."""
     rig.write(1, 8, "stderr")
 
-    assert rig.piece(0).frames.count(b"event: log") == 8
-    assert rig.piece(0, "stdout").frames == b"id: 8\n\n"
-    assert rig.piece(0, "stderr").frames == rig.piece(0).frames
+    assert rig.segment(0).frames.count(b"event: log") == 8
+    assert rig.segment(0, "stdout").frames == b"id: 8\n\n"
+    assert rig.segment(0, "stderr").frames == rig.segment(0).frames
 
 
 def test_the_tip_of_a_log_is_read_anew(rig: Rig) -> None:
     """What was appended since follows, whoever has read there before."""
     rig.write(1, 10)
-    assert rig.piece(8).cursor == 10
-    assert rig.pieces.read_after(JOB, None, 10, 8) is None
+    assert rig.segment(8).cursor == 10
+    assert rig.cache.read_after(JOB, None, 10, 8) is None
     rig.write(11, 12)
 
-    assert rig.piece(8).cursor == 12
-    assert rig.piece(10).cursor == 12
+    assert rig.segment(8).cursor == 12
+    assert rig.segment(10).cursor == 12
 
 
-def test_a_piece_with_a_hole_is_read_anew(rig: Rig) -> None:
+def test_a_segment_with_a_hole_is_read_anew(rig: Rig) -> None:
     """What a gap is called depends on what the store still has."""
     rig.write(1, 12)
     rig.ask("XDEL", rig.key, "3-0")
-    assert b'{"from":3,"to":3,"reason":"missing"}' in rig.piece(0).frames
+    assert b'{"from":3,"to":3,"reason":"missing"}' in rig.segment(0).frames
     rig.ask("XTRIM", rig.key, "MINID", "4-0")
 
-    assert rig.piece(0).frames.startswith(b'event: gap\ndata: {"from":1,"to":3,"reason":"trimmed"}')
+    assert rig.segment(0).frames.startswith(b'event: gap\ndata: {"from":1,"to":3,"reason":"trimmed"}')
 
 
 def test_what_has_gone_is_shown_no_longer_than_a_second(rig: Rig) -> None:
     """A job deleted and begun again soon shows its new lines."""
     rig.write(1, 8)
-    old = rig.piece(0)
+    old = rig.segment(0)
     rig.ask("DEL", rig.key)
     rig.write(1, 8, "stderr")
-    assert rig.piece(0) is old
+    assert rig.segment(0) is old
     rig.clock.now += CACHE_SECONDS
 
-    assert b"stderr" in rig.piece(0).frames
+    assert b"stderr" in rig.segment(0).frames
 
 
 def test_what_is_kept_is_bounded(rig: Rig) -> None:
     """The oldest go first."""
     rig.write(1, 32)
-    size = len(rig.piece(0).frames)
+    size = len(rig.segment(0).frames)
     for cursor in (8, 16, 24):
-        rig.piece(cursor)
+        rig.segment(cursor)
     reads = rig.source.reads
     assert size * 2 < SMALL_CACHE_BYTES < size * 4
 
-    rig.piece(24)
+    rig.segment(24)
     assert rig.source.reads == reads
-    rig.piece(0)
+    rig.segment(0)
     assert rig.source.reads == reads + 1
 
 
@@ -275,12 +275,12 @@ def test_a_failed_read_is_nobodys(rig: Rig) -> None:
     rig.write(1, 8)
     rig.source.fault = StoreUnavailable("gone")
     with pytest.raises(StoreUnavailable):
-        rig.piece(0)
+        rig.segment(0)
     rig.source.fault = None
-    assert rig.piece(0).cursor == 8
+    assert rig.segment(0).cursor == 8
     rig.ask("SET", rig.key, "no stream")
     with pytest.raises(NotALog):
-        rig.piece(8)
+        rig.segment(8)
 
 
 # Many at once
@@ -306,13 +306,13 @@ def at_once(number: int, task: Callable[[int], None]) -> None:
     assert failures == []
 
 
-def test_a_crowd_reads_each_piece_once(rig: Rig) -> None:
+def test_a_crowd_reads_each_segment_once(rig: Rig) -> None:
     """However many come at the same time, and while others have their say in between."""
     rig.write(1, 24)
-    rig.pieces = Eights(rig.source, pause=lambda: time.sleep(0), clock=rig.clock)
+    rig.cache = Eights(rig.source, pause=lambda: time.sleep(0), clock=rig.clock)
     found: list[list[int]] = []
 
-    at_once(16, lambda _: found.append([rig.piece(cursor).cursor for cursor in (0, 8, 16)]))
+    at_once(16, lambda _: found.append([rig.segment(cursor).cursor for cursor in (0, 8, 16)]))
 
     assert found == [[8, 16, 24]] * 16
     assert rig.source.reads == 3
@@ -322,7 +322,7 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
     """While the log grows and is trimmed, each viewer sees every number once, in order, or in a gap."""
     written = {number: Line(number, STAMP, f"line {number}", "stdout") for number in range(1, 401)}
     rig.write(1, 40)
-    pieces = Eights(rig.source, pause=lambda: time.sleep(0))
+    cache = Eights(rig.source, pause=lambda: time.sleep(0))
     tail = Tail(store)
 
     def gone(first: int, last: int) -> bool:
@@ -337,7 +337,7 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 
     def view(index: int) -> None:
         account = StreamCheck(index, None, written, gone)
-        viewer = Viewer(ViewerRequest(JOB, store.get_job(JOB), after=index), pieces, tail)
+        viewer = Viewer(ViewerRequest(JOB, store.get_job(JOB), after=index), cache, tail)
         for chunk in viewer.chunks():
             account.feed(chunk)
         assert account.closing is not None
@@ -357,29 +357,29 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Rig) -> None:
     """Cached segments that follow each other are returned together without another read, even incomplete ones."""
     rig.write(1, 11)
-    frames = b"".join(piece.frames for piece in rig.walk(0))
+    frames = b"".join(segment.frames for segment in rig.walk(0))
     reads = rig.source.reads
 
-    assert rig.pieces.cached(JOB, None, 0) == (frames, 11)
-    assert rig.pieces.cached(JOB, None, 3) == (b"", 3)
+    assert rig.cache.cached(JOB, None, 0) == (frames, 11)
+    assert rig.cache.cached(JOB, None, 3) == (b"", 3)
     assert rig.source.reads == reads
 
 
-def test_a_piece_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> None:
-    """Only who asks for what is at hand gets the shorter one, and goes on behind it."""
+def test_a_segment_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> None:
+    """Only who asks for what is at hand gets the shorter one, and goes on after it."""
     rig.write(1, 3)
-    rig.piece(0)
+    rig.segment(0)
     rig.write(4, 5)
 
-    assert rig.pieces.cached(JOB, None, 0)[1] == 3
-    assert rig.piece(0).cursor == 5
-    assert rig.pieces.cached(JOB, None, 0)[1] == 5
+    assert rig.cache.cached(JOB, None, 0)[1] == 3
+    assert rig.segment(0).cursor == 5
+    assert rig.cache.cached(JOB, None, 0)[1] == 5
 
 
 def test_nothing_old_is_at_hand(rig: Rig) -> None:
-    """As with pieces that are read."""
+    """As with segments that are read."""
     rig.write(1, 3)
-    rig.piece(0)
+    rig.segment(0)
     rig.clock.now += CACHE_SECONDS
 
-    assert rig.pieces.cached(JOB, None, 0) == (b"", 0)
+    assert rig.cache.cached(JOB, None, 0) == (b"", 0)

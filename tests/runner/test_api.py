@@ -221,7 +221,7 @@ def test_an_ended_job_can_be_run_again_under_another_id(
 
 
 def test_a_stream_publishes_lines_when_they_end(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Also one that print() writes in pieces, and one that never ends."""
+    """Also one that print() writes in parts, and one that never ends."""
     with open_log() as log:
         with JobLogStream(log, "stdout") as out, contextlib.redirect_stdout(out):
             print("one", 2, end="\n\n")

@@ -199,9 +199,9 @@ os.write(1, b'one\\n'); os.write(2, b'two')
 """
     batches, _, _, _ = capture(code)
     for stream, line in (("stdout", "out: one"), ("stderr", "err: two")):
-        pieces = [batch for batch in batches if batch.stream == stream]
-        assert [batch.partial for batch in pieces] == [True, False]
-        assert joined(pieces) == [line]
+        parts = [batch for batch in batches if batch.stream == stream]
+        assert [batch.partial for batch in parts] == [True, False]
+        assert joined(parts) == [line]
 
 
 def test_a_command_that_closes_its_pipes_is_waited_for() -> None:

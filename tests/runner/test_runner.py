@@ -152,10 +152,10 @@ def test_a_line_of_ten_megabytes_becomes_partial_lines(server: RedisServer, stor
     """Joined they are the line. Only the last of them is not partial."""
     python(store, "import sys; sys.stdout.write('é' * 5_000_000 + '\\nnext\\n')")
     lines, _ = read_log(server)
-    *pieces, following = lines
-    assert "".join(piece["message"] for piece in pieces) == "é" * 5_000_000
-    assert [piece.get("partial") for piece in pieces] == ["1"] * (len(pieces) - 1) + [None]
-    assert all(len(piece["message"].encode()) <= 65_536 for piece in pieces)
+    *parts, following = lines
+    assert "".join(part["message"] for part in parts) == "é" * 5_000_000
+    assert [part.get("partial") for part in parts] == ["1"] * (len(parts) - 1) + [None]
+    assert all(len(part["message"].encode()) <= 65_536 for part in parts)
     assert following["message"] == "next"
 
 

@@ -159,7 +159,7 @@ DAMAGED: Final[dict[str, Callable[[Path], None]]] = {
     "a stream that there is not": file(TWO_LINES, row(stream="stdin")),
     "open streams that there are not": file(TWO_LINES, row(open_streams="x")),
     "a position that is a text": file(TWO_LINES, row(position="x")),
-    "pieces of several lines": file(TWO_LINES, row(text=b"c\nd", lines=2, partial=1)),
+    "parts of several lines": file(TWO_LINES, row(text=b"c\nd", lines=2, partial=1)),
     "a text that is no bytes": file(TWO_LINES, row(text="c")),
     "a text that is nothing": file(TWO_LINES, row(text=None)),
     **{
