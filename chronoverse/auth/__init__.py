@@ -1,6 +1,7 @@
 """Which user sends a request, what that user may do, and which servers a client trusts.
 
-tokens        ``Verifier`` checks bearer tokens (signed JWTs) and returns a ``Principal``; ``mint`` makes tokens
+tokens        ``Verifier`` checks bearer tokens (signed JWTs) and returns a ``Principal``
+minting       ``mint`` makes tokens
 jwks          ``PublishedKeys`` fetches and caches the public keys that an issuer publishes
 key_set_file  ``KeySetFile`` shares these keys between the workers of a node
 token_file    a client's own token in a file that is renewed

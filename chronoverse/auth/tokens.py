@@ -8,7 +8,7 @@ whole tokens. The kind of the key decides which algorithms are allowed. Nothing 
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, Self
@@ -21,6 +21,9 @@ from jwt.algorithms import HMACAlgorithm
 
 from chronoverse.auth.jwks import KeySetStore, PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
+from chronoverse.auth.minting import EVERY_WORKFLOW as EVERY_WORKFLOW
+from chronoverse.auth.minting import ClaimRules as ClaimRules
+from chronoverse.auth.minting import mint as mint
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog.values import IDENTIFIER
 from chronoverse.settings import Settings
@@ -32,8 +35,6 @@ MAX_HEADER_BYTES: Final = 8_192
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
 ADMIN: Final = "logs:admin"
-#: Stands for all workflows in the claim ``workflows``. No workflow can have this id.
-EVERY_WORKFLOW: Final = "*"
 
 #: What a client is told about a token whose signature is not valid.
 _INVALID: Final = "the token is not valid"
@@ -63,20 +64,6 @@ class Principal:
             raise Forbidden(f"the token lacks the scope {scope}")
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRules:
-    """What the claims of every token must say, as the settings have it. None means that nothing is required."""
-
-    audience: str | None = None
-    issuer: str | None = None
-    workflows_claim: str = "workflows"
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The rules that ``settings`` name."""
-        return cls(settings.jwt_audience, settings.jwt_issuer, settings.jwt_workflows_claim)
-
-
 class Key(NamedTuple):
     """A key, and the algorithms that it may be used with."""
 
@@ -100,8 +87,6 @@ class _PreparedHmac(HMACAlgorithm):
     def sign(self, msg: bytes, key: bytes) -> bytes:
         return hmac.digest(key, msg, "sha256")
 
-
-_NO_RULES: Final = ClaimRules()
 
 #: The library checks signatures only. Claims are checked here, with ``now`` as an argument and strict types.
 _SIGNATURES: Final = jwt.PyJWS()
@@ -288,27 +273,6 @@ def _public_key(material: object) -> Key:
     if isinstance(material, ed25519.Ed25519PublicKey):
         return Key(material, ("EdDSA",))
     raise ValueError("not a public key that may be used")
-
-
-def mint(
-    secret: bytes,
-    subject: str,
-    scopes: Iterable[str],
-    workflows: Iterable[str],
-    ttl_seconds: int,
-    now: float,
-    rules: ClaimRules = _NO_RULES,
-) -> str:
-    """A token that is signed with ``secret`` and valid from ``now`` (Unix time) for ``ttl_seconds``.
-
-    A service with the same ``rules`` accepts it.
-    """
-    start = int(now)
-    claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds, "scope": " ".join(scopes)}
-    claims |= {rules.workflows_claim: list(workflows)}
-    required = {"iss": rules.issuer, "aud": rules.audience}
-    claims |= {name: value for name, value in required.items() if value is not None}
-    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def signing_secret(settings: Settings) -> bytes:

@@ -175,7 +175,8 @@ def retention(workflow: str, time_text: str | None) -> None:
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""
     from chronoverse.auth.local_secret import secret_path
-    from chronoverse.auth.tokens import EVERY_WORKFLOW, ClaimRules, mint, signing_secret
+    from chronoverse.auth.minting import EVERY_WORKFLOW, ClaimRules, mint
+    from chronoverse.auth.tokens import signing_secret
 
     settings = read_settings()
     host = urlsplit(settings.service_url).hostname

@@ -177,7 +177,7 @@ def bearer_token(
     if settings.token is not None or not (settings.has_local_secret and is_loopback(urlsplit(url).hostname)):
         return settings.token
     from chronoverse.auth.local_secret import local_secret
-    from chronoverse.auth.tokens import ClaimRules, mint
+    from chronoverse.auth.minting import ClaimRules, mint
 
     rules = ClaimRules.from_settings(settings)
 

@@ -4,6 +4,7 @@ Exit codes are those of BSD's sysexits.h; each error in :mod:`chronoverse.errors
 follows a job exits with the job's own code instead.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,6 @@ from typing import Final
 import click
 
 from chronoverse import __version__
-from chronoverse.cli import admin, download, jobs, logs, remove, run, scans, search, serve, summary, wait, workflows
-from chronoverse.cli.common import print_message
-from chronoverse.cli.mcp import command as mcp
 from chronoverse.errors import ChronoverseError
 
 #: What a shell reports of a program that SIGINT or SIGPIPE has ended.
@@ -22,32 +20,46 @@ EXIT_BY_SIGINT: Final = 130
 EXIT_BY_SIGPIPE: Final = 141
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+#: The module of each command, in the order of ``--help``. A module is imported when its command is used.
+_MODULES: Final = {
+    "serve": "serve",
+    "run": "run",
+    "deliver": "run",
+    "logs": "logs",
+    "jobs": "jobs",
+    "workflows": "workflows",
+    "search": "search",
+    "summary": "summary",
+    "wait": "wait",
+    "download": "download",
+    "mcp": "mcp.command",
+    "redact": "remove",
+    "delete": "remove",
+    "archive": "admin",
+    "token": "admin",
+    "retention": "admin",
+    "scans": "scans",
+}
+
+
+class _Commands(click.Group):
+    """The group of all commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        module = importlib.import_module(f"chronoverse.cli.{_MODULES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chronoverse", message="%(prog)s %(version)s")
 def commands() -> None:
     """Stream job logs: run a job, and watch it from anywhere."""
-
-
-for _command in (
-    serve.serve,
-    run.run,
-    run.deliver,
-    logs.logs,
-    jobs.jobs,
-    workflows.workflows,
-    search.search,
-    summary.summary,
-    wait.wait,
-    download.download,
-    mcp.mcp,
-    remove.redact,
-    remove.delete,
-    admin.archive,
-    admin.token,
-    admin.retention,
-    scans.scans,
-):
-    commands.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return os.EX_USAGE
     except ChronoverseError as error:
+        from chronoverse.cli.common import print_message
+
         print_message(str(error))
         return error.exit_code
     except BrokenPipeError:

@@ -83,7 +83,7 @@ def banner(settings: Settings, address: str, command: str) -> str:
     if not settings.has_local_secret or not address.startswith("http"):
         return headline
     from chronoverse.auth.local_secret import local_secret
-    from chronoverse.auth.tokens import ClaimRules, mint
+    from chronoverse.auth.minting import ClaimRules, mint
 
     secret, rules = local_secret(settings.data_dir), ClaimRules.from_settings(settings)
     token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time(), rules)

@@ -16,7 +16,7 @@ from chronoverse.client.terminal import plain_text
 @output_option
 def workflows(output: str) -> None:
     """List the workflows, the one with the newest job first."""
-    from chronoverse.auth.tokens import EVERY_WORKFLOW
+    from chronoverse.auth.minting import EVERY_WORKFLOW
 
     with contextlib.closing(open_client(read_settings(), EVERY_WORKFLOW)) as client:
         found = client.workflows()

@@ -18,7 +18,7 @@ import pytest
 from chronoverse import __version__
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.auth.tokens import Verifier
-from chronoverse.cli.main import EXIT_BY_SIGINT, EXIT_BY_SIGPIPE, commands, main
+from chronoverse.cli.main import EXIT_BY_SIGINT, EXIT_BY_SIGPIPE, main
 from chronoverse.cli.printer import EXIT_CANCELED, EXIT_LOST, EXIT_NO_MATCH, EXIT_TIMEOUT, EXIT_TROUBLE, exit_code
 from chronoverse.cli.serve import serve_command
 from chronoverse.client.follower import JobState, name_gaps
@@ -29,6 +29,7 @@ from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, ROOT, Cli, environ
+from tests.support.commands import visible_commands
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -612,7 +613,7 @@ def exit_codes(kind: type[ChronoverseError]) -> set[int]:
 def test_the_page_has_every_command_and_every_exit_code() -> None:
     """And no others, but the codes of a command or a job."""
     page = (ROOT / "docs" / "cli.md").read_text()
-    names = {name for name, command in commands.commands.items() if not command.hidden}
+    names = set(visible_commands())
     codes = {int(code) for code in re.findall(r"^\| ([0-9]+) \|", page, re.MULTILINE)}
     ours = {0, EXIT_NO_MATCH, EXIT_TROUBLE, EXIT_LOST, EXIT_CANCELED, EXIT_BY_SIGINT, EXIT_BY_SIGPIPE, EXIT_TIMEOUT}
 

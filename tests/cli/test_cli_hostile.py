@@ -8,8 +8,8 @@ from typing import Final
 import orjson
 import pytest
 
-from chronoverse.cli.main import commands
 from tests.cli.conftest import Cli
+from tests.support.commands import visible_commands
 from tests.support.scripted import ScriptedService, answer
 
 #: Clears the screen, sets the title, and writes from right to left.
@@ -96,7 +96,7 @@ SILENT: Final = {"serve", "token", "retention"}
 
 def test_every_command_is_called() -> None:
     """Every command has a row in the table above, except those that the service starts for itself."""
-    assert CALLS.keys() == {name for name, each in commands.commands.items() if not each.hidden}
+    assert CALLS.keys() == set(visible_commands())
 
 
 @pytest.mark.long

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 from unittest import mock
 
-from chronoverse.cli.main import main
+import click
+
+from chronoverse.cli.main import commands, main
 from tests.support.service import ROOT, Service
 
 #: Seconds that a command may take on a busy machine.
@@ -22,6 +24,13 @@ def environ(service: Service, **settings: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_"))}
     ours = {"CHRONOVERSE_DATA_DIR": str(service.data_dir), "CHRONOVERSE_URL": service.url, "PYTHONPATH": str(ROOT)}
     return clean | ours | settings
+
+
+def visible_commands() -> dict[str, click.Command]:
+    """The commands of ``chronoverse --help``."""
+    context = click.Context(commands)
+    found = {name: commands.get_command(context, name) for name in commands.list_commands(context)}
+    return {name: command for name, command in found.items() if command and not command.hidden}
 
 
 def chronoverse_argv(*arguments: str) -> list[str]:

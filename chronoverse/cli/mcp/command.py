@@ -40,7 +40,7 @@ def mcp(max_wait: int) -> None:
     settings = read_settings()
     # The SDK reads stdin in a thread, for which Python would wait after Ctrl-C. The system's handler ends us at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from chronoverse.auth.tokens import EVERY_WORKFLOW
+    from chronoverse.auth.minting import EVERY_WORKFLOW
     from chronoverse.cli.mcp.server import run
     from chronoverse.cli.mcp.tools import Tools
 
