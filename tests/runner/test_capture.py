@@ -1,5 +1,6 @@
 """The line splitter with any bytes in any chunks, and the capture of real processes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -231,6 +232,24 @@ def test_a_silent_grandchild_does_not_delay_the_end() -> None:
     started = time.monotonic()
     capture(GRANDCHILD.format(grandchild="time.sleep(6)"))
     assert ORPHAN_QUIET_SECONDS <= time.monotonic() - started < ORPHAN_QUIET_SECONDS + 2
+
+
+def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
+    """The command has ended long ago. What it printed last was neither shown nor published in an earlier version."""
+    shown: list[bytes] = []
+    batches: list[LineBatch] = []
+    code = "print('x' * 99, flush=True)\nfor _ in range(8_000): print('x' * 99)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+
+        def show(data: bytes) -> None:
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            shown.append(data)
+            # As long as a reader that waits for a key; then as long as the silence after which a grandchild is left.
+            time.sleep(ORPHAN_QUIET_SECONDS if len(shown) == 3 else 0)
+
+        Capture(child, {"stdout": show, "stderr": show}, batches.append).run()
+    assert len(b"".join(shown)) == 800_100
+    assert joined(batches) == ["x" * 99] * 8_001
 
 
 def test_a_busy_command_is_read_in_large_batches() -> None:

@@ -6,6 +6,8 @@ import fcntl
 import os
 import selectors
 import signal
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -95,6 +97,12 @@ class Capture:
                     os.read(descriptor, READ_BYTES)
             self._flush_due()
             self._check_exit(exited=any(data is None for data, _ in ready))
+        # A grandchild has these open. What they hold now may be the command's: the reader of our output may be slow.
+        for pipe in list(self._pipes):
+            with contextlib.suppress(OSError):
+                rest = int.from_bytes(fcntl.ioctl(pipe.source, termios.FIONREAD, bytes(4)), sys.byteorder)
+                while rest > 0 and (size := self._read(pipe)):
+                    rest -= size
 
     def _add(self, pipe: _Pipe) -> None:
         # The system may refuse this to a user who has many large pipes. Then the pipe stays small.
@@ -105,17 +113,19 @@ class Capture:
         self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
         self._pipes.add(pipe)
 
-    def _read(self, pipe: _Pipe) -> None:
+    def _read(self, pipe: _Pipe) -> int:
+        """Reads once, and closes the pipe at its end. Returns the number of bytes."""
         data = _read_available(pipe.source.fileno())
         if data is None:
-            return
+            return 0
         if not data:
             self._close(pipe)
-            return
+            return 0
         self._last_read_at = time.monotonic()
         for batch in pipe.assembler.feed(data, iso_timestamp(self._clock()), self._last_read_at):
             self._publish(batch)
         pipe.tee(data)
+        return len(data)
 
     def _flush_due(self) -> None:
         now = time.monotonic()
