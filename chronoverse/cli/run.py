@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from chronoverse.cli.common import (
     service_url,
 )
 from chronoverse.errors import SpoolError
-from chronoverse.joblog.values import JobRef, iso_timestamp
+from chronoverse.joblog.values import JobRef
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
@@ -170,10 +169,9 @@ def _print_spool(file: Path, raw: bool) -> None:
     from chronoverse.runner.spool.salvage import recover_whole
 
     spool, damage = recover_whole(file, in_place=False)
-    spool.close(iso_timestamp(time.time()))
-    Printer(raw=raw).print(spool.lines(spool.state.get("base", 1)))
+    Printer(raw=raw).print(spool.entries(spool.state.get("base", 1)))
     spool.preserve()
-    if dropped := spool.dropped - sum(each.lines for each in spool.missing):
-        print_message(f"{dropped} lines were dropped: there was no room to keep them")
+    if spool.dropped:
+        print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")
     if damage:
         raise SpoolError(damage)

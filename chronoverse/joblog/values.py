@@ -169,8 +169,7 @@ class Gap(NamedTuple):
     """Numbers ``first`` to ``last``, both included, whose lines cannot be shown.
 
     ``reason`` is ``trimmed`` (the store has deleted them), ``missing`` (never written, or deleted by somebody),
-    ``lost`` (the store lost them, and their runner does not have them any more) or ``malformed`` (the entry has no
-    message).
+    ``lost`` (neither the store nor their runner has them) or ``malformed`` (the entry has no message).
     """
 
     first: int

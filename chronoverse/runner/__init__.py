@@ -9,7 +9,6 @@ command           one command, from its start to its exit code
 tee               copies the command's output to our own
 signal_forwarder  forwards signals to the command
 publisher         opens the job, appends its lines, renews its lease and ends it
-append_pipeline   sends an append before the last one is answered
 durability        asks which lines are safe in the store, and releases them from the spool
 log_writer        what a runner needs of a store
 http_log_writer   the same through the service

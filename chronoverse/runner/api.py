@@ -201,7 +201,7 @@ class JobLog:
             if self._finished:
                 return self._publisher.ended
             self._finished = True
-        self._publisher.end(JobResult(Status(status), exit_code), iso_timestamp(self._clock()))
+        self._publisher.end(JobResult(Status(status), exit_code))
         with self._resources:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()

@@ -9,6 +9,7 @@ import contextlib
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -27,9 +28,8 @@ from chronoverse.errors import (
     TooFast,
 )
 from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef, Status
-from chronoverse.runner.append_pipeline import AppendPipeline
 from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
-from chronoverse.runner.log_writer import JobResult, LogWriter
+from chronoverse.runner.log_writer import AppendChannel, JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: Seconds for which lines are collected into one append. A line that comes after a longer silence is sent at once.
@@ -78,10 +78,11 @@ class Publisher:
         self._backoff = Backoff(RETRY)
         #: The attempt that has the lease; None before the job is open and after the lease was lost.
         self._attempt: Attempt | None = None
-        #: The first and the last number that neither the store nor the spool has. They are reported to the store, which
-        #: names them in the log, before any other line is sent.
-        self._lost_numbers: tuple[int, int] | None = None
         self._resume(spool, lease_token)
+        #: For each append that is not answered, the index after its last line.
+        self._pending: deque[int] = deque()
+        #: The index after the last line that was ever sent. The log cannot have later lines of ours.
+        self._sent_end = spool.end if self._last_attempt else 0
         self._sent_at = 0.0
         self._result: JobResult | None = None
         self._refusal: ChronoverseError | None = None
@@ -129,11 +130,11 @@ class Publisher:
         if must_open and not is_decided:
             raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
-    def end(self, result: JobResult, timestamp: str) -> None:
+    def end(self, result: JobResult) -> None:
         """Call this after the last line. The thread delivers what is in the spool, and then ends the job."""
         self._spool.save_state(ending=list(result))
         self._result = result
-        self._spool.close(timestamp)
+        self._spool.close()
 
     def join(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for the thread to finish. Returns whether it has."""
@@ -173,10 +174,9 @@ class Publisher:
     def _run(self) -> None:
         try:
             store = self._connect()
-            sent_end = self._spool.end if self._last_attempt else 0
-            pipeline = AppendPipeline(store.append_connection(), self._spool, sent_end)
+            channel = store.append_connection()
             while not self._stop.is_set() and not self._ended:
-                self._try_step(store, pipeline)
+                self._try_step(store, channel)
         except Exception as error:  # the command must go on, whatever is wrong here, and the user must hear of it
             if not self._stop.is_set():  # else the store may have been closed during a call
                 self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
@@ -185,18 +185,17 @@ class Publisher:
             self._done.set()
             self._opened_or_refused.set()
 
-    def _try_step(self, store: LogWriter, pipeline: AppendPipeline) -> None:
+    def _try_step(self, store: LogWriter, channel: AppendChannel) -> None:
         """Does one step, and handles the errors that can pass. Raises the others."""
         try:
-            self._step(store, pipeline)
+            self._step(store, channel)
+            return
         except NotALog:
             raise
         except TooFast as error:
-            pipeline.reset()
             self._last_error = error
             self._stop.wait(min(max(error.seconds, SHORT_PAUSE_SECONDS), self._renew_seconds / 2))
         except StoreError as error:
-            pipeline.reset()
             self._wait_after(error)
         except Held as error:
             if not self._wait_for_lease:
@@ -204,41 +203,75 @@ class Publisher:
             self._wait_after(error)
         except Fenced:
             # The lease may only have expired, without another runner. Open the job again, as a new attempt.
-            pipeline.reset()
             self._last_attempt, self._attempt, self._end_written = self._attempt, None, False
             self._stop.wait(SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
-            pipeline.reset()
-            if gap.expected - self._base > self._spool.acked:
+            if gap.expected - self._base > max(self._sent_end, self._spool.acked):
                 raise ForeignLines("somebody else writes to this job's log") from gap
-            self._continue_at(gap.expected - self._base)
+            self._spool.acknowledge(gap.expected - self._base)
+        # Sending starts again at the first line that is not acknowledged.
+        self._pending.clear()
+        channel.reset()
 
-    def _step(self, store: LogWriter, pipeline: AppendPipeline) -> None:
+    def _step(self, store: LogWriter, channel: AppendChannel) -> None:
         if self._attempt is None:
-            self._open(store, pipeline)
+            self._open(store)
         elif self._end_written:
             numbering = AttemptNumbering(self._attempt, self._base)
             self._ended = self._are_safe(numbering, numbering.base + self._spool.end + 1)
-        elif self._lost_numbers is not None:
-            first, last = self._lost_numbers
-            store.append_lost(self._attempt, first, last)
-            self._lost_numbers = None
-            self._say(f"the store has lost lines {first} to {last}, which are no longer kept here: the log names them")
-            self._on_success()
-        elif pipeline.has_pending:
-            pipeline.send(self._attempt, self._base)
-            pipeline.receive(self._base)
+        elif self._pending:
+            # The next append is sent before the last is answered, so neither side waits for the other.
+            self._send(store, channel, self._attempt)
+            self._receive(channel)
             self._on_success()
         elif time.monotonic() >= self._renew_at:
             store.renew(self._attempt)
             self._schedule_renewal()
         elif self._wait_for_batch():
             self._sent_at = time.monotonic()
-            pipeline.send(self._attempt, self._base)
-            if not pipeline.has_pending:  # the spool is just dropping its newest lines
-                self._stop.wait(BATCH_SECONDS)
+            self._send(store, channel, self._attempt)
         elif self._result is not None:
             self._finish(store, AttemptNumbering(self._attempt, self._base), self._result)
+
+    def _send(self, store: LogWriter, channel: AppendChannel, attempt: Attempt) -> None:
+        """Sends the lines that wait: any number if no append is pending, else only full batches.
+
+        If neither the store nor the spool has the next line, tells the store, which names it in the log.
+        """
+        while len(self._pending) < 2:
+            start = self._pending[-1] if self._pending else self._spool.acked
+            if self._pending and self._spool.end - start < BATCH_LINES:
+                return
+            batch = self._spool.take(start)
+            if batch is None:
+                return
+            if batch.start > start:
+                if not self._pending:
+                    self._name_lost(store, attempt, start, batch.start)
+                return
+            self._sent_end = max(self._sent_end, batch.end)
+            channel.send(attempt, self._base + start, batch.runs)
+            self._pending.append(batch.end)
+
+    def _receive(self, channel: AppendChannel) -> None:
+        """Waits for the oldest answer. Raises :class:`ForeignLines` when somebody else writes to the log."""
+        index = channel.receive() - self._base
+        # The store may have more lines than this append had: those of a later append whose answer was lost.
+        if not self._pending.popleft() <= index <= self._sent_end:
+            raise ForeignLines("somebody else writes to this job's log")
+        if index > self._spool.acked:
+            self._spool.acknowledge(index)
+
+    def _name_lost(self, store: LogWriter, attempt: Attempt, start: int, end: int) -> None:
+        """Tells the store that the lines from ``start`` up to ``end`` are lost."""
+        first, last = self._base + start, self._base + end - 1
+        # Those that were never sent are lines that the spool has dropped. The user hears of all of them at the end.
+        were_sent, self._sent_end = start < self._sent_end, max(self._sent_end, end)
+        store.append_lost(attempt, first, last)
+        self._spool.acknowledge(end)
+        if were_sent:
+            self._say(f"lines {first} to {last} are neither in the store nor kept here any more: the log names them")
+        self._on_success()
 
     def _finish(self, store: LogWriter, numbering: AttemptNumbering, result: JobResult) -> None:
         """Ends the job, or only the attempt. Nobody could send lines again once the job waits for another runner."""
@@ -248,7 +281,7 @@ class Publisher:
         store.finish(numbering.attempt, *result, self._spool.dropped, self._base + self._spool.acked)
         self._end_written, self._ended = not only_attempt, only_attempt
 
-    def _open(self, store: LogWriter, pipeline: AppendPipeline) -> None:
+    def _open(self, store: LogWriter) -> None:
         try:
             attempt = self._open_attempt(store)
         except (Closed, Deleted, Held) as error:
@@ -258,9 +291,9 @@ class Publisher:
                 raise
             return
         if self._last_attempt is None:
-            self._base = attempt.next - self._spool.first
+            self._base = attempt.next - self._spool.acked
         else:
-            self._rejoin(self._last_attempt, attempt, pipeline)
+            self._rejoin(self._last_attempt, attempt)
         self._attempt = attempt
         self._must_open = False
         if self._first_refusal is not None:
@@ -307,16 +340,16 @@ class Publisher:
         self._attempt, self._end_written = self._last_attempt, True
         return True
 
-    def _rejoin(self, last: Attempt, attempt: Attempt, pipeline: AppendPipeline) -> None:
+    def _rejoin(self, last: Attempt, attempt: Attempt) -> None:
         """Continues the log after the lease was lost. Raises :class:`ForeignLines` if another runner wrote to it."""
         index = attempt.next - self._base
         if index == self._spool.acked:
             return
         # Another number means that the store lost some of our lines, or has a batch whose answer was lost. If there
         # was another attempt in between, the lines may also be that one's.
-        if attempt.attempt > last.attempt + 1 or index > max(pipeline.sent_end, self._spool.acked):
+        if attempt.attempt > last.attempt + 1 or index > max(self._sent_end, self._spool.acked):
             raise ForeignLines("another runner has written to this job since our lease was lost")
-        self._continue_at(index)
+        self._spool.acknowledge(index)
 
     def _wait_for_batch(self) -> bool:
         """Waits for lines, and then until a batch is full or has waited long enough. Whether there are any lines."""
@@ -335,18 +368,8 @@ class Publisher:
         next_number = self._durability.confirm_end(numbering)
         if next_number is not None and next_number < stop:
             self._end_written = False
-            self._continue_at(next_number - numbering.base)
+            self._spool.acknowledge(next_number - numbering.base)
         return next_number is not None and next_number >= stop
-
-    def _continue_at(self, index: int) -> None:
-        """The next line that the store needs is the one with ``index``. If the spool no longer has it, it is lost."""
-        self._lost_numbers = None
-        if index > self._spool.acked:
-            self._spool.acknowledge(index)
-        elif not self._spool.rewind(index):
-            first = self._spool.first
-            self._spool.rewind(first)
-            self._lost_numbers = (self._base + index, self._base + first - 1)
 
     def _current_numbering(self) -> AttemptNumbering | None:
         return self.numbering if self._attempt else None
@@ -378,7 +401,7 @@ class Publisher:
         # job's lines, which were only to be published under the id of the deleted one.
         # A runner that never had an attempt has no lines of that job: its lines were never published.
         deleted = isinstance(error, Deleted) and not self._spool.is_reassigned and self.numbering is not None
-        if deleted and self._spool.end > self._spool.first:
+        if deleted and self._spool.kept:
             error = Deleted(f"{error}; its lines that waited here are dropped")
         if deleted or not self._spool.has_directory:
             self._spool.abandon()

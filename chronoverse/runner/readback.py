@@ -65,17 +65,19 @@ def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Co
 def compare_spool(comparer: LogComparer, job: JobRef, spool: Spool, base: int) -> Comparison:
     """Compares all lines in ``spool`` with the log. A line's number is its index plus ``base``.
 
+    Lines that are not in the spool count as equal.
+
     Raises: as :meth:`LogComparer.compare`.
     """
     index = spool.first
-    while batch := spool.take(index, base):
+    while (batch := spool.take(index)) and batch.runs:
         lines = batch.lines(base)
         comparison = comparer.compare(job, lines)
         next_index = min(comparison.next_number - base, batch.end)
-        if comparison.differs or next_index <= index:
-            return Comparison(max(next_index, index) + base, comparison.differs)
+        if comparison.differs or next_index <= batch.start:
+            return Comparison(max(next_index, batch.start) + base, comparison.differs)
         index = next_index
-    return Comparison(index + base, differs=False)
+    return Comparison(spool.end + base, differs=False)
 
 
 def comparer_for(writer: LogWriter, archive: Archive | None = None) -> LogComparer:

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
-from chronoverse.joblog.values import JobRef, Status, iso_timestamp
+from chronoverse.joblog.values import JobRef, Status
 from chronoverse.runner import readback
 from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
 from chronoverse.runner.publisher import Publisher
@@ -64,8 +64,8 @@ def resend_spool(
         result = JobResult(Status.FAILED, None)
     connect_once = cache(partial(connect, job.workflow_id))
     publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, retry=retry)
-    publisher.end(result, iso_timestamp(time.time()))
-    lines = spool.end - spool.first
+    publisher.end(result)
+    lines = spool.kept
     refusal: Closed | None = None
     delivered = was_published = False
     try:
@@ -124,7 +124,7 @@ def _verify(
     """
     numbering = publisher.numbering
     if numbering is None:
-        return SpoolNotInLog(f"{job} has ended without the {spool.end - spool.first} lines of {path}")
+        return SpoolNotInLog(f"{job} has ended without the {spool.kept} lines of {path}")
     try:
         comparison = compare_spool(open_comparer(), job, spool, numbering.base)
     except (JobNotFound, ArchiveDamaged) as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
-from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status, iso_timestamp
+from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import Command
 from chronoverse.runner.log_writer import JobResult, LogWriter
@@ -84,7 +84,7 @@ def run(
     connect = store if callable(store) else lambda: store
     make_publisher = partial(Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, retry=retry)
     spool = _open_spool(job, limits.room, say, retry=retry, service_url=service_url)
-    recovered, recovered_lines = spool.path, spool.end - spool.first
+    recovered, recovered_lines = spool.path, spool.kept
     publisher = make_publisher(spool)
     signals = signals or SignalForwarder()
     refusal: ChronoverseError | None = None
@@ -114,7 +114,7 @@ def run(
             # A recovered spool file may say how an earlier command ended.
             spool.save_state(ending=None)
             code = command.run()
-            publisher.end(JobResult(_status(code, signals), code), iso_timestamp(time.time()))
+            publisher.end(JobResult(_status(code, signals), code))
             if refusal is None:
                 _deliver(publisher, signals, limits.deliver_seconds)
         finally:
@@ -178,8 +178,8 @@ def close_and_report(
     path = None if delivered else spool.preserve()
     if delivered:
         spool.abandon()
-    if dropped := spool.dropped - sum(each.lines for each in spool.missing):
-        say(f"{dropped} lines were dropped: there was no room to keep them")
+    if spool.dropped:
+        say(f"{spool.dropped} lines were dropped: there was no room to keep them")
     if delivered or (path is None and isinstance(refusal, Deleted)):
         return
     if undelivered:

@@ -181,7 +181,7 @@ class Settings:
         Setting(
             parse.WholeNumber(16_777_216, 1_099_511_627_776),
             "bytes",
-            "What a runner keeps on disk while the store is away. Beyond it, lines from the middle are dropped.",
+            "What a runner keeps on disk while the store is away. Beyond it, the oldest lines are dropped.",
         ),
     ] = 1_073_741_824
     max_streams: Annotated[

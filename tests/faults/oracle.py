@@ -1,14 +1,16 @@
 """Compares what viewers received with what was printed, as Jepsen's checkers do. Pure functions. https://jepsen.io
 
 Two kinds of numbers are checked. The log numbers its lines 1, 2, 3, …: a viewer receives each number once and in order,
-or a gap names it. Every writer numbers the lines that it prints: each is in the log once and in order, or a drop marker
-says at that position how many were dropped.
+or a gap names it. Every writer numbers the lines that it prints: each is in the log once and in order, or its number
+is in a gap. The last event says how many lines the runner has dropped: no more than gaps with the reason ``lost`` name.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from heapq import merge
 from itertools import islice
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from tests.faults.emitter import line
@@ -21,9 +23,6 @@ JOB: Final = "job"
 MAX_REPORTED: Final = 1_000
 
 _EMITTED = re.compile(r"w=([A-Za-z0-9-]+) n=([0-9]+) h=[0-9a-f]{40}( \.*)?")
-_MARKER = re.compile(
-    r"\[chronoverse\] ([0-9]+) lines(?: \([0-9]+ bytes\))? dropped between line ([0-9]+) and line ([0-9]+): .*"
-)
 
 
 class Seen(NamedTuple):
@@ -63,8 +62,8 @@ class Verdict:
     misstated: list[str] = field(default_factory=list)
     #: Lines that were checked in all views.
     checked: int = 0
-    #: Lines that were dropped, as the log says.
-    dropped: int = 0
+    #: Lines that gaps name as lost.
+    named: int = 0
 
     @property
     def faults(self) -> dict[str, list[str]]:
@@ -92,20 +91,17 @@ def judge(
     """Checks what each viewer received, its view, and ``history``, which is the log as its pages return it.
 
     A view begins at line 1 and goes to the end of the log. ``foreign`` are messages that none of the writers printed.
+    Pages leave out lines that are lost: their gaps are those of the first view.
     """
     verdict = Verdict()
     last = max((seen.number for seen in history if seen.kind == LINE), default=0)
     contents: dict[int, tuple[str, str]] = {}
-    for name, view in {"/logs": history, **views}.items():
+    lost = [seen for seen in next(iter(views.values()), ()) if seen.kind == GAP and seen.message == "lost"]
+    verdict.named = sum(seen.last - seen.number + 1 for seen in lost)
+    pages = list(merge(history, lost, key=attrgetter("number")))
+    for name, view in {"/logs": pages, **views}.items():
         _ViewCheck(name, printed, foreign, contents, verdict).run(view, last)
-    verdict.dropped = sum(dropped(seen.message) for seen in history)
     return verdict
-
-
-def dropped(message: str) -> int:
-    """How many lines were dropped, as a drop marker says; 0 for any other message."""
-    found = _MARKER.fullmatch(message)
-    return int(found[1]) if found else 0
 
 
 class _ViewCheck:
@@ -138,8 +134,8 @@ class _ViewCheck:
         self._replaced: set[str] = set()
         #: How many numbers gaps have named since the last line.
         self._named = 0
-        #: How many lines drop markers have announced: those that were not found missing yet, and all.
-        self._announced = self._dropped = 0
+        #: How many numbers gaps have named as lost.
+        self._lost = 0
 
     def run(self, view: Sequence[Seen], last: int) -> None:
         """Checks all events, and then what is missing up to the log's ``last`` line."""
@@ -154,30 +150,21 @@ class _ViewCheck:
             self._verdict.lost.append(f"{self._name}: number {number}")
         for writer, printed in self._printed.items():
             self._check_skipped(writer, max(printed.required, self._reached[writer]) + 1)
-        self._check_announced(self._highest)
 
     def _line(self, seen: Seen) -> None:
         self._verdict.checked += 1
         if seen.number in self._numbers:
             self._verdict.doubled.append(f"{self._name}: number {seen.number}")
             return
-        if seen.number < self._highest:
+        if seen.number <= self._highest:
             self._verdict.reordered.append(f"{self._name}: number {seen.number} after {self._highest}")
         self._numbers.add(seen.number)
         self._highest = max(self._highest, seen.number)
         content = (seen.message, seen.timestamp)
         if self._contents.setdefault(seen.number, content) != content:
             self._verdict.changed.append(f"{self._name}: number {seen.number} is {content}")
-        elif marker := _MARKER.fullmatch(seen.message):
-            self._marker(seen.number, *map(int, marker.groups()))
         elif seen.message not in self._foreign:
             self._printed_line(seen)
-
-    def _marker(self, number: int, count: int, before: int, after: int) -> None:
-        self._announced += count
-        self._dropped += count
-        if (before, after) != (number - 1, number + 1):
-            self._verdict.misstated.append(f"{self._name}: the marker {number} names lines {before} and {after}")
 
     def _printed_line(self, seen: Seen) -> None:
         found = _EMITTED.fullmatch(seen.message)
@@ -198,7 +185,6 @@ class _ViewCheck:
             self._verdict.reordered.append(where)
         else:
             self._check_skipped(writer, number)
-            self._check_announced(number)
             self._reached[writer] = number
         self._found[writer].add(number)
         if writer != self._writer:
@@ -206,19 +192,10 @@ class _ViewCheck:
             self._writer = writer
 
     def _check_skipped(self, writer: str, number: int) -> None:
-        """Checks that the writer's lines between its last one and ``number`` were announced as dropped, or in a gap."""
-        missing = number - self._reached[writer] - 1
-        explained = min(missing, self._announced)
-        self._announced -= explained
-        for lost in range(number - missing + explained + self._named, number):
+        """Checks that the writer's lines between its last one and ``number`` were in a gap."""
+        for lost in range(self._reached[writer] + 1 + self._named, number):
             self._verdict.lost.append(f"{self._name}: line {lost} of {writer}")
         self._named = 0
-
-    def _check_announced(self, number: int) -> None:
-        """Checks that all lines that were announced as dropped were missing."""
-        if self._announced:
-            self._verdict.misstated.append(f"{self._name}: {self._announced} too many dropped before {number}")
-        self._announced = 0
 
     def _gap(self, seen: Seen) -> None:
         if seen.number <= self._highest or seen.last < seen.number:
@@ -227,13 +204,14 @@ class _ViewCheck:
         self._gaps.append((seen.number, seen.last))
         self._highest = seen.last
         self._named += seen.last - seen.number + 1
+        self._lost += (seen.last - seen.number + 1) * (seen.message == "lost")
 
     def _end(self, state: Mapping[str, object]) -> None:
         lost = state["status"] == "LOST"
-        if not lost and (state["lines"], state["dropped"]) != (self._highest, self._dropped):
+        if not lost and (state["lines"] != self._highest or state["dropped"] not in range(self._lost + 1)):
             self._verdict.misstated.append(
                 f"{self._name}: {state['lines']} lines and {state['dropped']} dropped at the end, "
-                f"not {self._highest} and {self._dropped}"
+                f"not {self._highest} and at most {self._lost}"
             )
 
     def _missing(self, last: int) -> Iterator[int]:

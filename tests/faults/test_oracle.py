@@ -25,12 +25,6 @@ def clean_lines() -> Frames:
     return [Line(number, STAMP, line("a", number), "stdout") for number in range(1, LINES + 1)]
 
 
-def marker(number: int, dropped: int) -> Line:
-    """The drop marker that the runner writes where lines were dropped."""
-    text = f"[chronoverse] {dropped} lines (99 bytes) dropped between line {number - 1} and line {number + 1}: no room"
-    return Line(number, STAMP, text, "stderr")
-
-
 def ending(lines: int, dropped: int = 0) -> Seen:
     """The last ``job`` event."""
     return Seen(1, 0, JOB, state={"status": "COMPLETED", "lines": lines, "dropped": dropped})
@@ -132,25 +126,28 @@ def test_a_line_with_two_different_times_is_changed() -> None:
     assert judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(clean_lines())).changed
 
 
-def with_marker(dropped: int, announced: int) -> Verdict:
-    """The verdict on a log in which ``dropped`` lines after line 5 are missing, and whose marker says ``announced``."""
-    lines = clean_lines()
-    rest = [each._replace(sequence_num=each.sequence_num - dropped + 1) for each in lines[5 + dropped :]]
-    seen = seen_of([*lines[:5], marker(6, announced), *rest])
-    return judge(PRINTED, {"viewer": [*seen, ending(LINES - dropped + 1, announced)]}, seen)
+def with_gap(dropped: int, named: int, counted: int) -> Verdict:
+    """The verdict on a log in which ``dropped`` lines after line 5 are missing.
+
+    The gap says ``named``, and the end ``counted``.
+    """
+    seen = seen_of(clean_lines())
+    gap, rest = Seen(1, 0, GAP, 6, 5 + named, "lost"), seen[5 + dropped :]
+    return judge(PRINTED, {"viewer": [*seen[:5], gap, *rest, ending(LINES, counted)]}, [*seen[:5], *rest])
 
 
-def test_lines_announced_as_dropped_are_not_lost() -> None:
-    """The log says how many lines are missing, and that many are missing."""
-    verdict = with_marker(4, 4)
+def test_lines_named_as_lost_are_explained() -> None:
+    """The log says which lines are missing, and those are missing."""
+    verdict = with_gap(4, 4, 4)
     assert verdict.clean, verdict
-    assert verdict.dropped == 4
+    assert verdict.named == 4
 
 
-def test_announcing_too_few_or_too_many_is_found() -> None:
-    """The number in a drop marker must be exact."""
-    assert with_marker(4, 3).lost
-    assert with_marker(4, 5).misstated
+def test_naming_too_few_or_too_many_is_found() -> None:
+    """The numbers in a gap must be exact. At the end no more may be dropped than gaps have named."""
+    assert with_gap(4, 3, 3).lost
+    assert with_gap(4, 5, 5).reordered
+    assert with_gap(4, 4, 5).misstated
 
 
 def test_a_wrong_count_at_the_end_is_found() -> None:

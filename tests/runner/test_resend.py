@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from chronoverse.errors import Closed, Held, SpoolError
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.values import End, Gap, JobRef, Line, Status
 from chronoverse.runner.api import JobLog
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
@@ -279,6 +281,26 @@ def test_the_result_of_an_earlier_command_is_not_given_to_a_later_one(
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
     assert end is not None
     assert end["status"] == "LOST"
+
+
+def test_lines_that_were_dropped_before_the_job_was_open_are_named(
+    server: RedisServer, store: Store, tmp_path: Path
+) -> None:
+    """The store was away from the beginning, and the runner was killed. The numbers begin with the lost ones."""
+    spool = Spool(SpoolRoom(tmp_path, "job_1", 10_000, 200_000, 0))
+    spool.save_state(workflow=JOB.workflow_id, job=JOB.job_id, token="a" * 32)
+    for number in range(1, 3_001):
+        spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%d" % number, 1))
+    path = spool.preserve()
+    assert path is not None
+    assert resend_spool(path, lambda _: store, print)
+    gap, *lines, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
+    assert gap == Gap(1, spool.dropped, "lost")
+    assert isinstance(end, End)
+    assert (end.status, end.lines, end.dropped) == (Status.LOST, 3_000, spool.dropped)
+    assert [line.message for line in lines if isinstance(line, Line)] == [
+        str(number) for number in range(spool.dropped + 1, 3_001)
+    ]
 
 
 @pytest.mark.long

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import re
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.errors import SpoolError, SpoolInUse
-from chronoverse.joblog.values import Line
+from chronoverse.joblog.values import Gap, Line
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.batches import OVERHEAD_BYTES
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool, SpoolBatch
@@ -28,7 +27,6 @@ LINE = OVERHEAD_BYTES + 10
 TOO_LONG = MAX_BATCH_BYTES + 1
 #: Bytes of a page of the file, which has room for some 200 of these lines; and pages of a file without lines.
 PAGE, EMPTY = 16_384, 3
-MARK = re.compile(r"\[chronoverse\] (\d+) lines \((\d+) bytes\) dropped between line (\d+) and line (\d+): ")
 
 
 def make_batch(*messages: str, stream: str = "stdout", partial: bool = False) -> LineBatch:
@@ -51,16 +49,16 @@ def fill(spool: Spool, first: int, last: int) -> None:
         spool.put(make_batch(f"{number:010}"))
 
 
-def take_batch(spool: Spool, index: int, base: int = 1) -> SpoolBatch:
-    found = spool.take(index, base)
+def take_batch(spool: Spool, index: int) -> SpoolBatch:
+    found = spool.take(index)
     assert found is not None
     return found
 
 
 def drain(spool: Spool, base: int = 1, release: bool = False) -> list[str]:
-    """Takes and acknowledges all lines. Their numbers must have no gap."""
+    """Takes and acknowledges all lines. Each has its index as its number."""
     messages: list[str] = []
-    while found := spool.take(spool.acked, base):
+    while found := spool.take(spool.acked):
         lines = found.lines(base)
         assert [line.sequence_num for line in lines] == list(range(base + found.start, base + found.end))
         messages += [line.message for line in lines]
@@ -69,6 +67,11 @@ def drain(spool: Spool, base: int = 1, release: bool = False) -> list[str]:
             spool.release(found.end)
     assert spool.acked == spool.end
     return messages
+
+
+def lost(spool: Spool) -> int:
+    """How many lines the spool names as lost."""
+    return sum(each.last - each.first + 1 for each in spool.entries() if isinstance(each, Gap))
 
 
 def plain(messages: list[str]) -> list[int]:
@@ -111,19 +114,19 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_acknowledged_lines_can_be_taken_again_until_they_are_released(kind: str, tmp_path: Path) -> None:
-    """They can be taken from the middle of a batch. After the release a rewind is refused, and changes nothing."""
+    """They can be taken from the middle of a batch. What was released can still be asked for, and is lost then."""
     spool = Spool(in_memory(200) if kind == "memory" else in_file(tmp_path))
     fill(spool, 0, 95)
     spool.put(make_batch("x", "y"))
     everything = drain(spool)
     assert (spool.path is not None) == (kind == "file")
     for index in (96, 13, 0, 40):
-        assert spool.rewind(index)
+        spool.acknowledge(index)
         assert drain(spool) == everything[index:]
     spool.release(42)
     assert spool.first == 42
-    assert not spool.rewind(41)
-    assert spool.rewind(42)
+    spool.acknowledge(41)
+    assert take_batch(spool, 41).start == 42
     assert drain(spool) == everything[42:]
 
 
@@ -162,104 +165,82 @@ def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_without_room_the_middle_is_dropped_and_a_marker_stands_in_place(kind: str, tmp_path: Path) -> None:
-    """The first and the newest lines stay, the numbers have no gap, and no line is missing from the account."""
+def test_without_room_the_oldest_lines_are_dropped_and_named(kind: str, tmp_path: Path) -> None:
+    """The newest lines stay, all keep their numbers, and a gap has the numbers of exactly those that were dropped."""
     spool = Spool(in_memory() if kind == "memory" else in_file(tmp_path))
     fill(spool, 0, 3000)
-    messages = drain(spool)
-    seen, mark = plain(messages), next(MARK.match(message) for message in messages if not message.isdigit())
-    assert mark is not None
-    lines, size, before, after = map(int, mark.groups())
-    assert (lines, size) == (spool.dropped, 10 * spool.dropped)
-    assert len(seen) + spool.dropped == 3000
-    assert seen == [*range(before), *range(before + lines, 3000)]
-    assert after == before + 2
-    assert messages[before] == mark.string
-    assert before >= 30
-    assert len(seen) - before >= 30
+    gap, *lines = spool.entries()
+    assert gap == Gap(1, spool.dropped, "lost")
+    assert [(line.sequence_num, line.message) for line in lines if isinstance(line, Line)] == [
+        (index + 1, f"{index:010}") for index in range(spool.dropped, 3000)
+    ]
+    assert spool.kept == len(lines) >= 60
 
 
-def test_lines_may_be_dropped_again_after_a_marker_was_read(tmp_path: Path) -> None:
-    """A line that was taken is never dropped, and each dropped range has its marker."""
+def test_lines_that_were_sent_are_not_dropped(tmp_path: Path) -> None:
+    """The store may have them: they would be named as lost and be there."""
+    spool = Spool(in_file(tmp_path))
+    fill(spool, 0, 600)
+    sent = take_batch(spool, 0)
+    fill(spool, 600, 6000)
+    assert take_batch(spool, 0) == sent
+    following = take_batch(spool, sent.end)
+    assert following.start == sent.end + spool.dropped
+
+
+def test_lines_may_be_dropped_again_and_again(tmp_path: Path) -> None:
+    """Each time their numbers are lost, and no others."""
     spool = Spool(in_file(tmp_path))
     messages: list[str] = []
     for start in range(0, 9000, 3000):
         fill(spool, start, start + 3000)
         messages += drain(spool, release=True)
-    marks = [int(found[1]) for message in messages if (found := MARK.match(message))]
-    assert len(marks) == 3
-    assert sum(marks) == spool.dropped
-    assert len(plain(messages)) + spool.dropped == 9000
+    assert len(messages) + spool.dropped == 9000
+    assert spool.dropped > 3000
     assert plain(messages) == sorted(set(plain(messages)))
 
 
-def test_a_line_whose_end_was_dropped_ends_before_the_marker() -> None:
-    """Else the marker would look like a part of it."""
-    spool = Spool(in_memory(40))
-    fill(spool, 0, 19)
-    spool.put(make_batch("piece 0001", stream="stderr", partial=True))
-    fill(spool, 20, 200)
-    found = [line for line in drain_lines(spool) if not line.message.isdigit()]
-    assert [(line.message, line.partial) for line in found[:2]] == [("piece 0001", True), ("", False)]
-    assert " lines (" in found[2].message
-
-
-def drain_lines(spool: Spool) -> list[Line]:
-    lines: list[Line] = []
-    while found := spool.take(spool.acked, 1):
-        lines += found.lines(1)
-        spool.acknowledge(found.end)
-    return lines
-
-
-def test_a_marker_stands_at_the_end_if_the_last_lines_were_dropped() -> None:
-    """No line follows it."""
-    spool = Spool(in_memory())
+def test_a_batch_that_is_too_long_for_the_file_is_dropped(tmp_path: Path) -> None:
+    """Also as the last one: the file says where the log ends."""
+    spool = Spool(in_file(tmp_path))
     spool.put(make_batch("a"))
     spool.put(make_batch("x" * TOO_LONG))
-    assert spool.take(1, 1) is None
-    spool.close(NOW)
-    messages = drain(spool)
-    assert messages[0] == "a"
-    assert messages[1].startswith(f"[chronoverse] 1 lines ({TOO_LONG} bytes) dropped between line 1 and line 3")
-
-
-def test_a_recovered_file_tells_that_the_last_lines_were_dropped(tmp_path: Path) -> None:
-    """The runner was killed before the marker was in the log."""
-    spool = Spool(in_file(tmp_path))
-    spool.force_spill(True)
-    fill(spool, 0, 30)
-    spool.put(make_batch("half", partial=True))
-    spool.put(make_batch("x" * TOO_LONG))
-    assert spool.path is not None
-    (tmp_path / "copy.sqlite").write_bytes(spool.path.read_bytes())
-    found = Spool.recover(tmp_path / "copy.sqlite")
-    assert found.dropped == 1
-    found.close(NOW)
-    messages = drain(found)
-    assert messages[30:32] == ["half", ""]
-    assert messages[32].startswith(f"[chronoverse] 1 lines ({TOO_LONG} bytes) dropped between line 32 and line 34")
+    path = spool.preserve()
+    assert path is not None
+    spool = Spool.recover(path)
+    assert list(spool.entries()) == [Line(1, NOW, "a", "stdout"), Gap(2, 2, "lost")]
+    assert (drain(spool), spool.dropped, spool.end) == (["a"], 1, 2)
 
 
 def test_a_reassigned_file_has_the_same_lines_when_it_is_recovered_again(tmp_path: Path) -> None:
     """A delivery to another job was interrupted. The next one must find the lines that the first has sent."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 3000)
-    assert MARK.match("\n".join(line.message for line in spool.lines() if not line.message.isdigit()))
     path = spool.preserve()
     assert path is not None
     spool = Spool.recover(path, keep_all=True)
     spool.reassign()
     spool.save_state(workflow="wf_1", job="job_2", attempt=1, base=1)
-    sent = list(spool.lines())
-    assert any("dropped here: " in line.message for line in sent)
+    sent = list(spool.entries())
+    assert isinstance(sent[0], Gap)
     assert spool.preserve() == path
-    assert list(Spool.recover(path).lines()) == sent
+    assert list(Spool.recover(path).entries()) == sent
+
+
+def test_a_file_with_markers_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """Version 0.2 dropped lines from the middle, and gave them no numbers."""
+    spool = Spool(in_file(tmp_path))
+    spool.save_state(workflow="wf_1", job="job_1", ranges=[[2, 5, 50, "", "", True]])
+    fill(spool, 0, 100)
+    path = spool.preserve()
+    assert path is not None
+    with pytest.raises(SpoolError, match="deliver it with the version that ran the job"):
+        Spool.recover(path)
 
 
 @pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 40), marks=pytest.mark.long)], ids=["few", "more"])
 def test_any_order_of_operations_keeps_the_account(seeds: range, tmp_path: Path) -> None:
-    """The numbers have no gaps, the lines are in order, and the taken and the dropped lines are all lines."""
+    """Each line has its own number, a line that was taken is never dropped, and those two kinds are all lines."""
     for seed in seeds:
         chance = random.Random(seed)
         directory = tmp_path / str(seed)
@@ -273,22 +254,19 @@ def test_any_order_of_operations_keeps_the_account(seeds: range, tmp_path: Path)
                     fill(spool, put, put + count)
                     put += count
                 case 2 | 3:
-                    if found := spool.take(spool.acked, 1):
+                    if found := spool.take(spool.acked):
                         for line in found.lines(1):
                             assert log.setdefault(line.sequence_num, line.message) == line.message, seed
                         spool.acknowledge(found.end)
                 case 4:
                     spool.release(spool.acked)
-                    spool.rewind(chance.randrange(spool.acked + 1))
-        spool.close(NOW)
-        while found := spool.take(spool.acked, 1):
+                    spool.acknowledge(chance.randrange(spool.first, spool.acked + 1))
+        while found := spool.take(spool.acked):
             for line in found.lines(1):
                 assert log.setdefault(line.sequence_num, line.message) == line.message, seed
             spool.acknowledge(found.end)
-        assert sorted(log) == list(range(1, spool.end + 1)), seed
-        seen = plain([log[number] for number in sorted(log)])
-        assert seen == sorted(set(seen)), seed
-        assert len(seen) + spool.dropped == put, seed
+        assert all(int(message) == number - 1 for number, message in log.items()), seed
+        assert len(log) + spool.dropped == spool.end == put, seed
 
 
 def test_waiting_ends_with_lines_a_close_or_a_timeout() -> None:
@@ -297,7 +275,7 @@ def test_waiting_ends_with_lines_a_close_or_a_timeout() -> None:
     assert not spool.wait_for_lines(1, 0.01)
     threading.Timer(0.05, spool.put, [make_batch("a")]).start()
     assert spool.wait_for_lines(1, 10)
-    threading.Timer(0.05, spool.close, [NOW]).start()
+    threading.Timer(0.05, spool.close).start()
     started = time.monotonic()
     assert spool.wait_for_lines(BATCH_LINES, 10)
     assert time.monotonic() - started < 5
@@ -309,7 +287,7 @@ def test_an_abandoned_spool_only_counts_lines(tmp_path: Path) -> None:
     fill(spool, 0, 100)
     spool.abandon()
     spool.put(make_batch("b", "c"))
-    assert (spool.take(0, 1), spool.end - spool.acked) == (None, 102)
+    assert (spool.take(0), spool.end - spool.acked) == (None, 102)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -319,7 +297,7 @@ def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, lines)
     spool.save_state(workflow="wf_1", job="job_1", base=7)
-    found = take_batch(spool, 0, 7)
+    found = take_batch(spool, 0)
     spool.acknowledge(found.end)
     spool.release(found.end)
     path = spool.preserve()
@@ -330,12 +308,11 @@ def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == list(orphaned_spools(tmp_path)) == [path]
     again = Spool.recover(path)
     assert again.state["base"] == 7
-    assert again.first == found.end
+    assert again.acked == again.first == found.end
     messages = drain(again, 7)
-    assert again.dropped == spool.dropped == max(0, lines - found.end - len(plain(messages)))
+    assert again.dropped == spool.dropped == found.start
     assert (again.dropped > 0) == (lines == 4000)
-    assert plain(messages)[0] == found.end
-    assert plain(messages)[-1] == lines - 1
+    assert plain(messages) == list(range(found.end, lines))
 
 
 def test_a_recovered_spool_takes_more_lines(tmp_path: Path) -> None:
@@ -381,7 +358,7 @@ def test_a_file_of_an_earlier_version_is_named(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_removed_lines_get_a_marker(tmp_path: Path) -> None:
+def test_removed_lines_are_named(tmp_path: Path) -> None:
     """Somebody has deleted some with the ``sqlite3`` program, which can read the file too."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 100)
@@ -391,9 +368,10 @@ def test_removed_lines_get_a_marker(tmp_path: Path) -> None:
         (text,) = database.execute("SELECT CAST(text AS TEXT) FROM batches WHERE ordinal = 34").fetchone()
         assert text == "0000000034"
         database.execute("DELETE FROM batches WHERE ordinal BETWEEN 34 AND 39")
-    messages = drain(Spool.recover(path))
-    assert plain(messages) == [*range(34), *range(40, 100)]
-    assert sum("6 lines missing" in message for message in messages) == 1
+    spool = Spool.recover(path)
+    assert [each for each in spool.entries() if isinstance(each, Gap)] == [Gap(35, 40, "lost")]
+    assert plain(drain(spool)) == [*range(34), *range(40, 100)]
+    assert spool.dropped == 0
 
 
 WRITER = """
@@ -455,7 +433,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (abs(limit), abs(limit)))
 for number in range(limit < 0, 6_000):
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%010d" % number, 1))
 seen = []
-while found := spool.take(spool.acked, 1):
+while found := spool.take(spool.acked):
     seen += [line.message for line in found.lines(1) if line.message.isdigit()]
     spool.acknowledge(found.end)
     if len(sys.argv) > 3:
@@ -470,7 +448,7 @@ print(len(seen) + spool.dropped, len(seen), seen == sorted(set(seen)), seen[0], 
 )
 @pytest.mark.parametrize("release", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_full_disk_makes_the_spool_drop_lines(limit: int, release: bool, tmp_path: Path) -> None:
-    """The job goes on, lines in the middle are dropped, and no line is missing from the account.
+    """The job goes on, lines are dropped, and no line is missing from the account.
 
     The disk is full at some size of the file, before or after its first line is written. A negative ``limit`` is for
     the time after that.
@@ -478,8 +456,9 @@ def test_a_full_disk_makes_the_spool_drop_lines(limit: int, release: bool, tmp_p
     command = [sys.executable, "-c", FULL, str(tmp_path), str(limit), *["release"] * release]
     done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True)
     total, seen, ordered, first, last, files = done.stdout.split()
-    assert (total, ordered, int(first), int(last)) == ("6000", "True", 0, 5_999)
+    assert (total, ordered, int(last)) == ("6000", "True", 5_999)
     assert int(seen) > (2000 if abs(limit) >= 200_000 else 40)
+    assert int(first) == 0 or abs(limit) < 60_000
     assert not release or int(files) == 0
 
 
@@ -500,7 +479,7 @@ spool.force_spill(False)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
 put(1_000, 5_000)
 seen = []
-while found := spool.take(spool.acked, 1):
+while found := spool.take(spool.acked):
     seen += [int(line.message) for line in found.lines(1) if line.message.isdigit()]
     spool.acknowledge(found.end)
 print(500 + len(seen) + spool.dropped, seen == sorted(set(seen)), seen[0], seen[-1])

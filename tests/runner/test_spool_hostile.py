@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from chronoverse.cli.main import main
 from chronoverse.errors import SpoolError
+from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.values import End, Gap, Line
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.salvage import recover_whole
 from chronoverse.runner.spool.spool import Spool
@@ -79,13 +81,6 @@ def content(data: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(data)
 
 
-def dropped(
-    ordinal: Any = 2, lines: Any = 1, size: Any = 1, streams: Any = "", timestamp: Any = NOW, numbered: Any = True
-) -> list[Any]:
-    """A dropped range, whatever it says."""
-    return [ordinal, lines, size, streams, timestamp, numbered]
-
-
 REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "empty": content(b""),
     "another kind of file": content(b"#!/bin/sh\n" * 1000),
@@ -122,18 +117,13 @@ REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "an exit code that is a text": file(ending=["FAILED", "1"]),
     "dropped lines below zero": file(dropped=-1),
     "dropped lines beyond all numbers": file(dropped=2**63),
-    "a shift that is a text": file(shift="x"),
-    "a shift beyond all lines": file(shift=-1),
-    "a shift beyond all numbers": file(shift=10**15),
-    "ranges that are a number": file(ranges=1),
-    "a range that is a number": file(ranges=[1]),
-    "a range of five parts": file(ranges=[dropped()[:5]]),
-    "a range of no lines": file(ranges=[dropped(lines=0)]),
-    "a range beyond all numbers": file(ranges=[dropped(lines=10**15 - 1)]),
-    "a range on a stream that there is not": file(ranges=[dropped(streams="x" * 1000)]),
-    "a range whose time is a sequence": file(ranges=[dropped(timestamp="\x1b]0;title\x07")]),
-    "a range with a number that is no truth": file(ranges=[dropped(numbered=1)]),
-    "a range whose lines are there": file(ranges=[dropped(ordinal=1)]),
+    "a first line that is a text": file(first="x"),
+    "a first line below zero": file(first=-1),
+    "a first line beyond all numbers": file(first=10**15),
+    "an end that is a text": file(end="x"),
+    "an end beyond all numbers": file(end=10**15 - 1),
+    "a shift of an earlier version": file(shift=-3),
+    "ranges of an earlier version": file(ranges=[[2, 1, 1, "", NOW, True]]),
 }
 #: Of these files all lines are taken.
 WHOLE: Final[dict[str, tuple[Callable[[Path], None], list[str]]]] = {
@@ -157,14 +147,13 @@ DAMAGED: Final[dict[str, Callable[[Path], None]]] = {
     "a time that is none": file(TWO_LINES, row(timestamp=b"\xff" * 24)),
     "a time that is a sequence": file(TWO_LINES, row(timestamp="\x1b]0;title\x07")),
     "a stream that there is not": file(TWO_LINES, row(stream="stdin")),
-    "open streams that there are not": file(TWO_LINES, row(open_streams="x")),
     "a position that is a text": file(TWO_LINES, row(position="x")),
     "parts of several lines": file(TWO_LINES, row(text=b"c\nd", lines=2, partial=1)),
     "a text that is no bytes": file(TWO_LINES, row(text="c")),
     "a text that is nothing": file(TWO_LINES, row(text=None)),
     **{
         f"a {column} of 100 MB": file(TWO_LINES, row(), sql=f"UPDATE batches SET {column} = {value} WHERE ordinal = 2")
-        for column in ("text", "stream", "timestamp", "open_streams")
+        for column in ("text", "stream", "timestamp")
         for value in ("zeroblob(100000000)",)
     },
     "a stream of 100 MB of text": file(
@@ -249,14 +238,14 @@ def test_whole_lines_are_taken(
 def test_damaged_lines_are_named_where_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None
 ) -> None:
-    """A marker stands for those in the middle. It does not say that there was no room."""
+    """A gap has the numbers of those in the middle. Nothing says that there was no room."""
     path = tmp_path / "x.sqlite"
     file(TWO_LINES, row(2, stream="x"), row(3), row(4, text=b"", lines=0))(path)
     assert main(["deliver", "--print", str(path)]) == DATA
     out, err = capsys.readouterr()
-    missing = "[chronoverse] 1 lines missing between line 2 and line 4: they are not in the runner's file"
-    assert out.splitlines() == ["a", "b", missing, "c"]
-    assert err == f"chronoverse: {path} is damaged: lines 3 to 3, what follows line 4 cannot be read\n"
+    assert out.splitlines() == ["a", "b", "c"]
+    damage = f"chronoverse: {path} is damaged: lines 3 to 3, what follows line 4 cannot be read"
+    assert err.splitlines() == ["--- line 3 is gone (lost) ---", damage]
 
 
 def test_a_delivery_of_a_damaged_file_can_be_repeated(
@@ -294,7 +283,7 @@ def test_an_empty_file_of_a_terabyte_is_refused(tmp_path: Path, environ: None) -
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as a runner leaves it, with lines that were dropped in the middle."""
+    """A file as a runner leaves it, with lines that were dropped."""
     spool = Spool(SpoolRoom(tmp_path_factory.mktemp("spool"), "job", 10_000, 200_000, 0))
     spool.save_state(**STATE)
     for number in range(3000):
@@ -335,7 +324,9 @@ def test_the_beginning_of_a_truncated_file_is_taken(
     numbers = [int(line) for line in out.splitlines()]
     assert numbers == list(range(len(numbers)))
     assert (share - 0.2) * LARGE <= len(numbers) < LARGE
-    assert err == f"chronoverse: {path} is damaged: what follows line {len(numbers)} cannot be read\n"
+    assert err.endswith(f"chronoverse: {path} is damaged: what follows line {len(numbers)} cannot be read\n")
+    # With most pages, the state is there, and says how many lines there were.
+    assert err.startswith((f"--- lines {len(numbers) + 1}-{LARGE} are gone (lost) ---\n", "chronoverse: "))
 
 
 def test_the_beginning_of_a_truncated_file_is_delivered(
@@ -347,7 +338,10 @@ def test_the_beginning_of_a_truncated_file_is_delivered(
     path = tmp_path / "x.sqlite"
     path.write_bytes(large[: len(large) // 2])
     assert main(["deliver", str(path)]) == DATA
-    delivered = read_lines(server)
+    *entries, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
+    delivered = [entry.message for entry in entries if isinstance(entry, Line)]
+    assert entries[-1] == Gap(len(delivered) + 1, LARGE, "lost")
+    assert isinstance(end, End)
     assert [int(line) for line in delivered] == list(range(len(delivered)))
     assert len(delivered) > 1000
     assert server.ask("HGET", key("job"), "status") == b"COMPLETED"
@@ -383,7 +377,7 @@ changes = st.lists(
 def test_a_damaged_file_is_refused_or_read(
     written: Path, tmp_path: Path, changes: list[tuple[float, str, bytes]]
 ) -> None:
-    """Whatever is changed, cut off or inserted: the result is an error, or numbered lines without a gap."""
+    """Whatever is changed, cut off or inserted: the result is an error, or each number once, in a line or a gap."""
     data = bytearray(written.read_bytes())
     for where, what, content in changes:
         at = int(where * len(data))
@@ -403,7 +397,10 @@ def test_a_damaged_file_is_refused_or_read(
         spool, _ = recover_whole(path, in_place=False)
     except SpoolError:
         return
-    spool.close(NOW)
-    numbers = [line.sequence_num for line in spool.lines()]
-    assert numbers == list(range(spool.first + 1, spool.end + 1))
+    reached = spool.first
+    for each in spool.entries():
+        first, last = (each.first, each.last) if isinstance(each, Gap) else (each.sequence_num,) * 2
+        assert first == reached + 1
+        reached = last
+    assert reached == spool.end
     spool.abandon()

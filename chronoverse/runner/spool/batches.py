@@ -17,12 +17,11 @@ _ordinal: Final = attrgetter("ordinal")
 class StoredBatch(NamedTuple):
     """A batch, and what the job had printed before it: ``ordinal`` lines, with ``position`` bytes.
 
-    ``open_streams`` are the streams whose last line before it is partial, with a blank between two of them.
+    So the ordinal is the index of its first line.
     """
 
     ordinal: int
     position: int
-    open_streams: str
     batch: LineBatch
 
     @property
@@ -52,31 +51,30 @@ class MemoryBatches:
         self._batches.append(batch)
         self.size += batch.size
 
-    def read(self, ordinal: int, stop: int) -> Iterator[StoredBatch]:
-        """The batches from the one with the line ``ordinal`` on, up to the one that begins at ``stop`` or later."""
-        first = max(0, bisect_right(self._batches, ordinal, key=_ordinal) - 1)
-        return islice(self._batches, first, bisect_left(self._batches, stop, key=_ordinal))
+    def read(self, index: int) -> Iterator[StoredBatch]:
+        """The batches from the last one on that begins at ``index`` or before it."""
+        return islice(self._batches, max(0, bisect_right(self._batches, index, key=_ordinal) - 1), None)
 
-    def next_at(self, ordinal: int) -> StoredBatch | None:
-        """The first batch that begins at ``ordinal`` or later."""
-        at = bisect_left(self._batches, ordinal, key=_ordinal)
+    def next_at(self, index: int) -> StoredBatch | None:
+        """The first batch that begins at ``index`` or later."""
+        at = bisect_left(self._batches, index, key=_ordinal)
         return self._batches[at] if at < len(self._batches) else None
 
-    def first_kept(self, ordinal: int, position: int) -> int | None:
-        """The ordinal of the first batch that has lines from ``ordinal`` on, or bytes from ``position`` on."""
-        kept = (each for each in self if each.end > ordinal or each.position + len(each.batch.text) > position)
+    def first_kept(self, index: int, position: int) -> int | None:
+        """The ordinal of the first batch that has lines from ``index`` on, or bytes from ``position`` on."""
+        kept = (each for each in self if each.end > index or each.position + len(each.batch.text) > position)
         return next(map(_ordinal, kept), None)
 
-    def count(self, start: int, stop: int) -> tuple[int, int]:
-        """How many lines and bytes the batches have that begin at ``start`` or later, and before ``stop``."""
-        batches = [each.batch for each in self._batches[self._slice(start, stop)]]
-        return sum(each.lines for each in batches), sum(len(each.text) for each in batches)
+    def count(self, start: int, stop: int) -> int:
+        """How many lines the batches have that lie from ``start`` on and before ``stop``."""
+        return sum(each.batch.lines for each in self._batches[self._slice(start, stop)])
 
     def delete(self, start: int, stop: int) -> None:
-        """Removes the batches that begin at ``start`` or later, and before ``stop``."""
+        """Removes the batches that lie from ``start`` on and before ``stop``."""
         removed = self._slice(start, stop)
         self.size -= sum(each.size for each in self._batches[removed])
         del self._batches[removed]
 
     def _slice(self, start: int, stop: int) -> slice:
-        return slice(*(bisect_left(self._batches, each, key=_ordinal) for each in (start, stop)))
+        first = bisect_left(self._batches, start, key=_ordinal)
+        return slice(first, max(first, bisect_right(self._batches, stop, key=attrgetter("end"))))

@@ -20,7 +20,7 @@ _NAMED: Final = 10
 
 
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
-    """The lines of the spool file ``path`` that are whole, and a sentence about the others: a drop marker stands there.
+    """The lines of the spool file ``path`` that are whole, and a sentence about the others.
 
     A file without damage is opened as it is, and the sentence is empty. The whole lines of another one are written into
     a new file. With ``in_place`` this takes the place of ``path``, and the damaged file becomes FILE.damaged. Else it

@@ -1,7 +1,8 @@
 """The spool file: an SQLite database with a row for each batch of lines. It outlives a runner that was killed.
 
-    batches  ordinal, position, open_streams: as in a StoredBatch; stream, timestamp, text, lines, partial: its batch
-    state    one row with a JSON object: the job, its token and numbers, how it ended, and the dropped lines
+    batches  ordinal, position: as in a StoredBatch; stream, timestamp, text, lines, partial: its batch.
+             open_streams is empty: version 0.2 used it
+    state    one row with a JSON object: the job, its token and numbers, how it ended, and how many lines were dropped
 
 The file's name is only for people. Its state says which job it belongs to. SQLite locks the file for as long as its
 runner has it open, and the kernel releases the lock when the process ends. So a file that can be locked is orphaned.
@@ -135,38 +136,35 @@ class SpoolFile:
         pages, free, size = (self._execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         return int((pages - free) * size)
 
-    def read(self, ordinal: int, stop: int) -> Iterator[StoredBatch]:
-        """The batches from the one with the line ``ordinal`` on, up to the one that begins at ``stop`` or later."""
-        first = "coalesce((SELECT max(ordinal) FROM batches WHERE ordinal <= ?), 0)"
-        return self._select(f"ordinal >= {first} AND ordinal < ?", ordinal, stop)
+    def read(self, index: int) -> Iterator[StoredBatch]:
+        """The batches from the last one on that begins at ``index`` or before it."""
+        return self._select("ordinal >= coalesce((SELECT max(ordinal) FROM batches WHERE ordinal <= ?), 0)", index)
 
-    def next_at(self, ordinal: int) -> StoredBatch | None:
-        """The first batch that begins at ``ordinal`` or later, without its text."""
-        return next(self._select("ordinal >= ?", ordinal, text="x''"), None)
+    def next_at(self, index: int) -> StoredBatch | None:
+        """The first batch that begins at ``index`` or later, without its text."""
+        return next(self._select("ordinal >= ?", index, text="x''"), None)
 
-    def first_kept(self, ordinal: int, position: int) -> int | None:
-        """The ordinal of the first batch that has lines from ``ordinal`` on, or bytes from ``position`` on."""
-        kept = self._select("ordinal + lines > ? OR position + length(text) > ?", ordinal, position, text="x''")
+    def first_kept(self, index: int, position: int) -> int | None:
+        """The ordinal of the first batch that has lines from ``index`` on, or bytes from ``position`` on."""
+        kept = self._select("ordinal + lines > ? OR position + length(text) > ?", index, position, text="x''")
         return next((each.ordinal for each in kept), None)
 
-    def count(self, start: int, stop: int) -> tuple[int, int]:
-        """How many lines and bytes the batches have that begin at ``start`` or later, and before ``stop``."""
-        query = "SELECT total(lines), total(length(text)) FROM batches WHERE ordinal >= ? AND ordinal < ?"
-        lines, size = self._execute(query, (start, stop)).fetchone()
-        return int(lines), int(size)
+    def count(self, start: int, stop: int) -> int:
+        """How many lines the batches have that lie from ``start`` on and before ``stop``."""
+        return int(self._execute(f"SELECT total(lines) FROM batches WHERE {_BETWEEN}", (start, stop)).fetchone()[0])
 
     def write(self, state: dict[str, Any], add: Iterable[StoredBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
-        """Writes the state, adds batches, and deletes those that begin at ``delete[0]`` or later, before ``delete[1]``.
+        """Writes the state, adds batches, and deletes those that lie from ``delete[0]`` on and before ``delete[1]``.
 
         When the disk is full, or the process is killed, nothing of this is done.
         """
         packed = orjson.dumps(state)
         with self._transaction():
             if delete[0] < delete[1]:
-                self._execute("DELETE FROM batches WHERE ordinal >= ? AND ordinal < ?", delete)
+                self._execute(f"DELETE FROM batches WHERE {_BETWEEN}", delete)
             if packed != self._written:
                 self._execute("UPDATE state SET json = ?", (packed.decode(),))
-            rows = ((*each[:3], *each.batch) for each in add)
+            rows = ((each.ordinal, each.position, "", *each.batch) for each in add)
             self._connection.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._written = packed
 
@@ -267,12 +265,11 @@ class SpoolFile:
             raise
 
     def _select(self, condition: str, *values: int, text: str = "text", limit: int = -1) -> Iterator[StoredBatch]:
-        columns = f"ordinal, position, open_streams, stream, timestamp, {text}, lines, partial"
+        columns = f"ordinal, position, stream, timestamp, {text}, lines, partial"
         query = f"SELECT {columns} FROM batches WHERE {condition} ORDER BY ordinal LIMIT {limit}"
         with contextlib.closing(self._execute(query, values)) as rows:
-            for ordinal, position, open_streams, stream, timestamp, data, lines, partial in rows:
-                batch = LineBatch(stream, timestamp, data, lines, bool(partial))
-                yield StoredBatch(ordinal, position, open_streams, batch)
+            for ordinal, position, stream, timestamp, data, lines, partial in rows:
+                yield StoredBatch(ordinal, position, LineBatch(stream, timestamp, data, lines, bool(partial)))
 
     def _read_state(self) -> dict[str, Any]:
         """The state's values that a runner can have written; others are left out. Raises :class:`SpoolError`."""
@@ -286,6 +283,8 @@ class SpoolFile:
             state = None
         if not isinstance(state, dict):
             raise SpoolError(f"{self.path} is damaged: its state cannot be right")
+        if state.get("ranges") or state.get("shift"):  # version 0.2 has dropped lines from the middle, without numbers
+            raise SpoolError(f"{self.path} {_EARLIER}")
         for name, kinds in _STATE.items():
             if name in state and not any(_fits(state[name], kind) for kind in kinds):
                 raise SpoolError(f"{self.path} is damaged: its {name} cannot be right")
@@ -324,10 +323,7 @@ def _unreadable(path: Path, error: sqlite3.Error) -> SpoolError:
         return SpoolError(f"{path} {'is damaged' if code == sqlite3.SQLITE_CORRUPT else 'cannot be opened'}: {error}")
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(len(OLD_MAGIC)) == OLD_MAGIC:
-            return SpoolError(
-                f"{path} was written by an earlier version of chronoverse, in a format that this version cannot read; "
-                "deliver it with the version that ran the job"
-            )
+            return SpoolError(f"{path} {_EARLIER}")
     return SpoolError(f"{path} is not a spool file")
 
 
@@ -338,7 +334,6 @@ def _is_plausible(stored: StoredBatch) -> bool:
     return (
         _fits(stored.ordinal, _COUNT)
         and _fits(stored.position, _COUNT)
-        and _fits(stored.open_streams, _OPEN_STREAMS)
         and _fits(batch.stream, _STREAM)
         and _fits(batch.timestamp, _TIMESTAMP)
         and 0 < lines == batch.lines <= (1 if batch.partial else lines)
@@ -346,32 +341,32 @@ def _is_plausible(stored: StoredBatch) -> bool:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether the value is a text that the pattern ``kind`` matches, an integer in the range, a bool, or None.
+    """Whether the value is a text that the pattern ``kind`` matches, an integer in the range, or None.
 
-    A tuple says what each value of a list must be, and a set what every value of a list must be.
+    A tuple says what each value of a list must be.
     """
     if isinstance(kind, re.Pattern):
         return isinstance(value, str) and kind.fullmatch(value) is not None
     if isinstance(kind, range):
         return type(value) is int and value in kind
-    if kind is bool:
-        return isinstance(value, bool)
-    if isinstance(kind, set):
-        return isinstance(value, list) and all(_fits(each, one) for one in kind for each in value)
     if isinstance(kind, tuple):
         return isinstance(value, list) and len(value) == len(kind) and all(map(_fits, value, kind))
     return value is None
 
 
+_EARLIER: Final = (
+    "was written by an earlier version of chronoverse, in a format that this version cannot read; "
+    "deliver it with the version that ran the job"
+)
+#: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about.
+_BETWEEN: Final = "ordinal >= ? AND ordinal + lines <= ?"
 _COUNT: Final = range(MAX_NUMBER + 1)
 _NUMBER: Final = range(-MAX_NUMBER, MAX_NUMBER + 1)
 _CODE: Final = range(-MAX_EXIT_CODE, MAX_EXIT_CODE + 1)
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
-_NO_TIMESTAMP: Final = re.compile(f"|{_TIMESTAMP.pattern}", re.ASCII)
 _STREAM: Final = re.compile("stdout|stderr")
-_OPEN_STREAMS: Final = re.compile("|stderr|stdout|stderr stdout")
 _ENDING: Final = re.compile("|".join(each for each in Status if each is not Status.RUNNING))
-#: The values that a file's state may have. The ranges are the arguments of a DroppedRange.
+#: The values that a file's state may have.
 _STATE: Final[Mapping[str, tuple[Any, ...]]] = {
     "workflow": (IDENTIFIER,),
     "job": (IDENTIFIER,),
@@ -380,6 +375,6 @@ _STATE: Final[Mapping[str, tuple[Any, ...]]] = {
     "attempt": (_COUNT,),
     "ending": ((_ENDING, _CODE), (_ENDING, None)),
     "dropped": (_COUNT,),
-    "shift": (_NUMBER,),
-    "ranges": ({(_COUNT, _COUNT[1:], _COUNT, _OPEN_STREAMS, _NO_TIMESTAMP, bool)},),
+    "first": (_COUNT,),
+    "end": (_COUNT,),
 }

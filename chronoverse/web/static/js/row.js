@@ -10,7 +10,7 @@ const GROUP_END = /^(?:::endgroup::|##\[endgroup\])/;
 const GAP_REASONS = {
   trimmed: "no longer kept",
   missing: "missing from the log",
-  lost: "lost by the store",
+  lost: "lost",
   malformed: "in no readable form",
 };
 
