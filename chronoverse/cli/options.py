@@ -9,5 +9,9 @@ output_option = click.option(
 )
 regex_option = click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
 search_option = click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
-status_option = click.option("--status", type=click.Choice(list(map(str, Status))), help="Only jobs that stand so.")
+status_option = click.option(
+    "--status",
+    type=click.Choice(list(map(str, Status))),
+    help="Only jobs that stand so.",
+)
 stream_option = click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")

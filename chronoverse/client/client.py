@@ -338,9 +338,12 @@ class Client:
         for page, _ in self._pages(f"/workflows/{workflow_id}/logs/search", {"q": q, **query}):
             yield from _read_items(page, "jobs", FoundJob.from_json)
 
-    def workflows(self) -> Iterator[dict[str, Any]]:
-        """The workflows that the token may see, the one with the newest job first, as the service's route has them."""
-        for page, _ in self._pages("/workflows", {"limit": PAGE_LINES}):
+    def workflows(self, status: str | None = None) -> Iterator[dict[str, Any]]:
+        """The workflows that the token may see, the one with the newest job first, as the service's route has them.
+
+        With a ``status`` only those whose newest job has it.
+        """
+        for page, _ in self._pages("/workflows", {"limit": PAGE_LINES, "status": status}):
             yield from _read_items(page, "workflows", dict)
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import StoreError, StoreUnavailable
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, ListingPosition
-from chronoverse.store import replies
-from chronoverse.store.commands import run_command, run_pipeline
-from chronoverse.store.driver import DriverError, to_store_error, translate_errors
+from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, ListingPosition, Status
+from chronoverse.store.commands import run_command, run_pipeline, run_script
+from chronoverse.store.driver import DriverError, Script, translate_errors
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.listing import JobListing, newest_first
 from chronoverse.store.topology import PoolKind, Topology
@@ -26,6 +25,8 @@ CHECKED_OLDEST: Final = 3
 #: Running jobs that one read checks, of all its workflows together: one of them takes 0.1 ms. Some may have ended
 #: without their runner, which is found by checking them.
 CHECKED_RUNNING: Final = 20
+#: The newest jobs of a workflow whose statuses are shown.
+RECENT_JOBS: Final = 10
 #: Seconds for which the list is not written after a write has failed. In a Cluster its server may be away, and no job
 #: should wait for it. What was left out is repaired by an archiver.
 PAUSE_SECONDS: Final = 10.0
@@ -34,13 +35,16 @@ PAUSE_SECONDS: Final = 10.0
 class Workflow(NamedTuple):
     """A workflow with jobs. ``last_job_ms`` is when its newest job was created, in Unix ms.
 
-    Anybody may have written any time, even infinity.
+    Anybody may have written any time, even infinity. ``recent`` are the statuses of its newest jobs, the newest first.
+    Jobs that are gone or cannot be read are not among them. ``last_job`` is None when that is so of the newest one.
     """
 
     workflow_id: str
     jobs: int
     running: int
     last_job_ms: float
+    last_job: str | None = None
+    recent: Sequence[Status] = ()
 
 
 class WorkflowList:
@@ -63,6 +67,7 @@ class WorkflowList:
         self._get_jobs = get_jobs
         self._monotonic = monotonic
         self._paused_until = float("-inf")
+        self._workflow: Final = Script("workflow")
 
     @property
     def slot(self) -> str:
@@ -159,18 +164,30 @@ class WorkflowList:
 
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         """The workflows, all of one server, as they stand in their keys."""
-        size = len(workflow_ids)
-        answers = run_pipeline(
-            self._topology,
-            workflow_ids[0],
-            [
-                *(("ZCARD", self._keys.listing(each)) for each in workflow_ids),
-                *(("SCARD", self._keys.running(each)) for each in workflow_ids),
-                *(("ZRANGE", self._keys.listing(each), 0, 0, "REV", "WITHSCORES") for each in workflow_ids),
-            ],
-        )
-        columns = answers[:size], answers[size : 2 * size], answers[2 * size :]
-        return [_workflow(*row) for row in zip(workflow_ids, *columns, strict=True)]
+        script = self._workflow
+        keys = [self._keys.listing(each) for each in workflow_ids]
+        commands = [("EVALSHA", script.sha, 1, key, RECENT_JOBS) for key in keys]
+        answers = run_pipeline(self._topology, workflow_ids[0], commands)
+        for at, answer in enumerate(answers):
+            if isinstance(answer, DriverError):
+                # The server does not have the script yet, or another server has the workflow now, or a key is not ours.
+                try:
+                    answers[at] = run_script(self._topology, workflow_ids[at], script, [keys[at]], RECENT_JOBS)
+                except StoreUnavailable:
+                    raise
+                except StoreError as error:
+                    answers[at] = error
+        # The hash says how a job of our runners stands. Foreign jobs, and those that wait for a runner, are asked for.
+        replies = [
+            (each, answer) for each, answer in zip(workflow_ids, answers, strict=True) if isinstance(answer, list)
+        ]
+        refs = [JobRef(workflow_id, job_id) for workflow_id, answer in replies for job_id in _ids(answer[5:])]
+        asked = dict(zip(refs, self._get_jobs(refs) if refs else (), strict=True))
+        found = {workflow_id: _workflow(workflow_id, answer, asked) for workflow_id, answer in replies}
+        errors = {
+            each: answer for each, answer in zip(workflow_ids, answers, strict=True) if isinstance(answer, StoreError)
+        }
+        return [found.get(each, errors.get(each)) for each in workflow_ids]
 
     def _repair_list(self, found: Mapping[str, Workflow | None]) -> None:
         """Makes the list say of each workflow what was just found."""
@@ -197,11 +214,12 @@ def _ids(members: Any) -> list[str]:
     return [text for text in texts if IDENTIFIER.fullmatch(text)]
 
 
-def _workflow(workflow_id: str, jobs: Any, running: Any, newest: Any) -> Workflow | StoreError | None:
-    for reply in (jobs, newest):
-        if isinstance(reply, DriverError):
-            return to_store_error(reply)
-    if not jobs:
-        return None
-    ((created, _),) = replies.scored_members(newest)
-    return Workflow(workflow_id, jobs, running if isinstance(running, int) else 0, created)
+def _workflow(workflow_id: str, answer: list[Any], asked: Mapping[JobRef, Job | StoreError | None]) -> Workflow:
+    """The workflow in a reply of ``workflow.lua``. ``asked`` are the jobs whose statuses are not in it."""
+    jobs, running, score, newest, statuses, *unknown = answer
+    others = (asked.get(JobRef(workflow_id, job_id.decode("ascii", "replace"))) for job_id in unknown)
+    found = [next(others) if each == b"?" else Status(each.decode()) for each in statuses.split()]
+    stand = [each.status if isinstance(each, Job) else each for each in found]
+    last_job = newest.decode() if isinstance(stand[0], Status) else None
+    recent = tuple(each for each in stand if isinstance(each, Status))
+    return Workflow(workflow_id, jobs, running, float(score), last_job, recent)

@@ -225,7 +225,7 @@ def test_a_job_that_cannot_be_searched_is_named(cli: Cli, service: Service) -> N
 
 
 def test_workflows_are_listed(cli: Cli, service: Service) -> None:
-    """The one with the newest job first, in text and in JSON."""
+    """The one with the newest job first, in text and in JSON. With a status only those whose newest job has it."""
     settings = {"URL": service.url, "TOKEN": service.token()}
     listed = [json.loads(line) for line in cli("workflows", "-o", "json", **settings).stdout.splitlines()]
     by_id = {each["id"]: each for each in listed}
@@ -233,7 +233,11 @@ def test_workflows_are_listed(cli: Cli, service: Service) -> None:
     assert [each["last_job_at"] for each in listed] == sorted((each["last_job_at"] for each in listed), reverse=True)
     text = cli("workflows", **settings).stdout.splitlines()
     assert [line.split()[0] for line in text] == [each["id"] for each in listed]
-    assert "3 jobs" in next(line for line in text if line.startswith(WORKFLOW))
+    line = next(line for line in text if line.startswith(WORKFLOW))
+    assert "3 jobs" in line
+    assert line.split()[1] == by_id[WORKFLOW]["last_status"] == by_id[WORKFLOW]["recent"][0]
+    failed = [line.split() for line in cli("workflows", "--status", "FAILED", **settings).stdout.splitlines()]
+    assert [words[0] for words in failed] == [each["id"] for each in listed if each["last_status"] == "FAILED"]
 
 
 def test_a_summary(cli: Cli, service: Service) -> None:

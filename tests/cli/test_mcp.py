@@ -137,7 +137,9 @@ def test_the_tools_only_read_and_say_what_they_take(mcp: McpProgram) -> None:
 
 def test_a_failure_is_found(mcp: McpProgram) -> None:
     """From the list of workflows to the lines around the error, each with a link."""
-    assert WORKFLOW in [each["id"] for each in mcp.call("list_workflows")["workflows"]]
+    (listed,) = mcp.call("list_workflows", status="RUNNING")["workflows"]
+    assert (listed["id"], listed["last_job"]) == (WORKFLOW, "running")
+    assert listed["recent"] == ["RUNNING", "FAILED", "COMPLETED"]
     failed = mcp.call("list_jobs", workflow_id=WORKFLOW, status="FAILED")
     assert [(each["id"], each["exit_code"], each["lines"]) for each in failed["jobs"]] == [("bad", 3, 20)]
     summary = mcp.call("summary", **job("bad"))

@@ -122,6 +122,8 @@ def test_the_list_of_workflows_has_a_server_of_its_own(
     names = [job.workflow_id for job in jobs]
     assert {workflow_id for _, workflow_id in store.workflows.page(None, 10)} == set(names)
     assert [each and (each.jobs, each.running) for each in workflows(store, names)] == [(1, 1)] * len(names)
+    newest = [each and (each.last_job, each.recent) for each in workflows(store, names)]
+    assert newest == [("job_1", (Status.RUNNING,))] * len(names)
 
     number = cluster.owner(f"{prefix}:workflows")
     others = [cluster.workflow(each, "late") for each in cluster.masters() if each != number]

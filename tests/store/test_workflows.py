@@ -1,9 +1,11 @@
 """The list of workflows: what is in it, what repairs it, and what it must not delay."""
 
+from functools import partial
+
 import pytest
 
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import NotALog
+from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.values import Job, JobRef, Status
 from chronoverse.store import Store
 from chronoverse.store.workflows import CHECKED_OLDEST, Workflow
@@ -17,6 +19,12 @@ NOW_MS = round(NOW_SECONDS * 1000)
 def store(bench: Bench) -> Store:
     """The bench's store."""
     return bench.store
+
+
+def counts(store: Store, *workflow_ids: str) -> list[tuple[int, int, float] | None]:
+    """How many jobs the workflows have, how many run, and when the newest was created."""
+    found = store.workflows.read(workflow_ids)
+    return [each and (each.jobs, each.running, each.last_job_ms) for each in found if not isinstance(each, StoreError)]
 
 
 def begin(store: Store, ref: JobRef) -> None:
@@ -37,7 +45,7 @@ def test_a_workflow_is_listed_from_its_first_job_on(store: Store) -> None:
     end(store, JobRef("wf_1", "ended"))
 
     assert store.workflows.page(None, 10) == [(NOW_MS, "wf_1")]
-    assert store.workflows.read(["wf_1", "wf_2"]) == [Workflow("wf_1", 3, 1, NOW_MS), None]
+    assert counts(store, "wf_1", "wf_2") == [(3, 1, NOW_MS), None]
 
 
 def test_a_foreign_job_counts_from_the_first_read_on(bench: Bench, store: Store) -> None:
@@ -46,10 +54,39 @@ def test_a_foreign_job_counts_from_the_first_read_on(bench: Bench, store: Store)
     assert store.workflows.page(None, 10) == []
     store.get_job(JOB)
     ((created, _),) = store.workflows.page(None, 10)
-    assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 1, created)]
+    assert counts(store, "wf_1") == [(1, 1, created)]
 
     bench.xadd("2-0", "event", "end", "status", "COMPLETED")
-    assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 0, created)]
+    assert counts(store, "wf_1") == [(1, 0, created)]
+
+
+def test_the_newest_jobs_are_told_with_their_statuses(bench: Bench, store: Store) -> None:
+    """Ten at most, the newest first, as the jobs themselves say. What is gone or cannot be read is left out."""
+    for number in range(8):
+        end(bench.new_store(clock=partial(float, NOW_SECONDS - 100 + number)), JobRef("wf_1", f"old-{number}"))
+    begin(store, JobRef("wf_1", "runs"))
+    store.finish(bench.new_store().open(JobRef("wf_1", "failed"), "token"), Status.FAILED, 1, 0, 1)
+    later = bench.new_store(clock=lambda: NOW_SECONDS + 60)
+    later.register(JobRef("wf_1", "waits"))
+    later.register(JobRef("wf_1", "gone"))
+    bench.ask("DEL", bench.key("job", JobRef("wf_1", "gone")))
+    bench.xadd("1-0", "event", "end", "status", "LOST", "timestamp", "2026-03-03T10:00:00Z")
+    store.get_job(JOB)
+    bench.ask("ZADD", bench.key("jobs"), NOW_MS + 90_000, "no job!")
+    begin(store, JobRef("wf_2", "job_1"))
+    bench.ask("SET", bench.key("jobs", JobRef("wf_3", "")), "text")
+
+    one, two, three, four = store.workflows.read(["wf_1", "wf_2", "wf_3", "wf_4"])
+    listed = [job_id for _, job_id in store.listing.page("wf_1", None, 10)]
+    states = zip(listed, store.get_jobs([JobRef("wf_1", job_id) for job_id in listed]), strict=True)
+    statuses = [job.status for _, job in states if isinstance(job, Job)]
+    assert isinstance(one, Workflow)
+    assert list(one.recent) == statuses[: len(one.recent)]
+    assert len(one.recent) == 8
+    assert {Status.PENDING, Status.RUNNING, Status.FAILED, Status.LOST} < set(one.recent)
+    assert two == Workflow("wf_2", 1, 1, NOW_MS, "job_1", (Status.RUNNING,))
+    assert isinstance(three, NotALog)
+    assert four is None
 
 
 def test_only_a_new_job_moves_its_workflow(bench: Bench, store: Store) -> None:
@@ -99,7 +136,7 @@ def test_a_lost_runner_does_not_count_as_running(bench: Bench, store: Store) -> 
     judge = bench.new_store(lease_seconds=0.001)
     # The first look begins the grace period.
     judge.workflows.read(["wf_1"])
-    wait_until(lambda: judge.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 0, NOW_MS)], 5, "the job is LOST")
+    wait_until(lambda: counts(judge, "wf_1") == [(1, 0, NOW_MS)], 5, "the job is LOST")
 
 
 def test_deleting_the_last_job_takes_the_workflow_off_the_list(bench: Bench, store: Store) -> None:
@@ -123,7 +160,7 @@ def test_expired_jobs_are_let_go_of_some_at_a_time(bench: Bench, store: Store) -
         for kind in ("log", "job"):
             bench.ask("DEL", bench.key(kind, JobRef("wf_1", f"job_{number}")))
 
-    assert store.workflows.read(["wf_1"]) == [Workflow("wf_1", 1, 0, NOW_MS)]
+    assert counts(store, "wf_1") == [(1, 0, NOW_MS)]
     assert store.workflows.read(["wf_1"]) == [None]
     assert store.workflows.page(None, 10) == []
 
@@ -157,11 +194,11 @@ def test_a_key_of_another_type_concerns_its_workflow_only(bench: Bench, store: S
     bench.ask("SET", bench.key(kind), "text")
 
     broken, other = store.workflows.read(["wf_1", "wf_2"])
-    assert other == Workflow("wf_2", 1, 1, NOW_MS)
+    assert other == Workflow("wf_2", 1, 1, NOW_MS, "job_1", (Status.RUNNING,))
     if kind == "jobs":
         assert isinstance(broken, NotALog)
     else:
-        assert broken == Workflow("wf_1", 1, 0, NOW_MS)
+        assert broken == Workflow("wf_1", 1, 0, NOW_MS, "job_1", (Status.RUNNING,))
 
 
 def test_a_broken_list_delays_no_job(bench: Bench, store: Store) -> None:

@@ -99,8 +99,10 @@ def tool_list(max_wait: int) -> list[Tool]:
     return [
         _tool(
             "list_workflows",
-            "Lists the workflows that the token may see, the one with the newest job first.",
+            "Lists the workflows that the token may see, the one with the newest job first, with the statuses of its"
+            " newest jobs (recent), the newest first.",
             "",
+            status={**_STATUS, "description": "Only workflows whose newest job has it: FAILED and LOST are red."},
             limit={**_LIMIT, "description": "Workflows, at most."},
             cursor=_CURSOR,
         ),
@@ -191,9 +193,11 @@ class Tools:
     url: str
     clock: Callable[[], float] = time.monotonic
 
-    def list_workflows(self, *, limit: int, max_bytes: int, cursor: str | None = None) -> bytes:
+    def list_workflows(
+        self, *, limit: int, max_bytes: int, status: str | None = None, cursor: str | None = None
+    ) -> bytes:
         """The workflows, with a cursor for those behind them."""
-        return self._listing("workflows", "/workflows", limit=limit, max_bytes=max_bytes, cursor=cursor)
+        return self._listing("workflows", "/workflows", limit=limit, max_bytes=max_bytes, cursor=cursor, status=status)
 
     def list_jobs(
         self, *, workflow_id: str, limit: int, max_bytes: int, status: str | None = None, cursor: str | None = None

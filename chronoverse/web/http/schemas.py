@@ -576,6 +576,9 @@ class WaitSchema(Schema):
 class WorkflowsQuery(Schema):
     """The query of ``/workflows``."""
 
+    status = fields.String(
+        validate=validate.OneOf(STATUSES), metadata={"description": "Only workflows whose newest job has it."}
+    )
     cursor = _cursor()
     limit = _limit("Workflows on the page.")
 
@@ -588,6 +591,13 @@ class WorkflowSchema(Schema):
     running = fields.Integer(required=True, allow_none=True, metadata={"description": "How many of them run."})
     last_job_at = fields.String(
         required=True, allow_none=True, metadata={"description": "When its newest job was created: ISO 8601, UTC."}
+    )
+    last_job = fields.String(required=True, allow_none=True, metadata={"description": "The id of its newest job."})
+    last_status = fields.String(required=True, allow_none=True, validate=validate.OneOf(STATUSES))
+    recent = fields.List(
+        fields.String(validate=validate.OneOf(STATUSES)),
+        required=True,
+        metadata={"description": "The statuses of its newest jobs, ten at most, the newest first."},
     )
 
 

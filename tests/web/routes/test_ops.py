@@ -232,7 +232,7 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
     """Parameters of a path are documented with the path."""
     job = "/workflows/{workflow_id}/jobs/{job_id}"
     expected = {
-        "/workflows": {"cursor", "limit"},
+        "/workflows": {"cursor", "limit", "status"},
         "/workflows/{workflow_id}/jobs": {"workflow_id", "status", "cursor", "limit"},
         job: {"workflow_id", "job_id"},
         f"{job}/events": {

@@ -103,12 +103,40 @@ def test_a_time_beyond_the_calendar_is_null(service: Service, redis_server: Redi
     job.line("a line")
     ask_all(redis_server.url, [("ZADD", f"chronoverse:{{{job.workflow_id}}}:jobs", "inf", job.job_id)])
     (found,) = ask(service, workflows=(job.workflow_id,)).json()["workflows"]
-    assert found == {"id": job.workflow_id, "jobs": 1, "running": 0, "last_job_at": None}
+    last = {"last_job_at": None, "last_job": job.job_id, "last_status": "RUNNING", "recent": ["RUNNING"]}
+    assert found == {"id": job.workflow_id, "jobs": 1, "running": 0, **last}
+
+
+@pytest.mark.parametrize("all_workflows", [True, False])
+def test_workflows_are_found_by_the_status_of_their_newest_job(
+    service: Service, redis_server: RedisServer, all_workflows: bool
+) -> None:
+    """Each page is full, except the last one, whatever lies between. A page may end before all were looked at."""
+    store, prefix = Store(redis_server.url), f"red_{all_workflows}_"
+    for number in range(30):
+        for status in (Status.COMPLETED, Status.LOST if number % 6 else Status.FAILED):
+            job = JobRef(f"{prefix}{number}", f"{number}-{status}")
+            store.finish(store.open(job, "token"), status, None, 0, 1)
+            time.sleep(0.002)
+    store.close()
+    allowed = ("*",) if all_workflows else tuple(f"{prefix}{number}" for number in range(30))
+    pages, query = list[list[dict[str, Any]]](), "?limit=3&status=FAILED"
+    in_time = deadline(60, "the last page")
+    while query and in_time():
+        answer = ask(service, query, allowed)
+        pages.append(answer.json()["workflows"])
+        query = answer.links.get("next", {}).get("url", "").removeprefix("/workflows")
+    found = [each for page in pages for each in page if each["id"].startswith(prefix)]
+    assert [each["id"] for each in found] == [f"{prefix}{number}" for number in (24, 18, 12, 6, 0)]
+    expected = {"last_job": "24-FAILED", "last_status": "FAILED", "recent": ["FAILED", "COMPLETED"]}
+    assert expected.items() <= found[0].items()
+    assert max(map(len, pages)) <= 3
+    assert {each["last_status"] for page in pages for each in page} == {"FAILED"}
 
 
 def test_refusals(service: Service) -> None:
     """Without a token, without the scope, with a bad query."""
     assert httpx.get(f"{service.url}/workflows").status_code == 401
     assert ask(service, scope="logs:write").status_code == 403
-    for query in ("?limit=0", "?limit=x", "?cursor=bad", "?limit=1&limit=2", "?unknown=1"):
+    for query in ("?limit=0", "?limit=x", "?cursor=bad", "?limit=1&limit=2", "?unknown=1", "?status=failed"):
         assert ask(service, query).status_code == 400, query
