@@ -253,6 +253,31 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     wait_until(lambda: tab.page.evaluate(read) == tab.page.url, PATIENCE_SECONDS, "the link is on the clipboard")
 
 
+def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
+    """So a copied link leads to the line that the reader sees. What was copied is said on the button."""
+    job.lines("one", "a `b` ```c```", "two", *["x"] * 400, "needle (1)").end()
+    tab = open_tab(job.ref, "L1-L2").wait_number(1)
+    read = "navigator.clipboard.readText()"
+    tab.page.click("#copymarkdown")
+    tab.wait_text("#copymarkdown", "Copied ✓")
+    link = f"[{job.ref.job_id}, lines 1 to 2]({tab.page.url})"
+    assert tab.page.evaluate(read) == f"````\none\na `b` ```c```\n````\n{link}\n"
+    tab.wait_text("#copymarkdown", "Copy as Markdown")
+    tab.find("needle (1)")
+    tab.page.wait_for_selector(".row.picked.current[data-number='404']")
+    tab.page.click("#copylink")
+    tab.wait_text("#copylink", "Copied ✓")
+    assert tab.page.evaluate(read) == f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}?q=needle+%281%29#L404"
+    assert tab.text("#range") == "Line 404"
+    tab.go_to(200)
+    tab.wait_number(200)
+    assert tab.page.url.endswith("#L200")
+    tab.page.click("#unpick")
+    tab.page.keyboard.press("n")
+    tab.wait_number(404)
+    assert tab.text("#picked") == ""
+
+
 @pytest.mark.long
 def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
     """In three formats. With a filter only what is shown."""

@@ -11,7 +11,7 @@ import { isGroup, RowMaker } from "./row.js";
 import { Ruler } from "./ruler.js";
 import { findOne, Scan } from "./scan.js";
 import { begin, currentToken, get, Refused } from "./session.js";
-import { copyLines, copyLink, fromAddress, save, showPicked, toAddress } from "./share.js";
+import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
 import { showJob, showLast, showConnection, showTrouble } from "./status.js";
 import { showSummary } from "./summary.js";
 import { Viewport } from "./viewport.js";
@@ -106,10 +106,11 @@ function topNumber() {
   return position;
 }
 
-/** Brings a line into view and marks it as the current one. */
+/** Brings a line into view and marks it as the current one. A selection of other lines moves there. */
 function jump(number, share = JUMP_SHARE) {
   log.reveal(number);
   maker.current = number;
+  if (maker.picked && (number < maker.picked.from || number > maker.picked.to)) pick(number, false);
   lastSeen = log.last;
   viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active || errors.active) });
   showNewCount();
@@ -212,8 +213,10 @@ $("summary").addEventListener("click", (event) => {
 });
 for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
-$("copy").addEventListener("click", () => copyLines(path, maker.picked, $("stderr").ariaPressed === "true" ? "stderr" : ""));
-$("copylink").addEventListener("click", copyLink);
+for (const button of [$("copy"), $("copylink"), $("copymarkdown")]) {
+  const stream = () => ($("stderr").ariaPressed === "true" ? "stderr" : "");
+  button.addEventListener("click", () => copyAs(button, path, maker.picked, stream()).catch((error) => announce(`Not copied: ${error.message}`)));
+}
 $("only").addEventListener("click", () => (toggle($("only")), filter()));
 $("stderr").addEventListener("click", () => {
   find.stream = newLines.stream = errors.stream = toggle($("stderr")) ? "stderr" : "";

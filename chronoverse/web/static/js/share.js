@@ -1,13 +1,15 @@
 // Picked lines: their numbers in the address, copying and saving.
 
 import { $, announce } from "./dom.js";
-import { count, lines } from "./format.js";
+import { count } from "./format.js";
 import { query } from "./scan.js";
 import { ask, get, refusal } from "./session.js";
 import { plain } from "./text.js";
 
 //: Lines that one copy has at most. For more there is the download.
 const MAX_COPIED = 20_000;
+//: Milliseconds for which a button says that it has copied.
+const COPIED_MS = 2000;
 //: Lines of one request.
 const PAGE = 1000;
 //: Lines up to which a download goes through memory. A longer one is written to a file as it arrives, if the browser can.
@@ -49,8 +51,8 @@ export function showPicked(picked) {
   $("copy").textContent = many === 1 ? "Copy line" : "Copy lines";
 }
 
-/** Copies the picked lines' text, without numbers and colours. The parts of a long line are joined. */
-export async function copyLines(path, { from, to }, stream) {
+/** The picked lines' text, without numbers and colours. The parts of a long line are joined. At most `MAX_COPIED` lines. */
+async function textOf(path, { from, to }, stream) {
   let text = "";
   const end = Math.min(to, from + MAX_COPIED - 1);
   for (let position = from - 1; position < end; ) {
@@ -60,13 +62,33 @@ export async function copyLines(path, { from, to }, stream) {
     if (!picked.length || !body.cursor) break;
     position = picked.at(-1).sequence_num;
   }
-  await toClipboard(text.replace(/\n$/, ""));
-  announce(`Copied ${lines(end - from + 1)}`);
+  return text.replace(/\n$/, "");
 }
 
-export async function copyLink() {
-  await toClipboard(location.href);
-  announce("Copied the link");
+const COPIES = {
+  copy: textOf,
+  copylink: () => location.href,
+  copymarkdown: async (path, picked, stream) => markdown(await textOf(path, picked, stream), picked),
+};
+
+/** Text as a block of Markdown, whose fence is longer than any in the text, and a link to its lines. */
+function markdown(text, { from, to }) {
+  const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((ticks) => ticks.length + 1)));
+  const where = to > from ? `lines ${from} to ${to}` : `line ${from}`;
+  const address = location.href.replace(/[()]/g, (bracket) => (bracket === "(" ? "%28" : "%29"));
+  return `${fence}\n${text}\n${fence}\n[${$("name").textContent}, ${where}](${address})\n`;
+}
+
+/** Copies what a button of the selection says, and shows on the button that it is done. */
+export async function copyAs(button, path, picked, stream) {
+  const label = (button.dataset.label ??= button.textContent);
+  await toClipboard(await COPIES[button.id](path, picked, stream));
+  button.textContent = "Copied ✓";
+  announce("Copied");
+  setTimeout(() => {
+    if (button.textContent === "Copied ✓") button.textContent = label;
+    delete button.dataset.label;
+  }, COPIED_MS);
 }
 
 /** Browsers have `navigator.clipboard` only on secure origins. `execCommand` works on the others. */
