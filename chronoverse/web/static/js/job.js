@@ -19,9 +19,9 @@ import { Viewport } from "./viewport.js";
 //: Share of the screen that is above a line after a jump to it.
 const JUMP_SHARE = 0.35;
 const TIMES = ["none", "clock", "elapsed"];
-//: A failed job opens at the first new line of so many lines at its end, if the answer comes within so many milliseconds.
-const END_LINES = 100;
-const END_MS = 5000;
+//: A failed job opens at its cause, this many lines above it, if the service says so within so many milliseconds.
+const ABOVE_CAUSE = 5;
+const CAUSE_MS = 5000;
 //: Milliseconds of work on events after which the browser may draw.
 const BUSY_MS = 12;
 
@@ -325,7 +325,7 @@ function showEnd(why) {
   live = live && why === null;
   if (why !== null && log.last) showTrouble(why);
   else if (why !== null) notice(why);
-  else if (hasFailed()) showSummary(path);
+  else if (hasFailed()) summarize(false);
   showNewCount();
 }
 
@@ -374,11 +374,25 @@ async function fetchJob() {
 
 const hasFailed = () => status === "FAILED" || status === "LOST";
 
-/** Jumps to the first new line of the log's end, unless the reader has done something meanwhile. */
-async function showNewEnd() {
-  const start = Math.max(0, log.last - END_LINES);
-  const line = await findOne(path, { new: true }, start, "asc", AbortSignal.timeout(END_MS)).catch(() => null);
-  if (line && !hasReaderActed) jump(line.sequence_num);
+/** Opens the log at the cause of a failure, with the new lines marked. */
+function showCause({ cause, compared_with: runs }) {
+  if (runs && !newLines.active) newLines.mark();
+  if (!cause || cause.kind === "last") return;
+  const number = cause.line.sequence_num;
+  if (number === maker.current) return;
+  jump(number);
+  const [top, bottom] = viewport.view;
+  const above = viewport.source.rowOf(Math.max(1, cause.from - ABOVE_CAUSE));
+  if (viewport.source.rowOf(number) - above < bottom - top - 3) viewport.show(above);
+}
+
+/** Shows the summary. If `opens`, the log moves to the cause, until the reader has done something or some seconds are over. */
+function summarize(opens) {
+  const until = performance.now() + CAUSE_MS;
+  return showSummary(path, (body) => {
+    newLines.showCount(body.compared_with && body.new.count);
+    if (opens && !hasReaderActed && performance.now() < until) showCause(body);
+  });
 }
 
 async function main() {
@@ -406,8 +420,7 @@ async function main() {
       await log.loaded;
       // The first lines are drawn in the next frame. The service is busy with the answers, so they are asked for after it.
       for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
-      if (opensAtEnd) await showNewEnd();
-      await showSummary(path);
+      summarize(opensAtEnd);
     }
     if (!live) return;
   } else {

@@ -68,25 +68,39 @@ export class Matches {
     this.#on.changed();
   }
 
-  /** Jumps to the next match, or to the previous one. After the last it goes on from the first. */
+  /**
+   * Jumps to the next match, or to the previous one. After the last it goes on from the first. With `criteria.hunks`,
+   * matches with adjacent numbers are one stop, at the first of them.
+   */
   async step(direction) {
     if (!this.scan) return;
     const { numbers, position, done } = this.scan;
     const from = this.#on.current() || this.#current || this.#on.top() - Math.max(0, direction);
-    const at = this.scan.rowOf(from) + (direction > 0 && numbers[this.scan.rowOf(from)] === from ? 1 : 0);
-    const known = direction > 0 ? numbers[at] : from <= position + 1 ? numbers[at - 1] : undefined;
+    const isInside = (at) => this.#criteria.hunks && numbers[at] === numbers[at - 1] + 1;
+    const start = (at) => {
+      while (isInside(at)) at -= 1;
+      return at;
+    };
+    let at = this.scan.rowOf(from);
+    if (direction > 0 && numbers[at] === from) at += 1;
+    if (direction > 0) while (isInside(at)) at += 1;
+    const known = direction > 0 ? numbers[at] : from <= position + 1 ? numbers[start(at - 1)] : undefined;
     if (known !== undefined) return this.#jumpTo(known);
-    if (done) return numbers.length ? this.#jumpTo(numbers.at(direction > 0 ? 0 : -1)) : undefined;
-    await this.#findNearest(from, direction > 0 ? "asc" : "desc");
+    if (done) return numbers.length ? this.#jumpTo(numbers[direction > 0 ? 0 : start(numbers.length - 1)]) : undefined;
+    // The service finds the nearest match, which is in another hunk if it is not adjacent to the ones before it.
+    let edge = from;
+    const isElsewhere = ({ sequence_num: number }) => number - edge !== direction || ((edge = number), false);
+    await this.#findNearest(from, direction > 0 ? "asc" : "desc", this.#criteria.hunks && isElsewhere);
   }
 
   /** Asks the service for the nearest match, which the scan may not have reached. */
-  async #findNearest(from, order) {
+  async #findNearest(from, order, accepts = null) {
     const signal = this.#stop.signal;
     try {
       const beyond = order === "asc" ? 0 : this.#log.last + 1;
+      const criteria = accepts ? { ...this.#criteria, accepts } : this.#criteria;
       const found =
-        (await findOne(this.#path, this.#criteria, Math.max(0, from), order, signal)) ??
+        (await findOne(this.#path, criteria, Math.max(0, from), order, signal)) ??
         (await findOne(this.#path, this.#criteria, beyond, order, signal));
       if (!found || signal.aborted) return;
       this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);

@@ -11,7 +11,7 @@ export class NewLines {
   #workflow;
   #matches;
   #on;
-  #criteria = { new: true, stream: "" };
+  #criteria = { new: true, stream: "", hunks: true };
   #said = "";
 
   /** `on` is as for `Matches`. */
@@ -74,6 +74,19 @@ export class NewLines {
     return toggle($("new"), new URLSearchParams(location.search).get("new") === "true");
   }
 
+  /** Marks the new lines, and leaves the address as it is. */
+  mark() {
+    toggle($("new"), true);
+    this.#said = "";
+    this.#matches.begin(this.#criteria, false);
+    this.#changed();
+  }
+
+  /** Shows on the button how many lines are new. Null if that is not known. */
+  showCount(all) {
+    $("new").textContent = `New vs. good runs${all === null ? "" : ` (${count(all)})`}`;
+  }
+
   /** Marks the new lines, or none, and puts that into the address. It jumps to the next one from the top if `jumps`. */
   begin({ jumps = true } = {}) {
     const isOn = $("new").ariaPressed === "true";
@@ -100,6 +113,7 @@ export class NewLines {
     $("comparison").hidden = !scan;
     $("log").classList.toggle("comparing", scan !== null);
     if (!scan) return;
+    if (scan.done && !scan.error) this.showCount(scan.count);
     for (const id of ["previousnew", "nextnew"]) $(id).hidden = !scan.count;
     $("newcount").textContent = this.#text(scan);
     $("newcount").title = scan.error?.message ?? "";

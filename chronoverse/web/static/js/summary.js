@@ -1,30 +1,81 @@
-// What the head says of a failed job's log: how many lines are new, and how many look like errors.
+// What the page says below the head of a failed job: why it failed, how many lines are new, and how many look like errors.
 
-import { $, make } from "./dom.js";
-import { count } from "./format.js";
+import { $, announce, make } from "./dom.js";
+import { ago, count } from "./format.js";
+import { segmentElement } from "./row.js";
 import { get } from "./session.js";
+import { plain, segments } from "./text.js";
 
-//: Bytes that are asked for. The page needs only the counts and the first line of each kind. But a summary that leaves out
-//: lines for want of room says the same as one that has not looked at the whole log.
-const BYTES = 65_536;
+//: Bytes that are asked for. The page needs only the counts, the cause, and the first line of each kind.
+const BYTES = 16_384;
+//: Requests until the service has looked at all lines. Each takes up to 3 seconds.
+const MAX_REQUESTS = 40;
+//: Characters of a line that are shown.
+const SHOWN = 200;
 
-/** A link to the first of these lines, such as "4 errors", or "4+ errors" if there may be more. It has the line's number as `data-number`. */
-function link({ count: all, first }, noun, mayBeMore) {
-  const [line] = first;
-  // The service has not looked at all lines yet.
-  const many = all ?? first.reduce((sum, each) => sum + (each.repeated ?? 1), 0);
-  const link = make("a", "", `${count(many)}${mayBeMore ? "+" : ""} ${noun}${many === 1 && !mayBeMore ? "" : "s"}`);
-  link.href = `#L${line.sequence_num}`;
-  link.dataset.number = line.sequence_num;
+let asking = 0;
+
+/** A link to a line, which has the line's number as `data-number`. */
+function link(number, ...children) {
+  const link = make("a", "", ...children);
+  link.href = `#L${number}`;
+  link.dataset.number = number;
   return link;
 }
 
-/** Shows the summary. When it cannot be had, nothing is shown. */
-export async function showSummary(path) {
-  const body = await get(`${path}/summary?bytes=${BYTES}`).then((answer) => answer.body, () => null);
-  const links = [];
-  if (body?.new.first.length) links.push(link(body.new, "new line", body.truncated));
-  if (body?.errors.first.length) links.push(link(body.errors, "error", body.truncated));
-  $("summary").replaceChildren(...links.flatMap((each, index) => (index ? [" · ", each] : [each])));
-  $("summary").hidden = !links.length;
+/** How many lines of a kind there are, as a link to the first of them. While not all lines were looked at: how many so far. */
+function amount({ count: all, first }, noun, skipped) {
+  const found = all ?? first.reduce((sum, each) => sum + (each.repeated ?? 1), 0);
+  const many = found - skipped;
+  if (many < 1) return null;
+  const text = `${count(many)} ${skipped ? "more " : ""}${noun}${many === 1 ? "" : "s"}${all === null ? " so far" : ""}`;
+  return first.length ? link(first[0].sequence_num, text) : text;
+}
+
+function code({ message }) {
+  const text = make("code", "");
+  for (const segment of segments(plain(message).trim().slice(0, SHOWN), [])) text.append(segmentElement({ ...segment, link: undefined }));
+  return text;
+}
+
+/** What is said of the cause, as elements. */
+function reason({ job, cause }) {
+  const { line, kind } = cause;
+  const where = link(line.sequence_num, code(line), ` line ${count(line.sequence_num)}`);
+  if (kind !== "last") return ["Why it failed: ", where];
+  if (job.status !== "LOST") return ["Its last line: ", where];
+  const [at, before] = [new Date(line.timestamp), ago(line.timestamp)];
+  const since = Number.isNaN(at.getTime()) ? "" : ` since ${before.includes("ago") ? `${at.toLocaleTimeString()} (${before})` : before}`;
+  return [`The runner is silent${since}: `, where];
+}
+
+function show(body) {
+  const { job, cause, complete } = body;
+  const last = job.last_sequence_num;
+  const parts = cause ? [reason(body)] : [];
+  const isNew = cause && cause.kind !== "last" ? 1 : 0;
+  for (const part of [amount(body.new, "new line", isNew), amount(body.errors, "error", 0)]) if (part) parts.push([part]);
+  if (!complete) {
+    const none = body.new.first.length || body.errors.first.length ? "" : ": none so far";
+    parts.push([`looked at ${count(last - body.scanned_to + 1)} of ${count(last)} lines${none}`]);
+  } else if (body.errors.count === 0) {
+    parts.push(["no line looks like an error"]);
+  }
+  $("summary").replaceChildren(...parts.flatMap((part, index) => (index ? [" · ", ...part] : part)));
+  $("summary").hidden = !parts.length;
+}
+
+/**
+ * Shows the summary, and asks again until the service has looked at all lines. `told(body)` is called for every answer.
+ * When the summary cannot be had, what was shown stays.
+ */
+export async function showSummary(path, told) {
+  const mine = (asking += 1);
+  for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
+    const body = await get(`${path}/summary?bytes=${BYTES}`).then((answer) => answer.body, () => null);
+    if (!body || mine !== asking) return;
+    show(body);
+    told(body);
+    if (body.complete) return announce($("summary").textContent);
+  }
 }
