@@ -33,12 +33,12 @@ from chronoverse.joblog.sse import Decoder
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.store import Store
-from tests.support import s3faults
+from tests.archive import s3faults
+from tests.archive.s3faults import S3Faults
+from tests.archive.s3server import BUCKET, s3_server
 from tests.support.archivers import STEPS, all_entries, archive, line_numbers
 from tests.support.bench import NOW
 from tests.support.examples import examples
-from tests.support.s3faults import S3Faults
-from tests.support.s3server import BUCKET, s3_server
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline
 

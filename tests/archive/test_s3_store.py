@@ -15,11 +15,11 @@ from chronoverse.archive.object_store import open_object_store
 from chronoverse.archive.s3_store import CONNECTIONS, S3ObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.values import Line
+from tests.archive.s3server import BUCKET, s3_server
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.certificates import Authority
 from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.issuer import Issuer
-from tests.support.s3server import BUCKET, s3_server
 
 #: Seconds without bytes after which these tests give up on an answer, and seconds within which a call must fail.
 READ_SECONDS = 0.5

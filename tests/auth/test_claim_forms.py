@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chronoverse.auth.tokens import READ, WRITE, Verifier
 from chronoverse.errors import Forbidden, Unauthorized
 from chronoverse.settings import Settings
-from tests.support.claim_forms import (
+from tests.auth.claim_forms import (
     AUDIENCE,
     CLAIM,
     CONFIGURED,

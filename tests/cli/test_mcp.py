@@ -9,7 +9,7 @@ import pytest
 
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
-from tests.support.mcp_client import McpProgram, mcp_program
+from tests.cli.mcp_client import McpProgram, mcp_program
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import deadline

@@ -9,8 +9,8 @@ import pytest
 
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
+from tests.cli.mcp_client import McpProgram, mcp_program
 from tests.joblog.test_shapes_of_real_logs import FAILURES, planted, read_run
-from tests.support.mcp_client import McpProgram, mcp_program
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 

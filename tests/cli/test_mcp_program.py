@@ -18,7 +18,7 @@ import pytest
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, environ
-from tests.support.mcp_client import McpProgram, mcp_program
+from tests.cli.mcp_client import McpProgram, mcp_program
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until

@@ -8,10 +8,10 @@ import pytest
 
 from chronoverse.joblog.values import JobRef
 from chronoverse.web.guards.connection import USER_TIMEOUT_MS
+from tests.faults.links import Links
 from tests.faults.oracle import Printed, judge
 from tests.faults.testbed import add_lines, environment
 from tests.faults.watching import SILENCE_SECONDS, Http2Watcher, Watcher
-from tests.support.links import Links
 from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import Service, serving

@@ -12,7 +12,7 @@ from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.command import Command
 from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.tee import Tee
-from tests.support.descriptors import open_descriptors
+from tests.runner.descriptors import open_descriptors
 
 ROOT = Path(__file__).parents[2]
 #: Runs its arguments on a pseudo-terminal, prints what would have been published, and exits with their exit code.

@@ -15,7 +15,7 @@ import pytest
 from chronoverse.runner.run import run
 from chronoverse.runner.signal_forwarder import GRACE_SECONDS
 from chronoverse.store import Store
-from tests.support.descriptors import open_descriptors
+from tests.runner.descriptors import open_descriptors
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
 from tests.support.servers import RedisServer, binaries, running
 from tests.support.waiting import wait_until

@@ -12,9 +12,9 @@ import redis
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.store import Store
 from tests.support.commands import PATIENCE_SECONDS, environ
-from tests.support.readme import CLIENTS, block, client_command, what_a_client_lacks
 from tests.support.service import ROOT, Service
 from tests.support.tools import tool, unavailable
+from tests.system.readme import CLIENTS, block, client_command, what_a_client_lacks
 
 #: What the README's job prints.
 LINES: Final = "".join(f"line {number}\n" for number in range(1, 6)).encode()

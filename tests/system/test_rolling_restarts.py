@@ -24,12 +24,12 @@ from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from tests.support.jobs import read_lines
 from tests.support.nginx import Nginx, nginx_for
-from tests.support.readme import CLIENTS, client_command, what_a_client_lacks
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.tools import unavailable
 from tests.support.viewers import ReconnectingViewers
 from tests.support.waiting import deadline
+from tests.system.readme import CLIENTS, client_command, what_a_client_lacks
 
 #: The job that all viewers read. It is the one of the README.
 JOB: Final = JobRef("demo", "job-1")

@@ -17,10 +17,10 @@ from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.examples import FULL_EXAMPLES
-from tests.support.model import EVERYTHING, Entry, Log, Query
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.model import EVERYTHING, Entry, Log, Query
 from tests.web.routes.test_tiers import Site
 
 #: Messages: with colours inside of words, with errors, and such that queries match twice in one line.

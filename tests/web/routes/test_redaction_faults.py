@@ -19,9 +19,9 @@ from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, SequenceGap
 from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
+from tests.archive.s3faults import Fault, S3Faults
+from tests.archive.s3server import BUCKET, s3_server
 from tests.support.archivers import archive, run_until_killed
-from tests.support.s3faults import Fault, S3Faults
-from tests.support.s3server import BUCKET, s3_server
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.tools import tool

@@ -13,7 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.support.claim_forms import (
+from tests.auth.claim_forms import (
     AUDIENCE,
     CLAIM,
     CONFIGURED,

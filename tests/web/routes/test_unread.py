@@ -80,8 +80,16 @@ def read_all(sock: socket.socket) -> None:
 
 @contextmanager
 def unread(endpoint: Service | Nginx, connections: int, what: str = "requests") -> Iterator[None]:
-    """Runs an attack of :mod:`tests.support.unread` during the block."""
-    command = [sys.executable, "-m", "tests.support.unread", what, endpoint.host, str(endpoint.port), str(connections)]
+    """Runs an attack of :mod:`tests.web.routes.unread` during the block."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.web.routes.unread",
+        what,
+        endpoint.host,
+        str(endpoint.port),
+        str(connections),
+    ]
     command += [str(ATTACK_SECONDS), *([str(endpoint.certificate)] if isinstance(endpoint, Nginx) else [])]
     attack = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:

@@ -1,8 +1,8 @@
 """A program that opens connections, sends requests on each, and reads no answer. It replaces closed connections.
 
-``python -m tests.support.unread WHAT HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: WHAT is a name in :data:`REQUESTS`.
-With the server's certificate it uses TLS. It prints a line when all connections are open, and at the end how many it
-has opened.
+``python -m tests.web.routes.unread WHAT HOST PORT CONNECTIONS SECONDS [CERTIFICATE]``: WHAT is a name in
+:data:`REQUESTS`. With the server's certificate it uses TLS. It prints a line when all connections are open, and at the
+end how many it has opened.
 """
 
 import contextlib
