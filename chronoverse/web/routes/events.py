@@ -23,11 +23,11 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.connection import begin_long_answer, on_hangup, stop_receiving
-from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
+from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.pages import scan_page
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
-from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers, viewer_request
+from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers
 
 #: Parsed query strings that are cached. Many viewers send the same one.
 CACHED_QUERIES: Final = 256
@@ -85,8 +85,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             after = start_offset(deps, job, query.get("offset"), query.get("tail"), line_filter)
         if is_head:
             return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
-        viewer_params = viewer_request(deps, ref, job, after, line_filter, query["wait"], principal())
-        return EventStream(deps, after, *open_viewer(deps, ticket, viewer_params))
+        wanted = {"after": after, "line_filter": line_filter, "wait": query["wait"]}
+        return EventStream(deps, after, *open_viewer(deps, ticket, ref, job, **wanted))
 
     return routes
 

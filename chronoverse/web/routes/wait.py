@@ -1,8 +1,8 @@
 """``GET …/wait``: answers when a line has come, when the job has ended, or when the time is over."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -17,21 +17,17 @@ from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.live.wait import Wait
 from chronoverse.web.guards.connection import begin_long_answer, on_hangup
-from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
+from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.paging import json_response
 from chronoverse.web.http.problems import problem, problem_for
 from chronoverse.web.http.schemas import Blueprint, WaitQuery, WaitSchema
 from chronoverse.web.routes.events import line_filter_of
-from chronoverse.web.streaming.opening import fixed_headers, open_viewer, viewer_request
+from chronoverse.web.streaming.opening import fixed_headers, open_viewer
 from chronoverse.web.streaming.wait_writer import WaitWriter
 
 #: Seconds for which a wait looks at what is there already, also when its client does not want to wait at all. After the
 #: first line it looks as long for further ones.
 LOOK_SECONDS: Final = 0.25
-#: A filter for somebody who waits for the end. A line that passes all the same does no harm.
-NO_LINES: Final = LineFilter(q="\0")
-#: Seconds between two heartbeats: there are none, because the answer has not begun.
-NO_HEARTBEAT_SECONDS: Final = 1e9
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -55,12 +51,16 @@ def blueprint(deps: Dependencies) -> Blueprint:
             # It starts nothing.
             return json_response(b"")
         wants_line = "q" in query
-        line_filter = line_filter_of(query) if wants_line else NO_LINES
-        after = query.get("offset", 0 if wants_line or job is None else job.last)
-        request_ = viewer_request(deps, ref, job, after, line_filter, timeout, principal())
-        closes_at = deps.monotonic() + max(timeout, LOOK_SECONDS)
-        request_ = replace(request_, heartbeat_seconds=NO_HEARTBEAT_SECONDS, closes_at=closes_at)
-        viewer, on_end = open_viewer(deps, ticket, request_)
+        wanted = {
+            "after": query.get("offset", 0 if wants_line or job is None else job.last),
+            # Somebody who waits for the end gets a filter. A line that passes it all the same does no harm.
+            "line_filter": line_filter_of(query) if wants_line else LineFilter(q="\0"),
+            "wait": timeout,
+            # There are no heartbeats, because the answer has not begun.
+            "heartbeat_seconds": math.inf,
+            "closes_at": deps.monotonic() + max(timeout, LOOK_SECONDS),
+        }
+        viewer, on_end = open_viewer(deps, ticket, ref, job, **wanted)
         wait = Wait(limit=query.get("limit", 1) if wants_line else 0)
         return WaitResponse(deps, ref, viewer, wait, on_end, with_lines="limit" in query)
 

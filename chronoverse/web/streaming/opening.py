@@ -12,12 +12,10 @@ from gunicorn import SERVER
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from chronoverse import metrics
-from chronoverse.auth.tokens import Principal
-from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.web.guards.admission import StreamTicket, retry_ms
-from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.dependencies import Dependencies, principal
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 #: Characters that no header field may have. RFC 9110 section 5.5.
@@ -37,48 +35,34 @@ def stream_headers(after: int) -> dict[str, str]:
     }
 
 
-def viewer_request(
-    deps: Dependencies,
-    ref: JobRef,
-    job: Job | None,
-    after: int,
-    line_filter: LineFilter | None,
-    wait: int,
-    reader: Principal,
-) -> ViewerRequest:
-    """A viewer's request, completed from the settings."""
-    settings, now = deps.settings, deps.monotonic()
-    # The ages of streams differ by a tenth, so that clients do not connect again all at once.
-    age = settings.max_stream_seconds * random.uniform(0.9, 1)
-    return ViewerRequest(
-        ref,
-        job,
-        after=after,
-        line_filter=line_filter,
-        wait=wait,
-        retry_ms=retry_ms(),
-        heartbeat_seconds=settings.heartbeat_seconds,
-        lease_seconds=settings.lease_seconds,
-        expires_at=now + reader.expires_at - deps.wall_clock(),
-        closes_at=now + age,
-        subject=reader.subject,
-    )
-
-
-def open_viewer(deps: Dependencies, ticket: StreamTicket, request: ViewerRequest) -> tuple[Viewer, Callable[[], None]]:
+def open_viewer(
+    deps: Dependencies, ticket: StreamTicket, ref: JobRef, job: Job | None, **wanted: Any
+) -> tuple[Viewer, Callable[[], None]]:
     """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
 
-    Raises as :meth:`AdmissionControl.check` does.
+    ``wanted`` are members of :class:`ViewerRequest`. The others come from the settings and the request's token. Raises
+    as :meth:`AdmissionControl.check` does.
     """
+    settings, now = deps.settings, deps.monotonic()
+    members = {
+        "retry_ms": retry_ms(),
+        "heartbeat_seconds": settings.heartbeat_seconds,
+        "lease_seconds": settings.lease_seconds,
+        "expires_at": now + principal().expires_at - deps.wall_clock(),
+        # The ages of streams differ by a tenth, so that clients do not connect again all at once.
+        "closes_at": now + settings.max_stream_seconds * random.uniform(0.9, 1),
+        "subject": ticket.subject,
+        **wanted,
+    }
+    request = ViewerRequest(ref, job, **members)
     deps.admission.enter(ticket)
     deps.tail.start()
     metrics.STREAMS_OPEN.inc()
     metrics.STREAMS_STARTED.inc()
     ticket.viewer = viewer = Viewer(request, deps.replay_cache, deps.tail, clock=deps.monotonic)
-    ref, after = request.ref, request.after
-    _log("stream opened", ticket, job=str(ref), after=after, client=ticket.address, sub=ticket.subject)
+    _log("stream opened", ticket, job=str(ref), after=request.after, client=ticket.address, sub=ticket.subject)
     if ticket.span:
-        ticket.span.stream_opened(ticket.request_id, ref.workflow_id, ref.job_id, after)
+        ticket.span.stream_opened(ticket.request_id, ref.workflow_id, ref.job_id, request.after)
     return viewer, partial(_close_viewer, deps, ticket, viewer)
 
 
