@@ -9,10 +9,8 @@ from typing import Final
 
 from flask import Flask, Response, request
 
-#: Headers that pages may send, beside those that need no permission.
-REQUEST_HEADERS: Final = "Authorization, Content-Type, Last-Event-ID, X-Request-ID"
 #: Headers of answers that pages may read, beside those that need no permission.
-RESPONSE_HEADERS: Final = (
+_RESPONSE_HEADERS: Final = (
     "Content-Disposition, Last-Event-ID, Link, Retry-After, Searched-To, WWW-Authenticate, X-Request-ID"
 )
 
@@ -30,7 +28,9 @@ def register(app: Flask, origins: Collection[str]) -> None:
         adapter = app.create_url_adapter(request)
         if headers["Origin"] in origins and adapter is not None:
             response.headers["Access-Control-Allow-Methods"] = ", ".join(sorted(adapter.allowed_methods()))
-            response.headers["Access-Control-Allow-Headers"] = REQUEST_HEADERS
+            # Headers that pages may send, beside those that need no permission.
+            allowed = "Authorization, Content-Type, Last-Event-ID, X-Request-ID"
+            response.headers["Access-Control-Allow-Headers"] = allowed
             # Seconds for which a browser remembers what a preflight request was answered.
             response.headers["Access-Control-Max-Age"] = "600"
         return response
@@ -41,5 +41,5 @@ def register(app: Flask, origins: Collection[str]) -> None:
         origin = request.headers.get("Origin")
         if origin is not None and origin in origins:
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = RESPONSE_HEADERS
+            response.headers["Access-Control-Expose-Headers"] = _RESPONSE_HEADERS
         return response

@@ -37,8 +37,6 @@ from chronoverse.web.streaming.stream_writer import StreamWriters
 #: still admitted then, and learn of it in their replay. A thousand viewers that come to a worker in two seconds cause
 #: ten reads.
 ENDED_JOB_SECONDS: Final = 0.2
-#: Ended jobs that are cached, of some 1 KB each. The one that was not used for longest is dropped first.
-MAX_ENDED_JOBS: Final = 1024
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +67,8 @@ class Dependencies:
     #: How fast runners publish.
     token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
     #: Jobs that have just been found ended. Of many viewers that come to an ended job, only a few read its state.
-    ended_jobs: MutableMapping[JobRef, Job] = field(default_factory=lambda: TTLCache(MAX_ENDED_JOBS, ENDED_JOB_SECONDS))
+    #: They have some 1 KB each. The one that was not used for longest is dropped first.
+    ended_jobs: MutableMapping[JobRef, Job] = field(default_factory=lambda: TTLCache(1_024, ENDED_JOB_SECONDS))
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

@@ -7,10 +7,8 @@ from flask_smorest import Api
 
 from chronoverse.web.http.schemas import ProblemSchema
 
-#: Statuses that any route with a token may answer, beside those that the route itself names.
-REFUSALS: Final = ("401", "403", "429", "503")
 #: The answer of a route for a workflow when what was asked for does not exist, or the token may not see it.
-NOT_FOUND: Final = {
+_NOT_FOUND: Final = {
     "description": "Not Found",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
@@ -39,10 +37,12 @@ class OpenApiDocument(Api):
                 if "responses" not in operation:
                     continue
                 if "security" not in operation:
-                    refusals = {status: {"$ref": "#/components/responses/DEFAULT_ERROR"} for status in REFUSALS}
+                    # Any route with a token may answer these, beside those that the route itself names.
+                    refusal = {"$ref": "#/components/responses/DEFAULT_ERROR"}
+                    refusals = dict.fromkeys(("401", "403", "429", "503"), refusal)
                     operation["responses"] = refusals | operation["responses"]
                 if "{workflow_id}" in name:
-                    operation["responses"] = {"404": NOT_FOUND} | operation["responses"]
+                    operation["responses"] = {"404": _NOT_FOUND} | operation["responses"]
                 answers += operation["responses"].values()
         document["components"]["schemas"].pop("PaginationMetadata", None)
         for answer in answers:

@@ -111,12 +111,12 @@ def page_response(
     """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
 
     ``position`` is how far the page has come in a log; it becomes ``Last-Event-ID``. ``query`` are the parameters of
-    the link beside its cursor. Those that are None are left out.
+    the link beside its cursor. Those that are None, 0 or False are left out.
     """
     response = json_response(orjson.dumps(body))
     if position is not None:
         response.headers["Last-Event-ID"] = str(position)
     if cursor:
-        parameters = {name: value for name, value in query.items() if value is not None}
+        parameters = {name: "true" if value is True else value for name, value in query.items() if value}
         response.headers["Link"] = f'<{request.path}?{urlencode({**parameters, "cursor": cursor})}>; rel="next"'
     return response

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem documents. Their statuses and reasons stand in :mod:`chronoverse.errors`."""
 
 import logging
+from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
@@ -12,32 +13,11 @@ from chronoverse.errors import ChronoverseError, Forbidden, SequenceGap, StoreEr
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.web.http.request_id import request_id
 
-#: The most parameters that one document names, and the most characters of a parameter's name and of its detail. A
-#: client may have made up thousands of parameters.
-NAMED_PARAMETERS: Final = 10
-NAME_CHARACTERS: Final = 100
-DETAIL_CHARACTERS: Final = 500
 #: Seconds after which a refused client may try again: about what a restart or a failover takes.
 RETRY_AFTER_SECONDS: Final = 2
 
 #: One text for every 404, so that a client cannot tell "not yours", "not there" and "no such path" apart.
 NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
-
-TITLES: Final = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    409: "Conflict",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-}
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +26,8 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     """A problem document. ``errors`` are ``[{"parameter": …, "detail": …}]``. ``members`` are added as they are."""
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": TITLES.get(status, "Error"),
+        # RFC 9110 has renamed "Request Entity Too Large".
+        "title": "Content Too Large" if status == 413 else HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         **members,
@@ -126,10 +107,8 @@ def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
         for location, fields in data.get("messages", {}).items()
         for name, details in fields.items()
     ]
-    entries = [
-        {"parameter": name[:NAME_CHARACTERS], "detail": " ".join(map(str, details))[:DETAIL_CHARACTERS]}
-        for name, details in found[:NAMED_PARAMETERS]
-    ]
+    # The first 10 parameters, 100 characters of a name and 500 of a detail. A client may have made up thousands.
+    entries = [{"parameter": name[:100], "detail": " ".join(map(str, details))[:500]} for name, details in found[:10]]
     return entries, len(found) - len(entries)
 
 

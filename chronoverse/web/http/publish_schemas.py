@@ -15,8 +15,6 @@ MAX_LINES: Final = 500
 #: The highest first number of lines that are named as lost, and the most of them at once. A log that has used up its
 #: numbers cannot end. A runner that writes a million lines a second reaches this number after five days.
 MAX_LOST: Final = 5 * 10**11
-#: The highest exit code, and the lowest when negative. What reads logs accepts no others.
-MAX_EXIT_CODE: Final = 999_999_999
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{3}Z")
 _TOKEN: Final = re.compile("[0-9a-f]{32,128}")
@@ -197,7 +195,8 @@ class EndBody(Schema):
     exit_code = JsonInteger(
         allow_none=True,
         load_default=None,
-        validate=validate.Range(-MAX_EXIT_CODE, MAX_EXIT_CODE),
+        # What reads logs accepts no others.
+        validate=validate.Range(-999_999_999, 999_999_999),
         metadata={"description": "Null when there is none."},
     )
     dropped = _number(0, "Lines that the runner could not keep.", load_default=0)

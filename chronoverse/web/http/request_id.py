@@ -9,7 +9,6 @@ from typing import Final
 
 from flask import Flask, Response, g, has_app_context, request
 
-HEADER: Final = "X-Request-ID"
 #: What a client's own id may look like. It must be harmless in a log and in a header.
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}", re.ASCII)
 
@@ -38,5 +37,5 @@ def _set_id() -> None:
 
 def _repeat_id(response: Response) -> Response:
     if current := g.get("request_id"):
-        response.headers[HEADER] = current
+        response.headers["X-Request-ID"] = current
     return response

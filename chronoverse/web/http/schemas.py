@@ -16,17 +16,10 @@ from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.joblog.time_range import read_time
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status, parse_number
 
-#: Lines or jobs on one page: the most, and how many without ``limit``.
+#: Lines or jobs on one page, at most.
 MAX_PAGE_LIMIT: Final = 1000
-DEFAULT_PAGE_LIMIT: Final = 100
 #: Seconds that a viewer may wait for a job that does not exist yet.
 MAX_WAIT_SECONDS: Final = 300
-
-#: Lines of context on each side of a match, at most.
-MAX_CONTEXT_LINES: Final = 50
-#: A search of a workflow: the most jobs on a page, and the most lines of one job.
-MAX_SEARCHED_JOBS: Final = 100
-MAX_JOB_MATCHES: Final = 100
 
 STREAMS: Final = ("stdout", "stderr")
 STATUSES: Final = tuple(status.value for status in Status)
@@ -102,7 +95,7 @@ def _cursor(max_characters: int = 512) -> fields.String:
 
 
 def _limit(description: str) -> QueryInteger:
-    return QueryInteger(1, MAX_PAGE_LIMIT, load_default=DEFAULT_PAGE_LIMIT, metadata={"description": description})
+    return QueryInteger(1, MAX_PAGE_LIMIT, load_default=100, metadata={"description": description})
 
 
 def _flag(description: str) -> fields.Boolean:
@@ -272,7 +265,7 @@ def _time(which: str) -> Timestamp:
 
 def _context(side: str) -> QueryInteger:
     return QueryInteger(
-        maximum=MAX_CONTEXT_LINES,
+        maximum=50,
         load_default=0,
         metadata={
             "description": f"Also the lines that come up to so many numbers {side} each found one, marked by `context`."
@@ -317,14 +310,9 @@ class WorkflowSearchQuery(SearchFields):
     before = _context("before")
     after = _context("after")
     per_job = QueryInteger(
-        1,
-        MAX_JOB_MATCHES,
-        load_default=5,
-        metadata={"description": "Lines of a job; `more` says that it has others."},
+        1, 100, load_default=5, metadata={"description": "Lines of a job; `more` says that it has others."}
     )
-    limit = QueryInteger(
-        1, MAX_SEARCHED_JOBS, load_default=20, metadata={"description": "Jobs with a match on the page."}
-    )
+    limit = QueryInteger(1, 100, load_default=20, metadata={"description": "Jobs with a match on the page."})
     cursor = _cursor(768)
 
 

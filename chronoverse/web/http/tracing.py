@@ -20,14 +20,9 @@ if TYPE_CHECKING:
 
 #: The key in a request's environ that has its :class:`RequestSpan`.
 SPAN_KEY: Final = "chronoverse.span"
-#: Seconds for which a worker sends its last spans before it exits. It does not wait longer for a collector that does
-#: not answer.
-FLUSH_SECONDS: Final = 2.0
-#: Spans that are sent together. They are encoded in 2 ms. The SDK's default of 512 would delay live lines by 15 ms.
-BATCH_SPANS: Final = 64
 #: Methods that are recorded by name. Others become ``_OTHER``.
 #: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
-METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"])
+_METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"])
 
 _EVENTS: Final = "/workflows/{workflow_id}/jobs/{job_id}/events"
 _PARAMETER: Final = re.compile(r"<(?:\w+:)?(\w+)>", re.ASCII)
@@ -93,7 +88,8 @@ class Traces:
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: "chronoverse"}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), max_export_batch_size=BATCH_SPANS))
+        # Spans that are sent together are encoded in 2 ms. The SDK's default of 512 would delay live lines by 15 ms.
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), max_export_batch_size=64))
         self._tracer = self._provider.get_tracer("chronoverse")
         self._kind = SpanKind.SERVER
         self._propagator = TraceContextTextMapPropagator()
@@ -117,14 +113,14 @@ class Traces:
         app.wsgi_app = traced  # type: ignore[method-assign]
 
     def close(self) -> None:
-        """Sends the last spans, for at most :data:`FLUSH_SECONDS`."""
+        """Sends the last spans, for 2 s at most."""
         # The SDK itself would wait for 30 s.
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
-        thread.join(FLUSH_SECONDS)
+        thread.join(2.0)
 
     def _begin(self, environ: dict[str, Any]) -> RequestSpan:
-        method = environ["REQUEST_METHOD"] if environ["REQUEST_METHOD"] in METHODS else "_OTHER"
+        method = environ["REQUEST_METHOD"] if environ["REQUEST_METHOD"] in _METHODS else "_OTHER"
         headers = {name: environ.get(f"HTTP_{name.upper()}", "") for name in ("traceparent", "tracestate")}
         # Longest W3C header that is read, in bytes. https://www.w3.org/TR/trace-context/#tracestate-limits
         parent = self._propagator.extract({name: text for name, text in headers.items() if len(text) <= 512})

@@ -27,9 +27,6 @@ from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint, SearchText, check_regex
 
-#: Characters of a reason.
-MAX_REASON: Final = 200
-
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 
 log = logging.getLogger(__name__)
@@ -45,7 +42,7 @@ class RedactBody(Schema):
     q = SearchText()
     regex = JsonBoolean(load_default=False)
     reason = fields.String(
-        validate=validate.Length(1, MAX_REASON), metadata={"description": "Why; remembered and logged. No secrets."}
+        validate=validate.Length(1, 200), metadata={"description": "Why; remembered and logged. No secrets."}
     )
 
     @validates_schema

@@ -29,9 +29,6 @@ from chronoverse.web.http.pages import scan_page
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
 from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers
 
-#: Parsed query strings that are cached. Many viewers send the same one.
-CACHED_QUERIES: Final = 256
-
 #: The view in the OpenAPI document.
 _OPERATION: Final[dict[str, Any]] = {
     "operationId": "streamJobLog",
@@ -96,7 +93,8 @@ def describe(document: OpenApiDocument, app: Flask) -> None:
     document.describe(app, "events.events", _OPERATION, "A job's log, live and from any offset.")
 
 
-@lru_cache(CACHED_QUERIES)
+# Many viewers send the same one.
+@lru_cache(256)
 def parse_query(query: str) -> Mapping[str, Any]:
     """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names what is wrong.
 

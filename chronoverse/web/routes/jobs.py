@@ -11,10 +11,10 @@ from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema
 
-#: Jobs that are read at once. That takes about 1 ms of the store's time and of the worker's. All other requests wait
-#: for it.
-BATCH_JOBS: Final = 10
-#: Seconds after which a listing ends with the jobs that it has found, and a cursor for the next page. It always reads
+#: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
+#: other requests wait for it.
+BATCH_SIZE: Final = 10
+#: Seconds after which a listing ends with what it has found, and a cursor for the next page. It always reads
 #: at least one batch.
 LISTING_SECONDS: Final = 0.5
 
@@ -73,7 +73,7 @@ def _read_listing(
     store, subject, deadline = deps.store, principal().subject, deps.monotonic() + LISTING_SECONDS
     found: list[Job] = []
     while True:
-        count = min(BATCH_JOBS, limit - len(found)) if status is None else BATCH_JOBS
+        count = min(BATCH_SIZE, limit - len(found)) if status is None else BATCH_SIZE
         with deps.turns.read(JobRef(workflow_id, ""), subject):
             listed = store.listing.page(workflow_id, position, count)
             jobs = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])

@@ -31,8 +31,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def new_lines(workflow_id: str, job_id: str, limit: int, order: str, **query: Any) -> Response:
         """The lines with a shape that none of the runs has that the log is compared with."""
         ref, stream, against = JobRef(workflow_id, job_id), query.get("stream"), query.get("against")
-        before, after = query["before"], query["after"]
         listing = ("new", workflow_id, job_id, order, stream, against)
+        filters = {"stream": stream, "against": against, "before": query["before"], "after": query["after"]}
         job = deps.require_job(ref)
         descending = order == "desc"
         start, waited = job.last + 1 if descending else 0, 0
@@ -41,24 +41,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
             position, waited = decode_cursor(query["cursor"], listing, [int, int])
             if not (0 <= position <= MAX_NUMBER and 0 <= waited <= MAX_NUMBER):
                 raise InvalidCursor("cursor: this is not one of ours")
-        with pending_scan(
-            deps,
-            NewLinesScan,
-            ref,
-            job_id=job_id,
-            limit=limit,
-            position=position,
-            descending=descending,
-            stream=stream,
-            against=against,
-            before=before,
-            after=after,
-        ) as pending:
+        asked = {"job_id": job_id, "limit": limit, "position": position, "descending": descending, **filters}
+        with pending_scan(deps, NewLinesScan, ref, **asked) as pending:
             page, compared_with = pending.new_lines()
         waited = waited + 1 if page.position == position else 0
         cursor = encode_cursor(listing, [page.position, waited]) if page.has_more else None
-        parameters = {"limit": limit, "order": order, "stream": stream, "against": against}
-        parameters |= {"before": before or None, "after": after or None}
+        parameters = {"limit": limit, "order": order, **filters}
         return log_page_response(ref, page, cursor, parameters, compared_with=compared_with)
 
     return routes

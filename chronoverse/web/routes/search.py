@@ -47,30 +47,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def search(workflow_id: str, job_id: str, q: str, regex: bool, limit: int, order: str, **query: Any) -> Response:
         """The lines that match, in pages."""
         ref, stream, since, until = JobRef(workflow_id, job_id), *map(query.get, ("stream", "since", "until"))
-        before, after = query["before"], query["after"]
+        filters = {"stream": stream, "since": since, "until": until, "before": query["before"], "after": query["after"]}
+        filters |= {"q": q, "regex": regex}
         listing = ("search", workflow_id, job_id, order, stream, regex, _digest(q), since, until)
-        job = deps.require_job(ref)
         descending = order == "desc"
-        position = start_position(query, listing, job, descending=descending)
-        page = pages.scan_page(
-            deps,
-            ref,
-            limit,
-            position=position,
-            descending=descending,
-            form=Form.MATCH,
-            stream=stream,
-            q=q,
-            regex=regex,
-            since=since,
-            until=until,
-            before=before,
-            after=after,
-        )
+        position = start_position(query, listing, deps.require_job(ref), descending=descending)
+        asked = {"position": position, "descending": descending, "form": Form.MATCH, **filters}
+        page = pages.scan_page(deps, ref, limit, **asked)
         cursor = encode_cursor(listing, [page.position]) if page.has_more else None
-        parameters = {name: query.get(name) or None for name in ("stream", "since", "until", "before", "after")}
-        parameters |= {"q": q, "regex": "true" if regex else None, "limit": limit, "order": order}
-        return log_page_response(ref, page, cursor, parameters)
+        return log_page_response(ref, page, cursor, {**filters, "limit": limit, "order": order})
 
     @routes.route("/workflows/<id:workflow_id>/logs/search")
     @routes.doc(operationId="searchWorkflow")
@@ -97,29 +82,16 @@ def blueprint(deps: Dependencies) -> Blueprint:
             if not (-1 <= line <= MAX_NUMBER and 0 <= found <= MAX_NUMBER):
                 raise InvalidCursor("cursor: this is not one of ours")
             start = WorkflowPosition(*parse_position(created, job_id), None if line < 0 else line, found)
-        before, after = query["before"], query["after"]
-        with pages.pending_scan(
-            deps,
-            WorkflowScan,
-            JobRef(workflow_id, ""),
-            limit=limit,
-            per_job=per_job,
-            start=start,
-            q=q,
-            regex=regex,
-            before=before,
-            after=after,
-            **filters,
-        ) as pending:
+        asked = {"before": query["before"], "after": query["after"], **filters, "q": q, "regex": regex}
+        asked |= {"limit": limit, "per_job": per_job}
+        with pages.pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, **asked) as pending:
             page = pending.jobs_page()
         cursor = None
         if page.position is not None:
             created_ms, job_id, line, found = page.position
             cursor = encode_cursor(listing, (repr(created_ms), job_id, -1 if line is None else line, found))
         body = {"workflow_id": workflow_id, "jobs": [orjson.Fragment(each) for each in page.jobs], "cursor": cursor}
-        parameters: dict[str, Any] = {"before": before or None, "after": after or None, **filters}
-        parameters |= {"q": q, "regex": "true" if regex else None, "limit": limit, "per_job": per_job}
-        response = page_response(body, cursor, **parameters)
+        response = page_response(body, cursor, **asked)
         if page.position is not None:
             response.headers["Searched-To"] = _searched_to(page.position)
         return response

@@ -13,7 +13,7 @@ from chronoverse.joblog.values import IDENTIFIER
 from chronoverse.settings import Settings
 
 #: Nothing from other hosts, nothing inline, and no text of a log can become markup or script.
-CONTENT_SECURITY_POLICY: Final = "; ".join(
+_CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'self'",
         "base-uri 'none'",
@@ -26,7 +26,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
 )
 
 _HEADERS: Final = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",

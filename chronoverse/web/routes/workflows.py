@@ -1,6 +1,6 @@
 """The route that lists the workflows that a token may see."""
 
-from typing import Any, Final
+from typing import Any
 
 from flask import Response
 
@@ -12,11 +12,7 @@ from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
 from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
-
-#: Workflows that are read at once. That takes a few commands for each of them. All other requests wait for it.
-BATCH_WORKFLOWS: Final = 10
-#: Seconds after which a page ends with the workflows that it has found. It always reads one batch.
-PAGE_SECONDS: Final = 0.5
+from chronoverse.web.routes.jobs import BATCH_SIZE, LISTING_SECONDS
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -57,13 +53,13 @@ def _read_list(
     With a ``status`` only those whose newest job has it.
     """
     found: list[dict[str, Any]] = []
-    deadline = deps.monotonic() + PAGE_SECONDS
+    deadline = deps.monotonic() + LISTING_SECONDS
     lock_ref = JobRef(deps.store.workflows.slot, "")
     while True:
         with deps.turns.read(lock_ref, principal().subject):
             listed = deps.store.workflows.page(position, limit)
-        for start in range(0, len(listed), BATCH_WORKFLOWS):
-            batch = listed[start : start + BATCH_WORKFLOWS]
+        for start in range(0, len(listed), BATCH_SIZE):
+            batch = listed[start : start + BATCH_SIZE]
             with deps.turns.read(lock_ref, principal().subject):
                 read = deps.store.workflows.read([workflow_id for _, workflow_id in batch])
             for position, workflow in zip(batch, read, strict=True):
@@ -85,8 +81,8 @@ def _read_named(
 ) -> tuple[list[dict[str, Any]], ListingPosition | None]:
     """As :func:`_read_list`, for the workflows that a token names. All are read: only then is their order known."""
     known: list[tuple[ListingPosition, Workflow | StoreError]] = []
-    for start in range(0, len(ids), BATCH_WORKFLOWS):
-        batch = ids[start : start + BATCH_WORKFLOWS]
+    for start in range(0, len(ids), BATCH_SIZE):
+        batch = ids[start : start + BATCH_SIZE]
         with deps.turns.read(JobRef(batch[0], ""), principal().subject):
             read = deps.store.workflows.read(batch)
         for workflow_id, workflow in zip(batch, read, strict=True):

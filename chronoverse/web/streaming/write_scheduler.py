@@ -16,8 +16,6 @@ from chronoverse.web.guards.connection import STALL_SECONDS
 
 #: Seconds of writing after which other greenlets run.
 PASS_SECONDS: Final = 0.003
-#: Seconds between two checks for sockets that have had no room for too long.
-SWEEP_SECONDS: Final = 1.0
 #: libev's constant EV_WRITE: the socket can be written to. gevent has no public name for it.
 _WRITABLE: Final = 2
 
@@ -87,10 +85,11 @@ class WriteScheduler:
     def _run(self) -> None:
         swept_at = self.clock()
         while self._pending:
-            self._wakeup.wait(SWEEP_SECONDS)
+            # Seconds between two checks for sockets that have had no room for too long.
+            self._wakeup.wait(1.0)
             self._wakeup.clear()
             self._write_pass()
-            if self.clock() >= swept_at + SWEEP_SECONDS:
+            if self.clock() >= swept_at + 1.0:
                 swept_at = self.clock()
                 # A writable one that was not written to yet is late because of us, not because of its client.
                 late = [each for each in self._pending if each.deadline <= swept_at and not each.is_writable]
