@@ -23,9 +23,9 @@ from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.prefilter import Prefilter
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.archive.search import search
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.values import JobRef, iso_timestamp
 
@@ -129,7 +129,7 @@ def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
 
         def ours(query: str = query, regex: bool = regex) -> None:
             nonlocal matched
-            found = search(ArchiveReader(objects, log), JOB, Prefilter(Matcher(query, regex=regex)), 0)
+            found = ArchiveReader(objects, log).search(JOB, Prefilter(Matcher(query, regex=regex)), 0)
             matched = sum(len(each.lines) for each in found)
 
         def theirs(query: str = query, regex: bool = regex) -> None:
@@ -156,8 +156,9 @@ def pages(directory: Path, log: Log, lines: int) -> list[float]:
 def replay(directory: Path, log: Log) -> None:
     """Reads the whole log as frames, in segments as a viewer does."""
     archive, cursor = ArchiveReader(FileObjectStore(directory), log), 0
-    while lines := archive.frames(JOB, cursor, 512):
-        cursor = lines.cursor
+    while lines := archive.json_lines(JOB, cursor, 512):
+        b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
+        cursor += len(lines)
 
 
 def main() -> None:

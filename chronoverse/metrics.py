@@ -151,9 +151,9 @@ STORE_WENT_BACK = Gauge(
     "1 if the store has lost a part of its history, and archivers delete nothing.",
     multiprocess_mode="livemax",
 )
-CHUNKS_SEALED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
-LINES_SEALED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
-BYTES_SEALED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])
+CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
+LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
+BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])
 JOBS_ARCHIVED = Counter("chronoverse_archive_jobs", "Jobs that archivers have finished, by what they did.", ["done"])
 ARCHIVE_ERRORS = Counter("chronoverse_archive_errors", "Steps of archivers that failed.", ["kind"])
 ARCHIVE_LAG = Gauge(

@@ -1,9 +1,9 @@
 """Old lines as compressed chunks in an object store.
 
-object_store   the interface of an object store; file_store and s3_store implement it
+object_store   the interface of an object store; file_store and s3_store implement it, schemes opens one by its URL
 codec          builds chunks from lines, reads lines from them, and rewrites lines in them
-reader         reads lines of chunks; caches holds what it has read
-search         finds matching lines in chunks; prefilter rules out lines before they are decoded
+reader         reads and searches lines of chunks; caches holds what it has read
+prefilter      finds matching lines in a frame, and rules out most of them before they are decoded
 job_objects    the archive lock of a job; writes the objects of the job, and deletes those that no record names
 shape_sets     the shapes of an archived log's lines, as an object beside its chunks
 chunk_writer   moves the next lines of one job from the store into a chunk

@@ -548,10 +548,10 @@ class Archiver:
     def _count_chunk(self, ref: JobRef, chunk: Chunk) -> int:
         """Counts a chunk in the metrics, and returns its number of lines."""
         self._queue.record_progress(ref)
-        metrics.CHUNKS_SEALED.inc()
-        metrics.LINES_SEALED.inc(chunk.last - chunk.first + 1)
-        metrics.BYTES_SEALED.labels("text").inc(chunk.text_size)
-        metrics.BYTES_SEALED.labels("packed").inc(chunk.size)
+        metrics.CHUNKS_ARCHIVED.inc()
+        metrics.LINES_ARCHIVED.inc(chunk.last - chunk.first + 1)
+        metrics.BYTES_ARCHIVED.labels("text").inc(chunk.text_size)
+        metrics.BYTES_ARCHIVED.labels("packed").inc(chunk.size)
         fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
         log.debug("chunk committed", extra={"fields": fields})
         return chunk.last - chunk.first + 1

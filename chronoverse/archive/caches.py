@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from cachetools import LRUCache
 
@@ -90,13 +90,6 @@ class SingleFlightCache(Generic[_Key, _Value]):
         return value
 
 
-class ChunkIndexReader(Protocol):
-    """Finds the records of chunks; see :class:`chronoverse.store.chunk_index.ChunkIndex`."""
-
-    def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunk that has line ``number``, or else the first one after it; None after the last chunk."""
-
-
 class _CachedRecord(NamedTuple):
     chunk: Chunk
     #: When the index was asked, on the monotonic clock.
@@ -104,17 +97,22 @@ class _CachedRecord(NamedTuple):
 
 
 class ChunkRecordCache:
-    """Chunk records from ``index``, each cached for :data:`RECORD_SECONDS`. ``clock`` is monotonic, in seconds."""
+    """The chunk records that ``find`` finds, each cached for :data:`RECORD_SECONDS`.
 
-    def __init__(self, index: ChunkIndexReader, clock: Callable[[], float] = time.monotonic) -> None:
-        self._index: Final = index
+    ``find`` returns the chunk that has a line, or else the first one after it. ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self, find: Callable[[JobRef, int], Chunk | None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._find: Final = find
         self._clock: Final = clock
         self._lock = threading.Lock()
         #: By job, each job's newest record first. The size of a job is the number of its records.
         self._records: LRUCache[JobRef, list[_CachedRecord]] = LRUCache(RECORDS, getsizeof=len)
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """As :meth:`ChunkIndexReader.chunk`, but the answer may be :data:`RECORD_SECONDS` old."""
+        """The chunk with line ``number``, or else the next one. The answer may be :data:`RECORD_SECONDS` old."""
         earliest = self._clock() - RECORD_SECONDS
         with self._lock:
             records = self._records.get(job) or []
@@ -124,9 +122,9 @@ class ChunkRecordCache:
         return self.fresh_chunk(job, number)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """As :meth:`ChunkIndexReader.chunk`: asks the index, and caches the answer."""
+        """As :meth:`chunk`, but the answer is new. It is cached."""
         asked_at = self._clock()
-        chunk = self._index.chunk(job, number)
+        chunk = self._find(job, number)
         if chunk is not None:
             earliest = asked_at - RECORD_SECONDS
             with self._lock:

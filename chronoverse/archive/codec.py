@@ -91,7 +91,7 @@ class ChunkBuilder:
         if isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last):
             self.closed = True
         elif isinstance(entry, Line):
-            self._append_line(orjson.dumps(entry.to_json()) + b"\n")
+            self._append_line(entry.encode() + b"\n")
         elif isinstance(entry, Gap):
             self._plain = False
             gap = {"from": entry.first, "to": entry.last, "reason": entry.reason}
@@ -284,6 +284,6 @@ def _changed_text(text: bytes, first: int, last: int, change: LineChange, change
             continue
         line = change(Line.from_json(fields))
         if line is not None:
-            lines[index] = orjson.dumps(line.to_json())
+            lines[index] = line.encode()
             changed.append(line.sequence_num)
     return b"\n".join([*lines, b""]) if len(changed) > before else None

@@ -1,9 +1,7 @@
-"""The interface of an object store, and how to open the one that the settings name."""
+"""The interface of an object store."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, Protocol
-from urllib.parse import unquote, urlsplit
 
 
 class StoredObject(NamedTuple):
@@ -34,18 +32,3 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects whose names start with ``prefix``, which is empty or ends with a slash."""
-
-
-def open_object_store(url: str) -> ObjectStore:
-    """The object store that ``CHRONOVERSE_ARCHIVE_URL`` names: ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``.
-
-    Raises :class:`SettingsError` when the library that it needs is not installed.
-    """
-    # These modules import this one.
-    from chronoverse.archive.file_store import FileObjectStore
-    from chronoverse.archive.s3_store import S3ObjectStore
-
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
-        return S3ObjectStore(parts.netloc, unquote(parts.path))
-    return FileObjectStore(Path(unquote(parts.path)))

@@ -1,4 +1,4 @@
-"""Reads archived lines: those after a number, those before it, and whole logs frame by frame.
+"""Reads archived lines: those after a number, those before it, and those that a search finds.
 
 When several viewers of a worker want the same frame, it is read and decompressed once: see :class:`SingleFlightCache`.
 """
@@ -6,17 +6,17 @@ When several viewers of a worker want the same frame, it is read and decompresse
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice, takewhile
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
-from chronoverse.archive.caches import ChunkIndexReader, ChunkRecordCache, SingleFlightCache
+from chronoverse.archive.caches import ChunkRecordCache, SingleFlightCache
 from chronoverse.archive.codec import decode_entry, decompress_frame, split_lines
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.shape_sets import read_shape_set
-from chronoverse.errors import ArchiveDamaged
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, Frame
-from chronoverse.joblog.entries import Entry
-from chronoverse.joblog.events import LOG_FRAME
+from chronoverse.joblog.entries import Batch, Entry
 from chronoverse.joblog.shapes import ShapeSet
+from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Gap, JobRef, Line
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
@@ -38,41 +38,53 @@ _LINE_OVERHEAD: Final = 48
 _Result = TypeVar("_Result")
 
 
-class FrameRange(NamedTuple):
-    """Consecutive lines as bytes, and the number of the last one."""
+class ChunkIndexReader(Protocol):
+    """Finds the records of chunks; see :class:`chronoverse.store.chunk_index.ChunkIndex`."""
 
-    text: bytes
-    cursor: int
+    def chunk(self, job: JobRef, number: int) -> Chunk | None:
+        """The chunk that has line ``number``, or else the first one after it; None after the last chunk."""
+
+
+class FrameFilter(Protocol):
+    """Finds the lines of a frame that are wanted, such as :class:`chronoverse.archive.prefilter.Prefilter`."""
+
+    def matching_lines(self, text: bytes) -> list[Line]:
+        """The lines of a frame's JSON Lines that are wanted, in order."""
 
 
 class ArchiveReader:
     """Reads the archived part of logs. ``index`` finds chunk records. ``clock`` is monotonic, in seconds.
 
+    Without ``objects`` no archive is configured, and lines that were archived elsewhere cannot be read.
     Every method raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``index`` raises.
     """
 
     def __init__(
-        self, objects: ObjectStore, index: ChunkIndexReader, clock: Callable[[], float] = time.monotonic
+        self,
+        objects: ObjectStore | None = None,
+        index: ChunkIndexReader | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._objects: Final = objects
-        self._record_cache: Final = ChunkRecordCache(index, clock)
+        self._get_object: Callable[[str, int, int], bytes] = _refuse
+        find: Callable[[JobRef, int], Chunk | None] = _refuse
+        if objects and index:
+            self._get_object, find = objects.get, index.chunk
+        self._record_cache: Final = ChunkRecordCache(find, clock)
         self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(READ_CACHE_BYTES)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(LINE_CACHE_BYTES)
 
-    def frames(self, job: JobRef, after: int, max_lines: int) -> FrameRange | None:
-        """Up to ``max_lines`` lines after the number ``after`` as Server-Sent Events, all from one frame of a chunk.
+    def json_lines(self, job: JobRef, after: int, max_lines: int) -> list[bytes]:
+        """The JSON of up to ``max_lines`` lines after the number ``after``, all from one frame of a chunk.
 
-        None at the archive's end, and when not every number in the frame is a line. Use :meth:`entries` then.
+        Empty at the archive's end, and when not every number in the frame is a line. Use :meth:`entries` then.
         """
         found = self._frame_with(job, after + 1)
         if found is None or not found[0].plain or found[0].first > after + 1:
-            return None
+            return []
         frame, lines = found
         start = after + 1 - frame.first
-        lines = lines[start : start + max_lines]
-        cursor = after + len(lines)
-        frames = [LOG_FRAME % numbered for numbered in zip(lines, range(after + 1, cursor + 1), strict=True)]
-        return FrameRange(b"".join(frames), cursor)
+        return lines[start : start + max_lines]
 
     def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:
         """Up to ``count`` entries after the number ``after``. Every number after ``after`` is in a line or a gap.
@@ -113,7 +125,37 @@ class ArchiveReader:
             before = frame.first
         return found
 
-    def scan_frames(
+    def search(
+        self,
+        job: JobRef,
+        frame_filter: FrameFilter,
+        cursor: int,
+        *,
+        descending: bool = False,
+        time_range: TimeRange | None = None,
+    ) -> Iterator[Batch]:
+        """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch for each frame.
+
+        ``time_range`` only leaves out frames whose lines are all earlier or later. The caller must check the times of
+        the lines that were found. When ``descending``, ``cursor`` is at most the archive's last number and 1.
+        """
+        since, until = time_range or (None, None)
+
+        def skip(frame: Frame) -> bool:
+            is_early = frame.latest < (since or "")
+            return bool(frame.latest) and (is_early or (until is not None and frame.earliest > until))
+
+        for frame, data in self._scan_frames(job, cursor, descending=descending, skip=skip):
+            lines = [] if data is None else frame_filter.matching_lines(decompress_frame(frame, data))
+            previous = cursor
+            cursor = frame.first if descending else frame.last
+            if descending:
+                lines = [line for line in reversed(lines) if line.sequence_num < previous]
+            elif lines and lines[0].sequence_num <= previous:
+                lines = [line for line in lines if line.sequence_num > previous]
+            yield Batch([*lines], cursor, is_last=False, is_match=True)
+
+    def _scan_frames(
         self, job: JobRef, cursor: int, *, descending: bool, skip: Callable[[Frame], bool]
     ) -> Iterator[tuple[Frame, bytes | None]]:
         """Reads frame by frame, upwards from the line after ``cursor``, or downwards from the line before it.
@@ -132,7 +174,7 @@ class ArchiveReader:
             starts = takewhile(max_bytes.__gt__, accumulate((each.size for each in frames), initial=0))
             wanted = [each for each, _ in zip(takewhile(lambda each: not skip(each), frames), starts, strict=False)]
             start = min(each.offset for each in wanted)
-            data = self._objects.get(chunk.name, start, max(each.offset + each.size for each in wanted))
+            data = self._get_object(chunk.name, start, max(each.offset + each.size for each in wanted))
             return [(each, data[each.offset - start : each.offset - start + each.size]) for each in wanted]
 
         while (number := cursor - 1 if descending else cursor + 1) > 0 and (
@@ -146,6 +188,8 @@ class ArchiveReader:
 
     def shape_set(self, job: JobRef) -> ShapeSet | None:
         """The shapes of the job's archived lines. None when the archive has no set of them, or very many chunks."""
+        if self._objects is None:
+            return None
         chunks: list[Chunk] = []
         while chunk := self._record_cache.fresh_chunk(job, chunks[-1].last + 1 if chunks else 1):
             chunks.append(chunk)
@@ -188,13 +232,17 @@ class ArchiveReader:
         start, stop = neighbours[0].offset, neighbours[-1].offset + neighbours[-1].size
 
         def read() -> tuple[bytes, int]:
-            data = self._objects.get(chunk.name, start, stop)
+            data = self._get_object(chunk.name, start, stop)
             return data, len(data)
 
         data = self._read_cache.get((chunk.name, block), read)
         text = decompress_frame(frame, data[frame.offset - start : frame.offset - start + frame.size])
         lines = split_lines(frame, text)
         return lines, frame.text_size + _LINE_OVERHEAD * len(lines)
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise ArchiveUnavailable("this part of the log is in an archive, and CHRONOVERSE_ARCHIVE_URL names none")
 
 
 def _with_numbers(frame: Frame, lines: Iterable[bytes]) -> Iterator[tuple[int, Entry]]:

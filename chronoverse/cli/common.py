@@ -140,7 +140,7 @@ def open_store(settings: Settings) -> Iterator["Store"]:
 
 def open_archive(settings: Settings) -> "ObjectStore":
     """The object store of the archive. Raises :class:`SettingsError` when ``settings`` name none."""
-    from chronoverse.archive.object_store import open_object_store
+    from chronoverse.archive.schemes import open_object_store
 
     if settings.archive_location is None:
         raise errors.SettingsError("there is no archive: set CHRONOVERSE_ARCHIVE_URL, the same for every node")

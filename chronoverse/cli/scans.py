@@ -21,7 +21,6 @@ def scans() -> None:
     from chronoverse.history.scans.app import ScanApp
     from chronoverse.history.scans.server import ScanServer
     from chronoverse.history.scans.summary_scan import SummaryProgress
-    from chronoverse.history.tiered_log import MissingArchive
     from chronoverse.live.replay_cache import ReplayCache
     from chronoverse.live.replay_scanner import read_frames
 
@@ -31,7 +30,7 @@ def scans() -> None:
     def make_app() -> "ScanApp":
         # The store is closed when the process ends.
         store = contextlib.ExitStack().enter_context(open_store(settings))
-        archive = ArchiveReader(open_archive(settings), store.chunks) if settings.archive_location else MissingArchive()
+        archive = ArchiveReader(open_archive(settings) if settings.archive_location else None, store.chunks)
         replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes)
         return ScanApp(
             store,

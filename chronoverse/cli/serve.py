@@ -45,7 +45,7 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
     Raises :class:`SettingsError` when they are not valid, when there is no usable key for tokens, or when a library
     that they need is not installed.
     """
-    from chronoverse.archive.object_store import open_object_store
+    from chronoverse.archive.schemes import open_object_store
     from chronoverse.auth.tokens import Verifier
 
     try:

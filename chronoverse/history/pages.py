@@ -4,18 +4,16 @@
 and encodes them, until the page is full or its budget is used up.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 import orjson
 
-from chronoverse.archive.reader import ArchiveReader
-from chronoverse.archive.search import FrameFilter
-from chronoverse.archive.search import search as archive_search
+from chronoverse.archive.reader import ArchiveReader, FrameFilter
 from chronoverse.errors import ArchiveUnavailable, JobNotFound, SearchTooExpensive
 from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
-from chronoverse.history.tiered_log import MissingArchive, StoredLog, TieredLog, in_archive, only_in_archive
-from chronoverse.joblog.entries import Entry
+from chronoverse.history.tiered_log import StoredLog, TieredLog, in_archive, only_in_archive
+from chronoverse.joblog.entries import Batch, Entry
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job, Line
@@ -31,19 +29,6 @@ READ_BYTES: Final = 16 * 2**20
 BATCH_CHARACTERS: Final = 256 * 2**10
 
 
-class ReadBatch(NamedTuple):
-    """Lines in the order asked for.
-
-    ``position`` is the last number that was read, even if it is not a line. ``is_last`` says that nothing follows it.
-    ``is_match`` says that every line matches the search, so that the caller need not check.
-    """
-
-    lines: list[Line]
-    position: int
-    is_last: bool
-    is_match: bool = False
-
-
 class Search(NamedTuple):
     """What is searched for. ``frame_filter`` finds it in the archive. Frames outside of ``time_range`` are skipped."""
 
@@ -52,11 +37,15 @@ class Search(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page: the JSON of its lines in the order asked for. ``position`` is the last number that was read."""
+    """A page: the JSON of its lines in the order asked for. ``position`` is the last number that was read.
+
+    ``match_count`` lines were asked for, and the others are their context. A scan server does not say it.
+    """
 
     lines: list[bytes]
     position: int
     has_more: bool
+    match_count: int = 0
 
 
 #: Returns the JSON of a line, and of other lines that belong to it, by their numbers. Returns None when the budget has
@@ -75,12 +64,12 @@ class BatchReader(Protocol):
         descending: bool = False,
         limit: int | None = None,
         search: Search | None = None,
-    ) -> Iterator[ReadBatch]: ...
+    ) -> Iterator[Batch]: ...
 
 
 def read_batches(
     store: StoredLog,
-    archive: ArchiveReader | MissingArchive,
+    archive: ArchiveReader,
     job: Job,
     position: int,
     *,
@@ -88,7 +77,7 @@ def read_batches(
     descending: bool = False,
     limit: int | None = None,
     search: Search | None = None,
-) -> Iterator[ReadBatch]:
+) -> Iterator[Batch]:
     """The log strictly after ``position`` in the order asked for.
 
     ``limit`` is how many entries are needed, if that is known. ``max_line_bytes`` is how long a runner's lines may be.
@@ -103,15 +92,14 @@ def read_batches(
         next_number = position - 1 if descending else position + 1
         # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
         is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
-        if search and isinstance(archive, ArchiveReader) and is_archived:
-            frame_filter, (since, until) = search
-            frames = archive_search(
-                archive, log.job.ref, frame_filter, position, descending=descending, since=since, until=until
-            )
+        if search and is_archived:
+            frame_filter, time_range = search
             try:
-                for frame in frames:
-                    position = frame.cursor
-                    yield ReadBatch(frame.lines, position, False, is_match=True)
+                for found in archive.search(
+                    log.job.ref, frame_filter, position, descending=descending, time_range=time_range
+                ):
+                    position = found.position
+                    yield found
                 if descending:
                     return
             except ArchiveUnavailable:
@@ -122,35 +110,50 @@ def read_batches(
         if limit is not None:
             count = max(1, min(count, limit))
         read = log.before(position, count) if descending else log.after(position, count)
-        position, is_last = read.position, read.last
-        mean_length = sum(len(entry.message) for entry in read.entries if isinstance(entry, Line)) / max(read.read, 1)
-        lines, is_complete = _limit_characters(read.entries, BATCH_CHARACTERS)
-        if not is_complete:
-            # The other lines are read again later. Otherwise they would stay in memory while a slow client reads these.
-            position, is_last = lines[-1].sequence_num, False
-        # A download clears the batch's lines to free their memory. Nothing here may hold on to them.
+        mean_length = sum(len(line.message) for line in read.lines) / max(len(read.entries), 1)
+        batch = _first_lines(read)
+        # A download clears the batch's entries to free their memory. Nothing here may hold on to them.
         del read
+        position = batch.position
         # The log seems to end too early. It does when it was deleted.
-        if is_last and _has_more(job, position, descending) and store.get_job(job.ref) is None:
+        if batch.is_last and _has_more(job, position, descending) and store.get_job(job.ref) is None:
             raise JobNotFound("no such job")
         if limit is not None:
-            limit -= len(lines)
-        yield ReadBatch(lines, position, is_last)
-        if is_last:
+            limit -= len(batch.entries)
+        yield batch
+        if batch.is_last:
             return
         count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
 
 
-def _limit_characters(entries: Iterable[Entry], characters: int) -> tuple[list[Line], bool]:
-    """The first lines, with some ``2 * characters`` characters in all, and whether no line is left out."""
-    found: list[Line] = []
-    for entry in entries:
-        if isinstance(entry, Line):
-            if characters < 0:
-                return found, False
-            found.append(entry)
-            characters -= len(entry.message) // 2
-    return found, True
+def _first_lines(read: Batch) -> Batch:
+    """The lines of ``read``, or the first of them, with some ``2 * BATCH_CHARACTERS`` characters in all.
+
+    The others are read again later. Otherwise they would stay in memory while a slow client reads these.
+    """
+    found: list[Entry] = []
+    characters, position = 2 * BATCH_CHARACTERS, read.position
+    for line in read.lines:
+        if characters < 0:
+            return Batch(found, position, is_last=False)
+        found.append(line)
+        characters, position = characters - len(line.message), line.sequence_num
+    return Batch(found, read.position, read.is_last)
+
+
+def read_whole_log(store: StoredLog, archive: ArchiveReader, job: Job, *, max_line_bytes: int) -> Iterator[Page]:
+    """All lines of the log, upwards. Archived lines are not decoded, up to the first that is missing.
+
+    Raises as :func:`read_batches` does.
+    """
+    position = job.first - 1
+    while only_in_archive(job, position + 1) and (lines := archive.json_lines(job.ref, position, MAX_BATCH)):
+        position += len(lines)
+        yield Page(lines, position, True)
+    for batch in read_batches(store, archive, job, position, max_line_bytes=max_line_bytes):
+        page = Page([line.encode() for line in batch.lines], batch.position, not batch.is_last)
+        batch.entries.clear()
+        yield page
 
 
 def line_json(line: Line, **more: object) -> bytes:
@@ -160,7 +163,7 @@ def line_json(line: Line, **more: object) -> bytes:
     """
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
-    return orjson.dumps({**line.to_json(), **more})
+    return orjson.dumps({**line.to_json(), **more}) if more else line.encode()
 
 
 def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
@@ -191,7 +194,7 @@ def read_page(
     count, has_progress = 0, False
 
     def page(has_more: bool) -> Page:
-        return Page([found[number] for number in sorted(found, reverse=descending)], position, has_more)
+        return Page([found[number] for number in sorted(found, reverse=descending)], position, has_more, count)
 
     try:
         for batch in read(job, position, descending=descending, search=search):

@@ -1,10 +1,10 @@
-"""What readers of logs need of a store and of an archive."""
+"""What readers of logs need of a store."""
 
 from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 from chronoverse.errors import StoreError
-from chronoverse.joblog.entries import Entry, RawEntry
+from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef
 
 
@@ -30,25 +30,3 @@ class LogReader(Protocol):
     def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]: ...
     def redactions(self, job: JobRef, count: int) -> Sequence[tuple[int, int]]: ...
     def live_reader(self, block_seconds: float) -> MultiJobReader: ...
-
-
-class Archive(Protocol):
-    """What readers need of an archive. They ask only for numbers that are archived, as the job says.
-
-    Every method raises :class:`ArchiveUnavailable` or :class:`ArchiveDamaged`.
-    """
-
-    def frames(self, job: JobRef, after: int, max_lines: int) -> tuple[bytes, int] | None:
-        """Up to ``max_lines`` lines after line ``after`` as event frames, and the last number in them.
-
-        None when something other than one line for each number follows.
-        """
-
-    def entries(self, job: JobRef, after: int, count: int) -> Sequence[Entry]:
-        """Up to ``count`` entries after line ``after``, upwards, and the entries out of sequence among them."""
-
-    def entries_before(self, job: JobRef, before: int, count: int) -> Sequence[Entry]:
-        """Up to ``count`` entries before ``before``, downwards."""
-
-    def forget(self, job: JobRef) -> None:
-        """Drops everything cached of the job, because its chunks were changed."""

@@ -7,12 +7,10 @@ fetched again, and the archive is asked, before anybody calls the numbers missin
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
-from chronoverse.errors import ArchiveUnavailable
-from chronoverse.history.protocols import Archive
-from chronoverse.joblog.ending import is_past_end
-from chronoverse.joblog.entries import Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
 from chronoverse.joblog.values import End, Gap, Job, JobRef, OutOfSequence
 
 _Result = TypeVar("_Result")
@@ -23,41 +21,6 @@ class StoredLog(Protocol):
 
     def get_job(self, job: JobRef) -> Job | None: ...
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]: ...
-
-
-class Entries(NamedTuple):
-    """Entries in the order asked for.
-
-    The next read goes on from the number ``position``. ``read`` is how many entries were read. ``last`` says that no
-    entries are left.
-    """
-
-    entries: list[Entry]
-    position: int
-    read: int
-    last: bool
-
-
-class MissingArchive:
-    """Stands for the archive when none is configured. Lines that were archived elsewhere cannot be read."""
-
-    def frames(self, job: JobRef, after: int, max_lines: int) -> tuple[bytes, int] | None:
-        """Raises :class:`ArchiveUnavailable`."""
-        raise self._unavailable()
-
-    def entries(self, job: JobRef, after: int, count: int) -> Sequence[Entry]:
-        """Raises :class:`ArchiveUnavailable`."""
-        raise self._unavailable()
-
-    def entries_before(self, job: JobRef, before: int, count: int) -> Sequence[Entry]:
-        """Raises :class:`ArchiveUnavailable`."""
-        raise self._unavailable()
-
-    def forget(self, job: JobRef) -> None:
-        """Does nothing: nothing is cached."""
-
-    def _unavailable(self) -> ArchiveUnavailable:
-        return ArchiveUnavailable("this part of the log is in an archive, and CHRONOVERSE_ARCHIVE_URL names none")
 
 
 def read_tiers(
@@ -90,40 +53,40 @@ def read_tiers(
 class TieredLog:
     """Reads one job's log for one request. ``job`` was just fetched; it is fetched again when it is out of date."""
 
-    def __init__(self, store: StoredLog, archive: Archive, job: Job) -> None:
+    def __init__(self, store: StoredLog, archive: ArchiveReader, job: Job) -> None:
         self.job = job
         self._store: Final = store
         self._archive: Final = archive
 
-    def after(self, position: int, count: int) -> Entries:
+    def after(self, position: int, count: int) -> Batch:
         """About ``count`` entries after line ``position``, upwards. Raises :class:`StoreError`."""
-        if is_past_end(self.job, position):
-            return Entries([], position, 0, True)
+        if self.job.is_past_end(position):
+            return Batch([], position, True)
 
-        def read_archive() -> Entries | None:
+        def read_archive() -> Batch | None:
             found = self._archive.entries(self.job.ref, position, count)
-            return Entries(list(found), _last_number(found, position), len(found), False) if found else None
+            return Batch(found, _last_number(found, position), False) if found else None
 
-        def read_store() -> tuple[Entries | None, Sequence[RawEntry] | None]:
+        def read_store() -> tuple[Batch | None, Sequence[RawEntry] | None]:
             entries = self._store.page(self.job.ref, after=position, count=count)
             if in_sequence(entries, position) and (entries or position >= self.job.last):
                 return named(entries), None
             return None, entries
 
-        def named(entries: Sequence[RawEntry]) -> Entries:
+        def named(entries: Sequence[RawEntry]) -> Batch:
             shown = list(read_entries(entries, position, self.job.first))
             # Nothing is read after the end, nor after a number that is too large: such an entry has no place here.
             is_last = len(entries) < count or _is_last(shown[-1])
-            return Entries(shown, _last_number(shown, position), len(entries), is_last)
+            return Batch(shown, _last_number(shown, position), is_last)
 
         found, incomplete, _ = read_tiers(self.job, position, read_archive, read_store, self._refresh_job)
         return found or named(incomplete)
 
-    def before(self, position: int, count: int) -> Entries:
+    def before(self, position: int, count: int) -> Batch:
         """About ``count`` entries before line ``position``, downwards. Raises :class:`StoreError`."""
         if position <= 1:
-            return Entries([], position, 0, True)
-        if self.job.end and is_past_end(self.job, position - 1):
+            return Batch([], position, True)
+        if self.job.end and self.job.is_past_end(position - 1):
             position = self.job.end.sequence_num
         if only_in_archive(self.job, position - 1):
             return self._archived_before(position, count)
@@ -144,14 +107,14 @@ class TieredLog:
             shown += missing_numbers(entry_number(entries[0][0]), top + 1, self.job.first)
         shown.reverse()
         lowest = entry_number(entries[-1][0]) if entries else position
-        return Entries(_not_below(shown, lowest), lowest, len(entries), lowest <= self.job.first or not entries)
+        return Batch(_not_below(shown, lowest), lowest, lowest <= self.job.first or not entries)
 
-    def _archived_before(self, position: int, count: int) -> Entries:
-        found = list(self._archive.entries_before(self.job.ref, position, count))
+    def _archived_before(self, position: int, count: int) -> Batch:
+        found = self._archive.entries_before(self.job.ref, position, count)
         lowest = next(
             (_first_number(each) for each in reversed(found) if not isinstance(each, OutOfSequence)), position
         )
-        return Entries(found, lowest, len(found), lowest <= self.job.first or not found)
+        return Batch(found, lowest, lowest <= self.job.first or not found)
 
     def _page_before(self, position: int, count: int) -> list[RawEntry]:
         entries = list(self._store.page(self.job.ref, before=position, count=count))

@@ -2,7 +2,6 @@
 
 values       a line, a gap, the end, a job, and how Redis, Server-Sent Events and JSON write them
 entries      what the entries of a job's stream in Redis mean, and which numbers are missing
-ending       what the end of a job means to a reader
 sse          encodes and decodes Server-Sent Events
 chunk        the records of archived chunks of lines
 matcher      whether a line matches a search, and where

@@ -5,12 +5,12 @@ Anybody may have written them, so nothing in them is trusted.
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.values import (
-    LINE_FRAME,
     LINE_JSON,
     MAX_NUMBER,
     End,
@@ -26,13 +26,31 @@ from chronoverse.joblog.values import (
 #: The timestamp of a line whose runner gave none: valid, and obviously not a real time.
 NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 
-#: :data:`LINE_FRAME`, and :data:`LINE_JSON` with a newline, of a line that is not partial.
-_PLAIN_FRAME: Final = LINE_FRAME.replace(b'"%b}', b'"}')
+#: A line that is not partial: its JSON and a newline, and its frame, whose last placeholder is the number again.
 _PLAIN_JSON_LINE: Final = LINE_JSON.replace(b'"%b}', b'"}') + b"\n"
+_PLAIN_FRAME: Final = LOG_FRAME.replace(b"%b\n", _PLAIN_JSON_LINE)
 
 Entry = Line | Gap | End | OutOfSequence
 #: An entry as Redis returns it: its id, then a list of field, value, field, value, …
 RawEntry = Sequence[Any]
+
+
+class Batch(NamedTuple):
+    """Entries in the order asked for, and how far they go.
+
+    ``position`` is the last number that was read, even if it is not a line. ``is_last`` says that nothing follows it.
+    ``is_match`` says that every line matches the search, so that the caller need not check.
+    """
+
+    entries: list[Entry]
+    position: int
+    is_last: bool
+    is_match: bool = False
+
+    @property
+    def lines(self) -> list[Line]:
+        """The lines among the entries."""
+        return [entry for entry in self.entries if type(entry) is Line]
 
 
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:

@@ -26,6 +26,8 @@ class EventName(StrEnum):
 
 #: The text of the ``error`` that ends a stream at its token's expiry.
 TOKEN_EXPIRED: Final = "token expired"
+#: The ``error`` for a reader whose log expired or was deleted while it was read.
+LOG_IS_GONE: Final = "the log is gone from the store: it expired or was deleted"
 #: A ``log`` frame. Its placeholders are a line's JSON, and the line's number.
 LOG_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 

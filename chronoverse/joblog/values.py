@@ -3,7 +3,7 @@
 Each line has a number, ``sequence_num``. The same number is in the line's Redis entry id (``7-0``), in its SSE ``id:``,
 in pages and in links. An *offset* is a number after which reading starts.
 
-A line is written in three ways, all in :class:`Line`: as Redis fields, as an SSE frame, as JSON.
+A line is written in two ways, both in :class:`Line`: as an SSE frame and as JSON.
 """
 
 import re
@@ -25,13 +25,8 @@ MAX_LINE_BYTES: Final = 65_536
 #: The largest number that a client may name (15 digits). JSON and Redis can represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
 
-#: A line as JSON. Its placeholders are: timestamp and message, both as JSON; number; stream; :data:`PARTIAL` or
-#: nothing.
+#: A line as JSON. Its placeholders are: timestamp and message, both as JSON; number; stream; what a partial line has.
 LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'
-#: A line as an SSE frame. Its placeholders are those of :data:`LINE_JSON`, and the number again.
-LINE_FRAME: Final = events.LOG_FRAME.replace(b"%b", LINE_JSON)
-#: The key that a partial line has in addition.
-PARTIAL: Final = b',"partial":true'
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -118,11 +113,6 @@ class Line(NamedTuple):
     stream: str
     partial: bool = False
 
-    def to_fields(self) -> list[str]:
-        """The line as Redis fields: field, value, field, value, …"""
-        fields = ["timestamp", self.timestamp, "message", self.message, "stream", self.stream]
-        return [*fields, "partial", "1"] if self.partial else fields
-
     def to_json(self) -> dict[str, Any]:
         """The line as JSON, with the keys in the published order."""
         line: dict[str, Any] = {
@@ -135,11 +125,20 @@ class Line(NamedTuple):
             line["partial"] = True
         return line
 
-    def to_frame(self) -> bytes:
-        """The line as an SSE frame. The JSON is formatted by hand, at half the cost of :meth:`to_json`."""
+    def encode(self) -> bytes:
+        """The same JSON as bytes. It is formatted by hand, at half the cost of encoding :meth:`to_json`."""
         number, timestamp, message, stream, partial = self
-        rest = PARTIAL if partial else b""
-        return LINE_FRAME % (orjson.dumps(timestamp), orjson.dumps(message), number, stream.encode(), rest, number)
+        rest = b',"partial":true' if partial else b""
+        return LINE_JSON % (orjson.dumps(timestamp), orjson.dumps(message), number, stream.encode(), rest)
+
+    def to_frame(self) -> bytes:
+        """The line as an SSE frame."""
+        return events.LOG_FRAME % (self.encode(), self.sequence_num)
+
+    @classmethod
+    def decode(cls, json: bytes) -> "Line":
+        """The line that :meth:`encode` wrote."""
+        return cls.from_json(orjson.loads(json))
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "Line":
@@ -278,6 +277,30 @@ class Job:
             last=end.sequence_num - 1,
             end=end,
         )
+
+    def is_past_end(self, cursor: int) -> bool:
+        """Whether ``cursor`` is at the end of the log or after it, so that whatever the store has there is not shown.
+
+        A log ends with its first terminal entry. What a foreign runner writes after that belongs to no log.
+        """
+        return self.end is not None and cursor >= self.end.sequence_num
+
+    def closing_frames(self, end: End, lease_seconds: float) -> bytes:
+        """The last frames of a stream: the job's final state, then ``end``, or ``error`` when the job was lost."""
+        return self.ended(end).to_frame() + end.to_frame(round(lease_seconds))
+
+    def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
+        """The last frames for a reader that has all lines up to ``cursor``. None while more lines may follow.
+
+        A reader may be past the terminal entry: then the store has lost lines that it once had, and the frame is an
+        ``error`` that says which.
+        """
+        end = self.end
+        if end is None or end.sequence_num > cursor + 1:
+            return None
+        if end.sequence_num <= cursor:
+            return events.error_frame(f"the store lost lines {end.sequence_num} to {cursor} of this log")
+        return self.closing_frames(end, lease_seconds)
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON, as ``GET /workflows/{w}/jobs/{j}`` answers it."""

@@ -13,9 +13,8 @@ from chronoverse.errors import (
     StoreError,
 )
 from chronoverse.history.tiered_log import only_in_archive
-from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames, is_past_end
 from chronoverse.joblog.entries import missing_numbers
-from chronoverse.joblog.events import error_frame
+from chronoverse.joblog.events import LOG_IS_GONE, error_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import count_store_error
@@ -118,7 +117,7 @@ class Replay:
         if self._last_bytes:
             self._cache.throttle(self._last_bytes)
             self._last_bytes = 0
-        if is_past_end(self._finished, cursor):
+        if self._finished and self._finished.is_past_end(cursor):
             return self._nothing_follows(cursor, feed)
         payer = feed.filter_budget.payer([self._subject]) if feed and self._has_query else None
         segment = self._scan_after(cursor, feed, now, may_compare=payer is not None) or self._cache.read_after(
@@ -214,4 +213,4 @@ class Replay:
     def _final_step(self, step: Step, end: End) -> Step:
         redacted = self._redactions() if self._finished else b""
         job = self._finished or self._get_job()
-        return Step((step.frames or b"") + redacted + closing_frames(job, end, self._lease_seconds), step.cursor, "end")
+        return Step((step.frames or b"") + redacted + job.closing_frames(end, self._lease_seconds), step.cursor, "end")

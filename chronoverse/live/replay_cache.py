@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
-from chronoverse.history.protocols import Archive, LogReader
-from chronoverse.history.scans.replay_scan import ReplayScan
-from chronoverse.history.tiered_log import MissingArchive, read_tiers
+from chronoverse.history.protocols import LogReader
+from chronoverse.history.scans.scan import ReplayScan
+from chronoverse.history.tiered_log import read_tiers
 from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
+from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
 from chronoverse.live.fair_lock import FairLock
@@ -77,7 +79,7 @@ class ReplayCache:
     def __init__(
         self,
         store: LogReader,
-        archive: Archive | None = None,
+        archive: ArchiveReader | None = None,
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
         most_lines: int = SEGMENT_LINES[1],
@@ -94,7 +96,7 @@ class ReplayCache:
         #: Counts calls of :meth:`invalidate`.
         self._invalidated = 0
         self.throttle: Final = throttle
-        self._archive: Final = archive or MissingArchive()
+        self._archive: Final = archive or ArchiveReader()
         self._clock = clock
         #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(LOCK_SECONDS, StoreUnavailable, pause))
@@ -208,12 +210,12 @@ class ReplayCache:
         with lock:
             if cached := self._find_complete(key):
                 return cached
-            found = self._archive.frames(ref, cursor, count) if line_filter is None else None
-            if found is not None:
-                frames, reached = found
-                lines = reached - cursor
+            lines = self._archive.json_lines(ref, cursor, count) if line_filter is None else []
+            if lines:
+                frames = b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
+                next_count = _next_count(len(lines), len(frames))
                 segment = ReplaySegment(
-                    frames, reached, None, lines, _next_count(lines, len(frames)), len(frames), complete=True
+                    frames, cursor + len(lines), None, len(lines), next_count, len(frames), complete=True
                 )
             else:
                 entries = self._archive.entries(ref, cursor, count)

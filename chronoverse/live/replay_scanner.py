@@ -1,7 +1,7 @@
 """Replays with a query, on the side of the scan server: reads as a worker does, in a process that delays nobody."""
 
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.scans.replay_scan import ReplayScan
+from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog import sse
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import OutOfSequence

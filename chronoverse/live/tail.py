@@ -19,9 +19,8 @@ from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.history.protocols import LogReader
 from chronoverse.history.tiered_log import in_archive
-from chronoverse.joblog.ending import LOG_IS_GONE, closing_frames, end_of_log
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, missing_numbers
-from chronoverse.joblog.events import error_frame
+from chronoverse.joblog.events import LOG_IS_GONE, error_frame
 from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence, Status
 from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
 from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
@@ -271,7 +270,7 @@ class Tail:
             cursor = feed.cursor
             if gaps := list(missing_numbers(cursor, job.last + 1, job.first)):
                 feed.publish(encode(gaps, cursor)[0], cursor, ring_bytes(self.watched, self._ring_bounds))
-        final = end_of_log(job, feed.cursor, self._lease_seconds)
+        final = job.end_of_log(feed.cursor, self._lease_seconds)
         if final is not None:
             feed.close(final)
 
@@ -316,7 +315,7 @@ class Tail:
             # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
             job = (feed.job or Job(feed.ref, closing.status)).ended(closing)
             feed.reconcile(job)
-            feed.close(closing_frames(job, closing, self._lease_seconds))
+            feed.close(job.closing_frames(closing, self._lease_seconds))
 
     def housekeep_once(self) -> None:
         """One round: wakes viewers that are due, and checks jobs that are due. Raises: :class:`StoreError`."""

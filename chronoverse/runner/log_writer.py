@@ -8,8 +8,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import orjson
-
 from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status
 
 
@@ -75,7 +73,7 @@ class Comparison(NamedTuple):
 
 def line_digest(line: Line) -> str:
     """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``). Copies of a line are compared by this."""
-    return hashlib.sha256(orjson.dumps(line.to_json())).hexdigest()
+    return hashlib.sha256(line.encode()).hexdigest()
 
 
 @runtime_checkable

@@ -7,9 +7,9 @@ sending the lines again.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
-from chronoverse.history.protocols import Archive
-from chronoverse.history.tiered_log import MissingArchive, StoredLog, TieredLog
+from chronoverse.history.tiered_log import StoredLog, TieredLog
 from chronoverse.joblog.values import JobRef, Line
 from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, line_digest
 from chronoverse.runner.spool.spool import Spool
@@ -22,9 +22,9 @@ ANSWER_CHARACTERS: Final = 2 * 2**20
 class StoredLogComparer:
     """A :class:`LogComparer` that reads the store, and ``archive`` for lines that have left the store."""
 
-    def __init__(self, store: StoredLog, archive: Archive | None = None) -> None:
+    def __init__(self, store: StoredLog, archive: ArchiveReader | None = None) -> None:
         self._store: Final = store
-        self._archive: Final[Archive] = archive or MissingArchive()
+        self._archive: Final = archive or ArchiveReader()
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
         """As :meth:`LogComparer.compare`."""
@@ -40,8 +40,8 @@ class StoredLogComparer:
         while cursor < job.last:
             # Entries of one read of the store: 13 MB with lines of 64 KiB.
             page = log.after(cursor, 200)
-            yield from (entry for entry in page.entries if isinstance(entry, Line))
-            if page.last or page.position <= cursor:
+            yield from page.lines
+            if page.is_last or page.position <= cursor:
                 return
             cursor = page.position
 
@@ -80,7 +80,7 @@ def compare_spool(comparer: LogComparer, job: JobRef, spool: Spool, base: int) -
     return Comparison(spool.end + base, differs=False)
 
 
-def comparer_for(writer: LogWriter, archive: Archive | None = None) -> LogComparer:
+def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> LogComparer:
     """A comparer for logs that ``writer`` writes: the service compares itself; for a store we do, with ``archive``."""
     if isinstance(writer, Store):
         return StoredLogComparer(writer, archive)

@@ -12,13 +12,12 @@ from flask import Flask, request
 from werkzeug.exceptions import BadRequest, NotFound
 
 from chronoverse import metrics
-from chronoverse.archive.object_store import open_object_store
 from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.schemes import open_object_store
 from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier
 from chronoverse.embedded import server as embedded
 from chronoverse.history.scans.client import ScanClient
-from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
@@ -77,7 +76,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         durability=Durability(settings.durability),
     )
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
-    archive = ArchiveReader(object_store, store.chunks) if object_store else MissingArchive()
+    archive = ArchiveReader(object_store, store.chunks)
     scans = ScanClient()
     replay_cache = ReplayCache(
         store,

@@ -37,7 +37,7 @@ from tests.support.archivers import (
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.fleets import Cluster
-from tests.support.reading import Clock
+from tests.support.reading import Clock, redis_fields
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -345,7 +345,7 @@ def test_a_log_ends_after_its_last_line_whatever_its_runner_says(
 ) -> None:
     """Whatever number of lines the runner gives, even if only the archive has the log."""
     for line in make_lines(1, 100):
-        bench.xadd(f"{line.sequence_num}-0", *line.to_fields())
+        bench.xadd(f"{line.sequence_num}-0", *redis_fields(line))
     bench.xadd("101-0", "event", "end", "status", "COMPLETED", "lines", lines)
 
     assert archive(bench.store, objects, hot_seconds=0) == 0

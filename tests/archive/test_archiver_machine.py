@@ -263,8 +263,9 @@ class Archiving(RuleBasedStateMachine):
         last = False
         in_time = deadline(30, "the last page")
         while not last and in_time():
-            entries, position, _, last = log.before(position, count) if descending else log.after(position, count)
-            yield from (entry.message for entry in entries if isinstance(entry, Line))
+            read = log.before(position, count) if descending else log.after(position, count)
+            position, last = read.position, read.is_last
+            yield from (line.message for line in read.lines)
 
     def streamed(self, archive: ArchiveReader, cursor: int, count: int) -> Iterator[str]:
         """The messages after ``cursor``, read as ``/events`` reads them."""

@@ -116,7 +116,7 @@ def test_a_chunk_record_is_cached_for_a_second() -> None:
     """Its age counts from when the index was asked."""
     now = 100.0
     index, job = CountingIndex(), JobRef("wf_1", "job_1")
-    cache = ChunkRecordCache(index, lambda: now)
+    cache = ChunkRecordCache(index.chunk, lambda: now)
     first = cache.chunk(job, 1)
     assert cache.chunk(job, 10) == first
     assert cache.chunk(job, 11) != first
@@ -130,7 +130,7 @@ def test_a_chunk_record_is_cached_for_a_second() -> None:
 def test_the_number_of_chunk_records_is_bounded() -> None:
     """The oldest records of a job go first, and jobs that were not read for the longest time."""
     index, job, other = CountingIndex(), JobRef("wf_1", "job_1"), JobRef("wf_1", "job_2")
-    cache = ChunkRecordCache(index, lambda: 100.0)
+    cache = ChunkRecordCache(index.chunk, lambda: 100.0)
     cache.chunk(other, 1)
     for number in range(RECORDS + 1):
         cache.chunk(job, 10 * number + 1)

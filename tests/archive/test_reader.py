@@ -13,6 +13,7 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
+from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.values import Gap, JobRef, Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
@@ -124,7 +125,7 @@ def test_entries_out_of_sequence_are_returned_upwards(tmp_path: Path) -> None:
     assert builder.reader().entries(JOB, 2, 9) == list(read_entries(entries[-1:], 2))
 
 
-def test_frames_are_the_same_bytes_as_from_the_store(tmp_path: Path) -> None:
+def test_plain_lines_are_the_same_bytes_as_from_the_store(tmp_path: Path) -> None:
     """Up to the number of lines that was asked for."""
     messages = ["plain", '"quoted" \\ \x1b[31mred', "", "ü \u2028 😀", "\x00\x7f"] * 50
     entries = [raw_line(number, message) for number, message in enumerate(messages, 1)]
@@ -132,31 +133,32 @@ def test_frames_are_the_same_bytes_as_from_the_store(tmp_path: Path) -> None:
     builder.fill(entries, 120, 2000)
     archive, after = builder.reader(), 0
     expected = plain_frames(entries, 0)
-    while read := archive.frames(JOB, after, 7):
-        assert after < read.cursor <= after + 7
-        assert read.text == b"".join(expected[after : read.cursor])
-        after = read.cursor
+    while lines := archive.json_lines(JOB, after, 7):
+        assert len(lines) <= 7
+        for line in lines:
+            after += 1
+            assert LOG_FRAME % (line, after) == expected[after - 1]
     assert after == len(entries)
 
 
-def test_frames_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
+def test_lines_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
     """A missing number, and a trimmed beginning."""
     builder = ArchiveBuilder.in_directory(tmp_path, first=4)
     builder.add([raw_line(4, "four"), raw_line(6, "six")])
     archive = builder.reader()
-    assert archive.frames(JOB, 3, 9) is None
-    assert archive.frames(JOB, 0, 9) is None
+    assert archive.json_lines(JOB, 3, 9) == []
+    assert archive.json_lines(JOB, 0, 9) == []
     entries = archive.entries(JOB, 1, 9)
     assert [each for each in entries if isinstance(each, Gap)] == [Gap(2, 3, "trimmed"), Gap(5, 5, "missing")]
 
 
-def test_frames_after_a_trimmed_beginning_are_left_to_entries(tmp_path: Path) -> None:
+def test_lines_after_a_trimmed_beginning_are_left_to_entries(tmp_path: Path) -> None:
     """Also when all lines after it are plain: a reader has to be told of the gap first."""
     builder = ArchiveBuilder.in_directory(tmp_path, first=4)
     builder.add([raw_line(number, "plain") for number in (4, 5, 6)])
     archive = builder.reader()
-    assert archive.frames(JOB, 1, 9) is None
-    assert archive.frames(JOB, 3, 9) is not None
+    assert archive.json_lines(JOB, 1, 9) == []
+    assert archive.json_lines(JOB, 3, 9)
     assert archive.entries(JobRef("wf_1", "job_2"), 0, 9) == []
 
 
@@ -167,14 +169,14 @@ def test_several_readers_read_a_frame_once(tmp_path: Path) -> None:
     builder.fill([raw_line(number, "x" * 100) for number in range(1, 101)], 100, 2000)
     archive, found = builder.reader(), []
     objects.gate.clear()
-    readers = [threading.Thread(target=lambda: found.append(archive.frames(JOB, 0, 5))) for _ in range(8)]
+    readers = [threading.Thread(target=lambda: found.append(archive.json_lines(JOB, 0, 5))) for _ in range(8)]
     for reader in readers:
         reader.start()
     objects.gate.set()
     for reader in readers:
         reader.join(PATIENCE_SECONDS)
     assert len(found) == 8
-    assert len(set(found)) == 1
+    assert all(lines == found[0] for lines in found)
     assert [len(archive.entries(JOB, after, 9)) for after in range(91)] == [9] * 91
     assert objects.reads == 1
 

@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.object_store import open_object_store
 from chronoverse.archive.s3_store import CONNECTIONS, S3ObjectStore
+from chronoverse.archive.schemes import open_object_store
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.values import Line
 from tests.archive.s3server import BUCKET, s3_server

@@ -1,7 +1,6 @@
 """A search of the archive finds the same lines as a test of each decoded line."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.prefilter import PART_BYTES, Prefilter
-from chronoverse.archive.search import search
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences
+from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
@@ -57,9 +56,9 @@ EXPRESSIONS = [
 def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: bool = False) -> list[str]:
     """All lines that a search finds. Checks that its cursors go in one direction."""
     matches, cursors = [], [position]
-    for lines, cursor in search(builder.reader(), JOB, Prefilter(matcher), position, descending=descending):
-        matches += [f"{line.sequence_num} {line.message}" for line in lines]
-        cursors.append(cursor)
+    for batch in builder.reader().search(JOB, Prefilter(matcher), position, descending=descending):
+        matches += [f"{line.sequence_num} {line.message}" for line in batch.lines]
+        cursors.append(batch.position)
     assert cursors[1:] == sorted(set(cursors[1:]), reverse=descending)
     return matches
 
@@ -188,9 +187,10 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
         return since <= line.timestamp <= until or line.timestamp == "yesterday"
 
     def numbers(position: int, descending: bool) -> list[int]:
-        how = partial(search, since=since, until=until, descending=descending)
-        results = how(builder.reader(), JOB, Prefilter(Matcher("line")), position)
-        return [line.sequence_num for lines, _ in results for line in lines if wanted(line)]
+        results = builder.reader().search(
+            JOB, Prefilter(Matcher("line")), position, descending=descending, time_range=TimeRange(since, until)
+        )
+        return [line.sequence_num for batch in results for line in batch.lines if wanted(line)]
 
     expected = [*range(101, 151), *range(252, 301, 2), 371]
     assert numbers(0, False) == expected
@@ -205,10 +205,10 @@ def test_an_expression_is_searched_for_in_parts(tmp_path: Path, query: str, want
     texts = (f"{'.' * (number % 97)}x line {number}." for number in range(1, 301))
     builder.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 150, 2 * PART_BYTES)
 
-    lines, cursors = zip(*search(builder.reader(), JOB, Prefilter(Matcher(query, regex=True)), 0), strict=True)
+    batches = list(builder.reader().search(JOB, Prefilter(Matcher(query, regex=True)), 0))
 
-    assert [line.sequence_num for found in lines for line in found] == [*wanted]
-    assert cursors[-1] == 300
+    assert [line.sequence_num for batch in batches for line in batch.lines] == [*wanted]
+    assert batches[-1].position == 300
 
 
 def test_an_archived_line_that_is_too_long_for_an_expression_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
-from chronoverse.history.tiered_log import MissingArchive, TieredLog
+from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.live import tail
 from chronoverse.live.replay import CHECK_SECONDS
@@ -27,7 +27,7 @@ from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerReques
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.examples import examples
-from tests.support.reading import SMALL_RING, Clock, ControlledStore, drained, events
+from tests.support.reading import SMALL_RING, Clock, ControlledStore, drained, events, redis_fields
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline
 
@@ -67,7 +67,7 @@ class Rig:
         for _ in range(count):
             self.last += 1
             line = Line(self.last, STAMP, f"line {self.last}", "stdout")
-            self.ask("XADD", self.key, f"{self.last}-0", *line.to_fields())
+            self.ask("XADD", self.key, f"{self.last}-0", *redis_fields(line))
 
     def end(self) -> None:
         self.ask("XADD", self.key, f"{self.last + 1}-0", "event", "end", "status", "COMPLETED")
@@ -133,7 +133,7 @@ def test_pages_add_up_while_lines_move(
             read = log.before(position, count) if descending else log.after(position, count)
             found += [entry.sequence_num for entry in read.entries if isinstance(entry, Line)]
             position = read.position
-            if read.last:
+            if read.is_last:
                 break
     finally:
         own.close()
@@ -144,10 +144,10 @@ def test_without_an_archive_archived_lines_are_refused(rig: Rig) -> None:
     """The lines that the store has can be read."""
     rig.write(20)
     rig.archive_up_to(10)
-    log = TieredLog(rig.store, MissingArchive(), rig.get_job())
+    log = TieredLog(rig.store, ArchiveReader(), rig.get_job())
 
     assert [entry.sequence_num for entry in log.after(10, 5).entries if isinstance(entry, Line)] == [*range(11, 16)]
-    assert log.before(1, 5).last
+    assert log.before(1, 5).is_last
     with pytest.raises(ArchiveUnavailable):
         log.after(9, 5)
     with pytest.raises(ArchiveUnavailable):

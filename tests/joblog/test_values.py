@@ -25,6 +25,7 @@ from chronoverse.joblog.values import (
     parse_exit_code,
     parse_number,
 )
+from tests.support.reading import redis_fields
 
 NOW = "2026-03-03T10:00:05.123Z"
 Raw = tuple[bytes, list[bytes]]
@@ -70,7 +71,7 @@ lines = st.builds(
 @example(line=Line(MAX_NUMBER, NOW, "", "stdout", partial=True))
 def test_a_line_can_be_read_back_from_redis(line: Line) -> None:
     """Reading its Redis fields gives the same line."""
-    entry = raw(f"{line.sequence_num}-0", *line.to_fields())
+    entry = raw(f"{line.sequence_num}-0", *redis_fields(line))
 
     assert list(read_entries([entry], line.sequence_num - 1)) == [line]
 

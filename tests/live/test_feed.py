@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.joblog.ending import closing_frames
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.sse import Decoder
@@ -467,7 +466,7 @@ def test_the_closing_frames(status: Status, last: str) -> None:
     end = End(8, status, None, 7, 0, NOW)
     ended = Job(REF, status, last=7, lines=7, end=end, finished_at=NOW)
 
-    events = list(Decoder().feed(closing_frames(ended, end, 30.0)))
+    events = list(Decoder().feed(ended.closing_frames(end, 30.0)))
 
     assert [(event.event, event.id) for event in events] == [("job", ""), (last, "8")]
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from chronoverse.errors import AppendRefused, SequenceGap
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.scans.replay_scan import ReplayScan
+from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
@@ -37,6 +37,7 @@ from tests.support.reading import (
     Clock,
     ControlledStore,
     StreamCheck,
+    redis_fields,
 )
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
@@ -239,7 +240,7 @@ class Reading(RuleBasedStateMachine):
 
     def _foreign_line(self, number: int, message: bytes, stream: str) -> None:
         known = self.written.get(number)
-        fields = known.to_fields() if known else ("timestamp", STAMP, "message", message, "stream", stream)
+        fields = redis_fields(known) if known else ("timestamp", STAMP, "message", message, "stream", stream)
         self._xadd(f"{number}-0", *fields)
         self.written.setdefault(number, Line(number, STAMP, message.decode("utf-8", "replace"), stream))
 

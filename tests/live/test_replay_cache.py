@@ -29,7 +29,7 @@ from chronoverse.live.replay_cache import (
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.store import Store
-from tests.support.reading import SMALL_CACHE_BYTES, Clock, ControlledStore, StreamCheck
+from tests.support.reading import SMALL_CACHE_BYTES, Clock, ControlledStore, StreamCheck, redis_fields
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline
 
@@ -69,7 +69,7 @@ class Rig:
 
     def write(self, first: int, last: int, stream: str = "stdout") -> None:
         for number in range(first, last + 1):
-            self.ask("XADD", self.key, f"{number}-0", *Line(number, STAMP, f"line {number}", stream).to_fields())
+            self.ask("XADD", self.key, f"{number}-0", *redis_fields(Line(number, STAMP, f"line {number}", stream)))
 
     def segment(self, cursor: int, stream: str | None = None, lines: int = 8) -> ReplaySegment:
         """The segment after ``cursor``, which has to be there."""

@@ -9,7 +9,7 @@ import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, ScansUnavailable, ShareExceeded
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.scans.replay_scan import ReplayScan
+from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.values import JobRef
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplayScanner

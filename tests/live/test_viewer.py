@@ -13,7 +13,7 @@ from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, Tail
 from chronoverse.live.viewer import CURSOR_SECONDS, STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
 from chronoverse.store import Store
-from tests.support.reading import Clock, ControlledStore, drain, drained, events
+from tests.support.reading import Clock, ControlledStore, drain, drained, events, redis_fields
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
@@ -49,7 +49,7 @@ class Rig:
     def write(self, first: int, last: int, stream: str = "stdout", job: JobRef = JOB) -> None:
         """Adds lines as a foreign runner does."""
         for number in range(first, last + 1):
-            fields = Line(number, STAMP, f"line {number}", stream).to_fields()
+            fields = redis_fields(Line(number, STAMP, f"line {number}", stream))
             self.ask("XADD", self.key("log", job), f"{number}-0", *fields)
 
     def end(self, number: int, status: str = "COMPLETED", job: JobRef = JOB) -> None:
@@ -558,7 +558,7 @@ def test_a_viewer_far_behind_gets_several_slices(rig: Rig) -> None:
     rig.write(1, 1)
     viewer = started(rig)
     for number in range(2, 22):
-        fields = Line(number, STAMP, "x" * (SLICE_BYTES // 8), "stdout").to_fields()
+        fields = redis_fields(Line(number, STAMP, "x" * (SLICE_BYTES // 8), "stdout"))
         rig.ask("XADD", rig.key("log"), f"{number}-0", *fields)
     rig.end(22)
     rig.wait(3)

@@ -29,7 +29,7 @@ from chronoverse.store import Store
 from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 from tests.support.archivers import DAY, append, archive, set_ended
 from tests.support.bench import Bench, make_lines
-from tests.support.reading import Clock, ControlledStore
+from tests.support.reading import Clock, ControlledStore, redis_fields
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -313,7 +313,7 @@ class World:
         """Makes a job with three lines in that state."""
         if state == "foreign":
             for line in make_lines(1, 3):
-                self.bench.xadd(f"{line.sequence_num}-0", *line.to_fields(), job=job)
+                self.bench.xadd(f"{line.sequence_num}-0", *redis_fields(line), job=job)
             self.bench.xadd("4-0", "event", "end", "status", "FAILED", job=job)
             return job
         attempt = self.attempts[job] = self.bench.store.open(job, "token")

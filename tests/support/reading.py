@@ -121,6 +121,12 @@ class _ControlledReader:
         self._reader.close()
 
 
+def redis_fields(line: Line) -> list[str]:
+    """The fields of the line's entry in Redis, as a runner writes them: field, value, field, value, …"""
+    fields = ["timestamp", line.timestamp, "message", line.message, "stream", line.stream]
+    return [*fields, "partial", "1"] if line.partial else fields
+
+
 def drain(viewer: Viewer) -> Iterator[bytes]:
     """The viewer's chunks until it would wait.
 

@@ -1,9 +1,8 @@
 """Goes through many lines of stored logs, in a process that has less priority than the workers.
 
-scan           what a worker asks for, such as one page of the lines that pass a filter
+scan           what a worker asks for: a page of lines that pass a filter, or what a stream with a query replays
 comparison     finds the lines of a log that are new, compared with other runs
 summary_scan   makes the summary of a job
-replay_scan    asks for the stored lines of a stream with a query, which ``live`` reads
 workflow_scan  searches the jobs of a workflow, one after the other
 matches        makes the JSON of matching lines, with their highlights and context
 app            answers scans: a WSGI application, because gunicorn serves it

@@ -33,18 +33,25 @@ from chronoverse.history.pages import (
 )
 from chronoverse.history.scans.comparison import NewLines, NewLinesPage, NewLinesScan, RunShapes, compare, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
-from chronoverse.history.scans.replay_scan import ReplayScan
-from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, Form, Scan, error_to_json
+from chronoverse.history.scans.scan import (
+    COMPARED_WITH,
+    HAS_MORE,
+    POSITION,
+    BaseScan,
+    Form,
+    LineScan,
+    ReplayScan,
+    error_to_json,
+)
 from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan, read_summary
 from chronoverse.history.scans.workflow_scan import (
     BATCH_JOBS,
     JobsPage,
     ListedJob,
-    Matches,
     WorkflowScan,
     read_jobs_page,
 )
-from chronoverse.history.tiered_log import MissingArchive, StoredLog
+from chronoverse.history.tiered_log import StoredLog
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
 from chronoverse.joblog.time_range import TimeRange
@@ -79,7 +86,7 @@ class ScanApp:
     def __init__(
         self,
         store: ScannedStore,
-        archive: ArchiveReader | MissingArchive,
+        archive: ArchiveReader,
         max_line_bytes: int,
         clock: Callable[[], float] = time.monotonic,
         read_replay: Callable[[ReplayScan, PageBudget], tuple[bytes, int]] | None = None,
@@ -122,10 +129,10 @@ class ScanApp:
         if path == NewLinesScan.PATH:
             page, compared_with = self.read_new(NewLinesScan.from_json(data), client_is_gone)
             return {**_page_headers(page), COMPARED_WITH: orjson.dumps(compared_with).decode()}, page.lines
-        page = self.read(Scan.from_json(data), client_is_gone)
+        page = self.read(LineScan.from_json(data), client_is_gone)
         return _page_headers(page), page.lines
 
-    def read(self, scan: Scan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
+    def read(self, scan: LineScan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
         Raises as the store and the archive do. Raises :class:`AtCapacity`, :class:`JobNotFound` and
@@ -162,20 +169,9 @@ class ScanApp:
         budget = self._budget(scan, client_is_gone)
         matcher = Matcher(scan.q, regex=scan.regex)
 
-        def search(job: Job, position: int, limit: int, only_count: bool) -> Matches:
-            encode = _ENCODERS[Form.NUMBER]
-            if not only_count:
-                context = scan.before, scan.after
-                encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=False)
-            count = 0
-
-            def encode_counted(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-                nonlocal count
-                encoded = encode(line, budget)
-                count += encoded is not None
-                return encoded
-
-            page = read_page(
+        def search(job: Job, position: int, limit: int, only_count: bool) -> Page:
+            context = scan.before, scan.after
+            return read_page(
                 self._read,
                 job,
                 position,
@@ -185,9 +181,10 @@ class ScanApp:
                 search=Search(Prefilter(matcher)),
                 predicate=lambda line: scan.stream in (None, line.stream),
                 matcher=matcher,
-                encode=encode_counted,
+                encode=_encode_number
+                if only_count
+                else MatchEncoder(self._read, job, matcher, context, scan.stream, descending=False),
             )
-            return Matches(page.lines, count, page.position, page.has_more)
 
         return read_jobs_page(scan, self._listed(scan), search, budget)
 
@@ -284,7 +281,7 @@ class ScanApp:
 
 
 def _encode_whole(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-    json = orjson.dumps(line.to_json())
+    json = line.encode()
     return {line.sequence_num: json} if budget.take(json) else None
 
 

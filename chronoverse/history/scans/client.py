@@ -14,8 +14,7 @@ from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
 from chronoverse.history.scans.comparison import NewLinesPage
 from chronoverse.history.scans.endpoint import ScanEndpoint
-from chronoverse.history.scans.replay_scan import ReplayScan
-from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, error_from_json
+from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, ReplayScan, error_from_json
 from chronoverse.history.scans.turns import ScanTurns
 from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition
 
@@ -83,7 +82,7 @@ class PendingScan:
             self._sock.shutdown(socket.SHUT_WR)
 
     def page(self) -> Page:
-        """The page that a :class:`Scan` asks for, after waiting for it. Raises as :meth:`_answer` does."""
+        """The page that a :class:`LineScan` asks for, after waiting for it. Raises as :meth:`_answer` does."""
         headers, lines = self._answer()
         return _page(headers, lines)
 

@@ -16,7 +16,6 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCo
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import BatchReader, Page, Search
 from chronoverse.history.scans.scan import JobScan
-from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 from chronoverse.joblog.values import Job, JobRef, Line, Status
 
@@ -35,7 +34,7 @@ class NewLinesScan(JobScan):
     """Asks for up to ``limit`` new lines strictly after ``position``, in the order asked for.
 
     They are compared with the job ``against``, or with the newest good runs before the job. The other fields are those
-    of :class:`~chronoverse.history.scans.scan.Scan`.
+    of :class:`~chronoverse.history.scans.scan.LineScan`.
     """
 
     PATH: ClassVar = "/new"
@@ -72,7 +71,7 @@ class NewLines:
         return not any(found in run.hashes for run in self._runs)
 
     def matching_lines(self, text: bytes) -> list[Line]:
-        """The new lines of a frame's JSON Lines. See :class:`chronoverse.archive.search.FrameFilter`."""
+        """The new lines of a frame's JSON Lines. See :class:`chronoverse.archive.reader.FrameFilter`."""
         lines = decode_lines(text)
         found = self._hasher.hashes([line["message"] for line in lines])
         new = set(found)
@@ -91,7 +90,7 @@ class _Collector:
         self._hasher = hasher
 
     def matching_lines(self, text: bytes) -> list[Line]:
-        """Adds the shapes of a frame. See :class:`chronoverse.archive.search.FrameFilter`."""
+        """Adds the shapes of a frame. See :class:`chronoverse.archive.reader.FrameFilter`."""
         self._shapes.add(self._hasher.hashes([line["message"] for line in decode_lines(text)]))
         return []
 
@@ -113,7 +112,7 @@ class RunShapes:
 
     def __init__(
         self,
-        archive: ArchiveReader | MissingArchive,
+        archive: ArchiveReader,
         read: BatchReader,
         hasher: ShapeHasher,
         max_shapes: int = CACHED_SHAPES,
@@ -135,7 +134,7 @@ class RunShapes:
         cached = self._cached.pop(job.ref, None)
         if cached is None or cached.log_version != log_version:
             cached = _CachedShapes(log_version, ShapeSet(), 0)
-            if job.end is not None and job.archived >= job.last and isinstance(self._archive, ArchiveReader):
+            if job.end is not None and job.archived >= job.last:
                 found = self._archive.shape_set(job.ref)
                 if found is not None:
                     cached = _CachedShapes(log_version, found, job.last)

@@ -10,6 +10,7 @@ import orjson
 from chronoverse import errors
 from chronoverse.errors import ChronoverseError, StoreError
 from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS
+from chronoverse.history.pages import BATCH_CHARACTERS
 from chronoverse.joblog.values import JobRef
 
 #: Headers of an answer: the number that the page has come to, and whether anything follows it.
@@ -17,6 +18,9 @@ POSITION: Final = "Position"
 HAS_MORE: Final = "Has-More"
 #: Header of an answer with new lines: the ids of the jobs that the log is compared with, as JSON.
 COMPARED_WITH: Final = "Compared-With"
+#: Seconds after which the scan server returns what it has found for a stream or a download. Then other scans get their
+#: turn.
+SHORT_SCAN_SECONDS: Final = 0.1
 
 
 class Form(StrEnum):
@@ -75,7 +79,7 @@ class JobScan(BaseScan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scan(JobScan):
+class LineScan(JobScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
     The filters are the ``stream``, the query ``q``, which is an expression with ``regex``, and the times from ``since``
@@ -95,6 +99,27 @@ class Scan(JobScan):
     until: str | None = None
     before: int = 0
     after: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayScan(JobScan):
+    """Asks for the event frames strictly after ``position``, with the lines that pass the filter.
+
+    The filter is that of :class:`~chronoverse.joblog.line_filter.LineFilter`. With ``is_redacted`` the log was redacted
+    a moment ago, so nothing that is cached of it counts.
+    """
+
+    PATH: ClassVar = "/replay"
+    #: Replays never take long, so they do not wait for the subject's searches and summaries.
+    TURN: ClassVar = "replay"
+
+    position: int
+    stream: str | None
+    q: str | None
+    regex: bool
+    is_redacted: bool
+    page_bytes: int = BATCH_CHARACTERS
+    seconds: float = SHORT_SCAN_SECONDS
 
 
 def error_to_json(error: ChronoverseError) -> bytes:

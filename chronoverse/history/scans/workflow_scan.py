@@ -8,6 +8,7 @@ import orjson
 
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooExpensive, StoreUnavailable
 from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import Page
 from chronoverse.history.scans.scan import BaseScan
 from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.values import Job
@@ -46,7 +47,7 @@ class WorkflowScan(BaseScan):
     """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
 
     Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
-    how far the page before has come. The other fields are those of :class:`~chronoverse.history.scans.scan.Scan`.
+    how far the page before has come. The other fields are those of :class:`~chronoverse.history.scans.scan.LineScan`.
     """
 
     PATH: ClassVar = "/workflow"
@@ -82,18 +83,6 @@ class ListedJob(NamedTuple):
     job: Job | None
 
 
-class Matches(NamedTuple):
-    """What was found in one job: the JSON of each line, and how many of the lines match; the others are context.
-
-    ``position`` is the last number that was read, ``has_more`` whether any follow it.
-    """
-
-    lines: list[bytes]
-    match_count: int
-    position: int
-    has_more: bool
-
-
 class JobsPage(NamedTuple):
     """A page: the JSON of each job. ``position`` is how far it has come; None when all jobs were searched."""
 
@@ -104,7 +93,7 @@ class JobsPage(NamedTuple):
 def read_jobs_page(
     scan: WorkflowScan,
     listed: Iterable[ListedJob],
-    search: Callable[[Job, int, int, bool], Matches],
+    search: Callable[[Job, int, int, bool], Page],
     budget: PageBudget,
 ) -> JobsPage:
     """Searches ``listed``, which are the jobs from ``scan.start`` on.
@@ -149,8 +138,8 @@ def _is_wanted(scan: WorkflowScan, job: Job) -> bool:
 
 
 def _search_job(
-    scan: WorkflowScan, job: Job, line: int, found: int, search: Callable[[Job, int, int, bool], Matches]
-) -> tuple[Matches, bool]:
+    scan: WorkflowScan, job: Job, line: int, found: int, search: Callable[[Job, int, int, bool], Page]
+) -> tuple[Page, bool]:
     """The lines of one job, and whether it has more. It may also have more when the search could not look further."""
     wanted = max(1, scan.per_job - found)
     matches = search(job, line, wanted, False)

@@ -3,7 +3,7 @@
 dependencies    what a worker has, built once and given to every blueprint: the store, caches and guards
 schemas         parameters and bodies of requests and answers; publish_schemas has those of runners
 bodies          reads request bodies within bounds of size, time and memory
-pages           pages of logs: reads them, or asks the scan server for them
+log_pages       pages of logs: reads them, or asks the scan server for them
 paging          the HTTP side of pages: cursors, and the ``Link`` to the next page
 problems        errors as answers (RFC 9457)
 request_id      gives every request an id

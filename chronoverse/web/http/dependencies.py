@@ -16,7 +16,6 @@ from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
 from chronoverse.embedded.server import ServerLease
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.client import ScanClient
-from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
@@ -49,7 +48,7 @@ class Dependencies:
     store: Store
     tail: Tail
     replay_cache: ReplayCache
-    archive: ArchiveReader | MissingArchive
+    archive: ArchiveReader
     verifier: Verifier
     admission: AdmissionControl
     turns: Turns

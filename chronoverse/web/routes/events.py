@@ -24,8 +24,8 @@ from chronoverse.joblog.values import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.connection import begin_long_answer, on_hangup, stop_receiving
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
+from chronoverse.web.http.log_pages import scan_page
 from chronoverse.web.http.openapi import OpenApiDocument
-from chronoverse.web.http.pages import scan_page
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
 from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers
 
@@ -164,7 +164,7 @@ def _start_of_filtered_tail(deps: Dependencies, job: Job, tail: int, line_filter
     """The number before the last ``tail`` lines that pass ``line_filter``.
 
     When the time for a page is over before all of them are found, it is the number before those that were found. Raises
-    as :func:`chronoverse.web.http.pages.scan_page` does.
+    as :func:`chronoverse.web.http.log_pages.scan_page` does.
     """
     filters = line_filter._asdict()
     page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, **filters)

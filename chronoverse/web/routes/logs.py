@@ -5,7 +5,7 @@ from typing import Any
 from flask import Response
 
 from chronoverse.joblog.values import JobRef
-from chronoverse.web.http import pages
+from chronoverse.web.http import log_pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import encode_cursor, log_page_response, start_position
 from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema
@@ -28,9 +28,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         descending = order == "desc"
         position = start_position(query, listing, job, descending=descending)
         if stream is None:
-            page = pages.read_page(deps, job, position, limit, descending=descending)
+            page = log_pages.log_page(deps, job, position, limit, descending=descending)
         else:
-            page = pages.scan_page(deps, ref, limit, position=position, descending=descending, stream=stream)
+            page = log_pages.scan_page(deps, ref, limit, position=position, descending=descending, stream=stream)
         cursor = encode_cursor(listing, [page.position]) if page.has_more else None
         return log_page_response(ref, page, cursor, {"limit": limit, "order": order, "stream": stream})
 

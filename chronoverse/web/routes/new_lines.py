@@ -12,7 +12,7 @@ from chronoverse.errors import InvalidCursor
 from chronoverse.history.scans.comparison import NewLinesScan
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.pages import pending_scan
+from chronoverse.web.http.log_pages import pending_scan
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, log_page_response
 from chronoverse.web.http.schemas import LOOKED_THROUGH, Blueprint, NewLinesQuery, NewLinesSchema
 

@@ -18,7 +18,7 @@ from chronoverse.runner.log_writer import DurabilityProbe
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.pages import read_batches
+from chronoverse.web.http.log_pages import read_log
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import (
     AttemptBody,
@@ -109,7 +109,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             first, digests = body["first"], body["lines"]
 
             def read() -> Iterator[Line]:
-                for batch in read_batches(deps, deps.require_job(ref), first - 1, limit=len(digests)):
+                for batch in read_log(deps, deps.require_job(ref), first - 1, limit=len(digests)):
                     for line in batch.lines:
                         time_slice.check()
                         yield line

@@ -8,15 +8,13 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final
 
-import orjson
 from flask import Response, request
 
 from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.history.page_budget import MAX_ENTRIES
-from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, ReadBatch, read_batches
-from chronoverse.history.scans.replay_scan import SHORT_SCAN_SECONDS
-from chronoverse.history.scans.scan import Form, Scan
+from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, Page, read_whole_log
+from chronoverse.history.scans.scan import SHORT_SCAN_SECONDS, Form, LineScan
 from chronoverse.joblog.values import Job, JobRef, Line
 from chronoverse.web.guards.admission import StreamTicket
 from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
@@ -79,8 +77,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         try:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
-            batches = _scan_batches(deps, job, regex=regex, **query) if query else _read_batches(deps, job)
-            parts = encode(_read_lines(deps, job, batches, expires_at))
+            pages = _scan_pages(deps, job, regex=regex, **query) if query else _read_pages(deps, job)
+            parts = encode(_check_pages(deps, job, pages, expires_at))
             # A log that cannot be read at all is refused with a problem. Later errors can only cut the download off.
             first = next(parts, b"")
         except BaseException:
@@ -130,28 +128,27 @@ class _Download:
         log.info("download ended", extra={"fields": {"request_id": self._ticket.request_id, **fields}})
 
 
-def _read_batches(deps: Dependencies, job: Job) -> Iterator[ReadBatch]:
+def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
     """All lines of the log. Raises as the store and the archive do, and as :meth:`Turns.download` does."""
     # This line runs at the caller's first ``next``, which is within the request. Later the request's context is gone.
     subject = principal().subject
-    batches = read_batches(deps.store, deps.archive, job, 0, max_line_bytes=deps.settings.max_line_bytes)
+    pages = read_whole_log(deps.store, deps.archive, job, max_line_bytes=deps.settings.max_line_bytes)
     while True:
         with deps.turns.download(job.ref, subject):
-            batch = next(batches, None)
-        if batch is None:
+            page = next(pages, None)
+        if page is None:
             return
-        yield batch
-        yield_to_loop()
+        yield page
 
 
-def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[ReadBatch]:
-    """The lines that pass the ``filters``, which are fields of :class:`Scan`, from the scan server.
+def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
+    """The lines that pass the ``filters``, which are fields of :class:`LineScan`, from the scan server.
 
     Raises as :meth:`ScanClient.ask` and :class:`PendingScan` do.
     """
     subject, position, has_more = principal().subject, 0, True
     while has_more:
-        scan = Scan(
+        scan = LineScan(
             workflow_id=job.ref.workflow_id,
             job_id=job.ref.job_id,
             position=position,
@@ -164,32 +161,33 @@ def _scan_batches(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Read
             **filters,
         )
         with deps.scans.ask(scan, subject) as pending:
-            found, position, has_more = pending.page()
-        while len(found) > MAX_BATCH:
-            some, found = found[:MAX_BATCH], found[MAX_BATCH:]
-            lines = [Line.from_json(orjson.loads(each)) for each in some]
-            yield ReadBatch(lines, lines[-1].sequence_num, False)
-            yield_to_loop()
-        yield ReadBatch([Line.from_json(orjson.loads(each)) for each in found], position, not has_more)
+            page = pending.page()
+        yield page
+        position, has_more = page.position, page.has_more
 
 
-def _read_lines(deps: Dependencies, job: Job, batches: Iterator[ReadBatch], expires_at: float) -> Iterator[list[Line]]:
-    """The lines of ``batches`` up to ``job.last``.
+def _check_pages(deps: Dependencies, job: Job, pages: Iterator[Page], expires_at: float) -> Iterator[list[bytes]]:
+    """The JSON of the lines up to ``job.last``, at most :data:`MAX_BATCH` at a time.
 
-    The caller clears each batch once it is encoded. So while a slow client reads, only the bytes to send are in memory.
+    The caller clears each list once it is encoded. So while a slow client reads, only the bytes to send are in memory.
 
     Raises :class:`StoreError` when the store fails, when the log is deleted, or when the job has another log by then.
     Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
-    for lines, position, is_last, _ in batches:
-        if deps.monotonic() >= expires_at:
-            raise Unauthorized("the token has expired")
-        found = [line for line in lines if line.sequence_num <= job.last]
+    for lines, position, has_more, _ in pages:
         is_end = position >= job.last
-        if is_end or is_last:
+        if is_end or not has_more:
             _check_same_log(deps, job)
-        lines.clear()
-        yield found
+        if position > job.last:
+            lines[:] = [each for each in lines if Line.decode(each).sequence_num <= job.last]
+        while True:
+            if deps.monotonic() >= expires_at:
+                raise Unauthorized("the token has expired")
+            some, lines[:MAX_BATCH] = lines[:MAX_BATCH], []
+            yield some
+            yield_to_loop()
+            if not lines:
+                break
         if is_end:
             return
 
@@ -204,28 +202,28 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
         raise StoreUnavailable("the log is another one by now")
 
 
-def _encode_text(batches: Iterable[list[Line]], renderer: LineRenderer) -> Iterator[bytes]:
+def _encode_text(batches: Iterable[list[bytes]], renderer: LineRenderer) -> Iterator[bytes]:
     """One message a line. The parts of a long line are joined, unless a line of the other stream is between them."""
     for lines in batches:
-        text = "".join(map(renderer.render, lines)).encode()
+        text = "".join([renderer.render(Line.decode(each)) for each in lines]).encode()
         lines.clear()
         yield text
     yield renderer.close_line().encode()
 
 
-def _encode_json_lines(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+def _encode_json_lines(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
     for lines in batches:
-        text = b"".join(orjson.dumps(line.to_json()) + b"\n" for line in lines)
+        text = b"\n".join([*lines, b""])
         lines.clear()
         yield text
 
 
-def _encode_json(batches: Iterable[list[Line]]) -> Iterator[bytes]:
+def _encode_json(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
     """One JSON array, with one line of text for each line of the log."""
     opening = b"[\n"
     for lines in batches:
         if lines:
-            text = opening + b",\n".join(orjson.dumps(line.to_json()) for line in lines)
+            text = opening + b",\n".join(lines)
             lines.clear()
             yield text
             opening = b",\n"
@@ -240,7 +238,7 @@ def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def _encoder(form: str, *, control_sequences: bool) -> Callable[[Iterable[list[Line]]], Iterator[bytes]]:
+def _encoder(form: str, *, control_sequences: bool) -> Callable[[Iterable[list[bytes]]], Iterator[bytes]]:
     if form == "txt":
         return partial(_encode_text, renderer=LineRenderer(colour=False, raw=control_sequences))
     return _encode_json if form == "json" else _encode_json_lines

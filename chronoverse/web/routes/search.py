@@ -15,7 +15,7 @@ from chronoverse.errors import InvalidCursor
 from chronoverse.history.scans.scan import Form
 from chronoverse.history.scans.workflow_scan import WorkflowPosition, WorkflowScan
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, iso_or_none
-from chronoverse.web.http import pages
+from chronoverse.web.http import log_pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (
     decode_cursor,
@@ -53,7 +53,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         descending = order == "desc"
         position = start_position(query, listing, deps.require_job(ref), descending=descending)
         asked = {"position": position, "descending": descending, "form": Form.MATCH, **filters}
-        page = pages.scan_page(deps, ref, limit, **asked)
+        page = log_pages.scan_page(deps, ref, limit, **asked)
         cursor = encode_cursor(listing, [page.position]) if page.has_more else None
         return log_page_response(ref, page, cursor, {**filters, "limit": limit, "order": order})
 
@@ -84,7 +84,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             start = WorkflowPosition(*parse_position(created, job_id), None if line < 0 else line, found)
         asked = {"before": query["before"], "after": query["after"], **filters, "q": q, "regex": regex}
         asked |= {"limit": limit, "per_job": per_job}
-        with pages.pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, **asked) as pending:
+        with log_pages.pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, **asked) as pending:
             page = pending.jobs_page()
         cursor = None
         if page.position is not None:

@@ -8,11 +8,11 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import AtCapacity, ChronoverseError, JobNotFound, ScansUnavailable, StoreError, TooFast
 from chronoverse.history.page_budget import CLIENT_GONE_SECONDS, PAGE_SECONDS
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.scan import Form, Scan, error_from_json, error_to_json
-from chronoverse.history.tiered_log import MissingArchive
+from chronoverse.history.scans.scan import Form, LineScan, error_from_json, error_to_json
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.values import Job, JobRef, Status
 from chronoverse.store import Store
@@ -23,10 +23,10 @@ JOB: Final = JobRef("wf_1", "job_1")
 NOW: Final = 1000.0
 
 
-def scan(**fields: Any) -> Scan:
+def scan(**fields: Any) -> LineScan:
     """A scan of the whole of :data:`JOB`, with other ``fields``."""
     common: dict[str, Any] = {"workflow_id": JOB.workflow_id, "job_id": JOB.job_id, "asked_at": NOW, "patience": 5.0}
-    return Scan(**({**common, "position": 0, "limit": 100} | fields))
+    return LineScan(**({**common, "position": 0, "limit": 100} | fields))
 
 
 class SlowStore:
@@ -58,7 +58,7 @@ def app(store: Store) -> ScanApp:
     attempt = store.open(JOB, "token")
     lines = [line._replace(stream=("stdout", "stderr")[line.sequence_num % 2]) for line in make_lines(1, 10)]
     store.append(attempt, lines)
-    return ScanApp(store, MissingArchive(), 65_536, lambda: NOW)
+    return ScanApp(store, ArchiveReader(), 65_536, lambda: NOW)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def pair() -> Iterator[tuple[socket, socket]]:
         yield ours, theirs
 
 
-def ask(app: ScanApp, asked: Scan, sock: socket) -> tuple[str, dict[str, str], bytes]:
+def ask(app: ScanApp, asked: LineScan, sock: socket) -> tuple[str, dict[str, str], bytes]:
     """The status, the headers and the body of an answer."""
     said: list[Any] = []
     environ = {"PATH_INFO": asked.PATH, "wsgi.input": BytesIO(asked.to_json()), "gunicorn.socket": sock}
@@ -136,7 +136,7 @@ def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket
         def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
             raise MemoryError
 
-    status, _, body = ask(ScanApp(Hungry(), MissingArchive(), 65_536, lambda: NOW), scan(q="x"), pair[0])
+    status, _, body = ask(ScanApp(Hungry(), ArchiveReader(), 65_536, lambda: NOW), scan(q="x"), pair[0])
 
     assert status.startswith("500")
     assert isinstance(error_from_json(body), ScansUnavailable)
@@ -149,7 +149,7 @@ def test_a_scan_ends_in_time(pair: tuple[socket, socket], leaves: bool, seconds:
     ours, theirs = pair
     if leaves:
         theirs.shutdown(SHUT_WR)
-    status, headers, body = ask(ScanApp(log, MissingArchive(), 65_536, log.clock), scan(q="needle"), ours)
+    status, headers, body = ask(ScanApp(log, ArchiveReader(), 65_536, log.clock), scan(q="needle"), ours)
 
     assert (status, headers["Has-More"], body) == ("200 OK", "1", b"")
     assert int(headers["Position"]) > 8

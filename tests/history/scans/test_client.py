@@ -14,8 +14,7 @@ from chronoverse.history.pages import Page
 from chronoverse.history.scans import client
 from chronoverse.history.scans.client import ScanClient
 from chronoverse.history.scans.endpoint import ScanEndpoint
-from chronoverse.history.scans.replay_scan import ReplayScan
-from chronoverse.history.scans.scan import Scan, error_to_json
+from chronoverse.history.scans.scan import LineScan, ReplayScan, error_to_json
 
 #: Seconds that a scan of these tests waits for its turn.
 PATIENCE: Final = 0.3
@@ -62,7 +61,9 @@ def client_of(endpoint: ScanEndpoint) -> ScanClient:
 
 def ask(scans: ScanClient) -> Page:
     """The answer to a scan."""
-    asked = Scan(workflow_id="wf_1", job_id="job_1", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
+    asked = LineScan(
+        workflow_id="wf_1", job_id="job_1", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE
+    )
     with scans.ask(asked, "tests") as pending:
         return pending.page()
 
@@ -148,7 +149,7 @@ def test_the_server_hears_that_a_client_has_left(endpoint: ScanEndpoint) -> None
         sock.sendall(PAGE_HEAD % 0)
 
     with answering(endpoint, answer) as scans:
-        asked = Scan(workflow_id="w", job_id="j", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
+        asked = LineScan(workflow_id="w", job_id="j", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)
         with scans.ask(asked, "tests") as pending:
             pending.shorten()
             assert pending.page() == Page([], 7, True)

@@ -16,10 +16,9 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import AtCapacity, JobNotFound, NothingToCompare
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import ReadBatch
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.comparison import COMPARED_JOBS, NewLinesScan, RunShapes
-from chronoverse.history.tiered_log import MissingArchive
+from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet, shape
 from chronoverse.joblog.values import Job, JobRef, Line, Status
 from chronoverse.store import Store
@@ -252,12 +251,12 @@ def test_cached_shapes_are_bounded(logs: Logs) -> None:
     """The sets of shapes that were used last stay in the cache."""
     reads: list[str] = []
 
-    def read(job: Job, position: int, **options: Any) -> Iterator[ReadBatch]:
+    def read(job: Job, position: int, **options: Any) -> Iterator[Batch]:
         reads.append(job.ref.job_id)
         lines = [Line(number, NOW, "x" * number, "stdout") for number in range(1, 4)]
-        yield ReadBatch(lines, 3, True)
+        yield Batch([*lines], 3, True)
 
-    shapes = RunShapes(MissingArchive(), read, ShapeHasher(), max_shapes=6)
+    shapes = RunShapes(ArchiveReader(), read, ShapeHasher(), max_shapes=6)
     for job_id in ("a", "b", "a", "c", "a", "b"):
         found = shapes.get(Job(JobRef("wf_1", job_id), Status.COMPLETED, last=3), PageBudget())
         assert found is not None
@@ -279,6 +278,6 @@ def test_a_job_without_good_runs_before_it_has_nothing_to_compare_with(logs: Log
 
 def test_a_scan_that_has_waited_too_long_is_refused(logs: Logs) -> None:
     """Its worker does not wait for it any more."""
-    app = ScanApp(logs.store, MissingArchive(), 65_536, lambda: BEGAN + 6)
+    app = ScanApp(logs.store, ArchiveReader(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
         app.read_new(scan("job"))

@@ -16,7 +16,6 @@ from chronoverse.errors import ArchiveUnavailable, AtCapacity
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, WorkflowScan, read_jobs_page
-from chronoverse.history.tiered_log import MissingArchive
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archivers import archive
@@ -146,7 +145,7 @@ def test_more_says_that_there_are_others(server: Any, prefix: str) -> None:
     store = Store(server.url, prefix=prefix)
     write(store, "two", _needles(2))
     write(store, "three", _needles(3))
-    app = ScanApp(store, MissingArchive(), 65_536, lambda: BEGAN)
+    app = ScanApp(store, ArchiveReader(), 65_536, lambda: BEGAN)
     (page,) = pages(app, per_job=2)
     assert {job["id"]: job["more"] for job in map(json.loads, page.jobs)} == {"two": False, "three": True}
     store.close()
@@ -195,7 +194,7 @@ def test_an_archive_that_is_away_ends_the_page(server: Any, prefix: str, objects
     write(store, "archived", lines, None)
     archive_up_to(store, objects, JobRef("wf_1", "archived"), 10, trim=True)
     write(store, "newer", lines)
-    seen = pages(ScanApp(store, MissingArchive(), 65_536, lambda: BEGAN))
+    seen = pages(ScanApp(store, ArchiveReader(), 65_536, lambda: BEGAN))
     assert [json.loads(job)["id"] for job in next(seen).jobs] == ["newer"]
     with pytest.raises(ArchiveUnavailable):
         next(seen)
@@ -208,7 +207,7 @@ def _needles(count: int) -> list[Line]:
 
 def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[str, list[Line]]]) -> None:
     """Its worker does not wait for it any more."""
-    app = ScanApp(logs[0], MissingArchive(), 65_536, lambda: BEGAN + 6)
+    app = ScanApp(logs[0], ArchiveReader(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
         app.read_workflow(scan())
 

@@ -12,12 +12,11 @@ from typing import Any
 import gevent.socket
 from flask import request
 
-from chronoverse.history import pages
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import Page, ReadBatch
+from chronoverse.history.pages import Page, read_batches, read_page
 from chronoverse.history.scans.client import PendingScan
-from chronoverse.history.scans.scan import BaseScan, Scan
-from chronoverse.joblog.entries import RawEntry
+from chronoverse.history.scans.scan import BaseScan, LineScan
+from chronoverse.joblog.entries import Batch, RawEntry
 from chronoverse.joblog.values import Job, JobRef
 from chronoverse.web.guards.connection import on_hangup
 from chronoverse.web.guards.event_loop import yield_to_loop
@@ -25,23 +24,23 @@ from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
 
 
-def read_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
+def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
     """Up to ``limit`` lines strictly after ``position`` in the order asked for.
 
     Raises as the store, the archive and :meth:`Turns.page` do.
     """
     with deps.turns.page(job.ref, principal().subject):
-        read, budget = partial(read_batches, deps, limit=limit), PageBudget(clock=deps.monotonic)
-        return pages.read_page(read, job, position, limit, budget, descending=descending)
+        read, budget = partial(read_log, deps, limit=limit), PageBudget(clock=deps.monotonic)
+        return read_page(read, job, position, limit, budget, descending=descending)
 
 
-def read_batches(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[ReadBatch]:
+def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
     """The log strictly after ``position``, with a round of the event loop between two batches.
 
     ``options`` and errors are those of :func:`chronoverse.history.pages.read_batches`. Also raises :class:`AtCapacity`.
     """
     store, max_line_bytes = _LockedStore(deps, principal().subject), deps.settings.max_line_bytes
-    for batch in pages.read_batches(store, deps.archive, job, position, max_line_bytes=max_line_bytes, **options):
+    for batch in read_batches(store, deps.archive, job, position, max_line_bytes=max_line_bytes, **options):
         yield batch
         yield_to_loop()
 
@@ -63,11 +62,11 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
 
 
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
-    """The page of up to ``limit`` lines of ``ref`` that the scan server finds. ``filters`` are fields of :class:`Scan`.
+    """The page of up to ``limit`` lines that the scan server finds. ``filters`` are fields of :class:`LineScan`.
 
     Raises as :func:`pending_scan` and :class:`PendingScan` do.
     """
-    with pending_scan(deps, Scan, ref, job_id=ref.job_id, limit=limit, **filters) as pending:
+    with pending_scan(deps, LineScan, ref, job_id=ref.job_id, limit=limit, **filters) as pending:
         return pending.page()
 
 
