@@ -1,9 +1,8 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
-It does one small step, and then decides anew which step is next. Running logs that are too large come first, since they
-fill the store. After them it alternates between the garbage of one job and one chunk of an ended log. Between these
-steps it goes through all keys, page by page, for new work, and deletes jobs that are over their retention. That is a
-*round*.
+It does one small step, and then decides anew. Running logs that are too large come first, since they fill the store.
+After them it alternates between the garbage of one job and one chunk of an ended log. Between these steps it goes
+through all keys, page by page, for new work and for jobs that are over their retention. That is a *round*.
 """
 
 import contextlib
@@ -40,44 +39,30 @@ from chronoverse.joblog.values import Job, JobRef, ListingPosition, Status, seco
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
-#: The parts of ``hot_bytes`` at which the archiver starts and stops shrinking a running log. A log that is written at
-#: full speed grows by 35 MB/s. It may take 0.5 s until the log is found, and 0.5 s to move a chunk of 12 MB.
-#: An archiver that shares its core may fall behind for a while. The rest of ``hot_bytes`` is for that.
+#: The parts of ``hot_bytes`` at which the archiver starts and stops shrinking a running log, which may grow by 35 MB/s.
+#: It takes 0.5 s to find the log, and 0.5 s for a chunk of 12 MB. The rest is for an archiver that falls behind.
 HIGH_MARK: Final = 1 / 4
 LOW_MARK: Final = 1 / 8
-#: Above this part chunks are compressed at the fast level.
-FAST_MARK: Final = 3 / 8
 #: Above this part the log's runner is throttled. What the job prints meanwhile waits in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
 #: Seconds between two measurements of the running logs. A log grows by 4 MB in that time at most.
 MEASURE_SECONDS: Final = 0.1
-#: Sizes of logs that are asked for in a second. With more running logs, each is measured less often. One size takes the
-#: server 3 µs.
+#: Sizes of logs that are asked for in a second. One takes the server 3 µs.
 SIZES_PER_SECOND: Final = 2_000
-#: The least seconds between two rounds through all keys, and the part of the archiver's time that rounds may take.
-ROUND_SECONDS: Final = 0.25
+#: The part of the archiver's time that rounds through all keys may take. There are four rounds a second at most.
 ROUND_SHARE: Final = 0.05
 #: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
-#: The least seconds between two checks whether a workflow has another retention, and the part of the archiver's time
-#: that these checks may take. A check takes some 0.1 ms for each workflow that has a snoozed job.
-RETENTION_CHECK_SECONDS: Final = 15.0
-RETENTION_CHECK_SHARE: Final = 0.05
 #: Seconds until a job whose step has failed is tried again.
 RETRY_SECONDS: Final = 60.0
-#: Seconds until a job is checked again that another archiver works on, or that readers cannot see because it was
-#: deleted.
+#: Seconds until a job is checked again that another archiver works on, or that was deleted.
 BUSY_SECONDS: Final = 1.0
-#: The same for a running log that is too large. The other archiver may have died while it held the lock.
-LARGE_BUSY_SECONDS: Final = 0.25
-#: The delays while the store or the archive does not answer.
-AWAY_RETRY: Final = RetryPolicy(first=1.0, longest=15.0, jitter=0)
-
-#: The least seconds between two repairs of the list of workflows, the part of the archiver's time that they may take,
-#: and the workflows of one step: a few milliseconds.
+#: The least seconds between two repairs of the list of workflows, and the part of the archiver's time that they may
+#: take.
 REPAIR_SECONDS: Final = 60.0
 REPAIR_SHARE: Final = 0.05
-WORKFLOWS_AT_ONCE: Final = 10
+#: Workflows that one step of a repair reads, in a few milliseconds.
+_WORKFLOWS_AT_ONCE: Final = 10
 
 log: Final = logging.getLogger(__name__)
 
@@ -108,18 +93,16 @@ class Archiver:
         self._monotonic = monotonic
         self._queue = ArchiveQueue(monotonic)
         self._history = StoreHistory(store, objects, clock)
-        #: When the running logs are measured next, and when the next round begins, on the monotonic clock.
-        self._measure_at = self._round_at = 0.0
-        #: When the workflows' own retentions are checked next, on the monotonic clock, and what they were before.
-        self._retention_at = 0.0
+        #: On the monotonic clock: when the running logs are measured, when a round, a check of the workflows' own
+        #: retentions and a repair of the list of workflows begin.
+        self._measure_at = self._round_at = self._retention_at = self._repair_at = 0.0
+        #: The retentions at the last check.
         self._retentions: dict[str, int | None] = {}
         #: The round that is under way, the seconds that its pages took, and the jobs that it has found so far.
         self._round: Iterator[CatalogPage] | None = None
         self._round_seconds = 0.0
         self._round_found: set[JobRef] = set()
-        #: When the list of workflows is repaired next, on the monotonic clock; the repair that is under way, and the
-        #: seconds that its steps took.
-        self._repair_at = 0.0
+        #: The repair that is under way, and the seconds that its steps took.
         self._repair: Iterator[None] | None = None
         self._repair_seconds = 0.0
         #: The shapes of the ended log that is archived just now, as far as its chunks were read.
@@ -129,7 +112,7 @@ class Archiver:
 
     def run(self) -> None:
         """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and tries again."""
-        backoff = Backoff(AWAY_RETRY)
+        backoff = Backoff(RetryPolicy(first=1.0, longest=15.0, jitter=0))
         for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
             # Prometheus does not count the errors with which a counter begins. So it begins with 0.
             metrics.ARCHIVE_ERRORS.labels(kind.__name__)
@@ -174,8 +157,9 @@ class Archiver:
             self._measure_running()
             self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / SIZES_PER_SECOND)
         if now >= self._retention_at:
+            # Some 0.1 ms for each workflow that has a snoozed job, and a twentieth of the time at most.
             self._check_retentions()
-            self._retention_at = now + max(RETENTION_CHECK_SECONDS, (self._monotonic() - now) / RETENTION_CHECK_SHARE)
+            self._retention_at = now + max(15.0, 20 * (self._monotonic() - now))
         moved = self.move_chunk() is not None
         self._repair_workflows()
         return self._read_round_page() or moved
@@ -221,7 +205,7 @@ class Archiver:
             with self._chunk_writer(ref) as writer:
                 state = self._store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-                level = FAST_COMPRESSION_LEVEL if size > FAST_MARK * self._policy.hot_bytes else COMPRESSION_LEVEL
+                level = FAST_COMPRESSION_LEVEL if size > self._policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
                 chunk = writer.write_chunk(
                     state,
                     state.last,
@@ -231,7 +215,8 @@ class Archiver:
                     on_page=partial(self._watch_size, ref),
                 )
         except ArchiveBusy:
-            self._queue.snooze(ref, LARGE_BUSY_SECONDS)
+            # The other archiver may have died while it held the lock.
+            self._queue.snooze(ref, 0.25)
             return 0
         if chunk is None:
             # The log has a few large lines, and its last entry must stay in the store.
@@ -249,11 +234,7 @@ class Archiver:
             self._throttle(ref, self._store.catalog.sizes([ref]).get(ref, 0))
 
     def _throttle(self, ref: JobRef, size: int) -> None:
-        """Throttles the runner of a log that is too large, until the log is smaller.
-
-        The throttle lasts as long as the archive lock. If this process dies now, no other one can move a chunk before
-        the lock expires.
-        """
+        """Throttles the runner of a log that is too large, until the log is smaller, or the archive lock expires."""
         if size > THROTTLE_MARK * self._policy.hot_bytes:
             self._store.chunks.throttle_runner(ref, self._policy.lock_seconds)
             self._queue.throttled.add(ref)
@@ -264,10 +245,7 @@ class Archiver:
     # Ended logs
 
     def _archive_ended(self, ref: JobRef) -> int:
-        """Moves the next chunk of an ended log. After the last one it completes the archive of the job.
-
-        A job that has COMPLETED gets the set of its shapes before that, in one more step for each chunk.
-        """
+        """Moves the next chunk of an ended log, or collects shapes, or completes the archive of the job."""
         (job,) = self._store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
@@ -377,7 +355,7 @@ class Archiver:
             return True
         self._round = None
         # The time for chunks that were moved between the pages does not count.
-        self._round_at = began + max(ROUND_SECONDS, self._round_seconds / ROUND_SHARE)
+        self._round_at = began + max(0.25, self._round_seconds / ROUND_SHARE)
         for gone in [ref for ref in self._queue.running if ref not in self._round_found]:
             self._queue.forget(gone)
         return False
@@ -390,8 +368,7 @@ class Archiver:
     def _repair_workflows(self) -> None:
         """Reads some workflows, which repairs the list of them, or begins a repair when one is due.
 
-        A repair is no part of a round: rounds must find logs that grow fast within a second, however many workflows
-        there are.
+        It is no part of a round, which must find logs that grow fast, however many workflows there are.
         """
         began = self._monotonic()
         if self._repair is None:
@@ -410,13 +387,13 @@ class Archiver:
     def _read_workflows(self) -> Iterator[None]:
         """Reads the workflows that the last round has found, and then those in the list, a few in each step."""
         found = sorted({ref.workflow_id for ref in self._round_found})
-        for start in range(0, len(found), WORKFLOWS_AT_ONCE):
+        for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
             # A node of a Cluster may be away. That does not concern the workflows of the others.
             with contextlib.suppress(StoreError):
-                self._store.workflows.read(found[start : start + WORKFLOWS_AT_ONCE])
+                self._store.workflows.read(found[start : start + _WORKFLOWS_AT_ONCE])
             yield
         before: ListingPosition | None = None
-        while page := self._store.workflows.page(before, WORKFLOWS_AT_ONCE):
+        while page := self._store.workflows.page(before, _WORKFLOWS_AT_ONCE):
             with contextlib.suppress(StoreError):
                 self._store.workflows.read([workflow_id for _, workflow_id in page])
             before = page[-1]
@@ -525,10 +502,9 @@ class Archiver:
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:
-        """For one step on one job. An error in it concerns only this job: the job is snoozed, and other jobs continue.
+        """For one step on one job. After an error the job is snoozed. One that a retry does not repair is logged once.
 
-        An error that a retry does not repair is logged once. Raises :class:`StoreUnavailable` and
-        :class:`StoreRefused`, since all jobs must wait while the store or the archive does not answer.
+        Raises :class:`StoreUnavailable` and :class:`StoreRefused`, which concern all jobs.
         """
         try:
             yield

@@ -1,8 +1,7 @@
 """Moves the lines of one job from the store into chunks, and completes the archive of an ended job.
 
-A chunk is read from the store, written, read back, compared, and only then recorded. The same step that records it
-trims the store. A process may die after any step. Then it leaves at most an object without a record, whose name is in
-the job's garbage. The next process continues after the last recorded chunk.
+A chunk is read from the store, written, read back, compared, and only then recorded, in one step with the trim of the
+store. A process that dies leaves at most an object without a record, whose name is in the job's garbage.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,15 +1,13 @@
 """The archive lock of a job, and the objects of a job: how they are written safely, and how garbage is deleted.
 
 An object's name is added to the *garbage* of its job, in the store, before the object is written. The script that
-records the object removes the name from the garbage. The script that replaces a record adds the old object's name. The
-next process that holds the archive lock deletes what is in the garbage: an archiver, a repeated redaction, or the
-deletion of the job. So no object is forgotten. The store may lose its last seconds, and then an object is neither
-recorded nor garbage. Such objects are found in the job's folder. Two objects need no record: the job's manifest, and
-the set of its shapes, whose name follows from the records of its chunks.
+records the object removes the name. The script that replaces a record adds the old object's name. The next process that
+holds the archive lock deletes what is in the garbage. So no object is forgotten. The store may lose its last seconds:
+then an object is neither recorded nor garbage, and is found in the job's folder. Two objects need no record: the job's
+manifest, and the set of its shapes, whose name follows from the records of its chunks.
 
-A recorded object that was replaced is deleted only when the store cannot go back to its record, neither after a power
-cut nor after a failover to a replica that lags, or else after an hour. Until then readers can use the old record, if it
-comes back.
+A recorded object that was replaced is deleted when the store cannot go back to its record, neither after a power cut
+nor after a failover to a replica that lags, or else after an hour.
 """
 
 import contextlib
@@ -27,12 +25,10 @@ from chronoverse.joblog.chunk import Chunk, folder, is_object_of
 from chronoverse.joblog.values import JobRef, seconds_of
 from chronoverse.store import Store
 
-#: Seconds after which the archive lock of a dead process expires. A living one renews it three times in that time.
-#: Meanwhile a log that is written at full speed grows by 350 MB.
+#: Seconds after which the archive lock of a dead process expires. A log may grow by 350 MB meanwhile.
 LOCK_SECONDS: Final = 10.0
-#: Seconds for which an object without a record may still get one. No step takes nearly as long. A store that cannot say
-#: whether its records are permanent may go back to an old record for as long: by default Redis makes a snapshot once an
-#: hour.
+#: Seconds for which an object without a record may still get one; and for which a store may go back that cannot say
+#: whether its records are permanent: by default Redis makes a snapshot once an hour.
 ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which the object store's clock and ours may differ. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0

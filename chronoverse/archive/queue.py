@@ -10,7 +10,7 @@ from chronoverse import metrics
 from chronoverse.backoff import RetryPolicy
 from chronoverse.joblog.values import JobRef
 
-#: Snoozed jobs that are remembered, some 400 bytes each. Jobs beyond that are only checked more often.
+#: Snoozed jobs that are remembered, some 400 bytes each. Others are checked more often.
 MAX_SNOOZED: Final = 200_000
 #: Jobs whose error is remembered, so that it is logged only once.
 MAX_REPORTED: Final = 10_000
@@ -49,7 +49,7 @@ class ArchiveQueue:
         return ref in self.ended or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
-        """Notes that the job need not be checked for so many seconds."""
+        """Notes that the job need not be checked for that many seconds."""
         self.forget(ref)
         self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
 
@@ -73,7 +73,7 @@ class ArchiveQueue:
         self._failures.pop(ref, None)
 
     def note_garbage(self, ref: JobRef, seconds: float) -> None:
-        """Notes that the job may have garbage, unless that was checked less than so many seconds ago."""
+        """Notes that the job may have garbage, unless that was checked less than that many seconds ago."""
         checked_at = self._garbage_checked_at.get(ref)
         if checked_at is None or checked_at + seconds <= self._monotonic():
             self.with_garbage[ref] = None

@@ -21,19 +21,16 @@ from chronoverse.joblog.values import Gap, JobRef, Line
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of objects in the cache. This is enough for 16 replays at different positions: none reads the same bytes twice.
+#: Bytes of objects in the cache: enough for 16 replays at different positions.
 READ_CACHE_BYTES: Final = 4 * 2**20
-#: The most bytes of one read in a scan of a whole log, since S3 takes 10 ms for each answer.
+#: The most bytes of one read in a search, since S3 takes 10 ms for each answer.
 MAX_SCAN_READ_BYTES: Final = 2**20
 #: Bytes of lines in the cache. One replay asks for the same frame some five times in a row.
 LINE_CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
-#: The most chunks of a log whose set of shapes is looked for. Each chunk takes a round trip to the store. A thousand
-#: have 16 GB of lines.
+#: The most chunks of a log whose set of shapes is looked for. Each takes a round trip to the store.
 MAX_SHAPED_CHUNKS: Final = 1_000
-#: Bytes of memory that a line takes in the cache besides its text.
-_LINE_OVERHEAD: Final = 48
 
 _Result = TypeVar("_Result")
 
@@ -238,7 +235,8 @@ class ArchiveReader:
         data = self._read_cache.get((chunk.name, block), read)
         text = decompress_frame(frame, data[frame.offset - start : frame.offset - start + frame.size])
         lines = split_lines(frame, text)
-        return lines, frame.text_size + _LINE_OVERHEAD * len(lines)
+        # A line takes 48 bytes besides its text.
+        return lines, frame.text_size + 48 * len(lines)
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -1,12 +1,11 @@
 """Replaces the messages of lines by ``[redacted]``, in store and archive. Numbers, times and streams stay.
 
-Archived lines are written again, in a chunk that replaces the old one. Lines that are only in the store are
-archived now, up to the last line that is redacted, and removed from the store. All of this is done while holding the
-job's archive lock, chunk by chunk, and each chunk is recorded in one step. So a redaction that was interrupted can be
-repeated, and does the rest.
+Archived lines are written again, in a chunk that replaces the old one. Lines that are only in the store are archived
+now, up to the last line that is redacted. This is done under the job's archive lock, and each chunk is recorded in one
+step. So a redaction that was interrupted can be repeated, and does the rest.
 
-A redaction is done when nothing can bring the old text back: the store cannot go back to its old records, and no
-object with the text is left, recorded or not. See :mod:`chronoverse.archive.job_objects`.
+It is done when nothing can bring the old text back: the store cannot go back to its old records, and no object with the
+text is left. See :mod:`chronoverse.archive.job_objects`.
 """
 
 import logging
@@ -29,10 +28,8 @@ from chronoverse.store.adaptive_batch import AdaptiveBatch
 REDACTED_MESSAGE: Final = "[redacted]"
 #: Seconds after which one call ends, when it has finished its current chunk. A chunk takes about 1 s.
 CALL_SECONDS: Final = 5.0
-#: Seconds to wait for an archiver that holds the archive lock, and between two attempts to take the lock. An archiver
-#: needs less time than that for a chunk.
+#: Seconds to wait for an archiver that holds the archive lock. It needs less time than that for a chunk.
 BUSY_SECONDS: Final = 5.0
-BUSY_RETRY_SECONDS: Final = 0.1
 #: Entries of one read. Other greenlets wait while these are checked.
 PAGE_ENTRIES: Final = 1_000
 
@@ -112,8 +109,7 @@ class Redaction:
     def run(self) -> RedactionResult:
         """Redacts all lines, or those that it gets to in :data:`CALL_SECONDS`.
 
-        An error after the first redacted lines ends the call, but is not raised. Otherwise the caller would not learn
-        of these lines: a repeated redaction does not count them again.
+        An error after the first redacted lines is not raised: a repeated redaction would not count these lines.
         Raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
         the store and the archive do.
         """
@@ -165,7 +161,7 @@ class Redaction:
                 except ArchiveBusy:
                     if self._clock() > until:
                         raise
-                self._sleep(BUSY_RETRY_SECONDS)
+                self._sleep(0.1)
             yield token
 
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:

@@ -18,16 +18,13 @@ from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 #: Seconds to wait for a connection, and for the next bytes of an answer. S3 takes 0.1 s, and 1 s on a bad day.
 CONNECT_SECONDS: Final = 3.0
 READ_SECONDS: Final = 5.0
-#: Attempts at one request, since S3 asks its clients to retry when it is busy. Before attempt n + 1 the client waits n
-#: times :data:`RETRY_SECONDS`.
+#: Attempts at one request, since S3 is busy at times. Before attempt n + 1 it waits n times :data:`RETRY_SECONDS`.
 ATTEMPTS: Final = 3
 RETRY_SECONDS: Final = 0.3
-#: Seconds after which no further attempt begins. An answer whose body takes longer than this is given up.
+#: Seconds after which no further attempt begins, and after which an answer's body is given up.
 ANSWER_SECONDS: Final = 10.0
-#: Concurrent requests of one process, each on a connection of its own. So many viewers can read from S3 at once.
+#: Concurrent requests of one process, each on a connection of its own.
 CONNECTIONS: Final = 16
-#: Bytes of a body that are read before the clock is checked again.
-_READ_BYTES: Final = 64 * 2**10
 #: Error codes with a status below 500 after which a retry may succeed.
 _TRANSIENT_CODES: Final = ("SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "OperationAborted")
 
@@ -128,7 +125,7 @@ class S3ObjectStore:
         give_up_at = time.monotonic() + self._answer_seconds
         parts = []
         try:
-            for part in body.iter_chunks(_READ_BYTES):
+            for part in body.iter_chunks(2**16):
                 parts.append(part)
                 if time.monotonic() > give_up_at:
                     raise TimeoutError(f"an object was not all there after {self._answer_seconds:g} s")

@@ -1,9 +1,7 @@
 """The shapes of an archived log's lines, as an object beside its chunks. So comparing with the log need not read it.
 
-The object's name contains a hash of the log's text, which follows from the records of the job's chunks. A redaction
-changes the text, and so the name. So an old object is never taken for the shapes of the new text, and the object needs
-no record of its own. An object with another name than the records give is garbage. See
-:mod:`chronoverse.archive.job_objects`.
+The object's name contains a hash of the log's text, which follows from the records of the job's chunks. So it needs no
+record of its own, and after a redaction the old object is garbage.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,9 @@
 """Notices a store whose history went back: it was emptied, restored from an old copy, or has lost a part of its file.
 
-The store has a time that archivers move on, the *age mark*: at most once a minute, and never back. The bucket
-has, in the object ``store-mark.json``, a mark that the store had a minute ago or earlier. A store whose mark is older
-than the bucket's has lost what it knew since. It may not know objects that it has recorded, so archivers delete nothing
-until an operator has removed the object.
-
-A store may lose its last seconds by a power cut or a failover. That is no reason to stop, so the bucket has no newer
-mark: objects of that time are deleted only when the store cannot go back (see :mod:`chronoverse.archive.job_objects`).
+The store has a time that archivers move on, the *age mark*: at most once a minute, and never back. The bucket has, in
+the object ``store-mark.json``, a mark that the store had a minute ago or earlier: a power cut or a failover, which cost
+the last seconds, are no reason to stop. A store whose mark is older may not know objects that it has recorded, so
+archivers delete nothing until an operator has removed the object.
 """
 
 import contextlib

@@ -13,10 +13,6 @@ import re2
 MAX_QUERY: Final = 256
 #: The most instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
-#: From this product of instructions and characters on, a search may take more than a few milliseconds, if RE2 needs too
-#: many states of its automaton for the text. `(?:a.{0,50}){4}z` has 1,809 instructions and took 105 ms for 64 KiB of
-#: the letters a and b.
-HEAVY_WORK: Final = 1_000_000
 #: The largest such product for one text. It is that of a line of 1 MiB, the longest that our runner writes, and the
 #: largest expression. The search takes about 3 s, and RE2 cannot be interrupted.
 MAX_WORK: Final = MAX_PROGRAM * 2**20
@@ -81,14 +77,14 @@ class Matcher:
         return self._size if self._regex else 0
 
     def is_heavy(self, size: int) -> bool:
-        """Whether a search in so many characters may take long, and should run in another thread.
+        """Whether a search in that many characters may take long, and should run in another thread without the GIL.
 
-        RE2 releases the GIL meanwhile.
+        RE2 may need many states: `(?:a.{0,50}){4}z` has 1,809 instructions and took 105 ms for 64 KiB of a and b.
         """
-        return size * self._size > HEAVY_WORK
+        return size * self._size > 1_000_000
 
     def is_feasible(self, size: int) -> bool:
-        """Whether so many characters may be searched at all. Literal texts may always, whatever their length."""
+        """Whether that many characters may be searched at all. Literal texts may always, whatever their length."""
         return not self._regex or size * self._size <= MAX_WORK
 
     def matches(self, text: str) -> bool:

@@ -143,7 +143,7 @@ class ScanApp:
         time_range = TimeRange(scan.since, scan.until)
         matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
         encode: LineEncoder
-        if scan.form == Form.MATCH and matcher:
+        if scan.form == Form.PAGE and matcher:
             context = scan.before, scan.after
             encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
         else:
@@ -290,7 +290,7 @@ def _encode_number(line: Line, budget: PageBudget) -> dict[int, bytes]:
 
 
 _ENCODERS: Final[dict[str, LineEncoder]] = {
-    Form.LINE: encode_line,
+    Form.PAGE: encode_line,
     Form.WHOLE: _encode_whole,
     Form.NUMBER: _encode_number,
 }

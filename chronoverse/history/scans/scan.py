@@ -26,10 +26,9 @@ SHORT_SCAN_SECONDS: Final = 0.1
 class Form(StrEnum):
     """What a page has of each line."""
 
-    #: Its JSON, with a message that is cut off at :data:`~chronoverse.history.page_budget.MAX_LINE_CHARACTERS`.
-    LINE = "line"
-    #: As LINE, with the spans that match, and with lines of context.
-    MATCH = "match"
+    #: Its JSON, with a message that is cut off at :data:`~chronoverse.history.page_budget.MAX_LINE_CHARACTERS`. With a
+    #: query, it has the spans that match, and lines of context.
+    PAGE = "page"
     #: Its JSON with the whole message.
     WHOLE = "whole"
     #: Its number. That takes nothing from the page's bytes.
@@ -90,7 +89,7 @@ class LineScan(JobScan):
 
     position: int
     limit: int
-    form: str = Form.LINE
+    form: str = Form.PAGE
     descending: bool = False
     stream: str | None = None
     q: str | None = None

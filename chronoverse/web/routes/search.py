@@ -12,7 +12,6 @@ import orjson
 from flask import Response
 
 from chronoverse.errors import InvalidCursor
-from chronoverse.history.scans.scan import Form
 from chronoverse.history.scans.workflow_scan import WorkflowPosition, WorkflowScan
 from chronoverse.joblog.values import MAX_NUMBER, JobRef, iso_or_none
 from chronoverse.web.http import log_pages
@@ -52,8 +51,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         listing = ("search", workflow_id, job_id, order, stream, regex, _digest(q), since, until)
         descending = order == "desc"
         position = start_position(query, listing, deps.require_job(ref), descending=descending)
-        asked = {"position": position, "descending": descending, "form": Form.MATCH, **filters}
-        page = log_pages.scan_page(deps, ref, limit, **asked)
+        page = log_pages.scan_page(deps, ref, limit, position=position, descending=descending, **filters)
         cursor = encode_cursor(listing, [page.position]) if page.has_more else None
         return log_page_response(ref, page, cursor, {**filters, "limit": limit, "order": order})
 

@@ -89,9 +89,8 @@ def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket
     ("form", "expected"),
     [
         (Form.NUMBER, 10),
-        (Form.LINE, {"stream": "stdout"}),
         (Form.WHOLE, {"stream": "stdout"}),
-        (Form.MATCH, {"stream": "stdout", "highlights": [[5, 7]]}),
+        (Form.PAGE, {"stream": "stdout", "highlights": [[5, 7]]}),
     ],
 )
 def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: Form, expected: Any) -> None:
