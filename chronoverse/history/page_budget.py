@@ -1,28 +1,26 @@
 """What one page of a log may cost. Every page spends from a :class:`PageBudget`.
 
-When the budget is used up, the page ends with a cursor for the next one. A page always makes progress: it has looked at
-one line at least. The first line that it is to show is always on it, even if that line alone is longer than a page.
+When the budget is used up, the page ends with a cursor for the next one. A page has looked at one line at least. The
+first line that it is to show is always on it, even if that line alone is longer than a page.
 """
 
 import time
 from collections.abc import Callable
 from typing import Final
 
-#: Bytes of JSON of one page. JSON makes six bytes of a control character, so a thousand lines of 64 KiB could be 400
-#: MB.
+#: Bytes of JSON of one page.
 PAGE_BYTES: Final = 4 * 2**20
-#: Characters of one line on a page: as many as our own runner writes at most. A longer line of a foreign runner is cut
-#: off and marked, so that no page has more than 6 MiB of one line. Streams and downloads have all of it.
+#: Characters of one line on a page: as many as our own runner writes at most, up to 6 MiB of JSON. A longer line is cut
+#: off and marked. Streams and downloads have all of it.
 MAX_LINE_CHARACTERS: Final = 2**20
 #: Bytes of a page that are not lines: two ids of 128 characters, a cursor of up to 512, and the keys.
 ENVELOPE_BYTES: Final = 1024
 #: Entries that one page reads at most when a filter lets few of them pass.
 MAX_ENTRIES: Final = 200_000
-#: Seconds that one page takes. That is far below any proxy's timeout. A page is made by one thread, so it uses no more
-#: CPU time than this either.
+#: Seconds that one page takes, far below any proxy's timeout, and CPU time of its one thread.
 PAGE_SECONDS: Final = 1.0
-#: Seconds that a page takes when its client has closed its side of the connection. The client may have left, or it may
-#: still read the answer: nobody can tell. An ordinary page is complete by then.
+#: Seconds that a page takes when its client has closed its side of the connection: it may have left, or still read. An
+#: ordinary page is complete by then.
 CLIENT_GONE_SECONDS: Final = 0.25
 
 

@@ -21,11 +21,9 @@ from chronoverse.joblog.values import Job, Line
 #: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
 FIRST_BATCH: Final = 8
 MAX_BATCH: Final = 250
-#: Bytes that one read may have if all its lines were as long as a runner may write them. When that is more than 64 KiB
-#: a line, fewer than :data:`MAX_BATCH` are read. 16 MiB keep a processor busy for some 20 ms.
+#: Bytes that one read may have if all its lines are as long as a runner may write them: some 20 ms of a processor.
 READ_BYTES: Final = 16 * 2**20
-#: Characters that a read aims at, so that fewer long lines are read at once. Each page that is being made, and each
-#: download, holds up to twice as many.
+#: Characters that a read aims at. Each page that is being made, and each download, holds up to twice as many.
 BATCH_CHARACTERS: Final = 256 * 2**10
 
 

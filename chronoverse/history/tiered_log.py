@@ -1,9 +1,8 @@
 """One log over both tiers: reads a job's entries upwards or downwards, from the archive or from the store.
 
 The archive has the numbers up to ``Job.archived``, the store has those from ``Job.first_stored`` on. Where both have a
-number, the store is asked, because it is nearer. An archiver may move lines between the moment in which a job was
-fetched and the moment in which its lines are read. So when the store does not have what it should have, the job is
-fetched again, and the archive is asked, before anybody calls the numbers missing.
+number, the store is asked, because it is nearer. An archiver may move lines after a job was fetched. So when the store
+does not have what it should have, the job is fetched again, and the archive is asked, before numbers are missing.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,11 +32,10 @@ def read_tiers(
     """Reads what follows line ``after`` from the right tier. Streams, pages and downloads all choose by this function.
 
     ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None when the archive has nothing
-    there. ``read_store`` returns a result, or, when numbers are left out, None and the raw entries. ``get_job``
-    fetches the job again.
+    there. ``read_store`` returns a result, or, when numbers are left out, None and the raw entries.
 
-    Returns three things: the result, or None; without a result, the incomplete entries of the store, whose missing
-    numbers the caller reports as gaps; and the job, if it was fetched.
+    Returns the result, or None; without a result, the incomplete entries of the store, whose missing numbers the caller
+    reports as gaps; and the job, if it was fetched again.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None

@@ -1,9 +1,8 @@
 """The records of an archived log: its chunks, and the frames of each chunk.
 
-A job's archived lines are in *chunks*. Each chunk is one object. The first chunk begins with the log's first number.
-Each further chunk begins with the number after the last one of the chunk before it. A chunk is a sequence of *frames*.
-A frame is a zstd frame of JSON Lines, so a reader of any line needs to read only one frame. The store has a record of
-every chunk under the chunk's last number. Only chunks with a record are part of the log.
+A job's archived lines are in *chunks*, each of which is one object and begins where the one before it ends. A chunk is
+a sequence of *frames*. A frame is a zstd frame of JSON Lines, so a reader of any line needs to read only one frame. The
+store has a record of every chunk under the chunk's last number. Only chunks with a record are part of the log.
 """
 
 import hashlib
@@ -18,8 +17,7 @@ import orjson
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.values import MAX_NUMBER, JobRef
 
-#: Bytes of JSON Lines in one frame. To show a page, at least one frame is read and decompressed. Larger frames do not
-#: compress better.
+#: Bytes of JSON Lines in one frame, the least that a page reads. Larger frames do not compress better.
 FRAME_BYTES: Final = 256 * 2**10
 #: Bytes of JSON Lines in one chunk, approximately. An archiver holds one chunk in memory, and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
@@ -88,10 +86,9 @@ class Chunk(NamedTuple):
 
     @classmethod
     def from_json(cls, job: JobRef, text: bytes) -> "Chunk":
-        """Parses and checks the record of a chunk of ``job``. Raises :class:`ArchiveDamaged`.
+        """Parses and checks the record of a chunk of ``job``, which anybody may have written who may write its keys.
 
-        Anybody who may write the job's keys may have written the record. So a name outside the job's folder is refused,
-        and so are numbers and sizes that would break a reader.
+        Raises :class:`ArchiveDamaged`, also for an object outside the job's folder.
         """
         try:
             fields: dict[str, Any] = orjson.loads(text)

@@ -8,11 +8,9 @@ import orjson
 
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, SMALL_PROGRAM_BYTES, Matcher
 
-#: Compiled queries that are cached. Viewers that have the same query share one. 128 expressions that need many states
-#: were 35 MB. One that is not cached is compiled again for each slice, which takes 0.1 ms.
+#: Compiled queries that are cached: up to 35 MB. Others are compiled again for each slice, which takes 0.1 ms.
 CACHED_MATCHERS: Final = 128
-#: The first characters of a line, which an expression is compared with. An event loop waits for each comparison. Within
-#: this bound it takes some 10 ms at most.
+#: The first characters of a line, which an expression is compared with. An event loop waits for that, 10 ms at most.
 MAX_CHARACTERS: Final = 2**16
 
 _DATA: Final = b"\ndata: "

@@ -13,16 +13,16 @@ import re2
 MAX_QUERY: Final = 256
 #: The most instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
-#: The largest such product for one text. It is that of a line of 1 MiB, the longest that our runner writes, and the
-#: largest expression. The search takes about 3 s, and RE2 cannot be interrupted.
+#: The most instructions times characters of one search: those of the largest expression and a line of 1 MiB, the
+#: longest that our runner writes. It takes about 3 s, and RE2 cannot be interrupted.
 MAX_WORK: Final = MAX_PROGRAM * 2**20
 #: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
 PROGRAM_BYTES: Final = 4 * 2**20
-#: The same for a query of a stream, and for every expression until it is known how large it is. An event loop waits
-#: for the latter. With this RE2 gives up `\pL{145}` after 2 ms, with 4 MiB after 49 ms. It has room for 16,000
-#: instructions, eight times as many as allowed, because RE2 simplifies a program only after it is complete.
+#: The same for a query of a stream, and for every expression until it is known how large it is, which an event loop
+#: waits for. RE2 gives up `\pL{145}` after 2 ms, with 4 MiB after 49 ms. There is room for 16,000 instructions, eight
+#: times as many as allowed, because RE2 simplifies a program only after it is complete.
 SMALL_PROGRAM_BYTES: Final = 384 * 2**10
-#: The most matches that are returned of one line. A line of 64 KiB may contain one letter 65,536 times.
+#: The most matches that are returned of one line.
 MAX_SPANS: Final = 1000
 
 #: The most instructions of an expression that is searched for in many lines at once. It may have to search them all
@@ -55,8 +55,7 @@ class Matcher:
     """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
 
     It is searched for in a line as it was written, and in the line without control sequences, as a person reads it.
-    The ``in_…`` patterns find candidates in JSON Lines before these are decoded. Its
-    automaton has up to ``max_bytes``.
+    The ``in_…`` patterns find candidates in JSON Lines before these are decoded. Its automaton has ``max_bytes``.
     Raises ValueError for an expression that is malformed or too expensive.
     """
 

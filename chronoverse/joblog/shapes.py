@@ -25,8 +25,8 @@ The lines of two runs are compared by their shapes. A shape is made by these rul
 
 All of these become the same sign. So a hash that happens to have only decimal digits has the shape of any other hash.
 
-A shape is stored as 64 bits of its BLAKE2b hash. Two shapes with the same hash are taken for one. Compared with
-runs that have a million shapes, one new line in 2 * 10^13 is missed for that reason.
+A shape is stored as 64 bits of its BLAKE2b hash. Compared with runs that have a million shapes, one new line in
+2 * 10^13 is missed because its hash is one of theirs.
 """
 
 import re

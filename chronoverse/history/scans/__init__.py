@@ -12,7 +12,7 @@ endpoint       where the server listens, and what it shares with the workers
 turns          one scan of a subject at a time
 
 A worker serves all its requests and streams on one event loop, so anything that takes a processor for long would delay
-live lines. So the worker checks a request and its token, and the scan server does the rest. The kernel's scheduler
-decides when the scan server runs. The service's master starts the scan server, and starts it again when it dies or
-stands still. In the meantime a worker refuses scans with :class:`~chronoverse.errors.ScansUnavailable`.
+live lines. So the worker checks a request and its token, and the scan server does the rest, when the kernel's scheduler
+lets it. The service's master starts the scan server, and starts it again when it dies or stands still. In the meantime
+a worker refuses scans with :class:`~chronoverse.errors.ScansUnavailable`.
 """

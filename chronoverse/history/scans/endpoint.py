@@ -13,8 +13,7 @@ class ScanEndpoint:
     """A Unix socket that listens, and a file. The service's master makes both, and the workers, its forks, have them.
 
     On Linux neither has a name in the file system. So nobody else can connect, and nothing that cleans temporary files
-    can remove them. Workers connect to :attr:`path`, which then names an open file of theirs. While the scan server
-    starts again, connections wait in the socket's queue.
+    can remove them. While the scan server starts again, connections wait in the socket's queue.
     """
 
     def __init__(self) -> None:

@@ -22,17 +22,16 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.settings import Settings, child_environ
 
-#: This is added to the nice value of a process that scans, as the command ``nice`` does. Another process that wants the
-#: same processor all the time gets nine tenths of it. So a scan gets some time even on a busy machine.
+#: Added to the nice value of a process that scans. Another process that always wants the same processor gets nine
+#: tenths of it.
 NICENESS: Final = 10
 #: The scans at a time: as many as the service has workers, within these bounds.
 MIN_PROCESSES: Final = 2
 MAX_PROCESSES: Final = 8
-#: Bytes of address space of one process. A page, a batch of lines and a frame of the archive take far less, but a
-#: foreign runner may write lines of any length.
+#: Bytes of address space of one process. A page takes far less, but a foreign runner may write lines of any length.
 MEMORY_BYTES: Final = 2**30
-#: Seconds after which a process that still works on one scan is killed. A page takes one second and one more line, and
-#: a store or an object store that does not answer some ten.
+#: Seconds after which a process that still works on one scan is killed. A page takes one second and one more line; a
+#: store that does not answer, some ten.
 HANG_SECONDS: Final = 15
 #: Seconds that scans have to end when the server is stopped.
 STOP_SECONDS: Final = 3

@@ -73,10 +73,7 @@ class WorkflowScan(BaseScan):
 
 
 class ListedJob(NamedTuple):
-    """A job as the listing has it. ``job`` is None when it is gone, or cannot be read at all.
-
-    There may be very many of these in a row. So a page must be able to end among them.
-    """
+    """A job as the listing has it. ``job`` is None when it is gone, or cannot be read at all, as may be very many."""
 
     created_ms: float
     job_id: str
