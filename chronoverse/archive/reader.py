@@ -83,43 +83,27 @@ class ArchiveReader:
         start = after + 1 - frame.first
         return lines[start : start + max_lines]
 
-    def entries(self, job: JobRef, after: int, count: int) -> list[Entry]:
-        """Up to ``count`` entries after the number ``after``. Every number after ``after`` is in a line or a gap.
+    def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
+        """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
 
-        There are fewer when they come to :data:`MAX_ENTRIES_BYTES`, and at the archive's end. An empty list means that
-        the archive ends before ``after``.
+        Every number is in a line or a gap. Going down, entries out of sequence are left out, which have no number, and
+        ``position`` is at most the archive's last number and 1. There are fewer entries when they come to
+        :data:`MAX_ENTRIES_BYTES`, and where the archive ends. An empty list means that it has nothing there.
         """
         found: list[Entry] = []
-        reached, size = after, 0
+        size, start = 0, position
         while len(found) < count and (size < MAX_ENTRIES_BYTES or not found):
-            read = self._frame_with(job, reached + 1)
-            if read is None:
+            number = position - 1 if descending else position + 1
+            read = self._frame_with(job, number) if number > 0 else None
+            if read is None or (descending and read[0].first > number):
                 break
             frame, lines = read
             size += frame.text_size
-            if frame.first > reached + 1:
-                found.append(Gap(reached + 1, frame.first - 1, "trimmed"))
-            found += islice(_entries_after(frame, lines, after), count - len(found))
-            reached = frame.last
-        return found
-
-    def entries_before(self, job: JobRef, before: int, count: int) -> list[Entry]:
-        """Up to ``count`` lines and gaps before the number ``before``, the last one first.
-
-        There are fewer when they come to :data:`MAX_ENTRIES_BYTES`, and at the archive's beginning. An empty list means
-        that the archive begins at ``before`` or later. ``before`` is at most the archive's last number and 1. Entries
-        out of sequence are left out, since readers that go downwards need a number in each entry.
-        """
-        found: list[Entry] = []
-        size = 0
-        while len(found) < count and before > 1 and (size < MAX_ENTRIES_BYTES or not found):
-            read = self._frame_with(job, before - 1)
-            if read is None or read[0].first >= before:
-                break
-            frame, lines = read
-            size += frame.text_size
-            found += islice(_entries_before(frame, lines, before), count - len(found))
-            before = frame.first
+            if frame.first > number:
+                found.append(Gap(number, frame.first - 1, "trimmed"))
+            entries = _entries_before(frame, lines, start) if descending else _entries_after(frame, lines, start)
+            found += islice(entries, count - len(found))
+            position = frame.first if descending else frame.last
         return found
 
     def search(

@@ -108,7 +108,7 @@ class TieredLog:
         return Batch(_not_below(shown, lowest), lowest, lowest <= self.job.first or not entries)
 
     def _archived_before(self, position: int, count: int) -> Batch:
-        found = self._archive.entries_before(self.job.ref, position, count)
+        found = self._archive.entries(self.job.ref, position, count, descending=True)
         lowest = next(
             (_first_number(each) for each in reversed(found) if not isinstance(each, OutOfSequence)), position
         )

@@ -97,7 +97,9 @@ def test_any_page_in_both_directions(
     assert upwards == whole[position:]
 
     downwards: list[tuple[int, object]] = []
-    while in_time() and (page := archive.entries_before(JOB, downwards[-1][0] if downwards else position, count)):
+    while in_time() and (
+        page := archive.entries(JOB, downwards[-1][0] if downwards else position, count, descending=True)
+    ):
         assert len(page) <= count
         for entry in page:
             downwards += reversed(by_number([entry]))
@@ -109,7 +111,7 @@ def test_one_read_of_long_lines_ends_early(tmp_path: Path) -> None:
     builder = ArchiveBuilder.in_directory(tmp_path)
     builder.fill([raw_line(number, "x" * 2**18) for number in range(1, 13)], 12, 2**19)
     archive = builder.reader()
-    upwards, downwards = archive.entries(JOB, 0, 12), archive.entries_before(JOB, 13, 12)
+    upwards, downwards = archive.entries(JOB, 0, 12), archive.entries(JOB, 13, 12, descending=True)
 
     assert [number for number, _ in by_number(upwards)] == [1, 2, 3, 4]
     assert [number for number, _ in by_number(archive.entries(JOB, 4, 12))] == [5, 6, 7, 8]

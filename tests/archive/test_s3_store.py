@@ -117,7 +117,7 @@ def test_a_log_is_read_from_s3(server: tuple[str, int]) -> None:
     builder = ArchiveBuilder(S3ObjectStore(BUCKET, "log"))
     builder.fill([raw_line(number, f"line {number}") for number in range(1, 1001)], 300, 5000)
     archive = builder.reader()
-    entries = [*archive.entries(JOB, 0, 2000), *archive.entries_before(JOB, 3, 9)]
+    entries = [*archive.entries(JOB, 0, 2000), *archive.entries(JOB, 3, 9, descending=True)]
     assert [line.message for line in entries if isinstance(line, Line)] == [
         *(f"line {number}" for number in range(1, 1001)),
         *("line 2", "line 1"),
