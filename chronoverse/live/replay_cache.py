@@ -50,8 +50,8 @@ class ReplaySegment(NamedTuple):
     """A part of a log as event frames.
 
     ``cursor`` is the last number in it. ``closing`` is what ends the log right after it, if anything does: a terminal
-    entry, or an entry out of sequence that is the last. ``lines`` is how many entries it was made of, ``next_count``
-    how many to ask for next. ``complete``: nothing can be added, because it has as many lines as were asked for, or
+    entry, or an entry out of sequence that is the last. ``next_count`` is how many entries to ask for next.
+    ``complete``: nothing can be added, because it has as many lines as were asked for, or
     all that fit. ``job`` is the job, if it had to be fetched. ``size`` is the bytes of all frames that were read,
     also of those that a filter has left out.
     """
@@ -59,7 +59,6 @@ class ReplaySegment(NamedTuple):
     frames: bytes
     cursor: int
     closing: End | OutOfSequence | None
-    lines: int
     next_count: int
     size: int
     complete: bool = False
@@ -138,7 +137,7 @@ class ReplayCache:
                     segment = make_segment(entries, cursor, 1, line_filter) if entries else None
                 # A segment that closes the log is not cached: each viewer reads it anew.
                 if segment and segment.closing is None:
-                    segment = segment._replace(complete=segment.complete or segment.lines == count)
+                    segment = segment._replace(complete=segment.complete or len(entries) == count)
                     self._remember(key, segment)
                 return segment, None
 
@@ -189,7 +188,7 @@ class ReplayCache:
             if found is None or found == (b"", cursor):
                 return None
             frames, reached = found
-            segment = ReplaySegment(frames, reached, None, 0, FIRST_LINES, len(frames), complete=True)
+            segment = ReplaySegment(frames, reached, None, FIRST_LINES, len(frames), complete=True)
             if invalidated == self._invalidated:
                 self._remember(key, segment)
             return segment
@@ -213,22 +212,15 @@ class ReplayCache:
             lines = self._archive.json_lines(ref, cursor, count) if line_filter is None else []
             if lines:
                 frames = b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
-                next_count = _next_count(len(lines), len(frames))
-                segment = ReplaySegment(
-                    frames, cursor + len(lines), None, len(lines), next_count, len(frames), complete=True
-                )
+                read, reached, size = len(lines), cursor + len(lines), len(frames)
             else:
-                entries = self._archive.entries(ref, cursor, count)
-                if not entries:
+                events, _ = encode(self._archive.entries(ref, cursor, count), cursor, MAX_SEGMENT_BYTES)
+                if not events or events[-1].number == cursor:
                     return None
-                events, _ = encode(entries, cursor, MAX_SEGMENT_BYTES)
-                if events[-1].number == cursor:
-                    return None
-                size = sum([len(event.frame) for event in events])
-                next_count = _next_count(len(events), size)
                 with comparing():
-                    frames, reached = join(events, line_filter), events[-1].number
-                segment = ReplaySegment(frames, reached, None, len(events), next_count, size, complete=True)
+                    frames = join(events, line_filter)
+                read, reached, size = len(events), events[-1].number, sum([len(event.frame) for event in events])
+            segment = ReplaySegment(frames, reached, None, _next_count(read, size), size, complete=True)
             self._remember(key, segment)
             return segment
 
@@ -300,9 +292,7 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
         # Few viewers have a filter, so filtering has no fast path of its own.
         streams = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
         frames = join([*map(EventFrame, range(cursor + 1, reached + 1), streams, plain), *events], line_filter)
-    return ReplaySegment(
-        frames, events[-1].number if events else reached, closing, lines, next_count, size, complete=cut
-    )
+    return ReplaySegment(frames, events[-1].number if events else reached, closing, next_count, size, complete=cut)
 
 
 def _next_count(lines: int, size: int) -> int:
