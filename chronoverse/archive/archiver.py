@@ -135,8 +135,7 @@ class Archiver:
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Does all work that is due now, and returns how many jobs have had a problem.
 
-        ``progress`` is called with the number of archived lines and the number of all lines that are to be archived.
-        Raises as the store and the object store do.
+        ``progress`` is called with the archived lines and all that are due. Raises as the store and the objects do.
         """
         self._compare_history()
         for page in self._store.catalog.jobs():
@@ -165,9 +164,9 @@ class Archiver:
         return self._read_round_page() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the log that needs it most, or collects one job's garbage.
+        """Moves a chunk of the log that needs it most, or collects one job's garbage. Returns how many lines it moved.
 
-        Returns how many lines were moved, and None when there was nothing to do.
+        None when there was nothing to do.
         """
         largest = self._queue.largest()
         with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)

@@ -15,12 +15,11 @@ from chronoverse.errors import ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.values import JobRef
 
-#: Seconds for which a caller waits for a value that another is loading. Every object store has answered or given up
-#: long before.
+#: Seconds for which a caller waits for a value that another is loading: longer than any object store takes.
 WAIT_SECONDS: Final = 60.0
-#: Seconds for which a cached chunk record is used. A redaction replaces records, and readers must see that soon.
+#: Seconds for which a cached chunk record is used, since a redaction replaces records.
 RECORD_SECONDS: Final = 1.0
-#: Chunk records in the cache. A record has some 65 frames and takes 20 KiB.
+#: Chunk records in the cache, of some 20 KiB each.
 RECORDS: Final = 128
 
 _Key = TypeVar("_Key")

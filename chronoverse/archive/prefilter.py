@@ -18,8 +18,7 @@ PART_BYTES: Final = 16 * 2**10
 _MESSAGE: Final = b'"message":"'
 _BEHIND: Final = b'","sequence_num":'
 
-#: Takes a position in a text, and returns that of the next occurrence of something. Without one, it returns the text's
-#: end.
+#: Returns the position of the next occurrence of something in a text after a position, or the text's end.
 Finder = Callable[[int], int]
 
 

@@ -17,8 +17,8 @@ from chronoverse.store.catalog import ArchiveState
 
 #: Jobs that are read from a listing at once.
 PAGE_JOBS: Final = 1_000
-#: Seconds between hiding a job and deleting its log. In this time the tail readers read its terminal entry, by which
-#: they learn of the deletion. Otherwise they might next read what a foreign runner has written under the same id.
+#: Seconds between hiding a job and deleting its log, in which the tail readers read its terminal entry. Otherwise they
+#: might next read what a foreign runner has written under the same id.
 NOTICE_SECONDS: Final = 0.1
 
 
@@ -115,9 +115,9 @@ def orphans(
 ) -> Iterator[Orphan]:
     """Every object older than ``age`` seconds that neither the store names nor a manifest. ``now`` is Unix time.
 
-    A manifest counts for ``retention_seconds`` after the end of its job, or for the workflow's own retention. If the
-    store does not know the job, it keeps the whole folder for that time. Garbage is not returned, since the archiver
-    deletes it. Neither are the objects of a job whose records or whose manifest cannot be read.
+    A manifest counts for ``retention_seconds`` after the end of its job, or for the workflow's own retention, and keeps
+    the whole folder if the store does not know the job. Garbage is not returned, since the archiver deletes it. Neither
+    are the objects of a job whose records or whose manifest cannot be read.
     """
     job: JobRef | None = None
     named: set[str] | None = None

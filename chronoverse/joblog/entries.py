@@ -56,10 +56,9 @@ class Batch(NamedTuple):
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
     """Reads the raw ``entries`` after line ``after`` as lines, gaps, the end, and entries out of sequence.
 
-    Only this function decides what an entry is. Every number appears once, in order. An entry that can be shown is a
-    Line. Numbers that no entry has are a Gap: ``trimmed`` below ``first``, the first number that the store still has,
-    and ``missing`` otherwise. An entry that has no number of its own is OutOfSequence. Nothing follows an End, or an
-    entry beyond the largest number. Never raises, whatever the entries contain.
+    Only this function decides what an entry is. Every number appears once, in order. Numbers that no entry has are a
+    Gap, as :func:`missing_numbers` says. An entry that has no number of its own is OutOfSequence. Nothing follows an
+    End, or an entry beyond the largest number. Never raises, whatever the entries contain.
     """
     cursor = after
     for entry_id, fields in entries:
@@ -86,9 +85,9 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
     """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
-    A plain line is what our own append writes: it has the next number, and a timestamp, a message and a stream, in this
-    order. The frames are the same as :func:`read_entries` and ``Line.to_frame`` would make, at a third of the cost.
-    Stops at the first entry that is not a plain line, and after the frame that reaches ``most_bytes``.
+    A plain line is what our own append writes: it has the next number, and a timestamp, a message and a stream. Its
+    frame is the same as that of ``Line.to_frame``, at a third of the cost. Stops at the first entry that is not a plain
+    line, and after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     left = most_bytes

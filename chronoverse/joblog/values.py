@@ -101,10 +101,9 @@ class Status(StrEnum):
 
 
 class Line(NamedTuple):
-    """One line of a log.
+    """One line of a log. Its ``message`` has no newline at its end. Bytes that were not UTF-8 have been replaced.
 
-    A long line is cut into several. All but the last are ``partial``, and the next line of the same stream continues
-    them. ``message`` has no newline at its end. Bytes that were not UTF-8 have been replaced in it.
+    A long line is cut into several. All but the last are ``partial``, and the next of the same stream continues them.
     """
 
     sequence_num: int
@@ -227,10 +226,9 @@ class Attempt(NamedTuple):
 class Job:
     """The state of a job at the moment when it was fetched.
 
-    ``first`` is the first number that can still be read and ``last`` the last line's number; no line can be read when
-    ``first > last``. ``end`` is the terminal entry, once there is one. The archive has the numbers from ``first`` to
-    ``archived``, which is 0 when nothing is archived. The store has the numbers from ``first_stored`` on.
-    ``redactions`` counts how often something was redacted.
+    ``first`` is the first number that can still be read and ``last`` the last line's; there is none when
+    ``first > last``. ``end`` is the terminal entry. The archive has the numbers from ``first`` to ``archived``, or
+    nothing when that is 0. The store has those from ``first_stored`` on. ``redactions`` counts what was redacted.
     """
 
     ref: JobRef
