@@ -245,30 +245,20 @@ def rewrite(
     ``pause`` is called before each frame. Raises :class:`ArchiveDamaged`.
     """
     changed: list[int] = []
-    texts: dict[Frame, bytes] = {}
-    for frame in chunk.frames:
-        if frame.last >= first and frame.first <= last:
-            pause()
-            text = _changed_text(frame_text(frame, data), first, last, change, changed)
-            if text is not None:
-                texts[frame] = text
-    if not changed:
-        return None
     text_hash, frames, parts, offset = hashlib.sha256(), [], [], 0
     for frame in chunk.frames:
         pause()
-        text = texts.get(frame)
-        if text is None:
-            text_hash.update(frame_text(frame, data))
-            part = data[frame.offset : frame.offset + frame.size]
-            frames.append(frame._replace(offset=offset))
-        else:
-            text_hash.update(text)
-            part = compress_frame(text)
-            frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
+        text, part = frame_text(frame, data), data[frame.offset : frame.offset + frame.size]
+        is_concerned = first <= frame.last and frame.first <= last
+        if is_concerned and (new_text := _changed_text(text, first, last, change, changed)) is not None:
+            text, part = new_text, compress_frame(new_text)
+        text_hash.update(text)
+        frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
         parts.append(part)
         offset += len(part)
-    return *_finished(job, chunk.first, chunk.last, frames, parts, text_hash.hexdigest()), changed
+    return (
+        (*_finished(job, chunk.first, chunk.last, frames, parts, text_hash.hexdigest()), changed) if changed else None
+    )
 
 
 def _changed_text(text: bytes, first: int, last: int, change: LineChange, changed: list[int]) -> bytes | None:
