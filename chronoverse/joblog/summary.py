@@ -43,6 +43,38 @@ NOTHING_WRONG: Final = re.compile(
     re.IGNORECASE,
 )
 
+#: Characters of a line in which the next three are looked for.
+_WEIGHED: Final = 1_000
+#: What only says that something has failed, or how often.
+_CLOSING: Final = re.compile(
+    r"(?i)\b(?:exit(?:ed)?(?: with)? (?:status|code)|process completed|previous errors?"
+    r"|(?:errors?|fail(?:ed|ures?))[:=] ?[0-9]|(?:job|build|run|tests?|script|command) (?:has )?failed|build failure"
+    r"|could not compile|failed to execute goal|traceback|complete log|full stack trace)\b"
+    r"|\b[0-9]+ (?:errors?|fail(?:ed|ures?))(?:[,;.)]|\s*$)|\bmake(?:\[[0-9]+\])?: \*\*\*"
+    r"|^\W*(?:fail|failed|failures|error)\W*$"
+)
+#: What says why: the name of an error and a text, a place in a source file and a text, or words of a system.
+_WHY: Final = re.compile(
+    r"(?i)(?:error|exception|violation|panic|fatal|failure)(?:\[[\w-]+\]| [a-z]*[0-9]+)?!?: +\S"
+    r"|\bcaused by: |(?:^|[\s0-9])e: \S"
+    r"|:[0-9]+:[0-9]+:? +(?:fatal )?(?:error|[a-z]+[0-9]+)\b|_test\.go:[0-9]+: |\bexpect(?:ed)?\b.*\b(?:to|but)\b"
+    r"|segmentation fault|\bkilled\b|no space left|out of memory|permission denied|command not found|no such file"
+    r"|undefined reference|(?:time|deadline) ?(?:d out|out|exceeded)|\brefused\b"
+)
+#: What else looks like a failure, but is no word of an error: it is common in the names of good tests.
+_FAIL: Final = re.compile(r"\bFAIL\b|\u2718|\u2717|\bNOT OK\b|^not ok\b")
+
+
+def weight_of(message: str, is_error: bool) -> int:
+    """How telling a line is: 3 if it says why, 2 for another failure, 1 if it only says that something has failed.
+
+    Any other line has 0. ``is_error`` is what :func:`looks_like_error` says of it.
+    """
+    text = strip_sequences(message[:_WEIGHED])
+    if _CLOSING.search(text):
+        return 1
+    return 3 if _WHY.search(text) else 2 if is_error or _FAIL.search(text) else 0
+
 
 def error_matcher() -> Matcher:
     """Finds candidates for :func:`looks_like_error`: every such line, and some others."""
@@ -58,10 +90,14 @@ def looks_like_error(matcher: Matcher, message: str) -> bool:
 
 @dataclass(slots=True)
 class LineGroup:
-    """Lines of one shape: the number of the first, how many there are, and the first one, if it is at hand."""
+    """Lines of one shape: the number of the first, how many there are, and how telling one is.
+
+    ``line`` is the first one, if it is at hand.
+    """
 
     number: int
-    repeated: int = 1
+    repeated: int
+    weight: int
     line: Line | None = None
 
 
@@ -88,12 +124,14 @@ class Hunk:
 class FoundLines:
     """The lines of one kind among those from number ``low`` to ``high``, which were looked at.
 
-    Lines of one shape are one group; ``shape_of`` says what shape a message has. ``count`` is the number of all lines.
+    Lines of one shape are one group; ``shape_of`` says what shape a message has, and ``weigh`` how telling it is.
+    ``count`` is the number of all lines.
     ``is_whole`` says whether every line is in a group: there may be more than :data:`MAX_GROUPS` shapes. The next line
     that is added is either the lowest or the highest.
     """
 
     shape_of: Callable[[str], int]
+    weigh: Callable[[str], int]
     low: int
     high: int
     count: int = 0
@@ -101,21 +139,23 @@ class FoundLines:
     _groups: dict[int, LineGroup] = field(default_factory=dict)
     _hunks: deque[Hunk] = field(default_factory=deque)
 
-    def add(self, line: Line, weight: int) -> None:
-        """Adds a line. ``weight`` is how telling it is."""
+    def add(self, line: Line) -> None:
+        """Adds a line."""
         self.count += 1
         number = line.sequence_num
         # One character more than is shown, so that the line is marked as cut.
         line = line._replace(message=line.message[: MESSAGE_CHARACTERS[1] + 1])
         shape = self.shape_of(line.message)
-        if group := self._groups.get(shape):
+        group = self._groups.get(shape)
+        weight = self.weigh(line.message) if group is None else group.weight
+        if group is None and len(self._groups) < MAX_GROUPS:
+            self._groups[shape] = LineGroup(number, 1, weight, line)
+        elif group is None:
+            self.is_whole = False
+        else:
             group.repeated += 1
             if number < group.number:
                 group.number, group.line = number, line
-        elif len(self._groups) < MAX_GROUPS:
-            self._groups[shape] = LineGroup(number, 1, line)
-        else:
-            self.is_whole = False
         self._add_to_hunks(number, weight)
 
     def _add_to_hunks(self, number: int, weight: int) -> None:
@@ -147,14 +187,14 @@ class FoundLines:
 
     def to_json(self) -> list[Any]:
         """What :meth:`restore` reads. It has numbers only, and nothing of the log's text."""
-        groups = [[shape, group.number, group.repeated] for shape, group in self._groups.items()]
+        groups = [[shape, group.number, group.repeated, group.weight] for shape, group in self._groups.items()]
         hunks = [[each.first, each.last, each.size, each.telling, each.weight] for each in self._hunks]
         return [self.low, self.high, self.count, self.is_whole, groups, hunks]
 
     def restore(self, json: list[Any]) -> None:
         """Continues with what was found before. The groups have no lines then."""
         self.low, self.high, self.count, self.is_whole, groups, hunks = json
-        self._groups = {shape: LineGroup(number, repeated) for shape, number, repeated in groups}
+        self._groups = {shape: LineGroup(*rest) for shape, *rest in groups}
         self._hunks = deque(Hunk(*each) for each in hunks)
 
 

@@ -339,21 +339,29 @@ def test_waiting(mcp: McpProgram) -> None:
     assert mcp.call("wait_for", **job("bad"), q="nothing")["outcome"] == "ended"
 
 
+def test_what_is_not_found_has_near_ids(mcp: McpProgram) -> None:
+    """Those of jobs and workflows that the token may see."""
+    title, detail = mcp.error("summary", **job("badd"))
+    assert (title, detail) == ("Not Found", f"there is no job badd in {WORKFLOW}: did you mean bad?")
+    _, detail = mcp.error("read_lines", **job("bad", f"{WORKFLOW}x"))
+    assert detail.startswith(f"there is no workflow {WORKFLOW}x that this token may see: did you mean {WORKFLOW}")
+
+
 def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token: Path) -> None:
     """And no others. What it may not see looks as if it did not exist."""
-    not_found = ("Not Found", "There is nothing here, or nothing that this token may see")
     before = token.read_text()
     try:
         token.write_text(service.token(WORKFLOW, scopes=["logs:read"]))
         assert [each["id"] for each in mcp.call("list_workflows")["workflows"]] == [WORKFLOW]
         assert mcp.call("read_lines", **job("bad"))["logs"]
-        assert mcp.error("list_jobs", workflow_id="wf_long") == not_found
-        assert mcp.error("search", workflow_id="wf_long", q="line") == not_found
-        assert mcp.error("search", **job("job_1", "wf_long"), q="line") == not_found
-        for tool in ("read_lines", "summary", "wait_for"):
-            assert (
-                mcp.error(tool, **job("job_1", "wf_long"), **{"timeout": 0} if tool == "wait_for" else {}) == not_found
-            )
+        for hidden in ("wf_long", "wf_no_such"):
+            not_found = ("Not Found", f"there is no workflow {hidden} that this token may see")
+            assert mcp.error("list_jobs", workflow_id=hidden) == not_found
+            assert mcp.error("search", workflow_id=hidden, q="line") == not_found
+            assert mcp.error("search", **job("job_1", hidden), q="line") == not_found
+            for tool in ("read_lines", "summary", "wait_for"):
+                more = {"timeout": 0} if tool == "wait_for" else {}
+                assert mcp.error(tool, **job("job_1", hidden), **more) == not_found
         token.write_text(service.token(WORKFLOW, secret=b"another key, of which the service knows nothing"))
         title, detail = mcp.error("list_workflows")
         assert (title, "token" in detail) == ("Unauthorized", True)
@@ -367,9 +375,9 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
 @pytest.mark.parametrize(
     ("tool", "asked", "title", "detail"),
     [
-        ("read_lines", job("nobody"), "Not Found", "There is nothing here, or nothing that this token may see"),
+        ("read_lines", job("nobody"), "Not Found", f"there is no job nobody in {WORKFLOW}"),
         ("list_jobs", {"workflow_id": "../x"}, "Bad Request", "workflow_id: '../x' does not match"),
-        ("list_jobs", {"workflow_id": "wf\n"}, "Not Found", "no such workflow or job"),
+        ("list_jobs", {"workflow_id": "wf\n"}, "Not Found", "there is no workflow wf"),
         ("list_jobs", {}, "Bad Request", "'workflow_id' is a required property"),
         ("list_jobs", {"workflow_id": "w", "sort": "x"}, "Bad Request", "'sort' was unexpected"),
         ("list_jobs", {"workflow_id": "w", "cursor": "x"}, "Bad Request", "cursor: this is not one of ours"),

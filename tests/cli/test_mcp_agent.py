@@ -23,7 +23,7 @@ CAUSES: Final = {
     "npm": "AssertionError|!==",
     "make": r"module_37\.c:[78]:[0-9]+: error:",
     "pip": r"fatal error: missing_header\.h",
-    "java": " ERROR .* failed",
+    "java": r" ERROR .* failed|OrderException: ",
     "journal": r"\[error\] .*Connection refused",
 }
 #: The logs to which the failure is moved, behind six tenths of a good run. So it is at another place there.
@@ -71,9 +71,7 @@ class Agent:
         (job,) = self._ask("list_jobs", workflow_id=workflow, status="FAILED", limit=1)["jobs"]
         named = {"workflow_id": workflow, "job_id": job["id"]}
         summary = self._ask("summary", **named, max_bytes=6_000)
-        # Errors that are new are only numbers.
-        errors = [line for line in summary["errors"]["first"] if isinstance(line, int)]
-        suspect = [*errors, *(line["sequence_num"] for line in summary["new"]["first"])][0]
+        suspect = summary["cause"]["line"]["sequence_num"]
         around = self._ask("read_lines", **named, first=max(suspect - 3, 1), last=suspect + 8, max_bytes=6_000)
         lines = [line for line in around["logs"] if line["sequence_num"] >= suspect]
         best = max(lines, key=lambda line: bool(re.search("(?i)error|fail|exception", line["message"])))

@@ -27,11 +27,16 @@ def line(number: int, message: str) -> Line:
     return Line(number, NOW, message, "stdout")
 
 
+def weigh(message: str) -> int:
+    """Errors are telling."""
+    return int("error" in message)
+
+
 def group(lines: list[Line], low: int = 1) -> FoundLines:
     """The lines, those that differ in numbers only together. The lines from number ``low`` on were looked at."""
-    groups = FoundLines(lambda message: hash(re.sub("[0-9]+", "0", message)), low, len(lines))
+    groups = FoundLines(lambda message: hash(re.sub("[0-9]+", "0", message)), weigh, low, len(lines))
     for each in lines:
-        groups.add(each, 0)
+        groups.add(each)
     return groups
 
 
@@ -114,17 +119,17 @@ def test_the_order_of_looking_makes_no_difference(is_found: list[bool], start: i
     """From the end backwards, with lines that are written meanwhile, and kept between requests, or in one go."""
     lines = [line(number, f"{'xyz'[number % 3]} {number}") for number, each in enumerate(is_found, 1) if each]
     start, stop = sorted((start, stop))
-    backwards = FoundLines(lambda message: ord(message[0]), start, start)
+    backwards = FoundLines(lambda message: ord(message[0]), lambda message: message[0] == "x", start, start)
     for each in reversed([each for each in lines if each.sequence_num <= start]):
-        backwards.add(each, each.sequence_num % 5 == 0)
+        backwards.add(each)
     for each in [each for each in lines if each.sequence_num > start]:
-        restored = FoundLines(backwards.shape_of, 0, 0)
+        restored = FoundLines(backwards.shape_of, backwards.weigh, 0, 0)
         restored.restore(orjson.loads(orjson.dumps(backwards.to_json())))
         backwards = restored
-        backwards.add(each, each.sequence_num % 5 == 0)
-    forwards = FoundLines(backwards.shape_of, start, start)
+        backwards.add(each)
+    forwards = FoundLines(backwards.shape_of, backwards.weigh, start, start)
     for each in lines:
-        forwards.add(each, each.sequence_num % 5 == 0)
+        forwards.add(each)
     assert (backwards.count, backwards.best_hunk()) == (forwards.count, forwards.best_hunk())
     assert [(each.number, each.repeated) for each in backwards.groups()] == [
         (each.number, each.repeated) for each in forwards.groups()
@@ -137,7 +142,7 @@ def cause(messages: dict[int, str], status: Status = Status.FAILED, new: FoundLi
     errors = group([])
     for each in lines:
         if "error" in each.message:
-            errors.add(each, 1)
+            errors.add(each)
     job = Job(JobRef("w", "j"), status, last=100)
     more: dict[str, Any] = {"new": new, "compared_with": ["good"]} if new else {}
     found = orjson.loads(compose(job, errors, lines[-50:], max_bytes=16_384, read_line=read(lines), **more))["cause"]

@@ -21,7 +21,8 @@ from mcp.shared.message import SessionMessage
 from chronoverse import __version__
 from chronoverse.cli.mcp.answers import tidy
 from chronoverse.cli.mcp.tools import INSTRUCTIONS, Tool, Tools, tool_list
-from chronoverse.errors import ChronoverseError
+from chronoverse.client.near import explain_not_found
+from chronoverse.errors import ChronoverseError, JobNotFound
 
 #: Bytes of an error's text.
 ERROR_BYTES: Final = 1_000
@@ -106,6 +107,10 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
         if problem is not None:
             return True, _error_json("Bad Request", f"{problem.json_path.removeprefix('$.')}: {problem.message}")
         return False, getattr(tools, tool.name)(**_with_defaults(tool, arguments))
+    except JobNotFound as error:
+        return True, _error_json(
+            error.title, explain_not_found(tools.client, arguments["workflow_id"], arguments.get("job_id"))
+        )
     except ChronoverseError as error:
         return True, _error_json(error.title, str(error))
     except Exception:

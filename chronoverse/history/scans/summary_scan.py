@@ -12,13 +12,19 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from chronoverse.archive.prefilter import Prefilter
-from chronoverse.errors import SearchTooExpensive
 from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import BatchReader, Search, matches
+from chronoverse.history.pages import BatchReader, Search
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.scan import JobScan
 from chronoverse.joblog.shapes import ShapeHasher
-from chronoverse.joblog.summary import MAX_LAST_LINES, FoundLines, compose, error_matcher, looks_like_error
+from chronoverse.joblog.summary import (
+    MAX_LAST_LINES,
+    FoundLines,
+    compose,
+    error_matcher,
+    looks_like_error,
+    weight_of,
+)
 from chronoverse.joblog.values import Job, Line
 
 #: Seconds for finding the new lines, and as many again for finding the errors. That is enough for millions of archived
@@ -99,13 +105,14 @@ def read_summary(
 
     matcher = error_matcher()
 
-    def is_error(line: Line, is_match: bool = False) -> bool:
-        try:
-            return (is_match or matches(matcher, line)) and looks_like_error(matcher, line.message)
-        except SearchTooExpensive:
-            return False
+    def is_error(message: str) -> bool:
+        is_match = matcher.is_feasible(len(message)) and matcher.matches(message)
+        return is_match and looks_like_error(matcher, message)
 
-    new, errors = (FoundLines(shape_of, job.last + 1, job.last) for _ in range(2))
+    def weigh(message: str) -> int:
+        return weight_of(message, is_error(message))
+
+    new, errors = (FoundLines(shape_of, weigh, job.last + 1, job.last) for _ in range(2))
     # A job that begins anew under its id, or is redacted, is another one here.
     version = job.created_at, job.started_at, job.redactions
     key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
@@ -115,10 +122,10 @@ def read_summary(
     if new_lines is not None:
         for line, is_match in _lines(job, read, budgets[0], Search(new_lines), new):
             if is_match or new_lines.is_new(line):
-                new.add(line, int(is_error(line)))
+                new.add(line)
     for line, is_match in _lines(job, read, budgets[1], Search(Prefilter(matcher)), errors):
-        if is_error(line, is_match):
-            errors.add(line, 1)
+        if looks_like_error(matcher, line.message) if is_match else is_error(line.message):
+            errors.add(line)
     progress.put(key, [new.to_json(), errors.to_json()])
     newest = chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True))
     return compose(

@@ -1,0 +1,158 @@
+"""Whether a failed job opens where its log says why: ``python -m bench.causes`` prints a table.
+
+``bench/failures/set.txt`` has failed runs of some thirty tools, written after real ones. Each is compared with three
+good runs. The telling line is on the first screen if it is among the 40 lines from five above ``cause.from``.
+
+The set is text. ``=== name`` begins a run; with ``(LOST)`` its job is lost. The first character of each line says in
+which runs it is: a space in all, ``-`` in good ones, ``+`` in the failed one; ``!`` is the failed one's telling line.
+``*N`` in place of the space, or behind the other, repeats the line. ``{n}`` is a number and ``{h}`` a hash, which
+differ each time, ``{w}`` a word, which is the same in all runs, and ``{c}`` the subject of a commit. What CI systems
+print before and after stands around each run: ``before`` and ``after``.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import Search
+from chronoverse.history.scans.comparison import NewLines
+from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan, read_summary
+from chronoverse.joblog.entries import Batch
+from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
+from chronoverse.joblog.values import Job, JobRef, Line, Status
+
+SET: Final = Path(__file__).parent / "failures" / "set.txt"
+GOOD_RUNS: Final = 3
+#: Lines of the first screen, and how many of them are above the line at which the page opens.
+SCREEN: Final = 40
+ABOVE: Final = 5
+SUBJECTS: Final = ("Bump the cache", "Round half up", "Sort imports", "Fix errors in the checkout of vouchers")
+_LINE: Final = re.compile(r"([-+! ]|(?=\*))(?:\*([0-9]+) )?(.*)")
+
+
+class Failure(NamedTuple):
+    """A failed run's messages, the number of its telling line, and the messages of good runs before it."""
+
+    name: str
+    messages: list[str]
+    telling: int
+    good: list[list[str]]
+
+    @property
+    def status(self) -> Status:
+        """How the job ended."""
+        return Status.LOST if "(LOST)" in self.name else Status.FAILED
+
+
+def failures(path: Path = SET) -> Iterator[Failure]:
+    """The runs of a set. ``{n}`` and ``{h}`` are the same each time."""
+    choice = random.Random(29)
+    _, *parts = re.split(r"^=== (.*)\n", path.read_text("utf-8"), flags=re.MULTILINE)
+    sections = {name: text.rstrip("\n").split("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    around = [(sections.pop(f"before {each}"), sections.pop(f"after {each}")) for each in ("github", "gitlab")]
+    for number, (name, lines) in enumerate(sections.items()):
+        before, after = around[number % 2]
+        # A lost job has no end.
+        whole = [*before, *lines, *([] if "(LOST)" in name else after)]
+        subjects = iter(SUBJECTS)
+        good = [_run(whole, " -", choice, next(subjects))[0] for _ in range(GOOD_RUNS)]
+        messages, telling = _run(whole, " +!", choice, next(subjects))
+        yield Failure(name, messages, telling, good)
+
+
+def _run(lines: list[str], kinds: str, choice: random.Random, subject: str) -> tuple[list[str], int]:
+    """The messages of one run, and the number of its telling line, 0 if it has none."""
+    messages: list[str] = []
+    telling = 0
+    words = map(_word, count())
+    for line in lines:
+        found = _LINE.fullmatch(line or " ")
+        assert found is not None, line
+        kind, repeated, text = found[1] or " ", int(found[2] or 1), found[3]
+        for _ in range(repeated):
+            word = next(words)
+            if kind in kinds:
+                text_with = text.replace("{w}", word).replace("{c}", subject)
+                for sign, value in (("{n}", "%d"), ("{h}", "%08x")):
+                    while sign in text_with:
+                        number = choice.randrange(1, 999) if sign == "{n}" else choice.randrange(2**28, 2**29)
+                        text_with = text_with.replace(sign, value % number, 1)
+                messages.append(text_with)
+                telling = len(messages) if kind == "!" else telling
+    return messages, telling
+
+
+def _word(number: int) -> str:
+    """A word of letters for each number."""
+    return "".join("bdfgklmnpr"[int(digit)] + "aeiou"[int(digit) % 5] for digit in f"{number:02d}")
+
+
+def summarize(failure: Failure) -> dict[str, Any]:
+    """The service's summary of the run, and in it the numbers of all new lines as ``new_numbers``."""
+    lines = [
+        Line(number, "2026-11-26T18:00:00.000Z", text, "stdout") for number, text in enumerate(failure.messages, 1)
+    ]
+    job = Job(JobRef("wf", "job"), failure.status, last=len(lines))
+
+    def read(
+        job: Job, position: int, *, descending: bool = False, limit: int | None = None, search: Search | None = None
+    ) -> Iterator[Batch]:
+        found = lines[: position - 1][::-1] if descending else lines[position:]
+        yield Batch([*found[:limit]], 0 if descending else len(lines), True)
+
+    hasher, runs = ShapeHasher(), [ShapeSet() for _ in failure.good]
+    for run, messages in zip(runs, failure.good, strict=True):
+        run.add(hasher.hashes(messages))
+    new = NewLines(runs, hasher)
+    scan = SummaryScan(workflow_id="wf", job_id="job", asked_at=0, patience=0, page_bytes=65_536)
+    budgets = PageBudget(), PageBudget()
+    json = read_summary(scan, job, read, budgets, hasher, new, ["good"], SummaryProgress())
+    return {**orjson.loads(json), "new_numbers": [line.sequence_num for line in lines if new.is_new(line)]}
+
+
+def is_on_first_screen(failure: Failure, first: int) -> bool:
+    """Whether the telling line is, if the page opens at number ``first``."""
+    top = max(first - ABOVE, 1)
+    return top <= failure.telling < top + SCREEN
+
+
+def opened_before(failure: Failure, summary: dict[str, Any]) -> int:
+    """Where the page opened before there was a cause: at the first new line of the last hundred, or at the end."""
+    length = len(failure.messages)
+    late = [number for number in summary["new_numbers"] if number > length - 100]
+    return late[0] if late and failure.status is Status.FAILED else length - SCREEN + ABOVE + 1
+
+
+def main() -> None:
+    """Prints the table."""
+    print("| failed run | lines | telling line | cause | kind | its line | on the first screen | before |")
+    print("|---|---|---|---|---|---|---|---|")
+    totals = [0, 0, 0]
+    rows = list(failures())
+    for failure in rows:
+        summary = summarize(failure)
+        cause = summary["cause"]
+        named = cause["line"]["sequence_num"]
+        seen = is_on_first_screen(failure, cause["from"])
+        before = is_on_first_screen(failure, opened_before(failure, summary))
+        for index, each in enumerate((named == failure.telling, seen, before)):
+            totals[index] += each
+        where = f"{cause['from']}-{cause['to']} | {cause['kind']} | {named}"
+        numbers = f"{len(failure.messages)} | {failure.telling}"
+        print(f"| {failure.name} | {numbers} | {where} | {_yes(seen)} | {_yes(before)} |")
+    exact, seen_count, before_count = totals
+    print(f"| {len(rows)} runs | | | | | {exact} right | **{seen_count}** | {before_count} |")
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Says what was probably meant by the id of a job or workflow that was not found."""
+
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import Final
+
+from chronoverse.client.client import Client
+from chronoverse.errors import ChronoverseError
+
+#: Of the newest so many jobs or workflows, so many are named.
+_LISTED: Final = 200
+_NAMED: Final = 3
+
+
+def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
+    """Up to three of ``ids`` that are near ``wanted``, the nearest first, and of equally near ones in their order.
+
+    Near means: half of the longer id is a common beginning and end, or one is a part of the other.
+
+    >>> near_ids("buidl-105", ["test-7", "build-104", "build-105"])
+    ['build-105']
+    """
+    near = [(_nearness(wanted.lower(), each.lower()), each) for each in ids if each != wanted]
+    return [each for nearness, each in sorted(near, key=lambda pair: -pair[0]) if nearness >= 0.5][:_NAMED]
+
+
+def _nearness(one: str, other: str) -> float:
+    """From 0 to 1, in linear time."""
+    begin = _common(one, other)
+    end = _common(one[begin:][::-1], other[begin:][::-1])
+    shorter, longer = sorted((one, other), key=len)
+    is_part = len(shorter) > 2 and shorter in longer
+    return max((begin + end) / max(len(longer), 1), 0.5 * is_part)
+
+
+def _common(one: str, other: str) -> int:
+    """The length of the beginning that both have."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:
+    """A sentence on what was not found, with ids that are near. It asks for those that the token may see.
+
+    It raises nothing: when the service cannot be asked any more, no id is named.
+    """
+    jobs = [] if job_id is None else _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
+    if job_id is not None and jobs:
+        text, near = f"there is no job {job_id} in {workflow_id}", near_ids(job_id, jobs)
+    else:
+        text = f"there is no workflow {workflow_id} that this token may see"
+        near = near_ids(workflow_id, _ids(client, "workflows", "/workflows"))
+    return f"{text}: did you mean {' or '.join(near)}?" if near else text
+
+
+def _ids(client: Client, key: str, route: str, *ids: str) -> list[str]:
+    """The ids on the first page of a list. None at all when it cannot be had."""
+    try:
+        page, _ = client.read(route, *ids, limit=_LISTED)
+    except ChronoverseError:
+        return []
+    return [str(each["id"]) for each in page[key]]

@@ -1,0 +1,37 @@
+"""What was probably meant by an id that was not found."""
+
+import pytest
+
+from chronoverse.client.client import Client
+from chronoverse.client.near import explain_not_found, near_ids
+from tests.support.scripted import ScriptedService, answer, problem
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids", "near"),
+    [
+        ("build-999", ["build-105", "test-1", "build-104"], ["build-105", "build-104"]),
+        ("buidl-105", ["build-104", "build-105"], ["build-105"]),
+        ("Shop-CI", ["shop-ci", "shop-cd"], ["shop-ci", "shop-cd"]),
+        ("105", ["build-105", "build-106"], ["build-105"]),
+        ("nightly", ["build-105", "x"], []),
+        ("a", ["a", "ab", "ac", "ad", "ae"], ["ab", "ac", "ad"]),
+    ],
+)
+def test_near_ids(wanted: str, ids: list[str], near: list[str]) -> None:
+    """The nearest come first, and of those that are equally near the newest."""
+    assert near_ids(wanted, ids) == near
+
+
+def test_a_service_that_does_not_answer_has_no_near_ids() -> None:
+    """The sentence then names what was not found, and nothing else."""
+    with ScriptedService(problem("403 Forbidden", "no")) as service:
+        sentence = explain_not_found(Client(service.url), "wf_1", "job_1")
+    assert sentence == "there is no workflow wf_1 that this token may see"
+
+
+def test_a_job_that_is_not_there() -> None:
+    """The newest jobs of its workflow are near."""
+    with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"}],"cursor":null}')) as service:
+        sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
+    assert sentence == "there is no job build-8 in wf_1: did you mean build-7?"
