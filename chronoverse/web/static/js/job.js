@@ -5,11 +5,12 @@ import { $, notice, announce } from "./dom.js";
 import { Errors, looksLikeError } from "./errors.js";
 import { Find, toggle } from "./find.js";
 import { ended, lines } from "./format.js";
+import { Groups } from "./groups.js";
 import { Log } from "./log.js";
 import { NewLines } from "./new_lines.js";
-import { isGroup, RowMaker } from "./row.js";
+import { RowMaker } from "./row.js";
 import { Ruler } from "./ruler.js";
-import { findOne, Scan } from "./scan.js";
+import { Scan } from "./scan.js";
 import { begin, currentToken, get, Refused } from "./session.js";
 import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
 import { showJob, showLast, showConnection, showTrouble } from "./status.js";
@@ -18,6 +19,9 @@ import { Viewport } from "./viewport.js";
 
 //: Share of the screen that is above a line after a jump to it.
 const JUMP_SHARE = 0.35;
+//: Requests for the groups of a log when it is opened, and when all are to be folded.
+const GROUPS_AT_FIRST = 1;
+const GROUPS_OF_ALL = 25;
 const TIMES = ["none", "clock", "elapsed"];
 //: A failed job opens at its cause, this many lines above it, if the service says so within so many milliseconds.
 const ABOVE_CAUSE = 5;
@@ -30,8 +34,10 @@ const path = `/workflows/${workflow}/jobs/${name}`;
 const maker = new RowMaker();
 maker.marks = (line) => find.marks(line);
 maker.isNew = (number) => newLines.active && [number, ...log.partsOf(number)].some((each) => newLines.has(each));
+maker.took = (number) => groups.known.get(number)?.ms;
 maker.isError = (line) => looksLikeError(line.message);
 const log = new Log(path, changed);
+const groups = new Groups(path);
 const steps = {
   changed: () => (viewport.refresh(), ruler.changed()),
   jump: (number) => jump(number),
@@ -58,6 +64,7 @@ let live = false;
 let status = null;
 let lastSeen = 0;
 let hasReaderActed = false;
+let areGroupsFound = false;
 
 // What is in view.
 
@@ -69,6 +76,7 @@ function changed() {
   errors.logGrew();
   if (filtered && filtered !== find.scan) filtered.resume();
   showNewCount();
+  findGroups();
   ruler.changed();
   viewport.refresh();
 }
@@ -183,10 +191,30 @@ function goToAddress() {
 
 async function fold(number) {
   if (log.isFolded(number)) return log.unfold(number);
-  const criteria = { q: "^(::|##\\[)(end)?group(::|\\])", regex: true };
-  const next = await findOne(path, criteria, number, "asc").catch(() => null);
-  const end = next ? next.sequence_num - (isGroup(next.message) ? 1 : 0) : Infinity;
+  const end = await groups.endOf(log.get(number));
   if (end > number) log.fold(number, end);
+}
+
+/** Folds all groups that can be found, or unfolds all. */
+async function foldAll() {
+  if (log.hasFolds) {
+    log.foldAll([]);
+    return announce("Unfolded all groups");
+  }
+  await groups.find(GROUPS_OF_ALL);
+  log.foldAll([...groups.known].map(([start, { end }]) => [start, end]));
+  return announce(`Folded ${groups.known.size} groups${groups.done ? "" : ` up to line ${groups.position}`}`);
+}
+
+/** When lines with groups were loaded: finds the first groups, and folds those of a completed job that had no error. */
+async function findGroups() {
+  if (!log.hasGroups || areGroupsFound || filtered) return;
+  areGroupsFound = true;
+  $("foldall").hidden = false;
+  await groups.find(GROUPS_AT_FIRST);
+  const good = [...groups.known].filter(([, { isGood }]) => isGood).map(([start, { end }]) => [start, end]);
+  if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.active) log.foldAll(good);
+  else viewport.refresh();
 }
 
 $("log").addEventListener("click", (event) => {
@@ -230,6 +258,7 @@ $("time").addEventListener("click", () => {
   announce(`Times: ${maker.times}`);
   redraw();
 });
+$("foldall").addEventListener("click", foldAll);
 $("help").addEventListener("click", () => $("keys").showModal());
 $("downloads").addEventListener("toggle", () => {
   const shown = filtered === null ? "the log" : filtered === find.scan ? "the matches" : "stderr";
@@ -272,6 +301,7 @@ const KEYS = {
   e: () => errors.step(1),
   E: () => errors.step(-1),
   s: () => $("stderr").click(),
+  z: () => $("foldall").hidden || foldAll(),
   w: () => $("wrap").click(),
   t: () => $("time").click(),
   "?": () => $("help").click(),
@@ -298,7 +328,7 @@ addEventListener("keydown", (event) => {
 // What the service sends.
 
 const events = {
-  log: (line) => log.append(line),
+  log: (line) => (groups.added(line), log.append(line)),
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   redact: ({ from, to }) => {
     announce(`Lines ${from} to ${to} were redacted`);

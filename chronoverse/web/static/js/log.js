@@ -1,5 +1,6 @@
 // The part of a job's log that the page holds: the most recently used windows of lines.
 
+import { markup } from "./markup.js";
 import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
 import { Ranges } from "./ranges.js";
@@ -27,6 +28,9 @@ export class Log {
   #hidden = new Ranges();
   #gaps = [];
   #folds = new Map();
+  #ends = new Set();
+  /** Whether a line that was held has the markup of a group. */
+  hasGroups = false;
   #parts = new Map();
   #missing = [];
   #fetching = new Set();
@@ -232,6 +236,12 @@ export class Log {
     window.lines[slot] = line;
     window.characters += line.message.length;
     this.#characters += line.message.length;
+    const found = markup(line.message);
+    if (found?.of) this.hasGroups = true;
+    // The end of a group has no row. Text after its markup is shown.
+    if (found?.kind !== "end" || line.message.length > found.skip || line.partial || this.#ends.has(number)) return;
+    this.#ends.add(number);
+    this.#hidden.add(number, number);
   }
 
   #known(window, slot) {
@@ -312,6 +322,17 @@ export class Log {
     this.#changed();
   }
 
+  /** Folds these groups, pairs of `start` and `end`, or unfolds all if there are none. */
+  foldAll(groups) {
+    this.#folds = new Map(groups);
+    this.#rehide();
+    this.#changed();
+  }
+
+  get hasFolds() {
+    return this.#folds.size > 0;
+  }
+
   unfold(start) {
     if (this.#folds.delete(start)) this.#rehide();
     this.#changed();
@@ -330,6 +351,7 @@ export class Log {
     this.#hidden.clear();
     for (const gap of this.#gaps) if (gap.to > gap.from) this.#hidden.add(gap.from + 1, gap.to);
     for (const parts of this.#parts.values()) for (const part of parts) this.#hidden.add(part, part);
+    for (const number of this.#ends) this.#hidden.add(number, number);
     for (const [start, end] of this.#folds) this.#hidden.add(start + 1, end);
   }
 }

@@ -2,19 +2,16 @@
 
 import { paint } from "./colour.js";
 import { make } from "./dom.js";
-import { clock, count, elapsed } from "./format.js";
+import { clock, count, elapsed, span } from "./format.js";
+import { markup } from "./markup.js";
 import { segments } from "./text.js";
 
-const GROUP = /^(?:::group::|##\[group\])(.*)$/s;
-const GROUP_END = /^(?:::endgroup::|##\[endgroup\])/;
 const GAP_REASONS = {
   trimmed: "no longer kept",
   missing: "missing from the log",
   lost: "lost",
   malformed: "in no readable form",
 };
-
-export const isGroup = (message) => GROUP.test(message);
 
 /** Makes rows. The page sets the fields, and calls `renew` when a change concerns every row. */
 export class RowMaker {
@@ -28,6 +25,8 @@ export class RowMaker {
   isNew = () => false;
   /** Whether a line is marked as an error. A line's answer never changes. */
   isError = () => false;
+  /** The milliseconds that the group that begins with a line took, or undefined. */
+  took = () => undefined;
   #version = 0;
 
   /** Makes all stamps different, so that every row is made again. */
@@ -40,7 +39,7 @@ export class RowMaker {
     const { number, line, gap, folded } = item;
     const pickedMark = this.picked && number >= this.picked.from && number <= this.picked.to ? "p" : "";
     const shape = line ? `l${line.parts ?? 1}${folded ? "f" : ""}` : gap ? `g${gap.from}-${gap.to}` : "u";
-    return `${this.#version} ${shape}${line && this.isNew(number) ? "n" : ""}${pickedMark}${number === this.current ? "c" : ""}`;
+    return `${this.#version} ${shape}${line ? (this.took(number) ?? "") : ""}${line && this.isNew(number) ? "n" : ""}${pickedMark}${number === this.current ? "c" : ""}`;
   }
 
   element(item) {
@@ -92,11 +91,16 @@ export class RowMaker {
     }
     let message = line.message;
     let marks = this.marks(line);
-    const group = GROUP.exec(message);
-    if (group) {
-      const skipped = message.length - group[1].length;
-      message = group[1] || "group";
-      marks = marks.map(([from, to]) => [from - skipped, to - skipped]).filter(([, to]) => to > 0);
+    const found = markup(message);
+    if (found) {
+      const { kind, skip, where } = found;
+      message = message.slice(skip) || (kind === "group" ? found.name || "group" : "");
+      marks = marks.map(([from, to]) => [from - skip, to - skip]).filter(([, to]) => to > 0);
+      if (kind !== "group") row.classList.add(`ci-${kind}`);
+      if (["error", "warning", "notice"].includes(kind)) row.append(make("span", "kind", kind));
+      if (where) row.append(make("span", "where", where));
+    }
+    if (found?.kind === "group") {
       const fold = make("button", "fold", folded ? "▸" : "▾");
       fold.type = "button";
       fold.tabIndex = -1;
@@ -104,13 +108,13 @@ export class RowMaker {
       fold.setAttribute("aria-label", folded ? "Unfold the group" : "Fold the group");
       row.append(fold);
       row.classList.add("group");
-    } else if (GROUP_END.test(message)) {
-      row.classList.add("endgroup");
     }
     const text = make("span", "m");
     for (const segment of segments(message, marks)) text.append(segmentElement(segment));
     if (line.more) text.append(make("span", "more", " … goes on: save the log to have all of it"));
     row.append(text);
+    const ms = this.took(line.sequence_num);
+    if (found?.kind === "group" && ms >= 0) row.append(make("span", "took", span(ms)));
   }
 }
 

@@ -3,6 +3,7 @@
 import { $, announce, make } from "./dom.js";
 import { ago, count } from "./format.js";
 import { segmentElement } from "./row.js";
+import { markup } from "./markup.js";
 import { get } from "./session.js";
 import { plain, segments } from "./text.js";
 
@@ -34,7 +35,7 @@ function amount({ count: all, first }, noun, skipped) {
 
 function code({ message }) {
   const text = make("code", "");
-  for (const segment of segments(plain(message).trim().slice(0, SHOWN), [])) text.append(segmentElement({ ...segment, link: undefined }));
+  for (const segment of segments(plain(message.slice(markup(message)?.skip ?? 0)).trim().slice(0, SHOWN), [])) text.append(segmentElement({ ...segment, link: undefined }));
   return text;
 }
 

@@ -6,6 +6,8 @@ import { indexed } from "./colour.js";
 const SPECIAL = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/g;
 // ESC sequences: CSI; the strings OSC, DCS, SOS, PM and APC with their end; character sets; and single ones.
 const CSI = /\x1b\[([0-?]*)[ -/]*([@-~])/y;
+// OSC 8: a link, which is a text with a target. Only targets of http and https without special characters are links.
+const TARGET = /^\x1b\]8;[^;]*;(https?:\/\/[^\s<>"'`\\^{|}\x00-\x1f\x7f-\x9f]{1,2000}|)(?:\x07|\x1b\\)$/i;
 const STRING = /\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)/y;
 const SHORT = /\x1b(?:[()*+][0-9A-Za-z]|[=>78cDEHMNOZ])/y;
 const URL_LIKE = /\bhttps?:\/\/[^\s<>"'`\\^{|}]+/gi;
@@ -74,8 +76,9 @@ function runs(message) {
   const found = [];
   let style = PLAIN;
   let at = 0;
+  let target;
   const text = (end) => {
-    if (end > at) found.push({ text: message.slice(at, end), start: at, style });
+    if (end > at) found.push({ text: message.slice(at, end), start: at, style, target });
   };
   for (SPECIAL.lastIndex = 0; ; ) {
     const special = SPECIAL.exec(message);
@@ -86,6 +89,8 @@ function runs(message) {
     const sequence = code === 0x1b && [CSI, STRING, SHORT].map((form) => matchAt(form, message, special.index)).find(Boolean);
     if (sequence) {
       if (sequence[0][1] === "[" && sequence[2] === "m" && !/[<-?]/.test(sequence[1])) style = rendition(style, sequence[1]);
+      const [, address] = sequence[0].startsWith("\x1b]8;") ? (TARGET.exec(sequence[0]) ?? [null, ""]) : [null, null];
+      if (address !== null) target = address && URL.canParse(address) ? address : undefined;
       at = special.index + sequence[0].length;
     } else {
       found.push({ text: symbolFor(code), start: special.index, code, style });
@@ -129,12 +134,12 @@ function balanced(address) {
 export function segments(message, marks) {
   const found = [];
   for (const run of runs(message)) {
-    const { text, start, style, code } = run;
+    const { text, start, style, code, target } = run;
     if (code !== undefined) {
       found.push({ text, style, code, mark: marks.some(([from, to]) => from <= start && start < to) });
       continue;
     }
-    const linked = text.includes("://") ? links(text) : [];
+    const linked = target ? [[0, text.length, target]] : text.includes("://") ? links(text) : [];
     const cuts = new Set([0, text.length]);
     for (const [from, to] of linked) cuts.add(from).add(to);
     for (const [from, to] of marks) {

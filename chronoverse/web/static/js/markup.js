@@ -1,0 +1,50 @@
+// The markup that CI systems put into logs: groups, annotations and commands. Only the beginning of a line is looked at.
+
+// GitHub Actions and Azure Pipelines: ::group::title, ::error file=a.js,line=3::text, ##[error]text, [command]text.
+const COMMAND = /^(?:::(group|endgroup|error|warning|notice|debug)( [^\n]{0,500}?)?::|(?:##)?\[(command)\]|##\[(group|endgroup|error|warning|debug|section)\])/;
+// GitLab: section_start:1560896352:name[collapsed=true], a carriage return, a sequence that clears the line, and the title.
+const SECTION = /^(?:\x1b\[0?K)?section_(start|end):(\d{1,12}):([\w.-]{1,100})(?:\[[^\]\r\n]{0,200}\])?[\r\n]*(?:\x1b\[0?K)?/;
+// Buildkite: --- title, +++ title, ~~~ title. The heads of a diff and the results of go test are none.
+const HEADING = /^(?:---|\+\+\+|~~~) (?=\S)(?![ab]\/|\/dev\/|(?:FAIL|PASS|SKIP|BENCH)\b)(?![^\n]{0,500}\t)/;
+
+/** Lines that begin or end a group, and errors, as an expression of RE2 that finds every such line, and some others. */
+export const MARKERS = "^((::|##\\[)((end)?group|error)|section_(start|end):[0-9]|(---|\\+\\+\\+|~~~) )";
+
+const NONE = null;
+
+/**
+ * What the markup at the beginning of a message says: `{kind, skip, of, name, at, where, ends}`, or null. `kind` is "group",
+ * "end", "error", "warning", "notice", "debug", "command" or "section". The first `skip` characters are not shown. `of` is
+ * the style of a group: "github", "gitlab" or "buildkite". `name` and `at` (ms) are GitLab's, `where` is an annotation's
+ * place, such as "app.js:3". `ends` is the name of a section that ends in the same line.
+ */
+export function markup(message) {
+  const first = message.charCodeAt(0);
+  // : # [ s ESC - + ~
+  if (![0x3a, 0x23, 0x5b, 0x73, 0x1b, 0x2d, 0x2b, 0x7e].includes(first)) return NONE;
+  const command = COMMAND.exec(message);
+  if (command) {
+    const kind = command[1] ?? command[3] ?? command[4];
+    const skip = command[0].length;
+    if (kind === "endgroup") return { kind: "end", skip, of: "github" };
+    if (kind === "group") return { kind, skip, of: "github" };
+    return { kind, skip, where: place(command[2] ?? "") };
+  }
+  const section = SECTION.exec(message);
+  if (section) {
+    const [{ length: skip }, what, seconds, name] = section;
+    const next = what === "end" && SECTION.exec(message.slice(skip));
+    const found = { skip, of: "gitlab", name, at: Number(seconds) * 1000 };
+    if (next && next[1] === "start") return { ...found, kind: "group", skip: skip + next[0].length, name: next[3], at: Number(next[2]) * 1000, ends: name };
+    return { ...found, kind: what === "start" ? "group" : "end" };
+  }
+  return HEADING.test(message) ? { kind: "group", skip: 0, of: "buildkite" } : NONE;
+}
+
+/** The place in the properties of an annotation, such as "app.js:3". Empty if they name no file. */
+function place(properties) {
+  const values = Object.fromEntries(properties.trim().split(",").map((pair) => pair.split("=", 2)));
+  if (!values.file) return "";
+  const file = values.file.replaceAll("%3A", ":").replaceAll("%2C", ",").replaceAll("%25", "%");
+  return values.line ? `${file}:${values.line}` : file;
+}
