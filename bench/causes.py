@@ -111,8 +111,7 @@ def summarize(failure: Failure) -> dict[str, Any]:
         run.add(hasher.hashes(messages))
     new = NewLines(runs, hasher)
     scan = SummaryScan(workflow_id="wf", job_id="job", asked_at=0, patience=0, page_bytes=65_536)
-    budgets = PageBudget(), PageBudget()
-    json = read_summary(scan, job, read, budgets, hasher, new, ["good"], SummaryProgress())
+    json = read_summary(scan, job, read, (PageBudget, PageBudget), hasher, new, ["good"], SummaryProgress())
     return {**orjson.loads(json), "new_numbers": [line.sequence_num for line in lines if new.is_new(line)]}
 
 

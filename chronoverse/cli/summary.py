@@ -40,12 +40,12 @@ def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
     with contextlib.closing(open_client(read_settings(), workflow)) as client:
         found = client.summary(JobRef(workflow, job), max_bytes)
         deadline = time.monotonic() + LOOKING_SECONDS
-        while not found.get("complete", True) and time.monotonic() < deadline:
+        while found.get("complete") is False and time.monotonic() < deadline:
             if sys.stderr.isatty():
                 click.echo(f"\r{looked_at(found)} ", err=True, nl=False)
             found = client.summary(JobRef(workflow, job), max_bytes)
-        if sys.stderr.isatty():
-            click.echo("\r\x1b[K", err=True, nl=False)
+            if found.get("complete") and sys.stderr.isatty():
+                click.echo("\r\x1b[K", err=True, nl=False)
         for text in [json_text(found)] if output == "json" else summary_text(found):
             click.echo(text)
 
@@ -60,35 +60,38 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield f"Open it at lines {cause['from']:,} to {cause['to']:,}. The most telling one:"
             yield _numbered(cause["line"])
         if compared_with is None:
-            yield plain_text("No earlier job has COMPLETED, so nothing is known to be new.")
+            yield "No earlier job has COMPLETED, so nothing is known to be new."
         else:
             jobs = ", ".join(map(str, compared_with))
-            yield plain_text(f"{_how_many(summary, 'new')} new lines, compared with {jobs}:")
+            yield plain_text(f"{_how_many(summary, 'new', 'new lines')}, compared with {jobs}:")
         yield from map(_numbered, summary["new"]["first"])
-        yield plain_text(f"{_how_many(summary, 'errors')} lines that look like errors:")
+        yield plain_text(f"{_how_many(summary, 'errors', 'lines that look like errors')}:")
         yield from map(_numbered, summary["errors"]["first"])
         yield "The last lines:"
         yield from map(_numbered, summary["last"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ChronoverseError("the service sent an unreadable summary") from error
-    if not summary.get("complete", True):
+    if summary.get("complete") is False:
         yield "Not all lines were looked at: the same command goes on from there."
     elif summary.get("truncated"):
         yield "This is not all: more fits with a larger --bytes, and the log has the rest."
 
 
 def looked_at(summary: dict[str, Any]) -> str:
-    """How far an incomplete summary has come."""
-    last = summary["job"]["last_sequence_num"]
-    return f"looked at {last + 1 - summary['scanned_to']:,} of {last:,} lines"
+    """How far an incomplete summary has come. Raises :class:`ChronoverseError`."""
+    try:
+        last = summary["job"]["last_sequence_num"]
+        return f"looked at {last + 1 - summary['scanned_to']:,} of {last:,} lines"
+    except (KeyError, TypeError, ValueError) as error:
+        raise ChronoverseError("the service sent an unreadable summary") from error
 
 
-def _how_many(summary: dict[str, Any], kind: str) -> str:
+def _how_many(summary: dict[str, Any], kind: str, noun: str) -> str:
     """The number of lines of one kind, and while it is not known, how many there are so far."""
     count, first = summary[kind]["count"], summary[kind]["first"]
     if count is not None:
-        return f"{count:,}"
-    return f"{looked_at(summary)}: {sum(line.get('repeated', 1) for line in first) or 'none'} so far:"
+        return f"{count} {noun}"
+    return f"{noun}: {looked_at(summary)}, {sum(line.get('repeated', 1) for line in first) or 'none'} so far"
 
 
 def _numbered(line: dict[str, Any]) -> str:

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
+import orjson
 import pytest
 
+from chronoverse.cli.summary import summary_text
 from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
+from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
@@ -249,6 +253,42 @@ def test_a_summary(cli: Cli, service: Service) -> None:
     summary = json.loads(cli("summary", WORKFLOW, "job_2", "-o", "json", "--bytes", "1100", **settings).stdout)
     assert summary["job"]["id"] == "job_2"
     assert 0 < len(summary["last"]) < 20
+
+
+def test_a_summary_of_a_long_log(cli: Cli) -> None:
+    """The command asks until all lines were looked at. Until then the text has no count."""
+    line = {"sequence_num": 7, "timestamp": "t", "message": "panic: nil map", "stream": "stdout"}
+    job = {"id": "job_1", "workflow_id": "wf_1", "status": "FAILED", "exit_code": 2, "lines": 600_405}
+    part: dict[str, Any] = {
+        "job": {**job, "last_sequence_num": 600_405},
+        "compared_with": ["good"],
+        "new": {"count": None, "first": []},
+        "errors": {"count": None, "first": [line | {"repeated": 5}]},
+        "last": [line],
+        "cause": None,
+        "complete": False,
+        "scanned_to": 402_406,
+        "truncated": True,
+    }
+    text = list(summary_text(part))
+    assert text[1] == "new lines: looked at 198,000 of 600,405 lines, none so far, compared with good:"
+    assert text[2] == "lines that look like errors: looked at 198,000 of 600,405 lines, 5 so far:"
+    assert text[-1] == "Not all lines were looked at: the same command goes on from there."
+    cause = {"from": 7, "to": 9, "line": line, "kind": "error"}
+    none = {"count": 0, "first": []}
+    whole = part | {"complete": True, "scanned_to": 1, "cause": cause, "new": none, "truncated": False}
+    whole["errors"] = {"count": 5, "first": [line]}
+    with ScriptedService(*(answer("200 OK", orjson.dumps(each)) for each in (part, part, whole))) as service:
+        done = cli("summary", "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
+    assert done.stdout.splitlines()[1:] == [
+        "Open it at lines 7 to 9. The most telling one:",
+        "        7  panic: nil map",
+        "0 new lines, compared with good:",
+        "5 lines that look like errors:",
+        "        7  panic: nil map",
+        "The last lines:",
+        "        7  panic: nil map",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,8 @@ class ScanApp:
             others = self._others(job, None)
             runs, compared_with = compare(job, others, is_named=False, shapes=self._run_shapes, budget=budget)
         new_lines = None if runs is None else NewLines(runs, self._hasher)
-        # The comparison may have used up all the time. The errors have as much for themselves.
-        budgets = budget, self._budget(scan, client_is_gone)
+        # The comparison and the new lines may use up all the time. The errors have as much for themselves.
+        budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
         return read_summary(scan, job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress)
 
     def read_new(self, scan: NewLinesScan, client_is_gone: Callable[[], bool] = lambda: False) -> NewLinesPage:
@@ -275,6 +275,9 @@ class ScanApp:
         """The budget of an answer. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""
         if self._clock() - scan.asked_at > scan.patience:
             raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
+        return self._page_budget(scan, client_is_gone)
+
+    def _page_budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         return PageBudget(
             page_bytes=scan.page_bytes, seconds=scan.seconds, client_is_gone=client_is_gone, clock=self._clock
         )

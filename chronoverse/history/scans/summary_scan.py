@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
@@ -83,7 +83,7 @@ def read_summary(
     scan: SummaryScan,
     job: Job,
     read: BatchReader,
-    budgets: tuple[PageBudget, PageBudget],
+    budgets: tuple[Callable[[], PageBudget], Callable[[], PageBudget]],
     hasher: ShapeHasher,
     new_lines: NewLines | None,
     compared_with: Sequence[str] | None,
@@ -91,9 +91,9 @@ def read_summary(
 ) -> bytes:
     """The summary's JSON. Raises what ``read`` raises.
 
-    ``budgets`` bound the time for the new lines and the time for the errors. The next request for the same summary goes
-    on from there. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is None then, too, and
-    when there was no time to read the jobs to compare with.
+    ``budgets`` make what bounds the time for the new lines and for the errors, when it begins. The next request for the
+    same summary goes on from there. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
+    None then, too, and when there was no time to read the jobs to compare with.
     """
 
     def shape_of(message: str) -> int:
@@ -120,10 +120,10 @@ def read_summary(
         new.restore(kept[0])
         errors.restore(kept[1])
     if new_lines is not None:
-        for line, is_match in _lines(job, read, budgets[0], Search(new_lines), new):
+        for line, is_match in _lines(job, read, budgets[0](), Search(new_lines), new):
             if is_match or new_lines.is_new(line):
                 new.add(line)
-    for line, is_match in _lines(job, read, budgets[1], Search(Prefilter(matcher)), errors):
+    for line, is_match in _lines(job, read, budgets[1](), Search(Prefilter(matcher)), errors):
         if looks_like_error(matcher, line.message) if is_match else is_error(line.message):
             errors.add(line)
     progress.put(key, [new.to_json(), errors.to_json()])

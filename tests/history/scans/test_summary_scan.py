@@ -127,3 +127,21 @@ def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
     assert summary["compared_with"] == ["good"]
     assert summary["new"] == {"count": 2, "first": [{**bad[20].to_json(), "repeated": 2}]}
     assert summarize(app, JobRef("wf_1", "good"))["compared_with"] is None
+
+
+def test_the_errors_have_time_of_their_own(store: Store, tmp_path: Path) -> None:
+    """Even when the new lines have used up all of theirs."""
+    for name, status in (("good", Status.COMPLETED), ("bad", Status.FAILED)):
+        attempt = store.open(JobRef("wf_1", name), "token")
+        texts = [f"step {number}" if number % 50 else "fatal" for number in range(1, 3_001)]
+        lines = [Line(number, NOW, text, "stdout") for number, text in enumerate(texts, 1)]
+        store.append(attempt, lines if name == "bad" else lines[:9])
+        store.finish(attempt, status, 0, 0, len(lines) + 1 if name == "bad" else 10)
+        time.sleep(0.002)
+    times = (1000.0 + 0.1 * tick for tick in range(10**6))
+    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: next(times))
+    summary = summarize(app, JobRef("wf_1", "bad"), seconds=1.0, patience=1e9)
+    assert summary["complete"] is False
+    found = [sum(each.get("repeated", 1) for each in summary[kind]["first"]) for kind in ("new", "errors")]
+    assert min(found) > 10
+    assert summary["scanned_to"] < 2_500
