@@ -1,9 +1,8 @@
 """The public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched once for all workers of a node.
 
 A token names its key by ``kid``. Whether an unknown ``kid`` exists is known only after a fetch that began after the
-token came. Until then nobody can tell, and the token is neither accepted nor refused with 401: its request waits for
-the next fetch, and is answered with 503 if that takes too long. Anybody can make up a ``kid``. So fetches have a
-distance, which is the same whoever asks for what: made-up ids cannot delay the fetch that brings a new key.
+token came. So its request waits for the next fetch, and is answered with 503 if that takes too long. Anybody can make
+up a ``kid``. So fetches have a distance, which made-up ids cannot change.
 
 :class:`KeySetFile` shares the keys between workers, and between a node's restarts. :class:`KeySetStore` shares them
 between nodes: a node that fetched none uses what another one has fetched.
@@ -63,11 +62,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
     """What is at ``url``. Redirects are not followed. ``ca_file`` has authorities that are trusted beside the system's.
 
-    Each wait for the issuer is bounded, but their sum is not, since an issuer may send one byte at a time. The caller
-    must bound the time.
-
-    Raises:
-        OSError, ValueError: when there is nothing at ``url``, or too much.
+    The caller must bound the time: each wait is bounded, but an issuer may send one byte at a time. Raises OSError or
+    ValueError when there is nothing at ``url``, or too much.
     """
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
     try:
@@ -84,11 +80,7 @@ def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
 
 
 def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
-    """The signing keys of a key set by their ``kid``.
-
-    Raises:
-        jwt.PyJWTError, ValueError, TypeError: when ``document`` is no key set.
-    """
+    """The signing keys of a key set by their ``kid``. Raises jwt.PyJWTError, ValueError or TypeError."""
     found = orjson.loads(document)
     if not isinstance(found, dict):
         raise ValueError("the issuer's key set is not a JSON object")
@@ -104,11 +96,10 @@ class KeySetStore(Protocol):
 
 
 class PublishedKeys:
-    """The keys at ``url``, shared by all threads or greenlets of a process, and by all processes with ``directory``.
+    """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
 
-    With a ``store`` they are shared with other nodes, too. What this node fetches itself always comes first.
-    ``fetch`` fetches a key set and must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
-    Raises :class:`chronoverse.errors.SettingsError` when the directory cannot be written.
+    ``fetch`` must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises
+    :class:`chronoverse.errors.SettingsError` when the directory cannot be written.
     """
 
     def __init__(
@@ -160,8 +151,7 @@ class PublishedKeys:
     def get(self, kid: object) -> jwt.PyJWK:
         """The key with the id ``kid``, or the only key if ``kid`` is None.
 
-        Raises :class:`Unauthorized` when there is no such key, and :class:`SigningKeysUnavailable` when nobody can tell
-        at the moment.
+        Raises :class:`Unauthorized`, and :class:`SigningKeysUnavailable` when nobody can tell at the moment.
         """
         self._load()
         asked_at = self._clock()
@@ -225,10 +215,7 @@ class PublishedKeys:
             self.waiting -= 1
 
     def _fetch_if_older(self, seconds: float) -> bool:
-        """Fetches the keys if the last fetch began ``seconds`` ago, and if no other worker fetches them now.
-
-        Returns whether it did.
-        """
+        """Fetches the keys if they are older than ``seconds``, and no other worker fetches them. Returns whether it did."""
         if not self._is_older(seconds):
             return False
         with contextlib.ExitStack() as stack:

@@ -58,10 +58,7 @@ def key_set_name(url: str) -> str:
 
 
 class KeySetFile:
-    """The file for the keys at ``url``, in ``directory``.
-
-    Raises :class:`SettingsError` when the directory cannot be written.
-    """
+    """The file for the keys at ``url``, in ``directory``. Raises :class:`SettingsError` when that cannot be written."""
 
     def __init__(self, directory: Path, url: str) -> None:
         name = f"jwks-{key_set_name(url)}"
@@ -77,10 +74,7 @@ class KeySetFile:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
-        """Holds the lock, and yields True. Yields False at once if another process or thread holds it.
-
-        The lock of a process that dies is free again. Raises OSError when the file cannot be opened.
-        """
+        """Holds the lock, and yields True. Yields False at once if somebody else holds it. Raises OSError."""
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:
@@ -93,10 +87,7 @@ class KeySetFile:
             os.close(descriptor)
 
     def read_if_changed(self) -> FetchRecord | None:
-        """The record, if somebody else has written one since the last call. Otherwise None.
-
-        A file that is damaged, or not ours alone, counts as no file.
-        """
+        """The record, if it has changed since the last call, and the file is whole and ours alone. Otherwise None."""
         try:
             status = os.stat(self._path, follow_symlinks=False)
         except OSError:

@@ -17,8 +17,7 @@ def secret_path(data_dir: Path) -> Path:
 def local_secret(data_dir: Path) -> bytes:
     """The secret in ``data_dir``. The first process that needs it makes it; several may try at the same time.
 
-    Raises :class:`SettingsError` when the file cannot be read or written, when others can read it, or when it is too
-    short for a secret.
+    Raises :class:`SettingsError` when the file cannot be used, when others can read it, or when it is too short.
     """
     path = secret_path(data_dir)
     try:

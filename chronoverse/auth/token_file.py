@@ -11,11 +11,9 @@ _READ_BYTES: Final = 16_384
 
 
 def read_token_file(path: Path) -> str:
-    """The token in the file as it is now, without blanks and newlines around it.
+    """The token in the file, read for each request: that takes 20 µs, and a renewed token counts at once.
 
-    It is read for each request: that takes some 20 µs, and a renewed token counts at once.
-
-    Raises: :class:`StaleToken` when the file cannot be read, or has no token. The message has nothing of its content.
+    Raises :class:`StaleToken` when the file cannot be read, or has no token. The message has nothing of its content.
     """
     try:
         with path.open("rb") as file:

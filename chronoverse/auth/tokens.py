@@ -72,10 +72,7 @@ class Key(NamedTuple):
 
 
 class _PreparedHmac(HMACAlgorithm):
-    """HMAC without the library's check of the key, which is done once, when the key is read.
-
-    That check took four times as long as the signature.
-    """
+    """HMAC without the library's check of the key, which took four times as long. It is done when the key is read."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
         assert isinstance(key, bytes)
@@ -138,8 +135,7 @@ class Verifier:
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
 
-        Raises :class:`Unauthorized`, and with published keys also
-        :class:`chronoverse.errors.SigningKeysUnavailable`.
+        Raises :class:`Unauthorized`, and with published keys :class:`chronoverse.errors.SigningKeysUnavailable`.
         """
         if authorization is None:
             raise Unauthorized("a bearer token is needed")
@@ -276,10 +272,7 @@ def _public_key(material: object) -> Key:
 
 
 def signing_secret(settings: Settings) -> bytes:
-    """The HS256 key that signs and checks tokens.
-
-    Raises :class:`SettingsError` when ``settings`` name another kind of key, or none.
-    """
+    """The HS256 key of ``settings``. Raises :class:`SettingsError` when they name another kind of key, or none."""
     if settings.jwt_secret is not None:
         return settings.jwt_secret
     if settings.has_local_secret:

@@ -56,10 +56,9 @@ _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application of one worker.
+    """The WSGI application of one worker. ``settings`` default to the environment's. Connections are opened later.
 
-    ``settings`` default to the environment's. Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded
-    server of the data directory. Connections are opened later.
+    Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded server of the data directory.
     """
     return build_app(build_dependencies(settings or Settings.from_env()))
 
@@ -156,9 +155,8 @@ def build_app(deps: Dependencies) -> Flask:
 def _refuse_odd_requests() -> None:
     """Answers 400 when the request has no valid host, and 404 when its path has a doubled slash or an escaped one.
 
-    Only HTTP/1.0 may leave the host out (RFC 9112 section 3.2). gunicorn refuses two of them, and checks nothing else.
-    It has already unescaped ``PATH_INFO``, so this looks at the target as it was sent, too. The target may be in its
-    absolute form: ``GET http://h//x`` (RFC 9112 section 3.2.2).
+    Only HTTP/1.0 may leave the host out (RFC 9112 section 3.2). gunicorn has already unescaped ``PATH_INFO``, so this
+    looks at the target as it was sent, too. That may be in its absolute form: ``GET http://h//x`` (section 3.2.2).
     """
     environ = request.environ
     host = environ.get("HTTP_HOST")

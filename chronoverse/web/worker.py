@@ -133,10 +133,9 @@ class Worker(GeventWorker):
         sock.end_request(pipelined=req.unreader.buf.getbuffer().nbytes > 0)
 
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
-        """Waits until the request may begin. The addresses of clients come in turn, and probes need not wait.
+        """Waits until the request may begin, before Flask has any work with it. Raises :class:`AtCapacity`.
 
-        This is done before Flask has any work with the request. New viewers have a lock of their own, which the route
-        takes (``Turns.viewer``). Raises :class:`AtCapacity`.
+        Addresses of clients come in turn. Probes need not wait, and new viewers wait in their route (``Turns.viewer``).
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         # Load balancers and supervisors request the first two paths. These requests do not wait for others.
@@ -146,9 +145,8 @@ class Worker(GeventWorker):
                 pass
 
     def _discard_body(self, body: Any) -> None:
-        """Reads the rest of a request's body, which may take as long as a head.
-
-        Raises StopIteration, which ends the connection, when the body has not come by then.
+        """Reads the rest of a request's body, for as long as a head may take. Else raises StopIteration, which ends the
+        connection.
         """
         try:
             with gevent.Timeout(self.cfg.keepalive, TimeoutError()):
@@ -171,8 +169,7 @@ class Worker(GeventWorker):
     def run(self) -> None:
         """Serves until the master ends the worker, and then until all streams have ended or their time is over.
 
-        gunicorn's own loop would accept connections for up to another second. It could only refuse them then, while new
-        workers wait at the same sockets.
+        gunicorn's own loop would accept connections for up to another second, only to refuse them.
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         self._connections = Connections(self.worker_connections, deps.turns.request)

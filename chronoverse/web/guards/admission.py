@@ -27,11 +27,7 @@ def retry_ms() -> int:
 
 
 class StreamTicket:
-    """One stream: who asks for it, and since when.
-
-    ``subject`` is its token's. ``since`` is on the monotonic clock, in seconds. ``viewer`` is None until it is opened,
-    and stays None for a download.
-    """
+    """One stream: whose it is, and since when (monotonic seconds). ``viewer`` stays None for a download."""
 
     __slots__ = ("address", "request_id", "since", "span", "subject", "viewer")
 
@@ -104,8 +100,7 @@ class AdmissionControl:
     def drain(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
         """Ends all streams within ``seconds``, evenly spread. Each client is given its own time to connect again.
 
-        No stream is admitted any more, except for :data:`LATE_ACCEPT_SECONDS`. Returns when no stream is left. Clients
-        that read slowly may delay that.
+        Streams are only admitted for :data:`LATE_ACCEPT_SECONDS` more. Returns when none is left.
         """
         start = self._draining_since = self._clock()
         metrics.WORKERS_DRAINING.set(1)

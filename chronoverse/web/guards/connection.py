@@ -34,10 +34,9 @@ SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Milliseconds for which sent data may stay unacknowledged. The kernel drops a half-open connection after that, and not
 #: after 20 minutes.
 USER_TIMEOUT_MS: Final = 20_000
-#: Bytes that are read until a request's head is complete. The head may have 32 KiB, as the answer 431 says; the other
-#: 8 KiB are for the start of the body, which the last read of 8 KiB may bring along. gunicorn searches the whole head
-#: again after each read. For 32 KiB that takes 1 ms. For the 800 KiB that gunicorn's own limits allow it takes 180 ms,
-#: in which no other greenlet runs.
+#: Bytes that are read until a request's head is complete: 32 KiB, as the answer 431 says, and 8 KiB for the start of
+#: the body, which the last read may bring along. gunicorn searches the whole head again after each read: for 32 KiB that
+#: takes 1 ms, for the 800 KiB that gunicorn's own limits allow 180 ms.
 HEAD_BYTES: Final = 40 * 2**10
 #: The value of SO_LINGER with which closing resets the connection, and discards what was not sent.
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -68,8 +67,7 @@ class Connections:
     """A worker's connections, but for those whose sockets event streams have taken over.
 
     They are ordered by their last progress: a request came, or a part of an answer was taken. When there are more than
-    ``limit``, those that wait for their clients are closed. ``request_lock`` is taken to read on in a request's head
-    that is longer than one read.
+    ``limit``, those that wait for their clients are closed. Reading on in a long head takes ``request_lock``.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -99,10 +97,7 @@ class Connections:
             self.make_room(min(len(self._all) - self._limit, may_close, 50))
 
     def make_room(self, count: int = 1) -> bool:
-        """Closes up to ``count`` connections that wait for their clients, those first that have waited longest.
-
-        A connection that made progress less than :data:`MIN_IDLE_SECONDS` ago stays. Returns whether one was closed.
-        """
+        """Closes up to ``count`` connections that have waited longest for clients. Returns whether it closed one."""
         until = time.monotonic() - MIN_IDLE_SECONDS
         old = takewhile(lambda each: each.progress_at <= until, self._all)
         closable = list(islice((each for each in old if each.may_be_closed()), count))
@@ -158,10 +153,7 @@ class Connection(gevent.socket.socket):
         self._record_progress()
 
     def begin_long_answer(self, limits: SendLimits, until: float = math.inf) -> None:
-        """The answer is a download or an event stream. It has ``limits`` of its own, and is not closed to make room.
-
-        It is cut off at the monotonic time ``until``.
-        """
+        """The answer is a download or an event stream. It is not closed to make room, and is cut off at ``until``."""
         self._limits, self._seconds_left, self._until = limits, limits.seconds, until
         if limits.stall_seconds * 1000 > USER_TIMEOUT_MS:
             # For the kernel, a client that takes nothing is one that acknowledges nothing.
@@ -192,10 +184,8 @@ class Connection(gevent.socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Sends all of ``data``.
 
-        Raises:
-            ConnectionResetError: when the client took nothing for too long, when the whole answer took too long, or
-                when ``until`` has come. The connection was cut.
-            OSError: as any socket does.
+        Raises ConnectionResetError when the connection was cut: the client took nothing for too long, the whole answer
+        took too long, or its time is over. Raises OSError as any socket does.
         """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
@@ -237,10 +227,7 @@ class Connection(gevent.socket.socket):
         return len(data)
 
     def cut(self, why: str) -> ConnectionResetError:
-        """Resets the connection at once, and discards what the client has not taken. Returns the error to raise.
-
-        A greenlet that waits for the connection gets an error.
-        """
+        """Resets the connection at once, and discards what the client has not taken. Returns the error to raise."""
         metrics.CONNECTIONS_CUT.labels(why).inc()
         if self.connections:
             self.connections.remove(self)
@@ -279,10 +266,7 @@ def set_socket_options(sock: Any) -> None:
 def begin_long_answer(
     environ: dict[str, Any], limits: SendLimits = _EVENTS_LIMITS, until: float = math.inf
 ) -> socket.socket | None:
-    """Calls :meth:`Connection.begin_long_answer` of the request's socket, and returns the socket.
-
-    Returns None, and does nothing, where the server is not gunicorn with gevent.
-    """
+    """Calls that of the request's socket, and returns the socket. None where the server is not gunicorn with gevent."""
     sock: Any = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
         sock.begin_long_answer(limits, until)
@@ -304,10 +288,7 @@ def stop_receiving(sock: socket.socket) -> None:
 
 
 def finish_sending(sock: Any) -> None:
-    """Closes the sending side, and discards what was not read, such as a further request.
-
-    If something stayed unread, closing would reset the connection, and the client would lose what it has not read yet.
-    """
+    """Closes the sending side, and discards what was not read. Otherwise closing would reset the connection."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)
@@ -321,11 +302,10 @@ def is_unresponsive(error: OSError) -> bool:
 
 
 def on_hangup(sock: Any, callback: Callable[[str], None]) -> Callable[[], None]:
-    """Calls ``callback`` once when the peer closes. Returns a function that ends the watch.
+    """Calls ``callback`` once when the peer closes, in a greenlet of its own. Returns a function that ends the watch.
 
-    Without it, a closed peer would be noticed two heartbeats later. The argument is ``left``, or ``slow`` when the
-    kernel gave up a peer that took nothing for :data:`USER_TIMEOUT_MS`. The callback runs in a greenlet of its own. The
-    hub's greenlet must not wait, not even for a lock.
+    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for :data:`USER_TIMEOUT_MS`.
+    Without it, a closed peer would be noticed two heartbeats later.
     """
     return _HangupWatch(sock, callback).close
 
@@ -378,10 +358,7 @@ def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
 
 
 def _peek(sock: Any) -> bytes:
-    """The next byte that the client has sent, without reading it. Empty when the client has closed its side.
-
-    Raises BlockingIOError when there is none yet.
-    """
+    """The next byte, without reading it. Empty when the client has closed its side. Raises BlockingIOError."""
     with _raw_socket(sock) as raw:
         return raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 

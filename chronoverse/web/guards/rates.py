@@ -94,10 +94,9 @@ class TokenBuckets:
 
 
 class ReplayThrottle:
-    """A token bucket for what all replays of a worker write. Each replay calls it with the bytes that it has written.
+    """A token bucket for what all replays of a worker write, at ``rate`` bytes a second.
 
-    ``rate`` is in bytes a second. ``clock`` is monotonic, in seconds. ``sleep`` pauses the replay that calls for so
-    many seconds. ``current_replay`` returns an object that identifies it.
+    Each replay calls it with the bytes that it has written. ``current_replay`` identifies the one that calls.
     """
 
     def __init__(

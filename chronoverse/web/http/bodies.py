@@ -149,9 +149,8 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
 class _TimedBodyStream:
     """The bytes of a request's body as they arrive.
 
-    A read raises 408 when the next :data:`READ_BYTES` take longer than ``read_seconds``, or the whole body takes longer
-    than ``receive_seconds``. Then nothing more is read from the connection. A read raises 400 when the body ends too
-    early.
+    A read raises 408 when they come too slowly; then nothing more is read from the connection. It raises 400 when the
+    body ends too early.
     """
 
     def __init__(self, request: Request, read_seconds: float, receive_seconds: float) -> None:
@@ -221,8 +220,7 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
 def _check_structure(body: bytearray) -> None:
     """Raises 400 when parsing ``body`` would make too many values.
 
-    This goes through the body slice by slice and lets others run in between. It first removes escapes as a parser reads
-    them, from left to right. Every quotation mark that is left begins or ends a string.
+    Escapes are removed as a parser reads them. Every quotation mark that is left begins or ends a string.
     """
     time_slice = TimeSlice()
     found, in_string, escape = 0, 0, b""

@@ -14,10 +14,7 @@ CACHE_SIZE: Final = 1024
 
 
 def join_forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
-    """The values of all X-Forwarded-For headers, joined as WSGI does it. Names in ``headers`` are in capitals.
-
-    What the last proxy wrote comes last. Some proxies add a second header instead of appending to the client's.
-    """
+    """The values of all X-Forwarded-For headers, joined as WSGI does it. Names in ``headers`` are in capitals."""
     return ",".join(value for name, value in headers if name == "X-FORWARDED-FOR")
 
 
@@ -42,10 +39,9 @@ class TrustedProxies:
     def client(self, peer: str, forwarded_for: str | None) -> str:
         """The client's address. For IPv6 it is the client's network.
 
-        ``peer`` is the address of the connection's other end. It is empty on a unix socket, which is always trusted.
-        ``forwarded_for`` are the values of all X-Forwarded-For headers, joined by commas. If the peer is trusted,
-        the client is the last address in there that is no trusted proxy: what comes before it, the client may have made
-        up.
+        ``peer`` is the connection's other end. It is empty on a unix socket, which is always trusted. If it is trusted,
+        the client is the last address of ``forwarded_for`` that is no trusted proxy: what comes before, the client may
+        have made up.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

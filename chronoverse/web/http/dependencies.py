@@ -87,16 +87,15 @@ class Dependencies:
     def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
         """Requires a token for every route of ``blueprint``: for the workflow in its path, if any, and with ``scope``.
 
-        Without ``scope`` it is the one for the request's method. A workflow that the token may not see is answered like
-        one that does not exist. A query parameter that is given twice is refused with 400.
+        Without ``scope`` it is the one for the request's method.
         """
-
         blueprint.before_request(partial(self.check_request, scope))
 
     def check_request(self, scope: str | None = None) -> Response | None:
         """Checks the current request as :meth:`guard` describes. Returns an answer that refuses it, or None.
 
-        Raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
+        A workflow that the token may not see is answered like one that does not exist. Raises :class:`Unauthorized`,
+        :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
         """
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())

@@ -23,10 +23,7 @@ PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
-    """A cursor for ``position`` in ``listing``.
-
-    Both are JSON scalars; ``listing`` is all that the cursor is bound to.
-    """
+    """A cursor for ``position`` in ``listing``, which is all that it is bound to. Both are JSON scalars."""
     return base64.urlsafe_b64encode(orjson.dumps([*listing, *position])).rstrip(b"=").decode()
 
 

@@ -1,8 +1,7 @@
 """Makes one OpenTelemetry span for each request, if the settings ask for traces. A stream's span ends with the stream.
 
 The SDK reads from its own ``OTEL_…`` variables where spans are sent, which are sampled, and what the service is called.
-OpenTelemetry is imported only here, and only if the settings ask for traces. Texts of a client are recorded without
-anything that looks like a token.
+Texts of a client are recorded without anything that looks like a token.
 """
 
 import re

@@ -1,10 +1,8 @@
 """``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
-Every refusal is decided before the first byte is sent, because the status cannot be changed afterwards. So a client
-that does not get 200 learns why from a problem document.
-
-After a restart or a failover many viewers come back at once. So this view is a plain Flask view: flask-smorest, which
-all other routes use, would be most of the cost of opening a stream. It only describes the view (:func:`describe`).
+Every refusal is decided before the first byte is sent, because the status cannot be changed afterwards. After a restart
+many viewers come back at once. So this is a plain Flask view: flask-smorest, which all other routes use, would be most
+of the cost of opening a stream. It only describes the view (:func:`describe`).
 """
 
 from collections.abc import Callable, Mapping
@@ -161,10 +159,9 @@ def start_offset(
 
 
 def _start_of_filtered_tail(deps: Dependencies, job: Job, tail: int, line_filter: LineFilter) -> int:
-    """The number before the last ``tail`` lines that pass ``line_filter``.
+    """The number before the last ``tail`` lines that pass ``line_filter``, or before those found in a page's time.
 
-    When the time for a page is over before all of them are found, it is the number before those that were found. Raises
-    as :func:`chronoverse.web.http.log_pages.scan_page` does.
+    Raises as :func:`chronoverse.web.http.log_pages.scan_page` does.
     """
     filters = line_filter._asdict()
     page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, **filters)
@@ -174,11 +171,9 @@ def _start_of_filtered_tail(deps: Dependencies, job: Job, tail: int, line_filter
 
 
 class EventStream(Response):
-    """A viewer's response.
+    """A viewer's response. Where a :class:`StreamWriter` can take over the socket, it does.
 
-    Where a :class:`StreamWriter` can take over the socket, it does. Otherwise gunicorn asks for the viewer's chunks.
-    ``headers`` only has the content type and what hooks have added: werkzeug's checks of each header cost more than
-    writing it.
+    ``headers`` only has the content type and what hooks have added: werkzeug's checks cost more than writing them.
     """
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:

@@ -142,8 +142,7 @@ def _read_further_lines(viewer: Viewer, wait: Wait, clock: Callable[[], float]) 
 def _known_job(deps: Dependencies, ref: JobRef, viewer: Viewer, cursor: int) -> Job | None:
     """The job as the tail knows it, if its log has line ``cursor``. Its status is some seconds old at most.
 
-    When a job ends, all who wait for it are answered at once. A read of the store for each was too much: with 2,000
-    of them, half were answered with 503.
+    When a job ends, all who wait for it are answered at once. With a read of the store for each, half of 2,000 got 503.
     """
     job = deps.tail.known_job(ref)
     if job is None and viewer.feed and viewer.feed.job and viewer.feed.job.end:

@@ -1,7 +1,6 @@
 """Hands the same frames to all viewers of one feed and one filter that have caught up, in one pass.
 
-In a pass a viewer costs one ``send``, and nothing of the viewer itself is touched. With thousands of viewers that
-matters: fetching each viewer's own state from memory for each line would cost as much again.
+In a pass a viewer costs one ``send``. Fetching its own state from memory for each line would cost as much again.
 """
 
 from collections.abc import Callable
@@ -47,8 +46,7 @@ class BroadcastGroup:
     ``feed.groups``, by its ``key``, and of ``feed.waiters``, and they are not. ``encode`` makes of frames what its
     members take: a chunk for their sockets, or the frames themselves.
 
-    All code here runs on one gevent hub. Other greenlets only run in between where the feed or its filter budget lets
-    them.
+    Other greenlets only run in between where the feed or its filter budget lets them.
     """
 
     def __init__(
@@ -83,8 +81,8 @@ class BroadcastGroup:
     def join(self, member: GroupMember) -> bool:
         """Adds a member whose viewer is where the group is. Returns whether it was added.
 
-        It is not added when its viewer is elsewhere, when the group is writing, or when the feed has closed. If the
-        viewer is ahead of the group, the group is written to first.
+        It is not when the group is writing, or when the feed has closed. If the viewer is ahead of the group, the group
+        is written to first.
         """
         viewer, feed = member.viewer, self._feed
         position = viewer.ring_position
@@ -126,10 +124,9 @@ class BroadcastGroup:
                 self._feed.waiters.discard(self)
 
     def leave(self, member: GroupMember) -> bool:
-        """Removes a member at once and returns True, unless the group is writing.
+        """Removes a member at once and returns True. While the group is writing, returns False, and does it afterwards.
 
-        While it is writing, the member may or may not have got the newest frames. So False is returned, and the member
-        is removed and woken after the pass.
+        In between, nobody knows whether the member has the newest frames.
         """
         if self._is_writing:
             self._leaving.append(member)

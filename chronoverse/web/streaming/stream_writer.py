@@ -1,18 +1,7 @@
-"""Decides who writes to a viewer's socket. No other module does.
+"""Decides who writes to a viewer's socket. No other module does. The package's docstring has the two states.
 
-A viewer's :class:`StreamWriter` is in one of two states:
-
-caught up
-    All that the viewer has to say is written. New frames are written as soon as they come, without waiting, by
-    whoever wakes the viewer, which is the tail. Where a feed has many caught-up viewers, they are in its
-    :class:`chronoverse.web.streaming.broadcast.BroadcastGroup`, which writes to all of them in one pass.
-behind
-    There is more to write, and somebody has to wait for it. When the socket is full, the worker's
-    :class:`chronoverse.web.streaming.write_scheduler.WriteScheduler` writes as the socket has room. A replay waits
-    for the store, and the end of a stream for the last bytes to go out: these have a greenlet of their own.
-
-:meth:`StreamWriter.fall_behind` leads from the first state to the second. A writer has caught up again when the viewer
-has nothing more to say; then :meth:`StreamWriters.join_group` puts it into the group.
+:meth:`StreamWriter.fall_behind` leads from *caught up* to *behind*. A writer has caught up again when the viewer has
+nothing more to say. Then :meth:`StreamWriters.join_group` puts it into the group.
 """
 
 import _socket
@@ -67,10 +56,7 @@ class Chunker:
 
 
 class StreamWriter:
-    """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed.
-
-    All code here runs on one gevent hub. So no other greenlet runs between two statements, unless the first one waits.
-    """
+    """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed."""
 
     __slots__ = (
         "_closed", "_greenlet", "_peer_left", "_pending_write", "_socket", "_unsent", "_unwatch", "_woken", "_writers",
@@ -153,10 +139,9 @@ class StreamWriter:
             self.fall_behind(unsent)
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """Writes ``first`` and the viewer's next frames, with one ``send``.
+        """Writes ``first`` and the viewer's next frames. Returns what the socket had no room for.
 
-        Returns what the socket had no room for. It is empty when all was written and there is more to say, and None
-        when the viewer has caught up.
+        It is empty when all was written and there is more to say, and None when the viewer has caught up.
         """
         viewer = self.viewer
         frames = viewer.try_next()
@@ -318,10 +303,7 @@ class StreamWriters:
         head: bytes,
         make_writer: Callable[..., StreamWriter] = StreamWriter,
     ) -> None:
-        """Writes ``head`` to ``sock``, and from now on all that ``viewer`` says. Calls ``closed`` at the end.
-
-        ``make_writer`` is called as :class:`StreamWriter`.
-        """
+        """Writes ``head`` to ``sock``, and from now on all that ``viewer`` says. Calls ``closed`` at the end."""
         self.open_count += 1
         make_writer(viewer, sock, self, closed).start(head)
 
