@@ -215,7 +215,7 @@ class PublishedKeys:
             self.waiting -= 1
 
     def _fetch_if_older(self, seconds: float) -> bool:
-        """Fetches the keys if they are older than ``seconds``, and no other worker fetches them. Returns whether it did."""
+        """Fetches the keys if they are older than ``seconds``, and no other worker does. Returns whether it did."""
         if not self._is_older(seconds):
             return False
         with contextlib.ExitStack() as stack:

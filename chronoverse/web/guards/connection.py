@@ -35,8 +35,8 @@ SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: after 20 minutes.
 USER_TIMEOUT_MS: Final = 20_000
 #: Bytes that are read until a request's head is complete: 32 KiB, as the answer 431 says, and 8 KiB for the start of
-#: the body, which the last read may bring along. gunicorn searches the whole head again after each read: for 32 KiB that
-#: takes 1 ms, for the 800 KiB that gunicorn's own limits allow 180 ms.
+#: the body, which the last read may bring along. gunicorn searches the whole head again after each read. For 32 KiB it
+#: takes 1 ms, for the 800 KiB of gunicorn's own limits 180 ms.
 HEAD_BYTES: Final = 40 * 2**10
 #: The value of SO_LINGER with which closing resets the connection, and discards what was not sent.
 _RESET: Final = struct.pack("ii", 1, 0)

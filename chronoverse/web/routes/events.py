@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, request
+from gunicorn.workers.base_async import ALREADY_HANDLED
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import abort
 from werkzeug.datastructures import Headers
@@ -25,7 +26,7 @@ from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.log_pages import scan_page
 from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
-from chronoverse.web.streaming.opening import CONTENT_TYPE, detach, open_viewer, stream_headers
+from chronoverse.web.streaming.opening import CONTENT_TYPE, open_viewer, response_head, stream_headers
 
 #: The view in the OpenAPI document.
 _OPERATION: Final[dict[str, Any]] = {
@@ -186,8 +187,15 @@ class EventStream(Response):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         sock = begin_long_answer(environ)
         if self._deps.stream_writers.can_take_over(environ):
-            fields = [*self._headers.items(), *self.headers]
-            return detach(self._deps, self._viewer, self._on_end, sock, fields)
+            writers, viewer = self._deps.stream_writers, self._viewer
+            try:
+                head = response_head([*self._headers.items(), *self.headers], self._deps.wall_clock())
+                frames = viewer.next()
+                writers.take_over(viewer, sock, self._on_end, head + writers.chunk(frames) if frames else head)
+            except BaseException:
+                self._on_end()
+                raise
+            return ALREADY_HANDLED
         self.headers = Headers([*self._headers.items(), *self.headers])
         unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
 

@@ -23,7 +23,7 @@ from chronoverse.web.http.problems import problem, problem_for
 from chronoverse.web.http.schemas import Blueprint, WaitQuery, WaitSchema
 from chronoverse.web.routes.events import line_filter_of
 from chronoverse.web.streaming.opening import fixed_headers, open_viewer
-from chronoverse.web.streaming.wait_writer import WaitWriter
+from chronoverse.web.streaming.stream_writer import WaitWriter
 
 #: Seconds for which a wait looks at what is there already, also when its client does not want to wait at all. After the
 #: first line it looks as long for further ones.

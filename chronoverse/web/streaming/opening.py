@@ -1,4 +1,4 @@
-"""Opens event streams: headers, viewer, counting and logging, and the handing over of the socket."""
+"""Opens event streams: headers, viewer, counting and logging."""
 
 import logging
 import random
@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 from gunicorn import SERVER
-from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from chronoverse import metrics
 from chronoverse.joblog.values import Job, JobRef
@@ -64,28 +63,6 @@ def open_viewer(
     if ticket.span:
         ticket.span.stream_opened(ticket.request_id, ref.workflow_id, ref.job_id, request.after)
     return viewer, partial(_close_viewer, deps, ticket, viewer)
-
-
-def detach(
-    deps: Dependencies,
-    viewer: Viewer,
-    on_end: Callable[[], None],
-    sock: Any,
-    headers: Iterable[tuple[str, str]],
-) -> object:
-    """Hands ``sock`` to a :class:`StreamWriter`, which writes the response's head and all that ``viewer`` says.
-
-    Returns what tells gunicorn that the socket was taken over. Calls ``on_end`` when the stream has ended, or when it
-    cannot begin. Then it also raises, ValueError for a header that is not allowed.
-    """
-    try:
-        head, frames = response_head(headers, deps.wall_clock()), viewer.next()
-        writers = deps.stream_writers
-        writers.take_over(viewer, sock, on_end, head + writers.chunk(frames) if frames else head)
-    except BaseException:
-        on_end()
-        raise
-    return ALREADY_HANDLED
 
 
 def response_head(headers: Iterable[tuple[str, str]], now: float) -> bytes:
