@@ -81,8 +81,7 @@ def run(
     settings = read_settings()
     server = meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
-    if job is None:
-        print_message(f"job {ref.job_id} of workflow {ref.workflow_id}")
+    base = server or settings.service_url
     room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
     open_seconds = runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS
     limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, open_seconds, deliver_timeout)
@@ -97,6 +96,10 @@ def run(
             require_log=require_log,
             retry=retry,
             service_url=server,
+            page=lambda job: (
+                f"job {job.job_id} of workflow {job.workflow_id} is at "
+                f"{base}/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
+            ),
         )
 
 
@@ -123,14 +126,18 @@ def deliver(
         _print_spool(file, raw)
         return 0
     from chronoverse.runner.resend import resend_spool
+    from chronoverse.runner.tee import Tee, open_standard
 
     settings = read_settings()
     server = meant_service(settings, server)
+    err = Tee(open_standard(2), os.isatty(2))
     with contextlib.ExitStack() as stack:
+        stack.callback(err.clear_status)
         done = resend_spool(
             file,
             partial(_open_log_writer, settings, server, stack),
-            print_message,
+            err.say,
+            show=err.show_status if os.isatty(2) else lambda text: None,
             comparer_for=partial(_line_comparer, settings),
             job_id=job,
             retry=retry,

@@ -162,6 +162,11 @@ class Publisher:
         return AttemptNumbering(attempt, self._base) if attempt else None
 
     @property
+    def is_unreached(self) -> bool:
+        """Whether the store has failed to answer, and has never opened the job nor put it off."""
+        return self.numbering is None and not isinstance(self._last_error, TooFast | Held | None)
+
+    @property
     def ended(self) -> bool:
         """Whether the store has the job's end, safely."""
         return self._ended

@@ -15,7 +15,7 @@ from chronoverse.runner import readback
 from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.readback import compare_spool
-from chronoverse.runner.run import DELIVER_SECONDS, close_and_report
+from chronoverse.runner.run import DELIVER_SECONDS, close_and_report, wait_delivered
 from chronoverse.runner.spool.salvage import recover_whole
 from chronoverse.runner.spool.spool import Spool
 
@@ -31,6 +31,7 @@ def resend_spool(
     lease_seconds: float = 30,
     seconds: float = DELIVER_SECONDS,
     service_url: str | None = None,
+    show: Callable[[str], object] = lambda text: None,
 ) -> bool:
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it, and the job's
     end; the file is then gone. Otherwise it stays as it is.
@@ -41,6 +42,7 @@ def resend_spool(
     could not write how its job ended: then the job ends as LOST. An attempt that was to be followed by another one ends
     FAILED in a log of its own. If the job was deleted, ``path`` is removed too.
     ``say`` shows the user a message. ``service_url`` is for messages: the service's URL, if we publish through it.
+    ``show`` shows the user each second how far the delivery has come.
 
     If the file is damaged, its whole lines are delivered, and the damaged file is kept beside it.
 
@@ -69,7 +71,7 @@ def resend_spool(
     refusal: Closed | None = None
     delivered = was_published = False
     try:
-        closed = _publish(publisher, seconds)
+        closed = _publish(publisher, spool, seconds, show)
         job, was_published = publisher.job, True
         if closed or publisher.ended:
             refusal = _verify(publisher, spool, lambda: comparer_for(connect_once()), job, path)
@@ -103,12 +105,12 @@ def _read_job(spool: Spool, path: Path) -> JobRef:
         raise SpoolError(f"{path} does not say which job it belongs to") from error
 
 
-def _publish(publisher: Publisher, seconds: float) -> Closed | None:
+def _publish(publisher: Publisher, spool: Spool, seconds: float, show: Callable[[str], object]) -> Closed | None:
     """Publishes for up to ``seconds``. Returns the store's refusal if the job has already ended; raises every other."""
     deadline = time.monotonic() + seconds
     with contextlib.suppress(Closed):
         publisher.start(seconds)
-        publisher.join(deadline - time.monotonic())
+        wait_delivered(publisher, spool, deadline - time.monotonic(), show)
     refusal = publisher.refusal
     if refusal is None or (isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)):
         return refusal

@@ -8,6 +8,8 @@ Nothing that happens to the store can delay, stop or fail the command, nor does 
 """
 
 import contextlib
+import math
+import os
 import shlex
 import sys
 import time
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
 from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status
@@ -34,6 +36,8 @@ OPEN_SECONDS: Final = 1.0
 REQUIRED_OPEN_SECONDS: Final = 10.0
 #: Seconds for which lines are delivered after the command has ended, by default.
 DELIVER_SECONDS: Final = 60.0
+#: Seconds of these for a store that was never reached. Whoever runs a command waits for them.
+UNREACHED_SECONDS: Final = 5.0
 #: Bytes of lines that may wait in memory when there is no directory for a file.
 MAX_PENDING_BYTES: Final = 67_108_864
 #: A spool without a file.
@@ -64,6 +68,7 @@ def run(
     require_log: bool = False,
     retry: bool = False,
     service_url: str | None = None,
+    page: Callable[[JobRef], str] | None = None,
     signals: SignalForwarder | None = None,
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
@@ -72,17 +77,23 @@ def run(
     are neither published nor spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own
     stdout and stderr. With ``pty`` the command has a pseudo-terminal, and all its output is stdout. With ``retry`` the
     job is the first of JOB, JOB.2, JOB.3, … whose id is free. ``service_url`` is for messages: the service's URL, if we
-    publish through it. In the main thread SIGINT, SIGTERM and SIGHUP are forwarded to the command.
+    publish through it. ``page`` is a message with the link to a job's page, which is shown first. In the main
+    thread SIGINT, SIGTERM and SIGHUP are forwarded to the command.
 
     When the store refuses the job, the command runs nevertheless, and its lines are left in a file.
 
     Raises, only with ``require_log`` and without starting the command, when the job is not open in time: what
     :meth:`Publisher.start` raises.
     """
-    tees = {"stdout": Tee(out or open_standard(1)), "stderr": Tee(err or open_standard(2))}
+    tees = {
+        "stdout": Tee(out or open_standard(1)),
+        "stderr": Tee(err or open_standard(2), err is None and os.isatty(2)),
+    }
     say = tees["stderr"].say
     connect = store if callable(store) else lambda: store
     make_publisher = partial(Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, retry=retry)
+    if page:
+        say(page(job))
     spool = _open_spool(job, limits.room, say, retry=retry, service_url=service_url)
     recovered, recovered_lines = spool.path, spool.kept
     publisher = make_publisher(spool)
@@ -107,16 +118,21 @@ def run(
                 spool = Spool(replace(limits.room, name=job.job_id))
                 spool.force_spill(True)
                 publisher = make_publisher(spool)
+        if page and publisher.job != job:
+            say(page(publisher.job))
         if recovered is not None:
             say(f"{recovered_lines} lines of an earlier runner of this job, in {recovered}, go before ours")
         command = Command(argv, tees, spool.put, signals, limits.max_line_bytes, masks, pty)
         try:
             # A recovered spool file may say how an earlier command ended.
-            spool.save_state(ending=None)
+            spool.save_state(ending=None, server=service_url or "")
             code = command.run()
             publisher.end(JobResult(_status(code, signals), code))
             if refusal is None:
-                _deliver(publisher, signals, limits.deliver_seconds)
+                count = len(signals.received)
+                show = tees["stderr"].show_status
+                wait_delivered(publisher, spool, limits.deliver_seconds, show, lambda: len(signals.received) > count)
+                tees["stderr"].clear_status()
         finally:
             publisher.stop()
             refusal = refusal or publisher.refusal
@@ -131,15 +147,20 @@ def _open_spool(
 
     A ``retry`` gets a new one: it has a log of its own.
     """
-    others: list[Path] = []
+    others: list[tuple[Path, dict[str, Any]]] = []
     for path, state in orphaned_spools(room.directory).items() if room.directory else ():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
             with contextlib.suppress(SpoolError):  # another runner has just opened it
                 return Spool.recover(path, room)
-        others.append(path)
+        others.append((path, state))
     if others:
-        oldest = _deliver_command(others[0], service_url)
-        say(f"undelivered lines of {len(others)} other runs; the oldest: {oldest}")
+        path, state = others[0]
+        runs = "another run" if len(others) == 1 else f"{len(others)} other runs"
+        oldest = "" if len(others) == 1 else "the oldest: "
+        server = state.get("server", service_url)
+        # A file of a run that published to the store itself. The service of CHRONOVERSE_URL may have another one.
+        prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
+        say(f"undelivered lines of {runs}; {oldest}{prefix}{_deliver_command(path, server)}")
     return Spool(replace(room, name=job.job_id))
 
 
@@ -149,15 +170,31 @@ def _status(code: int, signals: SignalForwarder) -> Status:
     return Status.CANCELED if signals.received else Status.FAILED
 
 
-def _deliver(publisher: Publisher, signals: SignalForwarder, seconds: float) -> None:
-    """Waits until the last lines are delivered, another signal comes, or ``seconds`` have passed."""
-    received = len(signals.received)
-    deadline = time.monotonic() + seconds
+def wait_delivered(
+    publisher: Publisher,
+    spool: Spool,
+    seconds: float,
+    show: Callable[[str], object],
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Waits until the last lines are delivered, ``is_stopped()``, or ``seconds`` have passed, and ``show``s that.
+
+    A store that was never reached gets at most :data:`UNREACHED_SECONDS` of them.
+    """
+    start = time.monotonic()
+    show_at = start + 1
     # Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
     # thread.
     while not publisher.join(0.1):
-        if len(signals.received) > received or time.monotonic() >= deadline:
+        now = time.monotonic()
+        left = start - now + (min(seconds, UNREACHED_SECONDS) if publisher.is_unreached else seconds)
+        if is_stopped() or left <= 0:
             return
+        if now >= show_at:
+            show_at += 1
+            lines = spool.undelivered
+            what = f"{lines} line{'' if lines == 1 else 's'}" if lines else "the job's end"
+            show(f"delivering {what}, for up to {math.ceil(left)} s; Ctrl-C keeps them in {spool.path or 'a file'}")
 
 
 def close_and_report(

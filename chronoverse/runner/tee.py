@@ -14,8 +14,10 @@ def open_standard(descriptor: int) -> BinaryIO:
 class Tee:
     """Writes bytes to ``stream`` at once. When its reader is gone, writing stops for good, and publishing goes on."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, is_terminal: bool = False) -> None:
         self._stream: BinaryIO | None = stream
+        self._is_terminal = is_terminal
+        self._has_status = False
 
     def __call__(self, data: bytes) -> None:
         """Writes ``data``. It waits for a slow reader, as the command itself would without us."""
@@ -34,7 +36,22 @@ class Tee:
 
         Control characters are removed, since a message may quote what the service has answered.
         """
+        self.clear_status()
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
+
+    def show_status(self, text: str) -> None:
+        """Shows how far something has come. On a terminal the next message takes its place; elsewhere it comes once."""
+        if self._is_terminal:
+            self(b"\r\x1b[Kchronoverse: %b" % plain_text(text).encode("utf-8", "replace"))
+        elif not self._has_status:
+            self.say(text)
+        self._has_status = True
+
+    def clear_status(self) -> None:
+        """Removes the status from the terminal, if one is shown."""
+        if self._has_status and self._is_terminal:
+            self(b"\r\x1b[K")
+        self._has_status = False
 
     @staticmethod
     def _write(stream: BinaryIO, data: memoryview) -> int:

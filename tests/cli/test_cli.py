@@ -29,7 +29,7 @@ from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, ROOT, Cli, environ
-from tests.support.commands import visible_commands
+from tests.support.commands import after_link, visible_commands
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -426,7 +426,7 @@ def test_run_publishes_and_exits_as_the_command_does(cli: Cli, server: RedisServ
     argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "sh", "-c", script]
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
 
-    assert (done.returncode, done.stdout, done.stderr) == (3, "one\n", "oops\n")
+    assert (done.returncode, done.stdout, after_link(done.stderr)) == (3, "one\n", "oops\n")
     store = Store(server.url, prefix=prefix)
     job = store.get_job(JOB)
     store.close()
@@ -446,7 +446,9 @@ def test_run_makes_an_id_and_prints_it(cli: Cli, server: RedisServer, prefix: st
     argv = ["run", "--workflow", "wf_1", "--", "true"]
     done = cli(*argv, REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
 
-    found = re.fullmatch(r"chronoverse: job (job-[0-9a-f]{12}) of workflow wf_1\n", done.stderr)
+    found = re.fullmatch(
+        r"chronoverse: job (job-[0-9a-f]{12}) of workflow wf_1 is at http://[\w./:-]+/\1\n", done.stderr
+    )
     assert found
     store = Store(server.url, prefix=prefix)
     assert store.get_job(JobRef("wf_1", found[1])) is not None
@@ -466,7 +468,7 @@ def test_run_with_the_embedded_server_needs_no_settings(cli_process: Cli, tmp_pa
     """It starts the server, and the log is in the data directory afterwards."""
     done = cli_process("run", "--workflow", "wf_1", "--job", "job_1", "--", "echo", "hello")
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
+    assert (done.returncode, done.stdout, after_link(done.stderr)) == (0, "hello\n", "")
     wait_until(lambda: not (tmp_path / "server.sock").exists(), 20, "the embedded server is gone")
 
 
@@ -477,7 +479,7 @@ def test_run_without_a_store_is_a_clear_error(cli: Cli, tmp_path: Path) -> None:
     done = cli("run", *argv, DATA_DIR=str(tmp_path / "file"))
 
     assert (done.returncode, done.stdout) == (0, "hello\n")
-    assert done.stderr.startswith("chronoverse: nothing is published: cannot use the data directory")
+    assert after_link(done.stderr).startswith("chronoverse: nothing is published: cannot use the data directory")
     assert "they could not be kept: " in done.stderr
 
     done = cli("run", "--require-log", *argv, DATA_DIR=str(tmp_path / "file"))

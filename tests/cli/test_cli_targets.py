@@ -10,6 +10,7 @@ import pytest
 from chronoverse.embedded import listeners
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
+from tests.support.commands import after_link
 from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer
 
@@ -28,7 +29,7 @@ def test_run_publishes_through_the_service_of_the_settings(cli: Cli, tmp_path: P
     with accepting_service() as service:
         done = cli(*RUN, URL=service.url, TOKEN="a.b.c", DURABILITY="acked")
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, after_link(done.stderr)) == (0, "")
     assert [request.path.rsplit("/", 1)[1] for request in service.requests] == ["attempts", "end"]
     assert not (tmp_path / "redis").exists()
 
@@ -41,14 +42,14 @@ def test_an_option_counts_before_the_settings(cli: Cli) -> None:
             TOKEN="a.b.c", DURABILITY="acked",
         )  # fmt: skip
 
-    assert (done.returncode, done.stderr, len(service.requests)) == (0, "", 2)
+    assert (done.returncode, after_link(done.stderr), len(service.requests)) == (0, "", 2)
 
 
 def test_a_store_counts_before_a_service(cli: Cli, server: RedisServer, prefix: str) -> None:
     """A runner that can reach the store needs no token, whatever service its machine's readers ask."""
     done = cli(*RUN, URL="http://127.0.0.1:1", REDIS_URL=server.url, KEY_PREFIX=prefix, DURABILITY="acked")
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, after_link(done.stderr)) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -386,7 +386,7 @@ def test_no_token_is_needed_for_a_service_with_the_same_data_directory(tmp_path:
         run = ("run", "--server", service.url, "--workflow", "wf", "--job", "j", "--", "echo", "hello")
         done = chronoverse(*run, data_dir=service.data_dir)
         assert done.returncode == 0
-        assert done.stderr == ""
+        assert done.stderr == f"chronoverse: job j of workflow wf is at {service.url}/ui/workflows/wf/jobs/j\n"
         shown = chronoverse("logs", "wf", "j", url=service.url, data_dir=service.data_dir)
     assert shown.stdout == "hello\n"
 

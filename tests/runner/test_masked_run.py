@@ -13,6 +13,7 @@ from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.run import RunLimits, run
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
+from tests.support.commands import after_link
 from tests.support.jobs import JOB, read_lines
 from tests.support.servers import RedisServer, running
 
@@ -75,7 +76,7 @@ def test_the_command_line_masks_variables_and_files(server: RedisServer, tmp_pat
     ours = {f"CHRONOVERSE_{name}": value for name, value in settings.items()}
     environ = {**os.environ, **ours, "TOKEN": "from-a-variable", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, "--", "sh", "-c", script], env=environ, capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, after_link(done.stderr.decode())) == (0, "")
     assert done.stdout == b"from-a-variable from-a-file from-the-line\nterminal\n"
     assert read_lines(server) == ["*** *** ***", "terminal"]
 

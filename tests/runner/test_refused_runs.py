@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import pty
+import re
 import secrets
 import shlex
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -22,10 +25,11 @@ from chronoverse.joblog.values import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import LogWriter
 from chronoverse.runner.run import RunLimits, run
-from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
+from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from chronoverse.store import Store
-from tests.support.commands import call_main, chronoverse_argv
+from tests.support.commands import after_link, call_main, chronoverse_argv
 from tests.support.jobs import RunningJob, key, read_lines, read_log
+from tests.support.ports import free_port
 from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
@@ -174,6 +178,83 @@ def test_a_service_that_is_away_does_not_stop_the_command(
     assert command[:3] == ["deliver", "--server", service.url]
     assert chronoverse(*command, data_dir=tmp_path, TOKEN=service.token()).returncode == 0
     assert_published_once(server, job)
+
+
+@pytest.mark.long
+def test_a_service_that_was_never_reached_holds_the_end_for_five_seconds(tmp_path: Path, job: JobRef) -> None:
+    """Not for the minute of ``--deliver-timeout``, and not in silence."""
+    url = f"http://127.0.0.1:{free_port()}"
+    arguments = ["run", "--server", url, "--workflow", job.workflow_id, "--job", job.job_id, "--", *COMMAND]
+    started = time.monotonic()
+    done = chronoverse(*arguments, data_dir=tmp_path)
+    seconds = time.monotonic() - started
+
+    assert_ran(done, "lines wait here, the job goes on")
+    assert 4 < seconds < 30
+    (file,) = orphaned_spools(tmp_path / "spool")
+    waiting = r"chronoverse: delivering 3 lines, for up to [45] s; Ctrl-C keeps them in (.*)\n"
+    assert re.findall(waiting, done.stderr) == [str(file)]
+
+
+@pytest.mark.long
+def test_on_a_terminal_the_end_counts_down_and_ctrl_c_ends_it(tmp_path: Path, job: JobRef) -> None:
+    """The messages that follow take the place of the countdown. The lines are in the file that it named."""
+    url = f"http://127.0.0.1:{free_port()}"
+    arguments = ["run", "--server", url, "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "one"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, chronoverse_argv(*arguments), environ(tmp_path, PYTHONPATH=str(ROOT)))
+    shown = b""
+    with contextlib.suppress(OSError):  # at the end
+        while data := os.read(terminal, 1_000):
+            shown += data
+            if b"for up to 3 s" in data:
+                os.write(terminal, b"\x03")
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert code == 0
+    (file,) = orphaned_spools(tmp_path / "spool")
+    status = f"\r\x1b[Kchronoverse: delivering 1 line, for up to 4 s; Ctrl-C keeps them in {file}"
+    assert status in shown.decode()
+    assert "for up to 2 s" not in shown.decode()
+    assert "\r\x1b[Kchronoverse: 1 lines were not delivered" in shown.decode()
+
+
+def test_the_first_line_is_the_link_to_the_page(service: Service, tmp_path: Path, job: JobRef) -> None:
+    """With ``--retry`` there is another one when the job gets another id."""
+    arguments = ["run", "--retry", "--server", service.url, "--workflow", job.workflow_id, "--job", job.job_id]
+    done = [chronoverse(*arguments, "--", "true", data_dir=tmp_path, TOKEN=service.token()) for _ in range(2)]
+
+    page = f"{service.url}/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
+    links = [re.findall(r"^chronoverse: job .* is at (.*)$", each.stderr, re.MULTILINE) for each in done]
+    assert links == [[page], [page, f"{page}.2"]]
+    assert all(each.stderr.startswith(f"chronoverse: job {job.job_id} of workflow wf_refused is at ") for each in done)
+    assert [each.stdout for each in done] == ["", ""]
+
+
+def test_the_hint_about_other_runs_names_their_store(service: Service, server: RedisServer, tmp_path: Path) -> None:
+    """It is where that run published to, and not where this one does."""
+    names = iter("abc")
+
+    def hint(*options: str, **settings: str) -> str:
+        done = chronoverse(
+            *run_arguments(JobRef("hints", next(names)), *options), "true", data_dir=tmp_path, **settings
+        )
+        found = re.search(r"undelivered lines of .*(?:; |oldest: )(.*)\n", done.stderr)
+        return found[1] if found else ""
+
+    assert hint("--server", service.url, TOKEN=service.token(ttl=-60)) == ""
+    (file,) = orphaned_spools(tmp_path / "spool")
+    assert hint(REDIS_URL=server.url) == f"chronoverse deliver --server {service.url} {file}"
+
+    # This one has the lines of a run that published to a store.
+    state = {"workflow": "hints", "job": "old", "token": "0" * 32, "server": ""}
+    other = SpoolFile.create(tmp_path / "spool", "old")
+    other.write(state)
+    other.close()
+    os.utime(other.path, (0, 0))
+    assert hint(URL=service.url, TOKEN=service.token()) == f"env -u CHRONOVERSE_URL chronoverse deliver {other.path}"
 
 
 @pytest.mark.long
@@ -351,7 +432,7 @@ def test_with_require_log_the_exit_code_of_an_outage_is_69(server: RedisServer, 
     for away, process in running.items():
         stderr = process.communicate(timeout=60)[1]
         assert process.returncode == 69, away
-        assert len(stderr.splitlines()) == 2, stderr
+        assert len(after_link(stderr).splitlines()) == 2, stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -404,7 +485,7 @@ def test_a_first_run_with_retry_gets_the_id_itself(
     """So a pipeline may always pass the option."""
     arguments = run_arguments(job, "--retry", "--require-log", *site.options)
     done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, **site.settings)
-    assert (done.returncode, done.stderr) == (3, "two\n")
+    assert (done.returncode, after_link(done.stderr)) == (3, "two\n")
     assert_published_once(server, job)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,15 @@ def visible_commands() -> dict[str, click.Command]:
     context = click.Context(commands)
     found = {name: commands.get_command(context, name) for name in commands.list_commands(context)}
     return {name: command for name, command in found.items() if command and not command.hidden}
+
+
+def after_link(stderr: str) -> str:
+    """What ``chronoverse run`` has printed to stderr after its first line, the link to the job's page."""
+    link, _, rest = stderr.partition("\n")
+    assert re.fullmatch(r"chronoverse: job \S+ of workflow \S+ is at https?://\S+/ui/workflows/\S+/jobs/\S+", link), (
+        stderr
+    )
+    return rest
 
 
 def chronoverse_argv(*arguments: str) -> list[str]:

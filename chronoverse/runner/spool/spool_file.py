@@ -373,6 +373,7 @@ _STATE: Final[Mapping[str, tuple[Any, ...]]] = {
     "token": (re.compile("[0-9a-f]{32,128}", re.ASCII),),
     "base": (_NUMBER,),
     "attempt": (_COUNT,),
+    "server": (re.compile("(https?://[!-~]*)?"),),
     "ending": ((_ENDING, _CODE), (_ENDING, None)),
     "dropped": (_COUNT,),
     "first": (_COUNT,),
