@@ -120,7 +120,7 @@ def tool_list(max_wait: int) -> list[Tool]:
             "What matters first of a job: cause, the lines at which a failed job is to be opened; lines that are new"
             " compared with the good runs before it; lines that look like errors; the last lines. Lines that differ in"
             " numbers and the like only come once (repeated). What stands in new or errors already is only a number in"
-            " the next lists. link_prefix and a number make a link.",
+            " the next lists. A line without stream is of stdout. link_prefix and a number make a link.",
             "workflow_id job_id",
             workflow_id=_WORKFLOW,
             job_id=_JOB,
@@ -176,6 +176,12 @@ def tool_list(max_wait: int) -> list[Tool]:
     ]
 
 
+def _brief(line: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """A line of a summary, with its stream only if that is not stdout."""
+    shown = line_json(line, most)
+    return {name: value for name, value in shown.items() if (name, value) != ("stream", "stdout")}
+
+
 def _number_if(shown: Container[int], line: dict[str, Any]) -> dict[str, Any] | int:
     """The line, or only its number when all of it is ``shown`` already."""
     number: int = line["sequence_num"]
@@ -215,11 +221,11 @@ class Tools:
             if found["complete"] or self.clock() > deadline:
                 break
         most = message_bytes(max_bytes)
-        new = [line_json(line, most) for line in found["new"]["first"]]
-        last, errors = (
-            [line_json(line, most) for line in lines] for lines in (found["last"], found["errors"]["first"])
+        last, new, errors = (
+            [_brief(line, most) for line in lines]
+            for lines in (found["last"], found["new"]["first"], found["errors"]["first"])
         )
-        cause = found["cause"] and {**found["cause"], "line": line_json(found["cause"]["line"], most)}
+        cause = found["cause"] and {**found["cause"], "line": _brief(found["cause"]["line"], most)}
         body = {
             "notice": NOTICE,
             "job": tidy(found["job"]),
