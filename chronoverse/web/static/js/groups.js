@@ -8,6 +8,9 @@ import { get } from "./session.js";
 const PAGE = 1000;
 //: Groups that are kept. Groups after them can be folded one by one.
 const MAX_GROUPS = 20_000;
+//: How often a request that fails is repeated, and after how many milliseconds. The service may be busy.
+const RETRIES = 5;
+const RETRY_MS = 2000;
 
 export class Groups {
   /** The first lines of groups: `{end, ms, isGood}`. `end` is the last line; its markup is in the group. */
@@ -25,14 +28,22 @@ export class Groups {
 
   /** Asks the service for groups with at most that many requests, each of which looks at up to 200,000 lines. */
   find(requests) {
-    this.#finding ??= this.#find(requests).catch(() => {}).finally(() => (this.#finding = null));
+    this.#finding ??= this.#find(requests).finally(() => (this.#finding = null));
     return this.#finding;
   }
 
   async #find(requests) {
-    for (let request = 0; request < requests && !this.done && this.known.size < MAX_GROUPS; request += 1) {
-      const criteria = { q: MARKERS, regex: true };
-      const { body, position } = await get(`${this.#path}/logs/search?${query(criteria, { offset: this.position, limit: PAGE })}`);
+    const criteria = { q: MARKERS, regex: true };
+    for (let request = 0, failures = 0; request < requests && !this.done && this.known.size < MAX_GROUPS; ) {
+      const url = `${this.#path}/logs/search?${query(criteria, { offset: this.position, limit: PAGE })}`;
+      const answer = await get(url).catch(() => null);
+      if (!answer && (failures += 1) > RETRIES) return;
+      if (!answer) {
+        await new Promise((done) => setTimeout(done, RETRY_MS));
+        continue;
+      }
+      request += 1;
+      const { body, position } = answer;
       for (const line of body.logs) this.#see(line);
       this.position = Math.max(this.position, position);
       this.done = body.cursor === null;

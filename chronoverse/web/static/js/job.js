@@ -258,6 +258,9 @@ $("time").addEventListener("click", () => {
   announce(`Times: ${maker.times}`);
   redraw();
 });
+$("menu").addEventListener("click", () => ($("menu").ariaExpanded = String($("tools").classList.toggle("open"))));
+// On a phone, lines wrap unless the reader says otherwise.
+if (matchMedia("(max-width: 700px)").matches) viewport.wrap = toggle($("wrap"), true);
 $("foldall").addEventListener("click", foldAll);
 $("help").addEventListener("click", () => $("keys").showModal());
 $("downloads").addEventListener("toggle", () => {
