@@ -52,7 +52,7 @@ def test_three_clicks_lead_from_the_home_page_to_a_line(
     assert tab.page.locator("#found mark").all_inner_texts() == ["disk full"]
     tab.page.click("#found a.match")
     tab.wait_number(152)
-    assert tab.page.url == f"{tab.url}/ui/workflows/three-clicks/jobs/build-1#L152"
+    assert tab.page.url == f"{tab.url}/ui/workflows/three-clicks/jobs/build-1?q=DISK+full#L152"
     assert tab.page.locator(".picked").get_attribute("data-number") == "152"
     tab.page.go_back()
     tab.page.wait_for_selector("#found a.match")
@@ -81,7 +81,7 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
     page.focus("#further")
     page.keyboard.press("Enter")
     tab.wait_text("#progress", "29+ matches in 25 jobs · all jobs were searched")
-    assert page.evaluate("document.activeElement.getAttribute('href')") == "/ui/workflows/across/jobs/job-04#L1"
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "/ui/workflows/across/jobs/job-04?q=red#L1"
     assert not page.is_visible("#further")
     page.select_option("#status", "FAILED")
     tab.wait_text("#progress", "12 matches in 12 jobs · all failed jobs were searched")
@@ -160,7 +160,7 @@ def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None
 
 
 def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """The list has no other, in pages of 50. Another one's page says that there is none. Its name can be typed."""
+    """The list has no other, in one list. Another one's page says that there is none. Its name can be typed."""
     names = [f"own-{number:02}" for number in range(53)]
     for name in [*names, "not-own"]:
         Job(page_store, "job", name).lines("a word")
@@ -168,13 +168,9 @@ def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Servic
     tab.expected = "404"
     page = tab.page
     page.goto(f"{tab.url}/#token={page_service.token(*names)}")
-    listed = "() => Array.from(document.querySelectorAll('tbody tr'), (row) => row.textContent)"
-    page.wait_for_selector("tbody tr:nth-child(50)")
-    page.focus("#more")
-    page.keyboard.press("Enter")
+    listed = "() => Array.from(document.querySelectorAll('tbody tr'), (row) => row.cells[0].textContent)"
     page.wait_for_selector("tbody tr:nth-child(53)")
-    assert page.evaluate(listed) == [f"{name}1just now1" for name in reversed(names)]
-    assert page.evaluate("document.activeElement.textContent") == "own-02"
+    assert page.evaluate(listed) == names[::-1]
     page.fill("#workflow", "not-own")
     page.press("#workflow", "Enter")
     page.wait_for_url(f"{tab.url}/ui/workflows/not-own")

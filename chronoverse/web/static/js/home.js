@@ -1,57 +1,105 @@
-// The home page: the workflows that the token may see, the one with the newest job first.
+// The home page: the workflows that the token may see. The red ones come first, then those that run.
 
-import { workflowPage } from "./addresses.js";
+import { scopeText, showAccount, tokenButtons } from "./account.js";
+import { jobPage, workflowPage } from "./addresses.js";
 import { $, make, notice } from "./dom.js";
 import { ago, count } from "./format.js";
 import { List } from "./list.js";
 import { recentWorkflows } from "./recent.js";
 import { IDENTIFIER, begin, claims } from "./session.js";
+import { badgeElement, dotsElement, isRed } from "./state.js";
 
 const namedWorkflows = () => [claims().workflows ?? []].flat().filter((each) => IDENTIFIER.test(each));
-
-/** Offers names while the reader types one: those opened last, those that the token names, and those of the list. */
-function offerNames() {
-  const all = new Set([...recentWorkflows(), ...namedWorkflows(), ...list.items.map(({ id }) => id)]);
-  $("workflows").replaceChildren(...[...all].map((value) => Object.assign(make("option"), { value })));
-}
+const rank = ({ last_status: status, running }) => (isRed(status) ? 0 : running ? 1 : 2);
+const typed = () => $("workflow").value.trim();
+let kind = new URLSearchParams(location.search).get("show") ?? "";
 
 /** The cells of a workflow. While the server that has its jobs does not answer, they are not known. */
-function cells({ id, jobs, running }) {
+function cells({ id, jobs, running, last_job: job, last_status: status, recent = [] }) {
   const link = make("a", "", id);
   link.href = workflowPage(id);
-  const badge = make("span", "badge", count(running ?? 0));
-  badge.dataset.status = "RUNNING";
+  const last = make("td");
+  if (job) {
+    const run = make("a", "run", badgeElement({ status }));
+    run.href = jobPage(id, job);
+    run.title = job;
+    run.append(make("span", "sr", `: ${job}`));
+    last.append(run);
+  }
   return [
     make("td", "", link),
-    make("td", "", ...(running ? [badge] : [])),
+    last,
+    make("td", "wide", dotsElement(recent)),
     make("td", "quiet"),
-    make("td", "num", jobs === null ? "unknown" : count(jobs)),
+    make("td", "num wide", running ? count(running) : ""),
+    make("td", "num wide", jobs === null ? "unknown" : count(jobs)),
   ];
+}
+
+/** The workflows that the reader wants, the red ones first, then those that run. Others stay the newest first. */
+function arrange(items) {
+  const text = typed().toLowerCase();
+  const isWanted = (each) => kind === "" || (kind === "red" ? isRed(each.last_status) : each.running > 0);
+  return items.filter((each) => each.id.toLowerCase().includes(text) && isWanted(each)).sort((a, b) => rank(a) - rank(b));
+}
+
+/** When there is nothing to show: why that may be, and the ways out. */
+function showEmpty() {
+  const isEmpty = !list.items.length;
+  $("empty").hidden = !isEmpty;
+  if (!isEmpty || $("empty").childElementCount) return;
+  const named = namedWorkflows();
+  const known = [...new Set([...named, ...recentWorkflows()])];
+  const links = known.flatMap((id, at) => {
+    const link = make("a", "", id);
+    link.href = workflowPage(id);
+    return at ? [" · ", link] : [link];
+  });
+  const hint = named.length || claims().workflows?.includes("*") ? "" : " Ask whoever operates the service for access.";
+  $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), ...(links.length ? [make("p", "", ...links)] : []), tokenButtons());
 }
 
 const list = new List({
   address: () => ["/workflows", {}],
   name: "workflows",
+  size: 100,
+  pages: 5,
   cells,
+  arrange,
   update: (row, { last_job_at: at }) => {
-    row[2].textContent = ago(at ?? "");
-    row[2].title = at ?? "";
+    row[3].textContent = ago(at ?? "");
+    row[3].title = at ?? "";
   },
-  isBusy: () => false,
+  isBusy: ({ running }) => running > 0,
   empty: "No workflows yet. One appears here when its first job begins.",
   refused: (error) => `The workflows cannot be listed: ${error.message}. You can still open one by its name.`,
-  loaded: offerNames,
+  loaded: showEmpty,
 });
 
 $("choose").addEventListener("submit", (event) => {
   event.preventDefault();
-  const name = $("workflow").value.trim();
+  const first = document.querySelector("table:not([hidden]) tbody a");
+  const name = typed();
+  const isExact = list.items.some(({ id }) => id === name);
+  if (name && first && !isExact) return location.assign(first.href);
   if (IDENTIFIER.test(name)) return location.assign(workflowPage(name));
   return notice("A workflow's name has letters, digits and . _ - in it.");
 });
+$("workflow").addEventListener("input", () => list.show());
+
+function choose(wanted) {
+  kind = wanted;
+  for (const button of $("kinds").children) button.ariaPressed = String(button.dataset.kind === kind);
+}
+$("kinds").addEventListener("click", ({ target }) => {
+  if (target.dataset.kind === undefined) return;
+  choose(target.dataset.kind);
+  history.replaceState(null, "", kind ? `?show=${kind}` : location.pathname);
+  list.show();
+});
+if (!["red", "running"].includes(kind)) kind = "";
+choose(kind);
 
 await begin();
-offerNames();
-const named = namedWorkflows();
-if (named.length === 1) [$("workflow").value] = named;
+showAccount();
 list.refresh();

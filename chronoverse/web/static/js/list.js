@@ -1,19 +1,20 @@
-// A table of what a route lists in pages. It is refreshed while the page is open.
+// A table of what a route lists in pages, the newest first. While the page is open, it asks for what is new and what runs.
 
 import { $, announce, make, notice } from "./dom.js";
 import { count } from "./format.js";
 import { get } from "./session.js";
+import { hideRetry, isTransient, showRetry } from "./trouble.js";
 
-//: Items of one request.
-const PAGE = 50;
 //: Milliseconds between two requests while items change every second, and otherwise.
 const BUSY_MS = 1000;
 const IDLE_MS = 5000;
 
 export class List {
-  items = [];
+  //: What each request has found: the cursor that it began at, and its items.
+  #chunks = [];
   #options;
-  #pages = 1;
+  #cursor = null;
+  #turn = 0;
   #timer = 0;
   #request = 0;
   #rows = new Map();
@@ -22,32 +23,43 @@ export class List {
   /**
    * `address()` is the route with its filters, as `[path, parameters]`; `name` is what its answer calls the items.
    * `cells(item)` makes the cells of a row, and `update(cells, item)` sets in them what changes with time.
-   * `isBusy(item)` says whether an item changes every second. `empty` is shown when there are no items, and
-   * `refused(error)` when the first request fails. `loaded()` is called after every request.
+   * `isBusy(item)` says whether an item changes every second. `arrange(items)` are those to show, in their order.
+   * `size` is how many items one request has, and `pages` how many requests the list begins with. `empty` is shown when
+   * there are no items, and `refused(error)` when the first request fails. `loaded()` is called after every request.
    */
   constructor(options) {
-    this.#options = options;
+    this.#options = { size: 50, pages: 1, arrange: (items) => items, ...options };
     $("more").addEventListener("click", () => {
-      this.#pages += 1;
       this.#focusAt = this.items.length;
-      this.refresh();
+      this.refresh(true);
     });
     document.addEventListener("visibilitychange", () => document.hidden || (this.#timer && this.refresh()));
   }
 
+  /** All that was listed, the newest first. A workflow may have moved to the top since it was found further down. */
+  get items() {
+    const all = new Map();
+    for (const { items } of this.#chunks) for (const item of items) if (!all.has(item.id)) all.set(item.id, item);
+    return [...all.values()];
+  }
+
   /** Begins at the first page, because the filters are others now. */
   restart() {
-    this.#pages = 1;
+    this.#chunks = [];
     this.refresh();
   }
 
-  /** Requests the items again, and then every few seconds. */
-  refresh() {
+  /** Requests what is new and what runs, and further items if there is to be `more`. Then again every few seconds. */
+  refresh(more = false) {
     clearTimeout(this.#timer);
     const request = (this.#request += 1);
-    this.#load(request).catch((error) => {
+    this.#load(request, more).catch((error) => {
       if (request !== this.#request) return;
-      if (!this.items.length) notice(this.#options.refused(error));
+      if (isTransient(error)) showRetry(IDLE_MS, () => this.refresh());
+      if (!this.#chunks.length) {
+        notice(this.#options.refused(error));
+        this.#options.loaded?.();
+      }
       this.#schedule(IDLE_MS);
     });
   }
@@ -64,41 +76,90 @@ export class List {
     this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS) : this.refresh()), ms);
   }
 
-  async #load(request) {
-    const { address, name, isBusy, empty, loaded } = this.#options;
-    const found = [];
-    let cursor = null;
-    for (let page = 0; page < this.#pages; page += 1) {
-      const [path, parameters] = address();
-      const query = new URLSearchParams({ ...parameters, limit: PAGE, ...(cursor ? { cursor } : {}) });
-      const { body } = await get(`${path}?${query}`);
-      if (request !== this.#request) return;
-      found.push(...body[name]);
-      cursor = body.cursor;
-      if (!cursor) break;
+  /** The items after `cursor`, as a chunk, and the cursor behind them. */
+  async #fetch(after, limit = this.#options.size) {
+    const [path, parameters] = this.#options.address();
+    const query = new URLSearchParams({ ...parameters, limit, ...(after ? { cursor: after } : {}) });
+    const { body } = await get(`${path}?${query}`);
+    return [{ after, items: body[this.#options.name] }, body.cursor];
+  }
+
+  async #load(request, more) {
+    const isCurrent = () => request === this.#request;
+    const [first, cursor] = await this.#fetch(null);
+    if (!isCurrent()) return;
+    hideRetry();
+    const begins = !this.#chunks.length;
+    this.#addFirst(first, cursor);
+    if (begins) this.#show();
+    for (let page = 1; more || (begins && page < this.#options.pages); page += 1) {
+      if (!this.#cursor) break;
+      const [next, following] = await this.#fetch(this.#cursor);
+      if (!isCurrent()) return;
+      this.#chunks.push(next);
+      this.#cursor = following;
+      if (more) break;
     }
-    this.items = found;
-    $("more").hidden = !cursor;
-    document.querySelector("table").hidden = !found.length;
-    notice(found.length ? null : cursor ? "Nothing on this page. “Show more” looks further." : empty);
+    // Of what is further down only one chunk is asked for again, in turn, as long as something in it runs.
+    const busy = this.#chunks.slice(1).filter(({ items }) => items.some(this.#options.isBusy));
+    if (busy.length && !begins && !more) {
+      const chunk = busy[(this.#turn += 1) % busy.length];
+      const [again] = await this.#fetch(chunk.after, Math.max(1, chunk.items.length));
+      if (!isCurrent()) return;
+      chunk.items = again.items;
+    }
     this.#show();
-    loaded?.();
-    this.#schedule(found.some(isBusy) ? BUSY_MS : IDLE_MS);
+    this.#schedule(this.items.some(this.#options.isBusy) ? BUSY_MS : IDLE_MS);
+  }
+
+  /** Puts a new first chunk before what is there. What new items have pushed out of it goes to the next chunk. */
+  #addFirst(first, cursor) {
+    const [before, ...others] = this.#chunks;
+    const last = first.items.at(-1)?.id;
+    const end = before?.items.findIndex(({ id }) => id === last) ?? -1;
+    if (!cursor || end < 0) {
+      // All is new, or there is no more.
+      this.#chunks = [first];
+      this.#cursor = cursor;
+      return;
+    }
+    const pushed = before.items.slice(end + 1);
+    if (pushed.length && others[0] && others[0].items.length + pushed.length <= this.#options.size) {
+      others[0] = { after: cursor, items: [...pushed, ...others[0].items] };
+    } else if (pushed.length) {
+      others.unshift({ after: cursor, items: pushed });
+    }
+    this.#chunks = [first, ...others];
+    if (!others.length) this.#cursor = cursor;
+  }
+
+  /** Shows what there is, as the page arranges it now. */
+  show() {
+    if (this.#chunks.length) this.#show();
   }
 
   #show() {
-    const rows = this.items.map((item) => this.#row(item));
+    const { arrange, empty, loaded, name } = this.#options;
+    const all = this.items;
+    const items = arrange(all);
+    const rows = items.map((item) => this.#row(item));
     const body = document.querySelector("tbody");
     if (rows.length !== body.children.length || rows.some((each, i) => each !== body.children[i])) {
       const focused = document.activeElement;
       body.replaceChildren(...rows);
       if (body.contains(focused)) focused.focus({ preventScroll: true });
-      announce(`${count(rows.length)} ${this.#options.name}`);
+      announce(`${count(rows.length)} ${name}`);
     }
-    const ids = new Set(this.items.map((item) => item.id));
+    $("more").hidden = !this.#cursor;
+    document.querySelector("table").hidden = !items.length;
+    if (items.length) notice(null);
+    else if (this.#cursor) notice("Nothing on this page. “Show more” looks further.");
+    else notice(all.length ? `None of ${count(all.length)} ${name}.` : empty);
+    const ids = new Set(all.map(({ id }) => id));
     for (const id of this.#rows.keys()) if (!ids.has(id)) this.#rows.delete(id);
     if (this.#focusAt !== null) rows[this.#focusAt]?.querySelector("a").focus();
     this.#focusAt = null;
+    loaded?.();
   }
 
   #row(item) {

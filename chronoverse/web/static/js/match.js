@@ -35,7 +35,7 @@ export function excerpt(message, highlights) {
 }
 
 /** The item of a list for a line of a job. Addresses in the text are no links, because all of it is one. */
-export function matchElement(workflow, job, line) {
+export function matchElement(workflow, job, line, search = "") {
   const number = make("span", "number", count(line.sequence_num));
   const text = make("span", "text");
   const { shown, cutBefore, cutAfter } = excerpt(line.message, line.highlights);
@@ -48,6 +48,6 @@ export function matchElement(workflow, job, line) {
     link.append(make("span", "sr", " stderr"));
   }
   link.append(make("span", "sr", ": "), text);
-  link.href = `${jobPage(workflow, job)}#L${line.sequence_num}`;
+  link.href = `${jobPage(workflow, job)}${search && `?${search}`}#L${line.sequence_num}`;
   return make("li", "", link);
 }

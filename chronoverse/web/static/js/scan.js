@@ -21,6 +21,9 @@ export function query(criteria, more) {
   if (criteria.q) parameters.q = criteria.q;
   if (criteria.q && criteria.regex) parameters.regex = "true";
   if (criteria.stream) parameters.stream = criteria.stream;
+  // The run to compare with, when the address names one.
+  const against = criteria.new && new URLSearchParams(location.search).get("against");
+  if (against) parameters.against = against;
   return new URLSearchParams(parameters);
 }
 

@@ -123,7 +123,7 @@ export class WorkflowSearch {
     }
     group.matches += job.logs.length;
     this.#setMore(group, job.more);
-    group.list.append(...job.logs.map((line) => matchElement(this.#workflow, job.id, line)));
+    group.list.append(...job.logs.map((line) => matchElement(this.#workflow, job.id, line, query(this.#criteria, {}))));
     group.list.hidden = !group.matches;
     group.problem.textContent = job.error ? `Not searched any further: ${job.error}` : "";
     group.problem.hidden = !job.error;

@@ -35,11 +35,21 @@ function takeFromFragment() {
   return value !== "";
 }
 
+/** Forgets the token, in this tab and in all others, so that no new tab gets it from one of them. */
+export function signOut() {
+  sessionStorage.removeItem(KEY);
+  channel?.postMessage({ forget: true });
+}
+
 /** Sends the token to other tabs that ask, and asks them for theirs if this tab has none. */
 async function shareToken() {
   if (!channel) return;
   channel.onmessage = ({ data }) => {
     if (data?.ask && token()) channel.postMessage({ token: token() });
+    if (data?.forget && token()) {
+      sessionStorage.removeItem(KEY);
+      location.reload();
+    }
     if (typeof data?.token === "string" && !token()) sessionStorage.setItem(KEY, data.token);
   };
   if (token()) return;
@@ -78,8 +88,9 @@ async function objection(value) {
   }
 }
 
-/** Asks the reader for a token until the service accepts one. Requests that are refused meanwhile wait for that, too. */
-export function signIn(why) {
+/** Asks the reader for a token until the service accepts one. Requests that are refused meanwhile wait for that, too.
+ * Resolves to true, or to false when the reader may cancel it and does. */
+export function signIn(why, { canCancel = false } = {}) {
   signingIn ??= new Promise((done) => {
     const input = make("input");
     Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
@@ -90,9 +101,23 @@ export function signIn(why) {
     const command = make("code", "", "chronoverse token");
     const hint = make("p", "hint", "Whoever operates the service gives you one. On its own machine, ", command, " may print one.");
     form.append(hint);
+    const close = (isSignedIn) => {
+      dialog.remove();
+      signingIn = null;
+      done(isSignedIn);
+    };
+    if (canCancel) {
+      const cancel = make("button", "", "Cancel");
+      cancel.type = "button";
+      cancel.addEventListener("click", () => close(false));
+      form.append(cancel);
+    }
     const dialog = make("dialog", "sign-in", form);
     dialog.setAttribute("aria-label", "Sign in");
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.addEventListener("cancel", (event) => {
+      event.preventDefault();
+      if (canCancel) close(false);
+    });
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       const value = input.value.trim().replace(/^Bearer\s+/i, "");
@@ -105,9 +130,7 @@ export function signIn(why) {
         return;
       }
       sessionStorage.setItem(KEY, value);
-      dialog.remove();
-      signingIn = null;
-      done();
+      close(true);
     });
     document.body.append(dialog);
     dialog.showModal();

@@ -1,12 +1,14 @@
 // The page of a workflow: its jobs, newest first, or what a search in all of them has found.
 
+import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { jobPage } from "./addresses.js";
 import { $, make, notice } from "./dom.js";
-import { ago, count, ended, outcome, span } from "./format.js";
+import { STATUS, ago, count, ended, span } from "./format.js";
 import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
-import { begin } from "./session.js";
+import { begin, claims } from "./session.js";
+import { badgeElement, isRed } from "./state.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
 const search = new WorkflowSearch(workflow);
@@ -15,10 +17,60 @@ let shown = null;
 function cells(job) {
   const link = make("a", "", job.id);
   link.href = jobPage(workflow, job.id);
-  const badge = make("span", "badge", outcome(job));
-  badge.dataset.status = job.status;
-  const cells = [make("td", "", link), make("td", "", badge), make("td", "quiet"), make("td", "quiet wide")];
-  return [...cells, make("td", "num", count(job.lines))];
+  const cells = [make("td", "", link), make("td", "", badgeElement(job)), make("td", "quiet"), make("td", "quiet wide")];
+  return [...cells, make("td", "num", count(job.lines)), make("td", "wide", ...(isRed(job.status) ? [comparing(job)] : []))];
+}
+
+/** A choice of the good runs with which a red job is compared. */
+function comparing(job) {
+  const choice = make("select", "", make("option", "", "compare with…"));
+  choice.setAttribute("aria-label", `Compare ${job.id} with`);
+  const fill = () => {
+    const good = list.items.filter((each) => each.status === "COMPLETED" && each.id !== job.id).slice(0, 20);
+    choice.replaceChildren(choice.options[0], ...good.map(({ id }) => make("option", "", id)));
+  };
+  choice.addEventListener("pointerdown", fill);
+  choice.addEventListener("focus", fill);
+  choice.addEventListener("change", () => {
+    if (choice.selectedIndex > 0) location.assign(`${jobPage(workflow, job.id)}?new=true&against=${choice.value}`);
+  });
+  return choice;
+}
+
+/** The link to a job, in words. */
+function linkTo(words, job) {
+  const link = make("a", "", words);
+  link.href = jobPage(workflow, job.id);
+  link.title = job.id;
+  return link;
+}
+
+/** Above the jobs: how many of those listed stand how, the newest red one, and the good one before it. */
+function showOverview() {
+  const { items } = list;
+  const counts = new Map();
+  for (const { status } of items) counts.set(status, (counts.get(status) ?? 0) + 1);
+  const parts = [...counts].map(([status, many]) => badgeElement({ status }, `${count(many)} ${STATUS[status] ?? status}`));
+  const red = items.find(({ status }) => isRed(status));
+  const good = items.find(({ status }) => status === "COMPLETED");
+  if (red) parts.push(linkTo("Last red run", red));
+  if (good) parts.push(linkTo("Last good run", good));
+  // The first red job after the last good one is where it broke.
+  const after = good ? items.slice(0, items.indexOf(good)).filter(({ status }) => isRed(status)) : [];
+  if (after.length > 1) parts.push(linkTo("Red since", after.at(-1)));
+  $("overview").replaceChildren(make("span", "sr", "Of the listed jobs: "), ...parts);
+  $("overview").hidden = !items.length;
+}
+
+/** When there are no jobs: whose token it is, and the ways out. */
+function showEmpty() {
+  const isEmpty = !list.items.length && !$("status").value;
+  $("empty").hidden = !isEmpty;
+  if (!isEmpty || $("empty").childElementCount) return;
+  const named = [claims().workflows ?? []].flat().map(String);
+  const sees = named.some((each) => each === "*" || each === workflow || (each.endsWith("*") && workflow.startsWith(each.slice(0, -1))));
+  const hint = sees ? "" : ` Ask for access to ${workflow}.`;
+  $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), tokenButtons());
 }
 
 function update(row, job) {
@@ -34,6 +86,9 @@ const list = new List({
   name: "jobs",
   cells,
   update,
+  // Those that run are on top.
+  arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
+  loaded: () => (showOverview(), showEmpty()),
   isBusy: (job) => !ended(job.status),
   empty: "No jobs yet. They appear here as they begin.",
   refused: (error) => error.message,
@@ -104,6 +159,7 @@ $("name").textContent = workflow;
 document.title = `${workflow} · Chronoverse`;
 fromAddress();
 await begin();
+showAccount();
 storeRecent(workflow);
 notice("Loading…");
 show();

@@ -1,0 +1,43 @@
+// The button that says whose token this tab has, what it is for and until when, and that lets the reader use another.
+
+import { make } from "./dom.js";
+import { claims, signIn, signOut } from "./session.js";
+
+/** The workflows that the token names, as text. */
+export function scopeText() {
+  const named = [claims().workflows ?? []].flat().map(String);
+  if (named.includes("*")) return "all workflows";
+  return named.length ? named.join(", ") : "no workflow";
+}
+
+/** Two buttons: for another token, and to sign out. */
+export function tokenButtons() {
+  const other = make("button", "", "Use another token");
+  const out = make("button", "", "Sign out");
+  other.type = out.type = "button";
+  other.addEventListener("click", async () => (await signIn("Paste another token.", { canCancel: true })) && location.reload());
+  out.addEventListener("click", () => {
+    signOut();
+    location.reload();
+  });
+  return make("p", "choices", other, out);
+}
+
+/** Puts the button at the end of the page's head. */
+export function showAccount() {
+  const { sub, exp } = claims();
+  const button = make("button", "", "Account");
+  button.id = "account";
+  button.type = "button";
+  button.setAttribute("popovertarget", "accountbox");
+  const facts = make("dl");
+  const until = exp > 0 ? new Date(exp * 1000).toLocaleString() : "unknown";
+  for (const [name, value] of [["Token of", sub ?? "unknown"], ["For", scopeText()], ["Until", until]]) {
+    facts.append(make("dt", "", name), make("dd", "", String(value)));
+  }
+  const box = make("div", "account", facts, tokenButtons());
+  box.id = "accountbox";
+  box.popover = "auto";
+  document.querySelector("header").append(button);
+  document.body.append(box);
+}

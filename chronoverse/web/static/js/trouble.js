@@ -1,0 +1,53 @@
+// Says that the service does not answer, counts down to the next attempt, and offers to try at once.
+
+import { announce, make } from "./dom.js";
+import { isTransient } from "../client/request.js";
+
+export { isTransient } from "../client/request.js";
+
+const said = make("span");
+const button = make("button", "", "Retry now");
+button.type = "button";
+const bar = make("p", "bar trouble", said, button);
+bar.hidden = true;
+let timer = 0;
+let again = null;
+button.addEventListener("click", () => again?.());
+
+/** Says that the next attempt comes in `ms`. The button calls `retry`. */
+export function showRetry(ms, retry) {
+  clearInterval(timer);
+  again = retry;
+  if (!bar.isConnected) document.querySelector("header").after(bar);
+  if (bar.hidden) announce("The service does not answer");
+  bar.hidden = false;
+  const until = Date.now() + ms;
+  const tick = () => {
+    const seconds = Math.ceil((until - Date.now()) / 1000);
+    said.textContent = `The service does not answer. ${seconds > 0 ? `Next attempt in ${seconds} s.` : "Trying…"}`;
+  };
+  tick();
+  timer = setInterval(tick, 500);
+}
+
+export function hideRetry() {
+  clearInterval(timer);
+  bar.hidden = true;
+}
+
+/** The result of `request()`. While the service does not answer, it is tried again every five seconds. */
+export async function untilAnswered(request) {
+  for (;;) {
+    try {
+      const answer = await request();
+      hideRetry();
+      return answer;
+    } catch (error) {
+      if (!isTransient(error)) throw error;
+      await new Promise((done) => {
+        showRetry(5000, done);
+        setTimeout(done, 5000);
+      });
+    }
+  }
+}

@@ -1,0 +1,140 @@
+"""What is red now, on the home page and on a workflow's page; the token's button; and what a page that waits says."""
+
+from collections.abc import Callable
+
+import pytest
+
+from chronoverse.joblog.values import Status
+from chronoverse.store import Store
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+OpenTab = Callable[..., Tab]
+
+NAMES = "() => [...document.querySelectorAll('tbody tr')].map((row) => row.cells[0].textContent)"
+
+
+@pytest.fixture(scope="module")
+def red(page_store: Store) -> None:
+    """A good workflow, a running one, a red one, a lost one and another good one, in this order."""
+    for name, statuses in {
+        "red-good": [Status.COMPLETED],
+        "red-failed": [Status.COMPLETED, Status.FAILED, Status.FAILED],
+        "red-runs": [Status.FAILED, Status.COMPLETED],
+        "red-lost": [Status.COMPLETED, Status.LOST],
+        "red-good-too": [Status.COMPLETED],
+    }.items():
+        for number, status in enumerate(statuses):
+            Job(page_store, f"{name}-{number}", name).lines("a line").end(status, int(status is Status.FAILED))
+    Job(page_store, "red-runs-now", "red-runs").lines("a line")
+
+
+@pytest.mark.long
+def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service, red: None) -> None:
+    """Red workflows come first, then running ones. A click leads to the last run. The field filters as one types."""
+    tab = open_tab()
+    tab.page.goto(f"{tab.url}/#token={page_service.token()}")
+    tab.page.wait_for_selector("tbody tr")
+    tab.page.fill("#workflow", "RED-")
+    order = ["red-lost", "red-failed", "red-runs", "red-good-too", "red-good"]
+    wait_until(lambda: tab.page.evaluate(NAMES) == order, PATIENCE_SECONDS, "red ones first")
+    row = tab.page.locator("tbody tr:has(a:text-is('red-failed'))")
+    assert row.locator(".badge").inner_text() == "failed"
+    dots = "(dots) => dots.map((each) => each.dataset.status)"
+    assert row.locator(".dot").evaluate_all(dots) == ["COMPLETED", "FAILED", "FAILED"]
+    tab.page.click("#kinds [data-kind=red]")
+    assert tab.page.evaluate(NAMES) == order[:2]
+    tab.page.reload()
+    tab.page.wait_for_selector("tbody tr")
+    tab.page.click("#kinds [data-kind=running]")
+    tab.page.fill("#workflow", "red-")
+    assert tab.page.evaluate(NAMES) == ["red-runs"]
+    tab.page.press("#workflow", "Enter")
+    tab.page.wait_for_url("**/ui/workflows/red-runs")
+    tab.page.goto(f"{tab.url}/?show=red")
+    tab.page.click("tbody tr:has(a:text-is('red-failed')) .run")
+    tab.page.wait_for_url("**/ui/workflows/red-failed/jobs/red-failed-2*")
+    tab.wait_number(1)
+
+
+@pytest.mark.long
+def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """How many jobs stand how, running ones on top, where it broke, and which good run to compare it with."""
+    for number, status in enumerate((Status.COMPLETED, Status.FAILED, Status.FAILED)):
+        Job(page_store, f"run-{number}", "overview").lines(*["same"] * number, f"only {status}").end(status, 3)
+    Job(page_store, "a-running-one", "overview").lines("a line")
+    Job(page_store, "run-4", "overview").lines("a line").end(Status.FAILED, 3)
+    tab = open_tab()
+    tab.page.goto(f"{tab.url}/ui/workflows/overview#token={page_service.token()}")
+    tab.page.wait_for_selector("tbody tr:nth-child(5)")
+    assert tab.page.evaluate(NAMES) == ["a-running-one", "run-4", "run-2", "run-1", "run-0"]
+    counts = tab.page.locator("#overview .badge").all_inner_texts()
+    assert sorted(counts) == ["1 completed", "1 running", "3 failed"]
+    links = "(links) => links.map((each) => [each.textContent, each.title])"
+    assert tab.page.locator("#overview a").evaluate_all(links) == [
+        ["Last red run", "run-4"],
+        ["Last good run", "run-0"],
+        ["Red since", "run-1"],
+    ]
+    choice = tab.page.locator("tbody tr:nth-child(2) select")
+    choice.focus()
+    choice.select_option("run-0")
+    tab.page.wait_for_url("**/jobs/run-4?new=true&against=run-0*")
+    tab.page.wait_for_selector("#runs a:text-is('run-0')")
+
+
+@pytest.mark.long
+def test_a_list_that_is_idle_asks_only_for_what_is_new(
+    open_tab: OpenTab, page_service: Service, page_store: Store
+) -> None:
+    """However much was loaded. A new job, and the end of one that is far down, are seen all the same."""
+    running = Job(page_store, "far-down", "idle").lines("a line")
+    for number in range(220):
+        Job(page_store, f"idle-{number}", "idle").end()
+    tab = open_tab()
+    tab.page.goto(f"{tab.url}/ui/workflows/idle#token={page_service.token()}")
+    rows = "() => document.querySelectorAll('tbody tr').length"
+    for shown in (50, 100, 150, 200):
+        wait_until(lambda shown=shown: tab.page.evaluate(rows) == shown, PATIENCE_SECONDS, f"{shown} rows")
+        tab.page.click("#more")
+    wait_until(lambda: tab.page.evaluate(rows) == 221, PATIENCE_SECONDS, "all rows")
+    assert tab.page.evaluate(NAMES)[0] == "far-down"
+    running.end(Status.FAILED, 1)
+    Job(page_store, "newest", "idle").end()
+    order = ["newest", *(f"idle-{number}" for number in range(219, -1, -1)), "far-down"]
+    wait_until(lambda: tab.page.evaluate(NAMES) == order, PATIENCE_SECONDS, "the new job, and the end of the other")
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.page.wait_for_timeout(11_000)
+    assert 1 <= len(asked) <= 3
+
+
+@pytest.mark.long
+def test_a_token_can_be_left(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """The button says whose the token is. It leads to another one, or to none, also for tabs that open later."""
+    job.lines("a line").end()
+    tab = open_tab()
+    tab.expected = "404"
+    tab.page.goto(f"{tab.url}/ui/workflows/page#token={page_service.token('shop-web')}")
+    tab.page.wait_for_selector("#empty:has-text('This token is for shop-web. Ask for access to page.')")
+    tab.page.click("#account")
+    assert "shop-web" in tab.text("#accountbox")
+    tab.page.click("#accountbox button:text-is('Use another token')")
+    tab.page.click(".sign-in button:text-is('Cancel')")
+    tab.page.click("#empty button:text-is('Use another token')")
+    tab.page.fill(".sign-in input", page_service.token())
+    tab.page.click(".sign-in button:text-is('Sign in')")
+    tab.page.wait_for_selector("tbody tr")
+    second = Tab(tab.page.context, page_service)
+    second.page.goto(tab.page.url)
+    second.page.wait_for_selector("tbody tr")
+    tab.page.click("#account")
+    tab.page.click("#accountbox button:text-is('Sign out')")
+    for each in (tab, second):
+        each.page.wait_for_selector(".sign-in")
+        assert each.page.evaluate("() => sessionStorage.length") == 0
+    third = Tab(tab.page.context, page_service)
+    third.page.goto(f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}")
+    third.page.wait_for_selector(".sign-in")
