@@ -3,14 +3,16 @@
 import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { jobPage, workflowPage } from "./addresses.js";
 import { $, make, notice } from "./dom.js";
-import { ago, count } from "./format.js";
+import { ago, count, ended } from "./format.js";
 import { List } from "./list.js";
 import { recentWorkflows } from "./recent.js";
 import { IDENTIFIER, begin, claims } from "./session.js";
 import { badgeElement, dotsElement, isRed } from "./state.js";
 
 const namedWorkflows = () => [claims().workflows ?? []].flat().filter((each) => IDENTIFIER.test(each));
-const rank = ({ last_status: status, running }) => (isRed(status) ? 0 : running ? 1 : 2);
+//: Red is a workflow whose last ended job has failed or is lost, also while the next one runs.
+const isRedNow = ({ recent = [] }) => isRed(recent.find(ended));
+const rank = (each) => (isRedNow(each) ? 0 : each.running ? 1 : 2);
 const typed = () => $("workflow").value.trim();
 let kind = new URLSearchParams(location.search).get("show") ?? "";
 
@@ -39,7 +41,7 @@ function cells({ id, jobs, running, last_job: job, last_status: status, recent =
 /** The workflows that the reader wants, the red ones first, then those that run. Others stay the newest first. */
 function arrange(items) {
   const text = typed().toLowerCase();
-  const isWanted = (each) => kind === "" || (kind === "red" ? isRed(each.last_status) : each.running > 0);
+  const isWanted = (each) => kind === "" || (kind === "red" ? isRedNow(each) : each.running > 0);
   return items.filter((each) => each.id.toLowerCase().includes(text) && isWanted(each)).sort((a, b) => rank(a) - rank(b));
 }
 
