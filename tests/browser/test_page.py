@@ -129,7 +129,8 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
     tab = open_tab()
     tab.expected = "404"
     tab.open(later)
-    tab.wait_text("#notice", "Waiting for the job to begin…")
+    tab.page.wait_for_selector(f"#notice:has-text('There is no job {later.job_id} in page. Its jobs')")
+    tab.page.wait_for_selector(f"#notice a:text-is('{job.ref.job_id}')")
     headers = {"Authorization": f"Bearer {page_service.token()}"}
     httpx.put(f"{page_service.url}/workflows/page/jobs/{later.job_id}", headers=headers)
     tab.wait_text("#badge", "pending")

@@ -138,3 +138,40 @@ def test_a_token_can_be_left(open_tab: OpenTab, page_service: Service, job: Job)
     third = Tab(tab.page.context, page_service)
     third.page.goto(f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}")
     third.page.wait_for_selector(".sign-in")
+
+
+@pytest.mark.long
+def test_a_page_says_how_its_job_stands(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """When it began, how long it took, in the browser's tab too; and that a line of the address does not exist."""
+    job.lines("a line")
+    tab = open_tab(job.ref).wait_number(1)
+    icon = "() => document.querySelector('link[rel=icon]').getAttribute('href')"
+    assert tab.page.evaluate(icon) == "/ui/static/icon-running.svg"
+    assert "began just now" in tab.text("#facts")
+    job.end(Status.FAILED, 1)
+    tab.wait_text("#badge", "failed · exit 1")
+    wait_until(lambda: tab.text("#facts").startswith("after "), PATIENCE_SECONDS, "how long it took")
+    assert tab.page.evaluate(icon) == "/ui/static/icon-failed.svg"
+    tab.page.evaluate("location.hash = 'L99999'")
+    tab.wait_text("#link", "there is no line 99,999: the last one is 1")
+
+
+@pytest.mark.long
+def test_a_service_that_is_down_is_tried_again(open_tab: OpenTab, page_service: Service, job: Job) -> None:
+    """The page of a job and that of its workflow count down, and go on by themselves or at a click."""
+    job.lines("a line")
+    tab, jobs = open_tab(job.ref).wait_number(1), open_tab()
+    jobs.page.goto(f"{jobs.url}/ui/workflows/page#token={page_service.token()}")
+    jobs.page.wait_for_selector("tbody tr")
+    tab.expected = jobs.expected = "net::ERR_"
+    page_service.kill()
+    for each in (tab, jobs):
+        each.page.wait_for_selector(".trouble:has-text('The service does not answer.')")
+    page_service.start()
+    job.lines("another line")
+    for each in (tab, jobs):
+        button = each.page.locator(".trouble button")
+        if button.is_visible():
+            button.click()
+        each.page.wait_for_selector(".trouble", state="hidden")
+    tab.wait_number(2)

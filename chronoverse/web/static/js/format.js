@@ -22,9 +22,10 @@ export function outcome(job) {
   return showsExitCode ? `${word} · exit ${job.exit_code}` : word;
 }
 
-/** A duration in milliseconds as "0.3 s", "42 s", "3 m 07 s", "2 h 05 m" or "4 d 03 h". */
+/** A duration in milliseconds as "37 ms", "0.3 s", "42 s", "3 m 07 s", "2 h 05 m" or "4 d 03 h". */
 export function span(ms) {
-  const seconds = Math.max(0, ms) / 1000;
+  if (ms < 100) return `${Math.round(Math.max(0, ms))} ms`;
+  const seconds = ms / 1000;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   const total = Math.floor(seconds);
   const twoDigits = (n) => String(n).padStart(2, "0");

@@ -1,12 +1,14 @@
 // The page of one job. It connects the log, the search, the viewport and the stream.
 
 import { follow } from "../client/follow.js";
+import { showAccount } from "./account.js";
 import { $, notice, announce } from "./dom.js";
 import { Errors, looksLikeError } from "./errors.js";
 import { Find, toggle } from "./find.js";
-import { ended, lines } from "./format.js";
+import { count, ended, lines } from "./format.js";
 import { Groups } from "./groups.js";
 import { Log } from "./log.js";
+import { showMissing } from "./missing.js";
 import { NewLines } from "./new_lines.js";
 import { RowMaker } from "./row.js";
 import { Ruler } from "./ruler.js";
@@ -15,6 +17,7 @@ import { begin, currentToken, get, Refused } from "./session.js";
 import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
 import { showJob, showLast, showConnection, showTrouble } from "./status.js";
 import { showSummary } from "./summary.js";
+import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
 
 //: Share of the screen that is above a line after a jump to it.
@@ -69,7 +72,7 @@ let areGroupsFound = false;
 // What is in view.
 
 function changed() {
-  showLast(log.last);
+  showLast(log.last, log.get(log.last)?.timestamp);
   $("log").style.setProperty("--digits", Math.max(4, String(log.last).length));
   find.logGrew();
   newLines.logGrew();
@@ -186,6 +189,7 @@ function goToAddress() {
   maker.picked = named;
   showPicked(named);
   jump(Math.min(named.from, Math.max(log.last, 1)));
+  if (!live && named.from > log.last) showTrouble(`there is no line ${count(named.from)}: the last one is ${count(log.last)}`);
   return true;
 }
 
@@ -375,7 +379,7 @@ async function followStream(offset, isThere) {
     heartbeat,
     wait: isThere ? 0 : Infinity,
     giveUpAfter: Infinity,
-    onReconnect: () => showConnection(false),
+    onReconnect: (_, ms) => showConnection(false, ms),
   });
   let since = performance.now();
   try {
@@ -436,7 +440,8 @@ async function main() {
   find.stream = "";
   await begin();
   $("log").focus({ focusVisible: false });
-  const job = await fetchJob();
+  showAccount();
+  const job = await untilAnswered(fetchJob);
   if (job) {
     log.setExtent(job.first_sequence_num, job.last_sequence_num);
     showState(job);
@@ -457,7 +462,7 @@ async function main() {
     }
     if (!live) return;
   } else {
-    notice("Waiting for the job to begin…");
+    showMissing(workflow, name);
     viewport.end(true);
     live = true;
   }

@@ -1,14 +1,21 @@
 // The head of the page: the job's status, and whether the page is connected.
 
 import { $, announce } from "./dom.js";
-import { ended, lines, outcome, span } from "./format.js";
+import { ago, ended, lines, outcome, span } from "./format.js";
+import { hideRetry, showRetry } from "./trouble.js";
 
 //: Milliseconds that a connection may be lost before the page shows it. Most are back by then.
 const GRACE_MS = 700;
+//: Milliseconds until the next attempt from which on a countdown is shown.
+const RETRY_MS = 2000;
 
 let job = null;
 let last = 0;
 let lostTimer = 0;
+let grewAt = 0;
+
+//: Milliseconds without a new line after which the head says how long it has been.
+const QUIET_MS = 30_000;
 
 /** Shows a job's state, from the service or from its stream, and the log's last number. */
 export function showJob(state, number) {
@@ -22,18 +29,24 @@ export function showJob(state, number) {
   if (isNew) {
     document.title = `${outcome(job)} · ${$("name").textContent} · Chronoverse`;
     announce(`The job is ${outcome(job)}`);
+    document.querySelector("link[rel=icon]").href = `/ui/static/icon-${job.status.toLowerCase()}.svg`;
   }
   tick();
 }
 
-export function showLast(number) {
+/** Shows the log's last number. `at` is the time of that line, if it is known. */
+export function showLast(number, at = "") {
+  grewAt = Date.parse(at) || grewAt;
   last = number;
 }
 
-/** Shows whether the page is connected. */
-export function showConnection(isConnected) {
+/** Shows whether the page is connected. If not, it connects again in `ms`, or when the reader wants it to. */
+export function showConnection(isConnected, ms = 0) {
   clearTimeout(lostTimer);
   lostTimer = 0;
+  if (isConnected) hideRetry();
+  // The client tries again at once when the network is back.
+  else if (ms > RETRY_MS) showRetry(ms, () => dispatchEvent(new Event("online")));
   if (isConnected) showTrouble(null);
   else if ($("link").hidden) lostTimer = setTimeout(() => showTrouble("reconnecting…"), GRACE_MS);
 }
@@ -50,11 +63,15 @@ function tick() {
   const start = Date.parse(job.started_at ?? "");
   const stop = ended(job.status) ? Date.parse(job.finished_at ?? "") : Date.now();
   const facts = [];
-  if (start > 0 && stop >= start) facts.push(span(stop - start));
+  if (start > 0 && stop >= start) facts.push(`${ended(job.status) ? "after " : ""}${span(stop - start)}`);
+  if (start > 0) facts.push(`began ${ago(job.started_at)}`);
   facts.push(lines(last));
   if (job.dropped) facts.push(`${job.dropped} dropped`);
   if (job.attempt > 1) facts.push(`attempt ${job.attempt}`);
+  const quiet = Date.now() - grewAt;
+  if (job.status === "RUNNING" && grewAt && quiet > QUIET_MS) facts.push(`last line ${span(quiet)} ago`);
   const text = facts.join(" · ");
+  $("facts").title = job.started_at ?? "";
   if ($("facts").textContent !== text) $("facts").textContent = text;
 }
 setInterval(tick, 500);
