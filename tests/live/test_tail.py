@@ -25,7 +25,8 @@ ROOT: Final = Path(__file__).parents[2]
 #: Seconds to wait for an event whose delay depends only on how busy the machine is.
 SOON: Final = 20.0
 #: The most seconds, as a median, from a line's append until a viewer that joined while the reader waited has it.
-PROMPT: Final = 0.05
+#: A reader that is not woken waits for almost a second.
+PROMPT: Final = 0.25
 
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 

@@ -118,7 +118,7 @@ def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(tmp_path: Path,
             store.ask("BGSAVE")
             failed = b"rdb_last_bgsave_status:err"
             wait_until(lambda: failed in store.ask("INFO", "persistence"), PATIENCE_SECONDS, "the snapshot failed")
-            ready = httpx.get(f"{service.url}/readyz")
+            ready = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_SECONDS)
             assert (ready.status_code, ready.json()["status"]) == (200, "ready")
             assert "takes no writes" in ready.json()["warning"]
             beats = stream.body.count(b"\n:")
