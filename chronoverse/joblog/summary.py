@@ -58,11 +58,17 @@ _WHY: Final = re.compile(
     r"(?i)(?:error|exception|violation|panic|fatal|failure)(?:\[[\w-]+\]| [a-z]*[0-9]+)?!?: +\S"
     r"|\bcaused by: |(?:^|[\s0-9])e: \S"
     r"|:[0-9]+:[0-9]+:? +(?:fatal )?(?:error|[a-z]+[0-9]+)\b|_test\.go:[0-9]+: |\bexpect(?:ed)?\b.*\b(?:to|but)\b"
+    r"|\bfailed: +\S|\bproblem: +\S|\baccess denied"
     r"|segmentation fault|\bkilled\b|no space left|out of memory|permission denied|command not found|no such file"
     r"|undefined reference|(?:time|deadline) ?(?:d out|out|exceeded)|\brefused\b"
 )
 #: What else looks like a failure, but is no word of an error: it is common in the names of good tests.
 _FAIL: Final = re.compile(r"\bFAIL\b|\u2718|\u2717|\bNOT OK\b|^not ok\b")
+
+#: The subject of a commit is new in every run, and may speak of any error.
+_COMMIT: Final = re.compile(
+    r"^\s*(?:HEAD is now at|Checking out|Merge (?:pull request|branch|commit)|commit [0-9a-f]{7,})\b"
+)
 
 
 def weight_of(message: str, is_error: bool) -> int:
@@ -71,6 +77,8 @@ def weight_of(message: str, is_error: bool) -> int:
     Any other line has 0. ``is_error`` is what :func:`looks_like_error` says of it.
     """
     text = strip_sequences(message[:_WEIGHED])
+    if _COMMIT.search(text):
+        return 0
     if _CLOSING.search(text):
         return 1
     return 3 if _WHY.search(text) else 2 if is_error or _FAIL.search(text) else 0
@@ -116,8 +124,11 @@ class Hunk:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The hunk with the highest rank is the cause: it holds an error, is large, and is late."""
-        return self.weight, self.size, self.last
+        """The hunk with the highest rank is the cause: it says why, is large, and is late.
+
+        A line that only says that something has failed is no reason to open the log there.
+        """
+        return max(self.weight, 1), self.size, self.last
 
 
 @dataclass(slots=True)
