@@ -27,23 +27,12 @@ from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
 
 #: Seconds of one request that waits. Proxies of others may give up after a minute.
 WAIT_SECONDS: Final = 20
-#: Seconds between heartbeats by default, and how many in a row may be missing before a connection counts as dead.
-HEARTBEAT_SECONDS: Final = 15.0
-MISSED_HEARTBEATS: Final = 3
-#: Seconds that a connection may take to open.
-CONNECT_SECONDS: Final = 5.0
-#: Seconds for which a client keeps retrying without success: enough to notice a bad deployment and to fix it.
-MAX_RETRY_SECONDS: Final = 600.0
 #: How long to wait before a retry. The service may name another first delay with ``retry:``.
 RETRY: Final = RetryPolicy(first=1.0, longest=30.0)
-#: Attempts at a request that is not a stream. They are few because somebody waits for the answer.
-MAX_ATTEMPTS: Final = 4
 #: Bytes of one read of a stream.
 READ_BYTES: Final = 65_536
 #: Lines of one page: the most that the service allows.
 PAGE_LINES: Final = 1_000
-#: Seconds that one request may ask the service to wait for a job.
-MAX_WAIT_SECONDS: Final = 300
 
 _Result = TypeVar("_Result")
 
@@ -98,8 +87,9 @@ class Client:
 
     ``token`` is a bearer token, a function that makes one for each attempt, or None for no token. ``ca_file`` has
     authorities that are trusted beside those of the system. A request that is no stream is tried ``max_attempts``
-    times. No request is tried again after it has failed for ``max_retry_seconds``. ``clock`` is monotonic, in seconds.
-    ``chance`` returns a random number from 0 to 1. ``sleep`` waits between attempts at requests that are not streams.
+    times, few because somebody waits for the answer. No request is tried again after it has failed for
+    ``max_retry_seconds``: enough to notice a bad deployment and to mend it. ``clock`` is monotonic, in seconds.
+    ``chance`` returns a random number from 0 to 1. ``sleep`` waits between attempts at requests that are no streams.
 
     Every method raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` or another
     :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not succeed.
@@ -111,9 +101,9 @@ class Client:
         token: str | Callable[[], str | None] | None = None,
         *,
         ca_file: Path | None = None,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        max_attempts: int = MAX_ATTEMPTS,
-        max_retry_seconds: float = MAX_RETRY_SECONDS,
+        heartbeat_seconds: float = 15.0,
+        max_attempts: int = 4,
+        max_retry_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], object] = time.sleep,
@@ -124,10 +114,9 @@ class Client:
         self._clock = clock
         self._chance = chance
         self._sleep = sleep
-        silence = MISSED_HEARTBEATS * heartbeat_seconds
-        self._service = ServiceConnection(
-            url, token, ca_file=ca_file, connect_seconds=CONNECT_SECONDS, read_seconds=silence
-        )
+        # Without three heartbeats a connection counts as dead.
+        silence = 3 * heartbeat_seconds
+        self._service = ServiceConnection(url, token, ca_file=ca_file, connect_seconds=5.0, read_seconds=silence)
 
     def close(self) -> None:
         """Closes idle connections. The client may be used again afterwards."""
@@ -159,7 +148,7 @@ class Client:
         failure: RequestFailed | None = None
         while not stop.is_set():
             start = {"offset": offset, "tail": tail} if follower.last_number is None else {}
-            left = min(max(ceil(wait_until - self._clock()), 0), MAX_WAIT_SECONDS)
+            left = min(max(ceil(wait_until - self._clock()), 0), 300)  # the most that the service allows
             filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
             query = {**start, **filters, "wait": left or None}
             backoff.record_failure()  # until the connection brings something

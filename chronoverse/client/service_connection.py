@@ -13,7 +13,7 @@ from chronoverse import errors
 from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: The longest ``Retry-After`` that is obeyed, in seconds.
+#: Seconds of the longest ``Retry-After`` that is obeyed.
 MAX_RETRY_AFTER_SECONDS: Final = 120.0
 
 
@@ -36,13 +36,10 @@ class TooLong(errors.BadRequest):
 
 
 #: The errors for statuses that no retry changes. A 415 is a malformed request, too.
-_FINAL: Final[tuple[type[ChronoverseError], ...]] = (
-    errors.BadRequest,
-    errors.Unauthorized,
-    errors.Forbidden,
-    errors.JobNotFound,
-    TooLong,
-)
+_FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
+    kind.status: kind
+    for kind in (errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.JobNotFound, TooLong)
+}
 
 
 class ServiceConnection:
@@ -144,11 +141,7 @@ def _refusal(response: urllib3.BaseHTTPResponse, answer: bytes) -> ChronoverseEr
     elif status == 409 and reason == errors.SequenceGap.reason:
         error = errors.SequenceGap(expected) if type(expected) is int else ChronoverseError(detail)
     else:
-        by_status: dict[int, type[ChronoverseError]] = {
-            415: errors.BadRequest,
-            **{kind.status: kind for kind in _FINAL},
-        }
-        kind = errors.errors_by_reason().get(str(reason)) if status == 409 else by_status.get(status)
+        kind = errors.errors_by_reason().get(str(reason)) if status == 409 else _FINAL.get(status)
         error = (kind or ChronoverseError)(detail)
     error.title = title or error.title
     return error

@@ -26,8 +26,6 @@ _SEQUENCE = re.compile(
 #: SGR parameters that begin a colour of several parameters: ``38;5;n`` and ``38;2;r;g;b``.
 _COLOUR: Final = {"38", "48", "58"}
 _COLOUR_LENGTH: Final = {"5": 3, "2": 5}
-#: SGR 8 makes text invisible.
-_CONCEAL: Final = "8"
 
 
 def sanitize(text: str, colour: bool) -> str:
@@ -68,12 +66,12 @@ def plain_text(text: str) -> str:
 
 
 def _visible(parameters: str) -> str:
-    """SGR parameters without the one that makes text invisible. The 8 of ``38;5;8`` is a grey and stays."""
+    """SGR parameters without 8, which makes text invisible. The 8 of ``38;5;8`` is a grey and stays."""
     given = parameters.split(";")
     visible: list[str] = []
     while given:
         length = _COLOUR_LENGTH.get(given[1], 1) if given[0] in _COLOUR and len(given) > 1 else 1
-        if given[0].partition(":")[0].lstrip("0") != _CONCEAL:
+        if given[0].partition(":")[0].lstrip("0") != "8":
             visible += given[:length]
         given = given[length:]
     return ";".join(visible)

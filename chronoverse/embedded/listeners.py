@@ -1,10 +1,8 @@
 """Which addresses the service of a data directory listens at, so that its tokens are given to nobody else.
 
-Any user of a machine may listen on a loopback port while the service does not. The service therefore leaves a file
-for each of its listening sockets in ``<data_dir>/listeners``, named by its address. The file holds the socket's inode
-number. Linux lists the inode numbers of all listening sockets in ``/proc/net/tcp`` and ``/proc/net/tcp6``
-(https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html). While the number is listed there, the socket
-holds the address, and nobody else can listen at it. Other systems have no such list: there the file alone counts.
+Any user of a machine may listen on a loopback port while the service does not. So the service leaves a file for each
+of its listening sockets in ``<data_dir>/listeners``, named by its address, with the socket's inode number. While Linux
+lists that number in ``/proc/net/tcp`` or ``tcp6``, nobody else can listen there. Elsewhere the file alone counts.
 """
 
 import contextlib

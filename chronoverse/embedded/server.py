@@ -37,8 +37,6 @@ from chronoverse.settings import child_environ
 START_SECONDS: Final = 10.0
 #: Seconds between two attempts to get a lock or an answer. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
-#: Supervisors that are started before this gives up. Each has started its server three times.
-MAX_SUPERVISORS: Final = 2
 #: Bytes that the path of a unix socket may have: 104 with its NUL on macOS, 108 on Linux.
 SOCKET_PATH_BYTES: Final = 103
 
@@ -170,8 +168,8 @@ def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
         if answer:
             # Seconds that a server may take to load its data. There may be gigabytes on a slow disk.
             timeout = 600.0
-        elif _start_supervisor_if_none(data_dir, binary, give_up=started == MAX_SUPERVISORS):
-            started += 1
+        elif _start_supervisor_if_none(data_dir, binary, give_up=started == 2):
+            started += 1  # each has started its server three times
         if time.monotonic() - start > timeout:
             raise EmbeddedError(f"the embedded server in {data_dir} does not answer.{_log_tail(data_dir)}")
         time.sleep(POLL_SECONDS)

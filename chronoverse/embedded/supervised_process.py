@@ -36,10 +36,9 @@ def wait_for_owner_end() -> None:
 
 
 def _inheritable_descriptors() -> list[int]:
-    """The open files that a program would inherit beside standard input, output and error.
+    """The open files that a program would inherit beside standard input, output and error: gunicorn's sockets.
 
-    gunicorn makes its listening sockets so. A program that had them would keep the port open while the workers drain:
-    the kernel would accept connections that nobody serves.
+    A program that had them would keep the port open while the workers drain, and nobody would serve it.
     """
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
@@ -53,12 +52,9 @@ class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
     The program must read its standard input all the time: see :func:`wait_for_owner_end`. It is asked there whether it
-    still runs, and killed when it stands still (SIGSTOP), with the processes of its group.
-
-    Of the open files the program has standard input, output and error, and ``file`` as number 3.
-    ``on_death`` is called with its process id, and with the seconds until it is restarted. ``report`` is told again and
-    again whether the program runs and does not stand still, as soon as that is known. This does not use Popen, since
-    gevent and gunicorn both reap all children, and so take its exit status.
+    still runs, and killed with its process group when it stands still. It has standard input, output and error, and
+    ``file`` as number 3. ``on_death`` is called with its process id and the seconds until it is restarted, ``report``
+    again and again with whether it runs. This is no Popen: gevent and gunicorn reap all children.
     """
 
     def __init__(

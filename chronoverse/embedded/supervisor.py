@@ -2,13 +2,11 @@
 
     python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
-:mod:`chronoverse.embedded.server` starts it and passes it ``LOCK_FD``, which has the exclusive lock on
-``DIRECTORY/keeper``. The server inherits that lock. So no second server can start on the same files while either of
-the two lives, even if the other was killed.
+:mod:`chronoverse.embedded.server` starts it. ``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``. The server
+inherits that lock: no second server can start on the same files while either of the two lives.
 
-Each lease is a shared lock on ``DIRECTORY/holders``. The kernel releases it with the last process that has it. So when
-the exclusive lock is granted here, there is no lease left. This program then stops the server. New leases wait until
-it has ended, and start a new supervisor.
+Each lease is a shared lock on ``DIRECTORY/holders``. When the exclusive lock is granted here, there is no lease left,
+and this program stops the server. New leases wait until it has ended, and start a new supervisor.
 
     supervisor ─┬─ watcher   waits for the exclusive lock on ``holders``, and exits with 0 when it has it
                 └─ server    is started again when it ends before the watcher does
@@ -29,11 +27,6 @@ STOP_SECONDS: Final = 5.0
 #: Seconds before a server that died is started again: the first and the longest delay. Each is twice the one before.
 #: This program runs without the package, so it cannot use ``chronoverse.backoff``.
 BACKOFF_SECONDS: Final = (0.02, 1.0)
-#: Failed starts in a row after which this gives up, if no start has succeeded. The caller then shows the server's log.
-MAX_FAILED_STARTS: Final = 3
-#: Seconds to wait for the answer to SHUTDOWN of a server that outlived its supervisor.
-SHUTDOWN_SECONDS: Final = 5.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def main(directory: str, lock: str, *command: str) -> None:
@@ -88,11 +81,11 @@ class _Restarts:
     def pause_after(self, lived: float) -> float | None:
         """Seconds to wait after a server that lived for ``lived`` seconds; None when it should not be started again."""
         self._failures += 1
-        # A server that has run for so many seconds has started well.
+        # A server that has run for that many seconds has started well.
         if lived >= 1.0:
             self._pause, self._came_up = BACKOFF_SECONDS[0], True
-        elif not self._came_up and self._failures == MAX_FAILED_STARTS:
-            return None
+        elif not self._came_up and self._failures == 3:
+            return None  # the caller then shows the server's log
         pause, self._pause = self._pause, min(self._pause * 2, BACKOFF_SECONDS[1])
         return pause
 
@@ -118,7 +111,7 @@ def _shut_down_orphan() -> None:
     import socket
 
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(SHUTDOWN_SECONDS)
+        sock.settimeout(5.0)
         sock.connect("server.sock")
         sock.sendall(b"SHUTDOWN\r\n")
         sock.recv(1)
@@ -142,17 +135,16 @@ def _start_server(command: tuple[str, ...]) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Makes the kernel kill this process when ``parent`` ends. This uses prctl(2), so it works on Linux only.
+    """Makes the kernel kill this process when ``parent`` ends: prctl(2), on Linux only.
 
-    The signal is SIGKILL, so that a server that hangs ends too. Nothing is lost by it: Redis writes to its file before
-    it acknowledges a write, and when it loads the file it cuts off an incomplete last write.
+    It is SIGKILL, so that a server that hangs ends too. Redis writes to its file before it acknowledges a write.
     """
     if sys.platform != "linux":
         return
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
 

@@ -7,10 +7,7 @@
 
 The job's id is the task's id, and its workflow is the task's name or one that is given. Celery's signals call us, in
 the process that runs the task. Nothing is connected, and no thread started, before the first task: so a pool may fork.
-
-The store cannot fail a task, nor change what it returns or raises. It can delay a task by :data:`OPEN_SECONDS` before
-it begins and :data:`DELIVER_SECONDS` after its end. While the store is away that happens once in
-:data:`AWAY_SECONDS`; the other tasks of the process wait for :data:`AWAY_DELIVER_SECONDS`. Their lines go to files.
+The store cannot fail a task, nor change what it returns or raises. It can delay one by the seconds below.
 """
 
 import contextlib
@@ -46,7 +43,7 @@ __all__ = ["TaskLogs", "install"]
 #: Seconds that a task waits at most until its log is open, and at its end until its lines are delivered.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 5.0
-#: For so many seconds after a log could not be delivered, the next tasks wait no longer than ``AWAY_DELIVER_SECONDS``.
+#: For that many seconds after a log could not be delivered, the next tasks wait no longer than the other number.
 AWAY_SECONDS: Final = 30.0
 AWAY_DELIVER_SECONDS: Final = 0.25
 
