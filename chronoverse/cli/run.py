@@ -125,8 +125,8 @@ def deliver(
     if only_print:
         _print_spool(file, raw)
         return 0
+    from chronoverse.runner.command import Tee, open_standard
     from chronoverse.runner.resend import resend_spool
-    from chronoverse.runner.tee import Tee, open_standard
 
     settings = read_settings()
     server = meant_service(settings, server)

@@ -5,9 +5,7 @@
 
 capture/          from a command's pipes or terminal to batches of lines
 spool/            where lines wait until the store has them safely
-command           one command, from its start to its exit code
-tee               copies the command's output to our own
-signal_forwarder  forwards signals to the command
+command           one command, from its start to its exit code, with its signals and the copy of its output
 publisher         opens the job, appends its lines, renews its lease and ends it
 durability        asks which lines are safe in the store, and releases them from the spool
 log_writer        what a runner needs of a store

@@ -104,22 +104,20 @@ class JobLog:
         """Opens a new attempt at a job, and waits up to ``open_seconds`` until the store has opened it.
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
-        the URL of either: that of a store as in ``CHRONOVERSE_REDIS_URL``, or ``http://`` or ``https://`` for a
-        service. A service needs a ``token`` with ``logs:write``; a function is called for each request. ``ca_file`` has
-        PEM certificates of authorities that are trusted beside those of the system, for the URL of a service; the
-        default is CHRONOVERSE_CA_FILE. A connection that was made from a URL is closed with the log. ``lease_seconds``
-        must not be longer than the service's own. ``room`` says where lines wait while the store is away, by default in
-        64 MiB of memory. With ``retry`` the job is the first of JOB, JOB.2, … that is free. With ``wait_for_lease``
-        lines wait while another runner holds the job, instead of :class:`Held`. ``lease_token`` (32 to 128 hexadecimal
-        digits, by default made up) is what the store knows this attempt by: another process that knows it can end the
-        attempt. ``say`` is called with each message for the user; the default prints it on stderr. ``clock`` gives Unix
-        time in seconds.
+        the URL of either: as in ``CHRONOVERSE_REDIS_URL``, or of a service, with a ``token`` for ``logs:write``; a
+        function is called for each request. ``ca_file`` (default CHRONOVERSE_CA_FILE) has PEM certificates of
+        authorities that are trusted beside those of the system. A connection that was made from a URL is closed with
+        the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where lines wait while the
+        store is away, by default in 64 MiB of memory. With ``retry`` the job is the first of JOB, JOB.2, … that is
+        free. With ``wait_for_lease`` lines wait while another runner holds the job, instead of :class:`Held`. Whoever
+        knows the ``lease_token`` (32 to 128 hexadecimal digits, by default made up) can end this attempt. ``say`` is
+        called with each message for the user (default: stderr). ``clock`` gives Unix time in seconds.
 
         Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates, or
-        :class:`chronoverse.errors.SettingsError` if the setting names that; :class:`chronoverse.errors.Held`,
-        ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when
-        the store refuses the job; ``Unreachable`` when the service's certificate is not trusted.
-        When the store is away, or refuses the token of a function, nothing is raised: lines wait for it.
+        :class:`chronoverse.errors.SettingsError` if the setting names that; ``Held``, ``Closed``, ``Deleted``,
+        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when the store refuses the job;
+        ``Unreachable`` when the service's certificate is not trusted. When the store is away, or refuses the token of a
+        function, nothing is raised: lines wait for it.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
@@ -133,7 +131,7 @@ class JobLog:
                 spool,
                 say,
                 lease_seconds=lease_seconds,
-                retry=retry,
+                find_free_id=retry,
                 wait_for_lease=wait_for_lease,
                 lease_token=lease_token,
             )

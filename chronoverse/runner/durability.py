@@ -14,12 +14,6 @@ from chronoverse.runner.spool.spool import Spool
 
 #: Seconds that one wait for acknowledged lines lasts. After each the thread checks whether it was stopped.
 POLL_SECONDS: Final = 0.2
-#: Seconds between two questions. The disk is not asked about every batch.
-PROBE_INTERVAL_SECONDS: Final = 0.1
-#: Seconds to wait after a question that failed. The publisher notices the store's return earlier.
-RETRY_SECONDS: Final = 1.0
-#: Questions without an answer (of two seconds each) after which the user gets a message.
-MAX_UNCONFIRMED: Final = 5
 
 
 class AttemptNumbering(NamedTuple):
@@ -92,14 +86,14 @@ class DurabilityTracker:
         except NotDurable as error:
             self._stop_asking(error)
         except ChronoverseError:
-            return RETRY_SECONDS
+            return 1.0  # the publisher notices the store's return earlier
         else:
             self._unconfirmed = self._unconfirmed + 1 if next_number is None else 0
-            if self._unconfirmed == MAX_UNCONFIRMED:
+            if self._unconfirmed == 5:  # after ten seconds
                 self._say("the store answers but does not confirm that lines are safe; they are kept here too")
             if next_number is not None:
                 self._spool.release(min(next_number - numbering.base, self._spool.end))
-        return PROBE_INTERVAL_SECONDS
+        return 0.1  # the disk is not asked about every batch
 
     def _stop_asking(self, error: NotDurable) -> None:
         if self._probe is not None:

@@ -26,32 +26,10 @@ from chronoverse.errors import (
 from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status, lines_of
 from chronoverse.runner.log_writer import Comparison, line_digest
 
-#: Seconds that a connection may take to open, and that the service may be silent before or within an answer. The second
-#: is longer than the service waits for its store.
-CONNECT_SECONDS: Final = 2.0
+#: Seconds that the service may be silent before or within an answer. It waits less long for its store.
 READ_SECONDS: Final = 10.0
-#: Seconds before the service is asked again what is safe. Many lines wait for one answer.
-PROBE_SECONDS: Final = 1.0
-#: Bodies of so many bytes and more are compressed. Shorter ones fit into one packet anyway.
+#: Bodies of that many bytes and more are compressed. Shorter ones fit into one packet anyway.
 GZIP_BYTES: Final = 1_400
-#: zlib's fastest level. Log lines shrink to a fifth, at 100 MB/s.
-GZIP_LEVEL: Final = 1
-
-
-class HttpDurabilityProbe:
-    """A :class:`DurabilityProbe` that asks the service, as its CHRONOVERSE_DURABILITY says."""
-
-    def __init__(self, writer: "HttpLogWriter") -> None:
-        self._writer = writer
-
-    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """As :meth:`DurabilityProbe.confirm`. An end that the service has answered is safe: it waits for that."""
-        job, next_number = self._writer.last_end
-        if job == attempt.job:
-            return next_number
-        if not may_sync:
-            time.sleep(PROBE_SECONDS)
-        return self._writer.safe_below(attempt)
 
 
 class HttpAppends:
@@ -75,18 +53,16 @@ class HttpAppends:
 
 
 class HttpLogWriter:
-    """The service at ``url``. ``token`` may be a function, which is called for each request.
+    """The service at ``url``. ``token`` may be a function, which is called for each request. Threads may share it.
 
     A refused token of a function raises :class:`StaleToken`, since the next call may return another one. When the
-    function returns None after it has returned a token, the service counts as away. ``ca_file`` has authorities that
-    are trusted beside those of the system. With ``durable`` a line is safe when the service says so, else when the
-    service has acknowledged it.
+    function returns None after a token, the service counts as away. ``ca_file`` has authorities that are trusted beside
+    those of the system. With ``durable`` a line is safe when the service says so, else when it is acknowledged.
 
-    Every method raises what the same method of :class:`chronoverse.store.Store` raises. It also raises
-    :class:`StoreUnavailable` when the service does not answer, or answers that it cannot serve; :class:`TooFast`; and
-    errors that no retry changes: :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` (there is no such
-    workflow, or the token is not for it), :class:`BadRequest`, and :class:`Unreachable` when the certificate is not
-    trusted and was not before. Threads may share it.
+    Every method raises what the same method of :class:`chronoverse.store.Store` raises; :class:`StoreUnavailable` when
+    the service does not answer or cannot serve; :class:`TooFast`; and errors that no retry changes:
+    :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` (no such workflow, or the token is not for it),
+    :class:`BadRequest`, and :class:`Unreachable` when the certificate is not trusted and was not before.
     """
 
     def __init__(
@@ -101,33 +77,25 @@ class HttpLogWriter:
         self._token = token
         self._had_token = self._was_answered = False
         #: The job whose end the service has answered last, and the number after its terminal entry.
-        self.last_end: tuple[JobRef | None, int] = None, 0
+        self._last_end: tuple[JobRef | None, int] = None, 0
         self._durable = durable
         self._service = ServiceConnection(
             url,
             self._next_token,
             ca_file=ca_file,
-            connect_seconds=CONNECT_SECONDS,
+            connect_seconds=2.0,
             read_seconds=read_seconds,
             repeatable=True,
         )
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
-        """Takes the job's lease for a new attempt. ``token`` is the runner's own, and must be unguessable.
-
-        Raises: :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
-        nothing changed, when the attempt's first line would not get the number ``first``.
-        """
+        """Takes the job's lease for a new attempt. ``token`` is the runner's own, and must be unguessable."""
         body: dict[str, Any] = {"token": token}
         answer = self._post(job, "attempts", body if first is None else {**body, "first": first})
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Appends consecutive ``lines`` (at least one), and skips those that the log has. Returns the next number.
-
-        All lines are stored or none. Only if they are too long for the service, they are sent in halves.
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
-        """
+        """Appends ``lines``, all or none. Only if they are too long for the service, they are sent in halves."""
         try:
             body = _lines(attempt, lines[0].sequence_num, [_to_json(line) for line in lines])
             return _number(self._post(attempt.job, "logs", body), "next")
@@ -139,10 +107,7 @@ class HttpLogWriter:
         return self.append(attempt, lines[half:])
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
-        """Records in the log that lines ``first`` to ``last`` are lost. Returns the next number, and renews the lease.
-
-        Raises: :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
-        """
+        """Records in the log that lines ``first`` to ``last`` are lost. Returns the next number."""
         body = {"token": attempt.token, "attempt": attempt.attempt, "first": first, "count": last - first + 1}
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
@@ -160,15 +125,18 @@ class HttpLogWriter:
         """No warnings: the service watches its store itself."""
         return []
 
-    def durability_probe(self) -> HttpDurabilityProbe | None:
-        """The probe for a ``durable`` writer; None where an acknowledged line counts as safe."""
-        return HttpDurabilityProbe(self) if self._durable else None
+    def durability_probe(self) -> "HttpLogWriter | None":
+        """What to ask for a ``durable`` writer; None where an acknowledged line counts as safe."""
+        return self if self._durable else None
 
-    def safe_below(self, attempt: Attempt) -> int | None:
-        """The number below which all is safe; None when the service's store has not confirmed it in time.
-
-        Renews the lease. Raises: :class:`NotDurable` when the service cannot say; :class:`Fenced`, :class:`Deleted`.
-        """
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
+        """As :meth:`DurabilityProbe.confirm`, by the service's CHRONOVERSE_DURABILITY. Renews the lease."""
+        job, next_number = self._last_end
+        if job == attempt.job:  # an end that the service has answered is safe
+            return next_number
+        if not may_sync:
+            # Many lines wait for one answer.
+            time.sleep(1.0)
         try:
             answer = self._post(attempt.job, "logs", {**_lines(attempt, attempt.next, []), "safe": True})
         except BadRequest:  # a service of an earlier version
@@ -181,18 +149,15 @@ class HttpLogWriter:
         return None if answer.get("next") is None else _number(answer, "next")
 
     def renew(self, attempt: Attempt) -> None:
-        """Extends the lease. Raises: :class:`Fenced`, :class:`Deleted`."""
+        """Extends the lease."""
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
-        """Ends the job after its last line, ``next_number`` - 1; with PENDING only the attempt.
-
-        Raises: :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
-        """
+        """Ends the job after its last line, ``next_number`` - 1; with PENDING only the attempt."""
         body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
         self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": next_number})
         if status is not Status.PENDING:
-            self.last_end = attempt.job, next_number + 1
+            self._last_end = attempt.job, next_number + 1
 
     def close(self) -> None:
         """Closes idle connections. The writer can be used again."""
@@ -214,7 +179,8 @@ class HttpLogWriter:
         content = orjson.dumps(body)
         if len(content) >= GZIP_BYTES:
             headers["Content-Encoding"] = "gzip"
-            content = gzip.compress(content, GZIP_LEVEL, mtime=0)
+            # zlib's fastest level. Log lines shrink to a fifth, at 100 MB/s.
+            content = gzip.compress(content, 1, mtime=0)
         try:
             # Bytes of an answer that are read. The service's answers have a few hundred.
             answer = self._service.read(self._service.request("POST", path, {}, headers, content), 65_536)

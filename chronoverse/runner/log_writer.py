@@ -1,7 +1,5 @@
-"""What a runner needs of a store, wherever the store is: protocols, and the values that they exchange.
-
-There are two stores: :class:`chronoverse.store.Store` speaks to Redis, and
-:class:`chronoverse.runner.http_log_writer.HttpLogWriter` to the service.
+"""What a runner needs of a store, be it :class:`chronoverse.store.Store` or, through the service,
+:class:`chronoverse.runner.http_log_writer.HttpLogWriter`: protocols, and the values that they exchange.
 """
 
 import hashlib
@@ -12,10 +10,7 @@ from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status
 
 
 class AppendChannel(Protocol):
-    """Sends appends without waiting, and receives their answers later, in order.
-
-    :class:`chronoverse.store.append_connection.AppendConnection` is one.
-    """
+    """Sends appends without waiting, and receives their answers later, in order."""
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None: ...
 
@@ -25,11 +20,7 @@ class AppendChannel(Protocol):
 
 
 class DurabilityProbe(Protocol):
-    """Asks how much of a log is safe.
-
-    :class:`chronoverse.store.durability.StoreDurabilityProbe` implements it for Redis, and
-    :class:`chronoverse.runner.http_log_writer.HttpDurabilityProbe` for the service.
-    """
+    """Asks how much of a log is safe."""
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         """The number below which all is safe, the terminal entry included; None when the time was too short.
@@ -43,8 +34,6 @@ class LogWriter(Protocol):
     """Writes jobs' logs. :class:`chronoverse.store.Store` says what each method does and raises."""
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt: ...
-
-    def append(self, attempt: Attempt, lines: Sequence[Line]) -> int: ...
 
     def append_connection(self) -> AppendChannel: ...
 

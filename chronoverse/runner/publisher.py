@@ -32,8 +32,6 @@ from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
 from chronoverse.runner.log_writer import AppendChannel, JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
-#: Seconds for which lines are collected into one append. A line that comes after a longer silence is sent at once.
-BATCH_SECONDS: Final = 0.05
 #: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
 #: below the grace that a store gives before it declares a job LOST.
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
@@ -45,10 +43,9 @@ class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns. One thread does all the work.
 
     A spool that another process left behind is continued where that process stopped, with its token. The job of a
-    reassigned spool must have no lines; else it is refused. With ``retry`` the first of JOB, JOB.2, JOB.3, … is opened
-    that is free: one that has no lines, has not ended, was not deleted and that no live runner holds. With
-    ``wait_for_lease`` lines wait while another runner holds the job; else that refuses the job. ``lease_token`` is
-    unguessable, and by default made up. ``say`` shows the user a message.
+    reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
+    lines, has not ended, was not deleted and that no live runner holds. With ``wait_for_lease`` lines wait while
+    another runner holds the job; else that refuses the job. ``say`` shows the user a message.
     """
 
     def __init__(
@@ -59,7 +56,7 @@ class Publisher:
         say: Callable[[str], None],
         *,
         lease_seconds: float = 30,
-        retry: bool = False,
+        find_free_id: bool = False,
         wait_for_lease: bool = False,
         lease_token: str | None = None,
     ) -> None:
@@ -70,9 +67,9 @@ class Publisher:
         # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
         self._renew_seconds = lease_seconds / 3
         self._renew_at = 0.0
-        self._retry = retry
+        self._find_free_id = find_free_id
         self._wait_for_lease = wait_for_lease
-        #: With ``retry``: the job that was asked for, how many ids were tried, and why the first was refused.
+        #: With ``find_free_id``: the job that was asked for, how many ids were tried, and why the first was refused.
         self._asked_job, self._tried_ids = job, 1
         self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
@@ -153,7 +150,7 @@ class Publisher:
     @property
     def needs_free_id(self) -> bool:
         """Whether the lines are to be published under an id that is free, and none was found yet."""
-        return self._retry and self.numbering is None
+        return self._find_free_id and self.numbering is None
 
     @property
     def numbering(self) -> AttemptNumbering | None:
@@ -290,7 +287,7 @@ class Publisher:
         try:
             attempt = self._open_attempt(store)
         except (Closed, Deleted, Held) as error:
-            if self._retry and self._last_attempt is None:
+            if self._find_free_id and self._last_attempt is None:
                 self._try_next_id(error)
             elif not isinstance(error, Closed) or not self._has_ended_as_ours(store):
                 raise
@@ -317,7 +314,7 @@ class Publisher:
 
     def _open_attempt(self, store: LogWriter) -> Attempt:
         """Opens a new attempt, always with the same token: a power loss may have brought back an old lease of ours."""
-        must_be_new = self._last_attempt is None and (self._retry or self._spool.is_reassigned)
+        must_be_new = self._last_attempt is None and (self._find_free_id or self._spool.is_reassigned)
         try:
             # The number that the first line gets in a log that has none.
             return store.open(self._job, self._token, 1 if must_be_new else None)
@@ -360,7 +357,8 @@ class Publisher:
         """Waits for lines, and then until a batch is full or has waited long enough. Whether there are any lines."""
         if not self._spool.wait_for_lines(1, self._renew_at - time.monotonic()):
             return False
-        self._spool.wait_for_lines(BATCH_LINES, self._sent_at + BATCH_SECONDS - time.monotonic())
+        # Seconds for which lines are collected. A line that comes after a longer silence is sent at once.
+        self._spool.wait_for_lines(BATCH_LINES, self._sent_at + 0.05 - time.monotonic())
         return True
 
     def _on_success(self) -> None:

@@ -15,7 +15,7 @@ from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, li
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.store import Store
 
-#: A comparison stops after messages of so many characters. Comparing them takes some 10 ms.
+#: A comparison stops after messages of that many characters. Comparing them takes some 10 ms.
 ANSWER_CHARACTERS: Final = 2 * 2**20
 
 

@@ -38,19 +38,16 @@ def resend_spool(
 
     ``connect`` returns the store of a workflow, and ``comparer_for`` what reads its lines back. With ``job_id`` the
     lines are published as that job of their workflow, from number 1 on; it must not have any lines. With ``retry`` they
-    are published under the first free id of JOB, JOB.2, JOB.3, …, as by :class:`Publisher`. A runner that was killed
-    could not write how its job ended: then the job ends as LOST. An attempt that was to be followed by another one ends
-    FAILED in a log of its own. If the job was deleted, ``path`` is removed too.
-    ``say`` shows the user a message. ``service_url`` is for messages: the service's URL, if we publish through it.
+    are published under the first free id of JOB, JOB.2, JOB.3, …. A killed runner could not write how its job ended:
+    then the job ends as LOST. An attempt that was to be followed by another one ends FAILED in a log of its own. If the
+    job was deleted, ``path`` is removed too. ``say`` shows the user a message; ``service_url``, if we publish through a
+    service, is for messages. Of a damaged file the whole lines are delivered, and it is kept beside ``path``.
     ``show`` shows the user each second how far the delivery has come.
 
-    If the file is damaged, its whole lines are delivered, and the damaged file is kept beside it.
-
     Raises: :class:`SpoolError` if the file is not a spool file, or was damaged, after its whole lines were delivered;
-    :class:`SpoolNotInLog` when the job has already ended (it may have been declared LOST) and its log does not have the
-    lines of the file; :class:`Held`,
-    :class:`ForeignLines`, :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot be continued;
-    :class:`StoreError` when the lines cannot be read back.
+    :class:`SpoolNotInLog` when the job has already ended and its log does not have the lines of the file;
+    :class:`Held`, :class:`ForeignLines`, :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot
+    be continued; :class:`StoreError` when the lines cannot be read back.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:
@@ -65,7 +62,7 @@ def resend_spool(
         # The attempts after it are in another log. Its own has nothing more to wait for.
         result = JobResult(Status.FAILED, None)
     connect_once = cache(partial(connect, job.workflow_id))
-    publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, retry=retry)
+    publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, find_free_id=retry)
     publisher.end(result)
     lines = spool.kept
     refusal: Closed | None = None

@@ -22,13 +22,11 @@ from typing import Any, BinaryIO, Final
 from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
 from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
-from chronoverse.runner.command import Command
+from chronoverse.runner.command import Command, SignalForwarder, Tee, open_standard
 from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
-from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
-from chronoverse.runner.tee import Tee, open_standard
 
 #: Seconds that the command waits at most until the store has opened the job. Then it starts, and we keep trying.
 OPEN_SECONDS: Final = 1.0
@@ -38,10 +36,8 @@ REQUIRED_OPEN_SECONDS: Final = 10.0
 DELIVER_SECONDS: Final = 60.0
 #: Seconds of these for a store that was never reached. Whoever runs a command waits for them.
 UNREACHED_SECONDS: Final = 5.0
-#: Bytes of lines that may wait in memory when there is no directory for a file.
-MAX_PENDING_BYTES: Final = 67_108_864
-#: A spool without a file.
-MEMORY_ONLY: Final = SpoolRoom(memory_bytes=MAX_PENDING_BYTES)
+#: A spool without a file: 64 MiB of lines may wait in memory.
+MEMORY_ONLY: Final = SpoolRoom(memory_bytes=67_108_864)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +69,12 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` may be a function that returns the store. It is called in the publisher's thread. The secrets in ``masks``
-    are neither published nor spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own
-    stdout and stderr. With ``pty`` the command has a pseudo-terminal, and all its output is stdout. With ``retry`` the
-    job is the first of JOB, JOB.2, JOB.3, … whose id is free. ``service_url`` is for messages: the service's URL, if we
-    publish through it. ``page`` is a message with the link to a job's page, which is shown first. In the main
-    thread SIGINT, SIGTERM and SIGHUP are forwarded to the command.
-
-    When the store refuses the job, the command runs nevertheless, and its lines are left in a file.
+    ``store`` may be a function, which is called in the publisher's thread. The secrets in ``masks`` are neither
+    published nor spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. With ``pty``
+    the command has a pseudo-terminal, and all its output is stdout. With ``retry`` the job is the first of JOB, JOB.2,
+    … whose id is free. ``service_url``, if we publish through a service, is for messages. In the main thread SIGINT,
+    SIGTERM and SIGHUP are forwarded. When the store refuses the job, the command runs nevertheless, and its lines are
+    left in a file. ``page`` is a message with the link to a job's page, which is shown first.
 
     Raises, only with ``require_log`` and without starting the command, when the job is not open in time: what
     :meth:`Publisher.start` raises.
@@ -91,7 +85,7 @@ def run(
     }
     say = tees["stderr"].say
     connect = store if callable(store) else lambda: store
-    make_publisher = partial(Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, retry=retry)
+    make_publisher = partial(Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, find_free_id=retry)
     if page:
         say(page(job))
     spool = _open_spool(job, limits.room, say, retry=retry, service_url=service_url)

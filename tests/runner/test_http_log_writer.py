@@ -34,7 +34,6 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
-from chronoverse.runner.log_writer import LogWriter
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import RunningJob, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, answer, problem
@@ -92,7 +91,7 @@ def token() -> str:
 
 def test_it_writes_a_log(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
     """Open, append, renew and finish may be repeated, and act once."""
-    store: LogWriter = writer
+    store = writer
     chosen = token()
     attempt = store.open(job, chosen)
     assert attempt == store.open(job, chosen) == Attempt(job, chosen, 1, 1)
@@ -214,7 +213,7 @@ def test_a_service_says_what_is_safe(tmp_path: Path, job: JobRef) -> None:
         writer.append(attempt, lines(1, "a", "b"))
         assert probe.confirm(attempt) == 3
         writer.finish(attempt, Status.COMPLETED, 0, 0, 3)
-        assert probe.confirm(attempt) == writer.safe_below(attempt) == 4
+        assert probe.confirm(attempt) == 4
 
 
 # A service that is away, cut off, or answers with something else

@@ -19,7 +19,6 @@ from chronoverse.errors import BadRequest, CorruptLog, Fenced, SequenceGap
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.values import End, Gap, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
-from chronoverse.runner.log_writer import LogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, RunningJob, key
@@ -53,7 +52,7 @@ def store(server: RedisServer) -> Iterator[Store]:
 
 
 @pytest.fixture(params=["store", "service"])
-def writer(request: pytest.FixtureRequest) -> Iterator[LogWriter]:
+def writer(request: pytest.FixtureRequest) -> Iterator[Store | HttpLogWriter]:
     """The store, and the service."""
     if request.param == "store":
         yield request.getfixturevalue("store")
@@ -112,7 +111,9 @@ def test_a_runner_continues_after_lines_that_nobody_has(server: RedisServer, tmp
     assert f"lines 103 to {gap.last} are neither in the store nor kept here any more: the log" in job.stderr_text
 
 
-def test_the_log_names_lost_numbers_and_continues_after_them(server: RedisServer, writer: LogWriter) -> None:
+def test_the_log_names_lost_numbers_and_continues_after_them(
+    server: RedisServer, writer: Store | HttpLogWriter
+) -> None:
     """The request acts as a whole or not at all, and may be repeated."""
     attempt = writer.open(JOB, TOKEN)
     writer.append(attempt, lines(1, 3))

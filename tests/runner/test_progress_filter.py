@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.runner.capture.progress_filter import ProgressFilter
+from chronoverse.runner.capture.line_assembler import ProgressFilter
 
 #: Bytes of a state that these tests hold back.
 HELD = 5

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.command import Command
-from chronoverse.runner.signal_forwarder import SignalForwarder
-from chronoverse.runner.tee import Tee
+from chronoverse.runner.command import Command, SignalForwarder, Tee
 from tests.runner.descriptors import open_descriptors
 
 ROOT = Path(__file__).parents[2]
@@ -19,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 DRIVER = """
 import sys
 from chronoverse.runner.command import Command
-from chronoverse.runner.tee import Tee, open_standard
-from chronoverse.runner.signal_forwarder import SignalForwarder
+from chronoverse.runner.command import Tee, open_standard
+from chronoverse.runner.command import SignalForwarder
 batches = []
 signals = SignalForwarder()
 with signals:
@@ -154,8 +152,8 @@ def test_a_signal_is_forwarded_at_any_moment() -> None:
     code = """
 import signal, sys, threading, time
 from chronoverse.runner.command import Command
-from chronoverse.runner.tee import Tee, open_standard
-from chronoverse.runner.signal_forwarder import SignalForwarder
+from chronoverse.runner.command import Tee, open_standard
+from chronoverse.runner.command import SignalForwarder
 def interrupt():
     while signals._group is None:
         time.sleep(0.01)

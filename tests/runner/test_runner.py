@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from chronoverse.runner.command import GRACE_SECONDS
 from chronoverse.runner.run import run
-from chronoverse.runner.signal_forwarder import GRACE_SECONDS
 from chronoverse.store import Store
 from tests.runner.descriptors import open_descriptors
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from chronoverse.joblog.values import JobRef
+from chronoverse.runner.command import SignalForwarder
 from chronoverse.runner.run import RunLimits, run
-from chronoverse.runner.signal_forwarder import SignalForwarder
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 

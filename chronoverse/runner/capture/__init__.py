@@ -6,8 +6,7 @@
 pipes            reads both pipes in one loop, so all lines have one order and one clock
 pseudoterminal   gives the command a terminal instead of two pipes
 foreground       lets the command read from our own terminal
-line_assembler   turns one stream's bytes into batches of lines, with the three below
-progress_filter  turns progress bars into lines
+line_assembler   turns one stream's bytes into batches of lines, also progress bars, with the two below
 masking          replaces secrets by ***
 line_splitter    splits bytes into lines
 """

@@ -10,17 +10,16 @@ from chronoverse.errors import InvalidMask
 MASK: Final = b"***"
 #: Characters that a secret must have. A shorter one would occur everywhere in a log, and the masks would reveal it.
 MIN_CHARACTERS: Final = 4
-#: Bytes that a secret may have. As many may be held back until it is known whether they are the secret.
+#: Bytes that a secret may have. That many may be held back until it is known whether they are the secret.
 MAX_BYTES: Final = 65_536
 
 
 class Masks:
     r"""The secrets to mask, each any bytes.
 
-    In a secret of several lines, each line that is long enough is masked wherever it occurs and however it is indented.
-    Its shorter lines are masked where the whole secret occurs. Each of its lines becomes a line ``***``. Its lines may
-    end with ``\n``, ``\r\n`` or ``\r``. Newlines and blanks at its ends do not count, and neither do blanks at the ends
-    of its lines: a program that reads the secret may remove them.
+    In a secret of several lines, each line that is long enough is masked wherever it occurs, as a line ``***``. Its
+    shorter lines are masked where the whole secret occurs. Its lines may end with ``\n``, ``\r\n`` or ``\r``. Blanks
+    and newlines at its ends, and blanks at the ends of its lines, do not count: a program may remove them.
 
     Raises :class:`InvalidMask` for a secret that is too short or too long. The error does not contain the secret.
     """

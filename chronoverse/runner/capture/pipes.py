@@ -107,7 +107,7 @@ class Capture:
     def _add(self, pipe: _Pipe) -> None:
         # The system may refuse this to a user who has many large pipes. Then the pipe stays small.
         with contextlib.suppress(OSError, AttributeError):
-            # Bytes that a pipe holds, where the system lets us choose (Linux). The command can print so many before it
+            # Bytes that a pipe holds, where we may choose (Linux). The command can print that many before it
             # must wait for our next read.
             fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, 1_048_576)
         self._selector.register(pipe.source, selectors.EVENT_READ, pipe)

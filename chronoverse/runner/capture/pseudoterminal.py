@@ -20,7 +20,6 @@ from chronoverse.runner.capture.foreground import is_foreground
 
 #: Seconds that :meth:`StdinForwarder.stop` waits for its thread, which may be writing to a command that does not read.
 STOP_SECONDS: Final = 1.0
-_INTERRUPT: Final = b"\x03"
 
 
 class PtyProcess:
@@ -101,7 +100,7 @@ class StdinForwarder:
                 data = os.read(0, 4_096)
                 if not data:
                     return
-                self.interrupted = self.interrupted or _INTERRUPT in data
+                self.interrupted = self.interrupted or b"\x03" in data
                 while data and self._wait_until_ready([], [self._to]):
                     with contextlib.suppress(BlockingIOError):
                         data = data[os.write(self._to, data) :]
@@ -157,8 +156,7 @@ def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, inter
     """Starts ``argv`` on ``terminal``, and returns its process id.
 
     The first terminal that a session's leader opens becomes its controlling terminal: tty(4), credentials(7).
-    posix_spawn opens it in the new process without running Python there. A process with threads must not fork and then
-    run Python.
+    posix_spawn opens it without running Python in the new process, as a process with threads must not after a fork.
     """
     actions: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0),

@@ -13,8 +13,6 @@ from chronoverse.runner.spool.batches import MemoryBatches
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import PAGE_BYTES, SPOOL_MAX_BYTES, SpoolFile
 
-#: Bytes of batches that are written to the new file at a time.
-_WRITE_BYTES: Final = 1_048_576
 #: The most ranges of lines that a message names.
 _NAMED: Final = 10
 
@@ -88,7 +86,7 @@ def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
             end, is_broken = batch.end, False
             draft = draft or SpoolFile.create(directory, "whole")
             waiting.add(batch)
-            if waiting.size >= _WRITE_BYTES:
+            if waiting.size >= 1_048_576:
                 draft.write(state, add=waiting)
                 waiting = MemoryBatches()
         if draft is None:

@@ -30,23 +30,10 @@ from chronoverse.runner.spool.batches import StoredBatch
 MEMORY_BYTES: Final = 16_777_216
 #: Bytes that the file may have by default.
 SPOOL_MAX_BYTES: Final = 1_073_741_824
-#: Bytes of safe lines that are kept nevertheless. A store may lose lines after it said that they were safe.
-KEEP_BYTES: Final = 4_194_304
 #: Bytes of the largest batch: more than a read of 256 KiB after a line of 1 MiB.
 MAX_BATCH_BYTES: Final = 2_097_152
-#: The endings of the names of spool files, and of those of earlier versions.
-SUFFIX: Final = ".sqlite"
-OLD_SUFFIX: Final = ".spool"
-#: The first bytes of a spool file of an earlier version.
-OLD_MAGIC: Final = b"CVSPOOL1"
-#: The largest exit code that a log can hold; its negative is the smallest.
-MAX_EXIT_CODE: Final = 999_999_999
 #: Bytes of a page. A large batch is many pages, and a small one is written as whole pages.
 PAGE_BYTES: Final = 16_384
-#: Characters of a job's id in the file's name. The longest ids would make the name too long.
-_NAME_CHARACTERS: Final = 64
-#: Bytes of the largest state.
-_STATE_BYTES: Final = 1_048_576
 #: The whole schema. We wrote no file that has another one.
 _TABLES: Final = (
     "CREATE TABLE batches (ordinal INTEGER PRIMARY KEY, position INTEGER, open_streams TEXT, stream TEXT, "
@@ -60,14 +47,15 @@ _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXC
 class SpoolRoom:
     """The room that a spool may take, in bytes. Without a ``directory`` it has no file, and ``name`` is for its file.
 
-    ``keep_bytes`` is how many bytes of safe lines are kept. Memory may always hold one batch, of at most 2 MiB.
+    ``keep_bytes`` of safe lines are kept: a store may lose lines after it said that they were safe. Memory may always
+    hold one batch, of at most 2 MiB.
     """
 
     directory: Path | None = None
     name: str = "job"
     memory_bytes: int = MEMORY_BYTES
     file_bytes: int = SPOOL_MAX_BYTES
-    keep_bytes: int = KEEP_BYTES
+    keep_bytes: int = 4_194_304
 
 
 class SpoolFile:
@@ -100,7 +88,8 @@ class SpoolFile:
     def create(cls, directory: Path, name: str) -> Self:
         """Creates a file that only this user can read. Raises OSError, sqlite3.Error."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / f"{name[:_NAME_CHARACTERS]}-{secrets.token_hex(4)}{SUFFIX}"
+        # The longest ids would make the name too long.
+        path = directory / f"{name[:64]}-{secrets.token_hex(4)}.sqlite"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             file = cls(path)
@@ -275,7 +264,7 @@ class SpoolFile:
         """The state's values that a runner can have written; others are left out. Raises :class:`SpoolError`."""
         if not self.has_our_tables():
             raise SpoolError(f"{self.path} is not a spool file")
-        query = f"SELECT CAST(json AS BLOB) FROM state WHERE length(json) <= {_STATE_BYTES}"
+        query = "SELECT CAST(json AS BLOB) FROM state WHERE length(json) <= 1048576"
         (self._written,) = self._execute(query).fetchone() or (b"",)
         try:
             state = orjson.loads(self._written)
@@ -294,7 +283,7 @@ class SpoolFile:
 def orphaned_spools(directory: Path) -> dict[Path, dict[str, Any]]:
     """The spool files that no process has open, oldest first, each with its state; {} if it cannot be read."""
     found = []
-    for path in filter(Path.is_file, (*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{OLD_SUFFIX}"))):
+    for path in filter(Path.is_file, (*directory.glob("*.sqlite"), *directory.glob("*.spool"))):
         state: dict[str, Any] = {}
         try:
             file, state = SpoolFile.open(path)
@@ -322,7 +311,7 @@ def _unreadable(path: Path, error: sqlite3.Error) -> SpoolError:
     if code != sqlite3.SQLITE_NOTADB:
         return SpoolError(f"{path} {'is damaged' if code == sqlite3.SQLITE_CORRUPT else 'cannot be opened'}: {error}")
     with contextlib.suppress(OSError), path.open("rb") as file:
-        if file.read(len(OLD_MAGIC)) == OLD_MAGIC:
+        if file.read(8) == b"CVSPOOL1":
             return SpoolError(f"{path} {_EARLIER}")
     return SpoolError(f"{path} is not a spool file")
 
@@ -362,7 +351,8 @@ _EARLIER: Final = (
 _BETWEEN: Final = "ordinal >= ? AND ordinal + lines <= ?"
 _COUNT: Final = range(MAX_NUMBER + 1)
 _NUMBER: Final = range(-MAX_NUMBER, MAX_NUMBER + 1)
-_CODE: Final = range(-MAX_EXIT_CODE, MAX_EXIT_CODE + 1)
+#: The exit codes that a log can hold.
+_CODE: Final = range(-999_999_999, 1_000_000_000)
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
 _STREAM: Final = re.compile("stdout|stderr")
 _ENDING: Final = re.compile("|".join(each for each in Status if each is not Status.RUNNING))
