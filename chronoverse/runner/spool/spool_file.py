@@ -347,8 +347,9 @@ _EARLIER: Final = (
     "was written by an earlier version of chronoverse, in a format that this version cannot read; "
     "deliver it with the version that ran the job"
 )
-#: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about.
-_BETWEEN: Final = "ordinal >= ? AND ordinal + lines <= ?"
+#: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
+#: would read all rows behind them, too.
+_BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
 _COUNT: Final = range(MAX_NUMBER + 1)
 _NUMBER: Final = range(-MAX_NUMBER, MAX_NUMBER + 1)
 #: The exit codes that a log can hold.
