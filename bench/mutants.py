@@ -269,6 +269,13 @@ DEFECTS: Final = (
         "runner",
     ),
     Defect(
+        "spool: lines that are under way are dropped",
+        "runner/spool/spool.py",
+        "(max(self._sent, self.acked), self.end)",
+        "(self.acked, self.end)",
+        "runner",
+    ),
+    Defect(
         "client: repeated number shown again",
         "client/follower.py",
         "number <= self.last_number",
