@@ -15,6 +15,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli.common import duration, identifier, open_archive, open_store, read_settings, require_store
+from chronoverse.cli.printer import spoken
 from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
@@ -156,7 +157,9 @@ def retention(workflow: str, time_text: str | None) -> None:
             store.catalog.set_retention(workflow, seconds)
             apply_retention(store, workflow, seconds, settings.retention_seconds)
         own = store.catalog.retention(workflow)
-    click.echo(f"{settings.retention_seconds if own is None else own} s{' (the default)' if own is None else ''}")
+    kept = settings.retention_seconds if own is None else own
+    text = spoken(kept) if sys.stdout.isatty() else f"{kept} s"
+    click.echo(f"{text}{' (the default)' if own is None else ''}")
 
 
 @click.command()

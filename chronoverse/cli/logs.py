@@ -35,7 +35,7 @@ def _offset(text: str) -> int | str:
 @click.argument("job", type=identifier)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, help="Start after this line.")
-@click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
+@click.option("-n", "--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @stream_option
 @click.option(
     "--wait", type=click.IntRange(0, _MAX_WAIT_SECONDS), metavar="SECONDS", help="With -f: the job may still come."

@@ -1,15 +1,18 @@
 """Prints lines and events of logs, and says with which code a command exits that follows a job."""
 
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Final
 
 import click
 
 from chronoverse.cli.common import print_message
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines
-from chronoverse.client.terminal import LineRenderer, gap_notice, redaction_notice
+from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.joblog.values import Gap, Line, Status
+from chronoverse.settings import no_color
 
 #: The exit codes of following a job that has no exit code of its own. 130 is what Ctrl-C leaves, 74 is EX_IOERR.
 EXIT_CANCELED: Final = 130
@@ -75,6 +78,53 @@ def json_text(value: dict[str, Any]) -> str:
     import json  # which takes 10 ms, and few commands need it
 
     return json.dumps(value, separators=(",", ":"))
+
+
+def spoken(seconds: float) -> str:
+    """A duration as the commands read it, with its two largest units.
+
+    >>> spoken(5_400), spoken(7_776_000), spoken(0.4)
+    ('1h30m', '90d', '0s')
+    """
+    left, words = int(seconds), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number or (unit == "s" and not words):
+            words.append(f"{number}{unit}")
+        elif words:
+            break
+    return "".join(words[:2])
+
+
+def unix_seconds(timestamp: Any) -> float:
+    """The Unix time of a timestamp of the service; 0 for what is none."""
+    try:
+        return datetime.fromisoformat(str(timestamp)).timestamp()
+    except ValueError:
+        return 0
+
+
+def age(timestamp: Any) -> str:
+    """How long ago a timestamp of the service was, by our clock."""
+    return "-" if not (then := unix_seconds(timestamp)) else spoken(max(0, time.time() - then))
+
+
+def list_item(output: str) -> Callable[[dict[str, Any]], str]:
+    """What prints one job or workflow with ``-o json``, ``jsonl`` or ``name``."""
+    return (lambda item: plain_text(str(item["id"]))) if output == "name" else json_text
+
+
+def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Prints a table on a terminal. Statuses are coloured unless NO_COLOR is set."""
+    colours = {} if no_color() else {"FAILED": "red", "LOST": "red", "RUNNING": "blue"}
+    plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    for number, row in enumerate(plain):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        for column, cell in enumerate(row):
+            if number and (colour := colours.get(cell.split(" ")[0])):
+                cells[column] = click.style(cells[column], fg=colour)
+        click.echo("  ".join(cells).rstrip())
 
 
 def exit_code(state: JobState) -> int:

@@ -35,12 +35,15 @@ def visible_commands() -> dict[str, click.Command]:
 
 
 def after_link(stderr: str) -> str:
-    """What ``chronoverse run`` has printed to stderr after its first line, the link to the job's page."""
+    """What ``chronoverse run`` has printed to stderr after its first line, the link to the job's page.
+
+    On a slow machine it also says how far the delivery has come. That is left out.
+    """
     link, _, rest = stderr.partition("\n")
     assert re.fullmatch(r"chronoverse: job \S+ of workflow \S+ is at https?://\S+/ui/workflows/\S+/jobs/\S+", link), (
         stderr
     )
-    return rest
+    return re.sub("chronoverse: delivering .*\n", "", rest)
 
 
 def chronoverse_argv(*arguments: str) -> list[str]:
