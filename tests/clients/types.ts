@@ -53,6 +53,11 @@ export function explain(error: unknown): string {
   throw error;
 }
 
+export async function ready(): Promise<number> {
+  const { outcome, log } = await wait({ ...job, q: "ready" });
+  return outcome === "matched" ? log.sequence_num : 0;
+}
+
 // @ts-expect-error: a job is needed
 follow({ workflow: "demo" });
 // @ts-expect-error: there is no such stream

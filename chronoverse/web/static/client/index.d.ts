@@ -163,10 +163,9 @@ export interface WaitOptions extends JobOptions, Filter {
   giveUpAfter?: number;
 }
 
-export interface Waited {
-  /** A line matches; the job has ended without one (also as LOST: see `job.status`); the time is over. */
-  outcome: "matched" | "ended" | "timeout";
-  log: Line | null;
+interface WaitedOf<Outcome extends string, Found> {
+  outcome: Outcome;
+  log: Found;
   /** With `limit`: `log`, and lines after it that match. */
   logs?: Line[];
   /** How far it has looked. As `offset` of another wait it misses nothing, and sees nothing twice. */
@@ -177,6 +176,12 @@ export interface Waited {
   /** How many gaps the last request had beyond these. */
   more_gaps?: number;
 }
+
+export type Waited =
+  /** A line matches: `log`. */
+  | WaitedOf<"matched", Line>
+  /** The job has ended without such a line (also as LOST: see `job.status`), or the time is over. */
+  | WaitedOf<"ended" | "timeout", null>;
 
 /**
  * Waits until a line after `offset` matches `q`, the job ends, or the time is over. Without `q` it waits for the end. A job
