@@ -92,7 +92,7 @@ def test_a_list_that_is_idle_asks_only_for_what_is_new(
     """However much was loaded. A new job, and the end of one that is far down, are seen all the same."""
     running = Job(page_store, "far-down", "idle").lines("a line")
     for number in range(220):
-        Job(page_store, f"idle-{number}", "idle").end()
+        Job(page_store, f"idle-{number:03}", "idle").end()
     tab = open_tab()
     tab.page.goto(f"{tab.url}/ui/workflows/idle#token={page_service.token()}")
     rows = "() => document.querySelectorAll('tbody tr').length"
@@ -103,7 +103,7 @@ def test_a_list_that_is_idle_asks_only_for_what_is_new(
     assert tab.page.evaluate(NAMES)[0] == "far-down"
     running.end(Status.FAILED, 1)
     Job(page_store, "newest", "idle").end()
-    order = ["newest", *(f"idle-{number}" for number in range(219, -1, -1)), "far-down"]
+    order = ["newest", *(f"idle-{number:03}" for number in range(219, -1, -1)), "far-down"]
     wait_until(lambda: tab.page.evaluate(NAMES) == order, PATIENCE_SECONDS, "the new job, and the end of the other")
     asked: list[str] = []
     tab.page.on("request", lambda request: asked.append(request.url))

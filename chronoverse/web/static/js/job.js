@@ -285,8 +285,6 @@ $("goto").addEventListener("close", () => {
   if (number > 0) goTo(number);
   $("log").focus();
 });
-addEventListener("hashchange", goToAddress);
-
 function toEnd() {
   if (filtered) return viewport.end(false);
   viewport.end(live);
@@ -442,6 +440,8 @@ async function main() {
   $("log").focus({ focusVisible: false });
   showAccount();
   const job = await untilAnswered(fetchJob);
+  // After the listener that takes a token out of the address: a jump changes the address.
+  addEventListener("hashchange", goToAddress);
   if (job) {
     log.setExtent(job.first_sequence_num, job.last_sequence_num);
     showState(job);
