@@ -144,7 +144,7 @@ DEFECTS: Final = (
     Defect(
         "end: pages show what follows it",
         "history/tiered_log.py",
-        "        if is_past_end(self.job, position):\n",
+        "        if self.job.is_past_end(position):\n",
         "        if False:\n",
         "web",
     ),
@@ -159,7 +159,7 @@ DEFECTS: Final = (
     Defect(
         "archive reader: gap not named",
         "archive/reader.py",
-        "if frame.first > reached + 1:",
+        "if frame.first > number:",
         "if False:",
         "archive history",
     ),
