@@ -20,25 +20,25 @@ EXIT_BY_SIGINT: Final = 130
 EXIT_BY_SIGPIPE: Final = 141
 
 
-#: The module of each command, in the order of ``--help``. A module is imported when its command is used.
-_MODULES: Final = {
-    "serve": "serve",
-    "run": "run",
-    "deliver": "run",
-    "logs": "logs",
-    "jobs": "jobs",
-    "workflows": "workflows",
-    "search": "search",
-    "summary": "summary",
-    "wait": "wait",
-    "download": "download",
-    "mcp": "mcp.command",
-    "redact": "remove",
-    "delete": "remove",
-    "archive": "admin",
-    "token": "admin",
-    "retention": "admin",
-    "scans": "scans",
+#: The module of each command, and an example, in the order of ``--help``. A module is imported when it is used.
+_COMMANDS: Final = {
+    "serve": ("serve", "serve --bind 0.0.0.0:8000"),
+    "run": ("run", "run --workflow shop-ci --job build-7 -- make test"),
+    "deliver": ("run", "deliver build-7-0a1b2c3d.sqlite"),
+    "logs": ("logs", "logs -f shop-ci build-7 --tail 100"),
+    "jobs": ("jobs", "jobs shop-ci --status failed --since 1d"),
+    "workflows": ("workflows", "workflows -o name"),
+    "search": ("search", "search shop-ci 'connection refused' --since 2d"),
+    "summary": ("summary", "summary shop-ci build-7"),
+    "wait": ("wait", "wait shop-ci build-7 --for 'listening on' --timeout 2m"),
+    "download": ("download", "download shop-ci build-7 build.txt"),
+    "mcp": ("mcp.command", "mcp --max-wait 60"),
+    "redact": ("remove", "redact shop-ci build-7 --search hunter2 --reason 'a password'"),
+    "delete": ("remove", "delete shop-ci build-7"),
+    "archive": ("admin", "archive --once"),
+    "token": ("admin", "token --workflow shop-ci --ttl 8h"),
+    "retention": ("admin", "retention shop-ci 90d"),
+    "scans": ("scans", "scans"),
 }
 
 
@@ -46,13 +46,14 @@ class _Commands(click.Group):
     """The group of all commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_MODULES)
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
+        if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"chronoverse.cli.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        module, example = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"chronoverse.cli.{module}"), cmd_name)
+        command.epilog = f"\b\nExample:\n  chronoverse {example}"
         return command
 
 

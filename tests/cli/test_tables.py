@@ -1,10 +1,14 @@
-"""Lists of jobs and workflows: tables on a terminal, ids alone, and statuses in any case."""
+"""Lists as tables on a terminal, ids alone, statuses in any case, and the examples of ``--help``."""
 
+import shlex
+
+import click
 import pytest
 
 from chronoverse.cli.main import main
 from chronoverse.cli.printer import print_table, spoken
 from tests.cli.conftest import Cli
+from tests.support.commands import visible_commands
 from tests.support.scripted import ScriptedService, answer
 
 JOB = (
@@ -55,3 +59,14 @@ def test_ids_alone_and_statuses_in_small_letters(cli: Cli) -> None:
 def test_a_duration_is_shown_as_commands_read_it(seconds: float, words: str) -> None:
     """With its two largest units."""
     assert spoken(seconds) == words
+
+
+@pytest.mark.parametrize("name", visible_commands())
+def test_the_help_of_each_command_has_an_example_that_can_be_parsed(name: str) -> None:
+    """The arguments are those that the command takes."""
+    command = visible_commands()[name]
+    _, _, example = command.get_help(click.Context(command, info_name=name)).rpartition("Example:\n")
+    program, called, *arguments = shlex.split(example)
+
+    assert (program, called) == ("chronoverse", name)
+    command.make_context(name, arguments)
