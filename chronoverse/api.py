@@ -1,6 +1,46 @@
-"""What other people's programs import: publishing a job's log from Python. See :mod:`chronoverse.runner.api`."""
+"""What other people's programs import: publishing a job's log from Python, and following one.
 
+See :mod:`chronoverse.runner.api`, and :meth:`chronoverse.client.client.Client.follow`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from chronoverse.client.client import Client
+from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines
+from chronoverse.joblog.values import Gap, JobRef, Line
 from chronoverse.runner.api import JobLog, JobLogHandler, JobLogStream
 from chronoverse.runner.spool.spool_file import SpoolRoom
 
-__all__ = ["JobLog", "JobLogHandler", "JobLogStream", "SpoolRoom"]
+__all__ = [
+    "Gap",
+    "JobLog",
+    "JobLogHandler",
+    "JobLogStream",
+    "JobState",
+    "Line",
+    "Notice",
+    "RedactedLines",
+    "SpoolRoom",
+    "follow",
+]
+
+
+def follow(
+    service: str,
+    workflow: str,
+    job: str,
+    *,
+    token: str | Callable[[], str | None] | None = None,
+    ca_file: Path | None = None,
+    **options: Any,
+) -> Iterator[LogEvent]:
+    """Follows a job's log at the service with this URL until the job ends, over as many connections as it takes.
+
+    ``options`` are those of :meth:`Client.follow`, such as ``offset``, ``tail`` and ``q``; it also says what comes and
+    what is raised.
+    """
+    with closing(Client(service, token, ca_file=ca_file)) as client:
+        yield from client.follow(JobRef(workflow, job), **options)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from chronoverse import api
 from chronoverse.client.client import WAIT_SECONDS, Client
 from chronoverse.client.follower import Follower, JobState, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
@@ -600,3 +601,13 @@ def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
 
     assert (numbers(items), stop.waits) == ([1, 2], [0.0])
     assert not [item for item in items if isinstance(item, Notice)]
+
+
+def test_the_public_iterator_goes_on_where_a_connection_was_cut() -> None:
+    """It is what the README shows."""
+    first = stream(CONNECTED, line(1).to_frame(), whole=False)
+    with ScriptedService(first, stream(CONNECTED, line(2).to_frame(), OVER, after=1)) as service:
+        events = list(api.follow(service.url, *JOB, offset=0))
+
+    assert [event.message for event in events if isinstance(event, api.Line)] == ["line 1", "line 2"]
+    assert [asked.headers.get("last-event-id") for asked in service.requests] == [None, "1"]
