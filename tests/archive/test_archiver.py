@@ -734,6 +734,18 @@ def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileOb
     assert not bench.ask("EXISTS", bench.key("garbage"))
 
 
+def test_a_complete_job_is_not_swept_while_uploads_may_come(bench: Bench, objects: FileObjectStore) -> None:
+    """It is swept once, when whatever is not recorded is garbage."""
+    now = [time.time()]
+    bench.store.append(attempt := bench.store.open(JOB, "token"), make_lines(1, 3))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 4)
+    for seconds, swept in ((0, False), (3_500, False), (200, True)):
+        now[0] += seconds
+        archiver(bench.store, objects, orphan_seconds=3_600, clock=lambda: now[0]).run_once()
+        state = bench.store.catalog.archive_state(JOB)
+        assert (state.complete, state.swept) == (True, swept)
+
+
 def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None:
     """Once a minute: what runners have not listed comes onto it, and what is empty leaves it."""
     now = [1000.0]

@@ -562,6 +562,17 @@ def test_a_terminal_status_is_left_to_the_closing_frames() -> None:
     assert feed.state == job().to_frame()
 
 
+def test_a_job_that_was_asked_for_too_early_is_not_stored() -> None:
+    """Since then a line was published, or a newer job was stored."""
+    feed = Feed(REF, job(last=7))
+    asked = feed.known
+    feed.publish([event_frame(8)], 7, ROOMY)
+    assert not feed.reconcile(job(last=7, attempt=2), asked)
+    assert feed.latest() == job(last=8)
+    assert feed.reconcile(job(last=8, attempt=2), feed.known)
+    assert feed.latest() == job(last=8, attempt=2)
+
+
 def test_a_feed_closes_once() -> None:
     """The first closing frames stay, and viewers are woken for them once."""
     feed, waiter = filled(1), CountingWaiter()
