@@ -1,8 +1,10 @@
 """``Client``: it yields every number once, over as many connections as needed, and gives up in time."""
 
 import random
+import re
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -604,10 +606,20 @@ def test_an_expired_token_that_can_be_renewed_causes_no_delay() -> None:
 
 
 def test_the_public_iterator_goes_on_where_a_connection_was_cut() -> None:
-    """It is what the README shows."""
+    """It is what the README shows. The example of its page runs as it is printed, but for the address."""
     first = stream(CONNECTED, line(1).to_frame(), whole=False)
     with ScriptedService(first, stream(CONNECTED, line(2).to_frame(), OVER, after=1)) as service:
         events = list(api.follow(service.url, *JOB, offset=0))
 
     assert [event.message for event in events if isinstance(event, api.Line)] == ["line 1", "line 2"]
     assert [asked.headers.get("last-event-id") for asked in service.requests] == [None, "1"]
+
+    page = (Path(__file__).parents[2] / "docs" / "python-api.md").read_text("utf-8")
+    (example,) = re.findall(r"^```python\n([^`]*follow\([^`]*)^```$", page, re.MULTILINE)
+    shown: list[str] = []
+    with ScriptedService(stream(CONNECTED, frames(1, 2), OVER)) as service:
+        names = {"token": "a.b.c", "print": lambda *words: shown.append(" ".join(map(str, words)))}
+        exec(example.replace("http://127.0.0.1:8000", service.url), names)
+
+    assert shown == ["1 line 1", "2 line 2"]
+    assert names["status"] == Status.COMPLETED
