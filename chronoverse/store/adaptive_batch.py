@@ -4,8 +4,6 @@ from typing import Final
 
 #: Bytes that a read should bring.
 READ_BYTES: Final = 2**20
-#: The least and the most lines that are asked for to get there.
-READ_LINES: Final = (4, 2048)
 
 
 class AdaptiveBatch:
@@ -16,6 +14,6 @@ class AdaptiveBatch:
 
     def learn(self, lines: int, size: int) -> None:
         """Adapts to an answer of ``lines`` lines that had ``size`` bytes."""
-        least, most = READ_LINES
         fitting = READ_BYTES * lines // max(size, 1)
-        self.lines = max(least, min(most, fitting, self.lines * 4))
+        # At least 4 and at most 2,048 lines are asked for.
+        self.lines = max(4, min(2048, fitting, self.lines * 4))

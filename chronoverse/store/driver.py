@@ -18,8 +18,6 @@ from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 
 #: Seconds a command may take before the store counts as unavailable. All our commands take far less.
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
-#: Seconds a connection may take to open.
-CONNECT_TIMEOUT_SECONDS: Final = 2.0
 #: Connections for commands, per process. Commands take well under a millisecond, so few serve many.
 COMMAND_CONNECTIONS: Final = 6
 #: The first words of errors by which a server refuses to write: no memory, no disk, no replica, not the master.
@@ -181,7 +179,8 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "max_connections": COMMAND_CONNECTIONS,
         "timeout": COMMAND_TIMEOUT_SECONDS,
         "socket_timeout": timeout,
-        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        # Seconds that a connection may take to open.
+        "socket_connect_timeout": 2.0,
         "socket_read_size": 262_144,
         "decode_responses": False,
         # A retry hides the first answer, so only commands that may be repeated blindly have one. One is enough for a

@@ -42,8 +42,6 @@ from chronoverse.store.workflows import WorkflowList
 
 #: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
 GRACE_SECONDS: Final = 1.0
-#: Seconds that a job without a runner waits for its next attempt. Then it is LOST.
-NEXT_ATTEMPT_SECONDS: Final = 604_800
 #: Jobs asked for in one round trip.
 GET_JOBS_BATCH: Final = 500
 
@@ -324,7 +322,8 @@ class Store:
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
-        keep_ms = self._retention_ms if status.terminal else NEXT_ATTEMPT_SECONDS * 1000
+        # A job without a runner waits a week for its next attempt. Then it is LOST.
+        keep_ms = self._retention_ms if status.terminal else 604_800_000
         args = (attempt.token, now, status, code, dropped, keep_ms, next_number, attempt.attempt)
         self._answer("finish", attempt.job, self._keys.runner(attempt.job), *args)
         if status.terminal:
