@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
@@ -24,10 +24,6 @@ from chronoverse.settings.parse import is_loopback
 if TYPE_CHECKING:
     from chronoverse.archive.archiver import Archiver
     from chronoverse.store import Store
-
-#: How many objects Python makes between two runs of its garbage collector. A page of entries makes thousands, and
-#: reference counting frees all of them.
-GC_THRESHOLD: Final = 100_000
 
 
 @click.command()
@@ -55,7 +51,9 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
     if address:
         _serve_metrics(address)
     gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
+    # Python's garbage collector runs after that many objects. A page of entries makes thousands, and reference counting
+    # frees all of them.
+    gc.set_threshold(100_000)
     with open_store(settings) as store:
         if orphans:
             return _print_orphans(store, settings, delete)

@@ -43,9 +43,8 @@ __all__ = ["TaskLogs", "install"]
 #: Seconds that a task waits at most until its log is open, and at its end until its lines are delivered.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 5.0
-#: For that many seconds after a log could not be delivered, the next tasks wait no longer than the other number.
+#: For that many seconds after a log could not be delivered, the next tasks wait for a quarter of a second only.
 AWAY_SECONDS: Final = 30.0
-AWAY_DELIVER_SECONDS: Final = 0.25
 
 _logger: Final = logging.getLogger("chronoverse.integrations.celery")
 
@@ -214,7 +213,7 @@ class TaskLogs:
     def _open_log(self, task: Any, request: Any) -> JobLog | None:
         job, token = self._job(task, request), self._lease_token(request)
         is_patient = time.monotonic() >= self._away_until
-        deliver_seconds = DELIVER_SECONDS if is_patient else AWAY_DELIVER_SECONDS
+        deliver_seconds = DELIVER_SECONDS if is_patient else 0.25
         if is_patient and _is_redelivered(request):
             # The process that ran the task was killed, and its lease must expire before ours can begin.
             deliver_seconds += self._lease_seconds

@@ -30,10 +30,8 @@ MAX_SLICES: Final = 64
 #: The part of a worker's time that comparing lines with queries may take, and the seconds that it may take at once.
 FILTER_SHARE: Final = 0.2
 FILTER_BURST_SECONDS: Final = 0.1
-#: The last seconds of that burst are only for subjects that have taken less than the average. Every second, what they
-#: have taken counts half.
+#: The last seconds of that burst are only for subjects that have taken less than the average.
 FILTER_RESERVE_SECONDS: Final = 0.05
-FILTER_MEMORY_SECONDS: Final = 1.0
 #: Seconds that comparing may take before the rest of the worker runs.
 FILTER_SLICE_SECONDS: Final = 0.003
 #: Lines that are compared with a query for one slice, so that comparing them takes no more than a millisecond.
@@ -111,7 +109,8 @@ class FilterBudget:
         now = self._clock()
         self._left = min(FILTER_BURST_SECONDS, self._left + FILTER_SHARE * (now - self._refilled_at))
         self._refilled_at = now
-        if now >= self._halved_at + FILTER_MEMORY_SECONDS:
+        # Every second, what the subjects have taken counts half.
+        if now >= self._halved_at + 1.0:
             self._halved_at = now
             self._taken = {who: taken / 2 for who, taken in self._taken.items() if taken > 0.001}
         if self._left >= FILTER_RESERVE_SECONDS:

@@ -25,9 +25,8 @@ from chronoverse.live.tail import lines_are_gone, redacted_since
 #: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
 #: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.
 CHECK_SECONDS: Final = 5.0
-#: Seconds that a replay waits for the scan server, at most and at least. It sends no heartbeat meanwhile.
+#: Seconds that a replay waits for the scan server, at most. It sends no heartbeat meanwhile.
 SCAN_PATIENCE_SECONDS: Final = 5.0
-MIN_PATIENCE_SECONDS: Final = 1.0
 
 
 class Step(NamedTuple):
@@ -156,7 +155,7 @@ class Replay:
             return None
         if stored <= FIRST_LINES and (may_compare or not line_filter.regex):
             return None
-        patience = min(SCAN_PATIENCE_SECONDS, max(self._ends_at - now, MIN_PATIENCE_SECONDS))
+        patience = min(SCAN_PATIENCE_SECONDS, max(self._ends_at - now, 1.0))
         is_redacted = bool(feed.redactions) if feed else self._is_redacted
         return self._cache.scan_after(self._ref, line_filter, cursor, self._subject, patience, is_redacted=is_redacted)
 

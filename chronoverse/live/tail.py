@@ -32,9 +32,8 @@ BLOCK_SECONDS: Final = 1.0
 HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines may be late by so much.
 TICK_SECONDS: Final = 0.5
-#: How long the reader waits after a failed read, and the housekeeper after a failed round.
+#: How long the reader waits after a failed read.
 RETRY: Final = RetryPolicy(first=0.05, longest=1.0)
-HOUSEKEEPING_RETRY: Final = RetryPolicy(first=1.0, longest=1.0)
 #: Bytes of frames that are made of one read of a job, plus the rest of the last line; later entries are read again.
 #: Only lines that suddenly are much longer than those before have so many bytes. A ring holds no more.
 PUBLISH_BYTES: Final = 8 * 2**20
@@ -42,12 +41,10 @@ PUBLISH_BYTES: Final = 8 * 2**20
 #: most so many jobs are checked in a second, 0.1 ms each. If there are more, each is checked less often.
 CHECK_SECONDS: Final = 1.0
 CHECKS_PER_SECOND: Final = 500
-#: Lines of many jobs are read together, which costs less for each. So the reader pauses between two reads, for this
-#: many seconds per watched job, and at most for the second number of seconds. With few jobs it does not pause. With
-#: 4,000 jobs at a line a second, 20 ms needed as much CPU as 10 ms and made lines twice as late; 4 ms needed 8 % more.
-PAUSE_SECONDS_PER_JOB: Final = 5e-6
+#: Lines of many jobs are read together, which costs less for each. So the reader pauses between two reads, for that
+#: many seconds at most. With 4,000 jobs at a line a second, 20 ms needed as much CPU as 10 ms and made lines twice as
+#: late; 4 ms needed 8 % more.
 PAUSE_SECONDS: Final = 0.01
-PAUSE_FROM_JOBS: Final = 64
 #: Bytes of the rings of all watched jobs of a worker, and the fewest and the most bytes for one of them.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
@@ -61,8 +58,8 @@ def check_seconds(jobs: int) -> float:
 
 
 def pause_seconds(jobs: int) -> float:
-    """Seconds between two reads of ``jobs`` jobs."""
-    return min(PAUSE_SECONDS, jobs * PAUSE_SECONDS_PER_JOB) if jobs >= PAUSE_FROM_JOBS else 0.0
+    """Seconds between two reads of ``jobs`` jobs: 5 µs for each, and none with few of them."""
+    return min(PAUSE_SECONDS, jobs * 5e-6) if jobs >= 64 else 0.0
 
 
 def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
@@ -399,7 +396,7 @@ class Tail:
                 self.housekeep_once()
             except Exception as error:
                 _report(error, "the tail cannot look at its jobs")
-                self._stopped.wait(HOUSEKEEPING_RETRY.delay(1))
+                self._stopped.wait(1.0)
 
 
 def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[int, int]]:

@@ -25,9 +25,8 @@ DEFAULT_BYTES: Final = 16_384
 #: Bytes of an answer with one line, beside the line's message; and those of a line that is cut.
 FRAME_BYTES: Final = 1_536
 CUT_LINE_BYTES: Final = 400
-#: Bytes of a text that is no message, and of a time. A foreign runner may have written any.
+#: Bytes of a text that is no message. A foreign runner may have written any.
 TEXT_BYTES: Final = 300
-TIME_BYTES: Final = 64
 
 #: What every answer with lines begins with.
 NOTICE: Final = (
@@ -98,7 +97,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
             before = visible(raw[max(start - 40, 0) : start])
             message = before[-(max_bytes // 8) :] + visible(raw[start:])
         message, is_cut = cut(message, max_bytes), True
-    shown: dict[str, Any] = {"sequence_num": number, "timestamp": tidy(line["timestamp"], TIME_BYTES)}
+    shown: dict[str, Any] = {"sequence_num": number, "timestamp": tidy(line["timestamp"], 64)}
     shown |= {"stream": line["stream"], "message": message}
     shown |= {name: line[name] for name in ("partial", "repeated") if name in line}
     if page is not None:

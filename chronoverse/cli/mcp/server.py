@@ -24,9 +24,6 @@ from chronoverse.cli.mcp.tools import INSTRUCTIONS, Tool, Tools, tool_list
 from chronoverse.client.near import explain_not_found
 from chronoverse.errors import ChronoverseError, JobNotFound
 
-#: Bytes of an error's text.
-ERROR_BYTES: Final = 1_000
-
 #: What is said of a request with half of a surrogate pair.
 UNREADABLE: Final = "a text has half of a surrogate pair, such as \\ud800, which cannot be encoded as UTF-8"
 
@@ -127,4 +124,5 @@ def _with_defaults(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error_json(title: str, detail: str) -> bytes:
-    return orjson.dumps({"error": tidy({"title": title, "detail": detail}, ERROR_BYTES)})
+    # Bytes of an error's text.
+    return orjson.dumps({"error": tidy({"title": title, "detail": detail}, 1_000)})

@@ -26,8 +26,6 @@ from chronoverse.joblog import summary as summaries
 from chronoverse.joblog.matcher import MAX_QUERY
 from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, JobRef, Status, parse_number
 
-#: Seconds of ``wait_for`` if nobody asks for a number.
-DEFAULT_WAIT: Final = 30
 #: Seconds after which a search or a listing that has found nothing yet answers with its cursor.
 LOOKING_SECONDS: Final = 15.0
 #: Bytes of the smallest line in an answer, and of a job with its first matches. They bound what is asked for.
@@ -95,7 +93,8 @@ def _tool(name: str, description: str, required: str, **properties: Mapping[str,
 
 def tool_list(max_wait: int) -> list[Tool]:
     """The tools. ``wait_for`` waits for at most ``max_wait`` seconds."""
-    timeout = {"type": "integer", "minimum": 0, "maximum": max_wait, "default": min(DEFAULT_WAIT, max_wait)}
+    # Seconds of ``wait_for`` if nobody asks for a number.
+    timeout = {"type": "integer", "minimum": 0, "maximum": max_wait, "default": min(30, max_wait)}
     return [
         _tool(
             "list_workflows",

@@ -7,7 +7,6 @@ from typing import Final
 
 from chronoverse.errors import InvalidMask
 
-MASK: Final = b"***"
 #: Characters that a secret must have. A shorter one would occur everywhere in a log, and the masks would reveal it.
 MIN_CHARACTERS: Final = 4
 #: Bytes that a secret may have. That many may be held back until it is known whether they are the secret.
@@ -171,4 +170,4 @@ def _characters(text: bytes) -> int:
 
 def _replacement(found: re.Match[bytes]) -> bytes:
     """The mask of one secret. It has as many lines as the secret, so masking does not change the numbers of lines."""
-    return b"\n".join(MASK if line.strip() else line for line in found[0].split(b"\n"))
+    return b"\n".join(b"***" if line.strip() else line for line in found[0].split(b"\n"))

@@ -24,10 +24,6 @@ from chronoverse.web.http.dependencies import Dependencies, principal, stream_ti
 from chronoverse.web.http.paging import PRIVATE_HEADERS
 from chronoverse.web.http.schemas import Blueprint, RawQuery
 
-#: zlib's level. Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's
-#: viewers.
-GZIP_LEVEL: Final = 1
-
 #: Bytes that are given to gunicorn at a time.
 WRITE_BYTES: Final = 2**16
 
@@ -232,7 +228,8 @@ def _encode_json(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
 
 def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
     """One gzip file, with a part for each of ``parts``. If it is cut off it has no end, so that clients notice."""
-    compressor = zlib.compressobj(GZIP_LEVEL, wbits=zlib.MAX_WBITS | 16)
+    # Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would take time from the worker's viewers.
+    compressor = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
     for part in parts:
         yield compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)
     yield compressor.flush()
