@@ -177,8 +177,11 @@ class Publisher:
         try:
             store = self._connect()
             channel = store.append_connection()
-            while not self._stop.is_set() and not self._ended:
-                self._try_step(store, channel)
+            try:
+                while not self._stop.is_set() and not self._ended:
+                    self._try_step(store, channel)
+            finally:
+                channel.reset()
         except Exception as error:  # the command must go on, whatever is wrong here, and the user must hear of it
             if not self._stop.is_set():  # else the store may have been closed during a call
                 self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))

@@ -359,7 +359,9 @@ def test_the_command_line_publishes_through_a_service(
     run = ("run", "--server", service.url, "--workflow", job.workflow_id, "--job", job.job_id, "--", "sh", "-c")
     done = chronoverse(*run, "echo out; echo err >&2; exit 3", token=shown, data_dir=tmp_path, durability="acked")
 
-    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    page = f"{service.url}/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
+    link = f"chronoverse: job {job.job_id} of workflow {job.workflow_id} is at {page}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", f"{link}err\n")
     assert sorted(read_lines(redis_server, job)) == ["err", "out"]
     end = read_log(redis_server, job)[1]
     assert end is not None

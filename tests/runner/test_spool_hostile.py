@@ -249,7 +249,7 @@ def test_damaged_lines_are_named_where_they_are(
 
 
 def test_a_delivery_of_a_damaged_file_can_be_repeated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], environ: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an outage the whole lines are delivered from the same path, once."""
     path = tmp_path / "x.sqlite"
@@ -262,7 +262,7 @@ def test_a_delivery_of_a_damaged_file_can_be_repeated(
         assert main(["deliver", str(path)]) == OK
         assert read_lines(server) == ["a", "b"]
     assert [each.suffix for each in tmp_path.glob("x*")] == [".damaged"]
-    assert "is damaged" in capsys.readouterr().err
+    assert "is damaged" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
