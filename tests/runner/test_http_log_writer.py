@@ -396,8 +396,8 @@ def test_no_token_is_needed_for_a_service_with_the_same_data_directory(tmp_path:
 def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
     tmp_path: Path, redis_server: RedisServer, job: JobRef
 ) -> None:
-    """It tries again when the service said, and not earlier. The job and the user do not notice."""
-    count, line = 920, "x" * 960
+    """It tries again when the service said, and not earlier. The job does not notice."""
+    count, line = 1_020, "x" * 960
     with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
         writer = HttpLogWriter(service.url, service.token())
         code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
@@ -408,9 +408,10 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
 
     assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
     assert read_log(redis_server, job)[1] is not None
-    # These are 920 kB. The service takes ten seconds' worth of bytes at once, and the rest takes four seconds more.
+    # These are 1 MB in three appends or more. The service takes ten seconds' worth of bytes at once, and the append
+    # that makes the debt as a whole. The next one waits for some six seconds.
     assert 1 <= refused <= 6
-    assert run.stderr_text == ""
+    assert re.fullmatch("(chronoverse: delivering [0-9]+ lines, for up to [0-9]+ s; .*\n)?", run.stderr_text)
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://u:p@x", "x"])

@@ -22,11 +22,16 @@ class ScanEndpoint:
         directory = tempfile.mkdtemp(prefix="chronoverse-")
         #: What this process and its forks connect to.
         self.path = Path(directory, "socket")
-        self.listener.bind(str(self.path))
-        self.listener.listen()
-        if sys.platform == "linux":
+        if sys.platform != "linux":
+            self.listener.bind(str(self.path))
+        else:
+            # A socket's path may have 107 bytes, and the directory's alone may have more.
+            handle = os.open(directory, os.O_PATH)
+            self.listener.bind(f"/proc/self/fd/{handle}/socket")
             self.path = Path("/proc/self/fd", str(os.open(self.path, os.O_PATH)))
+            os.close(handle)
             shutil.rmtree(directory)
+        self.listener.listen()
         #: Its first byte says whether the scan server runs. Its other bytes do not exist, and are locked: see
         #: :class:`chronoverse.history.scans.turns.ScanTurns`.
         with tempfile.TemporaryFile() as file:

@@ -113,8 +113,8 @@ def read_summary(
         return weight_of(message, is_error(message))
 
     new, errors = (FoundLines(shape_of, weigh, job.last + 1, job.last) for _ in range(2))
-    # A job that begins anew under its id, or is redacted, is another one here.
-    version = job.created_at, job.started_at, job.redactions
+    # A job that begins anew under its id, or loses lines or what they said, is another one here.
+    version = job.created_at, job.started_at, job.redactions, job.first
     key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
     if (kept := progress.get(key)) is not None:
         new.restore(kept[0])
