@@ -136,7 +136,6 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
     tab.wait_text("#badge", "pending")
 
 
-@pytest.mark.xfail(reason="after an outage of some seconds the page stays at its last line, instead of following on")
 @pytest.mark.long
 def test_a_cut_and_a_restart_lose_and_repeat_nothing(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """At the end the page has what ``/logs`` has. It shows only a word in its head meanwhile."""

@@ -146,6 +146,12 @@ export class Viewport {
 
   #scrolled() {
     const now = this.#scroller.scrollTop;
+    if (this.#scroller.clientHeight !== this.#height) {
+      // The log was resized, and the browser has moved the bar, not the reader. A bar above the log comes and goes.
+      this.#lastScrollTop = now;
+      this.#resized();
+      return;
+    }
     const by = now - this.#lastScrollTop;
     if (Math.abs(by) < 0.5) return;
     this.#lastScrollTop = now;
