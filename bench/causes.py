@@ -24,8 +24,8 @@ from chronoverse.history.pages import Search
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan, read_summary
 from chronoverse.joblog.entries import Batch
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
-from chronoverse.joblog.values import Job, JobRef, Line, Status
 
 SET: Final = Path(__file__).parent / "failures" / "set.txt"
 #: Runs that were written when the rule seemed to be ready. It had the telling line of four on the first screen then.

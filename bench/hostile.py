@@ -38,7 +38,7 @@ import httpx
 import psutil
 
 from chronoverse.auth.tokens import mint
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.commands import chronoverse_argv
 from tests.support.nginx import Nginx

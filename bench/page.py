@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from playwright.sync_api import Browser
 
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.browser.browsing import Tab, chromium
 from tests.support.servers import running

@@ -27,7 +27,7 @@ from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.values import JobRef, iso_timestamp
+from chronoverse.joblog.model import JobRef, iso_timestamp
 
 JOB: Final = JobRef("wf_1", "job_1")
 #: The queries: a rare text, the date of each line, a word of each line's JSON, expressions.

@@ -10,7 +10,7 @@ from typing import Any
 
 from chronoverse.client.client import Client
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines
-from chronoverse.joblog.values import Gap, JobRef, Line
+from chronoverse.joblog.model import Gap, JobRef, Line
 from chronoverse.runner.api import JobLog, JobLogHandler, JobLogStream
 from chronoverse.runner.spool.spool_file import SpoolRoom
 

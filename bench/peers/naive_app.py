@@ -10,7 +10,7 @@ from typing import Any, Final
 import redis
 
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.values import End, Line
+from chronoverse.joblog.model import End, Line
 
 #: Connections to the store: one for each viewer.
 CONNECTIONS: Final = 20_000

@@ -10,7 +10,7 @@ import redis
 from bench.processes import running
 from bench.produce import TIMESTAMP
 from chronoverse.embedded.server import find_binary
-from chronoverse.joblog.values import Attempt, JobRef, LineRun, Status
+from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status
 from chronoverse.store import Store
 
 WORKFLOW: Final = "bench"

@@ -23,7 +23,7 @@ from bench.soak.replaying import digest, replay
 from chronoverse.archive.codec import decode_entry, frame_text
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.joblog.chunk import folder
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, serving

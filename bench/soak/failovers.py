@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.testbed import FaultTestbed, frozen, sleep
 from tests.faults.watching import longest_silence

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from tests.support.service import Service
 
 #: Bytes of one read of the socket.

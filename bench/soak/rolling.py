@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import psutil
 
-from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.nginx import nginx_for
 from tests.support.servers import running

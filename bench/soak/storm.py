@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import psutil
 import redis
 
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.nginx import nginx_for
 from tests.support.servers import RedisServer, running

@@ -35,7 +35,7 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
-from chronoverse.joblog.values import Job, JobRef, ListingPosition, Status, seconds_of
+from chronoverse.joblog.model import Job, JobRef, ListingPosition, Status, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 #: Seconds for which a caller waits for a value that another is loading: longer than any object store takes.
 WAIT_SECONDS: Final = 60.0

@@ -15,7 +15,7 @@ from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
 from chronoverse.errors import AppendRefused
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.joblog.values import Job, JobRef, iso_timestamp
+from chronoverse.joblog.model import Job, JobRef, iso_timestamp
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState

@@ -20,7 +20,7 @@ import orjson
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk, Frame, object_name
 from chronoverse.joblog.entries import Entry, RawEntry, plain_json_lines, read_entries
-from chronoverse.joblog.values import End, Gap, JobRef, Line, OutOfSequence
+from chronoverse.joblog.model import End, Gap, JobRef, Line, OutOfSequence
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -22,7 +22,7 @@ from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
 from chronoverse.joblog.chunk import Chunk, folder, is_object_of
-from chronoverse.joblog.values import JobRef, seconds_of
+from chronoverse.joblog.model import JobRef, seconds_of
 from chronoverse.store import Store
 
 #: Seconds after which the archive lock of a dead process expires. A log may grow by 350 MB meanwhile.

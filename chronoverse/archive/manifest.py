@@ -11,7 +11,7 @@ import orjson
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import MANIFEST, Chunk, folder
-from chronoverse.joblog.values import Job, JobRef, iso_timestamp, seconds_of
+from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
 class Manifest(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Final
 from chronoverse.archive.codec import decode_lines
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences
-from chronoverse.joblog.values import Line
+from chronoverse.joblog.model import Line
 
 #: Bytes of JSON in which an expression is searched for at once, or one line if it is longer. That takes 0.2 ms.
 PART_BYTES: Final = 16 * 2**10

@@ -8,7 +8,7 @@ from cachetools import FIFOCache
 
 from chronoverse import metrics
 from chronoverse.backoff import RetryPolicy
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 #: Snoozed jobs that are remembered, some 400 bytes each. Others are checked more often.
 MAX_SNOOZED: Final = 200_000

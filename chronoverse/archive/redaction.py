@@ -20,7 +20,7 @@ from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
 from chronoverse.joblog.chunk import CHUNK_BYTES
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
-from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 

@@ -11,7 +11,7 @@ from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import MANIFEST, folder
-from chronoverse.joblog.values import IDENTIFIER, JobRef, ListingPosition
+from chronoverse.joblog.model import IDENTIFIER, JobRef, ListingPosition
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
 

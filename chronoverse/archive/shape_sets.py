@@ -11,8 +11,8 @@ from chronoverse.archive.codec import decode_lines, frame_text
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk, combined_sha256, folder
+from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.shapes import MAX_SET_BYTES, VERSION, ShapeHasher, ShapeSet
-from chronoverse.joblog.values import JobRef
 
 
 def shape_set_name(job: JobRef, chunks: Sequence[Chunk]) -> str:

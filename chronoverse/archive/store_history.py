@@ -17,7 +17,7 @@ import orjson
 from chronoverse import metrics
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveDamaged, StoreRefused
-from chronoverse.joblog.values import iso_timestamp
+from chronoverse.joblog.model import iso_timestamp
 from chronoverse.store import Store
 
 #: The object's name.

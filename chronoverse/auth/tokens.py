@@ -25,7 +25,7 @@ from chronoverse.auth.minting import EVERY_WORKFLOW as EVERY_WORKFLOW
 from chronoverse.auth.minting import ClaimRules as ClaimRules
 from chronoverse.auth.minting import mint as mint
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
-from chronoverse.joblog.values import IDENTIFIER
+from chronoverse.joblog.model import IDENTIFIER
 from chronoverse.settings import Settings
 
 #: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.

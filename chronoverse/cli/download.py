@@ -12,7 +12,7 @@ import click
 
 from chronoverse.cli.common import identifier, open_client, print_message, read_settings
 from chronoverse.cli.options import regex_option, search_option, stream_option
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 
 @click.command()

@@ -14,7 +14,7 @@ from chronoverse.cli.printer import EXIT_NO_MATCH, GroupSeparator, Printer, exit
 from chronoverse.client.follower import JobState, LogEvent, name_gaps
 from chronoverse.client.terminal import plain_text
 from chronoverse.errors import JobNotFound
-from chronoverse.joblog.values import MAX_NUMBER, Gap, JobRef, Line, parse_number
+from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, parse_number
 
 if TYPE_CHECKING:
     from chronoverse.client.client import Client, FoundLine

@@ -2,7 +2,7 @@
 
 import click
 
-from chronoverse.joblog.values import Status
+from chronoverse.joblog.model import Status
 
 output_option = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How it is printed."

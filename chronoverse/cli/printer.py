@@ -11,7 +11,7 @@ import click
 from chronoverse.cli.common import print_message
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
-from chronoverse.joblog.values import Gap, Line, Status
+from chronoverse.joblog.model import Gap, Line, Status
 from chronoverse.settings import no_color
 
 #: The exit codes of following a job that has no exit code of its own. 130 is what Ctrl-C leaves, 74 is EX_IOERR.

@@ -8,7 +8,7 @@ import sys
 import click
 
 from chronoverse.cli.common import identifier, open_client, print_message, read_settings
-from chronoverse.joblog.values import JobRef, parse_number
+from chronoverse.joblog.model import JobRef, parse_number
 
 #: What redacting and deleting need.
 _SCOPE = "logs:admin"

@@ -21,7 +21,7 @@ from chronoverse.cli.common import (
     service_url,
 )
 from chronoverse.errors import SpoolError
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:

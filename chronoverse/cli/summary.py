@@ -13,7 +13,7 @@ from chronoverse.cli.options import output_option
 from chronoverse.cli.printer import json_text
 from chronoverse.client.terminal import plain_text, sanitize
 from chronoverse.errors import ChronoverseError
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 #: Seconds for which the command asks again until all lines were looked at.
 LOOKING_SECONDS: Final = 120

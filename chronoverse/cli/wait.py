@@ -12,7 +12,7 @@ from chronoverse.cli.printer import EXIT_NO_MATCH, EXIT_TIMEOUT, exit_code, json
 from chronoverse.client.follower import JobState
 from chronoverse.client.terminal import LineRenderer, gap_notice
 from chronoverse.errors import ChronoverseError
-from chronoverse.joblog.values import MAX_NUMBER, Gap, JobRef, Line
+from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 
 
 @click.command()

@@ -11,7 +11,7 @@ from chronoverse.cli.common import open_client, read_settings
 from chronoverse.cli.options import list_output_option
 from chronoverse.cli.printer import age, list_item, print_table
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.values import Status
+from chronoverse.joblog.model import Status
 
 
 @click.command()

@@ -23,7 +23,7 @@ from chronoverse.client.follower import Follower, LogEvent, Notice
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection
 from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog.events import TOKEN_EXPIRED
-from chronoverse.joblog.values import IDENTIFIER, JobRef, Line, parse_number
+from chronoverse.joblog.model import IDENTIFIER, JobRef, Line, parse_number
 
 #: Seconds of one request that waits. Proxies of others may give up after a minute.
 WAIT_SECONDS: Final = 20

@@ -8,7 +8,7 @@ import orjson
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.events import EventName
-from chronoverse.joblog.values import Gap, Line, Status, parse_number
+from chronoverse.joblog.model import Gap, Line, Status, parse_number
 
 
 class JobState(NamedTuple):

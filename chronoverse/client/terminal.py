@@ -7,7 +7,7 @@ lines, or make the terminal send input. https://dgl.cx/2023/09/ansi-terminal-sec
 import re
 from typing import Final
 
-from chronoverse.joblog.values import Gap, Line
+from chronoverse.joblog.model import Gap, Line
 
 # Characters that a terminal could act on, or that change the direction of text. Most lines have none of them.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from chronoverse.errors import StoreError
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.model import Job, JobRef
 
 
 class MultiJobReader(Protocol):

@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
-from chronoverse.joblog.values import End, Gap, Job, JobRef, OutOfSequence
+from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence
 
 _Result = TypeVar("_Result")
 

@@ -31,7 +31,7 @@ from celery.utils.log import task_logger
 
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.errors import ChronoverseError, Closed, SequenceGap, StoreError
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.api import STREAMS, JobLog, JobLogHandler, JobLogStream
 from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom

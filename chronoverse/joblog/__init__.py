@@ -1,6 +1,6 @@
 """What a job's log is: values and rules without I/O.
 
-values       a line, a gap, the end, a job, and how Redis, Server-Sent Events and JSON write them
+model        a line, a gap, the end, a job, and how Redis, Server-Sent Events and JSON write them
 entries      what the entries of a job's stream in Redis mean, and which numbers are missing
 sse          encodes and decodes Server-Sent Events
 chunk        the records of archived chunks of lines

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.errors import ArchiveDamaged
-from chronoverse.joblog.values import MAX_NUMBER, JobRef
+from chronoverse.joblog.model import MAX_NUMBER, JobRef
 
 #: Bytes of JSON Lines in one frame, the least that a page reads. Larger frames do not compress better.
 FRAME_BYTES: Final = 256 * 2**10

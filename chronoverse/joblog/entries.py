@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.joblog.events import LOG_FRAME
-from chronoverse.joblog.values import (
+from chronoverse.joblog.model import (
     LINE_JSON,
     MAX_NUMBER,
     End,

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.joblog.matcher import Matcher, strip_sequences
-from chronoverse.joblog.values import Job, Line, Status
+from chronoverse.joblog.model import Job, Line, Status
 
 #: Bytes of a summary: the fewest, the most, and how many it has if nobody asks for a number.
 MIN_BYTES: Final = 1_024

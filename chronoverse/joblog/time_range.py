@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-from chronoverse.joblog.values import iso_timestamp, seconds_of
+from chronoverse.joblog.model import iso_timestamp, seconds_of
 
 #: A time as we write it. Two such times can be compared as texts.
 _OURS: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)

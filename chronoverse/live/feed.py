@@ -17,7 +17,7 @@ from chronoverse.joblog import sse
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries, stream_name
 from chronoverse.joblog.events import redact_frame
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
+from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
 
 #: Bytes of one slice; a longer single frame is a slice of its own. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10

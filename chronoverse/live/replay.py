@@ -16,7 +16,7 @@ from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence
+from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence
 from chronoverse.live.delivery_stats import count_store_error
 from chronoverse.live.feed import Feed, redact_frames
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplaySegment

@@ -16,7 +16,7 @@ from chronoverse.history.tiered_log import read_tiers
 from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
 from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
+from chronoverse.joblog.model import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.feed import EventFrame, encode, join
 

@@ -4,7 +4,7 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog import sse
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import OutOfSequence
+from chronoverse.joblog.model import OutOfSequence
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 
 

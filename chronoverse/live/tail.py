@@ -21,7 +21,7 @@ from chronoverse.history.protocols import LogReader
 from chronoverse.history.tiered_log import in_archive
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, missing_numbers
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame
-from chronoverse.joblog.values import End, Job, JobRef, OutOfSequence, Status
+from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence, Status
 from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
 from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
 from chronoverse.store.adaptive_batch import AdaptiveBatch

@@ -16,7 +16,7 @@ from chronoverse.errors import AtCapacity, ScansUnavailable, ShareExceeded, Stor
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED, connected_frame, error_frame
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.feed import BUSY, Feed
 from chronoverse.live.replay import Replay
 from chronoverse.live.replay_cache import ReplayCache

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.joblog import sse
-from chronoverse.joblog.values import Job
+from chronoverse.joblog.model import Job
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.viewer import Viewer
 

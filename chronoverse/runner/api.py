@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from chronoverse.joblog.values import IDENTIFIER, MAX_LINE_BYTES, JobRef, Status, iso_timestamp
+from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import JobResult, LogWriter

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any, BinaryIO, Final, Protocol, Self, cast
 
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.values import MAX_LINE_BYTES, iso_timestamp
+from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
 from chronoverse.runner.capture.foreground import foreground_process_group
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from chronoverse.errors import ChronoverseError, NotDurable
-from chronoverse.joblog.values import Attempt
+from chronoverse.joblog.model import Attempt
 from chronoverse.runner.log_writer import DurabilityProbe
 from chronoverse.runner.spool.spool import Spool
 

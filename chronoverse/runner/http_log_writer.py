@@ -23,7 +23,7 @@ from chronoverse.errors import (
     Unauthorized,
     Unreachable,
 )
-from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status, lines_of
+from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, lines_of
 from chronoverse.runner.log_writer import Comparison, line_digest
 
 #: Seconds that the service may be silent before or within an answer. It waits less long for its store.

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from chronoverse.joblog.values import Attempt, JobRef, Line, LineRun, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status
 
 
 class AppendChannel(Protocol):

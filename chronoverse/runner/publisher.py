@@ -27,7 +27,7 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
 )
-from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef, Status
+from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
 from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
 from chronoverse.runner.log_writer import AppendChannel, JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool

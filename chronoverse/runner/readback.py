@@ -10,7 +10,7 @@ from typing import Final
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.tiered_log import StoredLog, TieredLog
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, line_digest
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.store import Store

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner import readback
 from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
 from chronoverse.runner.publisher import Publisher

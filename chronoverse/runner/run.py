@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
-from chronoverse.joblog.values import MAX_LINE_BYTES, JobRef, Status
+from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import Command, SignalForwarder, Tee, open_standard
 from chronoverse.runner.log_writer import JobResult, LogWriter

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import Attempt, LineRun
+from chronoverse.joblog.model import Attempt, LineRun
 from chronoverse.store import replies
 from chronoverse.store.driver import (
     Ask,

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
-from chronoverse.joblog.values import IDENTIFIER, JobRef, parse_number
+from chronoverse.joblog.model import IDENTIFIER, JobRef, parse_number
 from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import Client, Script, translate_errors
 from chronoverse.store.keys import KeyMap

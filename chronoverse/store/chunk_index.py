@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from chronoverse.errors import ArchiveDamaged, Held
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store.commands import run_command, run_script
 from chronoverse.store.driver import Script, translate_errors
 from chronoverse.store.durability import is_permanent

@@ -13,7 +13,7 @@ from typing import Any, Final
 import redis
 from redis.crc import key_slot
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.settings.redis_url import Address, RedisUrl
 from chronoverse.store.driver import (
     COMMAND_TIMEOUT_SECONDS,

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from chronoverse.errors import EmbeddedError, NotDurable, StoreError
-from chronoverse.joblog.values import Attempt
+from chronoverse.joblog.model import Attempt
 from chronoverse.store import replies
 from chronoverse.store.driver import Client, DriverError, Script, to_store_error, translate_errors
 from chronoverse.store.keys import KeyMap

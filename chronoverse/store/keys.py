@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 #: The kind of key that is the archive lock. The keys are a contract with users, so the name stays.
 ARCHIVE_LOCK: Final = "sealer"

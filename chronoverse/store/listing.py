@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, ListingPosition, Status
+from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, Status
 from chronoverse.store import replies
 from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import Script

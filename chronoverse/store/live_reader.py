@@ -11,7 +11,7 @@ from typing import Final
 from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import StoreError
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store.node_reader import POLL_SECONDS, Found, NodeReader, WatchedLog
 from chronoverse.store.topology import Topology
 

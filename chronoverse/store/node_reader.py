@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import replies
 from chronoverse.store.driver import (
     Ask,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store.driver import CommandTimedOut, Connection, ConnectionFailed, DriverError, translate_errors
 from chronoverse.store.replies import id_after, stream_entries
 

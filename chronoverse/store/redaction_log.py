@@ -6,7 +6,7 @@ import orjson
 
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import MAX_NUMBER, JobRef
+from chronoverse.joblog.model import MAX_NUMBER, JobRef
 from chronoverse.store.commands import run_command, run_script
 from chronoverse.store.driver import Script
 from chronoverse.store.keys import ARCHIVE_LOCK, KeyMap

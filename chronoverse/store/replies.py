@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
-from chronoverse.joblog.values import (
+from chronoverse.joblog.model import (
     MAX_NUMBER,
     End,
     Job,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
+from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import RedisUrl, StoreKind
 from chronoverse.store import replies, server_checks
 from chronoverse.store.append_connection import AppendConnection, append_arguments

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store.driver import (
     COMMAND_TIMEOUT_SECONDS,
     Client,

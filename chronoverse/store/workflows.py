@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import StoreError, StoreUnavailable
-from chronoverse.joblog.values import IDENTIFIER, Job, JobRef, ListingPosition, Status
+from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, Status
 from chronoverse.store.commands import run_command, run_pipeline, run_script
 from chronoverse.store.driver import DriverError, Script, translate_errors
 from chronoverse.store.keys import KeyMap

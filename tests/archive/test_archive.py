@@ -19,7 +19,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, object_name
 from chronoverse.joblog.entries import RawEntry, read_entries
-from chronoverse.joblog.values import End, JobRef
+from chronoverse.joblog.model import End, JobRef
 from tests.support.tools import tool
 
 JOB = JobRef("wf_1", "job_1")

@@ -19,7 +19,7 @@ from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.entries import Entry, RawEntry
-from chronoverse.joblog.values import Attempt, End, Gap, Job, JobRef, Line, LineRun, Status, iso_timestamp
+from chronoverse.joblog.model import Attempt, End, Gap, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import (

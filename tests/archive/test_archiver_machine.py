@@ -29,8 +29,8 @@ from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import combined_sha256
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.joblog.sse import Decoder
-from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.store import Store
 from tests.archive import s3faults

@@ -6,7 +6,7 @@ import pytest
 
 from chronoverse.archive.caches import RECORD_SECONDS, RECORDS, ChunkRecordCache, SingleFlightCache
 from chronoverse.joblog.chunk import Chunk
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 JOIN_SECONDS = 20.0
 

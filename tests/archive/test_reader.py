@@ -14,7 +14,7 @@ from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
 from chronoverse.joblog.events import LOG_FRAME
-from chronoverse.joblog.values import Gap, JobRef, Line
+from chronoverse.joblog.model import Gap, JobRef, Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 from tests.support.waiting import deadline

@@ -14,7 +14,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.s3_store import CONNECTIONS, S3ObjectStore
 from chronoverse.archive.schemes import open_object_store
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
-from chronoverse.joblog.values import Line
+from chronoverse.joblog.model import Line
 from tests.archive.s3server import BUCKET, s3_server
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.certificates import Authority

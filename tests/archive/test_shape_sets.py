@@ -14,8 +14,8 @@ from chronoverse.archive.retention import delete_job, orphans
 from chronoverse.archive.shape_sets import read_shape_set, shape_set_name
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import combined_sha256
+from chronoverse.joblog.model import Line, Status
 from chronoverse.joblog.shapes import MAX_SET_BYTES, MAX_SHAPES, ShapeHasher, ShapeSet
-from chronoverse.joblog.values import Line, Status
 from chronoverse.store import Store
 from chronoverse.store.catalog import CatalogPage
 from tests.support.archivers import DAY, append, archive, archiver

@@ -13,7 +13,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.manifest import manifest_name, read_manifest
 from chronoverse.archive.retention import orphans
 from chronoverse.archive.store_history import MARK, StoreHistory
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from tests.support.archivers import DAY, append, archive, set_ended
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.servers import RedisServer

@@ -8,7 +8,7 @@ import pytest
 from gevent import monkey
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from tests.support.service import Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until

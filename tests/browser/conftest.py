@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.browser.browsing import Tab
 from tests.support.servers import RedisServer, running

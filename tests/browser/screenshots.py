@@ -11,7 +11,7 @@ from typing import Final
 
 from playwright.sync_api import Browser
 
-from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.browser.browsing import Tab, chromium
 from tests.support.servers import RedisServer, running

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from playwright.sync_api import Browser, Page, Route
 
-from chronoverse.joblog.values import Status
+from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job

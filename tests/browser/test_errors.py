@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chronoverse.joblog.values import Status
+from chronoverse.joblog.model import Status
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job
 from tests.browser.test_new_lines import wait_current

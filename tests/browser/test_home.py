@@ -5,7 +5,7 @@ from collections.abc import Callable
 from playwright.sync_api import Browser
 
 from chronoverse.auth.tokens import WRITE
-from chronoverse.joblog.values import Status
+from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 from tests.support.service import Service

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.joblog.values import Status
+from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 

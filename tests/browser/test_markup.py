@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chronoverse.joblog.values import Status
+from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Route
 
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job

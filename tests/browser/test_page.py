@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from chronoverse.auth.tokens import ADMIN
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job
 from tests.support.servers import RedisServer

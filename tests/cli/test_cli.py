@@ -25,7 +25,7 @@ from chronoverse.client.follower import JobState, name_gaps
 from chronoverse.embedded import listeners
 from chronoverse.errors import ChronoverseError, SettingsError
 from chronoverse.joblog import sse
-from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
+from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, ROOT, Cli, environ

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from chronoverse.auth.tokens import ADMIN, READ
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.scripted import ScriptedService, answer, problem

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
 from tests.support.servers import RedisServer

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from chronoverse.cli.summary import summary_text
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
 from tests.support.scripted import ScriptedService, answer

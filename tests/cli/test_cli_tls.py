@@ -12,7 +12,7 @@ import pytest
 
 from chronoverse.api import JobLog
 from chronoverse.errors import SettingsError, Unreachable
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, Cli, environ
 from tests.support.commands import after_link

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.mcp_client import McpProgram, mcp_program
 from tests.support.servers import RedisServer, running

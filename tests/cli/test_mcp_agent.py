@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.mcp_client import McpProgram, mcp_program
 from tests.joblog.test_shapes_of_real_logs import FAILURES, planted, read_run

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, cut, fill, line_json, tidy, visible, with_gaps
 from chronoverse.errors import ChronoverseError
-from chronoverse.joblog.values import Gap
+from chronoverse.joblog.model import Gap
 from tests.support.waiting import deadline
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=200)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, environ
 from tests.cli.mcp_client import McpProgram, mcp_program

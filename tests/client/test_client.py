@@ -16,7 +16,7 @@ from chronoverse.client.follower import Follower, JobState, LogEvent, Notice
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED
-from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, Status
+from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, Status
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.waiting import wait_until
 

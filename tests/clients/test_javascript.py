@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Error
 
 from chronoverse.auth.tokens import ADMIN
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.clients.conftest import options
 from tests.clients.javascript import Engine, Node

@@ -19,7 +19,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.auth.tokens import ADMIN, READ
 from chronoverse.embedded.server import SERVER_OPTIONS
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.conftest import KINDS, binary
 from tests.deploy.conftest import COMPOSE_ENVIRONMENT, configure_compose_redis

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from tests.faults.oracle import Printed
 from tests.support.commands import chronoverse_argv
 from tests.support.faultproxy import FaultProxy

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from tests.faults.emitter import EXIT_CODE
 from tests.faults.fault_injector import FaultInjector
 from tests.faults.oracle import Verdict

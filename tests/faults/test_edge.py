@@ -15,8 +15,8 @@ from typing import Final
 import psutil
 import pytest
 
+from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.sse import Decoder
-from chronoverse.joblog.values import JobRef
 from tests.faults.oracle import Printed, judge
 from tests.faults.testbed import FaultTestbed, add_lines
 from tests.faults.watching import Http2Watcher, Watcher, longest_silence

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.joblog.values import Attempt, Job, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.faults.runner import PATIENCE_SECONDS
 from tests.faults.testbed import TOKEN_SECONDS, FaultTestbed

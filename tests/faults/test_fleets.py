@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.api import JobLog
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.store import Store
 from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, STALE_SECONDS

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.runner import Runner
 from tests.faults.testbed import FaultTestbed, frozen, sleep

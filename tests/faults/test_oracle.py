@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from chronoverse.joblog import sse
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from tests.faults.emitter import line
 from tests.faults.oracle import GAP, JOB, LINE, Printed, Seen, Verdict, judge
 from tests.faults.watching import Watcher

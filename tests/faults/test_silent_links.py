@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.connection import USER_TIMEOUT_MS
 from tests.faults.links import Links
 from tests.faults.oracle import Printed, judge

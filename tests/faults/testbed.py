@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import redis
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from tests.faults.emitter import EXIT_CODE, line
 from tests.faults.oracle import Seen, Verdict, judge
 from tests.faults.runner import PATIENCE_SECONDS, Runner

@@ -18,7 +18,7 @@ from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, Redaction
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import TieredLog
-from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.live import tail
 from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache

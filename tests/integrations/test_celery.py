@@ -17,7 +17,7 @@ import pytest
 
 from chronoverse.auth.tokens import mint
 from chronoverse.integrations.celery import DELIVER_SECONDS, OPEN_SECONDS, install
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.support.jobs import key, read_lines, read_log

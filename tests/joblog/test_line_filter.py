@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, LineFilter, matcher_of
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.values import Gap, Line
+from chronoverse.joblog.model import Gap, Line
 from tests.support.memory import bytes_left_by
 
 NOW = "2026-03-03T10:00:05.123Z"

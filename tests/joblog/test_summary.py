@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.summary import (
     MAX_BYTES,
     MAX_GROUPS,
@@ -18,7 +19,6 @@ from chronoverse.joblog.summary import (
     error_matcher,
     looks_like_error,
 )
-from chronoverse.joblog.values import Job, JobRef, Line, Status
 
 NOW = "2026-03-03T10:00:05.123Z"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.line_filter import LineFilter
+from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from chronoverse.joblog.sse import Decoder
-from chronoverse.joblog.values import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from chronoverse.live.feed import (
     BUSY,
     FILTER_SHARE,

@@ -23,7 +23,7 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.replay_scanner import read_frames
 from chronoverse.live.tail import Tail

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.live.feed import encode, join
 from chronoverse.live.replay_cache import (
     CACHE_SECONDS,

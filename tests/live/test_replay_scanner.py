@@ -11,7 +11,7 @@ from chronoverse.errors import AtCapacity, ChronoverseError, ScansUnavailable, S
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplayScanner
 from chronoverse.live.replay_scanner import read_frames
 from chronoverse.live.tail import Tail

@@ -11,7 +11,7 @@ import pytest
 from chronoverse.errors import StoreError
 from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import RING_BYTES, RINGS_BYTES, Tail, check_seconds, pause_seconds, ring_bytes

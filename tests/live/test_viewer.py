@@ -7,7 +7,7 @@ import pytest
 
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, Tail

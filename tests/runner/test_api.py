@@ -16,7 +16,7 @@ import pytest
 
 from chronoverse.api import JobLog, JobLogHandler, JobLogStream
 from chronoverse.errors import Closed, Held, Unauthorized
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from chronoverse.joblog.values import Attempt
+from chronoverse.joblog.model import Attempt
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
 from chronoverse.runner.spool.spool import Spool

@@ -32,7 +32,7 @@ from chronoverse.errors import (
     TooFast,
     Unauthorized,
 )
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import RunningJob, key, read_lines, read_log

@@ -17,7 +17,7 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, CorruptLog, Fenced, SequenceGap
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.values import End, Gap, Line, Status
+from chronoverse.joblog.model import End, Gap, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store

@@ -11,7 +11,7 @@ import redis
 
 from chronoverse.errors import SequenceGap, StoreUnavailable
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.values import End, Gap, Line, LineRun
+from chronoverse.joblog.model import End, Gap, Line, LineRun
 from chronoverse.runner.publisher import RETRY
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store

@@ -21,7 +21,7 @@ import pytest
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.auth.tokens import READ
 from chronoverse.errors import ChronoverseError, Forbidden, Unauthorized
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import LogWriter
 from chronoverse.runner.run import RunLimits, run

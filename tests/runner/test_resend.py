@@ -12,7 +12,7 @@ import pytest
 
 from chronoverse.errors import Closed, Held, SpoolError
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.values import End, Gap, JobRef, Line, Status
+from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
 from chronoverse.runner.api import JobLog
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.resend import resend_spool
@@ -218,7 +218,7 @@ def test_anything_but_a_spool_file_is_refused(store: Store, tmp_path: Path) -> N
 DRIVER = """
 import sys
 from pathlib import Path
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.runner.run import RunLimits, run
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store

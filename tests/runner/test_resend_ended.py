@@ -19,7 +19,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.values import End, Gap, JobRef, Line, Status
+from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import Comparison
 from chronoverse.runner.resend import resend_spool

@@ -231,7 +231,7 @@ def test_publishing_continues_when_nobody_reads_our_stdout(server: RedisServer) 
 
 DRIVER = """
 import sys
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.runner.run import run
 from chronoverse.store import Store
 sys.exit(run(sys.argv[2:], Store(sys.argv[1]), JobRef("wf_1", "job_1")))

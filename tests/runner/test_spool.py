@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.errors import SpoolError, SpoolInUse
-from chronoverse.joblog.values import Gap, Line
+from chronoverse.joblog.model import Gap, Line
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.batches import OVERHEAD_BYTES
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool, SpoolBatch

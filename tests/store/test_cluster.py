@@ -13,7 +13,7 @@ import redis
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import Deleted, KeysMoving, StoreError, StoreUnavailable
-from chronoverse.joblog.values import Job, JobRef, LineRun, Status
+from chronoverse.joblog.model import Job, JobRef, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of

@@ -12,7 +12,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import CollectedGarbage, JobObjects, archive_lock
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import SearchTooExpensive
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
 from tests.support.archivers import all_entries

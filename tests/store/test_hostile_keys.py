@@ -20,7 +20,7 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog
 from chronoverse.history.tiered_log import TieredLog
-from chronoverse.joblog.values import IDENTIFIER, Attempt, Job, JobRef, Status
+from chronoverse.joblog.model import IDENTIFIER, Attempt, Job, JobRef, Status
 from chronoverse.live.feed import Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail

@@ -18,7 +18,7 @@ from redis._parsers import _RESP2Parser
 
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection, set_changed_keys_handler
 from chronoverse.store.node_reader import EMPTY_READ_SECONDS, READ_LOGS

@@ -8,7 +8,7 @@ import pytest
 
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store.driver import new_connection
 from chronoverse.store.prefetch import PREFETCH_BYTES, PREFETCH_SECONDS, PrefetchReader
 from tests.support.reading import Clock

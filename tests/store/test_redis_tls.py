@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import JobRef, LineRun
+from chronoverse.joblog.model import JobRef, LineRun
 from chronoverse.store import Store
 from tests.conftest import binary
 from tests.support.bench import JOB, NOW, make_lines

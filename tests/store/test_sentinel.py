@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from chronoverse.errors import StoreError, StoreUnavailable
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection
 from chronoverse.store.sentinel import MasterConnection

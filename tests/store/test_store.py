@@ -11,7 +11,7 @@ import pytest
 from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.waiting import wait_until

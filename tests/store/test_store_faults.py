@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from chronoverse.errors import Closed, CorruptLog, Fenced, Held, NotALog, StoreRefused, StoreUnavailable
-from chronoverse.joblog.values import Attempt, End, Job, JobRef, Status
+from chronoverse.joblog.model import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
 from tests.conftest import EVERY_KIND, binary

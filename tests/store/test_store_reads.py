@@ -11,7 +11,7 @@ import pytest
 
 from chronoverse.errors import NotALog
 from chronoverse.joblog.entries import RawEntry, read_entries
-from chronoverse.joblog.values import End, Job, JobRef, Status
+from chronoverse.joblog.model import End, Job, JobRef, Status
 from chronoverse.store import Store
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.listing import LISTED_SECONDS, JobListing

@@ -6,7 +6,7 @@ import pytest
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import NotALog, StoreError
-from chronoverse.joblog.values import Job, JobRef, Status
+from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.store import Store
 from chronoverse.store.workflows import CHECKED_OLDEST, Workflow
 from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines

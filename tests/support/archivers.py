@@ -22,7 +22,7 @@ from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.entries import Entry, read_entries
-from chronoverse.joblog.values import JobRef, Line, iso_timestamp
+from chronoverse.joblog.model import JobRef, Line, iso_timestamp
 from chronoverse.store import Store
 from tests.support.bench import Bench
 

@@ -11,7 +11,7 @@ from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 
 JOB = JobRef("wf_1", "job_1")

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import redis
 
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until

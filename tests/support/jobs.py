@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.runner.command import SignalForwarder
 from chronoverse.runner.run import RunLimits, run
 from chronoverse.store import Store

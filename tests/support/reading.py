@@ -9,8 +9,8 @@ from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.sse import Decoder, Event
-from chronoverse.joblog.values import Job, JobRef, Line, Status
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 

@@ -17,7 +17,7 @@ import pytest
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.store_history import MARK
 from chronoverse.embedded import server as embedded
-from chronoverse.joblog.values import JobRef, Status, iso_timestamp
+from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.archivers import DAY, all_entries, append, line_numbers, set_ended
 from tests.support.bench import JOB, Bench, make_lines

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.joblog.sse import Decoder
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.service import Service, serving
 from tests.support.waiting import deadline

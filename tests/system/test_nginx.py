@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.joblog.sse import Decoder, Event
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.nginx import Nginx
 from tests.support.service import Service, serving

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 import redis
 
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
 from tests.support.commands import PATIENCE_SECONDS, environ
 from tests.support.service import ROOT, Service

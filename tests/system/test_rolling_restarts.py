@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from tests.support.jobs import read_lines
 from tests.support.nginx import Nginx, nginx_for

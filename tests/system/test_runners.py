@@ -10,8 +10,8 @@ import httpx
 import pytest
 import redis
 
+from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.sse import Decoder, Event
-from chronoverse.joblog.values import JobRef
 from chronoverse.store import Store
 from tests.support.commands import run_chronoverse, start_chronoverse
 from tests.support.service import Service

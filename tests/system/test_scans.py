@@ -16,7 +16,7 @@ import pytest
 
 from chronoverse.history.scans.client import ANSWER_SECONDS
 from chronoverse.history.scans.server import HANG_SECONDS, NICENESS
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from chronoverse.web.guards.turns import WAIT_SECONDS
 from tests.support.bench import make_lines

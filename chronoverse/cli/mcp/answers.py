@@ -15,8 +15,8 @@ import orjson
 from chronoverse.client.terminal import sanitize
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.entries import missing_numbers
+from chronoverse.joblog.model import Gap
 from chronoverse.joblog.summary import MESSAGE_CHARACTERS, MESSAGE_SHARE
-from chronoverse.joblog.values import Gap
 
 #: Bytes of an answer: the fewest, the most, and how many it has if nobody asks for a number.
 MIN_BYTES: Final = 2_048

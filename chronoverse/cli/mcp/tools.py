@@ -24,7 +24,7 @@ from chronoverse.client.client import Client
 from chronoverse.errors import BadRequest, ChronoverseError
 from chronoverse.joblog import summary as summaries
 from chronoverse.joblog.matcher import MAX_QUERY
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, JobRef, Status, parse_number
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, JobRef, Status, parse_number
 
 #: Seconds after which a search or a listing that has found nothing yet answers with its cursor.
 LOOKING_SECONDS: Final = 15.0

@@ -16,8 +16,8 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCo
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import BatchReader, Page, Search
 from chronoverse.history.scans.scan import JobScan
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
-from chronoverse.joblog.values import Job, JobRef, Line, Status
 
 #: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
 COMPARED_JOBS: Final = 5

@@ -5,7 +5,7 @@ from typing import Any, Final
 from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
 from chronoverse.history.pages import BatchReader, line_json
 from chronoverse.joblog.matcher import MAX_SPANS, Matcher
-from chronoverse.joblog.values import Job, Line
+from chronoverse.joblog.model import Job, Line
 
 #: Lines of one job on a page with context: about as many as twenty matches with 50 lines before and after them have.
 MAX_CONTEXT_PAGE_LINES: Final = 2_000

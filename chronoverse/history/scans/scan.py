@@ -11,7 +11,7 @@ from chronoverse import errors
 from chronoverse.errors import ChronoverseError, StoreError
 from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS
 from chronoverse.history.pages import BATCH_CHARACTERS
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 #: Headers of an answer: the number that the page has come to, and whether anything follows it.
 POSITION: Final = "Position"

@@ -16,6 +16,7 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import BatchReader, Search
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.scan import JobScan
+from chronoverse.joblog.model import Job, Line
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import (
     MAX_LAST_LINES,
@@ -25,7 +26,6 @@ from chronoverse.joblog.summary import (
     looks_like_error,
     weight_of,
 )
-from chronoverse.joblog.values import Job, Line
 
 #: Seconds for finding the new lines, and as many again for finding the errors. That is enough for millions of archived
 #: lines of which few are new or look like errors. The next request goes on with the others.

@@ -6,7 +6,7 @@ bytes ─> ProgressFilter ─> Masker ─> LineSplitter ─> batches of lines
 import re
 from typing import Final
 
-from chronoverse.joblog.values import MAX_LINE_BYTES
+from chronoverse.joblog.model import MAX_LINE_BYTES
 from chronoverse.runner.capture.line_splitter import LineBatch, LineSplitter
 from chronoverse.runner.capture.masking import Masker, Masks
 

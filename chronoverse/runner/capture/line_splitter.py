@@ -7,7 +7,7 @@ prints a lot then costs a few operations for each read instead of for each line.
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.joblog.values import MAX_LINE_BYTES
+from chronoverse.joblog.model import MAX_LINE_BYTES
 
 #: The smallest ``max_line_bytes``: the longest UTF-8 character must fit.
 MIN_LINE_BYTES: Final = 4

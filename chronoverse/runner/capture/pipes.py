@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Final, NamedTuple, Protocol
 
-from chronoverse.joblog.values import MAX_LINE_BYTES, iso_timestamp
+from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
 from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks

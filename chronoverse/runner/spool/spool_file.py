@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import orjson
 
 from chronoverse.errors import SpoolError, SpoolInUse
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Status
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Status
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.batches import StoredBatch
 

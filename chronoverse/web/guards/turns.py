@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from chronoverse.errors import AtCapacity, ShareExceeded
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.web.guards.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
 

@@ -16,7 +16,7 @@ from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
 from chronoverse.embedded.server import ServerLease
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.client import ScanClient
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings

@@ -17,7 +17,7 @@ from chronoverse.history.pages import Page, read_batches, read_page
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, LineScan
 from chronoverse.joblog.entries import Batch, RawEntry
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.model import Job, JobRef
 from chronoverse.web.guards.connection import on_hangup
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.turns import WAIT_SECONDS

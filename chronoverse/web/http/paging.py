@@ -16,7 +16,7 @@ from flask import Response, request
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.pages import Page
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition
 
 #: Headers of an answer that nobody else may see.
 PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from chronoverse.joblog.values import MAX_NUMBER, Line, Status
+from chronoverse.joblog.model import MAX_NUMBER, Line, Status
 from chronoverse.web.http.schemas import STREAMS
 
 #: Lines of one append. With more, the script would block the store for longer than a millisecond or two.

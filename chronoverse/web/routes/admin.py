@@ -16,7 +16,7 @@ from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.history.pages import matches
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.values import MAX_NUMBER, JobRef, Line, iso_timestamp
+from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import TICK_SECONDS, check_seconds
 from chronoverse.web.guards.event_loop import TimeSlice, run_in_thread, yield_to_loop

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Request
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.scan import Form
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.connection import begin_long_answer, on_hangup, stop_receiving
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket

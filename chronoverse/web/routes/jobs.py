@@ -5,7 +5,7 @@ from typing import Any, Final
 from flask import Response
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import Job, JobRef, ListingPosition
+from chronoverse.joblog.model import Job, JobRef, ListingPosition
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import decode_listed, encode_listed, page_response

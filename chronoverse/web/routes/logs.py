@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response
 
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.web.http import log_pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import encode_cursor, log_page_response, start_position

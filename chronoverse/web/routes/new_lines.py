@@ -10,7 +10,7 @@ from flask import Response
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.scans.comparison import NewLinesScan
-from chronoverse.joblog.values import MAX_NUMBER, JobRef
+from chronoverse.joblog.model import MAX_NUMBER, JobRef
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.log_pages import pending_scan
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, log_page_response

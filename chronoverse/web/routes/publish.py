@@ -12,7 +12,7 @@ from flask import Response, request
 
 from chronoverse import metrics
 from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, StoreRefused, StoreUnavailable, TooFast
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.runner.log_writer import DurabilityProbe
 from chronoverse.web.guards.event_loop import TimeSlice

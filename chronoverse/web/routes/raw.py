@@ -15,7 +15,7 @@ from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.history.page_budget import MAX_ENTRIES
 from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, Page, read_whole_log
 from chronoverse.history.scans.scan import SHORT_SCAN_SECONDS, Form, LineScan
-from chronoverse.joblog.values import Job, JobRef, Line
+from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.web.guards.admission import StreamTicket
 from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
 from chronoverse.web.guards.event_loop import yield_to_loop

@@ -13,7 +13,7 @@ from flask import Response
 
 from chronoverse.errors import InvalidCursor
 from chronoverse.history.scans.workflow_scan import WorkflowPosition, WorkflowScan
-from chronoverse.joblog.values import MAX_NUMBER, JobRef, iso_or_none
+from chronoverse.joblog.model import MAX_NUMBER, JobRef, iso_or_none
 from chronoverse.web.http import log_pages
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (

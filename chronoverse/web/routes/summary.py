@@ -3,7 +3,7 @@
 from flask import Response
 
 from chronoverse.history.scans.summary_scan import SummaryScan
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.log_pages import pending_scan
 from chronoverse.web.http.paging import json_response

@@ -8,8 +8,8 @@ from typing import Final
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
+from chronoverse.joblog.model import IDENTIFIER
 from chronoverse.joblog.summary import ERROR_WORDS, NOTHING_WRONG
-from chronoverse.joblog.values import IDENTIFIER
 from chronoverse.settings import Settings
 
 #: Nothing from other hosts, nothing inline, and no text of a log can become markup or script.

@@ -13,7 +13,7 @@ from werkzeug.datastructures import Headers
 
 from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.live.wait import Wait
 from chronoverse.web.guards.connection import begin_long_answer, on_hangup

@@ -6,7 +6,7 @@ from flask import Response
 
 from chronoverse.auth.tokens import EVERY_WORKFLOW
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import JobRef, ListingPosition, iso_or_none
+from chronoverse.joblog.model import JobRef, ListingPosition, iso_or_none
 from chronoverse.store.workflows import Workflow
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal

@@ -11,7 +11,7 @@ from typing import Any, Final
 from gunicorn import SERVER
 
 from chronoverse import metrics
-from chronoverse.joblog.values import Job, JobRef
+from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.viewer import Viewer, ViewerRequest
 from chronoverse.web.guards.admission import StreamTicket, retry_ms
 from chronoverse.web.http.dependencies import Dependencies, principal

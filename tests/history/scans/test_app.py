@@ -14,7 +14,7 @@ from chronoverse.history.page_budget import CLIENT_GONE_SECONDS, PAGE_SECONDS
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import Form, LineScan, error_from_json, error_to_json
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.values import Job, JobRef, Status
+from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.store import Store
 from tests.support.bench import make_lines
 

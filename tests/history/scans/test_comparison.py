@@ -19,8 +19,8 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.comparison import COMPARED_JOBS, NewLinesScan, RunShapes
 from chronoverse.joblog.entries import Batch
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet, shape
-from chronoverse.joblog.values import Job, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to

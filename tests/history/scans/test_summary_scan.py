@@ -13,8 +13,8 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.joblog.summary import MAX_LAST_LINES
-from chronoverse.joblog.values import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW

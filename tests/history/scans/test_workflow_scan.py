@@ -16,7 +16,7 @@ from chronoverse.errors import ArchiveUnavailable, AtCapacity
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, WorkflowScan, read_jobs_page
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to

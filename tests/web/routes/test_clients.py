@@ -15,7 +15,7 @@ from ld_eventsource import SSEClient
 from ld_eventsource.config import ConnectStrategy
 
 from chronoverse.client.client import Client
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from tests.support.service import Service
 from tests.support.tools import tool, unavailable
 from tests.support.waiting import deadline

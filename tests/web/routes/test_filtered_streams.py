@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW

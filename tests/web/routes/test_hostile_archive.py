@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 from tests.support.service import serving

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from chronoverse.archive.chunk_writer import ChunkWriter
 from chronoverse.archive.job_objects import archive_lock, ignore_step
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
-from chronoverse.joblog.values import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.examples import FULL_EXAMPLES
 from tests.support.servers import RedisServer

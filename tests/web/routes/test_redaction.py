@@ -11,7 +11,7 @@ import pytest
 from chronoverse.archive.retention import delete_job
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.servers import RedisServer

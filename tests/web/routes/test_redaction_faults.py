@@ -17,7 +17,7 @@ from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, SequenceGap
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.archive.s3faults import Fault, S3Faults
 from tests.archive.s3server import BUCKET, s3_server

@@ -11,7 +11,7 @@ import httpx
 import orjson
 import pytest
 
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 from tests.support.service import Service

@@ -13,7 +13,7 @@ import pytest
 
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.auth.tokens import READ, WRITE
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.servers import RedisServer

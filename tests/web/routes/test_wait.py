@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import mint
-from chronoverse.joblog.values import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.live.wait import MAX_GAPS
 from chronoverse.store import Store
 from chronoverse.web.routes.wait import LOOK_SECONDS

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import mint
-from chronoverse.joblog.values import JobRef, Status
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.support.bench import make_lines
 from tests.support.servers import RedisServer

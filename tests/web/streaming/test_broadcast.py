@@ -5,7 +5,7 @@ from typing import Final, cast
 
 import pytest
 
-from chronoverse.joblog.values import Job, JobRef, Status
+from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.live.feed import WAKES_PER_YIELD, EventFrame, Feed
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer

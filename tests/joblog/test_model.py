@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.entries import NO_TIMESTAMP, in_sequence, read_entries
-from chronoverse.joblog.sse import Decoder
-from chronoverse.joblog.values import (
+from chronoverse.joblog.model import (
     IDENTIFIER,
     MAX_NUMBER,
     End,
@@ -25,6 +24,7 @@ from chronoverse.joblog.values import (
     parse_exit_code,
     parse_number,
 )
+from chronoverse.joblog.sse import Decoder
 from tests.support.reading import redis_fields
 
 NOW = "2026-03-03T10:00:05.123Z"
