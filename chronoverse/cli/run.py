@@ -25,7 +25,8 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
-    from chronoverse.runner.log_writer import LogComparer, LogWriter
+    from chronoverse.runner.log_writer import LogWriter
+    from chronoverse.runner.readback import Compare
 
 _server_option = click.option(
     "--server",
@@ -160,7 +161,7 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
     return stack.enter_context(open_store(settings))
 
 
-def _line_comparer(settings: Settings, writer: "LogWriter") -> "LogComparer":
+def _line_comparer(settings: Settings, writer: "LogWriter") -> "Compare":
     """Compares a spool's lines with those that ``writer`` has published, archived ones included."""
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.runner.readback import comparer_for

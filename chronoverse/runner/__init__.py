@@ -6,11 +6,10 @@
 capture/          from a command's pipes or terminal to batches of lines
 spool/            where lines wait until the store has them safely
 command           one command, from its start to its exit code, with its signals and the copy of its output
-publisher         opens the job, appends its lines, renews its lease and ends it
-durability        asks which lines are safe in the store, and releases them from the spool
+publisher         opens the job, appends its lines, renews its lease and ends it; releases safe lines from the spool
 log_writer        what a runner needs of a store
 http_log_writer   the same through the service
-readback          reads lines back, and compares them with a copy before that is deleted
+readback          compares a log with a copy of its lines before that is deleted
 run               all of these together: ``chronoverse run``
 resend            delivers the spool file that a runner left behind: ``chronoverse deliver``
 api               publishing from Python programs

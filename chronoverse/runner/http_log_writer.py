@@ -112,7 +112,7 @@ class HttpLogWriter:
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        """As :meth:`LogComparer.compare`. The service compares."""
+        """As :data:`chronoverse.runner.readback.Compare`. The service compares."""
         body = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)

@@ -4,7 +4,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status
 
@@ -50,6 +50,13 @@ class LogWriter(Protocol):
     ) -> None: ...
 
 
+class JobResult(NamedTuple):
+    """How the job ended."""
+
+    status: Status
+    exit_code: int | None
+
+
 class Comparison(NamedTuple):
     """How far a log agrees with a copy of its lines: all lines below ``next_number`` are the same.
 
@@ -63,21 +70,3 @@ class Comparison(NamedTuple):
 def line_digest(line: Line) -> str:
     """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``). Copies of a line are compared by this."""
     return hashlib.sha256(line.encode()).hexdigest()
-
-
-@runtime_checkable
-class LogComparer(Protocol):
-    """Compares lines with those of a log. See :mod:`chronoverse.runner.readback`."""
-
-    def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        """Compares consecutive ``lines`` (at least one) with the log's. It may stop before the last of them.
-
-        Raises: :class:`JobNotFound`, :class:`StoreError`.
-        """
-
-
-class JobResult(NamedTuple):
-    """How the job ended."""
-
-    status: Status
-    exit_code: int | None

@@ -1,8 +1,10 @@
 """Delivers a spool to the store: one thread opens the job, appends its lines, renews its lease and ends it.
 
-Nothing that happens here reaches the running command. The publisher retries what can pass: the store is away, full, or
-has lost its last seconds. It stops for good when a retry cannot help, as when another runner has the job, and then
-reports that once.
+A second thread asks which lines are safe in the store, and releases them from the spool. Appends never wait for that,
+and the spool can send a line again until it is released.
+
+Nothing that happens here reaches the running command. What can pass is retried: the store is away, full, or has lost
+its last seconds. When a retry cannot help, as when another runner has the job, the publisher stops and says so once.
 """
 
 import contextlib
@@ -22,14 +24,14 @@ from chronoverse.errors import (
     ForeignLines,
     Held,
     NotALog,
+    NotDurable,
     SequenceGap,
     StoreError,
     StoreUnavailable,
     TooFast,
 )
-from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
-from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
-from chronoverse.runner.log_writer import AppendChannel, JobResult, LogWriter
+from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef, Status
+from chronoverse.runner.log_writer import AppendChannel, DurabilityProbe, JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 #: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
@@ -40,7 +42,7 @@ SHORT_PAUSE_SECONDS: Final = 0.05
 
 
 class Publisher:
-    """Delivers one job's spool to the store that ``connect`` returns. One thread does all the work.
+    """Delivers one job's spool to the store that ``connect`` returns.
 
     A spool that another process left behind is continued where that process stopped, with its token. The job of a
     reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
@@ -61,7 +63,8 @@ class Publisher:
         lease_token: str | None = None,
     ) -> None:
         self._connect = connect
-        self._job = job
+        #: The job that the lines are published as.
+        self.job = job
         self._spool = spool
         self._say = say
         # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
@@ -73,16 +76,25 @@ class Publisher:
         self._asked_job, self._tried_ids = job, 1
         self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
-        #: The attempt that has the lease; None before the job is open and after the lease was lost.
+        self._token: str = spool.state.get("token") or lease_token or secrets.token_hex(16)
+        #: The sequence number of the spool's line with the index 0.
+        self._base: int = spool.state.get("base", 0)
+        #: Our last attempt, or that of the process that left the spool; and whether it has the lease.
         self._attempt: Attempt | None = None
-        self._resume(spool, lease_token)
+        self._has_lease = False
+        if "attempt" in spool.state:
+            self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
+        spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token)
         #: For each append that is not answered, the index after its last line.
         self._pending: deque[int] = deque()
         #: The index after the last line that was ever sent. The log cannot have later lines of ours.
-        self._sent_end = spool.end if self._last_attempt else 0
+        self._sent_end = spool.end if self._attempt else 0
         self._sent_at = 0.0
+        #: What to ask for safe lines. None when lines are safe once they are acknowledged.
+        self._probe: DurabilityProbe | None = None
         self._result: JobResult | None = None
-        self._refusal: ChronoverseError | None = None
+        #: The error that stopped publishing for good, if one did.
+        self.refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
         #: Whether :meth:`start` has returned: a refusal is then shown to the user, and no longer raised.
         self._in_background = False
@@ -91,25 +103,13 @@ class Publisher:
         self._last_error: ChronoverseError | None = None
         #: Whether the terminal entry was written, though it may not be safe yet.
         self._end_written = False
-        self._ended = False
+        #: Whether the store has the job's end, safely.
+        self.ended = False
         #: Whether the user knows that the spool's file cannot be written during this outage.
         self._has_warned_of_file = False
-        self._durability = DurabilityTracker(spool, say, self._current_numbering)
         self._opened_or_refused = threading.Event()
         self._stop = threading.Event()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True)
-
-    def _resume(self, spool: Spool, lease_token: str | None) -> None:
-        state = spool.state
-        self._token: str = state.get("token") or lease_token or secrets.token_hex(16)
-        #: The sequence number of the spool's line with the index 0.
-        self._base: int = state.get("base", 0)
-        #: The last attempt that had the lease, if it was lost or was another process's.
-        self._last_attempt = (
-            Attempt(self._job, self._token, state["attempt"], self._base) if "attempt" in state else None
-        )
-        spool.save_state(workflow=self._job.workflow_id, job=self._job.job_id, token=self._token)
 
     def start(self, seconds: float, *, must_open: bool = False) -> None:
         """Starts the thread, and waits up to ``seconds`` until the store has opened the job. The thread keeps trying.
@@ -118,12 +118,12 @@ class Publisher:
         ``connect`` raises. With ``must_open`` also :class:`StoreError`, if the job is not open after ``seconds``.
         """
         self._must_open = must_open
-        self._thread.start()
+        threading.Thread(target=self._run, name="chronoverse-publisher", daemon=True).start()
         is_decided = self._opened_or_refused.wait(seconds)
         with self._lock:
             self._in_background = True
-            if self._refusal is not None:
-                raise self._refusal
+            if self.refusal is not None:
+                raise self.refusal
         if must_open and not is_decided:
             raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
@@ -138,47 +138,33 @@ class Publisher:
         return self._done.wait(seconds)
 
     def stop(self) -> None:
-        """Ends the thread, whatever is not delivered."""
+        """Ends the threads, whatever is not delivered."""
         self._stop.set()
-        self._durability.stop()
 
     @property
-    def job(self) -> JobRef:
-        """The job that the lines are published as."""
-        return self._job
+    def base(self) -> int | None:
+        """The sequence number of the spool's line with the index 0; None while there was no attempt."""
+        return self._base if self._attempt else None
 
     @property
     def needs_free_id(self) -> bool:
         """Whether the lines are to be published under an id that is free, and none was found yet."""
-        return self._find_free_id and self.numbering is None
-
-    @property
-    def numbering(self) -> AttemptNumbering | None:
-        """The last attempt that was ours, with its base; None when there was none."""
-        attempt = self._attempt or self._last_attempt
-        return AttemptNumbering(attempt, self._base) if attempt else None
+        return self._find_free_id and self._attempt is None
 
     @property
     def is_unreached(self) -> bool:
         """Whether the store has failed to answer, and has never opened the job nor put it off."""
-        return self.numbering is None and not isinstance(self._last_error, TooFast | Held | None)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the store has the job's end, safely."""
-        return self._ended
-
-    @property
-    def refusal(self) -> ChronoverseError | None:
-        """The error that stopped publishing for good, if one did."""
-        return self._refusal
+        return self._attempt is None and not isinstance(self._last_error, TooFast | Held | None)
 
     def _run(self) -> None:
         try:
             store = self._connect()
+            self._probe = store.durability_probe()
+            if self._probe is not None:
+                threading.Thread(target=self._release_safe, name="chronoverse-durability", daemon=True).start()
             channel = store.append_connection()
             try:
-                while not self._stop.is_set() and not self._ended:
+                while not self._stop.is_set() and not self.ended:
                     self._try_step(store, channel)
             finally:
                 channel.reset()
@@ -186,7 +172,7 @@ class Publisher:
             if not self._stop.is_set():  # else the store may have been closed during a call
                 self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
         finally:
-            self._durability.stop()
+            self._stop.set()
             self._done.set()
             self._opened_or_refused.set()
 
@@ -208,7 +194,7 @@ class Publisher:
             self._wait_after(error)
         except Fenced:
             # The lease may only have expired, without another runner. Open the job again, as a new attempt.
-            self._last_attempt, self._attempt, self._end_written = self._attempt, None, False
+            self._has_lease = self._end_written = False
             self._stop.wait(SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
             if gap.expected - self._base > max(self._sent_end, self._spool.acked):
@@ -219,24 +205,24 @@ class Publisher:
         channel.reset()
 
     def _step(self, store: LogWriter, channel: AppendChannel) -> None:
-        if self._attempt is None:
+        attempt = self._attempt
+        if attempt is None or not self._has_lease:
             self._open(store)
         elif self._end_written:
-            numbering = AttemptNumbering(self._attempt, self._base)
-            self._ended = self._are_safe(numbering, numbering.base + self._spool.end + 1)
+            self.ended = self._are_safe(attempt, self._base + self._spool.end + 1)
         elif self._pending:
             # The next append is sent before the last is answered, so neither side waits for the other.
-            self._send(store, channel, self._attempt)
+            self._send(store, channel, attempt)
             self._receive(channel)
             self._on_success()
         elif time.monotonic() >= self._renew_at:
-            store.renew(self._attempt)
+            store.renew(attempt)
             self._schedule_renewal()
         elif self._wait_for_batch():
             self._sent_at = time.monotonic()
-            self._send(store, channel, self._attempt)
+            self._send(store, channel, attempt)
         elif self._result is not None:
-            self._finish(store, AttemptNumbering(self._attempt, self._base), self._result)
+            self._finish(store, attempt, self._result)
 
     def _send(self, store: LogWriter, channel: AppendChannel, attempt: Attempt) -> None:
         """Sends the lines that wait: any number if no append is pending, else only full batches.
@@ -278,71 +264,71 @@ class Publisher:
             self._say(f"lines {first} to {last} are neither in the store nor kept here any more: the log names them")
         self._on_success()
 
-    def _finish(self, store: LogWriter, numbering: AttemptNumbering, result: JobResult) -> None:
+    def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
         """Ends the job, or only the attempt. Nobody could send lines again once the job waits for another runner."""
         only_attempt = result.status is Status.PENDING
-        if only_attempt and not self._are_safe(numbering, numbering.base + self._spool.end):
+        if only_attempt and not self._are_safe(attempt, self._base + self._spool.end):
             return
-        store.finish(numbering.attempt, *result, self._spool.dropped, self._base + self._spool.acked)
-        self._end_written, self._ended = not only_attempt, only_attempt
+        store.finish(attempt, *result, self._spool.dropped, self._base + self._spool.acked)
+        self._end_written, self.ended = not only_attempt, only_attempt
 
     def _open(self, store: LogWriter) -> None:
+        last = self._attempt
         try:
             attempt = self._open_attempt(store)
         except (Closed, Deleted, Held) as error:
-            if self._find_free_id and self._last_attempt is None:
+            if self._find_free_id and last is None:
                 self._try_next_id(error)
-            elif not isinstance(error, Closed) or not self._has_ended_as_ours(store):
+            elif last is None or not isinstance(error, Closed) or not self._has_ended_as_ours(store, last):
                 raise
             return
-        if self._last_attempt is None:
+        if last is None:
             self._base = attempt.next - self._spool.acked
         else:
-            self._rejoin(self._last_attempt, attempt)
-        self._attempt = attempt
+            self._rejoin(last, attempt)
+        self._attempt, self._has_lease = attempt, True
         self._must_open = False
         if self._first_refusal is not None:
-            self._say(f"{self._first_refusal}: this run is published as job {self._job.job_id}")
+            self._say(f"{self._first_refusal}: this run is published as job {self.job.job_id}")
             self._first_refusal = None
-        self._spool.save_state(job=self._job.job_id, base=self._base, attempt=attempt.attempt)
-        self._durability.start(store.durability_probe())
+        self._spool.save_state(job=self.job.job_id, base=self._base, attempt=attempt.attempt)
         self._schedule_renewal()
         self._report_recovery()
         if self._opened_or_refused.is_set():
             return
         self._opened_or_refused.set()
         with contextlib.suppress(StoreError):
-            for warning in store.job_warnings(self._job):
+            for warning in store.job_warnings(self.job):
                 self._say(warning)
 
     def _open_attempt(self, store: LogWriter) -> Attempt:
         """Opens a new attempt, always with the same token: a power loss may have brought back an old lease of ours."""
-        must_be_new = self._last_attempt is None and (self._find_free_id or self._spool.is_reassigned)
+        must_be_new = self._attempt is None and (self._find_free_id or self._spool.is_reassigned)
         try:
             # The number that the first line gets in a log that has none.
-            return store.open(self._job, self._token, 1 if must_be_new else None)
+            return store.open(self.job, self._token, 1 if must_be_new else None)
         except SequenceGap as gap:
-            raise ForeignLines(f"{self._job} has {gap.expected - 1} lines already") from gap
+            raise ForeignLines(f"{self.job} has {gap.expected - 1} lines already") from gap
 
     def _try_next_id(self, error: ChronoverseError) -> None:
         """Opens the next of JOB.2, JOB.3, … from now on. Raises :class:`Closed` when its id would be too long."""
         workflow_id, job_id = self._asked_job
         self._first_refusal = self._first_refusal or error
         self._tried_ids += 1
-        self._job = JobRef(workflow_id, f"{job_id}.{self._tried_ids}")
-        if not IDENTIFIER.fullmatch(self._job.job_id):
-            raise Closed(f"{self._first_refusal}, and {self._job.job_id} is longer than an id may be (128 characters)")
+        self.job = JobRef(workflow_id, f"{job_id}.{self._tried_ids}")
+        if not IDENTIFIER.fullmatch(self.job.job_id):
+            raise Closed(f"{self._first_refusal}, and {self.job.job_id} is longer than an id may be (128 characters)")
 
-    def _has_ended_as_ours(self, store: LogWriter) -> bool:
+    def _has_ended_as_ours(self, store: LogWriter, attempt: Attempt) -> bool:
         """Whether the job has ended just as we would end it. Then we did that, and only the answer was lost."""
-        if self._last_attempt is None or self._result is None:
+        if self._result is None:
             return False
         try:
-            store.finish(self._last_attempt, *self._result, self._spool.dropped, self._base + self._spool.end)
+            store.finish(attempt, *self._result, self._spool.dropped, self._base + self._spool.end)
         except Fenced:
             return False
         self._spool.acknowledge(self._spool.end)
-        self._attempt, self._end_written = self._last_attempt, True
+        self._has_lease = self._end_written = True
         return True
 
     def _rejoin(self, last: Attempt, attempt: Attempt) -> None:
@@ -365,20 +351,54 @@ class Publisher:
         return True
 
     def _on_success(self) -> None:
-        self._durability.lines_acknowledged()
+        if self._probe is None:
+            self._spool.release(self._spool.acked)
         self._schedule_renewal()
         self._report_recovery()
 
-    def _are_safe(self, numbering: AttemptNumbering, stop: int) -> bool:
+    def _release_safe(self) -> None:
+        """The second thread: asks which lines are safe, and releases them from the spool."""
+        unconfirmed = 0
+        # The disk is not asked about every batch.
+        while not self._stop.wait(0.1) and (probe := self._probe) is not None:
+            if not self._has_lease or self._attempt is None or not self._spool.wait_for_unsafe(0.2):
+                continue
+            try:
+                next_number = probe.confirm(self._attempt)
+            except NotDurable as error:
+                self._stop_asking(error)
+            except ChronoverseError:
+                self._stop.wait(1.0)  # the publisher notices the store's return earlier
+            except Exception:
+                # Whoever has stopped us does not wait for us, and may close the store during a question.
+                if not self._stop.is_set():
+                    raise
+            else:
+                unconfirmed = unconfirmed + 1 if next_number is None else 0
+                if unconfirmed == 5:  # after ten seconds
+                    self._say("the store answers but does not confirm that lines are safe; they are kept here too")
+                if next_number is not None:
+                    self._spool.release(min(next_number - self._base, self._spool.end))
+
+    def _are_safe(self, attempt: Attempt, stop: int) -> bool:
         """Whether all entries with numbers below ``stop`` are safe. What the store has lost will be sent again."""
-        next_number = self._durability.confirm_end(numbering)
+        if self._probe is None:
+            return True
+        try:
+            next_number = self._probe.confirm(attempt, may_sync=True)
+        except NotDurable as error:
+            self._stop_asking(error)
+            return True
         if next_number is not None and next_number < stop:
             self._end_written = False
-            self._spool.acknowledge(next_number - numbering.base)
+            self._spool.acknowledge(next_number - self._base)
         return next_number is not None and next_number >= stop
 
-    def _current_numbering(self) -> AttemptNumbering | None:
-        return self.numbering if self._attempt else None
+    def _stop_asking(self, error: NotDurable) -> None:
+        if self._probe is not None:
+            self._probe = None
+            self._say(f"{error}; lines count as safe when it has answered")
+        self._spool.release(self._spool.acked)
 
     def _schedule_renewal(self) -> None:
         self._renew_at = time.monotonic() + self._renew_seconds
@@ -406,7 +426,7 @@ class Publisher:
         # Whoever deletes a job wants its lines gone, and those in the spool too. A reassigned spool has another
         # job's lines, which were only to be published under the id of the deleted one.
         # A runner that never had an attempt has no lines of that job: its lines were never published.
-        deleted = isinstance(error, Deleted) and not self._spool.is_reassigned and self.numbering is not None
+        deleted = isinstance(error, Deleted) and not self._spool.is_reassigned and self._attempt is not None
         if deleted and self._spool.kept:
             error = Deleted(f"{error}; its lines that waited here are dropped")
         if deleted or not self._spool.has_directory:
@@ -414,8 +434,8 @@ class Publisher:
         else:
             self._spool.force_spill(True)
         with self._lock:
-            self._refusal = error
+            self.refusal = error
             in_background = self._in_background
         if in_background:
-            what = "nothing is published" if self.numbering is None else "publishing stopped"
+            what = "nothing is published" if self._attempt is None else "publishing stopped"
             self._say(f"{what}: {error}")

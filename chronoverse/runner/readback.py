@@ -1,49 +1,57 @@
-"""Reads lines back from a log, and compares them with a copy that is about to be deleted.
+"""Compares lines with those of a log, before a copy of them is deleted.
 
-Lines are compared by their digests. A runner that reaches only the service can then ask the service to compare, without
-sending the lines again.
+They are compared by their digests. So the service can compare for a runner that reaches only the service, without
+getting the lines again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.tiered_log import StoredLog, TieredLog
-from chronoverse.joblog.model import JobRef, Line
-from chronoverse.runner.log_writer import Comparison, LogComparer, LogWriter, line_digest
-from chronoverse.runner.spool.spool import Spool
+from chronoverse.joblog.values import JobRef, Line
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.log_writer import Comparison, LogWriter, line_digest
 from chronoverse.store import Store
 
 #: A comparison stops after messages of that many characters. Comparing them takes some 10 ms.
 ANSWER_CHARACTERS: Final = 2 * 2**20
 
+#: Compares consecutive lines (at least one) with the job's log. It may stop before the last of them.
+#: Raises: :class:`JobNotFound`, :class:`StoreError`.
+Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
-class StoredLogComparer:
-    """A :class:`LogComparer` that reads the store, and ``archive`` for lines that have left the store."""
 
-    def __init__(self, store: StoredLog, archive: ArchiveReader | None = None) -> None:
-        self._store: Final = store
-        self._archive: Final = archive or ArchiveReader()
+def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Compare:
+    """How to compare with logs that ``writer`` writes: the service compares itself; for a store we do, with ``archive``
+    for lines that have left it."""
+    if isinstance(writer, HttpLogWriter):
+        return writer.compare
+    if isinstance(writer, Store):
+        return partial(compare_stored, writer, archive or ArchiveReader())
+    raise TypeError(f"lines cannot be read back from {writer!r}")
 
-    def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        """As :meth:`LogComparer.compare`."""
-        first = lines[0].sequence_num
-        return compare_lines(self._read(job, first), first, [line_digest(line) for line in lines])
 
-    def _read(self, ref: JobRef, first: int) -> Iterator[Line]:
-        """The log's lines from number ``first`` on. Raises: :class:`JobNotFound`, :class:`StoreError`."""
-        job = self._store.get_job(ref)
-        if job is None:
-            raise JobNotFound("no such job")
-        log, cursor = TieredLog(self._store, self._archive, job), first - 1
-        while cursor < job.last:
-            # Entries of one read of the store: 13 MB with lines of 64 KiB.
-            page = log.after(cursor, 200)
-            yield from page.lines
-            if page.is_last or page.position <= cursor:
-                return
-            cursor = page.position
+def compare_stored(store: StoredLog, archive: ArchiveReader, job: JobRef, lines: Sequence[Line]) -> Comparison:
+    """As :data:`Compare`, with the log that ``store`` and ``archive`` have."""
+    first = lines[0].sequence_num
+    return compare_lines(_read(store, archive, job, first), first, [line_digest(line) for line in lines])
+
+
+def _read(store: StoredLog, archive: ArchiveReader, ref: JobRef, first: int) -> Iterator[Line]:
+    job = store.get_job(ref)
+    if job is None:
+        raise JobNotFound("no such job")
+    log, cursor = TieredLog(store, archive, job), first - 1
+    while cursor < job.last:
+        # Entries of one read of the store: 13 MB with lines of 64 KiB.
+        page = log.after(cursor, 200)
+        yield from page.lines
+        if page.is_last or page.position <= cursor:
+            return
+        cursor = page.position
 
 
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
@@ -60,30 +68,3 @@ def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Co
         next_number += 1
         characters += len(line.message)
     return Comparison(next_number, differs=False)
-
-
-def compare_spool(comparer: LogComparer, job: JobRef, spool: Spool, base: int) -> Comparison:
-    """Compares all lines in ``spool`` with the log. A line's number is its index plus ``base``.
-
-    Lines that are not in the spool count as equal.
-
-    Raises: as :meth:`LogComparer.compare`.
-    """
-    index = spool.first
-    while (batch := spool.take(index)) and batch.runs:
-        lines = batch.lines(base)
-        comparison = comparer.compare(job, lines)
-        next_index = min(comparison.next_number - base, batch.end)
-        if comparison.differs or next_index <= batch.start:
-            return Comparison(max(next_index, batch.start) + base, comparison.differs)
-        index = next_index
-    return Comparison(spool.end + base, differs=False)
-
-
-def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> LogComparer:
-    """A comparer for logs that ``writer`` writes: the service compares itself; for a store we do, with ``archive``."""
-    if isinstance(writer, Store):
-        return StoredLogComparer(writer, archive)
-    if isinstance(writer, LogComparer):
-        return writer
-    raise TypeError(f"lines cannot be read back from {writer!r}")

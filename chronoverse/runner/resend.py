@@ -12,9 +12,9 @@ from pathlib import Path
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner import readback
-from chronoverse.runner.log_writer import JobResult, LogComparer, LogWriter
+from chronoverse.runner.log_writer import Comparison, JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
-from chronoverse.runner.readback import compare_spool
+from chronoverse.runner.readback import Compare
 from chronoverse.runner.run import DELIVER_SECONDS, close_and_report, wait_delivered
 from chronoverse.runner.spool.salvage import recover_whole
 from chronoverse.runner.spool.spool import Spool
@@ -25,7 +25,7 @@ def resend_spool(
     connect: Callable[[str], LogWriter],
     say: Callable[[str], None],
     *,
-    comparer_for: Callable[[LogWriter], LogComparer] = readback.comparer_for,
+    comparer_for: Callable[[LogWriter], Compare] = readback.comparer_for,
     job_id: str | None = None,
     retry: bool = False,
     lease_seconds: float = 30,
@@ -52,7 +52,10 @@ def resend_spool(
     spool, damage = recover_whole(path, in_place=True)
     if damage:
         say(damage)
-    job = _read_job(spool, path)
+    try:
+        job = JobRef(spool.state["workflow"], spool.state["job"])
+    except KeyError as error:
+        raise SpoolError(f"{path} does not say which job it belongs to") from error
     if retry or job_id not in (None, job.job_id):
         job = JobRef(job.workflow_id, job_id or job.job_id)
         spool.reassign()
@@ -95,13 +98,6 @@ def resend_spool(
     return delivered
 
 
-def _read_job(spool: Spool, path: Path) -> JobRef:
-    try:
-        return JobRef(spool.state["workflow"], spool.state["job"])
-    except KeyError as error:
-        raise SpoolError(f"{path} does not say which job it belongs to") from error
-
-
 def _publish(publisher: Publisher, spool: Spool, seconds: float, show: Callable[[str], object]) -> Closed | None:
     """Publishes for up to ``seconds``. Returns the store's refusal if the job has already ended; raises every other."""
     deadline = time.monotonic() + seconds
@@ -115,28 +111,40 @@ def _publish(publisher: Publisher, spool: Spool, seconds: float, show: Callable[
 
 
 def _verify(
-    publisher: Publisher, spool: Spool, open_comparer: Callable[[], LogComparer], job: JobRef, path: Path
+    publisher: Publisher, spool: Spool, open_comparer: Callable[[], Compare], job: JobRef, path: Path
 ) -> SpoolNotInLog | None:
     """Compares the file's lines with the ended log. None when the log has all of them, else the error that says which.
 
     Raises: :class:`StoreError` when they cannot be read back now.
     """
-    numbering = publisher.numbering
-    if numbering is None:
+    base = publisher.base
+    if base is None:
         return SpoolNotInLog(f"{job} has ended without the {spool.kept} lines of {path}")
     try:
-        comparison = compare_spool(open_comparer(), job, spool, numbering.base)
+        comparison = _compare_spool(open_comparer(), job, spool, base)
     except (JobNotFound, ArchiveDamaged) as error:
         return SpoolNotInLog(f"the log of {job} does not give back the lines of {path}: {error}")
     next_number = comparison.next_number
-    spool.acknowledge(next_number - numbering.base)
-    last = numbering.base + spool.end - 1
+    spool.acknowledge(next_number - base)
+    last = base + spool.end - 1
     if next_number > last:
         return None
     if comparison.differs:
         reason = "was redacted, or is another runner's"
         return SpoolNotInLog(f"line {next_number} of {job} is not as in {path}: it {reason}")
     return SpoolNotInLog(f"{job} has ended without lines {next_number} to {last} of {path}")
+
+
+def _compare_spool(compare: Compare, job: JobRef, spool: Spool, base: int) -> Comparison:
+    """Compares all lines in ``spool`` with the log. Lines that are not in the spool count as equal."""
+    index = spool.first
+    while (batch := spool.take(index)) and batch.runs:
+        comparison = compare(job, batch.lines(base))
+        next_index = min(comparison.next_number - base, batch.end)
+        if comparison.differs or next_index <= batch.start:
+            return Comparison(max(next_index, batch.start) + base, comparison.differs)
+        index = next_index
+    return Comparison(spool.end + base, differs=False)
 
 
 def _describe(result: JobResult) -> str:

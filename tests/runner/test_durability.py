@@ -1,37 +1,69 @@
 """The thread that asks which lines are safe."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from chronoverse.joblog.model import Attempt
+from chronoverse.errors import StoreUnavailable
+from chronoverse.joblog.values import Attempt, JobRef, LineRun, Status
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.durability import AttemptNumbering, DurabilityTracker
+from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.spool.spool import Spool
 from tests.support.jobs import JOB
 from tests.support.waiting import wait_until
 
 
 class _ClosedStore:
-    """A probe whose store is closed during a question: the driver then raises whatever it happens to meet."""
+    """Takes lines. It is closed during the first question: the driver then raises whatever it happens to meet."""
 
     def __init__(self) -> None:
-        self.stop: Callable[[], object] = list
+        self.asked = threading.Event()
+        self._next = 1
+        self.publisher: Publisher
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        self.stop()
+        self.asked.set()
+        self.publisher.stop()
         raise AttributeError("'NoneType' object has no attribute 'sendall'")
+
+    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
+        return Attempt(job, token, 1, 1)
+
+    def append_connection(self) -> "_ClosedStore":
+        return self
+
+    def durability_probe(self) -> "_ClosedStore":
+        return self
+
+    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
+        self._next = first + sum(len(run.messages) for run in runs)
+
+    def receive(self) -> int:
+        return self._next
+
+    def reset(self) -> None: ...
+
+    def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
+        raise StoreUnavailable
+
+    def job_warnings(self, job: JobRef) -> list[str]:
+        return []
+
+    def renew(self, attempt: Attempt) -> None: ...
+
+    def finish(
+        self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int
+    ) -> None: ...
 
 
 def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> None:
     """The runner exits without waiting for the answer. An exception of the thread would fail this test."""
-    spool, said, probe = Spool(), list[str](), _ClosedStore()
-    tracker = DurabilityTracker(spool, said.append, lambda: AttemptNumbering(Attempt(JOB, "a" * 32, 1, 1), 1))
-    probe.stop = tracker.stop
+    spool, said, store = Spool(), list[str](), _ClosedStore()
+    store.publisher = Publisher(lambda: store, JOB, spool, said.append)
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"a line", 1))
-    spool.acknowledge(1)
 
-    tracker.start(probe)
+    store.publisher.start(10)
 
-    names = {"chronoverse-durability"}
-    wait_until(lambda: not names & {thread.name for thread in threading.enumerate()}, 10, "the thread has ended")
-    assert (said, spool.safe) == ([], 0)
+    wait_until(store.asked.is_set, 10, "the store was asked")
+    ours = {"chronoverse-durability", "chronoverse-publisher"}
+    wait_until(lambda: not ours & {thread.name for thread in threading.enumerate()}, 10, "the threads have ended")
+    assert (said, spool.acked, spool.safe) == ([], 1, 0)

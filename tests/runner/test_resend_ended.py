@@ -329,11 +329,9 @@ def test_archived_lines_are_read_back_from_the_archive(server: RedisServer, tmp_
     assert (done.returncode, path.exists()) == (0, False), done.stderr
 
 
-class _Away:
-    """A reader whose store has just gone."""
-
-    def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:
-        raise StoreUnavailable("the store does not answer")
+def _away(job: JobRef, lines: Sequence[Line]) -> Comparison:
+    """The store has just gone."""
+    raise StoreUnavailable("the store does not answer")
 
 
 @pytest.mark.long
@@ -343,7 +341,7 @@ def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(server: Redis
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store:
         with pytest.raises(StoreUnavailable):
-            resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
+            resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _away)
         assert said == [
             "the store has all lines, as far as it says; they were not read back",
             f"deliver later with: chronoverse deliver {path}",
@@ -361,6 +359,6 @@ def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
     wait_until_lost(server)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
-        resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _Away())
+        resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _away)
     assert said[-1] == f"deliver later with: chronoverse deliver {path}"
     assert not any("--retry" in text for text in said)

@@ -16,8 +16,8 @@ from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import StoreError
-from chronoverse.joblog.model import JobRef, Line, LineRun, Status
-from chronoverse.runner.readback import StoredLogComparer
+from chronoverse.joblog.values import JobRef, Line, LineRun, Status
+from chronoverse.runner.readback import comparer_for
 from chronoverse.store import Durability, Store
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
@@ -133,7 +133,7 @@ def run(store: Store) -> None:
         probe.confirm(attempt)
     assert store.job_warnings(JOB) == []
     store.finish(attempt, Status.COMPLETED, 0, 0, 2)
-    assert StoredLogComparer(store).compare(JOB, [Line(1, NOW, "a line", "stdout")]).next_number == 2
+    assert comparer_for(store)(JOB, [Line(1, NOW, "a line", "stdout")]).next_number == 2
     assert store.chunks.chunk(JOB, 1) is None
 
 
