@@ -9,10 +9,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
-from typing import Any, BinaryIO, Final, Protocol, Self, cast
+from typing import Any, BinaryIO, Final, Self, cast
 
 from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
@@ -98,11 +97,11 @@ class SignalForwarder:
 
     def __init__(self) -> None:
         self._group: int | None = None
-        self._first_at = 0.0
+        #: When the first signal was forwarded.
+        self._first_at: float | None = None
         self._saved: dict[signal.Signals, Any] = {}
         #: The signals that came, in order, including those that came while there was no command.
         self.received: list[int] = []
-        self._has_forwarded = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -110,7 +109,7 @@ class SignalForwarder:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 # Ignored signals (under nohup, or in a shell's background job) stay ignored, here and in the command.
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._saved[number] = signal.signal(number, self._handle)
+                    self._saved[number] = signal.signal(number, self.send)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -120,110 +119,72 @@ class SignalForwarder:
     def attach(self, group: int) -> None:
         """Forwards signals to the process group ``group`` from now on. A signal that came before is forwarded now."""
         self._group = group
-        if self.received and not self._has_forwarded:
+        if self.received and self._first_at is None:
             self._forward(self.received[0])
 
     def detach(self) -> None:
         """Only records signals from now on. Call it before the command is reaped: its group id may then be reused."""
         self._group = None
 
-    def send(self, number: int) -> None:
-        """Handles a signal as if we had received it."""
+    def send(self, number: int, frame: FrameType | None = None) -> None:
+        """Handles a signal. The third one kills the command, however soon it comes."""
         self.received.append(number)
-        if self._group is None:
-            return
-        # The third signal kills the command, however soon it comes.
-        is_late = self._has_forwarded and time.monotonic() - self._first_at >= GRACE_SECONDS
+        is_late = self._first_at is not None and time.monotonic() - self._first_at >= GRACE_SECONDS
         self._forward(signal.SIGKILL if is_late or len(self.received) > 2 else number)
 
     def _forward(self, number: int) -> None:
-        if not self._has_forwarded:
-            self._has_forwarded = True
-            self._first_at = time.monotonic()
-        if self._group is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._group, number)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.send(number)
+        if self._group is None:
+            return
+        self._first_at = self._first_at or time.monotonic()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._group, number)
 
 
-class StartedProcess(Child, Protocol):
-    """A running command: a ``subprocess.Popen``, or a :class:`PtyProcess`."""
-
-    def wait(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
+def run_command(
+    argv: Sequence[str],
+    tees: Mapping[str, Tee],
+    publish: Callable[[LineBatch], None],
+    signals: SignalForwarder,
+    *,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    masks: Masks | None = None,
+    pty: bool = False,
+) -> int:
     """Runs ``argv``. Its output goes to ``tees`` unchanged and to ``publish`` masked; ``signals`` are forwarded to it.
 
     With ``pty`` it gets a pseudo-terminal instead of two pipes, and all its output is stdout. Its environment is ours
-    without our settings: see :func:`job_environ`.
+    without our settings: see :func:`job_environ`. Returns the exit code: the command's own, 128 + n for signal n, 127
+    or 126 if it could not be started.
     """
-
-    argv: Sequence[str]
-    tees: Mapping[str, Tee]
-    publish: Callable[[LineBatch], None]
-    signals: SignalForwarder
-    max_line_bytes: int = MAX_LINE_BYTES
-    masks: Masks | None = None
-    pty: bool = False
-
-    def run(self) -> int:
-        """Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started."""
-        if self.signals.received:
-            return BY_SIGNAL + self.signals.received[0]
-        try:
-            child = self._start()
-        except FileNotFoundError:
-            return self._report_not_started("command not found", 127)  # these codes, too, are a shell's
-        except (OSError, ValueError) as error:
-            return self._report_not_started(str(error), 126)
-        code = self._wait_for(child)
-        return BY_SIGNAL - code if code < 0 else code
-
-    def _start(self) -> StartedProcess:
-        if self.pty:
-            return PtyProcess(self.argv, job_environ())
-        pipe = subprocess.PIPE
-        return subprocess.Popen(self.argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
-
-    def _wait_for(self, child: StartedProcess) -> int:
-        """Captures the output to its end and reaps the command. The exit code is -n for signal n."""
-        self.signals.attach(child.pid)
-        with _lend_terminal(child) as was_interrupted:
-            try:
-                Capture(child, self.tees, self.publish, max_line_bytes=self.max_line_bytes, masks=self.masks).run()
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                raise
-            finally:
-                self.signals.detach()
-                code = child.wait()
-        if code == -signal.SIGINT and was_interrupted():
-            # The terminal sent the Ctrl-C to the command's process group only.
-            self.signals.received.append(signal.SIGINT)
-        return code
-
-    def _report_not_started(self, reason: str, code: int) -> int:
-        """Shows and publishes why there is no command, and returns ``code``."""
-        text = f"{self.argv[0]}: {reason}"
-        self.tees["stderr"].say(text)
+    if signals.received:
+        return BY_SIGNAL + signals.received[0]
+    child: Child
+    try:
+        if pty:
+            child = PtyProcess(argv, job_environ())
+        else:
+            pipe = subprocess.PIPE
+            child = subprocess.Popen(argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
+    except (OSError, ValueError) as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        text = f"{argv[0]}: {'command not found' if is_missing else error}"
+        tees["stderr"].say(text)
         message = f"chronoverse: {text}".encode("utf-8", "replace")
-        if self.masks:
-            message = self.masks.mask(message)
-        self.publish(LineBatch("stderr", iso_timestamp(time.time()), message, 1))
-        return code
-
-
-@contextlib.contextmanager
-def _lend_terminal(child: StartedProcess) -> Iterator[Callable[[], bool]]:
-    """Gives our terminal to the command while entered. Yields a function: whether Ctrl-C may have been typed there."""
-    if isinstance(child, PtyProcess):
-        with attach_terminal(child) as forwarder:
-            yield lambda: forwarder is not None and forwarder.interrupted
-    else:
-        with foreground_process_group(child.pid) as is_foreground:
-            yield lambda: is_foreground
+        publish(LineBatch("stderr", iso_timestamp(time.time()), masks.mask(message) if masks else message, 1))
+        return 127 if is_missing else 126  # these codes, too, are a shell's
+    signals.attach(child.pid)
+    lent = attach_terminal(child) if isinstance(child, PtyProcess) else foreground_process_group(child.pid)
+    with lent as may_be_interrupted:
+        try:
+            Capture(child, tees, publish, max_line_bytes=max_line_bytes, masks=masks).run()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
+        finally:
+            signals.detach()
+            code = child.wait()
+    if code == -signal.SIGINT and may_be_interrupted():
+        # The terminal sent the Ctrl-C to the command's process group only.
+        signals.received.append(signal.SIGINT)
+    return BY_SIGNAL - code if code < 0 else code

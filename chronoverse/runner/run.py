@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Final
 from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
-from chronoverse.runner.command import Command, SignalForwarder, Tee, open_standard
+from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
 from chronoverse.runner.log_writer import JobResult, LogWriter
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.spool.spool import Spool
@@ -116,11 +116,12 @@ def run(
             say(page(publisher.job))
         if recovered is not None:
             say(f"{recovered_lines} lines of an earlier runner of this job, in {recovered}, go before ours")
-        command = Command(argv, tees, spool.put, signals, limits.max_line_bytes, masks, pty)
         try:
             # A recovered spool file may say how an earlier command ended.
             spool.save_state(ending=None, server=service_url or "")
-            code = command.run()
+            code = run_command(
+                argv, tees, spool.put, signals, max_line_bytes=limits.max_line_bytes, masks=masks, pty=pty
+            )
             publisher.end(JobResult(_status(code, signals), code))
             if refusal is None:
                 count = len(signals.received)

@@ -31,7 +31,7 @@ def expected_lines(data: bytes) -> list[bytes]:
 def test_any_chunks_give_the_last_state_of_every_line(chunks: list[bytes]) -> None:
     """The chunks do not matter as long as no time passes."""
     progress_filter = ProgressFilter(HELD)
-    given_out = b"".join([*map(progress_filter.feed, chunks), progress_filter.close()])
+    given_out = b"".join([*map(progress_filter.feed, chunks), progress_filter.release()])
     assert given_out.split(b"\n") == expected_lines(b"".join(chunks))
 
 
@@ -43,7 +43,7 @@ def test_a_state_is_published_or_dropped_as_a_whole(steps: list[tuple[bytes, boo
     for chunk, quiet in steps:
         given_out += progress_filter.feed(chunk)
         given_out += progress_filter.release() if quiet else b""
-    lines = (given_out + progress_filter.close()).split(b"\n")
+    lines = (given_out + progress_filter.release()).split(b"\n")
     data = b"".join(chunk for chunk, _ in steps)
     states = iter(re.split(rb"\r*\n|\r+", data))
     assert all(any(state == line for state in states) for line in lines if line)
@@ -59,7 +59,7 @@ def test_without_a_carriage_return_nothing_changes(chunks: list[bytes], quiet: s
     for number, chunk in enumerate(chunks):
         given_out += progress_filter.feed(chunk)
         given_out += progress_filter.release() if number in quiet else b""
-    assert given_out + progress_filter.close() == b"".join(chunks)
+    assert given_out + progress_filter.release() == b"".join(chunks)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_without_a_carriage_return_nothing_changes(chunks: list[bytes], quiet: s
 def test_a_line_is_its_last_state(data: bytes, given_out: bytes) -> None:
     """The carriage return may come before or after a state, and lines may end in any way."""
     progress_filter = ProgressFilter()
-    assert progress_filter.feed(data) + progress_filter.close() == given_out
+    assert progress_filter.feed(data) + progress_filter.release() == given_out
 
 
 def test_a_state_that_was_shown_for_a_while_is_a_line() -> None:

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.command import Command, SignalForwarder, Tee
+from chronoverse.runner.command import SignalForwarder, Tee, run_command
 from tests.runner.descriptors import open_descriptors
 
 ROOT = Path(__file__).parents[2]
 #: Runs its arguments on a pseudo-terminal, prints what would have been published, and exits with their exit code.
 DRIVER = """
 import sys
-from chronoverse.runner.command import Command
+from chronoverse.runner.command import run_command
 from chronoverse.runner.command import Tee, open_standard
 from chronoverse.runner.command import SignalForwarder
 batches = []
 signals = SignalForwarder()
 with signals:
     tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
-    code = Command(sys.argv[1:], tees, batches.append, signals, pty=True).run()
+    code = run_command(sys.argv[1:], tees, batches.append, signals, pty=True)
 published = [message for batch in batches for message in map(bytes.decode, batch.messages())]
 print("published", published, list(map(int, signals.received)), flush=True)
 sys.exit(code)
@@ -56,7 +56,7 @@ def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     """Runs ``argv`` on a pseudo-terminal: its exit code, what was published, and what was shown."""
     batches: list[LineBatch] = []
     out, err = io.BytesIO(), io.BytesIO()
-    code = Command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, batches.append, SignalForwarder(), pty=True).run()
+    code = run_command(argv, {"stdout": Tee(out), "stderr": Tee(err)}, batches.append, SignalForwarder(), pty=True)
     assert not err.getvalue() or code in (126, 127)
     return (
         code,
@@ -151,7 +151,7 @@ def test_a_signal_is_forwarded_at_any_moment() -> None:
     """It may come to another thread, or just before the wait for output, and then does not interrupt that wait."""
     code = """
 import signal, sys, threading, time
-from chronoverse.runner.command import Command
+from chronoverse.runner.command import run_command
 from chronoverse.runner.command import Tee, open_standard
 from chronoverse.runner.command import SignalForwarder
 def interrupt():
@@ -163,7 +163,7 @@ signals = SignalForwarder()
 with signals:
     threading.Thread(target=interrupt, daemon=True).start()
     tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
-    sys.exit(Command(["sleep", "20"], tees, lambda batch: None, signals).run())
+    sys.exit(run_command(["sleep", "20"], tees, lambda batch: None, signals))
 """
     began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 143

@@ -7,71 +7,56 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Final
-
-#: The signals that stop a process which uses the terminal from the background.
-_BACKGROUND_ACCESS: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
 
 @contextlib.contextmanager
-def foreground_process_group(group: int) -> Iterator[bool]:
+def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
     """While entered, the process group ``group`` is the foreground group of our terminal. Then our own is again.
 
-    Yields True if that was done: Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Yields False if
-    nothing was done: our stdin is not a terminal, we are not in its foreground, or this is not the main thread.
+    Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Nothing is done if our stdin is not a
+    terminal, we are not in its foreground, or this is not the main thread. Yields a function: whether it was done.
     """
     if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
-        yield False
+        yield lambda: False
         return
-    foreground = _Foreground(group)
+
+    def resume() -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGCONT)
+
+    def on_child_stopped(number: int, frame: FrameType | None) -> None:
+        """If the command was stopped, we stop too, and both continue together."""
+        with contextlib.suppress(ChildProcessError):
+            stopped = os.waitid(os.P_PID, group, os.WSTOPPED | os.WNOHANG)
+            if stopped is None:
+                return
+            was_in_background = stopped.si_status in (signal.SIGTTIN, signal.SIGTTOU)
+            if not was_in_background:
+                _set_foreground(os.getpgrp())
+                # The kernel ignores this if no shell could wake us (an orphaned process group).
+                os.killpg(os.getpgrp(), signal.SIGTSTP)
+            if is_foreground(0):
+                _set_foreground(group)
+                resume()
+            elif not was_in_background:
+                resume()
+
     saved = {
-        signal.SIGCHLD: signal.signal(signal.SIGCHLD, foreground.on_child_stopped),
+        signal.SIGCHLD: signal.signal(signal.SIGCHLD, on_child_stopped),
         # This would stop us when we write to the terminal from the background, or take it back.
         signal.SIGTTOU: signal.signal(signal.SIGTTOU, signal.SIG_IGN),
     }
     try:
-        foreground.give()
-        yield True
+        _set_foreground(group)
+        # The command may have been stopped because it read from the terminal before this.
+        resume()
+        yield lambda: True
     finally:
-        foreground.take_back()
+        _set_foreground(os.getpgrp())
         for number, handler in saved.items():
             signal.signal(number, handler)
-
-
-class _Foreground:
-    """Switches the terminal's foreground group between the command's and ours. The terminal is our stdin."""
-
-    def __init__(self, group: int) -> None:
-        self._group = group
-
-    def give(self) -> None:
-        _set_foreground(self._group)
-        # The command may have been stopped because it read from the terminal before this.
-        self._resume()
-
-    def take_back(self) -> None:
-        _set_foreground(os.getpgrp())
-
-    def on_child_stopped(self, number: int, frame: FrameType | None) -> Any:
-        """The handler of SIGCHLD. If the command was stopped, we stop too, and both continue together."""
-        with contextlib.suppress(ChildProcessError):
-            stopped = os.waitid(os.P_PID, self._group, os.WSTOPPED | os.WNOHANG)
-            if stopped is None:
-                return
-            if stopped.si_status not in _BACKGROUND_ACCESS:
-                self.take_back()
-                # The kernel ignores this if no shell could wake us (an orphaned process group).
-                os.killpg(os.getpgrp(), signal.SIGTSTP)
-            if is_foreground(0):
-                self.give()
-            elif stopped.si_status not in _BACKGROUND_ACCESS:
-                self._resume()
-
-    def _resume(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._group, signal.SIGCONT)
 
 
 def is_foreground(terminal: int) -> bool:

@@ -29,35 +29,26 @@ class ProgressFilter:
 
     def __init__(self, state_bytes: int = 4_096) -> None:
         self._limit = state_bytes
-        #: The beginning of a state. It is not returned yet, since it may be overwritten.
-        self._held = b""
+        #: The beginning of a state. It is held back, since it may be overwritten.
+        self.held = b""
         #: Whether the beginning of the current state was already returned. The state can then not be dropped.
         self._is_released = False
         #: Whether the last byte was a ``\r``. The next one decides what it means.
         self._ends_with_return = False
 
-    @property
-    def is_holding(self) -> bool:
-        """Whether text is held back."""
-        return bool(self._held)
-
     def feed(self, data: bytes) -> bytes:
         """Takes bytes, and returns what cannot be overwritten any more."""
-        text = self._held + b"\r" + data if self._ends_with_return else self._held + data
+        text = self.held + b"\r" + data if self._ends_with_return else self.held + data
         self._ends_with_return = False
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """Returns the state that is shown now. It is not dropped any more, and its rest is not held back."""
-        text, self._held = self._held, b""
+        """Returns the state that is shown now, also at the end. It is not dropped any more, nor its rest held back."""
+        text, self.held = self.held, b""
         self._is_released = self._is_released or bool(text)
         return text
-
-    def close(self) -> bytes:
-        """Call this at the end of the stream. Returns the text that was held back."""
-        return self.release()
 
     def _continue_state(self, text: bytes) -> bytes:
         """``text`` continues a state whose beginning was already returned."""
@@ -79,9 +70,9 @@ class ProgressFilter:
             text = b"\n".join(map(self._drop_overwritten, states.split(b"\n")))
         end = text.rfind(b"\n") + 1
         if len(text) - end > self._limit:
-            self._is_released, self._held = True, b""
+            self._is_released, self.held = True, b""
             return text
-        self._held = text[end:]
+        self.held = text[end:]
         return text[:end]
 
     def _drop_overwritten(self, line: bytes) -> bytes:
@@ -115,9 +106,9 @@ class LineAssembler:
         """Takes bytes, and returns the lines that they complete."""
         self._timestamp = timestamp
         batches = self._split(self._progress_filter.feed(data))
-        if not self._progress_filter.is_holding:
+        if not self._progress_filter.held:
             self._state_at = None
-            if not self._splitter.has_partial:
+            if not self._splitter.rest:
                 self._partial_at = None
                 return batches
         elif batches or self._state_at is None:
@@ -141,7 +132,7 @@ class LineAssembler:
 
     def close(self) -> list[LineBatch]:
         """Call this at the end of the stream. Returns the last line, if no newline ended it."""
-        batches = self._split(self._progress_filter.close())
+        batches = self._split(self._progress_filter.release())
         if self._masker is not None and (rest := self._masker.close()):
             batches += self._splitter.feed(rest, self._timestamp)
         return batches + self._splitter.close()

@@ -43,40 +43,35 @@ class LineSplitter:
             raise ValueError(f"a line needs room for {MIN_LINE_BYTES} bytes")
         self._stream = stream
         self._max = max_line_bytes
-        #: Text after the last newline that is not in any batch yet.
-        self._rest = bytearray()
+        #: Text after the last newline, which waits for its own. It is not in any batch yet.
+        self.rest = bytearray()
         #: Whether the last batch was partial.
         self._is_open = False
         self._timestamp = ""
-
-    @property
-    def has_partial(self) -> bool:
-        """Whether there is text that waits for its newline."""
-        return bool(self._rest)
 
     def feed(self, data: bytes, timestamp: str) -> list[LineBatch]:
         """Takes bytes that arrived at ``timestamp``, and returns the lines that they complete."""
         self._timestamp = timestamp
         end = data.rfind(b"\n")
         if end < 0:
-            self._rest += data
+            self.rest += data
             return list(self._overflow())
-        text = bytes(self._rest) + data[:end] if self._rest else data[:end]
-        self._rest[:] = data[end + 1 :]
+        text = bytes(self.rest) + data[:end] if self.rest else data[:end]
+        self.rest[:] = data[end + 1 :]
         self._is_open = False
         return [*self._split(text), *self._overflow()]
 
     def flush(self) -> list[LineBatch]:
         """Returns the text that waits for its newline, as a partial line."""
-        length = len(self._rest) - _incomplete_bytes(self._rest)
+        length = len(self.rest) - _incomplete_bytes(self.rest)
         return [self._cut_partial(length)] if length else []
 
     def close(self) -> list[LineBatch]:
         """Call this at the end of the stream. Returns the last line, if no newline ended it."""
-        if not self._rest and not self._is_open:
+        if not self.rest and not self._is_open:
             return []
-        text = bytes(self._rest)
-        self._rest.clear()
+        text = bytes(self.rest)
+        self.rest.clear()
         self._is_open = False
         return [LineBatch(self._stream, self._timestamp, text, 1)]
 
@@ -99,12 +94,12 @@ class LineSplitter:
         return LineBatch(self._stream, self._timestamp, text, text.count(b"\n") + 1)
 
     def _overflow(self) -> Iterator[LineBatch]:
-        while len(self._rest) > self._max:
-            yield self._cut_partial(_cut_length(self._rest, 0, self._max))
+        while len(self.rest) > self._max:
+            yield self._cut_partial(_cut_length(self.rest, 0, self._max))
 
     def _cut_partial(self, length: int) -> LineBatch:
-        text = bytes(self._rest[:length])
-        del self._rest[:length]
+        text = bytes(self.rest[:length])
+        del self.rest[:length]
         self._is_open = True
         return LineBatch(self._stream, self._timestamp, text, 1, partial=True)
 

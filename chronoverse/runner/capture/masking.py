@@ -1,5 +1,6 @@
 """Replaces secrets by ``***``, before anything is published or spooled. Secrets are found across reads too."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,16 +28,7 @@ class Masks:
         found = {part for secret in secrets for part in _parts(secret)}
         self._longest_first = sorted(found, key=len, reverse=True)
         self._all = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)")
-        self._first = re.compile(b"[%b]" % b"".join(re.escape(part[:1]) for part in found) if found else b"(?!)")
         self._multiline = any(b"\n" in part for part in found)
-        #: The most bytes at the end of a text that can be the beginning of a secret.
-        self._max_held = max(map(len, found), default=1) - 1
-        # The keys are the secrets' first bytes, up to four. With one byte, every tenth byte of a text would have
-        # candidates.
-        self._by_prefix: dict[bytes, list[bytes]] = {}
-        for part in self._longest_first:
-            for length in range(1, MIN_CHARACTERS + 1):
-                self._by_prefix.setdefault(part[:length], []).append(part)
 
     def __bool__(self) -> bool:
         return bool(self._longest_first)
@@ -70,18 +62,17 @@ class Masks:
 
         If there is none, the length of ``text``.
         """
-        start = max(start, len(text) - self._max_held)
         if not self._multiline:
             start = max(start, text.rfind(b"\n", start) + 1)
-        while found := self._first.search(text, start):
-            start = found.start()
-            candidates = self._by_prefix.get(text[start : start + MIN_CHARACTERS])
-            if candidates:
-                rest = text[start:]
-                if any(len(part) > len(rest) and part.startswith(rest) for part in candidates):
-                    return start
-            start += 1
-        return len(text)
+        end = len(text)
+        for part in self._longest_first:
+            position = max(start, len(text) - len(part) + 1)
+            while (position := text.find(part[:1], position, end)) >= 0:
+                if part.startswith(text[position:]):
+                    end = position
+                    break
+                position += 1
+        return end
 
 
 class Masker:
@@ -112,8 +103,8 @@ def load_masks(
 
     Raises :class:`InvalidMask`, which names the option and never the secret.
     """
-    secrets = [_checked("--mask", _encoded(value)) for value in values]
-    secrets += [_checked(f"--mask-env {name}", _encoded(_variable(name, environ or {}))) for name in names]
+    secrets = [_checked("--mask", os.fsencode(value)) for value in values]
+    secrets += [_checked(f"--mask-env {name}", os.fsencode(_variable(name, environ or {}))) for name in names]
     secrets += [_checked(f"--mask-file {path}", _content(path)) for path in files]
     return Masks(secrets)
 
@@ -124,11 +115,6 @@ def _checked(source: str, secret: bytes) -> bytes:
     except InvalidMask as error:
         raise InvalidMask(f"{source}: {error}") from None
     return secret
-
-
-def _encoded(text: str) -> bytes:
-    # The bytes that the system gave us. Python spells those that are not UTF-8 as surrogates. PEP 383.
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:

@@ -3,14 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import selectors
-import signal
 import sys
 import termios
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Final, NamedTuple, Protocol
 
 from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
@@ -24,16 +23,16 @@ READ_BYTES: Final = 262_144
 ORPHAN_QUIET_SECONDS: Final = 2.0
 #: Seconds after the command's end until such a pipe is closed even if text still comes.
 ORPHAN_SECONDS: Final = 10.0
-#: Marks the descriptor that signals write to, among those that are registered with the selector.
-_WAKE: Final = "wake"
 
 
 class Child(Protocol):
-    """A started command: its process id, and the reading ends of its pipes."""
+    """A started command, such as a ``subprocess.Popen``: its process id, and the reading ends of its pipes."""
 
     pid: int
     stdout: IO[bytes] | None
     stderr: IO[bytes] | None
+
+    def wait(self) -> int: ...
 
 
 class _Pipe(NamedTuple):
@@ -65,7 +64,8 @@ class Capture:
         self._publish = publish
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        self._ended_at: float | None = None
+        #: When the command ended, in monotonic seconds; infinite while it runs.
+        self._ended_at = math.inf
         self._last_read_at = time.monotonic()
         self._exit = _exit_descriptor(child.pid)
         self._pipes: set[_Pipe] = set()
@@ -78,8 +78,7 @@ class Capture:
     def run(self) -> None:
         """Returns when the command has ended and its pipes are closed, or have been open for too long since."""
         try:
-            with _woken_by_signals(self._selector):
-                self._run()
+            self._run()
         finally:
             for pipe in list(self._pipes):
                 self._close(pipe)
@@ -88,15 +87,15 @@ class Capture:
                 os.close(self._exit)
 
     def _run(self) -> None:
-        while not self._is_done():
-            ready = [(key.data, key.fd) for key, _ in self._selector.select(self._timeout())]
-            for data, descriptor in ready:
-                if isinstance(data, _Pipe):
-                    self._read(data)
-                elif data is _WAKE:
-                    os.read(descriptor, READ_BYTES)
+        while time.monotonic() < self._deadline():
+            for key, _ in self._selector.select(self._timeout()):
+                if key.data is not None:
+                    self._read(key.data)
             self._flush_due()
-            self._check_exit(exited=any(data is None for data, _ in ready))
+            if self._ended_at == math.inf and _has_ended(self._child.pid):
+                self._ended_at = time.monotonic()
+                if self._exit is not None:
+                    self._selector.unregister(self._exit)
         # A grandchild has these open. What they hold now may be the command's: the reader of our output may be slow.
         for pipe in list(self._pipes):
             with contextlib.suppress(OSError):
@@ -141,54 +140,19 @@ class Capture:
         pipe.source.close()
         self._pipes.discard(pipe)
 
-    def _check_exit(self, exited: bool) -> None:
-        if self._ended_at is not None or not (exited or (self._exit is None and _has_ended(self._child.pid))):
-            return
-        self._ended_at = time.monotonic()
-        if self._exit is not None:
-            self._selector.unregister(self._exit)
+    def _deadline(self) -> float:
+        """When to close the pipes that are still open; infinite while the command runs."""
+        if not self._pipes:
+            return self._ended_at
+        return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + ORPHAN_SECONDS)
 
-    def _is_done(self) -> bool:
-        if self._ended_at is None:
-            return False
-        return not self._pipes or time.monotonic() >= self._deadline(self._ended_at)
-
-    def _deadline(self, ended_at: float) -> float:
-        return min(max(self._last_read_at, ended_at) + ORPHAN_QUIET_SECONDS, ended_at + ORPHAN_SECONDS)
-
-    def _timeout(self) -> float | None:
-        moments = [pipe.assembler.due for pipe in self._pipes if pipe.assembler.due is not None]
-        if self._ended_at is not None:
-            moments.append(self._deadline(self._ended_at))
-        elif self._exit is None:
-            # Seconds between two checks whether the command has ended, where there is no pidfd that the loop can wait
-            # for.
-            moments.append(time.monotonic() + 0.05)
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
-
-
-@contextlib.contextmanager
-def _woken_by_signals(selector: selectors.BaseSelector) -> Iterator[None]:
-    """While entered, a signal ends a wait of ``selector``, so that its handler runs. Only the main thread needs this.
-
-    By itself the wait misses a signal that comes a moment before it, or to another thread. The handler would then run
-    only when the command next prints something, which may be an hour later.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    read_end, write_end = os.pipe()
-    for descriptor in (read_end, write_end):
-        os.set_blocking(descriptor, False)
-    selector.register(read_end, selectors.EVENT_READ, _WAKE)
-    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        selector.unregister(read_end)
-        os.close(read_end)
-        os.close(write_end)
+    def _timeout(self) -> float:
+        dues = (pipe.assembler.due for pipe in self._pipes)
+        moments = [due for due in dues if due is not None] + [self._deadline()]
+        # The longest wait. It is short where the command's end cannot wake it, and bounded at all since a signal that
+        # comes a moment before it does not wake it either.
+        longest = 0.05 if self._exit is None else 1.0
+        return min(max(0.0, min(moments) - time.monotonic()), longest)
 
 
 def _read_available(descriptor: int) -> bytes | None:

@@ -12,7 +12,7 @@ import signal
 import termios
 import threading
 import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO, Any, Final
 
@@ -52,13 +52,13 @@ class PtyProcess:
 
 
 @contextlib.contextmanager
-def attach_terminal(process: PtyProcess) -> Iterator["StdinForwarder | None"]:
+def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
     """While entered, what is typed in our terminal goes to the command, and so does the window's size.
 
-    Yields None, and does nothing, if we have no terminal.
+    Does nothing if we have no terminal. Yields a function: whether Ctrl-C was typed.
     """
     if not process.interactive:
-        yield None
+        yield lambda: False
         return
     saved = termios.tcgetattr(0)
     forwarder = StdinForwarder(process.input_descriptor)
@@ -66,7 +66,7 @@ def attach_terminal(process: PtyProcess) -> Iterator["StdinForwarder | None"]:
         try:
             tty.setraw(0, termios.TCSADRAIN)
             forwarder.start()
-            yield forwarder
+            yield lambda: forwarder.interrupted
         finally:
             forwarder.stop()
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
