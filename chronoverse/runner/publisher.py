@@ -429,7 +429,7 @@ class Publisher:
         deleted = isinstance(error, Deleted) and not self._spool.is_reassigned and self._attempt is not None
         if deleted and self._spool.kept:
             error = Deleted(f"{error}; its lines that waited here are dropped")
-        if deleted or not self._spool.has_directory:
+        if deleted or self._spool.room.directory is None:
             self._spool.abandon()
         else:
             self._spool.force_spill(True)

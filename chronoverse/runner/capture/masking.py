@@ -28,7 +28,6 @@ class Masks:
         found = {part for secret in secrets for part in _parts(secret)}
         self._longest_first = sorted(found, key=len, reverse=True)
         self._all = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)")
-        self._multiline = any(b"\n" in part for part in found)
 
     def __bool__(self) -> bool:
         return bool(self._longest_first)
@@ -62,8 +61,6 @@ class Masks:
 
         If there is none, the length of ``text``.
         """
-        if not self._multiline:
-            start = max(start, text.rfind(b"\n", start) + 1)
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)

@@ -44,7 +44,7 @@ class Spool:
     """The queue. It keeps the lines that it has handed out until they are released. :meth:`put` never waits."""
 
     def __init__(self, room: SpoolRoom | None = None) -> None:
-        self._room = room or SpoolRoom()
+        self.room = room or SpoolRoom()
         self._changed = threading.Condition()
         #: What was saved last, by this process or by the one that left the file.
         self.state: dict[str, Any] = {}
@@ -105,11 +105,6 @@ class Spool:
     def undelivered(self) -> int:
         """Lines that the store has not acknowledged. Those that were dropped count until the log names them."""
         return self.end - self.acked
-
-    @property
-    def has_directory(self) -> bool:
-        """Whether lines can be left behind in a file."""
-        return self._room.directory is not None
 
     @property
     def path(self) -> Path | None:
@@ -241,9 +236,9 @@ class Spool:
             while not self._spill() and self._file is not None and self._drop(self._memory):
                 self._retry_at = 0.0
             has_only_an_end = "ending" in self.state and not (self.end or self._is_abandoned)
-            if self._file is None and has_only_an_end and self._room.directory is not None:
+            if self._file is None and has_only_an_end and self.room.directory is not None:
                 with contextlib.suppress(OSError, sqlite3.Error):
-                    self._file = SpoolFile.create(self._room.directory, self._room.name)
+                    self._file = SpoolFile.create(self.room.directory, self.room.name)
             if self._file is None:
                 return None
             if not self._keeps_all:
@@ -279,13 +274,13 @@ class Spool:
     def _make_room(self, size: int) -> None:
         """Makes room in memory for a batch of ``size`` bytes. Lines that were sent stay there if the disk is full."""
         with contextlib.suppress(sqlite3.Error):  # the file cannot even be read
-            while self._memory.size and self._memory.size + size > self._room.memory_bytes:
+            while self._memory.size and self._memory.size + size > self.room.memory_bytes:
                 if not self._spill() and not self._drop(self._memory):
                     return
 
     def _spill(self) -> bool:
         """Moves all batches from memory to the file, which is created if need be. Whether they are all there."""
-        room = self._room
+        room = self.room
         if not self._memory.size:
             return True
         if room.directory is None or time.monotonic() < self._retry_at:
@@ -340,7 +335,7 @@ class Spool:
         If the disk is full, they stay in the file, and may be sent again. The store skips lines that it has.
         """
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
-        position = (following.position if following else self._position) - self._room.keep_bytes
+        position = (following.position if following else self._position) - self.room.keep_bytes
         kept = [store.first_kept(self.safe, position) for store in self._stores]
         stop = min(next((each for each in kept if each is not None), self.safe), self.safe)
         if stop <= self.first:

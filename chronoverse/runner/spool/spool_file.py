@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -22,7 +23,7 @@ from typing import Any, Final, Self
 import orjson
 
 from chronoverse.errors import SpoolError, SpoolInUse
-from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Status
+from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.batches import StoredBatch
 
@@ -180,8 +181,7 @@ class SpoolFile:
                 found = None
                 for found in self._select("ordinal >= ?", start, limit=limit):
                     is_whole = found.ordinal >= end and _is_plausible(found)
-                    if is_whole:
-                        end = found.end
+                    end = found.end if is_whole else end
                     start = max(start, found.ordinal + 1)
                     yield found if is_whole else None
                 if limit < 0 or found is None:
@@ -202,11 +202,8 @@ class SpoolFile:
             step *= 2
             if step > MAX_NUMBER:
                 return step
-        low, high = ordinal + step // 2, ordinal + step
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._is_readable(middle) else (middle, high)
-        return high
+        low = ordinal + step // 2
+        return low + bisect_left(range(low, ordinal + step), True, key=self._is_readable)
 
     def _is_readable(self, ordinal: int) -> bool:
         try:
@@ -274,8 +271,8 @@ class SpoolFile:
             raise SpoolError(f"{self.path} is damaged: its state cannot be right")
         if state.get("ranges") or state.get("shift"):  # version 0.2 has dropped lines from the middle, without numbers
             raise SpoolError(f"{self.path} {_EARLIER}")
-        for name, kinds in _STATE.items():
-            if name in state and not any(_fits(state[name], kind) for kind in kinds):
+        for name, pattern in _STATE.items():
+            if name in state and not re.fullmatch(pattern, orjson.dumps(state[name]).decode(), re.ASCII):
                 raise SpoolError(f"{self.path} is damaged: its {name} cannot be right")
         return {name: state[name] for name in _STATE if name in state}
 
@@ -321,26 +318,12 @@ def _is_plausible(stored: StoredBatch) -> bool:
     batch = stored.batch
     lines = batch.text.count(b"\n") + 1 if isinstance(batch.text, bytes) else 0
     return (
-        _fits(stored.ordinal, _COUNT)
-        and _fits(stored.position, _COUNT)
-        and _fits(batch.stream, _STREAM)
-        and _fits(batch.timestamp, _TIMESTAMP)
+        all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (stored.ordinal, stored.position))
+        and batch.stream in ("stdout", "stderr")
+        and isinstance(batch.timestamp, str)
+        and re.fullmatch(_TIMESTAMP, batch.timestamp, re.ASCII) is not None
         and 0 < lines == batch.lines <= (1 if batch.partial else lines)
     )
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether the value is a text that the pattern ``kind`` matches, an integer in the range, or None.
-
-    A tuple says what each value of a list must be.
-    """
-    if isinstance(kind, re.Pattern):
-        return isinstance(value, str) and kind.fullmatch(value) is not None
-    if isinstance(kind, range):
-        return type(value) is int and value in kind
-    if isinstance(kind, tuple):
-        return isinstance(value, list) and len(value) == len(kind) and all(map(_fits, value, kind))
-    return value is None
 
 
 _EARLIER: Final = (
@@ -350,23 +333,18 @@ _EARLIER: Final = (
 #: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
 #: would read all rows behind them, too.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
-_COUNT: Final = range(MAX_NUMBER + 1)
-_NUMBER: Final = range(-MAX_NUMBER, MAX_NUMBER + 1)
-#: The exit codes that a log can hold.
-_CODE: Final = range(-999_999_999, 1_000_000_000)
-_TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
-_STREAM: Final = re.compile("stdout|stderr")
-_ENDING: Final = re.compile("|".join(each for each in Status if each is not Status.RUNNING))
-#: The values that a file's state may have.
-_STATE: Final[Mapping[str, tuple[Any, ...]]] = {
-    "workflow": (IDENTIFIER,),
-    "job": (IDENTIFIER,),
-    "token": (re.compile("[0-9a-f]{32,128}", re.ASCII),),
-    "base": (_NUMBER,),
-    "attempt": (_COUNT,),
-    "server": (re.compile("(https?://[!-~]*)?"),),
-    "ending": ((_ENDING, _CODE), (_ENDING, None)),
-    "dropped": (_COUNT,),
-    "first": (_COUNT,),
-    "end": (_COUNT,),
+_TIMESTAMP: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
+_COUNT: Final = "[0-9]{1,15}"
+#: The values that a file's state may have, as JSON. An exit code has as many digits as a log can hold.
+_STATE: Final[Mapping[str, str]] = {
+    "workflow": f'"{IDENTIFIER.pattern}"',
+    "job": f'"{IDENTIFIER.pattern}"',
+    "token": '"[0-9a-f]{32,128}"',
+    "base": f"-?{_COUNT}",
+    "attempt": _COUNT,
+    "server": '"(https?://[!-~]*)?"',
+    "ending": r'\["(PENDING|COMPLETED|FAILED|CANCELED|LOST)",(-?[0-9]{1,9}|null)\]',
+    "dropped": _COUNT,
+    "first": _COUNT,
+    "end": _COUNT,
 }
