@@ -5,11 +5,9 @@
 :mod:`chronoverse.embedded.server` starts it. ``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``. The server
 inherits that lock: no second server can start on the same files while either of the two lives.
 
-Each lease is a shared lock on ``DIRECTORY/holders``. When the exclusive lock is granted here, there is no lease left,
-and this program stops the server. New leases wait until it has ended, and start a new supervisor.
-
-    supervisor ─┬─ watcher   waits for the exclusive lock on ``holders``, and exits with 0 when it has it
-                └─ server    is started again when it ends before the watcher does
+Each lease is a shared lock on ``DIRECTORY/holders``. This program waits for the exclusive lock. When it is granted,
+there is no lease left, and the server is stopped. New leases wait until it has ended, and start a new supervisor. A
+server that ends before that is started again, by the handler of SIGCHLD.
 
 It uses only the standard library, and little of that: each import here delays the first line of a cold start.
 """
@@ -36,85 +34,66 @@ def main(directory: str, lock: str, *command: str) -> None:
     os.set_inheritable(int(lock), True)
     if os.fork():
         os._exit(0)  # The child continues. It is not a child of the caller, so the caller has no zombie to reap.
-    _reset_signals()
-    holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
-    _supervise(command, holders, int(lock))
-
-
-def _reset_signals() -> None:
-    """Undoes what the caller's process did with signals, and ignores those that would end this program.
-
-    A service manager may send SIGTERM to all processes while those with a lease still drain. The server then ends, and
-    is started again for them.
-    """
+    # The caller may have blocked or ignored signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # A service manager may send SIGTERM to all processes while those with a lease still drain. The server then
+        # ends, and is started again for them.
         signal.signal(number, signal.SIG_IGN)
+    holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
+    server = _Server(command)
+    for number in (signal.SIGCHLD, signal.SIGALRM):
+        signal.signal(number, server.restart_if_dead)
+    # A SIGCHLD that comes a moment before the wait does not interrupt it. The next SIGALRM does.
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+    fcntl.flock(holders, fcntl.LOCK_EX)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    server.stop()
 
 
-def _supervise(command: tuple[str, ...], holders: int, lock: int) -> None:
-    restarts = _Restarts()
-    server, started_at = _start_server(command), time.monotonic()
-    watcher = _start_watcher(holders, lock)
-    while True:
-        pid, status = os.wait()
-        if pid == watcher and status == 0:
-            return _stop(server)
-        if pid == watcher:
-            time.sleep(BACKOFF_SECONDS[0])
-            watcher = _start_watcher(holders, lock)
-        elif pid == server:
-            pause = restarts.pause_after(time.monotonic() - started_at)
-            if pause is None:
-                return os.kill(watcher, signal.SIGKILL)
-            time.sleep(pause)
-            server, started_at = _start_server(command), time.monotonic()
+class _Server:
+    """The server's process, and what is known of its starts."""
 
-
-class _Restarts:
-    """How long to wait before a server that died is started again, and when to give up."""
-
-    def __init__(self) -> None:
+    def __init__(self, command: tuple[str, ...]) -> None:
+        self._command = command
         self._pause, self._failures, self._came_up = BACKOFF_SECONDS[0], 0, False
+        self._start()
 
-    def pause_after(self, lived: float) -> float | None:
-        """Seconds to wait after a server that lived for ``lived`` seconds; None when it should not be started again."""
+    def _start(self) -> None:
+        self._pid, self._started_at = _start_server(self._command), time.monotonic()
+
+    def restart_if_dead(self, *_: object) -> None:
+        """Starts a server that has ended again, after a pause. Gives up when the first three starts have failed."""
+        try:
+            if os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return  # a signal came during the pause below
         self._failures += 1
         # A server that has run for that many seconds has started well.
-        if lived >= 1.0:
+        if time.monotonic() - self._started_at >= 1.0:
             self._pause, self._came_up = BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:
-            return None  # the caller then shows the server's log
-        pause, self._pause = self._pause, min(self._pause * 2, BACKOFF_SECONDS[1])
-        return pause
+            os._exit(0)  # the caller then shows the server's log
+        time.sleep(self._pause)
+        self._pause = min(self._pause * 2, BACKOFF_SECONDS[1])
+        self._start()
 
-
-def _start_watcher(holders: int, lock: int) -> int:
-    supervisor = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        _die_with(supervisor)
-        os.close(lock)  # A watcher that outlives the supervisor must not lock out the next supervisor.
-        fcntl.flock(holders, fcntl.LOCK_EX)  # The supervisor has the lock too, since they share the open file.
-        if os.getppid() != supervisor:
-            _shut_down_orphan()
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-def _shut_down_orphan() -> None:
-    """Ends a server whose supervisor was killed. On Linux the kernel does that; see :func:`_die_with`."""
-    import socket
-
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5.0)
-        sock.connect("server.sock")
-        sock.sendall(b"SHUTDOWN\r\n")
-        sock.recv(1)
+    def stop(self) -> None:
+        """Stops the server, and kills it if it takes too long."""
+        os.kill(self._pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+                break
+            # Seconds between checks whether the server has stopped.
+            time.sleep(0.005)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("server.sock")
 
 
 def _start_server(command: tuple[str, ...]) -> int:
@@ -147,20 +126,6 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _stop(server: int) -> None:
-    os.kill(server, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    while os.waitpid(server, os.WNOHANG) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(server, signal.SIGKILL)
-            os.waitpid(server, 0)
-            break
-        # Seconds between checks whether the server has stopped.
-        time.sleep(0.005)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink("server.sock")
 
 
 def _rotate_log() -> None:

@@ -288,26 +288,6 @@ def test_ensure_restarts_what_was_killed_with_its_supervisor(data_dir: Path) -> 
         assert ask(lease.url, "PING")
 
 
-@linux_only
-def test_orphaned_server_stops_after_the_last_lease_where_the_kernel_does_not_end_it(data_dir: Path) -> None:
-    """On other systems than Linux a server outlives its killed supervisor. It still stops after the last lease."""
-    supervisor = Path(embedded.__file__).with_name("supervisor.py")
-    elsewhere = f"import sys, runpy; sys.platform = 'darwin'; runpy.run_path({str(supervisor)!r}, run_name='__main__')"
-    data_dir.mkdir()
-    with open(data_dir / "holders", "ab") as holders:
-        fcntl.flock(holders, fcntl.LOCK_SH)
-        with open(data_dir / "keeper", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            command = [sys.executable, "-c", elsewhere, str(data_dir), str(lock.fileno()), str(find_binary())]
-            subprocess.run([*command, *embedded.SERVER_OPTIONS], pass_fds=[lock.fileno()], check=True)
-        with lease_server(data_dir) as lease:
-            pid = server_pid(lease.url)
-            os.kill(parent_of(pid), signal.SIGKILL)
-            wait_until(lambda: parent_of(pid) == 1 or is_gone(pid), SOON, "the supervisor is gone")
-            assert server_pid(lease.url) == pid
-    await_end(data_dir, pid)
-
-
 def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> None:
     """A lease of a server that takes long to load is returned when its data can be read."""
     with lease_server(data_dir) as lease:
