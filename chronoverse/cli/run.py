@@ -74,6 +74,7 @@ def run(
 
     Masked values are published as ***, line by line if they have several. What is shown here stays as it is.
     """
+    from chronoverse.embedded import listeners
     from chronoverse.runner import run as runner
     from chronoverse.runner.capture import masking
     from chronoverse.runner.spool.spool_file import SpoolRoom
@@ -82,7 +83,7 @@ def run(
     settings = read_settings()
     server = meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
-    base = server or settings.service_url
+    base = server or settings.url or listeners.service_url(settings.data_dir) or settings.service_url
     room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
     open_seconds = runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS
     limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, open_seconds, deliver_timeout)

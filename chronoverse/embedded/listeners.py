@@ -51,6 +51,16 @@ def is_service(data_dir: Path, host: str, port: int) -> bool:
     return bool(ours) and not any(_is_listening(str(address), port) for address in found - ours)
 
 
+def service_url(data_dir: Path) -> str | None:
+    """A URL of the service of ``data_dir``, if one listens on this machine."""
+    for path in sorted((data_dir / "listeners").glob("*:*")):
+        host, _, port = path.name.rpartition(":")
+        if port.isdecimal() and _is_recorded(data_dir, host, int(port)):
+            reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+            return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+    return None
+
+
 def _is_recorded(data_dir: Path, address: str, port: int) -> bool:
     for name in (address, *_WILDCARDS):
         with contextlib.suppress(OSError):

@@ -95,7 +95,9 @@ def run(
     refusal: ChronoverseError | None = None
     with signals, _short_switch_interval():
         try:
-            publisher.start(limits.open_seconds, must_open=require_log)
+            # Only these need to know before the command starts whether the job is open.
+            seconds = limits.open_seconds if require_log or retry or recovered is not None else 0
+            publisher.start(seconds, must_open=require_log)
         except ChronoverseError as error:
             if require_log:
                 publisher.stop()
@@ -103,8 +105,7 @@ def run(
                 say("the command was not started: its log is required, and cannot be published")
                 raise
             refusal = error
-            hint = "" if retry or not _refuses_id(error) else "; --retry would publish it under an id that is free"
-            say(f"nothing is published: {error}; the command runs all the same{hint}")
+            say(f"nothing is published: {error}; the command runs all the same")
             if recovered is not None and _refuses_id(error):
                 # Our lines cannot follow those of the earlier runner, whose file stays as it is.
                 spool.preserve()

@@ -280,7 +280,7 @@ class Settings:
             "URL",
             "The service that commands mean which read, redact or delete; without `CHRONOVERSE_REDIS_URL` also `run`"
             " and `deliver` ([the rule](cli.md#which-service-which-store)).",
-            "`http://127.0.0.1:8000` for commands that cannot use a store",
+            "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
         ),
     ] = None
     token: Annotated[
@@ -318,8 +318,12 @@ class Settings:
 
     @property
     def service_url(self) -> str:
-        """The URL of the service that the commands ask which cannot use a store."""
-        return self.url or "http://127.0.0.1:8000"
+        """The URL of the service that the commands ask which cannot use a store: by default that of this machine."""
+        host, _, port = self.bind.rpartition(":")
+        if self.url or host == "unix":
+            return self.url or "http://127.0.0.1:8000"
+        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        return f"http://{reached}:{port}"
 
     @property
     def archive_location(self) -> str | None:

@@ -34,6 +34,17 @@ def test_run_publishes_through_the_service_of_the_settings(cli: Cli, tmp_path: P
     assert not (tmp_path / "redis").exists()
 
 
+def test_the_link_to_the_page_is_that_of_the_service_beside_the_embedded_store(cli: Cli, tmp_path: Path) -> None:
+    """Of one that runs, wherever it was told to listen; else where CHRONOVERSE_BIND says."""
+    page = "/ui/workflows/wf_1/jobs/job_1"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listeners.record(tmp_path, listener)
+        beside = cli(*RUN, DURABILITY="acked")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    assert f"is at {url}{page}\n" in beside.stderr
+    assert f"is at http://127.0.0.1:9000{page}\n" in cli(*RUN, BIND="0.0.0.0:9000", DURABILITY="acked").stderr
+
+
 def test_an_option_counts_before_the_settings(cli: Cli) -> None:
     """--server goes before both settings."""
     with accepting_service() as service:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.runner.command import GRACE_SECONDS
-from chronoverse.runner.run import run
+from chronoverse.runner.run import RunLimits, run
 from chronoverse.store import Store
 from tests.runner.descriptors import open_descriptors
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
@@ -53,6 +53,18 @@ def execute(store: Store, *argv: str) -> tuple[int, bytes, bytes]:
 
 def python(store: Store, code: str) -> tuple[int, bytes, bytes]:
     return execute(store, sys.executable, "-c", code)
+
+
+def test_the_command_does_not_wait_for_the_store(store: Store, server: RedisServer, tmp_path: Path) -> None:
+    """What connects to the store is imported and tried while the command runs already."""
+    started = tmp_path / "started"
+
+    def connect() -> Store:
+        wait_until(started.exists, SOON, "the command has started")
+        return store
+
+    assert run(["touch", str(started)], connect, JOB, limits=RunLimits(open_seconds=3 * SOON)) == 0
+    assert read_log(server)[1] is not None
 
 
 def test_both_streams_are_shown_and_published(server: RedisServer, store: Store) -> None:
