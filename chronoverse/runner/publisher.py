@@ -30,7 +30,7 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
 )
-from chronoverse.joblog.values import IDENTIFIER, Attempt, JobRef, Status
+from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
 from chronoverse.runner.log_writer import AppendChannel, DurabilityProbe, JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 

@@ -11,7 +11,7 @@ from typing import Final
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.tiered_log import StoredLog, TieredLog
-from chronoverse.joblog.values import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.log_writer import Comparison, LogWriter, line_digest
 from chronoverse.store import Store

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.values import Attempt, JobRef, LineRun, Status
+from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.spool.spool import Spool

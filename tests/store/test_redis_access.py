@@ -16,7 +16,7 @@ from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import StoreError
-from chronoverse.joblog.values import JobRef, Line, LineRun, Status
+from chronoverse.joblog.model import JobRef, Line, LineRun, Status
 from chronoverse.runner.readback import comparer_for
 from chronoverse.store import Durability, Store
 from tests.support.archivers import DAY, append, archive

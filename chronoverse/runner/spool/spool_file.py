@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import orjson
 
 from chronoverse.errors import SpoolError, SpoolInUse
-from chronoverse.joblog.values import IDENTIFIER, MAX_NUMBER
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.batches import StoredBatch
 
