@@ -173,7 +173,7 @@ class Redaction:
                 new_chunk, data, numbers = rewritten
                 audit = self._request.audit_entry(numbers)
                 with job_objects.put_verified(new_chunk, data) as new_chunk:
-                    self._store.redaction_log.redact(self._ref, self._token, new_chunk, audit, old=chunk)
+                    self._store.chunks.redact(self._ref, self._token, new_chunk, audit, old=chunk)
                 self._count += len(numbers)
             self._last_checked = chunk.last
             if self._clock() > deadline:
@@ -200,7 +200,7 @@ class Redaction:
             with job_objects.put_verified(*builder.finish()) as chunk:
                 if numbers:
                     audit = self._request.audit_entry(numbers)
-                    self._store.redaction_log.redact(self._ref, self._token, chunk, audit, last_entry=newest)
+                    self._store.chunks.redact(self._ref, self._token, chunk, audit, last_entry=newest)
                 else:
                     self._store.chunks.commit_chunk(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)

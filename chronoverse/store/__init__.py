@@ -1,15 +1,15 @@
 """The store: where lines are written and read, in Redis Streams. The only package that imports redis.
 
-Its four primitives:
+Its parts, of which each uses those below it:
 
     Store             reads and writes job logs. Its parts are the list of workflows (``workflows``), the listing of a
-                      workflow's jobs (``listing``), the catalog of all jobs (``catalog``), the records of archived
-                      chunks (``chunk_index``) and the redactions (``redaction_log``)
-    Topology          says which server has a workflow's keys: one server (``topology``), the master that Sentinels name
-                      (``sentinel``), or the masters of a Cluster (``cluster``)
+                      workflow's jobs (``listing``), the catalog of all jobs (``catalog``), and the records of archived
+                      chunks and redactions (``chunk_index``)
+    Commands          sends commands and scripts to the server that has a workflow's keys. ``replies`` reads the answers
+    Topology          says which server that is: the only one (``topology``), the master that Sentinels name
+                      (``sentinel``), or one of the masters of a Cluster (``cluster``)
+    driver            redis-py with our timeouts and errors
     scripts/          Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
-    driver            redis-py with our timeouts and errors. ``commands`` sends commands to the server that has a
-                      workflow's keys, and ``replies`` parses the replies
 
 These have connections of their own, because they wait or read ahead:
 

@@ -6,19 +6,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import redis
+from redis.exceptions import AskError, NoScriptError
+
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import Attempt, LineRun
-from chronoverse.store import replies
-from chronoverse.store.driver import (
-    Ask,
-    Connection,
-    DriverError,
-    Script,
-    ScriptNotLoaded,
-    translate_errors,
-)
-from chronoverse.store.keys import KeyMap
-from chronoverse.store.topology import Topology
+from chronoverse.store.commands import Commands
+from chronoverse.store.driver import Script, translate_errors
+from chronoverse.store.keys import RUNNER_KEYS
+from chronoverse.store.replies import accepted
 
 #: Seconds of pause after an append, at least, when an archiver asks for it. 5,000 short lines a second still pass, and
 #: the rest waits in the spool. Large appends pause for longer: at most ``SLOW_BYTES_PER_SECOND`` pass.
@@ -41,29 +37,23 @@ class AppendConnection:
     no harm: the script finds its lines in the log already, or finds that lines before them are missing.
     """
 
-    def __init__(
-        self,
-        topology: Topology,
-        lease_ms: int,
-        keys: KeyMap,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._topology = topology
+    def __init__(self, commands: Commands, lease_ms: int, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._topology = commands.topology
+        self._keys = commands.keys
         self._sleep = sleep
         self._script: Final = Script("append")
         self._lease_ms = lease_ms
-        self._keys = keys
-        self._connection: Connection | None = None
+        self._connection: redis.Connection | None = None
         #: The ASK answer of a Cluster's node that is moving the keys. It names the other node, which wants ASKING
         #: before each command.
-        self._redirect: Ask | None = None
+        self._redirect: AskError | None = None
         self._workflow_id = ""
         #: The size in bytes of each append that is under way.
         self._sizes: deque[int] = deque()
 
     def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
         """Sends the lines of ``runs``, the first with the number ``first``. Raises as :meth:`Store.append` does."""
-        keys = self._keys.runner(attempt.job)
+        keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
         args = append_arguments(attempt, self._lease_ms, first, runs)
         with self._reset_on_error():
             connection = self._connected(attempt.job.workflow_id)
@@ -75,15 +65,18 @@ class AppendConnection:
 
     def receive(self) -> int:
         """The next number after the oldest unanswered append. Raises as :meth:`Store.append` does."""
+        connection: Any = self._connection
         with self._reset_on_error():
-            answer = self._read(self._connection)
-            if answer[0] != b"OK":
-                raise replies.refusal_error(answer[0].decode(), answer[1:])
+            try:
+                if self._redirect:
+                    connection.read_response()
+                next_number, *slow = accepted(connection.read_response())
+            except NoScriptError as error:
+                raise StoreUnavailable("the store has forgotten our scripts") from error
         size = self._sizes.popleft()
-        if len(answer) > 2:
+        if slow:
             self._sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
-        next_number: int = answer[1]
-        return next_number
+        return int(next_number)
 
     def reset(self) -> None:
         """Closes the connection, and forgets the appends that are under way."""
@@ -100,28 +93,19 @@ class AppendConnection:
         except BaseException as error:
             cause = error.__cause__
             # The driver's class for MOVED is a subclass of the one for ASK. A MOVED answer is not remembered here.
-            self._redirect = cause if type(cause) is Ask else None
-            if isinstance(cause, DriverError):
+            self._redirect = cause if type(cause) is AskError else None
+            if isinstance(cause, redis.RedisError):
                 self._topology.report_error(self._workflow_id, cause)
             self.reset()
             raise
 
-    def _connected(self, workflow_id: str) -> Connection:
+    def _connected(self, workflow_id: str) -> redis.Connection:
         connection = self._connection
         if connection is not None and not self._redirect and not self._topology.is_current(workflow_id, connection):
             raise StoreUnavailable("the job's keys are on another server now")
         if connection is None:
             self._workflow_id = workflow_id
-            connection = self._connection = self._topology.new_connection(workflow_id, redirect=self._redirect)
+            connection = self._connection = self._topology.new_connection(workflow_id, self._redirect)
             connection.send_command("SCRIPT", "LOAD", self._script.source, check_health=False)
             connection.read_response()
         return connection
-
-    def _read(self, connection: Any) -> list[Any]:
-        try:
-            if self._redirect:
-                connection.read_response()
-            answer: list[Any] = connection.read_response()
-        except ScriptNotLoaded as error:
-            raise StoreUnavailable("the store has forgotten our scripts") from error
-        return answer

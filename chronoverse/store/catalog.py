@@ -5,16 +5,15 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+import redis
+
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import IDENTIFIER, JobRef, parse_number
-from chronoverse.store.commands import run_command, run_pipeline, run_script
-from chronoverse.store.driver import Client, Script, translate_errors
-from chronoverse.store.keys import KeyMap
-from chronoverse.store.topology import PoolKind, Topology
+from chronoverse.store.commands import Commands
+from chronoverse.store.driver import translate_errors
+from chronoverse.store.topology import PoolKind
 
-#: Sizes asked for in one round trip.
-SIZE_BATCH: Final = 500
 #: Seconds of a workflow's own retention, at most: ten years, as for the common setting. Redis refuses very large times
 #: to live, and then the scripts of all jobs of the workflow would fail.
 RETENTION_SECONDS: Final = 315_360_000
@@ -54,13 +53,10 @@ class CatalogPage(NamedTuple):
 class JobCatalog:
     """All the jobs of a store, for archivers. Every method raises as those of :class:`chronoverse.store.Store`."""
 
-    def __init__(self, topology: Topology, keys: KeyMap) -> None:
-        self._topology = topology
-        self._keys = keys
-        # A server that is out of memory must run both scripts: the archiver needs them to make room.
-        self._archive_state: Final = Script("archive_state", allow_oom=True)
-        self._apply_retention: Final = Script("apply_retention", allow_oom=True)
-        prefix, identifier = re.escape(keys.prefix.encode()), IDENTIFIER.pattern.encode()
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+        self._keys = commands.keys
+        prefix, identifier = re.escape(self._keys.prefix.encode()), IDENTIFIER.pattern.encode()
         self._key_pattern: Final = re.compile(
             rb"%b:\{(%b)\}:(%b):(log|archive|garbage)" % (prefix, identifier, identifier)
         )
@@ -69,7 +65,7 @@ class JobCatalog:
         """Every job, a page at a time. A job may come more than once, and a page may be empty."""
         failure: StoreUnavailable | None = None
         with translate_errors():
-            masters = self._topology.masters()
+            masters = self._commands.topology.masters()
         for client in masters:
             try:
                 yield from self._jobs_of(client)
@@ -79,7 +75,7 @@ class JobCatalog:
         if failure is not None:
             raise failure
 
-    def _jobs_of(self, client: Client) -> Iterator[CatalogPage]:
+    def _jobs_of(self, client: redis.Redis) -> Iterator[CatalogPage]:
         cursor: Any = 0
         while cursor != b"0":
             with translate_errors():
@@ -94,33 +90,31 @@ class JobCatalog:
 
     def mark(self) -> float:
         """The age mark, in Unix seconds; 0 when there is none. See :mod:`chronoverse.archive.store_history`."""
-        key = self._keys.mark()
-        return float(run_command(self._topology, key, "ZSCORE", key, "archivers") or 0)
+        key = self._keys.mark
+        return float(self._commands.run(key, "ZSCORE", key, "archivers") or 0)
 
     def move_mark(self, seconds: float) -> None:
         """Moves the age mark on to ``seconds``, and never back."""
-        key = self._keys.mark()
-        run_command(self._topology, key, "ZADD", key, "GT", round(seconds), "archivers")
+        key = self._keys.mark
+        self._commands.run(key, "ZADD", key, "GT", round(seconds), "archivers")
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
         """The estimated bytes of their logs: 0 for a log that is gone. Jobs on a server that is away are left out."""
-        sizes: dict[JobRef, int] = {}
-        for start in range(0, len(jobs), SIZE_BATCH):
-            with translate_errors():
-                groups = self._topology.group_by_node(jobs[start : start + SIZE_BATCH])
-            for group in groups:
-                # Nodes of a stream whose sizes the server adds up to estimate the size of the whole.
-                commands = [("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", 10) for job in group]
-                with contextlib.suppress(StoreUnavailable):
-                    answers = run_pipeline(self._topology, group[0].workflow_id, commands)
-                    known = zip(group, answers, strict=True)
-                    sizes.update({job: answer if isinstance(answer, int) else 0 for job, answer in known})
-        return sizes
+
+        def ask(group: Sequence[JobRef]) -> list[int]:
+            # The server adds up the sizes of ten nodes of a stream to estimate the size of the whole.
+            commands = [("MEMORY", "USAGE", self._keys.log(job), "SAMPLES", 10) for job in group]
+            answers = self._commands.pipeline(group[0].workflow_id, commands)
+            return [answer if isinstance(answer, int) else 0 for answer in answers]
+
+        with contextlib.suppress(StoreUnavailable):
+            return {job: size for job, size in self._commands.by_server(jobs, ask).items() if isinstance(size, int)}
+        return {}
 
     def archive_state(self, job: JobRef) -> ArchiveState:
         """How far the job is archived now."""
-        keys = [*(self._keys.of(job, kind) for kind in ("log", "job", "archive")), self._keys.settings(job.workflow_id)]
-        answer = run_script(self._topology, job.workflow_id, self._archive_state, keys)
+        keys = [self._keys.of(job, kind) for kind in ("log", "job", "archive", "settings")]
+        answer = self._commands.script("archive_state", job.workflow_id, keys)
         archived, state, deleting, swept, ended_ms, archived_at, retention, first, last, seen_ms = answer
         return ArchiveState(
             archived=_number(archived) or 0,
@@ -138,31 +132,24 @@ class JobCatalog:
 
     # A workflow's own retention
 
-    def retention(self, workflow_id: str, pool: PoolKind = PoolKind.COMMANDS) -> int | None:
+    def retention(self, workflow_id: str, pool: PoolKind | None = None) -> int | None:
         """The workflow's own retention in seconds. None when it has the common one."""
-        key = self._keys.settings(workflow_id)
-        try:
-            answer = run_command(self._topology, workflow_id, "HGET", key, "retention_seconds", pool=pool)
-        except NotALog:
-            # The key is no hash, so the workflow has no settings.
-            return None
-        return None if answer is None else _retention(answer)
-
-    def retention_ms(self, workflow_id: str, pool: PoolKind = PoolKind.COMMANDS) -> int | None:
-        """:meth:`retention` in milliseconds."""
-        seconds = self.retention(workflow_id, pool)
-        return None if seconds is None else 1000 * seconds
+        key = self._keys.of_workflow(workflow_id, "settings")
+        # A key that is no hash holds no settings.
+        with contextlib.suppress(NotALog):
+            return _retention(self._commands.run(workflow_id, "HGET", key, "retention_seconds", pool=pool) or b"")
+        return None
 
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
         """Sets the workflow's own retention; None removes it. It holds for jobs that begin from now on.
 
         :meth:`apply_retention` applies it to the others.
         """
-        key = self._keys.settings(workflow_id)
+        key = self._keys.of_workflow(workflow_id, "settings")
         if seconds is None:
-            run_command(self._topology, workflow_id, "HDEL", key, "retention_seconds")
+            self._commands.run(workflow_id, "HDEL", key, "retention_seconds")
         else:
-            run_command(self._topology, workflow_id, "HSET", key, "retention_seconds", seconds)
+            self._commands.run(workflow_id, "HSET", key, "retention_seconds", seconds)
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
         """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
@@ -172,7 +159,7 @@ class JobCatalog:
         """
         keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
-        return bool(run_script(self._topology, job.workflow_id, self._apply_retention, keys, *args))
+        return bool(self._commands.script("apply_retention", job.workflow_id, keys, *args))
 
 
 def _retention(text: bytes) -> int | None:

@@ -1,22 +1,25 @@
-"""What the store holds of archived logs: the records of chunks, the archive lock, and the garbage of each job."""
+"""What the store holds of archived logs: the records of chunks, redactions, the archive lock, and the garbage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from chronoverse.errors import ArchiveDamaged, Held
+import orjson
+
+from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.model import JobRef
-from chronoverse.store.commands import run_command, run_script
-from chronoverse.store.driver import Script, translate_errors
+from chronoverse.joblog.model import MAX_NUMBER, JobRef
+from chronoverse.store.commands import Commands
 from chronoverse.store.durability import is_permanent
-from chronoverse.store.keys import ARCHIVE_LOCK, JOB_KEYS, KeyMap
-from chronoverse.store.replies import entry_fingerprint, refusal_error
-from chronoverse.store.topology import PoolKind, Topology
+from chronoverse.store.keys import ARCHIVE_LOCK, JOB_KEYS
+from chronoverse.store.replies import entry_fingerprint
+from chronoverse.store.topology import PoolKind
 
 #: Records read at a time, of some 10 KiB each. The key may hold millions of other values: reading ends at the first
 #: value that is no record.
 RECORDS_PER_READ: Final = 500
+#: The most redactions of one job that are stored, some 300 bytes each.
+AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
@@ -27,7 +30,7 @@ class GarbageMark(NamedTuple):
 
 
 class ChunkIndex:
-    """The ``archive``, ``sealer`` and ``garbage`` keys of jobs; see the key map in :mod:`chronoverse.store`.
+    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs; see the key map in :mod:`chronoverse.store`.
 
     Before an object is written, its name is added to the garbage (:meth:`begin_upload`). The script that records the
     chunk takes it out again. So every object has a record or is garbage, wherever an archiver dies.
@@ -35,30 +38,15 @@ class ChunkIndex:
     Every method raises as those of :class:`chronoverse.store.Store`.
     """
 
-    def __init__(self, topology: Topology, keys: KeyMap) -> None:
-        self._topology = topology
-        self._keys = keys
-        names = (
-            "acquire_lock",
-            "release_lock",
-            "begin_upload",
-            "commit_chunk",
-            "mark_garbage",
-            "throttle_runner",
-            "mark_complete",
-            "mark_deleting",
-            "delete",
-        )
-        # A server that is full of logs must run these scripts: logs leave it only by them.
-        self._scripts: Final = {name: Script(name, allow_oom=True) for name in names}
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk that holds line ``number``, or else the first after that line. None when there is none.
 
         Raises :class:`ArchiveDamaged` for a value that is no record.
         """
-        key = self._keys.of(job, "archive")
-        found = self._command(job, "ZRANGE", key, number, "+inf", "BYSCORE", "LIMIT", 0, 1)
+        found = self._run(job, "ZRANGE", "archive", number, "+inf", "BYSCORE", "LIMIT", 0, 1)
         if not found:
             return None
         chunk = Chunk.from_json(job, found[0])
@@ -71,7 +59,7 @@ class ChunkIndex:
         found: list[Chunk] = []
         while True:
             start = len(found)
-            page = self._command(job, "ZRANGE", self._keys.of(job, "archive"), start, start + RECORDS_PER_READ - 1)
+            page = self._run(job, "ZRANGE", "archive", start, start + RECORDS_PER_READ - 1)
             found += [Chunk.from_json(job, record) for record in page]
             if len(page) < RECORDS_PER_READ:
                 return found
@@ -81,17 +69,19 @@ class ChunkIndex:
 
         Works on runners that write to the store directly. With 0 the runner may go at full speed again.
         """
-        self._run("throttle_runner", job, ("job",), round(seconds * 1000))
+        self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
     # The archive lock
 
     def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
         """Takes the job's archive lock for ``token``, or extends it. False when another archiver has it."""
-        return self._run("acquire_lock", job, (ARCHIVE_LOCK,), token, round(lease_seconds * 1000)) == b"OK"
+        key = self._commands.keys.of(job, ARCHIVE_LOCK)
+        taken = self._commands.script("acquire_lock", job.workflow_id, [key], token, round(lease_seconds * 1000))
+        return bool(taken)
 
     def release_lock(self, job: JobRef, token: str) -> None:
         """Releases the job's archive lock. Does nothing when another archiver has it."""
-        self._run("release_lock", job, (ARCHIVE_LOCK,), token)
+        self._commands.ask("release_lock", job, (ARCHIVE_LOCK,), token)
 
     # What the holder of the lock does. ``token`` is the one that it took the lock with.
 
@@ -100,15 +90,15 @@ class ChunkIndex:
 
         ``name`` must never have been used before: see :meth:`Chunk.with_unique_name`. Raises :class:`Fenced`.
         """
-        self._run("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
+        self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
         """Marks all objects in the garbage, and those of ``names``, for deletion. None can get a record any more.
 
         A caller that has lost the lock marks and gets only the objects whose upload it began itself.
         """
-        keys = [self._keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
-        answer = run_script(self._topology, job.workflow_id, self._scripts["mark_garbage"], keys, token, *names)
+        keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
+        answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
         return {
             name.decode("utf-8", "replace"): GarbageMark(float(seconds), bool(replaced))
@@ -117,23 +107,22 @@ class ChunkIndex:
 
     def garbage(self, job: JobRef) -> set[str]:
         """The names of all objects in the garbage: those whose upload has begun, and those marked for deletion."""
-        flat = self._command(job, "HGETALL", self._keys.of(job, "garbage"))
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-        return {name.decode("utf-8", "replace") for name, _ in pairs}
+        reply = self._run(job, "HGETALL", "garbage")
+        names = reply if isinstance(reply, dict) else reply[::2]
+        return {name.decode("utf-8", "replace") for name in names}
 
     def clear_garbage(self, job: JobRef, names: Sequence[str]) -> None:
         """Removes the names of objects that were marked and are deleted by now."""
         if names:
-            self._command(job, "HDEL", self._keys.of(job, "garbage"), *names)
+            self._run(job, "HDEL", "garbage", *names)
 
     def is_permanent(self, job: JobRef, lease_seconds: float) -> bool | None:
         """Whether the job's records survive a power cut and a failover; see :func:`is_permanent` for the values.
 
         It extends the archive lock, since the question needs a write that it can be about.
         """
-        write = ("PEXPIRE", self._keys.of(job, ARCHIVE_LOCK), round(lease_seconds * 1000))
-        with translate_errors():
-            return self._topology.run(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
+        write = ("PEXPIRE", self._commands.keys.of(job, ARCHIVE_LOCK), round(lease_seconds * 1000))
+        return self._commands.work(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
 
     def commit_chunk(
         self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None
@@ -145,7 +134,7 @@ class ChunkIndex:
         Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
         """
         args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *entry_fingerprint(last_entry), chunk.name)
-        self._run("commit_chunk", job, ("log", "job", ARCHIVE_LOCK, "archive", "garbage"), *args)
+        self._commands.ask("commit_chunk", job, ("log", "job", ARCHIVE_LOCK, "archive", "garbage"), *args)
 
     def mark_complete(
         self,
@@ -165,11 +154,11 @@ class ChunkIndex:
         """
         fields = [each for pair in state.items() for each in pair]
         args = (token, archived, sha256, hot_ms, job.job_id, created_ms, *fields)
-        self._run("mark_complete", job, ("log", "job", ARCHIVE_LOCK, "archive"), *args, listing=True)
+        self._commands.ask("mark_complete", job, ("log", "job", ARCHIVE_LOCK, "archive", "jobs"), *args)
 
     def mark_swept(self, job: JobRef) -> None:
         """Notes that a complete job has no objects but those that are recorded."""
-        self._command(job, "HSET", self._keys.of(job, "job"), "swept", "1")
+        self._run(job, "HSET", "job", "swept", "1")
 
     def mark_deleting(self, job: JobRef, token: str, tombstone_ms: int) -> None:
         """Hides the job from readers and refuses its runners: it is about to be deleted.
@@ -178,7 +167,8 @@ class ChunkIndex:
         With 0 the id is free again after the deletion, unless it has a tombstone already.
         Raises :class:`Fenced`; :class:`Held` when a live runner holds the job.
         """
-        self._run("mark_deleting", job, ("log", "job", "lease", ARCHIVE_LOCK, "deleted"), token, tombstone_ms)
+        kinds = ("log", "job", "lease", ARCHIVE_LOCK, "deleted")
+        self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
         """Deletes all that the store has of a job that :meth:`mark_deleting` has marked, the archive lock as well.
@@ -187,19 +177,62 @@ class ChunkIndex:
         """
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
-        self._run("delete", job, (*first, *others), token, job.job_id, listing=True)
+        self._commands.ask("delete", job, (*first, *others, "jobs"), token, job.job_id)
 
-    def _run(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, listing: bool = False) -> bytes:
-        keys = [self._keys.of(job, kind) for kind in kinds]
-        if listing:
-            keys.append(self._keys.listing(job.workflow_id))
-        answer = run_script(self._topology, job.workflow_id, self._scripts[name], keys, *args)
-        if answer[0] == b"HELD":
-            raise Held("a live runner holds this job")
-        word: bytes = answer[0]
-        if word not in (b"OK", b"TAKEN"):
-            raise refusal_error(answer[0].decode(), answer[1:])
-        return word
+    # Redactions
 
-    def _command(self, job: JobRef, *command: Any) -> Any:
-        return run_command(self._topology, job.workflow_id, *command)
+    def redact(
+        self,
+        job: JobRef,
+        token: str,
+        chunk: Chunk,
+        audit: dict[str, Any],
+        *,
+        old: Chunk | None = None,
+        last_entry: RawEntry | None = None,
+    ) -> None:
+        """Records ``chunk``, whose object was read back, instead of ``old``; without ``old``, after all other chunks.
+
+        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` is added
+        to the list. ``last_entry`` is as for :meth:`commit_chunk`. May be repeated.
+        Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has changed.
+        """
+        kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
+        args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
+        names = (chunk.name, old.name if old else "")
+        more = (orjson.dumps(audit), AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names)
+        self._commands.ask("redact", job, kinds, *args, *more)
+
+    def audit(self, job: JobRef) -> list[dict[str, Any]]:
+        """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first. Values that are no redaction are left out."""
+        return [each for each in self._redactions(job, AUDIT_ENTRIES) if _names_its_author(each)]
+
+    def redacted_ranges(self, job: JobRef, count: int) -> list[tuple[int, int]]:
+        """The first and the last number of the newest ``count`` redactions, as far as they are stored."""
+        return [(each["from"], each["to"]) for each in self._redactions(job, count)]
+
+    def _redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
+        texts = self._run(job, "LRANGE", "audit", -count, -1)
+        return [redaction for text in texts if (redaction := _redaction(text)) is not None]
+
+    def _run(self, job: JobRef, command: str, kind: str, *args: Any) -> Any:
+        """The reply to a command on one key of the job."""
+        return self._commands.run(job.workflow_id, command, self._commands.keys.of(job, kind), *args)
+
+
+def _redaction(text: bytes) -> dict[str, Any] | None:
+    """One redaction. None for any other value: other programs may write the key, too."""
+    try:
+        redaction = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(redaction, dict):
+        return None
+    numbers = [redaction.get(name) for name in ("from", "to", "count")]
+    return redaction if all(type(each) is int and 0 < each <= MAX_NUMBER for each in numbers) else None
+
+
+def _names_its_author(redaction: dict[str, Any]) -> bool:
+    texts = [redaction.get("at"), redaction.get("subject")]
+    optional = [redaction.get(name) or "" for name in ("request_id", "reason")]
+    return all(isinstance(each, str) for each in (*texts, *optional))

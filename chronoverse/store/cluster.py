@@ -12,22 +12,12 @@ from typing import Any, Final
 
 import redis
 from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError
 
 from chronoverse.joblog.model import JobRef
 from chronoverse.settings.redis_url import Address, RedisUrl
-from chronoverse.store.driver import (
-    COMMAND_TIMEOUT_SECONDS,
-    NO_ANSWER,
-    Ask,
-    AskingClient,
-    Client,
-    Connection,
-    DriverError,
-    Moved,
-    new_client,
-    new_connection,
-)
-from chronoverse.store.topology import PoolKind, Result, Work
+from chronoverse.store.driver import NO_ANSWER, AskingClient, new_client, new_connection
+from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
 SLOTS: Final = 16_384
 #: Servers that one call may be redirected to. After a move it takes one, and one more while the next move goes on.
@@ -44,72 +34,65 @@ def slot_of(workflow_id: str) -> int:
     return slot
 
 
-class ClusterTopology:
+class ClusterTopology(Topology):
     """The nodes of the Cluster to which the hosts of ``url`` belong. ``clock`` is monotonic, in seconds."""
 
     is_single = False
     is_fixed = False
-    version = 0
 
     def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
-        self._url = url
+        super().__init__(url.server_url(url.hosts[0]))
+        self._nodes = url
         self._clock = clock
         #: The map: the master of each slot.
         self._owners: list[Address | None] = [None] * SLOTS
-        self._clients: dict[tuple[Address, PoolKind], Client] = {}
         #: The last node that a MOVED answer named, if any.
         self._newest: list[Address] = []
-        #: The node that answered the last ping, if any.
-        self._answered: list[Address] = []
         self._asked_at = -MAP_PAUSE_SECONDS
         self._is_stale = True
         #: When a node last failed to answer.
         self._failed_at: dict[Address, float] = {}
         self._map_lock = threading.Lock()
-        # This raises for a bad option of the URL, which is better found now than by the first viewer.
-        self._client(url.hosts[0], PoolKind.COMMANDS)
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
         server = self._owner(workflow_id)
-        client = self._client(server, pool)
+        client = self._node(server, pool)
         for _ in range(REDIRECTIONS):
             try:
                 return work(client)
-            except Moved as error:
+            except MovedError as error:
                 server = self._apply_moved(error)
-                client = self._client(server, pool)
-            except Ask as error:
+                client = self._node(server, pool)
+            except AskError as error:
                 if pool is PoolKind.WAITS:
                     raise  # A write and a WAIT after it need one connection, which an AskingClient does not give.
                 server = error.node_addr
-                client = AskingClient(self._client(server, pool))
+                client = AskingClient(self._node(server, pool))
             except NO_ANSWER:
                 self._mark_failed(server)
                 raise
         raise redis.ConnectionError("the servers send us from one to the other")
 
-    def new_connection(
-        self, workflow_id: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, redirect: DriverError | None = None
-    ) -> Connection:
-        server = redirect.node_addr if isinstance(redirect, Ask) else self._owner(workflow_id)
-        return new_connection(self._url.server_url(server), timeout=timeout)
+    def new_connection(self, workflow_id: str, redirect: redis.RedisError | None = None) -> redis.Connection:
+        server = redirect.node_addr if isinstance(redirect, AskError) else self._owner(workflow_id)
+        return self.new_connection_to(server)
 
-    def is_current(self, workflow_id: str, connection: Connection) -> bool:
+    def is_current(self, workflow_id: str, connection: redis.Connection) -> bool:
         self.refresh()
         return (connection.host, connection.port) == self._owners[slot_of(workflow_id)]
 
-    def report_error(self, workflow_id: str, error: DriverError) -> None:
-        if isinstance(error, Moved):
+    def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
+        if isinstance(error, MovedError):
             self._apply_moved(error)
         elif isinstance(error, NO_ANSWER):
             self._mark_failed(self._owners[slot_of(workflow_id)])
 
     def server_of(self, workflow_id: str) -> Address:
         # Before the map is known, any node will do: it says which one has the workflow.
-        return self._owners[slot_of(workflow_id)] or self._url.hosts[0]
+        return self._owners[slot_of(workflow_id)] or self._nodes.hosts[0]
 
-    def new_connection_to(self, server: Any) -> Connection:
-        return new_connection(self._url.server_url(server))
+    def new_connection_to(self, server: Any) -> redis.Connection:
+        return new_connection(self._nodes.server_url(server))
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         groups: dict[Address, list[JobRef]] = {}
@@ -117,30 +100,26 @@ class ClusterTopology:
             groups.setdefault(self._owner(job.workflow_id), []).append(job)
         return list(groups.values())
 
-    def masters(self) -> Sequence[Client]:
+    def masters(self) -> Sequence[redis.Redis]:
         self.refresh()
-        return [self._client(master, PoolKind.COMMANDS) for master in self._known_masters()]
+        return [self._node(each, PoolKind.COMMANDS) for each in self._known_masters()]
 
     def ping(self) -> None:
         """One master that answers is enough: only the jobs of the others cannot be read then."""
         self.refresh()
-        failure: DriverError = redis.ConnectionError("the Cluster has no masters")
-        masters = self._known_masters()
-        # The master that answered last time is asked first. So only one question waits for a node that stands still.
-        for master in self._failed_last([*(node for node in self._answered if node in masters), *masters]):
+        failure: redis.RedisError = redis.ConnectionError("the Cluster has no masters")
+        for master in self._failed_last(self._known_masters()):
             try:
-                self._client(master, PoolKind.HEALTH).execute_command("PING")
-            except DriverError as error:
+                self._node(master, PoolKind.HEALTH).execute_command("PING")
+            except redis.RedisError as error:
                 self._mark_failed(master)
                 failure = error
             else:
-                self._answered = [master]
                 return
         raise failure
 
-    def close(self) -> None:
-        for client in self._clients.values():
-            client.close()
+    def _node(self, server: Address, pool: PoolKind) -> redis.Redis:
+        return self._client(self._nodes.server_url(server), pool)
 
     # The map
 
@@ -195,13 +174,13 @@ class ClusterTopology:
                 return
             self._asked_at = self._clock()
             # Nodes asked for the map before a refresh fails.
-            for address in self._failed_last([*self._newest, *self._known_masters(), *self._url.hosts])[:5]:
-                server, seconds = self._url.server_url(address), MAP_SECONDS
+            for address in self._failed_last([*self._newest, *self._known_masters(), *self._nodes.hosts])[:5]:
+                server, seconds = self._nodes.server_url(address), MAP_SECONDS
                 client = new_client(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
                 with contextlib.closing(client):
                     try:
                         ranges = client.execute_command("CLUSTER", "SLOTS")
-                    except DriverError:
+                    except redis.RedisError:
                         self._mark_failed(address)
                         continue
                 self._apply_map(ranges, address)
@@ -221,15 +200,9 @@ class ClusterTopology:
 
     def _drop_others(self, masters: set[Address]) -> None:
         """Drops what is stored about nodes that are no longer masters, or memory would grow with each new address."""
-        known = masters | set(self._url.hosts)
+        known = masters | set(self._nodes.hosts)
         # Other threads change both meanwhile, so this goes over copies.
         self._failed_at = {node: at for node, at in self._failed_at.copy().items() if node in known}
-        for key in [key for key in list(self._clients) if key[0] not in masters]:
+        urls = {self._nodes.server_url(master) for master in masters}
+        for key in [key for key in list(self._clients) if key[0] not in urls]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)
-
-    def _client(self, server: Address, pool: PoolKind) -> Client:
-        found = self._clients.get((server, pool))
-        if found is None:
-            url = self._url.server_url(server)
-            found = self._clients[server, pool] = new_client(url, retries=pool.retries, timeout=pool.timeout)
-        return found

@@ -1,46 +1,100 @@
-"""Commands to the server that has a workflow's keys. They raise our errors instead of the driver's."""
+"""Commands and scripts for the server that has a workflow's keys. They raise our errors instead of the driver's."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar
 
-from chronoverse.store.driver import Client, Script, translate_errors
-from chronoverse.store.topology import PoolKind, Topology
+import redis
+from redis.exceptions import AskError, MovedError, NoScriptError
 
+from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
+from chronoverse.joblog.model import JobRef
+from chronoverse.store.driver import Script, to_store_error, translate_errors
+from chronoverse.store.keys import KeyMap
+from chronoverse.store.replies import accepted
+from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
-def run_command(topology: Topology, workflow_id: str, *command: Any, pool: PoolKind = PoolKind.COMMANDS) -> Any:
-    """The reply to one command."""
-    with translate_errors():
-        return topology.run(workflow_id, lambda client: client.execute_command(*command), pool)
+Answer = TypeVar("Answer")
 
-
-def run_script(
-    topology: Topology,
-    workflow_id: str,
-    script: Script,
-    keys: Sequence[str],
-    *args: Any,
-    pool: PoolKind = PoolKind.COMMANDS,
-) -> Any:
-    """The reply of a script."""
-    with translate_errors():
-        return topology.run(workflow_id, lambda client: script.run(client, keys, *args), pool)
+#: Jobs asked for in one round trip.
+JOBS_AT_ONCE: Final = 500
 
 
-def run_pipeline(
-    topology: Topology,
-    workflow_id: str,
-    commands: Sequence[tuple[Any, ...]],
-    pool: PoolKind = PoolKind.COMMANDS,
-) -> list[Any]:
-    """The replies to ``commands``, which are sent in one round trip. An error about one of them stands as its reply."""
-    if not commands:
-        return []
+class Commands:
+    """Sends commands over the connections of ``pool``, or of the pool that a call names. ``keys`` are the key names."""
 
-    def send(client: Client) -> list[Any]:
-        pipeline = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return pipeline.execute(raise_on_error=False)
+    def __init__(self, topology: Topology, keys: KeyMap, pool: PoolKind = PoolKind.COMMANDS) -> None:
+        self.topology: Final = topology
+        self.keys: Final = keys
+        self.pool: Final = pool
+        self._script: Final = cache(Script)
 
-    with translate_errors():
-        return topology.run(workflow_id, send, pool)
+    def work(self, workflow_id: str, work: Work[Result], pool: PoolKind | None = None) -> Result:
+        """The result of ``work``, which is called with a client."""
+        with translate_errors():
+            return self.topology.run(workflow_id, work, pool or self.pool)
+
+    def run(self, workflow_id: str, *command: Any, pool: PoolKind | None = None) -> Any:
+        """The reply to one command."""
+        return self.work(workflow_id, lambda client: client.execute_command(*command), pool)
+
+    def pipeline(self, workflow_id: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies to ``commands``, sent in one round trip. The driver's error about one stands as its reply."""
+        if not commands:
+            return []
+
+        def send(client: redis.Redis) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return pipeline.execute(raise_on_error=False)
+
+        return self.work(workflow_id, send)
+
+    def script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, pool: PoolKind | None = None) -> Any:
+        """The reply of a script."""
+        script = self._script(name)
+        return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
+
+    def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
+        """What a script for these keys of a job answers after its OK. Any other answer is raised as an error."""
+        keys = [self.keys.of(job, kind) for kind in kinds]
+        return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
+
+    def scripts(self, name: str, calls: Sequence[tuple[str, Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """The replies of a script to ``calls`` on one server: workflow id, keys, arguments. Errors stand among them."""
+        sha = self._script(name).sha
+        commands = [("EVALSHA", sha, len(keys), *keys, *args) for _, keys, args in calls]
+        answers = self.pipeline(calls[0][0], commands) if calls else []
+        for at, (workflow_id, keys, args) in enumerate(calls):
+            # The server does not have the script yet, or another server has the workflow now.
+            if isinstance(answers[at], NoScriptError | MovedError | AskError):
+                try:
+                    answers[at] = self.script(name, workflow_id, keys, *args)
+                except StoreError as error:
+                    answers[at] = error
+            elif isinstance(answers[at], redis.RedisError):
+                answers[at] = to_store_error(answers[at])
+        return answers
+
+    def by_server(
+        self, jobs: Sequence[JobRef], ask: Callable[[Sequence[JobRef]], Sequence[Answer]]
+    ) -> dict[JobRef, Answer | StoreError]:
+        """The answers of ``ask``, which is called with jobs of one server, some hundred at most.
+
+        The jobs of a server that is away have an error.
+        Raises :class:`StoreUnavailable` or :class:`StoreRefused` when all jobs have such an error.
+        """
+        found: dict[JobRef, Answer | StoreError] = {}
+        for start in range(0, len(jobs), JOBS_AT_ONCE):
+            with translate_errors():
+                groups = self.topology.group_by_node(jobs[start : start + JOBS_AT_ONCE])
+            for group in groups:
+                try:
+                    found.update(zip(group, ask(group), strict=True))
+                except StoreUnavailable as error:
+                    found.update(dict.fromkeys(group, error))
+        errors = [answer for answer in found.values() if isinstance(answer, StoreUnavailable | StoreRefused)]
+        if errors and len(errors) == len(found):
+            raise errors[0]
+        return found

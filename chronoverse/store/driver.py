@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AskError, MovedError, NoPermissionError, NoScriptError, TryAgainError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -25,48 +26,31 @@ _REFUSALS: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
 
-#: The server does not have a script. It forgets all scripts when it restarts.
-ScriptNotLoaded = redis.exceptions.NoScriptError
-#: A pool of connections to one server; see :func:`new_client`.
-Client = redis.Redis
-#: A connection was closed, or cannot be opened. A command that took too long raises :data:`CommandTimedOut` instead.
-ConnectionFailed = redis.ConnectionError
-CommandTimedOut = redis.TimeoutError
-#: One connection; see :func:`new_connection`.
-Connection = redis.Connection
-#: Errors of a Cluster's node that does not have the keys. Moved: another node has them. Ask: they are being moved.
-Moved = redis.exceptions.MovedError
-Ask = redis.exceptions.AskError
 #: The server did not answer, or its Cluster is down.
 NO_ANSWER = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError)
-#: The server is a replica, and does not write.
-NotMaster = redis.ReadOnlyError
-#: The server answered with an error. The connection can still be used.
-ErrorReply = redis.ResponseError
 #: What the driver returns instead of a reply when it has passed a message to its handler.
 PUSH_CONSUMED: Final = object()
-#: Any error of redis-py. It is raised, or stands in a pipeline's list of replies.
-DriverError = redis.RedisError
 
 
 class Script:
     """A Lua script in ``scripts/``. It is run by its hash, and sent when the server does not have it.
 
-    With ``allow_oom`` a server that is out of memory runs it, too. Such a script frees more memory than it takes.
+    One that begins with ``flags=allow-oom`` is also run by a server that is out of memory: it frees more than it takes.
     """
 
-    def __init__(self, name: str, *, allow_oom: bool = False) -> None:
-        flags = "#!lua flags=allow-oom\n" if allow_oom else ""
+    def __init__(self, name: str) -> None:
         types = ", ".join(f"{kind} = '{type}'" for kind, type in {**JOB_KEYS, **WORKFLOW_KEYS}.items())
-        files = [(_SCRIPTS / f"{file}.lua").read_text("utf-8") for file in ("common", name)]
-        self.source = f"{flags}local KEY_TYPES = {{{types}}}\n" + "".join(files)
+        common, script = ((_SCRIPTS / f"{file}.lua").read_text("utf-8") for file in ("common", name))
+        flags = "#!lua flags=allow-oom\n"
+        first = flags if script.startswith(flags) else ""
+        self.source = f"{first}local KEY_TYPES = {{{types}}}\n{common}{script.removeprefix(flags)}"
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:
         """Runs the script on the client's server, and returns its reply. Raises the driver's errors."""
         try:
             return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-        except redis.exceptions.NoScriptError:
+        except NoScriptError:
             return client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
@@ -83,14 +67,14 @@ def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECON
     return client
 
 
-def new_connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> Connection:
+def new_connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Connection:
     """A connection that belongs to the caller. It opens when it is first used, and repeats no command."""
     pool = _pool(url, 0, timeout, options)
-    connection: Connection = pool.connection_class(**pool.connection_kwargs)
+    connection: redis.Connection = pool.connection_class(**pool.connection_kwargs)
     return connection
 
 
-def set_changed_keys_handler(connection: Connection, handler: Callable[[Any], object]) -> bool:
+def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[Any], object]) -> bool:
     """Makes the driver call ``handler`` with each invalidation message that arrives while it reads a reply.
 
     Returns False where there can be no such messages: in RESP2 a server sends nothing unasked.
@@ -108,22 +92,22 @@ def set_changed_keys_handler(connection: Connection, handler: Callable[[Any], ob
     return True
 
 
-def read_reply(connection: Connection) -> Any:
+def read_reply(connection: redis.Connection) -> Any:
     """The reply to a command that was sent, or the error that the server gave.
 
     Messages that come before it are passed to their handler. Without ``push_request`` the driver would call itself for
-    each message. A thousand such calls are too deep, and so many messages do come: when a script changes as many keys,
-    or after a pause of the server.
+    each message. A thousand such calls are too deep, and that many messages do come: when a script changes as many
+    keys, or after a pause of the server.
     """
     try:
         while (answer := connection.read_response(push_request=True)) is PUSH_CONSUMED:
             pass
-    except ErrorReply as error:
+    except redis.ResponseError as error:
         return error
     return answer
 
 
-def take_message(connection: Connection, *, wait: bool) -> bool:
+def take_message(connection: redis.Connection, *, wait: bool) -> bool:
     """Passes the next message to its handler. Returns False when none has arrived; with ``wait`` waits for one.
 
     Raises the driver's ConnectionError when the connection is closed, or something else than a message has arrived.
@@ -133,18 +117,18 @@ def take_message(connection: Connection, *, wait: bool) -> bool:
             answer = connection.read_response(push_request=True)
         else:
             answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
-    except CommandTimedOut:
+    except redis.TimeoutError:
         if wait:
             raise
         return False
     if answer is not PUSH_CONSUMED:
         # It is no longer certain which reply belongs to which command, nor that each message was handled: the driver
         # does not raise errors of the handler.
-        raise ConnectionFailed("the store said something else than what has changed")
+        raise redis.ConnectionError("the store said something else than what has changed")
     return True
 
 
-def has_buffered(connection: Connection) -> bool:
+def has_buffered(connection: redis.Connection) -> bool:
     """Whether the driver has already received a part of the next message or more."""
     # The public can_read() also polls the socket, which takes gevent a round of its event loop. The driver's own parser
     # has a buffer instead of hiredis's reader.
@@ -153,7 +137,7 @@ def has_buffered(connection: Connection) -> bool:
     return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())
 
 
-def wait_readable(connection: Connection | None, other: socket.socket, seconds: float) -> tuple[bool, bool]:
+def wait_readable(connection: redis.Connection | None, other: socket.socket, seconds: float) -> tuple[bool, bool]:
     """Waits until there is something to read from ``connection``, if it is not None, or from ``other``.
 
     Returns whether there is from either.
@@ -171,7 +155,7 @@ def wait_readable(connection: Connection | None, other: socket.socket, seconds: 
 def is_permanent_refusal(error: redis.RedisError) -> bool:
     """Whether the server would refuse the command again: it does not know it, or forbids it to this user."""
     busy = str(error).startswith("BUSY ")  # A script is running. The command can be sent again later.
-    return isinstance(error, redis.exceptions.NoPermissionError) or (type(error) is redis.ResponseError and not busy)
+    return isinstance(error, NoPermissionError) or (type(error) is redis.ResponseError and not busy)
 
 
 def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> redis.BlockingConnectionPool:
@@ -200,7 +184,7 @@ class AskingClient(redis.Redis):
     https://redis.io/docs/latest/commands/asking/
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         super().__init__(connection_pool=client.connection_pool)
         self.response_callbacks.clear()
 
@@ -209,7 +193,7 @@ class AskingClient(redis.Redis):
         pipeline.execute_command("ASKING")
         pipeline.execute_command(*args)
         reply = pipeline.execute(raise_on_error=False)[1]
-        if isinstance(reply, DriverError):
+        if isinstance(reply, redis.RedisError):
             raise reply
         return reply
 
@@ -231,13 +215,13 @@ def to_store_error(error: redis.RedisError) -> StoreError:
         return NotALog("the job's key in the store holds something that is not a log")
     if isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError) or word in _REFUSALS:
         return StoreRefused(f"the store will not write: {text}")
-    if isinstance(error, Moved):
+    if isinstance(error, MovedError):
         return StoreUnavailable("the job's keys have just moved to another server")
-    if isinstance(error, Ask | redis.exceptions.TryAgainError):
+    if isinstance(error, AskError | TryAgainError):
         return KeysMoving("the job's keys are being moved to another server")
     if isinstance(error, redis.AuthenticationError):
         return StoreUnavailable(f"the store does not accept our user or password: {text}")
-    if isinstance(error, redis.exceptions.NoPermissionError):
+    if isinstance(error, NoPermissionError):
         return StoreError(f"the store forbids this to our user: {text}")
     if isinstance(error, NO_ANSWER) or word == "UNBLOCKED":
         return StoreUnavailable(f"the store cannot be reached: {text}")

@@ -21,46 +21,33 @@ JOB_KEYS: Final[Mapping[str, str]] = {
 }
 #: The same of a workflow.
 WORKFLOW_KEYS: Final[Mapping[str, str]] = {"jobs": "zset", "running": "set", "settings": "hash"}
+#: The kinds of keys that the scripts for runners take.
+RUNNER_KEYS: Final = ("log", "job", "lease")
 
 
 class KeyMap:
     """The key names under one ``prefix``. A workflow's id is the hash tag of all its keys."""
 
     def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
+        self.prefix: Final = prefix
+        #: The sorted set of all workflows, and the one with the age mark. In a Cluster each has a slot of its own.
+        self.workflows: Final = f"{prefix}:workflows"
+        self.mark: Final = f"{prefix}:mark"
 
     def of(self, job: JobRef, kind: str) -> str:
-        """A job's key of one kind, such as ``log`` or ``lease``."""
+        """A key of the job, such as its ``log``, or of its workflow, such as ``jobs``."""
+        if kind in WORKFLOW_KEYS:
+            return self.of_workflow(job.workflow_id, kind)
         return f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"
+
+    def of_workflow(self, workflow_id: str, kind: str) -> str:
+        """A key of a workflow: its ``jobs``, those that are ``running``, or its ``settings``."""
+        return f"{self.prefix}:{{{workflow_id}}}:{kind}"
 
     def log(self, job: JobRef) -> str:
         """The job's stream."""
         return self.of(job, "log")
 
-    def runner(self, job: JobRef) -> tuple[str, str, str]:
-        """The job's log, hash and lease, which the scripts for runners take."""
-        return self.of(job, "log"), self.of(job, "job"), self.of(job, "lease")
-
-    def listing(self, workflow_id: str) -> str:
-        """The sorted set of the workflow's jobs."""
-        return f"{self.prefix}:{{{workflow_id}}}:jobs"
-
-    def running(self, workflow_id: str) -> str:
-        """The set of the workflow's jobs that have begun and not ended."""
-        return f"{self.prefix}:{{{workflow_id}}}:running"
-
-    def workflows(self) -> str:
-        """The sorted set of all workflows. Its slot in a Cluster is its own."""
-        return f"{self.prefix}:workflows"
-
-    def mark(self) -> str:
-        """The sorted set with the age mark. Its slot in a Cluster is its own."""
-        return f"{self.prefix}:mark"
-
     def key_set(self, name: str) -> str:
         """An issuer's public keys. The users of runners and archivers have no rights for a key of this form."""
         return f"{self.prefix}-issuer:{name}"
-
-    def settings(self, workflow_id: str) -> str:
-        """The hash with the workflow's own settings."""
-        return f"{self.prefix}:{{{workflow_id}}}:settings"

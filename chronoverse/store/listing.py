@@ -14,10 +14,7 @@ from typing import Any, Final
 from chronoverse.errors import StoreError
 from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, Status
 from chronoverse.store import replies
-from chronoverse.store.commands import run_command, run_pipeline, run_script
-from chronoverse.store.driver import Script
-from chronoverse.store.keys import KeyMap
-from chronoverse.store.topology import PoolKind, Topology
+from chronoverse.store.commands import Commands
 
 #: Members read at once, at most, while the first of them are no jobs: some 2 ms of the server's time.
 MAX_PAGE_MEMBERS: Final = 5_000
@@ -34,35 +31,30 @@ class JobListing:
 
     def __init__(
         self,
-        topology: Topology,
-        keys: KeyMap,
+        commands: Commands,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._topology = topology
-        self._keys = keys
+        self._commands = commands
         self._clock = clock
         self._monotonic = monotonic
         self._added_at: dict[JobRef, float] = {}
-        self._unlist: Final = Script("unlist")
 
     def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]:
         """The positions of up to ``count`` jobs, newest first, strictly after ``before``.
 
         Members that are no job ids are removed from the listing, whoever wrote them. So each is met only once.
         """
-        command = partial(run_command, self._topology, workflow_id)
-        return newest_first(command, self._keys.listing(workflow_id), before, count)
+        command = partial(self._commands.run, workflow_id)
+        return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
 
     def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
         """Removes those of the jobs from the listing that have neither a log nor a hash."""
-        keys = [self._keys.listing(workflow_id)]
-        for job_id in job_ids:
-            job = JobRef(workflow_id, job_id)
-            keys += [self._keys.of(job, "log"), self._keys.of(job, "job")]
-        run_script(self._topology, workflow_id, self._unlist, keys, *job_ids)
+        names = self._commands.keys
+        keys = [names.of(JobRef(workflow_id, job_id), kind) for job_id in job_ids for kind in ("log", "job")]
+        self._commands.script("unlist", workflow_id, [names.of_workflow(workflow_id, "jobs"), *keys], *job_ids)
 
-    def add_foreign(self, jobs: Sequence[Job], pool: PoolKind = PoolKind.COMMANDS) -> Mapping[JobRef, float]:
+    def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
         """Adds ``jobs`` to the listings of their workflows, and notes which run. All must be on one server.
 
         A job's score is its creation time, or else now. A job that is listed already keeps its score. Nothing is
@@ -80,15 +72,15 @@ class JobListing:
         self._added_at.update((job.ref, now) for job in due)
         commands: list[tuple[Any, ...]] = []
         for job in due:
-            workflow_id, job_id = job.ref
+            listing, running = (self._commands.keys.of(job.ref, kind) for kind in ("jobs", "running"))
             created_ms = round((job.created_seconds or self._clock()) * 1000)
             commands += [
-                ("ZADD", self._keys.listing(workflow_id), "NX", created_ms, job_id),
-                ("ZMSCORE", self._keys.listing(workflow_id), job_id),
-                ("SADD" if job.status is Status.RUNNING else "SREM", self._keys.running(workflow_id), job_id),
+                ("ZADD", listing, "NX", created_ms, job.ref.job_id),
+                ("ZMSCORE", listing, job.ref.job_id),
+                ("SADD" if job.status is Status.RUNNING else "SREM", running, job.ref.job_id),
             ]
         with contextlib.suppress(StoreError):
-            scores = run_pipeline(self._topology, due[0].ref.workflow_id, commands, pool)[1::3]
+            scores = self._commands.pipeline(due[0].ref.workflow_id, commands)[1::3]
             # It is an error when the listing is of another type, and [None] when the server is full.
             known = ((job.ref, reply[0]) for job, reply in zip(due, scores, strict=True) if isinstance(reply, list))
             return {ref: float(score) for ref, score in known if score is not None}

@@ -15,16 +15,14 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
 from typing import Any, Final
 
+import redis
+from redis.exceptions import AskError, MovedError
+
 from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import replies
 from chronoverse.store.driver import (
-    Ask,
-    Connection,
-    DriverError,
-    ErrorReply,
-    Moved,
     has_buffered,
     is_permanent_refusal,
     read_reply,
@@ -92,7 +90,7 @@ class NodeReader:
         self._block_seconds: Final = block_seconds
         self._poll_seconds: Final = poll_seconds
         self._queue: deque[WatchedLog] = deque()
-        self._connection: Connection | None = None
+        self._connection: redis.Connection | None = None
         #: Whether the server reports changes on this connection, and whether a refusal of that was logged.
         self._tracks = self._has_warned = False
         #: Logs that the server has refused to read, for example because their slot is being moved.
@@ -150,10 +148,10 @@ class NodeReader:
         with translate_errors():
             try:
                 return self._read(count, time.monotonic() + self._block_seconds)
-            except DriverError as error:
+            except redis.RedisError as error:
                 # The driver might open the connection again. The server sends no messages on the new one about keys
                 # that were read on the old one, so the connection is closed here.
-                if not isinstance(error, ErrorReply):
+                if not isinstance(error, redis.ResponseError):
                     self._disconnect()
                 for each in islice(self.logs.values(), 1):
                     self._topology.report_error(each.job.workflow_id, error)
@@ -193,7 +191,7 @@ class NodeReader:
             self._disconnect()
         return []
 
-    def _opened(self) -> Connection | None:
+    def _opened(self) -> redis.Connection | None:
         """The connection. None when all logs are on other servers by now. Raises the driver's errors."""
         self._topology.refresh()
         version, now = self._topology.version, time.monotonic()
@@ -214,12 +212,12 @@ class NodeReader:
             self._queue.extend(tuple(self.logs.values()))
         return self._connection if self.logs else None
 
-    def _start_tracking(self, connection: Connection) -> bool:
+    def _start_tracking(self, connection: redis.Connection) -> bool:
         """Asks the server to report changes. Returns whether it will."""
         refusal = "its protocol is RESP2"
         if set_changed_keys_handler(connection, self._on_message):
             (answer,) = self._request(connection, [("CLIENT", "TRACKING", "ON")])
-            if not isinstance(answer, ErrorReply):
+            if not isinstance(answer, redis.ResponseError):
                 return True
             if not is_permanent_refusal(answer):
                 raise answer
@@ -234,7 +232,7 @@ class NodeReader:
         changed = self.logs.values() if keys is None else [self.logs[key] for key in keys if key in self.logs]
         self._queue.extend(tuple(changed))
 
-    def _take_messages(self, connection: Connection, until: float) -> None:
+    def _take_messages(self, connection: redis.Connection, until: float) -> None:
         """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived."""
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
@@ -261,7 +259,7 @@ class NodeReader:
                 found[watched.key] = watched
         return list(found.values())
 
-    def _ask(self, connection: Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
+    def _ask(self, connection: redis.Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
         """The entries after the cursors. Raises the driver's error when nothing was found because of a refusal."""
         asked = [(each, each.cursor) for each in watched]
         began = time.monotonic()
@@ -271,18 +269,18 @@ class NodeReader:
         )
         self._poll_took += time.monotonic() - began
         found: list[Found] = []
-        refusal: ErrorReply | None = None
+        refusal: redis.ResponseError | None = None
         for (each, cursor), answer in zip(asked, answers, strict=True):
             entries: Sequence[RawEntry] = ()
-            if not isinstance(answer, ErrorReply):
+            if not isinstance(answer, redis.ResponseError):
                 entries = next((entries for _, entries in replies.stream_entries(answer)), ())
             elif isinstance(error := to_store_error(answer), NotALog):
                 found.append((each.job, cursor, error))
             else:
                 self._refused.append(each)
-                if isinstance(answer, Moved):
+                if isinstance(answer, MovedError):
                     self._topology.report_error(each.job.workflow_id, answer)
-                elif isinstance(answer, Ask):
+                elif isinstance(answer, AskError):
                     # The slot is being moved, and the key is on the other server already.
                     with contextlib.suppress(StoreError):
                         entries = self._read_elsewhere(each.job, cursor, count)
@@ -298,7 +296,7 @@ class NodeReader:
             raise refusal
         return found
 
-    def _request(self, connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _request(self, connection: redis.Connection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The replies to ``commands``. For a command that the server refuses, the list has its error."""
         self._asked_at = self._asked_at or time.monotonic()
         connection.send_packed_command(connection.pack_commands(commands))
@@ -306,7 +304,7 @@ class NodeReader:
         self._asked_at = None
         return answers
 
-    def _wait(self, connection: Connection | None, seconds: float) -> bool:
+    def _wait(self, connection: redis.Connection | None, seconds: float) -> bool:
         """Waits until a log is queued, or there is something to read from ``connection``, if it is not None.
 
         Returns whether there is.

@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import redis
+
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import JobRef
-from chronoverse.store.driver import CommandTimedOut, Connection, ConnectionFailed, DriverError, translate_errors
+from chronoverse.store.driver import translate_errors
 from chronoverse.store.replies import id_after, stream_entries
 
 #: Bytes that a prefetched answer may have, estimated by the longest field of the last entry before it. A caller that
@@ -29,7 +31,7 @@ class PrefetchReader:
     """
 
     def __init__(
-        self, connection: Connection, key: Callable[[JobRef], str], clock: Callable[[], float] = time.monotonic
+        self, connection: redis.Connection, key: Callable[[JobRef], str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connection = connection
         self._key = key
@@ -68,9 +70,9 @@ class PrefetchReader:
             return ()
         try:
             entries = self._receive()
-        except CommandTimedOut:
+        except redis.TimeoutError:
             raise
-        except DriverError:
+        except redis.RedisError:
             # The error concerns another job, or the caller's own read will get it again.
             return ()
         is_fresh = self._clock() - self._asked_at < PREFETCH_SECONDS
@@ -79,14 +81,14 @@ class PrefetchReader:
     def _prefetch(self, request: _Request) -> None:
         try:
             self._send(request)
-        except DriverError:
+        except redis.RedisError:
             self.close()
 
     def _ask(self, request: _Request) -> Sequence[RawEntry]:
         try:
             self._send(request)
             return self._receive()
-        except ConnectionFailed:
+        except redis.ConnectionError:
             # The server may have closed the connection since the last read. One retry opens another.
             self._send(request)
             return self._receive()

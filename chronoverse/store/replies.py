@@ -5,7 +5,7 @@ from dataclasses import replace
 from hashlib import sha1
 from typing import Any, Final
 
-from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
+from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.joblog.model import (
     MAX_NUMBER,
@@ -132,12 +132,16 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def refusal_error(word: str, rest: list[Any]) -> AppendRefused:
-    """The error for a script's answer. ``word`` is its first element, ``rest`` the others."""
+def accepted(answer: list[Any]) -> list[Any]:
+    """What a script has answered after its OK. Raises the error that any other answer means."""
+    word = answer[0].decode()
+    if word == "OK":
+        return answer[1:]
     if word == "GAP":
-        return SequenceGap(rest[0])
-    return {
+        raise SequenceGap(answer[1])
+    raise {
         "HELD": Held("another live runner holds this job"),
+        "RUNS": Held("a live runner holds this job"),
         "DELETED": Deleted("the job was deleted, and nothing can be written under its id for now"),
         "CLOSED": Closed("the job has already ended"),
         "FENCED": Fenced("this runner's lease is gone: it expired, or another runner took the job over"),

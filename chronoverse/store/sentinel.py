@@ -6,14 +6,14 @@ https://redis.io/docs/latest/develop/reference/sentinel-clients/
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import redis
 
 from chronoverse.settings.redis_url import Address, RedisUrl
-from chronoverse.store.driver import Client, Connection, DriverError, NotMaster, new_client
-from chronoverse.store.topology import PoolKind, Result, SingleServer, Work
+from chronoverse.store.driver import new_client
+from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
 #: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
 #: on answering without an error, so this is how long we may go on reading there.
@@ -42,7 +42,7 @@ class SecureMasterConnection(MasterConnection, redis.SSLConnection):
     """The same with TLS."""
 
 
-def _require_master(connection: Connection) -> None:
+def _require_master(connection: redis.Connection) -> None:
     connection.on_connect()
     # For some time after a failover the Sentinels may name a server that is a replica now, or still is one.
     connection.send_command("ROLE", check_health=False)
@@ -51,7 +51,7 @@ def _require_master(connection: Connection) -> None:
         raise redis.ConnectionError(f"{connection.host}:{connection.port} is not the master")
 
 
-class SentinelTopology(SingleServer):
+class SentinelTopology(Topology):
     """The master that the Sentinels of ``url`` name. ``clock`` is monotonic, in seconds."""
 
     is_fixed = False
@@ -81,7 +81,7 @@ class SentinelTopology(SingleServer):
                 break
             try:
                 found = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
-            except DriverError as error:
+            except redis.RedisError as error:
                 failures.append(str(error))
                 continue
             if found:
@@ -101,7 +101,7 @@ class SentinelTopology(SingleServer):
     def _replace_clients(self) -> None:
         """Makes new clients, whose connections ask for the master. Commands under way keep their connections."""
         self.version += 1
-        before, self._clients = self._clients, self._new_clients()
+        before, self._clients = self._clients, {}
         for client in before.values():
             client.connection_pool.disconnect(inuse_connections=False)
 
@@ -122,7 +122,7 @@ class SentinelTopology(SingleServer):
 
     def _ask_again(self) -> None:
         # Without an answer the last one stays.
-        with contextlib.suppress(DriverError):
+        with contextlib.suppress(redis.RedisError):
             self._find_master()
         self._is_asking.release()
 
@@ -130,20 +130,16 @@ class SentinelTopology(SingleServer):
         self.refresh()
         try:
             return super().run(workflow_id, work, pool)
-        except NotMaster:
+        except redis.ReadOnlyError:
             self._replace_clients()
             raise
 
-    def masters(self) -> Sequence[Client]:
-        self.refresh()
-        return super().masters()
-
-    def is_current(self, workflow_id: str, connection: Connection) -> bool:
+    def is_current(self, workflow_id: str, connection: redis.Connection) -> bool:
         self.refresh()
         return not connection.is_connected or (connection.host, connection.port) == self._master
 
-    def report_error(self, workflow_id: str, error: DriverError) -> None:
-        if isinstance(error, NotMaster):
+    def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
+        if isinstance(error, redis.ReadOnlyError):
             self._replace_clients()
 
     def close(self) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import redis
 import redis.exceptions
 
 from chronoverse.errors import StoreError, StoreUnavailable
-from chronoverse.store.driver import Client
 
 #: The warning where the server's user may not run INFO.
 UNKNOWN_POLICY: Final = "nobody can tell whether the store may throw logs away: its user may not ask it (ACL +info)"
@@ -17,7 +17,7 @@ UNKNOWN_POLICY: Final = "nobody can tell whether the store may throw logs away: 
 CHECK_SECONDS: Final = 10.0
 
 
-def eviction_warnings(client: Client) -> list[str]:
+def eviction_warnings(client: redis.Redis) -> list[str]:
     """A warning where the server may evict keys to make room. Raises the driver's errors.
 
     https://redis.io/docs/latest/develop/reference/eviction/
@@ -31,7 +31,7 @@ def eviction_warnings(client: Client) -> list[str]:
     return [f"the store may throw logs away without a word: its maxmemory-policy is {policy} and must be noeviction"]
 
 
-def persistence_warnings(client: Client) -> list[str]:
+def persistence_warnings(client: redis.Redis) -> list[str]:
     """A warning where the server has no append-only file. Raises the driver's errors.
 
     INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
@@ -48,7 +48,7 @@ def persistence_warnings(client: Client) -> list[str]:
     ]
 
 
-def replay_warnings(client: Client, prefix: str) -> list[str]:
+def replay_warnings(client: redis.Redis, prefix: str) -> list[str]:
     """A warning where a restart would drop what our scripts have written under ``prefix``. Raises the driver's errors.
 
     A server replays its append-only file with the rights of its user ``default``, and drops each command of a
@@ -85,7 +85,7 @@ class ServerState:
 _DENIED: Final = ("acl_access_denied_auth", "acl_access_denied_cmd", "acl_access_denied_key")
 
 
-def server_state(client: Client) -> ServerState:
+def server_state(client: redis.Redis) -> ServerState:
     """The server's state now. Raises the driver's errors."""
     found = server_info(client, "memory", "stats")
     return ServerState(
@@ -95,7 +95,7 @@ def server_state(client: Client) -> ServerState:
     )
 
 
-def server_info(client: Client, *sections: str) -> dict[str, str]:
+def server_info(client: redis.Redis, *sections: str) -> dict[str, str]:
     """Some sections of INFO. Raises the driver's errors. https://redis.io/docs/latest/commands/info/"""
     text: bytes = client.execute_command("INFO", *sections)
     return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)

@@ -8,7 +8,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from chronoverse.errors import NotALog, StoreError, StoreRefused, StoreUnavailable
+import redis
+
+from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import RedisUrl, StoreKind
@@ -17,33 +19,21 @@ from chronoverse.store.append_connection import AppendConnection, append_argumen
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology
-from chronoverse.store.commands import run_command, run_pipeline, run_script
-from chronoverse.store.driver import (
-    Ask,
-    Client,
-    DriverError,
-    Moved,
-    Script,
-    ScriptNotLoaded,
-    to_store_error,
-    translate_errors,
-)
+from chronoverse.store.commands import Commands
+from chronoverse.store.driver import translate_errors
 from chronoverse.store.durability import Durability, StoreDurabilityProbe
-from chronoverse.store.keys import KeyMap
+from chronoverse.store.keys import RUNNER_KEYS, KeyMap
 from chronoverse.store.listing import JobListing
 from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.node_reader import POLL_SECONDS
 from chronoverse.store.prefetch import PrefetchReader
-from chronoverse.store.redaction_log import RedactionLog
 from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.server_checks import ServerState
-from chronoverse.store.topology import PoolKind, SingleServer, Topology
+from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.workflows import WorkflowList
 
 #: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
 GRACE_SECONDS: Final = 1.0
-#: Jobs asked for in one round trip.
-GET_JOBS_BATCH: Final = 500
 
 
 class Store:
@@ -52,8 +42,8 @@ class Store:
     ``durability`` says when a runner may forget its lines. ``sync`` forces the server's files to disk, where they are
     on this machine. ``clock`` is Unix time in seconds.
 
-    The rest is in five parts: ``workflows`` (the list of them), ``listing`` (the jobs of a workflow), ``catalog`` (all
-    jobs, and their retention), ``chunks`` (the records of archived chunks), ``redaction_log``.
+    The rest is in four parts: ``workflows`` (the list of them), ``listing`` (the jobs of a workflow), ``catalog`` (all
+    jobs, and their retention), ``chunks`` (the records of archived chunks, and redactions).
 
     Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
     :class:`StoreError` for an unexpected answer.
@@ -79,24 +69,25 @@ class Store:
         self._clock = clock
         self._sleep = sleep
         self._topology = topology_of(url)
-        self._pool = PoolKind.COMMANDS
-        self._keys = keys = KeyMap(prefix)
+        self._keys = KeyMap(prefix)
         #: None where the master may change, or where there are several masters: this one connection cannot follow them.
         self._prefetch = (
-            PrefetchReader(self._topology.new_connection(""), keys.log) if self._topology.is_fixed else None
+            PrefetchReader(self._topology.new_connection(""), self._keys.log) if self._topology.is_fixed else None
         )
-        self.listing: Final = JobListing(self._topology, keys, clock)
-        self.workflows: Final = WorkflowList(self._topology, keys, self.listing, self.get_jobs)
-        self.catalog: Final = JobCatalog(self._topology, keys)
-        self.chunks: Final = ChunkIndex(self._topology, keys)
-        self.redaction_log: Final = RedactionLog(self._topology, keys)
-        names = ("open", "append", "renew", "finish", "get_job", "register", "append_lost")
-        self._scripts = {name: Script(name) for name in names}
+        self._use(PoolKind.COMMANDS)
+
+    def _use(self, pool: PoolKind) -> None:
+        """Sends all commands over the connections of ``pool``, unless they are of a certain kind."""
+        self._commands = commands = Commands(self._topology, self._keys, pool)
+        self.listing = JobListing(commands, self._clock)
+        self.workflows = WorkflowList(commands, self.listing, self.get_jobs)
+        self.catalog = JobCatalog(commands)
+        self.chunks = ChunkIndex(commands)
 
     def for_tail(self) -> "Store":
         """This store for the process's tail reader: no other caller can use up the connections of its commands."""
         store = copy.copy(self)
-        store._pool = PoolKind.TAIL
+        store._use(PoolKind.TAIL)
         return store
 
     @property
@@ -123,7 +114,8 @@ class Store:
         return self._list_foreign([found])[0] if found and replies.is_foreign(reply) else found
 
     def _get_job(self, job: JobRef) -> list[Any] | None:
-        reply: list[Any] | None = self._script("get_job", job.workflow_id, *self._get_job_arguments(job))
+        workflow_id, keys, args = self._get_job_call(job)
+        reply: list[Any] | None = self._commands.script("get_job", workflow_id, keys, *args)
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
@@ -132,27 +124,16 @@ class Store:
         Never waits: a job whose lease has just expired is RUNNING until a call after the grace period.
         Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
         """
-        found: dict[JobRef, Job | StoreError | None] = {}
-        for start in range(0, len(jobs), GET_JOBS_BATCH):
-            with translate_errors():
-                groups = self._topology.group_by_node(jobs[start : start + GET_JOBS_BATCH])
-            for group in groups:
-                try:
-                    found.update(zip(group, self._get_jobs(group), strict=True))
-                except StoreUnavailable as error:
-                    found.update(dict.fromkeys(group, error))
-        errors = [answer for answer in found.values() if isinstance(answer, StoreUnavailable | StoreRefused)]
-        if errors and len(errors) == len(found):
-            raise errors[0]
+        found = self._commands.by_server(jobs, self._get_jobs)
         return [found[job] for job in jobs]
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         """:meth:`get_jobs` for jobs on one server."""
-        sha = self._scripts["get_job"].sha
-        arguments = map(self._get_job_arguments, jobs)
-        commands = [("EVALSHA", sha, len(keys), *keys, *args) for keys, *args in arguments]
-        answers = run_pipeline(self._topology, jobs[0].workflow_id, commands, self._pool)
-        found = [self._job_or_error(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        answers = self._commands.scripts("get_job", [self._get_job_call(job) for job in jobs])
+        found = [
+            answer if isinstance(answer, StoreError) else replies.parse_job(job, answer)
+            for job, answer in zip(jobs, answers, strict=True)
+        ]
         pairs = zip(found, answers, strict=True)
         foreign = [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)]
         listed = {job.ref: job for job in self._list_foreign(foreign)}
@@ -160,10 +141,10 @@ class Store:
 
     def _list_foreign(self, jobs: Sequence[Job]) -> list[Job]:
         """Lists jobs of foreign runners, all on one server, and their workflows. Returns them with their times."""
-        scores = self.listing.add_foreign(jobs, self._pool)
+        scores = self.listing.add_foreign(jobs)
         # The list's server may be another one, and may be away. The tail must not wait for it. Whoever asked for the
         # job before the tail has listed its workflow.
-        if self._pool is not PoolKind.TAIL:
+        if self._commands.pool is not PoolKind.TAIL:
             newest: dict[str, float] = {}
             for (workflow_id, _), created_ms in scores.items():
                 newest[workflow_id] = max(created_ms, newest.get(workflow_id, created_ms))
@@ -171,25 +152,15 @@ class Store:
                 self.workflows.add(workflow_id, created_ms)
         return [job.listed(scores[job.ref]) if job.ref in scores else job for job in jobs]
 
-    def _job_or_error(self, job: JobRef, answer: Any) -> Job | StoreError | None:
-        try:
-            if isinstance(answer, ScriptNotLoaded | Moved | Ask):
-                answer = self._get_job(job)
-            if isinstance(answer, DriverError):
-                raise to_store_error(answer) from answer
-            return replies.parse_job(job, answer)
-        except StoreError as error:
-            return error
-
-    def _get_job_arguments(self, job: JobRef) -> tuple[Any, ...]:
-        return self._keys.runner(job), iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms
+    def _get_job_call(self, job: JobRef) -> tuple[str, list[str], tuple[Any, ...]]:
+        args = (iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms)
+        return job.workflow_id, [self._keys.of(job, kind) for kind in RUNNER_KEYS], args
 
     def register(self, job: JobRef) -> bool:
         """Makes a PENDING job. True when it is new. Raises :class:`Deleted`."""
         now = self._clock()
-        keys = (self._keys.of(job, "job"), self._keys.listing(job.workflow_id))
         args = (iso_timestamp(now), _milliseconds(now), job.job_id, self.retention_ms(job.workflow_id))
-        new, created_ms = self._answer("register", job, keys, *args)
+        new, created_ms = self._ask("register", job, ("job", "jobs"), *args)
         self.workflows.add(job.workflow_id, float(created_ms))
         return bool(new)
 
@@ -197,19 +168,19 @@ class Store:
         """Whether the job has a tombstone, so that nobody can make a job of this id for now."""
         # A key of another type is not our tombstone.
         with contextlib.suppress(NotALog):
-            return self._command(job.workflow_id, "GET", self._keys.of(job, "deleted")) is not None
+            return self._commands.run(job.workflow_id, "GET", self._keys.of(job, "deleted")) is not None
         return False
 
     def retention_ms(self, workflow_id: str) -> int:
         """Milliseconds for which a job of the workflow is kept after its end, and its tombstone after its deletion."""
-        return self.catalog.retention_ms(workflow_id) or self._retention_ms
+        return 1000 * (self.catalog.retention(workflow_id) or 0) or self._retention_ms
 
     # Reading a log
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries that follow line ``after``, at once: an XREAD that does not block."""
         command = ("XREAD", "COUNT", count, "STREAMS", self._keys.log(job), replies.id_after(after))
-        for _, entries in replies.stream_entries(self._command(job.workflow_id, *command)):
+        for _, entries in replies.stream_entries(self._commands.run(job.workflow_id, *command)):
             return entries
         return ()
 
@@ -229,7 +200,7 @@ class Store:
             command = ("XREVRANGE", self._keys.log(job), f"{before - 1}-{replies.LAST_PART}", "-", "COUNT", count)
         else:
             return ()
-        entries: Sequence[RawEntry] = self._command(job.workflow_id, *command)
+        entries: Sequence[RawEntry] = self._commands.run(job.workflow_id, *command)
         return entries
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
@@ -239,7 +210,7 @@ class Store:
         """
         if self._prefetch:
             self._prefetch.discard()
-        return self.redaction_log.ranges(job, count, self._pool)
+        return self.chunks.redacted_ranges(job, count)
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
         """For the process's tail reader, on connections of its own. A read waits for up to ``block_seconds``.
@@ -257,18 +228,17 @@ class Store:
         nothing changed, when the attempt's first line would not get the number ``first``.
         """
         now = self._clock()
-        keys = (*self._keys.runner(job), self._keys.listing(job.workflow_id))
-        own_retention_ms = self.catalog.retention_ms(job.workflow_id, PoolKind.APPENDS) or ""
+        retention = self.catalog.retention(job.workflow_id, PoolKind.APPENDS)
         args = (
             token,
             self._lease_ms,
             iso_timestamp(now),
             _milliseconds(now),
             job.job_id,
-            own_retention_ms,
+            1000 * retention if retention else "",
             first or "",
         )
-        attempt, next_number, created_ms = self._answer("open", job, keys, *args)
+        attempt, next_number, created_ms = self._ask("open", job, (*RUNNER_KEYS, "jobs"), *args)
         self.workflows.job_begun(job, float(created_ms))
         return Attempt(job, token, attempt, next_number)
 
@@ -283,7 +253,7 @@ class Store:
             for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
         ]
         args = append_arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
-        next_number: int = self._answer("append", attempt.job, self._keys.runner(attempt.job), *args)[0]
+        next_number: int = self._ask("append", attempt.job, RUNNER_KEYS, *args)[0]
         return next_number
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
@@ -293,25 +263,22 @@ class Store:
         Raises :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()))
-        next_number: int = self._answer("append_lost", attempt.job, self._keys.runner(attempt.job), *args)[0]
+        next_number: int = self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0]
         return next_number
 
     def append_connection(self) -> AppendConnection:
         """A connection on which an append may be sent before the one before it is answered."""
-        return AppendConnection(self._topology, self._lease_ms, self._keys, self._sleep)
+        return AppendConnection(self._commands, self._lease_ms, self._sleep)
 
     def durability_probe(self) -> StoreDurabilityProbe | None:
         """Asks which lines are safe, on a connection of its own. None where a line is safe once it is acknowledged."""
         if self._durability is Durability.ACKED:
             return None
-        return StoreDurabilityProbe(
-            self._topology, self._durability, self._lease_ms, self._retention_ms, self._keys, self._sync
-        )
+        return StoreDurabilityProbe(self._commands, self._durability, self._lease_ms, self._retention_ms, self._sync)
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises :class:`Fenced`, :class:`Deleted`."""
-        keys = (self._keys.of(attempt.job, "job"), self._keys.of(attempt.job, "lease"))
-        self._answer("renew", attempt.job, keys, attempt.token, attempt.attempt, self._lease_ms)
+        self._ask("renew", attempt.job, ("job", "lease"), attempt.token, attempt.attempt, self._lease_ms)
 
     def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
         """Ends the job after its last line, which is ``next_number`` - 1.
@@ -325,28 +292,25 @@ class Store:
         # A job without a runner waits a week for its next attempt. Then it is LOST.
         keep_ms = self._retention_ms if status.terminal else 604_800_000
         args = (attempt.token, now, status, code, dropped, keep_ms, next_number, attempt.attempt)
-        self._answer("finish", attempt.job, self._keys.runner(attempt.job), *args)
+        self._ask("finish", attempt.job, RUNNER_KEYS, *args)
         if status.terminal:
             self.workflows.job_ended(attempt.job)
 
-    def _answer(self, script: str, job: JobRef, keys: Sequence[str], *args: Any) -> list[Any]:
-        answer: list[Any] = self._script(script, job.workflow_id, keys, *args, pool=PoolKind.APPENDS)
-        if answer[0] == b"OK":
-            return answer[1:]
-        raise replies.refusal_error(answer[0].decode(), answer[1:])
+    def _ask(self, script: str, job: JobRef, kinds: Sequence[str], *args: Any) -> list[Any]:
+        return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)
 
     # An issuer's keys, which nodes share
 
     def load_key_set(self, name: str) -> bytes | None:
         """What :meth:`save_key_set` was last given for ``name``, from whichever node. None when there is nothing."""
         key = self._keys.key_set(name)
-        found: bytes | None = run_command(self._topology, key, "GET", key, pool=PoolKind.HEALTH)
+        found: bytes | None = self._commands.run(key, "GET", key, pool=PoolKind.HEALTH)
         return found
 
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None:
         """Keeps ``record`` for other nodes, for ``seconds``."""
         key = self._keys.key_set(name)
-        run_command(self._topology, key, "SET", key, record, "EX", round(seconds), pool=PoolKind.HEALTH)
+        self._commands.run(key, "SET", key, record, "EX", round(seconds), pool=PoolKind.HEALTH)
 
     # The servers
 
@@ -360,10 +324,9 @@ class Store:
 
     def job_warnings(self, job: JobRef) -> list[str]:
         """A warning when the job's server may evict its log, or drop it at a restart."""
-        with translate_errors():
-            return self._topology.run(job.workflow_id, self._loss_warnings, PoolKind.APPENDS)
+        return self._commands.work(job.workflow_id, self._loss_warnings, PoolKind.APPENDS)
 
-    def _loss_warnings(self, client: Client) -> list[str]:
+    def _loss_warnings(self, client: redis.Redis) -> list[str]:
         return [*server_checks.eviction_warnings(client), *server_checks.replay_warnings(client, self._keys.prefix)]
 
     def server_states(self) -> list[ServerState]:
@@ -382,14 +345,6 @@ class Store:
         if self._prefetch:
             self._prefetch.close()
 
-    def _command(self, workflow_id: str, *command: Any) -> Any:
-        return run_command(self._topology, workflow_id, *command, pool=self._pool)
-
-    def _script(
-        self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, pool: PoolKind | None = None
-    ) -> Any:
-        return run_script(self._topology, workflow_id, self._scripts[name], keys, *args, pool=pool or self._pool)
-
 
 def _milliseconds(seconds: float) -> int:
     """Unix milliseconds, cut as in :func:`iso_timestamp`, so that both say the same time."""
@@ -401,4 +356,4 @@ def topology_of(url: str) -> Topology:
     parsed = RedisUrl.parse(url)
     if parsed.kind is StoreKind.SENTINEL:
         return SentinelTopology(parsed)
-    return ClusterTopology(parsed) if parsed.kind is StoreKind.CLUSTER else SingleServer(url)
+    return ClusterTopology(parsed) if parsed.kind is StoreKind.CLUSTER else Topology(url)

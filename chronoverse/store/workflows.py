@@ -9,15 +9,14 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.errors import StoreError
 from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, Status
-from chronoverse.store.commands import run_command, run_pipeline, run_script
-from chronoverse.store.driver import DriverError, Script, translate_errors
-from chronoverse.store.keys import KeyMap
+from chronoverse.store.commands import Commands
 from chronoverse.store.listing import JobListing, newest_first
-from chronoverse.store.topology import PoolKind, Topology
+from chronoverse.store.topology import PoolKind
 
 #: The oldest jobs of each workflow that a read checks: those that are gone are taken out of the listing. Jobs expire in
 #: about the order of their creation.
@@ -55,39 +54,34 @@ class WorkflowList:
 
     def __init__(
         self,
-        topology: Topology,
-        keys: KeyMap,
+        commands: Commands,
         listing: JobListing,
         get_jobs: Callable[[Sequence[JobRef]], Sequence[Job | StoreError | None]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._topology = topology
-        self._keys = keys
+        self._commands = commands
+        self._keys = commands.keys
         self._listing = listing
         self._get_jobs = get_jobs
         self._monotonic = monotonic
         self._paused_until = float("-inf")
-        self._workflow: Final = Script("workflow")
-
-    @property
-    def slot(self) -> str:
-        """A text that names the server of the list, as a workflow's id names that of its jobs."""
-        return self._keys.workflows()
+        #: A text that names the server of the list, as a workflow's id names that of its jobs. It is the list's key.
+        self.slot: Final = commands.keys.workflows
 
     def page(self, before: ListingPosition | None, count: int) -> list[ListingPosition]:
         """The positions of up to ``count`` workflows, by their newest job, newest first, strictly after ``before``."""
-        return newest_first(self._command, self._keys.workflows(), before, count)
+        return newest_first(partial(self._commands.run, self.slot), self.slot, before, count)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
         """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list.
 
         A server that does not answer delays the caller by a second, and then no caller for :data:`PAUSE_SECONDS`.
         """
-        now, key = self._monotonic(), self._keys.workflows()
+        now = self._monotonic()
         if now < self._paused_until:
             return
         try:
-            run_command(self._topology, key, "ZADD", key, "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
+            self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
         except StoreError:
             self._paused_until = now + PAUSE_SECONDS
 
@@ -107,9 +101,9 @@ class WorkflowList:
             self.read([job.workflow_id])
 
     def _note_running(self, command: str, job: JobRef) -> None:
-        key = self._keys.running(job.workflow_id)
+        key = self._keys.of(job, "running")
         with contextlib.suppress(StoreError):
-            run_command(self._topology, job.workflow_id, command, key, job.job_id, pool=PoolKind.APPENDS)
+            self._commands.run(job.workflow_id, command, key, job.job_id, pool=PoolKind.APPENDS)
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         """The workflows. None for one without jobs, an error for one that cannot be read.
@@ -118,32 +112,29 @@ class WorkflowList:
         the running ones, some at a time. It also takes empty workflows out of the list, and corrects its times.
         Raises :class:`StoreUnavailable` when no server answers.
         """
-        found: dict[str, Workflow | StoreError | None] = {}
-        with translate_errors():
-            groups = self._topology.group_by_node([JobRef(workflow_id, "") for workflow_id in workflow_ids])
-        for group in groups:
-            theirs = [job.workflow_id for job in group]
-            try:
-                self._repair(theirs)
-                found.update(zip(theirs, self._count(theirs), strict=True))
-            except StoreUnavailable as error:
-                found.update(dict.fromkeys(theirs, error))
-        errors = [each for each in found.values() if isinstance(each, StoreUnavailable)]
-        if errors and len(errors) == len(found):
-            raise errors[0]
+        refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
+        found = self._commands.by_server(refs, self._read)
         # The list's server may be away. The workflows are known all the same.
         with contextlib.suppress(StoreError):
-            self._repair_list({key: each for key, each in found.items() if not isinstance(each, StoreError)})
-        return [found[workflow_id] for workflow_id in workflow_ids]
+            self._repair_list(
+                {ref.workflow_id: each for ref, each in found.items() if not isinstance(each, StoreError)}
+            )
+        return [found[ref] for ref in refs]
+
+    def _read(self, refs: Sequence[JobRef]) -> list[Workflow | StoreError | None]:
+        """:meth:`read` for workflows of one server."""
+        workflow_ids = [ref.workflow_id for ref in refs]
+        self._repair(workflow_ids)
+        return self._count(workflow_ids)
 
     def _repair(self, workflow_ids: Sequence[str]) -> None:
         """Checks some jobs of each workflow, all of one server: the oldest, and those that are noted as running."""
-        samples = run_pipeline(
-            self._topology,
+        key = self._keys.of_workflow
+        samples = self._commands.pipeline(
             workflow_ids[0],
             [
-                *(("ZRANGE", self._keys.listing(each), 0, CHECKED_OLDEST - 1) for each in workflow_ids),
-                *(("SRANDMEMBER", self._keys.running(each), CHECKED_RUNNING) for each in workflow_ids),
+                *(("ZRANGE", key(each, "jobs"), 0, CHECKED_OLDEST - 1) for each in workflow_ids),
+                *(("SRANDMEMBER", key(each, "running"), CHECKED_RUNNING) for each in workflow_ids),
             ],
         )
         jobs = [
@@ -152,7 +143,7 @@ class WorkflowList:
         ]
         oldest = [job for each in jobs[: len(workflow_ids)] for job in each]
         questions = [("EXISTS", self._keys.log(job), self._keys.of(job, "job")) for job in oldest]
-        exist = run_pipeline(self._topology, workflow_ids[0], questions)
+        exist = self._commands.pipeline(workflow_ids[0], questions)
         gone = [job for job, count in zip(oldest, exist, strict=True) if count == 0]
         for workflow_id in {job.workflow_id for job in gone}:
             self._listing.unlist(workflow_id, [job.job_id for job in gone if job.workflow_id == workflow_id])
@@ -164,48 +155,37 @@ class WorkflowList:
 
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         """The workflows, all of one server, as they stand in their keys."""
-        script = self._workflow
-        keys = [self._keys.listing(each) for each in workflow_ids]
-        commands = [("EVALSHA", script.sha, 1, key, RECENT_JOBS) for key in keys]
-        answers = run_pipeline(self._topology, workflow_ids[0], commands)
-        for at, answer in enumerate(answers):
-            if isinstance(answer, DriverError):
-                # The server does not have the script yet, or another server has the workflow now, or a key is not ours.
-                try:
-                    answers[at] = run_script(self._topology, workflow_ids[at], script, [keys[at]], RECENT_JOBS)
-                except StoreUnavailable:
-                    raise
-                except StoreError as error:
-                    answers[at] = error
+        calls = [(each, [self._keys.of_workflow(each, "jobs")], [RECENT_JOBS]) for each in workflow_ids]
+        answers = list(zip(workflow_ids, self._commands.scripts("workflow", calls), strict=True))
         # The hash says how a job of our runners stands. Foreign jobs, and those that wait for a runner, are asked for.
-        replies = [
-            (each, answer) for each, answer in zip(workflow_ids, answers, strict=True) if isinstance(answer, list)
+        refs = [
+            JobRef(workflow_id, job_id)
+            for workflow_id, answer in answers
+            if isinstance(answer, list)
+            for job_id in _ids(answer[5:])
         ]
-        refs = [JobRef(workflow_id, job_id) for workflow_id, answer in replies for job_id in _ids(answer[5:])]
         asked = dict(zip(refs, self._get_jobs(refs) if refs else (), strict=True))
-        found = {workflow_id: _workflow(workflow_id, answer, asked) for workflow_id, answer in replies}
-        errors = {
-            each: answer for each, answer in zip(workflow_ids, answers, strict=True) if isinstance(answer, StoreError)
-        }
-        return [found.get(each, errors.get(each)) for each in workflow_ids]
+        return [
+            _workflow(workflow_id, answer, asked) if isinstance(answer, list) else answer
+            for workflow_id, answer in answers
+        ]
 
     def _repair_list(self, found: Mapping[str, Workflow | None]) -> None:
         """Makes the list say of each workflow what was just found."""
-        key = self._keys.workflows()
-        scores = self._command("ZMSCORE", key, *found) if found else ()
+        scores = self._on_list("ZMSCORE", *found) if found else ()
         for (workflow_id, workflow), score in zip(found.items(), scores, strict=True):
             if workflow is not None and (score is None or float(score) != workflow.last_job_ms):
-                self._command("ZADD", key, workflow.last_job_ms, workflow_id)
+                self._on_list("ZADD", workflow.last_job_ms, workflow_id)
             elif workflow is None and score is not None:
-                self._command("ZREM", key, workflow_id)
+                self._on_list("ZREM", workflow_id)
                 # A job may have been listed since then. Whoever lists a job adds its workflow afterwards.
                 (again,) = self._count([workflow_id])
                 if isinstance(again, Workflow):
                     self.add(workflow_id, again.last_job_ms)
 
-    def _command(self, *command: Any) -> Any:
+    def _on_list(self, command: str, *args: Any, pool: PoolKind | None = None) -> Any:
         """The reply to a command on the list of workflows."""
-        return run_command(self._topology, self._keys.workflows(), *command)
+        return self._commands.run(self.slot, command, self.slot, *args, pool=pool)
 
 
 def _ids(members: Any) -> list[str]:

@@ -17,7 +17,6 @@ from chronoverse.joblog.model import Job, JobRef, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
-from chronoverse.store.driver import CommandTimedOut, Moved
 from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.node_reader import Found
 from chronoverse.store.workflows import Workflow
@@ -279,12 +278,12 @@ def test_a_server_that_stands_still_is_the_last_to_be_asked_for_the_map(cluster:
     number = next(each for each in cluster.masters() if each not in cluster.pair)
     sick, healthy = cluster.workflow(number), cluster.workflow(cluster.pair[0])
     topology.run(healthy, lambda client: client.execute_command("PING"))
-    topology.report_error(sick, Moved(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
+    topology.report_error(sick, redis.exceptions.MovedError(f"{slot_of(sick)} 127.0.0.1:{cluster.ports[number]}"))
     os.kill(cluster.servers[number].pid, signal.SIGSTOP)
     try:
         seconds = []
         for now[0] in range(1, 21):
-            topology.report_error(sick, CommandTimedOut())
+            topology.report_error(sick, redis.TimeoutError())
             began = time.monotonic()
             topology.run(healthy, lambda client: client.execute_command("PING"))
             seconds.append(time.monotonic() - began)

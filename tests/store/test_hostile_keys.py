@@ -460,7 +460,7 @@ OPERATIONS: Final[dict[str, Callable[[World, JobRef], object]]] = {
     "read": lambda world, ref: world.store.read(ref, 0, 10),
     "history": _history,
     "view": _view,
-    "audit": lambda world, ref: world.store.redaction_log.audit(ref),
+    "audit": lambda world, ref: world.store.chunks.audit(ref),
     "ranges": lambda world, ref: world.store.redactions(ref, 5),
     "chunk": lambda world, ref: world.store.chunks.chunk(ref, 1),
     "chunks": lambda world, ref: world.store.chunks.chunks(ref),

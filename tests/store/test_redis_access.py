@@ -113,7 +113,7 @@ def administrate(store: Store) -> None:
         for number in (1, 2):
             request = RedactionRequest(number, number, lambda line: True, AUDIT, exact=True)
             assert Redaction(store, objects, JOB, request).run().lines == 1
-        assert [(each["from"], each["to"]) for each in store.redaction_log.audit(JOB)] == [(1, 1), (2, 2)]
+        assert [(each["from"], each["to"]) for each in store.chunks.audit(JOB)] == [(1, 1), (2, 2)]
         delete_job(store, objects, JOB, tombstone_ms=60_000)
     assert store.get_job(JOB) is None
 

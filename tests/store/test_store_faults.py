@@ -476,7 +476,7 @@ def used_up(servers: Callable[[str], RedisServer]) -> Iterator[Bench]:
     bench.store.open(JOB, "token-1")
 
     def wait() -> None:
-        bench.store._command(JOB.workflow_id, "BLPOP", bench.key("nothing"), 4)
+        bench.store._commands.run(JOB.workflow_id, "BLPOP", bench.key("nothing"), 4)
 
     readers = [threading.Thread(target=wait) for _ in range(COMMAND_CONNECTIONS)]
     for reader in readers:

@@ -13,10 +13,10 @@ from chronoverse.errors import NotALog
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.model import End, Job, JobRef, Status
 from chronoverse.store import Store
+from chronoverse.store.commands import JOBS_AT_ONCE, Commands
 from chronoverse.store.keys import KeyMap
 from chronoverse.store.listing import LISTED_SECONDS, JobListing
-from chronoverse.store.store import GET_JOBS_BATCH
-from chronoverse.store.topology import SingleServer
+from chronoverse.store.topology import Topology
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import running
 from tests.support.waiting import deadline
@@ -349,7 +349,7 @@ def test_a_corrupt_log_can_be_read(bench: Bench, store: Store) -> None:
 
 def test_get_jobs_keeps_the_order(bench: Bench, store: Store) -> None:
     """There are more jobs than fit into one round trip, known and unknown ones."""
-    jobs = [JobRef("wf_1", f"job_{number}") for number in range(GET_JOBS_BATCH + 2)]
+    jobs = [JobRef("wf_1", f"job_{number}") for number in range(JOBS_AT_ONCE + 2)]
     for job in jobs[::100]:
         store.register(job)
 
@@ -508,7 +508,7 @@ def test_a_foreign_job_is_listed_by_its_creation_time(bench: Bench, store: Store
 def test_a_foreign_job_is_added_once_in_ten_seconds(bench: Bench) -> None:
     """Jobs are asked for much more often."""
     now = [0.0]
-    listing = JobListing(SingleServer(bench.url), KeyMap(bench.prefix), monotonic=lambda: now[0])
+    listing = JobListing(Commands(Topology(bench.url), KeyMap(bench.prefix)), monotonic=lambda: now[0])
     job = Job(JOB, Status.RUNNING, created_at=NOW)
     listed = []
     for now[0] in (0.0, LISTED_SECONDS - 0.1, LISTED_SECONDS):

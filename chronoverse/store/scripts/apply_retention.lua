@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Applies a workflow's changed retention to a job. A running job gets it as a field of its hash. An ended job that is
 -- not archived gets a new time to live.
 -- KEYS  log, job

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- How far a job is archived.
 -- KEYS  log, job, archive, workflow's settings
 -- ->    {archived, archive_state, deleting, swept, ms since the end was seen, archived_at, the settings' retention_seconds,

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Adds the name of an object that is about to be written to the garbage. It is taken out again when the object has a
 -- record. If the archiver dies in between, the object stays garbage.
 -- KEYS  archive lock, garbage

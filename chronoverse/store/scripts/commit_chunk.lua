@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Records an archived chunk, and removes old lines from the store's own log.
 -- KEYS  log, job, archive lock, archive, garbage
 -- ARGV  token, first number, last number, record, number up to which lines leave the store (0: none do),

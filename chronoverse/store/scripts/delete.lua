@@ -1,7 +1,8 @@
+#!lua flags=allow-oom
 -- Deletes the keys of a job whose objects are deleted, and takes it out of the listing.
 -- KEYS  log, job, archive lock, the other keys of the job, jobs
 -- ARGV  token of the archive lock, job id
--- ->    OK | HELD, when the job has begun anew since it was marked | FENCED
+-- ->    OK | RUNS, when the job has begun anew since it was marked | FENCED
 local log, job, lock, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[#KEYS]
 
 -- The other keys are deleted whatever their type is.
@@ -10,7 +11,7 @@ if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 -- mark_deleting.lua leaves no mark where there is neither a log nor a hash. Without a tombstone, a runner may then have
 -- made them anew.
 local is_new = redis.call('EXISTS', log, job) > 0 and not redis.call('HGET', job, 'deleting')
-if is_new and not is_deleted(log) then return {'HELD'} end
+if is_new and not is_deleted(log) then return {'RUNS'} end
 redis.call('UNLINK', unpack(KEYS, 1, #KEYS - 1))
 redis.call('ZREM', jobs, ARGV[2])
 return {'OK'}

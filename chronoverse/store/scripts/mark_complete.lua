@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Notes that all of an ended job is archived. From now on its hash holds all that is known of it, and the log expires.
 -- KEYS  log, job, archive lock, archive, jobs
 -- ARGV  token, last number archived, SHA-256 of all, how long the log stays in ms, job id, creation time (Unix ms),

@@ -1,13 +1,14 @@
+#!lua flags=allow-oom
 -- Hides a job from readers and refuses its runners. Its objects are about to be deleted, and then its keys.
 -- KEYS  log, job, lease, archive lock, tombstone
 -- ARGV  token of the archive lock, for how many ms the id stays deleted: with 0 no tombstone is made, nor one removed
--- ->    OK | HELD by a runner | FENCED
+-- ->    OK | RUNS: a runner holds the job | FENCED
 local log, job, lease, lock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 -- The log may be of any type.
 check_types(job, lease, lock)
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
-if not is_free(redis.call('GET', lease)) then return {'HELD'} end
+if not is_free(redis.call('GET', lease)) then return {'RUNS'} end
 if ARGV[2] ~= '0' then redis.call('SET', KEYS[5], '1', 'PX', ARGV[2]) end
 if redis.call('EXISTS', log, job) > 0 then redis.call('HSET', job, 'deleting', '1') end
 -- The terminal entry wakes the tail readers that wait for the next line. They ask for the job and find it deleted.

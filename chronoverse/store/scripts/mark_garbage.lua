@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Marks objects for deletion. From now on no script can record them, however late it arrives.
 -- KEYS  archive lock, garbage
 -- ARGV  token, names of objects that have no record and are not in the garbage

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Releases the archive lock of a job if it still holds the token.
 -- KEYS  archive lock
 -- ARGV  token

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Makes the runner of a job pause after each append for a while, since its log grows faster than it can be archived.
 -- KEYS  job
 -- ARGV  for how long, in ms of the server's clock

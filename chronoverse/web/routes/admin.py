@@ -132,7 +132,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """Who had what redacted."""
         ref = JobRef(workflow_id, job_id)
         deps.require_job(ref)
-        found = deps.store.redaction_log.audit(ref)
+        found = deps.store.chunks.audit(ref)
         return page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found})
 
     @routes.route(_JOB, methods=["DELETE"])
