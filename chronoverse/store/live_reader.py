@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Final
 
 from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import StoreError
@@ -15,18 +14,15 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store.node_reader import POLL_SECONDS, Found, NodeReader, WatchedLog
 from chronoverse.store.topology import Topology
 
-#: How long the thread of a server waits before it tries again after an error.
-RETRY: Final = RetryPolicy(first=0.05, longest=0.5)
-
 log = logging.getLogger(__name__)
 
 
 class LiveReader:
     """Waits for new entries of many jobs. One thread reads; any thread may watch and unwatch jobs.
 
-    With one server, or behind Sentinels, :meth:`read` reads by itself. In a Cluster each node has a thread, so that a
-    node that does not answer does not keep the jobs of the others waiting. ``key`` gives the key of a job's log, and
-    ``read`` reads one log at once, wherever it is.
+    With one server, or behind Sentinels, :meth:`read` reads by itself. In a Cluster each node has a thread, so that the
+    jobs of the others need not wait for it. ``key`` gives the key of a job's log, and ``read`` reads one log at once,
+    wherever it is. A read waits for up to ``block_seconds``.
     """
 
     def __init__(
@@ -47,8 +43,7 @@ class LiveReader:
         self._nodes: dict[Hashable, NodeReader] = {}
         #: What the nodes' threads have found. Each waits until its last result was taken.
         self._results: queue.Queue[list[Found]] = queue.Queue(1)
-        # Jobs of one server that are read at first. Later as many are as the caller of :meth:`LiveReader.read` asks
-        # for.
+        #: Entries of one job that a node's thread asks for: what the caller of :meth:`read` last asked for.
         self._count = 100
         #: The last error of each node that does not answer.
         self._errors: dict[Hashable, StoreError] = {}
@@ -64,13 +59,13 @@ class LiveReader:
             watched = self._logs.get(job)
             if watched is None:
                 watched = self._logs[job] = WatchedLog(job, self._key(job).encode(), cursor)
-                self._assign(watched)
+                self._node_of(job.workflow_id).add(watched)
             elif again or watched.cursor != cursor:
                 watched.cursor = cursor
                 watched.node.queue(watched)
 
     def unwatch(self, job: JobRef) -> None:
-        """Stops watching a job. It is not read any more."""
+        """Stops watching a job."""
         with self._lock:
             watched = self._logs.pop(job, None)
             if watched is not None:
@@ -83,7 +78,9 @@ class LiveReader:
         :class:`NotALog`, instead of entries. Raises :class:`StoreError` when no server answers.
         """
         if self._topology.is_single:
-            return self._only_node().read(count)
+            with self._lock:
+                node = self._node_of("")
+            return node.read(count)
         self._count = count
         found: list[Found] = []
         with contextlib.suppress(queue.Empty):
@@ -110,14 +107,8 @@ class LiveReader:
             for node in self._nodes.values():
                 node.close()
 
-    def _only_node(self) -> NodeReader:
-        with self._lock:
-            return self._node(self._topology.server_of(""))
-
-    def _assign(self, watched: WatchedLog) -> None:
-        self._node(self._topology.server_of(watched.job.workflow_id)).add(watched)
-
-    def _node(self, server: Hashable) -> NodeReader:
+    def _node_of(self, workflow_id: str) -> NodeReader:
+        server = self._topology.server_of(workflow_id)
         node = self._nodes.get(server)
         if node is None:
             node = self._nodes[server] = NodeReader(
@@ -135,7 +126,7 @@ class LiveReader:
             for watched in logs:
                 if self._logs.get(watched.job) is watched:
                     watched.node.remove(watched)
-                    self._assign(watched)
+                    self._node_of(watched.job.workflow_id).add(watched)
 
     # The thread of a node
 
@@ -150,7 +141,7 @@ class LiveReader:
                 if failures == 1:
                     log.warning("the tail cannot read some of its jobs: %s", error)
                 self._errors[node.server] = error if isinstance(error, StoreError) else StoreError(repr(error))
-                self._closed.wait(RETRY.delay(failures))
+                self._closed.wait(RetryPolicy(first=0.05, longest=0.5).delay(failures))
                 continue
             failures = 0
             self._errors.pop(node.server, None)

@@ -1,9 +1,8 @@
 """Live reading from one server, which says which of the watched logs have changed. ADR 17 has the reasons.
 
 The server remembers the keys that a connection has read. When one of them changes, it sends one message, and no other
-until the key is read again. https://redis.io/docs/latest/develop/reference/client-side-caching/
-
-A server that does not report changes is asked for all logs again and again.
+until the key is read again. https://redis.io/docs/latest/develop/reference/client-side-caching/ A server that does not
+report changes is asked for all logs again and again.
 """
 
 import contextlib
@@ -39,10 +38,8 @@ READ_LOGS: Final = 500
 #: Seconds for which changes are collected after two reads in a row that brought no entries. A log can be changed all
 #: the time without an append (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
 EMPTY_READ_SECONDS: Final = 0.01
-#: Seconds between two reads of a log whose changes the server does not report. Reading many such logs takes longer.
-#: Then the pause is ``POLL_SHARE`` times as long as the read, so that reading takes a quarter of the time.
+#: Seconds between two reads of a log whose changes the server does not report, at least.
 POLL_SECONDS: Final = 0.05
-POLL_SHARE: Final = 3
 
 #: A job, the line after which it was read, and what was found: its next entries, or why it cannot be read.
 Found = tuple[JobRef, int, Sequence[RawEntry] | StoreError]
@@ -65,8 +62,9 @@ class WatchedLog:
 class NodeReader:
     """One connection to the server ``server``, and the logs that are read there.
 
-    One thread reads; any thread may add and remove logs. ``read_elsewhere`` reads one log wherever its key is.
-    ``give_back`` is called with logs that are on another server now.
+    One thread reads; any thread may add and remove logs. A read waits for up to ``block_seconds``. ``poll_seconds`` is
+    the time between two reads of a log where the server does not report changes. ``read_elsewhere`` reads one log
+    wherever its key is. ``give_back`` is called with logs that are on another server now.
 
     Each log is in the queue, or it was read after the last change that the server has reported. Replies and reports
     arrive in their order on one connection, so no change between a read and its report is missed. On a new connection
@@ -119,17 +117,17 @@ class NodeReader:
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
     def add(self, watched: WatchedLog) -> None:
-        """Adds a log. It is read from now on."""
+        """Reads a log from now on."""
         watched.node = self
         self.logs[watched.key] = watched
         self.queue(watched)
 
     def remove(self, watched: WatchedLog) -> None:
-        """Removes a log. It is no longer read."""
+        """No longer reads a log."""
         self.logs.pop(watched.key, None)
 
     def queue(self, watched: WatchedLog) -> None:
-        """Queues a log, so that it is read once more."""
+        """Reads a log once more."""
         self._queue.append(watched)
         if self._is_waiting:
             # An error means that the socket is full, so that the reader wakes anyway, or that it is closed.
@@ -149,8 +147,7 @@ class NodeReader:
             try:
                 return self._read(count, time.monotonic() + self._block_seconds)
             except redis.RedisError as error:
-                # The driver might open the connection again. The server sends no messages on the new one about keys
-                # that were read on the old one, so the connection is closed here.
+                # The driver might open it again, and then the server would report nothing of what was read before.
                 if not isinstance(error, redis.ResponseError):
                     self._disconnect()
                 for each in islice(self.logs.values(), 1):
@@ -228,15 +225,16 @@ class NodeReader:
         return False
 
     def _on_message(self, message: Any) -> None:
-        keys = replies.changed_keys(message)
-        changed = self.logs.values() if keys is None else [self.logs[key] for key in keys if key in self.logs]
-        self._queue.extend(tuple(changed))
+        # It names the keys. Without any the database was flushed, and all have changed.
+        keys = tuple(self.logs) if message[1] is None else message[1]
+        self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
         """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived."""
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
-            self._poll_at = now + max(self._poll_seconds, 0.0 if self._tracks else POLL_SHARE * self._poll_took)
+            # Reading many logs takes a quarter of the time.
+            self._poll_at = now + max(self._poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
         if not self._queue and not has_buffered(connection):
             if self._wait(connection, min(until, self._poll_at) - now):
                 take_message(connection, wait=True)
@@ -305,10 +303,7 @@ class NodeReader:
         return answers
 
     def _wait(self, connection: redis.Connection | None, seconds: float) -> bool:
-        """Waits until a log is queued, or there is something to read from ``connection``, if it is not None.
-
-        Returns whether there is.
-        """
+        """Waits until a log is queued, or ``connection`` has something to read. Returns whether it has."""
         self._is_waiting = True
         has_message, is_woken = False, False
         if not self._queue:

@@ -36,12 +36,6 @@ def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
         yield from reply
 
 
-def changed_keys(message: Any) -> Sequence[bytes] | None:
-    """The keys that an invalidation message names. None when the database was flushed: all keys have changed."""
-    keys: Sequence[bytes] | None = message[1]
-    return keys
-
-
 def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
     """By what scripts recognise an entry: its id, and the SHA-1 of its fields. Both are empty for None."""
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())

@@ -2,12 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import redis
-import redis.exceptions
+from redis.exceptions import NoPermissionError
 
 from chronoverse.errors import StoreError, StoreUnavailable
 
@@ -17,59 +16,50 @@ UNKNOWN_POLICY: Final = "nobody can tell whether the store may throw logs away: 
 CHECK_SECONDS: Final = 10.0
 
 
-def eviction_warnings(client: redis.Redis) -> list[str]:
-    """A warning where the server may evict keys to make room. Raises the driver's errors.
+def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
+    """Warns where the server may evict keys, or drop at a restart what our scripts have written under ``prefix``.
 
     https://redis.io/docs/latest/develop/reference/eviction/
-    """
-    try:
-        policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")
-    except redis.exceptions.NoPermissionError:
-        return [UNKNOWN_POLICY]
-    if policy == "noeviction":
-        return []
-    return [f"the store may throw logs away without a word: its maxmemory-policy is {policy} and must be noeviction"]
-
-
-def persistence_warnings(client: redis.Redis) -> list[str]:
-    """A warning where the server has no append-only file. Raises the driver's errors.
-
-    INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
-    """
-    try:
-        enabled = server_info(client, "persistence").get("aof_enabled", "1")
-    except redis.exceptions.NoPermissionError:
-        return []  # eviction_warnings() warns of this.
-    if enabled == "1":
-        return []
-    return [
-        "the store keeps no append-only file (appendonly no): when it stops, it loses what it has taken since its last "
-        "snapshot, if it makes any"
-    ]
-
-
-def replay_warnings(client: redis.Redis, prefix: str) -> list[str]:
-    """A warning where a restart would drop what our scripts have written under ``prefix``. Raises the driver's errors.
-
     A server replays its append-only file with the rights of its user ``default``, and drops each command of a
     transaction that this user may not run. Scripts write transactions. There is no warning where our own user may not
     ask (ACL +acl|dryrun). https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983
+    Raises the driver's errors.
     """
-    with contextlib.suppress(redis.exceptions.ResponseError):
+    try:
+        policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            yield (
+                f"the store may throw logs away without a word: its maxmemory-policy is {policy} and must be noeviction"
+            )
+    except NoPermissionError:
+        yield UNKNOWN_POLICY
+    with contextlib.suppress(redis.ResponseError):
         if server_info(client, "persistence").get("aof_enabled") == "1":
             for write in (("XADD", "*", "a", "b"), ("HSET", "a", "b"), ("ZADD", 0, "a"), ("PEXPIREAT", 0), ("DEL",)):
                 command = (write[0], f"{prefix}:{{a}}:a", *write[1:])
                 if client.execute_command("ACL", "DRYRUN", "default", *command) != b"OK":
-                    return [
+                    yield (
                         "the store will drop its logs when it restarts: it replays its append-only file with the "
                         f"rights of its user default, who may not {write[0]} {prefix}:*. Give it all rights, and let "
                         "nobody log in as it: ACL SETUSER default off resetpass ~* &* +@all; the same in its file"
-                    ]
-    return []
+                    )
+                    return
 
 
-@dataclass(frozen=True, slots=True)
-class ServerState:
+def persistence_warnings(client: redis.Redis) -> Iterator[str]:
+    """Warns where the server has no append-only file. Raises the driver's errors.
+
+    INFO does not tell whether it makes snapshots. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
+    """
+    with contextlib.suppress(NoPermissionError):  # loss_warnings() warns of this.
+        if server_info(client, "persistence").get("aof_enabled", "1") != "1":
+            yield (
+                "the store keeps no append-only file (appendonly no): when it stops, it loses what it has taken since "
+                "its last snapshot, if it makes any"
+            )
+
+
+class ServerState(NamedTuple):
     """What operators watch of a server. The counts begin at its start, and a restart sets them to 0.
 
     ``denied`` are commands, keys and log-ins that its ACL has refused, to any user. A server that does not count them
@@ -101,20 +91,17 @@ def server_info(client: redis.Redis, *sections: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
 
 
-class CheckedStore(Protocol):
-    """What :func:`watch_servers` needs of a store; see :class:`chronoverse.store.Store`."""
-
-    def warnings(self) -> list[str]: ...
-    def server_states(self) -> list[ServerState]: ...
-
-
 def watch_servers(
-    store: CheckedStore, warn: Callable[[str], object] | None = None, sleep: Callable[[float], None] = time.sleep
+    warnings: Callable[[], Sequence[str]],
+    states: Callable[[], Sequence[ServerState]],
+    warn: Callable[[str], object] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Updates the metrics of the servers for ever. Runs in a thread of its own.
 
-    The first check that succeeds also calls ``warn`` with each warning. Until then ``warn`` is called with the reason
-    why a check has failed, when it is another than before: there may be no request yet that would show it.
+    ``warnings`` and ``states`` are those of a :class:`Store`. The first check that succeeds also calls ``warn`` with
+    each warning. Until then ``warn`` is called with the reason why a check has failed, when it is another than before:
+    there may be no request yet that would show it.
     """
     # Runners import this module, and need not wait for prometheus_client.
     from chronoverse import metrics
@@ -123,14 +110,14 @@ def watch_servers(
     while True:
         try:
             if warn is not None:
-                for warning in store.warnings():
+                for warning in warnings():
                     warn(warning)
                 warn = None
-            states = store.server_states()
+            found = states()
             metrics.STORE_AWAY.set(0)
-            metrics.STORE_MAY_EVICT.set(any(state.may_evict for state in states))
-            metrics.STORE_EVICTED.set(sum(state.evicted_keys for state in states))
-            metrics.STORE_DENIED.set(sum(state.denied for state in states))
+            metrics.STORE_MAY_EVICT.set(any(state.may_evict for state in found))
+            metrics.STORE_EVICTED.set(sum(state.evicted_keys for state in found))
+            metrics.STORE_DENIED.set(sum(state.denied for state in found))
         except StoreError as error:
             metrics.STORE_AWAY.set(isinstance(error, StoreUnavailable))
             # Later, other parts report a store that does not answer.

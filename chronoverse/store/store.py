@@ -14,7 +14,7 @@ from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import RedisUrl, StoreKind
-from chronoverse.store import replies, server_checks
+from chronoverse.store import replies
 from chronoverse.store.append_connection import AppendConnection, append_arguments
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
@@ -28,7 +28,7 @@ from chronoverse.store.live_reader import LiveReader
 from chronoverse.store.node_reader import POLL_SECONDS
 from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.sentinel import SentinelTopology
-from chronoverse.store.server_checks import ServerState
+from chronoverse.store.server_checks import ServerState, loss_warnings, persistence_warnings, server_state
 from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.workflows import WorkflowList
 
@@ -68,12 +68,12 @@ class Store:
         self._grace_ms = max(1, round(min(lease_seconds / 3, GRACE_SECONDS) * 1000))
         self._clock = clock
         self._sleep = sleep
-        self._topology = topology_of(url)
+        self._topology = _topology_of(url)
         self._keys = KeyMap(prefix)
         #: None where the master may change, or where there are several masters: this one connection cannot follow them.
-        self._prefetch = (
-            PrefetchReader(self._topology.new_connection(""), self._keys.log) if self._topology.is_fixed else None
-        )
+        self._prefetch: PrefetchReader | None = None
+        if self._topology.is_fixed:
+            self._prefetch = PrefetchReader(self._topology.new_connection(""), self._keys.log)
         self._use(PoolKind.COMMANDS)
 
     def _use(self, pool: PoolKind) -> None:
@@ -145,9 +145,7 @@ class Store:
         # The list's server may be another one, and may be away. The tail must not wait for it. Whoever asked for the
         # job before the tail has listed its workflow.
         if self._commands.pool is not PoolKind.TAIL:
-            newest: dict[str, float] = {}
-            for (workflow_id, _), created_ms in scores.items():
-                newest[workflow_id] = max(created_ms, newest.get(workflow_id, created_ms))
+            newest = {ref.workflow_id: created_ms for ref, created_ms in sorted(scores.items(), key=itemgetter(1))}
             for workflow_id, created_ms in newest.items():
                 self.workflows.add(workflow_id, created_ms)
         return [job.listed(scores[job.ref]) if job.ref in scores else job for job in jobs]
@@ -204,19 +202,13 @@ class Store:
         return entries
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """The first and the last number of each of the newest ``count`` redactions.
-
-        Also discards what was read ahead, since that may hold lines which are redacted by now.
-        """
+        """As :meth:`ChunkIndex.redacted_ranges`. What was read ahead may hold redacted lines, and is discarded."""
         if self._prefetch:
             self._prefetch.discard()
         return self.chunks.redacted_ranges(job, count)
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
-        """For the process's tail reader, on connections of its own. A read waits for up to ``block_seconds``.
-
-        ``poll_seconds`` is the time between two reads of a log where the server does not report changes.
-        """
+        """For the process's tail reader, on connections of its own; see :class:`NodeReader` for the times."""
         return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
 
     # Writing a log
@@ -228,16 +220,9 @@ class Store:
         nothing changed, when the attempt's first line would not get the number ``first``.
         """
         now = self._clock()
+        times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
         retention = self.catalog.retention(job.workflow_id, PoolKind.APPENDS)
-        args = (
-            token,
-            self._lease_ms,
-            iso_timestamp(now),
-            _milliseconds(now),
-            job.job_id,
-            1000 * retention if retention else "",
-            first or "",
-        )
+        args = (token, *times, job.job_id, 1000 * retention if retention else "", first or "")
         attempt, next_number, created_ms = self._ask("open", job, (*RUNNER_KEYS, "jobs"), *args)
         self.workflows.job_begun(job, float(created_ms))
         return Attempt(job, token, attempt, next_number)
@@ -253,18 +238,12 @@ class Store:
             for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
         ]
         args = append_arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
-        next_number: int = self._ask("append", attempt.job, RUNNER_KEYS, *args)[0]
-        return next_number
+        return int(self._ask("append", attempt.job, RUNNER_KEYS, *args)[0])
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
-        """Appends one entry that says that lines ``first`` to ``last`` are lost; returns the next number.
-
-        Renews the lease.
-        Raises :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
-        """
+        """Appends one entry that says that lines ``first`` to ``last`` are lost. Otherwise as :meth:`append`."""
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()))
-        next_number: int = self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0]
-        return next_number
+        return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
     def append_connection(self) -> AppendConnection:
         """A connection on which an append may be sent before the one before it is answered."""
@@ -319,20 +298,21 @@ class Store:
         found: list[str] = []
         with translate_errors():
             for client in self._topology.masters():
-                found += [*self._loss_warnings(client), *server_checks.persistence_warnings(client)]
+                found += [*loss_warnings(client, self._keys.prefix), *persistence_warnings(client)]
         return list(dict.fromkeys(found))
 
     def job_warnings(self, job: JobRef) -> list[str]:
         """A warning when the job's server may evict its log, or drop it at a restart."""
-        return self._commands.work(job.workflow_id, self._loss_warnings, PoolKind.APPENDS)
 
-    def _loss_warnings(self, client: redis.Redis) -> list[str]:
-        return [*server_checks.eviction_warnings(client), *server_checks.replay_warnings(client, self._keys.prefix)]
+        def check(client: redis.Redis) -> list[str]:
+            return list(loss_warnings(client, self._keys.prefix))
+
+        return self._commands.work(job.workflow_id, check, PoolKind.APPENDS)
 
     def server_states(self) -> list[ServerState]:
         """What operators watch of each server."""
         with translate_errors():
-            return [server_checks.server_state(client) for client in self._topology.masters()]
+            return [server_state(client) for client in self._topology.masters()]
 
     def ping(self) -> None:
         """Raises :class:`StoreUnavailable` unless the server answers, :class:`StoreRefused` while its disk is full."""
@@ -351,8 +331,7 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1_000_000) // 1000
 
 
-def topology_of(url: str) -> Topology:
-    """The topology that ``url`` names. Raises ValueError for a bad one."""
+def _topology_of(url: str) -> Topology:
     parsed = RedisUrl.parse(url)
     if parsed.kind is StoreKind.SENTINEL:
         return SentinelTopology(parsed)

@@ -77,7 +77,7 @@ def test_the_start_says_why_the_store_does_not_answer() -> None:
         next(rounds)
 
     with pytest.raises(StopIteration):
-        watch_servers(store, said.append, count)
+        watch_servers(store.warnings, store.server_states, said.append, count)
 
     assert said == [str(away), str(refused), "a warning"]
 
@@ -91,7 +91,7 @@ def test_after_the_start_an_outage_is_not_reported_here() -> None:
         store.failures = [StoreUnavailable("the store cannot be reached")]
 
     with pytest.raises(StopIteration):
-        watch_servers(store, said.append, sleep=fail_from_now_on)
+        watch_servers(store.warnings, store.server_states, said.append, sleep=fail_from_now_on)
 
     assert said == ["a warning"]
 
@@ -106,7 +106,7 @@ def test_a_metric_says_whether_the_store_answered_the_last_check() -> None:
         store.failures = [each for each in (next(outcomes),) if each is not None]
 
     with pytest.raises(StopIteration):
-        watch_servers(store, sleep=fail_next)
+        watch_servers(store.warnings, store.server_states, sleep=fail_next)
 
     assert found == [0, 1, 0, 0]
 
