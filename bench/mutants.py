@@ -66,7 +66,7 @@ DEFECTS: Final = (
         "joblog",
     ),
     Defect("number of 16 digits accepted", "joblog/model.py", "[0-9]{1,15}", "[0-9]{1,16}", "joblog"),
-    Defect("time range: end excluded", "joblog/time_range.py", "time <= self.until", "time < self.until", "joblog web"),
+    Defect("time range: end excluded", "joblog/model.py", "time <= self.until", "time < self.until", "joblog web"),
     # Who may do what
     Defect("scope not checked", "auth/tokens.py", "if scope not in self.scopes:", "if not self.scopes:", "auth web"),
     Defect("token valid at its expiry", "auth/tokens.py", "now >= expires_at", "now > expires_at", "auth"),

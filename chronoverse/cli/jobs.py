@@ -13,8 +13,7 @@ from chronoverse.cli.common import identifier, moment, open_client, read_setting
 from chronoverse.cli.options import list_output_option, status_option
 from chronoverse.cli.printer import age, list_item, print_table, spoken, unix_seconds
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.model import iso_timestamp
-from chronoverse.joblog.time_range import read_time
+from chronoverse.joblog.model import iso_timestamp, read_time
 
 
 @click.command()

@@ -15,8 +15,7 @@ from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
 from chronoverse.history.tiered_log import StoredLog, TieredLog, in_archive, only_in_archive
 from chronoverse.joblog.entries import Batch, Entry
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.model import Job, Line
-from chronoverse.joblog.time_range import TimeRange
+from chronoverse.joblog.model import Job, Line, TimeRange
 
 #: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
 FIRST_BATCH: Final = 8

@@ -1,6 +1,6 @@
 """What a job's log is: values and rules without I/O.
 
-model        a line, a gap, the end, a job, and how Redis, Server-Sent Events and JSON write them
+model        a line, a gap, the end, a job and their times, and how Server-Sent Events and JSON write them
 entries      what the entries of a job's stream in Redis mean, and which numbers are missing
 sse          encodes and decodes Server-Sent Events
 chunk        the records of archived chunks of lines
@@ -8,5 +8,4 @@ matcher      whether a line matches a search, and where
 line_filter  which lines a stream with a filter has
 shapes       the shape of a line: lines of two runs with the same shape differ only in numbers, times and the like
 summary      a job's new lines, errors and last lines, in a bounded number of bytes
-time_range   the times between which lines are searched
 """

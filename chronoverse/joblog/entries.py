@@ -18,9 +18,9 @@ from chronoverse.joblog.model import (
     Line,
     OutOfSequence,
     Status,
-    job_time,
     parse_exit_code,
     parse_number,
+    read_time,
 )
 
 #: The timestamp of a line whose runner gave none: valid, and obviously not a real time.
@@ -184,7 +184,7 @@ def read_terminal(number: int, fields: Sequence[bytes]) -> End:
         parse_exit_code(_text(exit_code)),
         _count(named.get(b"lines"), number - 1),
         _count(named.get(b"dropped"), 0),
-        job_time(_text(named.get(b"timestamp", b""))),
+        read_time(_text(named.get(b"timestamp", b""))),
     )
 
 

@@ -30,6 +30,7 @@ LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+_OUR_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
 
 
 def parse_number(text: str) -> int | None:
@@ -57,17 +58,32 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def iso_or_none(milliseconds: float) -> str | None:
-    """A creation time in Unix ms as in a job. None beyond the calendar: a foreign runner may have written any time."""
+    """Unix ms as ISO 8601 UTC. None beyond the calendar: a foreign runner may have written any time."""
     try:
         return iso_timestamp(milliseconds / 1000)
     except (OverflowError, ValueError, OSError):
         return None
 
 
-def job_time(text: str) -> str | None:
-    """A time of a job, which anybody may have written, as we write it. None for what is not a time."""
+def read_time(text: str) -> str | None:
+    """An ISO 8601 time, which anybody may have written, as :func:`iso_timestamp` writes it. None for any other text."""
     seconds = seconds_of(text)
     return None if seconds is None else iso_or_none(1000 * seconds)
+
+
+class TimeRange(NamedTuple):
+    """Times from ``since`` to ``until``, both included, as :func:`read_time` writes them. None means no bound."""
+
+    since: str | None = None
+    until: str | None = None
+
+    def has(self, timestamp: str) -> bool:
+        """Whether a line's time is in the range. A text that is not a time is only in a range without bounds."""
+        if self.since is None and self.until is None:
+            return True
+        # Times as we write them are compared as texts.
+        time = timestamp if _OUR_TIME.fullmatch(timestamp) else read_time(timestamp)
+        return time is not None and (self.since or "") <= time and (self.until is None or time <= self.until)
 
 
 class JobRef(NamedTuple):

@@ -13,8 +13,8 @@ Its parts, of which each uses those below it:
 
 These have connections of their own, because they wait or read ahead:
 
-    live_reader        waits for new entries of all jobs that a worker watches. For each server there is a
-                       ``node_reader`` with one connection, on which the server reports what has changed
+    live_reader        waits for new entries of all jobs that a worker watches: one connection to each server, on which
+                       the server reports what has changed
     prefetch           reads a log in sequence, one answer ahead of the caller
     append_connection  sends an append before the one before it is answered
     durability         asks whether writes are on the disk or on a replica

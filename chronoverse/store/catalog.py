@@ -14,20 +14,18 @@ from chronoverse.store.commands import Commands
 from chronoverse.store.driver import translate_errors
 from chronoverse.store.topology import PoolKind
 
-#: Seconds of a workflow's own retention, at most: ten years, as for the common setting. Redis refuses very large times
-#: to live, and then the scripts of all jobs of the workflow would fail.
+#: Seconds of a workflow's own retention, at most: ten years, as for the common setting. Redis refuses very large ones.
 RETENTION_SECONDS: Final = 315_360_000
 
 
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``archived`` is the last archived number. ``complete`` says that the whole log of an ended job is archived,
-    since ``archived_at``. ``swept`` says that no object without a record is left after that. ``deleting`` says that
-    the job is hidden, and about to be deleted. ``ended_seconds`` is for how long the store has known of the job's
-    end, by its own clock, and ``ended_at`` since when, in Unix seconds. Both are None while the store does not know
-    of an end. ``first`` and ``last`` are the first and the last number in the store's log, and ``holds_log`` says
-    whether there is one. ``retention_seconds`` is the workflow's own, if it has one.
+    ``archived`` is the last archived number. ``complete`` says that the whole log of an ended job is archived, since
+    ``archived_at``, and ``swept`` that no object without a record is left after that. ``deleting`` says that the job is
+    hidden, and about to be deleted. The store knows of the job's end for ``ended_seconds``, since ``ended_at`` (Unix
+    seconds, by its own clock); both may be None. ``first`` and ``last`` are numbers in the store's log, if it
+    ``holds_log``. ``retention_seconds`` is the workflow's own, if it has one.
     """
 
     archived: int
@@ -117,7 +115,7 @@ class JobCatalog:
         answer = self._commands.script("archive_state", job.workflow_id, keys)
         archived, state, deleting, swept, ended_ms, archived_at, retention, first, last, seen_ms = answer
         return ArchiveState(
-            archived=_number(archived) or 0,
+            archived=parse_number(archived.decode("utf-8", "replace")) or 0,
             complete=state == b"complete",
             deleting=bool(deleting),
             swept=bool(swept),
@@ -141,21 +139,16 @@ class JobCatalog:
         return None
 
     def set_retention(self, workflow_id: str, seconds: int | None) -> None:
-        """Sets the workflow's own retention; None removes it. It holds for jobs that begin from now on.
-
-        :meth:`apply_retention` applies it to the others.
-        """
+        """Sets the workflow's own retention for jobs that begin from now on. None removes it."""
+        write = ("HDEL",) if seconds is None else ("HSET", seconds)
         key = self._keys.of_workflow(workflow_id, "settings")
-        if seconds is None:
-            self._commands.run(workflow_id, "HDEL", key, "retention_seconds")
-        else:
-            self._commands.run(workflow_id, "HSET", key, "retention_seconds", seconds)
+        self._commands.run(workflow_id, write[0], key, "retention_seconds", *write[1:])
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
         """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
 
-        A job that has ended, and of which the archive does not have all, expires ``seconds`` after its end was seen:
-        at once, when that is over. Returns False when there is no such job, or when the archive has all of it.
+        An ended job expires ``seconds`` after its end was seen. Returns False when there is no such job, or when the
+        archive has all of it.
         """
         keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
@@ -163,9 +156,5 @@ class JobCatalog:
 
 
 def _retention(text: bytes) -> int | None:
-    seconds = _number(text)
+    seconds = parse_number(text.decode("utf-8", "replace"))
     return None if seconds is None else min(seconds, RETENTION_SECONDS)
-
-
-def _number(text: bytes) -> int | None:
-    return parse_number(text.decode("utf-8", "replace"))

@@ -65,10 +65,7 @@ class ChunkIndex:
                 return found
 
     def throttle_runner(self, job: JobRef, seconds: float) -> None:
-        """Makes the job's runner pause after each append for ``seconds`` from now: its log grows too fast.
-
-        Works on runners that write to the store directly. With 0 the runner may go at full speed again.
-        """
+        """Makes a runner that writes to the store directly pause after each append, for ``seconds`` from now."""
         self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
     # The archive lock
@@ -80,15 +77,15 @@ class ChunkIndex:
         return bool(taken)
 
     def release_lock(self, job: JobRef, token: str) -> None:
-        """Releases the job's archive lock. Does nothing when another archiver has it."""
+        """Releases the job's archive lock, unless another archiver has it."""
         self._commands.ask("release_lock", job, (ARCHIVE_LOCK,), token)
 
     # What the holder of the lock does. ``token`` is the one that it took the lock with.
 
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
-        """Adds the name of an object that is about to be written to the garbage. It stays there until it has a record.
+        """Adds the ``name`` of an object that is about to be written to the garbage, until it has a record.
 
-        ``name`` must never have been used before: see :meth:`Chunk.with_unique_name`. Raises :class:`Fenced`.
+        See :meth:`Chunk.with_unique_name`. Raises :class:`Fenced`.
         """
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
@@ -106,20 +103,20 @@ class ChunkIndex:
         }
 
     def garbage(self, job: JobRef) -> set[str]:
-        """The names of all objects in the garbage: those whose upload has begun, and those marked for deletion."""
+        """The names of all objects in the garbage, marked or not."""
         reply = self._run(job, "HGETALL", "garbage")
         names = reply if isinstance(reply, dict) else reply[::2]
         return {name.decode("utf-8", "replace") for name in names}
 
     def clear_garbage(self, job: JobRef, names: Sequence[str]) -> None:
-        """Removes the names of objects that were marked and are deleted by now."""
+        """Removes the names of objects that are deleted by now."""
         if names:
             self._run(job, "HDEL", "garbage", *names)
 
     def is_permanent(self, job: JobRef, lease_seconds: float) -> bool | None:
-        """Whether the job's records survive a power cut and a failover; see :func:`is_permanent` for the values.
+        """Whether the job's records survive a power cut and a failover; see :func:`is_permanent`.
 
-        It extends the archive lock, since the question needs a write that it can be about.
+        The write that the question needs is one that extends the archive lock.
         """
         write = ("PEXPIRE", self._commands.keys.of(job, ARCHIVE_LOCK), round(lease_seconds * 1000))
         return self._commands.work(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
@@ -149,7 +146,7 @@ class ChunkIndex:
     ) -> None:
         """Notes that all of an ended job is archived, up to number ``archived``. The log expires after ``hot_ms``.
 
-        The fields of ``state`` are added to the job's hash where they are missing. May be repeated.
+        The fields of ``state`` that the job's hash lacks are added. May be repeated.
         Raises :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
         """
         fields = [each for pair in state.items() for each in pair]
@@ -163,15 +160,14 @@ class ChunkIndex:
     def mark_deleting(self, job: JobRef, token: str, tombstone_ms: int) -> None:
         """Hides the job from readers and refuses its runners: it is about to be deleted.
 
-        For ``tombstone_ms`` milliseconds from now nothing is written or read under its id, even after the job is gone.
-        With 0 the id is free again after the deletion, unless it has a tombstone already.
+        Its tombstone stays for ``tombstone_ms``. With 0 none is made, so that the id is free after the deletion.
         Raises :class:`Fenced`; :class:`Held` when a live runner holds the job.
         """
         kinds = ("log", "job", "lease", ARCHIVE_LOCK, "deleted")
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
-        """Deletes all that the store has of a job that :meth:`mark_deleting` has marked, the archive lock as well.
+        """Deletes all that the store has of a job that :meth:`mark_deleting` has marked, but its tombstone.
 
         Raises :class:`Fenced`; :class:`Held` when the job has begun anew since.
         """

@@ -20,8 +20,6 @@ from chronoverse.store.driver import NO_ANSWER, AskingClient, new_client, new_co
 from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
 SLOTS: Final = 16_384
-#: Servers that one call may be redirected to. After a move it takes one, and one more while the next move goes on.
-REDIRECTIONS: Final = 5
 #: Seconds that a node may take to connect, or to send the map of the slots.
 MAP_SECONDS: Final = 1.0
 #: Seconds between two questions for the map, however many errors there are.
@@ -57,7 +55,8 @@ class ClusterTopology(Topology):
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
         server = self._owner(workflow_id)
         client = self._node(server, pool)
-        for _ in range(REDIRECTIONS):
+        # After a move it takes one redirection, and one more while the next move goes on.
+        for _ in range(5):
             try:
                 return work(client)
             except MovedError as error:
@@ -133,11 +132,7 @@ class ClusterTopology(Topology):
         return owner
 
     def _apply_moved(self, error: Any) -> Address:
-        """Updates the map from a MOVED answer.
-
-        Other slots may have moved to the same node. It is asked for the map first, since the other nodes learn of a
-        move later.
-        """
+        """Updates the map from a MOVED answer. The new owner is asked first: others learn of a move later."""
         owner: Address = error.node_addr
         self._owners[error.slot_id] = owner
         self.version += 1
@@ -146,22 +141,20 @@ class ClusterTopology(Topology):
         return owner
 
     def _mark_failed(self, server: Address | None) -> None:
-        """The node did not answer. Another node may have its slots by now."""
         self._is_stale = True
         if server is not None:
             self._failed_at[server] = self._clock()
 
     def _known_masters(self) -> list[Address]:
-        """The masters in random order, so that not all processes ask the same one first."""
+        # In random order, so that not all processes ask the same one first.
         masters = list({owner for owner in self._owners if owner is not None})
         random.shuffle(masters)
         return masters
 
     def _failed_last(self, nodes: Iterable[Address]) -> list[Address]:
-        """The nodes in the order in which to ask them, each once. Those that failed to answer come last.
+        """The nodes in the order in which to ask them, each once.
 
-        While a node stands still, commands to it fail again and again, and each failure makes the map stale. All
-        callers wait for the refresh, so that node must not be asked before the others.
+        A node that stands still comes last: each command that fails there makes the map stale, and all wait for it.
         """
         return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
@@ -199,7 +192,7 @@ class ClusterTopology(Topology):
         self._drop_others(set(self._known_masters()))
 
     def _drop_others(self, masters: set[Address]) -> None:
-        """Drops what is stored about nodes that are no longer masters, or memory would grow with each new address."""
+        """Drops what is stored of nodes that are no longer masters, or memory would grow with each new address."""
         known = masters | set(self._nodes.hosts)
         # Other threads change both meanwhile, so this goes over copies.
         self._failed_at = {node: at for node, at in self._failed_at.copy().items() if node in known}

@@ -55,7 +55,7 @@ class Script:
 
 
 def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
-    """A client that returns replies as the parser made them. It repeats a command up to ``retries`` times.
+    """A client that repeats a command up to ``retries`` times. Replies are as the parser made them.
 
     ``options`` are the driver's, for each connection. Raises ValueError for a bad ``url``.
     """
@@ -67,9 +67,9 @@ def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECON
     return client
 
 
-def new_connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Connection:
+def new_connection(url: str, **options: Any) -> redis.Connection:
     """A connection that belongs to the caller. It opens when it is first used, and repeats no command."""
-    pool = _pool(url, 0, timeout, options)
+    pool = _pool(url, 0, COMMAND_TIMEOUT_SECONDS, options)
     connection: redis.Connection = pool.connection_class(**pool.connection_kwargs)
     return connection
 
@@ -77,7 +77,7 @@ def new_connection(url: str, *, timeout: float = COMMAND_TIMEOUT_SECONDS, **opti
 def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[Any], object]) -> bool:
     """Makes the driver call ``handler`` with each invalidation message that arrives while it reads a reply.
 
-    Returns False where there can be no such messages: in RESP2 a server sends nothing unasked.
+    Returns False in RESP2, where a server sends nothing unasked.
     """
 
     def consume(message: Any) -> object:
@@ -93,11 +93,10 @@ def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[An
 
 
 def read_reply(connection: redis.Connection) -> Any:
-    """The reply to a command that was sent, or the error that the server gave.
+    """The reply to a command that was sent, or the error that the server gave. Messages before it are handled.
 
-    Messages that come before it are passed to their handler. Without ``push_request`` the driver would call itself for
-    each message. A thousand such calls are too deep, and that many messages do come: when a script changes as many
-    keys, or after a pause of the server.
+    Without ``push_request`` the driver would call itself for each message, and a thousand such calls are too deep. That
+    many messages come when a script changes as many keys, or after a pause of the server.
     """
     try:
         while (answer := connection.read_response(push_request=True)) is PUSH_CONSUMED:
@@ -138,10 +137,7 @@ def has_buffered(connection: redis.Connection) -> bool:
 
 
 def wait_readable(connection: redis.Connection | None, other: socket.socket, seconds: float) -> tuple[bool, bool]:
-    """Waits until there is something to read from ``connection``, if it is not None, or from ``other``.
-
-    Returns whether there is from either.
-    """
+    """Waits until ``connection``, if there is one, or ``other`` has something to read. Returns whether each has."""
     poll = select.poll()
     poll.register(other, select.POLLIN)
     if connection is not None:

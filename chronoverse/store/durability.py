@@ -27,8 +27,7 @@ from chronoverse.store.topology import PoolKind
 
 #: Milliseconds for which the probe waits for the disk or the replica. Less than a command may take.
 WAIT_MS: Final = 2_000
-#: Milliseconds for which :func:`is_permanent` waits for the disk, and for the replicas. Together less than a command
-#: may take.
+#: Milliseconds for which :func:`is_permanent` waits for the disk, and for the replicas: less than a command may take.
 DISK_MS: Final = 2_000
 REPLICAS_MS: Final = 1_500
 
@@ -103,10 +102,9 @@ class StoreDurabilityProbe:
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
     """Whether nothing that the server has written up to now can be undone.
 
-    ``write`` is a command that writes something. When its reply is 0 it has written nothing, and the result is False.
-    The result is also False when the disk or one of the replicas has not confirmed the write in time, and when all
-    replicas are away. It is None when the server cannot tell: it makes snapshots and has no append-only file, or it
-    does not know ``WAITAOF`` (Redis before 7.2).
+    ``write`` is a command that writes something. False when its reply is 0, when the disk or one of the replicas has
+    not confirmed the write in time, and when all replicas are away. None when the server cannot tell: it makes
+    snapshots and has no append-only file, or it does not know ``WAITAOF`` (Redis before 7.2).
 
     https://redis.io/docs/latest/commands/info/ Raises the driver's errors.
     """

@@ -16,8 +16,6 @@ from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, S
 from chronoverse.store import replies
 from chronoverse.store.commands import Commands
 
-#: Members read at once, at most, while the first of them are no jobs: some 2 ms of the server's time.
-MAX_PAGE_MEMBERS: Final = 5_000
 #: Seconds until this process adds a foreign job again. The tail asks for a quiet job once a second, and only a job
 #: that was deleted and written anew must be added again.
 LISTED_SECONDS: Final = 10.0
@@ -41,10 +39,7 @@ class JobListing:
         self._added_at: dict[JobRef, float] = {}
 
     def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]:
-        """The positions of up to ``count`` jobs, newest first, strictly after ``before``.
-
-        Members that are no job ids are removed from the listing, whoever wrote them. So each is met only once.
-        """
+        """The positions of up to ``count`` jobs, newest first, strictly after ``before``. See :func:`newest_first`."""
         command = partial(self._commands.run, workflow_id)
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
 
@@ -57,16 +52,14 @@ class JobListing:
     def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
         """Adds ``jobs`` to the listings of their workflows, and notes which run. All must be on one server.
 
-        A job's score is its creation time, or else now. A job that is listed already keeps its score. Nothing is
-        raised, since a server that is full or read-only can still be read. The next call after :data:`LISTED_SECONDS`
-        tries again. Returns the scores of those that this call has added or found.
+        A job's score is its creation time, or else now; one that is listed already keeps its own. Returns the scores
+        of those that this call has added or found. Nothing is raised: a server that is full can still be read.
         """
         now = self._monotonic()
         due = [job for job in jobs if now >= self._added_at.get(job.ref, -LISTED_SECONDS) + LISTED_SECONDS]
         if not due:
             return {}
-        # Foreign jobs of which it is remembered when they were last added, some 300 bytes each. With more of them, some
-        # are added again too early.
+        # Foreign jobs that are remembered, some 300 bytes each. With more of them, some are added again too early.
         if len(self._added_at) + len(due) > 10_000:
             self._added_at.clear()
         self._added_at.update((job.ref, now) for job in due)
@@ -92,7 +85,7 @@ def newest_first(
 ) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
-    ``command`` runs a Redis command. Members that are no ids are removed, whoever wrote them.
+    ``command`` runs a Redis command. Members that are no ids are removed, so that each is met only once.
     """
     highest = "+inf" if before is None else repr(before[0])
 
@@ -119,9 +112,8 @@ def newest_first(
         if len(page) < size:
             break
         if not found:
-            # The set may hold millions of members that are no ids.
-            size = min(2 * size, MAX_PAGE_MEMBERS)
-            # Many members may have the same score as ``before``. Reading past all of them could take thousands of
-            # commands, so the first one after ``before`` is found by a binary search, which takes at most 31.
+            # The set may hold millions of members that are no ids. 5,000 take the server some 2 ms.
+            size = min(2 * size, 5_000)
+            # As many may have the same score as ``before``. A binary search finds the first after it, in 31 commands.
             skip = bisect_left(range(2**31), True, lo=skip, key=is_after)
     return found[:count]

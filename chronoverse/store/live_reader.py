@@ -1,20 +1,321 @@
-"""Live reading of all jobs that a process watches: a :class:`NodeReader` for each server that has some of them."""
+"""Live reading of all jobs that a process watches: a :class:`NodeReader` for each server that has some of them.
+
+The server remembers the keys that a connection has read. When one of them changes, it sends one message, and no other
+until the key is read again. https://redis.io/docs/latest/develop/reference/client-side-caching/ A server that does not
+report changes is asked for all logs again and again. ADR 17 has the reasons.
+"""
 
 import contextlib
 import logging
 import queue
+import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import redis
+from redis.exceptions import AskError, MovedError
 
 from chronoverse.backoff import RetryPolicy
-from chronoverse.errors import StoreError
-from chronoverse.joblog.entries import RawEntry
+from chronoverse.errors import NotALog, StoreError
+from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import JobRef
-from chronoverse.store.node_reader import POLL_SECONDS, Found, NodeReader, WatchedLog
+from chronoverse.store import replies
+from chronoverse.store.driver import (
+    has_buffered,
+    is_permanent_refusal,
+    read_reply,
+    set_changed_keys_handler,
+    take_message,
+    to_store_error,
+    translate_errors,
+    wait_readable,
+)
 from chronoverse.store.topology import Topology
 
+#: Logs that are asked for in one round trip.
+READ_LOGS: Final = 500
+#: Seconds for which changes are collected after two reads in a row that brought no entries. A log can be changed all
+#: the time without an append (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
+EMPTY_READ_SECONDS: Final = 0.01
+#: Seconds between two reads of a log whose changes the server does not report, at least.
+POLL_SECONDS: Final = 0.05
+
+#: A job, the line after which it was read, and what was found: its next entries, or why it cannot be read.
+Found = tuple[JobRef, int, Sequence[RawEntry] | StoreError]
+
 log = logging.getLogger(__name__)
+
+
+class WatchedLog:
+    """One log that is read. ``cursor`` is the line after which the next entry is wanted. ``node`` reads the log."""
+
+    __slots__ = ("cursor", "job", "key", "node")
+
+    def __init__(self, job: JobRef, key: bytes, cursor: int) -> None:
+        self.job: Final = job
+        self.key: Final = key
+        self.cursor = cursor
+        self.node: NodeReader
+
+
+class NodeReader:
+    """One connection to the server ``server``, and the logs that are read there.
+
+    One thread reads; any thread may add and remove logs. A read waits for up to ``block_seconds``. ``poll_seconds`` is
+    the time between two reads of a log where the server does not report changes. ``read_elsewhere`` reads one log
+    wherever its key is. ``give_back`` is called with logs that are on another server now.
+
+    Each log is in the queue, or it was read after the last change that the server has reported. Replies and reports
+    arrive in their order on one connection, so no change between a read and its report is missed. On a new connection
+    all logs are queued.
+    """
+
+    def __init__(
+        self,
+        server: Hashable,
+        topology: Topology,
+        read_elsewhere: Callable[[JobRef, int, int], Sequence[RawEntry]],
+        give_back: Callable[[Sequence[WatchedLog]], object],
+        block_seconds: float,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        self.server: Final = server
+        self.logs: Final[dict[bytes, WatchedLog]] = {}
+        self._topology: Final = topology
+        self._read_elsewhere: Final = read_elsewhere
+        self._give_back: Final = give_back
+        self._block_seconds: Final = block_seconds
+        self._poll_seconds: Final = poll_seconds
+        self._queue: deque[WatchedLog] = deque()
+        self._connection: redis.Connection | None = None
+        #: Whether the server reports changes on this connection, and whether a refusal of that was logged.
+        self._tracks = self._has_warned = False
+        #: Logs that the server has refused to read, for example because their slot is being moved.
+        self._refused: list[WatchedLog] = []
+        #: When these logs are queued again, or all logs where changes are not reported, and the seconds that reading
+        #: has taken since that was done last.
+        self._poll_at = float("inf")
+        self._poll_took = 0.0
+        #: The version of the topology with which the logs were last compared, and when.
+        self._version = topology.version
+        self._compared_at = float("-inf")
+        #: Since when this reader waits for an answer of the server. None while it does not.
+        self._asked_at: float | None = None
+        #: The reader waits for the first socket. :meth:`queue` writes to the second while it does.
+        self._wakeup = socket.socketpair()
+        self._is_waiting = False
+        for end in self._wakeup:
+            end.setblocking(False)
+
+    # For any thread
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how many seconds this reader has waited for an answer of the server."""
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else time.monotonic() - asked_at
+
+    def add(self, watched: WatchedLog) -> None:
+        """Reads a log from now on."""
+        watched.node = self
+        self.logs[watched.key] = watched
+        self.queue(watched)
+
+    def remove(self, watched: WatchedLog) -> None:
+        """No longer reads a log."""
+        self.logs.pop(watched.key, None)
+
+    def queue(self, watched: WatchedLog) -> None:
+        """Reads a log once more."""
+        self._queue.append(watched)
+        if self._is_waiting:
+            # An error means that the socket is full, so that the reader wakes anyway, or that it is closed.
+            with contextlib.suppress(OSError):
+                self._wakeup[1].send(b"\0")
+
+    # For the thread that reads
+
+    def read(self, count: int) -> list[Found]:
+        """Waits until logs have entries after their cursors, and returns up to ``count`` of each.
+
+        The cursors then name the last of these entries. The list is empty when none came in time. For a log that cannot
+        be read, the list has an error instead of entries.
+        Raises :class:`StoreError` when the server does not answer.
+        """
+        with translate_errors():
+            try:
+                return self._read(count, time.monotonic() + self._block_seconds)
+            except redis.RedisError as error:
+                # The driver might open it again, and then the server would report nothing of what was read before.
+                if not isinstance(error, redis.ResponseError):
+                    self._disconnect()
+                for each in islice(self.logs.values(), 1):
+                    self._topology.report_error(each.job.workflow_id, error)
+                raise
+
+    def close(self) -> None:
+        """Closes the connection and the wakeup sockets. The reader cannot be used any more."""
+        self._disconnect()
+        for end in self._wakeup:
+            end.close()
+
+    def _disconnect(self) -> None:
+        """Closes the connection. The next read opens another, and asks for every log."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    def _read(self, count: int, until: float) -> list[Found]:
+        empty_reads = 0
+        while self.logs and (connection := self._opened()):
+            self._take_messages(connection, until)
+            if watched := self._next_logs():
+                if found := self._ask(connection, watched, count):
+                    return found
+                empty_reads += 1
+                if empty_reads > 1:
+                    self._wait(None, EMPTY_READ_SECONDS)
+            if time.monotonic() >= until:
+                # A dead server reports nothing either, so ask whether it is alive.
+                self._request(connection, [("PING",)])
+                return []
+        self._asked_at = None
+        while self._queue and self.logs.get(self._queue[0].key) is not self._queue[0]:
+            self._queue.popleft()
+        self._wait(None, until - time.monotonic())
+        if not self.logs:
+            self._disconnect()
+        return []
+
+    def _opened(self) -> redis.Connection | None:
+        """The connection. None when all logs are on other servers by now. Raises the driver's errors."""
+        self._topology.refresh()
+        version, now = self._topology.version, time.monotonic()
+        if self._connection is None or (version != self._version and now >= self._compared_at + self._poll_seconds):
+            if version != self._version and self._topology.is_single:
+                self._disconnect()  # Another server is the master now.
+            self._version, self._compared_at = version, now
+            server_of = self._topology.server_of
+            logs = tuple(self.logs.values())
+            self._give_back([each for each in logs if server_of(each.job.workflow_id) != self.server])
+        if self._connection is None and self.logs:
+            self._asked_at = self._asked_at or now
+            connection = self._topology.new_connection_to(self.server)
+            connection.connect()
+            self._tracks = self._start_tracking(connection)
+            self._connection = connection
+            self._poll_at = time.monotonic()
+            self._queue.extend(tuple(self.logs.values()))
+        return self._connection if self.logs else None
+
+    def _start_tracking(self, connection: redis.Connection) -> bool:
+        """Asks the server to report changes. Returns whether it will."""
+        refusal = "its protocol is RESP2"
+        if set_changed_keys_handler(connection, self._on_message):
+            (answer,) = self._request(connection, [("CLIENT", "TRACKING", "ON")])
+            if not isinstance(answer, redis.ResponseError):
+                return True
+            if not is_permanent_refusal(answer):
+                raise answer
+            refusal = str(answer)
+        if not self._has_warned:
+            log.warning("the store does not report changes, so all watched logs are read again and again: %s", refusal)
+            self._has_warned = True
+        return False
+
+    def _on_message(self, message: Any) -> None:
+        # It names the keys. Without any the database was flushed, and all have changed.
+        keys = tuple(self.logs) if message[1] is None else message[1]
+        self._queue.extend(filter(None, map(self.logs.get, keys)))
+
+    def _take_messages(self, connection: redis.Connection, until: float) -> None:
+        """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived."""
+        now = time.monotonic()
+        if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
+            # Reading many logs takes a quarter of the time.
+            self._poll_at = now + max(self._poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
+        if not self._queue and not has_buffered(connection):
+            if self._wait(connection, min(until, self._poll_at) - now):
+                take_message(connection, wait=True)
+            while has_buffered(connection):
+                take_message(connection, wait=True)
+        else:
+            while take_message(connection, wait=False):
+                pass
+
+    def _next_logs(self) -> list[WatchedLog]:
+        """The next logs of the queue, each once."""
+        now = time.monotonic()
+        if now >= self._poll_at:
+            self._queue.extend(self._refused if self._tracks else tuple(self.logs.values()))
+            self._refused, self._poll_took, self._poll_at = [], 0.0, float("inf")
+        found: dict[bytes, WatchedLog] = {}
+        while self._queue and len(found) < READ_LOGS:
+            watched = self._queue.popleft()
+            if self.logs.get(watched.key) is watched:
+                found[watched.key] = watched
+        return list(found.values())
+
+    def _ask(self, connection: redis.Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
+        """The entries after the cursors. Raises the driver's error when nothing was found because of a refusal."""
+        asked = [(each, each.cursor) for each in watched]
+        began = time.monotonic()
+        answers = self._request(
+            connection,
+            [("XREAD", "COUNT", count, "STREAMS", each.key, replies.id_after(cursor)) for each, cursor in asked],
+        )
+        self._poll_took += time.monotonic() - began
+        found: list[Found] = []
+        refusal: redis.ResponseError | None = None
+        for (each, cursor), answer in zip(asked, answers, strict=True):
+            entries: Sequence[RawEntry] = ()
+            if not isinstance(answer, redis.ResponseError):
+                entries = next((entries for _, entries in replies.stream_entries(answer)), ())
+            elif isinstance(error := to_store_error(answer), NotALog):
+                found.append((each.job, cursor, error))
+            else:
+                self._refused.append(each)
+                if isinstance(answer, MovedError):
+                    self._topology.report_error(each.job.workflow_id, answer)
+                elif isinstance(answer, AskError):
+                    # The slot is being moved, and the key is on the other server already.
+                    with contextlib.suppress(StoreError):
+                        entries = self._read_elsewhere(each.job, cursor, count)
+                else:
+                    refusal = answer
+            if entries:
+                found.append((each.job, cursor, entries))
+                if each.cursor == cursor:
+                    each.cursor = entry_number(entries[-1][0])
+                if len(entries) >= count:
+                    self._queue.append(each)
+        if refusal is not None and not found:
+            raise refusal
+        return found
+
+    def _request(self, connection: redis.Connection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies to ``commands``. For a command that the server refuses, the list has its error."""
+        self._asked_at = self._asked_at or time.monotonic()
+        connection.send_packed_command(connection.pack_commands(commands))
+        answers = [read_reply(connection) for _ in commands]
+        self._asked_at = None
+        return answers
+
+    def _wait(self, connection: redis.Connection | None, seconds: float) -> bool:
+        """Waits until a log is queued, or ``connection`` has something to read. Returns whether it has."""
+        self._is_waiting = True
+        has_message, is_woken = False, False
+        if not self._queue:
+            has_message, is_woken = wait_readable(connection, self._wakeup[0], max(seconds, 0.0))
+        self._is_waiting = False
+        if is_woken:
+            # Bytes read from the wakeup socket at once. Each wakeup sends one byte.
+            self._wakeup[0].recv(4096)
+        return has_message
 
 
 class LiveReader:

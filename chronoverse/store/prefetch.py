@@ -1,5 +1,6 @@
 """Reads a log in sequence, and asks for the next entries before the caller wants them."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,12 +13,11 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store.driver import translate_errors
 from chronoverse.store.replies import id_after, stream_entries
 
-#: Bytes that a prefetched answer may have, estimated by the longest field of the last entry before it. A caller that
-#: reads long lines may use fewer lines than it was given. Then it asks for others than those that were prefetched.
+#: Bytes that a prefetched answer may have, estimated by the longest field of the last entry before it. A caller may use
+#: fewer long lines than it was given, and then ask for others than those that were prefetched.
 PREFETCH_BYTES: Final = 2**20
 #: Seconds for which a prefetched answer is used. After that the log may have changed, and is asked again.
 PREFETCH_SECONDS: Final = 1.0
-
 
 #: What was asked for: a job, a line number, and how many entries after that line.
 _Request = tuple[JobRef, int, int]
@@ -27,7 +27,7 @@ class PrefetchReader:
     """One ``connection`` for the sequential reads of a whole process, one at a time. ``key`` gives a log's key.
 
     When a read begins where the last one ended, the next read is sent ahead. The server works on it while the caller
-    encodes and sends the entries. A replay is 1.5 times as fast for this.
+    encodes and sends the entries. A replay is 1.3 to 1.5 times as fast for this.
     """
 
     def __init__(
@@ -85,13 +85,12 @@ class PrefetchReader:
             self.close()
 
     def _ask(self, request: _Request) -> Sequence[RawEntry]:
-        try:
+        # The server may have closed the connection since the last read. The second time opens another.
+        with contextlib.suppress(redis.ConnectionError):
             self._send(request)
             return self._receive()
-        except redis.ConnectionError:
-            # The server may have closed the connection since the last read. One retry opens another.
-            self._send(request)
-            return self._receive()
+        self._send(request)
+        return self._receive()
 
     def _send(self, request: _Request) -> None:
         job, number, count = request

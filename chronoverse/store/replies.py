@@ -14,9 +14,9 @@ from chronoverse.joblog.model import (
     JobRef,
     Status,
     iso_or_none,
-    job_time,
     parse_exit_code,
     parse_number,
+    read_time,
 )
 
 #: The highest second part of an entry id. A read after ``7-<this>`` starts at line 8, whatever second part entry 7 has.
@@ -53,19 +53,15 @@ def lease_expired(reply: list[Any] | None) -> bool:
 
 
 def is_foreign(reply: Any) -> bool:
-    """Whether ``get_job.lua`` found a job that none of our runners has opened.
-
-    They set ``attempt`` and ``created_at``. A foreign runner may set one of them: it needs an attempt to hold a lease.
-    """
+    """Whether ``get_job.lua`` found a job that none of our runners has opened: they set both of these fields."""
     return isinstance(reply, list) and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
     """The job in a reply of ``get_job.lua``. Only this function decides what a job says of itself.
 
-    Of the end the terminal entry counts first, then the hash, then the stream. The times of a foreign job are those of
-    its first entry. Entries leave the store, but a job stays where it was first listed, so that is asked first. A job
-    that was registered was listed before it began. Once lines are archived, its hash has the first entry's time.
+    Of the end the terminal entry counts first, then the hash, then the stream. A foreign job has begun when it was
+    listed, or else at its first entry's time. Once that entry is archived, the hash has its time.
     """
     if reply is None:
         return None
@@ -83,10 +79,10 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         end = _end_from_hash(fields, last, archived, holds_entries=bool(first_id))
     has_lines = max(last, archived) > 0
     begun = has_lines or (status in Status.__members__ and status != "PENDING")
-    created_at = job_time(fields.get("created_at", ""))
+    created_at = read_time(fields.get("created_at", ""))
     listed_at = iso_or_none(float(listed)) if listed and created_at is None else None
-    first_time = None if archived else job_time(_text(first_timestamp))
-    started_at = listed_at or job_time(fields.get("started_at", "")) or first_time or created_at
+    first_time = None if archived else read_time(_text(first_timestamp))
+    started_at = listed_at or read_time(fields.get("started_at", "")) or first_time or created_at
     job = Job(
         ref=ref,
         status=Status.RUNNING if begun else Status.PENDING,
@@ -118,7 +114,7 @@ def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_en
         parse_exit_code(fields.get("exit_code", "")),
         lines,
         parse_number(fields.get("dropped", "")) or 0,
-        job_time(fields.get("finished_at", "")),
+        read_time(fields.get("finished_at", "")),
     )
 
 

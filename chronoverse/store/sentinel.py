@@ -15,8 +15,8 @@ from chronoverse.settings.redis_url import Address, RedisUrl
 from chronoverse.store.driver import new_client
 from chronoverse.store.topology import PoolKind, Result, Topology, Work
 
-#: Seconds between questions whether the master is still the same. A master that was cut off from its Sentinels goes
-#: on answering without an error, so this is how long we may go on reading there.
+#: Seconds between questions whether the master is still the same. One that was cut off from its Sentinels goes on
+#: answering without an error, so this is how long we may go on reading there.
 CHECK_MASTER_SECONDS: Final = 2.0
 #: Seconds without a question after which the next command waits for the answer.
 STALE_SECONDS: Final = 2 * CHECK_MASTER_SECONDS
@@ -99,7 +99,7 @@ class SentinelTopology(Topology):
         return master
 
     def _replace_clients(self) -> None:
-        """Makes new clients, whose connections ask for the master. Commands under way keep their connections."""
+        """Drops the clients. New connections ask for the master. Commands under way keep theirs."""
         self.version += 1
         before, self._clients = self._clients, {}
         for client in before.values():
@@ -108,8 +108,7 @@ class SentinelTopology(Topology):
     def refresh(self) -> None:
         """Asks the Sentinels, when that is due, whether the master is another one.
 
-        The caller does not wait for the answer, but after :data:`STALE_SECONDS` without a question it does: by then
-        the connections may lead to a server that is no master.
+        The caller only waits for the answer after :data:`STALE_SECONDS` without a question.
         """
         since = self._clock() - self._asked_at
         if since < CHECK_MASTER_SECONDS or not self._is_asking.acquire(blocking=False):

@@ -24,8 +24,7 @@ from chronoverse.store.driver import translate_errors
 from chronoverse.store.durability import Durability, StoreDurabilityProbe
 from chronoverse.store.keys import RUNNER_KEYS, KeyMap
 from chronoverse.store.listing import JobListing
-from chronoverse.store.live_reader import LiveReader
-from chronoverse.store.node_reader import POLL_SECONDS
+from chronoverse.store.live_reader import POLL_SECONDS, LiveReader
 from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.server_checks import ServerState, loss_warnings, persistence_warnings, server_state

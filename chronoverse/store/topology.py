@@ -12,8 +12,7 @@ from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, new_client, new_co
 Result = TypeVar("Result")
 Work = Callable[[redis.Redis], Result]
 
-#: Seconds in which a server must answer a health check. Whoever asks, such as a kubelet, waits for some seconds at
-#: most, and in a Cluster other servers are asked after the first.
+#: Seconds in which a server must answer a health check. Whoever asks, such as a kubelet, waits for seconds at most.
 HEALTH_SECONDS: Final = 1.0
 
 
@@ -39,9 +38,8 @@ class Topology:
     a Cluster. ``is_single``: all workflows are on one server. ``is_fixed``: that is always the same server. ``version``
     grows when workflows may be on another server than before.
 
-    A caller may have connections of its own, made by :meth:`new_connection`. It checks them with :meth:`is_current`
-    and passes their errors to :meth:`report_error`. The live reader has one connection to each server instead, made by
-    :meth:`new_connection_to`. It calls :meth:`refresh`, and compares ``version``.
+    A caller with a connection of its own checks it with :meth:`is_current`, and passes its errors to
+    :meth:`report_error`. The live reader calls :meth:`refresh`, and compares ``version``.
     """
 
     is_single = True
@@ -69,10 +67,7 @@ class Topology:
         return work(self._client(self._url, pool))
 
     def new_connection(self, workflow_id: str, redirect: redis.RedisError | None = None) -> redis.Connection:
-        """A connection that belongs to the caller. It leads to the workflow's server.
-
-        When ``redirect`` is a Cluster's ASK answer, it leads to the server which that answer names.
-        """
+        """The caller's own connection to the workflow's server, or to the one that the ASK answer ``redirect`` has."""
         return new_connection(self._url, **self._options)
 
     def is_current(self, workflow_id: str, connection: redis.Connection) -> bool:
@@ -87,7 +82,7 @@ class Topology:
         return self._url
 
     def new_connection_to(self, server: Any) -> redis.Connection:
-        """A connection that belongs to the caller. It leads to a server that :meth:`server_of` has named."""
+        """The caller's own connection to a server that :meth:`server_of` has named."""
         return self.new_connection("")
 
     def refresh(self) -> None:

@@ -18,24 +18,21 @@ from chronoverse.store.commands import Commands
 from chronoverse.store.listing import JobListing, newest_first
 from chronoverse.store.topology import PoolKind
 
-#: The oldest jobs of each workflow that a read checks: those that are gone are taken out of the listing. Jobs expire in
-#: about the order of their creation.
+#: The oldest jobs of each workflow that a read checks. Jobs expire in about the order of their creation.
 CHECKED_OLDEST: Final = 3
-#: Running jobs that one read checks, of all its workflows together: one of them takes 0.1 ms. Some may have ended
-#: without their runner, which is found by checking them.
+#: Jobs noted as running that one read checks, of all its workflows together: each takes 0.1 ms.
 CHECKED_RUNNING: Final = 20
 #: The newest jobs of a workflow whose statuses are shown.
 RECENT_JOBS: Final = 10
-#: Seconds for which the list is not written after a write has failed. In a Cluster its server may be away, and no job
-#: should wait for it. What was left out is repaired by an archiver.
+#: Seconds for which the list is not written after a write has failed. No job should wait for the list's server.
 PAUSE_SECONDS: Final = 10.0
 
 
 class Workflow(NamedTuple):
-    """A workflow with jobs. ``last_job_ms`` is when its newest job was created, in Unix ms.
+    """A workflow with jobs. ``last_job_ms`` is when its newest job was created, in Unix ms. It may even be infinity.
 
-    Anybody may have written any time, even infinity. ``recent`` are the statuses of its newest jobs, the newest first.
-    Jobs that are gone or cannot be read are not among them. ``last_job`` is None when that is so of the newest one.
+    ``recent`` are the statuses of its newest jobs, the newest first, without those that are gone or cannot be read.
+    ``last_job`` is None when that is so of the newest one.
     """
 
     workflow_id: str
@@ -73,10 +70,7 @@ class WorkflowList:
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
-        """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list.
-
-        A server that does not answer delays the caller by a second, and then no caller for :data:`PAUSE_SECONDS`.
-        """
+        """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list."""
         now = self._monotonic()
         if now < self._paused_until:
             return
@@ -86,16 +80,16 @@ class WorkflowList:
             self._paused_until = now + PAUSE_SECONDS
 
     def job_begun(self, job: JobRef, created_ms: float) -> None:
-        """Notes that a job runs. Nothing is raised, since the job runs all the same."""
+        """Notes that a job runs. Nothing is raised here, nor by the next two: :meth:`read` finds what they missed."""
         self._note_running("SADD", job)
         self.add(job.workflow_id, created_ms)
 
     def job_ended(self, job: JobRef) -> None:
-        """Notes that a job does not run. Nothing is raised: :meth:`read` finds what this missed."""
+        """Notes that a job does not run."""
         self._note_running("SREM", job)
 
     def job_deleted(self, job: JobRef) -> None:
-        """Notes that a job is gone. Its workflow leaves the list with its last job. Nothing is raised."""
+        """Notes that a job is gone. Its workflow leaves the list with its last job."""
         self.job_ended(job)
         with contextlib.suppress(StoreError):
             self.read([job.workflow_id])
@@ -108,8 +102,8 @@ class WorkflowList:
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         """The workflows. None for one without jobs, an error for one that cannot be read.
 
-        Repairs what it finds wrong. It takes jobs that are gone out of the listing, and those that have ended out of
-        the running ones, some at a time. It also takes empty workflows out of the list, and corrects its times.
+        Repairs what it finds wrong: jobs that are gone leave the listing, and those that have ended the running ones,
+        some at a time. Empty workflows leave the list, and its times are corrected.
         Raises :class:`StoreUnavailable` when no server answers.
         """
         refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
@@ -128,7 +122,7 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def _repair(self, workflow_ids: Sequence[str]) -> None:
-        """Checks some jobs of each workflow, all of one server: the oldest, and those that are noted as running."""
+        """Checks the oldest jobs of each workflow, all of one server, and some that are noted as running."""
         key = self._keys.of_workflow
         samples = self._commands.pipeline(
             workflow_ids[0],
@@ -154,7 +148,6 @@ class WorkflowList:
                 self.job_ended(ref)
 
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows, all of one server, as they stand in their keys."""
         calls = [(each, [self._keys.of_workflow(each, "jobs")], [RECENT_JOBS]) for each in workflow_ids]
         answers = list(zip(workflow_ids, self._commands.scripts("workflow", calls), strict=True))
         # The hash says how a job of our runners stands. Foreign jobs, and those that wait for a runner, are asked for.

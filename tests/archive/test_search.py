@@ -12,8 +12,7 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.prefilter import PART_BYTES, Prefilter
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences
-from chronoverse.joblog.model import Line
-from chronoverse.joblog.time_range import TimeRange
+from chronoverse.joblog.model import Line, TimeRange
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 

@@ -17,8 +17,7 @@ from chronoverse.joblog.model import Job, JobRef, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
-from chronoverse.store.live_reader import LiveReader
-from chronoverse.store.node_reader import Found
+from chronoverse.store.live_reader import Found, LiveReader
 from chronoverse.store.workflows import Workflow
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster

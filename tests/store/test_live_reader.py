@@ -21,7 +21,7 @@ from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection, set_changed_keys_handler
-from chronoverse.store.node_reader import EMPTY_READ_SECONDS, READ_LOGS
+from chronoverse.store.live_reader import EMPTY_READ_SECONDS, READ_LOGS
 from tests.support.examples import examples
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline, wait_until
@@ -288,7 +288,7 @@ def test_thousands_of_changes_before_a_reply(server: RedisServer, monkeypatch: p
         world.server.ask("EVAL", WRITE_EACH, len(jobs), *map(world.key, jobs))
         return False
 
-    monkeypatch.setattr("chronoverse.store.node_reader.has_buffered", change)
+    monkeypatch.setattr("chronoverse.store.live_reader.has_buffered", change)
     assert world.read_all() == {each: [1] for each in jobs}
     world.close()
 

@@ -53,9 +53,8 @@ from chronoverse.history.scans.workflow_scan import (
 )
 from chronoverse.history.tiered_log import StoredLog
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition
+from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
-from chronoverse.joblog.time_range import TimeRange
 
 log: Final = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooEx
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import Page
 from chronoverse.history.scans.scan import BaseScan
-from chronoverse.joblog.model import Job
-from chronoverse.joblog.time_range import TimeRange
+from chronoverse.joblog.model import Job, TimeRange
 
 #: Jobs that are fetched at once.
 BATCH_JOBS: Final = 20

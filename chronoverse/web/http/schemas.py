@@ -12,9 +12,8 @@ from werkzeug.routing import ValidationError as NoMatch
 from chronoverse.joblog.events import EventName
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, MAX_PROGRAM, MAX_QUERY, Matcher
-from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Status, parse_number
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Status, parse_number, read_time
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
-from chronoverse.joblog.time_range import read_time
 
 #: Lines or jobs on one page, at most.
 MAX_PAGE_LIMIT: Final = 1000
