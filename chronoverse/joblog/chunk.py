@@ -21,7 +21,6 @@ from chronoverse.joblog.model import MAX_NUMBER, JobRef
 FRAME_BYTES: Final = 256 * 2**10
 #: Bytes of JSON Lines in one chunk, approximately. An archiver holds one chunk in memory, and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
-#: The end of a chunk's object name.
 _SUFFIX: Final = ".jsonl.zst"
 #: The name of a job's manifest in its folder. It describes the chunks for programs that have only the archive.
 MANIFEST: Final = "job.json"
@@ -78,18 +77,12 @@ class Chunk(NamedTuple):
         return orjson.dumps({**fields, "sha256": self.sha256, "frames": frames})
 
     def with_unique_name(self, unique: str) -> "Chunk":
-        """The chunk under a name that was never used before. ``unique`` is random hex.
-
-        No two objects ever have the same name. So a late deletion deletes no other object.
-        """
+        """The chunk under a name that was never used before, so that a late deletion deletes no other object."""
         return self._replace(name=f"{self.name.removesuffix(_SUFFIX)}-{unique}{_SUFFIX}")
 
     @classmethod
     def from_json(cls, job: JobRef, text: bytes) -> "Chunk":
-        """Parses and checks the record of a chunk of ``job``, which anybody may have written who may write its keys.
-
-        Raises :class:`ArchiveDamaged`, also for an object outside the job's folder.
-        """
+        """The record of a chunk of ``job``. Raises :class:`ArchiveDamaged`, also for an object of another job."""
         try:
             fields: dict[str, Any] = orjson.loads(text)
             frames: list[Frame] = []
@@ -101,14 +94,12 @@ class Chunk(NamedTuple):
             chunk = cls(fields["first"], fields["last"], name, fields["bytes"], sha256, tuple(frames))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ArchiveDamaged(f"the record of a chunk of {job} cannot be read") from error
-        if wrong := _invalidity(chunk):
+        if wrong := _invalidity(job, chunk):
             raise ArchiveDamaged(f"the record of a chunk of {job} {wrong}")
-        if not is_object_of(job, chunk.name):
-            raise ArchiveDamaged(f"the record of a chunk of {job} names an object that is not the job's")
         return chunk
 
 
-def _invalidity(chunk: Chunk) -> str:
+def _invalidity(job: JobRef, chunk: Chunk) -> str:
     """What is wrong with a record, in words; empty for a valid one."""
     lasts = [frame.last for frame in chunk.frames]
     numbers = [chunk.first, chunk.last, *lasts]
@@ -123,7 +114,7 @@ def _invalidity(chunk: Chunk) -> str:
     # A frame that has only entries out of sequence ends with the same number as the frame before it.
     if not lasts or lasts != sorted(lasts) or lasts[-1] != chunk.last or not chunk.first <= lasts[0] + 1:
         return "has frames that do not follow each other"
-    return ""
+    return "" if is_object_of(job, chunk.name) else "names an object that is not the job's"
 
 
 def combined_sha256(chunks: Sequence[Chunk]) -> str:
@@ -137,7 +128,7 @@ def folder(job: JobRef) -> str:
 
 
 def is_object_of(job: JobRef, name: str) -> bool:
-    """Whether ``name`` is a valid name in the job's folder. Checked before a name from the store is used."""
+    """Whether ``name`` is a valid name in the job's folder."""
     prefix = folder(job)
     return name.startswith(prefix) and _OBJECT.fullmatch(name[len(prefix) :]) is not None
 

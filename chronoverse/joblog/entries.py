@@ -23,9 +23,6 @@ from chronoverse.joblog.model import (
     read_time,
 )
 
-#: The timestamp of a line whose runner gave none: valid, and obviously not a real time.
-NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
-
 #: A line that is not partial: its JSON and a newline, and its frame, whose last placeholder is the number again.
 _PLAIN_JSON_LINE: Final = LINE_JSON.replace(b'"%b}', b'"}') + b"\n"
 _PLAIN_FRAME: Final = LOG_FRAME.replace(b"%b\n", _PLAIN_JSON_LINE)
@@ -54,11 +51,10 @@ class Batch(NamedTuple):
 
 
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
-    """Reads the raw ``entries`` after line ``after`` as lines, gaps, the end, and entries out of sequence.
+    """Reads the raw ``entries`` after line ``after``. Only this function decides what an entry is.
 
-    Only this function decides what an entry is. Every number appears once, in order. Numbers that no entry has are a
-    Gap, as :func:`missing_numbers` says. An entry that has no number of its own is OutOfSequence. Nothing follows an
-    End, or an entry beyond the largest number. Never raises, whatever the entries contain.
+    Every number appears once, in order, or in a Gap, as :func:`missing_numbers` says. Nothing follows an End, or an
+    entry beyond the largest number. Never raises, whatever the entries contain.
     """
     cursor = after
     for entry_id, fields in entries:
@@ -86,8 +82,7 @@ def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.
     """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
     A plain line is what our own append writes: it has the next number, and a timestamp, a message and a stream. Its
-    frame is the same as that of ``Line.to_frame``, at a third of the cost. Stops at the first entry that is not a plain
-    line, and after the frame that reaches ``most_bytes``.
+    frame costs a third of ``Line.to_frame``, which makes the same. Stops after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     left = most_bytes
@@ -107,7 +102,7 @@ def plain_json_lines(entries: Iterable[RawEntry], after: int) -> list[bytes]:
 
 def _plain_values(entries: Iterable[RawEntry], after: int) -> Iterator[tuple[bytes, bytes, int, bytes]]:
     """Each plain line at the beginning of ``entries``: timestamp and message as JSON, number, stream."""
-    dumps, number, stamp, stamp_json = orjson.dumps, after, None, b""
+    number, stamp, stamp_json = after, None, b""
     for entry_id, fields in entries:
         number += 1
         if len(fields) != 6 or fields[0] != b"timestamp" or fields[2] != b"message" or fields[4] != b"stream":
@@ -116,9 +111,9 @@ def _plain_values(entries: Iterable[RawEntry], after: int) -> Iterator[tuple[byt
             return
         if fields[1] != stamp:
             stamp = fields[1]
-            stamp_json = dumps(_text(stamp))
+            stamp_json = orjson.dumps(_text(stamp))
         stream = b"stderr" if fields[5] == b"stderr" else b"stdout"
-        yield stamp_json, dumps(fields[3].decode("utf-8", "replace")), number, stream
+        yield stamp_json, orjson.dumps(fields[3].decode("utf-8", "replace")), number, stream
 
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
@@ -127,10 +122,9 @@ def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
 
 
 def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
-    """The gaps between line ``after`` and number ``before``, both excluded: numbers that no entry has.
+    """The gaps between line ``after`` and number ``before``, both excluded. Only this function names such gaps.
 
     Numbers below ``first``, the first number that can still be read, are ``trimmed``; the others are ``missing``.
-    Only this function names such gaps. Streams, pages, search and clients all call it.
     """
     if after + 1 < min(first, before):
         yield Gap(after + 1, min(first, before) - 1, "trimmed")
@@ -165,7 +159,8 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
         return Gap(number, number, "malformed")
     return Line(
         number,
-        _text(named.get(b"timestamp", NO_TIMESTAMP.encode())),
+        # Without a time it is one that is valid, and obviously not real.
+        _text(named.get(b"timestamp", b"1970-01-01T00:00:00.000Z")),
         _text(named[b"message"]),
         stream_name(named.get(b"stream")),
         named.get(b"partial") == b"1",

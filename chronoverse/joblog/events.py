@@ -1,7 +1,6 @@
 """The events of a log's stream: their names, and the frames that carry them. Pure.
 
-``connected``, ``log``, ``end`` and ``error`` are the published API. ``job``, ``gap`` and ``redact`` say what those
-cannot. The OpenAPI document and our own client take the names from here.
+The OpenAPI document and our own client take the names from here.
 """
 
 from enum import StrEnum
@@ -13,7 +12,7 @@ from chronoverse.joblog import sse
 
 
 class EventName(StrEnum):
-    """The name of an event."""
+    """The name of an event. ``job``, ``gap`` and ``redact`` say what the published API cannot."""
 
     CONNECTED = "connected"
     JOB = "job"

@@ -8,8 +8,6 @@ import orjson
 
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, SMALL_PROGRAM_BYTES, Matcher
 
-#: Compiled queries that are cached: up to 35 MB. Others are compiled again for each slice, which takes 0.1 ms.
-CACHED_MATCHERS: Final = 128
 #: The first characters of a line, which an expression is compared with. An event loop waits for that, 10 ms at most.
 MAX_CHARACTERS: Final = 2**16
 
@@ -19,8 +17,7 @@ _DATA: Final = b"\ndata: "
 class LineFilter(NamedTuple):
     """Lets a line pass if it is of the output stream ``stream``, and its message matches the query ``q``.
 
-    With ``regex`` the query is a regular expression. None is no condition. Equal filters share what caches have of
-    them.
+    With ``regex`` the query is a regular expression. None is no condition.
     """
 
     stream: str | None = None
@@ -44,7 +41,8 @@ class LineFilter(NamedTuple):
         ]
 
 
-@lru_cache(CACHED_MATCHERS)
+# 128 compiled queries have up to 35 MB. Others are compiled again for each slice, which takes 0.1 ms.
+@lru_cache(128)
 def matcher_of(q: str, regex: bool) -> Matcher:
     """The compiled query. Raises ValueError for an expression that is malformed, or too expensive for a stream."""
     matcher = Matcher(q, regex=regex, max_bytes=SMALL_PROGRAM_BYTES)

@@ -13,28 +13,24 @@ import re2
 MAX_QUERY: Final = 256
 #: The most instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
-#: The most instructions times characters of one search: those of the largest expression and a line of 1 MiB, the
-#: longest that our runner writes. It takes about 3 s, and RE2 cannot be interrupted.
-MAX_WORK: Final = MAX_PROGRAM * 2**20
 #: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
 PROGRAM_BYTES: Final = 4 * 2**20
-#: The same for a query of a stream, and for every expression until it is known how large it is, which an event loop
-#: waits for. RE2 gives up `\pL{145}` after 2 ms, with 4 MiB after 49 ms. There is room for 16,000 instructions, eight
-#: times as many as allowed, because RE2 simplifies a program only after it is complete.
+#: The same for a query of a stream, and for every expression until its size is known, which an event loop waits for.
+#: RE2 gives up `\pL{145}` after 2 ms, with 4 MiB after 49 ms. It simplifies a program only when it is complete: hence
+#: there is room for eight times as many instructions as allowed.
 SMALL_PROGRAM_BYTES: Final = 384 * 2**10
 #: The most matches that are returned of one line.
 MAX_SPANS: Final = 1000
 
-#: The most instructions of an expression that is searched for in many lines at once. It may have to search them all
-#: again for each match, at 10^9 instructions times characters a second.
+#: The most instructions of an expression that is searched for in many lines at once, all again for each match. RE2 does
+#: 10^9 instructions times characters a second.
 MAX_JOINED_PROGRAM: Final = 200
 
-#: Control sequences of a terminal: CSI, and string sequences such as OSC. Each attempt ends at the next ESC, so the
-#: time is linear.
+#: Control sequences of a terminal: CSI, and string sequences such as OSC. Each ends at the next ESC: in linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 
-#: The same in a JSON string. This may find too much, but never too little. Its beginning is case-sensitive, so that RE2
-#: skips from ESC to ESC, which is ten times as fast.
+#: The same in a JSON string, and some more. Its beginning is case-sensitive, so that RE2 skips from ESC to ESC: that is
+#: ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
@@ -54,8 +50,8 @@ _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repe
 class Matcher:
     """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
 
-    It is searched for in a line as it was written, and in the line without control sequences, as a person reads it.
-    The ``in_…`` patterns find candidates in JSON Lines before these are decoded. Its automaton has ``max_bytes``.
+    It is searched for in a line as it was written, and without control sequences, as a person reads it. The ``in_…``
+    patterns find candidates in JSON Lines before these are decoded. Its automaton has ``max_bytes``.
     Raises ValueError for an expression that is malformed or too expensive.
     """
 
@@ -64,7 +60,7 @@ class Matcher:
         self._regex: Final = regex
         self._max_bytes: Final = max_bytes
         #: Only says whether the query is one, and how large. It is never searched for, so it has no automaton.
-        self._size: Final = int(_compiled(query, literal=not regex, max_bytes=SMALL_PROGRAM_BYTES).programsize)
+        self._size: Final = int(_compiled(query, not regex, SMALL_PROGRAM_BYTES).programsize)
         if regex and self._size > MAX_PROGRAM:
             raise ValueError(_TOO_EXPENSIVE)
         #: The query in lower case; None when only RE2 can compare it.
@@ -83,8 +79,12 @@ class Matcher:
         return size * self._size > 1_000_000
 
     def is_feasible(self, size: int) -> bool:
-        """Whether that many characters may be searched at all. Literal texts may always, whatever their length."""
-        return not self._regex or size * self._size <= MAX_WORK
+        """Whether that many characters may be searched at all. Literal texts may always, whatever their length.
+
+        The bound is for the largest expression and a line of 1 MiB, the longest that our runner writes. That takes
+        about 3 s, and RE2 cannot be interrupted.
+        """
+        return self.program_size * size <= MAX_PROGRAM * 2**20
 
     def matches(self, text: str) -> bool:
         """Whether the query matches ``text``, with or without its control sequences."""
@@ -93,8 +93,8 @@ class Matcher:
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         """The matches in ``text`` as [start, end) in characters, some of them twice. An empty match yields None.
 
-        There are at most twice :data:`MAX_SPANS` spans. One step takes no longer than :meth:`matches`, but there may be
-        as many steps as characters, and each may search the whole rest of the text.
+        There are at most twice :data:`MAX_SPANS` spans. One step takes no longer than :meth:`matches`, but each
+        character may have one.
         """
         yield from self._spans(text)
         if "\x1b" in text:
@@ -115,14 +115,13 @@ class Matcher:
     def in_json(self) -> Any:
         """A pattern for JSON Lines that matches in every line whose message contains the text, and in some others.
 
-        It also finds a text that has control sequences in it, which takes twice the time of a plain search. None for a
-        regular expression.
+        The text may have control sequences in it. None for a regular expression.
         """
         if self._regex:
             return None
         # Each character takes 40 instructions, and few lines contain so many characters of a query but not the rest.
         characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:12]]
-        return self._compiled(f"(?:{_JSON_SEQUENCE})*".join(characters))
+        return _compiled(f"(?:{_JSON_SEQUENCE})*".join(characters), False, self._max_bytes)
 
     @cached_property
     def in_joined_lines(self) -> Any:
@@ -132,7 +131,7 @@ class Matcher:
         """
         if not self._regex or self._size > MAX_JOINED_PROGRAM or _ENDS.search(self._query):
             return None
-        return self._compiled(f"(?m){self._query}")
+        return _compiled(f"(?m){self._query}", False, self._max_bytes)
 
     @cached_property
     def in_unescaped_json(self) -> Any:
@@ -146,10 +145,7 @@ class Matcher:
 
     @cached_property
     def _pattern(self) -> Any:
-        return self._compiled(self._query, literal=not self._regex)
-
-    def _compiled(self, query: str, *, literal: bool = False) -> Any:
-        return _compiled(query, literal=literal, max_bytes=self._max_bytes)
+        return _compiled(self._query, not self._regex, self._max_bytes)
 
     def _is_in(self, text: str) -> bool:
         if self._lowercase is not None and text.isascii():
@@ -167,7 +163,7 @@ class Matcher:
                 return
 
 
-def _compiled(query: str, *, literal: bool, max_bytes: int) -> Any:
+def _compiled(query: str, literal: bool, max_bytes: int) -> Any:
     options = re2.Options()
     options.literal = literal
     options.case_sensitive = False

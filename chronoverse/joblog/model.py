@@ -2,8 +2,6 @@
 
 Each line has a number, ``sequence_num``. The same number is in the line's Redis entry id (``7-0``), in its SSE ``id:``,
 in pages and in links. An *offset* is a number after which reading starts.
-
-A line is written in two ways, both in :class:`Line`: as an SSE frame and as JSON.
 """
 
 import re
@@ -141,7 +139,7 @@ class Line(NamedTuple):
         return line
 
     def encode(self) -> bytes:
-        """The same JSON as bytes. It is formatted by hand, at half the cost of encoding :meth:`to_json`."""
+        """The same JSON as bytes, at half the cost of encoding :meth:`to_json`."""
         number, timestamp, message, stream, partial = self
         rest = b',"partial":true' if partial else b""
         return LINE_JSON % (orjson.dumps(timestamp), orjson.dumps(message), number, stream.encode(), rest)
@@ -215,7 +213,7 @@ class End(NamedTuple):
 class OutOfSequence(NamedTuple):
     """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
-    ``last`` means that its number is larger than any that we allow. Nothing after it can be shown.
+    ``last`` means that its number is too large, so that nothing after it can be shown.
     """
 
     entry_id: str
@@ -243,8 +241,8 @@ class Job:
     """The state of a job at the moment when it was fetched.
 
     ``first`` is the first number that can still be read and ``last`` the last line's; there is none when
-    ``first > last``. ``end`` is the terminal entry. The archive has the numbers from ``first`` to ``archived``, or
-    nothing when that is 0. The store has those from ``first_stored`` on. ``redactions`` counts what was redacted.
+    ``first > last``. ``end`` is the terminal entry. The archive has the numbers from ``first`` to ``archived``, and the
+    store those from ``first_stored`` on. ``redactions`` counts what was redacted.
     """
 
     ref: JobRef
@@ -274,7 +272,7 @@ class Job:
         return seconds_of(self.created_at) or seconds_of(self.started_at)
 
     def listed(self, created_ms: float) -> "Job":
-        """The same job. If it does not say when it was created and started, that is when it was listed."""
+        """The same job, with the time when it was listed in place of those that it does not say."""
         created_at = self.created_at or iso_or_none(created_ms)
         begun_at = None if self.status is Status.PENDING else created_at
         return replace(self, created_at=created_at, started_at=self.started_at or begun_at)
@@ -293,10 +291,7 @@ class Job:
         )
 
     def is_past_end(self, cursor: int) -> bool:
-        """Whether ``cursor`` is at the end of the log or after it, so that whatever the store has there is not shown.
-
-        A log ends with its first terminal entry. What a foreign runner writes after that belongs to no log.
-        """
+        """Whether ``cursor`` is at the end of the log or after it. What a foreign runner writes there is not shown."""
         return self.end is not None and cursor >= self.end.sequence_num
 
     def closing_frames(self, end: End, lease_seconds: float) -> bytes:
@@ -306,8 +301,7 @@ class Job:
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
         """The last frames for a reader that has all lines up to ``cursor``. None while more lines may follow.
 
-        A reader may be past the terminal entry: then the store has lost lines that it once had, and the frame is an
-        ``error`` that says which.
+        For a reader past the terminal entry the frame is an ``error``: the store has lost lines that it once had.
         """
         end = self.end
         if end is None or end.sequence_num > cursor + 1:
@@ -317,7 +311,7 @@ class Job:
         return self.closing_frames(end, lease_seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """The job as JSON, as ``GET /workflows/{w}/jobs/{j}`` answers it."""
+        """The answer of ``GET /workflows/{w}/jobs/{j}``."""
         return {
             "workflow_id": self.ref.workflow_id,
             "id": self.ref.job_id,

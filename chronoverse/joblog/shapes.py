@@ -23,7 +23,7 @@ The lines of two runs are compared by their shapes. A shape is made by these rul
 6. The names of months and days, and AM and PM, are ``#`` where they are words of their own.
 7. A ruler, a progress bar or a mark, which is three or more of one sign, is two of them.
 
-All of these become the same sign. So a hash that happens to have only decimal digits has the shape of any other hash.
+All of these become the same sign, so that a hash of decimal digits alone has the shape of any other hash.
 
 A shape is stored as 64 bits of its BLAKE2b hash. Compared with runs that have a million shapes, one new line in
 2 * 10^13 is missed because its hash is one of theirs.
@@ -44,7 +44,7 @@ _Value = TypeVar("_Value")
 VERSION: Final = 1
 #: Bytes of a hash.
 HASH_BYTES: Final = 8
-#: Shapes of one log. No log is compared with one that has more: that would take too much memory, and say too little.
+#: Shapes of one log. With more, it takes too much memory to be compared with, and says too little.
 MAX_SHAPES: Final = 100_000
 #: Bytes of the hash at the beginning of a packed set, and of the longest packed set.
 _DIGEST_BYTES: Final = 16
@@ -155,7 +155,6 @@ class _Hashes(dict[bytes, int]):
 
 
 def _without_sequences(line: bytes) -> bytes:
-    """The line without a terminal's control sequences."""
     if b"\x1b" not in line:
         return line
     return strip_sequences(line.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")
@@ -164,8 +163,8 @@ def _without_sequences(line: bytes) -> bytes:
 def _with_equal_ids(text: bytes) -> bytes:
     """Text of the same shapes, in which the digits of UUIDs and of eight or more hexadecimal digits are 0.
 
-    ``text`` is one line or several, whose digits are all 0, without a terminal's control sequences. Many lines differ
-    only in their ids. This makes them equal. The result is ``text`` itself if nothing changes.
+    Many lines differ only in their ids. This makes them equal. ``text`` is one line or several, whose digits are all 0,
+    without control sequences. It is returned itself if nothing changes.
     """
     classes = text.translate(_HEX)
     parts: list[bytes] = []
@@ -219,7 +218,7 @@ class ShapeSet:
         self.is_full = False
 
     def add(self, hashes: Iterable[int]) -> None:
-        """Adds the shapes of more lines."""
+        """Adds more shapes."""
         if not self.is_full:
             self.hashes.update(hashes)
             if len(self.hashes) > MAX_SHAPES:

@@ -58,8 +58,7 @@ def fold(text: str) -> bytes:
 class Decoder:
     """Decodes the bytes of a stream, which may come in chunks of any size.
 
-    ``last_event_id`` changes only when a complete block has arrived. ``retry_ms`` is None until the stream sets it. A
-    comment, or a block without data, makes no event, as the standard says.
+    ``last_event_id`` changes only when a complete block has arrived. ``retry_ms`` is None until the stream sets it.
     """
 
     def __init__(self, last_event_id: str = "") -> None:
@@ -67,12 +66,9 @@ class Decoder:
         self.retry_ms: int | None = None
         self._buffer = b""
         self._started = False
-        self._reset()
-
-    def _reset(self) -> None:
         self._event = ""
         self._data: list[str] = []
-        self._id = self.last_event_id
+        self._id = last_event_id
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that ``chunk`` completes."""
@@ -93,7 +89,9 @@ class Decoder:
 
     def _line(self, line: str) -> Event | None:
         if not line:
-            return self._dispatch()
+            event = Event(self._event or "message", "\n".join(self._data), self._id) if self._data else None
+            self.last_event_id, self._event, self._data = self._id, "", []
+            return event
         field, _, value = line.partition(":")
         value = value[1:] if value.startswith(" ") else value
         if field == "data":
@@ -105,11 +103,3 @@ class Decoder:
         elif field == "retry" and _DIGITS.fullmatch(value):
             self.retry_ms = int(value)
         return None
-
-    def _dispatch(self) -> Event | None:
-        self.last_event_id = self._id
-        event = None
-        if self._data:
-            event = Event(self._event or "message", "\n".join(self._data), self._id)
-        self._reset()
-        return event

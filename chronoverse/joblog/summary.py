@@ -22,10 +22,8 @@ DEFAULT_BYTES: Final = 16_384
 MAX_LAST_LINES: Final = 50
 #: Groups of lines of one shape, at most. Lines of further shapes are only counted.
 MAX_GROUPS: Final = 1_000
-#: Hunks that are kept, at most: of more, those with the highest ranks. Lines with at most that many others between them
-#: are one hunk.
+#: Hunks that are kept, at most: of more, those with the highest ranks.
 MAX_HUNKS: Final = 200
-HUNK_GAP: Final = 1
 #: Lines from where a failed log is opened to its most telling line, at most: they fit on one screen.
 CAUSE_LINES: Final = 30
 #: Characters of one message: this part of the summary's bytes, within these bounds.
@@ -74,7 +72,7 @@ _COMMIT: Final = re.compile(
 def weight_of(message: str, is_error: bool) -> int:
     """How telling a line is: 3 if it says why, 2 for another failure, 1 if it only says that something has failed.
 
-    Any other line has 0. ``is_error`` is what :func:`looks_like_error` says of it.
+    Any other line has 0. ``is_error`` is what :func:`looks_like_error` says.
     """
     text = strip_sequences(message[:_WEIGHED])
     if _COMMIT.search(text):
@@ -98,10 +96,7 @@ def looks_like_error(matcher: Matcher, message: str) -> bool:
 
 @dataclass(slots=True)
 class LineGroup:
-    """Lines of one shape: the number of the first, how many there are, and how telling one is.
-
-    ``line`` is the first one, if it is at hand.
-    """
+    """Lines of one shape: how many, and the number and the :func:`weight_of` the first, which may be at hand."""
 
     number: int
     repeated: int
@@ -111,10 +106,7 @@ class LineGroup:
 
 @dataclass(slots=True)
 class Hunk:
-    """Lines that were found next to each other, from number ``first`` to ``last``: ``size`` of them.
-
-    ``telling`` is the number of the most telling line, whose ``weight`` is that of :func:`weight_of`.
-    """
+    """Lines that were found next to each other. ``telling`` is the number of the one with the highest ``weight``."""
 
     first: int
     last: int
@@ -124,10 +116,8 @@ class Hunk:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The hunk with the highest rank is the cause: it says why, is large, and is late.
-
-        A line that only says that something has failed is no reason to open the log there.
-        """
+        """The hunk with the highest rank is the cause: it says why, is large, and is late."""
+        # A line that only says that something has failed is no reason to open the log there.
         return max(self.weight, 1), self.size, self.last
 
 
@@ -136,9 +126,8 @@ class FoundLines:
     """The lines of one kind among those from number ``low`` to ``high``, which were looked at.
 
     Lines of one shape are one group; ``shape_of`` says what shape a message has, and ``weigh`` how telling it is.
-    ``count`` is the number of all lines.
-    ``is_whole`` says whether every line is in a group: there may be more than :data:`MAX_GROUPS` shapes. The next line
-    that is added is either the lowest or the highest.
+    ``is_whole`` says that all of the ``count`` lines are in groups: there may be more than :data:`MAX_GROUPS` shapes.
+    The next line that is added is either the lowest or the highest.
     """
 
     shape_of: Callable[[str], int]
@@ -172,7 +161,8 @@ class FoundLines:
     def _add_to_hunks(self, number: int, weight: int) -> None:
         hunks = self._hunks
         for hunk in (hunks[0], hunks[-1]) if hunks else ():
-            if hunk.first - 1 - HUNK_GAP <= number <= hunk.last + 1 + HUNK_GAP:
+            # One other line may be between two lines of a hunk.
+            if hunk.first - 2 <= number <= hunk.last + 2:
                 hunk.first, hunk.last, hunk.size = min(hunk.first, number), max(hunk.last, number), hunk.size + 1
                 if weight > hunk.weight or (weight == hunk.weight and number < hunk.telling):
                     hunk.telling, hunk.weight = number, weight
@@ -222,8 +212,7 @@ def compose(
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
     ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
-    compare with. ``read_line`` reads a line that is not at hand. The three kinds of lines share the room evenly; what
-    one kind does not need is for the others. The JSON says ``truncated`` when new lines or errors are left out.
+    compare with. ``read_line`` reads a line that is not at hand. The three kinds of lines share the room evenly.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
@@ -281,10 +270,7 @@ def _count(found: FoundLines, begin: int) -> int | None:
 def _cause(
     job: Job, errors: FoundLines, new: FoundLines | None, last: Sequence[Line]
 ) -> tuple[int, int, int, str] | None:
-    """Where the log of a failed or lost job is to be opened: from which line to which, the most telling one, and why.
-
-    None for any other job, and for an empty log.
-    """
+    """Where the log of a failed or lost job is to be opened: first and last line, the most telling one, and why."""
     if job.status not in (Status.FAILED, Status.LOST) or not last:
         return None
     hunk = None if job.status is Status.LOST else (new and new.best_hunk(job.first)) or errors.best_hunk(job.first)
@@ -296,10 +282,7 @@ def _cause(
 
 
 def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[bytes]], list[bool]]:
-    """Takes one piece of each kind in turn, while the ``room`` of that many bytes lasts.
-
-    Returns the pieces of each kind, and for each kind whether some of them were left out.
-    """
+    """The pieces of each kind, taken in turn while the ``room`` in bytes lasts, and whether some were left out."""
     shown: list[list[bytes]] = [[] for _ in kinds]
     left_out = [False] * len(kinds)
     open_kinds = set(range(len(kinds)))
@@ -318,7 +301,7 @@ def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[
 
 
 def _line_json(line: Line, characters: int, repeated: int = 1) -> bytes:
-    """A line, with a message of at most so many ``characters``: a longer one is cut off and marked."""
+    """A line whose message is cut off after ``characters``, and then marked."""
     json: dict[str, Any] = line._replace(message=line.message[:characters]).to_json()
     if len(line.message) > characters:
         json["truncated"] = True

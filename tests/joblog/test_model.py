@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chronoverse.joblog.entries import NO_TIMESTAMP, in_sequence, read_entries
+from chronoverse.joblog.entries import in_sequence, read_entries
 from chronoverse.joblog.model import (
     IDENTIFIER,
     MAX_NUMBER,
@@ -29,6 +29,9 @@ from tests.support.reading import redis_fields
 
 NOW = "2026-03-03T10:00:05.123Z"
 Raw = tuple[bytes, list[bytes]]
+
+#: The timestamp of a line whose runner gave none.
+NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 
 
 def raw(entry_id: str, *fields: str | bytes) -> Raw:
@@ -211,7 +214,11 @@ def test_exit_codes(text: str, code: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, NO_TIMESTAMP), (1772532005.125, "2026-03-03T10:00:05.125Z"), (1772532005, "2026-03-03T10:00:05.000Z")],
+    [
+        (0, NO_TIMESTAMP),
+        (1772532005.125, "2026-03-03T10:00:05.125Z"),
+        (1772532005, "2026-03-03T10:00:05.000Z"),
+    ],
 )
 def test_timestamps_have_milliseconds_and_a_z(seconds: float, text: str) -> None:
     """There are always three digits after the point, also if they are zeros."""

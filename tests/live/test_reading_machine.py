@@ -21,7 +21,6 @@ from hypothesis.stateful import (
 from chronoverse.errors import AppendRefused, SequenceGap
 from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
-from chronoverse.joblog.entries import NO_TIMESTAMP
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
@@ -252,7 +251,7 @@ class Reading(RuleBasedStateMachine):
         values = {"timestamp": STAMP, "message": "part", "stream": "stderr", "partial": "1"}
         self._xadd(f"{self.last + 1}-0", *(text for name in fields for text in (name, values[name])))
         stream = "stderr" if "stream" in fields else "stdout"
-        stamp = STAMP if "timestamp" in fields else NO_TIMESTAMP
+        stamp = STAMP if "timestamp" in fields else "1970-01-01T00:00:00.000Z"
         self.written[self.last + 1] = Line(self.last + 1, stamp, "part", stream, "partial" in fields)
 
     @rule(id=st.sampled_from(["{next}-0", "{last}-1"]), field=st.sampled_from(["note", "event"]))
