@@ -128,12 +128,29 @@ class _Words(dict[bytes, bytes]):
         return masked
 
 
-class _Hashes(dict[bytes, int]):
+class ShapeHasher(dict[bytes, int]):
     """The hash of the shape of each line. It is made when the line is first looked up."""
 
     def __init__(self) -> None:
         super().__init__()
         self._words = _Words()
+
+    def hashes(self, messages: Sequence[str]) -> list[int]:
+        """The hash of the shape of each message, in order."""
+        text = "\n".join(messages).encode("utf-8", "surrogatepass").translate(_DIGITS)
+        if b"\x1b" not in text:
+            # One pass over all lines takes half the time of one for each.
+            text = _with_equal_ids(text)
+        lines = text.split(b"\n")
+        if len(lines) != len(messages):
+            # A foreign runner's message may contain newlines. No messages at all are one line, which is empty.
+            lines = [each.encode("utf-8", "surrogatepass").translate(_DIGITS) for each in messages]
+        return list(map(self.__getitem__, lines))
+
+    def shape(self, message: str) -> str:
+        """The shape of a line."""
+        line = message.encode("utf-8", "surrogatepass").translate(_DIGITS)
+        return self._shape(_without_sequences(line)).decode("utf-8", "surrogatepass")
 
     def __missing__(self, line: bytes) -> int:
         plain = _with_equal_ids(_without_sequences(line))
@@ -142,11 +159,11 @@ class _Hashes(dict[bytes, int]):
             if b"\x1b" in line:
                 _remember(self, line, found)
             return found
-        found = int.from_bytes(blake2b(self.shape(line), digest_size=HASH_BYTES).digest(), "little")
+        found = int.from_bytes(blake2b(self._shape(line), digest_size=HASH_BYTES).digest(), "little")
         _remember(self, line, found)
         return found
 
-    def shape(self, plain: bytes) -> bytes:
+    def _shape(self, plain: bytes) -> bytes:
         """The shape of a line without control sequences, whose digits are all 0, in UTF-8."""
         masked = b" ".join(map(self._words.__getitem__, plain.split()))
         if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
@@ -186,25 +203,6 @@ def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
         if len(memory) >= REMEMBERED:
             memory.clear()
         memory[key] = value
-
-
-class ShapeHasher:
-    """Hashes the shapes of lines. It remembers lines and words that it has seen."""
-
-    def __init__(self) -> None:
-        self._hashes = _Hashes()
-
-    def hashes(self, messages: Sequence[str]) -> list[int]:
-        """The hash of the shape of each message, in order."""
-        text = "\n".join(messages).encode("utf-8", "surrogatepass").translate(_DIGITS)
-        if b"\x1b" not in text:
-            # One pass over all lines takes half the time of one for each.
-            text = _with_equal_ids(text)
-        lines = text.split(b"\n")
-        if len(lines) != len(messages):
-            # A foreign runner's message may contain newlines. No messages at all are one line, which is empty.
-            lines = [each.encode("utf-8", "surrogatepass").translate(_DIGITS) for each in messages]
-        return list(map(self._hashes.__getitem__, lines))
 
 
 class ShapeSet:
@@ -250,9 +248,3 @@ class ShapeSet:
         found.is_full = bool(words[0])
         found.hashes.update(words[1:])
         return found
-
-
-def shape(message: str) -> str:
-    """The shape of a line."""
-    line = message.encode("utf-8", "surrogatepass").translate(_DIGITS)
-    return _Hashes().shape(_without_sequences(line)).decode("utf-8", "surrogatepass")

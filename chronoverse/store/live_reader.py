@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
@@ -50,46 +51,31 @@ Found = tuple[JobRef, int, Sequence[RawEntry] | StoreError]
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class WatchedLog:
     """One log that is read. ``cursor`` is the line after which the next entry is wanted. ``node`` reads the log."""
 
-    __slots__ = ("cursor", "job", "key", "node")
-
-    def __init__(self, job: JobRef, key: bytes, cursor: int) -> None:
-        self.job: Final = job
-        self.key: Final = key
-        self.cursor = cursor
-        self.node: NodeReader
+    job: JobRef
+    key: bytes
+    cursor: int
+    node: "NodeReader" = field(init=False)
 
 
 class NodeReader:
     """One connection to the server ``server``, and the logs that are read there.
 
-    One thread reads; any thread may add and remove logs. A read waits for up to ``block_seconds``. ``poll_seconds`` is
-    the time between two reads of a log where the server does not report changes. ``read_elsewhere`` reads one log
-    wherever its key is. ``give_back`` is called with logs that are on another server now.
+    One thread reads; any thread may add and remove logs. ``live`` is the reader that all nodes belong to.
 
     Each log is in the queue, or it was read after the last change that the server has reported. Replies and reports
     arrive in their order on one connection, so no change between a read and its report is missed. On a new connection
     all logs are queued.
     """
 
-    def __init__(
-        self,
-        server: Hashable,
-        topology: Topology,
-        read_elsewhere: Callable[[JobRef, int, int], Sequence[RawEntry]],
-        give_back: Callable[[Sequence[WatchedLog]], object],
-        block_seconds: float,
-        poll_seconds: float = POLL_SECONDS,
-    ) -> None:
+    def __init__(self, server: Hashable, live: "LiveReader") -> None:
         self.server: Final = server
         self.logs: Final[dict[bytes, WatchedLog]] = {}
-        self._topology: Final = topology
-        self._read_elsewhere: Final = read_elsewhere
-        self._give_back: Final = give_back
-        self._block_seconds: Final = block_seconds
-        self._poll_seconds: Final = poll_seconds
+        self._live: Final = live
+        self._topology: Final = live.topology
         self._queue: deque[WatchedLog] = deque()
         self._connection: redis.Connection | None = None
         #: Whether the server reports changes on this connection, and whether a refusal of that was logged.
@@ -101,7 +87,7 @@ class NodeReader:
         self._poll_at = float("inf")
         self._poll_took = 0.0
         #: The version of the topology with which the logs were last compared, and when.
-        self._version = topology.version
+        self._version = live.topology.version
         self._compared_at = float("-inf")
         #: Since when this reader waits for an answer of the server. None while it does not.
         self._asked_at: float | None = None
@@ -148,7 +134,7 @@ class NodeReader:
         """
         with translate_errors():
             try:
-                return self._read(count, time.monotonic() + self._block_seconds)
+                return self._read(count, time.monotonic() + self._live.block_seconds)
             except redis.RedisError as error:
                 # The driver might open it again, and then the server would report nothing of what was read before.
                 if not isinstance(error, redis.ResponseError):
@@ -195,13 +181,14 @@ class NodeReader:
         """The connection. None when all logs are on other servers by now. Raises the driver's errors."""
         self._topology.refresh()
         version, now = self._topology.version, time.monotonic()
-        if self._connection is None or (version != self._version and now >= self._compared_at + self._poll_seconds):
+        is_due = now >= self._compared_at + self._live.poll_seconds
+        if self._connection is None or (version != self._version and is_due):
             if version != self._version and self._topology.is_single:
                 self._disconnect()  # Another server is the master now.
             self._version, self._compared_at = version, now
             server_of = self._topology.server_of
             logs = tuple(self.logs.values())
-            self._give_back([each for each in logs if server_of(each.job.workflow_id) != self.server])
+            self._live.reassign([each for each in logs if server_of(each.job.workflow_id) != self.server])
         if self._connection is None and self.logs:
             self._asked_at = self._asked_at or now
             connection = self._topology.new_connection_to(self.server)
@@ -237,7 +224,7 @@ class NodeReader:
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
             # Reading many logs takes a quarter of the time.
-            self._poll_at = now + max(self._poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
+            self._poll_at = now + max(self._live.poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
         if not self._queue and not has_buffered(connection):
             if self._wait(connection, min(until, self._poll_at) - now):
                 take_message(connection, wait=True)
@@ -284,7 +271,7 @@ class NodeReader:
                 elif isinstance(answer, AskError):
                     # The slot is being moved, and the key is on the other server already.
                     with contextlib.suppress(StoreError):
-                        entries = self._read_elsewhere(each.job, cursor, count)
+                        entries = self._live.read_log(each.job, cursor, count)
                 else:
                     refusal = answer
             if entries:
@@ -308,12 +295,11 @@ class NodeReader:
     def _wait(self, connection: redis.Connection | None, seconds: float) -> bool:
         """Waits until a log is queued, or ``connection`` has something to read. Returns whether it has."""
         self._is_waiting = True
-        has_message, is_woken = False, False
+        has_message = is_woken = False
         if not self._queue:
             has_message, is_woken = wait_readable(connection, self._wakeup[0], max(seconds, 0.0))
         self._is_waiting = False
         if is_woken:
-            # Bytes read from the wakeup socket at once. Each wakeup sends one byte.
             self._wakeup[0].recv(4096)
         return has_message
 
@@ -323,7 +309,8 @@ class LiveReader:
 
     With one server, or behind Sentinels, :meth:`read` reads by itself. In a Cluster each node has a thread, so that the
     jobs of the others need not wait for it. ``key`` gives the key of a job's log, and ``read`` reads one log at once,
-    wherever it is. A read waits for up to ``block_seconds``.
+    wherever it is. A read waits for up to ``block_seconds``. ``poll_seconds`` is the time between two reads of a log
+    where the server does not report changes.
     """
 
     def __init__(
@@ -334,11 +321,11 @@ class LiveReader:
         block_seconds: float,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._topology = topology
+        self.topology: Final = topology
         self._key = key
-        self._read_one = read
-        self._block_seconds = block_seconds
-        self._poll_seconds = poll_seconds
+        self.read_log: Final = read
+        self.block_seconds: Final = block_seconds
+        self.poll_seconds: Final = poll_seconds
         self._lock = threading.Lock()
         self._logs: dict[JobRef, WatchedLog] = {}
         self._nodes: dict[Hashable, NodeReader] = {}
@@ -378,14 +365,14 @@ class LiveReader:
         The next read continues after them. For a job that cannot be read, the list has an error, such as
         :class:`NotALog`, instead of entries. Raises :class:`StoreError` when no server answers.
         """
-        if self._topology.is_single:
+        if self.topology.is_single:
             with self._lock:
                 node = self._node_of("")
             return node.read(count)
         self._count = count
         found: list[Found] = []
         with contextlib.suppress(queue.Empty):
-            found += self._results.get(timeout=self._block_seconds)
+            found += self._results.get(timeout=self.block_seconds)
             while True:
                 found += self._results.get_nowait()
         nodes, errors = tuple(self._nodes), dict(self._errors)
@@ -401,27 +388,25 @@ class LiveReader:
     def close(self) -> None:
         """Ends reading, within twice the time that a read waits, and closes the connections."""
         self._closed.set()
-        until = time.monotonic() + 2 * self._block_seconds
+        until = time.monotonic() + 2 * self.block_seconds
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0))
-        if self._topology.is_single:
+        if self.topology.is_single:
             for node in self._nodes.values():
                 node.close()
 
     def _node_of(self, workflow_id: str) -> NodeReader:
-        server = self._topology.server_of(workflow_id)
+        server = self.topology.server_of(workflow_id)
         node = self._nodes.get(server)
         if node is None:
-            node = self._nodes[server] = NodeReader(
-                server, self._topology, self._read_one, self._reassign, self._block_seconds, self._poll_seconds
-            )
-            if not self._topology.is_single:
+            node = self._nodes[server] = NodeReader(server, self)
+            if not self.topology.is_single:
                 thread = threading.Thread(target=self._run, args=(node,), name="tail-node", daemon=True)
                 self._threads = [*(each for each in self._threads if each.is_alive()), thread]
                 thread.start()
         return node
 
-    def _reassign(self, logs: Sequence[WatchedLog]) -> None:
+    def reassign(self, logs: Sequence[WatchedLog]) -> None:
         """Gives logs to the nodes that have them now."""
         with self._lock:
             for watched in logs:
@@ -448,7 +433,7 @@ class LiveReader:
             self._errors.pop(node.server, None)
             while found and not self._closed.is_set():
                 with contextlib.suppress(queue.Full):
-                    self._results.put(found, timeout=self._block_seconds)
+                    self._results.put(found, timeout=self.block_seconds)
                     break
         self._errors.pop(node.server, None)
         node.close()

@@ -207,7 +207,7 @@ class Store:
         return self.chunks.redacted_ranges(job, count)
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
-        """For the process's tail reader, on connections of its own; see :class:`NodeReader` for the times."""
+        """For the process's tail reader, on connections of its own; see :class:`LiveReader`."""
         return LiveReader(self._topology, self._keys.log, self.read, block_seconds, poll_seconds)
 
     # Writing a log

@@ -131,17 +131,12 @@ class WorkflowList:
                 *(("SRANDMEMBER", key(each, "running"), CHECKED_RUNNING) for each in workflow_ids),
             ],
         )
-        jobs = [
-            [JobRef(workflow_id, job_id) for job_id in _ids(members)]
-            for workflow_id, members in zip([*workflow_ids, *workflow_ids], samples, strict=True)
-        ]
-        oldest = [job for each in jobs[: len(workflow_ids)] for job in each]
+        oldest, running = (_refs(workflow_ids, samples[at : at + len(workflow_ids)]) for at in (0, len(workflow_ids)))
         questions = [("EXISTS", self._keys.log(job), self._keys.of(job, "job")) for job in oldest]
         exist = self._commands.pipeline(workflow_ids[0], questions)
         gone = [job for job, count in zip(oldest, exist, strict=True) if count == 0]
         for workflow_id in {job.workflow_id for job in gone}:
             self._listing.unlist(workflow_id, [job.job_id for job in gone if job.workflow_id == workflow_id])
-        running = [job for each in jobs[len(workflow_ids) :] for job in each]
         checked = random.sample(running, min(CHECKED_RUNNING, len(running)))
         for ref, job in zip(checked, self._get_jobs(checked) if checked else (), strict=True):
             if job is None or (isinstance(job, Job) and job.end is not None):
@@ -149,18 +144,13 @@ class WorkflowList:
 
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         calls = [(each, [self._keys.of_workflow(each, "jobs")], [RECENT_JOBS]) for each in workflow_ids]
-        answers = list(zip(workflow_ids, self._commands.scripts("workflow", calls), strict=True))
+        answers = self._commands.scripts("workflow", calls)
         # The hash says how a job of our runners stands. Foreign jobs, and those that wait for a runner, are asked for.
-        refs = [
-            JobRef(workflow_id, job_id)
-            for workflow_id, answer in answers
-            if isinstance(answer, list)
-            for job_id in _ids(answer[5:])
-        ]
+        refs = _refs(workflow_ids, [answer[5:] if isinstance(answer, list) else answer for answer in answers])
         asked = dict(zip(refs, self._get_jobs(refs) if refs else (), strict=True))
         return [
             _workflow(workflow_id, answer, asked) if isinstance(answer, list) else answer
-            for workflow_id, answer in answers
+            for workflow_id, answer in zip(workflow_ids, answers, strict=True)
         ]
 
     def _repair_list(self, found: Mapping[str, Workflow | None]) -> None:
@@ -181,10 +171,15 @@ class WorkflowList:
         return self._commands.run(self.slot, command, self.slot, *args, pool=pool)
 
 
-def _ids(members: Any) -> list[str]:
-    """The ids in a reply, which may hold anything, or be an error."""
-    texts = [member.decode("ascii", "replace") for member in members] if isinstance(members, list | set) else []
-    return [text for text in texts if IDENTIFIER.fullmatch(text)]
+def _refs(workflow_ids: Sequence[str], replies: Sequence[Any]) -> list[JobRef]:
+    """The jobs whose ids are in ``replies``, one for each workflow, which may hold anything, or be errors."""
+    return [
+        JobRef(workflow_id, job_id)
+        for workflow_id, members in zip(workflow_ids, replies, strict=True)
+        if isinstance(members, list | set)
+        for member in members
+        if IDENTIFIER.fullmatch(job_id := member.decode("ascii", "replace"))
+    ]
 
 
 def _workflow(workflow_id: str, answer: list[Any], asked: Mapping[JobRef, Job | StoreError | None]) -> Workflow:

@@ -20,7 +20,7 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.comparison import COMPARED_JOBS, NewLinesScan, RunShapes
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
-from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet, shape
+from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
@@ -70,8 +70,8 @@ class Logs:
         before = list(self.lines)[: list(self.lines).index(job_id)][::-1]
         good = [each for each in before if self.statuses[each] is Status.COMPLETED][:COMPARED_JOBS]
         others = good if against is None else [against]
-        known = {shape(line.message) for each in others for line in self.lines[each]}
-        return others, [line for line in self.lines[job_id] if shape(line.message) not in known]
+        known = {ShapeHasher().shape(line.message) for each in others for line in self.lines[each]}
+        return others, [line for line in self.lines[job_id] if ShapeHasher().shape(line.message) not in known]
 
 
 @pytest.fixture
