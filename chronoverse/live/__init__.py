@@ -1,10 +1,9 @@
 """New lines, read once for all who watch, and each viewer's walk through a log.
 
-tail            the one reader of a worker: waits for the next lines of every watched job, and checks the jobs
-feed            what a worker holds of a watched job: a ring of encoded frames
-viewer          one reader's cursor: replay first, then the ring, then the end
-replay          a viewer's walk through lines that are older than the ring
-replay_cache    parts of logs that several replays read, each read once
-fair_lock       a lock that is handed over in the order of asking
-delivery_stats  counts what was delivered
+tail          the one reader of a worker: waits for the next lines of every watched job, and checks the jobs
+feed          what a worker holds of a watched job: a ring of encoded frames
+viewer        one reader's cursor: replay first, then the ring, then the end
+replay        a viewer's walk through lines that are older than the ring
+replay_cache  parts of logs that several replays read, each read once
+fair_lock     a lock that is handed over in the order of asking
 """

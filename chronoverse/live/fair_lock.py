@@ -10,13 +10,13 @@ from typing import Final
 class FairLock:
     """A lock with up to ``at_once`` holders, of which up to ``each`` belong to one subject (the user of a token).
 
-    The subjects that wait get the lock in turn. So if one subject has many requests, another subject waits for one of
-    them only. Among the requests of one subject, the one that has waited longest comes first. A subject that has
-    ``each`` holders already is passed over until one of them releases the lock. Calls without a subject share a queue.
+    The subjects that wait get the lock in turn, and the requests of one subject in the order of asking. So however many
+    requests a subject has, another one waits for one of them only. A subject that has ``each`` holders already is
+    passed over until one of them releases the lock.
 
-    Whoever gets the lock first calls ``pause``, which lets the rest of the worker run once. So code that does not need
-    the lock never waits for more than ``at_once`` holders. A caller waits for up to ``seconds``. Then it gets the
-    exception that ``missed`` makes of a text, or that of ``used_up`` if its own subject has ``each`` holders.
+    Whoever gets the lock first calls ``pause``, which lets the rest of the worker run once. A caller waits for up to
+    ``seconds``. Then it gets the exception that ``missed`` makes of a text, or that of ``used_up`` if its own subject
+    has ``each`` holders.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class FairLock:
         return sum(map(len, self._queues.values()))
 
     @contextlib.contextmanager
-    def hold(self, subject: str) -> Iterator[None]:
+    def hold(self, subject: str = "") -> Iterator[None]:
         """Holds the lock for ``subject`` during a ``with`` block. Raises what ``missed`` or ``used_up`` makes."""
         self._acquire(subject)
         try:
@@ -53,19 +53,6 @@ class FairLock:
             yield
         finally:
             self._release(subject)
-
-    def __enter__(self) -> None:
-        """Acquires the lock without a subject."""
-        self._acquire("")
-        try:
-            self._pause()
-        except BaseException:
-            self._release("")
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        """Releases the lock."""
-        self._release("")
 
     def _acquire(self, subject: str) -> None:
         with self._lock:

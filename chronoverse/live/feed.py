@@ -9,8 +9,8 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from chronoverse.joblog import sse
@@ -21,24 +21,16 @@ from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, Ou
 
 #: Bytes of one slice; a longer single frame is a slice of its own. A viewer that stops reading holds one slice.
 SLICE_BYTES: Final = 252 * 2**10
-#: Slices that are cut short end at multiples of so many bytes. A socket with room takes 130,966 bytes at once, because
-#: its buffer is bounded by ``SEND_BUFFER_BYTES``. With 128 KiB nearly every slice was two writes, the second of 200
-#: bytes.
+#: Slices that are cut short end at multiples of that many bytes. A socket with room takes 130,966 bytes at once: with
+#: 128 KiB nearly every slice was two writes, the second of 200 bytes.
 SLICE_STEP_BYTES: Final = 126 * 2**10
 #: Slices that are cached between two publishes. Nearly all viewers have the same position and share one slice.
 MAX_SLICES: Final = 64
 #: The part of a worker's time that comparing lines with queries may take, and the seconds that it may take at once.
 FILTER_SHARE: Final = 0.2
 FILTER_BURST_SECONDS: Final = 0.1
-#: The last seconds of that burst are only for subjects that have taken less than the average.
-FILTER_RESERVE_SECONDS: Final = 0.05
 #: Seconds that comparing may take before the rest of the worker runs.
 FILTER_SLICE_SECONDS: Final = 0.003
-#: Lines that are compared with a query for one slice, so that comparing them takes no more than a millisecond.
-MAX_MATCHED_LINES: Final = 250
-#: Bytes of frames that are compared with an expression for one slice, and the rest of the last frame. An expression may
-#: need 0.3 µs for each.
-MAX_MATCHED_BYTES: Final = 16 * 2**10
 #: Viewers that are woken before others may run. Each may cost a write, some 10 µs, so others wait for 5 ms at most.
 WAKES_PER_YIELD: Final = 400
 
@@ -57,17 +49,18 @@ class EventFrame(NamedTuple):
 
 
 class Waiter(Protocol):
-    """Whoever is to be woken when a feed changes, or at the time ``due`` on the tail's clock."""
+    """Whoever is to be woken when a feed changes, or at the time ``due`` on the tail's clock: viewers, and groups.
+
+    ``is_replaying`` says that it reads older lines itself.
+    """
 
     due: float
 
+    @property
+    def line_filter(self) -> LineFilter | None: ...
+    @property
+    def is_replaying(self) -> bool: ...
     def wake(self) -> None: ...
-
-
-class ViewerGroup(Waiter, Protocol):
-    """Viewers that are written to in one pass. Only the code that owns their sockets knows what a member is."""
-
-    def join(self, member: Any, /) -> bool: ...
 
 
 class Slice(NamedTuple):
@@ -87,9 +80,9 @@ BUSY: Final = Slice(b"", -1, -1)
 class FilterBudget:
     """Bounds the time that a worker takes to compare lines with the queries of its viewers.
 
-    Viewers without a query do not wait for it: when the time is used up, those with one are served later. When it is
-    short, subjects of tokens that have taken much wait for those that have taken little. So a client with many
-    expensive queries delays its own. ``clock`` is monotonic, in seconds. ``yield_to_loop`` lets others run.
+    When the time is used up, viewers with a query are served later. When it is short, subjects that have taken much
+    wait for those that have taken little. So a client with many expensive queries delays its own. ``clock`` is
+    monotonic, in seconds. ``yield_to_loop`` lets others run.
     """
 
     def __init__(
@@ -113,7 +106,8 @@ class FilterBudget:
         if now >= self._halved_at + 1.0:
             self._halved_at = now
             self._taken = {who: taken / 2 for who, taken in self._taken.items() if taken > 0.001}
-        if self._left >= FILTER_RESERVE_SECONDS:
+        # The last 0.05 s of a burst are only for subjects that have taken less than the average.
+        if self._left >= 0.05:
             return next(iter(subjects), None)
         subject = min(subjects, key=self._taken_by, default=None)
         if subject is None or self._left < 0:
@@ -152,23 +146,18 @@ def encode(
     frame that reaches ``most_bytes``.
     """
     events: list[EventFrame] = []
-    size = 0
     for entry in entries:
-        if size >= most_bytes:
+        if most_bytes <= 0:
             break
-        if type(entry) is Line:
-            cursor = entry.sequence_num
-            events.append(EventFrame(cursor, entry.stream, entry.to_frame()))
-        elif type(entry) is Gap:
-            cursor = entry.last
-            events.append(EventFrame(cursor, None, entry.to_frame(), entry.first))
-        elif type(entry) is OutOfSequence:
-            if entry.last:
-                return events, entry
-            events.append(EventFrame(cursor, None, entry.to_frame()))
-        elif type(entry) is End:
+        stream, first = None, MAX_NUMBER
+        if isinstance(entry, Line):
+            cursor, stream = entry.sequence_num, entry.stream
+        elif isinstance(entry, Gap):
+            cursor, first = entry.last, entry.first
+        elif isinstance(entry, End) or entry.last:
             return events, entry
-        size += len(events[-1].frame)
+        events.append(EventFrame(cursor, stream, entry.to_frame(), first))
+        most_bytes -= len(events[-1].frame)
     return events, None
 
 
@@ -207,11 +196,6 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
     return b"".join(frames)
 
 
-def redact_frames(ranges: Iterable[tuple[int, int]]) -> list[bytes]:
-    """A ``redact`` frame for each range of redacted lines, given by its first and its last line."""
-    return [redact_frame(first, last) for first, last in ranges]
-
-
 class Feed:
     """A ring of the frames after line ``base`` up to line ``cursor``. Positions count all frames since the feed began.
 
@@ -232,20 +216,22 @@ class Feed:
         self.cursor = job.last if job else 0
         self.base = self.cursor
         self.final: bytes | None = None
-        self.state: bytes | None = job.to_frame() if job else None
-        #: A ``redact`` frame for each redaction since the feed began. A redaction takes seconds, so there are never
-        #: many.
-        self.redactions: list[bytes] = []
+        #: The job's newest ``job`` frame.
+        self.job_frame: bytes | None = job.to_frame() if job else None
+        #: Counts new job frames and redactions.
+        self.version = 0
+        #: The version and the ``redact`` frame of each redaction since the feed began. A redaction takes seconds, so
+        #: there are never many.
+        self.redactions: list[tuple[int, bytes]] = []
         #: How many viewers there are. The tail counts them.
         self.viewer_count = 0
         #: Who is woken by a change: the groups of the viewers that have caught up, and each other viewer for itself.
         self.waiters: set[Waiter] = set()
-        #: The groups of the viewers that have caught up, while they have members. That without a filter is under None.
-        self.groups: dict[object, ViewerGroup] = {}
-        #: How many viewers take from the ring. The others read older lines themselves.
-        self.ring_readers = 0
+        #: The groups, while they have members. Only the code that owns their sockets knows what they are.
+        self.groups: dict[object, Any] = {}
         #: When the tail should check the job's state again, on its clock. 0: before anything else.
         self.check_at = 0.0
+        self._job_version = 0
         self._lock = threading.Lock()
         self._frames: list[EventFrame] = []
         self._ends: list[int] = []
@@ -258,10 +244,6 @@ class Feed:
     def known(self) -> Known:
         """What the feed knows now. An answer that was asked for when it knew something else has come too late."""
         return self.cursor, self.job
-
-    def latest(self) -> Job | None:
-        """The job as it was checked last, with the newest line as its last."""
-        return replace(self.job, last=self.cursor) if self.job else None
 
     # For the tail
 
@@ -301,11 +283,10 @@ class Feed:
         A viewer at the end of the ring keeps its position.
         """
         with self._lock:
-            self.redactions += redact_frames(ranges)
+            self.version += 1
+            self.redactions += [(self.version, redact_frame(first, last)) for first, last in ranges]
             self._empty(len(self._frames))
             self.base = self.cursor
-            # A new object counts as a new state: viewers compare identities.
-            self.state = bytes(bytearray(self.state or b"")) if self.state else None
         self.wake_all()
 
     def _empty(self, count: int) -> None:
@@ -338,7 +319,8 @@ class Feed:
             known, self.job = self.job, job
             changed = known and not job.status.terminal and (known.status, known.attempt) != (job.status, job.attempt)
             if known is None or changed:
-                self.state = job.to_frame()
+                self.job_frame = job.to_frame()
+                self.version = self._job_version = self.version + 1
         if known is None or changed:
             self.wake_all()
         return True
@@ -350,15 +332,11 @@ class Feed:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Wakes all waiters. Lets the rest of the worker run after every :data:`WAKES_PER_YIELD` of them, and sooner
-        when lines are compared for them.
+        """Wakes all waiters, and lets the rest of the worker run in between.
 
-        The group without a filter comes first: comparing lines for the others does not delay it.
+        Those without a filter come first: comparing lines for the others does not delay them.
         """
-        waiters, plain = set(self.waiters), self.groups.get(None)
-        if plain in waiters:
-            waiters.remove(plain)
-            plain.wake()
+        waiters = sorted(self.waiters, key=lambda waiter: waiter.line_filter is not None)
         for number, waiter in enumerate(waiters, 1):
             waiter.wake()
             self.filter_budget.give_way()
@@ -374,39 +352,26 @@ class Feed:
         the gap only.
         """
         with self._lock:
-            index = bisect_right(self._frames, cursor, key=_number)
+            index = bisect_right(self._frames, cursor, key=attrgetter("number"))
             if cursor < self.base or (index < len(self._frames) and self._frames[index].first <= cursor):
                 return None
             return self._first_position + index
 
-    def pending_events(self, seen: int, state: bytes | None) -> tuple[bytes, int, bytes | None]:
-        """The frames for a viewer that has ``seen`` redactions and ``state``; its new count and its new state."""
-        notices, now = self.redactions[seen:], self.state
-        return b"".join(notices) + (now if now and now != state else b""), seen + len(notices), now
-
-    def enter_ring(self, position: int) -> tuple[int, int]:
-        """Counts a viewer that now takes from the ring. Returns how many frames are after ``position``, and their
-        bytes.
-        """
+    def notices_after(self, version: int) -> tuple[bytes, int]:
+        """The ``redact`` frames and the ``job`` frame that are newer than ``version``, and the version now."""
         with self._lock:
-            self.ring_readers += 1
-            start = max(position - self._first_position, 0)
-            before = self._ends[start - 1] if start else 0
-            return len(self._frames) - start, (self._ends[-1] if self._ends else 0) - before
-
-    def leave_ring(self) -> None:
-        """Counts a viewer that no longer takes from the ring."""
-        with self._lock:
-            self.ring_readers -= 1
+            notices = [frame for number, frame in self.redactions if number > version]
+            if self.job_frame and self._job_version > version:
+                notices.append(self.job_frame)
+            return b"".join(notices), self.version
 
     def take(
         self, position: int, line_filter: LineFilter | None = None, subjects: Iterable[str] = ("",)
     ) -> Slice | None:
         """The slice at ``position``. None when the ring has dropped a part of it.
 
-        With a query no line of it may pass; then it has no frames, although its cursor is further on. It is
-        :data:`BUSY` when the worker has no time for queries of ``subjects`` now. These are the subjects of the tokens
-        of all who want the slice.
+        With a query it may have no frames, although its cursor is further on. It is :data:`BUSY` when the worker has no
+        time now for queries of ``subjects``, those of the tokens of all who want the slice.
         """
         # Lock-free, which saves 3 % of the cost of many viewers: an old slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))
@@ -434,9 +399,10 @@ class Feed:
         until = (before + SLICE_BYTES) // SLICE_STEP_BYTES * SLICE_STEP_BYTES
         stop = max(bisect_right(self._ends, until - self._dropped_bytes), start + 1)
         if line_filter is not None and line_filter.q is not None:
-            stop = min(stop, start + MAX_MATCHED_LINES)
+            # So comparing takes no more than a millisecond. An expression may need 0.3 µs for each byte.
+            stop = min(stop, start + 250)
             if line_filter.regex:
-                until = before - self._dropped_bytes + MAX_MATCHED_BYTES
+                until = before - self._dropped_bytes + 16 * 2**10
                 stop = min(stop, bisect_right(self._ends, until, start) + 1)
         events = self._frames[start:stop]
         frames = join(events, line_filter)
@@ -445,7 +411,3 @@ class Feed:
             # A block for each slice would be many writes. Whoever takes the slice sends one from time to time.
             frames = b""
         return Slice(frames, cursor, position)
-
-
-def _number(event: EventFrame) -> int:
-    return event.number

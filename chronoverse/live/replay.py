@@ -1,6 +1,7 @@
 """A viewer's walk through lines that the tail does not hold any more, by reads of its own."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -14,19 +15,16 @@ from chronoverse.errors import (
 )
 from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog.entries import missing_numbers
-from chronoverse.joblog.events import LOG_IS_GONE, error_frame
+from chronoverse.joblog.events import LOG_IS_GONE, error_frame, redact_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence
-from chronoverse.live.delivery_stats import count_store_error
-from chronoverse.live.feed import Feed, redact_frames
+from chronoverse.live.feed import Feed
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplaySegment
-from chronoverse.live.tail import lines_are_gone, redacted_since
+from chronoverse.live.tail import count_store_error, lines_are_gone, redacted_since
 
 #: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
 #: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.
 CHECK_SECONDS: Final = 5.0
-#: Seconds that a replay waits for the scan server, at most. It sends no heartbeat meanwhile.
-SCAN_PATIENCE_SECONDS: Final = 5.0
 
 
 class Step(NamedTuple):
@@ -41,16 +39,11 @@ class Step(NamedTuple):
     reason: str = ""
 
 
-def error_step(cursor: int, text: str) -> Step:
-    """The last step of a stream that ends with an ``error`` frame."""
-    return Step(error_frame(text), cursor, "error")
-
-
 class Replay:
     """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
 
     ``finished`` is the job if it had ended before the viewer came. No tail reads such a job. ``subject`` is that of the
-    viewer's token. After ``ends_at``, on the viewer's clock, nobody wants any lines.
+    viewer's token.
     """
 
     def __init__(
@@ -60,8 +53,7 @@ class Replay:
         line_filter: LineFilter | None,
         finished: Job | None,
         lease_seconds: float,
-        subject: str = "",
-        ends_at: float = float("inf"),
+        subject: str,
     ):
         self._cache: Final = cache
         self._store: Final = cache.store
@@ -70,7 +62,6 @@ class Replay:
         self._finished = finished
         self._lease_seconds: Final = lease_seconds
         self._subject: Final = subject
-        self._ends_at: Final = ends_at
         self._lines = FIRST_LINES
         #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
         self._last_bytes = 0
@@ -83,17 +74,22 @@ class Replay:
         #: Since when steps have failed, on the viewer's clock, and what failed first.
         self._failing_since: tuple[float, str] | None = None
 
-    def step(self, cursor: int, feed: Feed | None, now: float) -> Step:
-        """What follows line ``cursor``.
+    def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> Step:
+        """What follows line ``cursor``. After ``ends_at``, on the viewer's clock, nobody wants any lines.
 
         Raises: :class:`StoreError`, and as a scan is refused: :class:`AtCapacity`, :class:`ScansUnavailable`,
         :class:`ShareExceeded`. Then nothing was skipped, and it can be repeated.
         """
         try:
-            redacted = self._check_for_redactions(now) if self._finished else b""
-            step = Step(redacted, cursor) if redacted else self._step(cursor, feed, now)
+            redacted = b""
+            if self._finished:
+                self._check_at = self._check_at or now + CHECK_SECONDS
+                if now >= self._check_at:
+                    self._check_at = now + CHECK_SECONDS
+                    redacted = self._redactions()
+            step = Step(redacted, cursor) if redacted else self._step(cursor, feed, ends_at - now)
         except (NotALog, ArchiveDamaged, JobNotFound) as error:
-            return error_step(cursor, str(error))
+            return Step(error_frame(str(error)), cursor, "error")
         self._failing_since = None
         return step
 
@@ -110,7 +106,7 @@ class Replay:
         """For how many seconds every step has failed, and what failed first."""
         return (now - self._failing_since[0], self._failing_since[1]) if self._failing_since else (0.0, "")
 
-    def _step(self, cursor: int, feed: Feed | None, now: float) -> Step:
+    def _step(self, cursor: int, feed: Feed | None, seconds_left: float) -> Step:
         if self._known_job is None and feed is not None:
             self._known_job = feed.job
         if self._last_bytes:
@@ -118,15 +114,7 @@ class Replay:
             self._last_bytes = 0
         if self._finished and self._finished.is_past_end(cursor):
             return self._nothing_follows(cursor, feed)
-        payer = feed.filter_budget.payer([self._subject]) if feed and self._has_query else None
-        segment = self._scan_after(cursor, feed, now, may_compare=payer is not None) or self._cache.read_after(
-            self._ref,
-            self._line_filter,
-            cursor,
-            self._lines,
-            self._known_job,
-            comparing=partial(feed.filter_budget.spend, payer) if feed and payer is not None else nullcontext,
-        )
+        segment = self._read_after(cursor, feed, seconds_left)
         if segment is None:
             return self._nothing_follows(cursor, feed)
         self._known_job = segment.job or self._known_job
@@ -139,37 +127,33 @@ class Replay:
         self._lines = segment.next_count
         return step
 
-    @property
-    def _has_query(self) -> bool:
-        return self._line_filter is not None and self._line_filter.q is not None
+    def _read_after(self, cursor: int, feed: Feed | None, seconds_left: float) -> ReplaySegment | None:
+        """The segment after line ``cursor``.
 
-    def _scan_after(self, cursor: int, feed: Feed | None, now: float, *, may_compare: bool) -> ReplaySegment | None:
-        """What the scan server finds, if the viewer has a query, among the lines that were stored before this step.
-
-        None for a few lines that can be compared here: because that ``may_compare`` takes time, or with a text, which
-        takes less than a millisecond. Asking takes longer, and the scan server may be away.
+        With a query it comes from the scan server, unless there are only a few lines that can be compared here: because
+        there is time for that, or with a text, which takes less than a millisecond. Asking takes longer, and the scan
+        server may be away.
         """
-        stored = (feed.cursor if feed else self._finished.last if self._finished else 0) - cursor
         line_filter = self._line_filter
-        if line_filter is None or line_filter.q is None or stored <= 0:
-            return None
-        if stored <= FIRST_LINES and (may_compare or not line_filter.regex):
-            return None
-        patience = min(SCAN_PATIENCE_SECONDS, max(self._ends_at - now, 1.0))
-        is_redacted = bool(feed.redactions) if feed else self._is_redacted
-        return self._cache.scan_after(self._ref, line_filter, cursor, self._subject, patience, is_redacted=is_redacted)
-
-    def _check_for_redactions(self, now: float) -> bytes:
-        """The ``redact`` frames that are due between two segments of an ended log."""
-        if self._check_at is None:
-            self._check_at = now + CHECK_SECONDS
-        elif now >= self._check_at:
-            self._check_at = now + CHECK_SECONDS
-            return self._redactions()
-        return b""
+        comparing: Callable[[], AbstractContextManager[object]] = nullcontext
+        if line_filter is not None and line_filter.q is not None:
+            payer = feed.filter_budget.payer([self._subject]) if feed else None
+            stored = (feed.cursor if feed else self._finished.last if self._finished else 0) - cursor
+            if stored > FIRST_LINES or (stored > 0 and line_filter.regex and payer is None):
+                # The viewer sends no heartbeat meanwhile.
+                patience = min(5.0, max(seconds_left, 1.0))
+                is_redacted = bool(feed.redactions) if feed else self._is_redacted
+                found = self._cache.scan_after(
+                    self._ref, line_filter, cursor, self._subject, patience, is_redacted=is_redacted
+                )
+                if found is not None:
+                    return found
+            if feed and payer is not None:
+                comparing = partial(feed.filter_budget.spend, payer)
+        return self._cache.read_after(self._ref, line_filter, cursor, self._lines, self._known_job, comparing)
 
     def _redactions(self) -> bytes:
-        """A ``redact`` frame for each range that was redacted in the ended log since the last check."""
+        """A ``redact`` frame for each range that was redacted in the ended log since the last call."""
         job = self._get_job()
         if self._finished is None or job.end is None:
             return b""
@@ -178,10 +162,9 @@ class Replay:
         if ranges:
             self._is_redacted = True
             self._cache.invalidate(self._ref)
-        return b"".join(redact_frames(ranges))
+        return b"".join([redact_frame(first, last) for first, last in ranges])
 
     def _get_job(self) -> Job:
-        """The job as it is now. Raises: :class:`JobNotFound`."""
         job = self._store.get_job(self._ref)
         if job is None:
             raise JobNotFound(LOG_IS_GONE)
@@ -192,7 +175,7 @@ class Replay:
         final = feed.final if feed else None
         job = self._get_job()
         if self._finished and job.end is None:
-            return error_step(cursor, "the store has lost the end of this log")
+            return Step(error_frame("the store has lost the end of this log"), cursor, "error")
         if only_in_archive(job, cursor + 1) and self._known_job and only_in_archive(self._known_job, cursor + 1):
             raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
         self._known_job = job

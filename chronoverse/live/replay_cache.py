@@ -10,9 +10,11 @@ from weakref import WeakValueDictionary
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
+from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.protocols import LogReader
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.history.tiered_log import read_tiers
+from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read_entries, stream_name
 from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.line_filter import LineFilter
@@ -22,8 +24,8 @@ from chronoverse.live.feed import EventFrame, encode, join
 
 #: Bytes that a segment should have. Larger segments are no faster.
 SEGMENT_BYTES: Final = 64 * 2**10
-#: Bytes after which a segment ends, however many lines were asked for. A viewer that does not read its socket holds so
-#: many bytes, and the rest of the last line. Four lines of 64 KiB fit, unless JSON escapes their characters.
+#: Bytes after which a segment ends, however many lines were asked for. A viewer that does not read its socket holds
+#: that many bytes, and the rest of the last line. Four lines of 64 KiB fit, unless JSON escapes their characters.
 MAX_SEGMENT_BYTES: Final = 256 * 2**10
 #: The fewest and the most lines of a segment, both powers of two. With the most, a worker is busy for 0.5 ms.
 SEGMENT_LINES: Final = (4, 512)
@@ -32,8 +34,6 @@ SEGMENT_LINES: Final = (4, 512)
 READ_BYTES: Final = 32 * 2**20
 #: Lines of the first segment, before anybody knows how long the lines are.
 FIRST_LINES: Final = 32
-#: Bytes of all cached segments.
-CACHE_BYTES: Final = 8 * 2**20
 #: Seconds for which a segment is cached. The tail needs as long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
 #: Seconds that a viewer waits for the lock. A thousand viewers need a tenth of a second, unless the store is away.
@@ -50,10 +50,9 @@ class ReplaySegment(NamedTuple):
     """A part of a log as event frames.
 
     ``cursor`` is the last number in it. ``closing`` is what ends the log right after it, if anything does: a terminal
-    entry, or an entry out of sequence that is the last. ``next_count`` is how many entries to ask for next.
-    ``complete``: nothing can be added, because it has as many lines as were asked for, or
-    all that fit. ``job`` is the job, if it had to be fetched. ``size`` is the bytes of all frames that were read,
-    also of those that a filter has left out.
+    entry, or an entry out of sequence that is the last. ``next_count`` is how many entries to ask for next. ``size`` is
+    the bytes of all frames that were read, also of those that a filter has left out. ``complete``: nothing can be
+    added, because it has as many lines as were asked for, or all that fit. ``job`` is the job, if it had to be fetched.
     """
 
     frames: bytes
@@ -69,10 +68,10 @@ class ReplayCache:
     """Everything that a worker reads of older lines, one segment at a time.
 
     ``max_line_bytes`` is how long a line may be; it bounds what one read of the store may bring. ``pause`` is called
-    before each segment, and lets live viewers go first: see :class:`FairLock`. A viewer calls ``throttle`` with the
-    bytes of its last segment before it reads the next one; the call returns when the machine has room for that.
-    ``most_lines`` are asked for at once, and ``most_bytes`` are cached. ``clock`` is monotonic, in seconds. ``scan``
-    asks the scan server, which compares stored lines with queries; without it, that is done here.
+    before each segment, and lets live viewers go first. A viewer calls ``throttle`` with the bytes of its last segment
+    before it reads the next one. ``most_lines`` are asked for at once, and ``most_bytes`` are cached. ``clock`` is
+    monotonic, in seconds. ``scan`` asks the scan server, which compares stored lines with queries; without it, that is
+    done here.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class ReplayCache:
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
         most_lines: int = SEGMENT_LINES[1],
-        most_bytes: int = CACHE_BYTES,
+        most_bytes: int = 8 * 2**20,
         pause: Callable[[], object] = bool,
         throttle: Callable[[int], object] = bool,
         clock: Callable[[], float] = time.monotonic,
@@ -127,7 +126,7 @@ class ReplayCache:
         key = (ref, line_filter, cursor)
 
         def read_store() -> tuple[ReplaySegment | None, Sequence[RawEntry] | None]:
-            with self._locks[self.store.server_of(ref)]:
+            with self._locks[self.store.server_of(ref)].hold():
                 if cached := self._find_complete(key):
                     return cached, None
                 entries = self.store.read_sequential(ref, cursor, count)
@@ -198,15 +197,15 @@ class ReplayCache:
     def _read_archive(
         self, key: _Key, count: int, comparing: Callable[[], AbstractContextManager[object]]
     ) -> ReplaySegment | None:
-        """The segment from the archive. None when the archive does not go so far."""
+        """The segment from the archive. None when the archive does not go that far."""
         ref, line_filter, cursor = key
         lock = self._locks[self.store.server_of(ref)]
-        with lock:
+        with lock.hold():
             if cached := self._find_complete(key):
                 return cached
         # The lock is not held here, because the object may be far away. If several viewers want it, it is fetched once.
         self._archive.entries(ref, cursor, 1)
-        with lock:
+        with lock.hold():
             if cached := self._find_complete(key):
                 return cached
             lines = self._archive.json_lines(ref, cursor, count) if line_filter is None else []
@@ -224,19 +223,12 @@ class ReplayCache:
             self._remember(key, segment)
             return segment
 
-    def _find_complete(self, key: _Key) -> ReplaySegment | None:
-        """The cached segment under ``key``, if nothing can be added to it."""
-        self._evict(self._most_bytes)
-        cached = self._segments.get(key)
-        # The log may have grown since an incomplete segment was read. Such a segment is for :meth:`cached` only.
-        return cached[1] if cached and cached[1].complete else None
-
     def invalidate(self, ref: JobRef) -> None:
         """Drops everything that was read of ``ref``, because its log was changed."""
         self._archive.forget(ref)
         self._invalidated += 1
         for key in [key for key in self._segments if key[0] == ref]:
-            self._cached_bytes -= len(self._segments.pop(key)[1].frames)
+            self._drop(key)
 
     def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
         """What others have just read after line ``cursor``, and the last number in it. Never waits.
@@ -244,34 +236,38 @@ class ReplayCache:
         It has up to :data:`SEGMENT_BYTES`, and may end anywhere before the end of the log.
         """
         found: list[bytes] = []
-        size, oldest = 0, self._clock() - CACHE_SECONDS
-        while cached := self._segments.get((ref, line_filter, cursor)):
-            read_at, segment = cached
+        size = 0
+        while segment := self._find((ref, line_filter, cursor)):
             size += len(segment.frames)
-            if read_at <= oldest or (found and size > SEGMENT_BYTES):
+            if found and size > SEGMENT_BYTES:
                 break
             found.append(segment.frames)
             cursor = segment.cursor
         return b"".join(found), cursor
 
-    def _remember(self, key: _Key, segment: ReplaySegment) -> None:
-        size = len(segment.frames)
-        if before := self._segments.pop(key, None):
-            self._cached_bytes -= len(before[1].frames)
-        if size <= self._most_bytes:
-            self._evict(self._most_bytes - size)
-            self._segments[key] = self._clock(), segment
-            self._cached_bytes += size
+    def _find(self, key: _Key) -> ReplaySegment | None:
+        read_at, segment = self._segments.get(key, (0.0, None))
+        return segment if segment and read_at > self._clock() - CACHE_SECONDS else None
 
-    def _evict(self, most: int) -> None:
-        """Drops the oldest segments, until none is too old and all together have at most ``most`` bytes."""
+    def _find_complete(self, key: _Key) -> ReplaySegment | None:
+        # The log may have grown since an incomplete segment was read. Such a segment is for :meth:`cached` only.
+        segment = self._find(key)
+        return segment if segment and segment.complete else None
+
+    def _remember(self, key: _Key, segment: ReplaySegment) -> None:
+        self._drop(key)
+        self._segments[key] = self._clock(), segment
+        self._cached_bytes += len(segment.frames)
         too_old = self._clock() - CACHE_SECONDS
         while self._segments:
-            key, (read_at, segment) = next(iter(self._segments.items()))
-            if read_at > too_old and self._cached_bytes <= most:
+            oldest = next(iter(self._segments))
+            if self._cached_bytes <= self._most_bytes and self._segments[oldest][0] > too_old:
                 return
-            del self._segments[key]
-            self._cached_bytes -= len(segment.frames)
+            self._drop(oldest)
+
+    def _drop(self, key: _Key) -> None:
+        if before := self._segments.pop(key, None):
+            self._cached_bytes -= len(before[1].frames)
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
@@ -293,6 +289,34 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
         streams = [stream_name(fields[5]) for _, fields in entries[: len(plain)]]
         frames = join([*map(EventFrame, range(cursor + 1, reached + 1), streams, plain), *events], line_filter)
     return ReplaySegment(frames, events[-1].number if events else reached, closing, next_count, size, complete=cut)
+
+
+def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
+    """The event frames that ``scan`` asks for, and the last number that they cover. This is the scan server's side.
+
+    They end before what closes the log, and where nothing follows. So a worker that gets nothing reads on by itself,
+    and decides what that means. Raises as :meth:`ReplayCache.read_after` does.
+    """
+    ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
+    if scan.is_redacted:
+        cache.invalidate(ref)
+    job = cache.store.get_job(ref)
+    found: list[bytes] = []
+    cursor, lines = scan.position, FIRST_LINES
+    while not budget.is_used_up():
+        segment = cache.read_after(ref, line_filter, cursor, lines, job)
+        if segment is None or isinstance(segment.closing, OutOfSequence):
+            # The worker can read such an entry only together with the line before it.
+            break
+        if found and found[-1] == sse.cursor(cursor) and segment.frames.startswith((b"id:", b"event: log\n")):
+            # Of several blocks with only an id, the last one is enough.
+            found.pop()
+        found.append(segment.frames)
+        budget.bytes_left -= len(segment.frames)
+        cursor, lines, job = segment.cursor, segment.next_count, segment.job or job
+        if segment.closing:
+            break
+    return b"".join(found), cursor
 
 
 def _next_count(lines: int, size: int) -> int:

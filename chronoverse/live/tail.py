@@ -1,28 +1,31 @@
 """Reads the new lines of all watched jobs, once for all viewers of a worker.
 
-The tail has two threads. The *reader* waits for new entries of all watched jobs, encodes each once, and publishes it
-into the job's feed. The *housekeeper* does what waiting for entries cannot do. It checks quiet jobs, because a lost
-runner writes nothing. And it wakes viewers whose heartbeat or deadline is due. A thread goes on after any error.
+The tail has two threads, which go on after any error. The *reader* waits for new entries of all watched jobs, encodes
+each once, and publishes it into the job's feed. The *housekeeper* checks quiet jobs, because a lost runner writes
+nothing, and wakes viewers whose heartbeat or deadline is due.
 
 Both threads fetch jobs, and any answer of the store may come late. One rule holds for all of them: an answer that was
 asked for before something newer was applied to the feed changes nothing. The job is then fetched again.
 """
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from chronoverse import metrics
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.history.protocols import LogReader
 from chronoverse.history.tiered_log import in_archive
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, missing_numbers
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame
-from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence, Status
-from chronoverse.live.delivery_stats import DeliveryStats, count_store_error
+from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence, Status, seconds_of
 from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
@@ -30,17 +33,10 @@ from chronoverse.store.adaptive_batch import AdaptiveBatch
 BLOCK_SECONDS: Final = 1.0
 #: Seconds without a successful read after which the tail is unhealthy. Then viewers get no heartbeats.
 HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
-#: Seconds between two rounds of the housekeeper. Heartbeats and deadlines may be late by so much.
+#: Seconds between two rounds of the housekeeper. Heartbeats and deadlines may be late by that much.
 TICK_SECONDS: Final = 0.5
-#: How long the reader waits after a failed read.
-RETRY: Final = RetryPolicy(first=0.05, longest=1.0)
-#: Bytes of frames that are made of one read of a job, plus the rest of the last line; later entries are read again.
-#: Only lines that suddenly are much longer than those before have so many bytes. A ring holds no more.
-PUBLISH_BYTES: Final = 8 * 2**20
-#: Seconds between two checks of a job. This bounds how late a lost runner, a deleted log or a redaction is noticed. At
-#: most so many jobs are checked in a second, 0.1 ms each. If there are more, each is checked less often.
+#: Seconds between two checks of a job. This bounds how late a lost runner, a deleted log or a redaction is noticed.
 CHECK_SECONDS: Final = 1.0
-CHECKS_PER_SECOND: Final = 500
 #: Lines of many jobs are read together, which costs less for each. So the reader pauses between two reads, for that
 #: many seconds at most. With 4,000 jobs at a line a second, 20 ms needed as much CPU as 10 ms and made lines twice as
 #: late; 4 ms needed 8 % more.
@@ -54,7 +50,8 @@ log = logging.getLogger(__name__)
 
 def check_seconds(jobs: int) -> float:
     """Seconds between two checks of a job, when ``jobs`` jobs are watched."""
-    return max(CHECK_SECONDS, jobs / CHECKS_PER_SECOND)
+    # At most 500 jobs are checked in a second, 0.1 ms each. If there are more, each is checked less often.
+    return max(CHECK_SECONDS, jobs / 500)
 
 
 def pause_seconds(jobs: int) -> float:
@@ -66,6 +63,49 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
     """Bytes of the ring of each job, when ``jobs`` jobs are watched. ``bounds`` are the fewest and the most."""
     least, most = bounds
     return max(least, min(most, RINGS_BYTES // max(jobs, 1)))
+
+
+class DeliveryStats:
+    """Lines and bytes sent to viewers, and their delay.
+
+    Updating a metric takes some microseconds, so the metrics are only updated from time to time.
+    """
+
+    def __init__(self) -> None:
+        self._lines = self._bytes = self._replays = 0
+
+    def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
+        """Counts ``lines`` lines with ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
+        self._lines += lines * viewers
+        self._bytes += size * viewers
+
+    def count_replayed(self, lines: int, size: int) -> None:
+        """Counts what one viewer got by a read of its own."""
+        self._replays += 1
+        self.count_delivered(lines, size)
+
+    def observe_delay(self, entry: RawEntry) -> None:
+        """Records the delay of a batch that was just sent. ``entry`` is its oldest entry."""
+        fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
+        written = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace"))
+        delay = math.inf if written is None else time.time() - written
+        # Older lines do not count: their runner was cut off and appends them late, which says nothing about our delay.
+        if delay < 3_600:
+            # A runner's clock may be ahead of ours.
+            metrics.DELIVERY_DELAY.observe(max(delay, 0.0))
+
+    def report(self, feeds: Collection[Feed], silence: float) -> None:
+        """Updates the metrics. ``silence`` is for how many seconds the store has not answered."""
+        metrics.VIEWERS_BEHIND.set(sum([waiter.is_replaying for feed in feeds for waiter in tuple(feed.waiters)]))
+        metrics.JOBS_WATCHED.set(len(feeds))
+        metrics.TAIL_SILENCE.set(silence if feeds else 0.0)
+        lines, size, replays = self._lines, self._bytes, self._replays
+        metrics.LINES_DELIVERED.inc(lines)
+        metrics.BYTES_DELIVERED.inc(size)
+        metrics.REPLAY_READS.inc(replays)
+        self._lines -= lines
+        self._bytes -= size
+        self._replays -= replays
 
 
 class Tail:
@@ -89,8 +129,8 @@ class Tail:
         self._store = store
         self._redacted = redacted
         self._ring_bounds = ring_bytes
-        self._lease_seconds = lease_seconds
-        self._clock = clock
+        self.lease_seconds: Final = lease_seconds
+        self.clock: Final = clock
         self._yield_to_loop = partial(sleep, 0)
         self._reader = store.live_reader(BLOCK_SECONDS)
         self._feeds: dict[JobRef, Feed] = {}
@@ -98,7 +138,7 @@ class Tail:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
-        #: The thread that checks the jobs of each server, when the store has several servers.
+        #: The thread that checks the jobs of each server, when the store has several.
         self._checkers: dict[Hashable, threading.Thread] = {}
         self._batch = AdaptiveBatch()
         self.stats = DeliveryStats()
@@ -111,7 +151,7 @@ class Tail:
         """The job's feed, which from now on is kept up to date and wakes ``viewer``. ``job`` was just fetched."""
         with self._lock:
             if not self._feeds:
-                self._read_at = self._clock()
+                self._read_at = self.clock()
             feed = self._feeds.get(ref)
             if feed is None:
                 feed = self._feeds[ref] = Feed(ref, job, self._yield_to_loop, self._filter_budget)
@@ -133,20 +173,16 @@ class Tail:
 
     def known_job(self, ref: JobRef) -> Job | None:
         """The job as the tail knows it: its last line is the newest, the rest is some seconds old at most. None if
-        unknown.
-
-        Saves a crowd that comes back to one job a look each.
+        unknown. This saves a crowd that comes back to one job a read each.
         """
         feed = self._feeds.get(ref)
-        if feed is None or feed.job is None or feed.final is not None:
+        if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None
-        if self._failing or not self.healthy(ref):
-            return None
-        return feed.latest()
+        return replace(feed.job, last=feed.cursor)
 
     def silent_seconds(self, ref: JobRef | None = None) -> float:
         """For how many seconds the store, or the server that has ``ref``, has not answered the tail."""
-        return max(self._clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
+        return max(self.clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
 
     def healthy(self, ref: JobRef) -> bool:
         """Whether reading of that job works. Only then viewers get heartbeats."""
@@ -158,7 +194,7 @@ class Tail:
         return len(self._feeds)
 
     def report_metrics(self) -> None:
-        """Updates the metrics. Each round of the housekeeper does so too."""
+        """Updates the metrics. The housekeeper does so too."""
         self.stats.report(tuple(self._feeds.values()), self.silent_seconds())
 
     # One step of each thread
@@ -166,12 +202,12 @@ class Tail:
     def read_once(self) -> None:
         """Reads all watched jobs once, and publishes what came. Raises :class:`StoreError`."""
         found = self._reader.read(self._batch.lines)
-        self._read_at = self._clock()
+        self._read_at = self.clock()
         try:
             self._publish_all(found)
         finally:
             for ref, _, _ in found:
-                self._follow(ref)
+                self._update_watch(ref)
 
     def _publish_all(self, found: Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]) -> None:
         arrivals: list[tuple[Feed, int, Sequence[RawEntry]]] = []
@@ -180,9 +216,9 @@ class Tail:
             # Not if nobody watches the job any more, or the housekeeper has moved the cursor since the read began.
             if feed is None or feed.cursor != after or feed.final is not None:
                 continue
-            if isinstance(entries, StoreError):
-                self._guarded(feed, partial(_raise, entries))
-            else:
+            with _closing_on_error(feed):
+                if isinstance(entries, StoreError):
+                    raise entries
                 arrivals.append((feed, after, entries))
         unchecked = self._check(
             [feed for feed, after, entries in arrivals if _needs_check(feed, after, entries)], arriving=True
@@ -190,10 +226,16 @@ class Tail:
         ended: list[tuple[Feed, End]] = []
         for feed, after, entries in arrivals:
             if feed not in unchecked:
-                self._guarded(feed, partial(self._publish, feed, entries, after, ended))
-        self._close_ended(ended)
+                with _closing_on_error(feed):
+                    self._publish(feed, entries, after, ended)
+        self._check([feed for feed, _ in ended])
+        for feed, end in ended:
+            # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
+            job = (feed.job or Job(feed.ref, end.status)).ended(end)
+            feed.reconcile(job)
+            feed.close(job.closing_frames(end, self.lease_seconds))
 
-    def _follow(self, ref: JobRef) -> None:
+    def _update_watch(self, ref: JobRef) -> None:
         """Makes the reader continue where the job's feed is, which may have taken less or more than was read."""
         with self._lock:
             feed = self._feeds.get(ref)
@@ -209,17 +251,15 @@ class Tail:
         """Fetches the jobs of ``feeds``, updates the feeds, and closes those whose logs have ended."""
         self._check(feeds)
         for feed in feeds:
-            self._follow(feed.ref)
+            self._update_watch(feed.ref)
 
     def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
-        """The same. Returns the feeds that must be checked again: the answer came too late, or the server did not
-        answer while those of other feeds did.
-
-        ``arriving``: entries after the feeds' cursors were read, and will be published next.
+        """The same. Returns the feeds that must be checked again: the answer came too late, or only their server did
+        not answer. ``arriving``: entries after the feeds' cursors were read, and will be published next.
         """
         if not feeds:
             return []
-        now, asked = self._clock(), [feed.known for feed in feeds]
+        now, asked = self.clock(), [feed.known for feed in feeds]
         for feed in feeds:
             feed.check_at = now + check_seconds(self.watched)
         silent: list[Feed] = []
@@ -227,20 +267,17 @@ class Tail:
         for feed, known, found in zip(feeds, asked, answers, strict=True):
             if isinstance(found, StoreUnavailable | StoreRefused):
                 silent.append(feed)
-            else:
-                self._guarded(feed, partial(self._apply_check, feed, known, found, arriving))
+                continue
+            with _closing_on_error(feed):
+                if feed.known != known:
+                    feed.check_at = 0.0
+                elif isinstance(found, StoreError):
+                    raise found
+                elif found is not None:
+                    self._reconcile(feed, known, found, arriving)
+                elif feed.job is not None:
+                    feed.close(error_frame(LOG_IS_GONE))
         return silent + [feed for feed in feeds if not feed.check_at]
-
-    def _apply_check(self, feed: Feed, known: Known, found: Job | StoreError | None, arriving: bool) -> None:
-        """Updates ``feed`` with what was fetched when it knew ``known``. Raises: :class:`StoreError`."""
-        if feed.known != known:
-            feed.check_at = 0.0
-        elif isinstance(found, StoreError):
-            raise found
-        elif found is not None:
-            self._reconcile(feed, known, found, arriving)
-        elif feed.job is not None:
-            feed.close(error_frame(LOG_IS_GONE))
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
         """Brings ``feed`` in line with ``job``. Closes it when it has all lines of a job that has ended.
@@ -267,56 +304,35 @@ class Tail:
             cursor = feed.cursor
             if gaps := list(missing_numbers(cursor, job.last + 1, job.first)):
                 feed.publish(encode(gaps, cursor)[0], cursor, ring_bytes(self.watched, self._ring_bounds))
-        final = job.end_of_log(feed.cursor, self._lease_seconds)
+        final = job.end_of_log(feed.cursor, self.lease_seconds)
         if final is not None:
             feed.close(final)
-
-    def _guarded(self, feed: Feed, work: Callable[[], object]) -> None:
-        """Does ``work`` for one job. If it fails, the job's feed is closed; other jobs go on.
-
-        Raises :class:`StoreUnavailable` and :class:`StoreRefused`: a store that is away is no fault of the job.
-        """
-        try:
-            work()
-        except (StoreUnavailable, StoreRefused):
-            raise
-        except Exception as error:
-            ours = isinstance(error, StoreError)
-            # A closed feed is checked for as long as it has viewers, and fails each time: it is logged once.
-            if feed.final is None:
-                log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
-            feed.close(error_frame(str(error) if ours else "this log cannot be read"))
 
     def _publish(self, feed: Feed, entries: Sequence[RawEntry], before: int, ended: list[tuple[Feed, End]]) -> None:
         ordinary = in_sequence(entries, before)
         if not ordinary:
             entries, before = _skip_archived(feed, entries, before)
         first = feed.job.first if feed.job and not ordinary else 1
-        events, closing = encode_raw(entries, before, first, PUBLISH_BYTES)
+        # Bytes of frames that are made of one read, plus the rest of the last line; later entries are read again. Only
+        # lines that suddenly are much longer than those before have that many. A ring holds no more.
+        events, closing = encode_raw(entries, before, first, 8 * 2**20)
         if events:
-            size, sharing = sum([len(event.frame) for event in events]), feed.ring_readers
             if not feed.publish(events, before, ring_bytes(self.watched, self._ring_bounds)):
                 return
-            self.stats.count_delivered(len(events), size, sharing)
             self.stats.observe_delay(entries[0])
-            self._batch.learn(len(events), size)
+            self._batch.learn(len(events), sum([len(event.frame) for event in events]))
         if isinstance(closing, OutOfSequence):
             feed.close(closing.to_frame())
         elif closing is not None:
             ended.append((feed, closing))
 
-    def _close_ended(self, ended: Sequence[tuple[Feed, End]]) -> None:
-        """Closes the feeds whose terminal entries were read."""
-        self._check([feed for feed, _ in ended])
-        for feed, closing in ended:
-            # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
-            job = (feed.job or Job(feed.ref, closing.status)).ended(closing)
-            feed.reconcile(job)
-            feed.close(job.closing_frames(closing, self._lease_seconds))
-
     def housekeep_once(self) -> None:
-        """One round: wakes viewers that are due, and checks jobs that are due. Raises: :class:`StoreError`."""
-        now = self._clock()
+        """One round: updates the metrics, wakes viewers that are due, and checks jobs that are due.
+
+        Raises: :class:`StoreError`.
+        """
+        self.report_metrics()
+        now = self.clock()
         feeds = tuple(self._feeds.values())
         for feed in feeds:
             for waiter in tuple(feed.waiters):
@@ -333,31 +349,18 @@ class Tail:
         for feed in due:
             servers.setdefault(self._store.server_of(feed.ref), []).append(feed)
         for server, theirs in servers.items():
-            self._check_in_thread(server, theirs)
-
-    def _check_in_thread(self, server: Hashable, feeds: Sequence[Feed]) -> None:
-        """Checks the jobs of one server in a thread of its own, so that a server that hangs does not delay the others.
-
-        Does nothing while the last looks there are under way.
-        """
-        before = self._checkers.get(server)
-        if before is None or not before.is_alive():
-            thread = threading.Thread(target=self._check_logging_errors, args=(feeds,), name="tail-look", daemon=True)
-            self._checkers[server] = thread
-            thread.start()
-
-    def _check_logging_errors(self, feeds: Sequence[Feed]) -> None:
-        try:
-            self.check_jobs(feeds)
-        except Exception as error:
-            _report(error, "the tail cannot look at some of its jobs")
+            # In a thread of its own, so that a server that hangs does not delay the others. The last check of its jobs
+            # may still be under way.
+            before = self._checkers.get(server)
+            if before is None or not before.is_alive():
+                check = partial(_logging_errors, "the tail cannot check some of its jobs", self.check_jobs, theirs)
+                self._checkers[server] = threading.Thread(target=check, name="tail-checker", daemon=True)
+                self._checkers[server].start()
 
     # The threads
 
     def start(self) -> None:
         """Starts the threads, unless they run already."""
-        if self._threads:
-            return
         with self._lock:
             if self._threads or self._stopped.is_set():
                 return
@@ -374,29 +377,27 @@ class Tail:
         self._reader.close()
 
     def _read_loop(self) -> None:
-        backoff = Backoff(RETRY)
+        backoff = Backoff(RetryPolicy(first=0.05, longest=1.0))
         while not self._stopped.is_set():
-            try:
-                self.read_once()
-                backoff.record_success()
-                self._failing = False
-            except Exception as error:
-                self._failing = True
-                _report(error, "the tail cannot read")
+            self._failing = not _logging_errors("the tail cannot read", self.read_once)
+            if self._failing:
                 backoff.record_failure()
                 self._stopped.wait(backoff.delay())
+            else:
+                backoff.record_success()
             if seconds := pause_seconds(self.watched):
                 self._stopped.wait(seconds)
 
     def _housekeeping_loop(self) -> None:
-        while not self._stopped.is_set():
-            self._stopped.wait(TICK_SECONDS)
-            try:
-                self.report_metrics()
-                self.housekeep_once()
-            except Exception as error:
-                _report(error, "the tail cannot look at its jobs")
+        while not self._stopped.wait(TICK_SECONDS):
+            if not _logging_errors("the tail cannot check its jobs", self.housekeep_once):
                 self._stopped.wait(1.0)
+
+
+def count_store_error(during: str, error: StoreError) -> None:
+    """Counts a failed call of the store. ``during`` is ``tail``, ``replay`` or ``request``."""
+    kinds = {StoreUnavailable: "unavailable", StoreRefused: "refused"}
+    metrics.STORE_ERRORS.labels(during, kinds.get(type(error), "unexpected")).inc()
 
 
 def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[int, int]]:
@@ -440,12 +441,31 @@ def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
     return is_new or not feed.check_at or not in_sequence(entries, after)
 
 
-def _raise(error: StoreError) -> None:
-    raise error
+@contextmanager
+def _closing_on_error(feed: Feed) -> Iterator[None]:
+    """Closes ``feed`` if the work on its job fails in the ``with`` block; other jobs go on.
+
+    Raises :class:`StoreUnavailable` and :class:`StoreRefused`: a store that is away is no fault of the job.
+    """
+    try:
+        yield
+    except (StoreUnavailable, StoreRefused):
+        raise
+    except Exception as error:
+        ours = isinstance(error, StoreError)
+        # A closed feed is checked for as long as it has viewers, and fails each time: it is logged once.
+        if feed.final is None:
+            log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
+        feed.close(error_frame(str(error) if ours else "this log cannot be read"))
 
 
-def _report(error: Exception, what: str) -> None:
-    """Counts an error of the store, and logs any error, after which a thread goes on."""
-    if isinstance(error, StoreError):
-        count_store_error("tail", error)
-    log.warning("%s: %s", what, error, exc_info=not isinstance(error, StoreError))
+def _logging_errors(what: str, work: Callable[..., object], *args: object) -> bool:
+    """Does ``work``, and counts and logs any error. Returns whether there was none."""
+    try:
+        work(*args)
+    except Exception as error:
+        if isinstance(error, StoreError):
+            count_store_error("tail", error)
+        log.warning("%s: %s", what, error, exc_info=not isinstance(error, StoreError))
+        return False
+    return True

@@ -7,9 +7,7 @@ bounded for each job, however many viewers there are.
 """
 
 import threading
-import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from chronoverse.errors import AtCapacity, ScansUnavailable, ShareExceeded, StoreError
@@ -33,73 +31,40 @@ CURSOR_SECONDS: Final = 0.4
 BUSY_SECONDS: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class ViewerRequest:
-    """What a viewer asks for: the lines after line ``after`` that pass ``line_filter``. None lets all lines pass.
+class Viewer:
+    """Makes the bytes of one event stream: the lines after line ``after`` that pass ``line_filter``, or all.
 
     ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds.
     ``retry_ms`` is the client's reconnection time, and ``subject`` is its token's. The token expires at ``expires_at``,
-    and the stream reaches its maximum age at ``closes_at``, both on the monotonic clock.
-    """
+    and the stream reaches its maximum age at ``closes_at``, both on the tail's clock.
 
-    ref: JobRef
-    job: Job | None
-    after: int = 0
-    line_filter: LineFilter | None = None
-    wait: float = 0
-    retry_ms: int = 2000
-    heartbeat_seconds: float = 15
-    lease_seconds: float = 30
-    expires_at: float = float("inf")
-    closes_at: float = float("inf")
-    subject: str = ""
-
-
-class Viewer:
-    """Makes the bytes of one event stream.
-
-    :meth:`chunks` waits for new bytes. :meth:`next` does not wait, but may read the store. :meth:`try_next` does not
-    even read the store; code that writes by itself (``on_wake``) calls it first. ``clock`` is monotonic, in seconds.
-    A worker has thousands of viewers, so they have slots, and keep only what they need.
+    :meth:`next` does not wait, but may read the store. :meth:`try_next` does not even read the store. A worker has
+    thousands of viewers, so they have slots, and keep only what they need.
     """
 
     __slots__ = (
-        "_awaited_until",
-        "_clock",
-        "_closes_at",
-        "_expires_at",
-        "_feed",
-        "_finished",
-        "_has_skipped",
-        "_heartbeat",
-        "_lease_seconds",
-        "_pending",
-        "_position",
-        "_redactions_seen",
-        "_ref",
-        "_replay",
-        "_replay_cache",
-        "_retry_ms",
-        "_sent_at",
-        "_state",
-        "_tail",
-        "_wait",
-        "_woken",
-        "closes_early",
-        "cursor",
-        "done",
-        "due",
-        "line_filter",
-        "needs_store_read",
-        "on_wake",
-        "reason",
-        "subject",
+        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_pending", "_position",
+        "_ref", "_replay", "_retry_ms", "_tail", "_version", "_wait", "closes_early", "cursor", "done", "due", "feed",
+        "has_skipped", "line_filter", "needs_store_read", "on_wake", "reason", "sent_at", "subject",
     )  # fmt: skip
 
     def __init__(
-        self, request: ViewerRequest, cache: ReplayCache, tail: Tail, *, clock: Callable[[], float] = time.monotonic
+        self,
+        cache: ReplayCache,
+        tail: Tail,
+        ref: JobRef,
+        job: Job | None,
+        *,
+        after: int = 0,
+        line_filter: LineFilter | None = None,
+        wait: float = 0,
+        retry_ms: int = 2000,
+        heartbeat_seconds: float = 15,
+        expires_at: float = float("inf"),
+        closes_at: float = float("inf"),
+        subject: str = "",
     ) -> None:
-        self.cursor = request.after
+        self.cursor = after
         self.done = False
         #: Why the stream is done: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``. Of a wait
         #: also ``matched``. Empty before.
@@ -108,58 +73,52 @@ class Viewer:
         self.closes_early = False
         #: Whether the last :meth:`try_next` found nothing because the store has to be read.
         self.needs_store_read = False
-        #: Called when there may be more, instead of waking :meth:`chunks`.
-        self.on_wake: Callable[[], None] | None = None
-        self._replay_cache = cache
+        #: Called when there may be more to send.
+        self.on_wake: Callable[[], object] | None = None
+        #: When it last sent something, on the tail's clock.
+        self.sent_at = tail.clock()
+        #: Whether the cursor has passed lines that the filter left out, and the client does not know it yet.
+        self.has_skipped = False
+        #: The feed that it shares with the other viewers of its job. None when it has left, or never joined one.
+        self.feed: Feed | None = None
+        self._cache = cache
         self._tail = tail
-        self._clock = clock
-        self._woken: threading.Event | None = None
         self._replay: Replay | None = None
         self._position: int | None = None
-        #: Whether the cursor has passed lines that the filter left out, and the client does not know it yet.
-        self._has_skipped = False
-        self._feed: Feed | None = None
-        self._ref, self.line_filter, self.subject = request.ref, request.line_filter, request.subject
-        self._retry_ms = request.retry_ms
-        self._heartbeat, self._lease_seconds = request.heartbeat_seconds, request.lease_seconds
-        self._expires_at, self._closes_at = request.expires_at, request.closes_at
-        self._sent_at = clock()
-        self._wait = request.wait
-        job = request.job
+        self._version = 0
+        self._ref, self.line_filter, self.subject = ref, line_filter, subject
+        self._retry_ms, self._heartbeat = retry_ms, heartbeat_seconds
+        self._expires_at, self._closes_at = expires_at, closes_at
+        self._wait = wait
         #: Until when a job that does not exist yet may still come, on the clock.
-        self._awaited_until = None if job else self._sent_at + request.wait
+        self._awaited_until = None if job else self.sent_at + wait
         self._finished = job if job and job.end else None
-        self._state = job.to_frame() if job else None
-        self._pending = connected_frame(request.retry_ms) + (self._state or b"")
+        self._pending = connected_frame(retry_ms) + (job.to_frame() if job else b"")
         self.due = 0.0
-        self._redactions_seen = 0
         self._schedule()
         if self._finished is None:
-            self._feed = feed = tail.join(request.ref, job, self)
-            self._ref, self._redactions_seen = feed.ref, len(feed.redactions)
-            if job and feed.job and (job.status, job.attempt) == (feed.job.status, feed.job.attempt):
-                self._state = feed.state
+            self.feed = feed = tail.join(ref, job, self)
+            self._ref, self._version = feed.ref, feed.version
+            # The feed may have a newer job. The frame of its end comes after the last line.
+            if feed.job and (job is None or (feed.job.age > job.age and not feed.job.status.terminal)):
+                self._pending += feed.job_frame or b""
 
-    def chunks(self) -> Generator[bytes, None, None]:
-        """The chunks to send, each in one write, until the stream is done. Leaves the tail when closed."""
-        self._woken = woken = threading.Event()
-        try:
-            while not self.done:
-                woken.clear()
-                chunk = self.next()
-                if chunk:
-                    yield chunk
-                elif chunk is None and not self.done:
-                    woken.wait(RETRY_READ_SECONDS if self._feed is None else None)
-        finally:
-            self.close()
+    def chunks(self) -> Iterator[bytes]:
+        """The chunks to send until the stream is done, for a server whose sockets are not ours to write to."""
+        woken = threading.Event()
+        self.on_wake = woken.set
+        while not self.done:
+            woken.clear()
+            chunk = self.next()
+            if chunk:
+                yield chunk
+            elif chunk is None and not self.done:
+                woken.wait(None if self.feed else RETRY_READ_SECONDS)
 
     def wake(self) -> None:
-        """Makes :meth:`chunks`, or the code behind ``on_wake``, ask again."""
+        """Has whoever writes ask again."""
         if self.on_wake is not None:
             self.on_wake()
-        elif self._woken is not None:
-            self._woken.set()
 
     def close_with_retry(self, retry_ms: int) -> None:
         """Ends the stream now, before the log ends. The client reconnects after ``retry_ms``, to another process."""
@@ -169,24 +128,17 @@ class Viewer:
         self._closes_at = self.due = float("-inf")
         self.wake()
 
-    def disconnect(self, why: str = "left") -> None:
-        """Ends :meth:`chunks` without another byte, because the client has gone."""
-        self.done = True
-        self.reason = why
-        self.wake()
-
     def close(self) -> None:
         """Leaves the tail. May be called twice."""
-        if self._feed is not None:
-            self._set_position(None)
-            self._tail.leave(self._feed, self)
-            self._feed = None
+        if self.feed is not None:
+            self._tail.leave(self.feed, self)
+            self.feed = None
 
     def next(self) -> bytes | None:
         """The next bytes. Empty when there may be more at once; None when there is nothing before the next wake."""
         chunk = self.try_next()
         if chunk is None and self.needs_store_read:
-            now = self._clock()
+            now = self._tail.clock()
             chunk = self._read_older(now)
             if chunk is None:
                 return self._idle(now)
@@ -195,56 +147,53 @@ class Viewer:
         return chunk
 
     def take_cached(self) -> bytes:
-        """The missed lines of a returning viewer, as far as they are cached. They are sent together with
-        ``connected``.
-        """
-        if self._feed is None or self.done or self._pending:
+        """The missed lines of a returning viewer, as far as they are cached. They are sent with ``connected``."""
+        if self.feed is None or self.done or self._pending:
             return b""
-        frames, cursor = self._replay_cache.cached(self._ref, self.line_filter, self.cursor)
+        frames, cursor = self._cache.cached(self._ref, self.line_filter, self.cursor)
         self._tail.stats.count_delivered(cursor - self.cursor, len(frames))
         self.cursor = cursor
         return frames
 
     def try_next(self) -> bytes | None:
         """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None."""
-        now, position, feed = self._clock(), self._position, self._feed
+        now, position, feed = self._tail.clock(), self._position, self.feed
         is_ready = now < self.due and self.line_filter is None
-        if is_ready and position is not None and feed is not None and feed.state is self._state:
-            # The fast path: nearly every line reaches nearly every viewer here.
+        if is_ready and position is not None and feed is not None and feed.version == self._version:
+            # The fast path: most lines that no group sends reach a viewer here.
             found = feed.take(position)
             if found is not None and found.frames and feed.final is None:
+                self._tail.stats.count_delivered(found.position - position, len(found.frames))
                 self.cursor, self._position = found.cursor, found.position
-                self._sent_at = now
+                self.sent_at = now
                 return found.frames
-        return self._next_step(now)
+        self.needs_store_read = False
+        if self.done:
+            return None
+        chunk: bytes | None
+        chunk, self._pending = self._pending, b""
+        chunk = chunk or self._close_early(now) or self._next_from_feed()
+        if chunk:
+            self._sent(now)
+        return self._idle(now) if chunk is None and not self.needs_store_read else chunk
 
     # For the broadcast group, which writes for the viewer while it is caught up
 
     @property
-    def feed(self) -> Feed | None:
-        """The feed that it shares with the other viewers of its job. None when it has left or never joined one."""
-        return self._feed
-
-    @property
     def ring_position(self) -> int | None:
         """Its position in the ring. None when it needs other bytes than the rest of its group."""
-        feed = self._feed
-        plain = feed is not None and self._state is not None and feed.state is self._state
-        return self._position if plain and not self._pending and not self.done else None
+        feed = self.feed
+        is_current = feed is not None and feed.job is not None and feed.version == self._version
+        return self._position if is_current and not self._pending and not self.done else None
 
     @property
-    def has_skipped(self) -> bool:
-        """Whether its client has yet to be told that lines were left out."""
-        return self._has_skipped
-
-    @property
-    def sent_at(self) -> float:
-        """When it last sent something, on its clock."""
-        return self._sent_at
+    def is_replaying(self) -> bool:
+        """Whether it reads older lines itself."""
+        return self._position is None
 
     @property
     def ends_at(self) -> float:
-        """When the stream must end in any case, on its clock."""
+        """When the stream must end in any case, on the tail's clock."""
         return min(self._expires_at, self._closes_at)
 
     def advance(self, cursor: int, position: int, sent_at: float, *, has_skipped: bool) -> None:
@@ -252,40 +201,24 @@ class Viewer:
 
         With ``has_skipped`` the last lines of it did not pass the filter, and the client does not know that yet.
         """
-        self.cursor, self._position, self._has_skipped = cursor, position, has_skipped
+        self.cursor, self._position, self.has_skipped = cursor, position, has_skipped
         self._sent(sent_at)
 
     @property
     def has_more(self) -> bool:
         """Whether the ring has more than the last slice, whose size is bounded."""
-        return self._feed is not None and self.cursor < self._feed.cursor
-
-    def _next_step(self, now: float) -> bytes | None:
-        self.needs_store_read = False
-        if self.done:
-            return None
-        chunk, self._pending = self._pending, b""
-        if not chunk:
-            chunk = self._close_early(now)
-        if not chunk:
-            fresh = self._next_from_feed()
-            if fresh is None:
-                return None if self.needs_store_read else self._idle(now)
-            chunk = fresh
-        if chunk:
-            self._sent(now)
-        return chunk
+        return self.feed is not None and self.cursor < self.feed.cursor
 
     def _sent(self, now: float) -> None:
-        self._sent_at = now
+        self.sent_at = now
         self._schedule()
 
     def _schedule(self) -> None:
-        self.due = min(self._sent_at + self._heartbeat, self._expires_at, self._closes_at)
-        if self._has_skipped:
-            self.due = min(self.due, self._sent_at + CURSOR_SECONDS)
-        if self._awaited_until is not None and (self._feed is None or self._feed.job is None):
-            self.due = min(self.due, max(self._awaited_until, self._sent_at))
+        self.due = min(self.sent_at + self._heartbeat, self._expires_at, self._closes_at)
+        if self.has_skipped:
+            self.due = min(self.due, self.sent_at + CURSOR_SECONDS)
+        if self._awaited_until is not None and (self.feed is None or self.feed.job is None):
+            self.due = min(self.due, max(self._awaited_until, self.sent_at))
 
     def _close_early(self, now: float) -> bytes:
         """The closing frame when the stream must end before the log does. Empty otherwise."""
@@ -305,9 +238,9 @@ class Viewer:
 
     def _idle(self, now: float) -> bytes | None:
         """What to send when there is no line to send: the cursor, an error, a heartbeat, or None."""
-        feed = self._feed
-        if self._has_skipped and now >= self._sent_at + CURSOR_SECONDS:
-            self._has_skipped = False
+        feed = self.feed
+        if self.has_skipped and now >= self.sent_at + CURSOR_SECONDS:
+            self.has_skipped = False
             self._sent(now)
             return sse.cursor(self.cursor)
         silent = self._tail.silent_seconds(feed.ref) if feed else 0.0
@@ -316,42 +249,43 @@ class Viewer:
             return self._fail(f"the {which} has been away for {round(seconds)} s")
         if self._awaited_until is not None and feed is not None and feed.job is None and now >= self._awaited_until:
             return self._fail(f"no such job came within {self._wait:g} s")
-        if now - self._sent_at >= self._heartbeat and feed is not None and self._tail.healthy(feed.ref):
+        if now - self.sent_at >= self._heartbeat and feed is not None and self._tail.healthy(feed.ref):
             self._sent(now)
             return sse.HEARTBEAT
-        if now >= self.due and now < self._sent_at + self._heartbeat:
+        if now >= self.due and now < self.sent_at + self._heartbeat:
             self._schedule()
         return None
 
     def _next_from_feed(self) -> bytes | None:
         """The next bytes from the feed, or None. Sets ``needs_store_read`` when older lines are needed."""
-        feed = self._feed
+        feed = self.feed
         if feed is None:
             self.needs_store_read = True
             return None
-        if feed.state is not self._state:
-            pending, self._redactions_seen, self._state = feed.pending_events(self._redactions_seen, self._state)
-            return pending
+        if feed.version != self._version:
+            notices, self._version = feed.notices_after(self._version)
+            return notices
         # Read before the slice: if the feed was closed by then, the slice is the last.
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position
         found = feed.take(position, self.line_filter, (self.subject,)) if position is not None else None
         if found is BUSY:
-            self.due = min(self.due, self._clock() + BUSY_SECONDS)
+            self.due = min(self.due, self._tail.clock() + BUSY_SECONDS)
             return None
         if position is None or found is None:
-            self._set_position(None)
+            self._position = None
             self.needs_store_read = True
             return None
         self._replay = None
+        self._tail.stats.count_delivered(found.position - position, len(found.frames))
         frames = self._with_cursor(found.frames)
+        # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
+        self._position = found.position if found.cursor >= self.cursor else None
         if found.cursor > self.cursor:
             self.cursor = found.cursor
             if not frames:
-                self._has_skipped = True
+                self.has_skipped = True
                 self._schedule()
-        # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
-        self._set_position(found.position if found.cursor >= self.cursor else None, position)
         if final is not None and found.cursor >= cursor:
             final = self._with_cursor(final) if not frames else final
             return self._finish("end" if feed.job and feed.job.end else "error", frames + final)
@@ -359,37 +293,19 @@ class Viewer:
 
     def _with_cursor(self, frames: bytes) -> bytes:
         """``frames``, if any, after a block with the cursor when the client has yet to be told of it."""
-        if not (frames and self._has_skipped):
+        if not (frames and self.has_skipped):
             return frames
-        self._has_skipped = False
+        self.has_skipped = False
         return sse.cursor(self.cursor) + frames
-
-    def _set_position(self, position: int | None, start: int = 0) -> None:
-        """Sets the position in the ring. None means that the viewer leaves it. ``start`` is where it entered
-        the ring.
-        """
-        feed = self._feed
-        if feed is not None and (position is None) is not (self._position is None):
-            if position is None:
-                feed.leave_ring()
-            else:
-                self._tail.stats.count_delivered(*feed.enter_ring(start))
-        self._position = position
 
     def _read_older(self, now: float) -> bytes | None:
         """The next older lines, by a read of the viewer's own."""
         if self._replay is None:
             self._replay = Replay(
-                self._replay_cache,
-                self._ref,
-                self.line_filter,
-                self._finished,
-                self._lease_seconds,
-                self.subject,
-                self.ends_at,
+                self._cache, self._ref, self.line_filter, self._finished, self._tail.lease_seconds, self.subject
             )
         try:
-            step = self._replay.step(self.cursor, self._feed, now)
+            step = self._replay.step(self.cursor, self.feed, now, self.ends_at)
         except ShareExceeded:
             # Other streams of the same token had their turn for so long that its client may want a sign of life.
             self._sent(now)

@@ -1,7 +1,6 @@
 """Builds a worker's dependencies, and the Flask application that uses them."""
 
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,7 +47,6 @@ from chronoverse.web.routes import (
     wait,
     workflows,
 )
-from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: A host and an optional port, as in RFC 3986 section 3.2.2.
@@ -102,7 +100,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
         turns=Turns(store.server_of),
-        stream_writers=StreamWriters(GroupContext(tail, settings.heartbeat_seconds, time.monotonic)),
+        stream_writers=StreamWriters(tail, settings.heartbeat_seconds),
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,
         token_buckets=TokenBuckets(settings.max_publish_rate_per_token),

@@ -7,7 +7,6 @@ import contextlib
 import math
 import resource
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -28,10 +27,8 @@ from chronoverse.web.guards.connection import (
 from chronoverse.web.http.client_ip import join_forwarded_for
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.problems import RETRY_AFTER_SECONDS
+from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Seconds between two checks whether the worker must shut down, and whether its last request has ended. A check takes
-#: 20 µs.
-TICK_SECONDS: Final = 0.1
 #: Seconds that requests and full sockets have after the drain. The table of settings states it too.
 LINGER_SECONDS: Final = 5.0
 #: File descriptors that are reserved for everything else: files, and connections to the store and the archive.
@@ -51,22 +48,21 @@ _AT_CAPACITY: Final = (
 class Server(StreamServer):
     """Accepts a worker's connections, without a bound of its own: :class:`Connections` closes the surplus ones.
 
-    ``count_streams`` returns how many sockets event streams have taken over.
+    ``writers`` have the sockets that event streams have taken over.
     """
 
-    def __init__(self, listener: Any, handle: Any, connections: Connections, count_streams: Callable[[], int]) -> None:
+    def __init__(self, listener: Any, handle: Any, connections: Connections, writers: StreamWriters) -> None:
         # An unbounded pool, which only counts greenlets. A full pool would stop the accepting of connections.
         super().__init__(listener, handle=handle, spawn=Pool())
         self._connections = connections
-        self._count_streams = count_streams
+        self._writers = writers
 
     def do_read(self) -> tuple[Connection, Any] | None:
         """The next connection and its client's address. None when none waits, or when no descriptor is left for it."""
-        if len(self._connections) + self._count_streams() >= max_connections():
+        if len(self._connections) + self._writers.open_count >= max_connections():
             # When a connection was closed, the new one is accepted in the event loop's next round.
             if not self._connections.make_room():
                 self.stop_accepting()
-                # Accepting is tried again 0.01 s later, since no descriptor is left and no connection can be closed.
                 # gevent has no public method that starts accepting only if the server was not stopped meanwhile.
                 gevent.spawn_later(0.01, self._start_accepting_if_started)
             return None
@@ -75,8 +71,7 @@ class Server(StreamServer):
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
-        listener = self.socket
-        connection = Connection(listener.family, listener.type, listener.proto, fileno=descriptor)
+        connection = Connection(self.socket.family, self.socket.type, self.socket.proto, fileno=descriptor)
         self._connections.add(connection)
         return connection, address
 
@@ -97,7 +92,7 @@ class Worker(GeventWorker):
     def init_process(self) -> None:
         """Runs in the worker's process before it serves."""
         # gunicorn needs three calls to get a setting, and gets some twenty for a request: 6 % of the cost of a new
-        # viewer. As plain attributes they are faster. They do not change from here on.
+        # viewer. They do not change from here on.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         # Raises the soft limit to the hard one. The usual soft limit of 1,024 is less than a worker's streams.
         hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -135,22 +130,18 @@ class Worker(GeventWorker):
     def _take_turn(self, req: Any, sock: Connection, addr: Any) -> None:
         """Waits until the request may begin, before Flask has any work with it. Raises :class:`AtCapacity`.
 
-        Addresses of clients come in turn. Probes need not wait, and new viewers wait in their route (``Turns.viewer``).
+        Addresses of clients come in turn. Probes do not wait, and new viewers wait in their route (``Turns.viewer``).
         """
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        # Load balancers and supervisors request the first two paths. These requests do not wait for others.
         if sock.is_pipelined or not (req.path in ("/healthz", "/readyz") or req.path.endswith("/events")):
             peer = addr[0] if addr else ""
             with deps.turns.request.hold(deps.proxies.client(peer, join_forwarded_for(req.headers))):
                 pass
 
     def _discard_body(self, body: Any) -> None:
-        """Reads the rest of a request's body, for as long as a head may take. Else raises StopIteration, which ends the
-        connection.
-        """
+        """Reads the rest of a request's body, for as long as a head may take. Else ends the connection."""
         try:
             with gevent.Timeout(self.cfg.keepalive, TimeoutError()):
-                # Bytes of one read of a body that is discarded.
                 while body.read(65_536):
                     pass
         except Exception as error:
@@ -161,7 +152,7 @@ class Worker(GeventWorker):
         client.begin_request()
         with contextlib.suppress(AtCapacity):
             # A refusal costs as much as an answer, so it waits like one.
-            with self._connections.request_lock:
+            with self._connections.request_lock.hold():
                 pass
             super().handle_error(req, client, addr, exc)
         finish_sending(client)
@@ -192,17 +183,15 @@ class Worker(GeventWorker):
             deps.traces.close()
 
     def _tick(self) -> None:
-        """Tells the master that the worker lives, and sleeps."""
+        """Tells the master that the worker lives, and sleeps. This takes 20 µs."""
         self.notify()
-        gevent.sleep(TICK_SECONDS)
+        gevent.sleep(0.1)
 
     def _serve(self, listener: Any) -> Server:
         listener.setblocking(True)
         set_socket_options(listener)
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
-        server = Server(
-            listener, partial(self.handle, listener), self._connections, lambda: deps.stream_writers.open_count
-        )
+        server = Server(listener, partial(self.handle, listener), self._connections, deps.stream_writers)
         if self.cfg.workers > 1:
             # Connections that a worker accepts in one round of the event loop. Otherwise the first worker to wake would
             # accept all connections that wait.

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from chronoverse.joblog.model import JobRef
-from chronoverse.web.guards.connection import USER_TIMEOUT_MS
+from chronoverse.web.guards.connection import USER_TIMEOUT_SECONDS
 from tests.faults.links import Links
 from tests.faults.oracle import Printed, judge
 from tests.faults.testbed import add_lines, environment
@@ -109,7 +109,7 @@ def test_row_12_the_link_between_nginx_and_the_service_becomes_silent(network: S
         add_lines(job, 20)
         wait_for_line(direct, 40, 2)
         wait_until(lambda: all(each.connections > 1 for each in through), READ_SECONDS + SLACK_SECONDS, "nginx closes")
-        bound = USER_TIMEOUT_MS / 1000 + HEARTBEAT_SECONDS
+        bound = USER_TIMEOUT_SECONDS + HEARTBEAT_SECONDS
         wait_until(lambda: network.service.metric(slow) == 2, bound + SLACK_SECONDS, "the service closes")
         print(f"open for {time.monotonic() - began:.1f} s")
         assert open_streams(network.service) == 1

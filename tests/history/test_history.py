@@ -23,7 +23,7 @@ from chronoverse.live import tail
 from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
+from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.examples import examples
@@ -85,9 +85,7 @@ class Rig:
         return job
 
     def viewer(self, after: int = 0) -> Viewer:
-        return Viewer(
-            ViewerRequest(JOB, self.store.get_job(JOB), after=after), self.replay_cache, self.tail, clock=self.clock
-        )
+        return Viewer(self.replay_cache, self.tail, JOB, self.store.get_job(JOB), after=after)
 
     def read(self) -> None:
         """Lets the tail read everything that there is."""

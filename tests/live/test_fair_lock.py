@@ -55,16 +55,16 @@ def askers() -> Iterator[Askers]:
 
 def test_turns_come_in_the_order_of_asking(askers: Askers) -> None:
     """Whoever holds one and asks again at once comes last."""
-    with askers.turns:
+    with askers.turns.hold():
         askers.ask()
         askers.ask()
-    with askers.turns:
+    with askers.turns.hold():
         assert askers.came == [0, 1]
 
 
 def test_each_subject_has_its_turn(askers: Askers) -> None:
     """However many of one wait, another waits for one turn of it; a subject's own come in the order of asking."""
-    with askers.turns:
+    with askers.turns.hold():
         for subject in ("many", "many", "many", "few", "few", "one"):
             askers.ask(subject)
     askers.join()
@@ -74,10 +74,10 @@ def test_each_subject_has_its_turn(askers: Askers) -> None:
 def test_several_have_turns_at_once() -> None:
     """As many as there are, and whoever asks beyond that waits."""
     askers = Askers(FairLock(LONG, Missed, at_once=2))
-    with askers.turns:
+    with askers.turns.hold():
         askers.ask()
         assert askers.came == [0]
-        with askers.turns:
+        with askers.turns.hold():
             askers.ask()
             assert askers.turns.waiting == 1
         askers.join()
@@ -115,7 +115,7 @@ def test_a_subject_that_has_its_turns_is_passed_over() -> None:
 def test_a_turn_that_does_not_come_is_missed() -> None:
     """It is said so, and whoever comes later is not kept waiting by it."""
     askers = Askers(FairLock(0.01, Missed))
-    with askers.turns:
+    with askers.turns.hold():
         askers.ask()
         askers.join()
         assert askers.missed == [0]
@@ -136,7 +136,7 @@ def test_a_subject_that_has_its_turns_is_told_so() -> None:
 def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
     """Between the end of somebody's patience and its leaving the queue, the turn may become its own."""
     turns = askers.turns
-    with turns:
+    with turns.hold():
         impatient = threading.Event()
         turns._queues[""] = deque([impatient])
         askers.ask()
@@ -151,9 +151,9 @@ def test_a_turn_that_came_too_late_is_handed_on(askers: Askers) -> None:
 
 def test_a_turn_ends_whatever_happens_in_it(askers: Askers) -> None:
     """Also when it happens in the pause."""
-    with pytest.raises(ZeroDivisionError), askers.turns:
+    with pytest.raises(ZeroDivisionError), askers.turns.hold():
         raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), FairLock(LONG, Missed, lambda: 1 // 0):
+    with pytest.raises(ZeroDivisionError), FairLock(LONG, Missed, lambda: 1 // 0).hold():
         pass
     askers.ask()
     assert askers.came == [0]
@@ -164,5 +164,5 @@ def test_others_go_on_before_each_turn() -> None:
     rested: list[int] = []
     turns = FairLock(LONG, Missed, lambda: rested.append(len(rested)))
     for expected in (1, 2):
-        with turns:
+        with turns.hold():
             assert len(rested) == expected

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from tests.support.examples import examples
 from tests.support.reading import SMALL_RING, Clock, ControlledStore, StreamCheck, drain
@@ -172,9 +172,9 @@ class Answers(RuleBasedStateMachine):
     @precondition(lambda self: len(self.viewers) < MAX_VIEWERS)
     def connect(self, back: int) -> None:
         after = max(self.last - back, 0)
-        request = ViewerRequest(self.ref, self.source.get_job(self.ref), after=after, wait=1e9)
+        job = self.source.get_job(self.ref)
         check = StreamCheck(after, None, self.written, lambda first, last: False)
-        self.viewers.append((Viewer(request, self.cache, self.tail, clock=self.clock), check))
+        self.viewers.append((Viewer(self.cache, self.tail, self.ref, job, after=after, wait=1e9), check))
 
     @rule()
     def poll(self) -> None:

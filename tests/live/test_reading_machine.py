@@ -23,10 +23,9 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
-from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.replay_scanner import read_frames
+from chronoverse.live.replay_cache import ReplayCache, read_frames
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from tests.support.examples import examples
 from tests.support.reading import (
@@ -375,10 +374,8 @@ class Reading(RuleBasedStateMachine):
             client.finished = True
             return
         client.check = StreamCheck(after, client.line_filter, self.written, self.gone, lambda: self.rewound)
-        request = ViewerRequest(
-            self.ref, job, after=after, line_filter=client.line_filter, wait=1e9, lease_seconds=LOOK_LEASE_SECONDS
-        )
-        client.viewer = Viewer(request, self.cache, self.tail, clock=self.clock)
+        line_filter = client.line_filter
+        client.viewer = Viewer(self.cache, self.tail, self.ref, job, after=after, line_filter=line_filter, wait=1e9)
         client.viewer.on_wake = client.count_wake
         client.quiet_since = None
 

@@ -27,7 +27,7 @@ from chronoverse.live.replay_cache import (
     make_segment,
 )
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from tests.support.reading import SMALL_CACHE_BYTES, Clock, ControlledStore, StreamCheck, redis_fields
 from tests.support.servers import RedisServer
@@ -336,7 +336,7 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 
     def view(index: int) -> None:
         account = StreamCheck(index, None, written, gone)
-        viewer = Viewer(ViewerRequest(JOB, store.get_job(JOB), after=index), cache, tail)
+        viewer = Viewer(cache, tail, JOB, store.get_job(JOB), after=index)
         for chunk in viewer.chunks():
             account.feed(chunk)
         assert account.closing is not None

@@ -12,10 +12,9 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import JobRef
-from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplayScanner
-from chronoverse.live.replay_scanner import read_frames
+from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplayScanner, read_frames
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
+from chronoverse.live.viewer import RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.store import Store
 from tests.support.reading import Clock, ControlledStore, drained, events
 from tests.support.servers import RedisServer
@@ -63,8 +62,7 @@ class Rig:
     def viewer(self, line_filter: LineFilter, after: int, scan: ReplayScanner | None) -> Viewer:
         """A viewer of the job as it is now."""
         cache = ReplayCache(self.source, clock=self.clock, scan=scan)
-        request = ViewerRequest(JOB, self.source.get_job(JOB), after, line_filter, retry_ms=2000)
-        return Viewer(request, cache, self.tail, clock=self.clock)
+        return Viewer(cache, self.tail, JOB, self.source.get_job(JOB), after=after, line_filter=line_filter)
 
     def read(self, line_filter: LineFilter, after: int, scan: ReplayScanner | None) -> list[object]:
         """All events of a viewer, each with the number that its client would come back with."""

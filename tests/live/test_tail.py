@@ -15,7 +15,7 @@ from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import RING_BYTES, RINGS_BYTES, Tail, check_seconds, pause_seconds, ring_bytes
-from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from tests.support.reading import ControlledStore, StreamCheck
 from tests.support.servers import RedisServer, running
@@ -38,7 +38,7 @@ class WatchedJob:
         self.check = StreamCheck(0, None, written, lambda first, last: False)
         self.arrived: dict[int, float] = {}
         self.failure: AssertionError | None = None
-        self.viewer = Viewer(ViewerRequest(job, store.get_job(job), wait=SOON), ReplayCache(store), tail)
+        self.viewer = Viewer(ReplayCache(store), tail, job, store.get_job(job), wait=SOON)
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
 
@@ -49,6 +49,7 @@ class WatchedJob:
                 self.arrived[self.check.cursor] = time.monotonic()
         except AssertionError as failure:
             self.failure = failure
+        self.viewer.close()
 
     def has(self, number: int) -> bool:
         """Whether the viewer has sent every line up to that number, or a gap for it."""
@@ -58,7 +59,7 @@ class WatchedJob:
 
     def leave(self) -> None:
         """Disconnects the viewer, as a client that goes away does."""
-        self.viewer.disconnect()
+        self.viewer.close_with_retry(1000)
         self.thread.join(SOON)
         assert not self.thread.is_alive()
         if self.failure:
@@ -206,7 +207,7 @@ def test_a_stalled_viewer_of_an_ended_job_costs_nothing(world: World) -> None:
     """The tail sleeps when all watched jobs have ended. Under gevent a busy tail would stop the whole worker."""
     world.foreign(job(), "1-0", "message", "x")
     world.tail.start()
-    stalled = Viewer(ViewerRequest(job(), world.store.get_job(job())), ReplayCache(world.store), world.tail)
+    stalled = Viewer(ReplayCache(world.store), world.tail, job(), world.store.get_job(job()))
     chunks = stalled.chunks()
     next(chunks)
     world.foreign(job(), "2-0", "event", "end")
@@ -363,6 +364,8 @@ class Bystander:
     """Somebody who is woken, and does nothing."""
 
     due = float("inf")
+    line_filter = None
+    is_replaying = False
 
     def wake(self) -> None: ...
 

@@ -11,7 +11,7 @@ from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, Tail
-from chronoverse.live.viewer import CURSOR_SECONDS, STORE_PATIENCE_SECONDS, Viewer, ViewerRequest
+from chronoverse.live.viewer import CURSOR_SECONDS, STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.store import Store
 from tests.support.reading import Clock, ControlledStore, drain, drained, events, redis_fields
 from tests.support.servers import RedisServer, running
@@ -58,8 +58,7 @@ class Rig:
 
     def viewer(self, job: JobRef = JOB, **options: Any) -> Viewer:
         """A viewer of the job as it is now."""
-        request = ViewerRequest(job, self.store.get_job(job), retry_ms=2417, **options)
-        return Viewer(request, self.replay_cache, self.tail, clock=self.clock)
+        return Viewer(self.replay_cache, self.tail, job, self.store.get_job(job), retry_ms=2417, **options)
 
     def run_tail_once(self) -> None:
         """Runs one round of each of the tail's threads."""
@@ -723,25 +722,13 @@ def test_an_entry_without_a_message_is_a_gap(rig: Rig) -> None:
     assert event_data(drained(rig.viewer()))[3] == gap
 
 
-def test_a_disconnected_viewer_sends_no_more_bytes(rig: Rig) -> None:
-    """`disconnect` ends the chunks, and the viewer leaves the tail."""
+def test_a_closed_viewer_leaves_the_tail(rig: Rig) -> None:
+    """Closing it twice does no harm."""
     rig.write(1, 1)
     viewer = rig.viewer()
-    chunks = viewer.chunks()
-    assert next(chunks).startswith(CONNECTED)
-    viewer.disconnect()
-    assert list(chunks) == []
-    assert (rig.tail.watched, viewer.reason) == (0, "left")
-
-
-def test_a_closed_response_leaves_the_tail(rig: Rig) -> None:
-    """A viewer leaves the tail when the server closes its generator. Closing it twice does no harm."""
-    rig.write(1, 1)
-    viewer = rig.viewer()
-    chunks = viewer.chunks()
-    next(chunks)
+    assert next(viewer.chunks()).startswith(CONNECTED)
     assert rig.tail.watched == 1
-    chunks.close()
+    viewer.close()
     viewer.close()
     assert rig.tail.watched == 0
 

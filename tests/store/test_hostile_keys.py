@@ -24,7 +24,7 @@ from chronoverse.joblog.model import IDENTIFIER, Attempt, Job, JobRef, Status
 from chronoverse.live.feed import Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Viewer, ViewerRequest
+from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 from tests.support.archivers import DAY, append, archive, set_ended
@@ -289,6 +289,8 @@ class MemoryObjects:
 class Waiting:
     """A viewer that is never due."""
 
+    line_filter = None
+    is_replaying = False
     due = float("inf")
 
     def wake(self) -> None:
@@ -447,10 +449,10 @@ def _redact(world: World, ref: JobRef) -> None:
 
 
 def _view(world: World, ref: JobRef) -> None:
-    viewer = Viewer(ViewerRequest(ref, world.store.get_job(ref), wait=1), ReplayCache(world.store), world.tail)
+    viewer = Viewer(ReplayCache(world.store), world.tail, ref, world.store.get_job(ref), wait=1)
     for _ in range(3):
         viewer.next()
-    viewer.disconnect()
+    viewer.close()
 
 
 #: All operations on one job. Those that remove something come last.

@@ -24,7 +24,7 @@ def test_a_request_that_does_not_get_its_turn_is_refused() -> None:
     connection = Connection(ours.family, ours.type, ours.proto, fileno=ours.detach())
     request = SimpleNamespace(path="/workflows", headers=[])
     with peer, connection:
-        with lock, pytest.raises(StopIteration):
+        with lock.hold(), pytest.raises(StopIteration):
             worker.handle_request(None, request, connection, ("192.0.2.1", 1))
         status, headers, body = receive(peer)
 

@@ -19,7 +19,7 @@ event_loop: how long a greenlet works before the others run.
 
 - a request's work before other greenlets run: {guards.event_loop.WORK_SLICE_SECONDS}; parsing a body of 8 MiB takes
   some 15 ms
-- filling sockets before other greenlets run: {streaming.write_scheduler.PASS_SECONDS}
+- filling sockets before other greenlets run: {streaming.stream_writer.PASS_SECONDS}
 
 memory: shares of bytes. A subject that is alone may have half, a second one half of the rest, and so on.
 
@@ -56,8 +56,8 @@ connection: how slowly a client may send a head or read an answer, and which con
 - sending a download: {guards.connection.DOWNLOAD_LIMITS.stall_seconds} in which the client takes nothing; its token's
   `exp`
 
-Bodies are read by :mod:`chronoverse.web.http.bodies`, and slowly written sockets have a scheduler
-(:mod:`chronoverse.web.streaming.write_scheduler`). Scans have bounds of their own (:mod:`chronoverse.history.scans`).
+Bodies are read by :mod:`chronoverse.web.http.bodies`, and full sockets have a scheduler
+(:mod:`chronoverse.web.streaming.stream_writer`). Scans have bounds of their own (:mod:`chronoverse.history.scans`).
 
 - a request's body, as sent and as inflated: `CHRONOVERSE_MAX_BODY_BYTES`, then 413
 - waiting for the next {http.bodies.READ_BYTES} of a body; for the whole: {http.bodies.READ_SECONDS};

@@ -11,6 +11,7 @@ import fcntl
 import math
 import socket
 import struct
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -26,22 +27,18 @@ from chronoverse.live.fair_lock import FairLock
 
 #: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.
 STALL_SECONDS: Final = 20.0
-#: A connection that made progress less than so many seconds ago is not closed to make room, however many there are. A
-#: healthy client has sent its request by then.
+#: A connection that made progress less than that many seconds ago is not closed to make room. A healthy client has sent
+#: its request by then.
 MIN_IDLE_SECONDS: Final = 0.5
 #: Bytes that the kernel may hold for one client. By default it would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10
-#: Milliseconds for which sent data may stay unacknowledged. The kernel drops a half-open connection after that, and not
-#: after 20 minutes.
-USER_TIMEOUT_MS: Final = 20_000
+#: Seconds for which sent data may stay unacknowledged. Then the kernel drops a half-open connection, and not after 20
+#: minutes.
+USER_TIMEOUT_SECONDS: Final = 20.0
 #: Bytes that are read until a request's head is complete: 32 KiB, as the answer 431 says, and 8 KiB for the start of
 #: the body, which the last read may bring along. gunicorn searches the whole head again after each read. For 32 KiB it
 #: takes 1 ms, for the 800 KiB of gunicorn's own limits 180 ms.
 HEAD_BYTES: Final = 40 * 2**10
-#: The value of SO_LINGER with which closing resets the connection, and discards what was not sent.
-_RESET: Final = struct.pack("ii", 1, 0)
-#: libev's constant EV_READ: the socket can be read from. gevent has no public name for it.
-_READABLE: Final = 1
 
 
 class SendLimits(NamedTuple):
@@ -55,19 +52,19 @@ class SendLimits(NamedTuple):
     bytes_per_second: float = math.inf
 
 
-#: Limits for an ordinary answer. A client with 80 kbit/s gets 4 MiB in seven minutes.
+#: A client with 80 kbit/s gets an ordinary answer of 4 MiB in seven minutes.
 ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
-#: The client of a download may be slower. Its kernel may acknowledge nothing until its buffer was read as a whole. It
-#: has 128 KiB at first, for which 4.4 kB/s are enough.
+#: The client of a download may be slower. Its kernel may acknowledge nothing until its buffer of 128 KiB was read as a
+#: whole, for which 4.4 kB/s are enough.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
-_EVENTS_LIMITS: Final = SendLimits()
+EVENTS_LIMITS: Final = SendLimits()
 
 
 class Connections:
     """A worker's connections, but for those whose sockets event streams have taken over.
 
     They are ordered by their last progress: a request came, or a part of an answer was taken. When there are more than
-    ``limit``, those that wait for their clients are closed. Reading on in a long head takes ``request_lock``.
+    ``limit``, those that wait longest for their clients are closed. Reading on in a long head takes ``request_lock``.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -89,8 +86,8 @@ class Connections:
         connection.connections = self
         self.record_progress(connection)
         now = time.monotonic()
-        # Connections that are closed to make room, in a second, and below at once. Some clients connect again as soon
-        # as they are closed. A healthy client that connects after them waits until all of these are accepted.
+        # At most 1,000 are closed in a second, and 50 at once. Some clients connect again as soon as they are closed. A
+        # healthy client that connects after them waits until all of these are accepted.
         may_close = round((now - self._made_room_at) * 1_000)
         if len(self._all) > self._limit and may_close:
             self._made_room_at = now
@@ -126,9 +123,8 @@ class Connection(gevent.socket.socket):
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
     progress_at = 0.0
-    #: Whether we wait for the client to send something.
+    #: Whether we wait for the client: to send something, or to take an ordinary answer.
     is_receiving = True
-    #: Whether we wait for the client to take an ordinary answer.
     is_sending_answer = False
     #: Whether it has had an answer, and no further request.
     is_idle = False
@@ -155,19 +151,18 @@ class Connection(gevent.socket.socket):
     def begin_long_answer(self, limits: SendLimits, until: float = math.inf) -> None:
         """The answer is a download or an event stream. It is not closed to make room, and is cut off at ``until``."""
         self._limits, self._seconds_left, self._until = limits, limits.seconds, until
-        if limits.stall_seconds * 1000 > USER_TIMEOUT_MS:
+        if limits.stall_seconds > USER_TIMEOUT_SECONDS:
             # For the kernel, a client that takes nothing is one that acknowledges nothing.
             _set_user_timeout(self, 2 * limits.stall_seconds)
 
     def recv(self, *args: Any) -> bytes:
-        """Waits for the client's next bytes.
+        """Waits for the client's next bytes. Raises gunicorn's LimitRequestHeaders for a head that is too long.
 
         Only bytes of a request's body count as progress. A head must come as a whole, or a client could draw it out.
-        Raises LimitRequestHeaders, which is gunicorn's error, for a head that is too long.
         """
         between_requests, self.is_receiving = self.is_receiving, True
         if between_requests and self._head_bytes and self.connections:
-            with self.connections.request_lock:
+            with self.connections.request_lock.hold():
                 pass
         try:
             data: bytes = super().recv(*args)
@@ -182,10 +177,10 @@ class Connection(gevent.socket.socket):
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Sends all of ``data``.
+        """Sends all of ``data``. Raises OSError as any socket does.
 
         Raises ConnectionResetError when the connection was cut: the client took nothing for too long, the whole answer
-        took too long, or its time is over. Raises OSError as any socket does.
+        took too long, or its time is over.
         """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
@@ -211,8 +206,7 @@ class Connection(gevent.socket.socket):
                 rest = rest[sent:]
                 if rest:
                     before, unsent, now = unsent, _unsent_bytes(self), time.monotonic()
-                    # Bytes that the client's kernel acknowledges leave the buffer. That is progress, although the
-                    # buffer may still be too full to take more.
+                    # Bytes that the client's kernel acknowledges leave the buffer, which may still be too full.
                     if sent or unsent < before:
                         progress_at = now
                         self._record_progress()
@@ -232,12 +226,13 @@ class Connection(gevent.socket.socket):
         if self.connections:
             self.connections.remove(self)
         with contextlib.suppress(OSError, ValueError), _raw_socket(self) as raw:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # With this option, closing resets the connection, and discards what was not sent.
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raw.shutdown(socket.SHUT_RDWR)
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
     def may_be_closed(self) -> bool:
-        """Whether it may be closed to make room: we wait for the client. That is never so for a long answer."""
+        """Whether we wait for the client to send, or to take an ordinary answer."""
         return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:
@@ -260,29 +255,19 @@ def set_socket_options(sock: Any) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _set_user_timeout(sock, USER_TIMEOUT_MS / 1000)
+        _set_user_timeout(sock, USER_TIMEOUT_SECONDS)
 
 
-def begin_long_answer(
-    environ: dict[str, Any], limits: SendLimits = _EVENTS_LIMITS, until: float = math.inf
-) -> socket.socket | None:
-    """Calls that of the request's socket, and returns the socket. None where the server is not gunicorn with gevent."""
-    sock: Any = environ.get("gunicorn.socket")
+def begin_long_answer(environ: dict[str, Any], limits: SendLimits, until: float = math.inf) -> None:
+    """Calls that of the request's socket, where the server is this project's gunicorn worker."""
+    sock = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
         sock.begin_long_answer(limits, until)
-    elif isinstance(sock, gevent.socket.socket):
-        # gunicorn's own gevent worker, and not this project's.
-        set_socket_options(sock)
-        sock.settimeout(limits.stall_seconds)
-    else:
-        return None
-    found: socket.socket = sock
-    return found
 
 
 def stop_receiving(sock: socket.socket) -> None:
     """Closes the receiving side. A greenlet that waits for the next request sees the end of the connection."""
-    # With gevent's own shutdown the reader would fail as if the descriptor were closed.
+    # After gevent's own shutdown that greenlet would fail as if the descriptor were closed.
     with contextlib.suppress(OSError), _raw_socket(sock) as raw:
         raw.shutdown(socket.SHUT_RD)
 
@@ -292,7 +277,6 @@ def finish_sending(sock: Any) -> None:
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)
-        # Bytes that are discarded of what a client has sent after its request, before its connection is closed.
         sock.recv(64 * 2**10)
 
 
@@ -301,17 +285,13 @@ def is_unresponsive(error: OSError) -> bool:
     return isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH
 
 
-def on_hangup(sock: Any, callback: Callable[[str], None]) -> Callable[[], None]:
-    """Calls ``callback`` once when the peer closes, in a greenlet of its own. Returns a function that ends the watch.
+class HangupWatch:
+    """Calls ``callback`` once when the peer of ``sock`` closes, in a greenlet of its own.
 
-    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for :data:`USER_TIMEOUT_MS`.
-    Without it, a closed peer would be noticed two heartbeats later.
+    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for too long. Without it, a
+    closed peer would be noticed two heartbeats later. A worker has thousands of them: with slots one takes 0.2 KB, and
+    as closures it took 1 KB.
     """
-    return _HangupWatch(sock, callback).close
-
-
-class _HangupWatch:
-    """Watches one peer. A worker has thousands of them: with slots one takes 0.2 KB, and as closures it took 1 KB."""
 
     __slots__ = ("_callback", "_sock", "_watcher")
 
@@ -319,7 +299,8 @@ class _HangupWatch:
         self._sock = sock
         #: None once the watch has ended.
         self._callback: Callable[[str], None] | None = callback
-        self._watcher = gevent.get_hub().loop.io(sock.fileno(), _READABLE)
+        # libev's EV_READ, for which gevent has no public name.
+        self._watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
         self._watcher.start(self._on_readable)
 
     def close(self) -> None:
@@ -367,11 +348,9 @@ def _unsent_bytes(sock: Any) -> int:
     """Bytes in the socket's buffer that the client's kernel has not acknowledged. 0 where the system cannot tell."""
     # https://man7.org/linux/man-pages/man7/tcp.7.html, under SIOCOUTQ, which is another name of TIOCOUTQ.
     try:
-        packed = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return 0
-    unsent: int = struct.unpack("i", packed)[0]
-    return unsent
 
 
 def _set_user_timeout(sock: Any, seconds: float) -> None:

@@ -18,7 +18,7 @@ from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, LineScan
 from chronoverse.joblog.entries import Batch, RawEntry
 from chronoverse.joblog.model import Job, JobRef
-from chronoverse.web.guards.connection import on_hangup
+from chronoverse.web.guards.connection import HangupWatch
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
@@ -57,7 +57,7 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
         scan = kind(workflow_id=ref.workflow_id, asked_at=deps.monotonic(), patience=WAIT_SECONDS, **fields)
         with deps.scans.ask(scan, subject) as pending, contextlib.ExitStack() as undo:
             if isinstance(sock, gevent.socket.socket):
-                undo.callback(on_hangup(sock, lambda _: pending.shorten()))
+                undo.callback(HangupWatch(sock, lambda _: pending.shorten()).close)
             yield pending
 
 

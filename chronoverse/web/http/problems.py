@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from chronoverse import metrics
 from chronoverse.errors import ChronoverseError, Forbidden, SequenceGap, StoreError, TooFast, Unauthorized
-from chronoverse.live.delivery_stats import count_store_error
+from chronoverse.live.tail import count_store_error
 from chronoverse.web.http.request_id import request_id
 
 #: Seconds after which a refused client may try again: about what a restart or a failover takes.

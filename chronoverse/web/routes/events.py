@@ -5,28 +5,40 @@ many viewers come back at once. So this is a plain Flask view: flask-smorest, wh
 of the cost of opening a stream. It only describes the view (:func:`describe`).
 """
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+import logging
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping
+from email.utils import formatdate
+from functools import lru_cache, partial
+from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, request
+from gunicorn import SERVER
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import abort
 from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Request
 
+from chronoverse import metrics
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.scan import Form
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.guards.connection import begin_long_answer, on_hangup, stop_receiving
-from chronoverse.web.http.dependencies import Dependencies, stream_ticket
+from chronoverse.web.guards.admission import StreamTicket, retry_ms
+from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
+from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.log_pages import scan_page
 from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
-from chronoverse.web.streaming.opening import CONTENT_TYPE, open_viewer, response_head, stream_headers
+from chronoverse.web.streaming.stream_writer import chunk
+
+CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
+#: Characters that no header field may have. RFC 9110 section 5.5.
+_FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
 #: The view in the OpenAPI document.
 _OPERATION: Final[dict[str, Any]] = {
@@ -49,6 +61,8 @@ _OPERATION: Final[dict[str, Any]] = {
     },
 }
 
+log = logging.getLogger(__name__)
+
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The route."""
@@ -58,7 +72,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def admit() -> Response | None:
         # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
         # With the lock before Flask, as for other requests, fewer viewers a second got in.
-        with deps.turns.viewer:
+        with deps.turns.viewer.hold():
             pass
         return deps.check_request()
 
@@ -145,7 +159,10 @@ def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
 def start_offset(
     deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, line_filter: LineFilter | None
 ) -> int:
-    """The number after which the stream starts, for a request without ``Last-Event-ID``."""
+    """The number after which the stream starts, for a request without ``Last-Event-ID``.
+
+    For the last ``tail`` lines that pass a filter it is as much as a page's time allows. Raises as :func:`scan_page`.
+    """
     if isinstance(offset, int):
         return offset
     if job is None:
@@ -156,14 +173,6 @@ def start_offset(
         return 0
     if line_filter is None:
         return max(job.last - tail, min(job.first - 1, job.last))
-    return _start_of_filtered_tail(deps, job, tail, line_filter)
-
-
-def _start_of_filtered_tail(deps: Dependencies, job: Job, tail: int, line_filter: LineFilter) -> int:
-    """The number before the last ``tail`` lines that pass ``line_filter``, or before those found in a page's time.
-
-    Raises as :func:`chronoverse.web.http.log_pages.scan_page` does.
-    """
     filters = line_filter._asdict()
     page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, **filters)
     if len(page.lines) == tail or page.has_more:
@@ -185,29 +194,93 @@ class EventStream(Response):
         self._on_end = on_end
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        sock = begin_long_answer(environ)
-        if self._deps.stream_writers.can_take_over(environ):
-            writers, viewer = self._deps.stream_writers, self._viewer
+        writers, viewer = self._deps.stream_writers, self._viewer
+        begin_long_answer(environ, EVENTS_LIMITS)
+        if writers.can_take_over(environ):
             try:
-                head = response_head([*self._headers.items(), *self.headers], self._deps.wall_clock())
+                fields = [("Transfer-Encoding", "chunked"), *self._headers.items(), *self.headers]
+                head = response_head(fields, self._deps.wall_clock())
                 frames = viewer.next()
-                writers.take_over(viewer, sock, self._on_end, head + writers.chunk(frames) if frames else head)
+                writers.take_over(viewer, environ, self._on_end, head + chunk(frames) if frames else head)
             except BaseException:
                 self._on_end()
                 raise
             return ALREADY_HANDLED
         self.headers = Headers([*self._headers.items(), *self.headers])
-        unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
-
-        def closed() -> None:
-            if unwatch:
-                unwatch()
-            if sock and self._deps.admission.is_draining:
-                # Otherwise gunicorn would wait for the client's next request before the worker may exit.
-                stop_receiving(sock)
-            self._on_end()
-
-        self.response = self._viewer.chunks()
+        self.response = viewer.chunks()
         # A ``finally`` in the generator would not do: it does not run in a generator that was never started.
-        self.call_on_close(closed)
+        self.call_on_close(self._on_end)
         return super().__call__(environ, start_response)
+
+
+def stream_headers(after: int) -> dict[str, str]:
+    """The headers of an event stream that starts after line ``after``, without the content type."""
+    return {
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+        "X-Content-Type-Options": "nosniff",
+        "Last-Event-ID": str(after),
+    }
+
+
+def open_viewer(
+    deps: Dependencies, ticket: StreamTicket, ref: JobRef, job: Job | None, **wanted: Any
+) -> tuple[Viewer, Callable[[], None]]:
+    """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
+
+    ``wanted`` is what :class:`Viewer` needs besides the settings and the request's token. Raises as
+    :meth:`AdmissionControl.check` does.
+    """
+    settings, now = deps.settings, deps.monotonic()
+    options = {
+        "retry_ms": retry_ms(),
+        "heartbeat_seconds": settings.heartbeat_seconds,
+        "expires_at": now + principal().expires_at - deps.wall_clock(),
+        # The ages of streams differ by a tenth, so that clients do not connect again all at once.
+        "closes_at": now + settings.max_stream_seconds * random.uniform(0.9, 1),
+        "subject": ticket.subject,
+        **wanted,
+    }
+    deps.admission.enter(ticket)
+    deps.tail.start()
+    metrics.STREAMS_OPEN.inc()
+    metrics.STREAMS_STARTED.inc()
+    ticket.viewer = viewer = Viewer(deps.replay_cache, deps.tail, ref, job, **options)
+    _log("stream opened", ticket, job=str(ref), after=viewer.cursor, client=ticket.address, sub=ticket.subject)
+    if ticket.span:
+        ticket.span.stream_opened(ticket.request_id, ref.workflow_id, ref.job_id, viewer.cursor)
+    return viewer, partial(_close_viewer, deps, ticket, viewer)
+
+
+def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPStatus = HTTPStatus.OK) -> bytes:
+    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``, in a tenth of the time.
+
+    Raises ValueError when a header has a character that would end its line.
+    """
+    lines = [f"{name}: {value}" for name, value in headers]
+    if any(_FORBIDDEN.search(line) for line in lines):
+        raise ValueError("a header has a character that headers may not have")
+    return "\r\n".join((_first_lines(int(now), status), *lines, "\r\n")).encode("latin-1")
+
+
+# Many streams open in the same second.
+@lru_cache(4)
+def _first_lines(now: int, status: HTTPStatus) -> str:
+    # gunicorn cannot use the connection afterwards. So it must not be kept alive.
+    fixed = f"Server: {SERVER}", f"Date: {formatdate(now, usegmt=True)}", "Connection: close"
+    return "\r\n".join((f"HTTP/1.1 {status.value} {status.phrase}", *fixed))
+
+
+def _close_viewer(deps: Dependencies, ticket: StreamTicket, viewer: Viewer) -> None:
+    viewer.close()
+    deps.admission.leave(ticket)
+    reason = viewer.reason or "left"
+    metrics.STREAMS_OPEN.dec()
+    metrics.STREAMS_ENDED.labels(reason).inc()
+    _log("stream ended", ticket, why=reason, at=viewer.cursor, seconds=round(deps.monotonic() - ticket.since, 3))
+    if ticket.span:
+        ticket.span.stream_ended(reason, viewer.cursor)
+
+
+def _log(event: str, ticket: StreamTicket, **fields: object) -> None:
+    log.info(event, extra={"fields": {"request_id": ticket.request_id, **fields}})

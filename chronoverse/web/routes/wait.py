@@ -1,33 +1,46 @@
-"""``GET …/wait``: answers when a line has come, when the job has ended, or when the time is over."""
+"""``GET …/wait``: answers when a line has come, when the job has ended, or when the time is over.
+
+A wait has a viewer inside. So lost runners, gaps, redactions, archived lines, expired tokens and workers that shut down
+are handled once, in the viewer.
+"""
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
+import gevent
+import orjson
 from flask import Response, request
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from werkzeug.datastructures import Headers
 
 from chronoverse.errors import ChronoverseError, JobNotFound
+from chronoverse.joblog import sse
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
+from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.viewer import Viewer
-from chronoverse.live.wait import Wait
-from chronoverse.web.guards.connection import begin_long_answer, on_hangup
+from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.paging import json_response
 from chronoverse.web.http.problems import problem, problem_for
 from chronoverse.web.http.schemas import Blueprint, WaitQuery, WaitSchema
-from chronoverse.web.routes.events import line_filter_of
-from chronoverse.web.streaming.opening import fixed_headers, open_viewer
-from chronoverse.web.streaming.stream_writer import WaitWriter
+from chronoverse.web.routes.events import line_filter_of, open_viewer, response_head
+from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
 #: Seconds for which a wait looks at what is there already, also when its client does not want to wait at all. After the
 #: first line it looks as long for further ones.
 LOOK_SECONDS: Final = 0.25
+#: Gaps that an answer names. A foreign log may have one for each entry. The others are counted.
+MAX_GAPS: Final = 100
+#: The outcome, by why the wait is over or its viewer is done. With any other reason the log cannot be read.
+_OUTCOMES: Final = {
+    "matched": "matched",
+    "end": "ended",
+    **dict.fromkeys(("age", "drain", "expired", "left", "slow"), "timeout"),
+}
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -61,101 +74,216 @@ def blueprint(deps: Dependencies) -> Blueprint:
             "closes_at": deps.monotonic() + max(timeout, LOOK_SECONDS),
         }
         viewer, on_end = open_viewer(deps, ticket, ref, job, **wanted)
-        wait = Wait(limit=query.get("limit", 1) if wants_line else 0)
-        return WaitResponse(deps, ref, viewer, wait, on_end, with_lines="limit" in query)
+        limit = query.get("limit", 1) if wants_line else 0
+        return WaitResponse(deps, Wait(deps, ref, viewer, limit, with_lines="limit" in query), on_end)
 
     return routes
 
 
-class WaitResponse(Response):
-    """The answer to a wait. It takes over the socket where it can, and otherwise holds gunicorn's greenlet."""
+class Wait:
+    """Reads the frames of a viewer. It is over when a line has come that matches.
 
-    def __init__(
-        self,
-        deps: Dependencies,
-        ref: JobRef,
-        viewer: Viewer,
-        wait: Wait,
-        on_end: Callable[[], None],
-        *,
-        with_lines: bool,
-    ) -> None:
-        super().__init__(iter(()))
+    Up to ``limit`` lines that are there then are read as well; with a ``limit`` of 0 only the end of the job counts.
+    ``with_lines`` puts all of them into the answer, and not only the first. There may be thousands of waits.
+    """
+
+    __slots__ = ("_cursor", "_deps", "_error", "_gaps", "_is_full", "_limit", "_lines", "_more_gaps", "_ref", "_room",
+                 "_with_lines", "viewer")  # fmt: skip
+
+    def __init__(self, deps: Dependencies, ref: JobRef, viewer: Viewer, limit: int, *, with_lines: bool) -> None:
+        self.viewer = viewer
         self._deps = deps
         self._ref = ref
-        self._viewer = viewer
+        self._limit = limit
+        self._with_lines = with_lines
+        #: Bytes of the lines of an answer, as of what a viewer holds that does not read. The first line is there in any
+        #: case.
+        self._room = SLICE_BYTES
+        #: The JSON of each line that matches.
+        self._lines: tuple[str, ...] = ()
+        #: Whether there is no room for further lines, or further ones do not matter.
+        self._is_full = False
+        #: The number of the last of these lines.
+        self._cursor = 0
+        #: Lines that cannot be had any more, as in the frames, and how many such frames came after these.
+        self._gaps: tuple[dict[str, Any], ...] = ()
+        self._more_gaps = 0
+        #: The text of the last ``error`` frame.
+        self._error = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a line has come."""
+        return bool(self._lines)
+
+    def feed(self, frames: bytes) -> None:
+        """Reads the next frames, whole ones. What comes after the last line that has room is ignored."""
+        for event in sse.Decoder().feed(frames):
+            if self._is_full:
+                return
+            if event.event == "log" and self._limit:
+                self._room -= len(event.data)
+                self._is_full = bool(self._lines) and self._room < 0
+                if not self._is_full:
+                    self._lines += (event.data,)
+                    self._cursor = int(event.id)
+                    self._is_full = len(self._lines) == self._limit
+            elif event.event == "gap":
+                if len(self._gaps) < MAX_GAPS:
+                    self._gaps += (orjson.loads(event.data),)
+                else:
+                    self._more_gaps += 1
+            elif event.event == "error":
+                self._error = event.data
+
+    def answer(self) -> Response:
+        """The answer, when the wait is over or its viewer is done. First reads what else is there."""
+        viewer, clock = self.viewer, self._deps.monotonic
+        try:
+            until = clock() + LOOK_SECONDS
+            while self._lines and not self._is_full and not viewer.done and clock() < until:
+                frames = viewer.next()
+                if frames is None:
+                    break
+                self.feed(frames)
+            if self._lines:
+                # So it is counted as such.
+                viewer.reason = "matched"
+            job = self._known_job() or self._deps.store.get_job(self._ref)
+            if job is None:
+                return problem_for(JobNotFound("no such job"))
+            if viewer.reason not in _OUTCOMES:
+                return problem(503, self._error)
+        except ChronoverseError as error:
+            return problem_for(error)
+        lines = [orjson.Fragment(line) for line in self._lines]
+        body: dict[str, Any] = {
+            "outcome": _OUTCOMES[viewer.reason],
+            "log": lines[0] if lines else None,
+            "cursor": self._cursor if self._is_full else viewer.cursor,
+            "job": job.to_json(),
+        }
+        if self._with_lines:
+            body["logs"] = lines
+        if self._gaps:
+            body["gaps"] = self._gaps
+        if self._more_gaps:
+            body["more_gaps"] = self._more_gaps
+        return json_response(orjson.dumps(body))
+
+    def _known_job(self) -> Job | None:
+        """The job as the tail knows it, if its log has all lines of the answer. Its status is some seconds old at most.
+
+        When a job ends, all who wait for it are answered at once. With a read of the store for each, half of 2,000 got
+        503.
+        """
+        job, feed = self._deps.tail.known_job(self._ref), self.viewer.feed
+        if job is None and feed and feed.job and feed.job.end:
+            job = feed.job
+        return job if job and job.last >= self._cursor else None
+
+
+class WaitResponse(Response):
+    """The answer to a wait. It takes over the socket where it can, and otherwise holds the server's thread."""
+
+    def __init__(self, deps: Dependencies, wait: Wait, on_end: Callable[[], None]) -> None:
+        super().__init__(iter(()))
+        self._deps = deps
         self._wait = wait
         self._on_end = on_end
-        self._with_lines = with_lines
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         del self.headers["Content-Type"]
-        answer = partial(_answer, self._deps, self._ref, self._viewer, self._wait, with_lines=self._with_lines)
-        sock, headers = begin_long_answer(environ), [*self.headers]
+        wait, headers = self._wait, [*self.headers]
+        begin_long_answer(environ, EVENTS_LIMITS)
         if self._deps.stream_writers.can_take_over(environ):
-            # This holds on to no more than it needs: there may be thousands of waiters.
-            make = partial(WaitWriter, wait=self._wait, answer=partial(_to_bytes, self._deps, answer, headers))
-            self._deps.stream_writers.take_over(self._viewer, sock, self._on_end, b"", make)
+            # This holds on to no more than it needs.
+            make = partial(WaitWriter, wait=wait, answer=partial(_answer_bytes, self._deps, wait, headers))
+            self._deps.stream_writers.take_over(wait.viewer, environ, self._on_end, b"", make)
             return ALREADY_HANDLED
-        unwatch = on_hangup(sock, self._viewer.disconnect) if sock else None
         try:
-            with closing(self._viewer.chunks()) as chunks:
-                for frames in chunks:
-                    self._wait.feed(frames)
-                    if self._wait.is_over:
-                        break
-                response = answer()
+            for frames in wait.viewer.chunks():
+                wait.feed(frames)
+                if wait.is_over:
+                    break
+            response = wait.answer()
         finally:
-            if unwatch:
-                unwatch()
             self._on_end()
         response.headers.extend(Headers(headers))
         return response(environ, start_response)
 
 
-def _answer(deps: Dependencies, ref: JobRef, viewer: Viewer, wait: Wait, *, with_lines: bool) -> Response:
-    """The answer to a wait that is over."""
-    try:
-        if wait.is_over:
-            _read_further_lines(viewer, wait, deps.monotonic)
-        outcome = wait.outcome(viewer)
-        job = _known_job(deps, ref, viewer, wait.cursor) or deps.store.get_job(ref)
-        if job is None:
-            return problem_for(JobNotFound("no such job"))
-        if outcome is None:
-            return problem(503, wait.error)
-        return json_response(wait.to_json(outcome, viewer, job, with_lines=with_lines))
-    except ChronoverseError as error:
-        return problem_for(error)
-
-
-def _read_further_lines(viewer: Viewer, wait: Wait, clock: Callable[[], float]) -> None:
-    """Reads what else is there after the first line, and does not wait for more."""
-    until = clock() + LOOK_SECONDS
-    while not wait.is_full and not viewer.done and clock() < until:
-        frames = viewer.next()
-        if frames is None:
-            return
-        wait.feed(frames)
-
-
-def _known_job(deps: Dependencies, ref: JobRef, viewer: Viewer, cursor: int) -> Job | None:
-    """The job as the tail knows it, if its log has line ``cursor``. Its status is some seconds old at most.
-
-    When a job ends, all who wait for it are answered at once. With a read of the store for each, half of 2,000 got 503.
-    """
-    job = deps.tail.known_job(ref)
-    if job is None and viewer.feed and viewer.feed.job and viewer.feed.job.end:
-        job = viewer.feed.job
-    return job if job and job.last >= cursor else None
-
-
-def _to_bytes(deps: Dependencies, answer: Callable[[], Response], headers: Iterable[tuple[str, str]]) -> bytes:
+def _answer_bytes(deps: Dependencies, wait: Wait, headers: Iterable[tuple[str, str]]) -> bytes:
     """The answer with more ``headers``, as it is sent on a connection that ends with it."""
-    response = answer()
+    response = wait.answer()
     body = response.get_data()
-    status = HTTPStatus(response.status_code)
+    response.headers["Content-Length"] = str(len(body))
     fields = [*response.headers, *headers]
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *fixed_headers(deps.wall_clock())]
-    lines += [f"{name}: {value}" for name, value in fields if name != "Content-Length"]
-    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "\r\n"]).encode("latin-1") + body
+    return response_head(fields, deps.wall_clock(), HTTPStatus(response.status_code)) + body
+
+
+class WaitWriter(StreamWriter):
+    """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. Else as :class:`StreamWriter`.
+
+    A waiter costs what a viewer costs: no greenlet, and groups like those of viewers. It only has a timer more, because
+    a stream may end half a second late, but an answer should not come late.
+    """
+
+    __slots__ = ("_answer", "_timer", "_wait")
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        sock: Any,
+        writers: StreamWriters,
+        closed: Callable[[], None],
+        wait: Wait,
+        answer: Callable[[], bytes],
+    ) -> None:
+        super().__init__(viewer, sock, writers, closed)
+        self._wait = wait
+        self._answer = answer
+        seconds = viewer.ends_at - writers.scheduler.clock()
+        # A little late, so that the viewer's time is over when it wakes it.
+        self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + 0.005)
+        # In a greenlet of its own: the event loop must not wait. After the end this wakes nobody.
+        self._timer.start(gevent.spawn, viewer.wake)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether only the answer is left to write."""
+        return self.viewer.done or self._wait.is_over
+
+    @property
+    def take(self) -> Callable[[bytes], int]:
+        """Takes a group's frames that have no event. Others are given to :meth:`fall_behind`."""
+        return _count_without_events
+
+    @staticmethod
+    def encode(frames: bytes) -> bytes:
+        """A group of waiters takes the frames as they are."""
+        return frames
+
+    def fall_behind(self, unsent: bytes | memoryview) -> None:
+        """Reads the frames ``unsent``, and goes on."""
+        self._wait.feed(bytes(unsent))
+        super().fall_behind(b"")
+
+    def to_send(self, frames: bytes) -> bytes:
+        """Nothing: the wait reads them."""
+        self._wait.feed(frames)
+        return b""
+
+    def last_bytes(self) -> bytes:
+        """The answer."""
+        return self._answer()
+
+    def close(self) -> None:
+        """Also stops the timer."""
+        self._timer.stop()
+        self._timer.close()
+        super().close()
+
+
+def _count_without_events(frames: bytes) -> int:
+    return 0 if b"event: " in frames else len(frames)

@@ -4,39 +4,16 @@ In a pass a viewer costs one ``send``. Fetching its own state from memory for ea
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 from chronoverse.joblog import sse
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.live.feed import BUSY, WAKES_PER_YIELD, Feed
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import BUSY_SECONDS, CURSOR_SECONDS, Viewer
+from chronoverse.live.viewer import BUSY_SECONDS, CURSOR_SECONDS
 
-
-class GroupMember(Protocol):
-    """What a group needs of its members: a :class:`chronoverse.web.streaming.stream_writer.StreamWriter`.
-
-    ``take`` takes encoded frames and returns how many bytes it took: a socket's ``send``, for example. Of a member that
-    did not take all, the rest is given to ``fall_behind``. Only the group sets ``group``.
-    """
-
-    viewer: Viewer
-    group: "BroadcastGroup | None"
-
-    @property
-    def is_behind(self) -> bool: ...
-    @property
-    def take(self) -> Callable[[bytes], int]: ...
-    def wake(self) -> None: ...
-    def fall_behind(self, unsent: memoryview | bytes) -> None: ...
-
-
-class GroupContext(NamedTuple):
-    """What all groups of a worker share. ``heartbeat`` is in seconds, on ``clock``."""
-
-    tail: Tail
-    heartbeat: float
-    clock: Callable[[], float]
+if TYPE_CHECKING:
+    from chronoverse.web.streaming.stream_writer import StreamWriter
 
 
 class BroadcastGroup:
@@ -44,41 +21,46 @@ class BroadcastGroup:
 
     They are all at the same position of the feed's ring, which is the newest one. While it has members, it is one of
     ``feed.groups``, by its ``key``, and of ``feed.waiters``, and they are not. ``encode`` makes of frames what its
-    members take: a chunk for their sockets, or the frames themselves.
+    members take: a chunk for their sockets, or the frames themselves. ``heartbeat`` is in seconds, on the tail's clock.
 
     Other greenlets only run in between where the feed or its filter budget lets them.
     """
 
+    #: All members have caught up.
+    is_replaying = False
+
     def __init__(
         self,
         feed: Feed,
-        context: GroupContext,
+        tail: Tail,
+        heartbeat: float,
         encode: Callable[[bytes], bytes],
         line_filter: LineFilter | None = None,
         key: object = None,
     ) -> None:
-        #: When the group must be woken though the feed has nothing new, on the context's clock.
+        #: When the group must be woken though the feed has nothing new, on the tail's clock.
         self.due = float("inf")
+        self.line_filter: Final = line_filter
         self._feed: Final = feed
-        self._context: Final = context
+        self._tail: Final = tail
+        self._heartbeat: Final = heartbeat
         self._encode = encode
-        self._filter: Final = line_filter
         self._key: Final = key
         #: Whether lines at the end of what was sent did not pass the filter, and the clients do not know that yet.
         self._has_skipped = False
         #: Each member, and its ``take``.
-        self._members: dict[GroupMember, Callable[[bytes], int]] = {}
+        self._members: dict[StreamWriter, Callable[[bytes], int]] = {}
         self._cursor = 0
         self._position = 0
-        self._state: bytes | None = None
+        self._version = 0
         self._sent_at = 0.0
         self._is_writing = False
         #: Whether the group was woken while it was writing.
         self._woken = False
         #: Who asked to leave while the group was writing.
-        self._leaving: list[GroupMember] = []
+        self._leaving: list[StreamWriter] = []
 
-    def join(self, member: GroupMember) -> bool:
+    def join(self, member: "StreamWriter") -> bool:
         """Adds a member whose viewer is where the group is. Returns whether it was added.
 
         It is not when the group is writing, or when the feed has closed. If the viewer is ahead of the group, the group
@@ -96,12 +78,12 @@ class BroadcastGroup:
                 return False
         if not self._members:
             self._cursor, self._position = viewer.cursor, position
-            self._state, self._sent_at = feed.state, viewer.sent_at
+            self._version, self._sent_at = feed.version, viewer.sent_at
             self._has_skipped = False
             feed.groups[self._key] = self
             feed.waiters.add(self)
-            self.due = viewer.sent_at + self._context.heartbeat
-        elif (position, feed.state) != (self._position, self._state):
+            self.due = viewer.sent_at + self._heartbeat
+        elif (position, feed.version) != (self._position, self._version):
             return False
         feed.waiters.discard(viewer)
         self._members[member] = member.take
@@ -111,7 +93,7 @@ class BroadcastGroup:
             self._note_skipped()
         return True
 
-    def remove(self, member: GroupMember) -> None:
+    def remove(self, member: "StreamWriter") -> None:
         """Removes a member. Its viewer goes on by itself from the group's position. Does nothing for a non-member."""
         if self._members.pop(member, None) is not None:
             member.group = None
@@ -123,7 +105,7 @@ class BroadcastGroup:
                 self._feed.groups.pop(self._key, None)
                 self._feed.waiters.discard(self)
 
-    def leave(self, member: GroupMember) -> bool:
+    def leave(self, member: "StreamWriter") -> bool:
         """Removes a member at once and returns True. While the group is writing, returns False, and does it afterwards.
 
         In between, nobody knows whether the member has the newest frames.
@@ -154,16 +136,17 @@ class BroadcastGroup:
         # Before anything is read of the feed and the members, which may change meanwhile.
         feed.filter_budget.give_way()
         new = None
-        if feed.state is self._state and feed.final is None:
-            new = feed.take(self._position, self._filter, (member.viewer.subject for member in self._members))
+        if feed.version == self._version and feed.final is None:
+            new = feed.take(self._position, self.line_filter, (member.viewer.subject for member in self._members))
         if new is None:
             # The end, a changed job, or lines that the ring has dropped: each viewer handles these for itself.
             self._dissolve(list(self._members))
             return False
-        now = self._context.clock()
+        now = self._tail.clock()
         if new.frames:
             before, self._sent_at = self._cursor, now
             frames = sse.cursor(before) + new.frames if self._has_skipped else new.frames
+            self._tail.stats.count_delivered(new.position - self._position, len(new.frames), len(self._members))
             self._cursor, self._position, self._has_skipped = new.cursor, new.position, False
             self._write(frames)
             return self._woken or before < self._cursor < feed.cursor
@@ -204,23 +187,23 @@ class BroadcastGroup:
 
     def _handle_due(self, now: float) -> None:
         """Sends the cursor and heartbeats, and lets members go that must end now."""
-        if not self._context.tail.healthy(self._feed.ref):
+        if not self._tail.healthy(self._feed.ref):
             # The store does not answer. Each viewer knows for itself what to say then.
             self._dissolve(list(self._members))
             return
         if self._has_skipped and now >= self._sent_at + CURSOR_SECONDS:
             self._has_skipped, self._sent_at = False, now
             self._write(sse.cursor(self._cursor))
-        if now >= self._sent_at + self._context.heartbeat:
+        if now >= self._sent_at + self._heartbeat:
             self._sent_at = now
             self._write(sse.HEARTBEAT)
         self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
         ends = [member.viewer.ends_at for member in self._members]
-        self.due = min([self._sent_at + self._context.heartbeat, *ends])
+        self.due = min([self._sent_at + self._heartbeat, *ends])
         if self._has_skipped:
             self._note_skipped()
 
-    def _dissolve(self, members: list[GroupMember]) -> None:
+    def _dissolve(self, members: list["StreamWriter"]) -> None:
         """Removes ``members``, and wakes each to go on by itself."""
         for number, member in enumerate(members, 1):
             self.remove(member)

@@ -7,61 +7,54 @@ nothing more to say. Then :meth:`StreamWriters.join_group` puts it into the grou
 import _socket
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import gevent
+import gevent.event
 import gevent.socket
 
+from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.live.wait import Wait
 from chronoverse.web.guards.connection import (
     STALL_SECONDS,
     Connection,
+    HangupWatch,
     finish_sending,
     is_unresponsive,
-    on_hangup,
 )
-from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext
-from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
+from chronoverse.web.streaming.broadcast import BroadcastGroup
 
+#: Seconds of writing to full sockets after which other greenlets run.
+PASS_SECONDS: Final = 0.003
 #: What ends a chunked body. RFC 9112 section 7.1.
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 log = logging.getLogger(__name__)
 
 
-class Chunker:
-    """Frames bodies as chunks (RFC 9112 section 7.1), and caches the last few.
+def chunk(body: bytes) -> bytes:
+    """``body`` as a chunk (RFC 9112 section 7.1). Viewers that are sent the same long body share one."""
+    return _long_chunk(body) if len(body) >= 4096 else b"%x\r\n%b\r\n" % (len(body), body)
 
-    Viewers at the same position are given the same object, so the object's id is the cache's key.
-    """
 
-    def __init__(self) -> None:
-        self._cached: dict[int, tuple[bytes, bytes]] = {}
-
-    def __call__(self, body: bytes) -> bytes:
-        cached = self._cached.get(id(body))
-        if cached is not None:
-            return cached[1]
-        chunk = b"%x\r\n%b\r\n" % (len(body), body)
-        # Bytes from which a body is cached. Framing a shorter one is as fast as finding it.
-        if len(body) < 4096:
-            return chunk
-        # Chunks in the chunker's cache. Viewers that replay the same log are at a few positions of it.
-        if len(self._cached) >= 8:
-            del self._cached[next(iter(self._cached))]
-        # The cache holds the body too: otherwise another object could get its id.
-        self._cached[id(body)] = body, chunk
-        return chunk
+# Viewers that replay the same log are at a few positions of it.
+@lru_cache(8)
+def _long_chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
 
 
 class StreamWriter:
-    """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed."""
+    """Writes what one viewer says to its socket. ``closed`` is called once, after the socket was closed.
+
+    A subclass may write something else: then it overrides the members from :attr:`is_over` to :meth:`last_bytes`.
+    """
 
     __slots__ = (
-        "_closed", "_greenlet", "_peer_left", "_pending_write", "_socket", "_unsent", "_unwatch", "_woken", "_writers",
-        "group", "viewer",
+        "_closed", "_greenlet", "_hangup_watch", "_peer_left", "_socket", "_unsent", "_woken", "_writers", "group",
+        "is_writable", "viewer", "write_deadline", "write_watch",
     )  # fmt: skip
 
     def __init__(self, viewer: Viewer, sock: Any, writers: "StreamWriters", closed: Callable[[], None]) -> None:
@@ -75,39 +68,54 @@ class StreamWriter:
         self.group: BroadcastGroup | None = None
         #: Behind: one of these two is set. Caught up: neither is.
         self._greenlet: gevent.Greenlet | None = None
-        self._pending_write: PendingWrite | None = None
-        #: What the socket had no room for. It belongs to the pending write.
+        self.write_watch: Any = None
+        #: For the write scheduler: when it gives up, and whether the socket has room and waits in its queue.
+        self.write_deadline = 0.0
+        self.is_writable = False
+        #: What the socket had no room for, for the write scheduler.
         self._unsent: memoryview | bytes = b""
         #: Whether the viewer was woken while it was behind. Its greenlet then looks for frames once more.
         self._woken = False
         self._peer_left = False
-        self._unwatch = on_hangup(self._socket, self._hang_up)
+        self._hangup_watch = HangupWatch(self._socket, self._hang_up)
         viewer.on_wake = self.wake
 
     @property
     def is_behind(self) -> bool:
         """Whether a greenlet or the write scheduler writes to this socket."""
-        return self._greenlet is not None or self._pending_write is not None
+        return self._greenlet is not None or self.write_watch is not None
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether only the last bytes are left to write."""
+        return self.viewer.done
 
     @property
     def take(self) -> Callable[[bytes], int]:
         """Takes what the group has encoded: the socket's own ``send``, which never waits."""
         return self._socket.send
 
-    @property
-    def encode(self) -> Callable[[bytes], bytes]:
-        """What a group makes of frames for :attr:`take`: a chunk of the response."""
-        return self._writers.chunk
+    @staticmethod
+    def encode(frames: bytes) -> bytes:
+        """What a group makes of ``frames`` for :attr:`take`."""
+        return chunk(frames)
 
-    @property
-    def group_key(self) -> object:
-        """Members of a group have the same one: they take the same bytes."""
-        return self.viewer.line_filter
+    def to_send(self, frames: bytes) -> bytes:
+        """What is sent for ``frames``."""
+        return chunk(frames)
+
+    def last_bytes(self) -> bytes:
+        """What is sent at the end."""
+        return LAST_CHUNK
 
     def start(self, head: bytes) -> None:
         """Writes the response's ``head``, and together with it the frames that the replay cache already has."""
         missed = self.viewer.take_cached()
-        self._write_now(head + self._to_send(missed) if missed else head)
+        self._write_now(head + self.to_send(missed) if missed else head)
 
     def wake(self) -> None:
         """The viewer may have something new. Writes it when caught up. Never waits, never raises."""
@@ -122,11 +130,11 @@ class StreamWriter:
             self._greenlet = gevent.spawn(self._run, unsent)
         else:
             self._unsent = unsent
-            self._pending_write = self._writers.scheduler.watch(self._socket.fileno(), self._write_more, self._give_up)
+            self._writers.scheduler.watch(self)
 
     @property
     def _needs_greenlet(self) -> bool:
-        return self._is_over or self.viewer.needs_store_read
+        return self.is_over or self.viewer.needs_store_read
 
     def _write_now(self, first: bytes = b"") -> None:
         try:
@@ -146,30 +154,27 @@ class StreamWriter:
         """
         viewer = self.viewer
         frames = viewer.try_next()
-        chunk = self._to_send(frames) if frames else b""
+        data = self.to_send(frames) if frames else b""
         if first:
-            chunk = first + chunk
-        if not chunk:
+            data = first + data
+        if not data:
             return b"" if frames is not None or self._needs_greenlet else None
         try:
-            sent = self._socket.send(chunk)
+            sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
-        if sent < len(chunk):
-            return memoryview(chunk)[sent:]
+        if sent < len(data):
+            return memoryview(data)[sent:]
         return b"" if self._needs_greenlet or viewer.has_more or frames == b"" else None
 
     # Behind, by the write scheduler
 
-    def _write_more(self) -> None:
+    def write_more(self) -> None:
         """The socket has room: writes what it had no room for, and then once what has come since."""
-        pending, unsent = self._pending_write, self._unsent
-        if pending is None:
-            return
         try:
-            if unsent:
-                self._unsent = unsent = unsent[self._socket.send(unsent) :]
-                if unsent:
+            if self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+                if self._unsent:
                     return
             following = self._write()
         except BlockingIOError:
@@ -179,24 +184,20 @@ class StreamWriter:
             return
         if following is not None and not self._needs_greenlet:
             self._unsent = following
-            pending.renew()
+            self._writers.scheduler.renew(self)
             return
-        self._close_pending_write()
+        self._writers.scheduler.remove(self)
+        self._unsent = b""
         if following is not None or self._peer_left:
             self._greenlet = gevent.spawn(self._run, following or b"")
         else:
             # In a greenlet of its own: joining may first write to a whole group, which lets other greenlets run.
             gevent.spawn(self._writers.join_group, self)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """The socket has had no room for too long."""
         self.viewer.reason = "slow"
-        self._close()
-
-    def _close_pending_write(self) -> None:
-        if self._pending_write is not None:
-            self._pending_write.close()
-        self._unsent, self._pending_write = b"", None
+        self.close()
 
     # Behind, by a greenlet
 
@@ -205,14 +206,14 @@ class StreamWriter:
         try:
             viewer = self.viewer
             self._send_all(unsent)
-            while not self._is_over:
+            while not self.is_over:
                 self._woken = False
                 frames = viewer.next()
                 if frames:
                     # The same name for both: two names would hold both objects for as long as the socket is full.
-                    frames = self._to_send(frames)
+                    frames = self.to_send(frames)
                     self._send_all(frames)
-                elif frames is None and not self._is_over and not self._woken:
+                elif frames is None and not self.is_over and not self._woken:
                     if self._peer_left:
                         break
                     if viewer.feed is None:
@@ -222,24 +223,11 @@ class StreamWriter:
                     self._greenlet = None
                     self._writers.join_group(self)
                     return
-            self._send_all(self._last_bytes())
+            self._send_all(self.last_bytes())
         except Exception as error:
             self._fail(error)
         else:
-            self._close()
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether only the last bytes are left to write."""
-        return self.viewer.done
-
-    def _to_send(self, frames: bytes) -> bytes:
-        """What is sent for ``frames``."""
-        return self._writers.chunk(frames)
-
-    def _last_bytes(self) -> bytes:
-        """What is sent at the end."""
-        return LAST_CHUNK
+            self.close()
 
     def _send_all(self, data: bytes | memoryview) -> None:
         """Raises OSError when the peer has gone, or took too long."""
@@ -259,7 +247,7 @@ class StreamWriter:
             log.exception("a stream failed")
         elif is_unresponsive(error):
             self.viewer.reason = "slow"
-        self._close()
+        self.close()
 
     def _hang_up(self, why: str) -> None:
         """The peer has closed its side."""
@@ -267,13 +255,14 @@ class StreamWriter:
         self._peer_left = True
         self.viewer.reason = why
         if not self.is_behind:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Closes the socket, and leaves the tail."""
         viewer = self.viewer
         viewer.done, viewer.on_wake = True, None
-        self._unwatch()
-        self._close_pending_write()
+        self._hangup_watch.close()
+        self._writers.scheduler.remove(self)
         if self.group is not None:
             self.group.remove(self)
         viewer.close()
@@ -283,82 +272,93 @@ class StreamWriter:
         self._closed()
 
 
-class WaitWriter(StreamWriter):
-    """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. Else as :class:`StreamWriter`.
+class WriteScheduler:
+    """Writes to full sockets when they have room again. One greenlet does it for all of a worker's sockets.
 
-    A waiter costs what a viewer costs: no greenlet, and groups like those of viewers. It only has a timer more, because
-    a stream may end half a second late, but an answer should not come late.
+    With a greenlet for each, every write would cost a switch of greenlets and a new watch in the event loop. ``clock``
+    is monotonic, in seconds.
     """
 
-    __slots__ = ("_answer", "_timer", "_wait")
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock: Final = clock
+        self._waiting: set[StreamWriter] = set()
+        self._writable: deque[StreamWriter] = deque()
+        self._wakeup = gevent.event.Event()
+        self._greenlet: gevent.Greenlet | None = None
 
-    def __init__(
-        self,
-        viewer: Viewer,
-        sock: Any,
-        writers: "StreamWriters",
-        closed: Callable[[], None],
-        wait: Wait,
-        answer: Callable[[], bytes],
-    ) -> None:
-        super().__init__(viewer, sock, writers, closed)
-        self._wait = wait
-        self._answer = answer
-        seconds = viewer.ends_at - writers.scheduler.clock()
-        # Seconds by which the timer is late, so that the viewer's time is over when it wakes it.
-        self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + 0.005)
-        # In a greenlet of its own: the event loop must not wait. After the end this wakes nobody.
-        self._timer.start(gevent.spawn, viewer.wake)
+    def watch(self, writer: StreamWriter) -> None:
+        """Calls ``writer.write_more`` each time that its socket has room, and ``give_up`` when a write takes too long.
 
-    @property
-    def take(self) -> Callable[[bytes], int]:
-        """Takes a group's frames that have no event. Others are given to :meth:`fall_behind`."""
-        return _count_without_events
+        It does so until ``writer`` is removed. Neither may wait.
+        """
+        # libev's EV_WRITE, for which gevent has no public name.
+        writer.write_watch = gevent.get_hub().loop.io(writer.fileno(), 2)
+        writer.write_watch.start(self._queue, writer)
+        self._waiting.add(writer)
+        self.renew(writer)
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._run)
 
-    @property
-    def encode(self) -> Callable[[bytes], bytes]:
-        """A group of waiters takes the frames as they are."""
-        return bytes
+    def renew(self, writer: StreamWriter) -> None:
+        """Begins another write, which may again take :data:`STALL_SECONDS`."""
+        writer.write_deadline = self.clock() + STALL_SECONDS
 
-    @property
-    def group_key(self) -> object:
-        """Waiters have groups of their own."""
-        return WaitWriter, self.viewer.line_filter
+    def remove(self, writer: StreamWriter) -> None:
+        """Ends the watch. Does nothing when there is none."""
+        if writer.write_watch is not None:
+            writer.write_watch.stop()
+            writer.write_watch.close()
+            writer.write_watch = None
+            self._waiting.discard(writer)
 
-    def fall_behind(self, unsent: bytes | memoryview) -> None:
-        """Reads the frames ``unsent``, and goes on in a greenlet."""
-        self._wait.feed(bytes(unsent))
-        self._greenlet = gevent.spawn(self._run, b"")
+    def _queue(self, writer: StreamWriter) -> None:
+        """Notes that a socket has room. The event loop calls this, so it must not wait."""
+        if not writer.is_writable:
+            writer.is_writable = True
+            self._writable.append(writer)
+            self._wakeup.set()
 
-    @property
-    def _is_over(self) -> bool:
-        return self.viewer.done or self._wait.is_over
+    def _run(self) -> None:
+        swept_at = self.clock()
+        while True:
+            # Seconds between two checks for sockets that have had no room for too long.
+            self._wakeup.wait(1.0)
+            self._wakeup.clear()
+            until = self.clock() + PASS_SECONDS
+            for _ in range(len(self._writable)):
+                writer = self._writable.popleft()
+                writer.is_writable = False
+                self._call(writer, writer.write_more)
+                if self.clock() >= until:
+                    gevent.sleep(0)
+                    until = self.clock() + PASS_SECONDS
+            if self._writable:
+                self._wakeup.set()
+            if self.clock() >= swept_at + 1.0:
+                swept_at = self.clock()
+                # A writable one that was not written to yet is late because of us, not because of its client.
+                for writer in [each for each in self._waiting if each.write_deadline <= swept_at]:
+                    if not writer.is_writable:
+                        self._call(writer, writer.give_up)
 
-    def _to_send(self, frames: bytes) -> bytes:
-        self._wait.feed(frames)
-        return b""
-
-    def _last_bytes(self) -> bytes:
-        return self._answer()
-
-    def _close(self) -> None:
-        self._timer.stop()
-        self._timer.close()
-        super()._close()
-
-
-def _count_without_events(frames: bytes) -> int:
-    return 0 if b"event: " in frames else len(frames)
+    def _call(self, writer: StreamWriter, function: Callable[[], None]) -> None:
+        """Calls ``function`` unless ``writer`` was removed. An error ends only this watch."""
+        if writer in self._waiting:
+            try:
+                function()
+            except Exception:
+                log.exception("a stream failed")
+                self.remove(writer)
 
 
 class StreamWriters:
-    """A worker's stream writers, and what they share."""
+    """A worker's stream writers, and what they share. ``heartbeat`` is in seconds."""
 
-    def __init__(self, context: GroupContext) -> None:
+    def __init__(self, tail: Tail, heartbeat: float) -> None:
         self.open_count = 0
-        self.chunk = Chunker()
-        self.scheduler = WriteScheduler(context.clock)
-        self._context = context
+        self.scheduler = WriteScheduler(tail.clock)
+        self._tail = tail
+        self._heartbeat = heartbeat
 
     def can_take_over(self, environ: dict[str, Any]) -> bool:
         """Whether the request's socket can be taken over: plain HTTP/1.1, under this project's gunicorn worker."""
@@ -367,23 +367,26 @@ class StreamWriters:
     def take_over(
         self,
         viewer: Viewer,
-        sock: Any,
+        environ: dict[str, Any],
         closed: Callable[[], None],
         head: bytes,
         make_writer: Callable[..., StreamWriter] = StreamWriter,
     ) -> None:
-        """Writes ``head`` to ``sock``, and from now on all that ``viewer`` says. Calls ``closed`` at the end."""
+        """Writes ``head`` to the request's socket, and from now on all that ``viewer`` says. Calls ``closed`` at the
+        end.
+        """
         self.open_count += 1
-        make_writer(viewer, sock, self, closed).start(head)
+        make_writer(viewer, environ["gunicorn.socket"], self, closed).start(head)
 
     def join_group(self, writer: StreamWriter) -> None:
         """Puts a caught-up writer into the group of its feed and filter. Does nothing when a feed has few viewers."""
-        feed = writer.viewer.feed
+        feed, line_filter = writer.viewer.feed, writer.viewer.line_filter
         if feed is None or writer.is_behind or writer.group is not None:
             return
-        group = feed.groups.get(writer.group_key)
+        key = type(writer), line_filter
+        group = feed.groups.get(key)
         # Viewers that a feed must have before its caught-up viewers are written to as a group.
         if group is None and feed.viewer_count >= 16:
-            group = BroadcastGroup(feed, self._context, writer.encode, writer.viewer.line_filter, writer.group_key)
+            group = BroadcastGroup(feed, self._tail, self._heartbeat, writer.encode, line_filter, key)
         if group is not None:
             group.join(writer)

@@ -14,11 +14,11 @@ from chronoverse.live.fair_lock import FairLock
 from chronoverse.web.guards.connection import (
     MIN_IDLE_SECONDS,
     SEND_BUFFER_BYTES,
-    USER_TIMEOUT_MS,
+    USER_TIMEOUT_SECONDS,
     Connection,
     Connections,
+    HangupWatch,
     SendLimits,
-    on_hangup,
     set_socket_options,
 )
 from chronoverse.web.guards.event_loop import yield_to_loop
@@ -49,21 +49,22 @@ def test_a_hangup_callback_may_wait(pair: tuple[socket.socket, socket.socket]) -
         gevent.sleep(0)
         reasons.append(why)
 
-    on_hangup(pair[0], on_leave)
+    watch = HangupWatch(pair[0], on_leave)
     pair[1].close()
     with gevent.Timeout(5):
         while not reasons:
             run_loop()
 
     assert reasons == ["left"]
+    watch.close()
 
 
 def test_no_callback_after_the_watch_has_ended(pair: tuple[socket.socket, socket.socket]) -> None:
     """Not even when the peer left just before, and the callback was already due."""
     reasons: list[str] = []
-    end_watch = on_hangup(pair[0], reasons.append)
+    watch = HangupWatch(pair[0], reasons.append)
     pair[1].close()
-    gevent.get_hub().loop.run_callback(end_watch)
+    gevent.get_hub().loop.run_callback(watch.close)
     run_loop()
 
     assert reasons == []
@@ -72,11 +73,11 @@ def test_no_callback_after_the_watch_has_ended(pair: tuple[socket.socket, socket
 def test_bytes_from_the_peer_are_no_hangup(pair: tuple[socket.socket, socket.socket]) -> None:
     """They are not read, and stay for whoever reads next."""
     reasons: list[str] = []
-    end_watch = on_hangup(pair[0], reasons.append)
+    watch = HangupWatch(pair[0], reasons.append)
     pair[1].send(b"x")
     run_loop()
     # Otherwise the event loop would keep a closed socket.
-    end_watch()
+    watch.close()
 
     assert (reasons, pair[0].recv(1)) == ([], b"x")
 
@@ -135,7 +136,7 @@ def test_an_accepted_connection_has_the_options_of_the_listener(client: Client) 
     connection = client.connection
 
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
-    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == USER_TIMEOUT_MS
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == USER_TIMEOUT_SECONDS * 1000
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,8 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.short_streams import open_short_streams
 from tests.support.waiting import wait_until
-from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, request_bytes
-
-pytestmark = both_ways
 
 OpenStream = Callable[..., Stream]
 

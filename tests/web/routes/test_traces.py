@@ -118,19 +118,13 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(None, id="writer"), pytest.param("gevent", id="gunicorn")],
-)
+@pytest.fixture(scope="module")
 def service(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    redis_server: RedisServer,
-    collector: Collector,
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, collector: Collector
 ) -> Iterator[Service]:
-    """A service of two workers, for streams that write to their sockets and for streams that gunicorn writes."""
+    """A service of two workers."""
     directory = tmp_path_factory.mktemp("traced")
-    with traced(directory, redis_server.url, collector.url, workers=2, worker_class=request.param) as service:
+    with traced(directory, redis_server.url, collector.url, workers=2) as service:
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
         yield service
 

@@ -13,9 +13,8 @@ import pytest
 
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import JobRef, Line, Status
-from chronoverse.live.wait import MAX_GAPS
 from chronoverse.store import Store
-from chronoverse.web.routes.wait import LOOK_SECONDS
+from chronoverse.web.routes.wait import LOOK_SECONDS, MAX_GAPS
 from tests.support.bench import NOW
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service

@@ -5,11 +5,13 @@ from typing import Final, cast
 
 import pytest
 
+from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.live.feed import WAKES_PER_YIELD, EventFrame, Feed
-from chronoverse.live.tail import Tail
+from chronoverse.live.tail import DeliveryStats, Tail
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.streaming.broadcast import BroadcastGroup, GroupContext, GroupMember
+from chronoverse.web.streaming.broadcast import BroadcastGroup
+from chronoverse.web.streaming.stream_writer import StreamWriter
 
 REF: Final = JobRef("wf_1", "job_1")
 #: Bytes of a ring that holds everything.
@@ -21,6 +23,8 @@ class FakeViewer:
 
     due = ends_at = float("inf")
     sent_at = 0.0
+    line_filter = None
+    is_replaying = False
 
     def __init__(self, feed: Feed, cursor: int) -> None:
         self.cursor = cursor
@@ -61,6 +65,11 @@ class FakeWriter:
 class FakeTail:
     """What a group needs of the tail."""
 
+    stats = DeliveryStats()
+
+    def clock(self) -> float:
+        return 0.0
+
     def healthy(self, ref: JobRef) -> bool:
         return True
 
@@ -85,9 +94,9 @@ def feed(on_yield: list[Callable[[], object]]) -> Feed:
 
 def make_group(feed: Feed, count: int) -> tuple[BroadcastGroup, list[FakeWriter]]:
     """A group with ``count`` members, which all have line 1."""
-    group = BroadcastGroup(feed, GroupContext(cast(Tail, FakeTail()), 15, lambda: 0.0), bytes)
+    group = BroadcastGroup(feed, cast(Tail, FakeTail()), 15, bytes)
     members = [FakeWriter(feed, 1) for _ in range(count)]
-    assert all(group.join(cast(GroupMember, each)) for each in members)
+    assert all(group.join(cast(StreamWriter, each)) for each in members)
     return group, members
 
 
@@ -108,6 +117,8 @@ def test_the_group_without_a_filter_comes_first(feed: Feed) -> None:
         """Notes what the member has when it is woken."""
 
         due = float("inf")
+        line_filter = LineFilter("stderr")
+        is_replaying = False
 
         def wake(self) -> None:
             found.append(member.sent)
@@ -123,7 +134,7 @@ def test_a_group_belongs_to_its_feed_while_it_has_members(feed: Feed) -> None:
     assert (feed.groups, feed.waiters) == ({None: group}, {group})
 
     for each in members:
-        group.remove(cast(GroupMember, each))
+        group.remove(cast(StreamWriter, each))
     assert (feed.groups, feed.waiters) == ({}, {each.viewer for each in members})
 
 
@@ -138,11 +149,11 @@ def test_a_newcomer_is_not_added_when_all_members_leave_while_the_group_catches_
 
     def remove_all() -> None:
         for each in members:
-            group.remove(cast(GroupMember, each))
+            group.remove(cast(StreamWriter, each))
 
     on_yield.append(remove_all)
 
-    assert not group.join(cast(GroupMember, newcomer))
+    assert not group.join(cast(StreamWriter, newcomer))
     assert not feed.groups
     assert newcomer.viewer in feed.waiters
 
@@ -154,7 +165,7 @@ def test_a_group_catches_up_with_a_newcomer_that_is_ahead_of_it(feed: Feed) -> N
     publish(feed, 2)
     newcomer = FakeWriter(feed, 2)
 
-    assert group.join(cast(GroupMember, newcomer))
+    assert group.join(cast(StreamWriter, newcomer))
     assert [each.sent for each in (*members, newcomer)] == [b"2;", b"2;", b""]
 
 
@@ -176,7 +187,7 @@ def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
 
     on_yield.append(change_newcomer)
 
-    assert not group.join(cast(GroupMember, newcomer))
+    assert not group.join(cast(StreamWriter, newcomer))
     feed.waiters.add(group)
     publish(feed, 3)
     assert newcomer.sent == b""

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Final, cast
 
 import gevent
@@ -12,7 +13,6 @@ import pytest
 
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.streaming.broadcast import GroupContext
 from chronoverse.web.streaming.stream_writer import LAST_CHUNK, StreamWriters
 
 #: Seconds that anything here may take.
@@ -25,7 +25,7 @@ class FakeViewer:
     """What a stream writer needs of a viewer. It says ``frames``, and then ends if ``ends`` is set."""
 
     needs_store_read = False
-    channel = None
+    feed = line_filter = None
     due = float("inf")
 
     def __init__(self, frames: list[bytes]) -> None:
@@ -61,8 +61,9 @@ class OpenStream:
         ours, self.peer = gevent.socket.socketpair()
         self.closed = 0
         self.viewer = FakeViewer(frames)
-        writers = StreamWriters(GroupContext(cast(Tail, None), 15, time.monotonic))
-        writers.take_over(cast(Viewer, self.viewer), ours, self._count_closed, b"HEAD\r\n\r\n")
+        writers = StreamWriters(cast(Tail, SimpleNamespace(clock=time.monotonic)), 15)
+        environ = {"gunicorn.socket": ours}
+        writers.take_over(cast(Viewer, self.viewer), environ, self._count_closed, b"HEAD\r\n\r\n")
         ours.close()
 
     def _count_closed(self) -> None:

@@ -2,15 +2,15 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
 
 import gevent
 import pytest
 
 from chronoverse.web.guards.connection import STALL_SECONDS
 from chronoverse.web.guards.event_loop import yield_to_loop
-from chronoverse.web.streaming.write_scheduler import PendingWrite, WriteScheduler
+from chronoverse.web.streaming.stream_writer import StreamWriter, WriteScheduler
 
 #: Seconds that anything here may take.
 MAX_WAIT_SECONDS: Final = 5.0
@@ -28,14 +28,28 @@ class FullSocket:
             while True:
                 self.ours.send(bytes(65536))
         self.calls: list[str] = []
-        self.pending: PendingWrite = scheduler.watch(self.ours.fileno(), self.write_more, self.give_up)
+        self.write_more: Callable[[], None] = self.note_write
+        self.write_watch: Any = None
+        self.is_writable = False
+        self.writer = cast(StreamWriter, self)
+        self._scheduler = scheduler
+        scheduler.watch(self.writer)
 
-    def write_more(self) -> None:
+    def fileno(self) -> int:
+        return self.ours.fileno()
+
+    def note_write(self) -> None:
         self.calls.append("write more")
 
     def give_up(self) -> None:
         self.calls.append("give up")
-        self.pending.close()
+        self.end_watch()
+
+    def end_watch(self) -> None:
+        self._scheduler.remove(self.writer)
+
+    def renew(self) -> None:
+        self._scheduler.renew(self.writer)
 
     def make_room(self) -> None:
         """The peer reads everything."""
@@ -70,7 +84,7 @@ def full_sockets(clock: Clock) -> Iterator[tuple[FullSocket, FullSocket]]:
     both = FullSocket(scheduler), FullSocket(scheduler)
     yield both
     for each in both:
-        each.pending.close()
+        each.end_watch()
         each.close()
 
 
@@ -101,7 +115,7 @@ def test_a_socket_is_written_to_until_it_is_closed(full_sockets: tuple[FullSocke
     wait_for(full_sockets[0], "write more")
     full_sockets[0].calls.clear()
     wait_for(full_sockets[0], "write more")
-    full_sockets[0].pending.close()
+    full_sockets[0].end_watch()
     full_sockets[0].calls.clear()
     run_loop()
 
@@ -115,10 +129,10 @@ def test_a_queued_socket_that_another_one_closes_is_not_written_to(
     for each, other in (full_sockets, full_sockets[::-1]):
 
         def write_and_close_other(each: FullSocket = each, other: FullSocket = other) -> None:
-            each.write_more()
-            other.pending.close()
+            each.note_write()
+            other.end_watch()
 
-        each.pending.write_more = write_and_close_other
+        each.write_more = write_and_close_other
         each.make_room()
     with gevent.Timeout(MAX_WAIT_SECONDS):
         while not full_sockets[0].calls + full_sockets[1].calls:
@@ -134,7 +148,7 @@ def test_a_socket_without_room_for_too_long_is_given_up(
     """A socket whose write was renewed meanwhile is not: each write has a time of its own."""
     run_loop()
     clock.now = STALL_SECONDS - 1
-    full_sockets[1].pending.renew()
+    full_sockets[1].renew()
     clock.now = STALL_SECONDS + 1
     wait_for(full_sockets[0], "give up")
     run_loop()
@@ -146,10 +160,10 @@ def test_an_error_closes_only_the_socket_that_it_came_from(full_sockets: tuple[F
     """The failing one is not called again, and the other is written to as before."""
 
     def fail() -> None:
-        full_sockets[0].write_more()
+        full_sockets[0].note_write()
         raise ZeroDivisionError
 
-    full_sockets[0].pending.write_more = fail
+    full_sockets[0].write_more = fail
     full_sockets[0].make_room()
     wait_for(full_sockets[0], "write more")
     full_sockets[1].make_room()
@@ -158,13 +172,13 @@ def test_an_error_closes_only_the_socket_that_it_came_from(full_sockets: tuple[F
     assert full_sockets[0].calls == ["write more"]
 
 
-def test_a_scheduler_without_sockets_starts_again_with_the_next_one(clock: Clock) -> None:
-    """Its greenlet ends with the last full socket, and a new one begins with the next."""
+def test_a_scheduler_without_sockets_goes_on_with_the_next_one(clock: Clock) -> None:
+    """It goes on with the next full socket."""
     scheduler = WriteScheduler(clock)
     for _ in range(2):
         full = FullSocket(scheduler)
         full.make_room()
         wait_for(full, "write more")
-        full.pending.close()
+        full.end_watch()
         full.close()
         run_loop()

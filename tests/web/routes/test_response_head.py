@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from chronoverse.web.streaming.opening import response_head
+from chronoverse.web.routes.events import response_head
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 
@@ -16,7 +16,6 @@ def test_a_head_is_as_gunicorn_would_write_it() -> None:
         b"Server: gunicorn\r\n"
         b"Date: Wed, 25 Nov 2026 12:00:00 GMT\r\n"
         b"Connection: close\r\n"
-        b"Transfer-Encoding: chunked\r\n"
         b"Last-Event-ID: 7\r\n"
         b"X-Name: \xe9\r\n"
         b"\r\n"
