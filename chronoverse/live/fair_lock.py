@@ -72,7 +72,7 @@ class FairLock:
             raise error(f"too many requests at a time: this one did not get its turn within {self._seconds:g} s")
 
     def _give_up(self, subject: str, mine: threading.Event) -> None:
-        """Stops waiting. If the lock was granted at the last moment, it is passed on to the next caller."""
+        """Stops waiting. If the lock was granted at the last moment, it is passed on."""
         with self._lock:
             queue = self._queues.get(subject, deque())
             if mine in queue:

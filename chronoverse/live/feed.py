@@ -49,10 +49,7 @@ class EventFrame(NamedTuple):
 
 
 class Waiter(Protocol):
-    """Whoever is to be woken when a feed changes, or at the time ``due`` on the tail's clock: viewers, and groups.
-
-    ``is_replaying`` says that it reads older lines itself.
-    """
+    """A viewer or a group. It is woken when a feed changes, or at the time ``due`` on the tail's clock."""
 
     due: float
 
@@ -225,7 +222,7 @@ class Feed:
         self.redactions: list[tuple[int, bytes]] = []
         #: How many viewers there are. The tail counts them.
         self.viewer_count = 0
-        #: Who is woken by a change: the groups of the viewers that have caught up, and each other viewer for itself.
+        #: The groups of the viewers that have caught up, and each other viewer for itself.
         self.waiters: set[Waiter] = set()
         #: The groups, while they have members. Only the code that owns their sockets knows what they are.
         self.groups: dict[object, Any] = {}
@@ -250,8 +247,7 @@ class Feed:
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
         """Adds ``events``, which follow line ``after``, and drops the oldest frames above ``limit`` bytes.
 
-        Returns False and does nothing when the feed has closed, or is no longer at ``after`` because another thread was
-        faster.
+        Returns False and does nothing when the feed has closed, or another thread has moved it on.
         """
         with self._lock:
             if self.cursor != after or self.final is not None:
@@ -266,9 +262,7 @@ class Feed:
         return True
 
     def skip(self, to: int) -> None:
-        """Goes on after line ``to``, which is ahead, with an empty ring. Viewers read the lines up to there
-        themselves.
-        """
+        """Goes on after line ``to``, which is ahead, with an empty ring. Viewers read the lines up to there."""
         with self._lock:
             if to <= self.cursor or self.final is not None:
                 return
@@ -278,10 +272,7 @@ class Feed:
         self.wake_all()
 
     def redact(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Sends all viewers a ``redact`` frame for each range of lines, and drops the ring, which has copies of them.
-
-        A viewer at the end of the ring keeps its position.
-        """
+        """Sends all viewers a ``redact`` frame for each range of lines, and drops the ring, which has copies."""
         with self._lock:
             self.version += 1
             self.redactions += [(self.version, redact_frame(first, last)) for first, last in ranges]
@@ -307,11 +298,10 @@ class Feed:
         self._ends = [end - gone for end in self._ends[count:]]
 
     def reconcile(self, job: Job, asked: Known | None = None) -> bool:
-        """Stores the job's new state. Viewers get a ``job`` frame when the job is new, or its status or attempt
-        changed.
+        """Stores the job's new state. Viewers get a ``job`` frame if it is new, or its status or attempt changed.
 
-        They do not get one for its end: the closing frames come after the last line. Returns False and does nothing
-        when the feed no longer knows just what it knew when the job was ``asked`` for.
+        They get none for its end: the closing frames come after the last line. Returns False and does nothing when the
+        feed no longer knows just what it knew when the job was ``asked`` for.
         """
         with self._lock:
             if asked is not None and self.known != asked:
@@ -346,10 +336,9 @@ class Feed:
     # For viewers
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first frame after line ``cursor``.
+        """The position of the first frame after line ``cursor``. None when the ring begins later.
 
-        None when the ring begins later, or when ``cursor`` is inside a gap: that viewer needs a frame for the rest of
-        the gap only.
+        None also inside a gap: that viewer needs a frame for the rest of the gap only.
         """
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))
@@ -373,7 +362,7 @@ class Feed:
         With a query it may have no frames, although its cursor is further on. It is :data:`BUSY` when the worker has no
         time now for queries of ``subjects``, those of the tokens of all who want the slice.
         """
-        # Lock-free, which saves 3 % of the cost of many viewers: an old slice is still a valid prefix of the ring.
+        # Without the lock: an old slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))
         if found is not None:
             return found
@@ -408,6 +397,6 @@ class Feed:
         frames = join(events, line_filter)
         cursor, position = events[-1].number, self._first_position + stop
         if line_filter is not None and line_filter.q is not None and frames == sse.cursor(cursor):
-            # A block for each slice would be many writes. Whoever takes the slice sends one from time to time.
+            # A block for each slice would be many writes.
             frames = b""
         return Slice(frames, cursor, position)

@@ -29,14 +29,14 @@ SEGMENT_BYTES: Final = 64 * 2**10
 MAX_SEGMENT_BYTES: Final = 256 * 2**10
 #: The fewest and the most lines of a segment, both powers of two. With the most, a worker is busy for 0.5 ms.
 SEGMENT_LINES: Final = (4, 512)
-#: Bytes of lines that one read of the store may bring when lines suddenly are as long as a runner may write them. If
-#: runners may write lines of more than 64 KiB, fewer lines are asked for at once.
+#: Bytes of lines that one read of the store may bring. If runners may write lines of more than 64 KiB, fewer lines are
+#: asked for at once.
 READ_BYTES: Final = 32 * 2**20
 #: Lines of the first segment, before anybody knows how long the lines are.
 FIRST_LINES: Final = 32
 #: Seconds for which a segment is cached. The tail needs as long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
-#: Seconds that a viewer waits for the lock. A thousand viewers need a tenth of a second, unless the store is away.
+#: Seconds that a viewer waits for the lock. A thousand viewers need a tenth of a second.
 LOCK_SECONDS: Final = 5.0
 
 
@@ -49,10 +49,10 @@ _Key = tuple[JobRef, LineFilter | None, int]
 class ReplaySegment(NamedTuple):
     """A part of a log as event frames.
 
-    ``cursor`` is the last number in it. ``closing`` is what ends the log right after it, if anything does: a terminal
-    entry, or an entry out of sequence that is the last. ``next_count`` is how many entries to ask for next. ``size`` is
-    the bytes of all frames that were read, also of those that a filter has left out. ``complete``: nothing can be
-    added, because it has as many lines as were asked for, or all that fit. ``job`` is the job, if it had to be fetched.
+    ``cursor`` is the last number in it. ``closing`` is what ends the log right after it, if anything does.
+    ``next_count`` is how many entries to ask for next. ``size`` is the bytes of all frames that were read, also of
+    those that a filter has left out. ``complete``: nothing can be added, because it has as many lines as were asked
+    for, or all that fit. ``job`` is the job, if it had to be fetched.
     """
 
     frames: bytes
@@ -67,11 +67,10 @@ class ReplaySegment(NamedTuple):
 class ReplayCache:
     """Everything that a worker reads of older lines, one segment at a time.
 
-    ``max_line_bytes`` is how long a line may be; it bounds what one read of the store may bring. ``pause`` is called
-    before each segment, and lets live viewers go first. A viewer calls ``throttle`` with the bytes of its last segment
-    before it reads the next one. ``most_lines`` are asked for at once, and ``most_bytes`` are cached. ``clock`` is
-    monotonic, in seconds. ``scan`` asks the scan server, which compares stored lines with queries; without it, that is
-    done here.
+    ``max_line_bytes`` is how long a line may be. ``pause`` is called before each segment, and lets live viewers go
+    first. A viewer calls ``throttle`` with the bytes of its last segment before it reads the next one. ``most_lines``
+    are asked for at once, and ``most_bytes`` are cached. ``clock`` is monotonic, in seconds. ``scan`` asks the scan
+    server, which compares stored lines with queries; without it, that is done here.
     """
 
     def __init__(
@@ -117,9 +116,8 @@ class ReplayCache:
         """The segment after line ``cursor``, filtered by ``line_filter``. None when nothing is there.
 
         It has up to ``lines`` lines, a power of two, and ends at a multiple of that. So viewers that began at different
-        lines soon want the same segments. ``known`` is the job as it was fetched some time ago. It says which lines
-        are in the archive only. Lines are encoded and compared inside a context that ``comparing`` makes, without any
-        wait. Raises: :class:`StoreError`.
+        lines soon want the same segments. ``known`` is the job as it was fetched some time ago. Lines are encoded and
+        compared inside a context that ``comparing`` makes, without any wait. Raises: :class:`StoreError`.
         """
         lines = min(lines, self._most_lines)
         count = lines - cursor % lines
@@ -159,9 +157,8 @@ class ReplayCache:
         """As :meth:`read_after`, but the scan server reads and filters: up to what closes the log, for 0.1 s.
 
         None when it finds nothing to send and nothing to skip, or when there is no scan server. ``subject`` and
-        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago.
-
-        Raises as :meth:`ScanClient.replay` does.
+        ``patience``, in seconds, are those of a scan. With ``is_redacted`` the log was redacted a moment ago. Raises as
+        :meth:`ScanClient.replay` does.
         """
         if self._scan is None:
             return None
@@ -203,7 +200,7 @@ class ReplayCache:
         with lock.hold():
             if cached := self._find_complete(key):
                 return cached
-        # The lock is not held here, because the object may be far away. If several viewers want it, it is fetched once.
+        # Without the lock, because the object may be far away. It is fetched once for all who want it.
         self._archive.entries(ref, cursor, 1)
         with lock.hold():
             if cached := self._find_complete(key):

@@ -111,9 +111,8 @@ class DeliveryStats:
 class Tail:
     """Live reading for one process. The threads start with the first watched job, so a tail may be made before a fork.
 
-    ``redacted`` is called with each job in which something was redacted, so that whoever has copies of its lines drops
-    them. ``ring_bytes`` are the fewest and the most bytes of a job's ring. ``clock`` is monotonic, in seconds;
-    ``sleep`` lets others go first.
+    ``redacted`` is called with each job in which something was redacted. ``ring_bytes`` are the fewest and the most
+    bytes of a job's ring. ``clock`` is monotonic, in seconds; ``sleep`` lets others go first.
     """
 
     def __init__(
@@ -172,8 +171,9 @@ class Tail:
                 self._reader.unwatch(feed.ref)
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job as the tail knows it: its last line is the newest, the rest is some seconds old at most. None if
-        unknown. This saves a crowd that comes back to one job a read each.
+        """The job, or None if unknown. Its last line is the newest; the rest is some seconds old at most.
+
+        This saves a crowd that comes back to one job a read each.
         """
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
@@ -401,10 +401,9 @@ def count_store_error(during: str, error: StoreError) -> None:
 
 
 def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[int, int]]:
-    """The first and the last line of each range that was redacted between two states of a job.
+    """The first and the last line of each range that was redacted between two states. Raises: :class:`StoreError`.
 
     The store remembers the newest redactions only. If there were more, the answer is one range over the whole log.
-    Raises: :class:`StoreError`.
     """
     count = now.redactions - before.redactions
     ranges = store.redactions(now.ref, count) if count > 0 else []
@@ -414,18 +413,17 @@ def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[in
 def lines_are_gone(store: LogReader, job: Job, cursor: int) -> bool:
     """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log has none there any more.
 
-    The log is read after the job was fetched, and the job is fetched again after that. During a failover the first
-    answer may come from a server that was the master, with lines that the new master does not have yet. Then the second
-    answer is another one, and nothing is known to be gone. Raises: :class:`StoreError`.
+    Then the job is fetched again. During a failover the first answer may come from a server that was the master, with
+    lines that the new master does not have yet. Then the second answer is another one, and nothing is known to be gone.
+    Raises: :class:`StoreError`.
     """
     return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job
 
 
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
-    """Skips lines that the archiver took out of the store before the tail read them.
+    """Skips lines that were archived before the tail read them. Viewers read them from the archive.
 
-    ``entries`` follow line ``before`` and leave numbers out. The feed goes on after the archived lines, and viewers
-    that have not come so far read them from the archive. Returns the entries that are left, and the line they follow.
+    ``entries`` follow line ``before`` and leave numbers out. Returns those that are left, and the line they follow.
     """
     if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
@@ -434,9 +432,7 @@ def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tupl
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether the job must be fetched before ``entries`` are published: it is new, numbers are missing, or the last
-    answer came too late.
-    """
+    """Whether the job must be fetched first: it is new, numbers are missing, or the last answer came too late."""
     is_new = feed.job is None or feed.job.status is Status.PENDING
     return is_new or not feed.check_at or not in_sequence(entries, after)
 

@@ -1,9 +1,8 @@
 """One open event stream: ``connected``, older lines, new lines, the end.
 
-A viewer has a cursor, the number of the last line it has sent. First it replays: it reads older lines itself, from the
-offset that was asked for. When its cursor is inside the feed's ring, it takes frames from the ring, which all viewers
-share. A slow viewer that falls out of the ring replays again. So it loses nothing and delays nobody, and memory is
-bounded for each job, however many viewers there are.
+A viewer has a cursor, the number of the last line it has sent. First it replays: it reads older lines itself. When its
+cursor is inside the feed's ring, it takes frames from there, as all viewers do. A slow one that falls out of the ring
+replays again. So it loses nothing and delays nobody, and memory is bounded for each job.
 """
 
 import threading
@@ -24,8 +23,7 @@ from chronoverse.live.tail import Tail
 STORE_PATIENCE_SECONDS: Final = 30.0
 #: Seconds before a viewer that has no feed tries the store again.
 RETRY_READ_SECONDS: Final = 0.5
-#: Seconds after which a client is told the cursor when no line passes its filter. Its viewer is woken up to half a
-#: second late.
+#: Seconds after which a client is told the cursor when no line passes its filter. It may be told half a second late.
 CURSOR_SECONDS: Final = 0.4
 #: Seconds until a viewer asks again when there was no time to compare lines with its query.
 BUSY_SECONDS: Final = 0.1
@@ -71,7 +69,7 @@ class Viewer:
         self.reason = ""
         #: Whether the stream is to end early, so that its client resumes at another process.
         self.closes_early = False
-        #: Whether the last :meth:`try_next` found nothing because the store has to be read.
+        #: Whether :meth:`try_next` found nothing because the store has to be read.
         self.needs_store_read = False
         #: Called when there may be more to send.
         self.on_wake: Callable[[], object] | None = None
@@ -197,16 +195,13 @@ class Viewer:
         return min(self._expires_at, self._closes_at)
 
     def advance(self, cursor: int, position: int, sent_at: float, *, has_skipped: bool) -> None:
-        """The group has sent everything up to line ``cursor``, at ``position`` in the ring, last at time ``sent_at``.
-
-        With ``has_skipped`` the last lines of it did not pass the filter, and the client does not know that yet.
-        """
+        """The group has sent all up to line ``cursor``, at ``position`` in the ring, last at time ``sent_at``."""
         self.cursor, self._position, self.has_skipped = cursor, position, has_skipped
         self._sent(sent_at)
 
     @property
     def has_more(self) -> bool:
-        """Whether the ring has more than the last slice, whose size is bounded."""
+        """Whether the ring has more than the last slice."""
         return self.feed is not None and self.cursor < self.feed.cursor
 
     def _sent(self, now: float) -> None:
@@ -307,7 +302,7 @@ class Viewer:
         try:
             step = self._replay.step(self.cursor, self.feed, now, self.ends_at)
         except ShareExceeded:
-            # Other streams of the same token had their turn for so long that its client may want a sign of life.
+            # Other streams of the same token have their turns. The client is given a sign of life.
             self._sent(now)
             return sse.cursor(self.cursor)
         except (StoreError, AtCapacity, ScansUnavailable) as error:

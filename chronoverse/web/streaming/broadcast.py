@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class BroadcastGroup:
     """The caught-up viewers of one feed that have the same ``line_filter``.
 
-    They are all at the same position of the feed's ring, which is the newest one. While it has members, it is one of
-    ``feed.groups``, by its ``key``, and of ``feed.waiters``, and they are not. ``encode`` makes of frames what its
-    members take: a chunk for their sockets, or the frames themselves. ``heartbeat`` is in seconds, on the tail's clock.
+    They are all at the newest position of the feed's ring. While it has members, it is one of ``feed.groups``, by its
+    ``key``, and of ``feed.waiters``, and they are not. ``encode`` makes of frames what its members take. ``heartbeat``
+    is in seconds, on the tail's clock.
 
     Other greenlets only run in between where the feed or its filter budget lets them.
     """
@@ -63,8 +63,7 @@ class BroadcastGroup:
     def join(self, member: "StreamWriter") -> bool:
         """Adds a member whose viewer is where the group is. Returns whether it was added.
 
-        It is not when the group is writing, or when the feed has closed. If the viewer is ahead of the group, the group
-        is written to first.
+        It is not while the group is writing. If the viewer is ahead of the group, the group is written to first.
         """
         viewer, feed = member.viewer, self._feed
         position = viewer.ring_position
@@ -106,10 +105,7 @@ class BroadcastGroup:
                 self._feed.waiters.discard(self)
 
     def leave(self, member: "StreamWriter") -> bool:
-        """Removes a member at once and returns True. While the group is writing, returns False, and does it afterwards.
-
-        In between, nobody knows whether the member has the newest frames.
-        """
+        """Removes a member, and returns True. While the group is writing, returns False, and does it afterwards."""
         if self._is_writing:
             self._leaving.append(member)
             return False

@@ -178,12 +178,13 @@ def test_a_job_without_lines_has_only_an_end(open_stream: OpenStream, job: Forei
 def test_head_has_the_headers_and_starts_no_stream(service: Service, client: httpx.Client, job: Foreign) -> None:
     """The job still runs, so a stream would stay open."""
     job.line("x")
+    before = service.metric("chronoverse_streams_open")
     response = client.head(f"{job.path}/events?offset=1")
 
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["last-event-id"] == "1"
-    assert service.metric("chronoverse_streams_open") == 0
+    assert service.metric("chronoverse_streams_open") <= before
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
