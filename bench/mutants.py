@@ -223,8 +223,8 @@ DEFECTS: Final = (
     Defect(
         "tail: a log is closed before its last lines",
         "live/tail.py",
-        "                return\n            self.stats.observe_delay",
-        "                pass\n            self.stats.observe_delay",
+        "                return\n            _observe_delay",
+        "                pass\n            _observe_delay",
         "live",
     ),
     Defect("viewer: token's expiry ignored", "live/viewer.py", "now >= self._expires_at", "False", "live web"),

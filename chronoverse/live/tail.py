@@ -9,10 +9,9 @@ asked for before something newer was applied to the feed changes nothing. The jo
 """
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -31,8 +30,6 @@ from chronoverse.store.adaptive_batch import AdaptiveBatch
 
 #: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
 BLOCK_SECONDS: Final = 1.0
-#: Seconds without a successful read after which the tail is unhealthy. Then viewers get no heartbeats.
-HEALTHY_SECONDS: Final = 4 * BLOCK_SECONDS
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines may be late by that much.
 TICK_SECONDS: Final = 0.5
 #: Seconds between two checks of a job. This bounds how late a lost runner, a deleted log or a redaction is noticed.
@@ -63,49 +60,6 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
     """Bytes of the ring of each job, when ``jobs`` jobs are watched. ``bounds`` are the fewest and the most."""
     least, most = bounds
     return max(least, min(most, RINGS_BYTES // max(jobs, 1)))
-
-
-class DeliveryStats:
-    """Lines and bytes sent to viewers, and their delay.
-
-    Updating a metric takes some microseconds, so the metrics are only updated from time to time.
-    """
-
-    def __init__(self) -> None:
-        self._lines = self._bytes = self._replays = 0
-
-    def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
-        """Counts ``lines`` lines with ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
-        self._lines += lines * viewers
-        self._bytes += size * viewers
-
-    def count_replayed(self, lines: int, size: int) -> None:
-        """Counts what one viewer got by a read of its own."""
-        self._replays += 1
-        self.count_delivered(lines, size)
-
-    def observe_delay(self, entry: RawEntry) -> None:
-        """Records the delay of a batch that was just sent. ``entry`` is its oldest entry."""
-        fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
-        written = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace"))
-        delay = math.inf if written is None else time.time() - written
-        # Older lines do not count: their runner was cut off and appends them late, which says nothing about our delay.
-        if delay < 3_600:
-            # A runner's clock may be ahead of ours.
-            metrics.DELIVERY_DELAY.observe(max(delay, 0.0))
-
-    def report(self, feeds: Collection[Feed], silence: float) -> None:
-        """Updates the metrics. ``silence`` is for how many seconds the store has not answered."""
-        metrics.VIEWERS_BEHIND.set(sum([waiter.is_replaying for feed in feeds for waiter in tuple(feed.waiters)]))
-        metrics.JOBS_WATCHED.set(len(feeds))
-        metrics.TAIL_SILENCE.set(silence if feeds else 0.0)
-        lines, size, replays = self._lines, self._bytes, self._replays
-        metrics.LINES_DELIVERED.inc(lines)
-        metrics.BYTES_DELIVERED.inc(size)
-        metrics.REPLAY_READS.inc(replays)
-        self._lines -= lines
-        self._bytes -= size
-        self._replays -= replays
 
 
 class Tail:
@@ -140,7 +94,9 @@ class Tail:
         #: The thread that checks the jobs of each server, when the store has several.
         self._checkers: dict[Hashable, threading.Thread] = {}
         self._batch = AdaptiveBatch()
-        self.stats = DeliveryStats()
+        #: What was delivered since the metrics were updated, which takes some microseconds: so they are updated from
+        #: time to time.
+        self._delivered_lines = self._delivered_bytes = self._replays = 0
         self._read_at = clock()
         self._failing = False
 
@@ -185,17 +141,35 @@ class Tail:
         return max(self.clock() - self._read_at, self._reader.silent_seconds(ref) if ref else 0.0)
 
     def healthy(self, ref: JobRef) -> bool:
-        """Whether reading of that job works. Only then viewers get heartbeats."""
-        return self.silent_seconds(ref) < HEALTHY_SECONDS
+        """Whether reading of that job works: its server has answered lately. Only then viewers get heartbeats."""
+        return self.silent_seconds(ref) < 4 * BLOCK_SECONDS
 
     @property
     def watched(self) -> int:
         """How many jobs are watched."""
         return len(self._feeds)
 
+    def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
+        """Counts ``lines`` lines with ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
+        self._delivered_lines += lines * viewers
+        self._delivered_bytes += size * viewers
+
+    def count_replayed(self, lines: int, size: int) -> None:
+        """Counts what one viewer got by a read of its own."""
+        self._replays += 1
+        self.count_delivered(lines, size)
+
     def report_metrics(self) -> None:
         """Updates the metrics. The housekeeper does so too."""
-        self.stats.report(tuple(self._feeds.values()), self.silent_seconds())
+        feeds = tuple(self._feeds.values())
+        metrics.VIEWERS_BEHIND.set(sum([waiter.is_replaying for feed in feeds for waiter in tuple(feed.waiters)]))
+        metrics.JOBS_WATCHED.set(len(feeds))
+        metrics.TAIL_SILENCE.set(self.silent_seconds() if feeds else 0.0)
+        lines, size, replays = self._delivered_lines, self._delivered_bytes, self._replays
+        self._delivered_lines = self._delivered_bytes = self._replays = 0
+        metrics.LINES_DELIVERED.inc(lines)
+        metrics.BYTES_DELIVERED.inc(size)
+        metrics.REPLAY_READS.inc(replays)
 
     # One step of each thread
 
@@ -319,7 +293,7 @@ class Tail:
         if events:
             if not feed.publish(events, before, ring_bytes(self.watched, self._ring_bounds)):
                 return
-            self.stats.observe_delay(entries[0])
+            _observe_delay(entries[0])
             self._batch.learn(len(events), sum([len(event.frame) for event in events]))
         if isinstance(closing, OutOfSequence):
             feed.close(closing.to_frame())
@@ -429,6 +403,16 @@ def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tupl
         return entries, before
     feed.skip(min(feed.job.archived, entry_number(entries[-1][0])))
     return [entry for entry in entries if entry_number(entry[0]) > feed.cursor], feed.cursor
+
+
+def _observe_delay(entry: RawEntry) -> None:
+    """Records the delay of a batch that was just sent. ``entry`` is its oldest entry."""
+    fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
+    written = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace"))
+    # Older lines do not count: their runner was cut off and appends them late, which says nothing about our delay.
+    if written is not None and time.time() - written < 3_600:
+        # A runner's clock may be ahead of ours.
+        metrics.DELIVERY_DELAY.observe(max(time.time() - written, 0.0))
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:

@@ -149,7 +149,7 @@ class Viewer:
         if self.feed is None or self.done or self._pending:
             return b""
         frames, cursor = self._cache.cached(self._ref, self.line_filter, self.cursor)
-        self._tail.stats.count_delivered(cursor - self.cursor, len(frames))
+        self._tail.count_delivered(cursor - self.cursor, len(frames))
         self.cursor = cursor
         return frames
 
@@ -161,7 +161,7 @@ class Viewer:
             # The fast path: most lines that no group sends reach a viewer here.
             found = feed.take(position)
             if found is not None and found.frames and feed.final is None:
-                self._tail.stats.count_delivered(found.position - position, len(found.frames))
+                self._tail.count_delivered(found.position - position, len(found.frames))
                 self.cursor, self._position = found.cursor, found.position
                 self.sent_at = now
                 return found.frames
@@ -272,7 +272,7 @@ class Viewer:
             self.needs_store_read = True
             return None
         self._replay = None
-        self._tail.stats.count_delivered(found.position - position, len(found.frames))
+        self._tail.count_delivered(found.position - position, len(found.frames))
         frames = self._with_cursor(found.frames)
         # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
         self._position = found.position if found.cursor >= self.cursor else None
@@ -309,7 +309,7 @@ class Viewer:
             self._replay.record_failure(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
-        self._tail.stats.count_replayed(step.cursor - self.cursor, len(step.frames or b""))
+        self._tail.count_replayed(step.cursor - self.cursor, len(step.frames or b""))
         frames = self._with_cursor(step.frames or b"")
         self.cursor = step.cursor
         if step.reason:

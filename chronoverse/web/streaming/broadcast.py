@@ -142,7 +142,7 @@ class BroadcastGroup:
         if new.frames:
             before, self._sent_at = self._cursor, now
             frames = sse.cursor(before) + new.frames if self._has_skipped else new.frames
-            self._tail.stats.count_delivered(new.position - self._position, len(new.frames), len(self._members))
+            self._tail.count_delivered(new.position - self._position, len(new.frames), len(self._members))
             self._cursor, self._position, self._has_skipped = new.cursor, new.position, False
             self._write(frames)
             return self._woken or before < self._cursor < feed.cursor
@@ -167,10 +167,8 @@ class BroadcastGroup:
         for number, (member, take) in enumerate(list(self._members.items()), 1):
             try:
                 sent = take(data)
-            except BlockingIOError:
-                sent = 0
             except OSError:
-                # The socket is closed already, or the member's own next write raises the same and closes it.
+                # It is full, or closed already, or the member's own next write raises the same and closes it.
                 sent = 0
             if sent != size:
                 fell_behind.append((member, sent))

@@ -8,7 +8,7 @@ import pytest
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.live.feed import WAKES_PER_YIELD, EventFrame, Feed
-from chronoverse.live.tail import DeliveryStats, Tail
+from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.streaming.broadcast import BroadcastGroup
 from chronoverse.web.streaming.stream_writer import StreamWriter
@@ -65,10 +65,11 @@ class FakeWriter:
 class FakeTail:
     """What a group needs of the tail."""
 
-    stats = DeliveryStats()
-
     def clock(self) -> float:
         return 0.0
+
+    def count_delivered(self, lines: int, size: int, viewers: int) -> None:
+        """Does nothing."""
 
     def healthy(self, ref: JobRef) -> bool:
         return True
