@@ -204,8 +204,8 @@ def post_worker_init(worker: Any) -> None:
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
     checks = (deps.store.warnings, deps.store.server_states, warn)
     threading.Thread(target=watch_servers, args=checks, name="store-watch", daemon=True).start()
-    if worker.chronoverse_name == "worker0":
-        threading.Thread(target=deps.verifier.keep_fresh, name="issuer-keys", daemon=True).start()
+    if worker.chronoverse_name == "worker0" and deps.verifier.published:
+        threading.Thread(target=deps.verifier.published.keep_fresh, name="issuer-keys", daemon=True).start()
 
 
 def _restart_dead_server(lease: embedded.ServerLease, log: Any) -> None:

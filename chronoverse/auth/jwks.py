@@ -1,14 +1,11 @@
 """The public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched once for all workers of a node.
 
 A token names its key by ``kid``. Whether an unknown ``kid`` exists is known only after a fetch that began after the
-token came. So its request waits for the next fetch, and is answered with 503 if that takes too long. Anybody can make
-up a ``kid``. So fetches have a distance, which made-up ids cannot change.
-
-:class:`KeySetFile` shares the keys between workers, and between a node's restarts. :class:`KeySetStore` shares them
-between nodes: a node that fetched none uses what another one has fetched.
+token came. So its request waits for the next fetch, and gets 503 if that takes too long. Anybody can make up a
+``kid``, so two fetches have a distance. :class:`KeySetFile` shares the keys between the workers of a node and over its
+restarts. From :class:`KeySetStore` a node that fetched none gets what another node has fetched.
 """
 
-import contextlib
 import http.client
 import logging
 import math
@@ -60,10 +57,10 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """What is at ``url``. Redirects are not followed. ``ca_file`` has authorities that are trusted beside the system's.
+    """What is at ``url``. ``ca_file`` has authorities that are trusted beside the system's.
 
-    The caller must bound the time: each wait is bounded, but an issuer may send one byte at a time. Raises OSError or
-    ValueError when there is nothing at ``url``, or too much.
+    The caller must bound the time, because an issuer may send one byte at a time. Raises OSError or ValueError when
+    there is nothing at ``url``, or too much.
     """
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
     try:
@@ -166,8 +163,7 @@ class PublishedKeys:
                 self._fetch_if_older(interval)
             finally:
                 self._lock.release()
-        key = self._find(kid)
-        if key is not None:
+        if (key := self._find(kid)) is not None:
             return key
         if self._record.failed:
             raise SigningKeysUnavailable("the keys that tokens are checked with cannot be fetched")
@@ -192,9 +188,9 @@ class PublishedKeys:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
-        """Returns when the key is there, or when a fetch has ended that began at ``asked_at`` or later.
+        """Returns when the key is there, or a fetch has ended that began at ``asked_at`` or later, for all who wait.
 
-        All requests that wait have the same fetch. Raises :class:`SigningKeysUnavailable` when it takes too long.
+        Raises :class:`SigningKeysUnavailable` when it takes too long.
         """
         if self.waiting >= MAX_WAITING:
             raise SigningKeysUnavailable("many tokens name keys that are not known, and wait for the issuer")
@@ -218,21 +214,18 @@ class PublishedKeys:
         """Fetches the keys if they are older than ``seconds``, and no other worker does. Returns whether it did."""
         if not self._is_older(seconds):
             return False
-        with contextlib.ExitStack() as stack:
-            try:
-                locked = stack.enter_context(self._file.lock())
-            except OSError as error:
-                # The directory was there at the start. A worker alone is better than none.
-                log.warning("the issuer's keys are not shared with other workers: %s", error)
-                locked = True
-            self._load()
-            if not locked or not self._is_older(seconds):
-                return False
-            self._fetch_now()
-            try:
+        try:
+            with self._file.lock() as locked:
+                self._load()
+                if not locked or not self._is_older(seconds):
+                    return False
+                self._fetch_now()
                 self._file.write(self._record)
-            except OSError as error:
-                log.warning("the issuer's keys are not shared with other workers: %s", error)
+        except OSError as error:
+            # The directory was there at the start. A worker alone is better than none.
+            log.warning("the issuer's keys are not shared with other workers: %s", error)
+            if self._is_older(seconds):
+                self._fetch_now()
         return True
 
     def _is_older(self, seconds: float) -> bool:
@@ -245,22 +238,17 @@ class PublishedKeys:
             document = self._fetch(self._url)
             self._keys = parse_key_set(document)
             self._record = FetchRecord(began_at, began_at, document)
-            self._share()
+            if self._store is not None:
+                seconds = REFRESH_SECONDS + MAX_STALE_SECONDS
+                self._store.save_key_set(key_set_name(self._url), self._record.to_json(), seconds)
+        except StoreError as error:
+            log.warning("the issuer's keys are not shared with other nodes: %s", error)
         except (jwt.PyJWTError, OSError, ValueError, TypeError) as error:
             log.warning(
                 "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: %s", certificate_problem(error) or error
             )
             self._record = replace(self._record, tried_at=began_at)
             self._take_shared()
-
-    def _share(self) -> None:
-        """Gives other nodes what this one has fetched."""
-        if self._store is not None:
-            try:
-                seconds = REFRESH_SECONDS + MAX_STALE_SECONDS
-                self._store.save_key_set(key_set_name(self._url), self._record.to_json(), seconds)
-            except StoreError as error:
-                log.warning("the issuer's keys are not shared with other nodes: %s", error)
 
     def _take_shared(self) -> None:
         """Takes over what another node has fetched, if that is newer than what this one has."""

@@ -1,15 +1,12 @@
 """The file in which the workers of a node share an issuer's keys, and the lock that lets one of them fetch at a time.
 
-The file is as trustworthy as the secret in ``local_secret``: whoever can write it can make tokens. So it is read only
-if it is ours, and if nobody else can write it.
+Whoever can write the file can make tokens. So it is read only if it is ours, and if nobody else can write it.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import os
-import secrets
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Final, Self
 
 import orjson
 
+from chronoverse.auth.local_secret import draft_of, read_own_file
 from chronoverse.errors import SettingsError
 
 #: Bytes of a record as JSON, at most: a key set of 256 KiB, of which every character may be escaped.
@@ -47,9 +45,8 @@ class FetchRecord:
 
     def to_json(self) -> bytes:
         """The record for other processes."""
-        return orjson.dumps(
-            {"tried_at": self.tried_at, "fetched_at": self.fetched_at, "document": self.document.decode()}
-        )
+        times = {"tried_at": self.tried_at, "fetched_at": self.fetched_at}
+        return orjson.dumps({**times, "document": self.document.decode()})
 
 
 def key_set_name(url: str) -> str:
@@ -97,25 +94,11 @@ class KeySetFile:
             return None
         self._seen = seen
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            return self._read()
+            content = read_own_file(self._path, MAX_RECORD_BYTES, 0o022)
+            return None if content is None else FetchRecord.from_json(content)
         return None
-
-    def _read(self) -> FetchRecord | None:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                return None
-            return FetchRecord.from_json(file.read(MAX_RECORD_BYTES))
 
     def write(self, record: FetchRecord) -> None:
         """Replaces the file, completely or not at all. Only the holder of the lock may do that. Raises OSError."""
-        draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(record.to_json())
+        with draft_of(self._path, record.to_json()) as draft:
             os.replace(draft, self._path)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise

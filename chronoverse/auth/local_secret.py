@@ -1,9 +1,13 @@
-"""The secret in the data directory, which signs and checks tokens when no key is configured."""
+"""The secret in the data directory, which signs and checks tokens when no key is configured.
+
+Also how a file is read and written that nobody else may have changed: whoever can write it can make tokens.
+"""
 
 import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from chronoverse.errors import SettingsError
@@ -21,38 +25,40 @@ def local_secret(data_dir: Path) -> bytes:
     """
     path = secret_path(data_dir)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            return _read_secret(path)
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_secret(path)
-        return _read_secret(path)
+        if not os.path.lexists(path):
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with draft_of(path, secrets.token_urlsafe(48).encode() + b"\n") as draft:
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, path)
+        secret = read_own_file(path, 4_096, 0o077)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
+    if secret is None:
+        raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
+    if len(secret.strip()) < 32:
+        raise SettingsError(f"{path} holds no secret: remove it, and a new one is made")
+    return secret.strip()
 
 
-def _read_secret(path: Path) -> bytes:
+def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
+    """The file's first bytes. None unless it is a file of ours whose mode has none of ``forbidden``. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
-        # Bytes read of the secret's file, at most. We write 65.
-        secret = file.read(4_096).strip()
-    if len(secret) < 32:
-        raise SettingsError(f"{path} holds no secret: remove it, and a new one is made")
-    return secret
+        is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & forbidden
+        return file.read(max_bytes) if is_ours else None
 
 
-def _write_secret(path: Path) -> None:
-    """Writes a new secret to ``path``, completely or not at all. An existing file is not changed."""
+@contextlib.contextmanager
+def draft_of(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside ``path``, with all of ``content`` on the disk, to be linked or renamed to it. Raises OSError."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
-            file.write(secrets.token_urlsafe(48).encode() + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
+        yield draft
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)

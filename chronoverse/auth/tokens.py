@@ -41,8 +41,6 @@ _INVALID: Final = "the token is not valid"
 _BEARER = re.compile(r"bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.ASCII | re.IGNORECASE)
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
-#: Bits of an RSA key, at least. https://www.rfc-editor.org/rfc/rfc7518#section-3.3
-_MIN_RSA_BITS = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +98,12 @@ class Verifier:
 
     @classmethod
     def from_settings(
-        cls,
-        settings: Settings,
-        fetch: Callable[[str], bytes] | None = None,
-        store: KeySetStore | None = None,
+        cls, settings: Settings, fetch: Callable[[str], bytes] | None = None, store: KeySetStore | None = None
     ) -> Self:
         """A verifier with the key that ``settings`` name. Makes the local secret if that is the key.
 
-        ``fetch`` fetches published keys, by default :func:`fetch_key_set`. They are cached in the data directory, and
-        shared with other nodes through ``store``. Raises :class:`SettingsError` when there is no usable key.
+        ``fetch`` fetches published keys, by default :func:`fetch_key_set`. ``store`` shares them with other nodes.
+        Raises :class:`SettingsError` when there is no usable key.
         """
         rules = ClaimRules.from_settings(settings)
         if settings.jwt_jwks_url is not None:
@@ -118,19 +113,10 @@ class Verifier:
             return cls(_pem_key(settings.jwt_public_key), rules)
         return cls(_secret_key(signing_secret(settings)), rules)
 
-    def keep_fresh(self) -> None:
-        """Fetches an issuer's published keys again and again, for ever. Returns at once when the key is another one."""
-        if isinstance(self._keys, PublishedKeys):
-            self._keys.keep_fresh()
-
-    def keys_age(self) -> float:
-        """Seconds since published keys were fetched: infinite when they never were, 0 when the key is another one."""
-        return self._keys.age() if isinstance(self._keys, PublishedKeys) else 0.0
-
-    def check_keys(self) -> None:
-        """Raises :class:`chronoverse.errors.SigningKeysUnavailable` when no token can be checked at all."""
-        if isinstance(self._keys, PublishedKeys):
-            self._keys.check()
+    @property
+    def published(self) -> PublishedKeys | None:
+        """The issuer's published keys, if tokens are checked with these."""
+        return self._keys if isinstance(self._keys, PublishedKeys) else None
 
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
@@ -170,7 +156,12 @@ class Verifier:
     def _key(self, token: str) -> Key:
         if isinstance(self._keys, Key):
             return self._keys
-        return _published_key(self._keys.get(jwt.get_unverified_header(token).get("kid")))
+        published = self._keys.get(jwt.get_unverified_header(token).get("kid"))
+        try:
+            key = _public_key(published.key)
+        except ValueError as error:
+            raise Unauthorized(_INVALID, "the published key that the token names may not be used") from error
+        return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
 
 
 def _principal(claims: dict[str, Any], rules: ClaimRules, now: float) -> Principal:
@@ -219,7 +210,9 @@ def _scopes(claims: dict[str, Any]) -> frozenset[str]:
 
 def _workflows(claims: dict[str, Any], name: str) -> frozenset[str]:
     ids = claims.get(name)
-    if not isinstance(ids, list) or not (ids == [EVERY_WORKFLOW] or all(map(_is_identifier, ids))):
+    if not isinstance(ids, list) or not (
+        ids == [EVERY_WORKFLOW] or all(isinstance(each, str) and IDENTIFIER.fullmatch(each) for each in ids)
+    ):
         raise Unauthorized(f'the token\'s claim {name} is not a list of workflow ids or ["{EVERY_WORKFLOW}"]')
     return frozenset(ids)
 
@@ -231,10 +224,6 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
         return None
     # The last second of the year 9999 in Unix time: the latest time that a ``datetime`` can hold.
     return value if 0 <= value <= 253_402_300_799 else None
-
-
-def _is_identifier(value: object) -> bool:
-    return isinstance(value, str) and IDENTIFIER.fullmatch(value) is not None
 
 
 def _secret_key(secret: bytes) -> Key:
@@ -253,16 +242,9 @@ def _pem_key(pem: str) -> Key:
         raise SettingsError(f"CHRONOVERSE_JWT_PUBLIC_KEY must be a usable key: {expected}") from error
 
 
-def _published_key(published: jwt.PyJWK) -> Key:
-    try:
-        key = _public_key(published.key)
-    except ValueError as error:
-        raise Unauthorized(_INVALID, "the published key that the token names may not be used") from error
-    return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
-
-
 def _public_key(material: object) -> Key:
-    if isinstance(material, rsa.RSAPublicKey) and material.key_size >= _MIN_RSA_BITS:
+    # https://www.rfc-editor.org/rfc/rfc7518#section-3.3
+    if isinstance(material, rsa.RSAPublicKey) and material.key_size >= 2_048:
         return Key(material, _RSA_ALGORITHMS)
     if isinstance(material, ec.EllipticCurvePublicKey) and material.curve.name in _EC_ALGORITHMS:
         return Key(material, _EC_ALGORITHMS[material.curve.name])

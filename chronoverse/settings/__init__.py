@@ -1,7 +1,7 @@
 """The settings, read once from the environment into one frozen value. No other module reads settings from it.
 
 ``Settings``  all settings. ``Settings.from_env`` reads and checks them
-``Setting``   how one setting is read, its unit, and its description. Each field of ``Settings`` is annotated with one
+``Setting``   how one setting is read, its unit, and its description. Each field of ``Settings`` has one as metadata
 ``parse``     the module with a parser for each kind of value
 ``redis_url`` the module for the forms of CHRONOVERSE_REDIS_URL
 
@@ -12,9 +12,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, get_type_hints
+from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import SettingsError
 from chronoverse.settings import parse
@@ -26,290 +26,234 @@ PREFIX: Final = "CHRONOVERSE_"
 #: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_LINK: Final = re.compile(r"\w+_PORT")
-#: How similar a name must be to a setting's to be taken for it, from 0 to 1.
-_SIMILARITY: Final = 0.8
-
 _TOKEN_KEY_NAMES: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
-_DURABILITIES: Final = ("acked", "fsynced", "replicated")
-_LOG_FORMATS: Final = ("console", "json")
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
-def _default_workers() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # The most workers by default: one for each core, but no more than a laptop can spare.
-    return min(4, usable or 1)
+#: One worker for each usable core, but no more than a laptop can spare.
+_WORKERS: Final = min(4, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1)
 
 
 class Setting(NamedTuple):
-    """How the text of a setting is read, its unit, and a description of what it does."""
+    """How the text of a setting is read, its unit, what it does, and its default in words where that needs some."""
 
     parse: Callable[[str], Any]
     unit: str
     description: str
-    #: The default in words, if its value would not explain it.
     default: str = ""
-    prefix: str = PREFIX
+
+
+def _setting(default: Any, parse: Callable[[str], Any], *texts: str, repr: bool = True) -> Any:
+    """A field of :class:`Settings`. ``texts`` are the unit and what follows it in :class:`Setting`."""
+    return field(default=default, repr=repr, metadata={"setting": Setting(parse, *texts)})
+
+
+def _number(default: int | None, bounds: tuple[int, int], *texts: str) -> Any:
+    return _setting(default, parse.WholeNumber(*bounds), *texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings, checked. :meth:`from_env` reads them from the environment; tests may pass values instead."""
 
-    redis_url: Annotated[
-        str | None,
-        Setting(
-            parse.redis_url,
-            "URL",
-            "The store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`"
-            " ([all forms](redis.md)).",
-            "an embedded server",
-        ),
-    ] = field(default=None, repr=False)
-    key_prefix: Annotated[
-        str,
-        Setting(
-            parse.matching("[A-Za-z0-9._:-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ : -"),
-            "text",
-            "What every key in the store starts with.",
-        ),
-    ] = "chronoverse"
-    data_dir: Annotated[
-        Path,
-        Setting(
-            parse.directory,
-            "path",
-            "Where the embedded server, its token secret, an issuer's published keys and undelivered lines are kept.",
-            "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
-            " on macOS `~/Library/Application Support/chronoverse`",
-        ),
-    ]
-    bind: Annotated[
-        str, Setting(parse.bind, "address", "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.")
-    ] = "127.0.0.1:8000"
-    jwt_secret: Annotated[
-        bytes | None,
-        Setting(
-            parse.secret, "text", "The tokens' HS256 key, 32 bytes at least.", "with the embedded server, made once"
-        ),
-    ] = field(default=None, repr=False)
-    jwt_public_key: Annotated[
-        str | None, Setting(parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key.")
-    ] = None
-    jwt_jwks_url: Annotated[
-        str | None, Setting(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
-    ] = None
-    jwt_audience: Annotated[
-        str | None,
-        Setting(
-            parse.matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces"),
-            "text",
-            "What a token's `aud` must be or contain ([more](tokens.md)).",
-            "a token that names an audience is refused",
-        ),
-    ] = None
-    jwt_issuer: Annotated[
-        str | None,
-        Setting(
-            parse.matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces"),
-            "text",
-            "What a token's `iss` must be, letter by letter.",
-            "`iss` is not looked at",
-        ),
-    ] = None
-    jwt_workflows_claim: Annotated[
-        str, Setting(parse.claim_name, "text", "The claim with the list of workflows that a token is for.")
-    ] = "workflows"
-    heartbeat_seconds: Annotated[
-        int, Setting(parse.WholeNumber(1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
-    ] = 15
-    lease_seconds: Annotated[
-        int,
-        Setting(parse.WholeNumber(1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST."),
-    ] = 30
-    retention_seconds: Annotated[
-        int, Setting(parse.WholeNumber(1, 315_360_000), "seconds", "How long a log is kept after its job has ended.")
-    ] = 604_800
-    hot_seconds: Annotated[
-        int,
-        Setting(
-            parse.WholeNumber(0, 315_360_000),
-            "seconds",
-            "How long the store keeps a log after its job has ended and all of it is archived.",
-        ),
-    ] = 3_600
-    hot_bytes: Annotated[
-        int,
-        Setting(
-            parse.WholeNumber(1_048_576, 1_099_511_627_776),
-            "bytes",
-            "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
-        ),
-    ] = 67_108_864
-    archive_url: Annotated[
-        str | None,
-        Setting(
-            parse.archive_url,
-            "URL",
-            "Where logs are archived: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (with the extra `s3`; its endpoint and"
-            " credentials as boto3 takes them) or `none`.",
-            "`archive` in the data directory with the embedded server, else none",
-        ),
-    ] = None
-    max_line_bytes: Annotated[
-        int, Setting(parse.WholeNumber(256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
-    ] = 65_536
-    max_body_bytes: Annotated[
-        int,
-        Setting(
-            parse.WholeNumber(65_536, 33_554_432),
-            "bytes",
-            "A longer request body, as sent or as inflated, is refused with 413.",
-        ),
-    ] = 8_388_608
-    durability: Annotated[
-        str,
-        Setting(
-            parse.one_of(*_DURABILITIES),
-            "word",
-            "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica."
-            " For runners over HTTP the service's counts.",
-        ),
-    ] = "fsynced"
-    spool_max_bytes: Annotated[
-        int,
-        Setting(
-            parse.WholeNumber(16_777_216, 1_099_511_627_776),
-            "bytes",
-            "What a runner keeps on disk while the store is away. Beyond it, the oldest lines are dropped.",
-        ),
-    ] = 1_073_741_824
-    max_streams: Annotated[
-        int, Setting(parse.WholeNumber(1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
-    ] = 8_000
-    max_streams_per_token: Annotated[
-        int | None,
-        Setting(
-            parse.WholeNumber(1, 1_000_000),
-            "streams per worker",
-            "Those beyond it of tokens with the same `sub` are refused with 429.",
-            "as many as the worker takes",
-        ),
-    ] = None
-    max_streams_per_address: Annotated[
-        int | None,
-        Setting(
-            parse.WholeNumber(1, 1_000_000),
-            "streams per worker",
-            "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
-            " the address counts when gunicorn's `FORWARDED_ALLOW_IPS` names the proxy.",
-            "as many as the worker takes",
-        ),
-    ] = None
-    max_publish_rate_per_token: Annotated[
-        int | None,
-        Setting(
-            parse.WholeNumber(65_536, 1_099_511_627_776),
-            "bytes a second per worker",
-            "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
-            " 48 bytes beside its message. Appends beyond it are refused with 429 until it is made up for.",
-            "as many as the worker takes",
-        ),
-    ] = None
-    max_replay_rate: Annotated[
-        int,
-        Setting(
-            parse.WholeNumber(1_000_000, 1_099_511_627_776),
-            "bytes a second per worker",
-            "How fast all replays of stored lines together are sent, when eight or more run at once; fewer are never"
-            " slowed down. With a higher rate many replays are faster, and live lines come later.",
-        ),
-    ] = 50_000_000
-    max_stream_seconds: Annotated[
-        int,
-        Setting(
-            parse.WholeNumber(1, 86_400),
-            "seconds",
-            "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
-        ),
-    ] = 3_600
-    drain_seconds: Annotated[
-        int,
-        Setting(
-            parse.WholeNumber(0, 600),
-            "seconds",
-            "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
-        ),
-    ] = 10
-    cors_origins: Annotated[
-        tuple[str, ...],
-        Setting(
-            parse.origins,
-            "origins",
-            "Whose pages may read the service's answers in a browser: exact origins such as `https://ci.example`,"
-            " separated by spaces ([more](operations.md#pages-of-other-origins)).",
-            "no other origin's",
-        ),
-    ] = ()
-    log_format: Annotated[
-        str,
-        Setting(
-            parse.one_of(*_LOG_FORMATS), "word", "How the service logs: `console` lines, or a `json` object a line."
-        ),
-    ] = "console"
-    log_level: Annotated[
-        str, Setting(parse.one_of(*_LOG_LEVELS), "level", f"How much the service logs: {', '.join(_LOG_LEVELS)}.")
-    ] = "info"
-    traces: Annotated[
-        bool,
-        Setting(
-            parse.traces,
-            "word",
-            "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
-            " `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say ([more](operations.md#traces)).",
-            "`false`",
-        ),
-    ] = False
-    web_concurrency: Annotated[
-        int, Setting(parse.WholeNumber(1, 256), "processes", "The service's workers.", "one per core, 4 at most", "")
-    ] = field(default_factory=_default_workers)
-    url: Annotated[
-        str | None,
-        Setting(
-            parse.service_url,
-            "URL",
-            "The service that commands mean which read, redact or delete; without `CHRONOVERSE_REDIS_URL` also `run`"
-            " and `deliver` ([the rule](cli.md#which-service-which-store)).",
-            "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
-        ),
-    ] = None
-    token: Annotated[
-        str | None,
-        Setting(
-            parse.bearer_token,
-            "token",
-            "What `chronoverse logs` and `run --server` show to the service.",
-            "beside an embedded server, made on the spot",
-        ),
-    ] = field(default=None, repr=False)
-    token_file: Annotated[
-        Path | None,
-        Setting(
-            parse.directory,
-            "path",
-            "A file with that token, instead of `CHRONOVERSE_TOKEN`. It is read for each request, so that somebody may"
-            " renew it ([more](runner.md#the-token)).",
-        ),
-    ] = None
-    ca_file: Annotated[
-        Path | None,
-        Setting(
-            parse.ca_file,
-            "path",
-            "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs`,"
-            " `run --server` and `chronoverse.api` for a service, and by a service for `CHRONOVERSE_JWT_JWKS_URL`.",
-        ),
-    ] = None
+    redis_url: str | None = _setting(
+        None,
+        parse.redis_url,
+        "URL",
+        "The store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`"
+        " ([all forms](redis.md)).",
+        "an embedded server",
+        repr=False,
+    )
+    key_prefix: str = _setting(
+        "chronoverse",
+        parse.matching("[A-Za-z0-9._:-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ : -"),
+        "text",
+        "What every key in the store starts with.",
+    )
+    data_dir: Path = _setting(
+        MISSING,
+        parse.directory,
+        "path",
+        "Where the embedded server, its token secret, an issuer's published keys and undelivered lines are kept.",
+        "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
+        " on macOS `~/Library/Application Support/chronoverse`",
+    )
+    bind: str = _setting(
+        "127.0.0.1:8000", parse.bind, "address", "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`."
+    )
+    jwt_secret: bytes | None = _setting(
+        None,
+        parse.secret,
+        "text",
+        "The tokens' HS256 key, 32 bytes at least.",
+        "with the embedded server, made once",
+        repr=False,
+    )
+    jwt_public_key: str | None = _setting(
+        None, parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key."
+    )
+    jwt_jwks_url: str | None = _setting(
+        None, parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS."
+    )
+    jwt_audience: str | None = _setting(
+        None,
+        parse.printable,
+        "text",
+        "What a token's `aud` must be or contain ([more](tokens.md)).",
+        "a token that names an audience is refused",
+    )
+    jwt_issuer: str | None = _setting(
+        None, parse.printable, "text", "What a token's `iss` must be, letter by letter.", "`iss` is not looked at"
+    )
+    jwt_workflows_claim: str = _setting(
+        "workflows", parse.claim_name, "text", "The claim with the list of workflows that a token is for."
+    )
+    heartbeat_seconds: int = _number(15, (1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
+    lease_seconds: int = _number(
+        30, (1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST."
+    )
+    retention_seconds: int = _number(
+        604_800, (1, 315_360_000), "seconds", "How long a log is kept after its job has ended."
+    )
+    hot_seconds: int = _number(
+        3_600,
+        (0, 315_360_000),
+        "seconds",
+        "How long the store keeps a log after its job has ended and all of it is archived.",
+    )
+    hot_bytes: int = _number(
+        67_108_864,
+        (1_048_576, 1_099_511_627_776),
+        "bytes",
+        "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
+    )
+    archive_url: str | None = _setting(
+        None,
+        parse.archive_url,
+        "URL",
+        "Where logs are archived: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (with the extra `s3`; its endpoint and"
+        " credentials as boto3 takes them) or `none`.",
+        "`archive` in the data directory with the embedded server, else none",
+    )
+    max_line_bytes: int = _number(65_536, (256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
+    max_body_bytes: int = _number(
+        8_388_608, (65_536, 33_554_432), "bytes", "A longer request body, as sent or as inflated, is refused with 413."
+    )
+    durability: str = _setting(
+        "fsynced",
+        parse.one_of("acked", "fsynced", "replicated"),
+        "word",
+        "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica."
+        " For runners over HTTP the service's counts.",
+    )
+    spool_max_bytes: int = _number(
+        1_073_741_824,
+        (16_777_216, 1_099_511_627_776),
+        "bytes",
+        "What a runner keeps on disk while the store is away. Beyond it, the oldest lines are dropped.",
+    )
+    max_streams: int = _number(8_000, (1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
+    max_streams_per_token: int | None = _number(
+        None,
+        (1, 1_000_000),
+        "streams per worker",
+        "Those beyond it of tokens with the same `sub` are refused with 429.",
+        "as many as the worker takes",
+    )
+    max_streams_per_address: int | None = _number(
+        None,
+        (1, 1_000_000),
+        "streams per worker",
+        "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
+        " the address counts when gunicorn's `FORWARDED_ALLOW_IPS` names the proxy.",
+        "as many as the worker takes",
+    )
+    max_publish_rate_per_token: int | None = _number(
+        None,
+        (65_536, 1_099_511_627_776),
+        "bytes a second per worker",
+        "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
+        " 48 bytes beside its message. Appends beyond it are refused with 429 until it is made up for.",
+        "as many as the worker takes",
+    )
+    max_replay_rate: int = _number(
+        50_000_000,
+        (1_000_000, 1_099_511_627_776),
+        "bytes a second per worker",
+        "How fast all replays of stored lines together are sent, when eight or more run at once; fewer are never"
+        " slowed down. With a higher rate many replays are faster, and live lines come later.",
+    )
+    max_stream_seconds: int = _number(
+        3_600,
+        (1, 86_400),
+        "seconds",
+        "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
+    )
+    drain_seconds: int = _number(
+        10,
+        (0, 600),
+        "seconds",
+        "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        parse.origins,
+        "origins",
+        "Whose pages may read the service's answers in a browser: exact origins such as `https://ci.example`,"
+        " separated by spaces ([more](operations.md#pages-of-other-origins)).",
+        "no other origin's",
+    )
+    log_format: str = _setting(
+        "console",
+        parse.one_of("console", "json"),
+        "word",
+        "How the service logs: `console` lines, or a `json` object a line.",
+    )
+    log_level: str = _setting(
+        "info", parse.one_of(*_LOG_LEVELS), "level", f"How much the service logs: {', '.join(_LOG_LEVELS)}."
+    )
+    traces: bool = _setting(
+        False,
+        parse.traces,
+        "word",
+        "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
+        " `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say ([more](operations.md#traces)).",
+        "`false`",
+    )
+    web_concurrency: int = _setting(
+        _WORKERS, parse.WholeNumber(1, 256), "processes", "The service's workers.", "one per core, 4 at most"
+    )
+    url: str | None = _setting(
+        None,
+        parse.service_url,
+        "URL",
+        "The service that commands mean which read, redact or delete; without `CHRONOVERSE_REDIS_URL` also `run`"
+        " and `deliver` ([the rule](cli.md#which-service-which-store)).",
+        "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
+    )
+    token: str | None = _setting(
+        None,
+        parse.bearer_token,
+        "token",
+        "What `chronoverse logs` and `run --server` show to the service.",
+        "beside an embedded server, made on the spot",
+        repr=False,
+    )
+    token_file: Path | None = _setting(
+        None,
+        parse.directory,
+        "path",
+        "A file with that token, instead of `CHRONOVERSE_TOKEN`. It is read for each request, so that somebody may"
+        " renew it ([more](runner.md#the-token)).",
+    )
+    ca_file: Path | None = _setting(
+        None,
+        parse.ca_file,
+        "path",
+        "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs`,"
+        " `run --server` and `chronoverse.api` for a service, and by a service for `CHRONOVERSE_JWT_JWKS_URL`.",
+    )
 
     @property
     def is_embedded(self) -> bool:
@@ -365,10 +309,9 @@ class Settings:
 
 def all_settings() -> Iterator[tuple[str, str, Setting]]:
     """Every setting: the name of its attribute, the name of its variable, and its :class:`Setting`."""
-    hints = get_type_hints(Settings, include_extras=True)
     for each in fields(Settings):
-        (setting,) = hints[each.name].__metadata__
-        yield each.name, setting.prefix + each.name.upper(), setting
+        prefix = "" if each.name == "web_concurrency" else PREFIX
+        yield each.name, prefix + each.name.upper(), each.metadata["setting"]
 
 
 def ca_file_from_env(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -398,7 +341,7 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
             continue
         from difflib import get_close_matches  # which takes 3 ms, and most environments have no such name
 
-        similar = get_close_matches(short, known, 1, _SIMILARITY)
+        similar = get_close_matches(short, known, 1, 0.8)
         yield f"{name} is not a setting{f': did you mean {PREFIX}{similar[0]}?' if similar else ', and is ignored'}"
 
 
@@ -439,8 +382,7 @@ def markdown_table() -> str:
     for attribute, name, setting in all_settings():
         value = defaults[attribute]
         default = setting.default or ("none" if value is None else f"`{value}`")
-        limits = (
-            f", {setting.parse.low} to {setting.parse.high}" if isinstance(setting.parse, parse.WholeNumber) else ""
-        )
+        parser = setting.parse
+        limits = f", {parser.low} to {parser.high}" if isinstance(parser, parse.WholeNumber) else ""
         rows.append(f"| `{name}` | {default} | {setting.unit}{limits} | {setting.description} |")
     return "\n".join(rows) + "\n"

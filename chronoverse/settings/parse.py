@@ -14,14 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from chronoverse.settings.redis_url import RedisUrl
 
-#: Bytes of an HS256 secret, at least: as many as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
-MIN_SECRET_BYTES: Final = 32
-
-#: The claims that say something else than the workflows.
-_OTHER_CLAIMS: Final = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope", "scp")
-
 _BIND = re.compile(r"unix:.+|(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})", re.ASCII)
-
 
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>https?)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII
@@ -52,6 +45,12 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
     return parse
 
 
+#: Reads what a claim of a token may be.
+printable: Final = matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces")
+#: Reads a bearer token (RFC 6750).
+bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """Reads one of ``words``, in any case."""
 
@@ -77,7 +76,8 @@ def traces(text: str) -> bool:
 
 def claim_name(text: str) -> str:
     """Reads the name of a claim that has no other meaning. A URL is a usual name for a claim of one's own."""
-    if not re.fullmatch("[!-~]{1,256}", text) or text in _OTHER_CLAIMS:
+    taken = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope", "scp")
+    if not re.fullmatch("[!-~]{1,256}", text) or text in taken:
         raise ValueError("must be 1 to 256 printable ASCII characters without spaces, and none of the standard claims")
     return text
 
@@ -149,8 +149,9 @@ def archive_url(text: str) -> str:
 def secret(text: str) -> bytes:
     """Reads an HS256 key."""
     key = os.fsencode(text)
-    if len(key) < MIN_SECRET_BYTES:
-        raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long")
+    # As many bytes as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
+    if len(key) < 32:
+        raise ValueError("must be at least 32 bytes long")
     return key
 
 
@@ -180,10 +181,6 @@ def ca_file(text: str) -> Path:
     except (OSError, ValueError):  # ssl.SSLError is an OSError
         raise ValueError("must be the path of a readable file with PEM certificates") from None
     return path
-
-
-#: Reads a bearer token (RFC 6750).
-bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
 
 
 def directory(text: str) -> Path:

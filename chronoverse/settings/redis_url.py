@@ -12,7 +12,6 @@ given by the options ``sentinel_username`` and ``sentinel_password``.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -28,27 +27,20 @@ _MANY_HOSTS = re.compile(
 )
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 
-
-class StoreKind(Enum):
-    """What a URL leads to. The value is the part of the scheme after the ``+``."""
-
-    SERVER = ""
-    SENTINEL = "sentinel"
-    CLUSTER = "cluster"
-
-
-DEFAULT_PORTS: Final = {StoreKind.SENTINEL: 26379, StoreKind.CLUSTER: 6379}
+#: The port of a host that names none, and the rest of a URL, for each kind.
+_DEFAULT_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+_FORMS: Final = {"sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]", "cluster": "HOST:PORT[,HOST:PORT…]"}
 
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A parsed URL. ``hosts`` are the Sentinels or some nodes of the Cluster.
+    """A parsed URL. ``kind`` is "sentinel", "cluster", or empty for a single server, of which only ``text`` is set.
 
-    Of a single server's URL only ``text`` is set, which the driver parses. ``user`` may have a password after a colon.
+    ``hosts`` are the Sentinels or some nodes of the Cluster. ``user`` may have a password after a colon.
     """
 
     text: str = field(repr=False)
-    kind: StoreKind
+    kind: str = ""
     hosts: tuple[Address, ...] = ()
     service: str = ""
     db: str = ""
@@ -66,27 +58,27 @@ class RedisUrl:
             raise ValueError(_expected_form(scheme))
         try:
             if plus:
-                return cls._parse_many_hosts(text, StoreKind(kind))
+                return cls._parse_many_hosts(text, kind)
             parts = urlsplit(text)
             if not (parts.path if scheme == "unix" else parts.hostname and parts.port != 0):
                 raise ValueError
         except ValueError:
             raise ValueError(_expected_form(scheme)) from None
-        return cls(text, StoreKind.SERVER)
+        return cls(text)
 
     @classmethod
-    def _parse_many_hosts(cls, text: str, form: StoreKind) -> "RedisUrl":
+    def _parse_many_hosts(cls, text: str, kind: str) -> "RedisUrl":
         found = _MANY_HOSTS.fullmatch(text)
         if found is None:
             raise ValueError
-        hosts = tuple(_parse_host(each, DEFAULT_PORTS[form]) for each in found["hosts"].split(","))
+        hosts = tuple(_parse_host(each, _DEFAULT_PORTS[kind]) for each in found["hosts"].split(","))
         service, _, db = found["path"].partition("/")
-        named = re.fullmatch(r"[A-Za-z0-9._-]+" if form is StoreKind.SENTINEL else "", service)
+        named = re.fullmatch(r"[A-Za-z0-9._-]+" if kind == "sentinel" else "", service)
         # Nodes or Sentinels that a URL may name. More would not make it more likely that one answers.
         if len(hosts) > 32 or not named or not re.fullmatch("[0-9]{0,5}", db):
             raise ValueError
         options = dict(parse_qsl(found["query"] or ""))
-        return cls(text, form, hosts, service, db, found["user"] or "", options)
+        return cls(text, kind, hosts, service, db, found["user"] or "", options)
 
     def server_url(self, address: Address) -> str:
         """The URL of one server: the master or node at ``address``."""
@@ -117,11 +109,6 @@ def _parse_host(text: str, default: int) -> Address:
 
 
 def _expected_form(scheme: str) -> str:
-    forms = {
-        "sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]",
-        "cluster": "HOST:PORT[,HOST:PORT…]",
-    }
-    kind = scheme.partition("+")[2]
-    if kind in forms:
-        return f"must be {scheme}://[USER:PASSWORD@]{forms[kind]}"
+    if form := _FORMS.get(scheme.partition("+")[2]):
+        return f"must be {scheme}://[USER:PASSWORD@]{form}"
     return "must be a whole redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"

@@ -13,7 +13,7 @@ import redis
 from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
-from chronoverse.settings.redis_url import RedisUrl, StoreKind
+from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.append_connection import AppendConnection, append_arguments
 from chronoverse.store.catalog import JobCatalog
@@ -332,6 +332,6 @@ def _milliseconds(seconds: float) -> int:
 
 def _topology_of(url: str) -> Topology:
     parsed = RedisUrl.parse(url)
-    if parsed.kind is StoreKind.SENTINEL:
+    if parsed.kind == "sentinel":
         return SentinelTopology(parsed)
-    return ClusterTopology(parsed) if parsed.kind is StoreKind.CLUSTER else Topology(url)
+    return ClusterTopology(parsed) if parsed.kind == "cluster" else Topology(url)

@@ -38,7 +38,8 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         """Can it serve."""
         if deps.admission.is_draining:
             raise Draining("this worker is going down")
-        deps.verifier.check_keys()
+        if deps.verifier.published:
+            deps.verifier.published.check()
         warnings = ["Searches are not answered now."] if deps.scans.is_down else []
         try:
             deps.store.ping()
@@ -53,7 +54,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     def exposition() -> Response:
         """What it does."""
         deps.tail.report_metrics()
-        metrics.KEYS_AGE.set(deps.verifier.keys_age())
+        metrics.KEYS_AGE.set(deps.verifier.published.age() if deps.verifier.published else 0)
         metrics.SCANS_UP.set(not deps.scans.is_down)
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
