@@ -27,9 +27,9 @@ def local_secret(data_dir: Path) -> bytes:
     try:
         if not os.path.lexists(path):
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with draft_of(path, secrets.token_urlsafe(48).encode() + b"\n") as draft:
-                with contextlib.suppress(FileExistsError):
-                    os.link(draft, path)
+            content = secrets.token_urlsafe(48).encode() + b"\n"
+            with draft_of(path, content) as draft, contextlib.suppress(FileExistsError):
+                os.link(draft, path)
         secret = read_own_file(path, 4_096, 0o077)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error

@@ -14,9 +14,16 @@ from urllib.parse import urlsplit
 import click
 
 from chronoverse import errors
-from chronoverse.cli.common import duration, identifier, open_archive, open_store, read_settings, require_store
-from chronoverse.cli.printer import spoken
-from chronoverse.client.terminal import plain_text
+from chronoverse.cli.common import (
+    duration,
+    identifier,
+    list_output_option,
+    open_archive,
+    open_store,
+    read_settings,
+    require_store,
+)
+from chronoverse.cli.listing import item_text, spoken
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
@@ -25,26 +32,36 @@ if TYPE_CHECKING:
     from chronoverse.archive.archiver import Archiver
     from chronoverse.store import Store
 
+log = logging.getLogger(__name__)
+
 
 @click.command()
 @click.option("--once", is_flag=True, help="Do all that is due now, and exit.")
 @click.option("--orphans", is_flag=True, help="Only list what is in the archive and unknown to the store.")
 @click.option("--delete", is_flag=True, help="With --orphans: delete it. After a restore of the store, list it first.")
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Show Prometheus metrics there.")
+@list_output_option
 @click.option("--while-stdin", is_flag=True, hidden=True, help="Go when standard input ends.")
-def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_stdin: bool) -> int:
+def archive(once: bool, orphans: bool, delete: bool, address: str | None, output: str, while_stdin: bool) -> int:
     """Move logs into the archive, and delete those whose time is over, until told to go."""
     from chronoverse import metrics
 
     if delete and not orphans:
         raise click.UsageError("--delete goes with --orphans")
+    if output != "text" and not orphans:
+        raise click.UsageError("--output goes with --orphans")
     settings = Settings.from_env() if while_stdin else read_settings()
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if while_stdin:
         metrics.name_process(metrics.SUPERVISED)
-        threading.Thread(target=_stop_after_stdin, args=(stop,), daemon=True).start()
+
+        def stop_after_owner() -> None:
+            wait_for_owner_end()
+            stop.set()
+
+        threading.Thread(target=stop_after_owner, daemon=True).start()
     else:
         require_store(settings)
     _configure_logging(settings)
@@ -56,14 +73,17 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, while_
     gc.set_threshold(100_000)
     with open_store(settings) as store:
         if orphans:
-            return _print_orphans(store, settings, delete)
-        _log_store_warnings(store)
+            return _print_orphans(store, settings, delete, output)
+        # The first step of the archiver reports an unreachable store.
+        with contextlib.suppress(errors.StoreUnavailable):
+            for warning in store.warnings():
+                log.warning("%s", warning)
         archiver = make_archiver(settings, store, stop)
         if once:
             return os.EX_DATAERR if _archive_once(archiver) else 0
-        logging.getLogger(__name__).info("archiver up", extra={"fields": {"archive": settings.archive_location}})
+        log.info("archiver up", extra={"fields": {"archive": settings.archive_location}})
         archiver.run()
-        logging.getLogger(__name__).info("archiver gone")
+        log.info("archiver gone")
     return 0
 
 
@@ -74,16 +94,6 @@ def make_archiver(settings: Settings, store: "Store", stop: threading.Event) -> 
 
     limits = RetentionPolicy(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
     return Archiver(store, open_archive(settings), limits, stop=stop)
-
-
-def _log_store_warnings(store: "Store") -> None:
-    """Warns when the configuration of the store endangers logs.
-
-    An unreachable store is not reported here: the first step of the archiver does that.
-    """
-    with contextlib.suppress(errors.StoreError):
-        for warning in store.warnings():
-            logging.getLogger(__name__).warning("%s", warning)
 
 
 def _archive_once(archiver: "Archiver") -> int:
@@ -99,7 +109,7 @@ def _archive_once(archiver: "Archiver") -> int:
         return archiver.run_once(progress)
 
 
-def _print_orphans(store: "Store", settings: Settings, delete: bool) -> int:
+def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str) -> int:
     from chronoverse.archive.retention import orphans
     from chronoverse.archive.store_history import StoreHistory
 
@@ -107,16 +117,12 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool) -> int:
     if StoreHistory(store, objects).went_back() and delete:
         # The reason was logged.
         return os.EX_DATAERR
-    for found in orphans(store, objects, time.time(), settings.retention_seconds):
-        click.echo(plain_text(f"{found.stored.name}\t{found.stored.size}\t{found.reason}"))
+    show = item_text(output, lambda item: "\t".join(map(str, item.values())))
+    for (name, size, *_), reason in orphans(store, objects, time.time(), settings.retention_seconds):
+        click.echo(show({"id": name, "size": size, "reason": reason}))
         if delete:
-            objects.delete(found.stored.name)
+            objects.delete(name)
     return 0
-
-
-def _stop_after_stdin(stop: threading.Event) -> None:
-    wait_for_owner_end()
-    stop.set()
 
 
 def _configure_logging(settings: Settings) -> None:

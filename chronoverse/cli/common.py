@@ -1,7 +1,8 @@
-"""What several commands share: values on the command line, messages, access to a store or a service."""
+"""What several commands share: values on the command line, options, messages, access to a store or a service."""
 
 import contextlib
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,8 @@ import click
 
 from chronoverse import errors
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.model import IDENTIFIER, iso_timestamp, read_time
+from chronoverse.joblog.time_range import read_time
+from chronoverse.joblog.values import IDENTIFIER, Status, iso_timestamp
 from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url
@@ -22,14 +24,11 @@ if TYPE_CHECKING:
     from chronoverse.client.client import Client
     from chronoverse.store import Store
 
-#: Seconds in the units of :func:`duration`, and the longest that it reads: ten years.
+#: The exit codes of a search that finds nothing, and of one that could not look everywhere, as grep's.
+EXIT_NO_MATCH: Final = 1
+EXIT_TROUBLE: Final = 2
+#: Seconds in the units of :func:`duration`.
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_MAX_DURATION_SECONDS: Final = 315_360_000
-#: Seconds for which a token made by :func:`bearer_token` is valid. Each connection gets a new one.
-_OWN_TOKEN_SECONDS: Final = 60
-#: The port of a URL that names none.
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
 
 # click shows the names of the next three functions in --help, as IDENTIFIER, DURATION and MOMENT.
 
@@ -46,7 +45,7 @@ def duration(text: str) -> int:
     is_duration = re.fullmatch("(?:[0-9]{1,9}[smhd]){1,4}|[0-9]{1,9}", text)
     parts = re.findall("([0-9]+)([smhd]?)", text) if is_duration else []
     seconds = sum(int(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    if not 0 < seconds <= _MAX_DURATION_SECONDS:
+    if not 0 < seconds <= 315_360_000:
         raise click.BadParameter("give a number of s, m, h or d, such as 90s, 1h or 1h30m, up to ten years")
     return seconds
 
@@ -69,6 +68,26 @@ def service_url(text: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How it is printed."
+)
+list_output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "jsonl", "name"]),
+    default="text",
+    help="How it is printed. json and jsonl: one object a line. name: only the ids.",
+)
+regex_option = click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
+search_option = click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
+stream_option = click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
+
+
+def status_option(what: str) -> Callable[[Any], Any]:
+    """The option ``--status``. ``what`` is its help."""
+    return click.option("--status", type=click.Choice(list(map(str, Status)), case_sensitive=False), help=what)
+
+
 def read_settings() -> Settings:
     """The settings of the environment. Variables that look like settings and are none are named on stderr.
 
@@ -84,6 +103,31 @@ def print_message(text: str) -> None:
     click.echo(f"chronoverse: {plain_text(text)}", err=True)
 
 
+@contextlib.contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows on a terminal's stderr how far the command has come. An empty text clears that."""
+    is_terminal = sys.stderr.isatty()
+    shown_at = 0.0
+
+    def show(text: str) -> None:
+        nonlocal shown_at
+        if is_terminal and (not text or time.monotonic() > shown_at + 0.1):
+            shown_at = time.monotonic() if text else 0.0
+            click.echo(f"\r\x1b[K{plain_text(text)}", err=True, nl=False)
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+def json_text(value: dict[str, Any]) -> str:
+    """``value`` as JSON in ASCII, which no terminal interprets."""
+    import json  # which takes 10 ms, and few commands need it
+
+    return json.dumps(value, separators=(",", ":"))
+
+
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
     """The URL of the service that a command means, or None if it means the store of ``settings``.
 
@@ -94,8 +138,7 @@ def meant_service(settings: Settings, server: str | None = None) -> str | None:
 
 
 def require_store(settings: Settings) -> None:
-    """For commands that no service can do. Raises :class:`SettingsError` if a service is meant, and its store is not
-    the embedded one of ``settings``: the command would change another store."""
+    """For commands that no service can do. Raises :class:`SettingsError` if a service with another store is meant."""
     url = meant_service(settings)
     if url is not None and not _is_own_service(settings, url):
         raise errors.SettingsError(
@@ -109,7 +152,7 @@ def _is_own_service(settings: Settings, url: str) -> bool:
     from chronoverse.embedded.listeners import is_service
 
     parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     return bool(parts.hostname and is_loopback(parts.hostname) and is_service(settings.data_dir, parts.hostname, port))
 
 
@@ -146,11 +189,33 @@ def open_archive(settings: Settings) -> "ObjectStore":
     return open_object_store(settings.archive_location)
 
 
-def open_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
-    """A client of the service that ``settings`` name, which may do what ``scope`` says with ``workflow``.
+@contextlib.contextmanager
+def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
+    """A client of the service that the settings name, which may do what ``scope`` says with ``workflow``.
 
-    ``options`` are further arguments of :class:`Client`.
+    A :class:`JobNotFound` of the ``with`` block is raised with ids that are near.
     """
+    from chronoverse.client.near import explain_not_found
+
+    client = make_client(read_settings(), workflow, scope)
+    try:
+        yield client
+    except errors.JobNotFound as error:
+        if error.__cause__ is not None:  # The log's own last event has said more.
+            raise
+        raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
+    finally:
+        client.close()
+
+
+def require_jobs(client: "Client", workflow: str) -> None:
+    """Raises :class:`JobNotFound` when the workflow has no jobs, since there is no other sign of an unknown one."""
+    if not client.read("/workflows/{}/jobs", workflow, limit=1).get("jobs"):
+        raise errors.JobNotFound("no such workflow")
+
+
+def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
+    """A client as :func:`open_client` has it. ``options`` are further arguments of :class:`Client`."""
     from chronoverse.client.client import Client
 
     token = bearer_token(settings, settings.service_url, workflow, "cli", scope)
@@ -162,12 +227,11 @@ def bearer_token(
 ) -> str | Callable[[], str | None] | None:
     """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.
 
-    With a token file the function reads it. It is called for each request.
+    With a token file the function reads it, for each request.
 
-    With an embedded server and no configured key, the local secret in the data directory signs tokens. The function
-    then makes a token with ``scope`` for ``workflow`` alone. It is called for each connection, and returns None unless
-    the service of our data directory listens at ``url``: while that service is down, a program of another user could
-    listen on the port. No secret is made for a service elsewhere, which would not accept its tokens.
+    With an embedded server and no configured key, the function makes a token with ``scope`` for ``workflow`` alone, for
+    each connection. It returns None unless the service of our data directory listens at ``url``: while that service is
+    down, a program of another user could listen on the port. A service elsewhere would not accept our tokens.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file
@@ -183,7 +247,7 @@ def bearer_token(
     def make_token() -> str | None:
         if not _is_own_service(settings, url):
             return None
-        secret = local_secret(settings.data_dir)
-        return mint(secret, subject, [scope], [workflow], _OWN_TOKEN_SECONDS, time.time(), rules)
+        # It is valid for a minute, because each connection gets a new one.
+        return mint(local_secret(settings.data_dir), subject, [scope], [workflow], 60, time.time(), rules)
 
     return make_token

@@ -1,18 +1,24 @@
 """``chronoverse download``: saves a log as a file."""
 
-import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from chronoverse.cli.common import identifier, open_client, print_message, read_settings
-from chronoverse.cli.options import regex_option, search_option, stream_option
-from chronoverse.joblog.model import JobRef
+from chronoverse.cli.common import (
+    identifier,
+    open_client,
+    print_message,
+    regex_option,
+    search_option,
+    status_line,
+    stream_option,
+)
+from chronoverse.joblog.values import JobRef
 
 
 @click.command()
@@ -40,16 +46,16 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
         "regex": "true" if options["regex"] else None,
         "control_sequences": "true" if options["raw"] else None,
     }
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
+    with open_client(workflow, job) as client, status_line() as show:
         pieces = client.download(JobRef(workflow, job), **query)
         if file == "-":
-            _write(sys.stdout.buffer, pieces)
+            _write(sys.stdout.buffer, pieces, lambda text: None if sys.stdout.isatty() else show(text))
             return 0
         path = Path(file or f"{workflow}-{job}.{form}")
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with part.open("xb") as out:
-                size = _write(out, pieces)
+                size = _write(out, pieces, show)
             part.replace(path)
         except OSError as error:
             print_message(f"{path}: {error.strerror}")
@@ -60,6 +66,10 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
     return 0
 
 
-def _write(out: BinaryIO, pieces: Iterable[bytes]) -> int:
+def _write(out: BinaryIO, pieces: Iterable[bytes], show: Callable[[str], None]) -> int:
     """Writes ``pieces`` to ``out``. Returns how many bytes they had."""
-    return sum(out.write(piece) for piece in pieces)
+    size = 0
+    for piece in pieces:
+        size += out.write(piece)
+        show(f"{size:,} bytes")
+    return size

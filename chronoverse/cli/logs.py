@@ -1,26 +1,33 @@
-"""``chronoverse logs``: prints a log, follows it, or prints what is found in it."""
+"""``chronoverse logs``: prints a log, follows it, or prints what is found in it. Also how any log is printed."""
 
-import contextlib
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from chronoverse.cli.common import identifier, moment, open_client, print_message, read_settings
-from chronoverse.cli.options import output_option, regex_option, search_option, stream_option
-from chronoverse.cli.printer import EXIT_NO_MATCH, GroupSeparator, Printer, exit_code
-from chronoverse.client.follower import JobState, LogEvent, name_gaps
-from chronoverse.client.terminal import plain_text
+from chronoverse.cli.common import (
+    EXIT_NO_MATCH,
+    identifier,
+    json_text,
+    moment,
+    open_client,
+    output_option,
+    print_message,
+    regex_option,
+    search_option,
+    status_line,
+    stream_option,
+)
+from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
+from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.errors import JobNotFound
-from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, parse_number
+from chronoverse.joblog.values import MAX_NUMBER, Gap, JobRef, Line, Status, parse_number
 
 if TYPE_CHECKING:
     from chronoverse.client.client import Client, FoundLine
-
-#: Seconds that ``--wait`` takes at most: a day.
-_MAX_WAIT_SECONDS: Final = 86_400
 
 
 def _offset(text: str) -> int | str:
@@ -38,7 +45,7 @@ def _offset(text: str) -> int | str:
 @click.option("-n", "--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @stream_option
 @click.option(
-    "--wait", type=click.IntRange(0, _MAX_WAIT_SECONDS), metavar="SECONDS", help="With -f: the job may still come."
+    "--wait", type=click.IntRange(0, 86_400), default=0, metavar="SECONDS", help="With -f: the job may still come."
 )
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
 @output_option
@@ -56,52 +63,64 @@ def _offset(text: str) -> int | str:
 @click.option("--against", type=identifier, metavar="JOB", help="With --new: compare with this job.")
 @click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
-def logs(workflow: str, job: str, follow: bool, **options: Any) -> int:
+def logs(
+    workflow: str,
+    job: str,
+    follow: bool,
+    offset: int | str | None,
+    tail: int | None,
+    stream: str | None,
+    wait: int,
+    search: str | None,
+    regex: bool,
+    since: str | None,
+    until: str | None,
+    new: bool,
+    against: str | None,
+    context: int,
+    **printing: Any,
+) -> int:
     """Print the log of JOB in WORKFLOW, or what is found in it: exits with 1 when that is nothing."""
-    search = {name: options.pop(name) for name in ("search", "regex", "since", "until", "context")}
-    new, against = options.pop("new"), options.pop("against")
-    if options["offset"] is not None and options["tail"] is not None:
-        raise click.UsageError("--offset and --tail exclude each other")
-    if not follow and (options["wait"] or options["offset"] == "latest"):
-        raise click.UsageError("--wait and --offset latest make sense with -f only")
-    if search["search"] is None and search["regex"]:
-        raise click.UsageError("--regex goes with --search")
-    if search["context"] and search["search"] is None and not new:
-        raise click.UsageError("--context goes with --search or --new")
-    if against is not None and not new:
-        raise click.UsageError("--against goes with --new")
-    others = (follow, options["tail"] is not None, *(search[name] is not None for name in ("search", "since", "until")))
-    if new and any(others):
-        raise click.UsageError("--new excludes --follow, --tail, --search, --since and --until")
-    if follow and search["until"] is not None:
-        raise click.UsageError("--until excludes --follow")
-    if search["search"] is not None and not follow and options["tail"] is not None:
-        raise click.UsageError("--search and --tail go together with -f only")
-    if follow and search["context"]:
-        raise click.UsageError("--context excludes --follow")
-    from chronoverse.client.follower import JobState
-
+    contradictions = {
+        "--offset and --tail exclude each other": offset is not None and tail is not None,
+        "--wait and --offset latest make sense with -f only": not follow and (wait or offset == "latest"),
+        "--regex goes with --search": regex and search is None,
+        "--context goes with --search or --new": context and search is None and not new,
+        "--against goes with --new": against is not None and not new,
+        "--new excludes --follow, --tail, --search, --since and --until": new
+        and (follow or any(each is not None for each in (tail, search, since, until))),
+        "--until excludes --follow": follow and until is not None,
+        "--search and --tail go together with -f only": search is not None and not follow and tail is not None,
+        "--context excludes --follow": follow and context,
+    }
+    for sentence, is_so in contradictions.items():
+        if is_so:
+            raise click.UsageError(sentence)
     ref = JobRef(workflow, job)
-    printer = Printer(**{name: options[name] for name in ("timestamps", "output", "raw")})
-    start = {name: options[name] for name in ("offset", "tail", "stream")}
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        if new:
-            query = {"offset": options["offset"], "stream": options["stream"], "against": against}
-            printer.print(new_lines(client, ref, context=search["context"], **query))
-            return 0 if printer.lines else EXIT_NO_MATCH
-        if search["search"] is not None and not follow:
-            start.pop("tail")
-            show_progress = sys.stderr.isatty() and not sys.stdout.isatty()
-            printer.print(search_results(client, ref, show_progress=show_progress, **start, **search))
-            return 0 if printer.lines else EXIT_NO_MATCH
-        since, until = search["since"], search["until"]
-        if not follow:
-            printer.print(stored_lines(client, ref, since=since, until=until, **start))
+    printer = Printer(**printing)
+    start: dict[str, Any] = {"offset": offset, "stream": stream}
+    around = {"before": context or None, "after": context or None}
+    with open_client(workflow, job) as client:
+        if follow:
+            start |= {"tail": tail, "wait": wait, "q": search, "regex": regex}
+            events = client.follow(ref, **start) if since is None else follow_since(client, ref, since, **start)
+            state = printer.print(events, flush=True)
+            return exit_code(state or JobState.from_json(client.job(ref)))
+        if not new and search is None:
+            printer.print(stored_lines(client, ref, since=since, until=until, tail=tail, **start))
             return 0
-        start |= {"wait": options["wait"] or 0, "q": search["search"], "regex": search["regex"]}
-        events = client.follow(ref, **start) if since is None else follow_since(client, ref, since=since, **start)
-        state = printer.print(events, flush=True)
-        return exit_code(state or JobState.from_json(client.job(ref)))
+        if new:
+
+            def show_runs(names: list[str]) -> None:
+                print_message(f"compared with {plain_text(', '.join(names))}")
+
+            printer.print(grouped(client.new_lines(ref, show_runs, against=against, **start, **around), context))
+        else:
+            asked = {**start, **around, "regex": "true" if regex else None, "since": since, "until": until}
+            with status_line() as show:
+                found = client.search(ref, search or "", _progress(client, ref, show), **asked)
+                printer.print(grouped(found, context))
+        return 0 if printer.lines else EXIT_NO_MATCH
 
 
 def stored_lines(
@@ -141,24 +160,21 @@ def stored_lines(
 def follow_since(
     client: "Client",
     job: JobRef,
-    *,
     since: str,
+    *,
     offset: int | str | None,
     tail: int | None,
-    stream: str | None,
-    q: str | None,
-    regex: bool,
     wait: float,
+    **filters: Any,
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
 
     ``offset`` and ``tail`` may let it start later. The others are those of :meth:`Client.follow`.
     """
-    filters: dict[str, Any] = {"stream": stream, "q": q, "regex": regex}
     first, reached = None, 0
     if offset != "latest":
         try:
-            first, reached = _find_line(client, job, since=since, offset=offset, stream=stream)
+            first, reached = _find_line(client, job, since=since, offset=offset, stream=filters["stream"])
         except JobNotFound:
             if not wait:
                 raise
@@ -184,57 +200,23 @@ def _find_line(client: "Client", job: JobRef, **query: Any) -> tuple[int | None,
     return (None, reached) if found is None else (found.line.sequence_num, reached)
 
 
-def search_results(
-    client: "Client",
-    job: JobRef,
-    *,
-    show_progress: bool,
-    search: str,
-    regex: bool,
-    since: str | None,
-    until: str | None,
-    context: int,
-    **query: Any,
-) -> Iterator[Line | GroupSeparator]:
-    """The lines that match and ``context`` lines before and after each, every line once.
-
-    There is a :class:`GroupSeparator` where lines are left out, as in grep's output. ``show_progress`` shows on stderr
-    how far the search has come.
-    """
-    asked = {**query, "regex": "true" if regex else None, "since": since, "until": until}
-    asked |= {"before": context or None, "after": context or None}
-    if not show_progress:
-        yield from _group(client.search(job, search, **asked), context)
-        return
+def _progress(client: "Client", job: JobRef, show: Callable[[str], None]) -> Callable[[int], None] | None:
+    """What shows how far a search has come. None without a terminal, or when the lines that are found go there."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        return None
     last = JobState.from_json(client.job(job)).last
-    with click.progressbar(length=max(last, 1), label="searching", file=sys.stderr) as bar:
-
-        def update(number: int) -> None:
-            bar.update(max(0, min(number, last) - bar.pos))
-
-        yield from _group(client.search(job, search, update, **asked), context)
+    return lambda number: show(f"searched {min(number, last):,} of {last:,} lines")
 
 
-def new_lines(client: "Client", job: JobRef, *, context: int, **query: Any) -> Iterator[Line | GroupSeparator]:
-    """The lines that are new, and ``context`` lines before and after each, as :func:`search_results` has them.
-
-    Prints the names of the jobs that the log is compared with to stderr.
-    """
-    found = client.new_lines(
-        job,
-        lambda names: print_message(f"compared with {plain_text(', '.join(names))}"),
-        **query,
-        before=context or None,
-        after=context or None,
-    )
-    yield from _group(found, context)
+class GroupSeparator:
+    """Separates two groups of search results, as ``--`` does in grep's output."""
 
 
-def _group(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | GroupSeparator]:
-    """Puts separators between groups.
+def grouped(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | GroupSeparator]:
+    """The lines that are found and ``context`` lines before and after each, every line once.
 
-    A group covers the numbers of its matches, and ``context`` numbers before and after each. Whether all of these
-    numbers have a line makes no difference.
+    There is a :class:`GroupSeparator` where lines are left out, as in grep's output. A group covers the numbers of its
+    matches, and ``context`` numbers before and after each. Whether all of these have a line makes no difference.
     """
     last = covered = 0
     before: list[Line] = []
@@ -252,3 +234,57 @@ def _group(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | GroupS
             else:
                 # This line comes before a match. That match decides whether a new group begins here.
                 before.append(line)
+
+
+class Printer:
+    """Prints lines to stdout, and everything else that a person should know to stderr.
+
+    ``output`` is "text" or "json".
+    """
+
+    def __init__(self, *, timestamps: bool = False, output: str = "text", raw: bool = False) -> None:
+        self._out = sys.stdout.buffer
+        self._json = output == "json"
+        self._renderer = LineRenderer(timestamps=timestamps, raw=raw)
+        #: How many lines were printed.
+        self.lines = 0
+
+    def print(self, events: Iterable[LogEvent | GroupSeparator], flush: bool = False) -> JobState | None:
+        """Prints ``events``, each at once if ``flush``. Returns the last job state among them."""
+        state = None
+        for event in events:
+            if isinstance(event, Line):
+                self.lines += 1
+                self._write(json_text(event.to_json()) + "\n" if self._json else self._renderer.render(event), flush)
+            elif isinstance(event, JobState):
+                state = event
+            elif isinstance(event, GroupSeparator):
+                self._write("" if self._json else f"{self._renderer.close_line()}--\n", flush)
+            else:
+                self._write(self._renderer.close_line(), True)
+                self._print_other(event)
+        self._write(self._renderer.close_line(), True)
+        return state
+
+    def _print_other(self, event: Gap | RedactedLines | Notice) -> None:
+        if isinstance(event, Gap):
+            click.echo(gap_notice(event), err=True)
+        elif isinstance(event, RedactedLines):
+            click.echo(redaction_notice(event.first, event.last), err=True)
+        else:
+            print_message(event.reason)
+
+    def _write(self, text: str, flush: bool) -> None:
+        self._out.write(text.encode("utf-8", "replace"))
+        if flush:
+            self._out.flush()
+
+
+def exit_code(state: JobState) -> int:
+    """The exit code of following a job: the job's own, as far as an exit code can say it."""
+    if state.status is Status.COMPLETED:
+        return 0
+    if state.status in (Status.CANCELED, Status.LOST):
+        # 130 is what Ctrl-C leaves.
+        return 130 if state.status is Status.CANCELED else os.EX_IOERR
+    return state.exit_code if state.exit_code and 0 < state.exit_code < 256 else 1

@@ -1,19 +1,16 @@
 """``chronoverse redact`` and ``chronoverse delete``: taking lines or a whole job out of the service."""
 
-import contextlib
 import os
 import re
 import sys
 
 import click
 
-from chronoverse.cli.common import identifier, open_client, print_message, read_settings
-from chronoverse.joblog.model import JobRef, parse_number
+from chronoverse.cli.common import identifier, open_client, print_message
+from chronoverse.joblog.values import JobRef, parse_number
 
-#: What redacting and deleting need.
-_SCOPE = "logs:admin"
-#: The exit code when the user has answered no.
-_EXIT_NOT_DONE = 1
+#: What redacting and deleting need, and naming the jobs that are near one that is not there.
+_SCOPES = "logs:admin logs:read"
 
 _yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
@@ -58,11 +55,12 @@ def redact(
     if search is not None:
         what += f" that match {search!r}"
     if not _may_go_on(f"Redact {what} of {workflow}/{job}? This cannot be undone.", yes):
-        return _EXIT_NOT_DONE
-    with contextlib.closing(open_client(read_settings(), workflow, _SCOPE)) as client:
-        done = client.redact(JobRef(workflow, job), first=first, last=last, q=search, regex=regex, reason=reason)
-    click.echo(f"{done.lines} line{'' if done.lines == 1 else 's'} redacted")
-    if done.pending:
+        return 1
+    ref = JobRef(workflow, job)
+    with open_client(workflow, job, _SCOPES) as client:
+        count, pending = client.redact(ref, first=first, last=last, q=search, regex=regex, reason=reason)
+    click.echo(f"{count} line{'' if count == 1 else 's'} redacted")
+    if pending:
         print_message("the old text can still come back if the store does; repeat the command later to make sure")
         return os.EX_TEMPFAIL
     return 0
@@ -75,8 +73,8 @@ def redact(
 def delete(workflow: str, job: str, yes: bool) -> int:
     """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin."""
     if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
-        return _EXIT_NOT_DONE
-    with contextlib.closing(open_client(read_settings(), workflow, _SCOPE)) as client:
+        return 1
+    with open_client(workflow, job, _SCOPES) as client:
         client.delete(JobRef(workflow, job))
     click.echo(f"{workflow}/{job} deleted")
     return 0

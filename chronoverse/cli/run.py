@@ -174,7 +174,7 @@ def _line_comparer(settings: Settings, writer: "LogWriter") -> "Compare":
 
 
 def _print_spool(file: Path, raw: bool) -> None:
-    from chronoverse.cli.printer import Printer
+    from chronoverse.cli.logs import Printer
     from chronoverse.runner.spool.salvage import recover_whole
 
     spool, damage = recover_whole(file, in_place=False)

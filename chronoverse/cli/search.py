@@ -1,22 +1,25 @@
 """``chronoverse search``: searches all jobs of a workflow, and prints what it finds as grep does."""
 
-import contextlib
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Any
 
 import click
 
-from chronoverse.cli.common import identifier, moment, open_client, print_message, read_settings
-from chronoverse.cli.options import status_option, stream_option
-from chronoverse.cli.printer import EXIT_NO_MATCH, EXIT_TROUBLE
+from chronoverse.cli.common import (
+    EXIT_NO_MATCH,
+    EXIT_TROUBLE,
+    identifier,
+    json_text,
+    list_output_option,
+    moment,
+    open_client,
+    print_message,
+    require_jobs,
+    status_line,
+    status_option,
+    stream_option,
+)
 from chronoverse.client.terminal import LineRenderer, plain_text
-
-if TYPE_CHECKING:
-    from chronoverse.client.client import FoundJob
-
-#: Lines of a job that a search of a workflow shows at most. The service allows no more.
-_MAX_JOB_MATCHES: Final = 100
 
 
 @click.command()
@@ -24,7 +27,7 @@ _MAX_JOB_MATCHES: Final = 100
 @click.argument("text")
 @click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
 @stream_option
-@status_option
+@status_option("Only jobs that stand so.")
 @click.option(
     "--since", type=moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
 )
@@ -32,42 +35,53 @@ _MAX_JOB_MATCHES: Final = 100
 @click.option(
     "-m",
     "--max-count",
-    type=click.IntRange(1, _MAX_JOB_MATCHES),
-    default=_MAX_JOB_MATCHES,
+    type=click.IntRange(1, 100),  # The service allows no more.
+    default=100,
     show_default=True,
     help="Lines of each job, at most.",
 )
+@list_output_option
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
-def search(workflow: str, text: str, regex: bool, max_count: int, raw: bool, **filters: str | None) -> int:
+def search(workflow: str, text: str, regex: bool, max_count: int, output: str, raw: bool, **filters: Any) -> int:
     """Print the lines that contain TEXT in any job of WORKFLOW, as JOB:NUMBER:line, the newest job first.
 
     The exit code is that of grep: 0 when a line was found, 1 when none was, 2 when a job could not be searched.
     """
+    from chronoverse.client.client import FoundLine, read_items
 
-    query = {"regex": "true" if regex else None, "per_job": max_count, **filters}
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        found = client.search_workflow(workflow, text, **query)
-        return print_found_jobs(found, max_count=max_count, raw=raw)
-
-
-def print_found_jobs(jobs: "Iterable[FoundJob]", *, max_count: int, raw: bool) -> int:
-    """Prints the lines as grep prints those of many files. Returns grep's exit code.
-
-    Names on stderr each job with more than ``max_count`` matches, and each that could not be searched.
-    """
-    out = sys.stdout.buffer
+    query = {"q": text, "regex": "true" if regex else None, "per_job": max_count, **filters}
     counts: dict[str, int] = {}
     failed = False
-    for job in jobs:
+
+    def print_job(job: dict[str, Any]) -> None:
+        """Prints its lines. It may come more than once, with other lines. Names it on stderr if there are more."""
+        nonlocal failed
+        job_id, lines = (
+            plain_text(str(job["id"])),
+            [found.line for found in read_items(job, "logs", FoundLine.from_json)],
+        )
+        if output == "name" and lines and job_id not in counts:
+            click.echo(job_id)
         renderer = LineRenderer(raw=raw)
-        for found in job.lines:
-            text = renderer.render(found.line) + renderer.close_line()
-            out.write(f"{plain_text(job.job_id)}:{found.line.sequence_num}:{text}".encode("utf-8", "replace"))
-        out.flush()
-        counts[job.job_id] = counts.get(job.job_id, 0) + len(job.lines)
-        if job.error:
+        for line in lines if output != "name" else ():
+            shown = f"{job_id}:{line.sequence_num}:{renderer.render(line)}{renderer.close_line()}"
+            if output != "text":
+                shown = json_text({"id": job_id, **line.to_json()}) + "\n"
+            sys.stdout.buffer.write(shown.encode("utf-8", "replace"))
+        sys.stdout.flush()
+        counts[job_id] = counts.get(job_id, 0) + len(lines)
+        if job.get("error"):
             failed = True
-            print_message(f"{job.job_id}: {job.error}")
-        elif job.has_more and counts[job.job_id] >= max_count:
-            print_message(f"{job.job_id}: there are more than {max_count} such lines")
+            print_message(f"{job_id}: {job['error']}")
+        elif job["more"] and counts[job_id] >= max_count:
+            print_message(f"{job_id}: there are more than {max_count} such lines")
+
+    with open_client(workflow) as client, status_line() as show:
+        for page in client.pages("/workflows/{}/logs/search", workflow, **query):
+            show("")
+            read_items(page, "jobs", print_job)
+            if "searched_to" in page:
+                show(f"searched up to job {page['searched_to']}")
+        if not counts:
+            require_jobs(client, workflow)
     return EXIT_TROUBLE if failed else 0 if counts else EXIT_NO_MATCH

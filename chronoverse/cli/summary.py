@@ -1,22 +1,14 @@
 """``chronoverse summary``: prints what matters first of a job."""
 
-import contextlib
-import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from chronoverse.cli.common import identifier, open_client, read_settings
-from chronoverse.cli.options import output_option
-from chronoverse.cli.printer import json_text
+from chronoverse.cli.common import identifier, json_text, open_client, output_option, status_line
 from chronoverse.client.terminal import plain_text, sanitize
 from chronoverse.errors import ChronoverseError
-from chronoverse.joblog.model import JobRef
-
-#: Seconds for which the command asks again until all lines were looked at.
-LOOKING_SECONDS: Final = 120
 
 
 @click.command()
@@ -37,17 +29,15 @@ def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
     Of a failed job it names the line that says why, as far as it can tell. A very long log is looked at from the end
     backwards, for two minutes at most.
     """
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
-        found = client.summary(JobRef(workflow, job), max_bytes)
-        deadline = time.monotonic() + LOOKING_SECONDS
+    route = "/workflows/{}/jobs/{}/summary"
+    with open_client(workflow, job) as client, status_line() as show:
+        found = client.read(route, workflow, job, bytes=max_bytes)
+        deadline = time.monotonic() + 120
         while found.get("complete") is False and time.monotonic() < deadline:
-            if sys.stderr.isatty():
-                click.echo(f"\r{looked_at(found)} ", err=True, nl=False)
-            found = client.summary(JobRef(workflow, job), max_bytes)
-            if found.get("complete") and sys.stderr.isatty():
-                click.echo("\r\x1b[K", err=True, nl=False)
-        for text in [json_text(found)] if output == "json" else summary_text(found):
-            click.echo(text)
+            show(looked_at(found))
+            found = client.read(route, workflow, job, bytes=max_bytes)
+    for text in [json_text(found)] if output == "json" else summary_text(found):
+        click.echo(text)
 
 
 def summary_text(summary: dict[str, Any]) -> Iterator[str]:

@@ -1,14 +1,21 @@
 """``chronoverse wait``: waits for a line, or for the end of a job."""
 
-import contextlib
 import sys
 from typing import Any
 
 import click
 
-from chronoverse.cli.common import duration, identifier, open_client, print_message, read_settings
-from chronoverse.cli.options import output_option
-from chronoverse.cli.printer import EXIT_NO_MATCH, EXIT_TIMEOUT, exit_code, json_text
+from chronoverse.cli.common import (
+    EXIT_NO_MATCH,
+    duration,
+    identifier,
+    json_text,
+    open_client,
+    output_option,
+    print_message,
+    stream_option,
+)
+from chronoverse.cli.logs import exit_code
 from chronoverse.client.follower import JobState
 from chronoverse.client.terminal import LineRenderer, gap_notice
 from chronoverse.errors import ChronoverseError
@@ -20,7 +27,7 @@ from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 @click.argument("job", type=identifier)
 @click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, in any case of letters.")
 @click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
-@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only a line of this stream.")
+@stream_option
 @click.option("--offset", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Only a line after line N.")
 @click.option("--timeout", type=duration, metavar="TIME", help="How long to wait, such as 10m. By default for ever.")
 @output_option
@@ -33,13 +40,8 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
     if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
         raise click.UsageError("--regex, --stream and --offset go with --for")
 
-    with contextlib.closing(open_client(read_settings(), workflow)) as client:
+    with open_client(workflow, job) as client:
         answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
-        return print_wait(answer, output=output, wants_line=query["q"] is not None)
-
-
-def print_wait(answer: dict[str, Any], *, output: str, wants_line: bool) -> int:
-    """Prints what came first, and returns the exit code of ``chronoverse wait``."""
     try:
         outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
         for gap in answer.get("gaps", []):
@@ -52,8 +54,8 @@ def print_wait(answer: dict[str, Any], *, output: str, wants_line: bool) -> int:
         raise ChronoverseError("the service sent an unreadable answer") from error
     if outcome == "timeout":
         print_message("the time is over")
-        return EXIT_TIMEOUT
-    if wants_line:
+        return 124  # as ``timeout`` exits
+    if query["q"] is not None:
         if line is None:
             print_message(f"the job ended without such a line: {state.status}")
         return 0 if line is not None else EXIT_NO_MATCH

@@ -60,39 +60,16 @@ class FoundLine(NamedTuple):
         return cls(Line.from_json(value), bool(value.get("context")))
 
 
-class FoundJob(NamedTuple):
-    """A job in which lines match a search. ``has_more``: it may have others. ``error`` is empty without one."""
-
-    job_id: str
-    lines: list[FoundLine]
-    has_more: bool
-    error: str
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "FoundJob":
-        """Reads a job of the service's search results."""
-        lines = [FoundLine.from_json(line) for line in value["logs"]]
-        return cls(str(value["id"]), lines, bool(value["more"]), str(value.get("error", "")))
-
-
-class Redacted(NamedTuple):
-    """What was redacted: the number of ``lines``, and whether the old text can still come back (``pending``)."""
-
-    lines: int
-    pending: bool
-
-
 class Client:
     """A client of the service at ``url``.
 
     ``token`` is a bearer token, a function that makes one for each attempt, or None for no token. ``ca_file`` has
     authorities that are trusted beside those of the system. A request that is no stream is tried ``max_attempts``
-    times, few because somebody waits for the answer. No request is tried again after it has failed for
-    ``max_retry_seconds``: enough to notice a bad deployment and to mend it. ``clock`` is monotonic, in seconds.
-    ``chance`` returns a random number from 0 to 1. ``sleep`` waits between attempts at requests that are no streams.
+    times. No request is tried again after it has failed for ``max_retry_seconds``: enough to mend a bad deployment.
+    ``clock`` is monotonic, in seconds. ``chance`` returns a random number from 0 to 1.
 
-    Every method raises :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` or another
-    :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not succeed.
+    Every method raises a :class:`ChronoverseError` when no retry can succeed, such as :class:`Unauthorized` or
+    :class:`JobNotFound`, and :class:`Unreachable` when retries did not succeed.
     """
 
     def __init__(
@@ -137,9 +114,9 @@ class Client:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
         Only lines of ``stream`` come, and those that match ``q``, an expression with ``regex``, where these are given.
-        Yields each number once and in order, or a Gap that names it, over as many connections as needed. The last
-        JobState says how the job ended. The job must begin to exist within ``wait`` seconds. After ``stop`` is set, a
-        delay ends at once, and a connection at its next byte, which is a heartbeat at the latest.
+        Yields each number once and in order, or a Gap that names it. The last JobState says how the job ended. The job
+        must begin to exist within ``wait`` seconds. ``stop`` ends a delay at once, and a connection at its next byte,
+        which is a heartbeat at the latest.
         """
         stop = stop or threading.Event()
         follower = Follower()
@@ -164,7 +141,9 @@ class Client:
                 failure = RequestFailed(str(error))
             except JobNotFound as error:
                 # An error event that has just ended the stream says more than "no such job".
-                raise JobNotFound(str(failure)) if isinstance(failure, _StreamFailed) else error from error
+                if isinstance(failure, _StreamFailed):
+                    raise JobNotFound(str(failure)) from error
+                raise
             if follower.ended or stop.is_set():
                 return
             if backoff.seconds_failing() > self._max_retry_seconds:
@@ -184,7 +163,7 @@ class Client:
         if follower.last_number is not None:
             headers["Last-Event-ID"] = str(follower.last_number)
         self._service.close()  # an idle connection may be dead, and then this attempt would fail
-        response = self._service.request("GET", self._job_path(job) + "/events", query, headers)
+        response = self._service.request("GET", _path("/workflows/{}/jobs/{}/events", *job), query, headers)
         try:
             if response.status == 204:
                 follower.ended = True
@@ -211,15 +190,34 @@ class Client:
 
     def job(self, job: JobRef) -> dict[str, Any]:
         """The job, as the service's JSON describes it."""
-        return self._get(self._job_path(job), {})[0]
+        return self.read("/workflows/{}/jobs/{}", *job)
+
+    def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
+        """The JSON of a ``route`` that reads, such as ``/workflows/{}/jobs``, in which ``ids`` fill the braces.
+
+        Where the answer's header says how far it has come in a log or in a workflow, the JSON also has this number as
+        ``reached``, or this job as ``searched_to``. Parameters of ``query`` that are None are left out.
+        """
+        path = _path(route, *ids)
+        return self._retry(lambda: self._get_once(path, query))
+
+    def pages(self, route: str, *ids: str, **query: Any) -> Iterator[dict[str, Any]]:
+        """The answers of a ``route`` that reads page by page, each as :meth:`read` returns it."""
+        while True:
+            page = self.read(route, *ids, **query)
+            yield page
+            cursor = page.get("cursor")
+            if cursor is None or cursor == query.get("cursor"):
+                return
+            query = {**query, "offset": None, "cursor": cursor}
 
     def logs(
         self, job: JobRef, *, order: str = "asc", stream: str | None = None, offset: int | None = None
     ) -> Iterator[Line]:
         """The lines that the log has now, after ``offset``. They are read page by page."""
         query = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
-        for page, _ in self._pages(self._job_path(job) + "/logs", query):
-            yield from _read_items(page, "logs", Line.from_json)
+        for page in self.pages("/workflows/{}/jobs/{}/logs", *job, **query):
+            yield from read_items(page, "logs", Line.from_json)
 
     def search(
         self, job: JobRef, q: str, on_progress: Callable[[int], object] | None = None, **query: Any
@@ -229,45 +227,38 @@ class Client:
         ``query`` has the other parameters of the service's search route. Lines after the last match of a page may come
         again with the next page. ``on_progress`` is called with the number up to which the service has searched.
         """
-        for page, number in self._pages(self._job_path(job) + "/logs/search", {"q": q, "limit": PAGE_LINES, **query}):
-            yield from _read_items(page, "logs", FoundLine.from_json)
-            if number is not None and on_progress is not None:
-                on_progress(number)
+        query = {"q": q, "limit": PAGE_LINES, **query}
+        for page in self.pages("/workflows/{}/jobs/{}/logs/search", *job, **query):
+            yield from read_items(page, "logs", FoundLine.from_json)
+            if on_progress is not None and "reached" in page:
+                on_progress(page["reached"])
 
-    def new_lines(
-        self, job: JobRef, on_comparison: Callable[[list[str]], object] | None = None, **query: Any
-    ) -> Iterator[FoundLine]:
+    def new_lines(self, job: JobRef, on_comparison: Callable[[list[str]], object], **query: Any) -> Iterator[FoundLine]:
         """The lines that are new, and lines before and after them, in ascending order, as :meth:`search` has them.
 
         ``query`` has the parameters of the service's route. ``on_comparison`` is called with the ids of the jobs that
         the log is compared with, once they are known. Raises :class:`NothingToCompare`, too.
         """
-        for page, _ in self._pages(self._job_path(job) + "/logs/new", {"limit": PAGE_LINES, **query}):
-            lines = _read_items(page, "logs", FoundLine.from_json)
+        is_known = False
+        for page in self.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
+            lines = read_items(page, "logs", FoundLine.from_json)
             # Before the last page without lines, a part of the other runs may still be unread.
-            if on_comparison is not None and (lines or page.get("cursor") is None):
-                on_comparison(_read_items(page, "compared_with", str))
-                on_comparison = None
+            if not is_known and (lines or page.get("cursor") is None):
+                on_comparison(read_items(page, "compared_with", str))
+                is_known = True
             yield from lines
-
-    def jobs(self, workflow_id: str, status: str | None = None) -> Iterator[dict[str, Any]]:
-        """The workflow's jobs, newest first, each as :meth:`job` returns it."""
-        if not IDENTIFIER.fullmatch(workflow_id):
-            raise JobNotFound("no such workflow")
-        for page, _ in self._pages(f"/workflows/{workflow_id}/jobs", {"limit": PAGE_LINES, "status": status}):
-            yield from _read_items(page, "jobs", dict)
 
     def wait(
         self, job: JobRef, *, q: str | None, regex: bool, stream: str | None, offset: int | None, seconds: float | None
     ) -> dict[str, Any]:
-        """Waits until a line matches ``q``, the job ends, or ``seconds`` are over; None never ends the wait.
+        """Waits until a line matches ``q``, the job ends, or ``seconds`` are over, if these are given.
 
-        After the first answer it goes on over lost connections as :meth:`follow` does, within ``seconds``. Returns the
-        service's last answer. Raises :class:`JobNotFound` when the job does not come in that time, or was deleted.
+        After the first answer it goes on over lost connections as :meth:`follow` does. Returns the service's last
+        answer. Raises :class:`JobNotFound` when the job does not come in that time, or was deleted.
         """
         deadline = None if seconds is None else self._clock() + seconds
         query = {"q": q, "regex": "true" if regex else None, "stream": stream}
-        path = self._job_path(job) + "/wait"
+        path = _path("/workflows/{}/jobs/{}/wait", *job)
         backoff = Backoff(RETRY, self._clock, self._chance)
         max_failures: int | None = self._max_attempts
         while True:
@@ -275,7 +266,7 @@ class Client:
             asked_at = self._clock()
             is_last = deadline is not None and asked_at + left >= deadline
             try:
-                answer, _ = self._get_once(path, {**query, "offset": offset, "timeout": left})
+                answer = self._get_once(path, {**query, "offset": offset, "timeout": left})
             except JobNotFound:
                 if is_last:
                     raise
@@ -303,45 +294,13 @@ class Client:
             # A wait for the end alone begins anew each time.
             offset = answer["cursor"] if q is not None else None
 
-    def summary(self, job: JobRef, max_bytes: int) -> dict[str, Any]:
-        """The job's summary, as the service's JSON describes it."""
-        return self._get(self._job_path(job) + "/summary", {"bytes": max_bytes})[0]
-
-    def read(self, route: str, *ids: str, **query: Any) -> tuple[dict[str, Any], int | None]:
-        """One answer of a ``route`` that reads, such as ``/workflows/{}/jobs``, in which ``ids`` fill the braces.
-
-        Returns the JSON, and how far it has come in a log, where the service says so. Parameters of ``query`` that are
-        None are left out.
-        """
-        if not all(map(IDENTIFIER.fullmatch, ids)):
-            raise JobNotFound("no such workflow or job")
-        return self._get(route.format(*ids), query)
-
-    def search_workflow(self, workflow_id: str, q: str, **query: Any) -> Iterator["FoundJob"]:
-        """The jobs of a workflow in which lines match ``q``, the newest first.
-
-        ``query`` has the other parameters of the service's route. A job may come more than once, with other lines.
-        """
-        if not IDENTIFIER.fullmatch(workflow_id):
-            raise JobNotFound("no such workflow")
-        for page, _ in self._pages(f"/workflows/{workflow_id}/logs/search", {"q": q, **query}):
-            yield from _read_items(page, "jobs", FoundJob.from_json)
-
-    def workflows(self, status: str | None = None) -> Iterator[dict[str, Any]]:
-        """The workflows that the token may see, the one with the newest job first, as the service's route has them.
-
-        With a ``status`` only those whose newest job has it.
-        """
-        for page, _ in self._pages("/workflows", {"limit": PAGE_LINES, "status": status}):
-            yield from _read_items(page, "workflows", dict)
-
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
         """The log as a file, in pieces. ``query`` has the parameters of the service's download route.
 
         Raises :class:`Unreachable` when the connection ends before the file does.
         """
         headers = {"Accept-Encoding": "gzip"}
-        path = self._job_path(job) + "/logs/raw"
+        path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
         response = self._retry(lambda: self._service.request("GET", path, query, headers))
         try:
             yield from response.stream(READ_BYTES, decode_content=True)
@@ -359,19 +318,26 @@ class Client:
         q: str | None = None,
         regex: bool = False,
         reason: str | None = None,
-    ) -> Redacted:
+    ) -> tuple[int, bool]:
         """Redacts lines ``first`` to ``last``, or those of them that match ``q``, with as many requests as it takes.
 
-        Raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`, too. Then some lines may be redacted already.
+        Returns the number of lines, and whether the old text can still come back. Raises :class:`LineStillOpen` and
+        :class:`ArchiveNotConfigured`, too. Then some lines may be redacted already.
         """
         given = {"from": first, "to": last, "q": q, "regex": regex or None, "reason": reason}
         body = {name: value for name, value in given.items() if value is not None}
+        path = _path("/workflows/{}/jobs/{}/logs/redact", *job)
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+
+        def attempt() -> dict[str, Any]:
+            return self._read_json(self._service.request("POST", path, {}, headers, orjson.dumps(body)))
+
         lines, pending = 0, False
         while True:
-            answer = self._post(self._job_path(job) + "/logs/redact", body)
+            answer = self._retry(attempt)
             lines, pending = lines + answer["redacted"], pending or answer["pending"]
             if answer["next"] is None:
-                return Redacted(lines, pending)
+                return lines, pending
             body = {**body, "from": answer["next"]}
 
     def delete(self, job: JobRef) -> None:
@@ -382,7 +348,9 @@ class Client:
             nonlocal attempts
             attempts += 1
             try:
-                self._service.request("DELETE", self._job_path(job), {}, {"Accept": "application/json"}).close()
+                self._service.request(
+                    "DELETE", _path("/workflows/{}/jobs/{}", *job), {}, {"Accept": "application/json"}
+                ).close()
             except JobNotFound:
                 # An earlier attempt has deleted the job, although its answer did not come or was an error.
                 if attempts == 1:
@@ -390,23 +358,14 @@ class Client:
 
         self._retry(attempt)
 
-    def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int | None]]:
-        """Every page, and the number that it reaches, if the answer says so."""
-        while True:
-            page, number = self._get(path, query)
-            yield page, number
-            cursor = page.get("cursor")
-            if cursor is None or cursor == query.get("cursor"):
-                return
-            query = {**query, "offset": None, "cursor": cursor}
-
-    def _get(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """The JSON at ``path``, and the number in the answer's ``Last-Event-ID``, if it has one."""
-        return self._retry(lambda: self._get_once(path, query))
-
-    def _get_once(self, path: str, query: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    def _get_once(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
         response = self._service.request("GET", path, query, {"Accept": "application/json"})
-        return self._read_json(response), parse_number(response.headers.get("Last-Event-ID", ""))
+        body = self._read_json(response)
+        if (reached := parse_number(response.headers.get("Last-Event-ID", ""))) is not None:
+            body["reached"] = reached
+        if searched_to := response.headers.get("Searched-To"):
+            body["searched_to"] = searched_to.partition(";")[0]
+        return body
 
     def _retry(self, attempt: Callable[[], _Result]) -> _Result:
         """The result of ``attempt``, which is called until it succeeds, within the bounds that the client has."""
@@ -430,29 +389,25 @@ class Client:
 
     def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         try:
-            body: dict[str, Any] = orjson.loads(self._service.read(response))
-        except ValueError as error:
-            raise ChronoverseError(
-                f"{self._service.url} does not answer with JSON: is it the right address?"
-            ) from error
+            body = orjson.loads(self._service.read(response))
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise ChronoverseError(f"{self._service.url} does not answer with JSON: is it the right address?")
         return body
 
-    def _job_path(self, job: JobRef) -> str:
-        if not (IDENTIFIER.fullmatch(job.workflow_id) and IDENTIFIER.fullmatch(job.job_id)):
-            raise JobNotFound("no such job")  # as the service would answer, but it must not see another path
-        return f"/workflows/{job.workflow_id}/jobs/{job.job_id}"
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends ``body`` as JSON. Returns the answer's JSON."""
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        content = orjson.dumps(body)
-        return self._retry(lambda: self._read_json(self._service.request("POST", path, {}, headers, content)))
+def _path(route: str, *ids: str) -> str:
+    """The path of a route. Raises :class:`JobNotFound` for ids that could lead to another path."""
+    if not all(map(IDENTIFIER.fullmatch, ids)):
+        raise JobNotFound("no such workflow or job")
+    return route.format(*ids)
 
 
 _Item = TypeVar("_Item")
 
 
-def _read_items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
+def read_items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
     """The items of a page. Raises :class:`ChronoverseError` when they are malformed."""
     try:
         return [read(each) for each in page[key]]

@@ -2,14 +2,9 @@
 
 from collections.abc import Iterable
 from itertools import takewhile
-from typing import Final
 
-from chronoverse.client.client import Client
-from chronoverse.errors import ChronoverseError
-
-#: Of the newest so many jobs or workflows, so many are named.
-_LISTED: Final = 200
-_NAMED: Final = 3
+from chronoverse.client.client import Client, read_items
+from chronoverse.errors import ChronoverseError, JobNotFound
 
 
 def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
@@ -21,7 +16,7 @@ def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
     ['build-105']
     """
     near = [(_nearness(wanted.lower(), each.lower()), each) for each in ids if each != wanted]
-    return [each for nearness, each in sorted(near, key=lambda pair: -pair[0]) if nearness >= 0.5][:_NAMED]
+    return [each for nearness, each in sorted(near, key=lambda pair: -pair[0]) if nearness >= 0.5][:3]
 
 
 def _nearness(one: str, other: str) -> float:
@@ -40,23 +35,26 @@ def _common(one: str, other: str) -> int:
 
 
 def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:
-    """A sentence on what was not found, with ids that are near. It asks for those that the token may see.
+    """A sentence on what was not found. It names ids that are near, of the newest 200 that the token may see.
 
     It raises nothing: when the service cannot be asked any more, no id is named.
     """
-    jobs = [] if job_id is None else _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
+    jobs = _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
     if job_id is not None and jobs:
         text, near = f"there is no job {job_id} in {workflow_id}", near_ids(job_id, jobs)
+    elif jobs is None:
+        return f"there is no {workflow_id if job_id is None else f'{workflow_id}/{job_id}'} that this token may see"
     else:
         text = f"there is no workflow {workflow_id} that this token may see"
-        near = near_ids(workflow_id, _ids(client, "workflows", "/workflows"))
+        near = near_ids(workflow_id, _ids(client, "workflows", "/workflows") or ())
     return f"{text}: did you mean {' or '.join(near)}?" if near else text
 
 
-def _ids(client: Client, key: str, route: str, *ids: str) -> list[str]:
-    """The ids on the first page of a list. None at all when it cannot be had."""
+def _ids(client: Client, key: str, route: str, *ids: str) -> list[str] | None:
+    """The ids on the first page of a list. None when it cannot be had."""
     try:
-        page, _ = client.read(route, *ids, limit=_LISTED)
-    except ChronoverseError:
+        return read_items(client.read(route, *ids, limit=200), key, lambda item: str(item["id"]))
+    except JobNotFound:
         return []
-    return [str(each["id"]) for each in page[key]]
+    except ChronoverseError:
+        return None

@@ -13,9 +13,6 @@ from chronoverse import errors
 from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: Seconds of the longest ``Retry-After`` that is obeyed.
-MAX_RETRY_AFTER_SECONDS: Final = 120.0
-
 
 class RequestFailed(Unreachable):
     """Raised when a request has failed and a retry may succeed, ``min_delay`` seconds later at the earliest.
@@ -71,12 +68,7 @@ class ServiceConnection:
         self._http.clear()
 
     def request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, Any],
-        headers: Mapping[str, str],
-        body: bytes | None = None,
+        self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None
     ) -> urllib3.BaseHTTPResponse:
         """Sends a request once. Returns an answer of 200 or 204 whose body is still to be read.
 
@@ -148,11 +140,8 @@ def _refusal(response: urllib3.BaseHTTPResponse, answer: bytes) -> ChronoverseEr
 
 
 def retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    """The response's ``Retry-After`` in seconds; 0 when it has none or it is invalid.
-
-    The header is a number of seconds or a date: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
-    """
+    """The response's ``Retry-After`` in seconds, 120 at most; 0 when it has none or it is invalid."""
     try:
-        return min(urllib3.Retry().get_retry_after(response) or 0, MAX_RETRY_AFTER_SECONDS)
+        return min(urllib3.Retry().get_retry_after(response) or 0, 120)
     except InvalidHeader:
         return 0

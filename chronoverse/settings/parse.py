@@ -6,10 +6,11 @@ None of them does I/O, except :func:`public_key` and :func:`ca_file`, which may 
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from chronoverse.settings.redis_url import RedisUrl
@@ -22,7 +23,8 @@ _ORIGIN: Final = re.compile(
 _DEFAULT_PORTS: Final = {"http": ("80",), "https": ("443",)}
 
 
-class WholeNumber(NamedTuple):
+@dataclass(frozen=True)
+class WholeNumber:
     """Reads a whole number in plain digits, from ``low`` to ``high``."""
 
     low: int

@@ -18,8 +18,9 @@ import pytest
 from chronoverse import __version__
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.auth.tokens import Verifier
+from chronoverse.cli.common import EXIT_NO_MATCH, EXIT_TROUBLE
+from chronoverse.cli.logs import exit_code
 from chronoverse.cli.main import EXIT_BY_SIGINT, EXIT_BY_SIGPIPE, main
-from chronoverse.cli.printer import EXIT_CANCELED, EXIT_LOST, EXIT_NO_MATCH, EXIT_TIMEOUT, EXIT_TROUBLE, exit_code
 from chronoverse.cli.serve import serve_command
 from chronoverse.client.follower import JobState, name_gaps
 from chronoverse.embedded import listeners
@@ -273,7 +274,7 @@ def test_follow_asks_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> N
 @pytest.mark.parametrize("flags", [[], ["-f"]])
 def test_a_refusal_is_printed_and_exits_with_its_code(cli: Cli, response: bytes, exits: int, flags: list[str]) -> None:
     """It is one line, without a traceback."""
-    with ScriptedService(response) as service:
+    with ScriptedService(*[response] * 3) as service:
         done = cli("logs", *flags, "wf_1", "job_1", URL=service.url)
 
     assert done.returncode == exits
@@ -282,7 +283,7 @@ def test_a_refusal_is_printed_and_exits_with_its_code(cli: Cli, response: bytes,
 
 def test_messages_of_the_service_are_sanitized(cli: Cli) -> None:
     """The detail of a refusal is untrusted text, too."""
-    with ScriptedService(problem("404 Not Found", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
+    with ScriptedService(problem("403 Forbidden", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
         assert cli("logs", "wf_1", "job_1", URL=service.url).stderr == "chronoverse: gone\n"
 
 
@@ -617,7 +618,7 @@ def test_the_page_has_every_command_and_every_exit_code() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     names = set(visible_commands())
     codes = {int(code) for code in re.findall(r"^\| ([0-9]+) \|", page, re.MULTILINE)}
-    ours = {0, EXIT_NO_MATCH, EXIT_TROUBLE, EXIT_LOST, EXIT_CANCELED, EXIT_BY_SIGINT, EXIT_BY_SIGPIPE, EXIT_TIMEOUT}
+    ours = {0, EXIT_NO_MATCH, EXIT_TROUBLE, os.EX_IOERR, 124, EXIT_BY_SIGINT, EXIT_BY_SIGPIPE}
 
     assert set(re.findall(r"^\| `([a-z]+)", page, re.MULTILINE)) == names
     assert codes == ours | exit_codes(ChronoverseError)

@@ -5,8 +5,8 @@ import shlex
 import click
 import pytest
 
+from chronoverse.cli.listing import print_table, spoken
 from chronoverse.cli.main import main
-from chronoverse.cli.printer import print_table, spoken
 from tests.cli.conftest import Cli
 from tests.support.commands import visible_commands
 from tests.support.scripted import ScriptedService, answer

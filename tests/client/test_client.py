@@ -477,7 +477,7 @@ def test_a_page_is_read_by_its_route() -> None:
         with pytest.raises(JobNotFound):
             client.read("/workflows/{}/jobs", "wf_1/..")
 
-    assert found == ({"logs": []}, 9)
+    assert found == {"logs": [], "reached": 9}
     assert (service.requests[0].path, service.requests[0].query) == ("/workflows/wf_1/jobs/job_1/logs", {"limit": "2"})
 
 

@@ -24,10 +24,10 @@ def test_near_ids(wanted: str, ids: list[str], near: list[str]) -> None:
 
 
 def test_a_service_that_does_not_answer_has_no_near_ids() -> None:
-    """The sentence then names what was not found, and nothing else."""
+    """The sentence then does not say whether the workflow is there."""
     with ScriptedService(problem("403 Forbidden", "no")) as service:
         sentence = explain_not_found(Client(service.url), "wf_1", "job_1")
-    assert sentence == "there is no workflow wf_1 that this token may see"
+    assert sentence == "there is no wf_1/job_1 that this token may see"
 
 
 def test_a_job_that_is_not_there() -> None:

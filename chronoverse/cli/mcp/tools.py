@@ -216,7 +216,7 @@ class Tools:
         asked = max(max_bytes * 2 // 3, summaries.MIN_BYTES)
         deadline = self.clock() + LOOKING_SECONDS
         while True:
-            found, _ = self.client.read("/workflows/{}/jobs/{}/summary", workflow_id, job_id, bytes=asked)
+            found = self.client.read("/workflows/{}/jobs/{}/summary", workflow_id, job_id, bytes=asked)
             if found["complete"] or self.clock() > deadline:
                 break
         most = message_bytes(max_bytes)
@@ -284,9 +284,9 @@ class Tools:
         descending = tail is not None
         if descending and (first, last) != (1, MAX_NUMBER):
             raise BadRequest("tail: it cannot be combined with first or last")
-        job, _ = self.client.read("/workflows/{}/jobs/{}", workflow_id, job_id)
+        job = self.client.read("/workflows/{}/jobs/{}", workflow_id, job_id)
         start = int(parsed[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
-        page, reached = self._look(
+        page = self._look(
             "logs",
             "/workflows/{}/jobs/{}/logs",
             workflow_id,
@@ -296,6 +296,7 @@ class Tools:
             stream=stream,
             limit=min(max_bytes // _LINE_BYTES, _PAGE_LIMIT, tail or _PAGE_LIMIT),
         )
+        reached = page.get("reached", 0)
         lines = [line for line in page["logs"] if line["sequence_num"] <= last]
         is_end = page["cursor"] is None or (not descending and reached >= last)
         parts: Iterable[Any] = lines
@@ -341,18 +342,19 @@ class Tools:
         if start is None:
             raise BadRequest("cursor: it is not one of a search in one job")
         route, limit = "/workflows/{}/jobs/{}/logs/search", min(max_bytes // _LINE_BYTES, _PAGE_LIMIT)
-        found, reached = self._look("logs", route, workflow_id, job_id, **query, offset=start, limit=limit)
+        found = self._look("logs", route, workflow_id, job_id, **query, offset=start, limit=limit)
         page, most = self._page(workflow_id, job_id), message_bytes(max_bytes)
         body = {"notice": NOTICE, "workflow_id": workflow_id, "id": job_id, "logs": [], "cursor": str(MAX_NUMBER)}
         filling = fill(found["logs"], max_bytes - len(orjson.dumps(body)), most=most, page=page)
-        position = filling.position if not filling.is_all else None if found["cursor"] is None else reached
+        end = None if found["cursor"] is None else found.get("reached", 0)
+        position = end if filling.is_all else filling.position
         return orjson.dumps({**body, "logs": filling.logs, "cursor": None if position is None else str(position)})
 
     def _search_workflow(self, workflow_id: str, max_bytes: int, query: dict[str, Any]) -> bytes:
         limit, per_job = min(max(max_bytes // _FOUND_JOB_BYTES, 1), _FOUND_JOBS), _FOUND_LINES
         while True:
             route = "/workflows/{}/logs/search"
-            found, _ = self._look("jobs", route, workflow_id, **query, limit=limit, per_job=per_job)
+            found = self._look("jobs", route, workflow_id, **query, limit=limit, per_job=per_job)
             most = message_bytes(max_bytes)
             while most >= summaries.MESSAGE_CHARACTERS[0]:
                 jobs = [self._found_job(workflow_id, job, most) for job in found["jobs"]]
@@ -407,7 +409,7 @@ class Tools:
         """A page of a list. When it does not fit, a shorter one is asked for, whose cursor is right."""
         head = {"workflow_id": ids[0]} if ids else {}
         while True:
-            found, _ = self._look(key, route, *ids, limit=limit, **query)
+            found = self._look(key, route, *ids, limit=limit, **query)
             items = [tidy({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]
             json = orjson.dumps({**head, "link": self._page(*ids), key: items, "cursor": found["cursor"]})
             if len(json) <= max_bytes:
@@ -416,18 +418,16 @@ class Tools:
                 raise ChronoverseError("not even one entry fits: ask for more bytes")
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
-    def _look(self, key: str, route: str, *ids: str, **query: Any) -> tuple[dict[str, Any], int]:
-        """The first page with something under ``key``, and the number that it reaches in a log, or 0.
+    def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
+        """The first page with something under ``key``, or after :data:`LOOKING_SECONDS` and at the end any.
 
-        A page of the service may be empty and still have a cursor, because each request looks at a bounded part. After
-        :data:`LOOKING_SECONDS`, and at the end, the page is one with nothing.
+        A page of the service may be empty and still have a cursor, because each request looks at a bounded part.
         """
         deadline = self.clock() + LOOKING_SECONDS
-        while True:
-            page, reached = self.client.read(route, *ids, **query)
-            if page[key] or page["cursor"] is None or self.clock() > deadline:
-                return page, reached or 0
-            query = {**query, "offset": None, "cursor": page["cursor"]}
+        for page in self.client.pages(route, *ids, **query):
+            if page[key] or self.clock() > deadline:
+                break
+        return page
 
     def _page(self, workflow_id: str | None = None, job_id: str | None = None) -> str:
         """The address of the page for people."""

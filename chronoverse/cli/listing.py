@@ -1,0 +1,161 @@
+"""``chronoverse jobs`` and ``chronoverse workflows``, and how lists are printed."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from itertools import takewhile
+from typing import Any
+
+import click
+
+from chronoverse.cli.common import (
+    identifier,
+    json_text,
+    list_output_option,
+    moment,
+    open_client,
+    require_jobs,
+    status_option,
+)
+from chronoverse.client.terminal import plain_text
+from chronoverse.joblog.time_range import read_time
+from chronoverse.joblog.values import iso_timestamp
+from chronoverse.settings import no_color
+
+
+@click.command()
+@click.argument("workflow", type=identifier)
+@status_option("Only jobs that stand so.")
+@click.option(
+    "--since", type=moment, metavar="TIME", help="Only jobs that were created then or later: a time, or 5m, 1h, 2d."
+)
+@list_output_option
+def jobs(workflow: str, status: str | None, since: str | None, output: str) -> None:
+    """List the jobs of WORKFLOW, newest first."""
+    from chronoverse.client.client import read_items
+
+    with open_client(workflow) as client:
+        pages = client.pages("/workflows/{}/jobs", workflow, limit=1_000, status=status)
+        found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
+        if since is not None:
+            # A job of a foreign runner may not say when it was created. It does not end the list.
+            found = takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, found)
+        if not print_list(found, output, ("JOB", "STATUS", "AGE", "DURATION", "LINES"), _job_row, _job_text):
+            require_jobs(client, workflow)
+
+
+@click.command()
+@status_option("Only workflows whose newest job stands so.")
+@list_output_option
+def workflows(status: str | None, output: str) -> None:
+    """List the workflows, the one with the newest job first."""
+    from chronoverse.client.client import read_items
+
+    with open_client("*") as client:
+        pages = client.pages("/workflows", limit=1_000, status=status)
+        found = (workflow for page in pages for workflow in read_items(page, "workflows", dict))
+        print_list(found, output, ("WORKFLOW", "STATUS", "NEWEST", "JOBS", "RUNNING"), _workflow_row, _workflow_text)
+
+
+def print_list(
+    items: Iterable[dict[str, Any]],
+    output: str,
+    head: tuple[str, ...],
+    row: Callable[[dict[str, Any]], tuple[str, ...]],
+    text: Callable[[dict[str, Any]], str],
+) -> int:
+    """Prints ``items``, which have an ``id``, as the option ``--output`` says. Returns how many there are.
+
+    As text, a terminal gets a table with ``head`` and a ``row`` for each item. A pipe gets a line of ``text`` for each.
+    """
+    if output == "text" and sys.stdout.isatty():
+        rows = list(map(row, items))
+        print_table(head, rows)
+        return len(rows)
+    count, show = 0, item_text(output, text)
+    for item in items:
+        click.echo(show(item))
+        count += 1
+    return count
+
+
+def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
+    """What makes the line for an item of a list, as the option ``--output`` says."""
+    if output == "name":
+        return lambda item: plain_text(str(item["id"]))
+    return json_text if output != "text" else lambda item: plain_text(text(item))
+
+
+def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Prints a table on a terminal. Statuses are coloured unless NO_COLOR is set."""
+    colours = {} if no_color() else {"FAILED": "red", "LOST": "red", "RUNNING": "blue"}
+    plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    for number, row in enumerate(plain):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        for column, cell in enumerate(row):
+            if number and (colour := colours.get(cell.split(" ")[0])):
+                cells[column] = click.style(cells[column], fg=colour)
+        click.echo("  ".join(cells).rstrip())
+
+
+def spoken(seconds: float) -> str:
+    """A duration as the commands read it, with its two largest units.
+
+    >>> spoken(5_400), spoken(7_776_000), spoken(0.4)
+    ('1h30m', '90d', '0s')
+    """
+    left, words = int(seconds), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number or (unit == "s" and not words):
+            words.append(f"{number}{unit}")
+        elif words:
+            break
+    return "".join(words[:2])
+
+
+def _job_text(job: dict[str, Any]) -> str:
+    started = str(job["started_at"] or job["created_at"] or "-")
+    return f"{job['id']:<32} {_status(job):<14} {started:<24} {job['lines']:>12}"
+
+
+def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
+    started = job["started_at"]
+    ended = job["finished_at"] or (iso_timestamp(time.time()) if job["status"] == "RUNNING" else None)
+    duration = spoken(_unix_seconds(ended) - _unix_seconds(started)) if started and ended else "-"
+    return str(job["id"]), _status(job), _age(started or job["created_at"]), duration, str(job["lines"])
+
+
+def _status(job: dict[str, Any]) -> str:
+    return f"{job['status']}" if job["exit_code"] in (None, 0) else f"{job['status']} ({job['exit_code']})"
+
+
+def _workflow_text(workflow: dict[str, Any]) -> str:
+    jobs, running = _counts(workflow)
+    newest, status = workflow["last_job_at"] or "-", workflow.get("last_status") or "-"
+    return f"{workflow['id']:<32} {status!s:<9} {newest!s:<24} {jobs:>8} jobs {running:>6} running"
+
+
+def _workflow_row(workflow: dict[str, Any]) -> tuple[str, ...]:
+    status = str(workflow.get("last_status") or "-")
+    return str(workflow["id"]), status, _age(workflow["last_job_at"]), *_counts(workflow)
+
+
+def _counts(workflow: dict[str, Any]) -> Iterator[str]:
+    """How many jobs the workflow has, and how many of them run. The service may not know: a server may be away."""
+    return (str(count) if isinstance(count := workflow[name], int) else "?" for name in ("jobs", "running"))
+
+
+def _age(timestamp: Any) -> str:
+    """How long ago a timestamp of the service was, by our clock."""
+    return "-" if not (then := _unix_seconds(timestamp)) else spoken(max(0, time.time() - then))
+
+
+def _unix_seconds(timestamp: Any) -> float:
+    """The Unix time of a timestamp of the service; 0 for what is none."""
+    try:
+        return datetime.fromisoformat(str(timestamp)).timestamp()
+    except ValueError:
+        return 0
