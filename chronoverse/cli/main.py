@@ -32,13 +32,13 @@ _COMMANDS: Final = {
     "summary": ("summary", "summary shop-ci build-7"),
     "wait": ("wait", "wait shop-ci build-7 --for 'listening on' --timeout 2m"),
     "download": ("download", "download shop-ci build-7 build.txt"),
-    "mcp": ("mcp.command", "mcp --max-wait 60"),
+    "mcp": ("mcp", "mcp --max-wait 60"),
     "redact": ("remove", "redact shop-ci build-7 --search hunter2 --reason 'a password'"),
     "delete": ("remove", "delete shop-ci build-7"),
     "archive": ("admin", "archive --once"),
     "token": ("admin", "token --workflow shop-ci --ttl 8h"),
     "retention": ("admin", "retention shop-ci 90d"),
-    "scans": ("scans", "scans"),
+    "scans": ("serve", "scans"),
 }
 
 

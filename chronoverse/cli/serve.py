@@ -1,21 +1,30 @@
-"""``chronoverse serve``: the command becomes gunicorn, and gunicorn prints the banner when it is ready."""
+"""``chronoverse serve``: the command becomes gunicorn, and gunicorn prints the banner when it is ready.
 
+``chronoverse scans`` is the scan server, which the service starts for itself. That command is hidden.
+"""
+
+import contextlib
 import os
 import shutil
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from chronoverse import __version__
+from chronoverse.cli.common import open_archive, open_store
 from chronoverse.errors import SettingsError
 from chronoverse.settings import Settings, child_environ, unknown_names
 
-#: Seconds for which the printed token is valid: a working day. It is no longer because terminals keep what they print.
-TOKEN_SECONDS: Final = 12 * 3600
+if TYPE_CHECKING:
+    from chronoverse.history.scans.app import ScanApp
+
+#: Hours for which the printed token is valid: a working day. It is no longer because terminals keep what they print.
+_TOKEN_HOURS: Final = 12
 
 
 @click.command()
@@ -86,9 +95,9 @@ def banner(settings: Settings, address: str, command: str) -> str:
     from chronoverse.auth.minting import ClaimRules, mint
 
     secret, rules = local_secret(settings.data_dir), ClaimRules.from_settings(settings)
-    token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), TOKEN_SECONDS, time.time(), rules)
+    token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), _TOKEN_HOURS * 3_600, time.time(), rules)
     return f"""{headline}
-a token, good for {TOKEN_SECONDS // 3600} hours:
+a token, good for {_TOKEN_HOURS} hours:
   export CHRONOVERSE_TOKEN={token}
 
 the page, signed in by what is behind the #, which no server sees:
@@ -99,3 +108,31 @@ run a job, and watch it:
   {command} logs -f demo job-1
   curl -N -H "Authorization: Bearer $CHRONOVERSE_TOKEN" {address}/workflows/demo/jobs/job-1/events
 """
+
+
+@click.command(hidden=True)
+def scans() -> None:
+    """Answer the workers' scans at the Unix socket with the descriptor 3, until standard input ends."""
+    # These modules are imported before the processes are forked, which then share them.
+    from chronoverse.archive.reader import ArchiveReader
+    from chronoverse.history.scans.app import ScanApp
+    from chronoverse.history.scans.server import ScanServer
+    from chronoverse.history.scans.summary_scan import SummaryProgress
+    from chronoverse.live.replay_cache import ReplayCache
+    from chronoverse.live.replay_scanner import read_frames
+
+    settings = Settings.from_env()
+    progress = SummaryProgress()
+
+    def make_app() -> "ScanApp":
+        # The store is closed when the process ends.
+        store = contextlib.ExitStack().enter_context(open_store(settings))
+        archive = ArchiveReader(open_archive(settings) if settings.archive_location else None, store.chunks)
+        replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes)
+        read_replay = partial(read_frames, replay_cache)
+        return ScanApp(store, archive, settings.max_line_bytes, read_replay=read_replay, progress=progress)
+
+    # gunicorn's own news about its processes would look as if they were the service's.
+    log_level = settings.log_level if settings.log_level in ("error", "critical") else "warning"
+    logger_class = f"chronoverse.web.http.logging.{settings.log_format.capitalize()}Logger"
+    ScanServer(make_app, workers=settings.web_concurrency, logger_class=logger_class, log_level=log_level).run()

@@ -69,7 +69,7 @@ def test_each_number_comes_once_as_a_line_or_in_a_gap(
             left[:: -1 if descending else 1], position, 0 if descending else last, first, descending=descending
         )
         filling = fill(parts, room, descending=descending)
-        found = [orjson.loads(orjson.dumps(each)) for each in (*filling.logs, *filling.gaps)]
+        found = filling.parts
         assert sum(len(orjson.dumps(each)) + 1 for each in found) <= room
         for each in found:
             numbers = [each["sequence_num"]] if "message" in each else range(each["from"], each["to"] + 1)

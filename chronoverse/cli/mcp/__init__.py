@@ -1,9 +1,49 @@
 """``chronoverse mcp``: the service's logs for programs that think, over the Model Context Protocol.
 
-command  the command
 server   the protocol, with the official SDK: the list of tools, calls, errors
 tools    the six tools: what they take, and which requests they send to the service
 answers  what an answer has: lines as bounded JSON that is safe to show, and the notice that they are data
 
 https://modelcontextprotocol.io/specification/2025-11-25/server/tools describes tools.
 """
+
+import os
+import signal
+from importlib.util import find_spec
+
+import click
+
+from chronoverse.cli.common import make_client, read_settings
+from chronoverse.errors import SettingsError
+
+
+@click.command()
+@click.option(
+    "--max-wait",
+    type=click.IntRange(1, 3_600),
+    default=50,
+    show_default=True,
+    metavar="SECONDS",
+    help="The longest wait_for. Many MCP clients give up a call after 60 s.",
+)
+def mcp(max_wait: int) -> None:
+    """Serve logs to programs over the Model Context Protocol, on standard input and output.
+
+    An MCP client starts this command. It only reads, with the rights of its token, until standard input ends.
+    """
+    if find_spec("mcp") is None:
+        raise SettingsError("chronoverse mcp needs the MCP SDK: pip install 'chronoverse[mcp]'")
+    settings = read_settings()
+    # The SDK reads stdin in a thread, for which Python would wait after Ctrl-C. The system's handler ends us at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from chronoverse.auth.minting import EVERY_WORKFLOW
+    from chronoverse.cli.mcp.server import run
+    from chronoverse.cli.mcp.tools import Tools
+
+    # An answer counts as lost after three heartbeats of silence; a wait is asked for in pieces of 20 s. Attempts go on
+    # for longer than a service takes to restart, and with one more are shorter than the 60 s after which the official
+    # SDK for TypeScript, and clients that are made with it, give up a call.
+    client = make_client(settings, EVERY_WORKFLOW, heartbeat_seconds=8, max_attempts=6, max_retry_seconds=20)
+    run(Tools(client, settings.service_url.rstrip("/")), max_wait)
+    # Threads of calls that were abandoned may still wait for the service. They only read, so nothing is lost.
+    os._exit(0)

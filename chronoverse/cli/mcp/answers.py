@@ -25,8 +25,6 @@ DEFAULT_BYTES: Final = 16_384
 #: Bytes of an answer with one line, beside the line's message; and those of a line that is cut.
 FRAME_BYTES: Final = 1_536
 CUT_LINE_BYTES: Final = 400
-#: Bytes of a text that is no message. A foreign runner may have written any.
-TEXT_BYTES: Final = 300
 
 #: What every answer with lines begins with.
 NOTICE: Final = (
@@ -56,8 +54,8 @@ def _is_visible(each: str) -> bool:
     return (each.isprintable() and not _IGNORABLE.match(each)) or each == "\t" or category(each) == "Zs"
 
 
-def tidy(value: Any, max_bytes: int = TEXT_BYTES) -> Any:
-    """JSON of the service in which every text is visible and short. It has no messages."""
+def tidy(value: Any, max_bytes: int = 300) -> Any:
+    """JSON of the service in which every text is visible and short. A foreign runner may have written any."""
     if isinstance(value, str):
         return cut(visible(value[:max_bytes]), max_bytes)
     if isinstance(value, list):
@@ -114,14 +112,12 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
 
 
 class Filling(NamedTuple):
-    """The lines and gaps that have found room: their JSON, and the numbers of the lines.
+    """The lines and gaps that have found room, as JSON, and the number that they reach, None when there are none.
 
-    ``position`` is the number that they reach, None when there are none. ``is_all`` says that none was left out.
+    ``is_all`` says that none was left out.
     """
 
-    logs: list[orjson.Fragment]
-    gaps: list[orjson.Fragment]
-    numbers: list[int]
+    parts: list[dict[str, Any]]
     position: int | None
     is_all: bool
 
@@ -139,30 +135,25 @@ def fill(
     Messages have at most ``most`` bytes. When the first line is still too long, it is cut to fit. ``page`` is that of
     :func:`line_json`. Raises :class:`ChronoverseError` when not even a part of the first line fits.
     """
-    logs: list[orjson.Fragment] = []
-    gaps: list[orjson.Fragment] = []
-    numbers: list[int] = []
+    kept: list[dict[str, Any]] = []
     position: int | None = None
     for part in parts:
         if isinstance(part, Gap):
-            json = orjson.dumps({"from": part.first, "to": part.last, "reason": part.reason})
+            shown = {"from": part.first, "to": part.last, "reason": part.reason}
+            reached = part.first if descending else part.last
         else:
-            json = orjson.dumps(line_json(part, most, page))
-            if len(json) >= room and position is None:
-                json = orjson.dumps(line_json(part, room - CUT_LINE_BYTES - len(page or ""), page))
-        if len(json) >= room:
-            if position is None:
-                raise ChronoverseError("not even one line fits: ask for more bytes")
-            return Filling(logs, gaps, numbers, position, is_all=False)
-        room -= len(json) + 1
-        if isinstance(part, Gap):
-            gaps.append(orjson.Fragment(json))
-            position = part.first if descending else part.last
-        else:
-            logs.append(orjson.Fragment(json))
-            position = part["sequence_num"]
-            numbers.append(part["sequence_num"])
-    return Filling(logs, gaps, numbers, position, is_all=True)
+            shown, reached = line_json(part, most, page), part["sequence_num"]
+            if len(orjson.dumps(shown)) >= room and not kept:
+                shown = line_json(part, room - CUT_LINE_BYTES - len(page or ""), page)
+        size = len(orjson.dumps(shown))
+        if size >= room and not kept:
+            raise ChronoverseError("not even one line fits: ask for more bytes")
+        if size >= room:
+            return Filling(kept, position, is_all=False)
+        room -= size + 1
+        kept.append(shown)
+        position = reached
+    return Filling(kept, position, is_all=True)
 
 
 def with_gaps(

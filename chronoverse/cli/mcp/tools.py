@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from chronoverse.cli.mcp.answers import (
     tidy,
     with_gaps,
 )
-from chronoverse.client.client import Client
+from chronoverse.client.client import PAGE_LINES, Client
 from chronoverse.errors import BadRequest, ChronoverseError
 from chronoverse.joblog import summary as summaries
 from chronoverse.joblog.matcher import MAX_QUERY
@@ -28,14 +28,8 @@ from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, JobRef, Status, par
 
 #: Seconds after which a search or a listing that has found nothing yet answers with its cursor.
 LOOKING_SECONDS: Final = 15.0
-#: Bytes of the smallest line in an answer, and of a job with its first matches. They bound what is asked for.
+#: Bytes of the smallest line in an answer. They bound what is asked for.
 _LINE_BYTES: Final = 90
-_FOUND_JOB_BYTES: Final = 1_400
-#: Lines or jobs of one page of the service, at most.
-_PAGE_LIMIT: Final = 1_000
-#: Jobs of one page of a workflow's search, and lines of each, at most.
-_FOUND_JOBS: Final = 20
-_FOUND_LINES: Final = 5
 
 INSTRUCTIONS: Final = (
     "Logs of jobs. A workflow has jobs. A job has a log, whose lines are numbered from 1 (sequence_num)."
@@ -74,7 +68,7 @@ _BYTES: Final = {
 
 
 class Tool(NamedTuple):
-    """One tool: its name, what it does, and the JSON schema of its arguments."""
+    """One tool, with the JSON schema of its arguments."""
 
     name: str
     description: str
@@ -181,12 +175,6 @@ def _brief(line: Mapping[str, Any], most: int) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if (name, value) != ("stream", "stdout")}
 
 
-def _number_if(shown: Container[int], line: dict[str, Any]) -> dict[str, Any] | int:
-    """The line, or only its number when all of it is ``shown`` already."""
-    number: int = line["sequence_num"]
-    return number if number in shown else line
-
-
 @dataclass(frozen=True, slots=True)
 class Tools:
     """The tools' calls. ``url`` is the service's address in links. Each method returns the answer's JSON.
@@ -198,18 +186,14 @@ class Tools:
     url: str
     clock: Callable[[], float] = time.monotonic
 
-    def list_workflows(
-        self, *, limit: int, max_bytes: int, status: str | None = None, cursor: str | None = None
-    ) -> bytes:
+    def list_workflows(self, **query: Any) -> bytes:
         """The workflows, with a cursor for those behind them."""
-        return self._listing("workflows", "/workflows", limit=limit, max_bytes=max_bytes, cursor=cursor, status=status)
+        return self._list({"link": self._page()}, "workflows", "/workflows", **query)
 
-    def list_jobs(
-        self, *, workflow_id: str, limit: int, max_bytes: int, status: str | None = None, cursor: str | None = None
-    ) -> bytes:
+    def list_jobs(self, *, workflow_id: str, **query: Any) -> bytes:
         """The jobs, with a cursor for those behind them."""
-        route = "/workflows/{}/jobs"
-        return self._listing("jobs", route, workflow_id, limit=limit, max_bytes=max_bytes, cursor=cursor, status=status)
+        head = {"workflow_id": workflow_id, "link": self._page(workflow_id)}
+        return self._list(head, "jobs", "/workflows/{}/jobs", workflow_id, **query)
 
     def summary(self, *, workflow_id: str, job_id: str, max_bytes: int) -> bytes:
         """The service's summary, asked for until all lines were looked at, or :data:`LOOKING_SECONDS` are over."""
@@ -220,30 +204,30 @@ class Tools:
             if found["complete"] or self.clock() > deadline:
                 break
         most = message_bytes(max_bytes)
-        last, new, errors = (
-            [_brief(line, most) for line in lines]
-            for lines in (found["last"], found["new"]["first"], found["errors"]["first"])
-        )
-        cause = found["cause"] and {**found["cause"], "line": _brief(found["cause"]["line"], most)}
+        first = {"new": found["new"]["first"], "errors": found["errors"]["first"], "last": found["last"]}
+        lists = {name: [_brief(line, most) for line in lines] for name, lines in first.items()}
         body = {
             "notice": NOTICE,
             "job": tidy(found["job"]),
             "link_prefix": f"{self._page(workflow_id, job_id)}#L",
-            "cause": cause,
+            "cause": found["cause"] and {**found["cause"], "line": _brief(found["cause"]["line"], most)},
             "compared_with": tidy(found["compared_with"]),
             "complete": found["complete"],
             "scanned_to": found["scanned_to"],
         }
         is_truncated = found["truncated"]
         while True:
-            shown = {line["sequence_num"] for line in new}
-            shown_errors = [_number_if(shown, line) for line in errors]
-            shown |= {line["sequence_num"] for line in errors}
+            shown: dict[str, list[Any]] = {}
+            numbers: set[int] = set()
+            for name, lines in lists.items():
+                # What stands in the lists before already is only a number.
+                shown[name] = [n if (n := line["sequence_num"]) in numbers else line for line in lines]
+                numbers |= {line["sequence_num"] for line in lines}
             answer = {
                 **body,
-                "new": {"count": found["new"]["count"], "first": new},
-                "errors": {"count": found["errors"]["count"], "first": shown_errors},
-                "last": [_number_if(shown, line) for line in last],
+                "new": {"count": found["new"]["count"], "first": shown["new"]},
+                "errors": {"count": found["errors"]["count"], "first": shown["errors"]},
+                "last": shown["last"],
                 "truncated": is_truncated,
             }
             if not found["complete"]:
@@ -254,10 +238,10 @@ class Tools:
             if len(json) <= max_bytes:
                 return json
             is_truncated = True
-            longest = max((last, new, errors), key=len)
-            if not longest:
+            longest = max(("last", "new", "errors"), key=lambda name: len(lists[name]))
+            if not lists[longest]:
                 raise ChronoverseError("not even the job fits: ask for more bytes")
-            longest.pop(0 if longest is last else -1)
+            lists[longest].pop(0 if longest == "last" else -1)
 
     def read_lines(
         self,
@@ -294,7 +278,7 @@ class Tools:
             offset=start,
             order="desc" if descending else "asc",
             stream=stream,
-            limit=min(max_bytes // _LINE_BYTES, _PAGE_LIMIT, tail or _PAGE_LIMIT),
+            limit=min(max_bytes // _LINE_BYTES, PAGE_LINES, tail or PAGE_LINES),
         )
         reached = page.get("reached", 0)
         lines = [line for line in page["logs"] if line["sequence_num"] <= last]
@@ -310,15 +294,16 @@ class Tools:
         body = {"notice": NOTICE, "job": {name: tidy(job[name]) for name in kept}, "link": None, "cursor": None}
         room = max_bytes - len(orjson.dumps({**body, "link": f"{link}{MAX_NUMBER}", "logs": [], "gaps": []}))
         filling = fill(parts, room - 2 * len(str(MAX_NUMBER)), descending=descending)
+        in_order = sorted(filling.parts, key=lambda part: part.get("sequence_num") or part["from"])
+        logs = [part for part in in_order if "message" in part]
         position = filling.position if not filling.is_all else None if is_end else reached
-        if filling.numbers:
-            body["link"] = f"{link}{min(filling.numbers)}"
-        if position is not None and not descending:
+        if logs:
+            body["link"] = f"{link}{logs[0]['sequence_num']}"
+        if position is not None and tail is None:
             body["cursor"] = str(position)
-        if position is not None and tail is not None and tail > len(filling.numbers):
-            body["cursor"] = f"{position}:{tail - len(filling.numbers)}"
-        step = -1 if descending else 1
-        return orjson.dumps({**body, "logs": filling.logs[::step], "gaps": filling.gaps[::step]})
+        elif position is not None and tail is not None and tail > len(logs):
+            body["cursor"] = f"{position}:{tail - len(logs)}"
+        return orjson.dumps({**body, "logs": logs, "gaps": [part for part in in_order if "message" not in part]})
 
     def search(
         self,
@@ -333,44 +318,32 @@ class Tools:
         **filters: str | None,
     ) -> bytes:
         """The lines that match, of one job or of a workflow's."""
-        query = {"q": q, "regex": "true" if regex else None, **filters}
+        query: dict[str, Any] = {"q": q, "regex": "true" if regex else None, **filters}
         if job_id is None:
-            return self._search_workflow(workflow_id, max_bytes, {**query, "status": status, "cursor": cursor})
+            head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
+            # So many lines of one job have room, with all that their JSON has beside messages.
+            query |= {"status": status, "cursor": cursor, "per_job": min(max(max_bytes // 2_000, 1), 5)}
+            limit, most = min(max(max_bytes // 1_400, 1), 20), message_bytes(max_bytes)
+
+            def show(job: dict[str, Any]) -> dict[str, Any]:
+                page = self._page(workflow_id, job["id"])
+                logs = [line_json(line, most, page) for line in job["logs"]]
+                return {**tidy({**job, "logs": []}), "logs": logs}
+
+            return self._list(head, "jobs", route, workflow_id, show=show, limit=limit, max_bytes=max_bytes, **query)
         if status is not None:
             raise BadRequest("status: it cannot be combined with job_id")
         start = parse_number(cursor) if cursor is not None else 0
         if start is None:
             raise BadRequest("cursor: it is not one of a search in one job")
-        route, limit = "/workflows/{}/jobs/{}/logs/search", min(max_bytes // _LINE_BYTES, _PAGE_LIMIT)
+        route, limit = "/workflows/{}/jobs/{}/logs/search", min(max_bytes // _LINE_BYTES, PAGE_LINES)
         found = self._look("logs", route, workflow_id, job_id, **query, offset=start, limit=limit)
         page, most = self._page(workflow_id, job_id), message_bytes(max_bytes)
         body = {"notice": NOTICE, "workflow_id": workflow_id, "id": job_id, "logs": [], "cursor": str(MAX_NUMBER)}
         filling = fill(found["logs"], max_bytes - len(orjson.dumps(body)), most=most, page=page)
         end = None if found["cursor"] is None else found.get("reached", 0)
         position = end if filling.is_all else filling.position
-        return orjson.dumps({**body, "logs": filling.logs, "cursor": None if position is None else str(position)})
-
-    def _search_workflow(self, workflow_id: str, max_bytes: int, query: dict[str, Any]) -> bytes:
-        limit, per_job = min(max(max_bytes // _FOUND_JOB_BYTES, 1), _FOUND_JOBS), _FOUND_LINES
-        while True:
-            route = "/workflows/{}/logs/search"
-            found = self._look("jobs", route, workflow_id, **query, limit=limit, per_job=per_job)
-            most = message_bytes(max_bytes)
-            while most >= summaries.MESSAGE_CHARACTERS[0]:
-                jobs = [self._found_job(workflow_id, job, most) for job in found["jobs"]]
-                body = {"notice": NOTICE, "workflow_id": workflow_id, "jobs": jobs, "cursor": found["cursor"]}
-                json = orjson.dumps(body)
-                if len(json) <= max_bytes:
-                    return json
-                most //= 2
-            if limit == per_job == 1:
-                raise ChronoverseError("not even one line fits: ask for more bytes")
-            limit, per_job = max(limit // 2, 1), per_job if limit > 1 else max(per_job // 2, 1)
-
-    def _found_job(self, workflow_id: str, job: dict[str, Any], most: int) -> dict[str, Any]:
-        page = self._page(workflow_id, job["id"])
-        rest = {name: tidy(value) for name, value in job.items() if name != "logs"}
-        return {**rest, "logs": [line_json(line, most, page) for line in job["logs"]]}
+        return orjson.dumps({**body, "logs": filling.parts, "cursor": None if position is None else str(position)})
 
     def wait_for(
         self,
@@ -405,13 +378,22 @@ class Tools:
             )
         return orjson.dumps(body)
 
-    def _listing(self, key: str, route: str, *ids: str, limit: int, max_bytes: int, **query: Any) -> bytes:
+    def _list(
+        self,
+        head: dict[str, Any],
+        key: str,
+        route: str,
+        *ids: str,
+        show: Callable[[dict[str, Any]], dict[str, Any]] = tidy,
+        limit: int,
+        max_bytes: int,
+        **query: Any,
+    ) -> bytes:
         """A page of a list. When it does not fit, a shorter one is asked for, whose cursor is right."""
-        head = {"workflow_id": ids[0]} if ids else {}
         while True:
             found = self._look(key, route, *ids, limit=limit, **query)
-            items = [tidy({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]
-            json = orjson.dumps({**head, "link": self._page(*ids), key: items, "cursor": found["cursor"]})
+            items = [show({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]
+            json = orjson.dumps({**head, key: items, "cursor": found["cursor"]})
             if len(json) <= max_bytes:
                 return json
             if len(items) == 1:
