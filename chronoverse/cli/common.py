@@ -13,8 +13,8 @@ import click
 
 from chronoverse import errors
 from chronoverse.client.terminal import plain_text
+from chronoverse.joblog.model import IDENTIFIER, Status, iso_timestamp
 from chronoverse.joblog.time_range import read_time
-from chronoverse.joblog.values import IDENTIFIER, Status, iso_timestamp
 from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url

@@ -18,7 +18,7 @@ from chronoverse.cli.common import (
     status_line,
     stream_option,
 )
-from chronoverse.joblog.values import JobRef
+from chronoverse.joblog.model import JobRef
 
 
 @click.command()

@@ -19,8 +19,8 @@ from chronoverse.cli.common import (
     status_option,
 )
 from chronoverse.client.terminal import plain_text
+from chronoverse.joblog.model import iso_timestamp
 from chronoverse.joblog.time_range import read_time
-from chronoverse.joblog.values import iso_timestamp
 from chronoverse.settings import no_color
 
 

@@ -24,7 +24,7 @@ from chronoverse.cli.common import (
 from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.errors import JobNotFound
-from chronoverse.joblog.values import MAX_NUMBER, Gap, JobRef, Line, Status, parse_number
+from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, Status, parse_number
 
 if TYPE_CHECKING:
     from chronoverse.client.client import Client, FoundLine

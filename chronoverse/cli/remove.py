@@ -7,7 +7,7 @@ import sys
 import click
 
 from chronoverse.cli.common import identifier, open_client, print_message
-from chronoverse.joblog.values import JobRef, parse_number
+from chronoverse.joblog.model import JobRef, parse_number
 
 #: What redacting and deleting need, and naming the jobs that are near one that is not there.
 _SCOPES = "logs:admin logs:read"
