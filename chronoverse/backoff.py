@@ -8,10 +8,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
-
-#: A delay stops growing after so many failures. Every policy has reached its longest delay long before.
-_MAX_DOUBLINGS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +24,8 @@ class RetryPolicy:
 
     def delay(self, failures: int, chance: Callable[[], float] = random.random) -> float:
         """Seconds to wait after so many failures in a row, one at least. ``chance`` gives numbers from 0 to 1."""
-        full = min(self.first * 2.0 ** min(failures - 1, _MAX_DOUBLINGS), self.longest)
+        # Every policy has reached its longest delay long before 16 doublings.
+        full = min(self.first * 2.0 ** min(failures - 1, 16), self.longest)
         return full * (1 - self.jitter + self.jitter * chance()) if self.jitter else full
 
 

@@ -5,7 +5,6 @@ The claims are ``sub``, ``exp``, ``scope`` or ``scp`` (words separated by spaces
 whole tokens. The kind of the key decides which algorithms are allowed. Nothing in a token does.
 """
 
-import hmac
 import json
 import re
 from collections.abc import Callable
@@ -69,24 +68,8 @@ class Key(NamedTuple):
     algorithms: tuple[str, ...]
 
 
-class _PreparedHmac(HMACAlgorithm):
-    """HMAC without the library's check of the key, which took four times as long. It is done when the key is read."""
-
-    def prepare_key(self, key: str | bytes) -> bytes:
-        assert isinstance(key, bytes)
-        return key
-
-    def check_key_length(self, key: bytes) -> str | None:
-        return None
-
-    def sign(self, msg: bytes, key: bytes) -> bytes:
-        return hmac.digest(key, msg, "sha256")
-
-
 #: The library checks signatures only. Claims are checked here, with ``now`` as an argument and strict types.
 _SIGNATURES: Final = jwt.PyJWS()
-_SIGNATURES.unregister_algorithm("HS256")
-_SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:

@@ -14,15 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from chronoverse import errors
-from chronoverse.cli.common import (
-    duration,
-    identifier,
-    list_output_option,
-    open_archive,
-    open_store,
-    read_settings,
-    require_store,
-)
+from chronoverse.cli import common
 from chronoverse.cli.listing import item_text, spoken
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
@@ -40,7 +32,7 @@ log = logging.getLogger(__name__)
 @click.option("--orphans", is_flag=True, help="Only list what is in the archive and unknown to the store.")
 @click.option("--delete", is_flag=True, help="With --orphans: delete it. After a restore of the store, list it first.")
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Show Prometheus metrics there.")
-@list_output_option
+@common.list_output_option
 @click.option("--while-stdin", is_flag=True, hidden=True, help="Go when standard input ends.")
 def archive(once: bool, orphans: bool, delete: bool, address: str | None, output: str, while_stdin: bool) -> int:
     """Move logs into the archive, and delete those whose time is over, until told to go."""
@@ -50,7 +42,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, output
         raise click.UsageError("--delete goes with --orphans")
     if output != "text" and not orphans:
         raise click.UsageError("--output goes with --orphans")
-    settings = Settings.from_env() if while_stdin else read_settings()
+    settings = Settings.from_env() if while_stdin else common.read_settings()
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
@@ -63,7 +55,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, output
 
         threading.Thread(target=stop_after_owner, daemon=True).start()
     else:
-        require_store(settings)
+        common.require_store(settings)
     _configure_logging(settings)
     if address:
         _serve_metrics(address)
@@ -71,7 +63,7 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, output
     # Python's garbage collector runs after that many objects. A page of entries makes thousands, and reference counting
     # frees all of them.
     gc.set_threshold(100_000)
-    with open_store(settings) as store:
+    with common.open_store(settings) as store:
         if orphans:
             return _print_orphans(store, settings, delete, output)
         # The first step of the archiver reports an unreachable store.
@@ -93,7 +85,7 @@ def make_archiver(settings: Settings, store: "Store", stop: threading.Event) -> 
     from chronoverse.archive.retention import RetentionPolicy
 
     limits = RetentionPolicy(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
-    return Archiver(store, open_archive(settings), limits, stop=stop)
+    return Archiver(store, common.open_archive(settings), limits, stop=stop)
 
 
 def _archive_once(archiver: "Archiver") -> int:
@@ -113,7 +105,7 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str
     from chronoverse.archive.retention import orphans
     from chronoverse.archive.store_history import StoreHistory
 
-    objects = open_archive(settings)
+    objects = common.open_archive(settings)
     if StoreHistory(store, objects).went_back() and delete:
         # The reason was logged.
         return os.EX_DATAERR
@@ -147,16 +139,16 @@ def _serve_metrics(address: str) -> None:
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
+@click.argument("workflow", type=common.identifier)
 @click.argument("time_text", metavar="[TIME|default]", required=False)
 def retention(workflow: str, time_text: str | None) -> None:
     """Show or set for how long jobs of WORKFLOW are kept after their end: such as 90d."""
     from chronoverse.archive.retention import apply_retention
 
-    settings = read_settings()
-    require_store(settings)
-    seconds = None if time_text in (None, "default") else duration(time_text)
-    with open_store(settings) as store:
+    settings = common.read_settings()
+    common.require_store(settings)
+    seconds = None if time_text in (None, "default") else common.duration(time_text)
+    with common.open_store(settings) as store:
         if time_text is not None:
             store.catalog.set_retention(workflow, seconds)
             apply_retention(store, workflow, seconds, settings.retention_seconds)
@@ -167,7 +159,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 
 
 @click.command()
-@click.option("--workflow", "workflows", multiple=True, type=identifier, help="May see this one. Default: all.")
+@click.option("--workflow", "workflows", multiple=True, type=common.identifier, help="May see this one. Default: all.")
 @click.option(
     "--scope",
     "scopes",
@@ -177,7 +169,7 @@ def retention(workflow: str, time_text: str | None) -> None:
     show_default=True,
     help="May do this.",
 )
-@click.option("--ttl", type=duration, default="1h", show_default=True, help="Is good for so long.")
+@click.option("--ttl", type=common.duration, default="1h", show_default=True, help="Is good for so long.")
 @click.option("--subject", default="cli", show_default=True, help="Whose it is.")
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""
@@ -185,7 +177,7 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     from chronoverse.auth.minting import EVERY_WORKFLOW, ClaimRules, mint
     from chronoverse.auth.tokens import signing_secret
 
-    settings = read_settings()
+    settings = common.read_settings()
     host = urlsplit(settings.service_url).hostname
     if settings.has_local_secret and not is_loopback(host):
         # Its secret is not here, and a new one would make tokens that it refuses.

@@ -68,6 +68,11 @@ def service_url(text: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
+def job_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments WORKFLOW and JOB."""
+    return click.argument("workflow", type=identifier)(click.argument("job", type=identifier)(command))
+
+
 output_option = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How it is printed."
 )

@@ -9,26 +9,17 @@ from typing import Any, BinaryIO
 
 import click
 
-from chronoverse.cli.common import (
-    identifier,
-    open_client,
-    print_message,
-    regex_option,
-    search_option,
-    status_line,
-    stream_option,
-)
+from chronoverse.cli import common
 from chronoverse.joblog.model import JobRef
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
+@common.job_arguments
 @click.argument("file", required=False)
 @click.option("--format", "form", type=click.Choice(["txt", "json", "jsonl"]), default="txt", show_default=True)
-@stream_option
-@search_option
-@regex_option
+@common.stream_option
+@common.search_option
+@common.regex_option
 @click.option("--raw", is_flag=True, help="Leave colours and control sequences in: only for output you trust.")
 def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
     """Save the log of JOB as FILE, or as WORKFLOW-JOB.txt; - is the standard output.
@@ -46,7 +37,7 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
         "regex": "true" if options["regex"] else None,
         "control_sequences": "true" if options["raw"] else None,
     }
-    with open_client(workflow, job) as client, status_line() as show:
+    with common.open_client(workflow, job) as client, common.status_line() as show:
         pieces = client.download(JobRef(workflow, job), **query)
         if file == "-":
             _write(sys.stdout.buffer, pieces, lambda text: None if sys.stdout.isatty() else show(text))
@@ -58,11 +49,11 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
                 size = _write(out, pieces, show)
             part.replace(path)
         except OSError as error:
-            print_message(f"{path}: {error.strerror}")
+            common.print_message(f"{path}: {error.strerror}")
             return os.EX_CANTCREAT
         finally:
             part.unlink(missing_ok=True)
-    print_message(f"saved {path} ({size:,} bytes)")
+    common.print_message(f"saved {path} ({size:,} bytes)")
     return 0
 
 

@@ -9,15 +9,7 @@ from typing import Any
 
 import click
 
-from chronoverse.cli.common import (
-    identifier,
-    json_text,
-    list_output_option,
-    moment,
-    open_client,
-    require_jobs,
-    status_option,
-)
+from chronoverse.cli import common
 from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.model import iso_timestamp
 from chronoverse.joblog.time_range import read_time
@@ -25,34 +17,37 @@ from chronoverse.settings import no_color
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
-@status_option("Only jobs that stand so.")
+@click.argument("workflow", type=common.identifier)
+@common.status_option("Only jobs that stand so.")
 @click.option(
-    "--since", type=moment, metavar="TIME", help="Only jobs that were created then or later: a time, or 5m, 1h, 2d."
+    "--since",
+    type=common.moment,
+    metavar="TIME",
+    help="Only jobs that were created then or later: a time, or 5m, 1h, 2d.",
 )
-@list_output_option
+@common.list_output_option
 def jobs(workflow: str, status: str | None, since: str | None, output: str) -> None:
     """List the jobs of WORKFLOW, newest first."""
     from chronoverse.client.client import read_items
 
-    with open_client(workflow) as client:
+    with common.open_client(workflow) as client:
         pages = client.pages("/workflows/{}/jobs", workflow, limit=1_000, status=status)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
         if since is not None:
             # A job of a foreign runner may not say when it was created. It does not end the list.
             found = takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, found)
         if not print_list(found, output, ("JOB", "STATUS", "AGE", "DURATION", "LINES"), _job_row, _job_text):
-            require_jobs(client, workflow)
+            common.require_jobs(client, workflow)
 
 
 @click.command()
-@status_option("Only workflows whose newest job stands so.")
-@list_output_option
+@common.status_option("Only workflows whose newest job stands so.")
+@common.list_output_option
 def workflows(status: str | None, output: str) -> None:
     """List the workflows, the one with the newest job first."""
     from chronoverse.client.client import read_items
 
-    with open_client("*") as client:
+    with common.open_client("*") as client:
         pages = client.pages("/workflows", limit=1_000, status=status)
         found = (workflow for page in pages for workflow in read_items(page, "workflows", dict))
         print_list(found, output, ("WORKFLOW", "STATUS", "NEWEST", "JOBS", "RUNNING"), _workflow_row, _workflow_text)
@@ -84,7 +79,7 @@ def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[d
     """What makes the line for an item of a list, as the option ``--output`` says."""
     if output == "name":
         return lambda item: plain_text(str(item["id"]))
-    return json_text if output != "text" else lambda item: plain_text(text(item))
+    return common.json_text if output != "text" else lambda item: plain_text(text(item))
 
 
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -8,20 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chronoverse.cli.common import (
-    EXIT_NO_MATCH,
-    identifier,
-    json_text,
-    moment,
-    open_client,
-    output_option,
-    print_message,
-    regex_option,
-    search_option,
-    status_line,
-    stream_option,
-)
-from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines, name_gaps
+from chronoverse.cli import common
+from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.errors import JobNotFound
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, Status, parse_number
@@ -38,29 +26,28 @@ def _offset(text: str) -> int | str:
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
+@common.job_arguments
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, help="Start after this line.")
 @click.option("-n", "--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
-@stream_option
+@common.stream_option
 @click.option(
     "--wait", type=click.IntRange(0, 86_400), default=0, metavar="SECONDS", help="With -f: the job may still come."
 )
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
-@output_option
-@search_option
-@regex_option
+@common.output_option
+@common.search_option
+@common.regex_option
 @click.option(
     "--since",
-    type=moment,
+    type=common.moment,
     metavar="TIME",
     help="Start with the first line of this time or later: ISO 8601, UTC unless it says otherwise, or 5m for 5 minutes"
     " ago. With --search: only lines of this time or later.",
 )
-@click.option("--until", type=moment, metavar="TIME", help="Stop after the last line of this time or before.")
+@click.option("--until", type=common.moment, metavar="TIME", help="Stop after the last line of this time or before.")
 @click.option("--new", is_flag=True, help="Only lines that are new, compared with the good runs before.")
-@click.option("--against", type=identifier, metavar="JOB", help="With --new: compare with this job.")
+@click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
 @click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def logs(
@@ -97,30 +84,30 @@ def logs(
         if is_so:
             raise click.UsageError(sentence)
     ref = JobRef(workflow, job)
-    printer = Printer(**printing)
     start: dict[str, Any] = {"offset": offset, "stream": stream}
     around = {"before": context or None, "after": context or None}
-    with open_client(workflow, job) as client:
+    with common.open_client(workflow, job) as client:
         if follow:
             start |= {"tail": tail, "wait": wait, "q": search, "regex": regex}
             events = client.follow(ref, **start) if since is None else follow_since(client, ref, since, **start)
-            state = printer.print(events, flush=True)
+            _, state = print_log(events, flush=True, **printing)
             return exit_code(state or JobState.from_json(client.job(ref)))
         if not new and search is None:
-            printer.print(stored_lines(client, ref, since=since, until=until, tail=tail, **start))
+            print_log(stored_lines(client, ref, since=since, until=until, tail=tail, **start), **printing)
             return 0
         if new:
 
             def show_runs(names: list[str]) -> None:
-                print_message(f"compared with {plain_text(', '.join(names))}")
+                common.print_message(f"compared with {plain_text(', '.join(names))}")
 
-            printer.print(grouped(client.new_lines(ref, show_runs, against=against, **start, **around), context))
+            found = client.new_lines(ref, show_runs, against=against, **start, **around)
+            count, _ = print_log(grouped(found, context), **printing)
         else:
             asked = {**start, **around, "regex": "true" if regex else None, "since": since, "until": until}
-            with status_line() as show:
+            with common.status_line() as show:
                 found = client.search(ref, search or "", _progress(client, ref, show), **asked)
-                printer.print(grouped(found, context))
-        return 0 if printer.lines else EXIT_NO_MATCH
+                count, _ = print_log(grouped(found, context), **printing)
+        return 0 if count else common.EXIT_NO_MATCH
 
 
 def stored_lines(
@@ -208,15 +195,11 @@ def _progress(client: "Client", job: JobRef, show: Callable[[str], None]) -> Cal
     return lambda number: show(f"searched {min(number, last):,} of {last:,} lines")
 
 
-class GroupSeparator:
-    """Separates two groups of search results, as ``--`` does in grep's output."""
-
-
-def grouped(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | GroupSeparator]:
+def grouped(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | None]:
     """The lines that are found and ``context`` lines before and after each, every line once.
 
-    There is a :class:`GroupSeparator` where lines are left out, as in grep's output. A group covers the numbers of its
-    matches, and ``context`` numbers before and after each. Whether all of these have a line makes no difference.
+    There is a None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and
+    ``context`` numbers before and after each. Whether all of these have a line makes no difference.
     """
     last = covered = 0
     before: list[Line] = []
@@ -224,7 +207,7 @@ def grouped(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | Group
         number = line.sequence_num
         if not is_context:
             if context and covered and number - context > covered + 1:
-                yield GroupSeparator()
+                yield None
             yield from before
             before, covered = [], number + context
         if number > last:
@@ -236,48 +219,43 @@ def grouped(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | Group
                 before.append(line)
 
 
-class Printer:
-    """Prints lines to stdout, and everything else that a person should know to stderr.
+def print_log(
+    events: Iterable[LogEvent | None],
+    *,
+    timestamps: bool = False,
+    output: str = "text",
+    raw: bool = False,
+    flush: bool = False,
+) -> tuple[int, JobState | None]:
+    """Prints lines to stdout, and everything else that a person should know to stderr, each at once if ``flush``.
 
-    ``output`` is "text" or "json".
+    ``output`` is "text" or "json". Returns the number of lines, and the last job state among ``events``.
     """
+    renderer = LineRenderer(timestamps=timestamps, raw=raw)
+    count, state = 0, None
 
-    def __init__(self, *, timestamps: bool = False, output: str = "text", raw: bool = False) -> None:
-        self._out = sys.stdout.buffer
-        self._json = output == "json"
-        self._renderer = LineRenderer(timestamps=timestamps, raw=raw)
-        #: How many lines were printed.
-        self.lines = 0
-
-    def print(self, events: Iterable[LogEvent | GroupSeparator], flush: bool = False) -> JobState | None:
-        """Prints ``events``, each at once if ``flush``. Returns the last job state among them."""
-        state = None
-        for event in events:
-            if isinstance(event, Line):
-                self.lines += 1
-                self._write(json_text(event.to_json()) + "\n" if self._json else self._renderer.render(event), flush)
-            elif isinstance(event, JobState):
-                state = event
-            elif isinstance(event, GroupSeparator):
-                self._write("" if self._json else f"{self._renderer.close_line()}--\n", flush)
-            else:
-                self._write(self._renderer.close_line(), True)
-                self._print_other(event)
-        self._write(self._renderer.close_line(), True)
-        return state
-
-    def _print_other(self, event: Gap | RedactedLines | Notice) -> None:
-        if isinstance(event, Gap):
-            click.echo(gap_notice(event), err=True)
-        elif isinstance(event, RedactedLines):
-            click.echo(redaction_notice(event.first, event.last), err=True)
-        else:
-            print_message(event.reason)
-
-    def _write(self, text: str, flush: bool) -> None:
-        self._out.write(text.encode("utf-8", "replace"))
+    def write(text: str, flush: bool = flush) -> None:
+        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
         if flush:
-            self._out.flush()
+            sys.stdout.buffer.flush()
+
+    for event in events:
+        if isinstance(event, Line):
+            count += 1
+            write(common.json_text(event.to_json()) + "\n" if output == "json" else renderer.render(event))
+        elif event is None:
+            write("" if output == "json" else f"{renderer.close_line()}--\n")
+        elif isinstance(event, JobState):
+            state = event
+        else:
+            write(renderer.close_line(), flush=True)
+            if isinstance(event, Notice):
+                common.print_message(event.reason)
+            else:
+                notice = gap_notice(event) if isinstance(event, Gap) else redaction_notice(event.first, event.last)
+                click.echo(notice, err=True)
+    write(renderer.close_line(), flush=True)
+    return count, state
 
 
 def exit_code(state: JobState) -> int:

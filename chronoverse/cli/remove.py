@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from chronoverse.cli.common import identifier, open_client, print_message
+from chronoverse.cli import common
 from chronoverse.joblog.model import JobRef, parse_number
 
 #: What redacting and deleting need, and naming the jobs that are near one that is not there.
@@ -26,8 +26,7 @@ def _line_range(text: str) -> tuple[int, int | None]:
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
+@common.job_arguments
 @click.option("--lines", type=_line_range, metavar="N[-M]", help="These lines; with --search, those that match.")
 @click.option("--search", metavar="Q", help="Lines that contain Q, in any case of letters.")
 @click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
@@ -57,24 +56,25 @@ def redact(
     if not _may_go_on(f"Redact {what} of {workflow}/{job}? This cannot be undone.", yes):
         return 1
     ref = JobRef(workflow, job)
-    with open_client(workflow, job, _SCOPES) as client:
+    with common.open_client(workflow, job, _SCOPES) as client:
         count, pending = client.redact(ref, first=first, last=last, q=search, regex=regex, reason=reason)
     click.echo(f"{count} line{'' if count == 1 else 's'} redacted")
     if pending:
-        print_message("the old text can still come back if the store does; repeat the command later to make sure")
+        common.print_message(
+            "the old text can still come back if the store does; repeat the command later to make sure"
+        )
         return os.EX_TEMPFAIL
     return 0
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
+@common.job_arguments
 @_yes_option
 def delete(workflow: str, job: str, yes: bool) -> int:
     """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin."""
     if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
         return 1
-    with open_client(workflow, job, _SCOPES) as client:
+    with common.open_client(workflow, job, _SCOPES) as client:
         client.delete(JobRef(workflow, job))
     click.echo(f"{workflow}/{job} deleted")
     return 0

@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chronoverse.cli.common import (
-    bearer_token,
-    duration,
-    identifier,
-    meant_service,
-    open_archive,
-    open_store,
-    print_message,
-    read_settings,
-    service_url,
-)
+from chronoverse.cli import common
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.model import JobRef
 from chronoverse.settings import Settings
@@ -31,17 +21,21 @@ if TYPE_CHECKING:
 _server_option = click.option(
     "--server",
     metavar="URL",
-    type=service_url,
+    type=common.service_url,
     help="Publish through this service; else to CHRONOVERSE_REDIS_URL, else through CHRONOVERSE_URL.",
 )
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--workflow", required=True, type=identifier, help="The workflow that the job belongs to.")
-@click.option("--job", type=identifier, help="The job's id; one is made and told when it is not given.")
+@click.option("--workflow", required=True, type=common.identifier, help="The workflow that the job belongs to.")
+@click.option("--job", type=common.identifier, help="The job's id; one is made and told when it is not given.")
 @_server_option
 @click.option(
-    "--deliver-timeout", type=duration, default="60s", show_default=True, help="Deliver so long after CMD has ended."
+    "--deliver-timeout",
+    type=common.duration,
+    default="60s",
+    show_default=True,
+    help="Deliver so long after CMD has ended.",
 )
 @click.option("--require-log", is_flag=True, help="Do not start CMD unless its log can be published.")
 @click.option("--retry", is_flag=True, help="If the id is not free, publish as the first free JOB.2, JOB.3, ...")
@@ -80,8 +74,8 @@ def run(
     from chronoverse.runner.spool.spool_file import SpoolRoom
 
     masks = masking.load_masks(**masks_given, environ=os.environ)
-    settings = read_settings()
-    server = meant_service(settings, server)
+    settings = common.read_settings()
+    server = common.meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
     base = server or settings.url or listeners.service_url(settings.data_dir) or settings.service_url
     room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
@@ -106,9 +100,11 @@ def run(
 
 
 @click.command()
-@click.option("--deliver-timeout", type=duration, default="60s", show_default=True, help="Try for so long.")
+@click.option("--deliver-timeout", type=common.duration, default="60s", show_default=True, help="Try for so long.")
 @_server_option
-@click.option("--as", "job", type=identifier, metavar="JOB", help="Publish them as this new job of their workflow.")
+@click.option(
+    "--as", "job", type=common.identifier, metavar="JOB", help="Publish them as this new job of their workflow."
+)
 @click.option("--retry", is_flag=True, help="Publish them under the first free id: theirs, JOB.2, JOB.3, ...")
 @click.option("--print", "only_print", is_flag=True, help="Only print the lines, and leave FILE as it is.")
 @click.option("--raw", is_flag=True, help="With --print: leave control sequences in, only for output you trust.")
@@ -130,8 +126,8 @@ def deliver(
     from chronoverse.runner.command import Tee, open_standard
     from chronoverse.runner.resend import resend_spool
 
-    settings = read_settings()
-    server = meant_service(settings, server)
+    settings = common.read_settings()
+    server = common.meant_service(settings, server)
     err = Tee(open_standard(2), os.isatty(2))
     with contextlib.ExitStack() as stack:
         stack.callback(err.clear_status)
@@ -155,11 +151,11 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
     if server is not None:
         from chronoverse.runner.http_log_writer import HttpLogWriter
 
-        token = bearer_token(settings, server, workflow, "run", "logs:write")
+        token = common.bearer_token(settings, server, workflow, "run", "logs:write")
         writer = HttpLogWriter(server, token, ca_file=settings.ca_file, durable=settings.durability != "acked")
         stack.callback(writer.close)
         return writer
-    return stack.enter_context(open_store(settings))
+    return stack.enter_context(common.open_store(settings))
 
 
 def _line_comparer(settings: Settings, writer: "LogWriter") -> "Compare":
@@ -169,18 +165,18 @@ def _line_comparer(settings: Settings, writer: "LogWriter") -> "Compare":
     from chronoverse.store import Store
 
     if isinstance(writer, Store) and settings.archive_location is not None:
-        return comparer_for(writer, ArchiveReader(open_archive(settings), writer.chunks))
+        return comparer_for(writer, ArchiveReader(common.open_archive(settings), writer.chunks))
     return comparer_for(writer)
 
 
 def _print_spool(file: Path, raw: bool) -> None:
-    from chronoverse.cli.logs import Printer
+    from chronoverse.cli.logs import print_log
     from chronoverse.runner.spool.salvage import recover_whole
 
     spool, damage = recover_whole(file, in_place=False)
-    Printer(raw=raw).print(spool.entries(spool.state.get("base", 1)))
+    print_log(spool.entries(spool.state.get("base", 1)), raw=raw)
     spool.preserve()
     if spool.dropped:
-        print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")
+        common.print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")
     if damage:
         raise SpoolError(damage)

@@ -5,33 +5,20 @@ from typing import Any
 
 import click
 
-from chronoverse.cli.common import (
-    EXIT_NO_MATCH,
-    EXIT_TROUBLE,
-    identifier,
-    json_text,
-    list_output_option,
-    moment,
-    open_client,
-    print_message,
-    require_jobs,
-    status_line,
-    status_option,
-    stream_option,
-)
+from chronoverse.cli import common
 from chronoverse.client.terminal import LineRenderer, plain_text
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
+@click.argument("workflow", type=common.identifier)
 @click.argument("text")
 @click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
-@stream_option
-@status_option("Only jobs that stand so.")
+@common.stream_option
+@common.status_option("Only jobs that stand so.")
 @click.option(
-    "--since", type=moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
+    "--since", type=common.moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
 )
-@click.option("--until", type=moment, metavar="TIME", help="Only jobs that started then or before.")
+@click.option("--until", type=common.moment, metavar="TIME", help="Only jobs that started then or before.")
 @click.option(
     "-m",
     "--max-count",
@@ -40,7 +27,7 @@ from chronoverse.client.terminal import LineRenderer, plain_text
     show_default=True,
     help="Lines of each job, at most.",
 )
-@list_output_option
+@common.list_output_option
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def search(workflow: str, text: str, regex: bool, max_count: int, output: str, raw: bool, **filters: Any) -> int:
     """Print the lines that contain TEXT in any job of WORKFLOW, as JOB:NUMBER:line, the newest job first.
@@ -66,22 +53,22 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
         for line in lines if output != "name" else ():
             shown = f"{job_id}:{line.sequence_num}:{renderer.render(line)}{renderer.close_line()}"
             if output != "text":
-                shown = json_text({"id": job_id, **line.to_json()}) + "\n"
+                shown = common.json_text({"id": job_id, **line.to_json()}) + "\n"
             sys.stdout.buffer.write(shown.encode("utf-8", "replace"))
         sys.stdout.flush()
         counts[job_id] = counts.get(job_id, 0) + len(lines)
         if job.get("error"):
             failed = True
-            print_message(f"{job_id}: {job['error']}")
+            common.print_message(f"{job_id}: {job['error']}")
         elif job["more"] and counts[job_id] >= max_count:
-            print_message(f"{job_id}: there are more than {max_count} such lines")
+            common.print_message(f"{job_id}: there are more than {max_count} such lines")
 
-    with open_client(workflow) as client, status_line() as show:
+    with common.open_client(workflow) as client, common.status_line() as show:
         for page in client.pages("/workflows/{}/logs/search", workflow, **query):
             show("")
             read_items(page, "jobs", print_job)
             if "searched_to" in page:
                 show(f"searched up to job {page['searched_to']}")
         if not counts:
-            require_jobs(client, workflow)
-    return EXIT_TROUBLE if failed else 0 if counts else EXIT_NO_MATCH
+            common.require_jobs(client, workflow)
+    return common.EXIT_TROUBLE if failed else 0 if counts else common.EXIT_NO_MATCH

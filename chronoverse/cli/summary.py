@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 
-from chronoverse.cli.common import identifier, json_text, open_client, output_option, status_line
+from chronoverse.cli import common
 from chronoverse.client.terminal import plain_text, sanitize
 from chronoverse.errors import ChronoverseError
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
+@common.job_arguments
 @click.option(
     "--bytes",
     "max_bytes",
@@ -22,7 +21,7 @@ from chronoverse.errors import ChronoverseError
     show_default=True,
     help="Bytes of the summary, as JSON.",
 )
-@output_option
+@common.output_option
 def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
     """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines.
 
@@ -30,13 +29,13 @@ def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
     backwards, for two minutes at most.
     """
     route = "/workflows/{}/jobs/{}/summary"
-    with open_client(workflow, job) as client, status_line() as show:
+    with common.open_client(workflow, job) as client, common.status_line() as show:
         found = client.read(route, workflow, job, bytes=max_bytes)
         deadline = time.monotonic() + 120
         while found.get("complete") is False and time.monotonic() < deadline:
             show(looked_at(found))
             found = client.read(route, workflow, job, bytes=max_bytes)
-    for text in [json_text(found)] if output == "json" else summary_text(found):
+    for text in [common.json_text(found)] if output == "json" else summary_text(found):
         click.echo(text)
 
 

@@ -5,16 +5,7 @@ from typing import Any
 
 import click
 
-from chronoverse.cli.common import (
-    EXIT_NO_MATCH,
-    duration,
-    identifier,
-    json_text,
-    open_client,
-    output_option,
-    print_message,
-    stream_option,
-)
+from chronoverse.cli import common
 from chronoverse.cli.logs import exit_code
 from chronoverse.client.follower import JobState
 from chronoverse.client.terminal import LineRenderer, gap_notice
@@ -23,14 +14,15 @@ from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 
 
 @click.command()
-@click.argument("workflow", type=identifier)
-@click.argument("job", type=identifier)
+@common.job_arguments
 @click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, in any case of letters.")
 @click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
-@stream_option
+@common.stream_option
 @click.option("--offset", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Only a line after line N.")
-@click.option("--timeout", type=duration, metavar="TIME", help="How long to wait, such as 10m. By default for ever.")
-@output_option
+@click.option(
+    "--timeout", type=common.duration, metavar="TIME", help="How long to wait, such as 10m. By default for ever."
+)
+@common.output_option
 def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any) -> int:
     """Wait until JOB prints a line, or ends.
 
@@ -40,23 +32,27 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
     if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
         raise click.UsageError("--regex, --stream and --offset go with --for")
 
-    with open_client(workflow, job) as client:
+    with common.open_client(workflow, job) as client:
         answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
     try:
         outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
         for gap in answer.get("gaps", []):
-            print_message(gap_notice(Gap(gap["from"], gap["to"], str(gap["reason"]))))
+            common.print_message(gap_notice(Gap(gap["from"], gap["to"], str(gap["reason"]))))
         if line is not None:
             found = Line.from_json(line)
-            text = json_text(line) + "\n" if output == "json" else LineRenderer().render(found._replace(partial=False))
+            text = (
+                common.json_text(line) + "\n"
+                if output == "json"
+                else LineRenderer().render(found._replace(partial=False))
+            )
             sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     except (KeyError, TypeError, ValueError) as error:
         raise ChronoverseError("the service sent an unreadable answer") from error
     if outcome == "timeout":
-        print_message("the time is over")
+        common.print_message("the time is over")
         return 124  # as ``timeout`` exits
     if query["q"] is not None:
         if line is None:
-            print_message(f"the job ended without such a line: {state.status}")
-        return 0 if line is not None else EXIT_NO_MATCH
+            common.print_message(f"the job ended without such a line: {state.status}")
+        return 0 if line is not None else common.EXIT_NO_MATCH
     return exit_code(state)
