@@ -8,6 +8,7 @@ worker answers ``/metrics`` reports the values of all of them. The variable must
 import glob
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -51,19 +52,16 @@ def drop_process(name: str) -> None:
 if values.ValueClass._multiprocess:
     values.ValueClass = values.MultiProcessValue(lambda: _process_name or os.getpid())
 
-#: Upper bounds of the buckets of the delay, in seconds. Timestamps have milliseconds, so smaller bounds than 5 ms would
-#: not be exact.
-DELAY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+#: Gauges by what is reported of several processes: their sum, the largest value, or the newest one.
+_summed = partial(Gauge, multiprocess_mode="livesum")
+_largest = partial(Gauge, multiprocess_mode="livemax")
+_newest = partial(Gauge, multiprocess_mode="livemostrecent")
 
-WORKERS = Gauge("chronoverse_workers", "Workers that are up, those going down included.", multiprocess_mode="livesum")
-WORKERS_DRAINING = Gauge(
-    "chronoverse_workers_draining", "Workers that were told to go and still end streams.", multiprocess_mode="livesum"
-)
+WORKERS = _summed("chronoverse_workers", "Workers that are up, those going down included.")
+WORKERS_DRAINING = _summed("chronoverse_workers_draining", "Workers that were told to go and still end streams.")
 
-STREAMS_OPEN = Gauge("chronoverse_streams_open", "Event streams being served.", multiprocess_mode="livesum")
-STREAMS_LIMIT = Gauge(
-    "chronoverse_streams_limit", "Event streams that all workers together may serve.", multiprocess_mode="livesum"
-)
+STREAMS_OPEN = _summed("chronoverse_streams_open", "Event streams being served.")
+STREAMS_LIMIT = _summed("chronoverse_streams_limit", "Event streams that all workers together may serve.")
 STREAMS_STARTED = Counter("chronoverse_streams_started", "Event streams begun.")
 STREAMS_ENDED = Counter("chronoverse_streams_ended", "Event streams ended, by why.", ["reason"])
 STREAMS_REFUSED = Counter(
@@ -85,20 +83,18 @@ BYTES_DELIVERED = Counter("chronoverse_bytes_delivered", "Bytes of the frames of
 DELIVERY_DELAY = Histogram(
     "chronoverse_delivery_delay_seconds",
     "From a line's timestamp until it was written to all viewers who waited, once per batch of a job's lines.",
-    buckets=DELAY_BUCKETS,
+    # Timestamps have milliseconds, so smaller bounds than 5 ms would not be exact.
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 REPLAY_READS = Counter("chronoverse_replay_reads", "Reads of the store made for one viewer alone.")
 REPLAY_RESTS = Counter(
     "chronoverse_replay_rest_seconds", "For which replays rested to leave room for others, summed over all replays."
 )
-VIEWERS_BEHIND = Gauge(
-    "chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.", multiprocess_mode="livesum"
-)
-JOBS_WATCHED = Gauge("chronoverse_jobs_watched", "Jobs read live, summed over workers.", multiprocess_mode="livesum")
-TAIL_SILENCE = Gauge(
+VIEWERS_BEHIND = _summed("chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.")
+JOBS_WATCHED = _summed("chronoverse_jobs_watched", "Jobs read live, summed over workers.")
+TAIL_SILENCE = _largest(
     "chronoverse_tail_silence_seconds",
     "Since the store last answered the live reading of watched jobs, in the worker that waits longest.",
-    multiprocess_mode="livemax",
 )
 
 PUBLISH_ANSWERS = Counter(
@@ -107,67 +103,48 @@ PUBLISH_ANSWERS = Counter(
 LINES_APPENDED = Counter("chronoverse_lines_appended", "Lines that runners have appended over HTTP.")
 STORE_ERRORS = Counter("chronoverse_store_errors", "Calls of the store that failed.", ["during", "kind"])
 
-STORE_AWAY = Gauge(
-    "chronoverse_store_away", "1 while the store did not answer the last check.", multiprocess_mode="livemax"
+STORE_AWAY = _largest("chronoverse_store_away", "1 while the store did not answer the last check.")
+STORE_MAY_EVICT = _largest(
+    "chronoverse_store_may_evict", "1 while the store's maxmemory-policy allows it to throw logs away to make room."
 )
-STORE_MAY_EVICT = Gauge(
-    "chronoverse_store_may_evict",
-    "1 while the store's maxmemory-policy allows it to throw logs away to make room.",
-    multiprocess_mode="livemax",
-)
-STORE_EVICTED = Gauge(
+STORE_EVICTED = _largest(
     "chronoverse_store_evicted_keys",
     "Keys that the store has thrown away to make room since it started, which may have been logs.",
-    multiprocess_mode="livemax",
 )
 
-STORE_DENIED = Gauge(
+STORE_DENIED = _largest(
     "chronoverse_store_denied",
     "Commands, keys and log-ins that the store's ACL has denied since the store started, to any user.",
-    multiprocess_mode="livemax",
 )
 
-KEYS_AGE = Gauge(
+KEYS_AGE = _newest(
     "chronoverse_issuer_keys_age_seconds",
     "Since the issuer's public keys were fetched: +Inf without any, 0 when tokens are checked with another key.",
-    multiprocess_mode="livemostrecent",
 )
-SCANS_UP = Gauge(
-    "chronoverse_scans_up",
-    "1 while the scan server, which answers searches, runs and does not stand still.",
-    multiprocess_mode="livemostrecent",
+SCANS_UP = _newest(
+    "chronoverse_scans_up", "1 while the scan server, which answers searches, runs and does not stand still."
 )
 
-ARCHIVE_CONFIGURED = Gauge(
-    "chronoverse_archive_configured", "1 if this service has an archive.", multiprocess_mode="livemax"
-)
-ARCHIVER_LAST_STEP = Gauge(
+ARCHIVE_CONFIGURED = _largest("chronoverse_archive_configured", "1 if this service has an archive.")
+ARCHIVER_LAST_STEP = _largest(
     "chronoverse_archiver_last_step_timestamp_seconds",
     "Unix time at which an archiver last began a step, or waited for one.",
-    multiprocess_mode="livemax",
 )
-STORE_WENT_BACK = Gauge(
+STORE_WENT_BACK = _largest(
     "chronoverse_archive_store_went_back",
     "1 if the store has lost a part of its history, and archivers delete nothing.",
-    multiprocess_mode="livemax",
 )
 CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
 LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
 BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])
 JOBS_ARCHIVED = Counter("chronoverse_archive_jobs", "Jobs that archivers have finished, by what they did.", ["done"])
 ARCHIVE_ERRORS = Counter("chronoverse_archive_errors", "Steps of archivers that failed.", ["kind"])
-ARCHIVE_LAG = Gauge(
-    "chronoverse_archive_lag_seconds",
-    "Since the end of the job that has waited longest to be archived whole.",
-    multiprocess_mode="livemax",
+ARCHIVE_LAG = _largest(
+    "chronoverse_archive_lag_seconds", "Since the end of the job that has waited longest to be archived whole."
 )
-ARCHIVE_WAITING = Gauge(
-    "chronoverse_archive_waiting_jobs", "Ended jobs that an archiver knows to be archived.", multiprocess_mode="livemax"
-)
-HOT_BYTES_LARGEST = Gauge(
-    "chronoverse_archive_largest_log_bytes",
-    "What the largest log of a running job takes in the store.",
-    multiprocess_mode="livemax",
+ARCHIVE_WAITING = _largest("chronoverse_archive_waiting_jobs", "Ended jobs that an archiver knows to be archived.")
+HOT_BYTES_LARGEST = _largest(
+    "chronoverse_archive_largest_log_bytes", "What the largest log of a running job takes in the store."
 )
 
 

@@ -21,7 +21,6 @@ from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
 
 if TYPE_CHECKING:
-    from chronoverse.archive.archiver import Archiver
     from chronoverse.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,6 +36,8 @@ log = logging.getLogger(__name__)
 def archive(once: bool, orphans: bool, delete: bool, address: str | None, output: str, while_stdin: bool) -> int:
     """Move logs into the archive, and delete those whose time is over, until told to go."""
     from chronoverse import metrics
+    from chronoverse.archive.archiver import Archiver
+    from chronoverse.archive.retention import RetentionPolicy
 
     if delete and not orphans:
         raise click.UsageError("--delete goes with --orphans")
@@ -70,35 +71,16 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, output
         with contextlib.suppress(errors.StoreUnavailable):
             for warning in store.warnings():
                 log.warning("%s", warning)
-        archiver = make_archiver(settings, store, stop)
+        limits = RetentionPolicy(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
+        archiver = Archiver(store, common.open_archive(settings), limits, stop=stop)
         if once:
-            return os.EX_DATAERR if _archive_once(archiver) else 0
+            with common.status_line() as show:
+                failures = archiver.run_once(lambda done, total: show(f"archived {done:,} of {total:,} lines"))
+            return os.EX_DATAERR if failures else 0
         log.info("archiver up", extra={"fields": {"archive": settings.archive_location}})
         archiver.run()
         log.info("archiver gone")
     return 0
-
-
-def make_archiver(settings: Settings, store: "Store", stop: threading.Event) -> "Archiver":
-    """The archiver that ``settings`` describe. Raises :class:`SettingsError` when they name no archive."""
-    from chronoverse.archive.archiver import Archiver
-    from chronoverse.archive.retention import RetentionPolicy
-
-    limits = RetentionPolicy(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
-    return Archiver(store, common.open_archive(settings), limits, stop=stop)
-
-
-def _archive_once(archiver: "Archiver") -> int:
-    """Does all that is due, with a progress bar in lines on a terminal. Returns how many logs could not be archived."""
-    if not sys.stderr.isatty():
-        return archiver.run_once()
-    with click.progressbar(length=1, label="archiving", file=sys.stderr) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.length = max(1, total)
-            bar.update(done - bar.pos)
-
-        return archiver.run_once(progress)
 
 
 def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str) -> int:

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from chronoverse.client.client import Client
     from chronoverse.store import Store
 
-#: The exit codes of a search that finds nothing, and of one that could not look everywhere, as grep's.
-EXIT_NO_MATCH: Final = 1
-EXIT_TROUBLE: Final = 2
 #: Seconds in the units of :func:`duration`.
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 

@@ -107,7 +107,7 @@ def logs(
             with common.status_line() as show:
                 found = client.search(ref, search or "", _progress(client, ref, show), **asked)
                 count, _ = print_log(grouped(found, context), **printing)
-        return 0 if count else common.EXIT_NO_MATCH
+        return 0 if count else 1  # as grep
 
 
 def stored_lines(

@@ -15,11 +15,6 @@ import click
 from chronoverse import __version__
 from chronoverse.errors import ChronoverseError
 
-#: What a shell reports of a program that SIGINT or SIGPIPE has ended.
-EXIT_BY_SIGINT: Final = 130
-EXIT_BY_SIGPIPE: Final = 141
-
-
 #: The module of each command, and an example, in the order of ``--help``. A module is imported when it is used.
 _COMMANDS: Final = {
     "serve": ("serve", "serve --bind 0.0.0.0:8000"),
@@ -83,6 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever reads our output has closed it. Python flushes stdout when it exits, and that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BY_SIGPIPE
+        return 141  # what a shell reports of a program that SIGPIPE has ended
     except (KeyboardInterrupt, click.Abort):
-        return EXIT_BY_SIGINT
+        return 130  # SIGINT

@@ -71,4 +71,4 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
                 show(f"searched up to job {page['searched_to']}")
         if not counts:
             common.require_jobs(client, workflow)
-    return common.EXIT_TROUBLE if failed else 0 if counts else common.EXIT_NO_MATCH
+    return 2 if failed else 0 if counts else 1

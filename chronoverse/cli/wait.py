@@ -54,5 +54,5 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
     if query["q"] is not None:
         if line is None:
             common.print_message(f"the job ended without such a line: {state.status}")
-        return 0 if line is not None else common.EXIT_NO_MATCH
+        return 0 if line is not None else 1
     return exit_code(state)
