@@ -7,6 +7,7 @@ import sys
 import click
 
 from chronoverse.cli import common
+from chronoverse.client.terminal import counted
 from chronoverse.joblog.model import JobRef, parse_number
 
 #: What redacting and deleting need, and naming the jobs that are near one that is not there.
@@ -58,7 +59,7 @@ def redact(
     ref = JobRef(workflow, job)
     with common.open_client(workflow, job, _SCOPES) as client:
         count, pending = client.redact(ref, first=first, last=last, q=search, regex=regex, reason=reason)
-    click.echo(f"{count} line{'' if count == 1 else 's'} redacted")
+    click.echo(f"{counted(count)} redacted")
     if pending:
         common.print_message(
             "the old text can still come back if the store does; repeat the command later to make sure"

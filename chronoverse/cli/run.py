@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chronoverse.cli import common
+from chronoverse.client.terminal import counted
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.model import JobRef
 from chronoverse.settings import Settings
@@ -177,6 +178,8 @@ def _print_spool(file: Path, raw: bool) -> None:
     print_log(spool.entries(spool.state.get("base", 1)), raw=raw)
     spool.preserve()
     if spool.dropped:
-        common.print_message(f"{spool.dropped} lines were dropped: there was no room to keep them")
+        common.print_message(
+            f"{counted(spool.dropped, 'line was', 'lines were')} dropped: there was no room to keep them"
+        )
     if damage:
         raise SpoolError(damage)

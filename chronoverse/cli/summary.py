@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from chronoverse.cli import common
-from chronoverse.client.terminal import plain_text, sanitize
+from chronoverse.client.terminal import counted, plain_text, sanitize
 from chronoverse.errors import ChronoverseError
 
 
@@ -44,7 +44,7 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
     try:
         job, compared_with = summary["job"], summary["compared_with"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
-        yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {job['lines']} lines")
+        yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {counted(job['lines'])}")
         if cause := summary.get("cause"):
             yield f"Open it at lines {cause['from']:,} to {cause['to']:,}. The most telling one:"
             yield _numbered(cause["line"])
@@ -52,9 +52,11 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield "No earlier job has COMPLETED, so nothing is known to be new."
         else:
             jobs = ", ".join(map(str, compared_with))
-            yield plain_text(f"{_how_many(summary, 'new', 'new lines')}, compared with {jobs}:")
+            yield plain_text(f"{_how_many(summary, 'new', 'new line', 'new lines')}, compared with {jobs}:")
         yield from map(_numbered, summary["new"]["first"])
-        yield plain_text(f"{_how_many(summary, 'errors', 'lines that look like errors')}:")
+        yield plain_text(
+            f"{_how_many(summary, 'errors', 'line that looks like an error', 'lines that look like errors')}:"
+        )
         yield from map(_numbered, summary["errors"]["first"])
         yield "The last lines:"
         yield from map(_numbered, summary["last"])
@@ -75,12 +77,12 @@ def looked_at(summary: dict[str, Any]) -> str:
         raise ChronoverseError("the service sent an unreadable summary") from error
 
 
-def _how_many(summary: dict[str, Any], kind: str, noun: str) -> str:
+def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:
     """The number of lines of one kind, and while it is not known, how many there are so far."""
     count, first = summary[kind]["count"], summary[kind]["first"]
     if count is not None:
-        return f"{count} {noun}"
-    return f"{noun}: {looked_at(summary)}, {sum(line.get('repeated', 1) for line in first) or 'none'} so far"
+        return counted(count, one, many)
+    return f"{many}: {looked_at(summary)}, {sum(line.get('repeated', 1) for line in first) or 'none'} so far"
 
 
 def _numbered(line: dict[str, Any]) -> str:

@@ -77,6 +77,15 @@ def _visible(parameters: str) -> str:
     return ";".join(visible)
 
 
+def counted(number: int, one: str = "line", many: str = "lines") -> str:
+    """A number with its noun.
+
+    >>> counted(1), counted(2, "line was", "lines were")
+    ('1 line', '2 lines were')
+    """
+    return f"{number} {one if number == 1 else many}"
+
+
 def gap_notice(gap: Gap) -> str:
     """The text that is printed instead of lines that cannot be had.
 

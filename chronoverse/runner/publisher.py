@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from chronoverse.backoff import Backoff, RetryPolicy
+from chronoverse.client.terminal import counted
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
@@ -308,7 +309,7 @@ class Publisher:
             # The number that the first line gets in a log that has none.
             return store.open(self.job, self._token, 1 if must_be_new else None)
         except SequenceGap as gap:
-            raise ForeignLines(f"{self.job} has {gap.expected - 1} lines already") from gap
+            raise ForeignLines(f"{self.job} has {counted(gap.expected - 1)} already") from gap
 
     def _try_next_id(self, error: ChronoverseError) -> None:
         """Opens the next of JOB.2, JOB.3, … from now on. Raises :class:`Closed` when its id would be too long."""

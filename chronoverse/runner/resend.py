@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
+from chronoverse.client.terminal import counted
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner import readback
@@ -88,11 +89,12 @@ def resend_spool(
         reported = refusal if was_published else publisher.refusal
         close_and_report(publisher, spool, say, service_url, delivered=delivered, refusal=reported)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
-            say(f"{job} was deleted: {path} is gone, with the {lines} lines in it")
+            say(f"{job} was deleted: {path} is gone, with the {counted(lines)} in it")
     if refusal is not None:
         raise refusal
     if delivered:
-        say(f"{lines} lines of {job} are in the store, and {path} is gone")
+        one, many = f"line of {job} is", f"lines of {job} are"
+        say(f"{counted(lines, one, many)} in the store, and {path} is gone")
         if damage:
             raise SpoolError("the file was damaged, and the log lacks the lines that could not be read")
     return delivered
@@ -119,7 +121,7 @@ def _verify(
     """
     base = publisher.base
     if base is None:
-        return SpoolNotInLog(f"{job} has ended without the {spool.kept} lines of {path}")
+        return SpoolNotInLog(f"{job} has ended without the {counted(spool.kept)} of {path}")
     try:
         comparison = _compare_spool(open_comparer(), job, spool, base)
     except (JobNotFound, ArchiveDamaged) as error:

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from chronoverse.client.terminal import counted
 from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
@@ -116,7 +117,7 @@ def run(
         if page and publisher.job != job:
             say(page(publisher.job))
         if recovered is not None:
-            say(f"{recovered_lines} lines of an earlier runner of this job, in {recovered}, go before ours")
+            say(f"{counted(recovered_lines)} of an earlier runner of this job, in {recovered}, go before ours")
         try:
             # A recovered spool file may say how an earlier command ended.
             spool.save_state(ending=None, server=service_url or "")
@@ -189,7 +190,7 @@ def wait_delivered(
         if now >= show_at:
             show_at += 1
             lines = spool.undelivered
-            what = f"{lines} line{'' if lines == 1 else 's'}" if lines else "the job's end"
+            what = counted(lines) if lines else "the job's end"
             show(f"delivering {what}, for up to {math.ceil(left)} s; Ctrl-C keeps them in {spool.path or 'a file'}")
 
 
@@ -212,11 +213,11 @@ def close_and_report(
     if delivered:
         spool.abandon()
     if spool.dropped:
-        say(f"{spool.dropped} lines were dropped: there was no room to keep them")
+        say(f"{counted(spool.dropped, 'line was', 'lines were')} dropped: there was no room to keep them")
     if delivered or (path is None and isinstance(refusal, Deleted)):
         return
     if undelivered:
-        say(f"{undelivered} lines were not delivered to the store")
+        say(f"{counted(undelivered, 'line was', 'lines were')} not delivered to the store")
     elif publisher.ended:
         say("the store has all lines, as far as it says; they were not read back")
     else:

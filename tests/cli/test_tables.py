@@ -1,6 +1,8 @@
-"""Lists as tables on a terminal, ids alone, statuses in any case, and the examples of ``--help``."""
+"""Lists in all forms, ids that are near, progress on a terminal, and the examples of ``--help``."""
 
+import json
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -9,7 +11,7 @@ from chronoverse.cli.listing import print_table, spoken
 from chronoverse.cli.main import main
 from tests.cli.conftest import Cli
 from tests.support.commands import visible_commands
-from tests.support.scripted import ScriptedService, answer
+from tests.support.scripted import ScriptedService, answer, problem
 
 JOB = (
     b'{"id":"job_1","workflow_id":"wf_1","status":"FAILED","attempt":1,"created_at":"2026-03-03T10:00:00.000Z",'
@@ -51,6 +53,63 @@ def test_ids_alone_and_statuses_in_small_letters(cli: Cli) -> None:
 
     assert (done.returncode, done.stdout) == (0, "job_1\n")
     assert service.requests[0].query["status"] == "FAILED"
+
+
+FOUND = (
+    b'{"jobs":[{"id":"job_1","logs":[{"timestamp":"2026-03-03T10:00:00.000Z","message":"oops","sequence_num":7,'
+    b'"stream":"stderr"}],"more":false}],"cursor":null}'
+)
+
+
+def test_a_search_prints_objects_or_ids(cli: Cli) -> None:
+    """Each line comes with the id of its job."""
+    with ScriptedService(*[answer("200 OK", FOUND)] * 3) as service:
+        text, lines, ids = (
+            cli("search", "wf_1", "oops", "-o", form, URL=service.url, TOKEN="a.b.c").stdout
+            for form in ("text", "jsonl", "name")
+        )
+
+    assert (text, ids) == ("job_1:7:oops\n", "job_1\n")
+    assert [json.loads(lines)[name] for name in ("id", "sequence_num", "message")] == ["job_1", 7, "oops"]
+
+
+MISSING = problem("404 Not Found", "There is nothing here.")
+NO_JOBS = answer("200 OK", b'{"jobs":[],"cursor":null}')
+WORKFLOWS = answer("200 OK", b'{"workflows":[{"id":"wf_1"}],"cursor":null}')
+
+
+@pytest.mark.parametrize("command", ["logs", "logs -f", "logs --new", "summary", "download", "delete -y"])
+def test_a_job_that_is_not_there_is_said_with_those_that_are_near(cli: Cli, command: str) -> None:
+    """Whatever the command would have done with it."""
+    with ScriptedService(MISSING, JOBS) as service:
+        done = cli(*command.split(), "wf_1", "jbo_1", URL=service.url, TOKEN="a.b.c")
+
+    assert (done.returncode, done.stderr) == (66, "chronoverse: there is no job jbo_1 in wf_1: did you mean job_1?\n")
+
+
+@pytest.mark.parametrize("command", [("jobs", "wf_2"), ("search", "wf_2", "oops")], ids=str)
+def test_a_workflow_without_jobs_is_unknown(cli: Cli, command: tuple[str, ...]) -> None:
+    """An empty list would hide a typo."""
+    with ScriptedService(*[NO_JOBS] * 3, WORKFLOWS) as service:
+        done = cli(*command, URL=service.url, TOKEN="a.b.c")
+
+    sentence = "there is no workflow wf_2 that this token may see: did you mean wf_1?"
+    assert (done.returncode, done.stdout, done.stderr) == (66, "", f"chronoverse: {sentence}\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_download_shows_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, is_terminal: bool
+) -> None:
+    """On a terminal, in one line that is gone at the end."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    with ScriptedService(answer("200 OK", b"x" * 100_000)) as service:
+        monkeypatch.setenv("CHRONOVERSE_URL", service.url)
+        assert main(["download", "wf_1", "job_1", str(tmp_path / "log.txt")]) == 0
+
+    shown, _, said = capsys.readouterr().err.rpartition("chronoverse: saved")
+    assert said.endswith("(100,000 bytes)\n")
+    assert shown.startswith("\r\x1b[K") == shown.endswith(" bytes\r\x1b[K") == is_terminal
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def test_undelivered_lines_are_reported(server: RedisServer, open_log: Callable[
         log.write("stdout", "late")
 
     assert log.undelivered == 1
-    assert "1 lines were not delivered to the store" in said
+    assert "1 line was not delivered to the store" in said
     assert "chronoverse deliver" in said[-1]
     server.start()
 

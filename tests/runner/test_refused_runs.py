@@ -218,7 +218,7 @@ def test_on_a_terminal_the_end_counts_down_and_ctrl_c_ends_it(tmp_path: Path, jo
     status = f"\r\x1b[Kchronoverse: delivering 1 line, for up to 4 s; Ctrl-C keeps them in {file}"
     assert status in shown.decode()
     assert "for up to 2 s" not in shown.decode()
-    assert "\r\x1b[Kchronoverse: 1 lines were not delivered" in shown.decode()
+    assert "\r\x1b[Kchronoverse: 1 line was not delivered" in shown.decode()
 
 
 def test_the_first_line_is_the_link_to_the_page(service: Service, tmp_path: Path, job: JobRef) -> None:

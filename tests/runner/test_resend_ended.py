@@ -176,7 +176,7 @@ def test_lines_are_not_published_as_a_job_that_has_lines(server: RedisServer, tm
     content = path.read_bytes()
     done = deliver(server, tmp_path, "--as", OTHER.job_id, path)
     assert done.returncode == 73
-    assert f"{OTHER} has 1 lines already" in done.stderr
+    assert f"{OTHER} has 1 line already" in done.stderr
     assert path.read_bytes() == content
     assert server.ask("KEYS", f"chronoverse:{{{OTHER.workflow_id}}}:{OTHER.job_id}:*") == [key("log", OTHER).encode()]
     assert deliver(server, tmp_path, path).returncode == ENDED
