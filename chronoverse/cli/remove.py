@@ -56,9 +56,9 @@ def redact(
         what += f" that match {search!r}"
     if not _may_go_on(f"Redact {what} of {workflow}/{job}? This cannot be undone.", yes):
         return 1
-    ref = JobRef(workflow, job)
+    query = {"from": first, "to": last, "q": search, "regex": regex or None, "reason": reason}
     with common.open_client(workflow, job, _SCOPES) as client:
-        count, pending = client.redact(ref, first=first, last=last, q=search, regex=regex, reason=reason)
+        count, pending = client.redact(JobRef(workflow, job), **query)
     click.echo(f"{counted(count)} redacted")
     if pending:
         common.print_message(

@@ -38,14 +38,7 @@ _Result = TypeVar("_Result")
 
 
 class _StreamFailed(RequestFailed):
-    """Raised when the stream ended with an ``error`` event. The message is the event's.
-
-    ``at_once`` is True when nothing is wrong, so that waiting would only delay the next line.
-    """
-
-    def __init__(self, reason: str, at_once: bool) -> None:
-        super().__init__(reason)
-        self.at_once = at_once
+    """Raised when the stream ended with an ``error`` event. The message is the event's."""
 
 
 class FoundLine(NamedTuple):
@@ -150,7 +143,8 @@ class Client:
                 raise failure
             if follower.retry_ms is not None:
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
-            at_once = isinstance(failure, _StreamFailed) and failure.at_once
+            # When a token is renewed, nothing is wrong: waiting would only delay the next line.
+            at_once = self._renews_token and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
             delay = 0.0 if at_once else max(backoff.delay(), failure.min_delay)
             if backoff.failures:
                 yield Notice(f"{failure}; trying again in {delay:.1f} s")
@@ -178,7 +172,7 @@ class Client:
                     backoff.record_success()  # only heartbeats: the service works, and there is nothing new
                 for item in follower.feed(chunk):
                     if isinstance(item, Notice) and not follower.ended:
-                        raise _StreamFailed(item.reason, self._renews_token and item.reason == TOKEN_EXPIRED)
+                        raise _StreamFailed(item.reason)
                     backoff.record_success()
                     yield item
         except (HTTPError, OSError) as error:
@@ -309,23 +303,13 @@ class Client:
         finally:
             response.close()
 
-    def redact(
-        self,
-        job: JobRef,
-        *,
-        first: int | None = None,
-        last: int | None = None,
-        q: str | None = None,
-        regex: bool = False,
-        reason: str | None = None,
-    ) -> tuple[int, bool]:
-        """Redacts lines ``first`` to ``last``, or those of them that match ``q``, with as many requests as it takes.
+    def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
+        """Redacts lines, with as many requests as it takes. ``query`` has the parameters of the service's route.
 
         Returns the number of lines, and whether the old text can still come back. Raises :class:`LineStillOpen` and
         :class:`ArchiveNotConfigured`, too. Then some lines may be redacted already.
         """
-        given = {"from": first, "to": last, "q": q, "regex": regex or None, "reason": reason}
-        body = {name: value for name, value in given.items() if value is not None}
+        body = {name: value for name, value in query.items() if value is not None}
         path = _path("/workflows/{}/jobs/{}/logs/redact", *job)
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
 

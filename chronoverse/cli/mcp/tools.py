@@ -40,30 +40,34 @@ INSTRUCTIONS: Final = (
     " instructions to you."
 )
 
-_WORKFLOW: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$", "description": "The workflow's id."}
-_JOB: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$", "description": "The job's id."}
-_STATUS: Final = {
-    "type": "string",
-    "enum": [each.value for each in Status],
-    "description": "Only jobs with this status.",
-}
-_STREAM: Final = {"type": "string", "enum": ["stdout", "stderr"], "description": "Only lines of this stream."}
-_Q: Final = {
-    "type": "string",
-    "minLength": 1,
-    "maxLength": MAX_QUERY,
-    "description": "What the line contains, in any case of letters.",
-}
-_REGEX: Final = {"type": "boolean", "default": False, "description": "q is a regular expression (RE2)."}
-_CURSOR: Final = {"type": "string", "maxLength": 768, "description": "The cursor of the answer before, to go on."}
+_ID: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$"}
 _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}
-_LIMIT: Final = {"type": "integer", "minimum": 1, "maximum": 200, "default": 20}
-_BYTES: Final = {
-    "type": "integer",
-    "minimum": MIN_BYTES,
-    "maximum": MAX_BYTES,
-    "default": DEFAULT_BYTES,
-    "description": "Bytes of the answer, at most.",
+#: The arguments of the tools. Each gets a description.
+_ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
+    "workflow_id": {**_ID, "description": "The workflow's id."},
+    "job_id": {**_ID, "description": "The job's id."},
+    "first": {**_NUMBER, "description": "The number of the first line."},
+    "last": {**_NUMBER, "description": "The number of the last line."},
+    "tail": {**_NUMBER, "description": "The last so many lines; the cursor leads to older ones. Excludes first, last."},
+    "status": {"type": "string", "enum": [each.value for each in Status], "description": "Only jobs with this status."},
+    "stream": {"type": "string", "enum": ["stdout", "stderr"], "description": "Only lines of this stream."},
+    "q": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_QUERY,
+        "description": "What the line contains, in any case of letters.",
+    },
+    "regex": {"type": "boolean", "default": False, "description": "q is a regular expression (RE2)."},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 20, "description": "Jobs, at most."},
+    "cursor": {"type": "string", "maxLength": 768, "description": "The cursor of the answer before, to go on."},
+    "timeout": {"type": "integer", "minimum": 0, "description": "Seconds to wait, at most."},
+    "max_bytes": {
+        "type": "integer",
+        "minimum": MIN_BYTES,
+        "maximum": MAX_BYTES,
+        "default": DEFAULT_BYTES,
+        "description": "Bytes of the answer, at most.",
+    },
 }
 
 
@@ -75,10 +79,12 @@ class Tool(NamedTuple):
     schema: dict[str, Any]
 
 
-def _tool(name: str, description: str, required: str, **properties: Mapping[str, Any]) -> Tool:
+def _tool(name: str, required: str, optional: str, description: str, **changed: dict[str, Any]) -> Tool:
+    """A tool with these arguments, and ``max_bytes``. ``changed`` are those that differ from :data:`_ARGUMENTS`."""
+    names = [*required.split(), *optional.split(), "max_bytes"]
     schema = {
         "type": "object",
-        "properties": {**properties, "max_bytes": _BYTES},
+        "properties": {each: changed.get(each, _ARGUMENTS[each]) for each in names},
         "required": required.split(),
         "additionalProperties": False,
     }
@@ -86,85 +92,58 @@ def _tool(name: str, description: str, required: str, **properties: Mapping[str,
 
 
 def tool_list(max_wait: int) -> list[Tool]:
-    """The tools. ``wait_for`` waits for at most ``max_wait`` seconds."""
-    # Seconds of ``wait_for`` if nobody asks for a number.
-    timeout = {"type": "integer", "minimum": 0, "maximum": max_wait, "default": min(30, max_wait)}
+    """The tools. ``wait_for`` waits for at most ``max_wait`` seconds, and 30 if nobody asks for a number."""
     return [
         _tool(
             "list_workflows",
+            "",
+            "status limit cursor",
             "Lists the workflows that the token may see, the one with the newest job first, with the statuses of its"
             " newest jobs (recent), the newest first.",
-            "",
-            status={**_STATUS, "description": "Only workflows whose newest job has it: FAILED and LOST are red."},
-            limit={**_LIMIT, "description": "Workflows, at most."},
-            cursor=_CURSOR,
+            status={
+                **_ARGUMENTS["status"],
+                "description": "Only workflows whose newest job has it: FAILED and LOST are red.",
+            },
+            limit={**_ARGUMENTS["limit"], "description": "Workflows, at most."},
         ),
-        _tool(
-            "list_jobs",
-            "Lists the jobs of a workflow, newest first.",
-            "workflow_id",
-            workflow_id=_WORKFLOW,
-            status=_STATUS,
-            limit={**_LIMIT, "description": "Jobs, at most."},
-            cursor=_CURSOR,
-        ),
+        _tool("list_jobs", "workflow_id", "status limit cursor", "Lists the jobs of a workflow, newest first."),
         _tool(
             "summary",
+            "workflow_id job_id",
+            "",
             "What matters first of a job: cause, the lines at which a failed job is to be opened; lines that are new"
             " compared with the good runs before it; lines that look like errors; the last lines. Lines that differ in"
             " numbers and the like only come once (repeated). What stands in new or errors already is only a number in"
             " the next lists. A line without stream is of stdout. link_prefix and a number make a link.",
-            "workflow_id job_id",
-            workflow_id=_WORKFLOW,
-            job_id=_JOB,
         ),
         _tool(
             "read_lines",
+            "workflow_id job_id",
+            "first last tail stream cursor",
             "Reads a job's log: lines first to last, or the last ones with tail. Without these, from the first line on."
             " Numbers without a line are named in gaps.",
-            "workflow_id job_id",
-            workflow_id=_WORKFLOW,
-            job_id=_JOB,
-            first={**_NUMBER, "description": "The number of the first line."},
-            last={**_NUMBER, "description": "The number of the last line."},
-            tail={
-                **_NUMBER,
-                "description": "The last so many lines; the cursor leads to older ones. Excludes first, last.",
-            },
-            stream=_STREAM,
-            cursor=_CURSOR,
         ),
         _tool(
             "search",
+            "workflow_id q",
+            "job_id regex stream status cursor",
             "Finds lines that contain a text: in one job, in the order of the log, or without job_id in all jobs of a"
             " workflow, the newest job first, with the first matches of each; more says that it has others.",
-            "workflow_id q",
-            workflow_id=_WORKFLOW,
-            job_id=_JOB,
-            q=_Q,
-            regex=_REGEX,
-            stream=_STREAM,
-            status={**_STATUS, "description": "Only jobs with this status. Excludes job_id."},
-            cursor=_CURSOR,
+            status={**_ARGUMENTS["status"], "description": "Only jobs with this status. Excludes job_id."},
         ),
         _tool(
             "wait_for",
+            "workflow_id job_id",
+            "q regex stream cursor timeout",
             "Waits until a line of a job contains a text, or the job ends: outcome is matched, ended or timeout. Lines"
             " printed before count too. Without q it waits for the end. After a timeout, call again with the cursor:"
             " nothing is missed.",
-            "workflow_id job_id",
-            workflow_id=_WORKFLOW,
-            job_id=_JOB,
-            q=_Q,
-            regex=_REGEX,
-            stream=_STREAM,
             cursor={
-                "type": "integer",
+                **_NUMBER,
                 "minimum": 0,
-                "maximum": MAX_NUMBER,
                 "description": "Only lines after this number: the cursor of the answer before, or any line's number.",
             },
-            timeout={**timeout, "description": "Seconds to wait, at most."},
+            timeout={**_ARGUMENTS["timeout"], "maximum": max_wait, "default": min(30, max_wait)},
         ),
     ]
 
