@@ -141,7 +141,14 @@ def retention(workflow: str, time_text: str | None) -> None:
 
 
 @click.command()
-@click.option("--workflow", "workflows", multiple=True, type=common.identifier, help="May see this one. Default: all.")
+@click.option(
+    "--workflow",
+    "workflows",
+    multiple=True,
+    type=common.identifier,
+    metavar="ID",
+    help="May see this one. Default: all.",
+)
 @click.option(
     "--scope",
     "scopes",
@@ -151,7 +158,9 @@ def retention(workflow: str, time_text: str | None) -> None:
     show_default=True,
     help="May do this.",
 )
-@click.option("--ttl", type=common.duration, default="1h", show_default=True, help="Is good for so long.")
+@click.option(
+    "--ttl", type=common.duration, metavar="TIME", default="1h", show_default=True, help="How long it is valid."
+)
 @click.option("--subject", default="cli", show_default=True, help="Whose it is.")
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""

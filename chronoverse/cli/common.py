@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 #: Seconds in the units of :func:`duration`.
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
-# click shows the names of the next three functions in --help, as IDENTIFIER, DURATION and MOMENT.
-
 
 def identifier(text: str) -> str:
     """Reads the id of a workflow or a job."""

@@ -28,7 +28,7 @@ def _offset(text: str) -> int | str:
 @click.command()
 @common.job_arguments
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
-@click.option("--offset", type=_offset, help="Start after this line.")
+@click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line.")
 @click.option("-n", "--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @common.stream_option
 @click.option(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +28,18 @@ _server_option = click.option(
 )
 
 
+def _timeout_option(what: str) -> Callable[[Any], Any]:
+    options: dict[str, Any] = {"type": common.duration, "metavar": "TIME", "default": "60s", "show_default": True}
+    return click.option("--deliver-timeout", help=what, **options)
+
+
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--workflow", required=True, type=common.identifier, help="The workflow that the job belongs to.")
-@click.option("--job", type=common.identifier, help="The job's id; one is made and told when it is not given.")
-@_server_option
 @click.option(
-    "--deliver-timeout",
-    type=common.duration,
-    default="60s",
-    show_default=True,
-    help="Deliver so long after CMD has ended.",
+    "--workflow", required=True, type=common.identifier, metavar="ID", help="The workflow that the job belongs to."
 )
+@click.option("--job", type=common.identifier, metavar="ID", help="The job's id. By default one is made and told.")
+@_server_option
+@_timeout_option("How long to deliver after CMD has ended.")
 @click.option("--require-log", is_flag=True, help="Do not start CMD unless its log can be published.")
 @click.option("--retry", is_flag=True, help="If the id is not free, publish as the first free JOB.2, JOB.3, ...")
 @click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
@@ -101,7 +103,7 @@ def run(
 
 
 @click.command()
-@click.option("--deliver-timeout", type=common.duration, default="60s", show_default=True, help="Try for so long.")
+@_timeout_option("How long to try.")
 @_server_option
 @click.option(
     "--as", "job", type=common.identifier, metavar="JOB", help="Publish them as this new job of their workflow."
