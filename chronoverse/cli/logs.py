@@ -111,24 +111,18 @@ def logs(
 
 
 def stored_lines(
-    client: "Client",
-    job: JobRef,
-    *,
-    since: str | None,
-    until: str | None,
-    offset: int | None,
-    tail: int | None,
-    stream: str | None,
+    client: "Client", job: JobRef, *, since: str | None, until: str | None, tail: int | None, **start: Any
 ) -> Iterator[Line | Gap]:
     """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier.
 
-    ``offset`` and ``tail`` narrow that down. All lines in between are printed, whatever the clock was doing meanwhile.
+    ``tail`` and ``start``, an offset and a stream, narrow that down. All lines in between are printed, whatever the
+    clock was doing meanwhile.
     """
-    state = JobState.from_json(client.job(job))
-    first: int | None = (offset or 0) + 1
+    state, stream = JobState.from_json(client.job(job)), start["stream"]
+    first: int | None = (start["offset"] or 0) + 1
     last: int | None = state.last
     if since is not None:
-        first, _ = _find_line(client, job, since=since, offset=offset, stream=stream)
+        first, _ = _find_line(client, job, since=since, **start)
     if until is not None:
         last, _ = _find_line(client, job, until=until, stream=stream, order="desc")
     if first is None or last is None:

@@ -48,7 +48,7 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "job_id": {**_ID, "description": "The job's id."},
     "first": {**_NUMBER, "description": "The number of the first line."},
     "last": {**_NUMBER, "description": "The number of the last line."},
-    "tail": {**_NUMBER, "description": "The last so many lines; the cursor leads to older ones. Excludes first, last."},
+    "tail": {**_NUMBER, "description": "That many last lines; the cursor leads to older ones. Excludes first, last."},
     "status": {"type": "string", "enum": [each.value for each in Status], "description": "Only jobs with this status."},
     "stream": {"type": "string", "enum": ["stdout", "stderr"], "description": "Only lines of this stream."},
     "q": {
@@ -300,7 +300,7 @@ class Tools:
         query: dict[str, Any] = {"q": q, "regex": "true" if regex else None, **filters}
         if job_id is None:
             head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
-            # So many lines of one job have room, with all that their JSON has beside messages.
+            # That many lines of one job have room, with all that their JSON has beside messages.
             query |= {"status": status, "cursor": cursor, "per_job": min(max(max_bytes // 2_000, 1), 5)}
             limit, most = min(max(max_bytes // 1_400, 1), 20), message_bytes(max_bytes)
 
