@@ -69,7 +69,11 @@ def job_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 output_option = click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How it is printed."
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "jsonl"]),
+    default="text",
+    help="json, jsonl: an object a line.",
 )
 list_output_option = click.option(
     "-o",

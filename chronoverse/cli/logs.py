@@ -223,7 +223,7 @@ def print_log(
 ) -> tuple[int, JobState | None]:
     """Prints lines to stdout, and everything else that a person should know to stderr, each at once if ``flush``.
 
-    ``output`` is "text" or "json". Returns the number of lines, and the last job state among ``events``.
+    ``output`` is "text", "json" or "jsonl". Returns the number of lines, and the last job state among ``events``.
     """
     renderer = LineRenderer(timestamps=timestamps, raw=raw)
     count, state = 0, None
@@ -236,9 +236,9 @@ def print_log(
     for event in events:
         if isinstance(event, Line):
             count += 1
-            write(common.json_text(event.to_json()) + "\n" if output == "json" else renderer.render(event))
+            write(common.json_text(event.to_json()) + "\n" if output != "text" else renderer.render(event))
         elif event is None:
-            write("" if output == "json" else f"{renderer.close_line()}--\n")
+            write("" if output != "text" else f"{renderer.close_line()}--\n")
         elif isinstance(event, JobState):
             state = event
         else:

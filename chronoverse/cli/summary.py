@@ -35,7 +35,7 @@ def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
         while found.get("complete") is False and time.monotonic() < deadline:
             show(looked_at(found))
             found = client.read(route, workflow, job, bytes=max_bytes)
-    for text in [common.json_text(found)] if output == "json" else summary_text(found):
+    for text in [common.json_text(found)] if output != "text" else summary_text(found):
         click.echo(text)
 
 

@@ -39,12 +39,8 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
         for gap in answer.get("gaps", []):
             common.print_message(gap_notice(Gap(gap["from"], gap["to"], str(gap["reason"]))))
         if line is not None:
-            found = Line.from_json(line)
-            text = (
-                common.json_text(line) + "\n"
-                if output == "json"
-                else LineRenderer().render(found._replace(partial=False))
-            )
+            found = Line.from_json(line)._replace(partial=False)
+            text = LineRenderer().render(found) if output == "text" else common.json_text(line) + "\n"
             sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     except (KeyError, TypeError, ValueError) as error:
         raise ChronoverseError("the service sent an unreadable answer") from error
