@@ -7,8 +7,7 @@ tokens takes 70 ms, so this does without it.
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 import orjson
 
@@ -18,23 +17,6 @@ from chronoverse.settings import Settings
 EVERY_WORKFLOW: Final = "*"
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRules:
-    """What the claims of every token must say, as the settings have it. None means that nothing is required."""
-
-    audience: str | None = None
-    issuer: str | None = None
-    workflows_claim: str = "workflows"
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The rules that ``settings`` name."""
-        return cls(settings.jwt_audience, settings.jwt_issuer, settings.jwt_workflows_claim)
-
-
-_NO_RULES: Final = ClaimRules()
-
-
 def mint(
     secret: bytes,
     subject: str,
@@ -42,16 +24,16 @@ def mint(
     workflows: Iterable[str],
     ttl_seconds: int,
     now: float,
-    rules: ClaimRules = _NO_RULES,
+    settings: Settings | None = None,
 ) -> str:
     """A token that is signed with ``secret`` and valid from ``now`` (Unix time) for ``ttl_seconds``.
 
-    A service with the same ``rules`` accepts it.
+    A service accepts it that requires the claims which ``settings`` name, by default none beyond the usual ones.
     """
     start = int(now)
     claims = {"sub": subject, "iat": start, "exp": start + ttl_seconds, "scope": " ".join(scopes)}
-    claims |= {rules.workflows_claim: list(workflows)}
-    required = {"iss": rules.issuer, "aud": rules.audience}
+    claims |= {settings.jwt_workflows_claim if settings else "workflows": list(workflows)}
+    required = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience} if settings else {}
     claims |= {name: value for name, value in required.items() if value is not None}
     signed = b".".join(map(_base64url, (b'{"alg":"HS256","typ":"JWT"}', orjson.dumps(claims))))
     return b".".join((signed, _base64url(hmac.digest(secret, signed, "sha256")))).decode()

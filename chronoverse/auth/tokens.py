@@ -1,8 +1,8 @@
 """Bearer tokens (RFC 6750), which are signed JWTs (RFC 7519), checked as RFC 8725 recommends.
 
 The claims are ``sub``, ``exp``, ``scope`` or ``scp`` (words separated by spaces, or a list of them) and ``workflows``
-(a list of ids, or ``["*"]``). :class:`ClaimRules` has what the settings say about claims. ``docs/tokens.md`` shows
-whole tokens. The kind of the key decides which algorithms are allowed. Nothing in a token does.
+(a list of ids, or ``["*"]``), or what the settings say. ``docs/tokens.md`` shows whole tokens. The kind of the key
+decides which algorithms are allowed. Nothing in a token does.
 """
 
 import json
@@ -21,7 +21,6 @@ from jwt.algorithms import HMACAlgorithm
 from chronoverse.auth.jwks import KeySetStore, PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.auth.minting import EVERY_WORKFLOW as EVERY_WORKFLOW
-from chronoverse.auth.minting import ClaimRules as ClaimRules
 from chronoverse.auth.minting import mint as mint
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.joblog.model import IDENTIFIER
@@ -75,9 +74,9 @@ _SIGNATURES: Final = jwt.PyJWS()
 class Verifier:
     """Turns Authorization headers into principals, with one key or with an issuer's published keys."""
 
-    def __init__(self, keys: Key | PublishedKeys, rules: ClaimRules) -> None:
+    def __init__(self, keys: Key | PublishedKeys, settings: Settings) -> None:
         self._keys = keys
-        self._rules = rules
+        self._settings = settings
 
     @classmethod
     def from_settings(
@@ -88,13 +87,12 @@ class Verifier:
         ``fetch`` fetches published keys, by default :func:`fetch_key_set`. ``store`` shares them with other nodes.
         Raises :class:`SettingsError` when there is no usable key.
         """
-        rules = ClaimRules.from_settings(settings)
         if settings.jwt_jwks_url is not None:
             fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
-            return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, store=store, fetch=fetch), rules)
+            return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, store=store, fetch=fetch), settings)
         if settings.jwt_public_key is not None:
-            return cls(_pem_key(settings.jwt_public_key), rules)
-        return cls(_secret_key(signing_secret(settings)), rules)
+            return cls(_pem_key(settings.jwt_public_key), settings)
+        return cls(_secret_key(signing_secret(settings)), settings)
 
     @property
     def published(self) -> PublishedKeys | None:
@@ -113,7 +111,7 @@ class Verifier:
         found = _BEARER.fullmatch(authorization)
         if found is None:
             raise Unauthorized("the Authorization header is not one bearer token")
-        return _principal(self._claims(found[1]), self._rules, now)
+        return _principal(self._claims(found[1]), self._settings, now)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """The claims of a token whose signature is valid. Only then may a message say what is wrong with the token."""
@@ -147,11 +145,11 @@ class Verifier:
         return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
 
 
-def _principal(claims: dict[str, Any], rules: ClaimRules, now: float) -> Principal:
+def _principal(claims: dict[str, Any], settings: Settings, now: float) -> Principal:
     subject, expires_at = claims.get("sub"), _time(claims, "exp")
-    if rules.issuer is not None and claims.get("iss") != rules.issuer:
+    if settings.jwt_issuer is not None and claims.get("iss") != settings.jwt_issuer:
         raise Unauthorized("the token's issuer (iss) is not CHRONOVERSE_JWT_ISSUER")
-    _check_audience(claims.get("aud"), rules.audience)
+    _check_audience(claims.get("aud"), settings.jwt_audience)
     if expires_at is None:
         raise Unauthorized("the token has no exp, or one that is not a time in seconds")
     if now >= expires_at:
@@ -164,7 +162,7 @@ def _principal(claims: dict[str, Any], rules: ClaimRules, now: float) -> Princip
         raise Unauthorized("the token has no sub, or one that is not a text")
     if not isinstance(claims.get("jti", ""), str):
         raise Unauthorized("the token's jti is not a text")
-    return Principal(subject, expires_at, _scopes(claims), _workflows(claims, rules.workflows_claim))
+    return Principal(subject, expires_at, _scopes(claims), _workflows(claims, settings.jwt_workflows_claim))
 
 
 def _check_audience(claim: object, audience: str | None) -> None:

@@ -165,7 +165,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""
     from chronoverse.auth.local_secret import secret_path
-    from chronoverse.auth.minting import EVERY_WORKFLOW, ClaimRules, mint
+    from chronoverse.auth.minting import EVERY_WORKFLOW, mint
     from chronoverse.auth.tokens import signing_secret
 
     settings = common.read_settings()
@@ -180,5 +180,5 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
             f"no service has made its secret in {settings.data_dir} yet: start it first, or set CHRONOVERSE_DATA_DIR "
             "or CHRONOVERSE_JWT_SECRET to what the service has"
         )
-    secret, rules = signing_secret(settings), ClaimRules.from_settings(settings)
-    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), rules))
+    secret = signing_secret(settings)
+    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), settings))

@@ -244,14 +244,12 @@ def bearer_token(
     if settings.token is not None or not (settings.has_local_secret and is_loopback(urlsplit(url).hostname)):
         return settings.token
     from chronoverse.auth.local_secret import local_secret
-    from chronoverse.auth.minting import ClaimRules, mint
-
-    rules = ClaimRules.from_settings(settings)
+    from chronoverse.auth.minting import mint
 
     def make_token() -> str | None:
         if not _is_own_service(settings, url):
             return None
         # It is valid for a minute, because each connection gets a new one.
-        return mint(local_secret(settings.data_dir), subject, [scope], [workflow], 60, time.time(), rules)
+        return mint(local_secret(settings.data_dir), subject, [scope], [workflow], 60, time.time(), settings)
 
     return make_token

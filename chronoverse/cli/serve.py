@@ -92,10 +92,10 @@ def banner(settings: Settings, address: str, command: str) -> str:
     if not settings.has_local_secret or not address.startswith("http"):
         return headline
     from chronoverse.auth.local_secret import local_secret
-    from chronoverse.auth.minting import ClaimRules, mint
+    from chronoverse.auth.minting import mint
 
-    secret, rules = local_secret(settings.data_dir), ClaimRules.from_settings(settings)
-    token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), _TOKEN_HOURS * 3_600, time.time(), rules)
+    secret = local_secret(settings.data_dir)
+    token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), _TOKEN_HOURS * 3_600, time.time(), settings)
     return f"""{headline}
 a token, good for {_TOKEN_HOURS} hours:
   export CHRONOVERSE_TOKEN={token}

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.auth.local_secret import local_secret
-from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, ClaimRules, Principal, Verifier, mint
+from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, Principal, Verifier, mint
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 
@@ -372,7 +372,7 @@ def test_a_minted_token_obeys_the_settings(tmp_path: Path) -> None:
         jwt_issuer="https://id.example/",
         jwt_workflows_claim="teams",
     )
-    token = mint(SECRET, "ada", [READ], ["wf_1"], 60, NOW, ClaimRules.from_settings(configured))
+    token = mint(SECRET, "ada", [READ], ["wf_1"], 60, NOW, configured)
 
     assert Verifier.from_settings(configured).verify(f"Bearer {token}", NOW).workflows == {"wf_1"}
 
