@@ -13,8 +13,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.model import IDENTIFIER, Status, iso_timestamp
-from chronoverse.joblog.time_range import read_time
+from chronoverse.joblog.model import IDENTIFIER, Status, iso_timestamp, read_time
 from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url

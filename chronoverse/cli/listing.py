@@ -11,8 +11,7 @@ import click
 
 from chronoverse.cli import common
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.model import iso_timestamp
-from chronoverse.joblog.time_range import read_time
+from chronoverse.joblog.model import iso_timestamp, read_time
 from chronoverse.settings import no_color
 
 

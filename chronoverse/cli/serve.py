@@ -118,8 +118,7 @@ def scans() -> None:
     from chronoverse.history.scans.app import ScanApp
     from chronoverse.history.scans.server import ScanServer
     from chronoverse.history.scans.summary_scan import SummaryProgress
-    from chronoverse.live.replay_cache import ReplayCache
-    from chronoverse.live.replay_scanner import read_frames
+    from chronoverse.live.replay_cache import ReplayCache, read_frames
 
     settings = Settings.from_env()
     progress = SummaryProgress()
