@@ -39,8 +39,19 @@ def ask(client: httpx.Client) -> Iterator[Asking]:
         yield ask
 
 
+def wait_for_waits(service: Service, count: int = 1) -> None:
+    """Returns once the service serves that many waits, and none of them reads older lines any more."""
+
+    def gauges() -> tuple[float, ...]:
+        return tuple(service.metric(f"chronoverse_{name}") for name in ("streams_open", "viewers_behind"))
+
+    wait_until(lambda: gauges() == (count, 0), 10, f"{count} waits for new lines")
+
+
 @both_ways
-def test_it_answers_as_soon_as_a_line_matches(client: httpx.Client, ask: Asking, job: Foreign) -> None:
+def test_it_answers_as_soon_as_a_line_matches(
+    service: Service, client: httpx.Client, ask: Asking, job: Foreign
+) -> None:
     """With the line, and with how far it has looked."""
     job.lines(["hay", "needle one", "hay"])
     first = ask(job, q="NEEDLE").result(LATE)
@@ -51,7 +62,7 @@ def test_it_answers_as_soon_as_a_line_matches(client: httpx.Client, ask: Asking,
         "job": client.get(job.path).json(),
     }
     waiting = ask(job, q="needle", offset=2)
-    time.sleep(0.3)
+    wait_for_waits(service)
     assert not waiting.done()
     job.lines(["hay", "needle two", "needle three"])
     answer = waiting.result(LATE).json()
@@ -59,11 +70,11 @@ def test_it_answers_as_soon_as_a_line_matches(client: httpx.Client, ask: Asking,
 
 
 @both_ways
-def test_the_end_of_the_job_ends_the_wait(ask: Asking, job: Foreign) -> None:
+def test_the_end_of_the_job_ends_the_wait(service: Service, ask: Asking, job: Foreign) -> None:
     """The job's state says how it ended. A wait without a query waits for that."""
     job.line("hay")
     waits = [ask(job, q="needle"), ask(job), ask(job, q="hay", offset=1)]
-    time.sleep(0.2)
+    wait_for_waits(service, len(waits))
     job.lines(["more straw"]).end("FAILED", 3)
     for wait in waits:
         answer = wait.result(2 * LATE).json()
@@ -86,12 +97,12 @@ def test_the_time_is_kept(client: httpx.Client, job: Foreign) -> None:
         assert statistics.median(took) < max(seconds, LOOK_SECONDS) + 0.4
 
 
-def test_a_job_that_comes_later_is_waited_for(ask: Asking, job: Foreign) -> None:
+def test_a_job_that_comes_later_is_waited_for(service: Service, ask: Asking, job: Foreign) -> None:
     """Until the time is over: then it is not there."""
     assert ask(job, q="x", timeout=0).result(LATE).status_code == 404
     assert ask(job, q="x", timeout=1).result(2 + LATE).status_code == 404
     waiting = ask(job, q="needle", timeout=20)
-    time.sleep(0.3)
+    wait_for_waits(service)
     job.line("needle")
     assert waiting.result(2 * LATE).json()["outcome"] == "matched"
 
@@ -127,11 +138,11 @@ def test_a_loop_of_waits_misses_nothing(ask: Asking, job: Foreign, limit: int) -
     assert found == [number for number in range(1, total + 1) if number % 7 == 0]
 
 
-def test_many_waiters_with_few_queries(ask: Asking, job: Foreign) -> None:
+def test_many_waiters_with_few_queries(service: Service, ask: Asking, job: Foreign) -> None:
     """They are written to together. Each gets the line that it waits for."""
     job.line("first")
     waits = [(n, ask(job, q=f"value {n % 3}", timeout=20)) for n in range(40)]
-    time.sleep(1.5)
+    wait_for_waits(service, len(waits))
     job.lines([f"value {n}" for n in (5, 0, 4, 1, 3, 2)])
     for n, wait in waits:
         answer = wait.result(3 * LATE).json()
@@ -139,7 +150,7 @@ def test_many_waiters_with_few_queries(ask: Asking, job: Foreign) -> None:
 
 
 def test_the_end_of_a_job_with_many_waiters_is_few_reads_of_the_store(
-    ask: Asking, redis_server: RedisServer, job: Foreign
+    service: Service, ask: Asking, redis_server: RedisServer, job: Foreign
 ) -> None:
     """With one read for each waiter, thousands of them would be answered with 503."""
 
@@ -149,7 +160,7 @@ def test_the_end_of_a_job_with_many_waiters_is_few_reads_of_the_store(
 
     job.line("hay")
     waits = [ask(job, q=f"value {n % 3}", timeout=20) for n in range(60)]
-    time.sleep(1.5)
+    wait_for_waits(service, len(waits))
     before = scripts()
     job.end()
     answers = [wait.result(3 * LATE) for wait in waits]
@@ -214,7 +225,7 @@ def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server
     attempt = store.open(ref, "token")
     store.append(attempt, [Line(1, NOW, "hay", "stdout")])
     waiting = ask(job, q="needle", timeout=60)
-    time.sleep(0.2)
+    wait_for_waits(service)
     store.finish(attempt, Status.LOST, None, 0, 2)
     answer = waiting.result(3).json()
     assert (answer["outcome"], answer["job"]["status"]) == ("ended", "LOST")
@@ -222,7 +233,7 @@ def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server
 
 
 @both_ways
-def test_many_gaps_do_not_end_the_wait(ask: Asking, job: Foreign) -> None:
+def test_many_gaps_do_not_end_the_wait(service: Service, ask: Asking, job: Foreign) -> None:
     """The answer names the first of them, counts the others, and comes when the line has come or the time is over."""
     ask_all(job.url, [("XADD", job.key, f"{2 * number}-0", "message", "hay") for number in range(1, 251)])
     began = time.monotonic()
@@ -231,7 +242,7 @@ def test_many_gaps_do_not_end_the_wait(ask: Asking, job: Foreign) -> None:
     assert [gap["from"] for gap in answer["gaps"]] == [*range(1, 2 * MAX_GAPS, 2)]
     assert time.monotonic() - began >= 2
     waiting = ask(job, q="needle", timeout=20)
-    time.sleep(0.5)
+    wait_for_waits(service)
     assert not waiting.done()
     ask_all(job.url, [("XADD", job.key, "501-0", "message", "needle")])
     answer = waiting.result(3 * LATE).json()
@@ -239,7 +250,9 @@ def test_many_gaps_do_not_end_the_wait(ask: Asking, job: Foreign) -> None:
 
 
 @both_ways
-def test_an_answer_may_have_all_lines_that_are_there(client: httpx.Client, ask: Asking, job: Foreign) -> None:
+def test_an_answer_may_have_all_lines_that_are_there(
+    service: Service, client: httpx.Client, ask: Asking, job: Foreign
+) -> None:
     """Up to a limit. The cursor is behind the last of them, or behind all that was looked at."""
     job.lines(["hay", "needle 1", "hay", "needle 2", "needle 3", "hay"])
     written = client.get(f"{job.path}/logs").json()["logs"]
@@ -248,7 +261,7 @@ def test_an_answer_may_have_all_lines_that_are_there(client: httpx.Client, ask: 
         assert answer["logs"] == [written[number - 1] for number in numbers]
         assert (answer["outcome"], answer["log"], answer["cursor"]) == ("matched", answer["logs"][0], cursor)
     waiting = ask(job, q="needle", offset=6, limit=1000)
-    time.sleep(0.3)
+    wait_for_waits(service)
     assert not waiting.done()
     job.lines(["hay", "needle 4", "needle 5"])
     answer = waiting.result(LATE).json()
