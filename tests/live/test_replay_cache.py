@@ -43,16 +43,6 @@ def line_filter(stream: str | None) -> LineFilter | None:
     return LineFilter(stream) if stream else None
 
 
-class Counting(ControlledStore):
-    """A store that counts its reads."""
-
-    reads = 0
-
-    def _check(self, method: str) -> None:
-        self.reads += method == "read"
-        super()._check(method)
-
-
 #: A replay cache with segments of eight lines, which holds three of them.
 Eights: Final = partial(ReplayCache, most_lines=8, most_bytes=SMALL_CACHE_BYTES)
 
@@ -61,7 +51,7 @@ class Rig:
     """A log, and segments of it."""
 
     def __init__(self, server: RedisServer, store: Store, prefix: str) -> None:
-        self.source = Counting(store)
+        self.source = ControlledStore(store)
         self.clock = Clock()
         self.cache = Eights(self.source, clock=self.clock)
         self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"
@@ -193,12 +183,12 @@ def test_what_several_want_is_read_once(rig: Rig) -> None:
     """They get the very same bytes."""
     rig.write(1, 20)
     first = rig.walk(0)
-    reads = rig.source.reads
+    reads = rig.source.calls["read"]
     second = rig.walk(0)
 
     assert [segment.cursor for segment in first] == [8, 16, 20]
     assert all(one.frames is other.frames for one, other in zip(first[:2], second[:2], strict=True))
-    assert (reads, rig.source.reads - reads) == (4, 2)
+    assert (reads, rig.source.calls["read"] - reads) == (4, 2)
 
 
 def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
@@ -206,10 +196,10 @@ def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
     rig.write(1, 16)
     rig.segment(0)
     rig.segment(8)
-    reads = rig.source.reads
+    reads = rig.source.calls["read"]
 
     assert [rig.segment(3).cursor, rig.segment(8).cursor] == [8, 16]
-    assert rig.source.reads == reads + 1
+    assert rig.source.calls["read"] == reads + 1
 
 
 def test_a_filter_has_segments_of_its_own(rig: Rig) -> None:
@@ -260,13 +250,13 @@ def test_what_is_kept_is_bounded(rig: Rig) -> None:
     size = len(rig.segment(0).frames)
     for cursor in (8, 16, 24):
         rig.segment(cursor)
-    reads = rig.source.reads
+    reads = rig.source.calls["read"]
     assert size * 2 < SMALL_CACHE_BYTES < size * 4
 
     rig.segment(24)
-    assert rig.source.reads == reads
+    assert rig.source.calls["read"] == reads
     rig.segment(0)
-    assert rig.source.reads == reads + 1
+    assert rig.source.calls["read"] == reads + 1
 
 
 def test_a_failed_read_is_nobodys(rig: Rig) -> None:
@@ -314,7 +304,7 @@ def test_a_crowd_reads_each_segment_once(rig: Rig) -> None:
     at_once(16, lambda _: found.append([rig.segment(cursor).cursor for cursor in (0, 8, 16)]))
 
     assert found == [[8, 16, 24]] * 16
-    assert rig.source.reads == 3
+    assert rig.source.calls["read"] == 3
 
 
 def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
@@ -357,11 +347,11 @@ def test_what_was_read_of_the_end_of_a_log_is_at_hand_for_those_who_come(rig: Ri
     """Cached segments that follow each other are returned together without another read, even incomplete ones."""
     rig.write(1, 11)
     frames = b"".join(segment.frames for segment in rig.walk(0))
-    reads = rig.source.reads
+    reads = rig.source.calls["read"]
 
     assert rig.cache.cached(JOB, None, 0) == (frames, 11)
     assert rig.cache.cached(JOB, None, 3) == (b"", 3)
-    assert rig.source.reads == reads
+    assert rig.source.calls["read"] == reads
 
 
 def test_a_segment_that_has_grown_is_read_again_by_who_can_wait(rig: Rig) -> None:

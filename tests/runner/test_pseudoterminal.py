@@ -150,18 +150,16 @@ print('was', *size()); print('ready'); time.sleep(10)
 def test_a_signal_is_forwarded_at_any_moment() -> None:
     """It may come to another thread, or just before the wait for output, and then does not interrupt that wait."""
     code = """
-import signal, sys, threading, time
+import signal, sys, threading
 from chronoverse.runner.command import run_command
 from chronoverse.runner.command import Tee, open_standard
 from chronoverse.runner.command import SignalForwarder
-def interrupt():
-    while signals._group is None:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-signals = SignalForwarder()
+class Attached(SignalForwarder):
+    def attach(self, group):
+        super().attach(group)
+        threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+signals = Attached()
 with signals:
-    threading.Thread(target=interrupt, daemon=True).start()
     tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
     sys.exit(run_command(["sleep", "20"], tees, lambda batch: None, signals))
 """

@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,8 @@ from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection, set_changed_keys_handler
-from chronoverse.store.live_reader import EMPTY_READ_SECONDS, READ_LOGS
+from chronoverse.store.live_reader import EMPTY_READ_SECONDS, READ_LOGS, LiveReader
+from chronoverse.store.topology import Topology
 from tests.support.examples import examples
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline, wait_until
@@ -293,13 +294,22 @@ def test_thousands_of_changes_before_a_reply(server: RedisServer, monkeypatch: p
     world.close()
 
 
+class KeptConnection(Topology):
+    """Keeps the reader's connection in ``connection``."""
+
+    def new_connection_to(self, server: Hashable) -> redis.Connection:
+        self.connection = super().new_connection_to(server)
+        return self.connection
+
+
 def test_an_unexpected_reply(world: World) -> None:
     """The next reply would be taken for that of another command. So the connection is closed, and no line is lost."""
+    topology = KeptConnection(world.server.url)
+    world.reader.close()
+    world.reader = LiveReader(topology, world.key, world.store.read, BLOCK)
     world.watch(*JOBS)
     world.read()
-    [node] = world.reader._nodes.values()
-    connection = node._connection
-    assert connection
+    connection = topology.connection
     connection.send_command("XREAD", "STREAMS", world.key(JOBS[0]), "0")
     world.write(JOBS[0], 1)
     wait_until(connection.can_read, SOON, "the reply has arrived")

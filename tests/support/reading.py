@@ -1,6 +1,7 @@
 """Helpers for tests of reading: a clock and a store that a test controls, and a check of a viewer's bytes."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
+from chronoverse.store.live_reader import Found
 
 #: Seconds that a read blocks. It is short, so a read without new entries returns at once.
 BLOCK_SECONDS: Final = 0.001
@@ -41,9 +43,9 @@ class ControlledStore:
 
     While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
     before the next call of that method. The action is what another process might do between two calls. ``late`` maps
-    ``get_job``, ``get_jobs`` or ``read`` to an action that runs once, after the answer to the next call was made. It is
-    called with that answer, and what it returns is what the caller gets. Its live readers are those of ``reading``, if
-    that is given.
+    ``get_job``, ``get_jobs``, ``read`` or ``block`` (the read of a live reader) to an action that runs once, after the
+    answer to the next call was made. It is called with that answer, and what it returns is what the caller gets. Its
+    live readers are those of ``reading``, if that is given.
     """
 
     def __init__(self, store: Store, most: int = 2048, reading: Store | None = None) -> None:
@@ -53,8 +55,11 @@ class ControlledStore:
         self.fault: StoreError | None = None
         self.before: dict[str, Callable[[], object]] = {}
         self.late: dict[str, Callable[[Any], Any]] = {}
+        #: How often each method was called.
+        self.calls: Counter[str] = Counter()
 
     def _check(self, method: str) -> None:
+        self.calls[method] += 1
         if action := self.before.pop(method, None):
             action()
         if self.fault:
@@ -95,18 +100,22 @@ class ControlledStore:
         return self._store.redactions(job, count)
 
     def live_reader(self, block_seconds: float) -> MultiJobReader:
-        return _ControlledReader(self._reading.live_reader(BLOCK_SECONDS, 0), self._most, self._check)
+        return _ControlledReader(self._reading.live_reader(BLOCK_SECONDS, 0), self._most, self._check, self._deliver)
 
 
 class _ControlledReader:
-    def __init__(self, reader: MultiJobReader, most: int, check: Callable[[str], None]) -> None:
+    def __init__(
+        self, reader: MultiJobReader, most: int, check: Callable[[str], None], deliver: Callable[[str, Any], Any]
+    ) -> None:
         self._reader = reader
         self._most = most
         self._check = check
+        self._deliver = deliver
 
-    def read(self, count: int) -> Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]:
+    def read(self, count: int) -> Sequence[Found]:
         self._check("block")
-        return self._reader.read(min(count, self._most))
+        found: Sequence[Found] = self._deliver("block", self._reader.read(min(count, self._most)))
+        return found
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
         self._reader.watch(job, cursor, again=again)
