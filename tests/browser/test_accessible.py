@@ -14,6 +14,8 @@ from tests.browser.test_new_lines import GOOD, write_runs
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 #: Everything that axe-core finds, of whatever impact, and with the rule for the size of targets.
@@ -50,7 +52,6 @@ def failed(page_store: Store) -> Job:
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("width", [1280, 640, 390])
 def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str, width: int) -> None:
     """With all bars, a search, a selection, a dialog and the tools, light and dark. 640 pixels are 1280 at 200 %."""
@@ -78,7 +79,6 @@ def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str,
     assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.long
 def test_a_phone_has_one_button_for_the_tools_and_lines_wrap(
     browser: Browser, page_service: Service, failed: Job
 ) -> None:

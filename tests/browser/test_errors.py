@@ -10,6 +10,8 @@ from tests.browser.conftest import Job
 from tests.browser.test_new_lines import wait_current
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 #: The heights in the ruler, in pixels, at which there is a mark.
@@ -53,7 +55,6 @@ def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
     assert tab.text("#walk") == ""
 
 
-@pytest.mark.long
 def test_the_ruler_shows_matches_and_errors_of_a_running_job_as_they_come(open_tab: OpenTab, job: Job) -> None:
     """Only on stderr when only that is shown."""
     job.lines(*["fine"] * 500)
@@ -70,7 +71,6 @@ def test_the_ruler_shows_matches_and_errors_of_a_running_job_as_they_come(open_t
     wait_until(lambda: tab.text("#errorcount").endswith("1 error"), PATIENCE_SECONDS, "one error is counted")
 
 
-@pytest.mark.long
 def test_the_line_is_named_while_the_scroll_bar_is_dragged(open_tab: OpenTab, big: Job) -> None:
     """The label goes away by itself. The wheel and the keys do not show it."""
     tab = open_tab(big.ref).wait_number(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import Browser
 
 from chronoverse.auth.tokens import WRITE
@@ -9,6 +10,8 @@ from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 from tests.support.service import Service
+
+pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 

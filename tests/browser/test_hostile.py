@@ -12,6 +12,8 @@ from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 #: What a hostile job writes, and what the screen shows of it.
@@ -57,7 +59,6 @@ ALLOWED: Final = {
 }
 
 
-@pytest.mark.long
 def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
     """Also with a search that marks parts of it. It becomes only text, colours, and links to http and https."""
     job.lines(*HOSTILE, "https://example.org/?a=1&b=\"'<b> (http://example.org/x).").end()
@@ -81,7 +82,6 @@ def test_whatever_a_log_says_is_text(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.evaluate("navigator.clipboard.readText()") == "as before"
 
 
-@pytest.mark.long
 def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
     """Ten megabytes in parts, and a million accents in one line. The page stays fast, and says that there is more."""
     part = "0123456789abcdef" * 4096
@@ -94,7 +94,6 @@ def test_a_giant_line_is_shown_in_part(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.locator(".more").count() == 2
 
 
-@pytest.mark.long
 def test_links_and_colours_are_what_they_look_like(open_tab: OpenTab, job: Job) -> None:
     """A link opens in another tab and does not send our address. A colour is a class or a property of the element."""
     job.lines(
@@ -116,7 +115,6 @@ def violations(tab: Tab, axe: str) -> list[str]:
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
 
 
-@pytest.mark.long
 def test_axe_finds_nothing_serious(open_tab: OpenTab, axe: str, job: Job) -> None:
     """On a log with every colour and a selection, light and dark, in a search, in a dialog, and on the lists."""
     codes = (*range(30, 38), *range(90, 98), *range(40, 48))

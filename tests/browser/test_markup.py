@@ -11,6 +11,8 @@ from tests.browser.conftest import Job
 from tests.browser.test_hostile import ALLOWED
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 CLEAR = "\r\x1b[0K"
@@ -58,7 +60,6 @@ def test_groups_of_a_good_job_are_folded(open_tab: OpenTab, job: Job) -> None:
     wait_until(lambda: (10, "x") in shown(tab), PATIENCE_SECONDS, "the group is open")
 
 
-@pytest.mark.long
 def test_annotations_and_commands_are_coloured_rows(open_tab: OpenTab, page_store: Store) -> None:
     """Their markup is not shown, and a search's marks are in the right place. Groups of a failed job stay open."""
     job = Job(page_store, "job", "annotations").lines(
@@ -76,7 +77,6 @@ def test_annotations_and_commands_are_coloured_rows(open_tab: OpenTab, page_stor
     tab.wait_text("#summary", "Why it failed: <b>no</b> semicolon line 2 · 1 error")
 
 
-@pytest.mark.long
 def test_links_with_a_text_keep_their_target(open_tab: OpenTab, job: Job) -> None:
     """Only those to http and https without special characters. The others are text."""
     good = ["https://example.org/a?b=1#c", "HTTP://example.org/"]

@@ -15,6 +15,8 @@ from tests.browser.conftest import Job
 from tests.browser.test_hostile import ALLOWED, HOSTILE, violations
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 #: Seconds for a failed job with a long log to open.
@@ -125,7 +127,6 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     assert (tab.numbers()[0], tab.text("#comparison")) == (1, "")
 
 
-@pytest.mark.long
 def test_a_lost_job_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> None:
     """The head says since when its runner is silent."""
     job = Job(page_store, "lost", f"lost-{time.monotonic_ns()}").lines(*GOOD).end(Status.LOST)
@@ -135,7 +136,6 @@ def test_a_lost_job_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> No
     assert re.fullmatch(said, tab.text("#summary"))
 
 
-@pytest.mark.long
 def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> None:
     """Also with a search, a summary and a comparison, and in a narrow window."""
     tab = open_tab(failed.ref)
@@ -149,7 +149,6 @@ def test_nothing_in_the_head_covers_a_button(open_tab: OpenTab, failed: Job) -> 
         assert (width, tab.page.evaluate(COVERED)) == (width, [])
 
 
-@pytest.mark.long
 def test_a_summary_says_how_far_it_has_looked(open_tab: OpenTab, failed: Job) -> None:
     """It asks again until all lines were looked at, and says nothing of lines that were not."""
     tab = open_tab()
@@ -189,7 +188,6 @@ def test_a_job_without_runs_to_compare_with_opens_at_its_error(open_tab: OpenTab
     wait_until(lambda: "no earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
 
 
-@pytest.mark.long
 def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> None:
     """The answer comes after the reader has gone to the beginning."""
     tab = open_tab()
@@ -204,7 +202,6 @@ def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> 
     assert (tab.numbers()[0], tab.text("#comparison")) == (1, "")
 
 
-@pytest.mark.long
 def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: Store) -> None:
     """When it fails meanwhile, its summary is shown. A part of a long line marks its row."""
     write_runs(page_store, "running-new")
@@ -219,7 +216,6 @@ def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: S
     assert tab.text("#summary").endswith(" more new lines · 1 error")
 
 
-@pytest.mark.long
 def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: str) -> None:
     """They make no script and no element, and axe finds nothing serious, light and dark, wide and narrow."""
     job = write_runs(page_store, "hostile-new", *HOSTILE, "<b onclick=alert(1)>error: </b>", *HOSTILE)
@@ -239,7 +235,6 @@ def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: s
     assert violations(tab, axe) == []
 
 
-@pytest.mark.long
 def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(open_tab: OpenTab, page_store: Store) -> None:
     """A jump to the end of 60,000 lines. The window there is asked for by itself, and the count goes on."""
     lines = [GOOD[number % 300] for number in range(60_000)]

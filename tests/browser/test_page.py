@@ -109,6 +109,7 @@ def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.title().startswith("failed · exit 3 · ")
 
 
+@pytest.mark.long
 def test_the_end_of_a_lost_job_is_shown(open_tab: OpenTab, job: Job) -> None:
     """The head says that it is lost. The page does not connect again."""
     job.lines("ERROR: it broke")
@@ -205,6 +206,7 @@ def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) ->
     tab.wait_text("#count", "not an expression")
 
 
+@pytest.mark.long
 def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
     """Lines that are written meanwhile are found, too."""
     job.lines(*["fine", "an error"] * 20)
@@ -215,6 +217,7 @@ def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
     tab.wait(lambda rows: tab.text("#count").endswith("of 21"), "one match more")
 
 
+@pytest.mark.long
 def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
     """Opening the address searches again. With a line it leads to the line, and otherwise to the first match."""
     job.lines(*["fine", "an error"] * 200).end(Status.FAILED, 1)
@@ -235,6 +238,7 @@ def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.url == f"{address}#L301"
 
 
+@pytest.mark.long
 def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     """The address names them, and opening it leads to them. Copied text has no numbers."""
     tab = open_tab(big.ref, "L1200-L1210").wait_number(1200)
@@ -254,6 +258,7 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     wait_until(lambda: tab.page.evaluate(read) == tab.page.url, PATIENCE_SECONDS, "the link is on the clipboard")
 
 
+@pytest.mark.long
 def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
     """So a copied link leads to the line that the reader sees. What was copied is said on the button."""
     job.lines("one", "a `b` ```c```", "two", *["x"] * 400, "needle (1)").end()
@@ -300,6 +305,7 @@ def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
     assert [json.loads(line)["sequence_num"] for line in saved["jsonl"].splitlines()] == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_missing_lines_are_named(open_tab: OpenTab, page_server: RedisServer, job: Job) -> None:
     """By number, in one row, whether they were trimmed or never existed."""
     job.lines(*(f"line {number}." for number in range(1, 2001))).end()
@@ -320,6 +326,7 @@ def test_missing_lines_are_named(open_tab: OpenTab, page_server: RedisServer, jo
     ]
 
 
+@pytest.mark.long
 def test_what_was_redacted_is_blanked(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """At once, without a reload."""
     job.lines(*(f"secret {number}" for number in range(1, 11)))
@@ -347,6 +354,7 @@ def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_serv
     tab.faults = [fault for fault in tab.faults if "404" not in fault]
 
 
+@pytest.mark.long
 def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job) -> None:
     """A line has one row, however many parts were published. A click closes and opens a group, whose end has no row."""
     job.write(iter([("half a ", "stdout", True), ("between", "stderr", False), ("line", "stdout", False)]))
@@ -366,6 +374,7 @@ def test_long_lines_are_joined_and_groups_are_folded(open_tab: OpenTab, job: Job
     tab.wait_number(30)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_triangle_does_not_cover_the_line_number(open_tab: OpenTab, job: Job, width: int) -> None:
     """Neither on a phone nor on a large screen. When the log is scrolled to the right it goes under the number."""

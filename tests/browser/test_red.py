@@ -11,6 +11,8 @@ from tests.browser.conftest import Job
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 NAMES = "() => [...document.querySelectorAll('tbody tr')].map((row) => row.cells[0].textContent)"
@@ -31,7 +33,6 @@ def red(page_store: Store) -> None:
     Job(page_store, "red-runs-now", "red-runs").lines("a line")
 
 
-@pytest.mark.long
 def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service, red: None) -> None:
     """Red workflows come first, then running ones. A click leads to the last run. The field filters as one types."""
     tab = open_tab()
@@ -59,7 +60,6 @@ def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service
     tab.wait_number(1)
 
 
-@pytest.mark.long
 def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
     """How many jobs stand how, running ones on top, where it broke, and which good run to compare it with."""
     for number, status in enumerate((Status.COMPLETED, Status.FAILED, Status.FAILED)):
@@ -85,7 +85,6 @@ def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Serv
     tab.page.wait_for_selector("#runs a:text-is('run-0')")
 
 
-@pytest.mark.long
 def test_a_list_that_is_idle_asks_only_for_what_is_new(
     open_tab: OpenTab, page_service: Service, page_store: Store
 ) -> None:
@@ -111,7 +110,6 @@ def test_a_list_that_is_idle_asks_only_for_what_is_new(
     assert 1 <= len(asked) <= 3
 
 
-@pytest.mark.long
 def test_a_token_can_be_left(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The button says whose the token is. It leads to another one, or to none, also for tabs that open later."""
     job.lines("a line").end()
@@ -140,7 +138,6 @@ def test_a_token_can_be_left(open_tab: OpenTab, page_service: Service, job: Job)
     third.page.wait_for_selector(".sign-in")
 
 
-@pytest.mark.long
 def test_a_page_says_how_its_job_stands(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """When it began, how long it took, in the browser's tab too; and that a line of the address does not exist."""
     job.lines("a line")
@@ -156,7 +153,6 @@ def test_a_page_says_how_its_job_stands(open_tab: OpenTab, page_service: Service
     tab.wait_text("#link", "there is no line 99,999: the last one is 1")
 
 
-@pytest.mark.long
 def test_a_service_that_is_down_is_tried_again(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The page of a job and that of its workflow count down, and go on by themselves or at a click."""
     job.lines("a line")
