@@ -131,6 +131,8 @@ export class Viewport {
     // What is at the end stays there. A log that is at its beginning and its end at once stays at its beginning.
     const isScrolledToEnd = (this.#row > 0 || this.#px > 0) && this.atEnd;
     this.#height = this.#scroller.clientHeight;
+    // The browser has moved the bar, not the reader. The event about that may come before or after the one about the size.
+    this.#lastScrollTop = this.#scroller.scrollTop;
     this.#pane.style.height = `${this.#height}px`;
     if (this.stick || isScrolledToEnd) this.#toEnd = true;
     this.refresh();
@@ -147,8 +149,6 @@ export class Viewport {
   #scrolled() {
     const now = this.#scroller.scrollTop;
     if (this.#scroller.clientHeight !== this.#height) {
-      // The log was resized, and the browser has moved the bar, not the reader. A bar above the log comes and goes.
-      this.#lastScrollTop = now;
       this.#resized();
       return;
     }
