@@ -1,6 +1,7 @@
 """A browser with the log page: headless Chromium, and helpers that read its screen."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -31,10 +32,11 @@ _ROWS: Final = """() => {
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium. Without it the test is skipped, or fails where it is required (``CI``)."""
+    """One of Debian's builds of Chromium. Without it the test is skipped, or fails where it is required (``CI``)."""
     if monkey.is_module_patched("socket"):
         pytest.skip("the browser's driver has an event loop of its own; the service runs under gevent in any case")
-    binary = tool("chromium")
+    # The build without windows is the same engine. A tab takes it a third of the CPU time: 0.5 s instead of 1.4.
+    binary = shutil.which("chromium-headless-shell") or tool("chromium")
     with sync_playwright() as driver:
         # Chromium's sandbox does not work for root. Without it, this browser loads only pages of this machine.
         browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
