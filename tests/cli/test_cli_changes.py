@@ -127,11 +127,10 @@ def test_a_download_to_nowhere(cli: Cli, settings: dict[str, str], new_job: NewJ
     ("options", "expected", "said"),
     [
         (("--lines", "2-3"), "a [redacted] [redacted] d ab", "2 lines redacted\n"),
-        (("--lines", "5"), "a b c d [redacted]", "1 line redacted\n"),
-        (("--search", "B"), "a [redacted] c d [redacted]", "2 lines redacted\n"),
         (("--search", "^(a|d)$", "--regex"), "[redacted] b c [redacted] ab", "2 lines redacted\n"),
-        (("--lines", "3-", "--search", "b"), "a b c d [redacted]", "1 line redacted\n"),
-        (("--search", "nothing"), "a b c d ab", "0 lines redacted\n"),
+        (("--lines", "3-", "--search", "B"), "a b c d [redacted]", "1 line redacted\n"),
+        pytest.param(("--lines", "5"), "a b c d [redacted]", "1 line redacted\n", marks=pytest.mark.long),
+        pytest.param(("--search", "nothing"), "a b c d ab", "0 lines redacted\n", marks=pytest.mark.long),
     ],
     ids=str,
 )

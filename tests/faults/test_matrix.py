@@ -95,6 +95,7 @@ def fill(directory: Path) -> Path:
     return filler
 
 
+@pytest.mark.long
 def test_row_1_a_runner_killed_in_the_middle_of_a_line(healthy_store: FaultTestbed) -> None:
     """All lines of the log stay, the half line is not in it, and the job is declared LOST in time."""
     runner, watchers = healthy_store.start_job(job("row-1"))

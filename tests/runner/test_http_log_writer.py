@@ -200,6 +200,7 @@ def test_a_service_without_an_append_only_file_cannot_say_what_is_safe(service: 
         writer.finish(attempt, Status.COMPLETED, 0, 0, 1)
 
 
+@pytest.mark.long
 def test_a_service_says_what_is_safe(tmp_path: Path, job: JobRef) -> None:
     """It asks its store, as a runner beside the store does, and answers the end when that is safe."""
     with (

@@ -121,7 +121,7 @@ def assert_published_once(server: RedisServer, job: JobRef) -> None:
     ("workflows", "token", "reason", "code"),
     [
         ((), {"ttl": -60}, "expired", 77),
-        ((), {"secret": b"another key, of 32 bytes or more"}, "token", 77),
+        pytest.param((), {"secret": b"another key, of 32 bytes or more"}, "token", 77, marks=pytest.mark.long),
         ((), {"scopes": [READ]}, "logs:write", 77),
         (("another",), {}, "the token is not for the workflow", 66),
     ],
@@ -163,7 +163,10 @@ def scripted(status: str, times: int = 1) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable", "refused"])
+@pytest.mark.parametrize(
+    "status",
+    [pytest.param("500 Internal Server Error", marks=pytest.mark.long), "503 Service Unavailable", "refused"],
+)
 def test_a_service_that_is_away_does_not_stop_the_command(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef, status: str
 ) -> None:
@@ -577,7 +580,7 @@ def test_the_job_of_a_retry_stays_its_job(server: RedisServer, store: Store, tmp
     ("content", "reason"),
     [
         (None, "cannot be read: No such file"),
-        (b"", "has no bearer token"),
+        pytest.param(b"", "has no bearer token", marks=pytest.mark.long),
         (b"not a token\xff\n", "has no bearer token"),
     ],
     ids=["missing", "empty", "unreadable"],

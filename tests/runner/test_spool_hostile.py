@@ -203,7 +203,13 @@ def test_a_file_that_no_runner_has_written_is_refused(
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *DAMAGED])
+#: It takes a second, and says of text what "a stream of 100 MB" says of any type.
+SLOW: Final = "a stream of 100 MB of text"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == SLOW else name for name in (*WHOLE, *DAMAGED)]
+)
 def test_whole_lines_are_taken(
     name: str,
     tmp_path: Path,

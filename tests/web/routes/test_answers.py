@@ -100,10 +100,9 @@ def test_an_ended_job_has_the_same_answer_when_it_is_cached(
     """The answer has the rest of the log, or is 204 when the client has all of it."""
     is_whole = "Last-Event-ID: 11" in lines
     until = b"\r\n\r\n" if is_whole else b"\r\n0\r\n\r\n"
-    found = set()
-    for _ in range(2):
-        time.sleep(2 * ENDED_JOB_SECONDS)
-        found |= {answer(query, until, *lines) for _ in range(3)}
+    # What the worker knows of the job is from an earlier test.
+    time.sleep(1.2 * ENDED_JOB_SECONDS)
+    found = {answer(query, until, *lines) for _ in range(3)}
 
     assert len(found) == 1
     assert found.pop().startswith(b"HTTP/1.1 204 " if is_whole else b"HTTP/1.1 200 ")

@@ -366,7 +366,9 @@ def frozen() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("frozen")
-@pytest.mark.parametrize("zipped", [True, False], ids=["gzip", "plain"])
+@pytest.mark.parametrize(
+    "zipped", [pytest.param(True, id="gzip"), pytest.param(False, id="plain", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_body_occupies_the_worker_for_long(shape: str, zipped: bool) -> None:
     """Between two rounds of the event loop the worker computes no longer than parsing 8 MiB takes."""

@@ -99,7 +99,7 @@ def test_a_line_that_is_longer_than_a_page_is_a_page_by_itself(client: httpx.Cli
     assert (len(line["message"]), "truncated" in line) == (2**20, False)
 
 
-@pytest.mark.parametrize("path", ["/logs", "/logs/search"])
+@pytest.mark.parametrize("path", [pytest.param("/logs", marks=pytest.mark.long), "/logs/search"])
 def test_a_line_that_no_answer_can_hold_is_cut_off(client: httpx.Client, job: Foreign, path: str) -> None:
     """Its beginning is shown and marked, and the next page begins after it. A download has the complete line."""
     job.lines(["x short", "x" + "y" * 40 * 2**20 + "x", "x short"])
