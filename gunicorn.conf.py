@@ -202,7 +202,7 @@ def post_worker_init(worker: Any) -> None:
     threading.Thread(target=watch_worker, name="worker-watchdog", daemon=True).start()
     # Each worker sets the metrics, because any of them may be the last one. Only one warns. There is always a worker0.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
-    checks = (deps.store.warnings, deps.store.server_states, warn)
+    checks = (deps.store.warnings, deps.store.server_infos, warn)
     threading.Thread(target=watch_servers, args=checks, name="store-watch", daemon=True).start()
     if worker.chronoverse_name == "worker0" and deps.verifier.published:
         threading.Thread(target=deps.verifier.published.keep_fresh, name="issuer-keys", daemon=True).start()

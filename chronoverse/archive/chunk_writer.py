@@ -17,8 +17,8 @@ from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, JobRef, iso_timestamp
 from chronoverse.store import Store
-from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState
+from chronoverse.store.prefetch import AdaptiveBatch
 
 
 class ChunkWriter:

@@ -22,7 +22,7 @@ from chronoverse.joblog.chunk import CHUNK_BYTES
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.store import Store
-from chronoverse.store.adaptive_batch import AdaptiveBatch
+from chronoverse.store.prefetch import AdaptiveBatch
 
 #: The message of a redacted line.
 REDACTED_MESSAGE: Final = "[redacted]"

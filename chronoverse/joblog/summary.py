@@ -82,13 +82,8 @@ def weight_of(message: str, is_error: bool) -> int:
     return 3 if _WHY.search(text) else 2 if is_error or _FAIL.search(text) else 0
 
 
-def error_matcher() -> Matcher:
-    """Finds candidates for :func:`looks_like_error`: every such line, and some others."""
-    return Matcher(ERROR_WORDS, regex=True)
-
-
 def looks_like_error(matcher: Matcher, message: str) -> bool:
-    """Whether a line looks like an error. ``matcher`` is that of :func:`error_matcher`, and matches the line."""
+    """Whether a line looks like an error. ``matcher`` is for :data:`ERROR_WORDS`, and matches the line."""
     text = strip_sequences(message)
     rest = NOTHING_WRONG.sub("", text)
     return rest == text or matcher.matches(rest)

@@ -26,7 +26,7 @@ from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, miss
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame
 from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence, Status, seconds_of
 from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
-from chronoverse.store.adaptive_batch import AdaptiveBatch
+from chronoverse.store.prefetch import AdaptiveBatch
 
 #: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
 BLOCK_SECONDS: Final = 1.0

@@ -15,15 +15,14 @@ These have connections of their own, because they wait or read ahead:
 
     live_reader        waits for new entries of all jobs that a worker watches: one connection to each server, on which
                        the server reports what has changed
-    prefetch           reads a log in sequence, one answer ahead of the caller
+    prefetch           reads a log in sequence, one answer ahead of the caller, some 1 MiB at once
     append_connection  sends an append before the one before it is answered
     durability         asks whether writes are on the disk or on a replica
 
-``keys`` spells the key names. ``server_checks`` warns of servers that may lose logs. ``adaptive_batch`` says how many
-lines to read at once.
+``keys`` spells the key names. ``server_checks`` warns of servers that may lose logs.
 
 The keys, under a prefix. The workflow id is their hash tag, so that all of a workflow's keys share a Cluster's slot.
-The first two keys are of no workflow:
+The first three keys are of no workflow:
 
     {prefix}-issuer:<hash of a URL>    string  the public keys that a node last fetched from an issuer. Whoever can
                                                write it can make tokens, so it is the service's alone: no right for

@@ -152,10 +152,7 @@ class ClusterTopology(Topology):
         return masters
 
     def _failed_last(self, nodes: Iterable[Address]) -> list[Address]:
-        """The nodes in the order in which to ask them, each once.
-
-        A node that stands still comes last: each command that fails there makes the map stale, and all wait for it.
-        """
+        # A node that stands still comes last: each command that fails there makes the map stale, and all wait for it.
         return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
     def refresh(self) -> None:
@@ -189,13 +186,7 @@ class ClusterTopology(Topology):
         if owners != self._owners:
             self._owners = owners
             self.version += 1
-        self._drop_others(set(self._known_masters()))
-
-    def _drop_others(self, masters: set[Address]) -> None:
-        """Drops what is stored of nodes that are no longer masters, or memory would grow with each new address."""
-        known = masters | set(self._nodes.hosts)
-        # Other threads change both meanwhile, so this goes over copies.
-        self._failed_at = {node: at for node, at in self._failed_at.copy().items() if node in known}
-        urls = {self._nodes.server_url(master) for master in masters}
+        # Nodes that are no longer masters need no connections.
+        urls = {self._nodes.server_url(master) for master in self._known_masters()}
         for key in [key for key in list(self._clients) if key[0] not in urls]:
             self._clients.pop(key).connection_pool.disconnect(inuse_connections=False)

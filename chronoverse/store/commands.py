@@ -27,7 +27,7 @@ class Commands:
         self.topology: Final = topology
         self.keys: Final = keys
         self.pool: Final = pool
-        self._script: Final = cache(Script)
+        self.script_named: Final = cache(Script)
 
     def work(self, workflow_id: str, work: Work[Result], pool: PoolKind | None = None) -> Result:
         """The result of ``work``, which is called with a client."""
@@ -53,7 +53,7 @@ class Commands:
 
     def script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, pool: PoolKind | None = None) -> Any:
         """The reply of a script."""
-        script = self._script(name)
+        script = self.script_named(name)
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
     def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
@@ -63,7 +63,7 @@ class Commands:
 
     def scripts(self, name: str, calls: Sequence[tuple[str, Sequence[str], Sequence[Any]]]) -> list[Any]:
         """The replies of a script to ``calls`` on one server: workflow id, keys, arguments. Errors stand among them."""
-        sha = self._script(name).sha
+        sha = self.script_named(name).sha
         commands = [("EVALSHA", sha, len(keys), *keys, *args) for _, keys, args in calls]
         answers = self.pipeline(calls[0][0], commands) if calls else []
         for at, (workflow_id, keys, args) in enumerate(calls):

@@ -1,6 +1,6 @@
 """Whether writes are safe: on the store's disk, or on a replica. Two questions, both with WAITAOF and WAIT.
 
-- For runners, :class:`StoreDurabilityProbe` says which lines of one job are safe, so that the spool may forget them.
+- For runners, :func:`confirm` says which lines of one job are safe, so that the spool may forget them.
 - For archivers, :func:`is_permanent` says whether anything that was written can still be undone, by a power cut or by
   a failover to a replica that lacks the last writes.
 
@@ -17,15 +17,11 @@ from typing import Any, Final
 import redis
 
 from chronoverse.errors import EmbeddedError, NotDurable, StoreError
-from chronoverse.joblog.model import Attempt
-from chronoverse.store.commands import Commands
-from chronoverse.store.driver import Script, to_store_error
-from chronoverse.store.keys import RUNNER_KEYS
+from chronoverse.store.driver import to_store_error
 from chronoverse.store.replies import accepted
 from chronoverse.store.server_checks import server_info
-from chronoverse.store.topology import PoolKind
 
-#: Milliseconds for which the probe waits for the disk or the replica. Less than a command may take.
+#: Milliseconds for which :func:`confirm` waits for the disk or the replica. Less than a command may take.
 WAIT_MS: Final = 2_000
 #: Milliseconds for which :func:`is_permanent` waits for the disk, and for the replicas: less than a command may take.
 DISK_MS: Final = 2_000
@@ -40,63 +36,40 @@ class Durability(StrEnum):
     REPLICATED = "replicated"
 
 
-class StoreDurabilityProbe:
-    """Asks which lines of a job are safe. ``sync`` forces what was written to the disk, if that is on this machine."""
+def confirm(
+    client: redis.Redis, write: tuple[Any, ...], durability: Durability, sync: Callable[[], None] | None
+) -> int | None:
+    """The answer to ``write``, which is a run of ``confirm.lua``, if all that was written before is safe; else None.
 
-    def __init__(
-        self,
-        commands: Commands,
-        durability: Durability,
-        lease_ms: int,
-        retention_ms: int,
-        sync: Callable[[], None] | None = None,
-    ) -> None:
-        self._commands = commands
-        self._durability = durability
-        self._lease_ms = lease_ms
-        self._retention_ms = retention_ms
-        self._sync = sync
-        self._script = Script("confirm")
-
-    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """The number below which all is safe now, the terminal entry included. None when the time was too short.
-
-        With ``may_sync`` it may force the files to the disk, instead of waiting for the server to do that.
-        Raises :class:`Fenced`, :class:`NotDurable`.
-        """
-        keys = [self._commands.keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
-        args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
-        write = ("EVAL", self._script.source, len(keys), *keys, *args)
-        workflow_id = attempt.job.workflow_id
-        return self._commands.work(workflow_id, lambda client: self._confirm(client, write, may_sync), PoolKind.WAITS)
-
-    def _confirm(self, client: redis.Redis, write: tuple[Any, ...], may_sync: bool) -> int | None:
-        if may_sync and self._sync is not None and self._durability is Durability.FSYNCED:
-            # A file may have been replaced (by a rewrite), or this user may not open it. Then the server is asked.
-            with contextlib.suppress(EmbeddedError):
-                next_number: int = accepted(client.execute_command(*write))[0]
-                # This is asked separately: a server writes to its files only after it has executed all commands that
-                # it has read from its connections. With ``everysec`` a write may stay in the server's memory while its
-                # disk is busy. An empty buffer has no such write.
-                info = client.execute_command("INFO", "persistence")
-                if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
-                    self._sync()
-                    return next_number
-        replicated = self._durability is Durability.REPLICATED
-        # Both commands must be on one connection, since the second is about the first.
-        pipeline = client.pipeline(transaction=False)
-        pipeline.execute_command(*write)
-        pipeline.execute_command(*(("WAIT", 1, WAIT_MS) if replicated else ("WAITAOF", 1, 0, WAIT_MS)))
-        answer, reply = pipeline.execute(raise_on_error=False)
-        if isinstance(answer, redis.RedisError):
-            raise answer
-        (next_number,) = accepted(answer)
-        if isinstance(reply, redis.RedisError):
-            # A server that is gone, or no longer the master, is asked again later. Any other error is final.
-            if type(to_store_error(reply)) is StoreError:
-                raise NotDurable(f"the store cannot say what is on its disk: {reply}")
-            raise reply
-        return next_number if (reply if replicated else reply[0]) >= 1 else None
+    ``sync`` forces the server's files to the disk, if there is no need to wait for the server to do that.
+    Raises the driver's errors, :class:`Fenced`, :class:`NotDurable`.
+    """
+    replicated = durability is Durability.REPLICATED
+    if sync is not None and not replicated:
+        # A file may have been replaced (by a rewrite), or this user may not open it. Then the server is asked.
+        with contextlib.suppress(EmbeddedError):
+            next_number: int = accepted(client.execute_command(*write))[0]
+            # This is asked separately: a server writes to its files only after it has executed all commands that it has
+            # read from its connections. With ``everysec`` a write may stay in the server's memory while its disk is
+            # busy. An empty buffer has no such write.
+            info = client.execute_command("INFO", "persistence")
+            if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
+                sync()
+                return next_number
+    # Both commands must be on one connection, since the second is about the first.
+    pipeline = client.pipeline(transaction=False)
+    pipeline.execute_command(*write)
+    pipeline.execute_command(*(("WAIT", 1, WAIT_MS) if replicated else ("WAITAOF", 1, 0, WAIT_MS)))
+    answer, reply = pipeline.execute(raise_on_error=False)
+    if isinstance(answer, redis.RedisError):
+        raise answer
+    (next_number,) = accepted(answer)
+    if isinstance(reply, redis.RedisError):
+        # A server that is gone, or no longer the master, is asked again later. Any other error is final.
+        if type(to_store_error(reply)) is StoreError:
+            raise NotDurable(f"the store cannot say what is on its disk: {reply}")
+        raise reply
+    return next_number if (reply if replicated else reply[0]) >= 1 else None
 
 
 def is_permanent(client: redis.Redis, *write: Any) -> bool | None:

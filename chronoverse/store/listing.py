@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from chronoverse.errors import StoreError
 from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, Status
-from chronoverse.store import replies
 from chronoverse.store.commands import Commands
 
 #: Seconds until this process adds a foreign job again. The tail asks for a quiet job once a second, and only a job
@@ -90,8 +89,10 @@ def newest_first(
     highest = "+inf" if before is None else repr(before[0])
 
     def members(skip: int, count: int) -> list[tuple[float, bytes]]:
-        scores = (highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
-        return replies.scored_members(command("ZREVRANGEBYSCORE", key, *scores))
+        reply = command("ZREVRANGEBYSCORE", key, highest, "-inf", "WITHSCORES", "LIMIT", skip, count)
+        # It is a list of pairs in RESP3, and flat in RESP2.
+        pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
+        return [(float(score), member) for member, score in pairs]
 
     def is_after(skip: int) -> bool:
         if before is None or not (page := members(skip, 1)):

@@ -51,7 +51,10 @@ class PrefetchReader:
                 last = entry_number(entries[-1][0])
                 self._read_to = job, last
                 if continues and count * max(map(len, entries[-1][1])) < PREFETCH_BYTES:
-                    self._prefetch((job, last, count))
+                    try:
+                        self._send((job, last, count))
+                    except redis.RedisError:
+                        self.close()
             return entries
 
     def discard(self) -> None:
@@ -78,12 +81,6 @@ class PrefetchReader:
         is_fresh = self._clock() - self._asked_at < PREFETCH_SECONDS
         return entries if pending == request and is_fresh and len(entries) == request[2] else ()
 
-    def _prefetch(self, request: _Request) -> None:
-        try:
-            self._send(request)
-        except redis.RedisError:
-            self.close()
-
     def _ask(self, request: _Request) -> Sequence[RawEntry]:
         # The server may have closed the connection since the last read. The second time opens another.
         with contextlib.suppress(redis.ConnectionError):
@@ -108,3 +105,16 @@ class PrefetchReader:
         for _, entries in stream_entries(reply):
             return entries
         return ()
+
+
+class AdaptiveBatch:
+    """How many lines to ask for, adapted to the size of the last answer: 1 MiB is wanted. Starts small."""
+
+    def __init__(self) -> None:
+        self.lines = 32
+
+    def learn(self, lines: int, size: int) -> None:
+        """Adapts to an answer of ``lines`` lines that had ``size`` bytes."""
+        fitting = 2**20 * lines // max(size, 1)
+        # At least 4 and at most 2,048 lines are asked for.
+        self.lines = max(4, min(2048, fitting, self.lines * 4))

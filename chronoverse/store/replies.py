@@ -41,17 +41,6 @@ def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
-def scored_members(reply: list[Any]) -> list[tuple[float, bytes]]:
-    """The (score, member) of a WITHSCORES reply. It is a list of pairs in RESP3, and flat in RESP2."""
-    pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
-    return [(float(score), member) for member, score in pairs]
-
-
-def lease_expired(reply: list[Any] | None) -> bool:
-    """Whether ``get_job.lua`` found the job's lease expired, and its grace period not yet over."""
-    return reply is not None and reply[5] == 1
-
-
 def is_foreign(reply: Any) -> bool:
     """Whether ``get_job.lua`` found a job that none of our runners has opened: they set both of these fields."""
     return isinstance(reply, list) and not {b"attempt", b"created_at"} <= set(reply[0][::2])

@@ -87,16 +87,12 @@ class SentinelTopology(Topology):
             if found:
                 # The next question goes to this Sentinel first, since it answers.
                 self._sentinels = sorted(self._sentinels, key=lambda each: each is not sentinel)
-                host, port = found
-                return self._set_master((host.decode(), int(port)))
+                before, self._master, self._asked_at = self._master, (found[0].decode(), int(found[1])), self._clock()
+                if before not in (None, self._master):
+                    self._replace_clients()
+                return self._master
             failures.append(f"no master is known as {self._service}")
         raise redis.ConnectionError(f"no Sentinel names a master: {failures[-1]}")
-
-    def _set_master(self, master: Address) -> Address:
-        before, self._master, self._asked_at = self._master, master, self._clock()
-        if before not in (None, master):
-            self._replace_clients()
-        return master
 
     def _replace_clients(self) -> None:
         """Drops the clients. New connections ask for the master. Commands under way keep theirs."""

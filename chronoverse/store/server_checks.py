@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import redis
 from redis.exceptions import NoPermissionError
@@ -59,32 +59,6 @@ def persistence_warnings(client: redis.Redis) -> Iterator[str]:
             )
 
 
-class ServerState(NamedTuple):
-    """What operators watch of a server. The counts begin at its start, and a restart sets them to 0.
-
-    ``denied`` are commands, keys and log-ins that its ACL has refused, to any user. A server that does not count them
-    (Redis 7.0) has 0.
-    """
-
-    may_evict: bool
-    evicted_keys: int
-    denied: int
-
-
-#: The names in INFO of what the ACL has refused.
-_DENIED: Final = ("acl_access_denied_auth", "acl_access_denied_cmd", "acl_access_denied_key")
-
-
-def server_state(client: redis.Redis) -> ServerState:
-    """The server's state now. Raises the driver's errors."""
-    found = server_info(client, "memory", "stats")
-    return ServerState(
-        found.get("maxmemory_policy", "noeviction") != "noeviction",
-        int(found.get("evicted_keys", "0")),
-        sum(int(found.get(name, "0")) for name in _DENIED),
-    )
-
-
 def server_info(client: redis.Redis, *sections: str) -> dict[str, str]:
     """Some sections of INFO. Raises the driver's errors. https://redis.io/docs/latest/commands/info/"""
     text: bytes = client.execute_command("INFO", *sections)
@@ -93,19 +67,21 @@ def server_info(client: redis.Redis, *sections: str) -> dict[str, str]:
 
 def watch_servers(
     warnings: Callable[[], Sequence[str]],
-    states: Callable[[], Sequence[ServerState]],
+    infos: Callable[[], Sequence[Mapping[str, str]]],
     warn: Callable[[str], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Updates the metrics of the servers for ever. Runs in a thread of its own.
 
-    ``warnings`` and ``states`` are those of a :class:`Store`. The first check that succeeds also calls ``warn`` with
+    ``warnings`` and ``infos`` are those of a :class:`Store`. The first check that succeeds also calls ``warn`` with
     each warning. Until then ``warn`` is called with the reason why a check has failed, when it is another than before:
     there may be no request yet that would show it.
     """
     # Runners import this module, and need not wait for prometheus_client.
     from chronoverse import metrics
 
+    # What the ACL has refused to any user. Redis 7.0 does not count that.
+    denied = ("acl_access_denied_auth", "acl_access_denied_cmd", "acl_access_denied_key")
     reported = ""
     while True:
         try:
@@ -113,11 +89,11 @@ def watch_servers(
                 for warning in warnings():
                     warn(warning)
                 warn = None
-            found = states()
+            found = infos()
             metrics.STORE_AWAY.set(0)
-            metrics.STORE_MAY_EVICT.set(any(state.may_evict for state in found))
-            metrics.STORE_EVICTED.set(sum(state.evicted_keys for state in found))
-            metrics.STORE_DENIED.set(sum(state.denied for state in found))
+            metrics.STORE_MAY_EVICT.set(any(info.get("maxmemory_policy") not in (None, "noeviction") for info in found))
+            metrics.STORE_EVICTED.set(sum(int(info.get("evicted_keys", "0")) for info in found))
+            metrics.STORE_DENIED.set(sum(int(info.get(name, "0")) for info in found for name in denied))
         except StoreError as error:
             metrics.STORE_AWAY.set(isinstance(error, StoreUnavailable))
             # Later, other parts report a store that does not answer.

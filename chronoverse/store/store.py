@@ -4,6 +4,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -21,13 +22,13 @@ from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology
 from chronoverse.store.commands import Commands
 from chronoverse.store.driver import translate_errors
-from chronoverse.store.durability import Durability, StoreDurabilityProbe
+from chronoverse.store.durability import Durability, confirm
 from chronoverse.store.keys import RUNNER_KEYS, KeyMap
 from chronoverse.store.listing import JobListing
 from chronoverse.store.live_reader import POLL_SECONDS, LiveReader
 from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.sentinel import SentinelTopology
-from chronoverse.store.server_checks import ServerState, loss_warnings, persistence_warnings, server_state
+from chronoverse.store.server_checks import loss_warnings, persistence_warnings, server_info
 from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.workflows import WorkflowList
 
@@ -106,7 +107,7 @@ class Store:
         The first call that finds the lease expired waits for the grace period, in which the runner may come back.
         """
         reply = self._get_job(job)
-        if replies.lease_expired(reply):
+        if reply and reply[5] == 1:  # The lease has expired, and its grace period is not yet over.
             self._sleep(self._grace_ms / 1000)
             reply = self._get_job(job)
         found = replies.parse_job(job, reply)
@@ -248,11 +249,22 @@ class Store:
         """A connection on which an append may be sent before the one before it is answered."""
         return AppendConnection(self._commands, self._lease_ms, self._sleep)
 
-    def durability_probe(self) -> StoreDurabilityProbe | None:
-        """Asks which lines are safe, on a connection of its own. None where a line is safe once it is acknowledged."""
-        if self._durability is Durability.ACKED:
-            return None
-        return StoreDurabilityProbe(self._commands, self._durability, self._lease_ms, self._retention_ms, self._sync)
+    def durability_probe(self) -> "Store | None":
+        """This store, whose :meth:`confirm` can be asked. None where a line is safe once it is acknowledged."""
+        return None if self._durability is Durability.ACKED else self
+
+    def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
+        """The number below which all is safe now, the terminal entry included. None when the time was too short.
+
+        With ``may_sync`` it may force the files to the disk, instead of waiting for the server to do that.
+        Raises :class:`Fenced`, :class:`NotDurable`.
+        """
+        keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
+        args = (attempt.token, self._lease_ms, self._retention_ms, attempt.attempt)
+        write = ("EVAL", self._commands.script_named("confirm").source, len(keys), *keys, *args)
+        sync = self._sync if may_sync else None
+        ask = partial(confirm, write=write, durability=self._durability, sync=sync)
+        return self._commands.work(attempt.job.workflow_id, ask, PoolKind.WAITS)
 
     def renew(self, attempt: Attempt) -> None:
         """Extends the lease. Raises :class:`Fenced`, :class:`Deleted`."""
@@ -308,10 +320,10 @@ class Store:
 
         return self._commands.work(job.workflow_id, check, PoolKind.APPENDS)
 
-    def server_states(self) -> list[ServerState]:
-        """What operators watch of each server."""
+    def server_infos(self) -> list[dict[str, str]]:
+        """What INFO says of each server's memory, and its statistics."""
         with translate_errors():
-            return [server_state(client) for client in self._topology.masters()]
+            return [server_info(client, "memory", "stats") for client in self._topology.masters()]
 
     def ping(self) -> None:
         """Raises :class:`StoreUnavailable` unless the server answers, :class:`StoreRefused` while its disk is full."""

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.summary import (
+    ERROR_WORDS,
     MAX_BYTES,
     MAX_GROUPS,
     MIN_BYTES,
     FoundLines,
     compose,
-    error_matcher,
     looks_like_error,
 )
 
@@ -196,7 +197,7 @@ def test_it_never_has_more_bytes_than_it_may(
     ],
 )
 def test_what_looks_like_an_error(message: str) -> None:
-    matcher = error_matcher()
+    matcher = Matcher(ERROR_WORDS, regex=True)
     assert matcher.matches(message)
     assert looks_like_error(matcher, message)
 
@@ -213,5 +214,5 @@ def test_what_looks_like_an_error(message: str) -> None:
     ],
 )
 def test_what_does_not_look_like_an_error(message: str) -> None:
-    matcher = error_matcher()
+    matcher = Matcher(ERROR_WORDS, regex=True)
     assert not (matcher.matches(message) and looks_like_error(matcher, message))

@@ -78,7 +78,7 @@ def serve(store: Store) -> None:
     """Does all that a service does, but for redactions and deletions."""
     store.ping()
     assert store.warnings() == []
-    assert [state.evicted_keys for state in store.server_states()] == [0]
+    assert [info["evicted_keys"] for info in store.server_infos()] == ["0"]
     store.chunks.chunk(JOB, 1)
     store.redactions(JOB, 1)
     store.register(JOB)

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
-from chronoverse.store.server_checks import UNKNOWN_POLICY, ServerState, watch_servers
+from chronoverse.store.server_checks import UNKNOWN_POLICY, watch_servers
 from tests.support.guarded_server import GuardedServer
 from tests.support.jobs import RunningJob, key
 from tests.support.servers import RedisServer, running
@@ -59,10 +59,10 @@ class ScriptedStore:
             raise self.failures.pop(0)
         return ["a warning"]
 
-    def server_states(self) -> list[ServerState]:
+    def server_infos(self) -> list[dict[str, str]]:
         if self.failures:
             raise self.failures.pop(0)
-        return [ServerState(may_evict=False, evicted_keys=0, denied=0)]
+        return [{"evicted_keys": "0"}]
 
 
 def test_the_start_says_why_the_store_does_not_answer() -> None:
@@ -77,7 +77,7 @@ def test_the_start_says_why_the_store_does_not_answer() -> None:
         next(rounds)
 
     with pytest.raises(StopIteration):
-        watch_servers(store.warnings, store.server_states, said.append, count)
+        watch_servers(store.warnings, store.server_infos, said.append, count)
 
     assert said == [str(away), str(refused), "a warning"]
 
@@ -91,7 +91,7 @@ def test_after_the_start_an_outage_is_not_reported_here() -> None:
         store.failures = [StoreUnavailable("the store cannot be reached")]
 
     with pytest.raises(StopIteration):
-        watch_servers(store.warnings, store.server_states, said.append, sleep=fail_from_now_on)
+        watch_servers(store.warnings, store.server_infos, said.append, sleep=fail_from_now_on)
 
     assert said == ["a warning"]
 
@@ -106,7 +106,7 @@ def test_a_metric_says_whether_the_store_answered_the_last_check() -> None:
         store.failures = [each for each in (next(outcomes),) if each is not None]
 
     with pytest.raises(StopIteration):
-        watch_servers(store.warnings, store.server_states, sleep=fail_next)
+        watch_servers(store.warnings, store.server_infos, sleep=fail_next)
 
     assert found == [0, 1, 0, 0]
 

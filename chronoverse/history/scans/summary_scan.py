@@ -16,13 +16,14 @@ from chronoverse.history.page_budget import PageBudget
 from chronoverse.history.pages import BatchReader, Search
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.scan import JobScan
+from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import (
+    ERROR_WORDS,
     MAX_LAST_LINES,
     FoundLines,
     compose,
-    error_matcher,
     looks_like_error,
     weight_of,
 )
@@ -103,7 +104,7 @@ def read_summary(
         lines = next(read(job, number - 1, limit=1)).lines
         return lines[0] if lines else Line(number, "", "", "stdout")
 
-    matcher = error_matcher()
+    matcher = Matcher(ERROR_WORDS, regex=True)
 
     def is_error(message: str) -> bool:
         is_match = matcher.is_feasible(len(message)) and matcher.matches(message)
