@@ -217,6 +217,16 @@ def require_jobs(client: "Client", workflow: str) -> None:
         raise errors.JobNotFound("no such workflow")
 
 
+def require_job(client: "Client", workflow: str, job: str) -> None:
+    """Raises :class:`JobNotFound` with ids that are near, for a job that is not the one of :func:`open_client`."""
+    from chronoverse.client.near import explain_not_found
+
+    try:
+        client.read("/workflows/{}/jobs/{}", workflow, job)
+    except errors.JobNotFound as error:
+        raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
+
+
 def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":
     """A client as :func:`open_client` has it. ``options`` are further arguments of :class:`Client`."""
     from chronoverse.client.client import Client

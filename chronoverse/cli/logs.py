@@ -96,6 +96,8 @@ def logs(
             print_log(stored_lines(client, ref, since=since, until=until, tail=tail, **start), **printing)
             return 0
         if new:
+            if against is not None:
+                common.require_job(client, workflow, against)
 
             def show_runs(names: list[str]) -> None:
                 common.print_message(f"compared with {plain_text(', '.join(names))}")

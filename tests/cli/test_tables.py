@@ -88,6 +88,14 @@ def test_a_job_that_is_not_there_is_said_with_those_that_are_near(cli: Cli, comm
     assert (done.returncode, done.stderr) == (66, "chronoverse: there is no job jbo_1 in wf_1: did you mean job_1?\n")
 
 
+def test_a_job_to_compare_with_that_is_not_there_is_the_one_that_is_named(cli: Cli) -> None:
+    """The job itself may well be there."""
+    with ScriptedService(MISSING, JOBS) as service:
+        done = cli("logs", "--new", "wf_1", "job_2", "--against", "jbo_1", URL=service.url, TOKEN="a.b.c")
+
+    assert (done.returncode, done.stderr) == (66, "chronoverse: there is no job jbo_1 in wf_1: did you mean job_1?\n")
+
+
 @pytest.mark.parametrize("command", [("jobs", "wf_2"), ("search", "wf_2", "oops")], ids=str)
 def test_a_workflow_without_jobs_is_unknown(cli: Cli, command: tuple[str, ...]) -> None:
     """An empty list would hide a typo."""
