@@ -2,20 +2,20 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import click
 
 from chronoverse.cli import common
+from chronoverse.client.client import PAGE_LINES, Client, read_items
 from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps
 from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.errors import JobNotFound
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, Status, parse_number
 
-if TYPE_CHECKING:
-    from chronoverse.client.client import Client, FoundLine
+_SEARCH: Final = "/workflows/{}/jobs/{}/logs/search"
 
 
 def _offset(text: str) -> int | str:
@@ -98,22 +98,16 @@ def logs(
         if new:
             if against is not None:
                 common.require_job(client, workflow, against)
-
-            def show_runs(names: list[str]) -> None:
-                common.print_message(f"compared with {plain_text(', '.join(names))}")
-
-            found = client.new_lines(ref, show_runs, against=against, **start, **around)
-            count, _ = print_log(grouped(found, context), **printing)
+            found = new_lines(client, ref, against=against, **start, **around)
         else:
-            asked = {**start, **around, "regex": "true" if regex else None, "since": since, "until": until}
-            with common.status_line() as show:
-                found = client.search(ref, search or "", _progress(client, ref, show), **asked)
-                count, _ = print_log(grouped(found, context), **printing)
+            query = {"regex": "true" if regex else None, "since": since, "until": until}
+            found = search_results(client, ref, q=search, **query, **start, **around)
+        count, _ = print_log(grouped(found, context), **printing)
         return 0 if count else 1  # as grep
 
 
 def stored_lines(
-    client: "Client", job: JobRef, *, since: str | None, until: str | None, tail: int | None, **start: Any
+    client: Client, job: JobRef, *, since: str | None, until: str | None, tail: int | None, **start: Any
 ) -> Iterator[Line | Gap]:
     """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier.
 
@@ -141,7 +135,7 @@ def stored_lines(
 
 
 def follow_since(
-    client: "Client",
+    client: Client,
     job: JobRef,
     since: str,
     *,
@@ -171,27 +165,48 @@ def follow_since(
             yield event
 
 
-def _find_line(client: "Client", job: JobRef, **query: Any) -> tuple[int | None, int]:
+def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, int]:
     """The number of the first line that the ``query`` of a search finds, and the number up to which it has looked."""
     reached = query.get("offset") or 0
-
-    def record(number: int) -> None:
-        nonlocal reached
-        reached = number
-
-    found = next(client.search(job, "^", record, regex="true", limit=1, **query), None)
-    return (None, reached) if found is None else (found.line.sequence_num, reached)
+    for page in client.pages(_SEARCH, *job, q="^", regex="true", limit=1, **query):
+        if found := read_items(page, "logs", _found_line):
+            return found[0][0].sequence_num, reached
+        reached = page.get("reached", reached)
+    return None, reached
 
 
-def _progress(client: "Client", job: JobRef, show: Callable[[str], None]) -> Callable[[int], None] | None:
-    """What shows how far a search has come. None without a terminal, or when the lines that are found go there."""
-    if not sys.stderr.isatty() or sys.stdout.isatty():
-        return None
-    last = JobState.from_json(client.job(job)).last
-    return lambda number: show(f"searched {min(number, last):,} of {last:,} lines")
+def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
+    """The lines that a search finds, and lines before and after them (True), in ascending order.
+
+    Lines after the last match of a page may come again with the next page. Unless the lines go to a terminal, stderr
+    shows there how far the search has come.
+    """
+    is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
+    last = JobState.from_json(client.job(job)).last if is_shown else 0
+    with common.status_line() as show:
+        for page in client.pages(_SEARCH, *job, limit=PAGE_LINES, **query):
+            yield from read_items(page, "logs", _found_line)
+            if last and "reached" in page:
+                show(f"searched {min(page['reached'], last):,} of {last:,} lines")
 
 
-def grouped(found: "Iterable[FoundLine]", context: int) -> Iterator[Line | None]:
+def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
+    """The lines that are new, as :func:`search_results` has them. Prints with which jobs the log is compared."""
+    is_said = False
+    for page in client.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
+        lines = read_items(page, "logs", _found_line)
+        # Before the last page without lines, a part of the other runs may still be unread.
+        if not is_said and (lines or page.get("cursor") is None):
+            common.print_message(f"compared with {plain_text(', '.join(read_items(page, 'compared_with', str)))}")
+            is_said = True
+        yield from lines
+
+
+def _found_line(value: dict[str, Any]) -> tuple[Line, bool]:
+    return Line.from_json(value), bool(value.get("context"))
+
+
+def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line | None]:
     """The lines that are found and ``context`` lines before and after each, every line once.
 
     There is a None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and

@@ -7,6 +7,7 @@ import click
 
 from chronoverse.cli import common
 from chronoverse.client.terminal import LineRenderer, plain_text
+from chronoverse.joblog.model import Line
 
 
 @click.command()
@@ -34,7 +35,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
 
     The exit code is that of grep: 0 when a line was found, 1 when none was, 2 when a job could not be searched.
     """
-    from chronoverse.client.client import FoundLine, read_items
+    from chronoverse.client.client import read_items
 
     query = {"q": text, "regex": "true" if regex else None, "per_job": max_count, **filters}
     counts: dict[str, int] = {}
@@ -45,7 +46,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
         nonlocal failed
         job_id, lines = (
             plain_text(str(job["id"])),
-            [found.line for found in read_items(job, "logs", FoundLine.from_json)],
+            read_items(job, "logs", Line.from_json),
         )
         if output == "name" and lines and job_id not in counts:
             click.echo(job_id)

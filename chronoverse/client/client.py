@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 import urllib3
@@ -39,18 +39,6 @@ _Result = TypeVar("_Result")
 
 class _StreamFailed(RequestFailed):
     """Raised when the stream ended with an ``error`` event. The message is the event's."""
-
-
-class FoundLine(NamedTuple):
-    """A line that matches a search, or one before or after it (``is_context``)."""
-
-    line: Line
-    is_context: bool
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "FoundLine":
-        """Reads a line of the service's search results."""
-        return cls(Line.from_json(value), bool(value.get("context")))
 
 
 class Client:
@@ -212,35 +200,6 @@ class Client:
         query = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
         for page in self.pages("/workflows/{}/jobs/{}/logs", *job, **query):
             yield from read_items(page, "logs", Line.from_json)
-
-    def search(
-        self, job: JobRef, q: str, on_progress: Callable[[int], object] | None = None, **query: Any
-    ) -> Iterator[FoundLine]:
-        """The lines that match ``q``, and lines before and after them, in ascending order.
-
-        ``query`` has the other parameters of the service's search route. Lines after the last match of a page may come
-        again with the next page. ``on_progress`` is called with the number up to which the service has searched.
-        """
-        query = {"q": q, "limit": PAGE_LINES, **query}
-        for page in self.pages("/workflows/{}/jobs/{}/logs/search", *job, **query):
-            yield from read_items(page, "logs", FoundLine.from_json)
-            if on_progress is not None and "reached" in page:
-                on_progress(page["reached"])
-
-    def new_lines(self, job: JobRef, on_comparison: Callable[[list[str]], object], **query: Any) -> Iterator[FoundLine]:
-        """The lines that are new, and lines before and after them, in ascending order, as :meth:`search` has them.
-
-        ``query`` has the parameters of the service's route. ``on_comparison`` is called with the ids of the jobs that
-        the log is compared with, once they are known. Raises :class:`NothingToCompare`, too.
-        """
-        is_known = False
-        for page in self.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
-            lines = read_items(page, "logs", FoundLine.from_json)
-            # Before the last page without lines, a part of the other runs may still be unread.
-            if not is_known and (lines or page.get("cursor") is None):
-                on_comparison(read_items(page, "compared_with", str))
-                is_known = True
-            yield from lines
 
     def wait(
         self, job: JobRef, *, q: str | None, regex: bool, stream: str | None, offset: int | None, seconds: float | None
