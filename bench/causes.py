@@ -19,10 +19,10 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import Search
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import NewLines
-from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan, read_summary
+from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
+from chronoverse.history.tiered_log import Search
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
@@ -117,8 +117,7 @@ def summarize(failure: Failure) -> dict[str, Any]:
     for run, messages in zip(runs, failure.good, strict=True):
         run.add(hasher.hashes(messages))
     new = NewLines(runs, hasher)
-    scan = SummaryScan(workflow_id="wf", job_id="job", asked_at=0, patience=0, page_bytes=65_536)
-    json = read_summary(scan, job, read, (PageBudget, PageBudget), hasher, new, ["good"], SummaryProgress())
+    json = read_summary(job, read, (PageBudget, PageBudget), hasher, new, ["good"], SummaryProgress(), 65_536)
     return {**orjson.loads(json), "new_numbers": [line.sequence_num for line in lines if new.is_new(line)]}
 
 

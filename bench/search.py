@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from bench.processes import folder
 from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.prefilter import Prefilter
+from chronoverse.archive.prefilter import matching_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry
@@ -129,7 +129,9 @@ def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
 
         def ours(query: str = query, regex: bool = regex) -> None:
             nonlocal matched
-            found = ArchiveReader(objects, log).search(JOB, Prefilter(Matcher(query, regex=regex)), 0)
+            found = ArchiveReader(objects, log.chunk).search(
+                JOB, partial(matching_lines, Matcher(query, regex=regex)), 0
+            )
             matched = sum(len(each.lines) for each in found)
 
         def theirs(query: str = query, regex: bool = regex) -> None:
@@ -148,14 +150,14 @@ def pages(directory: Path, log: Log, lines: int) -> list[float]:
     """Prints the milliseconds for a hundred lines from anywhere, each time for a reader with empty caches."""
     chance, took = random.Random(1), []
     for _ in range(PAGES):
-        page = partial(ArchiveReader(FileObjectStore(directory), log).entries, JOB, chance.randrange(lines), 100)
+        page = partial(ArchiveReader(FileObjectStore(directory), log.chunk).entries, JOB, chance.randrange(lines), 100)
         took.append(1000 * timed(page).wall)
     return sorted(took)
 
 
 def replay(directory: Path, log: Log) -> None:
     """Reads the whole log as frames, in segments as a viewer does."""
-    archive, cursor = ArchiveReader(FileObjectStore(directory), log), 0
+    archive, cursor = ArchiveReader(FileObjectStore(directory), log.chunk), 0
     while lines := archive.json_lines(JOB, cursor, 512):
         b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
         cursor += len(lines)

@@ -6,17 +6,15 @@ Both caches may be used by several threads and greenlets at once.
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Final, Generic, NamedTuple, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import Final, Generic, TypeVar
 
-from cachetools import LRUCache
+from cachetools import FIFOCache, LRUCache
 
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.model import JobRef
 
-#: Seconds for which a caller waits for a value that another is loading: longer than any object store takes.
-WAIT_SECONDS: Final = 60.0
 #: Seconds for which a cached chunk record is used, since a redaction replaces records.
 RECORD_SECONDS: Final = 1.0
 #: Chunk records in the cache, of some 20 KiB each.
@@ -24,10 +22,6 @@ RECORDS: Final = 128
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-
-
-class _LoadCancelled(Exception):
-    """Raised to the waiting callers when the caller that loads for them was itself stopped."""
 
 
 class SingleFlightCache(Generic[_Key, _Value]):
@@ -41,9 +35,8 @@ class SingleFlightCache(Generic[_Key, _Value]):
     def get(self, key: _Key, load: Callable[[], tuple[_Value, int]]) -> _Value:
         """The cached value under ``key``. Without one, calls ``load``, which returns the value and its size in bytes.
 
-        A caller that finds another one loading the same key waits for that result.
-        Raises what ``load`` raises, also to those who wait for it; :class:`ArchiveUnavailable` after
-        :data:`WAIT_SECONDS` of waiting.
+        A caller that finds another one loading the same key waits for that result, longer than any object store takes.
+        Raises what ``load`` raises, also to those who wait for it; :class:`ArchiveUnavailable` after 60 s of waiting.
         """
         while True:
             with self._lock:
@@ -56,19 +49,19 @@ class SingleFlightCache(Generic[_Key, _Value]):
             if loading is None:
                 return self._load(key, mine, load)
             try:
-                return loading.result(WAIT_SECONDS)
-            except _LoadCancelled:
+                return loading.result(60)
+            except CancelledError:
+                # The caller that was loading it was itself stopped.
                 continue
             except TimeoutError as error:
-                raise ArchiveUnavailable(f"the archive was not read within {WAIT_SECONDS:g} s") from error
+                raise ArchiveUnavailable("the archive was not read within 60 s") from error
 
     def forget(self, matches: Callable[[_Key], bool]) -> None:
         """Drops the values whose keys match. Values that are just being loaded are returned, but not cached."""
         with self._lock:
-            for key in [key for key in self._cached if matches(key)]:
-                del self._cached[key]
-            for key in [key for key in self._loading if matches(key)]:
-                del self._loading[key]
+            for known in (self._cached, self._loading):
+                for key in [key for key in known if matches(key)]:
+                    del known[key]
 
     def _load(self, key: _Key, mine: "Future[_Value]", load: Callable[[], tuple[_Value, int]]) -> _Value:
         try:
@@ -77,7 +70,10 @@ class SingleFlightCache(Generic[_Key, _Value]):
             with self._lock:
                 if self._loading.get(key) is mine:
                     del self._loading[key]
-            mine.set_exception(error if isinstance(error, Exception) else _LoadCancelled())
+            if isinstance(error, Exception):
+                mine.set_exception(error)
+            else:
+                mine.cancel()
             raise
         with self._lock:
             if self._loading.get(key) is mine:
@@ -89,14 +85,8 @@ class SingleFlightCache(Generic[_Key, _Value]):
         return value
 
 
-class _CachedRecord(NamedTuple):
-    chunk: Chunk
-    #: When the index was asked, on the monotonic clock.
-    asked_at: float
-
-
 class ChunkRecordCache:
-    """The chunk records that ``find`` finds, each cached for :data:`RECORD_SECONDS`.
+    """The last :data:`RECORDS` chunk records that ``find`` has found, each used for :data:`RECORD_SECONDS`.
 
     ``find`` returns the chunk that has a line, or else the first one after it. ``clock`` is monotonic, in seconds.
     """
@@ -107,17 +97,16 @@ class ChunkRecordCache:
         self._find: Final = find
         self._clock: Final = clock
         self._lock = threading.Lock()
-        #: By job, each job's newest record first. The size of a job is the number of its records.
-        self._records: LRUCache[JobRef, list[_CachedRecord]] = LRUCache(RECORDS, getsizeof=len)
+        #: Each record with the time at which it was asked for, by job and last number.
+        self._records: FIFOCache[tuple[JobRef, int], tuple[Chunk, float]] = FIFOCache(RECORDS)
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk with line ``number``, or else the next one. The answer may be :data:`RECORD_SECONDS` old."""
         earliest = self._clock() - RECORD_SECONDS
         with self._lock:
-            records = self._records.get(job) or []
-        for chunk, asked_at in records:
-            if chunk.first <= number <= chunk.last and asked_at >= earliest:
-                return chunk
+            for (ref, last), (chunk, asked_at) in self._records.items():
+                if ref == job and chunk.first <= number <= last and asked_at >= earliest:
+                    return chunk
         return self.fresh_chunk(job, number)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
@@ -125,13 +114,12 @@ class ChunkRecordCache:
         asked_at = self._clock()
         chunk = self._find(job, number)
         if chunk is not None:
-            earliest = asked_at - RECORD_SECONDS
             with self._lock:
-                others = [each for each in self._records.get(job) or [] if each.asked_at >= earliest]
-                self._records[job] = [_CachedRecord(chunk, asked_at), *others][:RECORDS]
+                self._records[job, chunk.last] = chunk, asked_at
         return chunk
 
     def forget(self, job: JobRef) -> None:
         """Drops the records of ``job``."""
         with self._lock:
-            self._records.pop(job, None)
+            for key in [key for key in self._records if key[0] == job]:
+                del self._records[key]

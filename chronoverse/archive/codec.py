@@ -12,7 +12,7 @@ import hashlib
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -33,11 +33,8 @@ COMPRESSION_LEVEL: Final = 9
 FAST_COMPRESSION_LEVEL: Final = 3
 _SKIPPABLE: Final = 0x184D2A5E
 _SEEKABLE: Final = 0x8F92EAB1
-#: The beginning of a line's JSON, with a time as ``iso_timestamp`` formats it, and its length in bytes.
+#: The beginning of a line's JSON, with a time as ``iso_timestamp`` formats it. It has 39 bytes.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
-_TIME_BYTES: Final = 39
-#: How the JSON of entries without a time begins.
-_ENTRIES_WITHOUT_TIME: Final = (b'{"gap":', b'{"stray":')
 #: Returns a line's replacement, which has the same number, or None to leave the line as it is.
 LineChange = Callable[[Line], Line | None]
 
@@ -134,8 +131,8 @@ def _finished(
 
 def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
     """The earliest and the latest time of JSON Lines; two empty strings when a line has a time of another format."""
-    starts = {line[:_TIME_BYTES] for line in lines}
-    found = [_TIME.fullmatch(start) for start in starts if not start.startswith(_ENTRIES_WITHOUT_TIME)]
+    starts = {line[:39] for line in lines}
+    found = [_TIME.fullmatch(start) for start in starts if not start.startswith((b'{"gap":', b'{"stray":'))]
     times = [each[1].decode() for each in found if each]
     return (min(times), max(times)) if times and len(times) == len(found) else ("", "")
 
@@ -149,31 +146,24 @@ def seek_table(frames: Sequence[Frame]) -> bytes:
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
     """Compresses JSON Lines into one frame with a checksum. The checksum takes no measurable time."""
-    options: Mapping[int, int] = {
-        zstd.CompressionParameter.compression_level: level,
-        zstd.CompressionParameter.checksum_flag: 1,
-    }
-    return zstd.compress(text, options=options)
+    level_key, checksum_key = zstd.CompressionParameter.compression_level, zstd.CompressionParameter.checksum_flag
+    return zstd.compress(text, options={level_key: level, checksum_key: 1})
 
 
-def decompress_frame(frame: Frame, data: bytes) -> bytes:
-    """Decompresses a frame to its JSON Lines. Raises :class:`ArchiveDamaged`.
+def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
+    """The JSON Lines of a frame. ``data`` is its object from the byte ``start`` on. Raises :class:`ArchiveDamaged`.
 
     A small frame may decompress to gigabytes, so this stops one byte after the size that the record says.
     """
+    offset = frame.offset - start
     decompressor = zstd.ZstdDecompressor()
     try:
-        text = decompressor.decompress(data, max_length=frame.text_size + 1)
+        text = decompressor.decompress(data[offset : offset + frame.size], max_length=frame.text_size + 1)
     except zstd.ZstdError as error:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} cannot be unpacked: {error}") from error
     if len(text) != frame.text_size or not decompressor.eof:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} are not what was archived")
     return text
-
-
-def frame_text(frame: Frame, data: bytes) -> bytes:
-    """The JSON Lines of a frame of the object whose bytes are ``data``. Raises :class:`ArchiveDamaged`."""
-    return decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
 
 
 def text_sha256(chunk: Chunk, data: bytes) -> str:

@@ -3,9 +3,8 @@
 Decoding a line takes 0.7 µs, so a search in bytes is much faster. A line that is not ruled out is a *candidate*.
 """
 
-import sys
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from chronoverse.archive.codec import decode_lines
 from chronoverse.errors import SearchTooExpensive
@@ -18,126 +17,91 @@ PART_BYTES: Final = 16 * 2**10
 _MESSAGE: Final = b'"message":"'
 _BEHIND: Final = b'","sequence_num":'
 
-#: Returns the position of the next occurrence of something in a text after a position, or the text's end.
-Finder = Callable[[int], int]
+
+def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
+    """The matching lines of a frame's JSON Lines, in order. Raises :class:`SearchTooExpensive`."""
+    if matcher.in_json is not None:
+        return _verify(matcher, b"".join(_text_candidates(matcher, text)))
+    lines: list[Line] = []
+    start, pattern = 0, matcher.in_unescaped_json
+    while start < len(text):
+        stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
+        if not matcher.is_feasible(stop - start):
+            raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
+        part = text[start:stop]
+        candidates = None if pattern is None else _expression_candidates(pattern, part)
+        if candidates is None:
+            # The next parts have as many candidates, probably.
+            pattern = None
+        lines += _verify(matcher, part if candidates is None else candidates)
+        start = stop
+    return lines
 
 
-class Prefilter:
-    """Finds matching lines in the frames of a log."""
+def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
+    """Each line whose message may contain the query's text, in upper or lower case.
 
-    def __init__(self, matcher: Matcher) -> None:
-        self._matcher: Final = matcher
-
-    def matching_lines(self, text: bytes) -> list[Line]:
-        """The matching lines of a frame's JSON Lines, in order. Raises :class:`SearchTooExpensive`."""
-        if self._matcher.in_json is not None:
-            return self._search_text(text)
-        lines: list[Line] = []
-        start, decodes_all = 0, False
-        while start < len(text):
-            stop = text.find(b"\n", start + PART_BYTES) + 1 or len(text)
-            if not self._matcher.is_feasible(stop - start):
-                raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
-            part = text[start:stop]
-            candidates = None if decodes_all else self._find_expression(part)
-            decodes_all = candidates is None
-            lines += self._verify(part if candidates is None else candidates)
-            start = stop
-        return lines
-
-    def _search_text(self, text: bytes) -> list[Line]:
-        """The lines that contain a literal text."""
-        # No match extends beyond its line, since JSON escapes a newline in a message.
-        found = _candidate_lines(text, _text_finder(self._matcher, text))
-        return self._verify(b"".join([text[start:end] for start, end, _ in found]))
-
-    def _find_expression(self, text: bytes) -> bytes | None:
-        """The lines of one part that may match a regular expression. Lines with escapes always may.
-
-        None when the expression has many candidates. Then it is faster to decode all lines.
-        """
-        pattern = self._matcher.in_unescaped_json
-        if pattern is None:
-            return None
-        stop, match_end = len(text), 0
-
-        def find_match(position: int) -> int:
-            nonlocal match_end
-            found = pattern.search(text, position)
-            start, match_end = (stop, stop) if found is None else found.span()
-            return int(start)
-
-        def find_escape(position: int) -> int:
-            found = text.find(b"\\", position)
-            return stop if found < 0 else found
-
-        candidates: list[bytes] = []
-        for start, end, matches in _candidate_lines(text, find_match, find_escape):
-            # A part has some 90 lines. A match that extends into the next lines may extend to the end of the part, and
-            # so may the next matches.
-            if len(candidates) == 16 or (matches and match_end > end):
-                return None
-            candidates.append(text[start:end])
-        return b"".join(candidates)
-
-    def _verify(self, lines: bytes) -> list[Line]:
-        decoded = decode_lines(lines)
-        pattern = self._matcher.in_joined_lines
-        if pattern is not None:
-            # One search in all of them is faster than one in each, and mostly it finds nothing.
-            messages = [each["message"] for each in decoded]
-            plain = [strip_sequences(message) for message in messages if "\x1b" in message]
-            if pattern.search("\n".join(messages + plain).encode()) is None:
-                return []
-        return [Line.from_json(each) for each in decoded if self._matcher.matches(each["message"])]
-
-
-def _text_finder(matcher: Matcher, text: bytes) -> Finder:
-    """A finder of a literal text in JSON Lines, in upper and lower case.
-
-    It finds all lines whose messages contain the text, and some others. The first occurrences in a frame are found by
-    RE2, which takes 2 µs for each. The others are searched for in lower case, and only in messages: a number or a word
-    such as "stream" is in the JSON of every line.
+    Where that is certain to find all of them, the text is searched for in lower case, and only in messages: a number or
+    a word such as "stream" is in the JSON of every line. In other frames RE2 searches for it.
     """
-    stop, searches, lowercase = len(text), 0, b""
     # All control sequences begin with ESC.
     wanted = None if rb"\u001b" in text else matcher.lowercase_in_json(text)
-
-    def find(position: int) -> int:
-        nonlocal searches, lowercase
-        searches += 1
-        if wanted is None or searches < 16:
-            match = matcher.in_json.search(text, position)
-            return stop if match is None else int(match.start())
-        lowercase = lowercase or text.lower()
-        while (found := lowercase.find(wanted, position)) >= 0:
-            message = text.find(_MESSAGE, text.rfind(b"\n", 0, found) + 1) + len(_MESSAGE)
-            if found < message:
-                position = message
-                continue
-            end = text.find(b"\n", found)
-            if found + len(wanted) <= text.rfind(_BEHIND, message, end):
-                return found
-            position = end
-        return stop
-
-    return find
-
-
-def _candidate_lines(
-    text: bytes, first: Finder, second: Finder = lambda _: sys.maxsize
-) -> Iterator[tuple[int, int, bool]]:
-    """Each line in which one of the two finders finds something: its start, its end, and whether the first one did."""
-    position, stop = 0, len(text)
-    first_at = second_at = -1
+    lowercase = b"" if wanted is None else text.lower()
+    position = 0
     while True:
-        if first_at < position:
-            first_at = first(position)
-        if second_at < position:
-            second_at = second(position)
-        found_at = min(first_at, second_at)
-        if found_at >= stop:
+        if wanted is None:
+            match = matcher.in_json.search(text, position)
+            found = -1 if match is None else match.start()
+        else:
+            found = lowercase.find(wanted, position)
+        if found < 0:
             return
-        start = text.rfind(b"\n", position, found_at) + 1 or position
-        position = text.find(b"\n", found_at) + 1
-        yield start, position, first_at < position
+        # No match extends beyond its line, since JSON escapes a newline in a message.
+        start = text.rfind(b"\n", position, found) + 1 or position
+        position = text.find(b"\n", found) + 1
+        if wanted is None or _is_in_message(lowercase, wanted, start, position):
+            yield text[start:position]
+
+
+def _is_in_message(lowercase: bytes, wanted: bytes, start: int, end: int) -> bool:
+    """Whether the message of the line from ``start`` to ``end`` contains ``wanted``. A line of a gap has no message."""
+    message = lowercase.find(_MESSAGE, start, end)
+    return message >= 0 and lowercase.find(wanted, message + len(_MESSAGE), lowercase.rfind(_BEHIND, message, end)) >= 0
+
+
+def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
+    """The lines of one part that may match an expression: those in which ``pattern`` matches, and those with escapes.
+
+    None when there are many. Then it is faster to decode all lines.
+    """
+    candidates: list[bytes] = []
+    position, stop = 0, len(part)
+    match_start = match_end = escape = -1
+    while True:
+        if match_start < position:
+            match = pattern.search(part, position)
+            match_start, match_end = (stop, stop) if match is None else match.span()
+        if escape < position:
+            escape = part.find(b"\\", position) % (stop + 1)
+        found = min(match_start, escape)
+        if found == stop:
+            return b"".join(candidates)
+        start = part.rfind(b"\n", position, found) + 1 or position
+        position = part.find(b"\n", found) + 1
+        # A part has some 90 lines. A match that extends into the next lines may extend to the end of the part, and so
+        # may the next matches.
+        if len(candidates) == 16 or match_start < position < match_end:
+            return None
+        candidates.append(part[start:position])
+
+
+def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
+    """Decodes the ``lines``, and returns those that match."""
+    decoded = decode_lines(lines)
+    if matcher.in_joined_lines is not None:
+        # One search in all of them is faster than one in each, and mostly it finds nothing.
+        messages = [each["message"] for each in decoded]
+        plain = [strip_sequences(message) for message in messages if "\x1b" in message]
+        if matcher.in_joined_lines.search("\n".join(messages + plain).encode()) is None:
+            return []
+    return [Line.from_json(each) for each in decoded if matcher.matches(each["message"])]

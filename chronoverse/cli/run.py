@@ -168,7 +168,7 @@ def _line_comparer(settings: Settings, writer: "LogWriter") -> "Compare":
     from chronoverse.store import Store
 
     if isinstance(writer, Store) and settings.archive_location is not None:
-        return comparer_for(writer, ArchiveReader(common.open_archive(settings), writer.chunks))
+        return comparer_for(writer, ArchiveReader(common.open_archive(settings), writer.chunks.chunk))
     return comparer_for(writer)
 
 

@@ -126,7 +126,7 @@ def scans() -> None:
     def make_app() -> "ScanApp":
         # The store is closed when the process ends.
         store = contextlib.ExitStack().enter_context(open_store(settings))
-        archive = ArchiveReader(open_archive(settings) if settings.archive_location else None, store.chunks)
+        archive = ArchiveReader(open_archive(settings) if settings.archive_location else None, store.chunks.chunk)
         replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes)
         read_replay = partial(read_frames, replay_cache)
         return ScanApp(store, archive, settings.max_line_bytes, read_replay=read_replay, progress=progress)

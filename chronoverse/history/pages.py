@@ -1,141 +1,113 @@
-"""Reads one page of a stored log, in either order.
+"""One page of a log, in either order. Every page spends from a :class:`PageBudget`.
 
-:func:`read_batches` reads the log in batches. :func:`read_page` takes the lines that are asked for out of the batches,
-and encodes them, until the page is full or its budget is used up.
+When the budget is used up, the page ends with a cursor for the next one. A page has looked at one line at least. The
+first line that it is to show is always on it, even if that line alone is longer than a page.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, Protocol
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import orjson
 
-from chronoverse.archive.reader import ArchiveReader, FrameFilter
-from chronoverse.errors import ArchiveUnavailable, JobNotFound, SearchTooExpensive
-from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
-from chronoverse.history.tiered_log import StoredLog, TieredLog, in_archive, only_in_archive
-from chronoverse.joblog.entries import Batch, Entry
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.errors import SearchTooExpensive
+from chronoverse.history.tiered_log import (
+    MAX_BATCH,
+    BatchReader,
+    Search,
+    StoredLog,
+    has_lines_after,
+    only_in_archive,
+    read_batches,
+)
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.model import Job, Line, TimeRange
+from chronoverse.joblog.model import Job, Line
 
-#: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
-FIRST_BATCH: Final = 8
-MAX_BATCH: Final = 250
-#: Bytes that one read may have if all its lines are as long as a runner may write them: some 20 ms of a processor.
-READ_BYTES: Final = 16 * 2**20
-#: Characters that a read aims at. Each page that is being made, and each download, holds up to twice as many.
-BATCH_CHARACTERS: Final = 256 * 2**10
+#: Bytes of JSON of one page.
+PAGE_BYTES: Final = 4 * 2**20
+#: Characters of one line on a page: as many as our own runner writes at most, up to 6 MiB of JSON. A longer line is cut
+#: off and marked. Streams and downloads have all of it.
+MAX_LINE_CHARACTERS: Final = 2**20
+#: Bytes of a page that are not lines: two ids of 128 characters, a cursor of up to 512, and the keys.
+ENVELOPE_BYTES: Final = 1024
+#: Entries that one page reads at most when a filter lets few of them pass.
+MAX_ENTRIES: Final = 200_000
+#: Seconds that one page takes, far below any proxy's timeout, and CPU time of its one thread.
+PAGE_SECONDS: Final = 1.0
+#: Seconds that a page takes when its client has closed its side of the connection: it may have left, or still read. An
+#: ordinary page is complete by then.
+CLIENT_GONE_SECONDS: Final = 0.25
 
 
-class Search(NamedTuple):
-    """What is searched for. ``frame_filter`` finds it in the archive. Frames outside of ``time_range`` are skipped."""
+class PageBudget:
+    """What is left for one page of ``page_bytes`` and ``seconds``.
 
-    frame_filter: FrameFilter
-    time_range: TimeRange = TimeRange()
+    ``client_is_gone`` says whether the client has closed its side of the connection. ``clock`` is monotonic, in
+    seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES,
+        seconds: float = PAGE_SECONDS,
+        client_is_gone: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.bytes_left = page_bytes
+        self.entries_left = MAX_ENTRIES
+        #: Whether nothing is on the page yet.
+        self.empty = True
+        self._client_is_gone = client_is_gone
+        self._clock = clock
+        began = clock()
+        self._deadline = began + seconds
+        self._deadline_without_client = began + CLIENT_GONE_SECONDS
+
+    def is_used_up(self) -> bool:
+        """Whether the page must end."""
+        return self.bytes_left <= 0 or self.entries_left <= 0 or self.is_out_of_time()
+
+    def is_out_of_time(self) -> bool:
+        """Whether the page's time is over."""
+        now = self._clock()
+        return now > self._deadline or (now > self._deadline_without_client and self._client_is_gone())
+
+    def take(self, json: bytes) -> bool:
+        """Takes room for one line's ``json``. Returns False when there is none.
+
+        There is always room for the first line of a page.
+        """
+        size = len(json) + len(b",")
+        if size > self.bytes_left and not self.empty:
+            return False
+        self.bytes_left -= size
+        self.empty = False
+        return True
+
+    def use_up(self) -> None:
+        """Ends the page after the line that is being added."""
+        self.bytes_left = 0
 
 
 class Page(NamedTuple):
     """A page: the JSON of its lines in the order asked for. ``position`` is the last number that was read.
 
-    ``match_count`` lines were asked for, and the others are their context. A scan server does not say it.
+    ``match_count`` lines were asked for, and the others are their context. ``compared_with`` are the ids of the jobs
+    whose lines are not new.
     """
 
     lines: list[bytes]
     position: int
     has_more: bool
     match_count: int = 0
+    compared_with: Sequence[str] = ()
 
 
 #: Returns the JSON of a line, and of other lines that belong to it, by their numbers. Returns None when the budget has
 #: no room for them.
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
-
-
-class BatchReader(Protocol):
-    """:func:`read_batches` for one store and archive."""
-
-    def __call__(
-        self,
-        job: Job,
-        position: int,
-        *,
-        descending: bool = False,
-        limit: int | None = None,
-        search: Search | None = None,
-    ) -> Iterator[Batch]: ...
-
-
-def read_batches(
-    store: StoredLog,
-    archive: ArchiveReader,
-    job: Job,
-    position: int,
-    *,
-    max_line_bytes: int,
-    descending: bool = False,
-    limit: int | None = None,
-    search: Search | None = None,
-) -> Iterator[Batch]:
-    """The log strictly after ``position`` in the order asked for.
-
-    ``limit`` is how many entries are needed, if that is known. ``max_line_bytes`` is how long a runner's lines may be.
-    With ``search``, lines that do not match may be left out.
-
-    Raises as the store and the archive do. Raises :class:`JobNotFound` when the log is deleted before all is read.
-    """
-    log = TieredLog(store, archive, job)
-    max_count = max(1, min(MAX_BATCH, READ_BYTES // max_line_bytes))
-    count = min(FIRST_BATCH, max_count)
-    while True:
-        next_number = position - 1 if descending else position + 1
-        # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
-        is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
-        if search and is_archived:
-            frame_filter, time_range = search
-            try:
-                for found in archive.search(
-                    log.job.ref, frame_filter, position, descending=descending, time_range=time_range
-                ):
-                    position = found.position
-                    yield found
-                if descending:
-                    return
-            except ArchiveUnavailable:
-                # The store may have what follows, too. If it does not, the request fails.
-                if only_in_archive(log.job, position - 1 if descending else position + 1):
-                    raise
-            search = None
-        if limit is not None:
-            count = max(1, min(count, limit))
-        read = log.before(position, count) if descending else log.after(position, count)
-        mean_length = sum(len(line.message) for line in read.lines) / max(len(read.entries), 1)
-        batch = _first_lines(read)
-        # A download clears the batch's entries to free their memory. Nothing here may hold on to them.
-        del read
-        position = batch.position
-        # The log seems to end too early. It does when it was deleted.
-        if batch.is_last and _has_more(job, position, descending) and store.get_job(job.ref) is None:
-            raise JobNotFound("no such job")
-        if limit is not None:
-            limit -= len(batch.entries)
-        yield batch
-        if batch.is_last:
-            return
-        count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
-
-
-def _first_lines(read: Batch) -> Batch:
-    """The lines of ``read``, or the first of them, with some ``2 * BATCH_CHARACTERS`` characters in all.
-
-    The others are read again later. Otherwise they would stay in memory while a slow client reads these.
-    """
-    found: list[Entry] = []
-    characters, position = 2 * BATCH_CHARACTERS, read.position
-    for line in read.lines:
-        if characters < 0:
-            return Batch(found, position, is_last=False)
-        found.append(line)
-        characters, position = characters - len(line.message), line.sequence_num
-    return Batch(found, read.position, read.is_last)
 
 
 def read_whole_log(store: StoredLog, archive: ArchiveReader, job: Job, *, max_line_bytes: int) -> Iterator[Page]:
@@ -209,7 +181,7 @@ def read_page(
                     count += 1
                 position = line.sequence_num
                 if count == limit:
-                    return page(_has_more(job, position, descending))
+                    return page(has_lines_after(job, position, descending))
             position = batch.position
             if batch.is_last:
                 return page(False)
@@ -221,7 +193,7 @@ def read_page(
         if not found:
             raise
         return page(True)
-    return page(_has_more(job, position, descending))
+    return page(has_lines_after(job, position, descending))
 
 
 def matches(matcher: Matcher, line: Line) -> bool:
@@ -233,7 +205,3 @@ def matches(matcher: Matcher, line: Line) -> bool:
             " use a simpler one or plain text, or start behind this line"
         )
     return matcher.matches(line.message)
-
-
-def _has_more(job: Job, position: int, descending: bool) -> bool:
-    return position > job.first if descending else position < job.last

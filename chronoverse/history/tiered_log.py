@@ -1,18 +1,41 @@
 """One log over both tiers: reads a job's entries upwards or downwards, from the archive or from the store.
 
+:class:`TieredLog` makes one read. :func:`read_batches` goes through a log in reads of a bounded size.
+
 The archive has the numbers up to ``Job.archived``, the store has those from ``Job.first_stored`` on. Where both have a
 number, the store is asked, because it is nearer. An archiver may move lines after a job was fetched. So when the store
 does not have what it should have, the job is fetched again, and the archive is asked, before numbers are missing.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
 
-from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.reader import ArchiveReader, FrameFilter
+from chronoverse.errors import ArchiveUnavailable, JobNotFound
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
+from chronoverse.joblog.time_range import TimeRange
 from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence
 
+#: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
+FIRST_BATCH: Final = 8
+MAX_BATCH: Final = 250
+#: Bytes that one read may have if all its lines are as long as a runner may write them: some 20 ms of a processor.
+READ_BYTES: Final = 16 * 2**20
+#: Characters that a read aims at. Each page that is being made, and each download, holds up to twice as many.
+BATCH_CHARACTERS: Final = 256 * 2**10
+
 _Result = TypeVar("_Result")
+
+
+class Search(NamedTuple):
+    """What is searched for. ``frame_filter`` finds it in the archive. Frames outside of ``time_range`` are skipped."""
+
+    frame_filter: FrameFilter
+    time_range: TimeRange = TimeRange()
+
+
+#: :func:`read_batches` for one store and archive.
+BatchReader = Callable[..., Iterator[Batch]]
 
 
 class StoredLog(Protocol):
@@ -124,6 +147,85 @@ class TieredLog:
     def _refresh_job(self) -> Job:
         self.job = self._store.get_job(self.job.ref) or self.job
         return self.job
+
+
+def read_batches(
+    store: StoredLog,
+    archive: ArchiveReader,
+    job: Job,
+    position: int,
+    *,
+    max_line_bytes: int,
+    descending: bool = False,
+    limit: int | None = None,
+    search: Search | None = None,
+) -> Iterator[Batch]:
+    """The log strictly after ``position`` in the order asked for.
+
+    ``limit`` is how many entries are needed, if that is known. ``max_line_bytes`` is how long a runner's lines may be.
+    With ``search``, lines that do not match may be left out.
+
+    Raises as the store and the archive do. Raises :class:`JobNotFound` when the log is deleted before all is read.
+    """
+    log = TieredLog(store, archive, job)
+    max_count = max(1, min(MAX_BATCH, READ_BYTES // max_line_bytes))
+    count = min(FIRST_BATCH, max_count)
+    while True:
+        next_number = position - 1 if descending else position + 1
+        # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.
+        is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
+        if search and is_archived:
+            frame_filter, time_range = search
+            try:
+                for found in archive.search(
+                    log.job.ref, frame_filter, position, descending=descending, time_range=time_range
+                ):
+                    position = found.position
+                    yield found
+                if descending:
+                    return
+            except ArchiveUnavailable:
+                # The store may have what follows, too. If it does not, the request fails.
+                if only_in_archive(log.job, position - 1 if descending else position + 1):
+                    raise
+            search = None
+        if limit is not None:
+            count = max(1, min(count, limit))
+        read = log.before(position, count) if descending else log.after(position, count)
+        mean_length = sum(len(line.message) for line in read.lines) / max(len(read.entries), 1)
+        batch = _first_lines(read)
+        # A download clears the batch's entries to free their memory. Nothing here may hold on to them.
+        del read
+        position = batch.position
+        # The log seems to end too early. It does when it was deleted.
+        if batch.is_last and has_lines_after(job, position, descending) and store.get_job(job.ref) is None:
+            raise JobNotFound("no such job")
+        if limit is not None:
+            limit -= len(batch.entries)
+        yield batch
+        if batch.is_last:
+            return
+        count = round(min(max_count, max(1, BATCH_CHARACTERS / (mean_length + 1))))
+
+
+def _first_lines(read: Batch) -> Batch:
+    """The lines of ``read``, or the first of them, with some ``2 * BATCH_CHARACTERS`` characters in all.
+
+    The others are read again later. Otherwise they would stay in memory while a slow client reads these.
+    """
+    found: list[Entry] = []
+    characters, position = 2 * BATCH_CHARACTERS, read.position
+    for line in read.lines:
+        if characters < 0:
+            return Batch(found, position, is_last=False)
+        found.append(line)
+        characters, position = characters - len(line.message), line.sequence_num
+    return Batch(found, read.position, read.is_last)
+
+
+def has_lines_after(job: Job, position: int, descending: bool) -> bool:
+    """Whether the log had lines strictly after ``position`` in that order when ``job`` was fetched."""
+    return position > job.first if descending else position < job.last
 
 
 def in_archive(job: Job, number: int) -> bool:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
-from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.protocols import LogReader
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.history.tiered_log import read_tiers

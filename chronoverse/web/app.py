@@ -73,7 +73,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         durability=Durability(settings.durability),
     )
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
-    archive = ArchiveReader(object_store, store.chunks)
+    archive = ArchiveReader(object_store, store.chunks.chunk)
     scans = ScanClient()
     replay_cache = ReplayCache(
         store,

@@ -10,7 +10,7 @@ import pytest
 from chronoverse.archive.codec import (
     ChunkBuilder,
     decode_entry,
-    decompress_frame,
+    frame_text,
     rewrite,
     split_lines,
     text_sha256,
@@ -55,7 +55,7 @@ def test_a_chunk_has_all_entries_of_the_log_but_the_last() -> None:
     assert (chunk.first, chunk.last, chunk.size, len(chunk.frames)) == (1, 7, len(data), 1)
     (frame,) = chunk.frames
     assert not frame.plain
-    entries = list(map(decode_entry, decompress_frame(frame, data[: frame.size]).splitlines()))
+    entries = list(map(decode_entry, frame_text(frame, data).splitlines()))
     assert entries == [entry for entry in read_entries(ENTRIES, 0) if not isinstance(entry, End)]
 
 
@@ -67,7 +67,7 @@ def test_frames_can_be_read_alone() -> None:
     for frame in chunk.frames:
         assert frame.plain
         assert frame.earliest == frame.latest == "2026-03-03T10:00:05.123Z"
-        text = decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
+        text = frame_text(frame, data)
         numbers = [orjson.loads(line)["sequence_num"] for line in text.splitlines()]
         assert numbers == list(range(frame.first, frame.last + 1))
     assert text_sha256(chunk, data) == chunk.sha256
@@ -88,14 +88,14 @@ def test_a_changed_byte_is_noticed() -> None:
     chunk, data = build_chunk(ENTRIES)
     (frame,) = chunk.frames
     with pytest.raises(ArchiveDamaged):
-        decompress_frame(frame, data[5 : frame.size])
+        frame_text(frame, data[5:])
 
 
 def test_a_frame_with_other_numbers_than_its_record_is_refused() -> None:
     """A frame of plain lines is refused when its record says another first number, with the same number of lines."""
     chunk, data = build_chunk([raw(number, f"line {number}") for number in range(1, 6)])
     (frame,) = chunk.frames
-    text = decompress_frame(frame, data[frame.offset : frame.offset + frame.size])
+    text = frame_text(frame, data)
     assert frame.plain
     assert len(split_lines(frame, text)) == frame.last + 1 - frame.first
     with pytest.raises(ArchiveDamaged):
@@ -115,7 +115,7 @@ def test_a_changed_byte_is_noticed_in_a_rewritten_chunk() -> None:
         changed = bytearray(data[: frame.size])
         changed[index] ^= 0xFF
         with pytest.raises(ArchiveDamaged):
-            decompress_frame(frame, bytes(changed))
+            frame_text(frame, bytes(changed))
 
 
 def test_objects_in_files(tmp_path: Path) -> None:

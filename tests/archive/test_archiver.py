@@ -315,7 +315,7 @@ def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects:
     def shown() -> list[list[Entry]]:
         job = bench.store.get_job(JOB)
         assert job
-        history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks), job)
+        history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks.chunk), job)
         reads = [*(history.after(after, 10) for after in range(5)), *(history.before(end, 10) for end in range(2, 6))]
         return [[each for each in read.entries if not isinstance(each, End)] for read in reads]
 
@@ -355,7 +355,7 @@ def test_a_log_ends_after_its_last_line_whatever_its_runner_says(
     assert job
     assert job.end
     assert (job.first, job.last, job.end.sequence_num) == (1, 100, 101)
-    history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks), job)
+    history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks.chunk), job)
     assert [entry.sequence_num for entry in history.after(90, 50).entries if isinstance(entry, Line)] == [
         *range(91, 101)
     ]

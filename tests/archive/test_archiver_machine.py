@@ -156,7 +156,7 @@ class Archiving(RuleBasedStateMachine):
         self.server = server
         self.objects = objects
         #: A reader that is used from the first step to the last, while lines are archived.
-        self.reader = ArchiveReader(objects.faulty, self.store.chunks)
+        self.reader = ArchiveReader(objects.faulty, self.store.chunks.chunk)
         #: The messages that the log has.
         self.messages: list[str] = []
         #: The number of batches, in all and since the last loss.
@@ -238,7 +238,7 @@ class Archiving(RuleBasedStateMachine):
     )
     def read(self, offset: int, count: int, way: str, new_reader: bool, fault: st.DataObject) -> None:
         """Pages or a stream are read from any position to the end, or until the archive is unavailable."""
-        archive = ArchiveReader(self.objects.faulty, self.store.chunks) if new_reader else self.reader
+        archive = ArchiveReader(self.objects.faulty, self.store.chunks.chunk) if new_reader else self.reader
         offset = min(offset, len(self.messages))
         expected = self.messages[:offset][::-1] if way == "down" else self.messages[offset:]
         ways = {
@@ -294,7 +294,7 @@ class Archiving(RuleBasedStateMachine):
     @invariant()
     def downwards(self) -> None:
         """Reading from the end gives every line once, too."""
-        archive = ArchiveReader(self.objects.reliable, self.store.chunks)
+        archive = ArchiveReader(self.objects.reliable, self.store.chunks.chunk)
         assert list(self.paged(archive, len(self.messages) + 1, 1000, descending=True)) == self.messages[::-1]
 
     def teardown(self) -> None:

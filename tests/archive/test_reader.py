@@ -201,7 +201,7 @@ def test_a_chunk_that_was_replaced_is_found(tmp_path: Path) -> None:
     now = 100.0
     builder = ArchiveBuilder.in_directory(tmp_path)
     builder.fill([raw_line(number, f"secret {number}" + "x" * 90) for number in range(1, 11)], 20, 300)
-    archive = ArchiveReader(builder.objects, builder, lambda: now)
+    archive = ArchiveReader(builder.objects, builder.chunk, lambda: now)
 
     def message(after: int) -> str:
         (line,) = archive.entries(JOB, after, 1)

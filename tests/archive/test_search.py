@@ -1,6 +1,7 @@
 """A search of the archive finds the same lines as a test of each decoded line."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.prefilter import PART_BYTES, Prefilter
+from chronoverse.archive.prefilter import PART_BYTES, matching_lines
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Line, TimeRange
@@ -55,7 +56,7 @@ EXPRESSIONS = [
 def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: bool = False) -> list[str]:
     """All lines that a search finds. Checks that its cursors go in one direction."""
     matches, cursors = [], [position]
-    for batch in builder.reader().search(JOB, Prefilter(matcher), position, descending=descending):
+    for batch in builder.reader().search(JOB, partial(matching_lines, matcher), position, descending=descending):
         matches += [f"{line.sequence_num} {line.message}" for line in batch.lines]
         cursors.append(batch.position)
     assert cursors[1:] == sorted(set(cursors[1:]), reverse=descending)
@@ -187,7 +188,11 @@ def test_frames_of_other_times_are_not_read(tmp_path: Path) -> None:
 
     def numbers(position: int, descending: bool) -> list[int]:
         results = builder.reader().search(
-            JOB, Prefilter(Matcher("line")), position, descending=descending, time_range=TimeRange(since, until)
+            JOB,
+            partial(matching_lines, Matcher("line")),
+            position,
+            descending=descending,
+            time_range=TimeRange(since, until),
         )
         return [line.sequence_num for batch in results for line in batch.lines if wanted(line)]
 
@@ -204,7 +209,7 @@ def test_an_expression_is_searched_for_in_parts(tmp_path: Path, query: str, want
     texts = (f"{'.' * (number % 97)}x line {number}." for number in range(1, 301))
     builder.fill([raw_line(number, text) for number, text in enumerate(texts, 1)], 150, 2 * PART_BYTES)
 
-    batches = list(builder.reader().search(JOB, Prefilter(Matcher(query, regex=True)), 0))
+    batches = list(builder.reader().search(JOB, partial(matching_lines, Matcher(query, regex=True)), 0))
 
     assert [line.sequence_num for batch in batches for line in batch.lines] == [*wanted]
     assert batches[-1].position == 300

@@ -56,7 +56,7 @@ class Rig:
         self.source = ControlledStore(store)
         self.clock = Clock()
         self.objects = UnreachableStore(directory)
-        self.archive = ArchiveReader(self.objects, store.chunks, self.clock)
+        self.archive = ArchiveReader(self.objects, store.chunks.chunk, self.clock)
         self.replay_cache = ReplayCache(self.source, self.archive, clock=self.clock)
         self.tail = Tail(self.source, ring_bytes=SMALL_RING, redacted=self.replay_cache.invalidate, clock=self.clock)
         self.key = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:log"

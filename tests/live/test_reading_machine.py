@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from chronoverse.errors import AppendRefused, SequenceGap
-from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status

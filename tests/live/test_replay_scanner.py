@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from chronoverse.errors import AtCapacity, ChronoverseError, ScansUnavailable, ShareExceeded
-from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import JobRef

@@ -196,7 +196,7 @@ def test_every_reader_gets_the_gap(server: RedisServer, service: Service, store:
             assert [line["sequence_num"] for line in page["logs"]] == numbers
     objects = FileObjectStore(tmp_path / "archive")
     Archiver(store, objects, RetentionPolicy(1, 0, 1000), stop=threading.Event()).run_once()
-    entries = ArchiveReader(objects, store.chunks).entries(JOB, 0, 100)
+    entries = ArchiveReader(objects, store.chunks.chunk).entries(JOB, 0, 100)
     assert [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries] == [
         1,
         2,

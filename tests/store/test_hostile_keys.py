@@ -435,7 +435,7 @@ def _status(world: World, ref: JobRef) -> Status | None:
 def _history(world: World, ref: JobRef) -> None:
     job = world.store.get_job(ref)
     if job is not None:
-        history = TieredLog(world.store, ArchiveReader(world.objects, world.store.chunks), job)
+        history = TieredLog(world.store, ArchiveReader(world.objects, world.store.chunks.chunk), job)
         history.after(0, 10)
         history.before(job.last + 1, 10)
 

@@ -30,7 +30,7 @@ def raw_line(number: int, message: str, *more: bytes, timestamp: str = "2026-03-
 class ArchiveBuilder:
     """Builds a job's archive in ``objects``.
 
-    It has the chunk records in memory, so it is also the :class:`ChunkIndexReader` of an archive reader.
+    It has the chunk records in memory, so :meth:`chunk` finds them for an archive reader.
     """
 
     def __init__(self, objects: ObjectStore, job: JobRef = JOB, first: int = 1) -> None:
@@ -70,7 +70,7 @@ class ArchiveBuilder:
 
     def reader(self) -> ArchiveReader:
         """A reader with empty caches."""
-        return ArchiveReader(self.objects, self)
+        return ArchiveReader(self.objects, self.chunk)
 
 
 def archive_up_to(

@@ -4,13 +4,13 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
-from chronoverse.archive.prefilter import Prefilter
+from chronoverse.archive.prefilter import matching_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import (
     AtCapacity,
@@ -18,73 +18,36 @@ from chronoverse.errors import (
     JobNotFound,
     NothingToCompare,
     ScansUnavailable,
-    StoreError,
     StoreUnavailable,
 )
-from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import (
-    BatchReader,
-    LineEncoder,
-    Page,
-    Search,
-    encode_line,
-    read_batches,
-    read_page,
-)
-from chronoverse.history.scans.comparison import NewLines, NewLinesPage, NewLinesScan, RunShapes, compare, runs_before
+from chronoverse.history.pages import LineEncoder, Page, PageBudget, encode_line, read_page
+from chronoverse.history.scans.comparison import NewLines, RunShapes, read_runs, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
-from chronoverse.history.scans.scan import (
-    COMPARED_WITH,
-    HAS_MORE,
-    POSITION,
-    BaseScan,
-    Form,
-    LineScan,
-    ReplayScan,
-    error_to_json,
-)
-from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan, read_summary
-from chronoverse.history.scans.workflow_scan import (
-    BATCH_JOBS,
-    JobsPage,
-    ListedJob,
-    WorkflowScan,
-    read_jobs_page,
-)
-from chronoverse.history.tiered_log import StoredLog
+from chronoverse.history.scans.scan import BaseScan, LineScan, ReplayScan, SummaryScan, WorkflowScan, error_to_json
+from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
+from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
+from chronoverse.history.tiered_log import BatchReader, Search, read_batches
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
+from chronoverse.joblog.model import TimeRange
+from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition
+from chronoverse.store import Store
 
 log: Final = logging.getLogger(__name__)
 
 
-class Listing(Protocol):
-    """What the application needs of :class:`chronoverse.store.listing.JobListing`."""
-
-    def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]: ...
-
-
-class ScannedStore(StoredLog, Protocol):
-    """What the application needs of :class:`chronoverse.store.Store`."""
-
-    @property
-    def listing(self) -> Listing: ...
-    def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]: ...
-
-
 class ScanApp:
-    """Answers scans: with a :class:`Page`, a :class:`JobsPage` for a :class:`WorkflowScan`, a
-    :class:`NewLinesPage`, a job's summary, or the event frames for a :class:`ReplayScan`.
+    """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary, or event frames.
 
-    What was found is in the body, one piece of JSON on each line, and the rest is in headers. ``max_line_bytes`` is how
-    long a runner's lines may be. ``clock`` is monotonic, in seconds, and the clock of the workers. ``read_replay``
-    finds the frames, and the last number that they cover. The processes of a scan server share ``progress``.
+    The first line of an answer is a JSON object with what a page says beside its lines, such as its position. What was
+    found follows, one piece of JSON on each line. ``max_line_bytes`` is how long a runner's lines may be. ``clock`` is
+    monotonic, in seconds, and the clock of the workers. ``read_replay`` finds the frames, and the last number that they
+    cover. The processes of a scan server share ``progress``.
     """
 
     def __init__(
         self,
-        store: ScannedStore,
+        store: Store,
         archive: ArchiveReader,
         max_line_bytes: int,
         clock: Callable[[], float] = time.monotonic,
@@ -102,63 +65,76 @@ class ScanApp:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         """The answer to one scan: 200 with a page, or 500 with one of our errors."""
         data, sock = environ["wsgi.input"].read(), environ["gunicorn.socket"]
+        status = "500 Error"
         try:
-            headers, found = self._answer(environ["PATH_INFO"], data, lambda: _has_closed(sock))
-            status, body = "200 OK", b"\n".join(found)
+            head, found = self._answer(environ["PATH_INFO"], data, lambda: _has_closed(sock))
+            status, body = "200 OK", b"\n".join([orjson.dumps(head, default=tuple), *found])
         except MemoryError:
             log.error("a scan takes more memory than it may: %s", data.decode("utf-8", "replace"))
-            status, headers, body = "500 Error", {}, error_to_json(ScansUnavailable("the scan takes too much memory"))
+            body = error_to_json(ScansUnavailable("the scan takes too much memory"))
         except ChronoverseError as error:
-            status, headers, body = "500 Error", {}, error_to_json(error)
-        content = {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))}
-        start_response(status, [*headers.items(), *content.items()])
+            body = error_to_json(error)
+        start_response(status, [("Content-Type", "application/octet-stream"), ("Content-Length", str(len(body)))])
         return [body]
 
-    def _answer(self, path: str, data: bytes, client_is_gone: Callable[[], bool]) -> tuple[dict[str, str], list[bytes]]:
-        """The headers and the lines of the answer to a scan."""
+    def _answer(self, path: str, data: bytes, client_is_gone: Callable[[], bool]) -> tuple[dict[str, Any], list[bytes]]:
+        """The first line of the answer to a scan, and the others."""
         if path == SummaryScan.PATH:
             return {}, [self.read_summary(SummaryScan.from_json(data), client_is_gone)]
         if path == ReplayScan.PATH and self._read_replay:
             replay = ReplayScan.from_json(data)
             frames, cursor = self._read_replay(replay, self._budget(replay, client_is_gone))
-            return {POSITION: str(cursor)}, [frames]
+            return {"position": cursor}, [frames]
         if path == WorkflowScan.PATH:
             jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
-            return {POSITION: orjson.dumps(position and position.to_json()).decode()}, jobs
-        if path == NewLinesScan.PATH:
-            page, compared_with = self.read_new(NewLinesScan.from_json(data), client_is_gone)
-            return {**_page_headers(page), COMPARED_WITH: orjson.dumps(compared_with).decode()}, page.lines
-        page = self.read(LineScan.from_json(data), client_is_gone)
-        return _page_headers(page), page.lines
+            return {"position": position}, jobs
+        head = self.read(LineScan.from_json(data), client_is_gone)._asdict()
+        return head, head.pop("lines")
 
     def read(self, scan: LineScan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
-        Raises as the store and the archive do. Raises :class:`AtCapacity`, :class:`JobNotFound` and
-        :class:`SearchTooExpensive`.
+        A page of new lines may have no line and no progress. Then there was only time to read a part of the jobs that
+        the log is compared with.
+
+        Raises as the store and the archive do. Raises :class:`AtCapacity`, :class:`SearchTooExpensive`,
+        :class:`JobNotFound`, also for the job to compare with, and :class:`NothingToCompare`.
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         time_range = TimeRange(scan.since, scan.until)
         matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
-        encode: LineEncoder
-        if scan.form == Form.PAGE and matcher:
+        search = Search(partial(matching_lines, matcher), time_range) if matcher else None
+        new_lines: NewLines | None = None
+        compared_with: list[str] = []
+        if scan.only_new:
+            runs, compared_with = self._read_runs(job, scan.against, budget)
+            if runs is None:
+                return Page([], scan.position, True, compared_with=compared_with)
+            new_lines = NewLines(runs, self._hasher)
+            search = Search(new_lines.matching_lines, time_range)
+
+        def is_wanted(line: Line) -> bool:
+            passes = scan.stream in (None, line.stream) and time_range.has(line.timestamp)
+            return passes and (new_lines is None or new_lines.is_new(line))
+
+        encode: LineEncoder = {"page": encode_line, "whole": _encode_whole, "number": _encode_number}[scan.form]
+        if scan.form == "page" and (matcher or scan.before or scan.after):
             context = scan.before, scan.after
             encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
-        else:
-            encode = _ENCODERS[scan.form]
-        return read_page(
+        page = read_page(
             self._read,
             job,
             scan.position,
             scan.limit,
             budget,
             descending=scan.descending,
-            search=Search(Prefilter(matcher), time_range) if matcher else None,
-            predicate=lambda line: scan.stream in (None, line.stream) and time_range.has(line.timestamp),
+            search=search,
+            predicate=is_wanted,
             matcher=matcher,
             encode=encode,
         )
+        return page._replace(compared_with=compared_with)
 
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
@@ -170,6 +146,7 @@ class ScanApp:
 
         def search(job: Job, position: int, limit: int, only_count: bool) -> Page:
             context = scan.before, scan.after
+            matches = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=False)
             return read_page(
                 self._read,
                 job,
@@ -177,12 +154,10 @@ class ScanApp:
                 limit,
                 budget,
                 descending=False,
-                search=Search(Prefilter(matcher)),
+                search=Search(partial(matching_lines, matcher)),
                 predicate=lambda line: scan.stream in (None, line.stream),
                 matcher=matcher,
-                encode=_encode_number
-                if only_count
-                else MatchEncoder(self._read, job, matcher, context, scan.stream, descending=False),
+                encode=_encode_number if only_count else matches,
             )
 
         return read_jobs_page(scan, self._listed(scan), search, budget)
@@ -197,53 +172,27 @@ class ScanApp:
         runs: list[ShapeSet] | None = None
         compared_with: list[str] | None = None
         with contextlib.suppress(NothingToCompare):
-            others = self._others(job, None)
-            runs, compared_with = compare(job, others, is_named=False, shapes=self._run_shapes, budget=budget)
+            runs, compared_with = self._read_runs(job, None, budget)
         new_lines = None if runs is None else NewLines(runs, self._hasher)
         # The comparison and the new lines may use up all the time. The errors have as much for themselves.
         budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
-        return read_summary(scan, job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress)
-
-    def read_new(self, scan: NewLinesScan, client_is_gone: Callable[[], bool] = lambda: False) -> NewLinesPage:
-        """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
-
-        Raises as the store and the archive do. Raises :class:`AtCapacity`, :class:`JobNotFound`, also for the job to
-        compare with, and :class:`NothingToCompare`.
-        """
-        budget = self._budget(scan, client_is_gone)
-        job = self._require_job(scan.ref)
-        others = self._others(job, scan.against)
-        is_named = scan.against is not None
-        runs, compared_with = compare(job, others, is_named=is_named, shapes=self._run_shapes, budget=budget)
-        if runs is None:
-            return NewLinesPage(Page([], scan.position, True), compared_with)
-        new_lines = NewLines(runs, self._hasher)
-        encode: LineEncoder = encode_line
-        if scan.before or scan.after:
-            context = scan.before, scan.after
-            encode = MatchEncoder(self._read, job, None, context, scan.stream, descending=scan.descending)
-        page = read_page(
-            self._read,
-            job,
-            scan.position,
-            scan.limit,
-            budget,
-            descending=scan.descending,
-            search=Search(new_lines),
-            predicate=lambda line: scan.stream in (None, line.stream) and new_lines.is_new(line),
-            encode=encode,
+        return read_summary(
+            job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress, scan.page_bytes
         )
-        return NewLinesPage(page, compared_with)
 
-    def _others(self, job: Job, against: str | None) -> list[Job]:
-        """The jobs to compare with. Raises as the store does, and :class:`JobNotFound`."""
-        workflow_id = job.ref.workflow_id
+    def _read_runs(self, job: Job, against: str | None, budget: PageBudget) -> tuple[list[ShapeSet] | None, list[str]]:
+        """The shapes of the jobs to compare with, and their ids, as :func:`read_runs` returns them.
+
+        Raises as that, and as the store does; and :class:`JobNotFound`.
+        """
+        workflow_id, created = job.ref.workflow_id, job.created_seconds
         if against is not None:
-            return [self._require_job(JobRef(workflow_id, against))]
-        created = job.created_seconds
-        # A foreign job without any time was listed when somebody first asked for it. Any other job may be older.
-        before = None if created is None else (round(1000 * created), job.ref.job_id)
-        return list(runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before))))
+            others = [self._require_job(JobRef(workflow_id, against))]
+        else:
+            # A foreign job without any time was listed when somebody first asked for it. Any other job may be older.
+            before = None if created is None else (round(1000 * created), job.ref.job_id)
+            others = list(runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before))))
+        return read_runs(job, others, is_named=against is not None, shapes=self._run_shapes, budget=budget)
 
     def _require_job(self, ref: JobRef) -> Job:
         job = self._store.get_job(ref)
@@ -253,16 +202,17 @@ class ScanApp:
 
     def _listed(self, scan: WorkflowScan) -> Iterator[ListedJob]:
         """The workflow's jobs from the start of ``scan`` on. Raises as the store does."""
-        start = scan.start
-        if start is not None and start.line is not None:
-            job = self._store.get_job(JobRef(scan.workflow_id, start.job_id))
-            yield ListedJob(start.created_ms, start.job_id, job)
-        before = None if start is None else (start.created_ms, start.job_id)
+        start, before = scan.start, None
+        if start is not None:
+            before = float(start.created), start.job_id
+            if start.line is not None:
+                yield ListedJob(*before, self._store.get_job(JobRef(scan.workflow_id, start.job_id)))
         yield from self._listed_after(scan.workflow_id, before)
 
     def _listed_after(self, workflow_id: str, before: ListingPosition | None) -> Iterator[ListedJob]:
         """The workflow's jobs that are listed strictly after ``before``."""
-        while listed := self._store.listing.page(workflow_id, before, BATCH_JOBS):
+        # Twenty jobs are fetched at once.
+        while listed := self._store.listing.page(workflow_id, before, 20):
             jobs = self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             for (created_ms, job_id), found in zip(listed, jobs, strict=True):
                 if isinstance(found, StoreUnavailable):
@@ -289,17 +239,6 @@ def _encode_whole(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
 
 def _encode_number(line: Line, budget: PageBudget) -> dict[int, bytes]:
     return {line.sequence_num: b"%d" % line.sequence_num}
-
-
-_ENCODERS: Final[dict[str, LineEncoder]] = {
-    Form.PAGE: encode_line,
-    Form.WHOLE: _encode_whole,
-    Form.NUMBER: _encode_number,
-}
-
-
-def _page_headers(page: Page) -> dict[str, str]:
-    return {POSITION: str(page.position), HAS_MORE: str(int(page.has_more))}
 
 
 def _has_closed(sock: socket.socket) -> bool:

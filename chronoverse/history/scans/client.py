@@ -6,17 +6,16 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
-from chronoverse.history.scans.comparison import NewLinesPage
 from chronoverse.history.scans.endpoint import ScanEndpoint
-from chronoverse.history.scans.scan import COMPARED_WITH, HAS_MORE, POSITION, BaseScan, ReplayScan, error_from_json
+from chronoverse.history.scans.scan import BaseScan, ReplayScan, WorkflowPosition, error_from_json
 from chronoverse.history.scans.turns import ScanTurns
-from chronoverse.history.scans.workflow_scan import JobsPage, WorkflowPosition
+from chronoverse.history.scans.workflow_scan import JobsPage
 
 #: Seconds that a scan may take once it has begun. The server ends a process that takes longer, see
 #: :data:`chronoverse.history.scans.server.HANG_SECONDS`.
@@ -65,7 +64,8 @@ class ScanClient:
         if self._server is None or not self._server[0].is_up:
             return None
         with self.ask(scan, subject) as pending:
-            return pending.frames()
+            head, frames = pending.answer()
+            return frames, head["position"]
 
 
 class PendingScan:
@@ -82,33 +82,17 @@ class PendingScan:
             self._sock.shutdown(socket.SHUT_WR)
 
     def page(self) -> Page:
-        """The page that a :class:`LineScan` asks for, after waiting for it. Raises as :meth:`_answer` does."""
-        headers, lines = self._answer()
-        return _page(headers, lines)
-
-    def new_lines(self) -> NewLinesPage:
-        """The page that a :class:`NewLinesScan` asks for. Raises as :meth:`_answer` does."""
-        headers, lines = self._answer()
-        return NewLinesPage(_page(headers, lines), orjson.loads(headers[COMPARED_WITH]))
+        """The page that a :class:`LineScan` asks for, after waiting for it. Raises as :meth:`answer` does."""
+        head, lines = self.answer()
+        return Page(lines.split(b"\n") if lines else [], **head)
 
     def jobs_page(self) -> JobsPage:
-        """The page that a :class:`WorkflowScan` asks for. Raises as :meth:`_answer` does."""
-        headers, jobs = self._answer()
-        position = orjson.loads(headers[POSITION])
-        return JobsPage(jobs, position and WorkflowPosition.from_json(position))
+        """The page that a :class:`WorkflowScan` asks for. Raises as :meth:`answer` does."""
+        head, jobs = self.answer()
+        return JobsPage(jobs.split(b"\n") if jobs else [], head["position"] and WorkflowPosition(*head["position"]))
 
-    def frames(self) -> tuple[bytes, int]:
-        """What a :class:`ReplayScan` asks for. Raises as :meth:`_answer` does."""
-        headers, parts = self._answer()
-        return b"\n".join(parts), int(headers[POSITION])
-
-    def summary(self) -> bytes:
-        """The JSON that a :class:`SummaryScan` asks for. Raises as :meth:`_answer` does."""
-        _, (json,) = self._answer()
-        return json
-
-    def _answer(self) -> tuple[http.client.HTTPMessage, list[bytes]]:
-        """The headers and the lines of the answer, after waiting for it.
+    def answer(self) -> tuple[dict[str, Any], bytes]:
+        """The first line of the answer, and what follows it: see :class:`~chronoverse.history.scans.app.ScanApp`.
 
         Raises what the server has raised, and :class:`ScansUnavailable` when it died, or does not begin or end in time.
         """
@@ -121,14 +105,11 @@ class PendingScan:
             if "Content-Length" not in response.headers:
                 raise http.client.IncompleteRead(body)
         if response.status == 200:
-            return response.headers, body.split(b"\n") if body else []
+            head, _, rest = body.partition(b"\n")
+            return orjson.loads(head), rest
         if response.getheader("Content-Type") == "application/octet-stream":
             raise error_from_json(body)
         raise RuntimeError(f"the scan server has answered with {response.status}, and has logged why")
-
-
-def _page(headers: http.client.HTTPMessage, lines: list[bytes]) -> Page:
-    return Page(lines, int(headers[POSITION]), headers[HAS_MORE] == "1")
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -8,16 +8,15 @@ goes on where it has stopped.
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import Final
 
 from chronoverse.archive.codec import decode_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
-from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import BatchReader, Page, Search
-from chronoverse.history.scans.scan import JobScan
-from chronoverse.joblog.model import Job, JobRef, Line, Status
+from chronoverse.history.pages import PageBudget
+from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 
 #: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
 COMPARED_JOBS: Final = 5
@@ -29,37 +28,8 @@ CACHED_SHAPES: Final = 1_000_000
 _JOB_ERRORS: Final = (ArchiveDamaged, JobNotFound, NotALog)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewLinesScan(JobScan):
-    """Asks for up to ``limit`` new lines strictly after ``position``, in the order asked for.
-
-    They are compared with the job ``against``, or with the newest good runs before the job. The other fields are those
-    of :class:`~chronoverse.history.scans.scan.LineScan`.
-    """
-
-    PATH: ClassVar = "/new"
-
-    position: int
-    limit: int
-    against: str | None = None
-    descending: bool = False
-    stream: str | None = None
-    before: int = 0
-    after: int = 0
-
-
-class NewLinesPage(NamedTuple):
-    """A page of new lines, and the ids of the jobs that the log is compared with.
-
-    A page may have no line and no progress. Then there was only time to read a part of these jobs.
-    """
-
-    page: Page
-    compared_with: list[str]
-
-
 class NewLines:
-    """Says which lines are new: those with a shape that none of the ``runs`` has. It is also a filter for frames."""
+    """Says which lines are new: those with a shape that none of the ``runs`` has."""
 
     def __init__(self, runs: Sequence[ShapeSet], hasher: ShapeHasher) -> None:
         self._runs = runs
@@ -71,7 +41,7 @@ class NewLines:
         return not any(found in run.hashes for run in self._runs)
 
     def matching_lines(self, text: bytes) -> list[Line]:
-        """The new lines of a frame's JSON Lines. See :class:`chronoverse.archive.reader.FrameFilter`."""
+        """The new lines of a frame's JSON Lines: a :data:`~chronoverse.archive.reader.FrameFilter`."""
         lines = decode_lines(text)
         found = self._hasher.hashes([line["message"] for line in lines])
         new = set(found)
@@ -80,19 +50,6 @@ class NewLines:
         if not new:
             return []
         return [Line.from_json(line) for line, shape in zip(lines, found, strict=True) if shape in new]
-
-
-class _Collector:
-    """A filter for frames that finds no lines. It adds the shapes of all lines to a set."""
-
-    def __init__(self, shapes: ShapeSet, hasher: ShapeHasher) -> None:
-        self._shapes = shapes
-        self._hasher = hasher
-
-    def matching_lines(self, text: bytes) -> list[Line]:
-        """Adds the shapes of a frame. See :class:`chronoverse.archive.reader.FrameFilter`."""
-        self._shapes.add(self._hasher.hashes([line["message"] for line in decode_lines(text)]))
-        return []
 
 
 @dataclass(slots=True)
@@ -117,9 +74,9 @@ class RunShapes:
         hasher: ShapeHasher,
         max_shapes: int = CACHED_SHAPES,
     ) -> None:
+        self.hasher: Final = hasher
         self._archive = archive
         self._read = read
-        self._hasher = hasher
         self._max_shapes = max_shapes
         #: Those that were used last are at the end.
         self._cached: OrderedDict[JobRef, _CachedShapes] = OrderedDict()
@@ -148,10 +105,15 @@ class RunShapes:
         """Adds the lines that are not in the set yet. Returns whether there was time for all of them."""
         if cached.position >= job.last or cached.shapes.is_full:
             return True
-        collector = _Collector(cached.shapes, self._hasher)
-        for batch in self._read(job, cached.position, search=Search(collector)):
+
+        def collect(text: bytes) -> list[Line]:
+            """A filter for frames that finds no lines, and adds the shapes of all of them."""
+            cached.shapes.add(self.hasher.hashes([line["message"] for line in decode_lines(text)]))
+            return []
+
+        for batch in self._read(job, cached.position, search=Search(collect)):
             if not batch.is_match:
-                cached.shapes.add(self._hasher.hashes([line.message for line in batch.lines]))
+                cached.shapes.add(self.hasher.hashes([line.message for line in batch.lines]))
             cached.position = batch.position
             if batch.is_last or batch.position >= job.last or cached.shapes.is_full:
                 break
@@ -182,7 +144,7 @@ def runs_before(job: Job, listed: Iterable[Job | None]) -> Iterator[Job]:
             yield other
 
 
-def compare(
+def read_runs(
     job: Job, others: Sequence[Job], *, is_named: bool, shapes: RunShapes, budget: PageBudget
 ) -> tuple[list[ShapeSet] | None, list[str]]:
     """The shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.

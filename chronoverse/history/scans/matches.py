@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from chronoverse.history.page_budget import MAX_LINE_CHARACTERS, PageBudget
-from chronoverse.history.pages import BatchReader, line_json
+from chronoverse.history.pages import MAX_LINE_CHARACTERS, PageBudget, line_json
+from chronoverse.history.tiered_log import BatchReader
 from chronoverse.joblog.matcher import MAX_SPANS, Matcher
 from chronoverse.joblog.model import Job, Line
 

@@ -1,38 +1,22 @@
 """What a worker asks the scan server for, and how both sides write it."""
 
 from dataclasses import dataclass
-from enum import StrEnum
-from operator import methodcaller
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 import orjson
 
 from chronoverse import errors
 from chronoverse.errors import ChronoverseError, StoreError
-from chronoverse.history.page_budget import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS
-from chronoverse.history.pages import BATCH_CHARACTERS
+from chronoverse.history.pages import ENVELOPE_BYTES, PAGE_BYTES, PAGE_SECONDS
+from chronoverse.history.tiered_log import BATCH_CHARACTERS
 from chronoverse.joblog.model import JobRef
 
-#: Headers of an answer: the number that the page has come to, and whether anything follows it.
-POSITION: Final = "Position"
-HAS_MORE: Final = "Has-More"
-#: Header of an answer with new lines: the ids of the jobs that the log is compared with, as JSON.
-COMPARED_WITH: Final = "Compared-With"
 #: Seconds after which the scan server returns what it has found for a stream or a download. Then other scans get their
 #: turn.
 SHORT_SCAN_SECONDS: Final = 0.1
-
-
-class Form(StrEnum):
-    """What a page has of each line."""
-
-    #: Its JSON, with a message that is cut off at :data:`~chronoverse.history.page_budget.MAX_LINE_CHARACTERS`. With a
-    #: query, it has the spans that match, and lines of context.
-    PAGE = "page"
-    #: Its JSON with the whole message.
-    WHOLE = "whole"
-    #: Its number. That takes nothing from the page's bytes.
-    NUMBER = "number"
+#: Seconds for finding the new lines of a summary, and as many again for finding the errors. That is enough for millions
+#: of archived lines of which few are new or look like errors. The next request goes on with the others.
+SUMMARY_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +41,7 @@ class BaseScan:
     def to_json(self) -> bytes:
         """What :meth:`from_json` reads."""
         # The default is for positions: orjson knows no named tuples.
-        return orjson.dumps(self, default=methodcaller("to_json"))
+        return orjson.dumps(self, default=tuple)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -82,22 +66,83 @@ class LineScan(JobScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
     The filters are the ``stream``, the query ``q``, which is an expression with ``regex``, and the times from ``since``
-    to ``until``. None lets every line pass. ``before`` and ``after`` count lines of context.
+    to ``until``. None lets every line pass. With ``only_new``, only lines pass that are new, compared with the job
+    ``against``, or with the newest good runs before the job.
+
+    ``form`` is what the page has of each line: ``whole`` is its JSON, and ``number`` its number, which takes nothing
+    from the page's bytes. ``page`` is its JSON with a message that is cut off at
+    :data:`~chronoverse.history.pages.MAX_LINE_CHARACTERS`, with the spans that match and ``before`` and ``after``
+    lines of context.
     """
 
     PATH: ClassVar = "/"
 
     position: int
     limit: int
-    form: str = Form.PAGE
+    form: str = "page"
     descending: bool = False
     stream: str | None = None
     q: str | None = None
     regex: bool = False
     since: str | None = None
     until: str | None = None
+    only_new: bool = False
+    against: str | None = None
     before: int = 0
     after: int = 0
+
+
+class WorkflowPosition(NamedTuple):
+    """How far a search has come in a workflow's listing: up to the job of that id.
+
+    ``created`` is the job's creation time in Unix milliseconds, as text: it may be infinite, and JSON has no such
+    number. With a ``line`` it has come up to that line of the job, of which the pages so far have ``found`` lines.
+    Without one it has looked through the whole job.
+    """
+
+    created: str
+    job_id: str
+    line: int | None = None
+    found: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowScan(BaseScan):
+    """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
+
+    Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
+    how far the page before has come. The other fields are those of :class:`LineScan`.
+    """
+
+    PATH: ClassVar = "/workflow"
+
+    limit: int
+    per_job: int
+    q: str
+    start: WorkflowPosition | None = None
+    regex: bool = False
+    stream: str | None = None
+    status: str | None = None
+    since: str | None = None
+    until: str | None = None
+    before: int = 0
+    after: int = 0
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """The scan that :meth:`to_json` wrote."""
+        fields = orjson.loads(data)
+        start = fields.pop("start")
+        return cls(**fields, start=start and WorkflowPosition(*start))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryScan(JobScan):
+    """Asks for the summary of a job in at most ``page_bytes``."""
+
+    PATH: ClassVar = "/summary"
+
+    seconds: float = SUMMARY_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

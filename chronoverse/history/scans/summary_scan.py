@@ -4,18 +4,17 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import orjson
 
-from chronoverse.archive.prefilter import Prefilter
-from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import BatchReader, Search
+from chronoverse.archive.prefilter import matching_lines
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import NewLines
-from chronoverse.history.scans.scan import JobScan
+from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
 from chronoverse.joblog.shapes import ShapeHasher
@@ -27,23 +26,12 @@ from chronoverse.joblog.summary import (
     looks_like_error,
     weight_of,
 )
+from chronoverse.joblog.model import Job, Line
 
-#: Seconds for finding the new lines, and as many again for finding the errors. That is enough for millions of archived
-#: lines of which few are new or look like errors. The next request goes on with the others.
-SUMMARY_SECONDS: Final = 1.5
 #: The jobs whose progress is kept, and bytes of each at most: the groups and hunks of both kinds. The file has holes,
 #: so it takes only what was written, some 2 KB for most jobs.
 SLOTS: Final = 512
 SLOT_BYTES: Final = 256 * 2**10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryScan(JobScan):
-    """Asks for the summary of a job in at most ``page_bytes``."""
-
-    PATH: ClassVar = "/summary"
-
-    seconds: float = SUMMARY_SECONDS
 
 
 class SummaryProgress:
@@ -81,7 +69,6 @@ def _digest(data: bytes) -> bytes:
 
 
 def read_summary(
-    scan: SummaryScan,
     job: Job,
     read: BatchReader,
     budgets: tuple[Callable[[], PageBudget], Callable[[], PageBudget]],
@@ -89,8 +76,9 @@ def read_summary(
     new_lines: NewLines | None,
     compared_with: Sequence[str] | None,
     progress: SummaryProgress,
+    max_bytes: int,
 ) -> bytes:
-    """The summary's JSON. Raises what ``read`` raises.
+    """The summary's JSON in at most ``max_bytes``. Raises what ``read`` raises.
 
     ``budgets`` make what bounds the time for the new lines and for the errors, when it begins. The next request for the
     same summary goes on from there. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
@@ -121,10 +109,10 @@ def read_summary(
         new.restore(kept[0])
         errors.restore(kept[1])
     if new_lines is not None:
-        for line, is_match in _lines(job, read, budgets[0](), Search(new_lines), new):
+        for line, is_match in _lines(job, read, budgets[0](), Search(new_lines.matching_lines), new):
             if is_match or new_lines.is_new(line):
                 new.add(line)
-    for line, is_match in _lines(job, read, budgets[1](), Search(Prefilter(matcher)), errors):
+    for line, is_match in _lines(job, read, budgets[1](), Search(partial(matching_lines, matcher)), errors):
         if looks_like_error(matcher, line.message) if is_match else is_error(line.message):
             errors.add(line)
     progress.put(key, [new.to_json(), errors.to_json()])
@@ -133,7 +121,7 @@ def read_summary(
         job,
         errors,
         list(islice(newest, MAX_LAST_LINES))[::-1],
-        max_bytes=scan.page_bytes,
+        max_bytes=max_bytes,
         read_line=read_line,
         compared_with=compared_with,
         new=new if compared_with is not None else None,

@@ -1,74 +1,18 @@
 """Searches the jobs of a workflow, the newest job first. Each page looks through a bounded part of them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooExpensive, StoreUnavailable
-from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import Page
-from chronoverse.history.scans.scan import BaseScan
-from chronoverse.joblog.model import Job, TimeRange
+from chronoverse.history.pages import Page, PageBudget
+from chronoverse.history.scans.scan import WorkflowPosition, WorkflowScan
+from chronoverse.joblog.model import TimeRange
+from chronoverse.joblog.model import Job
 
-#: Jobs that are fetched at once.
-BATCH_JOBS: Final = 20
 #: Errors that concern one job. The search names them, and goes on with the next job.
 _JOB_ERRORS: Final = (ArchiveDamaged, NotALog, SearchTooExpensive)
-
-
-class WorkflowPosition(NamedTuple):
-    """How far a search has come in a workflow's listing: up to the job of that creation time and id.
-
-    With a ``line`` it has come up to that line of the job, of which the pages so far have ``found`` lines. Without one
-    it has looked through the whole job.
-    """
-
-    created_ms: float
-    job_id: str
-    line: int | None = None
-    found: int = 0
-
-    def to_json(self) -> list[Any]:
-        """What :meth:`from_json` reads. The time is a text, since it may be infinite, and JSON has no such number."""
-        return [repr(self.created_ms), *self[1:]]
-
-    @classmethod
-    def from_json(cls, values: list[Any]) -> Self:
-        """The position that :meth:`to_json` wrote."""
-        created_ms, *others = values
-        return cls(float(created_ms), *others)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowScan(BaseScan):
-    """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
-
-    Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
-    how far the page before has come. The other fields are those of :class:`~chronoverse.history.scans.scan.LineScan`.
-    """
-
-    PATH: ClassVar = "/workflow"
-
-    limit: int
-    per_job: int
-    q: str
-    start: WorkflowPosition | None = None
-    regex: bool = False
-    stream: str | None = None
-    status: str | None = None
-    since: str | None = None
-    until: str | None = None
-    before: int = 0
-    after: int = 0
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """The scan that :meth:`to_json` wrote."""
-        fields = orjson.loads(data)
-        start = fields.pop("start")
-        return cls(**fields, start=start and WorkflowPosition.from_json(start))
 
 
 class ListedJob(NamedTuple):
@@ -108,7 +52,7 @@ def read_jobs_page(
         line, found = (start.line or 0, start.found) if start and is_resumed else (0, 0)
         if job is not None and _is_wanted(scan, job):
             try:
-                matches, more = _search_job(scan, job, line, found, search)
+                matches, more = _search_job(job, line, max(1, scan.per_job - found), search)
             except JobNotFound:
                 pass
             except _JOB_ERRORS as error:
@@ -119,12 +63,12 @@ def read_jobs_page(
                     return JobsPage(jobs, position)
                 raise
             else:
+                found += matches.match_count
                 if matches.match_count:
                     jobs.append(_job_json(job, matches.lines, more=more))
-                if matches.has_more and found + matches.match_count < scan.per_job:
-                    rest = WorkflowPosition(created_ms, job_id, matches.position, found + matches.match_count)
-                    return JobsPage(jobs, rest)
-        position = WorkflowPosition(created_ms, job_id)
+                if matches.has_more and found < scan.per_job:
+                    return JobsPage(jobs, WorkflowPosition(repr(created_ms), job_id, matches.position, found))
+        position = WorkflowPosition(repr(created_ms), job_id)
     return JobsPage(jobs, None)
 
 
@@ -133,11 +77,8 @@ def _is_wanted(scan: WorkflowScan, job: Job) -> bool:
     return scan.status in (None, job.status) and TimeRange(scan.since, scan.until).has(started)
 
 
-def _search_job(
-    scan: WorkflowScan, job: Job, line: int, found: int, search: Callable[[Job, int, int, bool], Page]
-) -> tuple[Page, bool]:
+def _search_job(job: Job, line: int, wanted: int, search: Callable[[Job, int, int, bool], Page]) -> tuple[Page, bool]:
     """The lines of one job, and whether it has more. It may also have more when the search could not look further."""
-    wanted = max(1, scan.per_job - found)
     matches = search(job, line, wanted, False)
     if not matches.has_more or matches.match_count < wanted:
         return matches, matches.has_more

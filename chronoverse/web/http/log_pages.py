@@ -12,10 +12,10 @@ from typing import Any
 import gevent.socket
 from flask import request
 
-from chronoverse.history.page_budget import PageBudget
-from chronoverse.history.pages import Page, read_batches, read_page
+from chronoverse.history.pages import Page, PageBudget, read_page
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, LineScan
+from chronoverse.history.tiered_log import read_batches
 from chronoverse.joblog.entries import Batch, RawEntry
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.web.guards.connection import HangupWatch
@@ -37,7 +37,7 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
     """The log strictly after ``position``, with a round of the event loop between two batches.
 
-    ``options`` and errors are those of :func:`chronoverse.history.pages.read_batches`. Also raises :class:`AtCapacity`.
+    ``options`` and errors are those of :func:`~chronoverse.history.tiered_log.read_batches`, and :class:`AtCapacity`.
     """
     store, max_line_bytes = _LockedStore(deps, principal().subject), deps.settings.max_line_bytes
     for batch in read_batches(store, deps.archive, job, position, max_line_bytes=max_line_bytes, **options):

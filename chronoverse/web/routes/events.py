@@ -24,7 +24,6 @@ from werkzeug.wrappers import Request
 
 from chronoverse import metrics
 from chronoverse.errors import JobNotFound
-from chronoverse.history.scans.scan import Form
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.viewer import Viewer
@@ -174,7 +173,7 @@ def start_offset(
     if line_filter is None:
         return max(job.last - tail, min(job.first - 1, job.last))
     filters = line_filter._asdict()
-    page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form=Form.NUMBER, **filters)
+    page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form="number", **filters)
     if len(page.lines) == tail or page.has_more:
         return int(page.lines[-1]) - 1 if page.lines else job.last
     return min(job.first - 1, job.last)

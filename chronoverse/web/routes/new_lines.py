@@ -9,10 +9,9 @@ from typing import Any
 from flask import Response
 
 from chronoverse.errors import InvalidCursor
-from chronoverse.history.scans.comparison import NewLinesScan
 from chronoverse.joblog.model import MAX_NUMBER, JobRef
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.log_pages import pending_scan
+from chronoverse.web.http.log_pages import scan_page
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, log_page_response
 from chronoverse.web.http.schemas import LOOKED_THROUGH, Blueprint, NewLinesQuery, NewLinesSchema
 
@@ -41,12 +40,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
             position, waited = decode_cursor(query["cursor"], listing, [int, int])
             if not (0 <= position <= MAX_NUMBER and 0 <= waited <= MAX_NUMBER):
                 raise InvalidCursor("cursor: this is not one of ours")
-        asked = {"job_id": job_id, "limit": limit, "position": position, "descending": descending, **filters}
-        with pending_scan(deps, NewLinesScan, ref, **asked) as pending:
-            page, compared_with = pending.new_lines()
+        page = scan_page(deps, ref, limit, position=position, descending=descending, only_new=True, **filters)
         waited = waited + 1 if page.position == position else 0
         cursor = encode_cursor(listing, [page.position, waited]) if page.has_more else None
         parameters = {"limit": limit, "order": order, **filters}
-        return log_page_response(ref, page, cursor, parameters, compared_with=compared_with)
+        return log_page_response(ref, page, cursor, parameters, compared_with=page.compared_with)
 
     return routes

@@ -12,9 +12,9 @@ from flask import Response, request
 
 from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
-from chronoverse.history.page_budget import MAX_ENTRIES
-from chronoverse.history.pages import BATCH_CHARACTERS, MAX_BATCH, Page, read_whole_log
-from chronoverse.history.scans.scan import SHORT_SCAN_SECONDS, Form, LineScan
+from chronoverse.history.pages import MAX_ENTRIES, Page, read_whole_log
+from chronoverse.history.scans.scan import SHORT_SCAN_SECONDS, LineScan
+from chronoverse.history.tiered_log import BATCH_CHARACTERS, MAX_BATCH
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.web.guards.admission import StreamTicket
 from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
@@ -151,7 +151,7 @@ def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
             limit=MAX_ENTRIES,
             asked_at=deps.monotonic(),
             patience=DOWNLOAD_WAIT_SECONDS,
-            form=Form.WHOLE,
+            form="whole",
             page_bytes=BATCH_CHARACTERS,
             seconds=SHORT_SCAN_SECONDS,
             **filters,
@@ -170,7 +170,7 @@ def _check_pages(deps: Dependencies, job: Job, pages: Iterator[Page], expires_at
     Raises :class:`StoreError` when the store fails, when the log is deleted, or when the job has another log by then.
     Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
     """
-    for lines, position, has_more, _ in pages:
+    for lines, position, has_more, *_ in pages:
         is_end = position >= job.last
         if is_end or not has_more:
             _check_same_log(deps, job)

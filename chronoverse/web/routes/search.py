@@ -12,7 +12,7 @@ import orjson
 from flask import Response
 
 from chronoverse.errors import InvalidCursor
-from chronoverse.history.scans.workflow_scan import WorkflowPosition, WorkflowScan
+from chronoverse.history.scans.scan import WorkflowPosition, WorkflowScan
 from chronoverse.joblog.model import MAX_NUMBER, JobRef, iso_or_none
 from chronoverse.web.http import log_pages
 from chronoverse.web.http.dependencies import Dependencies
@@ -79,15 +79,16 @@ def blueprint(deps: Dependencies) -> Blueprint:
             created, job_id, line, found = decode_cursor(query["cursor"], listing, [str, str, int, int])
             if not (-1 <= line <= MAX_NUMBER and 0 <= found <= MAX_NUMBER):
                 raise InvalidCursor("cursor: this is not one of ours")
-            start = WorkflowPosition(*parse_position(created, job_id), None if line < 0 else line, found)
+            parse_position(created, job_id)
+            start = WorkflowPosition(created, job_id, None if line < 0 else line, found)
         asked = {"before": query["before"], "after": query["after"], **filters, "q": q, "regex": regex}
         asked |= {"limit": limit, "per_job": per_job}
         with log_pages.pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, **asked) as pending:
             page = pending.jobs_page()
         cursor = None
         if page.position is not None:
-            created_ms, job_id, line, found = page.position
-            cursor = encode_cursor(listing, (repr(created_ms), job_id, -1 if line is None else line, found))
+            created, job_id, line, found = page.position
+            cursor = encode_cursor(listing, (created, job_id, -1 if line is None else line, found))
         body = {"workflow_id": workflow_id, "jobs": [orjson.Fragment(each) for each in page.jobs], "cursor": cursor}
         response = page_response(body, cursor, **asked)
         if page.position is not None:
@@ -99,7 +100,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 def _searched_to(position: WorkflowPosition) -> str:
     """How far a search has come in a workflow, as the header's value. Ids of jobs have no semicolons."""
-    created = iso_or_none(position.created_ms)
+    created = iso_or_none(float(position.created))
     line = None if position.line is None else str(position.line)
     more = [f"{name}={value}" for name, value in (("created", created), ("line", line)) if value is not None]
     return ";".join([position.job_id, *more])

@@ -2,7 +2,7 @@
 
 from flask import Response
 
-from chronoverse.history.scans.summary_scan import SummaryScan
+from chronoverse.history.scans.scan import SummaryScan
 from chronoverse.joblog.model import JobRef
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.log_pages import pending_scan
@@ -23,6 +23,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         """A job's new lines, errors and last lines, as far as they fit."""
         ref = JobRef(workflow_id, job_id)
         with pending_scan(deps, SummaryScan, ref, job_id=job_id, page_bytes=max_bytes) as pending:
-            return json_response(pending.summary())
+            return json_response(pending.answer()[1])
 
     return routes

@@ -10,9 +10,9 @@ import pytest
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import AtCapacity, ChronoverseError, JobNotFound, ScansUnavailable, StoreError, TooFast
-from chronoverse.history.page_budget import CLIENT_GONE_SECONDS, PAGE_SECONDS
+from chronoverse.history.pages import CLIENT_GONE_SECONDS, PAGE_SECONDS
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.scan import Form, LineScan, error_from_json, error_to_json
+from chronoverse.history.scans.scan import LineScan, error_from_json, error_to_json
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.store import Store
@@ -69,37 +69,38 @@ def pair() -> Iterator[tuple[socket, socket]]:
         yield ours, theirs
 
 
-def ask(app: ScanApp, asked: LineScan, sock: socket) -> tuple[str, dict[str, str], bytes]:
-    """The status, the headers and the body of an answer."""
-    said: list[Any] = []
+def ask(app: ScanApp, asked: LineScan, sock: socket) -> tuple[str, bytes]:
+    """The status and the body of an answer."""
+    said: list[str] = []
     environ = {"PATH_INFO": asked.PATH, "wsgi.input": BytesIO(asked.to_json()), "gunicorn.socket": sock}
-    (body,) = app(environ, lambda status, headers: said.extend((status, dict(headers))))
-    return said[0], said[1], body
+    (body,) = app(environ, lambda status, headers: said.append(status))
+    return said[0], body
 
 
 def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket]) -> None:
-    """The body has one line for each line of the log."""
-    status, headers, body = ask(app, scan(stream="stderr", limit=2), pair[0])
+    """The body has a line that says how far the page has come, and then one for each line of the log."""
+    status, body = ask(app, scan(stream="stderr", limit=2), pair[0])
+    head, *lines = [orjson.loads(line) for line in body.split(b"\n")]
 
-    assert (status, headers["Position"], headers["Has-More"]) == ("200 OK", "3", "1")
-    assert [orjson.loads(line)["sequence_num"] for line in body.split(b"\n")] == [1, 3]
+    assert (status, head["position"], head["has_more"]) == ("200 OK", 3, True)
+    assert [line["sequence_num"] for line in lines] == [1, 3]
 
 
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        (Form.NUMBER, 10),
-        (Form.WHOLE, {"stream": "stdout"}),
-        (Form.PAGE, {"stream": "stdout", "highlights": [[5, 7]]}),
+        ("number", 10),
+        ("whole", {"stream": "stdout"}),
+        ("page", {"stream": "stdout", "highlights": [[5, 7]]}),
     ],
 )
-def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: Form, expected: Any) -> None:
+def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: str, expected: Any) -> None:
     """The scan asks for the last line, downwards."""
     page = app.read(scan(position=11, limit=1, descending=True, form=form, q="10"))
     found = orjson.loads(page.lines[0])
 
     assert page.position == 10
-    if form is Form.NUMBER:
+    if form == "number":
         assert found == expected
     else:
         assert {key: found.get(key) for key in expected} == expected
@@ -114,7 +115,7 @@ def test_a_scan_that_has_waited_too_long_is_refused(app: ScanApp) -> None:
 
 def test_an_error_is_the_same_error_for_the_worker(app: ScanApp, pair: tuple[socket, socket]) -> None:
     """The class and the message arrive."""
-    status, _, body = ask(app, scan(job_id="other"), pair[0])
+    status, body = ask(app, scan(job_id="other"), pair[0])
     error = error_from_json(body)
 
     assert status.startswith("500")
@@ -135,7 +136,8 @@ def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket
         def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
             raise MemoryError
 
-    status, _, body = ask(ScanApp(Hungry(), ArchiveReader(), 65_536, lambda: NOW), scan(q="x"), pair[0])
+    hungry: Any = Hungry()
+    status, body = ask(ScanApp(hungry, ArchiveReader(), 65_536, lambda: NOW), scan(q="x"), pair[0])
 
     assert status.startswith("500")
     assert isinstance(error_from_json(body), ScansUnavailable)
@@ -144,12 +146,13 @@ def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket
 @pytest.mark.parametrize(("leaves", "seconds"), [(False, PAGE_SECONDS), (True, CLIENT_GONE_SECONDS)])
 def test_a_scan_ends_in_time(pair: tuple[socket, socket], leaves: bool, seconds: float) -> None:
     """It ends much earlier when the worker says that its client has left. The next page goes on where it has ended."""
-    log = SlowStore()
+    log: Any = SlowStore()
     ours, theirs = pair
     if leaves:
         theirs.shutdown(SHUT_WR)
-    status, headers, body = ask(ScanApp(log, ArchiveReader(), 65_536, log.clock), scan(q="needle"), ours)
+    status, body = ask(ScanApp(log, ArchiveReader(), 65_536, log.clock), scan(q="needle"), ours)
+    head = orjson.loads(body)
 
-    assert (status, headers["Has-More"], body) == ("200 OK", "1", b"")
-    assert int(headers["Position"]) > 8
+    assert (status, head["has_more"]) == ("200 OK", True)
+    assert head["position"] > 8
     assert seconds < log.now - NOW < seconds + 0.3

@@ -18,10 +18,11 @@ from chronoverse.history.scans.scan import LineScan, ReplayScan, error_to_json
 
 #: Seconds that a scan of these tests waits for its turn.
 PATIENCE: Final = 0.3
-#: The head of an answer with a page.
-PAGE_HEAD: Final = b"HTTP/1.1 200 OK\r\nPosition: 7\r\nHas-More: 1\r\nContent-Length: %d\r\n\r\n"
-
-
+#: The head of an answer, and the first line of one with a page.
+HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+FIRST_LINE: Final = b'{"position":7,"has_more":true}\n'
+#: An answer with an empty page.
+EMPTY_PAGE: Final = HEAD % len(FIRST_LINE) + FIRST_LINE
 #: What the server says when it begins with a scan.
 BEGINS: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -71,7 +72,7 @@ def ask(scans: ScanClient) -> Page:
 @pytest.mark.parametrize(("body", "lines"), [(b"", []), (b'{"a":1}\n{"b":2}', [b'{"a":1}', b'{"b":2}'])])
 def test_a_page_is_what_the_server_has_found(endpoint: ScanEndpoint, body: bytes, lines: list[bytes]) -> None:
     """A page may be empty, although the scan has made progress."""
-    with answering(endpoint, lambda sock: sock.sendall(PAGE_HEAD % len(body) + body)) as scans:
+    with answering(endpoint, lambda sock: sock.sendall(HEAD % len(FIRST_LINE + body) + FIRST_LINE + body)) as scans:
         assert ask(scans) == Page(lines, 7, True)
 
 
@@ -86,7 +87,7 @@ def test_an_error_of_the_server_is_raised(endpoint: ScanEndpoint) -> None:
         ask(scans)
 
 
-@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", PAGE_HEAD % 100, PAGE_HEAD % 100 + b'{"a":1}\n'])
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", HEAD % 100, HEAD % 100 + FIRST_LINE])
 def test_a_server_that_dies_is_unavailable(endpoint: ScanEndpoint, sent: bytes) -> None:
     """That is so however much of its answer has come: a part of a page is never taken for a page."""
     with answering(endpoint, lambda sock: sock.sendall(sent)) as scans, pytest.raises(ScansUnavailable):
@@ -128,7 +129,7 @@ def test_a_server_that_starts_late_is_waited_for(endpoint: ScanEndpoint) -> None
     thread = threading.Thread(target=lambda: found.append(ask(client_of(endpoint))))
     thread.start()
     time.sleep(PATIENCE / 3)
-    with answering(endpoint, lambda sock: sock.sendall(BEGINS + PAGE_HEAD % 0)):
+    with answering(endpoint, lambda sock: sock.sendall(BEGINS + EMPTY_PAGE)):
         thread.join(5)
 
     assert found == [Page([], 7, True)]
@@ -146,7 +147,7 @@ def test_the_server_hears_that_a_client_has_left(endpoint: ScanEndpoint) -> None
 
     def answer(sock: socket.socket) -> None:
         heard.append(sock.recv(1))
-        sock.sendall(PAGE_HEAD % 0)
+        sock.sendall(EMPTY_PAGE)
 
     with answering(endpoint, answer) as scans:
         asked = LineScan(workflow_id="w", job_id="j", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE)

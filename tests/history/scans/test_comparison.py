@@ -15,9 +15,10 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import AtCapacity, JobNotFound, NothingToCompare
-from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.comparison import COMPARED_JOBS, NewLinesScan, RunShapes
+from chronoverse.history.scans.comparison import COMPARED_JOBS, RunShapes
+from chronoverse.history.scans.scan import LineScan
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
@@ -31,11 +32,11 @@ BEGAN: Final = 1000.0
 JOBS: Final = 16
 
 
-def scan(job_id: str, **fields: Any) -> NewLinesScan:
+def scan(job_id: str, **fields: Any) -> LineScan:
     """Asks for new lines of a job, with other ``fields``."""
-    common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "position": 0, "limit": 100}
-    asked = NewLinesScan(**({**common, "asked_at": BEGAN, "patience": 5.0} | fields))
-    assert NewLinesScan.from_json(asked.to_json()) == asked
+    common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "position": 0, "limit": 100, "only_new": True}
+    asked = LineScan(**({**common, "asked_at": BEGAN, "patience": 5.0} | fields))
+    assert LineScan.from_json(asked.to_json()) == asked
     return asked
 
 
@@ -62,7 +63,7 @@ class Logs:
     def app(self, ticks: float = 0.0) -> ScanApp:
         """The application. Each look at its clock takes ``ticks`` seconds."""
         times = itertools.count()
-        reader = ArchiveReader(self.objects, self.store.chunks)
+        reader = ArchiveReader(self.objects, self.store.chunks.chunk)
         return ScanApp(self.store, reader, 65_536, lambda: BEGAN + ticks * next(times))
 
     def expected(self, job_id: str, against: str | None = None) -> tuple[list[str], list[Line]]:
@@ -109,11 +110,11 @@ def read_all(app: ScanApp, job_id: str, **fields: Any) -> tuple[list[str], list[
     position, lines = fields.pop("position", 10**9 if fields.get("descending") else 0), []
     for _ in range(2_000):
         # A scan that has waited does not get its turn. Here the clock goes on all the time.
-        page, compared_with = app.read_new(scan(job_id, **{"patience": 1e9, "position": position} | fields))
+        page = app.read(scan(job_id, **{"patience": 1e9, "position": position} | fields))
         lines += [json.loads(line) for line in page.lines]
         position = page.position
         if not page.has_more:
-            return compared_with, lines
+            return [*page.compared_with], lines
     raise AssertionError("no last page")
 
 
@@ -122,7 +123,7 @@ def check(logs: Logs, app: ScanApp, job_id: str, against: str | None = None, **f
     others, lines = logs.expected(job_id, against)
     if not others:
         with pytest.raises(NothingToCompare, match="COMPLETED"):
-            app.read_new(scan(job_id, patience=1e9))
+            app.read(scan(job_id, patience=1e9))
         return
     found = [line.to_json() for line in (lines[::-1] if fields.get("descending") else lines)]
     assert read_all(app, job_id, against=against, **fields) == (others, found)
@@ -190,7 +191,7 @@ def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
     check(logs, app, "later")
     assert [line.message for line in logs.expected("later")[1]] == ["only a", "only f"]
     with pytest.raises(JobNotFound):
-        app.read_new(scan("later", against="good_5"))
+        app.read(scan("later", against="good_5"))
     logs.write("good_5", ["only g"])
     check(logs, app, "later", "good_5")
 
@@ -232,7 +233,7 @@ def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
     app = logs.app()
     assert read_all(app, "later")[0] == ["good"]
     with pytest.raises(NothingToCompare, match="100,000"):
-        app.read_new(scan("later", against="varied"))
+        app.read(scan("later", against="varied"))
 
 
 def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(logs: Logs) -> None:
@@ -271,13 +272,13 @@ def test_a_job_without_good_runs_before_it_has_nothing_to_compare_with(logs: Log
     logs.write("good", ["one"])
     app = logs.app()
     with pytest.raises(NothingToCompare, match="before this"):
-        app.read_new(scan("this"))
+        app.read(scan("this"))
     with pytest.raises(JobNotFound):
-        app.read_new(scan("unknown"))
+        app.read(scan("unknown"))
 
 
 def test_a_scan_that_has_waited_too_long_is_refused(logs: Logs) -> None:
     """Its worker does not wait for it any more."""
     app = ScanApp(logs.store, ArchiveReader(), 65_536, lambda: BEGAN + 6)
     with pytest.raises(AtCapacity):
-        app.read_new(scan("job"))
+        app.read(scan("job"))

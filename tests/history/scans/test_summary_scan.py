@@ -12,9 +12,10 @@ from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryScan
-from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.history.scans.scan import SummaryScan
+from chronoverse.history.scans.summary_scan import SummaryProgress
 from chronoverse.joblog.summary import MAX_LAST_LINES
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW
@@ -35,7 +36,7 @@ def log(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> tuple[S
     if request.param != "live":
         archive_up_to(store, objects, JOB, 150 if request.param == "half archived" else 299, trim=True)
     store.finish(attempt, Status.FAILED, 3, 0, 301)
-    return ScanApp(store, ArchiveReader(objects, store.chunks), 65_536, lambda: 1000.0), lines
+    return ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: 1000.0), lines
 
 
 def summarize(app: ScanApp, ref: JobRef = JOB, **more: Any) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def test_a_summary_without_time_goes_on_in_another_process(store: Store, tmp_pat
     times = (1000.0 + 0.1 * tick for tick in range(10**6))
     progress = SummaryProgress()
     processes = [
-        ScanApp(store, ArchiveReader(objects, store.chunks), 65_536, lambda: next(times), progress=progress)
+        ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: next(times), progress=progress)
         for _ in range(2)
     ]
     scanned_to = 2_002
@@ -105,7 +106,7 @@ def test_a_summary_without_time_goes_on_in_another_process(store: Store, tmp_pat
 
 def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:
     """An empty log has an empty summary. Without a log there is an error."""
-    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: 1000.0)
+    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: 1000.0)
     with pytest.raises(JobNotFound):
         summarize(app)
     store.register(JOB)
@@ -122,7 +123,7 @@ def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
         store.append(attempt, lines)
         store.finish(attempt, status, 0, 0, len(lines) + 1)
         time.sleep(0.002)
-    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: 1000.0)
+    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: 1000.0)
     summary = summarize(app, JobRef("wf_1", "bad"))
     assert summary["compared_with"] == ["good"]
     assert summary["new"] == {"count": 2, "first": [{**bad[20].to_json(), "repeated": 2}]}
@@ -139,7 +140,7 @@ def test_the_errors_have_time_of_their_own(store: Store, tmp_path: Path) -> None
         store.finish(attempt, status, 0, 0, len(lines) + 1 if name == "bad" else 10)
         time.sleep(0.002)
     times = (1000.0 + 0.1 * tick for tick in range(10**6))
-    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks), 65_536, lambda: next(times))
+    app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: next(times))
     summary = summarize(app, JobRef("wf_1", "bad"), seconds=1.0, patience=1e9)
     assert summary["complete"] is False
     found = [sum(each.get("repeated", 1) for each in summary[kind]["first"]) for kind in ("new", "errors")]

@@ -13,9 +13,10 @@ import pytest
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveUnavailable, AtCapacity
-from chronoverse.history.page_budget import PageBudget
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, WorkflowScan, read_jobs_page
+from chronoverse.history.scans.scan import WorkflowScan
+from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archivers import archive
@@ -77,7 +78,7 @@ def logs(server: Any, prefix: str, objects: FileObjectStore) -> Iterator[tuple[S
 def app_of(store: Store, objects: FileObjectStore, ticks: float = 0.0) -> ScanApp:
     """The application. Each look at its clock takes ``ticks`` seconds."""
     times = itertools.count()
-    return ScanApp(store, ArchiveReader(objects, store.chunks), 65_536, lambda: BEGAN + ticks * next(times))
+    return ScanApp(store, ArchiveReader(objects, store.chunks.chunk), 65_536, lambda: BEGAN + ticks * next(times))
 
 
 def pages(app: ScanApp, **fields: Any) -> Iterator[JobsPage]:
@@ -220,5 +221,5 @@ def test_a_page_ends_among_jobs_that_are_gone() -> None:
     page = read_jobs_page(scan(), listed, lambda *asked: pytest.fail("nothing is searched"), budget)
     assert page.jobs == []
     assert page.position is not None
-    assert page.position.job_id == f"gone_{1_000_000 - int(page.position.created_ms)}"
+    assert page.position.job_id == f"gone_{1_000_000 - int(float(page.position.created))}"
     assert next(listed).created_ms > 999_900
