@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from chronoverse import metrics
-from chronoverse.archive.chunk_writer import ChunkWriter, inconsistency
+from chronoverse.archive.chunk_writer import complete, inconsistency, write_chunk
 from chronoverse.archive.codec import COMPRESSION_LEVEL, FAST_COMPRESSION_LEVEL
 from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock, ignore_step
 from chronoverse.archive.object_store import ObjectStore
@@ -201,11 +201,12 @@ class Archiver:
         # This comes before the lock: if another archiver holds that, it may be dead.
         self._throttle(ref, size)
         try:
-            with self._chunk_writer(ref) as writer:
+            with self._locked(ref) as objects:
                 state = self._store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
                 level = FAST_COMPRESSION_LEVEL if size > self._policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
-                chunk = writer.write_chunk(
+                chunk = write_chunk(
+                    objects,
                     state,
                     state.last,
                     text_bytes=text_bytes,
@@ -251,14 +252,14 @@ class Archiver:
         if job is None or job.end is None:
             del self._queue.ended[ref]
             return 0
-        with self._chunk_writer(ref) as writer:
+        with self._locked(ref) as objects:
             state = self._store.catalog.archive_state(ref)
             chunk = None
             if not state.complete:
                 # The terminal entry is read, too: numbers may be missing just before it.
-                chunk = writer.write_chunk(state, job.end.sequence_num + 1, trim=False)
+                chunk = write_chunk(objects, state, job.end.sequence_num + 1, trim=False)
             if chunk is None and (state.complete or self._collect_shapes(job)):
-                self._complete(writer, job, state)
+                self._complete(objects, job, state)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _collect_shapes(self, job: Job) -> bool:
@@ -287,16 +288,13 @@ class Archiver:
             self._shapes = shapes = ShapeSetBuilder(self._objects, job.ref, chunks)
         return shapes.is_complete
 
-    def _complete(self, writer: ChunkWriter, job: Job, state: ArchiveState) -> None:
+    def _complete(self, objects: JobObjects, job: Job, state: ArchiveState) -> None:
         """Completes the archive of a job, if all of it is there, and snoozes the job."""
         left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
         shapes, self._shapes = self._shapes, None
-        problem = (
-            None
-            if state.complete
-            else writer.complete(job, hot_seconds, self._clock(), state.ended_at or self._clock(), shapes)
-        )
+        now = self._clock()
+        problem = None if state.complete else complete(objects, job, hot_seconds, now, state.ended_at or now, shapes)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
@@ -483,9 +481,8 @@ class Archiver:
         """
         if self._history.went_back():
             return False
-        seconds, orphan_seconds = self._policy.lock_seconds, self._policy.orphan_seconds
-        with archive_lock(self._store, ref, seconds) as token:
-            objects = JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)
+        orphan_seconds = self._policy.orphan_seconds
+        with self._locked(ref) as objects:
             garbage = objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
         if garbage.deleted:
             log.info("swept", extra={"fields": {"job": str(ref), "objects": garbage.deleted}})
@@ -494,10 +491,11 @@ class Archiver:
     # Errors
 
     @contextlib.contextmanager
-    def _chunk_writer(self, ref: JobRef) -> Iterator[ChunkWriter]:
-        """A writer of the job's chunks, while holding its archive lock."""
-        with archive_lock(self._store, ref, self._policy.lock_seconds) as token:
-            yield ChunkWriter(self._store, self._objects, ref, token, self._on_step)
+    def _locked(self, ref: JobRef) -> Iterator[JobObjects]:
+        """The objects of a job, while holding its archive lock."""
+        seconds = self._policy.lock_seconds
+        with archive_lock(self._store, ref, seconds) as token:
+            yield JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:

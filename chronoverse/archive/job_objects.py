@@ -13,6 +13,7 @@ nor after a failover to a replica that lags, or else after an hour.
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Final, NamedTuple
 
@@ -41,14 +42,18 @@ def ignore_step(step: str) -> None:
 
 
 @contextlib.contextmanager
-def archive_lock(store: Store, job: JobRef, seconds: float = LOCK_SECONDS) -> Iterator[str]:
+def archive_lock(
+    store: Store, job: JobRef, seconds: float = LOCK_SECONDS, *, wait_seconds: float = 0.0
+) -> Iterator[str]:
     """Holds the archive lock of ``job``, and renews it in a thread. Gives the lock's token.
 
-    Raises :class:`ArchiveBusy` when another process holds it; and as the store does.
+    Raises :class:`ArchiveBusy` when another process holds it for ``wait_seconds``; and as the store does.
     """
-    token = secrets.token_hex(16)
-    if not store.chunks.acquire_lock(job, token, seconds):
-        raise ArchiveBusy("somebody else archives the job just now")
+    token, give_up_at = secrets.token_hex(16), time.monotonic() + wait_seconds
+    while not store.chunks.acquire_lock(job, token, seconds):
+        if time.monotonic() >= give_up_at:
+            raise ArchiveBusy("somebody else archives the job just now")
+        time.sleep(0.1)
     released = threading.Event()
 
     def renew() -> None:
@@ -99,12 +104,12 @@ class JobObjects:
         lock_seconds: float = LOCK_SECONDS,
         on_step: StepHook = ignore_step,
     ) -> None:
-        self._store: Final = store
-        self._objects: Final = objects
-        self._job: Final = job
-        self._token: Final = token
+        self.store: Final = store
+        self.objects: Final = objects
+        self.job: Final = job
+        self.token: Final = token
+        self.on_step: Final = on_step
         self._lock_seconds: Final = lock_seconds
-        self._on_step: Final = on_step
 
     @contextlib.contextmanager
     def put_verified(self, chunk: Chunk, data: bytes) -> Iterator[Chunk]:
@@ -115,14 +120,14 @@ class JobObjects:
         Raises :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8))
-        self._store.chunks.begin_upload(self._job, self._token, chunk.name)
+        self.store.chunks.begin_upload(self.job, self.token, chunk.name)
         try:
-            self._on_step("upload begun")
-            self._objects.put(chunk.name, data)
-            self._on_step("put")
-            if text_sha256(chunk, self._objects.get(chunk.name)) != chunk.sha256:
+            self.on_step("upload begun")
+            self.objects.put(chunk.name, data)
+            self.on_step("put")
+            if text_sha256(chunk, self.objects.get(chunk.name)) != chunk.sha256:
                 raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
-            self._on_step("read back")
+            self.on_step("read back")
             yield chunk
         except ChronoverseError:
             if not self._delete_unless_recorded(chunk.name):
@@ -130,15 +135,15 @@ class JobObjects:
 
     def _delete_unless_recorded(self, name: str) -> bool:
         """Deletes an object unless a record names it. Returns whether one does. After an error it stays garbage."""
-        index = self._store.chunks
+        index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
             # From here on the object cannot get a record. Its name may be neither in a record nor in the garbage:
             # another process may have removed the name before the object was there.
-            marked = index.mark_garbage(self._job, self._token)
-            if name not in marked and any(chunk.name == name for chunk in index.chunks(self._job)):
+            marked = index.mark_garbage(self.job, self.token)
+            if name not in marked and any(chunk.name == name for chunk in index.chunks(self.job)):
                 return True
-            self._objects.delete(name)
-            index.clear_garbage(self._job, [name])
+            self.objects.delete(name)
+            index.clear_garbage(self.job, [name])
         return False
 
     def collect_garbage(
@@ -153,14 +158,14 @@ class JobObjects:
         fails stays garbage. May be repeated after any error.
         Raises :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
         """
-        index = self._store.chunks
+        index = self.store.chunks
         found = self._unrecorded()
-        named = self._named() if found or index.garbage(self._job) else frozenset()
+        named = self._named() if found or index.garbage(self.job) else frozenset()
         unrecorded = [each for each in found if each.name not in named]
         old = [each.name for each in unrecorded if each.written_at <= now - min_age]
-        marked = index.mark_garbage(self._job, self._token, old)
-        permanent = index.is_permanent(self._job, self._lock_seconds) if marked or check_permanence else True
-        recorded = {chunk.name for chunk in index.chunks(self._job)}
+        marked = index.mark_garbage(self.job, self.token, old)
+        permanent = index.is_permanent(self.job, self._lock_seconds) if marked or check_permanence else True
+        recorded = {chunk.name for chunk in index.chunks(self.job)}
         done: list[str] = []
         deleted = 0
         for name, mark in marked.items():
@@ -171,15 +176,15 @@ class JobObjects:
                 done.append(name)
                 continue
             # Other programs may write the garbage key. A recorded name, or one outside the folder, is not deleted.
-            if is_object_of(self._job, name) and name not in recorded:
+            if is_object_of(self.job, name) and name not in recorded:
                 try:
-                    self._objects.delete(name)
+                    self.objects.delete(name)
                 except ArchiveUnavailable:
                     continue
-                self._on_step("object deleted")
+                self.on_step("object deleted")
                 deleted += 1
             done.append(name)
-        index.clear_garbage(self._job, done)
+        index.clear_garbage(self.job, done)
         young = [each.name for each in unrecorded if each.name not in marked]
         replaced = {name for name, mark in marked.items() if mark.replaced}
         kept = sum(each.name in named - replaced for each in found)
@@ -192,12 +197,12 @@ class JobObjects:
         """
         if not (unknown := self._named() - recorded):
             return []
-        marked = self._store.chunks.mark_garbage(self._job, self._token)
+        marked = self.store.chunks.mark_garbage(self.job, self.token)
         replaced = {name for name, mark in marked.items() if mark.replaced}
-        return [each.name for each in self._objects.list(folder(self._job)) if each.name in unknown - replaced]
+        return [each.name for each in self.objects.list(folder(self.job)) if each.name in unknown - replaced]
 
     def _named(self) -> Set[str]:
-        manifest = read_manifest(self._objects, self._job)
+        manifest = read_manifest(self.objects, self.job)
         return manifest.names if manifest else frozenset()
 
     def _unrecorded(self) -> Sequence[StoredObject]:
@@ -206,11 +211,11 @@ class JobObjects:
         A store that was emptied has forgotten earlier jobs with the same id. Their objects are older than the job and
         all of its recorded objects. They are not returned here: ``chronoverse archive --orphans`` lists them.
         """
-        objects = list(self._objects.list(folder(self._job)))
-        chunks = self._store.chunks.chunks(self._job)
+        objects = list(self.objects.list(folder(self.job)))
+        chunks = self.store.chunks.chunks(self.job)
         recorded = {chunk.name for chunk in chunks}
-        job = self._store.get_job(self._job)
+        job = self.store.get_job(self.job)
         created = seconds_of(job.created_at if job else None) or 0.0
         earliest = min([created, *(each.written_at for each in objects if each.name in recorded)]) - CLOCK_SKEW_SECONDS
-        known = recorded | {manifest_name(self._job), shape_set_name(self._job, chunks)}
+        known = recorded | {manifest_name(self.job), shape_set_name(self.job, chunks)}
         return [each for each in objects if each.name not in known and each.written_at >= earliest]

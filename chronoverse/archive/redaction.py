@@ -11,14 +11,14 @@ text is left. See :mod:`chronoverse.archive.job_objects`.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+from chronoverse.archive.chunk_writer import fill
 from chronoverse.archive.codec import ChunkBuilder, rewrite
 from chronoverse.archive.job_objects import CLOCK_SKEW_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.errors import AppendRefused, ArchiveBusy, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
-from chronoverse.joblog.chunk import CHUNK_BYTES
+from chronoverse.errors import AppendRefused, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.store import Store
@@ -28,10 +28,6 @@ from chronoverse.store.prefetch import AdaptiveBatch
 REDACTED_MESSAGE: Final = "[redacted]"
 #: Seconds after which one call ends, when it has finished its current chunk. A chunk takes about 1 s.
 CALL_SECONDS: Final = 5.0
-#: Seconds to wait for an archiver that holds the archive lock. It needs less time than that for a chunk.
-BUSY_SECONDS: Final = 5.0
-#: Entries of one read. Other greenlets wait while these are checked.
-PAGE_ENTRIES: Final = 1_000
 
 log: Final = logging.getLogger(__name__)
 
@@ -79,7 +75,8 @@ class RedactionResult(NamedTuple):
 class Redaction:
     """Carries out ``request`` for the log of ``job``.
 
-    ``pause`` lets other greenlets run. ``clock`` is monotonic, in seconds.
+    ``pause`` lets other greenlets run. An archiver that holds the archive lock is waited for, for ``busy_seconds``: it
+    needs less time than that for a chunk.
     """
 
     def __init__(
@@ -90,17 +87,14 @@ class Redaction:
         request: RedactionRequest,
         *,
         pause: Callable[[], object] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        busy_seconds: float = 5.0,
     ) -> None:
         self._store: Final = store
         self._objects: Final = objects
         self._ref: Final = job
         self._request = request
         self._pause = pause
-        self._clock = clock
-        self._sleep = sleep
-        self._token = ""
+        self._busy_seconds = busy_seconds
         self._count = 0
         self._batch = AdaptiveBatch()
         #: All lines up to this number are redacted, as far as they are to be.
@@ -113,7 +107,7 @@ class Redaction:
         Raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
         the store and the archive do.
         """
-        with self._wait_for_lock() as self._token:
+        with archive_lock(self._store, self._ref, wait_seconds=self._busy_seconds) as token:
             job = self._store.get_job(self._ref)
             if job is None:
                 raise JobNotFound("no such job")
@@ -122,9 +116,12 @@ class Redaction:
                 raise LineStillOpen(
                     f"line {job.last} is the newest of a running job: it can be redacted behind the next"
                 )
-            job_objects = JobObjects(self._store, self._objects, self._ref, self._token)
+            job_objects = JobObjects(self._store, self._objects, self._ref, token)
+            deadline = time.monotonic() + CALL_SECONDS
             try:
-                self._redact(job_objects, job, last)
+                self._redact_archived(job_objects, last, deadline)
+                if self._last_checked >= min(job.archived, last):
+                    self._redact_stored(job_objects, job, last, deadline)
             except (StoreError, AppendRefused, SearchTooExpensive) as error:
                 if not self._count:
                     raise
@@ -132,12 +129,6 @@ class Redaction:
             return RedactionResult(
                 self._count, self._last_checked, self._last_checked >= last, self._is_pending(job_objects)
             )
-
-    def _redact(self, job_objects: JobObjects, job: Job, last: int) -> None:
-        deadline = self._clock() + CALL_SECONDS
-        self._redact_archived(job_objects, last, deadline)
-        if self._last_checked >= min(job.archived, last):
-            self._redact_stored(job_objects, job, last, deadline)
 
     def _is_pending(self, job_objects: JobObjects) -> bool:
         """Deletes the objects with the old text. Returns True when some are left, or when the store may go back."""
@@ -149,21 +140,6 @@ class Redaction:
             return True
         return garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
-    @contextmanager
-    def _wait_for_lock(self) -> Iterator[str]:
-        """Holds the archive lock, after waiting for it. Gives the lock's token. Raises :class:`ArchiveBusy`."""
-        until = self._clock() + BUSY_SECONDS
-        with ExitStack() as stack:
-            while True:
-                try:
-                    token = stack.enter_context(archive_lock(self._store, self._ref))
-                    break
-                except ArchiveBusy:
-                    if self._clock() > until:
-                        raise
-                self._sleep(0.1)
-            yield token
-
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
         """Redacts archived lines. The old objects become garbage."""
         while self._last_checked < last and (chunk := self._store.chunks.chunk(self._ref, self._last_checked + 1)):
@@ -173,40 +149,39 @@ class Redaction:
                 new_chunk, data, numbers = rewritten
                 audit = self._request.audit_entry(numbers)
                 with job_objects.put_verified(new_chunk, data) as new_chunk:
-                    self._store.chunks.redact(self._ref, self._token, new_chunk, audit, old=chunk)
+                    self._store.chunks.redact(self._ref, job_objects.token, new_chunk, audit, old=chunk)
                 self._count += len(numbers)
             self._last_checked = chunk.last
-            if self._clock() > deadline:
+            if time.monotonic() > deadline:
                 break
 
     def _redact_stored(self, job_objects: JobObjects, job: Job, last: int, deadline: float) -> None:
         """Redacts lines that only the store has, by archiving all lines up to the last of them."""
-        first = job.archived + 1 if job.archived else max(job.first_stored, 1)
+        first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
         affected = self._last_affected(max(first, self._request.first), last, job.first_stored)
         while first <= affected:
             numbers: list[int] = []
-            newest: RawEntry | None = None
             builder = ChunkBuilder(self._ref, first)
-            while builder.last < affected and builder.text_size < CHUNK_BYTES and not builder.closed:
-                entries = self._page(builder.last, affected - builder.last)
-                wanted = [each for each in entries if entry_number(each[0]) <= affected]
-                if not wanted:
-                    break
-                builder.add(self._changed_entries(wanted, builder.last, numbers), job.first_stored)
-                newest = wanted[-1]
-                self._pause()
+            newest = fill(
+                builder,
+                self._page,
+                job.first_stored,
+                affected + 1,
+                change=partial(self._changed_entries, numbers),
+                on_page=self._pause,
+            )
             if builder.last < first:
                 break
             with job_objects.put_verified(*builder.finish()) as chunk:
                 if numbers:
                     audit = self._request.audit_entry(numbers)
-                    self._store.chunks.redact(self._ref, self._token, chunk, audit, last_entry=newest)
+                    self._store.chunks.redact(self._ref, token, chunk, audit, last_entry=newest)
                 else:
-                    self._store.chunks.commit_chunk(self._ref, self._token, chunk, trim=chunk.last, last_entry=newest)
+                    self._store.chunks.commit_chunk(self._ref, token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)
             self._last_checked = max(self._last_checked, chunk.last)
             first = chunk.last + 1
-            if self._clock() > deadline:
+            if time.monotonic() > deadline:
                 break
         if first > affected:
             self._last_checked = last
@@ -214,19 +189,19 @@ class Redaction:
     def _last_affected(self, first: int, last: int, first_stored: int) -> int:
         """The last line in the store that is to be redacted; 0 when there is none."""
         found, cursor = 0, first - 1
-        while cursor < last:
-            entries = self._page(cursor, PAGE_ENTRIES)
-            if not entries:
-                break
-            for line in self._changed_lines(entries, cursor, first_stored):
-                found = line.sequence_num if line.sequence_num <= last else found
+        while cursor < last and (entries := self._page(cursor, last)):
+            numbers = [line.sequence_num for line in self._changed_lines(entries, cursor, first_stored)]
+            found = max([found, *(number for number in numbers if number <= last)])
             cursor = entry_number(entries[-1][0])
             self._pause()
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
-        """Up to ``max_count`` entries after line ``after``, but no more than :data:`PAGE_ENTRIES` or about 1 MiB."""
-        entries = self._store.page(self._ref, after=after, count=min(self._batch.lines, PAGE_ENTRIES, max_count))
+        """Up to ``max_count`` entries after line ``after``, but no more than about 1 MiB.
+
+        There are no more than 1,000 of them: other greenlets wait while these are checked.
+        """
+        entries = self._store.page(self._ref, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         return entries
 
@@ -236,24 +211,18 @@ class Redaction:
             if isinstance(entry, Line) and (changed := self._request.change(entry)):
                 yield changed
 
-    def _changed_entries(self, entries: Sequence[RawEntry], after: int, numbers: list[int]) -> list[RawEntry]:
+    def _changed_entries(self, numbers: list[int], entries: Sequence[RawEntry], after: int) -> list[RawEntry]:
         """The raw entries after the redaction. Adds the numbers of redacted lines to ``numbers``."""
         changed = {line.sequence_num for line in self._changed_lines(entries, after, 1)}
         redacted: list[RawEntry] = []
-        for entry in entries:
-            number = entry_number(entry[0])
+        for entry_id, fields in entries:
+            number = entry_number(entry_id)
             if number in changed:
                 # If several entries have one number, the first one is the line.
                 changed.remove(number)
                 numbers.append(number)
-                entry = (entry[0], _redacted_fields(entry[1]))
-            redacted.append(entry)
+                new = {b"message": REDACTED_MESSAGE.encode()}
+                pairs = zip(fields[::2], fields[1::2], strict=False)
+                fields = [each for name, value in pairs for each in (name, new.get(name, value))]
+            redacted.append((entry_id, fields))
         return redacted
-
-
-def _redacted_fields(fields: Sequence[bytes]) -> list[bytes]:
-    """An entry's fields, with every message replaced."""
-    pairs = zip(fields[::2], fields[1::2], strict=False)
-    return [
-        each for name, value in pairs for each in (name, REDACTED_MESSAGE.encode() if name == b"message" else value)
-    ]

@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, THROTTLE_MARK
-from chronoverse.archive.chunk_writer import ChunkWriter
+from chronoverse.archive.chunk_writer import write_chunk
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.job_objects import archive_lock, ignore_step
+from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import apply_retention, delete_job, orphans
 from chronoverse.archive.shape_sets import shape_set_name
@@ -444,10 +444,9 @@ def test_lines_under_a_deleted_id_are_not_archived(bench: Bench, objects: FileOb
     delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
     bench.xadd("1-0", "message", "secret")
     bench.xadd("2-0", "message", "secret")
+    state = bench.store.catalog.archive_state(JOB)
     with archive_lock(bench.store, JOB) as token, pytest.raises(Deleted):
-        ChunkWriter(bench.store, objects, JOB, token, ignore_step).write_chunk(
-            bench.store.catalog.archive_state(JOB), 2, trim=True
-        )
+        write_chunk(JobObjects(bench.store, objects, JOB, token), state, 2, trim=True)
     assert names(objects) == []
     assert not bench.ask("EXISTS", *(bench.key(kind) for kind in ("archive", "garbage", "job")))
 

@@ -11,8 +11,8 @@ import orjson
 import pytest
 from hypothesis import Phase, given, settings
 
-from chronoverse.archive.chunk_writer import ChunkWriter
-from chronoverse.archive.job_objects import archive_lock, ignore_step
+from chronoverse.archive import chunk_writer
+from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
@@ -100,8 +100,8 @@ def write_own(site: Site, ref: JobRef, log: Log) -> Attempt:
 def archive_up_to(site: Site, ref: JobRef, last: int, *, trim: bool) -> None:
     """Archives the numbers up to ``last`` as an archiver does."""
     with archive_lock(site.store, ref) as token:
-        writer = ChunkWriter(site.store, site.objects, ref, token, ignore_step)
-        writer.write_chunk(site.store.catalog.archive_state(ref), last + 1, trim=trim)
+        to = JobObjects(site.store, site.objects, ref, token)
+        chunk_writer.write_chunk(to, site.store.catalog.archive_state(ref), last + 1, trim=trim)
 
 
 def complete(site: Site, ref: JobRef) -> None:
@@ -111,8 +111,8 @@ def complete(site: Site, ref: JobRef) -> None:
     assert job.end
     archive_up_to(site, ref, job.end.sequence_num, trim=False)
     with archive_lock(site.store, ref) as token:
-        writer = ChunkWriter(site.store, site.objects, ref, token, ignore_step)
-        assert writer.complete(job, 3_600, 0.0, ended_at=0.0) is None
+        to = JobObjects(site.store, site.objects, ref, token)
+        assert chunk_writer.complete(to, job, 3_600, 0.0, ended_at=0.0) is None
 
 
 def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:

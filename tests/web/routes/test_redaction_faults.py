@@ -11,8 +11,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from chronoverse.archive.chunk_writer import ChunkWriter
-from chronoverse.archive.job_objects import archive_lock
+from chronoverse.archive.chunk_writer import write_chunk
+from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
@@ -194,8 +194,8 @@ def test_an_archiver_completes_a_pending_redaction(store_server: RedisServer, si
 def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> None:
     """Archives a job as an archiver does. ``at`` is called at each step with the token of the archive lock."""
     with archive_lock(site.store, ref(job)) as token:
-        writer = ChunkWriter(site.store, site.objects, ref(job), token, lambda step: at(step, token))
-        writer.write_chunk(site.store.catalog.archive_state(ref(job)), 101, trim=False)
+        to = JobObjects(site.store, site.objects, ref(job), token, on_step=lambda step: at(step, token))
+        write_chunk(to, site.store.catalog.archive_state(ref(job)), 101, trim=False)
 
 
 @pytest.mark.long
