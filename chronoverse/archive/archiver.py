@@ -49,7 +49,8 @@ THROTTLE_MARK: Final = 5 / 8
 MEASURE_SECONDS: Final = 0.1
 #: Sizes of logs that are asked for in a second. One takes the server 3 µs.
 SIZES_PER_SECOND: Final = 2_000
-#: The part of the archiver's time that rounds through all keys may take. There are four rounds a second at most.
+#: The part of the archiver's time that rounds through all keys may take, and so may a repair of the list of workflows,
+#: and a check of their retentions. There are four rounds a second at most.
 ROUND_SHARE: Final = 0.05
 #: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
@@ -57,14 +58,46 @@ MAX_SNOOZE_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
 #: Seconds until a job is checked again that another archiver works on, or that was deleted.
 BUSY_SECONDS: Final = 1.0
-#: The least seconds between two repairs of the list of workflows, and the part of the archiver's time that they may
-#: take.
+#: The least seconds between two repairs of the list of workflows.
 REPAIR_SECONDS: Final = 60.0
-REPAIR_SHARE: Final = 0.05
 #: Workflows that one step of a repair reads, in a few milliseconds.
 _WORKFLOWS_AT_ONCE: Final = 10
 
 log: Final = logging.getLogger(__name__)
+
+
+class _Repeated:
+    """Work that is begun again and again, and done in small ``steps``.
+
+    It begins ``seconds`` after its end at the earliest, and takes :data:`ROUND_SHARE` of the time at most. The time
+    between its steps does not count.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[None]], seconds: float, monotonic: Callable[[], float]) -> None:
+        self.due_at = 0.0
+        self._begin = begin
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._steps: Iterator[None] | None = None
+        self._took = 0.0
+
+    def step(self) -> bool:
+        """Does the next step, if it is due. Returns whether there may be more. An error is raised, and ends them."""
+        began = self._monotonic()
+        if self._steps is None:
+            if began < self.due_at:
+                return False
+            self._steps, self._took = self._begin(), 0.0
+        for _ in self._steps:
+            self._took += self._monotonic() - began
+            return True
+        self._steps = None
+        self.due_at = began + max(self._seconds, self._took / ROUND_SHARE)
+        return False
+
+    def restart(self) -> None:
+        """Begins anew at the next step."""
+        self._steps, self.due_at = None, 0.0
 
 
 class Archiver:
@@ -93,18 +126,15 @@ class Archiver:
         self._monotonic = monotonic
         self._queue = ArchiveQueue(monotonic)
         self._history = StoreHistory(store, objects, clock)
-        #: On the monotonic clock: when the running logs are measured, when a round, a check of the workflows' own
-        #: retentions and a repair of the list of workflows begin.
-        self._measure_at = self._round_at = self._retention_at = self._repair_at = 0.0
+        #: When the running logs are measured next, on the monotonic clock.
+        self._measure_at = 0.0
+        self._rounds = _Repeated(self._read_round, 0.25, monotonic)
+        self._retention_checks = _Repeated(self._check_retentions, 15.0, monotonic)
+        self._repairs = _Repeated(self._read_workflows, REPAIR_SECONDS, monotonic)
         #: The retentions at the last check.
         self._retentions: dict[str, int | None] = {}
-        #: The round that is under way, the seconds that its pages took, and the jobs that it has found so far.
-        self._round: Iterator[CatalogPage] | None = None
-        self._round_seconds = 0.0
+        #: The jobs that the round has found so far.
         self._round_found: set[JobRef] = set()
-        #: The repair that is under way, and the seconds that its steps took.
-        self._repair: Iterator[None] | None = None
-        self._repair_seconds = 0.0
         #: The shapes of the ended log that is archived just now, as far as its chunks were read.
         self._shapes: ShapeSetBuilder | None = None
         #: Whether the last step on jobs without a large log was to collect garbage.
@@ -127,7 +157,7 @@ class Archiver:
                 seconds = backoff.delay()
                 log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": seconds}})
                 idle = False
-                self._round = None
+                self._rounds.restart()
                 self._stop.wait(seconds)
             if idle:
                 self._stop.wait(MEASURE_SECONDS)
@@ -141,7 +171,8 @@ class Archiver:
         for page in self._store.catalog.jobs():
             self._classify(page)
         self._measure_running()
-        total = sum(self._lines_left(ref) for ref in self._queue.ended)
+        ended = self._store.get_jobs([*self._queue.ended]) if self._queue.ended else ()
+        total = sum(max(0, job.last - job.archived) for job in ended if isinstance(job, Job))
         done = 0
         progress(done, total)
         while not self._stop.is_set() and (moved := self.move_chunk()) is not None:
@@ -155,13 +186,14 @@ class Archiver:
         if now >= self._measure_at:
             self._measure_running()
             self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / SIZES_PER_SECOND)
-        if now >= self._retention_at:
-            # Some 0.1 ms for each workflow that has a snoozed job, and a twentieth of the time at most.
-            self._check_retentions()
-            self._retention_at = now + max(15.0, 20 * (self._monotonic() - now))
+        self._retention_checks.step()
         moved = self.move_chunk() is not None
-        self._repair_workflows()
-        return self._read_round_page() or moved
+        # Before the first round has ended, nothing is known that is not in the list of workflows. That list's server
+        # may be away, or the list may be a key of another type. Neither delays the archiving.
+        if self._rounds.due_at:
+            with contextlib.suppress(StoreError):
+                self._repairs.step()
+        return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
         """Moves a chunk of the log that needs it most, or collects one job's garbage. Returns how many lines it moved.
@@ -310,8 +342,11 @@ class Archiver:
         self._retentions.setdefault(ref.workflow_id, own)
         return (self._policy.retention_seconds if own is None else own) - (state.ended_seconds or 0.0)
 
-    def _check_retentions(self) -> None:
-        """Wakes the snoozed jobs of workflows whose retention has changed. They were snoozed by the old retention."""
+    def _check_retentions(self) -> Iterator[None]:
+        """Wakes the snoozed jobs of workflows whose retention has changed. They were snoozed by the old retention.
+
+        In one step, which takes some 0.1 ms for each workflow that has a snoozed job.
+        """
         before, self._retentions = self._retentions, {}
         changed: set[str] = set()
         for workflow_id in self._queue.snoozed_workflows():
@@ -323,66 +358,35 @@ class Archiver:
                     changed.add(workflow_id)
         if changed:
             self._queue.wake(changed)
-            self._round_at = 0.0
-
-    def _lines_left(self, ref: JobRef) -> int:
-        """How many lines of a job are not archived."""
-        (job,) = self._store.get_jobs([ref])
-        return max(0, job.last - job.archived) if isinstance(job, Job) else 0
+            self._rounds.due_at = 0.0
+        yield
 
     # Finding work
 
-    def _read_round_page(self) -> bool:
-        """Reads the next page of the round, or begins a round if one is due. Returns whether more pages may follow."""
-        began = self._monotonic()
-        if self._round is None:
-            if began < self._round_at:
-                return False
-            # Each round compares, even if nothing is to be deleted: the metric and the log should say it soon.
-            self._compare_history()
-            self._round, self._round_seconds = self._store.catalog.jobs(), 0.0
-            self._round_found = set()
-        page = next(self._round, None)
-        if page is not None:
+    def _read_round(self) -> Iterator[None]:
+        """A round through all keys, one page in each step."""
+        # Each round compares, even if nothing is to be deleted: the metric and the log should say it soon.
+        self._compare_history()
+        self._round_found = set()
+        for page in self._store.catalog.jobs():
             self._classify(
                 CatalogPage([ref for ref in dict.fromkeys(page.jobs) if ref not in self._round_found], page.garbage)
             )
             self._round_found.update(page.jobs)
-            self._round_seconds += self._monotonic() - began
-            return True
-        self._round = None
-        # The time for chunks that were moved between the pages does not count.
-        self._round_at = began + max(0.25, self._round_seconds / ROUND_SHARE)
+            yield
         for gone in [ref for ref in self._queue.running if ref not in self._round_found]:
             self._queue.forget(gone)
-        return False
 
     def _compare_history(self) -> None:
         """Updates the metric and the log. An archive that cannot be compared with stops deletions, and nothing else."""
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
             self._history.went_back()
 
-    def _repair_workflows(self) -> None:
-        """Reads some workflows, which repairs the list of them, or begins a repair when one is due.
+    def _read_workflows(self) -> Iterator[None]:
+        """Reads the workflows that the round has found, and those in the list: a few in each step. It repairs the list.
 
         It is no part of a round, which must find logs that grow fast, however many workflows there are.
         """
-        began = self._monotonic()
-        if self._repair is None:
-            if self._round_at == 0.0 or began < self._repair_at:
-                # Before the first round has ended, nothing is known that is not in the list.
-                return
-            self._repair, self._repair_seconds = self._read_workflows(), 0.0
-        # The list's server may be away, or the list may be a key of another type. Neither delays the archiving.
-        with contextlib.suppress(StoreError, StopIteration):
-            next(self._repair)
-            self._repair_seconds += self._monotonic() - began
-            return
-        self._repair = None
-        self._repair_at = began + max(REPAIR_SECONDS, self._repair_seconds / REPAIR_SHARE)
-
-    def _read_workflows(self) -> Iterator[None]:
-        """Reads the workflows that the last round has found, and then those in the list, a few in each step."""
         found = sorted({ref.workflow_id for ref in self._round_found})
         for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
             # A node of a Cluster may be away. That does not concern the workflows of the others.
@@ -444,7 +448,8 @@ class Archiver:
             self._queue.ended[ref] = now - (state.ended_seconds or 0.0)
         elif not state.swept and self._sweep_at(state) <= now:
             with self._isolated(ref):
-                self._sweep(ref)
+                if self._collect_garbage(ref):
+                    self._store.chunks.mark_swept(ref)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
         else:
             due = left if state.swept else min(left, self._sweep_at(state) - now)
@@ -459,11 +464,6 @@ class Archiver:
     def _sweep_at(self, state: ArchiveState) -> float:
         """The Unix time in seconds from which on every unrecorded object of a complete job is garbage."""
         return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
-
-    def _sweep(self, ref: JobRef) -> None:
-        """Collects the garbage of a complete job. If all of it is deleted, the job needs no more sweeps."""
-        if self._collect_garbage(ref):
-            self._store.chunks.mark_swept(ref)
 
     def _clean_up(self, ref: JobRef) -> None:
         """Collects the garbage of a job, which may be running."""

@@ -15,9 +15,9 @@ from chronoverse.archive.shape_sets import read_shape_set
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Batch, Entry
+from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 from chronoverse.joblog.shapes import ShapeSet
 from chronoverse.joblog.model import TimeRange
-from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
@@ -79,7 +79,7 @@ class ArchiveReader:
         :data:`MAX_ENTRIES_BYTES`, and where the archive ends. An empty list means that it has nothing there.
         """
         found: list[Entry] = []
-        size = 0
+        size, start = 0, position
         while len(found) < count and (size < MAX_ENTRIES_BYTES or not found):
             number = position - 1 if descending else position + 1
             read = self._frame_with(job, number) if number > 0 else None
@@ -89,7 +89,7 @@ class ArchiveReader:
             size += frame.text_size
             if frame.first > number:
                 found.append(Gap(number, frame.first - 1, "trimmed"))
-            found += islice(_entries(frame, lines, position, descending), count - len(found))
+            found += islice(_entries(frame, lines, start, descending), count - len(found))
             position = frame.first if descending else frame.last
         return found
 

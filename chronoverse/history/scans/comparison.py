@@ -15,8 +15,8 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.tiered_log import BatchReader, Search
-from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 from chronoverse.joblog.model import Job, JobRef, Line, Status
+from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 
 #: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
 COMPARED_JOBS: Final = 5

@@ -26,7 +26,6 @@ from chronoverse.joblog.summary import (
     looks_like_error,
     weight_of,
 )
-from chronoverse.joblog.model import Job, Line
 
 #: The jobs whose progress is kept, and bytes of each at most: the groups and hunks of both kinds. The file has holes,
 #: so it takes only what was written, some 2 KB for most jobs.

@@ -14,8 +14,8 @@ from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import SummaryScan
 from chronoverse.history.scans.summary_scan import SummaryProgress
-from chronoverse.joblog.summary import MAX_LAST_LINES
 from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.joblog.summary import MAX_LAST_LINES
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW
