@@ -17,9 +17,10 @@ from chronoverse import metrics
 from chronoverse.archive.chunk_writer import complete, inconsistency, write_chunk
 from chronoverse.archive.codec import COMPRESSION_LEVEL, FAST_COMPRESSION_LEVEL
 from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock, ignore_step
+from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.queue import ArchiveQueue
-from chronoverse.archive.retention import RetentionPolicy, delete_job, is_over
+from chronoverse.archive.retention import RetentionPolicy, delete_job
 from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.backoff import Backoff, RetryPolicy
@@ -210,7 +211,12 @@ class Archiver:
         elif with_garbage is not None and (ended is None or not self._collected_last):
             self._collected_last = True
             with self._isolated(with_garbage):
-                self._clean_up(with_garbage)
+                # This is noted before the work, so that other jobs come first after an error.
+                self._queue.garbage_checked(with_garbage)
+                try:
+                    self._collect_garbage(with_garbage)
+                except ArchiveBusy:
+                    self._queue.garbage_checked(with_garbage, failed=True)
         elif ended is not None:
             self._collected_last = False
             with self._isolated(ended):
@@ -297,8 +303,8 @@ class Archiver:
     def _collect_shapes(self, job: Job) -> bool:
         """Adds one chunk to the set of the job's shapes. Returns whether nothing is left to do.
 
-        Only a job that has COMPLETED needs a set: logs are compared with such jobs, unless a user names another one. If
-        a set cannot be made, the job is archived all the same. A scan then reads the log itself.
+        Only a job that has COMPLETED needs a set: logs are compared with such jobs, unless a user names another one.
+        Without a set, a scan reads the log itself.
         """
         if job.status is not Status.COMPLETED:
             return True
@@ -369,9 +375,7 @@ class Archiver:
         self._compare_history()
         self._round_found = set()
         for page in self._store.catalog.jobs():
-            self._classify(
-                CatalogPage([ref for ref in dict.fromkeys(page.jobs) if ref not in self._round_found], page.garbage)
-            )
+            self._classify(page._replace(jobs=[ref for ref in page.jobs if ref not in self._round_found]))
             self._round_found.update(page.jobs)
             yield
         for gone in [ref for ref in self._queue.running if ref not in self._round_found]:
@@ -410,25 +414,24 @@ class Archiver:
                 self._queue.snooze(ref, BUSY_SECONDS)
             else:
                 with self._isolated(ref):
-                    self._classify_job(ref, job)
+                    if isinstance(job, StoreError):
+                        raise job
+                    if job is not None and job.end is None:
+                        self._handle_running(ref, job)
+                    else:
+                        self._handle_ended(ref, job)
 
-    def _classify_job(self, ref: JobRef, job: Job | StoreError | None) -> None:
-        """Puts a job into the queue, or does at once what it needs."""
-        if isinstance(job, StoreError):
-            raise job
-        if job is not None and job.end is None:
-            if self._queue.running.setdefault(ref, 0) == 0:
-                # This also restores a job hash that was lost.
-                self._store.catalog.archive_state(ref)
-            if job.archived:
-                # Objects that are neither recorded nor garbage can be found only by their age.
-                self._queue.note_garbage(ref, self._policy.orphan_seconds)
-        else:
-            self._queue.running.pop(ref, None)
-            self._handle_ended(ref, job)
+    def _handle_running(self, ref: JobRef, job: Job) -> None:
+        if self._queue.running.setdefault(ref, 0) == 0:
+            # This also restores a job hash that was lost.
+            self._store.catalog.archive_state(ref)
+        if job.archived:
+            # Objects that are neither recorded nor garbage can be found only by their age.
+            self._queue.note_garbage(ref, self._policy.orphan_seconds)
 
     def _handle_ended(self, ref: JobRef, job: Job | None) -> None:
         """Does what is due of a job that has ended, or that readers cannot see."""
+        self._queue.running.pop(ref, None)
         now, state = self._clock(), self._store.catalog.archive_state(ref)
         left = self._seconds_left(ref, state)
         if state.deleting or (job is not None and left <= 0):
@@ -446,33 +449,25 @@ class Archiver:
             self._queue.snooze(ref, RETRY_SECONDS)
         elif not state.complete:
             self._queue.ended[ref] = now - (state.ended_seconds or 0.0)
-        elif not state.swept and self._sweep_at(state) <= now:
-            with self._isolated(ref):
-                if self._collect_garbage(ref):
-                    self._store.chunks.mark_swept(ref)
-            self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
         else:
-            due = left if state.swept else min(left, self._sweep_at(state) - now)
-            self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, due))
+            # From then on every unrecorded object of the job is garbage.
+            sweep_at = (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
+            if not state.swept and sweep_at <= now:
+                with self._isolated(ref):
+                    if self._collect_garbage(ref):
+                        self._store.chunks.mark_swept(ref)
+            elif not state.swept:
+                left = min(left, sweep_at - now)
+            self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
-        """Whether a job that is over its retention by the store's dates is so by its own, too, of the same clock."""
-        own = state.retention_seconds
-        seconds = self._policy.retention_seconds if own is None else own
-        return is_over(self._objects, ref, seconds, (state.ended_at or 0.0) + (state.ended_seconds or 0.0))
+        """Whether a job that is over its retention by the store's dates is so by its own, too, of the same clock.
 
-    def _sweep_at(self, state: ArchiveState) -> float:
-        """The Unix time in seconds from which on every unrecorded object of a complete job is garbage."""
-        return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
-
-    def _clean_up(self, ref: JobRef) -> None:
-        """Collects the garbage of a job, which may be running."""
-        # This is noted before the work, so that other jobs come first after an error.
-        self._queue.garbage_checked(ref)
-        try:
-            self._collect_garbage(ref)
-        except ArchiveBusy:
-            self._queue.garbage_checked(ref, failed=True)
+        The store may have lost its dates.
+        """
+        own, now = state.retention_seconds, (state.ended_at or 0.0) + (state.ended_seconds or 0.0)
+        manifest = read_manifest(self._objects, ref)
+        return manifest is None or not manifest.keeps(self._policy.retention_seconds if own is None else own, now)
 
     def _collect_garbage(self, ref: JobRef) -> bool:
         """Collects a job's garbage, unless the store has lost its history. Returns whether all of it is deleted.

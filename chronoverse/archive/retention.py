@@ -15,8 +15,6 @@ from chronoverse.joblog.model import IDENTIFIER, JobRef, ListingPosition
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
 
-#: Jobs that are read from a listing at once.
-PAGE_JOBS: Final = 1_000
 #: Seconds between hiding a job and deleting its log, in which the tail readers read its terminal entry. Otherwise they
 #: might next read what a foreign runner has written under the same id.
 NOTICE_SECONDS: Final = 0.1
@@ -31,9 +29,7 @@ class RetentionPolicy(NamedTuple):
     hot_seconds: float
     #: Seconds after a job's end after which it is deleted, unless its workflow has a retention of its own.
     retention_seconds: float
-    #: See :data:`~chronoverse.archive.job_objects.ORPHAN_SECONDS`.
     orphan_seconds: float = ORPHAN_SECONDS
-    #: See :data:`~chronoverse.archive.job_objects.LOCK_SECONDS`.
     lock_seconds: float = LOCK_SECONDS
 
 
@@ -66,15 +62,6 @@ def delete_job(
         on_step("deleted")
 
 
-def is_over(objects: ObjectStore, job: JobRef, retention_seconds: float, now: float) -> bool:
-    """Whether an archived job is over its retention by its own date, too, which the store may have lost.
-
-    Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`.
-    """
-    manifest = read_manifest(objects, job)
-    return manifest is None or not manifest.keeps(retention_seconds, now)
-
-
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
     """Whether an interrupted :func:`delete_job` has left anything of a hidden job. Raises as it does."""
     state = store.catalog.archive_state(job)
@@ -88,36 +75,27 @@ def apply_retention(store: Store, workflow_id: str, seconds: int | None, default
     the archiver looks the retention up each time. Raises as the store does.
     """
     changed = 0
-    for job in _all_jobs(store, workflow_id):
-        # Keys of another type are skipped, so that one bad key does not stop the rest.
-        with contextlib.suppress(NotALog):
-            changed += store.catalog.apply_retention(job, seconds, default_seconds if seconds is None else seconds)
-    return changed
-
-
-def _all_jobs(store: Store, workflow_id: str) -> Iterator[JobRef]:
-    """The workflow's jobs in the order of the listing. Jobs that go meanwhile make it miss no others."""
     before: ListingPosition | None = None
-    while page := store.listing.page(workflow_id, before, PAGE_JOBS):
-        yield from (JobRef(workflow_id, job_id) for _, job_id in page)
+    # Jobs that go meanwhile make it miss no others.
+    while page := store.listing.page(workflow_id, before, 1_000):
+        for _, job_id in page:
+            # Keys of another type are skipped, so that one bad key does not stop the rest.
+            with contextlib.suppress(NotALog):
+                changed += store.catalog.apply_retention(
+                    JobRef(workflow_id, job_id), seconds, default_seconds if seconds is None else seconds
+                )
         before = page[-1]
-
-
-class Orphan(NamedTuple):
-    """An object that the store does not know. ``reason`` says why, in words."""
-
-    stored: StoredObject
-    reason: str
+    return changed
 
 
 def orphans(
     store: Store, objects: ObjectStore, now: float, retention_seconds: float, *, age: float = ORPHAN_SECONDS
-) -> Iterator[Orphan]:
-    """Every object older than ``age`` seconds that neither the store names nor a manifest. ``now`` is Unix time.
+) -> Iterator[tuple[StoredObject, str]]:
+    """Every object older than ``age`` seconds that neither the store names nor a manifest, and why, in words.
 
-    A manifest counts for ``retention_seconds`` after the end of its job, or for the workflow's own retention, and keeps
-    the whole folder if the store does not know the job. Garbage is not returned, since the archiver deletes it. Neither
-    are the objects of a job whose records or whose manifest cannot be read.
+    ``now`` is Unix time. A manifest counts for ``retention_seconds`` after the end of its job, or for the workflow's
+    own retention, and keeps the whole folder if the store does not know the job. Garbage is not returned, since the
+    archiver deletes it. Neither are the objects of a job whose records or whose manifest cannot be read.
     """
     job: JobRef | None = None
     named: set[str] | None = None
@@ -146,12 +124,11 @@ def orphans(
             continue
         if state is not None and state.archived and stored.name.endswith(f"/{MANIFEST}"):
             continue
-        yield Orphan(stored, "no part of its job" if state and state.archived else "the store has no such job")
+        yield stored, "no part of its job" if state and state.archived else "the store has no such job"
 
 
 def _job_of(name: str) -> JobRef | None:
     """The job whose folder an object is in; None for an object in no job's folder."""
     parts = name.split("/")
-    if len(parts) != 3 or not all(IDENTIFIER.fullmatch(part) for part in parts[:2]):
-        return None
-    return JobRef(parts[0], parts[1])
+    is_in_folder = len(parts) == 3 and all(IDENTIFIER.fullmatch(part) for part in parts[:2])
+    return JobRef(parts[0], parts[1]) if is_in_folder else None

@@ -15,18 +15,12 @@ from chronoverse.archive.object_store import StoredObject
 from chronoverse.auth.tls import certificate_problem
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 
-#: Seconds to wait for a connection, and for the next bytes of an answer. S3 takes 0.1 s, and 1 s on a bad day.
-CONNECT_SECONDS: Final = 3.0
-READ_SECONDS: Final = 5.0
-#: Attempts at one request, since S3 is busy at times. Before attempt n + 1 it waits n times :data:`RETRY_SECONDS`.
+#: Attempts at one request, since S3 is busy at times.
 ATTEMPTS: Final = 3
-RETRY_SECONDS: Final = 0.3
 #: Seconds after which no further attempt begins, and after which an answer's body is given up.
 ANSWER_SECONDS: Final = 10.0
 #: Concurrent requests of one process, each on a connection of its own.
 CONNECTIONS: Final = 16
-#: Error codes with a status below 500 after which a retry may succeed.
-_TRANSIENT_CODES: Final = ("SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "OperationAborted")
 
 _Answer = TypeVar("_Answer")
 
@@ -34,7 +28,8 @@ _Answer = TypeVar("_Answer")
 class S3ObjectStore:
     """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
-    Raises :class:`SettingsError` when boto3 is not installed.
+    ``read_seconds`` is the wait for the next bytes of an answer: S3 takes 0.1 s, and 1 s on a bad day. Before attempt
+    n + 1 it waits n times ``retry_seconds``. Raises :class:`SettingsError` when boto3 is not installed.
     """
 
     def __init__(
@@ -42,9 +37,9 @@ class S3ObjectStore:
         bucket: str,
         prefix: str = "",
         *,
-        read_seconds: float = READ_SECONDS,
+        read_seconds: float = 5.0,
         answer_seconds: float = ANSWER_SECONDS,
-        retry_seconds: float = RETRY_SECONDS,
+        retry_seconds: float = 0.3,
     ) -> None:
         if find_spec("boto3") is None:
             raise SettingsError("CHRONOVERSE_ARCHIVE_URL: S3 needs boto3: pip install 'chronoverse[s3]'")
@@ -108,7 +103,7 @@ class S3ObjectStore:
         with self._client_lock:
             if self._cached_client is None:
                 config = import_module("botocore.config").Config(
-                    connect_timeout=CONNECT_SECONDS,
+                    connect_timeout=3.0,
                     read_timeout=self._read_seconds,
                     retries={"total_max_attempts": 1},
                     max_pool_connections=CONNECTIONS,
@@ -146,7 +141,8 @@ def _is_transient(error: Exception) -> bool:
     """Whether a retry may succeed: after any network error, and after an answer that says so."""
     response = _error_response(error)
     if response is not None:
-        return response[0] >= 500 or response[1] in _TRANSIENT_CODES
+        codes = ("SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "OperationAborted")
+        return response[0] >= 500 or response[1] in codes
     exceptions = import_module("botocore.exceptions")
     return isinstance(error, (exceptions.HTTPClientError, exceptions.IncompleteReadError, OSError))
 

@@ -43,7 +43,7 @@ class StoreHistory:
     def went_back(self) -> bool:
         """Whether the store has lost a part of its history. Moves the marks on if it has not.
 
-        Takes one read of the store, and once a minute one of the bucket. Raises as the store and the object store do.
+        Takes one read of the store, and once a minute one of the bucket. Raises as both do.
         """
         now = self._clock()
         if abs(now - self._read_at) >= MARK_SECONDS:

@@ -277,7 +277,7 @@ def test_an_emptied_store_leaves_the_archive_alone(bench: Bench, objects: FileOb
     assert names(objects) == before
     assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
     later = time.time() + 2 * DAY
-    assert [each.stored.name for each in orphans(bench.store, objects, later, DAY, age=0)] == before
+    assert [stored.name for stored, _ in orphans(bench.store, objects, later, DAY, age=0)] == before
     assert list(orphans(bench.store, objects, later, DAY, age=3 * DAY)) == []
 
 
@@ -304,7 +304,7 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     # The manifest names it until the job's retention is over.
     assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
     later = time.time() + 2 * DAY
-    assert [each.stored.name for each in orphans(bench.store, objects, later, DAY, age=0)] == [earlier]
+    assert [stored.name for stored, _ in orphans(bench.store, objects, later, DAY, age=0)] == [earlier]
 
 
 def test_a_log_whose_last_numbers_are_missing_is_archived(bench: Bench, objects: FileObjectStore) -> None:

@@ -162,7 +162,7 @@ def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, 
     (name,) = set_names(objects)
     other = name[:-1] + ("0" if name[-1] != "0" else "1")
     objects.put(other, b"")
-    assert [each.stored.name for each in orphans(store, objects, time.time() + 1, DAY, age=0)] == [other]
+    assert [stored.name for stored, _ in orphans(store, objects, time.time() + 1, DAY, age=0)] == [other]
 
 
 def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, objects: FileObjectStore) -> None:
