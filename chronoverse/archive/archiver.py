@@ -50,8 +50,8 @@ THROTTLE_MARK: Final = 5 / 8
 MEASURE_SECONDS: Final = 0.1
 #: Sizes of logs that are asked for in a second. One takes the server 3 µs.
 SIZES_PER_SECOND: Final = 2_000
-#: The part of the archiver's time that rounds through all keys may take, and so may a repair of the list of workflows,
-#: and a check of their retentions. There are four rounds a second at most.
+#: The part of the archiver's time that rounds through all keys may take, four a second at most; and so may repairs of
+#: the list of workflows, and checks of their retentions.
 ROUND_SHARE: Final = 0.05
 #: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
@@ -104,7 +104,7 @@ class _Repeated:
 class Archiver:
     """Moves lines from ``store`` into ``objects``, as ``policy`` says, until ``stop`` is set.
 
-    ``clock`` is Unix time and ``monotonic`` a monotonic clock, both in seconds.
+    ``clock`` is Unix time, in seconds.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Archiver:
         while not self._stop.is_set() and (moved := self.move_chunk()) is not None:
             done += moved
             progress(min(done, total), total)
-        return self._queue.reported
+        return len(self._queue.reported)
 
     def step(self) -> bool:
         """Does the next step. Returns False when there is nothing to do now. Raises as :meth:`run_once` does."""
@@ -201,7 +201,7 @@ class Archiver:
 
         None when there was nothing to do.
         """
-        largest = self._queue.largest()
+        largest = max(self._queue.running.items(), key=lambda item: item[1], default=None)
         with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
         moved = 0
         if largest is not None and largest[1] >= self._policy.hot_bytes * HIGH_MARK:

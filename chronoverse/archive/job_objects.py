@@ -2,12 +2,9 @@
 
 An object's name is added to the *garbage* of its job, in the store, before the object is written. The script that
 records the object removes the name. The script that replaces a record adds the old object's name. The next process that
-holds the archive lock deletes what is in the garbage. So no object is forgotten. The store may lose its last seconds:
-then an object is neither recorded nor garbage, and is found in the job's folder. Two objects need no record: the job's
-manifest, and the set of its shapes, whose name follows from the records of its chunks.
-
-A recorded object that was replaced is deleted when the store cannot go back to its record, neither after a power cut
-nor after a failover to a replica that lags, or else after an hour.
+holds the archive lock deletes what is in the garbage. The store may lose its last seconds: then an object is neither
+recorded nor garbage, and is found in the job's folder. Two objects need no record: the job's manifest, and the set of
+its shapes, whose name follows from the records of its chunks.
 """
 
 import contextlib
@@ -75,11 +72,9 @@ def archive_lock(
 
 
 class CollectedGarbage(NamedTuple):
-    """What :meth:`JobObjects.collect_garbage` did: how many objects it deleted, and how many it left for later.
+    """How many objects were deleted, how many are left for later, and how many only the manifest keeps.
 
-    ``kept`` are those that the store does not know, and the job's manifest names.
-    ``permanent`` says whether the store's records survive a power cut and a failover; see
-    :func:`~chronoverse.store.durability.is_permanent`.
+    ``permanent``: whether the store's records are; see :func:`~chronoverse.store.durability.is_permanent`.
     """
 
     deleted: int
@@ -89,10 +84,7 @@ class CollectedGarbage(NamedTuple):
 
 
 class JobObjects:
-    """The objects of ``job``, for the process that holds its archive lock with ``token``.
-
-    ``lock_seconds`` is how long the lock lasts without renewal.
-    """
+    """The objects of ``job``, for the process that holds its archive lock of ``lock_seconds`` with ``token``."""
 
     def __init__(
         self,
@@ -151,11 +143,11 @@ class JobObjects:
     ) -> CollectedGarbage:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
-        If the store may go back to older records, only objects that were marked for deletion ``orphan_seconds`` ago are
-        deleted. Objects that are not in the garbage must be ``min_age`` seconds old at ``now``, in Unix time. An object
-        that the job's manifest names must have been replaced by a redaction: the store may have lost its record. With
-        ``check_permanence`` the store is asked for that even if there is nothing to delete. An object whose deletion
-        fails stays garbage. May be repeated after any error.
+        If the store may go back to older records, after a power cut or a failover to a replica that lags, only objects
+        that were marked for deletion ``orphan_seconds`` ago are deleted. Objects that are not in the garbage must be
+        ``min_age`` seconds old at ``now``, in Unix time. An object that the job's manifest names must have been
+        replaced by a redaction: the store may have lost its record. With ``check_permanence`` the store is asked even
+        if there is nothing to delete. An object whose deletion fails stays garbage. May be repeated after any error.
         Raises :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
         """
         index = self.store.chunks

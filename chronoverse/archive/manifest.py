@@ -15,10 +15,7 @@ from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
 class Manifest(NamedTuple):
-    """What a manifest says: the ``names`` of the job's objects, and when the job ended, in Unix seconds if known.
-
-    The names include those that an earlier manifest of the job had, while these objects exist.
-    """
+    """The names of the job's objects, also of earlier manifests, and when the job ended, in Unix seconds if known."""
 
     names: frozenset[str]
     ended_at: float | None

@@ -15,7 +15,7 @@ class StoredObject(NamedTuple):
 class ObjectStore(Protocol):
     """Stores whole objects under names with slashes. An object that was put is never changed, only deleted.
 
-    Every method raises :class:`ArchiveUnavailable` when the object store does not answer. A retry may help then.
+    Every method raises :class:`ArchiveUnavailable` when the object store does not answer.
     """
 
     def put(self, name: str, data: bytes) -> None:

@@ -54,7 +54,8 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
             found = -1 if match is None else match.start()
         else:
             found = lowercase.find(wanted, position)
-        if found < 0:
+        # An empty text is found at the end, too.
+        if not 0 <= found < len(text):
             return
         # No match extends beyond its line, since JSON escapes a newline in a message.
         start = text.rfind(b"\n", position, found) + 1 or position

@@ -12,17 +12,12 @@ from chronoverse.joblog.model import JobRef
 
 #: Snoozed jobs that are remembered, some 400 bytes each. Others are checked more often.
 MAX_SNOOZED: Final = 200_000
-#: Jobs whose error is remembered, so that it is logged only once.
-MAX_REPORTED: Final = 10_000
 
 log: Final = logging.getLogger(__name__)
 
 
 class ArchiveQueue:
-    """The jobs of an archiver. A job is either running, ended, snoozed or unknown, and it may have garbage as well.
-
-    ``monotonic`` is a clock in seconds.
-    """
+    """The jobs of an archiver. A job is either running, ended, snoozed or unknown, and it may have garbage as well."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         #: Running jobs, with the size of their logs in the store in bytes; 0 while it is unknown.
@@ -35,14 +30,11 @@ class ArchiveQueue:
         self.with_garbage: Final[dict[JobRef, None]] = {}
         self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
         self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
-        self._reported: Final[FIFOCache[JobRef, None]] = FIFOCache(MAX_REPORTED)
+        #: Jobs whose error was logged.
+        self.reported: Final[FIFOCache[JobRef, None]] = FIFOCache(10_000)
         #: How often in a row :meth:`back_off` was called for a job.
         self._failures: Final[FIFOCache[JobRef, int]] = FIFOCache(MAX_SNOOZED)
         self._monotonic = monotonic
-
-    def largest(self) -> tuple[JobRef, int] | None:
-        """The running job with the largest log, and the log's size in bytes."""
-        return max(self.running.items(), key=lambda item: item[1], default=None)
 
     def can_skip(self, ref: JobRef) -> bool:
         """Whether the job is snoozed, or is known to be archived next."""
@@ -69,7 +61,7 @@ class ArchiveQueue:
         self.snooze(ref, RetryPolicy(first, longest, jitter=0).delay(failures))
 
     def record_progress(self, ref: JobRef) -> None:
-        """Notes that a step on the job has worked. :meth:`back_off` starts with its first delay again."""
+        """Notes that a step on the job has worked: :meth:`back_off` begins with its first delay again."""
         self._failures.pop(ref, None)
 
     def note_garbage(self, ref: JobRef, seconds: float) -> None:
@@ -94,14 +86,9 @@ class ArchiveQueue:
 
     def report_once(self, ref: JobRef, problem: str, *, unexpected: bool = False) -> None:
         """Logs a job's problem, unless one was logged before; with the current traceback if it is ``unexpected``."""
-        if ref not in self._reported:
+        if ref not in self.reported:
             log.error("not archived: %s", problem, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
-        self._reported[ref] = None
-
-    @property
-    def reported(self) -> int:
-        """How many jobs have had a problem."""
-        return len(self._reported)
+        self.reported[ref] = None
 
     def update_metrics(self, now: float) -> None:
         """Sets the gauges of the archiver's work. ``now`` is Unix time."""

@@ -40,8 +40,8 @@ FrameFilter = Callable[[bytes], list[Line]]
 class ArchiveReader:
     """Reads the archived part of logs. ``clock`` is monotonic, in seconds.
 
-    ``find_chunk`` returns the record of the chunk that has a line, or else of the first one after it, and None after
-    the last chunk. Without ``objects`` no archive is configured, and lines that were archived elsewhere cannot be read.
+    ``find_chunk`` returns the record of the chunk that has a line, or else of the next one. Without ``objects`` no
+    archive is configured, and lines that were archived elsewhere cannot be read.
     Every method raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``find_chunk`` raises.
     """
 
@@ -74,9 +74,9 @@ class ArchiveReader:
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
         """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
 
-        Every number is in a line or a gap. Going down, entries out of sequence are left out, which have no number, and
-        ``position`` is at most the archive's last number and 1. There are fewer entries when they come to
-        :data:`MAX_ENTRIES_BYTES`, and where the archive ends. An empty list means that it has nothing there.
+        Going down, entries out of sequence are left out, which have no number, and ``position`` is at most the
+        archive's last number and 1. There are fewer entries when they come to :data:`MAX_ENTRIES_BYTES`, and where the
+        archive ends. An empty list means that it has nothing there.
         """
         found: list[Entry] = []
         size, start = 0, position

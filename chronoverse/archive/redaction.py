@@ -1,11 +1,9 @@
 """Replaces the messages of lines by ``[redacted]``, in store and archive. Numbers, times and streams stay.
 
 Archived lines are written again, in a chunk that replaces the old one. Lines that are only in the store are archived
-now, up to the last line that is redacted. This is done under the job's archive lock, and each chunk is recorded in one
-step. So a redaction that was interrupted can be repeated, and does the rest.
-
-It is done when nothing can bring the old text back: the store cannot go back to its old records, and no object with the
-text is left. See :mod:`chronoverse.archive.job_objects`.
+now, up to the last line that is redacted. Each chunk is recorded in one step, so a redaction that was interrupted can
+be repeated, and does the rest. It is done when the store cannot go back to its old records, and no object with the text
+is left: see :mod:`chronoverse.archive.job_objects`.
 """
 
 import logging
@@ -35,8 +33,7 @@ log: Final = logging.getLogger(__name__)
 class RedactionRequest(NamedTuple):
     """Asks for a redaction of the lines from ``first`` to ``last`` that ``matches`` accepts.
 
-    ``audit`` is stored with each redaction. ``exact`` means that all lines of the range are to be redacted. Then a line
-    that cannot be redacted yet is an error.
+    ``audit`` is stored with each redaction. With ``exact``, a line that cannot be redacted yet is an error.
     """
 
     first: int

@@ -19,8 +19,6 @@ from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 ATTEMPTS: Final = 3
 #: Seconds after which no further attempt begins, and after which an answer's body is given up.
 ANSWER_SECONDS: Final = 10.0
-#: Concurrent requests of one process, each on a connection of its own.
-CONNECTIONS: Final = 16
 
 _Answer = TypeVar("_Answer")
 
@@ -50,7 +48,6 @@ class S3ObjectStore:
         self._prefix: Final = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._cached_client: Any = None
         self._client_lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(CONNECTIONS)
 
     def put(self, name: str, data: bytes) -> None:
         self._call(name, lambda s3, location: s3.put_object(**location, Body=data, ContentType="application/zstd"))
@@ -82,21 +79,16 @@ class S3ObjectStore:
         """
         give_up_at = time.monotonic() + self._answer_seconds
         location = {"Bucket": self._bucket, "Key": self._prefix + name}
-        if not self._slots.acquire(timeout=self._answer_seconds):
-            raise ArchiveUnavailable(f"{CONNECTIONS} others wait for the archive's answers already")
-        try:
-            client = self._client()
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    return request(client, location)
-                except Exception as error:
-                    translated = _translate(error, name)
-                    if attempt == ATTEMPTS or not _is_transient(error) or time.monotonic() > give_up_at:
-                        raise translated from error
-                time.sleep(self._retry_seconds * attempt)
-            raise AssertionError("the last attempt returns or raises")
-        finally:
-            self._slots.release()
+        client = self._client()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return request(client, location)
+            except Exception as error:
+                translated = _translate(error, name)
+                if attempt == ATTEMPTS or not _is_transient(error) or time.monotonic() > give_up_at:
+                    raise translated from error
+            time.sleep(self._retry_seconds * attempt)
+        raise AssertionError("the last attempt returns or raises")
 
     def _client(self) -> Any:
         """The boto3 client. It is made when it is first needed: that takes 0.2 s, and must be after a fork."""
@@ -106,7 +98,8 @@ class S3ObjectStore:
                     connect_timeout=3.0,
                     read_timeout=self._read_seconds,
                     retries={"total_max_attempts": 1},
-                    max_pool_connections=CONNECTIONS,
+                    # A request beyond these makes a connection of its own.
+                    max_pool_connections=16,
                     # Many servers that speak S3's protocol do not know its newer checksums.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",

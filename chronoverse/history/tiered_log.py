@@ -2,9 +2,9 @@
 
 :class:`TieredLog` makes one read. :func:`read_batches` goes through a log in reads of a bounded size.
 
-The archive has the numbers up to ``Job.archived``, the store has those from ``Job.first_stored`` on. Where both have a
-number, the store is asked, because it is nearer. An archiver may move lines after a job was fetched. So when the store
-does not have what it should have, the job is fetched again, and the archive is asked, before numbers are missing.
+The archive has the numbers up to ``Job.archived``, the store those from ``Job.first_stored`` on. Where both have a
+number, the store is asked, which is nearer. An archiver may move lines after a job was fetched. So when the store does
+not have what it should have, the job is fetched again, and the archive is asked, before numbers are missing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -128,13 +128,13 @@ class TieredLog:
             shown += missing_numbers(entry_number(entries[0][0]), top + 1, self.job.first)
         shown.reverse()
         lowest = entry_number(entries[-1][0]) if entries else position
-        return Batch(_not_below(shown, lowest), lowest, lowest <= self.job.first or not entries)
+        # Numbers below it were not read.
+        shown = [each for each in shown if isinstance(each, OutOfSequence) or _first_number(each) >= lowest]
+        return Batch(shown, lowest, lowest <= self.job.first or not entries)
 
     def _archived_before(self, position: int, count: int) -> Batch:
         found = self._archive.entries(self.job.ref, position, count, descending=True)
-        lowest = next(
-            (_first_number(each) for each in reversed(found) if not isinstance(each, OutOfSequence)), position
-        )
+        lowest = _first_number(found[-1]) if found else position
         return Batch(found, lowest, lowest <= self.job.first or not found)
 
     def _page_before(self, position: int, count: int) -> list[RawEntry]:
@@ -256,8 +256,3 @@ def _is_last(entry: Entry) -> bool:
 
 def _first_number(entry: Entry) -> int:
     return 0 if isinstance(entry, OutOfSequence) else entry.first if isinstance(entry, Gap) else entry.sequence_num
-
-
-def _not_below(shown: list[Entry], lowest: int) -> list[Entry]:
-    """Drops entries about numbers below ``lowest``, which were not read."""
-    return [each for each in shown if isinstance(each, OutOfSequence) or _first_number(each) >= lowest]

@@ -8,8 +8,7 @@ matches        makes the JSON of matching lines, with their highlights and conte
 app            answers scans: a WSGI application, because gunicorn serves it
 server         the scan server: a gunicorn with processes of low priority that each work on one scan at a time
 client         how a worker asks the scan server, over a Unix socket
-endpoint       where the server listens, and what it shares with the workers
-turns          one scan of a subject at a time
+endpoint       where the server listens, and what it shares with the workers: one scan of a subject at a time
 
 A worker serves all its requests and streams on one event loop, so anything that takes a processor for long would delay
 live lines. So the worker checks a request and its token, and the scan server does the rest, when the kernel's scheduler

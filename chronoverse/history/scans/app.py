@@ -191,7 +191,7 @@ class ScanApp:
         else:
             # A foreign job without any time was listed when somebody first asked for it. Any other job may be older.
             before = None if created is None else (round(1000 * created), job.ref.job_id)
-            others = list(runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before))))
+            others = runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before)))
         return read_runs(job, others, is_named=against is not None, shapes=self._run_shapes, budget=budget)
 
     def _require_job(self, ref: JobRef) -> Job:

@@ -12,9 +12,8 @@ import orjson
 
 from chronoverse.errors import ScansUnavailable
 from chronoverse.history.pages import Page
-from chronoverse.history.scans.endpoint import ScanEndpoint
+from chronoverse.history.scans.endpoint import ScanEndpoint, ScanTurns
 from chronoverse.history.scans.scan import BaseScan, ReplayScan, WorkflowPosition, error_from_json
-from chronoverse.history.scans.turns import ScanTurns
 from chronoverse.history.scans.workflow_scan import JobsPage
 
 #: Seconds that a scan may take once it has begun. The server ends a process that takes longer, see

@@ -1,13 +1,13 @@
 """Compares a log with other runs: finds the lines of which none of these runs has the shape.
 
-The shapes of an archived run are read from its set. The shapes of any other run, such as one that still runs, are
-collected from its log, and cached in this process. When a request has no time to collect all of them, the next request
-goes on where it has stopped.
+The shapes of an archived run are read from its set. Those of any other run are collected from its log, and cached in
+this process. When a request has no time to collect all of them, the next request goes on where it has stopped.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from chronoverse.archive.codec import decode_lines
@@ -21,8 +21,7 @@ from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 #: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
 COMPARED_JOBS: Final = 5
 MAX_LOOKED_AT: Final = 200
-#: Shapes in the cache of one process, some 100 bytes each. When there are more, the sets that were not used for longest
-#: are dropped.
+#: Shapes in the cache of one process, some 100 bytes each. The sets that were not used for longest are dropped first.
 CACHED_SHAPES: Final = 1_000_000
 #: Errors that concern one run. The log is compared with the other runs.
 _JOB_ERRORS: Final = (ArchiveDamaged, JobNotFound, NotALog)
@@ -84,8 +83,7 @@ class RunShapes:
     def get(self, job: Job, budget: PageBudget) -> ShapeSet | None:
         """The shapes of the job's lines so far. None when the ``budget`` has no time to read all of them.
 
-        Another call goes on with the rest. It reads some lines, even if there is no time. Raises as the store and the
-        archive do.
+        Each call reads some lines, even if there is no time. Raises as the store and the archive do.
         """
         log_version = (job.created_at, job.started_at, job.redactions)
         cached = self._cached.pop(job.ref, None)
@@ -98,7 +96,11 @@ class RunShapes:
         try:
             is_complete = self._collect(job, cached, budget)
         finally:
-            self._remember(job.ref, cached)
+            self._cached[job.ref] = cached
+            size = sum(len(each.shapes.hashes) for each in self._cached.values())
+            while size > self._max_shapes:
+                _, oldest = self._cached.popitem(last=False)
+                size -= len(oldest.shapes.hashes)
         return cached.shapes if is_complete else None
 
     def _collect(self, job: Job, cached: _CachedShapes, budget: PageBudget) -> bool:
@@ -122,26 +124,11 @@ class RunShapes:
         cached.position = max(cached.position, job.last)
         return True
 
-    def _remember(self, ref: JobRef, cached: _CachedShapes) -> None:
-        self._cached[ref] = cached
-        size = sum(len(each.shapes.hashes) for each in self._cached.values())
-        while size > self._max_shapes:
-            _, oldest = self._cached.popitem(last=False)
-            size -= len(oldest.shapes.hashes)
 
-
-def runs_before(job: Job, listed: Iterable[Job | None]) -> Iterator[Job]:
-    """The good runs that ``job`` is compared with, out of the jobs that were ``listed`` before it, the newest first.
-
-    None stands for a job that is gone.
-    """
-    count = 0
-    for looked_at, other in enumerate(listed):
-        if looked_at >= MAX_LOOKED_AT or count == COMPARED_JOBS:
-            return
-        if other is not None and other.status is Status.COMPLETED and other.ref != job.ref:
-            count += 1
-            yield other
+def runs_before(job: Job, listed: Iterable[Job | None]) -> list[Job]:
+    """The good runs that ``job`` is compared with, out of the jobs that were ``listed`` before it, the newest first."""
+    good = (each for each in islice(listed, MAX_LOOKED_AT) if each and each.status is Status.COMPLETED)
+    return list(islice((each for each in good if each.ref != job.ref), COMPARED_JOBS))
 
 
 def read_runs(

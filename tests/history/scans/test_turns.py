@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from chronoverse.errors import ShareExceeded
-from chronoverse.history.scans.turns import ScanTurns
+from chronoverse.history.scans.endpoint import ScanTurns
 from tests.support.waiting import wait_until
 
 #: Seconds for something that does happen, and for something that does not.
