@@ -41,10 +41,9 @@ CLIENT_GONE_SECONDS: Final = 0.25
 
 
 class PageBudget:
-    """What is left for one page of ``page_bytes`` and ``seconds``.
+    """What is left for one page of ``page_bytes`` and ``seconds``, by a monotonic ``clock``.
 
-    ``client_is_gone`` says whether the client has closed its side of the connection. ``clock`` is monotonic, in
-    seconds.
+    ``client_is_gone`` says whether the client has closed its side of the connection.
     """
 
     def __init__(
@@ -66,19 +65,14 @@ class PageBudget:
         self._deadline_without_client = began + CLIENT_GONE_SECONDS
 
     def is_used_up(self) -> bool:
-        """Whether the page must end."""
         return self.bytes_left <= 0 or self.entries_left <= 0 or self.is_out_of_time()
 
     def is_out_of_time(self) -> bool:
-        """Whether the page's time is over."""
         now = self._clock()
         return now > self._deadline or (now > self._deadline_without_client and self._client_is_gone())
 
     def take(self, json: bytes) -> bool:
-        """Takes room for one line's ``json``. Returns False when there is none.
-
-        There is always room for the first line of a page.
-        """
+        """Takes room for one line's ``json``. Returns False when there is none. The first line of a page always has it."""
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
             return False

@@ -35,7 +35,6 @@ class NewLines:
         self._hasher = hasher
 
     def is_new(self, line: Line) -> bool:
-        """Whether the line is new."""
         (found,) = self._hasher.hashes([line.message])
         return not any(found in run.hashes for run in self._runs)
 
@@ -67,11 +66,7 @@ class RunShapes:
     """The shapes of the lines of whole jobs, for one process. ``read`` reads logs. ``max_shapes`` bounds the cache."""
 
     def __init__(
-        self,
-        archive: ArchiveReader,
-        read: BatchReader,
-        hasher: ShapeHasher,
-        max_shapes: int = CACHED_SHAPES,
+        self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_shapes: int = CACHED_SHAPES
     ) -> None:
         self.hasher: Final = hasher
         self._archive = archive
@@ -143,19 +138,16 @@ def read_runs(
     names: list[str] = []
     has_time = True
     for other in others:
-        found: ShapeSet | None = None
         try:
-            if has_time:
-                found = shapes.get(other, budget)
-                has_time = found is not None
+            found = shapes.get(other, budget) if has_time else None
         except _JOB_ERRORS:
             if is_named:
                 raise
             continue
+        has_time = found is not None
         if found is None or not found.is_full:
             names.append(other.ref.job_id)
-        if found is not None and not found.is_full:
-            runs.append(found)
+            runs += [] if found is None else [found]
     if not names:
         raise NothingToCompare(
             f"the runs before {job.ref.job_id} have more than {MAX_SHAPES:,} different lines, or cannot be read"

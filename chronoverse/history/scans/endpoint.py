@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from chronoverse.errors import ShareExceeded
 
 #: Seconds between two looks whether the subject's scan in another worker is over.
-POLL_SECONDS: Final = 0.01
+_POLL_SECONDS: Final = 0.01
 
 
 class ScanEndpoint:
@@ -78,33 +78,24 @@ class ScanTurns:
 
         Raises :class:`ShareExceeded` when it is not free before the monotonic time ``deadline``.
         """
+        used_up = ShareExceeded("other searches of this token were not over in time: it has one at a time")
         queue = self._queues.setdefault(subject, threading.Lock())
         waited = not queue.acquire(blocking=False)
         if waited and not queue.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise _used_up()
+            raise used_up
         byte = int.from_bytes(blake2b(subject.encode(), digest_size=8).digest()) >> 2
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(queue.release)
             if waited:
                 # The subject's scans in other workers get the turn in between.
-                time.sleep(POLL_SECONDS)
-            while not self._lock(byte):
-                if time.monotonic() >= deadline:
-                    raise _used_up()
-                time.sleep(POLL_SECONDS)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
-        finally:
-            queue.release()
-
-    def _lock(self, byte: int) -> bool:
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except BlockingIOError:
-            return False
-        return True
-
-
-def _used_up() -> ShareExceeded:
-    return ShareExceeded("other searches of this token were not over in time: it has one at a time")
+                time.sleep(_POLL_SECONDS)
+            while True:
+                try:
+                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise used_up from None
+                time.sleep(_POLL_SECONDS)
+            undo.callback(fcntl.lockf, self._file, fcntl.LOCK_UN, 1, byte)
+            yield

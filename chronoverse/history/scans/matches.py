@@ -15,7 +15,7 @@ class MatchEncoder:
     """Makes the JSON of a match: the line with its highlights, and the lines of context that are not on the page yet.
 
     Without a ``matcher`` there are no highlights. ``context`` is how many numbers before and after the match its
-    context has. If ``stream`` is given, only lines of that stream are context.
+    context has, of the ``stream`` if one is given.
     """
 
     def __init__(
@@ -68,12 +68,14 @@ class MatchEncoder:
         if self._matcher is None:
             return {}, True
         found: set[tuple[int, int]] = set()
+        has_all = True
         for span in self._matcher.spans(text):
             if span:
                 found.add(span)
             if budget.is_out_of_time():
-                return {"highlights": _visible_spans(found)}, False
-        return {"highlights": _visible_spans(found)}, True
+                has_all = False
+                break
+        return {"highlights": _visible_spans(found)}, has_all
 
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.

@@ -25,18 +25,11 @@ from chronoverse.settings import Settings, child_environ
 #: Added to the nice value of a process that scans. Another process that always wants the same processor gets nine
 #: tenths of it.
 NICENESS: Final = 10
-#: The scans at a time: as many as the service has workers, within these bounds.
-MIN_PROCESSES: Final = 2
-MAX_PROCESSES: Final = 8
 #: Bytes of address space of one process. A page takes far less, but a foreign runner may write lines of any length.
 MEMORY_BYTES: Final = 2**30
 #: Seconds after which a process that still works on one scan is killed. A page takes one second and one more line; a
 #: store that does not answer, some ten.
 HANG_SECONDS: Final = 15
-#: Seconds that scans have to end when the server is stopped.
-STOP_SECONDS: Final = 3
-#: Variables that gunicorn and prometheus_client would read, and that concern the service's own gunicorn.
-_NOT_INHERITED: Final = ("GUNICORN_PID", "GUNICORN_FD", "NOTIFY_SOCKET", "PROMETHEUS_MULTIPROC_DIR")
 
 
 def scan_server_process(
@@ -53,9 +46,11 @@ def scan_server_process(
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     environ = child_environ(changes)
-    kept = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
+    # gunicorn and prometheus_client would read these. They concern the service's own gunicorn.
+    for name in ("GUNICORN_PID", "GUNICORN_FD", "NOTIFY_SOCKET", "PROMETHEUS_MULTIPROC_DIR"):
+        environ.pop(name, None)
     argv = [sys.executable, "-m", "chronoverse", "scans"]
-    return SupervisedProcess(argv, kept, on_death, file=endpoint.listener.fileno(), report=endpoint.report)
+    return SupervisedProcess(argv, environ, on_death, file=endpoint.listener.fileno(), report=endpoint.report)
 
 
 class ScanServer(BaseApplication):
@@ -70,9 +65,9 @@ class ScanServer(BaseApplication):
         self._settings: dict[str, Any] = {
             "bind": "fd://3",
             "umask": 0o077,
-            "workers": min(max(workers, MIN_PROCESSES), MAX_PROCESSES),
+            "workers": min(max(workers, 2), 8),
             "timeout": HANG_SECONDS,
-            "graceful_timeout": STOP_SECONDS,
+            "graceful_timeout": 3,
             "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,
             "control_socket_disable": True,
             "logger_class": logger_class,

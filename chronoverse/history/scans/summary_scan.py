@@ -37,7 +37,7 @@ class SummaryProgress:
     """How far the summaries of some jobs have come, for all processes that are forked after it is made.
 
     It is a file without a name, in which each job has one of :data:`SLOTS` places. Of two jobs with the same place, the
-    first has to begin anew. What is there has no text of a log, so no redaction need reach it.
+    first has to begin anew. What is there has no text of a log.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,15 @@ class SummaryProgress:
     def get(self, key: bytes) -> Any:
         """What was put last under ``key``, 16 bytes. None when it is gone."""
         data = os.pread(self._file, SLOT_BYTES, self._offset(key))
-        size = int.from_bytes(data[16:20], "big")
-        json = data[36 : 36 + size]
+        json = data[20 : 20 + int.from_bytes(data[16:20], "big")]
         # Two processes may write at the same time.
-        is_whole = data[:16] == key and data[20:36] == _digest(json)
-        return orjson.loads(json) if is_whole else None
+        return orjson.loads(json) if data[:16] == _digest(key + json) else None
 
     def put(self, key: bytes, value: Any) -> None:
         """Keeps ``value`` for the next request. Without room on the disk that request begins anew."""
         json = orjson.dumps(value)
         with contextlib.suppress(OSError):
-            os.pwrite(self._file, key + len(json).to_bytes(4, "big") + _digest(json) + json, self._offset(key))
+            os.pwrite(self._file, _digest(key + json) + len(json).to_bytes(4, "big") + json, self._offset(key))
 
     def _offset(self, key: bytes) -> int:
         return int.from_bytes(key[:4], "big") % SLOTS * SLOT_BYTES
@@ -79,9 +77,9 @@ def read_summary(
 ) -> bytes:
     """The summary's JSON in at most ``max_bytes``. Raises what ``read`` raises.
 
-    ``budgets`` make what bounds the time for the new lines and for the errors, when it begins. The next request for the
-    same summary goes on from there. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
-    None then, too, and when there was no time to read the jobs to compare with.
+    ``budgets`` make what bounds the time for the new lines and for the errors. The next request for the same summary
+    goes on from there. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is None then,
+    too, and when there was no time to read the jobs to compare with.
     """
 
     def shape_of(message: str) -> int:
