@@ -97,7 +97,6 @@ class _Repeated:
         return False
 
     def restart(self) -> None:
-        """Begins anew at the next step."""
         self._steps, self.due_at = None, 0.0
 
 
@@ -228,7 +227,6 @@ class Archiver:
     # Running logs
 
     def _measure_running(self) -> None:
-        """Updates the sizes of the running logs, and the metrics."""
         if self._queue.running:
             self._queue.running.update(self._store.catalog.sizes(list(self._queue.running)))
         self._queue.update_metrics(self._clock())
@@ -327,7 +325,6 @@ class Archiver:
         return shapes.is_complete
 
     def _complete(self, objects: JobObjects, job: Job, state: ArchiveState) -> None:
-        """Completes the archive of a job, if all of it is there, and snoozes the job."""
         left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
         shapes, self._shapes = self._shapes, None
@@ -370,7 +367,6 @@ class Archiver:
     # Finding work
 
     def _read_round(self) -> Iterator[None]:
-        """A round through all keys, one page in each step."""
         # Each round compares, even if nothing is to be deleted: the metric and the log should say it soon.
         self._compare_history()
         self._round_found = set()
@@ -487,7 +483,6 @@ class Archiver:
 
     @contextlib.contextmanager
     def _locked(self, ref: JobRef) -> Iterator[JobObjects]:
-        """The objects of a job, while holding its archive lock."""
         seconds = self._policy.lock_seconds
         with archive_lock(self._store, ref, seconds) as token:
             yield JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)

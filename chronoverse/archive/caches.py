@@ -119,7 +119,6 @@ class ChunkRecordCache:
         return chunk
 
     def forget(self, job: JobRef) -> None:
-        """Drops the records of ``job``."""
         with self._lock:
             for key in [key for key in self._records if key[0] == job]:
                 del self._records[key]

@@ -138,7 +138,6 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 
 
 def seek_table(frames: Sequence[Frame]) -> bytes:
-    """The table of sizes at the end of a chunk."""
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
     footer = struct.pack("<IBI", len(frames), 0, _SEEKABLE)
     return struct.pack("<II", _SKIPPABLE, len(rows) + len(footer)) + rows + footer
@@ -211,7 +210,6 @@ def _entry_number(line: bytes) -> int:
 
 
 def decode_entry(line: bytes) -> Entry:
-    """The entry in one of the JSON Lines."""
     fields: dict[str, Any] = orjson.loads(line)
     if "message" in fields:
         return Line.from_json(fields)

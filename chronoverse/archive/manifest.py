@@ -44,7 +44,6 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def manifest_name(job: JobRef) -> str:
-    """The name of the job's manifest."""
     return f"{folder(job)}{MANIFEST}"
 
 

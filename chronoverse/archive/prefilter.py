@@ -97,7 +97,6 @@ def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
 
 
 def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
-    """Decodes the ``lines``, and returns those that match."""
     decoded = decode_lines(lines)
     if matcher.in_joined_lines is not None:
         # One search in all of them is faster than one in each, and mostly it finds nothing.

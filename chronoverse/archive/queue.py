@@ -46,7 +46,6 @@ class ArchiveQueue:
         self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
 
     def snoozed_workflows(self) -> set[str]:
-        """The workflows of snoozed jobs."""
         return {ref.workflow_id for ref in self._snoozed_until}
 
     def wake(self, workflow_ids: Collection[str]) -> None:
@@ -91,7 +90,6 @@ class ArchiveQueue:
         self.reported[ref] = None
 
     def update_metrics(self, now: float) -> None:
-        """Sets the gauges of the archiver's work. ``now`` is Unix time."""
         metrics.HOT_BYTES_LARGEST.set(max(self.running.values(), default=0))
         metrics.ARCHIVE_WAITING.set(len(self.ended))
         metrics.ARCHIVE_LAG.set(max(0.0, now - min(self.ended.values(), default=now)))

@@ -53,7 +53,6 @@ class RedactionRequest(NamedTuple):
         return line._replace(message=REDACTED_MESSAGE)
 
     def audit_entry(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """The audit entry for the redaction of these lines."""
         return {**self.audit, "from": numbers[0], "to": numbers[-1], "count": len(numbers)}
 
 
@@ -138,7 +137,6 @@ class Redaction:
         return garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
-        """Redacts archived lines. The old objects become garbage."""
         while self._last_checked < last and (chunk := self._store.chunks.chunk(self._ref, self._last_checked + 1)):
             data = self._objects.get(chunk.name)
             rewritten = rewrite(self._ref, chunk, data, self._request.first, last, self._request.change, self._pause)

@@ -109,7 +109,6 @@ class S3ObjectStore:
             return self._cached_client
 
     def _read_body(self, body: Any) -> bytes:
-        """All bytes of an answer's body. Raises TimeoutError."""
         give_up_at = time.monotonic() + self._answer_seconds
         parts = []
         try:

@@ -16,7 +16,6 @@ from chronoverse.joblog.shapes import MAX_SET_BYTES, VERSION, ShapeHasher, Shape
 
 
 def shape_set_name(job: JobRef, chunks: Sequence[Chunk]) -> str:
-    """The name of the object with the shapes of an archived log that has these chunks."""
     return f"{folder(job)}shapes{VERSION}-{combined_sha256(chunks)[:32]}"
 
 
@@ -44,7 +43,6 @@ class ShapeSetBuilder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no chunk is left, or the log has too many shapes already."""
         return not self._left or self.shapes.is_full
 
     def add_chunk(self) -> None:

@@ -72,7 +72,7 @@ class PageBudget:
         return now > self._deadline or (now > self._deadline_without_client and self._client_is_gone())
 
     def take(self, json: bytes) -> bool:
-        """Takes room for one line's ``json``. Returns False when there is none. The first line of a page always has it."""
+        """Takes room for one line. Returns False when there is none. The first line of a page always has room."""
         size = len(json) + len(b",")
         if size > self.bytes_left and not self.empty:
             return False
@@ -81,7 +81,6 @@ class PageBudget:
         return True
 
     def use_up(self) -> None:
-        """Ends the page after the line that is being added."""
         self.bytes_left = 0
 
 
@@ -130,7 +129,6 @@ def line_json(line: Line, **more: object) -> bytes:
 
 
 def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-    """Encodes a line by itself. See :data:`LineEncoder`."""
     json = line_json(line)
     return {line.sequence_num: json} if budget.take(json) else None
 

@@ -78,7 +78,6 @@ class ScanApp:
         return [body]
 
     def _answer(self, path: str, data: bytes, client_is_gone: Callable[[], bool]) -> tuple[dict[str, Any], list[bytes]]:
-        """The first line of the answer to a scan, and the others."""
         if path == SummaryScan.PATH:
             return {}, [self.read_summary(SummaryScan.from_json(data), client_is_gone)]
         if path == ReplayScan.PATH and self._read_replay:
@@ -210,7 +209,6 @@ class ScanApp:
         yield from self._listed_after(scan.workflow_id, before)
 
     def _listed_after(self, workflow_id: str, before: ListingPosition | None) -> Iterator[ListedJob]:
-        """The workflow's jobs that are listed strictly after ``before``."""
         # Twenty jobs are fetched at once.
         while listed := self._store.listing.page(workflow_id, before, 20):
             jobs = self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])

@@ -51,7 +51,6 @@ class ScanEndpoint:
         os.pwrite(self.file, b"?", 0)
 
     def report(self, is_up: bool) -> None:
-        """Says whether the scan server runs."""
         os.pwrite(self.file, bytes([is_up]), 0)
 
     @property

@@ -40,7 +40,6 @@ class MatchEncoder:
         self._lines_left = MAX_CONTEXT_PAGE_LINES
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-        """See :data:`chronoverse.history.pages.LineEncoder`."""
         # The first match is on the page in any case, if need be with fewer highlights or less context.
         is_first = budget.empty
         highlights, has_all = self._highlights(line.message, budget)

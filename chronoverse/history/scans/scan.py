@@ -39,13 +39,11 @@ class BaseScan:
     seconds: float = PAGE_SECONDS
 
     def to_json(self) -> bytes:
-        """What :meth:`from_json` reads."""
         # The default is for positions: orjson knows no named tuples.
         return orjson.dumps(self, default=tuple)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The scan that :meth:`to_json` wrote."""
         return cls(**orjson.loads(data))
 
 
@@ -57,7 +55,6 @@ class JobScan(BaseScan):
 
     @property
     def ref(self) -> JobRef:
-        """The job."""
         return JobRef(self.workflow_id, self.job_id)
 
 
@@ -130,7 +127,6 @@ class WorkflowScan(BaseScan):
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The scan that :meth:`to_json` wrote."""
         fields = orjson.loads(data)
         start = fields.pop("start")
         return cls(**fields, start=start and WorkflowPosition(*start))

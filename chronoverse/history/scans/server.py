@@ -78,13 +78,12 @@ class ScanServer(BaseApplication):
         self._make_app = make_app
         super().__init__()
 
+    # Part of gunicorn's interface.
     def load_config(self) -> None:
-        """Part of gunicorn's interface: sets its settings."""
         for name, value in self._settings.items():
             self.cfg.set(name, value)
 
     def load(self) -> ScanApp:
-        """Part of gunicorn's interface: the WSGI application, in each process."""
         return self._make_app()
 
 
