@@ -68,10 +68,9 @@ log: Final = logging.getLogger(__name__)
 
 
 class _Repeated:
-    """Work that is begun again and again, and done in small ``steps``.
+    """Work that is done in small steps, again and again.
 
-    It begins ``seconds`` after its end at the earliest, and takes :data:`ROUND_SHARE` of the time at most. The time
-    between its steps does not count.
+    It begins ``seconds`` after its end at the earliest, and its steps take :data:`ROUND_SHARE` of the time at most.
     """
 
     def __init__(self, begin: Callable[[], Iterator[None]], seconds: float, monotonic: Callable[[], float]) -> None:
@@ -101,10 +100,7 @@ class _Repeated:
 
 
 class Archiver:
-    """Moves lines from ``store`` into ``objects``, as ``policy`` says, until ``stop`` is set.
-
-    ``clock`` is Unix time, in seconds.
-    """
+    """Moves lines from ``store`` into ``objects``, as ``policy`` says. ``clock`` is Unix time, in seconds."""
 
     def __init__(
         self,
@@ -196,9 +192,9 @@ class Archiver:
         return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the log that needs it most, or collects one job's garbage. Returns how many lines it moved.
+        """Moves a chunk of the log that needs it most, or collects one job's garbage.
 
-        None when there was nothing to do.
+        Returns how many lines it moved; None when there was nothing to do.
         """
         largest = max(self._queue.running.items(), key=lambda item: item[1], default=None)
         with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
@@ -301,8 +297,7 @@ class Archiver:
     def _collect_shapes(self, job: Job) -> bool:
         """Adds one chunk to the set of the job's shapes. Returns whether nothing is left to do.
 
-        Only a job that has COMPLETED needs a set: logs are compared with such jobs, unless a user names another one.
-        Without a set, a scan reads the log itself.
+        Only jobs that have COMPLETED are compared with. Without a set, a scan reads the log itself.
         """
         if job.status is not Status.COMPLETED:
             return True
@@ -346,10 +341,7 @@ class Archiver:
         return (self._policy.retention_seconds if own is None else own) - (state.ended_seconds or 0.0)
 
     def _check_retentions(self) -> Iterator[None]:
-        """Wakes the snoozed jobs of workflows whose retention has changed. They were snoozed by the old retention.
-
-        In one step, which takes some 0.1 ms for each workflow that has a snoozed job.
-        """
+        """Wakes the jobs of workflows whose retention has changed. It takes some 0.1 ms for each workflow."""
         before, self._retentions = self._retentions, {}
         changed: set[str] = set()
         for workflow_id in self._queue.snoozed_workflows():
@@ -457,19 +449,13 @@ class Archiver:
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
-        """Whether a job that is over its retention by the store's dates is so by its own, too, of the same clock.
-
-        The store may have lost its dates.
-        """
+        """Whether a job is over its retention by its own dates, too: the store may have lost its dates."""
         own, now = state.retention_seconds, (state.ended_at or 0.0) + (state.ended_seconds or 0.0)
         manifest = read_manifest(self._objects, ref)
         return manifest is None or not manifest.keeps(self._policy.retention_seconds if own is None else own, now)
 
     def _collect_garbage(self, ref: JobRef) -> bool:
-        """Collects a job's garbage, unless the store has lost its history. Returns whether all of it is deleted.
-
-        Raises as :meth:`run_once` does.
-        """
+        """Collects a job's garbage, unless the store has lost its history. Returns whether all of it is deleted."""
         if self._history.went_back():
             return False
         orphan_seconds = self._policy.orphan_seconds

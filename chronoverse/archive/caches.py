@@ -1,7 +1,4 @@
-"""What a worker caches of the archive: objects and lines that it has read, and records of chunks.
-
-Both caches may be used by several threads and greenlets at once.
-"""
+"""What a worker caches of the archive: objects, lines and records of chunks. For threads and greenlets."""
 
 import threading
 import time

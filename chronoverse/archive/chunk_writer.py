@@ -31,10 +31,9 @@ def write_chunk(
 ) -> Chunk | None:
     """Moves the next lines, about ``text_bytes`` of JSON, into the archive. Their numbers are less than ``end``.
 
-    With ``trim`` they are removed from the store. ``level`` is zstd's. ``on_page`` is called after each read of the
-    store. Returns None when there are no such lines.
-    Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
-    :class:`ArchiveUnavailable`.
+    With ``trim`` they are removed from the store. ``level`` is zstd's. ``on_page`` is called after each read. Returns
+    None when there are no such lines. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`,
+    :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
     builder = ChunkBuilder(to.job, first, level=level)

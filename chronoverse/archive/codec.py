@@ -68,9 +68,9 @@ class ChunkBuilder:
         return self.text_size + self._size
 
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
-        """Adds the raw ``entries`` that follow ``last``. ``first_stored`` is the first number that the store has.
+        """Adds the raw ``entries`` that follow ``last``, without the terminal one, which stays in the store.
 
-        The terminal entry is not added: it belongs to the job and stays in the store.
+        ``first_stored`` is the first number that the store has.
         """
         plain = plain_json_lines(entries, self.last)
         for line in plain:
@@ -174,10 +174,7 @@ def text_sha256(chunk: Chunk, data: bytes) -> str:
 
 
 def decode_lines(text: bytes) -> list[dict[str, Any]]:
-    """The JSON of each line in JSON Lines, in order. Other entries are left out. One call takes 0.7 µs a line.
-
-    Raises :class:`ArchiveDamaged`.
-    """
+    """The JSON of each line, without other entries, in 0.7 µs a line. Raises :class:`ArchiveDamaged`."""
     try:
         entries: list[dict[str, Any]] = orjson.loads(b"[%b]" % text.rstrip(b"\n").replace(b"\n", b","))
         return [entry for entry in entries if isinstance(entry.get("message"), str)]
@@ -186,10 +183,7 @@ def decode_lines(text: bytes) -> list[dict[str, Any]]:
 
 
 def split_lines(frame: Frame, text: bytes) -> list[bytes]:
-    """Splits the JSON Lines of a frame.
-
-    Raises :class:`ArchiveDamaged` when their numbers differ from those in the record, since readers rely on them.
-    """
+    """Splits the JSON Lines of a frame. Raises :class:`ArchiveDamaged` for other numbers than in the record."""
     lines = text.splitlines()
     if frame.plain:
         valid = 0 < len(lines) == frame.last + 1 - frame.first and _entry_number(lines[0]) == frame.first

@@ -68,10 +68,7 @@ class FileObjectStore:
                         yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Creates ``directory`` and its parents. Only this user may enter those below the archive's own directory.
-
-        ``mkdir(parents=True)`` would set the mode of the last one only.
-        """
+        """Creates ``directory`` and its parents, for this user only. ``mkdir(parents=True)`` sets one mode only."""
         if directory.is_dir():
             return
         if directory != self._directory:

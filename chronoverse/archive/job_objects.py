@@ -183,10 +183,7 @@ class JobObjects:
         return CollectedGarbage(deleted, len(marked) - len(done) + len(young), permanent, kept)
 
     def only_in_manifest(self, recorded: Set[str]) -> list[str]:
-        """The objects that exist, that the job's manifest names, and that are neither ``recorded`` nor replaced.
-
-        Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`; and as the store does.
-        """
+        """The objects that exist, that only the job's manifest names, and that were not replaced."""
         if not (unknown := self._named() - recorded):
             return []
         marked = self.store.chunks.mark_garbage(self.job, self.token)

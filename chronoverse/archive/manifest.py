@@ -26,10 +26,7 @@ class Manifest(NamedTuple):
 
 
 def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
-    """The job's manifest; None when it has none.
-
-    Raises :class:`ArchiveDamaged` for one that cannot be read, and :class:`ArchiveUnavailable`.
-    """
+    """The job's manifest; None without one. Raises :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`."""
     try:
         data = objects.get(manifest_name(job))
     except ArchiveDamaged:

@@ -62,7 +62,7 @@ class ArchiveReader:
     def json_lines(self, job: JobRef, after: int, max_lines: int) -> list[bytes]:
         """The JSON of up to ``max_lines`` lines after the number ``after``, all from one frame of a chunk.
 
-        Empty at the archive's end, and when not every number in the frame is a line. Use :meth:`entries` then.
+        Empty at the archive's end, and when not every number in the frame is a line.
         """
         found = self._frame_with(job, after + 1)
         if found is None or not found[0].plain or found[0].first > after + 1:
@@ -104,9 +104,8 @@ class ArchiveReader:
     ) -> Iterator[Batch]:
         """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch for each frame.
 
-        ``time_range`` only leaves out frames whose lines are all earlier or later. The caller must check the times of
-        the lines that were found. When ``descending``, ``cursor`` is at most the archive's last number and 1. Nothing
-        is cached.
+        ``time_range`` only leaves out frames whose lines are all earlier or later. When ``descending``, ``cursor`` is
+        at most the archive's last number and 1. Nothing is cached.
         """
         since, until = time_range or (None, None)
 

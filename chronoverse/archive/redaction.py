@@ -69,10 +69,9 @@ class RedactionResult(NamedTuple):
 
 
 class Redaction:
-    """Carries out ``request`` for the log of ``job``.
+    """Carries out ``request`` for the log of ``job``. ``pause`` lets other greenlets run.
 
-    ``pause`` lets other greenlets run. An archiver that holds the archive lock is waited for, for ``busy_seconds``: it
-    needs less time than that for a chunk.
+    An archiver that holds the archive lock is waited for, for ``busy_seconds``: it needs less time for a chunk.
     """
 
     def __init__(
@@ -192,10 +191,7 @@ class Redaction:
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
-        """Up to ``max_count`` entries after line ``after``, but no more than about 1 MiB.
-
-        There are no more than 1,000 of them: other greenlets wait while these are checked.
-        """
+        """Up to ``max_count`` entries after line ``after``, about 1 MiB, and 1,000, for which other greenlets wait."""
         entries = self._store.page(self._ref, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         return entries

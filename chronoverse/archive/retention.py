@@ -45,7 +45,7 @@ def delete_job(
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
 
     For ``tombstone_ms`` milliseconds nothing can be written under its id again. A job that is over its retention leaves
-    no tombstone, since nobody asked for its lines to be gone, and its id may be used again.
+    no tombstone, since nobody asked for its lines to be gone.
     Raises :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:

@@ -73,10 +73,7 @@ class S3ObjectStore:
             query["ContinuationToken"] = page["NextContinuationToken"]
 
     def _call(self, name: str, request: Callable[[Any, dict[str, str]], _Answer]) -> _Answer:
-        """Makes a request, again while a retry may help, and returns its answer.
-
-        ``request`` is called with the client and with the bucket and key of the object ``name``.
-        """
+        """Makes a request, again while a retry may help. It gets the client, and the bucket and key of ``name``."""
         give_up_at = time.monotonic() + self._answer_seconds
         location = {"Bucket": self._bucket, "Key": self._prefix + name}
         client = self._client()

@@ -1,7 +1,6 @@
 """The shapes of an archived log's lines, as an object beside its chunks. So comparing with the log need not read it.
 
-The object's name contains a hash of the log's text, which follows from the records of the job's chunks. So it needs no
-record of its own, and after a redaction the old object is garbage.
+The object's name contains a hash of the log's text, so after a redaction the old object is garbage.
 """
 
 from collections.abc import Sequence
@@ -20,10 +19,7 @@ def shape_set_name(job: JobRef, chunks: Sequence[Chunk]) -> str:
 
 
 def read_shape_set(objects: ObjectStore, job: JobRef, chunks: Sequence[Chunk]) -> ShapeSet | None:
-    """The shapes of an archived log. None when there is no such object, or it is damaged.
-
-    Raises :class:`ArchiveUnavailable`.
-    """
+    """The shapes of an archived log; None without a set, or for a damaged one. Raises :class:`ArchiveUnavailable`."""
     try:
         return ShapeSet.from_bytes(objects.get(shape_set_name(job, chunks), 0, MAX_SET_BYTES))
     except (ArchiveDamaged, ValueError):

@@ -41,10 +41,7 @@ class StoreHistory:
         self._reported = False
 
     def went_back(self) -> bool:
-        """Whether the store has lost a part of its history. Moves the marks on if it has not.
-
-        Takes one read of the store, and once a minute one of the bucket. Raises as both do.
-        """
+        """Whether the store has lost a part of its history. Moves the marks on if not. Raises as both stores do."""
         now = self._clock()
         if abs(now - self._read_at) >= MARK_SECONDS:
             self._known, self._read_at = self._read(), now

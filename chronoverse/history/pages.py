@@ -41,10 +41,7 @@ CLIENT_GONE_SECONDS: Final = 0.25
 
 
 class PageBudget:
-    """What is left for one page of ``page_bytes`` and ``seconds``, by a monotonic ``clock``.
-
-    ``client_is_gone`` says whether the client has closed its side of the connection.
-    """
+    """What is left for one page of ``page_bytes`` and ``seconds``, or less when ``client_is_gone``."""
 
     def __init__(
         self,
@@ -104,10 +101,7 @@ LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
 def read_whole_log(store: StoredLog, archive: ArchiveReader, job: Job, *, max_line_bytes: int) -> Iterator[Page]:
-    """All lines of the log, upwards. Archived lines are not decoded, up to the first that is missing.
-
-    Raises as :func:`read_batches` does.
-    """
+    """All lines of the log, upwards, as :func:`read_batches` does. Archived ones are not decoded, up to a gap."""
     position = job.first - 1
     while only_in_archive(job, position + 1) and (lines := archive.json_lines(job.ref, position, MAX_BATCH)):
         position += len(lines)
@@ -119,10 +113,7 @@ def read_whole_log(store: StoredLog, archive: ArchiveReader, job: Job, *, max_li
 
 
 def line_json(line: Line, **more: object) -> bytes:
-    """A line's JSON on a page, followed by the keys of ``more``.
-
-    A message of more than :data:`MAX_LINE_CHARACTERS` is cut off, and the line is marked.
-    """
+    """A line's JSON on a page, followed by the keys of ``more``. A message that is too long is cut off, and marked."""
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return orjson.dumps({**line.to_json(), **more}) if more else line.encode()

@@ -163,9 +163,8 @@ def read_batches(
     """The log strictly after ``position`` in the order asked for.
 
     ``limit`` is how many entries are needed, if that is known. ``max_line_bytes`` is how long a runner's lines may be.
-    With ``search``, lines that do not match may be left out.
-
-    Raises as the store and the archive do. Raises :class:`JobNotFound` when the log is deleted before all is read.
+    With ``search``, lines that do not match may be left out. Raises as the store and the archive do, and
+    :class:`JobNotFound` when the log is deleted before all is read.
     """
     log = TieredLog(store, archive, job)
     max_count = max(1, min(MAX_BATCH, READ_BYTES // max_line_bytes))
@@ -209,9 +208,9 @@ def read_batches(
 
 
 def _first_lines(read: Batch) -> Batch:
-    """The lines of ``read``, or the first of them, with some ``2 * BATCH_CHARACTERS`` characters in all.
+    """The first lines of ``read``, with some ``2 * BATCH_CHARACTERS`` characters in all. The others are read again.
 
-    The others are read again later. Otherwise they would stay in memory while a slow client reads these.
+    Otherwise they would stay in memory while a slow client reads these.
     """
     found: list[Entry] = []
     characters, position = 2 * BATCH_CHARACTERS, read.position
@@ -239,10 +238,7 @@ def only_in_archive(job: Job, number: int) -> bool:
 
 
 def _last_number(entries: Sequence[Entry], position: int) -> int:
-    """The last number that ``entries``, read upwards after ``position``, cover.
-
-    The number of the end is not among them. The archive has no end, and a reader's position is the same in both.
-    """
+    """The last number that ``entries``, read upwards after ``position``, cover, without that of the end."""
     for entry in reversed(entries):
         if not isinstance(entry, OutOfSequence):
             is_end = isinstance(entry, End)

@@ -94,10 +94,9 @@ class ScanApp:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
         A page of new lines may have no line and no progress. Then there was only time to read a part of the jobs that
-        the log is compared with.
-
-        Raises as the store and the archive do. Raises :class:`AtCapacity`, :class:`SearchTooExpensive`,
-        :class:`JobNotFound`, also for the job to compare with, and :class:`NothingToCompare`.
+        the log is compared with. Raises as the store and the archive do, :class:`AtCapacity`,
+        :class:`SearchTooExpensive`, :class:`JobNotFound`, also for the job to compare with, and
+        :class:`NothingToCompare`.
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
@@ -138,7 +137,7 @@ class ScanApp:
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
-        Raises as the store and the archive do, unless it concerns one job only. Raises :class:`AtCapacity`.
+        Raises :class:`AtCapacity`, and as the store and the archive do, unless it concerns one job only.
         """
         budget = self._budget(scan, client_is_gone)
         matcher = Matcher(scan.q, regex=scan.regex)
@@ -162,10 +161,7 @@ class ScanApp:
         return read_jobs_page(scan, self._listed(scan), search, budget)
 
     def read_summary(self, scan: SummaryScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
-        """The summary that ``scan`` asks for, as JSON. It ends soon after ``client_is_gone`` returns true.
-
-        Raises as the store and the archive do. Raises :class:`AtCapacity` and :class:`JobNotFound`.
-        """
+        """The summary's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
         runs: list[ShapeSet] | None = None
@@ -180,10 +176,7 @@ class ScanApp:
         )
 
     def _read_runs(self, job: Job, against: str | None, budget: PageBudget) -> tuple[list[ShapeSet] | None, list[str]]:
-        """The shapes of the jobs to compare with, and their ids, as :func:`read_runs` returns them.
-
-        Raises as that, and as the store does; and :class:`JobNotFound`.
-        """
+        """What :func:`read_runs` returns for the jobs to compare with. Raises as it does, and :class:`JobNotFound`."""
         workflow_id, created = job.ref.workflow_id, job.created_seconds
         if against is not None:
             others = [self._require_job(JobRef(workflow_id, against))]

@@ -52,10 +52,7 @@ class NewLines:
 
 @dataclass(slots=True)
 class _CachedShapes:
-    """The shapes of a job's lines up to the number ``position``.
-
-    ``log_version`` changes when the job begins anew under its id, or is redacted.
-    """
+    """The shapes up to the number ``position``. The version changes when the job begins anew, or is redacted."""
 
     log_version: tuple[object, ...]
     shapes: ShapeSet
@@ -76,10 +73,7 @@ class RunShapes:
         self._cached: OrderedDict[JobRef, _CachedShapes] = OrderedDict()
 
     def get(self, job: Job, budget: PageBudget) -> ShapeSet | None:
-        """The shapes of the job's lines so far. None when the ``budget`` has no time to read all of them.
-
-        Each call reads some lines, even if there is no time. Raises as the store and the archive do.
-        """
+        """The shapes of the job's lines so far; None without time for all. Raises as the store and the archive do."""
         log_version = (job.created_at, job.started_at, job.redactions)
         cached = self._cached.pop(job.ref, None)
         if cached is None or cached.log_version != log_version:

@@ -62,8 +62,7 @@ class ScanEndpoint:
 class ScanTurns:
     """Gives each subject (the user of a token) one turn at a time. Subjects do not wait for each other.
 
-    A turn is a lock on one byte of ``file``, that of a :class:`ScanEndpoint`. The
-    kernel releases the locks of a process that dies, so no turn is lost with a worker.
+    A turn is a lock on one byte of an endpoint's ``file``. The kernel releases the locks of a process that dies.
     """
 
     def __init__(self, file: int) -> None:
@@ -73,10 +72,7 @@ class ScanTurns:
 
     @contextlib.contextmanager
     def hold(self, subject: str, deadline: float) -> Iterator[None]:
-        """Holds the turn of ``subject`` during a ``with`` block.
-
-        Raises :class:`ShareExceeded` when it is not free before the monotonic time ``deadline``.
-        """
+        """Holds the turn of ``subject``. Raises :class:`ShareExceeded` when it is not free before ``deadline``."""
         used_up = ShareExceeded("other searches of this token were not over in time: it has one at a time")
         queue = self._queues.setdefault(subject, threading.Lock())
         waited = not queue.acquire(blocking=False)

@@ -79,8 +79,7 @@ class MatchEncoder:
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context of line ``number`` that is not on the page yet, and whether there was room for all of it.
 
-        Otherwise these are the nearest lines. Those that come before the line in the order of the page get half of the
-        room at most.
+        Otherwise these are the nearest lines. What comes before the line gets half of the room at most.
         """
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number
@@ -99,10 +98,7 @@ class MatchEncoder:
     def _add_lines(
         self, context: dict[int, bytes], start: int, count: int, budget: PageBudget, *, reserve: int, descending: bool
     ) -> bool:
-        """Adds the lines with the next ``count`` numbers after ``start``.
-
-        Returns False when less than ``reserve`` bytes would be left.
-        """
+        """Adds the next ``count`` numbers after ``start``. Returns False when less than ``reserve`` would be left."""
         if count <= 0:
             return True
         for batch in self._read(self._job, start, descending=descending, limit=count):
@@ -122,10 +118,7 @@ class MatchEncoder:
 
 
 def _visible_spans(found: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first :data:`MAX_SPANS` of these, in order, without those beyond what a page shows of a line.
-
-    Spans that overlap become one: the text was searched with its control sequences and without them.
-    """
+    """The first :data:`MAX_SPANS` of these that a page shows, in order. Spans that overlap become one."""
     joined: list[tuple[int, int]] = []
     for start, end in sorted(found):
         if joined and start < joined[-1][1]:

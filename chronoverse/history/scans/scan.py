@@ -66,10 +66,9 @@ class LineScan(JobScan):
     to ``until``. None lets every line pass. With ``only_new``, only lines pass that are new, compared with the job
     ``against``, or with the newest good runs before the job.
 
-    ``form`` is what the page has of each line: ``whole`` is its JSON, and ``number`` its number, which takes nothing
-    from the page's bytes. ``page`` is its JSON with a message that is cut off at
-    :data:`~chronoverse.history.pages.MAX_LINE_CHARACTERS`, with the spans that match and ``before`` and ``after``
-    lines of context.
+    ``form`` is what the page has of each line. ``page`` is its JSON as on a page, with the spans that match, and with
+    ``before`` and ``after`` lines of context; ``whole`` is its JSON in full; ``number`` is its number alone, which
+    takes nothing from ``page_bytes``.
     """
 
     PATH: ClassVar = "/"

@@ -37,8 +37,7 @@ def scan_server_process(
 ) -> SupervisedProcess:
     """The scan server that listens at ``endpoint``, to be started by the service's master.
 
-    It is told where the store is, so that it never starts an embedded server, which would have its low priority and its
-    bound of memory. ``on_death`` is called as :class:`SupervisedProcess` says.
+    It is told where the store is, so that it never starts an embedded server, which would have its low priority.
     """
     changes = {
         "CHRONOVERSE_REDIS_URL": store_url,
@@ -54,11 +53,9 @@ def scan_server_process(
 
 
 class ScanServer(BaseApplication):
-    """Serves the application that ``make_app`` makes, at the listening socket with the descriptor 3, until standard
-    input ends.
+    """Serves what ``make_app`` makes in each process, at the listening socket 3, until standard input ends.
 
-    ``make_app`` is called in each of the processes. ``workers`` is the service's number of workers. ``logger_class``
-    and ``log_level`` are gunicorn's settings.
+    ``workers`` is the service's number of workers. ``logger_class`` and ``log_level`` are gunicorn's settings.
     """
 
     def __init__(self, make_app: Callable[[], ScanApp], *, workers: int, logger_class: str, log_level: str) -> None:

@@ -130,8 +130,7 @@ def _lines(
 ) -> Iterator[tuple[Line, bool]]:
     """The lines that were not looked at for ``found`` yet, and whether each one matches ``search``.
 
-    First come those that a running job has written since, then the others from the end backwards, until the ``budget``
-    has no time. Then ``found`` says which lines were looked at.
+    First come those that a running job has written since, then the others from the end backwards, while there is time.
     """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):
