@@ -5,6 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -100,9 +101,6 @@ class ScanApp:
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
-        time_range = TimeRange(scan.since, scan.until)
-        matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
-        search = Search(partial(matching_lines, matcher), time_range) if matcher else None
         new_lines: NewLines | None = None
         compared_with: list[str] = []
         if scan.only_new:
@@ -110,6 +108,23 @@ class ScanApp:
             if runs is None:
                 return Page([], scan.position, True, compared_with=compared_with)
             new_lines = NewLines(runs, self._hasher)
+        time_range = TimeRange(scan.since, scan.until)
+        matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
+        page = self._page(scan, job, budget, matcher, time_range, new_lines)
+        return page._replace(compared_with=compared_with)
+
+    def _page(
+        self,
+        scan: LineScan,
+        job: Job,
+        budget: PageBudget,
+        matcher: Matcher | None,
+        time_range: TimeRange,
+        new_lines: NewLines | None = None,
+    ) -> Page:
+        """The lines of ``job`` that pass all filters."""
+        search = Search(partial(matching_lines, matcher), time_range) if matcher else None
+        if new_lines is not None:
             search = Search(new_lines.matching_lines, time_range)
 
         def is_wanted(line: Line) -> bool:
@@ -120,7 +135,7 @@ class ScanApp:
         if scan.form == "page" and (matcher or scan.before or scan.after):
             context = scan.before, scan.after
             encode = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=scan.descending)
-        page = read_page(
+        return read_page(
             self._read,
             job,
             scan.position,
@@ -132,7 +147,6 @@ class ScanApp:
             matcher=matcher,
             encode=encode,
         )
-        return page._replace(compared_with=compared_with)
 
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
@@ -140,23 +154,13 @@ class ScanApp:
         Raises :class:`AtCapacity`, and as the store and the archive do, unless it concerns one job only.
         """
         budget = self._budget(scan, client_is_gone)
-        matcher = Matcher(scan.q, regex=scan.regex)
+        matcher = Matcher(scan.q or "", regex=scan.regex)
 
         def search(job: Job, position: int, limit: int, only_count: bool) -> Page:
-            context = scan.before, scan.after
-            matches = MatchEncoder(self._read, job, matcher, context, scan.stream, descending=False)
-            return read_page(
-                self._read,
-                job,
-                position,
-                limit,
-                budget,
-                descending=False,
-                search=Search(partial(matching_lines, matcher)),
-                predicate=lambda line: scan.stream in (None, line.stream),
-                matcher=matcher,
-                encode=_encode_number if only_count else matches,
-            )
+            form = "number" if only_count else "page"
+            one_job = replace(scan, position=position, limit=limit, form=form)
+            # The times of the scan are those at which jobs started.
+            return self._page(one_job, job, budget, matcher, TimeRange())
 
         return read_jobs_page(scan, self._listed(scan), search, budget)
 

@@ -21,7 +21,7 @@ SUMMARY_SECONDS: Final = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
-    """The fields that all scans have, and how a scan is written.
+    """The fields that all scans have, and how a scan is written. A scan of all jobs of a workflow has an empty job id.
 
     ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
     than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
@@ -33,10 +33,15 @@ class BaseScan:
     TURN: ClassVar = ""
 
     workflow_id: str
+    job_id: str
     asked_at: float
     patience: float
     page_bytes: int = PAGE_BYTES - ENVELOPE_BYTES
     seconds: float = PAGE_SECONDS
+
+    @property
+    def ref(self) -> JobRef:
+        return JobRef(self.workflow_id, self.job_id)
 
     def to_json(self) -> bytes:
         # The default is for positions: orjson knows no named tuples.
@@ -48,18 +53,7 @@ class BaseScan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobScan(BaseScan):
-    """A scan of one job."""
-
-    job_id: str
-
-    @property
-    def ref(self) -> JobRef:
-        return JobRef(self.workflow_id, self.job_id)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineScan(JobScan):
+class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
     The filters are the ``stream``, the query ``q``, which is an expression with ``regex``, and the times from ``since``
@@ -73,8 +67,8 @@ class LineScan(JobScan):
 
     PATH: ClassVar = "/"
 
-    position: int
     limit: int
+    position: int = 0
     form: str = "page"
     descending: bool = False
     stream: str | None = None
@@ -103,26 +97,18 @@ class WorkflowPosition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowScan(BaseScan):
+class WorkflowScan(LineScan):
     """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
 
     Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
-    how far the page before has come. The other fields are those of :class:`LineScan`.
+    how far the page before has come.
     """
 
     PATH: ClassVar = "/workflow"
 
-    limit: int
     per_job: int
-    q: str
     start: WorkflowPosition | None = None
-    regex: bool = False
-    stream: str | None = None
     status: str | None = None
-    since: str | None = None
-    until: str | None = None
-    before: int = 0
-    after: int = 0
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -132,7 +118,7 @@ class WorkflowScan(BaseScan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryScan(JobScan):
+class SummaryScan(BaseScan):
     """Asks for the summary of a job in at most ``page_bytes``."""
 
     PATH: ClassVar = "/summary"
@@ -141,7 +127,7 @@ class SummaryScan(JobScan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayScan(JobScan):
+class ReplayScan(BaseScan):
     """Asks for the event frames strictly after ``position``, with the lines that pass the filter.
 
     The filter is that of :class:`~chronoverse.joblog.line_filter.LineFilter`. With ``is_redacted`` the log was redacted

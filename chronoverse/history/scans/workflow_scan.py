@@ -45,12 +45,14 @@ def read_jobs_page(
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
+    time_range = TimeRange(scan.since, scan.until)
     for number, (created_ms, job_id, job) in enumerate(listed):
         if len(jobs) == scan.limit or (number and budget.is_used_up()):
             return JobsPage(jobs, position)
         is_resumed = start is not None and start.line is not None and start.job_id == job_id
         line, found = (start.line or 0, start.found) if start and is_resumed else (0, 0)
-        if job is not None and _is_wanted(scan, job):
+        started = (job and (job.started_at or job.created_at)) or ""
+        if job is not None and scan.status in (None, job.status) and time_range.has(started):
             try:
                 matches, more = _search_job(job, line, max(1, scan.per_job - found), search)
             except JobNotFound:
@@ -70,11 +72,6 @@ def read_jobs_page(
                     return JobsPage(jobs, WorkflowPosition(repr(created_ms), job_id, matches.position, found))
         position = WorkflowPosition(repr(created_ms), job_id)
     return JobsPage(jobs, None)
-
-
-def _is_wanted(scan: WorkflowScan, job: Job) -> bool:
-    started = job.started_at or job.created_at or ""
-    return scan.status in (None, job.status) and TimeRange(scan.since, scan.until).has(started)
 
 
 def _search_job(job: Job, line: int, wanted: int, search: Callable[[Job, int, int, bool], Page]) -> tuple[Page, bool]:

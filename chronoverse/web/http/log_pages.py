@@ -54,7 +54,7 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     with deps.turns.page(ref, subject):
-        scan = kind(workflow_id=ref.workflow_id, asked_at=deps.monotonic(), patience=WAIT_SECONDS, **fields)
+        scan = kind(**ref._asdict(), asked_at=deps.monotonic(), patience=WAIT_SECONDS, **fields)
         with deps.scans.ask(scan, subject) as pending, contextlib.ExitStack() as undo:
             if isinstance(sock, gevent.socket.socket):
                 undo.callback(HangupWatch(sock, lambda _: pending.shorten()).close)
@@ -66,7 +66,7 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 
     Raises as :func:`pending_scan` and :class:`PendingScan` do.
     """
-    with pending_scan(deps, LineScan, ref, job_id=ref.job_id, limit=limit, **filters) as pending:
+    with pending_scan(deps, LineScan, ref, limit=limit, **filters) as pending:
         return pending.page()
 
 

@@ -22,7 +22,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def summary(workflow_id: str, job_id: str, max_bytes: int) -> Response:
         """A job's new lines, errors and last lines, as far as they fit."""
         ref = JobRef(workflow_id, job_id)
-        with pending_scan(deps, SummaryScan, ref, job_id=job_id, page_bytes=max_bytes) as pending:
+        with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes) as pending:
             return json_response(pending.answer()[1])
 
     return routes

@@ -30,7 +30,7 @@ JOBS: Final = 30
 
 def scan(**fields: Any) -> WorkflowScan:
     """A search for ``needle``, with other ``fields``."""
-    common: dict[str, Any] = {"workflow_id": "wf_1", "limit": 20, "per_job": 5, "q": "needle"}
+    common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": "", "limit": 20, "per_job": 5, "q": "needle"}
     asked = WorkflowScan(**({**common, "asked_at": BEGAN, "patience": 5.0} | fields))
     assert WorkflowScan.from_json(asked.to_json()) == asked
     return asked
