@@ -15,8 +15,8 @@ from chronoverse.errors import AppendRefused
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
-from chronoverse.store.prefetch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState
+from chronoverse.store.prefetch import AdaptiveBatch
 
 
 def write_chunk(

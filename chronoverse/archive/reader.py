@@ -15,9 +15,8 @@ from chronoverse.archive.shape_sets import read_shape_set
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Batch, Entry
-from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
+from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, TimeRange
 from chronoverse.joblog.shapes import ShapeSet
-from chronoverse.joblog.model import TimeRange
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10

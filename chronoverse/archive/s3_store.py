@@ -81,8 +81,8 @@ class S3ObjectStore:
             try:
                 return request(client, location)
             except Exception as error:
-                translated = _translate(error, name)
-                if attempt == ATTEMPTS or not _is_transient(error) or time.monotonic() > give_up_at:
+                translated, is_transient = _translate(error, name)
+                if attempt == ATTEMPTS or not is_transient or time.monotonic() > give_up_at:
                     raise translated from error
             time.sleep(self._retry_seconds * attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -118,33 +118,28 @@ class S3ObjectStore:
         return b"".join(parts)
 
 
-def _error_response(error: Exception) -> tuple[int, str] | None:
-    """The status and the error code that S3 answered with; None when it did not answer."""
-    answer: Any = getattr(error, "response", None)
-    if not isinstance(answer, dict):
-        return None
-    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), answer.get("Error", {}).get("Code", "")
+def _translate(error: Exception, name: str) -> tuple[Exception, bool]:
+    """The exception that callers expect, and whether a retry may succeed.
 
-
-def _is_transient(error: Exception) -> bool:
-    """Whether a retry may succeed: after any network error, and after an answer that says so."""
-    response = _error_response(error)
-    if response is not None:
+    An error that has nothing to do with S3 is returned as it is.
+    """
+    exceptions = import_module("botocore.exceptions")
+    if isinstance(error, exceptions.ClientError):
+        answer: Any = getattr(error, "response", {})
+        status, code = (
+            answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0),
+            answer.get("Error", {}).get("Code", ""),
+        )
+        if code in ("NoSuchKey", "InvalidRange") or (status, code) == (404, "404"):
+            return ArchiveDamaged(f"the archive holds no {name}, or not all of it"), False
         codes = ("SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "OperationAborted")
-        return response[0] >= 500 or response[1] in codes
-    exceptions = import_module("botocore.exceptions")
-    return isinstance(error, (exceptions.HTTPClientError, exceptions.IncompleteReadError, OSError))
-
-
-def _translate(error: Exception, name: str) -> Exception:
-    """The exception that callers expect. An error that has nothing to do with S3 is returned as it is."""
-    response = _error_response(error)
-    if response is not None and (response[1] in ("NoSuchKey", "InvalidRange") or response == (404, "404")):
-        return ArchiveDamaged(f"the archive holds no {name}, or not all of it")
-    exceptions = import_module("botocore.exceptions")
-    if response is not None or isinstance(error, (exceptions.BotoCoreError, OSError)):
-        problem = certificate_problem(error, "AWS_CA_BUNDLE")
-        if problem is not None:
-            return ArchiveUnavailable(f"the certificate of the archive is not trusted: {problem}")
-        return ArchiveUnavailable(f"the archive cannot be used: {error}")
-    return error
+        is_transient = status >= 500 or code in codes
+    elif isinstance(error, (exceptions.BotoCoreError, OSError)):
+        network_errors = exceptions.HTTPClientError, exceptions.IncompleteReadError, OSError
+        is_transient = isinstance(error, network_errors)
+    else:
+        return error, False
+    problem = certificate_problem(error, "AWS_CA_BUNDLE")
+    if problem is not None:
+        return ArchiveUnavailable(f"the certificate of the archive is not trusted: {problem}"), is_transient
+    return ArchiveUnavailable(f"the archive cannot be used: {error}"), is_transient

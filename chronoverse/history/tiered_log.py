@@ -13,8 +13,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from chronoverse.archive.reader import ArchiveReader, FrameFilter
 from chronoverse.errors import ArchiveUnavailable, JobNotFound
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
-from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence
-from chronoverse.joblog.time_range import TimeRange
+from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence, TimeRange
 
 #: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
 FIRST_BATCH: Final = 8

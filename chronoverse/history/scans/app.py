@@ -29,9 +29,8 @@ from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
 from chronoverse.history.tiered_log import BatchReader, Search, read_batches
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition
+from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
 from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
-from chronoverse.joblog.model import TimeRange
 from chronoverse.store import Store
 
 log: Final = logging.getLogger(__name__)

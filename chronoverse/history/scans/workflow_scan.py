@@ -8,8 +8,7 @@ import orjson
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooExpensive, StoreUnavailable
 from chronoverse.history.pages import Page, PageBudget
 from chronoverse.history.scans.scan import WorkflowPosition, WorkflowScan
-from chronoverse.joblog.model import Job
-from chronoverse.joblog.model import TimeRange
+from chronoverse.joblog.model import Job, TimeRange
 
 #: Errors that concern one job. The search names them, and goes on with the next job.
 _JOB_ERRORS: Final = (ArchiveDamaged, NotALog, SearchTooExpensive)
