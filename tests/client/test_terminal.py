@@ -92,16 +92,16 @@ def test_harmless_text_is_unchanged(text: str) -> None:
         "\x8d",
     ],
 )
-@pytest.mark.parametrize("colour", [True, False])
-def test_a_control_sequence_is_removed_and_the_text_around_it_stays(hostile: str, colour: bool) -> None:
+def test_a_control_sequence_is_removed_and_the_text_around_it_stays(hostile: str) -> None:
     """Cursor, screen, title, clipboard, links, and queries that the terminal would answer as input."""
-    assert sanitize(f"before{hostile}after", colour) == "beforeafter"
+    assert sanitize(f"before{hostile}after", colour=True) == "beforeafter"
+    assert sanitize(f"before{hostile}after", colour=False) == "beforeafter"
 
 
-@pytest.mark.parametrize("control", [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))])
-def test_no_control_character_is_left(control: str) -> None:
+def test_no_control_character_is_left() -> None:
     """All of C0 except the tab, all of C1, and DEL are removed."""
-    assert control not in sanitize(f"a{control}b", colour=True)
+    controls = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))]
+    assert [each for each in controls if each in sanitize(f"a{each}b", colour=True)] == []
 
 
 @pytest.mark.parametrize("start", [ESC + "]0;", ESC + "P", ESC + "X", ESC + "^", ESC + "_", "\x9d", "\x90"])

@@ -506,17 +506,16 @@ NOWHERE: Final = (
 )
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("url", NOWHERE, ids=lambda url: url.partition(":")[0])
-def test_no_server_at_the_address(url: str, operation: str) -> None:
+def test_no_server_at_the_address(url: str) -> None:
     """Every operation raises at once."""
-    store = Store(url)
-    began = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        OPERATIONS[operation](store)
-    store.close()
-
-    assert time.monotonic() - began < 1
+    for name, operation in OPERATIONS.items():
+        store = Store(url)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            operation(store)
+        store.close()
+        assert time.monotonic() - began < 1, name
 
 
 @pytest.fixture(scope="module")
