@@ -389,7 +389,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     assert bench.keys() == set()
 
 
-@pytest.mark.parametrize("before", [None, 30])
+@pytest.mark.parametrize("before", [pytest.param(None, marks=pytest.mark.long), 30])
 def test_a_changed_retention_is_noticed_within_a_minute(
     bench: Bench, objects: FileObjectStore, before: int | None
 ) -> None:
@@ -511,9 +511,8 @@ def test_a_lost_job_hash_is_restored(bench: Bench, objects: FileObjectStore) -> 
     assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, MANY + 1))
 
 
-@pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=() if step == "committed" else pytest.mark.long) for step in STEPS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("step", STEPS)
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
     """Two archivers die at the same step, with a running log and with an ended one. No line is lost."""
     bench, directory = Bench(server, prefix), tmp_path / "archive"

@@ -52,7 +52,14 @@ def cluster(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]
         yield Secured(fleet.url, certificates, fleet)
 
 
-@pytest.fixture(scope="module", params=[one, sentinels, cluster], ids=["one server", "Sentinels", "Cluster"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(one, id="one server"),
+        pytest.param(sentinels, id="Sentinels"),
+        pytest.param(cluster, id="Cluster", marks=pytest.mark.long),
+    ],
+)
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     """Each kind of store in turn."""
     start: Callable[..., contextlib.AbstractContextManager[Secured]] = request.param

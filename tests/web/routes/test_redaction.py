@@ -309,6 +309,7 @@ def test_the_archiver_continues_after_a_redaction(site: Site) -> None:
     assert (job_hash.complete, job_hash.archived) == (True, 100)
 
 
+@pytest.mark.long
 def test_a_line_that_is_too_long_for_an_expression_is_named(site: Site) -> None:
     """Nothing is redacted then. Lines after it can be redacted, and the line itself by its number."""
     job = site.job().lines(["a secret", "a" * 3 * 2**20, "a secret"]).end()
