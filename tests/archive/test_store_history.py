@@ -53,7 +53,7 @@ def write(bench: Bench, job: JobRef, count: int, text: str = "line") -> None:
 
 
 def archive_after(bench: Bench, objects: FileObjectStore, *hours: float) -> None:
-    """Archivers do all that is due, one after the other, so many hours from now."""
+    """Archivers do all that is due, one after the other, that many hours from now."""
     for each in hours:
         now = time.time() + each * HOUR
         assert archive(bench.store, objects, clock=lambda now=now: now) == 0

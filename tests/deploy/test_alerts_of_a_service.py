@@ -84,7 +84,7 @@ def history(*scrapes: Scrape) -> list[dict[str, str]]:
 def fires(alert: str, series: list[dict[str, str]], expected: dict[str, Any], after: int = AFTER) -> dict[str, Any]:
     """A test for promtool: ``alert`` does not fire before the fault, and is ``expected`` in the last state.
 
-    It is evaluated after so many scrapes of that state, by default after all of them.
+    It is evaluated after that many scrapes of that state, by default after all of them.
     """
     states = max(each["values"].count("x") for each in series)
     scrapes = (BEFORE, BEFORE + AFTER * (states - 2) + after)

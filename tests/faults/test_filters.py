@@ -32,9 +32,9 @@ WORKERS: Final = 2
 #: How often all connections to the service, or all to nginx, are cut, and the seconds between two cuts.
 CUTS: Final = 52
 PAUSE_SECONDS: Final = (0.05, 0.5)
-#: After so many cuts a worker is killed. After the last of these kills both are.
+#: After that many cuts a worker is killed. After the last of these kills both are.
 KILLS: Final = (8, 17, 26, 35, 44)
-#: After every so many cuts, nearly all lines are archived and taken out of the store.
+#: Each time after that many cuts, nearly all lines are archived and taken out of the store.
 ARCHIVE_EVERY: Final = 5
 #: Lines that stay in the store then, at most.
 HOT_LINES: Final = 200

@@ -38,7 +38,7 @@ def talk(count: int) -> int:
 
 @app.task(bind=True, max_retries=3)
 def flaky(self: Any, failures: int, countdown: float = 0.1) -> str:
-    """Fails so many times before it succeeds."""
+    """Fails that many times before it succeeds."""
     print("attempt", self.request.retries + 1)
     if self.request.retries < failures:
         try:

@@ -445,7 +445,7 @@ def test_many_tasks_leave_nothing_behind(broker: RedisServer, store: RedisServer
     with shop(broker, store, tmp_path, "-P", "prefork", "-c", "1", "-Q", "many") as worker:
 
         def run(count: int) -> dict[str, int]:
-            """What the pool's process has after so many tasks, when it has nothing to do."""
+            """What the pool's process has after that many tasks, when it has nothing to do."""
             for number in range(count):
                 worker.send("talk", number, queue="many", ignore_result=True)
             result = worker.send("process_id", queue="many")

@@ -97,16 +97,16 @@ def test_an_id_in_a_word_is_masked(before: str, found: str, after: str) -> None:
     assert ShapeHasher().shape(f"x/{before}{found}{after}") == f"x/{before}#{after}"
 
 
-_PIECES = (
+_PARTS = (
     "deadbeef 0a1b2c3d abcdefab-1234-abcd-abcd-abcdefabcdef 12345678-1234-1234-1234-123456789012 0 12 0x tmp /tmp/ g Z"
     ' ms SHA256: a ff 00 \x1b[0m \x1b [0m T + e- Mar /ab/ [ ... - _ . : / = ( " '
 )
 
 
-@given(st.lists(st.sampled_from([" ", *_PIECES.split()]), max_size=9))
-def test_a_hash_is_that_of_the_shape(pieces: list[str]) -> None:
+@given(st.lists(st.sampled_from([" ", *_PARTS.split()]), max_size=9))
+def test_a_hash_is_that_of_the_shape(parts: list[str]) -> None:
     """Lines that have different ids only are looked up as one line. That makes no difference to the shape."""
-    message = "".join(pieces)
+    message = "".join(parts)
     digest = blake2b(ShapeHasher().shape(message).encode(), digest_size=8).digest()
     assert ShapeHasher().hashes([message]) == [int.from_bytes(digest, "little")]
 

@@ -657,7 +657,7 @@ class Worker:
         self.refused: Counter[str] = Counter()
 
     def ask(self, *subjects: str, seconds: float) -> None:
-        """Somebody of ``subjects`` wants to compare lines for so many seconds."""
+        """Somebody of ``subjects`` wants to compare lines for that many seconds."""
         payer = self.budget.payer(subjects)
         if payer is None:
             self.refused.update(subjects)

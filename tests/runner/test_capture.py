@@ -68,7 +68,9 @@ def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit:
 
 
 @given(st.lists(hostile), st.integers(4, 20))
-def test_no_piece_is_longer_than_the_limit_and_every_batch_counts_its_lines(chunks: list[bytes], limit: int) -> None:
+def test_no_partial_line_is_longer_than_the_limit_and_every_batch_counts_its_lines(
+    chunks: list[bytes], limit: int
+) -> None:
     """The limit is for the job's own bytes. A batch's ``lines`` is the number of its messages."""
     for batch in cut(chunks, limit):
         assert all(len(line) <= limit for line in batch.text.split(b"\n"))
@@ -77,7 +79,7 @@ def test_no_piece_is_longer_than_the_limit_and_every_batch_counts_its_lines(chun
 
 
 @given(st.text(alphabet="aé€🙂\n"), st.integers(4, 9))
-def test_pieces_of_valid_text_are_valid_text(text: str, limit: int) -> None:
+def test_partial_lines_of_valid_text_are_valid_text(text: str, limit: int) -> None:
     """A long line is cut between characters only."""
     assert "\ufffd" not in "".join(message for message, _ in entries(cut([text.encode()], limit)))
 
@@ -136,7 +138,7 @@ def test_a_limit_without_room_for_a_character_is_refused() -> None:
 def capture(code: str, *, interval: float = 0.0) -> tuple[list[LineBatch], bytes, bytes, int]:
     """Runs Python code as the command: its batches, what was shown of stdout and of stderr, and its exit code.
 
-    With ``interval`` the clock advances by so many seconds each time it is read.
+    With ``interval`` the clock advances by that many seconds each time it is read.
     """
     shown: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     batches: list[LineBatch] = []

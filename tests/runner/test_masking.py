@@ -16,8 +16,8 @@ from chronoverse.runner.capture.masking import MAX_BYTES, Masker, Masks, load_ma
 NOW = "2026-03-03T10:00:05.123Z"
 
 #: Few different bytes, so that secrets overlap, begin alike, contain each other, and occur by chance.
-pieces = st.lists(st.sampled_from([b"a", b"b", b"ab", b"\n", b"abab", "é".encode(), b"\xff"]), max_size=12)
-texts = pieces.map(b"".join)
+parts = st.lists(st.sampled_from([b"a", b"b", b"ab", b"\n", b"abab", "é".encode(), b"\xff"]), max_size=12)
+texts = parts.map(b"".join)
 secrets = texts.filter(lambda text: len(text.decode("utf-8", "replace").strip("\n")) >= 4)
 
 

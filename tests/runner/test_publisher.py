@@ -45,7 +45,7 @@ def numbers(stop: int) -> list[str]:
 
 
 def wait_for_published(server: RedisServer, count: int) -> None:
-    """Waits until so many lines are in the stream."""
+    """Waits until that many lines are in the stream."""
     wait_until(lambda: server.ask("XLEN", key("log")) >= count, SOON, f"{count} lines in the stream")
 
 

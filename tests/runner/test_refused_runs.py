@@ -155,7 +155,7 @@ def test_a_refused_token_does_not_stop_the_command(
 
 @contextlib.contextmanager
 def scripted(status: str, times: int = 1) -> Iterator[str]:
-    """The URL of a service that answers ``status`` so many times, and then refuses connections."""
+    """The URL of a service that answers ``status`` that many times, and then refuses connections."""
     answers = [] if status == "refused" else [problem(status, "we are busy")] * times
     service = ScriptedService(*answers)
     url = service.url

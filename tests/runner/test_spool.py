@@ -34,12 +34,12 @@ def make_batch(*messages: str, stream: str = "stdout", partial: bool = False) ->
 
 
 def in_memory(lines: int = 80) -> SpoolRoom:
-    """Room for so many lines in memory and none elsewhere."""
+    """Room for that many lines in memory and none elsewhere."""
     return SpoolRoom(memory_bytes=lines * LINE, keep_bytes=0)
 
 
 def in_file(directory: Path, pages: int = 8) -> SpoolRoom:
-    """Room for ten lines in memory, then for so many pages of lines in a file."""
+    """Room for ten lines in memory, then for that many pages of lines in a file."""
     return SpoolRoom(directory, "job_1", 10 * LINE, (EMPTY + pages) * PAGE, 0)
 
 

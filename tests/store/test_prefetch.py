@@ -60,7 +60,7 @@ def rig(server: RedisServer, prefix: str) -> Iterator[Rig]:
 
 
 def test_a_log_is_read_to_its_end(rig: Rig) -> None:
-    """It comes in pieces. After its end each read is empty."""
+    """It comes in parts. After its end each read is empty."""
     rig.write(1, 7)
 
     assert [rig.read(after) for after in (0, 2, 4, 6, 7, 7)] == [[1, 2], [3, 4], [5, 6], [7], [], []]

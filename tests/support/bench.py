@@ -107,7 +107,7 @@ class Bench:
         return _pairs(reply) if kind == b"hash" else reply
 
     def set_end_seen(self, seconds_ago: float, job: JobRef = JOB) -> None:
-        """Sets when the job's end was first seen: so many seconds ago by the server's clock."""
+        """Sets when the job's end was first seen: that many seconds ago by the server's clock."""
         seconds, microseconds = map(int, self.ask("TIME"))
         self.ask(
             "HSET", self.key("job", job), "end_seen_ms", round((seconds - seconds_ago) * 1000 + microseconds / 1000)

@@ -33,7 +33,7 @@ class Worker:
         self.replays[self.current] = self.now + seconds
 
     def replay(self, seconds: float) -> float:
-        """Replays for so many seconds. Returns the bytes per second."""
+        """Replays for that many seconds. Returns the bytes per second."""
         began, size = self.now, 0
         while self.now < began + seconds:
             self.current = min(self.replays, key=lambda replay: self.replays[replay])
