@@ -95,8 +95,7 @@ def url_of(server: RedisServer, user: str) -> str:
     return server.url_of(user) if isinstance(server, GuardedServer | ComposeServer) else server.url
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("shipped", SHIPPED)
+@pytest.mark.parametrize(("shipped", "kind"), [*zip(SHIPPED, KINDS[1:] * 2, strict=True)])
 def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> None:
     """Jobs, their pages and ends, and all objects are as before, also after further rounds of the archiver."""
     objects = FileObjectStore(tmp_path / "archive")
@@ -153,8 +152,7 @@ class WatchedObjects(FileObjectStore):
         super().delete(name)
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("shipped", ["acl file", "compose"])
+@pytest.mark.parametrize(("shipped", "kind"), [("acl file", KINDS[2]), ("compose", KINDS[1])])
 def test_restarts_under_load_lose_nothing(shipped: str, kind: str, tmp_path: Path) -> None:
     """Five restarts at random moments, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(10**6)
