@@ -108,15 +108,15 @@ def browser() -> Iterator["Browser"]:
         yield browser
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
-    """Returns the server of a kind. It starts at the first call, all tests share it, and it stops at the end."""
+@contextlib.contextmanager
+def server_of_each_kind(directories: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
+    """Returns the server of a kind. It starts at the first call, and it stops at the end."""
     started: dict[str, RedisServer] = {}
     with contextlib.ExitStack() as stack:
 
         def server_of(kind: str) -> RedisServer:
             if kind not in started:
-                server = RedisServer(tmp_path_factory.mktemp(kind), binary(kind))
+                server = RedisServer(directories.mktemp(kind), binary(kind))
                 started[kind] = stack.enter_context(server)
             return started[kind]
 
@@ -124,15 +124,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 
 @pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
+    """Returns the server of a kind, which all tests share."""
+    with server_of_each_kind(tmp_path_factory) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
 def server(servers: Callable[[str], RedisServer]) -> RedisServer:
     """A server, for tests that work in the same way with any kind."""
     return servers(KINDS[0])
-
-
-@pytest.fixture(scope="session", params=EVERY_KIND)
-def every_server(request: pytest.FixtureRequest, servers: Callable[[str], RedisServer]) -> RedisServer:
-    """Each kind of server in turn."""
-    return servers(request.param)
 
 
 @pytest.fixture
@@ -149,10 +150,17 @@ def store(server: RedisServer, prefix: str) -> Iterator[Store]:
     store.close()
 
 
-@pytest.fixture(params=[pytest.param(3, id="RESP3"), pytest.param(2, id="RESP2", marks=pytest.mark.long)])
-def bench(request: pytest.FixtureRequest, every_server: RedisServer, prefix: str) -> Iterator[Bench]:
-    """A test bench on each kind of server, with each version of the protocol."""
-    bench = Bench(every_server, prefix, request.param)
+@pytest.fixture(
+    params=[
+        pytest.param((KINDS[0], 3), id=f"{KINDS[0]}-RESP3"),
+        *(pytest.param((kind, 3), id=f"{kind}-RESP3", marks=pytest.mark.long) for kind in KINDS[1:]),
+        pytest.param((KINDS[1], 2), id=f"{KINDS[1]}-RESP2", marks=pytest.mark.long),
+    ]
+)
+def bench(request: pytest.FixtureRequest, servers: Callable[[str], RedisServer], prefix: str) -> Iterator[Bench]:
+    """A test bench on each kind of server, and on one of them with the old version of the protocol, too."""
+    kind, protocol = request.param
+    bench = Bench(servers(kind), prefix, protocol)
     yield bench
     bench.close()
 

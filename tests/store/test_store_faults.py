@@ -16,7 +16,7 @@ from chronoverse.errors import Closed, CorruptLog, Fenced, Held, NotALog, StoreR
 from chronoverse.joblog.model import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
-from tests.conftest import EVERY_KIND, binary
+from tests.conftest import EVERY_KIND, binary, server_of_each_kind
 from tests.support.bench import JOB, NOW, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline, wait_until
@@ -29,14 +29,14 @@ YEAR: Final = 365 * 86_400
 THREADS: Final = 8
 
 
-@pytest.fixture(scope="module", params=EVERY_KIND)
-def every_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Each kind of server in turn. These tests do not share it with others.
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
+    """The servers of the kinds. These tests do not share them with others.
 
     A server that was a replica once says for an hour that its writes may be undone. So an archive deletes no garbage.
     """
-    with RedisServer(tmp_path_factory.mktemp(request.param), binary(request.param)) as server:
-        yield server
+    with server_of_each_kind(tmp_path_factory) as servers:
+        yield servers
 
 
 @pytest.fixture
