@@ -19,7 +19,6 @@ from gunicorn import SERVER
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import abort
-from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Request
 
 from chronoverse import metrics
@@ -180,15 +179,11 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Where a :class:`StreamWriter` can take over the socket, it does.
-
-    ``headers`` only has the content type and what hooks have added: werkzeug's checks cost more than writing them.
-    """
+    """A viewer's response. Where a :class:`StreamWriter` can take over the socket, it does."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
-        super().__init__(iter(()), content_type=CONTENT_TYPE)
+        super().__init__(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
         self._deps = deps
-        self._headers = stream_headers(after)
         self._viewer = viewer
         self._on_end = on_end
 
@@ -197,15 +192,13 @@ class EventStream(Response):
         begin_long_answer(environ, EVENTS_LIMITS)
         if writers.can_take_over(environ):
             try:
-                fields = [("Transfer-Encoding", "chunked"), *self._headers.items(), *self.headers]
-                head = response_head(fields, self._deps.wall_clock())
+                head = response_head([("Transfer-Encoding", "chunked"), *self.headers], self._deps.wall_clock())
                 frames = viewer.next()
                 writers.take_over(viewer, environ, self._on_end, head + chunk(frames) if frames else head)
             except BaseException:
                 self._on_end()
                 raise
             return ALREADY_HANDLED
-        self.headers = Headers([*self._headers.items(), *self.headers])
         self.response = viewer.chunks()
         # A ``finally`` in the generator would not do: it does not run in a generator that was never started.
         self.call_on_close(self._on_end)
@@ -256,18 +249,12 @@ def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPSt
 
     Raises ValueError when a header has a character that would end its line.
     """
-    lines = [f"{name}: {value}" for name, value in headers]
+    # gunicorn cannot use the connection afterwards. So it must not be kept alive.
+    fixed = {"Server": SERVER, "Date": formatdate(now, usegmt=True), "Connection": "close"}
+    lines = [f"{name}: {value}" for name, value in (*fixed.items(), *headers)]
     if any(_FORBIDDEN.search(line) for line in lines):
         raise ValueError("a header has a character that headers may not have")
-    return "\r\n".join((_first_lines(int(now), status), *lines, "\r\n")).encode("latin-1")
-
-
-# Many streams open in the same second.
-@lru_cache(4)
-def _first_lines(now: int, status: HTTPStatus) -> str:
-    # gunicorn cannot use the connection afterwards. So it must not be kept alive.
-    fixed = f"Server: {SERVER}", f"Date: {formatdate(now, usegmt=True)}", "Connection: close"
-    return "\r\n".join((f"HTTP/1.1 {status.value} {status.phrase}", *fixed))
+    return "\r\n".join((f"HTTP/1.1 {status.value} {status.phrase}", *lines, "\r\n")).encode("latin-1")
 
 
 def _close_viewer(deps: Dependencies, ticket: StreamTicket, viewer: Viewer) -> None:

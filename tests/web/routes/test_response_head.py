@@ -22,12 +22,6 @@ def test_a_head_is_as_gunicorn_would_write_it() -> None:
     )
 
 
-def test_the_date_changes_every_second() -> None:
-    """The first lines of a head are cached, but only within one second."""
-    assert b"12:00:00 GMT" in response_head([], NOON)
-    assert b"12:00:01 GMT" in response_head([], NOON + 1)
-
-
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b"])
 def test_a_header_with_a_line_break_is_refused(value: str) -> None:
     """Otherwise a value could add headers of its own."""
