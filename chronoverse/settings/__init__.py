@@ -26,7 +26,11 @@ PREFIX: Final = "CHRONOVERSE_"
 #: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_LINK: Final = re.compile(r"\w+_PORT")
-_TOKEN_KEY_NAMES: Final = ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL")
+#: Variables of which at most one may be set.
+_EXCLUSIVE: Final = (
+    ("CHRONOVERSE_JWT_SECRET", "CHRONOVERSE_JWT_PUBLIC_KEY", "CHRONOVERSE_JWT_JWKS_URL"),
+    ("CHRONOVERSE_TOKEN", "CHRONOVERSE_TOKEN_FILE"),
+)
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
@@ -43,13 +47,13 @@ class Setting(NamedTuple):
     default: str = ""
 
 
-def _setting(default: Any, parse: Callable[[str], Any], *texts: str, repr: bool = True) -> Any:
+def _setting(parse: Callable[[str], Any], *texts: str, default: Any = None, repr: bool = True) -> Any:
     """A field of :class:`Settings`. ``texts`` are the unit and what follows it in :class:`Setting`."""
     return field(default=default, repr=repr, metadata={"setting": Setting(parse, *texts)})
 
 
-def _number(default: int | None, bounds: tuple[int, int], *texts: str) -> Any:
-    return _setting(default, parse.WholeNumber(*bounds), *texts)
+def _number(bounds: tuple[int, int], *texts: str, default: int | None = None) -> Any:
+    return _setting(parse.WholeNumber(*bounds), *texts, default=default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,6 @@ class Settings:
     """All settings, checked. :meth:`from_env` reads them from the environment; tests may pass values instead."""
 
     redis_url: str | None = _setting(
-        None,
         parse.redis_url,
         "URL",
         "The store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`"
@@ -66,103 +69,104 @@ class Settings:
         repr=False,
     )
     key_prefix: str = _setting(
-        "chronoverse",
         parse.matching("[A-Za-z0-9._:-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ : -"),
         "text",
         "What every key in the store starts with.",
+        default="chronoverse",
     )
     data_dir: Path = _setting(
-        MISSING,
         parse.directory,
         "path",
         "Where the embedded server, its token secret, an issuer's published keys and undelivered lines are kept.",
         "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
         " on macOS `~/Library/Application Support/chronoverse`",
+        default=MISSING,
     )
     bind: str = _setting(
-        "127.0.0.1:8000", parse.bind, "address", "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`."
+        parse.bind,
+        "address",
+        "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.",
+        default="127.0.0.1:8000",
     )
     jwt_secret: bytes | None = _setting(
-        None,
         parse.secret,
         "text",
         "The tokens' HS256 key, 32 bytes at least.",
         "with the embedded server, made once",
         repr=False,
     )
-    jwt_public_key: str | None = _setting(
-        None, parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key."
-    )
-    jwt_jwks_url: str | None = _setting(
-        None, parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS."
-    )
+    jwt_public_key: str | None = _setting(parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key.")
+    jwt_jwks_url: str | None = _setting(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
     jwt_audience: str | None = _setting(
-        None,
         parse.printable,
         "text",
         "What a token's `aud` must be or contain ([more](tokens.md)).",
         "a token that names an audience is refused",
     )
     jwt_issuer: str | None = _setting(
-        None, parse.printable, "text", "What a token's `iss` must be, letter by letter.", "`iss` is not looked at"
+        parse.printable, "text", "What a token's `iss` must be, letter by letter.", "`iss` is not looked at"
     )
     jwt_workflows_claim: str = _setting(
-        "workflows", parse.claim_name, "text", "The claim with the list of workflows that a token is for."
+        parse.claim_name, "text", "The claim with the list of workflows that a token is for.", default="workflows"
     )
-    heartbeat_seconds: int = _number(15, (1, 300), "seconds", "Silence after which a stream sends a heartbeat.")
+    heartbeat_seconds: int = _number((1, 300), "seconds", "Silence after which a stream sends a heartbeat.", default=15)
     lease_seconds: int = _number(
-        30, (1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST."
+        (1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.", default=30
     )
     retention_seconds: int = _number(
-        604_800, (1, 315_360_000), "seconds", "How long a log is kept after its job has ended."
+        (1, 315_360_000), "seconds", "How long a log is kept after its job has ended.", default=604_800
     )
     hot_seconds: int = _number(
-        3_600,
         (0, 315_360_000),
         "seconds",
         "How long the store keeps a log after its job has ended and all of it is archived.",
+        default=3_600,
     )
     hot_bytes: int = _number(
-        67_108_864,
         (1_048_576, 1_099_511_627_776),
         "bytes",
         "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
+        default=67_108_864,
     )
     archive_url: str | None = _setting(
-        None,
         parse.archive_url,
         "URL",
         "Where logs are archived: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (with the extra `s3`; its endpoint and"
         " credentials as boto3 takes them) or `none`.",
         "`archive` in the data directory with the embedded server, else none",
     )
-    max_line_bytes: int = _number(65_536, (256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.")
+    max_line_bytes: int = _number(
+        (256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.", default=65_536
+    )
     max_body_bytes: int = _number(
-        8_388_608, (65_536, 33_554_432), "bytes", "A longer request body, as sent or as inflated, is refused with 413."
+        (65_536, 33_554_432),
+        "bytes",
+        "A longer request body, as sent or as inflated, is refused with 413.",
+        default=8_388_608,
     )
     durability: str = _setting(
-        "fsynced",
         parse.one_of("acked", "fsynced", "replicated"),
         "word",
         "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica."
         " For runners over HTTP the service's counts.",
+        default="fsynced",
     )
     spool_max_bytes: int = _number(
-        1_073_741_824,
         (16_777_216, 1_099_511_627_776),
         "bytes",
         "What a runner keeps on disk while the store is away. Beyond it, the oldest lines are dropped.",
+        default=1_073_741_824,
     )
-    max_streams: int = _number(8_000, (1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.")
+    max_streams: int = _number(
+        (1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.", default=8_000
+    )
     max_streams_per_token: int | None = _number(
-        None,
         (1, 1_000_000),
         "streams per worker",
         "Those beyond it of tokens with the same `sub` are refused with 429.",
         "as many as the worker takes",
     )
     max_streams_per_address: int | None = _number(
-        None,
         (1, 1_000_000),
         "streams per worker",
         "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
@@ -170,7 +174,6 @@ class Settings:
         "as many as the worker takes",
     )
     max_publish_rate_per_token: int | None = _number(
-        None,
         (65_536, 1_099_511_627_776),
         "bytes a second per worker",
         "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
@@ -178,54 +181,53 @@ class Settings:
         "as many as the worker takes",
     )
     max_replay_rate: int = _number(
-        50_000_000,
         (1_000_000, 1_099_511_627_776),
         "bytes a second per worker",
         "How fast all replays of stored lines together are sent, when eight or more run at once; fewer are never"
         " slowed down. With a higher rate many replays are faster, and live lines come later.",
+        default=50_000_000,
     )
     max_stream_seconds: int = _number(
-        3_600,
         (1, 86_400),
         "seconds",
         "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
+        default=3_600,
     )
     drain_seconds: int = _number(
-        10,
         (0, 600),
         "seconds",
         "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
+        default=10,
     )
     cors_origins: tuple[str, ...] = _setting(
-        (),
         parse.origins,
         "origins",
         "Whose pages may read the service's answers in a browser: exact origins such as `https://ci.example`,"
         " separated by spaces ([more](operations.md#pages-of-other-origins)).",
         "no other origin's",
+        default=(),
     )
     log_format: str = _setting(
-        "console",
         parse.one_of("console", "json"),
         "word",
         "How the service logs: `console` lines, or a `json` object a line.",
+        default="console",
     )
     log_level: str = _setting(
-        "info", parse.one_of(*_LOG_LEVELS), "level", f"How much the service logs: {', '.join(_LOG_LEVELS)}."
+        parse.one_of(*_LOG_LEVELS), "level", f"How much the service logs: {', '.join(_LOG_LEVELS)}.", default="info"
     )
     traces: bool = _setting(
-        False,
         parse.traces,
         "word",
         "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
         " `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say ([more](operations.md#traces)).",
         "`false`",
+        default=False,
     )
     web_concurrency: int = _setting(
-        _WORKERS, parse.WholeNumber(1, 256), "processes", "The service's workers.", "one per core, 4 at most"
+        parse.WholeNumber(1, 256), "processes", "The service's workers.", "one per core, 4 at most", default=_WORKERS
     )
     url: str | None = _setting(
-        None,
         parse.service_url,
         "URL",
         "The service that commands mean which read, redact or delete; without `CHRONOVERSE_REDIS_URL` also `run`"
@@ -233,7 +235,6 @@ class Settings:
         "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
     )
     token: str | None = _setting(
-        None,
         parse.bearer_token,
         "token",
         "What `chronoverse logs` and `run --server` show to the service.",
@@ -241,14 +242,12 @@ class Settings:
         repr=False,
     )
     token_file: Path | None = _setting(
-        None,
         parse.directory,
         "path",
         "A file with that token, instead of `CHRONOVERSE_TOKEN`. It is read for each request, so that somebody may"
         " renew it ([more](runner.md#the-token)).",
     )
     ca_file: Path | None = _setting(
-        None,
         parse.ca_file,
         "path",
         "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs`,"
@@ -297,11 +296,9 @@ class Settings:
                     values[attribute] = default_data_dir(environ)
             except ValueError as error:
                 problems.append(f"{name} {error}")
-        keys = [name for name in _TOKEN_KEY_NAMES if environ.get(name)]
-        if len(keys) > 1:
-            problems.append(f"{' and '.join(keys)} exclude each other")
-        if environ.get("CHRONOVERSE_TOKEN") and environ.get("CHRONOVERSE_TOKEN_FILE"):
-            problems.append("CHRONOVERSE_TOKEN and CHRONOVERSE_TOKEN_FILE exclude each other")
+        for names in _EXCLUSIVE:
+            if len(given := [name for name in names if environ.get(name)]) > 1:
+                problems.append(f"{' and '.join(given)} exclude each other")
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)
