@@ -214,6 +214,7 @@ class PublishedKeys:
         """Fetches the keys if they are older than ``seconds``, and no other worker does. Returns whether it did."""
         if not self._is_older(seconds):
             return False
+        asked_at = self._clock()
         try:
             with self._file.lock() as locked:
                 self._load()
@@ -224,7 +225,7 @@ class PublishedKeys:
         except OSError as error:
             # The directory was there at the start. A worker alone is better than none.
             log.warning("the issuer's keys are not shared with other workers: %s", error)
-            if self._is_older(seconds):
+            if self._record.tried_at < asked_at:
                 self._fetch_now()
         return True
 
