@@ -113,10 +113,7 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> Any:
-        """A pattern for JSON Lines that matches in every line whose message contains the text, and in some others.
-
-        The text may have control sequences in it. None for a regular expression.
-        """
+        """A pattern that matches in the JSON of every line that has the text, with sequences in it or not, and in others."""
         if self._regex:
             return None
         # Each character takes 40 instructions, and few lines contain so many characters of a query but not the rest.
@@ -125,20 +122,14 @@ class Matcher:
 
     @cached_property
     def in_joined_lines(self) -> Any:
-        """A pattern for many messages joined by newlines. It matches if one of them does, and sometimes if none does.
-
-        None when there is no such pattern.
-        """
+        """A pattern for messages joined by newlines, if there is one. It may also match if none of them does."""
         if not self._regex or self._size > MAX_JOINED_PROGRAM or _ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}", False, self._max_bytes)
 
     @cached_property
     def in_unescaped_json(self) -> Any:
-        """A pattern for JSON Lines that matches in every line that matches and contains no escapes, and in some others.
-
-        A match may extend into the next lines. None when there is no such pattern.
-        """
+        """A pattern that matches in the JSON of every matching line without escapes, if there is one, and in others."""
         if not self._regex or self._size > MAX_JOINED_PROGRAM:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None

@@ -49,9 +49,6 @@ MAX_SHAPES: Final = 100_000
 #: Bytes of the hash at the beginning of a packed set, and of the longest packed set.
 _DIGEST_BYTES: Final = 16
 MAX_SET_BYTES: Final = _DIGEST_BYTES + (MAX_SHAPES + 1) * HASH_BYTES
-#: Lines and words whose result is remembered, and the most bytes of each. Together they take some 40 MiB at most.
-REMEMBERED: Final = 50_000
-REMEMBERED_BYTES: Final = 256
 
 #: All digits become 0 before anything else, so that many lines and words become the same, and are looked up.
 _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
@@ -199,8 +196,9 @@ def _with_equal_ids(text: bytes) -> bytes:
 
 
 def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
-    if len(key) <= REMEMBERED_BYTES:
-        if len(memory) >= REMEMBERED:
+    # The lines and the words that are remembered take some 40 MiB at most.
+    if len(key) <= 256:
+        if len(memory) >= 50_000:
             memory.clear()
         memory[key] = value
 

@@ -15,9 +15,6 @@ from chronoverse.store.keys import ARCHIVE_LOCK, JOB_KEYS
 from chronoverse.store.replies import entry_fingerprint
 from chronoverse.store.topology import PoolKind
 
-#: Records read at a time, of some 10 KiB each. The key may hold millions of other values: reading ends at the first
-#: value that is no record.
-RECORDS_PER_READ: Final = 500
 #: The most redactions of one job that are stored, some 300 bytes each.
 AUDIT_ENTRIES: Final = 1000
 
@@ -57,12 +54,10 @@ class ChunkIndex:
     def chunks(self, job: JobRef) -> list[Chunk]:
         """All of the job's chunks, in order. Raises :class:`ArchiveDamaged` for a value that is no record."""
         found: list[Chunk] = []
-        while True:
-            start = len(found)
-            page = self._run(job, "ZRANGE", "archive", start, start + RECORDS_PER_READ - 1)
+        # Each has some 10 KiB. The key may hold millions of other values: reading ends at the first that is no record.
+        while page := self._run(job, "ZRANGE", "archive", len(found), len(found) + 499):
             found += [Chunk.from_json(job, record) for record in page]
-            if len(page) < RECORDS_PER_READ:
-                return found
+        return found
 
     def throttle_runner(self, job: JobRef, seconds: float) -> None:
         """Makes a runner that writes to the store directly pause after each append, for ``seconds`` from now."""

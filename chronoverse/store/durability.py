@@ -23,9 +23,6 @@ from chronoverse.store.server_checks import server_info
 
 #: Milliseconds for which :func:`confirm` waits for the disk or the replica. Less than a command may take.
 WAIT_MS: Final = 2_000
-#: Milliseconds for which :func:`is_permanent` waits for the disk, and for the replicas: less than a command may take.
-DISK_MS: Final = 2_000
-REPLICAS_MS: Final = 1_500
 
 
 class Durability(StrEnum):
@@ -89,8 +86,9 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
         return False
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command(*write)
-    pipeline.execute_command("WAITAOF", 1, 0, DISK_MS)
-    pipeline.execute_command("WAIT", replicas, REPLICAS_MS)
+    # Milliseconds. Together these are less than a command may take.
+    pipeline.execute_command("WAITAOF", 1, 0, 2_000)
+    pipeline.execute_command("WAIT", replicas, 1_500)
     written, on_disk, on_replicas = pipeline.execute(raise_on_error=False)
     for answer in (written, on_replicas):
         if isinstance(answer, redis.RedisError):

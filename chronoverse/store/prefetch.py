@@ -42,7 +42,7 @@ class PrefetchReader:
         self._read_to: tuple[JobRef, int] | None = None
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """Up to ``count`` entries that follow line ``after``; all there are now if there are fewer."""
+        """As :meth:`Store.read`."""
         request = (job, after, count)
         with self._lock, translate_errors():
             entries = self._take_prefetched(request) or self._ask(request)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
 import redis
 
@@ -31,9 +31,6 @@ from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.server_checks import loss_warnings, persistence_warnings, server_info
 from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.workflows import WorkflowList
-
-#: Seconds, at most, between finding a lease expired and declaring its job LOST. A live runner pauses for less.
-GRACE_SECONDS: Final = 1.0
 
 
 class Store:
@@ -65,7 +62,8 @@ class Store:
         self._sync = sync
         self._lease_ms = round(lease_seconds * 1000)
         self._retention_ms = round(retention_seconds * 1000)
-        self._grace_ms = max(1, round(min(lease_seconds / 3, GRACE_SECONDS) * 1000))
+        # The time between finding a lease expired and declaring its job LOST. A live runner pauses for less than 1 s.
+        self._grace_ms = max(1, round(min(lease_seconds / 3, 1) * 1000))
         self._clock = clock
         self._sleep = sleep
         self._topology = _topology_of(url)
@@ -176,11 +174,8 @@ class Store:
     # Reading a log
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """Up to ``count`` entries that follow line ``after``, at once: an XREAD that does not block."""
-        command = ("XREAD", "COUNT", count, "STREAMS", self._keys.log(job), replies.id_after(after))
-        for _, entries in replies.stream_entries(self._commands.run(job.workflow_id, *command)):
-            return entries
-        return ()
+        """Up to ``count`` entries that follow line ``after``; all there are now if there are fewer."""
+        return self.page(job, after=after, count=count)
 
     def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
         """:meth:`read`, for callers that will read on. A single server is asked for the next entries ahead."""

@@ -22,8 +22,6 @@ from chronoverse.store.topology import PoolKind
 CHECKED_OLDEST: Final = 3
 #: Jobs noted as running that one read checks, of all its workflows together: each takes 0.1 ms.
 CHECKED_RUNNING: Final = 20
-#: The newest jobs of a workflow whose statuses are shown.
-RECENT_JOBS: Final = 10
 #: Seconds for which the list is not written after a write has failed. No job should wait for the list's server.
 PAUSE_SECONDS: Final = 10.0
 
@@ -143,7 +141,8 @@ class WorkflowList:
                 self.job_ended(ref)
 
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        calls = [(each, [self._keys.of_workflow(each, "jobs")], [RECENT_JOBS]) for each in workflow_ids]
+        # The statuses of the ten newest jobs are shown.
+        calls = [(each, [self._keys.of_workflow(each, "jobs")], [10]) for each in workflow_ids]
         answers = self._commands.scripts("workflow", calls)
         # The hash says how a job of our runners stands. Foreign jobs, and those that wait for a runner, are asked for.
         refs = _refs(workflow_ids, [answer[5:] if isinstance(answer, list) else answer for answer in answers])
