@@ -113,10 +113,10 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> Any:
-        """A pattern that matches in the JSON of every line that has the text, with sequences in it or not, and in others."""
+        """A pattern that matches in the JSON of every line that has the text, even with sequences in it."""
         if self._regex:
             return None
-        # Each character takes 40 instructions, and few lines contain so many characters of a query but not the rest.
+        # Each character takes 40 instructions, and few lines have the first twelve of a query but not the rest.
         characters = [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:12]]
         return _compiled(f"(?:{_JSON_SEQUENCE})*".join(characters), False, self._max_bytes)
 
