@@ -1,8 +1,8 @@
 """Which addresses the service of a data directory listens at, so that its tokens are given to nobody else.
 
-Any user of a machine may listen on a loopback port while the service does not. So the service leaves a file for each
-of its listening sockets in ``<data_dir>/listeners``, named by its address, with the socket's inode number. While Linux
-lists that number in ``/proc/net/tcp`` or ``tcp6``, nobody else can listen there. Elsewhere the file alone counts.
+Any user may listen on a loopback port while the service does not. So the service leaves a file for each of its
+listening sockets in ``<data_dir>/listeners``, named by its address, with the socket's inode number. While Linux lists
+that number in ``/proc/net/tcp`` or ``tcp6``, nobody else can listen there. Elsewhere the file alone counts.
 """
 
 import contextlib
@@ -14,12 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-#: Addresses at which a service is reached under every address of its family.
-_WILDCARDS: Final = ("0.0.0.0", "::")
-#: The state of a listening socket in the kernel's list.
-_LISTENING: Final = "0A"
-#: Seconds that a listener on this machine may take to accept a connection.
-CONNECT_SECONDS: Final = 1.0
+#: Addresses at which a service is reached under every address of its family, and one of those.
+_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def record(data_dir: Path, listener: socket.socket) -> Path | None:
@@ -47,7 +43,7 @@ def is_service(data_dir: Path, host: str, port: int) -> bool:
         found = {address[0] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
         return False
-    ours = {str(address) for address in found if _is_recorded(data_dir, str(address), port)}
+    ours = {address for address in found if _is_recorded(data_dir, str(address), port)}
     return bool(ours) and not any(_is_listening(str(address), port) for address in found - ours)
 
 
@@ -56,13 +52,13 @@ def service_url(data_dir: Path) -> str | None:
     for path in sorted((data_dir / "listeners").glob("*:*")):
         host, _, port = path.name.rpartition(":")
         if port.isdecimal() and _is_recorded(data_dir, host, int(port)):
-            reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+            reached = _REACHED_AT.get(host, host)
             return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
     return None
 
 
 def _is_recorded(data_dir: Path, address: str, port: int) -> bool:
-    for name in (address, *_WILDCARDS):
+    for name in (address, *_REACHED_AT):
         with contextlib.suppress(OSError):
             inode = _path(data_dir, name, port).read_text(encoding="ascii")
             if sys.platform != "linux" or inode in _listening_inodes():
@@ -75,12 +71,13 @@ def _listening_inodes() -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError), open(f"/proc/net/{name}", encoding="ascii") as rows:
             for row in rows:
                 columns = row.split()
-                if columns[3] == _LISTENING:
+                if columns[3] == "0A":  # the state of a listening socket
                     yield columns[9]
 
 
 def _is_listening(address: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((address, port), CONNECT_SECONDS):
+    # Seconds that a listener on this machine may take to accept a connection.
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1.0):
         return True
     return False
 

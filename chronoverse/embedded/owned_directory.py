@@ -15,7 +15,7 @@ LOCK_NAME: Final = "owner.lock"
 def make(prefix: str) -> Path:
     """Makes a directory whose name begins with ``prefix``, for the caller to :func:`keep`.
 
-    Before that, it removes those that are ours, have that prefix, and have no owner any more.
+    First it removes those of this user that have that prefix, and no owner any more.
     """
     for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK_NAME}"):
         with contextlib.suppress(OSError), lock.open("rb") as file:

@@ -1,8 +1,8 @@
 """Leases the server of a data directory. It starts with the first lease and stops after the last; its data stays.
 
-Each process that uses the server calls :func:`lease_server`. A lease is a shared lock on ``<data_dir>/holders``. Forked
-children have it too, and programs that are started do not. The kernel releases it when the last of its processes ends,
-however that happens. A process of its own, the supervisor, runs the server while there is a lease.
+A lease is a shared lock on ``<data_dir>/holders``. Forked children have it too, and programs that are started do not.
+The kernel releases it when the last of its processes ends, however that happens. A process of its own, the supervisor,
+runs the server while there is a lease.
 
     <data_dir>/holders        has a shared lock for each lease
     <data_dir>/keeper         is locked by the supervisor and its server, so that there are never two of them
@@ -41,9 +41,9 @@ POLL_SECONDS: Final = 0.005
 SOCKET_PATH_BYTES: Final = 103
 
 #: The server's options. It runs in the data directory, and all names are relative to it, so no path is too long.
-#: ``appendonly`` with ``everysec`` loses nothing when the supervisor stops the server, and about a second at most when
-#: the machine fails. A server that is killed while an fsync runs can lose writes that came during it. This happened in
-#: 1 of 300 kills. WAITAOF says which writes are safe.
+#: ``appendonly`` with ``everysec`` loses nothing when the server is stopped, and up to a second when the machine fails.
+#: A server that is killed while an fsync runs can lose writes that came during it: in 1 of 300 kills. WAITAOF says
+#: which writes are safe.
 #: ``aof-load-truncated``: a last write that is incomplete was never acknowledged, and must not stop the next start.
 #: ``save ''``: the append-only file is the data, so no snapshots are needed. A failed snapshot would block writes.
 SERVER_OPTIONS: Final = (
@@ -69,7 +69,7 @@ class ServerLease:
     def ensure(self) -> None:
         """Starts the server again if it was killed together with its supervisor. Takes 0.1 ms when it runs.
 
-        A server that dies alone is started again by its supervisor. Raises :class:`EmbeddedError`.
+        Raises :class:`EmbeddedError`.
         """
         with _translated(self._data_dir):
             _wait_ready(self._data_dir, self._binary, self._address)
@@ -108,7 +108,11 @@ def lease_server(data_dir: Path | str, binary: Path | str | None = None) -> Serv
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _open_private(directory / "holders")
         undo.callback(os.close, lock)
-        _lock_holders(lock, directory)
+        deadline = time.monotonic() + START_SECONDS
+        while not _try_lock(lock, fcntl.LOCK_SH):  # a supervisor has it, which is stopping its server
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"the last server of {directory} does not end.{_log_tail(directory)}")
+            time.sleep(POLL_SECONDS)
         address = _address(directory)
         _wait_ready(directory, server, address)
         undo.pop_all()
@@ -141,27 +145,17 @@ def _bundled() -> Path | None:
 
 
 def _open_private(path: Path) -> int:
-    """Opens a file that only this user may use, whatever the umask and the directory's mode allow.
+    """Opens a file that only this user may use: who can open a lock file, even for reading only, can hold its lock.
 
-    Any user who can open a lock file, even for reading only, can hold its lock. A file that an earlier version made may
-    be open to others, so its mode is set each time.
+    A file that an earlier version made may be open to others, so its mode is set each time.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
 
 
-def _lock_holders(holders: int, data_dir: Path) -> None:
-    """Takes a shared lock on ``holders``. Waits while a supervisor has it, which is stopping its server."""
-    deadline = time.monotonic() + START_SECONDS
-    while not _try_lock(holders, fcntl.LOCK_SH):
-        if time.monotonic() > deadline:
-            raise EmbeddedError(f"the last server of {data_dir} does not end.{_log_tail(data_dir)}")
-        time.sleep(POLL_SECONDS)
-
-
 def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
-    """Waits until the server answers. Starts a supervisor whenever there is neither an answer nor a supervisor."""
+    """Waits until the server answers. Starts a supervisor whenever there is none and no answer."""
     start, timeout, started = time.monotonic(), START_SECONDS, 0
     # An error is an answer too: PING fails when the disk is full.
     while not (answer := _ping(address)) or answer.startswith(b"-LOADING"):
@@ -176,9 +170,8 @@ def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
 
 
 def _ping(address: Path) -> bytes:
-    """The server's answer to PING. Empty if there is no server, or it does not answer."""
+    """The server's answer to PING within a second. Empty if there is none."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
-        # Seconds that a server may take to answer one PING.
         sock.settimeout(1.0)
         sock.connect(str(address))
         sock.sendall(b"PING\r\n")
@@ -197,7 +190,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
     """Starts a supervisor with its lock, unless another one has the lock. With ``give_up`` it raises instead.
 
-    The supervisor is no child of this process, and in a session of its own, so that Ctrl-C does not reach it.
+    It is no child of this process, and in a session of its own, so that Ctrl-C does not reach it.
     """
     with (
         open(_open_private(data_dir / "keeper"), "ab") as lock,
@@ -208,9 +201,8 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
         if give_up:
             raise EmbeddedError(f"the embedded server does not start.{_log_tail(data_dir)}")
         supervisor = (sys.executable, "-I", "-S", str(_SUPERVISOR), str(data_dir), str(lock.fileno()))
-        # What the server has in its environment besides ours: its allocator keeps up to 8,000 freed blocks of each size
-        # for the next use. An append makes and frees 5,000 small blocks. With the default of glibc, 7, that took a
-        # fifth of the server's time. Other C libraries ignore the variable.
+        # The allocator keeps up to 8,000 freed blocks of each size. An append makes and frees 5,000 small blocks. With
+        # the default of glibc, 7, that took a fifth of the server's time. Other C libraries ignore the variable.
         # https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
         subprocess.run(
             (*supervisor, str(binary or find_binary()), *SERVER_OPTIONS),
@@ -229,8 +221,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
 def _address(data_dir: Path) -> Path:
     """A path to the socket that is short enough for a socket address. A long one goes through a link.
 
-    The link is in a private directory under the temporary directory. The socket itself stays in the data directory, so
-    processes with different temporary directories still use the same server.
+    The link is in a private directory under the temporary directory. Processes with another one have another link.
     """
     address = data_dir / "server.sock"
     if len(os.fsencode(address)) <= SOCKET_PATH_BYTES:

@@ -26,10 +26,7 @@ STOP_SECONDS: Final = 10.0
 
 
 def wait_for_owner_end() -> None:
-    """Returns when standard input ends: in a :class:`SupervisedProcess`, when its owner has ended.
-
-    It reads the owner's questions, too. That tells the owner that this process does not stand still.
-    """
+    """Reads the owner's questions, in a :class:`SupervisedProcess`. Returns when the owner has ended."""
     # This reads the file descriptor. A thread that blocks in sys.stdin holds a lock that the interpreter needs at exit.
     while os.read(0, 4_096):
         pass
@@ -38,7 +35,7 @@ def wait_for_owner_end() -> None:
 def _inheritable_descriptors() -> list[int]:
     """The open files that a program would inherit beside standard input, output and error: gunicorn's sockets.
 
-    A program that had them would keep the port open while the workers drain, and nobody would serve it.
+    It would keep the port open while the workers drain, and nobody would serve it.
     """
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
@@ -51,7 +48,7 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
-    The program must read its standard input all the time: see :func:`wait_for_owner_end`. It is asked there whether it
+    The program must read its standard input all the time (:func:`wait_for_owner_end`): it is asked there whether it
     still runs, and killed with its process group when it stands still. It has standard input, output and error, and
     ``file`` as number 3. ``on_death`` is called with its process id and the seconds until it is restarted, ``report``
     again and again with whether it runs. This is no Popen: gevent and gunicorn reap all children.
@@ -75,7 +72,7 @@ class SupervisedProcess:
         self._stopped = threading.Event()
         self._pid = 0
         self._started_at = 0.0
-        #: When the question was written that the program has not read yet, and whether it has ever read one.
+        #: When the last question was written, and whether the program has ever read one.
         self._asked_at = 0.0
         self._has_answered = False
         #: The program's standard input.
@@ -117,7 +114,6 @@ class SupervisedProcess:
         self._asked_at = time.monotonic()
 
     def _has_question(self) -> bool:
-        """Whether the program has not read the last question yet."""
         unread: int = struct.unpack("i", fcntl.ioctl(self._lifeline[0], termios.FIONREAD, bytes(4)))[0]
         return unread > 0
 
@@ -141,10 +137,9 @@ class SupervisedProcess:
         while not self._stopped.wait(POLL_SECONDS):
             self._stay_in_owner()
             if self._is_running():
-                if not self._stands_still():
-                    continue
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._pid, signal.SIGKILL)
+                if self._stands_still():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(self._pid, signal.SIGKILL)
                 continue
             self._report(False)
             if time.monotonic() - self._started_at > RESTART.longest:
@@ -158,10 +153,9 @@ class SupervisedProcess:
             self._spawn()
 
     def _stay_in_owner(self) -> None:
-        """Stops this thread in a forked process. Where threads are greenlets, a fork has a copy of this thread.
+        """Stops the copy of this thread that a fork has where threads are greenlets.
 
-        The copy must do nothing, and it must not end either: the fork's ``threading`` does not know it, and would raise
-        KeyError.
+        The copy must not end either: the fork's ``threading`` does not know it, and would raise KeyError.
         """
         if os.getpid() != self._owner:
             threading.Event().wait()

@@ -23,7 +23,7 @@ from typing import Final
 #: Seconds from SIGTERM until a server that still runs gets SIGKILL. Less than a new lease waits for the lock.
 STOP_SECONDS: Final = 5.0
 #: Seconds before a server that died is started again: the first and the longest delay. Each is twice the one before.
-#: This program runs without the package, so it cannot use ``chronoverse.backoff``.
+#: (This program runs without the package, and so without ``chronoverse.backoff``.)
 BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
