@@ -15,11 +15,10 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
-from chronoverse.runner.capture.foreground import foreground_process_group
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.pipes import Capture, Child
-from chronoverse.runner.capture.pseudoterminal import PtyProcess, attach_terminal
+from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group
 from chronoverse.settings import job_environ
 
 #: Seconds after the first signal. A second signal within them may be a double press, and is forwarded as it is. A later
@@ -49,7 +48,14 @@ class Tee:
         try:
             rest = memoryview(data)
             while rest:
-                rest = rest[self._write(self._stream, rest) :]
+                # Any process that shares our terminal may have made it non-blocking. A write may then take nothing.
+                try:
+                    written = self._stream.write(rest)
+                except BlockingIOError as error:
+                    written = error.characters_written
+                if not written:
+                    select.select([], [self._stream], [])
+                rest = rest[written or 0 :]
             self._stream.flush()
         except (OSError, ValueError):
             self._stream = None
@@ -76,23 +82,12 @@ class Tee:
             self(b"\r\x1b[K")
         self._has_status = False
 
-    @staticmethod
-    def _write(stream: BinaryIO, data: memoryview) -> int:
-        # Any process that shares our terminal may have made it non-blocking. A write may then take nothing.
-        try:
-            written: int | None = stream.write(data)
-        except BlockingIOError as error:
-            written = error.characters_written
-        if not written:
-            select.select([], [stream], [])
-        return written or 0
-
 
 class SignalForwarder:
     """A context manager. Inside it, signals go to the process group that was given to :meth:`attach`.
 
     A signal handler can run between any two operations of the main thread, so it takes no lock. Outside the main
-    thread no handler is installed, and the caller may use :meth:`send`.
+    thread none is installed, and the caller may use :meth:`send`.
     """
 
     def __init__(self) -> None:

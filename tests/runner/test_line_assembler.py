@@ -1,5 +1,6 @@
 """When progress bars, prompts and lines are published. The tests say what time it is."""
 
+import math
 from collections.abc import Iterable
 
 from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS, STATE_SECONDS, LineAssembler
@@ -14,7 +15,7 @@ def run(steps: Iterable[tuple[float, bytes]], until: float) -> list[tuple[str, b
     batches: list[LineBatch] = []
 
     def wait(moment: float) -> None:
-        while assembler.due is not None and assembler.due <= moment:
+        while assembler.due <= moment:
             batches.extend(assembler.flush_due(assembler.due))
 
     for moment, text in steps:
@@ -62,11 +63,11 @@ def test_a_prompt_is_published_a_second_after_its_first_byte() -> None:
     assert assembler.flush_due(10 + STATE_SECONDS) == []
     assert assembler.due == 10 + PARTIAL_SECONDS
     assert [batch.text for batch in assembler.flush_due(assembler.due)] == [b"Password: "]
-    assert assembler.due is None
+    assert assembler.due == math.inf
 
 
 def test_nothing_is_due_when_no_text_waits() -> None:
     """Nobody has to wake for it."""
     assembler = LineAssembler("stdout")
     assembler.feed(b"line\n", NOW, 10.0)
-    assert assembler.due is None
+    assert assembler.due == math.inf

@@ -1,14 +1,15 @@
 """Turns one stream's bytes into batches of lines, and says when waiting text must be published. No I/O.
 
-bytes ─> ProgressFilter ─> Masker ─> LineSplitter ─> batches of lines
+bytes ─> ProgressFilter ─> Masks ─> LineSplitter ─> batches of lines
 """
 
+import math
 import re
 from typing import Final
 
 from chronoverse.joblog.model import MAX_LINE_BYTES
 from chronoverse.runner.capture.line_splitter import LineBatch, LineSplitter
-from chronoverse.runner.capture.masking import Masker, Masks
+from chronoverse.runner.capture.masking import Masks
 
 #: Seconds that text waits for its newline. Then it is published as a partial line: a prompt, or a row of dots.
 PARTIAL_SECONDS: Final = 1.0
@@ -89,17 +90,16 @@ class LineAssembler:
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, masks: Masks | None = None) -> None:
         self._progress_filter = ProgressFilter()
-        self._masker = Masker(masks) if masks else None
+        self._masks = masks or Masks()
+        #: The end of the text, which may be the beginning of a secret.
+        self._undecided = b""
         self._splitter = LineSplitter(stream, max_line_bytes)
         self._timestamp = ""
-        self._partial_at: float | None = None
-        self._state_at: float | None = None
+        self._partial_at = self._state_at = math.inf
 
     @property
-    def due(self) -> float | None:
-        """When to call :meth:`flush_due`, unless more text comes before; None if nothing waits."""
-        if self._partial_at is None or self._state_at is None:
-            return self._partial_at if self._state_at is None else self._state_at
+    def due(self) -> float:
+        """When to call :meth:`flush_due`, unless more text comes before; infinite if nothing waits."""
         return min(self._partial_at, self._state_at)
 
     def feed(self, data: bytes, timestamp: str, now: float) -> list[LineBatch]:
@@ -107,13 +107,13 @@ class LineAssembler:
         self._timestamp = timestamp
         batches = self._split(self._progress_filter.feed(data))
         if not self._progress_filter.held:
-            self._state_at = None
+            self._state_at = math.inf
             if not self._splitter.rest:
-                self._partial_at = None
+                self._partial_at = math.inf
                 return batches
-        elif batches or self._state_at is None:
+        elif batches or self._state_at == math.inf:
             self._state_at = now + STATE_SECONDS
-        if batches or self._partial_at is None:
+        if batches or self._partial_at == math.inf:
             self._partial_at = now + PARTIAL_SECONDS
         return batches
 
@@ -121,23 +121,23 @@ class LineAssembler:
         """Returns what is due by ``now``: the current state of a progress bar, or text without a newline as a partial
         line. Text that may be the beginning of a secret still waits."""
         batches: list[LineBatch] = []
-        is_partial_due = self._partial_at is not None and now >= self._partial_at
-        if is_partial_due or (self._state_at is not None and now >= self._state_at):
-            self._state_at = None
+        is_partial_due = now >= self._partial_at
+        if is_partial_due or now >= self._state_at:
+            self._state_at = math.inf
             batches = self._split(self._progress_filter.release())
         if is_partial_due:
-            self._partial_at = None
+            self._partial_at = math.inf
             batches += self._splitter.flush()
         return batches
 
     def close(self) -> list[LineBatch]:
         """Call this at the end of the stream. Returns the last line, if no newline ended it."""
         batches = self._split(self._progress_filter.release())
-        if self._masker is not None and (rest := self._masker.close()):
-            batches += self._splitter.feed(rest, self._timestamp)
+        if self._undecided:
+            batches += self._splitter.feed(self._masks.mask(self._undecided), self._timestamp)
         return batches + self._splitter.close()
 
     def _split(self, text: bytes) -> list[LineBatch]:
-        if text and self._masker is not None:
-            text = self._masker.feed(text)
+        if text:
+            text, self._undecided = self._masks.mask_decided(self._undecided + text)
         return self._splitter.feed(text, self._timestamp) if text else []

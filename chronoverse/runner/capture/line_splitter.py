@@ -16,7 +16,8 @@ MIN_LINE_BYTES: Final = 4
 class LineBatch(NamedTuple):
     """Lines of one stream that arrived together, or one piece of a longer line (``partial``).
 
-    ``text`` has ``lines`` lines, with a newline between two of them and none at the end.
+    ``text`` has ``lines`` lines, with a newline between two of them and none at the end. In a spool it also has what
+    the job had printed before: ``ordinal`` lines, so that this is its first line's index, and ``position`` bytes.
     """
 
     stream: str
@@ -24,6 +25,13 @@ class LineBatch(NamedTuple):
     text: bytes
     lines: int
     partial: bool = False
+    ordinal: int = 0
+    position: int = 0
+
+    @property
+    def end(self) -> int:
+        """The index after its last line."""
+        return self.ordinal + self.lines
 
     def messages(self) -> list[bytes]:
         """The lines in UTF-8. Bytes that are not UTF-8 are replaced."""
@@ -44,7 +52,7 @@ class LineSplitter:
         self._stream = stream
         self._max = max_line_bytes
         #: Text after the last newline, which waits for its own. It is not in any batch yet.
-        self.rest = bytearray()
+        self.rest = b""
         #: Whether the last batch was partial.
         self._is_open = False
         self._timestamp = ""
@@ -52,14 +60,13 @@ class LineSplitter:
     def feed(self, data: bytes, timestamp: str) -> list[LineBatch]:
         """Takes bytes that arrived at ``timestamp``, and returns the lines that they complete."""
         self._timestamp = timestamp
-        end = data.rfind(b"\n")
-        if end < 0:
-            self.rest += data
-            return list(self._overflow())
-        text = bytes(self.rest) + data[:end] if self.rest else data[:end]
-        self.rest[:] = data[end + 1 :]
-        self._is_open = False
-        return [*self._split(text), *self._overflow()]
+        lines, newline, rest = (self.rest + data).rpartition(b"\n")
+        batches = list(self._split(lines)) if newline else []
+        self._is_open = self._is_open and not newline
+        self.rest = rest
+        while len(self.rest) > self._max:
+            batches.append(self._cut_partial(_cut_length(self.rest, 0, self._max)))
+        return batches
 
     def flush(self) -> list[LineBatch]:
         """Returns the text that waits for its newline, as a partial line."""
@@ -70,9 +77,7 @@ class LineSplitter:
         """Call this at the end of the stream. Returns the last line, if no newline ended it."""
         if not self.rest and not self._is_open:
             return []
-        text = bytes(self.rest)
-        self.rest.clear()
-        self._is_open = False
+        text, self.rest, self._is_open = self.rest, b"", False
         return [LineBatch(self._stream, self._timestamp, text, 1)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
@@ -93,18 +98,12 @@ class LineSplitter:
     def _batch(self, text: bytes) -> LineBatch:
         return LineBatch(self._stream, self._timestamp, text, text.count(b"\n") + 1)
 
-    def _overflow(self) -> Iterator[LineBatch]:
-        while len(self.rest) > self._max:
-            yield self._cut_partial(_cut_length(self.rest, 0, self._max))
-
     def _cut_partial(self, length: int) -> LineBatch:
-        text = bytes(self.rest[:length])
-        del self.rest[:length]
-        self._is_open = True
+        text, self.rest, self._is_open = self.rest[:length], self.rest[length:], True
         return LineBatch(self._stream, self._timestamp, text, 1, partial=True)
 
 
-def _cut_length(text: bytes | bytearray, start: int, limit: int) -> int:
+def _cut_length(text: bytes, start: int, limit: int) -> int:
     """The most bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character.
 
     A character has at most three continuation bytes. A fourth one in a row does not belong to any character.
@@ -115,7 +114,7 @@ def _cut_length(text: bytes | bytearray, start: int, limit: int) -> int:
     return limit
 
 
-def _incomplete_bytes(text: bytearray) -> int:
+def _incomplete_bytes(text: bytes) -> int:
     """How many bytes at the end of ``text`` are the beginning of a character whose rest is missing. RFC 3629."""
     for back, byte in enumerate(reversed(text[-3:]), 1):
         if byte & 0xC0 != 0x80:

@@ -37,7 +37,11 @@ class Masks:
         return self._all.sub(_replacement, text) if self._occur_in(text) else text
 
     def mask_decided(self, text: bytes) -> tuple[bytes, bytes]:
-        """Masks the beginning of a text. Returns it, and the rest, which may be the beginning of a secret."""
+        """Masks the beginning of a text. Returns it, and the rest, which may be the beginning of a secret.
+
+        The rest goes before what follows. The results of a stream, and :meth:`mask` of the last rest, joined, are
+        :meth:`mask` of the whole stream, however its bytes come in.
+        """
         end = self._undecided_from(text, 0)
         if end == 0 or not self._occur_in(text):
             return text[:end], text[end:]
@@ -72,24 +76,6 @@ class Masks:
         return end
 
 
-class Masker:
-    """Masks one stream. The results, joined, are :meth:`Masks.mask` of the whole stream, however its bytes come in."""
-
-    def __init__(self, masks: Masks) -> None:
-        self._masks = masks
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Takes bytes, and returns masked ones. What may be the beginning of a secret is held back."""
-        masked, self._held = self._masks.mask_decided(self._held + data)
-        return masked
-
-    def close(self) -> bytes:
-        """Call this at the end of the stream. Returns what was held back, masked if it is a shorter secret."""
-        text, self._held = self._held, b""
-        return self._masks.mask(text)
-
-
 def load_masks(
     values: Iterable[str] = (),
     names: Iterable[str] = (),
@@ -100,24 +86,19 @@ def load_masks(
 
     Raises :class:`InvalidMask`, which names the option and never the secret.
     """
-    secrets = [_checked("--mask", os.fsencode(value)) for value in values]
-    secrets += [_checked(f"--mask-env {name}", os.fsencode(_variable(name, environ or {}))) for name in names]
-    secrets += [_checked(f"--mask-file {path}", _content(path)) for path in files]
-    return Masks(secrets)
-
-
-def _checked(source: str, secret: bytes) -> bytes:
-    try:
-        _parts(secret)
-    except InvalidMask as error:
-        raise InvalidMask(f"{source}: {error}") from None
-    return secret
-
-
-def _variable(name: str, environ: Mapping[str, str]) -> str:
-    if not environ.get(name):
-        raise InvalidMask(f"--mask-env {name}: the variable is {'empty' if name in environ else 'not set'}")
-    return environ[name]
+    environ = environ or {}
+    given = [("--mask", os.fsencode(value)) for value in values]
+    for name in names:
+        if not environ.get(name):
+            raise InvalidMask(f"--mask-env {name}: the variable is {'empty' if name in environ else 'not set'}")
+        given.append((f"--mask-env {name}", os.fsencode(environ[name])))
+    given += [(f"--mask-file {path}", _content(path)) for path in files]
+    for source, secret in given:
+        try:
+            _parts(secret)
+        except InvalidMask as error:
+            raise InvalidMask(f"{source}: {error}") from None
+    return Masks(secret for _, secret in given)
 
 
 def _content(path: Path) -> bytes:

@@ -91,7 +91,9 @@ class Capture:
             for key, _ in self._selector.select(self._timeout()):
                 if key.data is not None:
                     self._read(key.data)
-            self._flush_due()
+            now = time.monotonic()
+            for pipe in self._pipes:
+                self._publish_all(pipe.assembler.flush_due(now))
             if self._ended_at == math.inf and _has_ended(self._child.pid):
                 self._ended_at = time.monotonic()
                 if self._exit is not None:
@@ -121,21 +123,16 @@ class Capture:
             self._close(pipe)
             return 0
         self._last_read_at = time.monotonic()
-        for batch in pipe.assembler.feed(data, iso_timestamp(self._clock()), self._last_read_at):
-            self._publish(batch)
+        self._publish_all(pipe.assembler.feed(data, iso_timestamp(self._clock()), self._last_read_at))
         pipe.tee(data)
         return len(data)
 
-    def _flush_due(self) -> None:
-        now = time.monotonic()
-        for pipe in self._pipes:
-            if pipe.assembler.due is not None and now >= pipe.assembler.due:
-                for batch in pipe.assembler.flush_due(now):
-                    self._publish(batch)
+    def _publish_all(self, batches: list[LineBatch]) -> None:
+        for batch in batches:
+            self._publish(batch)
 
     def _close(self, pipe: _Pipe) -> None:
-        for batch in pipe.assembler.close():
-            self._publish(batch)
+        self._publish_all(pipe.assembler.close())
         self._selector.unregister(pipe.source)
         pipe.source.close()
         self._pipes.discard(pipe)
@@ -147,12 +144,11 @@ class Capture:
         return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + ORPHAN_SECONDS)
 
     def _timeout(self) -> float:
-        dues = (pipe.assembler.due for pipe in self._pipes)
-        moments = [due for due in dues if due is not None] + [self._deadline()]
+        moment = min([self._deadline(), *(pipe.assembler.due for pipe in self._pipes)])
         # The longest wait. It is short where the command's end cannot wake it, and bounded at all since a signal that
         # comes a moment before it does not wake it either.
         longest = 0.05 if self._exit is None else 1.0
-        return min(max(0.0, min(moments) - time.monotonic()), longest)
+        return min(max(0.0, moment - time.monotonic()), longest)
 
 
 def _read_available(descriptor: int) -> bytes | None:

@@ -1,0 +1,225 @@
+"""The command's terminal: ours, which is lent to it, or a pseudo-terminal.
+
+Only in our terminal's foreground may the command's process group read from it. To lend it is what a shell does for its
+jobs: https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html
+
+Many programs use colours, or flush each line, only on a terminal. A pseudo-terminal belongs to the command's session.
+If we have a terminal, it is made raw: what is typed, Ctrl-C included, is forwarded to the command's terminal, which
+echoes it and turns it into signals.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import termios
+import threading
+import tty
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
+    """While entered, the process group ``group`` is the foreground group of our terminal. Then our own is again.
+
+    Ctrl-C then goes to the command and not to us, and Ctrl-Z stops both. Nothing is done if our stdin is not a
+    terminal, we are not in its foreground, or this is not the main thread. Yields a function: whether it was done.
+    """
+    if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
+        yield lambda: False
+        return
+
+    def resume() -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGCONT)
+
+    def on_child_stopped(number: int, frame: FrameType | None) -> None:
+        """If the command was stopped, we stop too, and both continue together."""
+        with contextlib.suppress(ChildProcessError):
+            stopped = os.waitid(os.P_PID, group, os.WSTOPPED | os.WNOHANG)
+            if stopped is None:
+                return
+            was_in_background = stopped.si_status in (signal.SIGTTIN, signal.SIGTTOU)
+            if not was_in_background:
+                _set_foreground(os.getpgrp())
+                # The kernel ignores this if no shell could wake us (an orphaned process group).
+                os.killpg(os.getpgrp(), signal.SIGTSTP)
+            if is_foreground(0):
+                _set_foreground(group)
+                resume()
+            elif not was_in_background:
+                resume()
+
+    saved = {
+        signal.SIGCHLD: signal.signal(signal.SIGCHLD, on_child_stopped),
+        # This would stop us when we write to the terminal from the background, or take it back.
+        signal.SIGTTOU: signal.signal(signal.SIGTTOU, signal.SIG_IGN),
+    }
+    try:
+        _set_foreground(group)
+        # The command may have been stopped because it read from the terminal before this.
+        resume()
+        yield lambda: True
+    finally:
+        _set_foreground(os.getpgrp())
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def is_foreground(terminal: int) -> bool:
+    """Whether it is a terminal that our process group is in the foreground of. Only then we may use it unstopped."""
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def _set_foreground(group: int) -> None:
+    with contextlib.suppress(OSError):
+        os.tcsetpgrp(0, group)
+
+
+class PtyProcess:
+    """A command on a pseudo-terminal. ``stdout`` is all its output, and ``stderr`` is None.
+
+    Raises what subprocess.Popen raises: FileNotFoundError, PermissionError, OSError, ValueError.
+    """
+
+    stderr: IO[bytes] | None = None
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.interactive = is_foreground(0)
+        master, slave = os.openpty()
+        try:
+            _prepare(master, slave, self.interactive)
+            self.pid = _spawn(argv, environ, os.ttyname(slave), self.interactive)
+        except BaseException:
+            os.close(master)
+            raise
+        finally:
+            os.close(slave)
+        self.stdout: IO[bytes] | None = os.fdopen(master, "rb", buffering=0)
+        self.input_descriptor = os.dup(master)
+
+    def wait(self) -> int:
+        """Waits for the command's end. Returns the exit code, -n for signal n. Call it once."""
+        with contextlib.suppress(OSError):
+            os.close(self.input_descriptor)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@contextlib.contextmanager
+def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
+    """While entered, what is typed in our terminal goes to the command, and so does the window's size.
+
+    Does nothing if we have no terminal. Yields a function: whether Ctrl-C was typed.
+    """
+    if not process.interactive:
+        yield lambda: False
+        return
+    saved = termios.tcgetattr(0)
+    os.set_blocking(process.input_descriptor, False)
+    stop_read, stop_write = os.pipe()
+    interrupted = threading.Event()
+    # It has a thread, since the command may not read its input for a while.
+    thread = threading.Thread(
+        target=_forward_stdin,
+        args=(process.input_descriptor, stop_read, interrupted),
+        name="chronoverse-stdin",
+        daemon=True,
+    )
+    with _forward_window_size(process.input_descriptor):
+        try:
+            tty.setraw(0, termios.TCSADRAIN)
+            thread.start()
+            yield interrupted.is_set
+        finally:
+            # What is typed now is for other programs. The thread may be writing to a command that does not read.
+            os.close(stop_write)
+            if thread.ident is not None:
+                thread.join(1.0)
+            os.close(stop_read)
+            termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+
+def _forward_stdin(to: int, stop: int, interrupted: threading.Event) -> None:
+    """Forwards what is typed to the command until ``stop`` is readable. Sets ``interrupted`` when Ctrl-C is typed."""
+
+    def wait_until_ready(readable: list[int], writable: list[int]) -> bool:
+        ready, _, _ = select.select([stop, *readable], writable, [])
+        return stop not in ready
+
+    with contextlib.suppress(OSError):
+        while wait_until_ready([0], []):
+            # Bytes that are typed or pasted, and forwarded at once.
+            data = os.read(0, 4_096)
+            if not data:
+                return
+            if b"\x03" in data:
+                interrupted.set()
+            while data and wait_until_ready([], [to]):
+                with contextlib.suppress(BlockingIOError):
+                    data = data[os.write(to, data) :]
+
+
+def _prepare(master: int, slave: int, interactive: bool) -> None:
+    """Sets the modes and the size of the command's terminal."""
+    modes: list[Any] = termios.tcgetattr(0 if interactive else slave)
+    # Ctrl-Z must not stop the command: only a shell could continue it, and the shell does not know the command.
+    modes[6][termios.VSUSP] = os.fpathconf(slave, "PC_VDISABLE")
+    if not interactive:
+        # Our own terminal, if we have one, is then not raw and adds the carriage returns itself. A file wants none.
+        modes[1] &= ~termios.ONLCR
+    termios.tcsetattr(slave, termios.TCSANOW, modes)
+    termios.tcsetwinsize(master, _size())
+
+
+def _size() -> tuple[int, int]:
+    for descriptor in range(3):
+        with contextlib.suppress(termios.error, OSError):
+            rows, columns = termios.tcgetwinsize(descriptor)
+            if rows and columns:
+                return rows, columns
+    # Rows and columns if we have no terminal to take them from. Programs assume the same.
+    return (24, 80)
+
+
+@contextlib.contextmanager
+def _forward_window_size(master: int) -> Iterator[None]:
+    """While entered, the command's terminal has our window's size. The kernel signals each change to the command."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def resize(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetwinsize(master, _size())
+
+    before = signal.signal(signal.SIGWINCH, resize)
+    try:
+        resize(signal.SIGWINCH, None)
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
+def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, interactive: bool) -> int:
+    """Starts ``argv`` on ``terminal``, and returns its process id.
+
+    The first terminal that a session's leader opens becomes its controlling terminal: tty(4), credentials(7).
+    posix_spawn opens it without running Python in the new process, as a process with threads must not after a fork.
+    """
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    if interactive:
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 0))
+    elif os.isatty(0):
+        # This is our terminal, but we are in its background. A read from it would take input from the shell.
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    # Python ignores these signals. Popen restores them in the new process too.
+    ignored = [signal.SIGPIPE, signal.SIGXFSZ]
+    return os.posix_spawnp(argv[0], list(argv), environ, file_actions=actions, setsid=True, setsigdef=ignored)
