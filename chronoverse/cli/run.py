@@ -17,7 +17,7 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:
-    from chronoverse.runner.log_writer import LogWriter
+    from chronoverse.runner.publisher import LogWriter
     from chronoverse.runner.readback import Compare
 
 _server_option = click.option(

@@ -5,9 +5,9 @@
     app = Celery("shop")
     install(app)
 
-The job's id is the task's id, and its workflow is the task's name or one that is given. Celery's signals call us, in
-the process that runs the task. Nothing is connected, and no thread started, before the first task: so a pool may fork.
-The store cannot fail a task, nor change what it returns or raises. It can delay one by the seconds below.
+The job's id is the task's id, and its workflow is the task's name or one that is given. Nothing is connected, and no
+thread started, before the first task: so a pool may fork. The store cannot fail a task, nor change what it returns or
+raises. It can delay one by the seconds below.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from celery.utils.log import task_logger
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.errors import ChronoverseError, Closed, SequenceGap, StoreError
 from chronoverse.joblog.model import JobRef, Status
-from chronoverse.runner.api import STREAMS, JobLog, JobLogHandler, JobLogStream
-from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
+from chronoverse.runner.api import STREAMS, JobLog, JobLogHandler, JobLogStream, connect_writer
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
 from chronoverse.store import Store
@@ -46,6 +46,8 @@ DELIVER_SECONDS: Final = 5.0
 #: For that many seconds after a log could not be delivered, the next tasks wait for a quarter of a second only.
 AWAY_SECONDS: Final = 30.0
 
+#: The loggers whose records are published.
+_LOGGERS: Final = (logging.getLogger(), task_logger)
 _logger: Final = logging.getLogger("chronoverse.integrations.celery")
 
 
@@ -71,7 +73,15 @@ def install(
     url = store or settings.redis_url or settings.service_url
     if token is None:
         token = partial(read_token_file, settings.token_file) if settings.token_file else settings.token
-    connect = partial(_connect, settings, url, token)
+    connect = partial(
+        connect_writer,
+        url,
+        token,
+        settings.ca_file,
+        prefix=settings.key_prefix,
+        lease_seconds=settings.lease_seconds,
+        retention_seconds=settings.retention_seconds,
+    )
     connect().close()  # so that a bad URL is refused here
     logs = TaskLogs(app, workflow, connect, settings, formatter)
     logs.install()
@@ -92,11 +102,9 @@ class TaskLogs:
         self._app = app
         self._workflow = workflow
         self._connect = connect
-        self._lease_seconds = settings.lease_seconds
-        self._max_line_bytes = settings.max_line_bytes
-        self._room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
+        self._settings = settings
         #: From this the tokens of attempts are made. The pool's processes inherit it, so the main process can end the
-        #: attempt of a process that it has terminated.
+        #: attempt of one that it has terminated.
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         #: The logs of the tasks that run in this process, by the tasks' ids.
@@ -108,7 +116,7 @@ class TaskLogs:
         #: The process that made the writer. A child must not use its parent's connections.
         self._writer_pid = 0
         self._away_until = 0.0
-        self._handler = JobLogHandler(self._current_log)
+        self._handler = JobLogHandler(lambda: output.log if (output := self._current()) else None)
         self._handler.addFilter(_is_of_task)
         self._handler.setFormatter(formatter)
         self._task_streams: list[_TaskStream] = []
@@ -146,7 +154,10 @@ class TaskLogs:
         with self._lock:
             self._running[task_id] = output
             if len(self._running) == 1:
-                self._attach()
+                for logger in _LOGGERS:
+                    logger.addHandler(self._handler)
+                self._task_streams = [_TaskStream(name, getattr(sys, name), self._current) for name in STREAMS]
+                sys.stdout, sys.stderr = self._task_streams
         self._context.set(output)
 
     def _write_traceback(self, sender: Any, einfo: Any, task_id: str = "", request: Any = None, **_: Any) -> None:
@@ -158,7 +169,11 @@ class TaskLogs:
         with self._lock:
             output = self._running.pop(task_id, None)
             if output is not None and not self._running:
-                self._detach()
+                for logger in _LOGGERS:
+                    logger.removeHandler(self._handler)
+                for each in self._task_streams:
+                    if getattr(sys, each.name) is each:
+                        setattr(sys, each.name, each.wrapped)
         if output is None:
             return
         self._context.set(output.outer)
@@ -178,7 +193,7 @@ class TaskLogs:
             self._shared_writer().close()  # the next task would find broken connections, and has little time
 
     def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
-        """Ends the log of a task that was revoked: its process was killed, or it never ran or will not run again.
+        """Ends the log of a task whose process was killed, or that will not run.
 
         This is in the worker's main process, which has other work to do and forks: one try, without a thread.
         """
@@ -188,7 +203,6 @@ class TaskLogs:
             return
         job = self._job(sender, request)
         try:
-            # Seconds that the worker's main process waits for an answer when it ends the log of a revoked task.
             with contextlib.closing(self._connect(read_seconds=2.0)) as writer:
                 if isinstance(writer, Store):
                     writer.ping()  # which gives up sooner than other commands
@@ -207,29 +221,29 @@ class TaskLogs:
     # Logs
 
     def _is_published(self, task: Any) -> bool:
-        # Not "is": each of the two may be a proxy of the app, such as celery.current_app.
+        # Not "is": each may be a proxy of the app, such as celery.current_app.
         return task.app == self._app and not task.name.startswith("celery.")
 
     def _open_log(self, task: Any, request: Any) -> JobLog | None:
-        job, token = self._job(task, request), self._lease_token(request)
+        job, settings = self._job(task, request), self._settings
         is_patient = time.monotonic() >= self._away_until
         deliver_seconds = DELIVER_SECONDS if is_patient else 0.25
         if is_patient and _is_redelivered(request):
             # The process that ran the task was killed, and its lease must expire before ours can begin.
-            deliver_seconds += self._lease_seconds
+            deliver_seconds += settings.lease_seconds
         for retry in (False, True):
             try:
                 return JobLog.open(
                     self._shared_writer(),
                     *job,
-                    max_line_bytes=self._max_line_bytes,
-                    lease_seconds=self._lease_seconds,
+                    max_line_bytes=settings.max_line_bytes,
+                    lease_seconds=settings.lease_seconds,
                     open_seconds=OPEN_SECONDS if is_patient else 0,
                     deliver_seconds=deliver_seconds,
-                    room=self._room,
+                    room=SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes),
                     retry=retry,
                     wait_for_lease=not retry,
-                    lease_token=token,
+                    lease_token=self._lease_token(request),
                     say=partial(_logger.warning, "%s: %s", job),
                 )
             except Closed:
@@ -263,23 +277,6 @@ class TaskLogs:
             output = next(iter(list(self._running.values())), None)
         return output if output is not None and output.pid == os.getpid() else None
 
-    def _current_log(self) -> JobLog | None:
-        output = self._current()
-        return output.log if output else None
-
-    def _attach(self) -> None:
-        for logger in (logging.getLogger(), task_logger):
-            logger.addHandler(self._handler)
-        self._task_streams = [_TaskStream(name, getattr(sys, name), self._current) for name in STREAMS]
-        sys.stdout, sys.stderr = self._task_streams
-
-    def _detach(self) -> None:
-        for logger in (logging.getLogger(), task_logger):
-            logger.removeHandler(self._handler)
-        for stream in self._task_streams:
-            if getattr(sys, stream.name) is stream:
-                setattr(sys, stream.name, stream.wrapped)
-
 
 class _TaskOutput:
     """The log of one running task, and its streams. ``outer`` is the task that called it in the same thread, if any."""
@@ -292,7 +289,7 @@ class _TaskOutput:
 
 
 class _TaskStream:
-    """A text stream that writes to another one, and to the log of the current task."""
+    """A text stream that writes to another one, whose other methods it has, and to the log of the current task."""
 
     def __init__(self, name: str, wrapped: Any, current: Callable[[], _TaskOutput | None]) -> None:
         self.name = name
@@ -300,7 +297,6 @@ class _TaskStream:
         self._current = current
 
     def write(self, text: str) -> Any:
-        """As the other stream's."""
         written = self.wrapped.write(text)
         output = self._current()
         if output is not None:
@@ -308,7 +304,6 @@ class _TaskStream:
         return written
 
     def writelines(self, lines: Any) -> None:
-        """As the other stream's."""
         for line in lines:
             self.write(line)
 
@@ -338,10 +333,7 @@ def _is_redelivered(request: Any) -> bool:
 
 
 def _is_of_task(record: logging.LogRecord) -> bool:
-    """Whether the record is the task's. Celery's and ours are left out, and what ``celery.redirected`` repeats.
-
-    A record may come from the logger ``celery.task`` and again from the root: the second time it is left out.
-    """
+    """Whether the record is the task's, and not Celery's, ours, or one that has come from another logger before."""
     is_ours = record.name.startswith(("celery.", "chronoverse.")) and not record.name.startswith(task_logger.name)
     is_new = not hasattr(record, "chronoverse_seen")
     record.chronoverse_seen = True
@@ -351,16 +343,3 @@ def _is_of_task(record: logging.LogRecord) -> bool:
 def _identifier(text: str) -> str:
     """``text`` as an id: characters that an id may not have become ``-``."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-")[:128] or "task"
-
-
-def _connect(
-    settings: Settings, url: str, token: str | Callable[[], str] | None, read_seconds: float = READ_SECONDS
-) -> Store | HttpLogWriter:
-    if url.startswith(("http://", "https://")):
-        return HttpLogWriter(url, token, ca_file=settings.ca_file, read_seconds=read_seconds)
-    return Store(
-        url,
-        prefix=settings.key_prefix,
-        lease_seconds=settings.lease_seconds,
-        retention_seconds=settings.retention_seconds,
-    )

@@ -7,8 +7,7 @@ capture/          from a command's pipes or terminal to batches of lines
 spool/            where lines wait until the store has them safely
 command           one command, from its start to its exit code, with its signals and the copy of its output
 publisher         opens the job, appends its lines, renews its lease and ends it; releases safe lines from the spool
-log_writer        what a runner needs of a store
-http_log_writer   the same through the service
+http_log_writer   publishes through the service, for who cannot reach the store
 readback          compares a log with a copy of its lines before that is deleted
 run               all of these together: ``chronoverse run``
 resend            delivers the spool file that a runner left behind: ``chronoverse deliver``

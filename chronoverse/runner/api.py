@@ -5,9 +5,8 @@
     with JobLog.open("http://127.0.0.1:8000", "wf_1", "job_1", token=token) as log:
         log.write("stdout", "Starting")
 
-Writing never waits for the store: lines go to a spool, and the log's own thread delivers them. As with a command under
-``chronoverse run``, the store cannot disturb the program: once the log is open, nothing that happens to the store
-raises an error here. What cannot be delivered is reported at the end.
+Writing never waits for the store: lines go to a spool, and the log's own thread delivers them. Once the log is open,
+nothing that happens to the store raises an error here. What cannot be delivered is reported at the end.
 """
 
 import io
@@ -21,13 +20,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.line_splitter import LineSplitter
-from chronoverse.runner.http_log_writer import HttpLogWriter
-from chronoverse.runner.log_writer import JobResult, LogWriter
-from chronoverse.runner.publisher import Publisher
+from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
+from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, MEMORY_ONLY, OPEN_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
@@ -39,14 +37,8 @@ __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
 
 #: The streams that a line may be on.
 STREAMS: Final = ("stdout", "stderr")
-#: Bytes of one write that are split into lines at a time. The spool has no room for a larger batch than 2 MiB.
-CHUNK_BYTES: Final = 262_144
 #: Characters of a line that has not ended after which a :class:`JobLogStream` publishes it as a line.
 MAX_UNFINISHED: Final = 65_536
-#: The prefix of the names of our own threads.
-_OWN_THREADS: Final = "chronoverse-"
-#: The exit code of a job that Ctrl-C ended, as a shell reports it.
-_BY_SIGINT: Final = 130
 
 
 class JobLog:
@@ -60,8 +52,6 @@ class JobLog:
     def __init__(
         self,
         publisher: Publisher,
-        spool: Spool,
-        say: Callable[[str], None],
         *,
         max_line_bytes: int,
         deliver_seconds: float,
@@ -71,20 +61,19 @@ class JobLog:
     ) -> None:
         """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
         self._publisher = publisher
-        self._spool = spool
-        self._say = say
         self._splitters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
         self._deliver_seconds = deliver_seconds
         self._clock = clock
         self._service_url = service_url
         self._resources = resources
         self._lock = threading.Lock()
-        self._finished = False
+        #: Whether :meth:`finish` was called. After that nothing can be written.
+        self.finished = False
 
     @classmethod
     def open(
         cls,
-        store: LogWriter | str,
+        store: "LogWriter | str",
         workflow: str,
         job: str,
         *,
@@ -105,31 +94,34 @@ class JobLog:
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
         the URL of either: as in ``CHRONOVERSE_REDIS_URL``, or of a service, with a ``token`` for ``logs:write``; a
-        function is called for each request. ``ca_file`` (default CHRONOVERSE_CA_FILE) has PEM certificates of
-        authorities that are trusted beside those of the system. A connection that was made from a URL is closed with
-        the log. ``lease_seconds`` must not be longer than the service's own. ``room`` says where lines wait while the
-        store is away, by default in 64 MiB of memory. With ``retry`` the job is the first of JOB, JOB.2, … that is
-        free. With ``wait_for_lease`` lines wait while another runner holds the job, instead of :class:`Held`. Whoever
-        knows the ``lease_token`` (32 to 128 hexadecimal digits, by default made up) can end this attempt. ``say`` is
-        called with each message for the user (default: stderr). ``clock`` gives Unix time in seconds.
+        function is called for each request. ``ca_file`` (default CHRONOVERSE_CA_FILE) has PEM certificates of further
+        authorities to trust. ``lease_seconds`` must not be longer than the service's own. ``room`` says where lines
+        wait while the store is away, by default in 64 MiB of memory. With ``retry`` the job is the first of JOB, JOB.2,
+        … that is free. With ``wait_for_lease`` lines wait while another runner holds the job, instead of :class:`Held`.
+        Whoever knows the ``lease_token`` (32 to 128 hexadecimal digits, by default made up) can end this attempt.
+        ``say`` gets each message for the user (default: stderr). ``clock`` gives Unix time in seconds.
 
-        Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates, or
-        :class:`chronoverse.errors.SettingsError` if the setting names that; ``Held``, ``Closed``, ``Deleted``,
+        Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates
+        (:class:`chronoverse.errors.SettingsError` if the setting names it); ``Held``, ``Closed``, ``Deleted``,
         ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when the store refuses the job;
         ``Unreachable`` when the service's certificate is not trusted. When the store is away, or refuses the token of a
         function, nothing is raised: lines wait for it.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
-        say = say or _to_stderr
         with ExitStack() as stack:
-            writer = _connect(store, token, ca_file, lease_seconds, stack) if isinstance(store, str) else store
-            spool = Spool(replace(room, name=job))
+            writer: LogWriter
+            if isinstance(store, str):
+                trusted = read_ca_file(str(ca_file)) if ca_file else ca_file_from_env()
+                writer = connect_writer(store, token, trusted, lease_seconds=lease_seconds)
+                stack.callback(writer.close)
+            else:
+                writer = store
             publisher = Publisher(
                 lambda: writer,
                 JobRef(workflow, job),
-                spool,
-                say,
+                Spool(replace(room, name=job)),
+                say or _to_stderr,
                 lease_seconds=lease_seconds,
                 find_free_id=retry,
                 wait_for_lease=wait_for_lease,
@@ -140,8 +132,6 @@ class JobLog:
             service_url = store if isinstance(writer, HttpLogWriter) and isinstance(store, str) else None
             return cls(
                 publisher,
-                spool,
-                say,
                 max_line_bytes=max_line_bytes,
                 deliver_seconds=deliver_seconds,
                 clock=clock,
@@ -150,26 +140,20 @@ class JobLog:
             )
 
     @property
-    def finished(self) -> bool:
-        """Whether :meth:`finish` was called. After that nothing can be written."""
-        return self._finished
-
-    @property
     def undelivered(self) -> int:
         """Lines that the store has not acknowledged."""
-        return self._spool.undelivered
+        return self._publisher.spool.undelivered
 
     @property
     def dropped(self) -> int:
         """Lines that the spool had no room for while the store was away."""
-        return self._spool.dropped
+        return self._publisher.spool.dropped
 
     def write(self, stream: str, text: str | bytes, *, at: float | None = None) -> None:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
-        Only newlines end lines. The last line needs none, and a newline at the very end does not begin another line. A
-        line over the limit is published as ``partial`` lines. ``at`` is Unix time in seconds, by default now. Bytes
-        that are not UTF-8 are replaced.
+        Only newlines end lines, and the last line needs none. A line over the limit is published as ``partial`` lines.
+        ``at`` is Unix time in seconds, by default now. Bytes that are not UTF-8 are replaced.
 
         Raises ValueError for any other stream, and after the log is finished.
         """
@@ -179,46 +163,45 @@ class JobLog:
         if not data.endswith(b"\n"):
             data += b"\n"
         with self._lock:
-            if self._finished:
+            if self.finished:
                 raise ValueError("the log is finished")
             timestamp = iso_timestamp(self._clock() if at is None else at)
-            for start in range(0, len(data), CHUNK_BYTES):
-                for batch in self._splitters[stream].feed(data[start : start + CHUNK_BYTES], timestamp):
-                    self._spool.put(batch)
+            # Bytes that are split into lines at a time. The spool has no room for a larger batch than 2 MiB.
+            for start in range(0, len(data), 262_144):
+                for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
+                    self._publisher.spool.put(batch)
 
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
         """Ends the job as ``COMPLETED``, ``FAILED`` or ``CANCELED``. Waits up to ``deliver_seconds`` for its lines.
 
-        ``PENDING`` ends only this attempt: the job goes on RUNNING, and the next :meth:`open`, by any process within a
-        week, continues its log. Returns whether the store has all lines and the end. A second call changes nothing.
-        Raises ValueError for any other status.
+        ``PENDING`` ends only this attempt: the next :meth:`open`, by any process within a week, continues the log.
+        Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
+        other status.
         """
         if status not in (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.PENDING):
             raise ValueError(f"a job ends COMPLETED, FAILED or CANCELED, and an attempt PENDING, not {status}")
         with self._lock:
-            if self._finished:
+            if self.finished:
                 return self._publisher.ended
-            self._finished = True
+            self.finished = True
         self._publisher.end(JobResult(Status(status), exit_code))
         with self._resources:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()
             ended, refusal = self._publisher.ended, self._publisher.refusal
-            close_and_report(
-                self._publisher, self._spool, self._say, self._service_url, delivered=ended, refusal=refusal
-            )
+            close_and_report(self._publisher, self._service_url, delivered=ended, refusal=refusal)
         return self._publisher.ended
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._finished:
+        if self.finished:
             return
         if error is None:
             self.finish()
         elif isinstance(error, KeyboardInterrupt):
-            self.finish(Status.CANCELED, _BY_SIGINT)
+            self.finish(Status.CANCELED, 130)  # as a shell reports Ctrl-C
         elif isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
             code = error.code or 0
             self.finish(Status.FAILED if code else Status.COMPLETED, code)
@@ -267,11 +250,10 @@ class JobLogStream(io.TextIOBase):
 
 
 class JobLogHandler(logging.Handler):
-    """Publishes log records as lines: records of ``stderr_level`` and above on stderr, the others on stdout.
+    """Publishes log records as lines, with their time: from ``stderr_level`` on on stderr, the others on stdout.
 
-    A record of several lines becomes several lines. Their time is the record's. Records of our own threads are left
-    out: a line for each request that publishes a line would never end. Records after the log's end are left out too.
-    ``log`` may be a function that returns the log of the calling thread, or None.
+    Records of our own threads are left out (a line for each request that publishes a line would never end), and those
+    after the log's end. ``log`` may be a function that returns the log of the calling thread, or None.
     """
 
     def __init__(
@@ -285,9 +267,9 @@ class JobLogHandler(logging.Handler):
         self._stderr_level = stderr_level
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Publishes ``record``. Never waits for the store. Errors go to :meth:`handleError`, as in any handler."""
+        """Publishes ``record``. Never waits for the store. Errors go to :meth:`handleError`."""
         log = self._log if isinstance(self._log, JobLog) else self._log()
-        if log is None or log.finished or threading.current_thread().name.startswith(_OWN_THREADS):
+        if log is None or log.finished or threading.current_thread().name.startswith("chronoverse-"):
             return
         try:
             stream = "stderr" if record.levelno >= self._stderr_level else "stdout"
@@ -296,21 +278,18 @@ class JobLogHandler(logging.Handler):
             self.handleError(record)
 
 
-def _connect(
+def connect_writer(
     url: str,
     token: str | Callable[[], str] | None,
-    ca_file: Path | str | None,
-    lease_seconds: float,
-    stack: ExitStack,
-) -> LogWriter:
-    writer: HttpLogWriter | Store
+    ca_file: Path | None,
+    *,
+    read_seconds: float = READ_SECONDS,
+    **store_options: Any,
+) -> Store | HttpLogWriter:
+    """The store or the service at ``url``. ``store_options`` are for the store, the other arguments for the service."""
     if url.startswith(("http://", "https://")):
-        trusted = read_ca_file(str(ca_file)) if ca_file else ca_file_from_env()
-        writer = HttpLogWriter(url, token, ca_file=trusted)
-    else:
-        writer = Store(url, lease_seconds=lease_seconds)
-    stack.callback(writer.close)
-    return writer
+        return HttpLogWriter(url, token, ca_file=ca_file, read_seconds=read_seconds)
+    return Store(url, **store_options)
 
 
 def _to_stderr(text: str) -> None:

@@ -1,14 +1,15 @@
-"""Writes logs through the service: a :class:`LogWriter` for runners that reach the service but not its store.
+"""Writes logs through the service, for runners that do not reach its store.
 
 Every request may be repeated. So a lost answer costs one more request, and nothing else.
 """
 
 import gzip
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -24,7 +25,6 @@ from chronoverse.errors import (
     Unreachable,
 )
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, lines_of
-from chronoverse.runner.log_writer import Comparison, line_digest
 
 #: Seconds that the service may be silent before or within an answer. It waits less long for its store.
 READ_SECONDS: Final = 10.0
@@ -32,8 +32,23 @@ READ_SECONDS: Final = 10.0
 GZIP_BYTES: Final = 1_400
 
 
+class Comparison(NamedTuple):
+    """How far a log agrees with a copy of its lines: all lines below ``next_number`` are the same.
+
+    ``differs``: the log has a line ``next_number`` too, and it is another one.
+    """
+
+    next_number: int
+    differs: bool
+
+
+def line_digest(line: Line) -> str:
+    """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``). Copies of a line are compared by this."""
+    return hashlib.sha256(line.encode()).hexdigest()
+
+
 class HttpAppends:
-    """An :class:`AppendChannel`. It sends an append when its answer is wanted, since HTTP answers one at a time."""
+    """A runner's appends. One is sent when its answer is wanted, since HTTP answers one at a time."""
 
     def __init__(self, writer: "HttpLogWriter") -> None:
         self._writer = writer
@@ -53,11 +68,11 @@ class HttpAppends:
 
 
 class HttpLogWriter:
-    """The service at ``url``. ``token`` may be a function, which is called for each request. Threads may share it.
+    """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
-    A refused token of a function raises :class:`StaleToken`, since the next call may return another one. When the
-    function returns None after a token, the service counts as away. ``ca_file`` has authorities that are trusted beside
-    those of the system. With ``durable`` a line is safe when the service says so, else when it is acknowledged.
+    A refused token of a function raises :class:`StaleToken`, since the next call may return another one; None after a
+    token counts as a service that is away. ``ca_file`` has authorities to trust beside those of the system. With
+    ``durable`` a line is safe when the service says so, else when it is acknowledged.
 
     Every method raises what the same method of :class:`chronoverse.store.Store` raises; :class:`StoreUnavailable` when
     the service does not answer or cannot serve; :class:`TooFast`; and errors that no retry changes:
@@ -130,7 +145,7 @@ class HttpLogWriter:
         return self if self._durable else None
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """As :meth:`DurabilityProbe.confirm`, by the service's CHRONOVERSE_DURABILITY. Renews the lease."""
+        """As the store's probe, by the service's CHRONOVERSE_DURABILITY. Renews the lease."""
         job, next_number = self._last_end
         if job == attempt.job:  # an end that the service has answered is safe
             return next_number

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.client.terminal import counted
@@ -32,14 +32,34 @@ from chronoverse.errors import (
     TooFast,
 )
 from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
-from chronoverse.runner.log_writer import AppendChannel, DurabilityProbe, JobResult, LogWriter
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
+
+if TYPE_CHECKING:
+    from chronoverse.runner.http_log_writer import HttpAppends, HttpLogWriter
+    from chronoverse.store import Store
+    from chronoverse.store.append_connection import AppendConnection
+    from chronoverse.store.durability import StoreDurabilityProbe
 
 #: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
 #: below the grace that a store gives before it declares a job LOST.
 RETRY: Final = RetryPolicy(first=0.1, longest=0.75)
 #: Seconds to wait before the lease is asked for again after it was lost, and at least when the store asks us to wait.
 SHORT_PAUSE_SECONDS: Final = 0.05
+
+
+#: What jobs' logs are written with. The methods of both have the same names and errors; the store documents them.
+LogWriter: TypeAlias = "Store | HttpLogWriter"
+#: Sends appends without waiting, and receives their answers later, in order.
+AppendChannel: TypeAlias = "AppendConnection | HttpAppends"
+#: Asks how much of a log is safe.
+DurabilityProbe: TypeAlias = "StoreDurabilityProbe | HttpLogWriter"
+
+
+class JobResult(NamedTuple):
+    """How the job ended."""
+
+    status: Status
+    exit_code: int | None
 
 
 class Publisher:
@@ -66,8 +86,8 @@ class Publisher:
         self._connect = connect
         #: The job that the lines are published as.
         self.job = job
-        self._spool = spool
-        self._say = say
+        self.spool = spool
+        self.say = say
         # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
         self._renew_seconds = lease_seconds / 3
         self._renew_at = 0.0
@@ -130,9 +150,9 @@ class Publisher:
 
     def end(self, result: JobResult) -> None:
         """Call this after the last line. The thread delivers what is in the spool, and then ends the job."""
-        self._spool.save_state(ending=list(result))
+        self.spool.save_state(ending=list(result))
         self._result = result
-        self._spool.close()
+        self.spool.close()
 
     def join(self, seconds: float) -> bool:
         """Waits up to ``seconds`` for the thread to finish. Returns whether it has."""
@@ -198,9 +218,9 @@ class Publisher:
             self._has_lease = self._end_written = False
             self._stop.wait(SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
-            if gap.expected - self._base > max(self._sent_end, self._spool.acked):
+            if gap.expected - self._base > max(self._sent_end, self.spool.acked):
                 raise ForeignLines("somebody else writes to this job's log") from gap
-            self._spool.acknowledge(gap.expected - self._base)
+            self.spool.acknowledge(gap.expected - self._base)
         # Sending starts again at the first line that is not acknowledged.
         self._pending.clear()
         channel.reset()
@@ -210,7 +230,7 @@ class Publisher:
         if attempt is None or not self._has_lease:
             self._open(store)
         elif self._end_written:
-            self.ended = self._are_safe(attempt, self._base + self._spool.end + 1)
+            self.ended = self._are_safe(attempt, self._base + self.spool.end + 1)
         elif self._pending:
             # The next append is sent before the last is answered, so neither side waits for the other.
             self._send(store, channel, attempt)
@@ -219,7 +239,9 @@ class Publisher:
         elif time.monotonic() >= self._renew_at:
             store.renew(attempt)
             self._schedule_renewal()
-        elif self._wait_for_batch():
+        elif self.spool.wait_for_lines(1, self._renew_at - time.monotonic()):
+            # Seconds for which lines are collected. A line that comes after a longer silence is sent at once.
+            self.spool.wait_for_lines(BATCH_LINES, self._sent_at + 0.05 - time.monotonic())
             self._sent_at = time.monotonic()
             self._send(store, channel, attempt)
         elif self._result is not None:
@@ -231,10 +253,10 @@ class Publisher:
         If neither the store nor the spool has the next line, tells the store, which names it in the log.
         """
         while len(self._pending) < 2:
-            start = self._pending[-1] if self._pending else self._spool.acked
-            if self._pending and self._spool.end - start < BATCH_LINES:
+            start = self._pending[-1] if self._pending else self.spool.acked
+            if self._pending and self.spool.end - start < BATCH_LINES:
                 return
-            batch = self._spool.take(start)
+            batch = self.spool.take(start)
             if batch is None:
                 return
             if batch.start > start:
@@ -251,8 +273,8 @@ class Publisher:
         # The store may have more lines than this append had: those of a later append whose answer was lost.
         if not self._pending.popleft() <= index <= self._sent_end:
             raise ForeignLines("somebody else writes to this job's log")
-        if index > self._spool.acked:
-            self._spool.acknowledge(index)
+        if index > self.spool.acked:
+            self.spool.acknowledge(index)
 
     def _name_lost(self, store: LogWriter, attempt: Attempt, start: int, end: int) -> None:
         """Tells the store that the lines from ``start`` up to ``end`` are lost."""
@@ -260,39 +282,45 @@ class Publisher:
         # Those that were never sent are lines that the spool has dropped. The user hears of all of them at the end.
         were_sent, self._sent_end = start < self._sent_end, max(self._sent_end, end)
         store.append_lost(attempt, first, last)
-        self._spool.acknowledge(end)
+        self.spool.acknowledge(end)
         if were_sent:
-            self._say(f"lines {first} to {last} are neither in the store nor kept here any more: the log names them")
+            self.say(f"lines {first} to {last} are neither in the store nor kept here any more: the log names them")
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
         """Ends the job, or only the attempt. Nobody could send lines again once the job waits for another runner."""
         only_attempt = result.status is Status.PENDING
-        if only_attempt and not self._are_safe(attempt, self._base + self._spool.end):
+        if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return
-        store.finish(attempt, *result, self._spool.dropped, self._base + self._spool.acked)
+        store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked)
         self._end_written, self.ended = not only_attempt, only_attempt
 
     def _open(self, store: LogWriter) -> None:
         last = self._attempt
+        must_be_new = last is None and (self._find_free_id or self.spool.is_reassigned)
         try:
-            attempt = self._open_attempt(store)
-        except (Closed, Deleted, Held) as error:
+            # Always with the same token: a power loss may have brought back an old lease of ours. 1 is the number that
+            # the first line gets in a log that has none.
+            attempt = store.open(self.job, self._token, 1 if must_be_new else None)
+        except (Closed, Deleted, Held, SequenceGap) as refusal:
+            error: ChronoverseError = refusal
+            if isinstance(refusal, SequenceGap):
+                error = ForeignLines(f"{self.job} has {counted(refusal.expected - 1)} already")
             if self._find_free_id and last is None:
                 self._try_next_id(error)
             elif last is None or not isinstance(error, Closed) or not self._has_ended_as_ours(store, last):
-                raise
+                raise error from None
             return
         if last is None:
-            self._base = attempt.next - self._spool.acked
+            self._base = attempt.next - self.spool.acked
         else:
             self._rejoin(last, attempt)
         self._attempt, self._has_lease = attempt, True
         self._must_open = False
         if self._first_refusal is not None:
-            self._say(f"{self._first_refusal}: this run is published as job {self.job.job_id}")
+            self.say(f"{self._first_refusal}: this run is published as job {self.job.job_id}")
             self._first_refusal = None
-        self._spool.save_state(job=self.job.job_id, base=self._base, attempt=attempt.attempt)
+        self.spool.save_state(job=self.job.job_id, base=self._base, attempt=attempt.attempt)
         self._schedule_renewal()
         self._report_recovery()
         if self._opened_or_refused.is_set():
@@ -300,23 +328,13 @@ class Publisher:
         self._opened_or_refused.set()
         with contextlib.suppress(StoreError):
             for warning in store.job_warnings(self.job):
-                self._say(warning)
-
-    def _open_attempt(self, store: LogWriter) -> Attempt:
-        """Opens a new attempt, always with the same token: a power loss may have brought back an old lease of ours."""
-        must_be_new = self._attempt is None and (self._find_free_id or self._spool.is_reassigned)
-        try:
-            # The number that the first line gets in a log that has none.
-            return store.open(self.job, self._token, 1 if must_be_new else None)
-        except SequenceGap as gap:
-            raise ForeignLines(f"{self.job} has {counted(gap.expected - 1)} already") from gap
+                self.say(warning)
 
     def _try_next_id(self, error: ChronoverseError) -> None:
         """Opens the next of JOB.2, JOB.3, … from now on. Raises :class:`Closed` when its id would be too long."""
-        workflow_id, job_id = self._asked_job
         self._first_refusal = self._first_refusal or error
         self._tried_ids += 1
-        self.job = JobRef(workflow_id, f"{job_id}.{self._tried_ids}")
+        self.job = self._asked_job._replace(job_id=f"{self._asked_job.job_id}.{self._tried_ids}")
         if not IDENTIFIER.fullmatch(self.job.job_id):
             raise Closed(f"{self._first_refusal}, and {self.job.job_id} is longer than an id may be (128 characters)")
 
@@ -325,35 +343,27 @@ class Publisher:
         if self._result is None:
             return False
         try:
-            store.finish(attempt, *self._result, self._spool.dropped, self._base + self._spool.end)
+            store.finish(attempt, *self._result, self.spool.dropped, self._base + self.spool.end)
         except Fenced:
             return False
-        self._spool.acknowledge(self._spool.end)
+        self.spool.acknowledge(self.spool.end)
         self._has_lease = self._end_written = True
         return True
 
     def _rejoin(self, last: Attempt, attempt: Attempt) -> None:
         """Continues the log after the lease was lost. Raises :class:`ForeignLines` if another runner wrote to it."""
         index = attempt.next - self._base
-        if index == self._spool.acked:
+        if index == self.spool.acked:
             return
         # Another number means that the store lost some of our lines, or has a batch whose answer was lost. If there
         # was another attempt in between, the lines may also be that one's.
-        if attempt.attempt > last.attempt + 1 or index > max(self._sent_end, self._spool.acked):
+        if attempt.attempt > last.attempt + 1 or index > max(self._sent_end, self.spool.acked):
             raise ForeignLines("another runner has written to this job since our lease was lost")
-        self._spool.acknowledge(index)
-
-    def _wait_for_batch(self) -> bool:
-        """Waits for lines, and then until a batch is full or has waited long enough. Whether there are any lines."""
-        if not self._spool.wait_for_lines(1, self._renew_at - time.monotonic()):
-            return False
-        # Seconds for which lines are collected. A line that comes after a longer silence is sent at once.
-        self._spool.wait_for_lines(BATCH_LINES, self._sent_at + 0.05 - time.monotonic())
-        return True
+        self.spool.acknowledge(index)
 
     def _on_success(self) -> None:
         if self._probe is None:
-            self._spool.release(self._spool.acked)
+            self.spool.release(self.spool.acked)
         self._schedule_renewal()
         self._report_recovery()
 
@@ -362,7 +372,7 @@ class Publisher:
         unconfirmed = 0
         # The disk is not asked about every batch.
         while not self._stop.wait(0.1) and (probe := self._probe) is not None:
-            if not self._has_lease or self._attempt is None or not self._spool.wait_for_unsafe(0.2):
+            if not self._has_lease or self._attempt is None or not self.spool.wait_for_unsafe(0.2):
                 continue
             try:
                 next_number = probe.confirm(self._attempt)
@@ -377,9 +387,9 @@ class Publisher:
             else:
                 unconfirmed = unconfirmed + 1 if next_number is None else 0
                 if unconfirmed == 5:  # after ten seconds
-                    self._say("the store answers but does not confirm that lines are safe; they are kept here too")
+                    self.say("the store answers but does not confirm that lines are safe; they are kept here too")
                 if next_number is not None:
-                    self._spool.release(min(next_number - self._base, self._spool.end))
+                    self.spool.release(min(next_number - self._base, self.spool.end))
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
         """Whether all entries with numbers below ``stop`` are safe. What the store has lost will be sent again."""
@@ -392,14 +402,14 @@ class Publisher:
             return True
         if next_number is not None and next_number < stop:
             self._end_written = False
-            self._spool.acknowledge(next_number - self._base)
+            self.spool.acknowledge(next_number - self._base)
         return next_number is not None and next_number >= stop
 
     def _stop_asking(self, error: NotDurable) -> None:
         if self._probe is not None:
             self._probe = None
-            self._say(f"{error}; lines count as safe when it has answered")
-        self._spool.release(self._spool.acked)
+            self.say(f"{error}; lines count as safe when it has answered")
+        self.spool.release(self.spool.acked)
 
     def _schedule_renewal(self) -> None:
         self._renew_at = time.monotonic() + self._renew_seconds
@@ -408,35 +418,35 @@ class Publisher:
         self._last_error = error
         if not self._backoff.failures:
             if not self._must_open and not self._stop.is_set():
-                self._say(f"{error}; lines wait here, the job goes on")
-            self._spool.force_spill(True)
+                self.say(f"{error}; lines wait here, the job goes on")
+            self.spool.force_spill(True)
             self._has_warned_of_file = False
-        if self._spool.file_error is not None and not self._has_warned_of_file:
+        if self.spool.file_error is not None and not self._has_warned_of_file:
             self._has_warned_of_file = True
-            self._say(f"the spool's file cannot be written ({self._spool.file_error}): the newest lines wait in memory")
+            self.say(f"the spool's file cannot be written ({self.spool.file_error}): the newest lines wait in memory")
         self._backoff.record_failure()
         self._stop.wait(min(self._backoff.delay(), self._renew_seconds / 2))
 
     def _report_recovery(self) -> None:
         if self._backoff.failures:
             self._backoff.record_success()
-            self._spool.force_spill(False)
-            self._say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
+            self.spool.force_spill(False)
+            self.say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
         # Whoever deletes a job wants its lines gone, and those in the spool too. A reassigned spool has another
         # job's lines, which were only to be published under the id of the deleted one.
         # A runner that never had an attempt has no lines of that job: its lines were never published.
-        deleted = isinstance(error, Deleted) and not self._spool.is_reassigned and self._attempt is not None
-        if deleted and self._spool.kept:
+        deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
+        if deleted and self.spool.kept:
             error = Deleted(f"{error}; its lines that waited here are dropped")
-        if deleted or self._spool.room.directory is None:
-            self._spool.abandon()
+        if deleted or self.spool.room.directory is None:
+            self.spool.abandon()
         else:
-            self._spool.force_spill(True)
+            self.spool.force_spill(True)
         with self._lock:
             self.refusal = error
             in_background = self._in_background
         if in_background:
             what = "nothing is published" if self._attempt is None else "publishing stopped"
-            self._say(f"{what}: {error}")
+            self.say(f"{what}: {error}")

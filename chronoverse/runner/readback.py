@@ -12,9 +12,8 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.tiered_log import StoredLog, TieredLog
 from chronoverse.joblog.model import JobRef, Line
-from chronoverse.runner.http_log_writer import HttpLogWriter
-from chronoverse.runner.log_writer import Comparison, LogWriter, line_digest
-from chronoverse.store import Store
+from chronoverse.runner.http_log_writer import Comparison, HttpLogWriter, line_digest
+from chronoverse.runner.publisher import LogWriter
 
 #: A comparison stops after messages of that many characters. Comparing them takes some 10 ms.
 ANSWER_CHARACTERS: Final = 2 * 2**20
@@ -29,9 +28,7 @@ def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Com
     for lines that have left it."""
     if isinstance(writer, HttpLogWriter):
         return writer.compare
-    if isinstance(writer, Store):
-        return partial(compare_stored, writer, archive or ArchiveReader())
-    raise TypeError(f"lines cannot be read back from {writer!r}")
+    return partial(compare_stored, writer, archive or ArchiveReader())
 
 
 def compare_stored(store: StoredLog, archive: ArchiveReader, job: JobRef, lines: Sequence[Line]) -> Comparison:

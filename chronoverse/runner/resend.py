@@ -13,8 +13,8 @@ from chronoverse.client.terminal import counted
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner import readback
-from chronoverse.runner.log_writer import Comparison, JobResult, LogWriter
-from chronoverse.runner.publisher import Publisher
+from chronoverse.runner.http_log_writer import Comparison
+from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.readback import Compare
 from chronoverse.runner.run import DELIVER_SECONDS, close_and_report, wait_delivered
 from chronoverse.runner.spool.salvage import recover_whole
@@ -37,13 +37,12 @@ def resend_spool(
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it, and the job's
     end; the file is then gone. Otherwise it stays as it is.
 
-    ``connect`` returns the store of a workflow, and ``comparer_for`` what reads its lines back. With ``job_id`` the
-    lines are published as that job of their workflow, from number 1 on; it must not have any lines. With ``retry`` they
-    are published under the first free id of JOB, JOB.2, JOB.3, …. A killed runner could not write how its job ended:
-    then the job ends as LOST. An attempt that was to be followed by another one ends FAILED in a log of its own. If the
-    job was deleted, ``path`` is removed too. ``say`` shows the user a message; ``service_url``, if we publish through a
-    service, is for messages. Of a damaged file the whole lines are delivered, and it is kept beside ``path``.
-    ``show`` shows the user each second how far the delivery has come.
+    ``connect`` returns the store of a workflow, and ``comparer_for`` how to compare with its lines. With ``job_id`` the
+    lines are published as that job of their workflow, from number 1 on; it must not have any. With ``retry`` the id is
+    the first free one of JOB, JOB.2, JOB.3, … A job whose runner was killed ends as LOST. An attempt that was to be
+    followed by another one ends FAILED in a log of its own. If the job was deleted, ``path`` is removed too. Of a
+    damaged file the whole lines are delivered, and it is kept beside ``path``. ``say`` gets messages for the user,
+    ``show`` each second how far it is; ``service_url``, if we publish through a service, is for messages.
 
     Raises: :class:`SpoolError` if the file is not a spool file, or was damaged, after its whole lines were delivered;
     :class:`SpoolNotInLog` when the job has already ended and its log does not have the lines of the file;
@@ -72,13 +71,14 @@ def resend_spool(
     refusal: Closed | None = None
     delivered = was_published = False
     try:
-        closed = _publish(publisher, spool, seconds, show)
+        closed = _publish(publisher, seconds, show)
         job, was_published = publisher.job, True
         if closed or publisher.ended:
-            refusal = _verify(publisher, spool, lambda: comparer_for(connect_once()), job, path)
+            refusal = _verify(publisher, lambda: comparer_for(connect_once()), path)
             if refusal is None and closed and result.status is not Status.LOST:
+                code = "" if result.exit_code is None else f" with exit code {result.exit_code}"
                 refusal = SpoolNotInLog(
-                    f"{job} has all lines of {path}, but has not ended as it says: {_describe(result)}"
+                    f"{job} has all lines of {path}, but has not ended as it says: {result.status}{code}"
                 )
             delivered = refusal is None
     except KeyboardInterrupt:
@@ -87,7 +87,7 @@ def resend_spool(
         publisher.stop()
         # When the job has ended, its lines need to be published under another id only if they are not in its log.
         reported = refusal if was_published else publisher.refusal
-        close_and_report(publisher, spool, say, service_url, delivered=delivered, refusal=reported)
+        close_and_report(publisher, service_url, delivered=delivered, refusal=reported)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
             say(f"{job} was deleted: {path} is gone, with the {counted(lines)} in it")
     if refusal is not None:
@@ -100,26 +100,24 @@ def resend_spool(
     return delivered
 
 
-def _publish(publisher: Publisher, spool: Spool, seconds: float, show: Callable[[str], object]) -> Closed | None:
+def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]) -> Closed | None:
     """Publishes for up to ``seconds``. Returns the store's refusal if the job has already ended; raises every other."""
     deadline = time.monotonic() + seconds
     with contextlib.suppress(Closed):
         publisher.start(seconds)
-        wait_delivered(publisher, spool, deadline - time.monotonic(), show)
+        wait_delivered(publisher, deadline - time.monotonic(), show)
     refusal = publisher.refusal
     if refusal is None or (isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)):
         return refusal
     raise refusal
 
 
-def _verify(
-    publisher: Publisher, spool: Spool, open_comparer: Callable[[], Compare], job: JobRef, path: Path
-) -> SpoolNotInLog | None:
+def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Path) -> SpoolNotInLog | None:
     """Compares the file's lines with the ended log. None when the log has all of them, else the error that says which.
 
     Raises: :class:`StoreError` when they cannot be read back now.
     """
-    base = publisher.base
+    job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
         return SpoolNotInLog(f"{job} has ended without the {counted(spool.kept)} of {path}")
     try:
@@ -147,7 +145,3 @@ def _compare_spool(compare: Compare, job: JobRef, spool: Spool, base: int) -> Co
             return Comparison(max(next_index, batch.start) + base, comparison.differs)
         index = next_index
     return Comparison(spool.end + base, differs=False)
-
-
-def _describe(result: JobResult) -> str:
-    return result.status if result.exit_code is None else f"{result.status} with exit code {result.exit_code}"

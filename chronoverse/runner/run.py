@@ -3,8 +3,7 @@
     command ─> pipes ─> capture ─> spool ─> publisher ─> store
                            └─> tee ─> our own stdout and stderr
 
-Nothing that happens to the store can delay, stop or fail the command, nor does anything that it answers. Only with
-``require_log`` the command does not start without its log.
+Nothing that happens to the store, or that it answers, can delay, stop or fail the command.
 """
 
 import contextlib
@@ -24,8 +23,7 @@ from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
-from chronoverse.runner.log_writer import JobResult, LogWriter
-from chronoverse.runner.publisher import Publisher
+from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 
@@ -54,7 +52,7 @@ class RunLimits:
 
 def run(
     argv: Sequence[str],
-    store: LogWriter | Callable[[], LogWriter],
+    store: "LogWriter | Callable[[], LogWriter]",
     job: JobRef,
     *,
     out: BinaryIO | None = None,
@@ -70,15 +68,14 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` may be a function, which is called in the publisher's thread. The secrets in ``masks`` are neither
-    published nor spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. With ``pty``
-    the command has a pseudo-terminal, and all its output is stdout. With ``retry`` the job is the first of JOB, JOB.2,
-    … whose id is free. ``service_url``, if we publish through a service, is for messages. In the main thread SIGINT,
-    SIGTERM and SIGHUP are forwarded. When the store refuses the job, the command runs nevertheless, and its lines are
-    left in a file. ``page`` is a message with the link to a job's page, which is shown first.
+    ``store`` may be a function, which is called in the publisher's thread. What ``masks`` has is neither published nor
+    spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. With ``pty`` the command
+    has a pseudo-terminal, and all its output is stdout. With ``retry`` the job is the first of JOB, JOB.2, … whose id
+    is free. ``service_url``, if we publish through a service, and ``page``, the link to a job's page, are for messages.
+    In the main thread SIGINT, SIGTERM and SIGHUP are forwarded.
 
-    Raises, only with ``require_log`` and without starting the command, when the job is not open in time: what
-    :meth:`Publisher.start` raises.
+    When the store refuses the job, the command runs all the same, and its lines are left in a file. Only with
+    ``require_log`` it is not started, and what :meth:`Publisher.start` raises is raised.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),
@@ -128,12 +125,12 @@ def run(
             if refusal is None:
                 count = len(signals.received)
                 show = tees["stderr"].show_status
-                wait_delivered(publisher, spool, limits.deliver_seconds, show, lambda: len(signals.received) > count)
+                wait_delivered(publisher, limits.deliver_seconds, show, lambda: len(signals.received) > count)
                 tees["stderr"].clear_status()
         finally:
             publisher.stop()
             refusal = refusal or publisher.refusal
-            close_and_report(publisher, spool, say, service_url, delivered=publisher.ended, refusal=refusal)
+            close_and_report(publisher, service_url, delivered=publisher.ended, refusal=refusal)
     return code
 
 
@@ -169,7 +166,6 @@ def _status(code: int, signals: SignalForwarder) -> Status:
 
 def wait_delivered(
     publisher: Publisher,
-    spool: Spool,
     seconds: float,
     show: Callable[[str], object],
     is_stopped: Callable[[], bool] = lambda: False,
@@ -189,25 +185,20 @@ def wait_delivered(
             return
         if now >= show_at:
             show_at += 1
-            lines = spool.undelivered
+            lines, file = publisher.spool.undelivered, publisher.spool.path or "a file"
             what = counted(lines) if lines else "the job's end"
-            show(f"delivering {what}, for up to {math.ceil(left)} s; Ctrl-C keeps them in {spool.path or 'a file'}")
+            show(f"delivering {what}, for up to {math.ceil(left)} s; Ctrl-C keeps them in {file}")
 
 
 def close_and_report(
-    publisher: Publisher,
-    spool: Spool,
-    say: Callable[[str], None],
-    service_url: str | None = None,
-    *,
-    delivered: bool,
-    refusal: ChronoverseError | None,
+    publisher: Publisher, service_url: str | None = None, *, delivered: bool, refusal: ChronoverseError | None
 ) -> None:
-    """Closes the ``spool`` of a stopped ``publisher``. Reports what was dropped, and how to deliver the rest later.
+    """Closes the spool of a stopped ``publisher``. Reports what was dropped, and how to deliver the rest later.
 
     ``delivered``: whether the store has everything; then the spool's file is removed. ``refusal`` is the error that
     stopped the delivery for good, if one did. ``service_url`` is the service's URL, if we publish through it.
     """
+    spool, say = publisher.spool, publisher.say
     undelivered = spool.undelivered
     path = None if delivered else spool.preserve()
     if delivered:

@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Sequence
+from typing import Any, cast
 
-from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status
+from chronoverse.joblog.model import Attempt, JobRef, LineRun
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.spool.spool import Spool
@@ -42,23 +42,14 @@ class _ClosedStore:
 
     def reset(self) -> None: ...
 
-    def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
-        raise StoreUnavailable
-
     def job_warnings(self, job: JobRef) -> list[str]:
         return []
-
-    def renew(self, attempt: Attempt) -> None: ...
-
-    def finish(
-        self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int
-    ) -> None: ...
 
 
 def test_a_store_that_is_closed_during_a_question_ends_the_thread_quietly() -> None:
     """The runner exits without waiting for the answer. An exception of the thread would fail this test."""
     spool, said, store = Spool(), list[str](), _ClosedStore()
-    store.publisher = Publisher(lambda: store, JOB, spool, said.append)
+    store.publisher = Publisher(lambda: cast("Any", store), JOB, spool, said.append)
     spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"a line", 1))
 
     store.publisher.start(10)

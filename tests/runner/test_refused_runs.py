@@ -23,7 +23,7 @@ from chronoverse.auth.tokens import READ
 from chronoverse.errors import ChronoverseError, Forbidden, Unauthorized
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
-from chronoverse.runner.log_writer import LogWriter
+from chronoverse.runner.publisher import LogWriter
 from chronoverse.runner.run import RunLimits, run
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from chronoverse.store import Store

@@ -20,8 +20,7 @@ from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
-from chronoverse.runner.http_log_writer import HttpLogWriter
-from chronoverse.runner.log_writer import Comparison
+from chronoverse.runner.http_log_writer import Comparison, HttpLogWriter
 from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import orphaned_spools

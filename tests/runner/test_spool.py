@@ -15,8 +15,7 @@ import pytest
 from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.model import Gap, Line
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.spool.batches import OVERHEAD_BYTES
-from chronoverse.runner.spool.spool import BATCH_LINES, Spool, SpoolBatch
+from chronoverse.runner.spool.spool import BATCH_LINES, OVERHEAD_BYTES, Spool, SpoolBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolRoom, orphaned_spools
 
 NOW = "2026-03-03T10:00:05.123Z"

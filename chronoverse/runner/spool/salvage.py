@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from chronoverse.errors import SpoolError, SpoolInUse
-from chronoverse.runner.spool.batches import MemoryBatches
-from chronoverse.runner.spool.spool import Spool
+from chronoverse.runner.spool.spool import MemoryBatches, Spool
 from chronoverse.runner.spool.spool_file import PAGE_BYTES, SPOOL_MAX_BYTES, SpoolFile
 
 #: The most ranges of lines that a message names.
@@ -18,23 +17,20 @@ _NAMED: Final = 10
 
 
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
-    """The lines of the spool file ``path`` that are whole, and a sentence about the others.
+    """The lines of the spool file ``path`` that are whole, and a sentence about the others; empty if there are none.
 
-    A file without damage is opened as it is, and the sentence is empty. The whole lines of another one are written into
-    a new file. With ``in_place`` this takes the place of ``path``, and the damaged file becomes FILE.damaged. Else it
-    is removed at once, while the spool has it open, and ``path`` stays.
+    The whole lines of a damaged file are written into a new one. With ``in_place`` this takes the place of ``path``,
+    and the damaged file becomes FILE.damaged. Else it is removed at once, while the spool has it open.
 
     Raises: :class:`SpoolError` when nothing is whole, or, with ``in_place``, when nobody knows whose lines they are;
     :class:`SpoolInUse`.
     """
     try:
         return Spool.recover(path, keep_all=True), ""
-    except SpoolInUse:
-        raise
     except SpoolError as error:
+        if isinstance(error, SpoolInUse) or not path.is_file() or not path.stat().st_size:
+            raise
         refused = error
-    if not path.is_file() or not path.stat().st_size:
-        raise refused
     try:
         with tempfile.TemporaryDirectory(dir=path.parent if in_place else None) as directory:
             draft, lacks = _write_whole(path, Path(directory))
@@ -63,8 +59,7 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
 def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
     """Writes the whole batches of the damaged file ``path`` into a new file in ``directory``.
 
-    Returns its path, None if there is no such batch; and which lines are lacking, by their place in what the job
-    printed, from 1 on.
+    Returns its path, None if there is no such batch; and which lines are lacking, counted from 1 as they were printed.
     """
     draft: SpoolFile | None = None
     lacking: list[str] = []
@@ -98,9 +93,9 @@ def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
 
 
 def _open(path: Path, directory: Path, stack: contextlib.ExitStack) -> SpoolFile | None:
-    """The damaged file ``path``, or if its first page is not ours, a copy with the first page that each file has.
+    """The damaged file ``path``, or if its first page is not ours, a copy in ``directory`` with that of a new file.
 
-    The copy is in ``directory``. None if the file is none of ours. ``stack`` closes the file.
+    None if the file is none of ours. ``stack`` closes the file.
     """
     with contextlib.suppress(sqlite3.Error):  # its first page may not even be that of a database
         file = SpoolFile(path, is_damaged=True)

@@ -4,32 +4,82 @@
       │ in the store, │ sent, but   │                     │ to be   │ the job's
       │ not yet safe  │ no answer   │                     │ sent    │ next line
 
-One thread puts lines in, and another takes them out and says how far the store has them. A line's index counts the
-lines that the job printed before it, and never changes. Without room, the oldest lines that were not sent are dropped.
-Their indexes stay empty: the publisher names them in the log as lost.
+One thread puts lines in, and another takes them out and says how far the store has them. Without room, the oldest
+lines that were not sent are dropped. Their indexes stay empty: the publisher names them in the log as lost.
 """
 
 import contextlib
 import sqlite3
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.model import MAX_NUMBER, Gap, Line, LineRun, lines_of
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.spool.batches import MemoryBatches, StoredBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom
 
+#: Bytes that a batch in memory takes beside its text, about.
+OVERHEAD_BYTES: Final = 400
 #: Lines of one append: enough to make the round trip cheap, few enough to occupy the server for only a millisecond.
 BATCH_LINES: Final = 500
 
+_ordinal: Final = attrgetter("ordinal")
+
+
+class MemoryBatches:
+    """Batches in memory, by ordinal. :class:`SpoolFile` has the same methods."""
+
+    def __init__(self) -> None:
+        self._batches: list[LineBatch] = []
+        #: Bytes that they take.
+        self.size = 0
+
+    def __iter__(self) -> Iterator[LineBatch]:
+        return iter(self._batches)
+
+    def add(self, batch: LineBatch) -> None:
+        """Adds a batch after all others."""
+        self._batches.append(batch)
+        self.size += OVERHEAD_BYTES + len(batch.text)
+
+    def read(self, index: int) -> Iterator[LineBatch]:
+        """The batches from the last one on that begins at ``index`` or before it."""
+        return islice(self._batches, max(0, bisect_right(self._batches, index, key=_ordinal) - 1), None)
+
+    def next_at(self, index: int) -> LineBatch | None:
+        """The first batch that begins at ``index`` or later."""
+        at = bisect_left(self._batches, index, key=_ordinal)
+        return self._batches[at] if at < len(self._batches) else None
+
+    def first_kept(self, index: int, position: int) -> int | None:
+        """The ordinal of the first batch that has lines from ``index`` on, or bytes from ``position`` on."""
+        kept = (each for each in self if each.end > index or each.position + len(each.text) > position)
+        return next(map(_ordinal, kept), None)
+
+    def count(self, start: int, stop: int) -> int:
+        """How many lines the batches have that lie from ``start`` on and before ``stop``."""
+        return sum(each.lines for each in self._batches[self._slice(start, stop)])
+
+    def delete(self, start: int, stop: int) -> None:
+        """Removes the batches that lie from ``start`` on and before ``stop``."""
+        removed = self._slice(start, stop)
+        self.size -= sum(OVERHEAD_BYTES + len(each.text) for each in self._batches[removed])
+        del self._batches[removed]
+
+    def _slice(self, start: int, stop: int) -> slice:
+        first = bisect_left(self._batches, start, key=_ordinal)
+        return slice(first, max(first, bisect_right(self._batches, stop, key=attrgetter("end"))))
+
 
 class SpoolBatch(NamedTuple):
-    """Lines that are sent together. They have the indexes from ``start`` up to ``end``, which is not included."""
+    """Lines that are sent together, with the indexes from ``start`` up to ``end``, which is not included."""
 
     start: int
     end: int
@@ -46,7 +96,7 @@ class Spool:
     def __init__(self, room: SpoolRoom | None = None) -> None:
         self.room = room or SpoolRoom()
         self._changed = threading.Condition()
-        #: What was saved last, by this process or by the one that left the file.
+        #: What was saved last, here or by the process that left the file.
         self.state: dict[str, Any] = {}
         #: The index of the first line that the store has not acknowledged.
         self.acked = 0
@@ -58,7 +108,7 @@ class Spool:
         self.end = 0
         #: Lines that were dropped because there was no room.
         self.dropped = 0
-        #: The oldest lines, if there is a file; and the newest ones.
+        #: The oldest lines, if there is a file; then the newest ones.
         self._file: SpoolFile | None = None
         self._memory = MemoryBatches()
         #: Bytes that the job has printed.
@@ -66,7 +116,7 @@ class Spool:
         #: The lines below this index may have been sent. They are not dropped: the store may have them.
         self._sent = 0
         #: The batch that was read last, and its messages.
-        self._last_read: tuple[StoredBatch, list[bytes]] | None = None
+        self._last_read: tuple[LineBatch, list[bytes]] | None = None
         self._is_closed = self._is_forced = self._is_abandoned = self._keeps_all = False
         #: Whether the lines are another job's: see :meth:`reassign`.
         self.is_reassigned = False
@@ -78,7 +128,7 @@ class Spool:
 
     @classmethod
     def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
-        """Opens the spool file that a runner left behind. More lines may be put in. Raises :class:`SpoolError`.
+        """Opens the spool file that a runner left behind, for more lines. Raises :class:`SpoolError`.
 
         With ``keep_all`` released lines stay in the file until the spool is abandoned.
         """
@@ -114,13 +164,13 @@ class Spool:
     def put(self, batch: LineBatch) -> None:
         """Adds lines. Others may be dropped for them."""
         with self._changed:
-            stored = StoredBatch(self.end, self._position, batch)
-            self.end, self._position = stored.end, self._position + len(batch.text)
+            batch = batch._replace(ordinal=self.end, position=self._position)
+            self.end, self._position = batch.end, self._position + len(batch.text)
             if len(batch.text) > MAX_BATCH_BYTES:
                 self.dropped += batch.lines
             elif not self._is_abandoned:
-                self._make_room(stored.size)
-                self._memory.add(stored)
+                self._make_room(OVERHEAD_BYTES + len(batch.text))
+                self._memory.add(batch)
                 if self._is_forced:
                     self._spill()
             if self.end - self.acked >= self._awaited:
@@ -133,15 +183,15 @@ class Spool:
             self._changed.notify_all()
 
     def save_state(self, **state: Any) -> None:
-        """Saves values with the lines, for a process that may resend the file. They must be JSON. None removes one."""
+        """Saves values, as JSON, with the lines, for a process that resends the file. None removes a value."""
         with self._changed:
             self.state = {name: value for name, value in {**self.state, **state}.items() if value is not None}
             self._save()
 
     def reassign(self) -> None:
-        """The lines are to be published as another job. The file says so once that job has an attempt.
+        """The lines are to be published as another job. Forgets their own, and the numbers that they had there.
 
-        Forgets their own job, and the numbers that they had there.
+        The file says so once that job has an attempt.
         """
         with self._changed:
             self.is_reassigned = True
@@ -155,9 +205,9 @@ class Spool:
                 self._spill()
 
     def wait_for_lines(self, lines: int, seconds: float) -> bool:
-        """Waits until that many ``lines`` are not acknowledged. Returns whether any are not.
+        """Waits up to ``seconds`` until that many ``lines`` are not acknowledged, or the spool is closed.
 
-        It waits up to ``seconds``, and not after the spool was closed.
+        Returns whether any are not.
         """
         with self._changed:
             self._awaited = lines
@@ -173,8 +223,8 @@ class Spool:
     def take(self, index: int) -> SpoolBatch | None:
         """The next lines from ``index`` on, at most one append; None at the end, or if the spool is abandoned.
 
-        They begin later if the line ``index`` was dropped, and end where lines were dropped. If all others were
-        dropped, there are none, from the end on.
+        They begin later if the line ``index`` was dropped, and end before others that were. If all were dropped, there
+        are none, from the end on.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:
@@ -189,14 +239,14 @@ class Spool:
                 elif each.ordinal != end:
                     break
                 if self._last_read is None or self._last_read[0] is not each:
-                    self._last_read = each, each.batch.messages()
+                    self._last_read = each, each.messages()
                     self._sent = max(self._sent, each.end)
                 skip = end - each.ordinal
                 messages = self._last_read[1][skip : skip + lines]
-                runs.append(LineRun(each.batch.timestamp, each.batch.stream, each.batch.partial, messages))
+                runs.append(LineRun(each.timestamp, each.stream, each.partial, messages))
                 end += len(messages)
                 lines -= len(messages)
-                size -= len(each.batch.text)
+                size -= len(each.text)
                 if lines <= 0 or size <= 0:
                     break
             return SpoolBatch(start, end, runs) if runs else SpoolBatch(self.end, self.end, [])
@@ -226,9 +276,8 @@ class Spool:
                     self._remove_safe()
 
     def preserve(self) -> Path | None:
-        """Leaves all lines that were not removed in the file. None if there are none, or there can be no file.
+        """Leaves all lines, and how the job ended, in the file. None if there is neither, or there can be no file.
 
-        There is a file also for a job that has ended without any lines: it says how the job ended.
         Lines for which there is no room in the file are dropped.
         """
         with self._changed:
@@ -248,7 +297,7 @@ class Spool:
             return file.path
 
     def abandon(self) -> None:
-        """Removes all lines and the file, and refuses further lines. For when all is safe, or nothing can be sent."""
+        """Removes all lines and the file, and refuses further lines: all is safe, or nothing can be sent."""
         with self._changed:
             self._is_abandoned = True
             self._memory = MemoryBatches()
@@ -260,7 +309,7 @@ class Spool:
         """Where the batches are, the oldest first."""
         return [self._memory] if self._file is None else [self._file, self._memory]
 
-    def _batches(self, index: int) -> Iterator[StoredBatch]:
+    def _batches(self, index: int) -> Iterator[LineBatch]:
         """The batches that have lines from ``index`` on."""
         last = self._last_read[0] if self._last_read else None
         if last is not None and last.ordinal <= index < last.end:
@@ -272,7 +321,7 @@ class Spool:
     # Making room
 
     def _make_room(self, size: int) -> None:
-        """Makes room in memory for a batch of ``size`` bytes. Lines that were sent stay there if the disk is full."""
+        """Makes room in memory for ``size`` bytes. Lines that were sent stay there if the disk is full."""
         with contextlib.suppress(sqlite3.Error):  # the file cannot even be read
             while self._memory.size and self._memory.size + size > self.room.memory_bytes:
                 if not self._spill() and not self._drop(self._memory):
@@ -301,7 +350,7 @@ class Spool:
         return True
 
     def _drop(self, store: MemoryBatches | SpoolFile) -> bool:
-        """Removes the oldest acknowledged lines of ``store``, or else drops the oldest that were not sent.
+        """Removes the oldest acknowledged lines of ``store``, else drops the oldest that were not sent, if any.
 
         Returns whether there were any. Raises sqlite3.Error, with nothing changed, when the file cannot be written.
         """
@@ -332,7 +381,7 @@ class Spool:
     def _remove_safe(self) -> None:
         """Removes the batches whose lines are all safe, but keeps the newest bytes of them.
 
-        If the disk is full, they stay in the file, and may be sent again. The store skips lines that it has.
+        If the disk is full, they stay, and may be sent again. The store skips lines that it has.
         """
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
         position = (following.position if following else self._position) - self.room.keep_bytes
@@ -350,7 +399,6 @@ class Spool:
     # The file
 
     def _saved(self) -> dict[str, Any]:
-        """The state that the file gets."""
         return {**self.state, "dropped": self.dropped, "first": self.first}
 
     def _save(self) -> None:
@@ -369,7 +417,7 @@ class Spool:
         self.state = saved
         for each in file.valid_batches():
             first = each.ordinal if first is None else first
-            self._position = each.position + len(each.batch.text)
+            self._position = each.position + len(each.text)
             self.end = max(self.end, each.end)
         self.first = self.acked = first or 0
         self.end = self._sent = max(self.end, self.first)

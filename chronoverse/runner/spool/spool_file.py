@@ -1,11 +1,11 @@
 """The spool file: an SQLite database with a row for each batch of lines. It outlives a runner that was killed.
 
-    batches  ordinal, position: as in a StoredBatch; stream, timestamp, text, lines, partial: its batch.
+    batches  ordinal, position, stream, timestamp, text, lines, partial: as in a LineBatch.
              open_streams is empty: version 0.2 used it
     state    one row with a JSON object: the job, its token and numbers, how it ended, and how many lines were dropped
 
-The file's name is only for people. Its state says which job it belongs to. SQLite locks the file for as long as its
-runner has it open, and the kernel releases the lock when the process ends. So a file that can be locked is orphaned.
+The file's name is only for people. SQLite locks the file while its runner has it open, and the kernel releases the lock
+when the process ends. So a file that can be locked is orphaned.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ import orjson
 from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER
 from chronoverse.runner.capture.line_splitter import LineBatch
-from chronoverse.runner.spool.batches import StoredBatch
 
 #: Bytes that may wait in memory. More goes to the file.
 MEMORY_BYTES: Final = 16_777_216
@@ -46,10 +45,10 @@ _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXC
 
 @dataclass(frozen=True, slots=True)
 class SpoolRoom:
-    """The room that a spool may take, in bytes. Without a ``directory`` it has no file, and ``name`` is for its file.
+    """The room that a spool may take, in bytes; memory may always hold one batch, of at most 2 MiB.
 
-    ``keep_bytes`` of safe lines are kept: a store may lose lines after it said that they were safe. Memory may always
-    hold one batch, of at most 2 MiB.
+    Without a ``directory`` it has no file. ``name`` begins the file's name. ``keep_bytes`` of safe lines are kept: a
+    store may lose lines after it said that they were safe.
     """
 
     directory: Path | None = None
@@ -63,9 +62,9 @@ class SpoolFile:
     """An open and locked spool file. Any method may raise sqlite3.Error: the disk may be full, or gone."""
 
     def __init__(self, path: Path, *, is_damaged: bool = False) -> None:
-        """Opens and locks ``path``. What a process was writing when it was killed is undone.
+        """Opens and locks ``path``. With ``is_damaged`` it may have fewer pages than it says.
 
-        With ``is_damaged`` it may have fewer pages than it says.
+        What a process was writing when it was killed is undone.
         """
         self.path = path
         address = f"{path.absolute().as_uri()}?mode=rw"
@@ -126,11 +125,11 @@ class SpoolFile:
         pages, free, size = (self._execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         return int((pages - free) * size)
 
-    def read(self, index: int) -> Iterator[StoredBatch]:
+    def read(self, index: int) -> Iterator[LineBatch]:
         """The batches from the last one on that begins at ``index`` or before it."""
         return self._select("ordinal >= coalesce((SELECT max(ordinal) FROM batches WHERE ordinal <= ?), 0)", index)
 
-    def next_at(self, index: int) -> StoredBatch | None:
+    def next_at(self, index: int) -> LineBatch | None:
         """The first batch that begins at ``index`` or later, without its text."""
         return next(self._select("ordinal >= ?", index, text="x''"), None)
 
@@ -143,7 +142,7 @@ class SpoolFile:
         """How many lines the batches have that lie from ``start`` on and before ``stop``."""
         return int(self._execute(f"SELECT total(lines) FROM batches WHERE {_BETWEEN}", (start, stop)).fetchone()[0])
 
-    def write(self, state: dict[str, Any], add: Iterable[StoredBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
+    def write(self, state: dict[str, Any], add: Iterable[LineBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
         """Writes the state, adds batches, and deletes those that lie from ``delete[0]`` on and before ``delete[1]``.
 
         When the disk is full, or the process is killed, nothing of this is done.
@@ -154,11 +153,11 @@ class SpoolFile:
                 self._execute(f"DELETE FROM batches WHERE {_BETWEEN}", delete)
             if packed != self._written:
                 self._execute("UPDATE state SET json = ?", (packed.decode(),))
-            rows = ((each.ordinal, each.position, "", *each.batch) for each in add)
+            rows = ((each.ordinal, each.position, "", *each[:5]) for each in add)
             self._connection.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._written = packed
 
-    def valid_batches(self) -> Iterator[StoredBatch]:
+    def valid_batches(self) -> Iterator[LineBatch]:
         """All batches, in order. Raises ValueError if there is anything else in the file than a runner writes."""
         (found,) = self._execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
@@ -172,7 +171,7 @@ class SpoolFile:
             end = each.end
             yield each
 
-    def whole_batches(self) -> Iterator[StoredBatch | None]:
+    def whole_batches(self) -> Iterator[LineBatch | None]:
         """The batches of a damaged file that a runner can have written, in order; None for anything else."""
         start = end = 0
         limit = -1
@@ -206,11 +205,10 @@ class SpoolFile:
         return low + bisect_left(range(low, ordinal + step), True, key=self._is_readable)
 
     def _is_readable(self, ordinal: int) -> bool:
-        try:
+        with contextlib.suppress(sqlite3.Error):
             next(self._select("ordinal >= ?", ordinal, limit=1), None)
-        except sqlite3.Error:
-            return False
-        return True
+            return True
+        return False
 
     def has_our_tables(self) -> bool:
         """Whether the file has the tables of a spool file, and nothing else."""
@@ -219,10 +217,9 @@ class SpoolFile:
 
     def valid_state(self) -> dict[str, Any]:
         """The state of a damaged file; {} if it cannot be right."""
-        try:
+        with contextlib.suppress(sqlite3.Error, SpoolError):
             return self._read_state()
-        except (sqlite3.Error, SpoolError):
-            return {}
+        return {}
 
     def close(self) -> None:
         """Forces the file to the disk and closes it. It can be resent."""
@@ -250,12 +247,12 @@ class SpoolFile:
                 self._execute("ROLLBACK")
             raise
 
-    def _select(self, condition: str, *values: int, text: str = "text", limit: int = -1) -> Iterator[StoredBatch]:
+    def _select(self, condition: str, *values: int, text: str = "text", limit: int = -1) -> Iterator[LineBatch]:
         columns = f"ordinal, position, stream, timestamp, {text}, lines, partial"
         query = f"SELECT {columns} FROM batches WHERE {condition} ORDER BY ordinal LIMIT {limit}"
         with contextlib.closing(self._execute(query, values)) as rows:
             for ordinal, position, stream, timestamp, data, lines, partial in rows:
-                yield StoredBatch(ordinal, position, LineBatch(stream, timestamp, data, lines, bool(partial)))
+                yield LineBatch(stream, timestamp, data, lines, bool(partial), ordinal, position)
 
     def _read_state(self) -> dict[str, Any]:
         """The state's values that a runner can have written; others are left out. Raises :class:`SpoolError`."""
@@ -288,7 +285,7 @@ def orphaned_spools(directory: Path) -> dict[Path, dict[str, Any]]:
         except SpoolInUse:
             continue
         except SpoolError:
-            pass  # whoever delivers it gets to know why it cannot be read
+            pass  # whoever delivers it gets to know why
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime, path, state))
     return {path: state for _, path, state in sorted(found, key=itemgetter(0, 1))}
@@ -313,12 +310,11 @@ def _unreadable(path: Path, error: sqlite3.Error) -> SpoolError:
     return SpoolError(f"{path} is not a spool file")
 
 
-def _is_plausible(stored: StoredBatch) -> bool:
+def _is_plausible(batch: LineBatch) -> bool:
     """Whether a runner can have written this batch. SQLite does not even check the types of its values."""
-    batch = stored.batch
     lines = batch.text.count(b"\n") + 1 if isinstance(batch.text, bytes) else 0
     return (
-        all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (stored.ordinal, stored.position))
+        all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (batch.ordinal, batch.position))
         and batch.stream in ("stdout", "stderr")
         and isinstance(batch.timestamp, str)
         and re.fullmatch(_TIMESTAMP, batch.timestamp, re.ASCII) is not None
