@@ -145,7 +145,7 @@ class HttpLogWriter:
         return self if self._durable else None
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """As the store's probe, by the service's CHRONOVERSE_DURABILITY. Renews the lease."""
+        """As the store does, by the service's CHRONOVERSE_DURABILITY. Renews the lease."""
         job, next_number = self._last_end
         if job == attempt.job:  # an end that the service has answered is safe
             return next_number

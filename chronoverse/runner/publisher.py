@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from chronoverse.runner.http_log_writer import HttpAppends, HttpLogWriter
     from chronoverse.store import Store
     from chronoverse.store.append_connection import AppendConnection
-    from chronoverse.store.durability import StoreDurabilityProbe
 
 #: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
 #: below the grace that a store gives before it declares a job LOST.
@@ -51,8 +50,6 @@ SHORT_PAUSE_SECONDS: Final = 0.05
 LogWriter: TypeAlias = "Store | HttpLogWriter"
 #: Sends appends without waiting, and receives their answers later, in order.
 AppendChannel: TypeAlias = "AppendConnection | HttpAppends"
-#: Asks how much of a log is safe.
-DurabilityProbe: TypeAlias = "StoreDurabilityProbe | HttpLogWriter"
 
 
 class JobResult(NamedTuple):
@@ -111,8 +108,8 @@ class Publisher:
         #: The index after the last line that was ever sent. The log cannot have later lines of ours.
         self._sent_end = spool.end if self._attempt else 0
         self._sent_at = 0.0
-        #: What to ask for safe lines. None when lines are safe once they are acknowledged.
-        self._probe: DurabilityProbe | None = None
+        #: What to ask for safe lines; None when lines are safe once they are acknowledged.
+        self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
         #: The error that stopped publishing for good, if one did.
         self.refusal: ChronoverseError | None = None

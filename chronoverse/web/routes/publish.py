@@ -14,7 +14,7 @@ from chronoverse import metrics
 from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
-from chronoverse.store.durability import StoreDurabilityProbe
+from chronoverse.store import Store
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
@@ -139,7 +139,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     return routes
 
 
-def _safe_below(probe: StoreDurabilityProbe | None, attempt: Attempt) -> dict[str, Any]:
+def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
     """Below which number all is safe. ``next`` is null when the store has not confirmed it in time."""
     try:
         if probe is not None:
@@ -150,7 +150,7 @@ def _safe_below(probe: StoreDurabilityProbe | None, attempt: Attempt) -> dict[st
     return {"next": None, "safe": False}
 
 
-def _require_safe_end(probe: StoreDurabilityProbe | None, attempt: Attempt) -> None:
+def _require_safe_end(probe: Store | None, attempt: Attempt) -> None:
     """Raises :class:`StoreUnavailable` while the terminal entry after ``attempt.next`` - 1 may be lost again."""
     if probe is None:
         return
