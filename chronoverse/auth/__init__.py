@@ -2,8 +2,7 @@
 
 tokens        ``Verifier`` checks bearer tokens (signed JWTs) and returns a ``Principal``
 minting       ``mint`` makes tokens
-jwks          ``PublishedKeys`` fetches and caches the public keys that an issuer publishes
-key_set_file  ``KeySetFile`` shares these keys between the workers of a node
+jwks          ``PublishedKeys`` fetches the public keys that an issuer publishes, and shares them with other workers
 token_file    a client's own token in a file that is renewed
 local_secret  the secret in the data directory, which is the key when no other key is configured
 tls           which certificates a client trusts, and what is wrong with the others

@@ -6,29 +6,35 @@ token came. So its request waits for the next fetch, and gets 503 if that takes 
 restarts. From :class:`KeySetStore` a node that fetched none gets what another node has fetched.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import http.client
 import logging
 import math
+import os
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import jwt
 import orjson
 
-from chronoverse.auth.key_set_file import MAX_RECORD_BYTES, FetchRecord, KeySetFile, key_set_name
+from chronoverse.auth.local_secret import draft_of, read_own_file
 from chronoverse.auth.tls import certificate_problem, tls_context
-from chronoverse.errors import SigningKeysUnavailable, StoreError, Unauthorized
+from chronoverse.errors import SettingsError, SigningKeysUnavailable, StoreError, Unauthorized
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0
 #: Bytes of a key set, at most. A hundred RSA keys have 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
+#: Bytes of a record as JSON, at most: a key set, of which every character may be escaped.
+MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
 #: Seconds after which keys are fetched again. A withdrawn key is accepted for no longer than this.
 REFRESH_SECONDS: Final = 300.0
 #: Seconds after which they are fetched again when that has failed. The cached keys are used meanwhile.
@@ -83,6 +89,93 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
         raise ValueError("the issuer's key set is not a JSON object")
     keys = jwt.PyJWKSet.from_dict(found).keys
     return {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in ("sig", None)}
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRecord:
+    """When the keys were fetched last, and what came. Times are Unix times at which a fetch began; 0 is never."""
+
+    #: The last fetch, whether or not it succeeded.
+    tried_at: float = 0.0
+    #: The last fetch that succeeded.
+    fetched_at: float = 0.0
+    #: The key set that it brought, as JSON.
+    document: bytes = b""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last fetch brought no keys."""
+        return self.fetched_at < self.tried_at
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """The record that :meth:`to_json` has written. Raises ValueError, TypeError, KeyError or AttributeError."""
+        found = orjson.loads(text)
+        return cls(float(found["tried_at"]), float(found["fetched_at"]), found["document"].encode())
+
+    def to_json(self) -> bytes:
+        """The record for other processes."""
+        times = {"tried_at": self.tried_at, "fetched_at": self.fetched_at}
+        return orjson.dumps({**times, "document": self.document.decode()})
+
+
+def key_set_name(url: str) -> str:
+    """What the keys at ``url`` are kept under. Nobody learns the URL from it."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class KeySetFile:
+    """The file for the keys at ``url``, in ``directory``, and a lock that lets one worker fetch at a time.
+
+    Whoever can write the file can make tokens. So it is read only if it is ours, and if nobody else can write it.
+    Raises :class:`SettingsError` when ``directory`` cannot be written.
+    """
+
+    def __init__(self, directory: Path, url: str) -> None:
+        name = f"jwks-{key_set_name(url)}"
+        self._path = directory / f"{name}.json"
+        self._lock_path = directory / f"{name}.lock"
+        self._seen: tuple[int, int, int] | None = None
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self.lock():
+                pass
+        except OSError as error:
+            raise SettingsError(f"{directory} (CHRONOVERSE_DATA_DIR) cannot be written: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Holds the lock, and yields True. Yields False at once if somebody else holds it. Raises OSError."""
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    def read_if_changed(self) -> FetchRecord | None:
+        """The record, if it has changed since the last call, and the file is whole and ours alone. Otherwise None."""
+        try:
+            status = os.stat(self._path, follow_symlinks=False)
+        except OSError:
+            return None
+        seen = status.st_ino, status.st_mtime_ns, status.st_size
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            content = read_own_file(self._path, MAX_RECORD_BYTES, 0o022)
+            return None if content is None else FetchRecord.from_json(content)
+        return None
+
+    def write(self, record: FetchRecord) -> None:
+        """Replaces the file, completely or not at all. Only the holder of the lock may do that. Raises OSError."""
+        with draft_of(self._path, record.to_json()) as draft:
+            os.replace(draft, self._path)
 
 
 class KeySetStore(Protocol):

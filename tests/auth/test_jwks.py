@@ -17,17 +17,20 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from chronoverse.auth.jwks import (
     CHECK_SECONDS,
     MAX_KEY_SET_BYTES,
+    MAX_RECORD_BYTES,
     MAX_STALE_SECONDS,
     MAX_WAITING,
     MIN_REFETCH_SECONDS,
     POLL_SECONDS,
     REFRESH_SECONDS,
     WAIT_SECONDS,
+    FetchRecord,
+    KeySetFile,
     PublishedKeys,
     fetch_key_set,
+    key_set_name,
     parse_key_set,
 )
-from chronoverse.auth.key_set_file import MAX_RECORD_BYTES, FetchRecord, KeySetFile, key_set_name
 from chronoverse.auth.tokens import Verifier
 from chronoverse.errors import SettingsError, SigningKeysUnavailable, Unauthorized
 from chronoverse.settings import Settings
