@@ -148,12 +148,6 @@ def wait_readable(connection: redis.Connection | None, other: socket.socket, sec
     return len(found) > is_other, is_other
 
 
-def is_permanent_refusal(error: redis.RedisError) -> bool:
-    """Whether the server would refuse the command again: it does not know it, or forbids it to this user."""
-    busy = str(error).startswith("BUSY ")  # A script is running. The command can be sent again later.
-    return isinstance(error, NoPermissionError) or (type(error) is redis.ResponseError and not busy)
-
-
 def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> redis.BlockingConnectionPool:
     defaults: dict[str, Any] = {
         "max_connections": COMMAND_CONNECTIONS,

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any, Final
 
 import redis
-from redis.exceptions import AskError, MovedError
+from redis.exceptions import AskError, MovedError, NoPermissionError
 
 from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import NotALog, StoreError
@@ -27,7 +27,6 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store import replies
 from chronoverse.store.driver import (
     has_buffered,
-    is_permanent_refusal,
     read_reply,
     set_changed_keys_handler,
     take_message,
@@ -206,7 +205,9 @@ class NodeReader:
             (answer,) = self._request(connection, [("CLIENT", "TRACKING", "ON")])
             if not isinstance(answer, redis.ResponseError):
                 return True
-            if not is_permanent_refusal(answer):
+            # It does not know the command, or forbids it to this user. While a script runs, it may be asked again.
+            is_permanent = isinstance(answer, NoPermissionError) or type(answer) is redis.ResponseError
+            if not is_permanent or str(answer).startswith("BUSY "):
                 raise answer
             refusal = str(answer)
         if not self._has_warned:

@@ -382,7 +382,9 @@ def test_context_that_matches_share_counts_once(client: httpx.Client, job: Forei
     assert sorted(matching) == [*range(1, 3_001, 3)]
 
 
-@pytest.mark.parametrize("query", ["since=yesterday", "until=", "before=51", "after=x"])
+@pytest.mark.parametrize(
+    "query", ["since=yesterday", "since=2026-13-45T99:99:99.999Z", "until=", "before=51", "after=x"]
+)
 def test_an_invalid_time_or_context_is_refused(client: httpx.Client, job: Foreign, query: str) -> None:
     """The answer is 400."""
     job.line("1")
