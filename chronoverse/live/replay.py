@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -39,6 +40,7 @@ class Step(NamedTuple):
     reason: str = ""
 
 
+@dataclass(slots=True)
 class Replay:
     """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
 
@@ -46,33 +48,23 @@ class Replay:
     viewer's token.
     """
 
-    def __init__(
-        self,
-        cache: ReplayCache,
-        ref: JobRef,
-        line_filter: LineFilter | None,
-        finished: Job | None,
-        lease_seconds: float,
-        subject: str,
-    ):
-        self._cache: Final = cache
-        self._store: Final = cache.store
-        self._ref: Final = ref
-        self._line_filter: Final = line_filter
-        self._finished = finished
-        self._lease_seconds: Final = lease_seconds
-        self._subject: Final = subject
-        self._lines = FIRST_LINES
-        #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
-        self._last_bytes = 0
-        #: The newest state of the job that this replay has met.
-        self._known_job = finished
-        #: When an ended log is checked again, on the viewer's clock.
-        self._check_at: float | None = None
-        #: Whether the ended log was redacted during this replay.
-        self._is_redacted = False
-        #: Since when steps have failed, on the viewer's clock, and what failed first.
-        self._failing_since: tuple[float, str] | None = None
+    cache: ReplayCache
+    ref: JobRef
+    line_filter: LineFilter | None
+    finished: Job | None
+    lease_seconds: float
+    subject: str
+    _lines: int = FIRST_LINES
+    #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
+    _last_bytes: int = 0
+    #: The newest state of the job that this replay has met.
+    _known_job: Job | None = None
+    #: When an ended log is checked again, on the viewer's clock.
+    _check_at: float | None = None
+    #: Whether the ended log was redacted during this replay.
+    _is_redacted: bool = False
+    #: Since when steps have failed, on the viewer's clock, and what failed first.
+    _failing_since: tuple[float, str] | None = None
 
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> Step:
         """What follows line ``cursor``. After ``ends_at``, on the viewer's clock, nobody wants any lines.
@@ -82,7 +74,7 @@ class Replay:
         """
         try:
             redacted = b""
-            if self._finished:
+            if self.finished:
                 self._check_at = self._check_at or now + CHECK_SECONDS
                 if now >= self._check_at:
                     self._check_at = now + CHECK_SECONDS
@@ -107,12 +99,11 @@ class Replay:
         return (now - self._failing_since[0], self._failing_since[1]) if self._failing_since else (0.0, "")
 
     def _step(self, cursor: int, feed: Feed | None, seconds_left: float) -> Step:
-        if self._known_job is None and feed is not None:
-            self._known_job = feed.job
+        self._known_job = self._known_job or self.finished or (feed.job if feed else None)
         if self._last_bytes:
-            self._cache.throttle(self._last_bytes)
+            self.cache.throttle(self._last_bytes)
             self._last_bytes = 0
-        if self._finished and self._finished.is_past_end(cursor):
+        if self.finished and self.finished.is_past_end(cursor):
             return self._nothing_follows(cursor, feed)
         segment = self._read_after(cursor, feed, seconds_left)
         if segment is None:
@@ -134,38 +125,38 @@ class Replay:
         there is time for that, or with a text, which takes less than a millisecond. Asking takes longer, and the scan
         server may be away.
         """
-        line_filter = self._line_filter
+        line_filter = self.line_filter
         comparing: Callable[[], AbstractContextManager[object]] = nullcontext
         if line_filter is not None and line_filter.q is not None:
-            payer = feed.filter_budget.payer([self._subject]) if feed else None
-            stored = (feed.cursor if feed else self._finished.last if self._finished else 0) - cursor
+            payer = feed.filter_budget.payer([self.subject]) if feed else None
+            stored = (feed.cursor if feed else self.finished.last if self.finished else 0) - cursor
             if stored > FIRST_LINES or (stored > 0 and line_filter.regex and payer is None):
                 # The viewer sends no heartbeat meanwhile.
                 patience = min(5.0, max(seconds_left, 1.0))
                 is_redacted = bool(feed.redactions) if feed else self._is_redacted
-                found = self._cache.scan_after(
-                    self._ref, line_filter, cursor, self._subject, patience, is_redacted=is_redacted
+                found = self.cache.scan_after(
+                    self.ref, line_filter, cursor, self.subject, patience, is_redacted=is_redacted
                 )
                 if found is not None:
                     return found
             if feed and payer is not None:
                 comparing = partial(feed.filter_budget.spend, payer)
-        return self._cache.read_after(self._ref, line_filter, cursor, self._lines, self._known_job, comparing)
+        return self.cache.read_after(self.ref, line_filter, cursor, self._lines, self._known_job, comparing)
 
     def _redactions(self) -> bytes:
         """A ``redact`` frame for each range that was redacted in the ended log since the last call."""
         job = self._get_job()
-        if self._finished is None or job.end is None:
+        if self.finished is None or job.end is None:
             return b""
-        ranges = redacted_since(self._store, self._finished, job)
-        self._finished = job
+        ranges = redacted_since(self.cache.store, self.finished, job)
+        self.finished = job
         if ranges:
             self._is_redacted = True
-            self._cache.invalidate(self._ref)
+            self.cache.invalidate(self.ref)
         return b"".join([redact_frame(first, last) for first, last in ranges])
 
     def _get_job(self) -> Job:
-        job = self._store.get_job(self._ref)
+        job = self.cache.store.get_job(self.ref)
         if job is None:
             raise JobNotFound(LOG_IS_GONE)
         return job
@@ -174,18 +165,20 @@ class Replay:
         """The step when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
         final = feed.final if feed else None
         job = self._get_job()
-        if self._finished and job.end is None:
+        if self.finished and job.end is None:
             return Step(error_frame("the store has lost the end of this log"), cursor, "error")
         if only_in_archive(job, cursor + 1) and self._known_job and only_in_archive(self._known_job, cursor + 1):
             raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
         self._known_job = job
-        if only_in_archive(job, cursor + 1) or (job.last > cursor and not lines_are_gone(self._store, job, cursor)):
+        if only_in_archive(job, cursor + 1) or (
+            job.last > cursor and not lines_are_gone(self.cache.store, job, cursor)
+        ):
             return Step(b"", cursor)
         # A closed feed knows how long the log was, even if the store has lost lines since.
         last = feed.cursor if feed and final is not None else job.last
         gaps = [gap.to_frame() for gap in missing_numbers(cursor, last + 1, job.first)]
         step = Step(b"".join(gaps), last) if gaps else Step(None, cursor)
-        if self._finished and job.end:
+        if self.finished and job.end:
             return self._final_step(step, job.end)
         if final is not None:
             # The tail closed this log with an error, because the store went back behind lines that were sent.
@@ -193,6 +186,6 @@ class Replay:
         return step
 
     def _final_step(self, step: Step, end: End) -> Step:
-        redacted = self._redactions() if self._finished else b""
-        job = self._finished or self._get_job()
-        return Step((step.frames or b"") + redacted + job.closing_frames(end, self._lease_seconds), step.cursor, "end")
+        redacted = self._redactions() if self.finished else b""
+        job = self.finished or self._get_job()
+        return Step((step.frames or b"") + redacted + job.closing_frames(end, self.lease_seconds), step.cursor, "end")

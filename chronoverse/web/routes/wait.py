@@ -6,6 +6,7 @@ are handled once, in the viewer.
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -75,11 +76,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
         }
         viewer, on_end = open_viewer(deps, ticket, ref, job, **wanted)
         limit = query.get("limit", 1) if wants_line else 0
-        return WaitResponse(deps, Wait(deps, ref, viewer, limit, with_lines="limit" in query), on_end)
+        return WaitResponse(deps, Wait(deps, ref, viewer, limit, "limit" in query), on_end)
 
     return routes
 
 
+@dataclass(slots=True)
 class Wait:
     """Reads the frames of a viewer. It is over when a line has come that matches.
 
@@ -87,29 +89,24 @@ class Wait:
     ``with_lines`` puts all of them into the answer, and not only the first. There may be thousands of waits.
     """
 
-    __slots__ = ("_cursor", "_deps", "_error", "_gaps", "_is_full", "_limit", "_lines", "_more_gaps", "_ref", "_room",
-                 "_with_lines", "viewer")  # fmt: skip
-
-    def __init__(self, deps: Dependencies, ref: JobRef, viewer: Viewer, limit: int, *, with_lines: bool) -> None:
-        self.viewer = viewer
-        self._deps = deps
-        self._ref = ref
-        self._limit = limit
-        self._with_lines = with_lines
-        #: Bytes of the lines of an answer, as of what a viewer holds that does not read. The first line is there in any
-        #: case.
-        self._room = SLICE_BYTES
-        #: The JSON of each line that matches.
-        self._lines: tuple[str, ...] = ()
-        #: Whether there is no room for further lines, or further ones do not matter.
-        self._is_full = False
-        #: The number of the last of these lines.
-        self._cursor = 0
-        #: Lines that cannot be had any more, as in the frames, and how many such frames came after these.
-        self._gaps: tuple[dict[str, Any], ...] = ()
-        self._more_gaps = 0
-        #: The text of the last ``error`` frame.
-        self._error = ""
+    deps: Dependencies
+    ref: JobRef
+    viewer: Viewer
+    limit: int
+    with_lines: bool
+    #: Bytes of the lines that still fit, as in what a viewer holds that does not read. The first line always does.
+    _room: int = SLICE_BYTES
+    #: The JSON of each line that matches.
+    _lines: tuple[str, ...] = ()
+    #: Whether there is no room for further lines, or further ones do not matter.
+    _is_full: bool = False
+    #: The number of the last of these lines.
+    _cursor: int = 0
+    #: Lines that cannot be had any more, as in the frames, and how many such frames came after these.
+    _gaps: tuple[dict[str, Any], ...] = ()
+    _more_gaps: int = 0
+    #: The text of the last ``error`` frame.
+    _error: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -121,13 +118,13 @@ class Wait:
         for event in sse.Decoder().feed(frames):
             if self._is_full:
                 return
-            if event.event == "log" and self._limit:
+            if event.event == "log" and self.limit:
                 self._room -= len(event.data)
                 self._is_full = bool(self._lines) and self._room < 0
                 if not self._is_full:
                     self._lines += (event.data,)
                     self._cursor = int(event.id)
-                    self._is_full = len(self._lines) == self._limit
+                    self._is_full = len(self._lines) == self.limit
             elif event.event == "gap":
                 if len(self._gaps) < MAX_GAPS:
                     self._gaps += (orjson.loads(event.data),)
@@ -138,7 +135,7 @@ class Wait:
 
     def answer(self) -> Response:
         """The answer, when the wait is over or its viewer is done. First reads what else is there."""
-        viewer, clock = self.viewer, self._deps.monotonic
+        viewer, clock = self.viewer, self.deps.monotonic
         try:
             until = clock() + LOOK_SECONDS
             while self._lines and not self._is_full and not viewer.done and clock() < until:
@@ -149,7 +146,7 @@ class Wait:
             if self._lines:
                 # So it is counted as such.
                 viewer.reason = "matched"
-            job = self._known_job() or self._deps.store.get_job(self._ref)
+            job = self._known_job() or self.deps.store.get_job(self.ref)
             if job is None:
                 return problem_for(JobNotFound("no such job"))
             if viewer.reason not in _OUTCOMES:
@@ -163,7 +160,7 @@ class Wait:
             "cursor": self._cursor if self._is_full else viewer.cursor,
             "job": job.to_json(),
         }
-        if self._with_lines:
+        if self.with_lines:
             body["logs"] = lines
         if self._gaps:
             body["gaps"] = self._gaps
@@ -177,7 +174,7 @@ class Wait:
         When a job ends, all who wait for it are answered at once. With a read of the store for each, half of 2,000 got
         503.
         """
-        job, feed = self._deps.tail.known_job(self._ref), self.viewer.feed
+        job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
         if job is None and feed and feed.job and feed.job.end:
             job = feed.job
         return job if job and job.last >= self._cursor else None
