@@ -1,6 +1,6 @@
 """The newest frames of one watched job, encoded once for all its viewers.
 
-The tail publishes into a feed, and viewers take from it. Nobody waits here, except for a lock that is held briefly.
+The tail publishes into a feed, and viewers take from it. Nobody waits here for long.
 """
 
 import sys

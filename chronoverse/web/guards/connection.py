@@ -288,9 +288,8 @@ def is_unresponsive(error: OSError) -> bool:
 class HangupWatch:
     """Calls ``callback`` once when the peer of ``sock`` closes, in a greenlet of its own.
 
-    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for too long. Without it, a
-    closed peer would be noticed two heartbeats later. A worker has thousands of them: with slots one takes 0.2 KB, and
-    as closures it took 1 KB.
+    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for too long. Otherwise it
+    would be noticed two heartbeats later. A worker has thousands of watches. One takes 0.2 KB.
     """
 
     __slots__ = ("_callback", "_sock", "_watcher")
@@ -318,7 +317,7 @@ class HangupWatch:
         except OSError as error:
             gone = True
             why = "slow" if is_unresponsive(error) else "left"
-        # The watch also ends when the client has sent more bytes: they would make the socket readable for ever.
+        # Also when the client has sent more bytes: they would make the socket readable for ever.
         self._watcher.stop()
         if gone:
             gevent.spawn(self._call, why)

@@ -287,7 +287,7 @@ class WriteScheduler:
         self._greenlet: gevent.Greenlet | None = None
 
     def watch(self, writer: StreamWriter) -> None:
-        """Calls ``writer.write_more`` each time that its socket has room, and ``give_up`` when a write takes too long.
+        """Calls ``write_more`` each time that the socket has room, and ``give_up`` when a write takes too long.
 
         It does so until ``writer`` is removed. Neither may wait.
         """
@@ -372,9 +372,7 @@ class StreamWriters:
         head: bytes,
         make_writer: Callable[..., StreamWriter] = StreamWriter,
     ) -> None:
-        """Writes ``head`` to the request's socket, and from now on all that ``viewer`` says. Calls ``closed`` at the
-        end.
-        """
+        """Writes ``head`` to the request's socket, and then all that ``viewer`` says. Calls ``closed`` at the end."""
         self.open_count += 1
         make_writer(viewer, environ["gunicorn.socket"], self, closed).start(head)
 
