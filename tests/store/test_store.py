@@ -61,7 +61,8 @@ def test_the_store_uses_the_protocol_of_the_test(request: pytest.FixtureRequest,
     clients = bench.ask("CLIENT", "LIST").decode().splitlines()
     protocols = {word for client in clients if " cmd=ping " in client for word in client.split() if "resp=" in word}
 
-    assert f"resp={request.node.callspec.params['bench']}" in protocols
+    _, protocol = request.node.callspec.params["bench"]
+    assert f"resp={protocol}" in protocols
 
 
 # Open
@@ -437,7 +438,8 @@ def test_a_changed_retention_is_applied_to_every_job(
     bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs leave the listing meanwhile, and one job's log is no stream."""
-    monkeypatch.setattr("chronoverse.archive.retention.PAGE_JOBS", 2)
+    read_page = store.listing.page
+    monkeypatch.setattr(store.listing, "page", lambda workflow, before, count: read_page(workflow, before, 2))
     jobs = [JobRef(JOB.workflow_id, f"job_{number}") for number in range(7)]
     for job in jobs:
         finish(store, store.open(job, "token-1"))
