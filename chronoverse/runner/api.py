@@ -227,7 +227,6 @@ class JobLogStream(io.TextIOBase):
         self._lock = threading.RLock()
 
     def writable(self) -> bool:
-        """True."""
         return True
 
     def write(self, text: str) -> int:

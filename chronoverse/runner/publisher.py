@@ -88,7 +88,7 @@ class Publisher:
         # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
         self._renew_seconds = lease_seconds / 3
         self._renew_at = 0.0
-        self._find_free_id = find_free_id
+        self.find_free_id = find_free_id
         self._wait_for_lease = wait_for_lease
         #: With ``find_free_id``: the job that was asked for, how many ids were tried, and why the first was refused.
         self._asked_job, self._tried_ids = job, 1
@@ -163,11 +163,6 @@ class Publisher:
     def base(self) -> int | None:
         """The sequence number of the spool's line with the index 0; None while there was no attempt."""
         return self._base if self._attempt else None
-
-    @property
-    def needs_free_id(self) -> bool:
-        """Whether the lines are to be published under an id that is free, and none was found yet."""
-        return self._find_free_id and self._attempt is None
 
     @property
     def is_unreached(self) -> bool:
@@ -294,7 +289,7 @@ class Publisher:
 
     def _open(self, store: LogWriter) -> None:
         last = self._attempt
-        must_be_new = last is None and (self._find_free_id or self.spool.is_reassigned)
+        must_be_new = last is None and (self.find_free_id or self.spool.is_reassigned)
         try:
             # Always with the same token: a power loss may have brought back an old lease of ours. 1 is the number that
             # the first line gets in a log that has none.
@@ -303,7 +298,7 @@ class Publisher:
             error: ChronoverseError = refusal
             if isinstance(refusal, SequenceGap):
                 error = ForeignLines(f"{self.job} has {counted(refusal.expected - 1)} already")
-            if self._find_free_id and last is None:
+            if self.find_free_id and last is None:
                 self._try_next_id(error)
             elif last is None or not isinstance(error, Closed) or not self._has_ended_as_ours(store, last):
                 raise error from None

@@ -121,7 +121,8 @@ def run(
             code = run_command(
                 argv, tees, spool.put, signals, max_line_bytes=limits.max_line_bytes, masks=masks, pty=pty
             )
-            publisher.end(JobResult(_status(code, signals), code))
+            status = Status.CANCELED if signals.received else Status.FAILED
+            publisher.end(JobResult(status if code else Status.COMPLETED, code))
             if refusal is None:
                 count = len(signals.received)
                 show = tees["stderr"].show_status
@@ -156,12 +157,6 @@ def _open_spool(
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
         say(f"undelivered lines of {runs}; {oldest}{prefix}{_deliver_command(path, server)}")
     return Spool(replace(room, name=job.job_id))
-
-
-def _status(code: int, signals: SignalForwarder) -> Status:
-    if code == 0:
-        return Status.COMPLETED
-    return Status.CANCELED if signals.received else Status.FAILED
 
 
 def wait_delivered(
@@ -220,7 +215,7 @@ def close_and_report(
     if _refuses_id(refusal):
         say(f"publish them under another id with: {_deliver_command(path, service_url, '--retry')}")
     else:
-        options = ("--retry",) if publisher.needs_free_id else ()
+        options = ("--retry",) if publisher.find_free_id and publisher.base is None else ()
         say(f"deliver later with: {_deliver_command(path, service_url, *options)}")
 
 

@@ -6,16 +6,18 @@ import fcntl
 import math
 import os
 import selectors
+import subprocess
 import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, Final, NamedTuple, Protocol
+from typing import IO, Final, NamedTuple, TypeAlias
 
 from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
 from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks
+from chronoverse.runner.capture.terminals import PtyProcess
 
 #: Bytes of one read. They are many, so that a busy command costs few reads. A batch has at most this and one line.
 READ_BYTES: Final = 262_144
@@ -25,14 +27,8 @@ ORPHAN_QUIET_SECONDS: Final = 2.0
 ORPHAN_SECONDS: Final = 10.0
 
 
-class Child(Protocol):
-    """A started command, such as a ``subprocess.Popen``: its process id, and the reading ends of its pipes."""
-
-    pid: int
-    stdout: IO[bytes] | None
-    stderr: IO[bytes] | None
-
-    def wait(self) -> int: ...
+#: A started command.
+Child: TypeAlias = subprocess.Popen[bytes] | PtyProcess
 
 
 class _Pipe(NamedTuple):
@@ -67,7 +63,10 @@ class Capture:
         #: When the command ended, in monotonic seconds; infinite while it runs.
         self._ended_at = math.inf
         self._last_read_at = time.monotonic()
-        self._exit = _exit_descriptor(child.pid)
+        #: Becomes readable when the command ends (Linux 5.3). Elsewhere the loop looks for that again and again.
+        self._exit: int | None = None
+        with contextlib.suppress(AttributeError, OSError):
+            self._exit = os.pidfd_open(child.pid)
         self._pipes: set[_Pipe] = set()
         for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
             if source is not None:
@@ -116,9 +115,15 @@ class Capture:
 
     def _read(self, pipe: _Pipe) -> int:
         """Reads once, and closes the pipe at its end. Returns the number of bytes."""
-        data = _read_available(pipe.source.fileno())
-        if data is None:
+        try:
+            data = os.read(pipe.source.fileno(), READ_BYTES)
+        except BlockingIOError:
             return 0
+        except OSError as error:
+            # On Linux this means that no process has the pseudo-terminal open. It is in tty_io.c, but not in pty(7).
+            if error.errno != errno.EIO:
+                raise
+            data = b""
         if not data:
             self._close(pipe)
             return 0
@@ -149,27 +154,6 @@ class Capture:
         # comes a moment before it does not wake it either.
         longest = 0.05 if self._exit is None else 1.0
         return min(max(0.0, moment - time.monotonic()), longest)
-
-
-def _read_available(descriptor: int) -> bytes | None:
-    """Reads what is there. Empty at the end of the stream; None if there was nothing to read after all."""
-    try:
-        return os.read(descriptor, READ_BYTES)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        # On Linux this means that no process has the pseudo-terminal open. It is in tty_io.c, but not in pty(7).
-        if error.errno != errno.EIO:
-            raise
-        return b""
-
-
-def _exit_descriptor(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends (Linux 5.3); None where there is no such thing."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
 
 
 def _has_ended(pid: int) -> bool:
