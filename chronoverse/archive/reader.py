@@ -58,17 +58,18 @@ class ArchiveReader:
         self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(READ_CACHE_BYTES)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(LINE_CACHE_BYTES)
 
-    def json_lines(self, job: JobRef, after: int, max_lines: int) -> list[bytes]:
-        """The JSON of up to ``max_lines`` lines after the number ``after``, all from one frame of a chunk.
+    def json_lines(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[bytes]:
+        """The JSON of up to ``count`` lines after or before the number ``position``, all from one frame of a chunk.
 
-        Empty at the archive's end, and when not every number in the frame is a line.
+        Empty where the archive ends, and when not every number in the frame is a line.
         """
-        found = self._frame_with(job, after + 1)
-        if found is None or not found[0].plain or found[0].first > after + 1:
+        number = position - 1 if descending else position + 1
+        found = self._frame_with(job, number)
+        if found is None or not found[0].plain or found[0].first > number:
             return []
         frame, lines = found
-        start = after + 1 - frame.first
-        return lines[start : start + max_lines]
+        start = number - frame.first
+        return lines[start::-1][:count] if descending else lines[start : start + count]
 
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
         """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.

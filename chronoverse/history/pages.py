@@ -12,15 +12,7 @@ import orjson
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import SearchTooExpensive
-from chronoverse.history.tiered_log import (
-    MAX_BATCH,
-    BatchReader,
-    Search,
-    StoredLog,
-    has_lines_after,
-    only_in_archive,
-    read_batches,
-)
+from chronoverse.history.tiered_log import MAX_BATCH, BatchReader, Search, has_lines_after, only_in_archive
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
 
@@ -100,16 +92,46 @@ class Page(NamedTuple):
 LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
 
 
-def read_whole_log(store: StoredLog, archive: ArchiveReader, job: Job, *, max_line_bytes: int) -> Iterator[Page]:
-    """All lines of the log, upwards, as :func:`read_batches` does. Archived ones are not decoded, up to a gap."""
-    position = job.first - 1
-    while only_in_archive(job, position + 1) and (lines := archive.json_lines(job.ref, position, MAX_BATCH)):
-        position += len(lines)
+def read_all_lines(
+    read: BatchReader, archive: ArchiveReader, job: Job, position: int, *, descending: bool = False
+) -> Iterator[Page]:
+    """All lines strictly after ``position`` in the order asked for. Raises as ``read`` and ``archive`` do.
+
+    Archived lines are the bytes of the archive, up to the first gap. Nothing is held of a page that was taken.
+    """
+    step = -1 if descending else 1
+    while position + step >= job.first and only_in_archive(job, position + step):
+        lines = archive.json_lines(job.ref, position, MAX_BATCH, descending=descending)
+        if not lines:
+            break
+        position += step * len(lines)
         yield Page(lines, position, True)
-    for batch in read_batches(store, archive, job, position, max_line_bytes=max_line_bytes):
+        del lines
+    for batch in read(job, position, descending=descending):
         page = Page([line.encode() for line in batch.lines], batch.position, not batch.is_last)
         batch.entries.clear()
         yield page
+        del page
+
+
+def first_page(
+    pages: Iterator[Page], job: Job, position: int, limit: int, budget: PageBudget, *, descending: bool
+) -> Page:
+    """The first ``limit`` lines of ``pages``, which begin after ``position``; fewer when the ``budget`` is used up."""
+    found: list[bytes] = []
+    for page in pages:
+        for json in page.lines:
+            if len(json) > MAX_LINE_CHARACTERS:
+                json = line_json(Line.decode(json))
+            is_over = len(found) == limit or (found and budget.is_used_up())
+            if is_over or not budget.take(json):
+                position = Line.decode(found[-1]).sequence_num
+                return Page(found, position, has_lines_after(job, position, descending))
+            found.append(json)
+        position = page.position
+        if not page.has_more or len(found) == limit or budget.is_used_up():
+            return Page(found, position, page.has_more and has_lines_after(job, position, descending))
+    return Page(found, position, False)
 
 
 def line_json(line: Line, **more: object) -> bytes:
@@ -132,10 +154,10 @@ def read_page(
     budget: PageBudget,
     *,
     descending: bool,
-    search: Search | None = None,
-    predicate: Callable[[Line], bool] | None = None,
-    matcher: Matcher | None = None,
-    encode: LineEncoder = encode_line,
+    search: Search | None,
+    predicate: Callable[[Line], bool],
+    matcher: Matcher | None,
+    encode: LineEncoder,
 ) -> Page:
     """Up to ``limit`` lines strictly after ``position`` in the order asked for, and what ``encode`` adds to them.
 
@@ -155,8 +177,7 @@ def read_page(
                     return page(True)
                 has_progress = True
                 budget.entries_left -= 1
-                is_wanted = predicate is None or predicate(line)
-                if is_wanted and (matcher is None or batch.is_match or matches(matcher, line)):
+                if predicate(line) and (matcher is None or batch.is_match or matches(matcher, line)):
                     encoded = encode(line, budget)
                     if encoded is None:
                         return page(True)

@@ -5,23 +5,25 @@ processor for long. See :mod:`chronoverse.history.pages` and :mod:`chronoverse.h
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent.socket
 from flask import request
 
-from chronoverse.history.pages import Page, PageBudget, read_page
+from chronoverse.history.pages import Page, PageBudget, first_page, read_all_lines
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, LineScan
-from chronoverse.history.tiered_log import read_batches
+from chronoverse.history.tiered_log import BatchReader, read_batches
 from chronoverse.joblog.entries import Batch, RawEntry
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.web.guards.connection import HangupWatch
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
+
+_Part = TypeVar("_Part")
 
 
 def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
@@ -30,8 +32,9 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
     Raises as the store, the archive and :meth:`Turns.page` do.
     """
     with deps.turns.page(job.ref, principal().subject):
-        read, budget = partial(read_log, deps, limit=limit), PageBudget(clock=deps.monotonic)
-        return read_page(read, job, position, limit, budget, descending=descending)
+        read, budget = partial(_reader(deps), limit=limit), PageBudget(clock=deps.monotonic)
+        pages = _with_rounds(read_all_lines(read, deps.archive, job, position, descending=descending))
+        return first_page(pages, job, position, limit, budget, descending=descending)
 
 
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
@@ -39,9 +42,17 @@ def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Ite
 
     ``options`` and errors are those of :func:`~chronoverse.history.tiered_log.read_batches`, and :class:`AtCapacity`.
     """
-    store, max_line_bytes = _LockedStore(deps, principal().subject), deps.settings.max_line_bytes
-    for batch in read_batches(store, deps.archive, job, position, max_line_bytes=max_line_bytes, **options):
-        yield batch
+    return _with_rounds(_reader(deps)(job, position, **options))
+
+
+def _reader(deps: Dependencies) -> BatchReader:
+    store = _LockedStore(deps, principal().subject)
+    return partial(read_batches, store, deps.archive, max_line_bytes=deps.settings.max_line_bytes)
+
+
+def _with_rounds(parts: Iterable[_Part]) -> Iterator[_Part]:
+    for part in parts:
+        yield part
         yield_to_loop()
 
 

@@ -12,9 +12,9 @@ from flask import Response, request
 
 from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
-from chronoverse.history.pages import MAX_ENTRIES, Page, read_whole_log
+from chronoverse.history.pages import MAX_ENTRIES, Page, read_all_lines
 from chronoverse.history.scans.scan import SHORT_SCAN_SECONDS, LineScan
-from chronoverse.history.tiered_log import BATCH_CHARACTERS, MAX_BATCH
+from chronoverse.history.tiered_log import BATCH_CHARACTERS, MAX_BATCH, read_batches
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.web.guards.admission import StreamTicket
 from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
@@ -128,7 +128,8 @@ def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
     """All lines of the log. Raises as the store and the archive do, and as :meth:`Turns.download` does."""
     # This line runs at the caller's first ``next``, which is within the request. Later the request's context is gone.
     subject = principal().subject
-    pages = read_whole_log(deps.store, deps.archive, job, max_line_bytes=deps.settings.max_line_bytes)
+    read = partial(read_batches, deps.store, deps.archive, max_line_bytes=deps.settings.max_line_bytes)
+    pages = read_all_lines(read, deps.archive, job, job.first - 1)
     while True:
         with deps.turns.download(job.ref, subject):
             page = next(pages, None)
