@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -40,16 +41,13 @@ from chronoverse.joblog.model import Job, JobRef, ListingPosition, Status, secon
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
-#: The parts of ``hot_bytes`` at which the archiver starts and stops shrinking a running log, which may grow by 35 MB/s.
-#: It takes 0.5 s to find the log, and 0.5 s for a chunk of 12 MB. The rest is for an archiver that falls behind.
+#: The part of ``hot_bytes`` at which the archiver starts to shrink a running log, which may grow by 35 MB/s, down to
+#: half of that. It takes 0.5 s to find the log, and 0.5 s for a chunk of 12 MB.
 HIGH_MARK: Final = 1 / 4
-LOW_MARK: Final = 1 / 8
 #: Above this part the log's runner is throttled. What the job prints meanwhile waits in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
 #: Seconds between two measurements of the running logs. A log grows by 4 MB in that time at most.
 MEASURE_SECONDS: Final = 0.1
-#: Sizes of logs that are asked for in a second. One takes the server 3 µs.
-SIZES_PER_SECOND: Final = 2_000
 #: The part of the archiver's time that rounds through all keys may take, four a second at most; and so may repairs of
 #: the list of workflows, and checks of their retentions.
 ROUND_SHARE: Final = 0.05
@@ -59,44 +57,42 @@ MAX_SNOOZE_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
 #: Seconds until a job is checked again that another archiver works on, or that was deleted.
 BUSY_SECONDS: Final = 1.0
-#: The least seconds between two repairs of the list of workflows.
-REPAIR_SECONDS: Final = 60.0
 #: Workflows that one step of a repair reads, in a few milliseconds.
 _WORKFLOWS_AT_ONCE: Final = 10
 
 log: Final = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class _Repeated:
     """Work that is done in small steps, again and again.
 
     It begins ``seconds`` after its end at the earliest, and its steps take :data:`ROUND_SHARE` of the time at most.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[None]], seconds: float, monotonic: Callable[[], float]) -> None:
-        self.due_at = 0.0
-        self._begin = begin
-        self._seconds = seconds
-        self._monotonic = monotonic
-        self._steps: Iterator[None] | None = None
-        self._took = 0.0
+    begin: Callable[[], Iterator[None]]
+    seconds: float
+    monotonic: Callable[[], float]
+    due_at: float = 0.0
+    steps: Iterator[None] | None = None
+    took: float = 0.0
 
     def step(self) -> bool:
         """Does the next step, if it is due. Returns whether there may be more. An error is raised, and ends them."""
-        began = self._monotonic()
-        if self._steps is None:
+        began = self.monotonic()
+        if self.steps is None:
             if began < self.due_at:
                 return False
-            self._steps, self._took = self._begin(), 0.0
-        for _ in self._steps:
-            self._took += self._monotonic() - began
+            self.steps, self.took = self.begin(), 0.0
+        for _ in self.steps:
+            self.took += self.monotonic() - began
             return True
-        self._steps = None
-        self.due_at = began + max(self._seconds, self._took / ROUND_SHARE)
+        self.steps = None
+        self.due_at = began + max(self.seconds, self.took / ROUND_SHARE)
         return False
 
     def restart(self) -> None:
-        self._steps, self.due_at = None, 0.0
+        self.steps, self.due_at = None, 0.0
 
 
 class Archiver:
@@ -126,7 +122,7 @@ class Archiver:
         self._measure_at = 0.0
         self._rounds = _Repeated(self._read_round, 0.25, monotonic)
         self._retention_checks = _Repeated(self._check_retentions, 15.0, monotonic)
-        self._repairs = _Repeated(self._read_workflows, REPAIR_SECONDS, monotonic)
+        self._repairs = _Repeated(self._read_workflows, 60.0, monotonic)
         #: The retentions at the last check.
         self._retentions: dict[str, int | None] = {}
         #: The jobs that the round has found so far.
@@ -181,7 +177,8 @@ class Archiver:
         now = self._monotonic()
         if now >= self._measure_at:
             self._measure_running()
-            self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / SIZES_PER_SECOND)
+            # At most 2,000 sizes a second. One takes the server 3 µs.
+            self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / 2_000)
         self._retention_checks.step()
         moved = self.move_chunk() is not None
         # Before the first round has ended, nothing is known that is not in the list of workflows. That list's server
@@ -229,7 +226,7 @@ class Archiver:
 
     def _shrink(self, ref: JobRef, size: int) -> int:
         """Moves one chunk of a running log, which is to shrink to the low mark."""
-        low = self._policy.hot_bytes * LOW_MARK
+        low = self._policy.hot_bytes * HIGH_MARK / 2
         # This comes before the lock: if another archiver holds that, it may be dead.
         self._throttle(ref, size)
         try:

@@ -231,28 +231,19 @@ def rewrite(
     for frame in chunk.frames:
         pause()
         text, part = frame_text(frame, data), data[frame.offset : frame.offset + frame.size]
-        is_concerned = first <= frame.last and frame.first <= last
-        if is_concerned and (new_text := _changed_text(text, first, last, change, changed)) is not None:
-            text, part = new_text, compress_frame(new_text)
+        before = len(changed)
+        lines = text.splitlines() if first <= frame.last and frame.first <= last else []
+        for index, entry in enumerate(map(decode_entry, lines)):
+            if isinstance(entry, Line) and first <= entry.sequence_num <= last and (line := change(entry)):
+                lines[index] = line.encode()
+                changed.append(line.sequence_num)
+        if len(changed) > before:
+            text = b"\n".join([*lines, b""])
+            part = compress_frame(text)
         text_hash.update(text)
         frames.append(frame._replace(offset=offset, size=len(part), text_size=len(text)))
         parts.append(part)
         offset += len(part)
-    return (
-        (*_finished(job, chunk.first, chunk.last, frames, parts, text_hash.hexdigest()), changed) if changed else None
-    )
-
-
-def _changed_text(text: bytes, first: int, last: int, change: LineChange, changed: list[int]) -> bytes | None:
-    """``text`` after the changes; None when no line changed. Adds the numbers of changed lines to ``changed``."""
-    before = len(changed)
-    lines = text.splitlines()
-    for index, encoded in enumerate(lines):
-        fields = orjson.loads(encoded)
-        if "message" not in fields or not first <= fields["sequence_num"] <= last:
-            continue
-        line = change(Line.from_json(fields))
-        if line is not None:
-            lines[index] = line.encode()
-            changed.append(line.sequence_num)
-    return b"\n".join([*lines, b""]) if len(changed) > before else None
+    if not changed:
+        return None
+    return *_finished(job, chunk.first, chunk.last, frames, parts, text_hash.hexdigest()), changed

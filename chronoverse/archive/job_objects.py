@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import text_sha256
@@ -83,25 +84,16 @@ class CollectedGarbage(NamedTuple):
     kept: int = 0
 
 
+@dataclass(frozen=True, slots=True)
 class JobObjects:
     """The objects of ``job``, for the process that holds its archive lock of ``lock_seconds`` with ``token``."""
 
-    def __init__(
-        self,
-        store: Store,
-        objects: ObjectStore,
-        job: JobRef,
-        token: str,
-        *,
-        lock_seconds: float = LOCK_SECONDS,
-        on_step: StepHook = ignore_step,
-    ) -> None:
-        self.store: Final = store
-        self.objects: Final = objects
-        self.job: Final = job
-        self.token: Final = token
-        self.on_step: Final = on_step
-        self._lock_seconds: Final = lock_seconds
+    store: Store
+    objects: ObjectStore
+    job: JobRef
+    token: str
+    lock_seconds: float = LOCK_SECONDS
+    on_step: StepHook = ignore_step
 
     @contextlib.contextmanager
     def put_verified(self, chunk: Chunk, data: bytes) -> Iterator[Chunk]:
@@ -156,7 +148,7 @@ class JobObjects:
         unrecorded = [each for each in found if each.name not in named]
         old = [each.name for each in unrecorded if each.written_at <= now - min_age]
         marked = index.mark_garbage(self.job, self.token, old)
-        permanent = index.is_permanent(self.job, self._lock_seconds) if marked or check_permanence else True
+        permanent = index.is_permanent(self.job, self.lock_seconds) if marked or check_permanence else True
         recorded = {chunk.name for chunk in index.chunks(self.job)}
         done: list[str] = []
         deleted = 0

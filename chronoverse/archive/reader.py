@@ -20,16 +20,11 @@ from chronoverse.joblog.shapes import ShapeSet
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of objects in the cache: enough for 16 replays at different positions.
-READ_CACHE_BYTES: Final = 4 * 2**20
-#: The most bytes of one read in a search, since S3 takes 10 ms for each answer.
-SCAN_READ_BYTES: Final = 2**20
-#: Bytes of lines in the cache. One replay asks for the same frame some five times in a row.
-LINE_CACHE_BYTES: Final = 4 * 2**20
+#: Bytes of the cache of objects, enough for 16 replays at different positions, and of that of lines: a replay asks for
+#: the same frame some five times in a row.
+CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
-#: The most chunks of a log whose set of shapes is looked for. Each takes a round trip to the store.
-MAX_SHAPED_CHUNKS: Final = 1_000
 
 _Result = TypeVar("_Result")
 #: Returns the lines of a frame's JSON Lines that are wanted, in order.
@@ -55,8 +50,8 @@ class ArchiveReader:
         if objects is not None:
             self._get_object = objects.get
         self._record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
-        self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(READ_CACHE_BYTES)
-        self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(LINE_CACHE_BYTES)
+        self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(CACHE_BYTES)
+        self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(CACHE_BYTES)
 
     def json_lines(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[bytes]:
         """The JSON of up to ``count`` lines after or before the number ``position``, all from one frame of a chunk.
@@ -119,7 +114,8 @@ class ArchiveReader:
             frames = chunk.frames[index::-1] if descending else chunk.frames[index:]
             wanted: list[Frame] = []
             for frame in takewhile(lambda frame: not skip(frame), frames):
-                if wanted and abs(frame.offset - wanted[0].offset) >= SCAN_READ_BYTES:
+                # One read of a megabyte, since S3 takes 10 ms for each answer.
+                if wanted and abs(frame.offset - wanted[0].offset) >= 2**20:
                     break
                 wanted.append(frame)
             if not wanted:
@@ -150,7 +146,8 @@ class ArchiveReader:
         chunks: list[Chunk] = []
         while chunk := self._record_cache.fresh_chunk(job, chunks[-1].last + 1 if chunks else 1):
             chunks.append(chunk)
-            if len(chunks) > MAX_SHAPED_CHUNKS:
+            # Each takes a round trip to the store.
+            if len(chunks) > 1_000:
                 return None
         return read_shape_set(self._objects, job, chunks)
 

@@ -9,6 +9,7 @@ is left: see :mod:`chronoverse.archive.job_objects`.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -68,32 +69,23 @@ class RedactionResult(NamedTuple):
     pending: bool
 
 
+@dataclass(slots=True)
 class Redaction:
     """Carries out ``request`` for the log of ``job``. ``pause`` lets other greenlets run.
 
     An archiver that holds the archive lock is waited for, for ``busy_seconds``: it needs less time for a chunk.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        objects: ObjectStore,
-        job: JobRef,
-        request: RedactionRequest,
-        *,
-        pause: Callable[[], object] = lambda: None,
-        busy_seconds: float = 5.0,
-    ) -> None:
-        self._store: Final = store
-        self._objects: Final = objects
-        self._ref: Final = job
-        self._request = request
-        self._pause = pause
-        self._busy_seconds = busy_seconds
-        self._count = 0
-        self._batch = AdaptiveBatch()
-        #: All lines up to this number are redacted, as far as they are to be.
-        self._last_checked = request.first - 1
+    store: Store
+    objects: ObjectStore
+    job: JobRef
+    request: RedactionRequest
+    pause: Callable[[], object] = bool
+    busy_seconds: float = 5.0
+    _count: int = 0
+    #: All lines up to this number are redacted, as far as they are to be.
+    _last_checked: int = 0
+    _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
     def run(self) -> RedactionResult:
         """Redacts all lines, or those that it gets to in :data:`CALL_SECONDS`.
@@ -102,16 +94,17 @@ class Redaction:
         Raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
         the store and the archive do.
         """
-        with archive_lock(self._store, self._ref, wait_seconds=self._busy_seconds) as token:
-            job = self._store.get_job(self._ref)
+        with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
+            job = self.store.get_job(self.job)
             if job is None:
                 raise JobNotFound("no such job")
-            last = min(self._request.last, job.last if job.end else job.last - 1)
-            if self._request.exact and last < min(self._request.last, job.last):
+            last = min(self.request.last, job.last if job.end else job.last - 1)
+            if self.request.exact and last < min(self.request.last, job.last):
                 raise LineStillOpen(
                     f"line {job.last} is the newest of a running job: it can be redacted behind the next"
                 )
-            job_objects = JobObjects(self._store, self._objects, self._ref, token)
+            job_objects = JobObjects(self.store, self.objects, self.job, token)
+            self._last_checked = self.request.first - 1
             deadline = time.monotonic() + CALL_SECONDS
             try:
                 self._redact_archived(job_objects, last, deadline)
@@ -120,7 +113,7 @@ class Redaction:
             except (StoreError, AppendRefused, SearchTooExpensive) as error:
                 if not self._count:
                     raise
-                log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self._ref)}})
+                log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self.job)}})
             return RedactionResult(
                 self._count, self._last_checked, self._last_checked >= last, self._is_pending(job_objects)
             )
@@ -131,19 +124,19 @@ class Redaction:
             # The object store's clock may be ahead of ours.
             garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
         except (StoreError, AppendRefused) as error:
-            log.warning("redacted text is still to be deleted: %s", error, extra={"fields": {"job": str(self._ref)}})
+            log.warning("redacted text is still to be deleted: %s", error, extra={"fields": {"job": str(self.job)}})
             return True
         return garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
-        while self._last_checked < last and (chunk := self._store.chunks.chunk(self._ref, self._last_checked + 1)):
-            data = self._objects.get(chunk.name)
-            rewritten = rewrite(self._ref, chunk, data, self._request.first, last, self._request.change, self._pause)
+        while self._last_checked < last and (chunk := self.store.chunks.chunk(self.job, self._last_checked + 1)):
+            data = self.objects.get(chunk.name)
+            rewritten = rewrite(self.job, chunk, data, self.request.first, last, self.request.change, self.pause)
             if rewritten is not None:
                 new_chunk, data, numbers = rewritten
-                audit = self._request.audit_entry(numbers)
+                audit = self.request.audit_entry(numbers)
                 with job_objects.put_verified(new_chunk, data) as new_chunk:
-                    self._store.chunks.redact(self._ref, job_objects.token, new_chunk, audit, old=chunk)
+                    self.store.chunks.redact(self.job, job_objects.token, new_chunk, audit, old=chunk)
                 self._count += len(numbers)
             self._last_checked = chunk.last
             if time.monotonic() > deadline:
@@ -152,26 +145,26 @@ class Redaction:
     def _redact_stored(self, job_objects: JobObjects, job: Job, last: int, deadline: float) -> None:
         """Redacts lines that only the store has, by archiving all lines up to the last of them."""
         first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
-        affected = self._last_affected(max(first, self._request.first), last, job.first_stored)
+        affected = self._last_affected(max(first, self.request.first), last, job.first_stored)
         while first <= affected:
             numbers: list[int] = []
-            builder = ChunkBuilder(self._ref, first)
+            builder = ChunkBuilder(self.job, first)
             newest = fill(
                 builder,
                 self._page,
                 job.first_stored,
                 affected + 1,
                 change=partial(self._changed_entries, numbers),
-                on_page=self._pause,
+                on_page=self.pause,
             )
             if builder.last < first:
                 break
             with job_objects.put_verified(*builder.finish()) as chunk:
                 if numbers:
-                    audit = self._request.audit_entry(numbers)
-                    self._store.chunks.redact(self._ref, token, chunk, audit, last_entry=newest)
+                    audit = self.request.audit_entry(numbers)
+                    self.store.chunks.redact(self.job, token, chunk, audit, last_entry=newest)
                 else:
-                    self._store.chunks.commit_chunk(self._ref, token, chunk, trim=chunk.last, last_entry=newest)
+                    self.store.chunks.commit_chunk(self.job, token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)
             self._last_checked = max(self._last_checked, chunk.last)
             first = chunk.last + 1
@@ -187,19 +180,19 @@ class Redaction:
             numbers = [line.sequence_num for line in self._changed_lines(entries, cursor, first_stored)]
             found = max([found, *(number for number in numbers if number <= last)])
             cursor = entry_number(entries[-1][0])
-            self._pause()
+            self.pause()
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
         """Up to ``max_count`` entries after line ``after``, about 1 MiB, and 1,000, for which other greenlets wait."""
-        entries = self._store.page(self._ref, after=after, count=min(self._batch.lines, 1_000, max_count))
+        entries = self.store.page(self.job, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         return entries
 
     def _changed_lines(self, entries: Sequence[RawEntry], after: int, first_stored: int) -> Iterator[Line]:
         """The lines of ``entries`` that are to be redacted, after the redaction."""
         for entry in read_entries(entries, after, first_stored):
-            if isinstance(entry, Line) and (changed := self._request.change(entry)):
+            if isinstance(entry, Line) and (changed := self.request.change(entry)):
                 yield changed
 
     def _changed_entries(self, numbers: list[int], entries: Sequence[RawEntry], after: int) -> list[RawEntry]:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock, ignore_step
 from chronoverse.archive.manifest import read_manifest
@@ -14,10 +14,6 @@ from chronoverse.joblog.chunk import MANIFEST, folder
 from chronoverse.joblog.model import IDENTIFIER, JobRef, ListingPosition
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
-
-#: Seconds between hiding a job and deleting its log, in which the tail readers read its terminal entry. Otherwise they
-#: might next read what a foreign runner has written under the same id.
-NOTICE_SECONDS: Final = 0.1
 
 
 class RetentionPolicy(NamedTuple):
@@ -52,7 +48,9 @@ def delete_job(
         store.chunks.mark_deleting(job, token, tombstone_ms)
         on_step("marked for deletion")
         if tombstone_ms:
-            time.sleep(NOTICE_SECONDS)
+            # Meanwhile the tail readers read its terminal entry. Otherwise they might next read what a foreign runner
+            # has written under the same id.
+            time.sleep(0.1)
         if objects is not None:
             for stored in list(objects.list(folder(job))):
                 objects.delete(stored.name)

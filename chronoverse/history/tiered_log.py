@@ -15,8 +15,7 @@ from chronoverse.errors import ArchiveUnavailable, JobNotFound
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
 from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence, TimeRange
 
-#: Entries of the first read, when it is not known how long the lines are; and of any read, at most.
-FIRST_BATCH: Final = 8
+#: Entries of one read, at most.
 MAX_BATCH: Final = 250
 #: Bytes that one read may have if all its lines are as long as a runner may write them: some 20 ms of a processor.
 READ_BYTES: Final = 16 * 2**20
@@ -167,7 +166,8 @@ def read_batches(
     """
     log = TieredLog(store, archive, job)
     max_count = max(1, min(MAX_BATCH, READ_BYTES // max_line_bytes))
-    count = min(FIRST_BATCH, max_count)
+    # It is not known yet how long the lines are.
+    count = min(8, max_count)
     while True:
         next_number = position - 1 if descending else position + 1
         # The archive is searched ten times as fast as the store, so it is preferred where both have the lines.

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -67,18 +67,17 @@ class ScanClient:
             return frames, head["position"]
 
 
-class PendingScan:
+class PendingScan(NamedTuple):
     """A scan that was sent to the server, which must begin with it before the monotonic time ``deadline``."""
 
-    def __init__(self, connection: http.client.HTTPConnection, sock: socket.socket, deadline: float) -> None:
-        self._connection = connection
-        self._sock = sock
-        self._deadline = deadline
+    connection: http.client.HTTPConnection
+    sock: socket.socket
+    deadline: float
 
     def shorten(self) -> None:
         """Tells the server that the client has closed its side: the page is to end soon."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)
 
     def page(self) -> Page:
         """The page that a :class:`LineScan` asks for, after waiting for it. Raises as :meth:`answer` does."""
@@ -96,10 +95,10 @@ class PendingScan:
         Raises what the server has raised, and :class:`ScansUnavailable` when it died, or does not begin or end in time.
         """
         with _translated():
-            self._sock.settimeout(_seconds_until(self._deadline))
-            self._sock.recv(1, socket.MSG_PEEK)
-            self._sock.settimeout(ANSWER_SECONDS)
-            response = self._connection.getresponse()
+            self.sock.settimeout(_seconds_until(self.deadline))
+            self.sock.recv(1, socket.MSG_PEEK)
+            self.sock.settimeout(ANSWER_SECONDS)
+            response = self.connection.getresponse()
             body = response.read()
             if "Content-Length" not in response.headers:
                 raise http.client.IncompleteRead(body)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import decode_lines
 from chronoverse.archive.reader import ArchiveReader
@@ -18,32 +18,28 @@ from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 
-#: The runs that a log is compared with, if none is named; and how many jobs are looked at to find these.
+#: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
-MAX_LOOKED_AT: Final = 200
-#: Shapes in the cache of one process, some 100 bytes each. The sets that were not used for longest are dropped first.
-CACHED_SHAPES: Final = 1_000_000
 #: Errors that concern one run. The log is compared with the other runs.
 _JOB_ERRORS: Final = (ArchiveDamaged, JobNotFound, NotALog)
 
 
-class NewLines:
+class NewLines(NamedTuple):
     """Says which lines are new: those with a shape that none of the ``runs`` has."""
 
-    def __init__(self, runs: Sequence[ShapeSet], hasher: ShapeHasher) -> None:
-        self._runs = runs
-        self._hasher = hasher
+    runs: Sequence[ShapeSet]
+    hasher: ShapeHasher
 
     def is_new(self, line: Line) -> bool:
-        (found,) = self._hasher.hashes([line.message])
-        return not any(found in run.hashes for run in self._runs)
+        (found,) = self.hasher.hashes([line.message])
+        return not any(found in run.hashes for run in self.runs)
 
     def matching_lines(self, text: bytes) -> list[Line]:
         """The new lines of a frame's JSON Lines: a :data:`~chronoverse.archive.reader.FrameFilter`."""
         lines = decode_lines(text)
-        found = self._hasher.hashes([line["message"] for line in lines])
+        found = self.hasher.hashes([line["message"] for line in lines])
         new = set(found)
-        for run in self._runs:
+        for run in self.runs:
             new = new - run.hashes
         if not new:
             return []
@@ -60,10 +56,10 @@ class _CachedShapes:
 
 
 class RunShapes:
-    """The shapes of the lines of whole jobs, for one process. ``read`` reads logs. ``max_shapes`` bounds the cache."""
+    """The shapes of the lines of whole jobs, ``max_shapes`` of some 100 bytes in all, for one process."""
 
     def __init__(
-        self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_shapes: int = CACHED_SHAPES
+        self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_shapes: int = 1_000_000
     ) -> None:
         self.hasher: Final = hasher
         self._archive = archive
@@ -115,8 +111,8 @@ class RunShapes:
 
 
 def runs_before(job: Job, listed: Iterable[Job | None]) -> list[Job]:
-    """The good runs that ``job`` is compared with, out of the jobs that were ``listed`` before it, the newest first."""
-    good = (each for each in islice(listed, MAX_LOOKED_AT) if each and each.status is Status.COMPLETED)
+    """The good runs that ``job`` is compared with, out of 200 jobs that were ``listed`` before it, the newest first."""
+    good = (each for each in islice(listed, 200) if each and each.status is Status.COMPLETED)
     return list(islice((each for each in good if each.ref != job.ref), COMPARED_JOBS))
 
 

@@ -1,14 +1,11 @@
 """Makes the JSON of matching lines, with the spans that match and the lines of context."""
 
-from typing import Any, Final
+from typing import Any
 
 from chronoverse.history.pages import MAX_LINE_CHARACTERS, PageBudget, line_json
 from chronoverse.history.tiered_log import BatchReader
 from chronoverse.joblog.matcher import MAX_SPANS, Matcher
 from chronoverse.joblog.model import Job, Line
-
-#: Lines of one job on a page with context: about as many as twenty matches with 50 lines before and after them have.
-MAX_CONTEXT_PAGE_LINES: Final = 2_000
 
 
 class MatchEncoder:
@@ -37,7 +34,8 @@ class MatchEncoder:
         self._leading_count, self._following_count = context[::-1] if descending else context
         #: The page has all context up to this number.
         self._complete_to: int | None = None
-        self._lines_left = MAX_CONTEXT_PAGE_LINES
+        #: About as many lines as twenty matches with 50 lines before and after them have.
+        self._lines_left = 2_000
 
     def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
         # The first match is on the page in any case, if need be with fewer highlights or less context.

@@ -14,9 +14,6 @@ from chronoverse.joblog.model import JobRef
 #: Seconds after which the scan server returns what it has found for a stream or a download. Then other scans get their
 #: turn.
 SHORT_SCAN_SECONDS: Final = 0.1
-#: Seconds for finding the new lines of a summary, and as many again for finding the errors. That is enough for millions
-#: of archived lines of which few are new or look like errors. The next request goes on with the others.
-SUMMARY_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +116,15 @@ class WorkflowScan(LineScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryScan(BaseScan):
-    """Asks for the summary of a job in at most ``page_bytes``."""
+    """Asks for the summary of a job in at most ``page_bytes``.
+
+    The ``seconds`` are those for the new lines, and again for the errors: enough for millions of archived lines. The
+    next request goes on with the others.
+    """
 
     PATH: ClassVar = "/summary"
 
-    seconds: float = SUMMARY_SECONDS
+    seconds: float = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
