@@ -15,7 +15,6 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli import common
-from chronoverse.cli.listing import item_text, spoken
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
@@ -91,7 +90,7 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str
     if StoreHistory(store, objects).went_back() and delete:
         # The reason was logged.
         return os.EX_DATAERR
-    show = item_text(output, lambda item: "\t".join(map(str, item.values())))
+    show = common.item_text(output, lambda item: "\t".join(map(str, item.values())))
     for (name, size, *_), reason in orphans(store, objects, time.time(), settings.retention_seconds):
         click.echo(show({"id": name, "size": size, "reason": reason}))
         if delete:
@@ -136,7 +135,7 @@ def retention(workflow: str, time_text: str | None) -> None:
             apply_retention(store, workflow, seconds, settings.retention_seconds)
         own = store.catalog.retention(workflow)
     kept = settings.retention_seconds if own is None else own
-    text = spoken(kept) if sys.stdout.isatty() else f"{kept} s"
+    text = common.spoken(kept) if sys.stdout.isatty() else f"{kept} s"
     click.echo(f"{text}{' (the default)' if own is None else ''}")
 
 

@@ -131,6 +131,29 @@ def json_text(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
+    """What makes the line for an item of a list, as the option ``--output`` says."""
+    if output == "name":
+        return lambda item: plain_text(str(item["id"]))
+    return json_text if output != "text" else lambda item: plain_text(text(item))
+
+
+def spoken(seconds: float) -> str:
+    """A duration as the commands read it, with its two largest units.
+
+    >>> spoken(5_400), spoken(7_776_000), spoken(0.4)
+    ('1h30m', '90d', '0s')
+    """
+    left, words = int(seconds), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number or (unit == "s" and not words):
+            words.append(f"{number}{unit}")
+        elif words:
+            break
+    return "".join(words[:2])
+
+
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
     """The URL of the service that a command means, or None if it means the store of ``settings``.
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from chronoverse.cli import common
+from chronoverse.client.client import read_items, reading
 from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.model import iso_timestamp, read_time
 from chronoverse.settings import no_color
@@ -27,8 +28,6 @@ from chronoverse.settings import no_color
 @common.list_output_option
 def jobs(workflow: str, status: str | None, since: str | None, output: str) -> None:
     """List the jobs of WORKFLOW, newest first."""
-    from chronoverse.client.client import read_items
-
     with common.open_client(workflow) as client:
         pages = client.pages("/workflows/{}/jobs", workflow, limit=1_000, status=status)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
@@ -44,8 +43,6 @@ def jobs(workflow: str, status: str | None, since: str | None, output: str) -> N
 @common.list_output_option
 def workflows(status: str | None, output: str) -> None:
     """List the workflows, the one with the newest job first."""
-    from chronoverse.client.client import read_items
-
     with common.open_client("*") as client:
         pages = client.pages("/workflows", limit=1_000, status=status)
         found = (workflow for page in pages for workflow in read_items(page, "workflows", dict))
@@ -63,22 +60,16 @@ def print_list(
 
     As text, a terminal gets a table with ``head`` and a ``row`` for each item. A pipe gets a line of ``text`` for each.
     """
-    if output == "text" and sys.stdout.isatty():
-        rows = list(map(row, items))
-        print_table(head, rows)
-        return len(rows)
-    count, show = 0, item_text(output, text)
-    for item in items:
-        click.echo(show(item))
-        count += 1
+    count, show = 0, common.item_text(output, text)
+    with reading("list"):
+        if output == "text" and sys.stdout.isatty():
+            rows = list(map(row, items))
+            print_table(head, rows)
+            return len(rows)
+        for item in items:
+            click.echo(show(item))
+            count += 1
     return count
-
-
-def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
-    """What makes the line for an item of a list, as the option ``--output`` says."""
-    if output == "name":
-        return lambda item: plain_text(str(item["id"]))
-    return common.json_text if output != "text" else lambda item: plain_text(text(item))
 
 
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -94,22 +85,6 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def spoken(seconds: float) -> str:
-    """A duration as the commands read it, with its two largest units.
-
-    >>> spoken(5_400), spoken(7_776_000), spoken(0.4)
-    ('1h30m', '90d', '0s')
-    """
-    left, words = int(seconds), list[str]()
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        number, left = divmod(left, size)
-        if number or (unit == "s" and not words):
-            words.append(f"{number}{unit}")
-        elif words:
-            break
-    return "".join(words[:2])
-
-
 def _job_text(job: dict[str, Any]) -> str:
     started = str(job["started_at"] or job["created_at"] or "-")
     return f"{job['id']:<32} {_status(job):<14} {started:<24} {job['lines']:>12}"
@@ -118,7 +93,7 @@ def _job_text(job: dict[str, Any]) -> str:
 def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
     started = job["started_at"]
     ended = job["finished_at"] or (iso_timestamp(time.time()) if job["status"] == "RUNNING" else None)
-    duration = spoken(_unix_seconds(ended) - _unix_seconds(started)) if started and ended else "-"
+    duration = common.spoken(_unix_seconds(ended) - _unix_seconds(started)) if started and ended else "-"
     return str(job["id"]), _status(job), _age(started or job["created_at"]), duration, str(job["lines"])
 
 
@@ -144,7 +119,7 @@ def _counts(workflow: dict[str, Any]) -> Iterator[str]:
 
 def _age(timestamp: Any) -> str:
     """How long ago a timestamp of the service was, by our clock."""
-    return "-" if not (then := _unix_seconds(timestamp)) else spoken(max(0, time.time() - then))
+    return "-" if not (then := _unix_seconds(timestamp)) else common.spoken(max(0, time.time() - then))
 
 
 def _unix_seconds(timestamp: Any) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from chronoverse.cli import common
+from chronoverse.client.client import reading
 from chronoverse.client.terminal import counted, plain_text, sanitize
-from chronoverse.errors import ChronoverseError
 
 
 @click.command()
@@ -41,7 +41,7 @@ def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
 
 def summary_text(summary: dict[str, Any]) -> Iterator[str]:
     """A job's summary for a person. Each line of the log comes with its number. Raises :class:`ChronoverseError`."""
-    try:
+    with reading("summary"):
         job, compared_with = summary["job"], summary["compared_with"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
         yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {counted(job['lines'])}")
@@ -60,8 +60,6 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         yield from map(_numbered, summary["errors"]["first"])
         yield "The last lines:"
         yield from map(_numbered, summary["last"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ChronoverseError("the service sent an unreadable summary") from error
     if summary.get("complete") is False:
         yield "Not all lines were looked at: the same command goes on from there."
     elif summary.get("truncated"):
@@ -70,11 +68,9 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
 
 def looked_at(summary: dict[str, Any]) -> str:
     """How far an incomplete summary has come. Raises :class:`ChronoverseError`."""
-    try:
+    with reading("summary"):
         last = summary["job"]["last_sequence_num"]
         return f"looked at {last + 1 - summary['scanned_to']:,} of {last:,} lines"
-    except (KeyError, TypeError, ValueError) as error:
-        raise ChronoverseError("the service sent an unreadable summary") from error
 
 
 def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:

@@ -7,9 +7,9 @@ import click
 
 from chronoverse.cli import common
 from chronoverse.cli.logs import exit_code
+from chronoverse.client.client import reading
 from chronoverse.client.follower import JobState
 from chronoverse.client.terminal import LineRenderer, gap_notice
-from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 
 
@@ -34,7 +34,7 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
 
     with common.open_client(workflow, job) as client:
         answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
-    try:
+    with reading("answer"):
         outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
         for gap in answer.get("gaps", []):
             common.print_message(gap_notice(Gap(gap["from"], gap["to"], str(gap["reason"]))))
@@ -42,8 +42,6 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
             found = Line.from_json(line)._replace(partial=False)
             text = LineRenderer().render(found) if output == "text" else common.json_text(line) + "\n"
             sys.stdout.buffer.write(text.encode("utf-8", "replace"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ChronoverseError("the service sent an unreadable answer") from error
     if outcome == "timeout":
         common.print_message("the time is over")
         return 124  # as ``timeout`` exits

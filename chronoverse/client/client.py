@@ -5,6 +5,7 @@ connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | Redact
      └── Last-Event-ID ───┘   until the log ends, or the service refuses for good
 """
 
+import contextlib
 import random
 import threading
 import time
@@ -352,7 +353,14 @@ _Item = TypeVar("_Item")
 
 def read_items(page: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
     """The items of a page. Raises :class:`ChronoverseError` when they are malformed."""
-    try:
+    with reading("page"):
         return [read(each) for each in page[key]]
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Raises :class:`ChronoverseError` when the JSON that is read in the ``with`` block is malformed."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
-        raise ChronoverseError("the service sent an unreadable page") from error
+        raise ChronoverseError(f"the service sent an unreadable {what}") from error

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from chronoverse.cli.listing import print_table, spoken
+from chronoverse.cli.common import spoken
+from chronoverse.cli.listing import print_table
 from chronoverse.cli.main import main
 from tests.cli.conftest import Cli
 from tests.support.commands import visible_commands
@@ -119,6 +120,14 @@ def test_a_download_shows_how_far_it_is(
     shown, _, said = capsys.readouterr().err.rpartition("chronoverse: saved")
     assert said.endswith("(100,000 bytes)\n")
     assert shown.startswith("\r\x1b[K") == shown.endswith(" bytes\r\x1b[K") == is_terminal
+
+
+def test_a_malformed_list_is_an_error(cli: Cli) -> None:
+    """It is one line, and no traceback."""
+    with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"job_1"}],"cursor":null}')) as service:
+        done = cli("jobs", "wf_1", URL=service.url, TOKEN="a.b.c")
+
+    assert (done.returncode, done.stderr) == (70, "chronoverse: the service sent an unreadable list\n")
 
 
 @pytest.mark.parametrize(
