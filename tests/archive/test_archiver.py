@@ -412,7 +412,7 @@ def test_a_changed_retention_is_noticed_within_a_minute(
     run(30)
     assert bench.store.catalog.archive_state(JOB).swept
     bench.store.catalog.set_retention(workflow, 1)
-    time.sleep(1.1)
+    set_ended(bench, objects, JOB, 2)
     run(60)
 
     assert bench.store.get_job(JOB) is None

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.browser.browsing import Tab
+from tests.support.bench import ticking
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.tools import unavailable
@@ -68,7 +69,7 @@ class Job:
 @pytest.fixture(scope="session")
 def page_store(page_server: RedisServer) -> Iterator[Store]:
     """The store that runners write to."""
-    store = Store(page_server.url)
+    store = Store(page_server.url, clock=ticking())
     yield store
     store.close()
 

@@ -38,7 +38,6 @@ def write_runs(store: Store, workflow_id: str, *failed: str, good: int = 3) -> J
     """Some good runs, and then one that fails with these lines. Each run is created later than the one before it."""
     for number in range(1, good + 1):
         Job(store, f"good-{number}", workflow_id).lines(*GOOD).end()
-        time.sleep(0.002)
     return Job(store, "failed", workflow_id).lines(*failed).end(Status.FAILED, 1)
 
 

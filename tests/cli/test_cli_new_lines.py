@@ -1,7 +1,6 @@
 """``chronoverse logs --new``: what it prints, and how it exits."""
 
 import json
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
+from tests.support.bench import ticking
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 
@@ -23,13 +23,12 @@ RUNS = {
 def service(tmp_path_factory: pytest.TempPathFactory, server: RedisServer) -> Iterator[Service]:
     """A service with a good run, and a failed one after it."""
     with serving(tmp_path_factory.mktemp("service"), server.url) as service:
-        store = Store(server.url)
+        store = Store(server.url, clock=ticking())
         for job_id, (messages, status) in RUNS.items():
             attempt = store.open(JobRef(WORKFLOW, job_id), "a" * 32)
             stamp = "2026-03-03T10:00:00.000Z"
             store.append(attempt, [Line(number, stamp, text, "stdout") for number, text in enumerate(messages, 1)])
             store.finish(attempt, status, 0, 0, len(messages) + 1)
-            time.sleep(0.002)
         store.close()
         yield service
 

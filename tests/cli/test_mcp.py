@@ -1,6 +1,5 @@
 """``chronoverse mcp``, used with the official SDK's client: what the six tools answer, and in how many bytes."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.mcp_client import McpProgram, mcp_program
+from tests.support.bench import ticking
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import deadline
@@ -53,14 +53,13 @@ def run_job(
         attempt = attempt._replace(next=store.append(attempt, lines[start : start + 500]))
     if status is not None:
         store.finish(attempt, status, 0 if status is Status.COMPLETED else 3, 0, len(lines) + 1)
-    time.sleep(0.002)  # the next job is newer
 
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The store, with jobs of each kind."""
     with running(tmp_path_factory.mktemp("store")) as server:
-        store = Store(server.url, lease_seconds=3_600)
+        store = Store(server.url, lease_seconds=3_600, clock=ticking())
         good = ["started in 12 ms", *(f"step {n}" for n in range(2, 20)), "done"]
         run_job(store, JobRef(WORKFLOW, "good"), good, Status.COMPLETED)
         bad = [*good[:9], "warning: slow", "error: no such file", *good[11:19], "gave up"]

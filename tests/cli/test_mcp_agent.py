@@ -1,7 +1,6 @@
 """A script that reads answers as a model would, and finds out why ten jobs of real tools have failed."""
 
 import re
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.mcp_client import McpProgram, mcp_program
 from tests.joblog.test_shapes_of_real_logs import FAILURES, planted, read_run
+from tests.support.bench import ticking
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 
@@ -49,7 +49,6 @@ def publish(store: Store, job: JobRef, messages: list[str], status: Status) -> N
     for start in range(0, len(lines), 500):
         attempt = attempt._replace(next=store.append(attempt, lines[start : start + 500]))
     store.finish(attempt, status, 1 if status is Status.FAILED else 0, 0, len(lines) + 1)
-    time.sleep(0.002)
 
 
 class Agent:
@@ -84,7 +83,7 @@ def test_the_failing_lines_of_ten_jobs_are_found(
     """Each with answers of at most 4,000 tokens."""
     runs = list(failed_runs())
     assert len(runs) == 10
-    store = Store(server.url)
+    store = Store(server.url, clock=ticking())
     for name, kind, messages in runs:
         for good in ("good1", "good2", "good3"):
             publish(store, JobRef(f"wf_{name}", good), read_run(kind, good), Status.COMPLETED)

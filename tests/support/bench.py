@@ -1,5 +1,6 @@
 """A store under test, and a plain client that shows what the store has written."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,18 @@ def make_lines(first: int, count: int, text: str = "line") -> list[Line]:
     """Lines ``first``, ``first`` + 1, …, every third of them on stderr."""
     numbers = range(first, first + count)
     return [Line(number, NOW, f"{text} {number}", "stdout" if number % 3 else "stderr") for number in numbers]
+
+
+def ticking() -> Callable[[], float]:
+    """A clock whose time is later each time, by 2 ms at least: jobs that are made one after another are listed so."""
+    last = 0.0
+
+    def clock() -> float:
+        nonlocal last
+        last = max(time.time(), last + 0.002)
+        return last
+
+    return clock
 
 
 class Bench:

@@ -1,7 +1,8 @@
 """A summary's errors and last lines are those of the whole log, wherever it is kept."""
 
+import contextlib
 import random
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,20 @@ from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.joblog.summary import MAX_LAST_LINES
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
-from tests.support.bench import NOW
+from tests.support.bench import NOW, ticking
+from tests.support.servers import RedisServer
 
 JOB = JobRef("wf_1", "job_1")
 TEXTS = ("compiling", "0 errors", "error: one", "Traceback (most recent call last):", "no failures", "2 FAILED")
 #: Which of these texts look like errors.
 ERRORS = frozenset({"error: one", "Traceback (most recent call last):", "2 FAILED"})
+
+
+@pytest.fixture
+def store(server: RedisServer, prefix: str) -> Iterator[Store]:
+    """A store whose jobs have different times."""
+    with contextlib.closing(Store(server.url, prefix=prefix, clock=ticking())) as store:
+        yield store
 
 
 @pytest.fixture(params=["live", "half archived", "archived"])
@@ -71,7 +80,6 @@ def test_a_summary_without_time_goes_on_in_another_process(store: Store, tmp_pat
     attempt = store.open(good, "token")
     store.append(attempt, [Line(number, NOW, f"step {number}", "stdout") for number in range(1, 101)])
     store.finish(attempt, Status.COMPLETED, 0, 0, 101)
-    time.sleep(0.002)
     attempt = store.open(ref, "token")
     lines = [Line(number, NOW, f"step {number}", "stdout") for number in range(1, 2_001)]
     lines[699] = lines[699]._replace(message="panic: index out of range")
@@ -122,7 +130,6 @@ def test_the_new_lines_of_a_failed_run(store: Store, tmp_path: Path) -> None:
         attempt = store.open(JobRef("wf_1", name), "token")
         store.append(attempt, lines)
         store.finish(attempt, status, 0, 0, len(lines) + 1)
-        time.sleep(0.002)
     app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: 1000.0)
     summary = summarize(app, JobRef("wf_1", "bad"))
     assert summary["compared_with"] == ["good"]
@@ -138,7 +145,6 @@ def test_the_errors_have_time_of_their_own(store: Store, tmp_path: Path) -> None
         lines = [Line(number, NOW, text, "stdout") for number, text in enumerate(texts, 1)]
         store.append(attempt, lines if name == "bad" else lines[:9])
         store.finish(attempt, status, 0, 0, len(lines) + 1 if name == "bad" else 10)
-        time.sleep(0.002)
     times = (1000.0 + 0.1 * tick for tick in range(10**6))
     app = ScanApp(store, ArchiveReader(FileObjectStore(tmp_path), store.chunks.chunk), 65_536, lambda: next(times))
     summary = summarize(app, JobRef("wf_1", "bad"), seconds=1.0, patience=1e9)

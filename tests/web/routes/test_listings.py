@@ -13,7 +13,7 @@ import pytest
 from chronoverse.auth.tokens import mint
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
-from tests.support.waiting import deadline
+from tests.support.waiting import deadline, wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 #: Jobs of the large workflow, none of which is LOST.
@@ -63,7 +63,7 @@ def listings(service: Service, large: str) -> Iterator[list[httpx.Response]]:
     with ThreadPoolExecutor(LISTINGS) as pool:
         asking = [pool.submit(list_jobs) for _ in range(LISTINGS)]
         try:
-            time.sleep(0.5)
+            wait_until(lambda: len(answers) >= LISTINGS, 20, "all of them are under way")
             yield answers
         finally:
             over.set()

@@ -9,7 +9,7 @@ import pytest
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
-from tests.support.bench import make_lines
+from tests.support.bench import make_lines, ticking
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service
 from tests.support.waiting import deadline
@@ -19,11 +19,10 @@ from tests.web.routes.foreign import Foreign, ask_all
 @pytest.fixture(scope="module")
 def names(redis_server: RedisServer) -> list[str]:
     """Five workflows, the newest first: each has an ended job and a running one."""
-    store, names = Store(redis_server.url), [f"listed_{number}" for number in range(5)]
+    store, names = Store(redis_server.url, clock=ticking()), [f"listed_{number}" for number in range(5)]
     for name in names:
         store.finish(store.open(JobRef(name, "ended"), "token"), Status.COMPLETED, 0, 0, 1)
         store.append(store.open(JobRef(name, "running"), "token"), make_lines(1, 1))
-        time.sleep(0.002)
     store.close()
     return names[::-1]
 
@@ -113,12 +112,11 @@ def test_workflows_are_found_by_the_status_of_their_newest_job(
     service: Service, redis_server: RedisServer, all_workflows: bool
 ) -> None:
     """Each page is full, except the last one, whatever lies between. A page may end before all were looked at."""
-    store, prefix = Store(redis_server.url), f"red_{all_workflows}_"
+    store, prefix = Store(redis_server.url, clock=ticking()), f"red_{all_workflows}_"
     for number in range(30):
         for status in (Status.COMPLETED, Status.LOST if number % 6 else Status.FAILED):
             job = JobRef(f"{prefix}{number}", f"{number}-{status}")
             store.finish(store.open(job, "token"), status, None, 0, 1)
-            time.sleep(0.002)
     store.close()
     allowed = ("*",) if all_workflows else tuple(f"{prefix}{number}" for number in range(30))
     pages, query = list[list[dict[str, Any]]](), "?limit=3&status=FAILED"
