@@ -8,7 +8,8 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from chronoverse.backoff import Backoff, RetryPolicy
@@ -45,6 +46,7 @@ def _inheritable_descriptors() -> list[int]:
     return found
 
 
+@dataclass(eq=False)
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
@@ -54,20 +56,14 @@ class SupervisedProcess:
     again and again with whether it runs. This is no Popen: gevent and gunicorn reap all children.
     """
 
-    def __init__(
-        self,
-        argv: Sequence[str],
-        environ: Mapping[str, str],
-        on_death: Callable[[int, float], None],
-        *,
-        file: int | None = None,
-        report: Callable[[bool], object] = bool,
-    ) -> None:
-        self._argv = list(argv)
-        self._environ = dict(environ)
-        self._on_death = on_death
-        self._file = file
-        self._report = report
+    argv: list[str]
+    environ: Mapping[str, str]
+    on_death: Callable[[int, float], None]
+    _: KW_ONLY
+    file: int | None = None
+    report: Callable[[bool], object] = bool
+
+    def __post_init__(self) -> None:
         self._owner = os.getpid()
         self._stopped = threading.Event()
         self._pid = 0
@@ -76,7 +72,7 @@ class SupervisedProcess:
         self._asked_at = 0.0
         self._has_answered = False
         #: The program's standard input.
-        self._lifeline: Final = os.pipe()
+        self._lifeline = os.pipe()
 
     def start(self) -> None:
         """Starts the program, and watches it from now on."""
@@ -99,10 +95,10 @@ class SupervisedProcess:
     def _spawn(self) -> None:
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, self._lifeline[0], 0)]
         actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
-        if self._file is not None:
-            actions.append((os.POSIX_SPAWN_DUP2, self._file, 3))
+        if self.file is not None:
+            actions.append((os.POSIX_SPAWN_DUP2, self.file, 3))
         # It has a process group of its own, so that Ctrl-C reaches only the master, which then stops the program.
-        self._pid = os.posix_spawn(self._argv[0], self._argv, self._environ, file_actions=actions, setpgroup=0)
+        self._pid = os.posix_spawn(self.argv[0], self.argv, self.environ, file_actions=actions, setpgroup=0)
         self._started_at = time.monotonic()
         self._has_answered = False
         self._ask()
@@ -123,7 +119,7 @@ class SupervisedProcess:
             self._ask()
         silent = time.monotonic() - self._asked_at
         if self._has_answered:
-            self._report(silent < ANSWER_SECONDS)
+            self.report(silent < ANSWER_SECONDS)
         return silent > (ANSWER_SECONDS if self._has_answered else START_SECONDS)
 
     def _is_running(self) -> bool:
@@ -141,12 +137,12 @@ class SupervisedProcess:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(self._pid, signal.SIGKILL)
                 continue
-            self._report(False)
+            self.report(False)
             if time.monotonic() - self._started_at > RESTART.longest:
                 backoff.record_success()
             backoff.record_failure()
             pause = backoff.delay()
-            self._on_death(self._pid, pause)
+            self.on_death(self._pid, pause)
             if self._stopped.wait(pause):
                 return
             self._stay_in_owner()

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -88,21 +89,17 @@ def install(
     return logs
 
 
+@dataclass(eq=False)
 class TaskLogs:
     """The logs of the tasks that run in this process. :func:`install` makes it."""
 
-    def __init__(
-        self,
-        app: Celery,
-        workflow: str | None,
-        connect: Callable[..., Store | HttpLogWriter],
-        settings: Settings,
-        formatter: logging.Formatter | None = None,
-    ) -> None:
-        self._app = app
-        self._workflow = workflow
-        self._connect = connect
-        self._settings = settings
+    app: Celery
+    workflow: str | None
+    connect: Callable[..., Store | HttpLogWriter]
+    settings: Settings
+    formatter: logging.Formatter | None = None
+
+    def __post_init__(self) -> None:
         #: From this the tokens of attempts are made. The pool's processes inherit it, so the main process can end the
         #: attempt of one that it has terminated.
         self._secret = secrets.token_bytes(32)
@@ -118,7 +115,7 @@ class TaskLogs:
         self._away_until = 0.0
         self._handler = JobLogHandler(lambda: output.log if (output := self._current()) else None)
         self._handler.addFilter(_is_of_task)
-        self._handler.setFormatter(formatter)
+        self._handler.setFormatter(self.formatter)
         self._task_streams: list[_TaskStream] = []
         self._receivers: dict[Any, Callable[..., None]] = {
             signals.worker_process_init: self._begin_process,
@@ -203,7 +200,7 @@ class TaskLogs:
             return
         job = self._job(sender, request)
         try:
-            with contextlib.closing(self._connect(read_seconds=2.0)) as writer:
+            with contextlib.closing(self.connect(read_seconds=2.0)) as writer:
                 if isinstance(writer, Store):
                     writer.ping()  # which gives up sooner than other commands
                 for _attempt in range(3):
@@ -222,10 +219,10 @@ class TaskLogs:
 
     def _is_published(self, task: Any) -> bool:
         # Not "is": each may be a proxy of the app, such as celery.current_app.
-        return task.app == self._app and not task.name.startswith("celery.")
+        return task.app == self.app and not task.name.startswith("celery.")
 
     def _open_log(self, task: Any, request: Any) -> JobLog | None:
-        job, settings = self._job(task, request), self._settings
+        job, settings = self._job(task, request), self.settings
         is_patient = time.monotonic() >= self._away_until
         deliver_seconds = DELIVER_SECONDS if is_patient else 0.25
         if is_patient and _is_redelivered(request):
@@ -255,7 +252,7 @@ class TaskLogs:
         return None
 
     def _job(self, task: Any, request: Any) -> JobRef:
-        return JobRef(_identifier(self._workflow or task.name), _identifier(request.id))
+        return JobRef(_identifier(self.workflow or task.name), _identifier(request.id))
 
     def _lease_token(self, request: Any) -> str:
         """The same for one attempt in the pool's process and in the main process, and for no other attempt."""
@@ -265,7 +262,7 @@ class TaskLogs:
     def _shared_writer(self) -> Store | HttpLogWriter:
         with self._lock:
             if self._writer is None or self._writer_pid != os.getpid():
-                self._writer, self._writer_pid = self._connect(), os.getpid()
+                self._writer, self._writer_pid = self.connect(), os.getpid()
             return self._writer
 
     # Output
@@ -288,17 +285,17 @@ class _TaskOutput:
         self.streams = {name: JobLogStream(log, name) for name in STREAMS}
 
 
+@dataclass(eq=False)
 class _TaskStream:
     """A text stream that writes to another one, whose other methods it has, and to the log of the current task."""
 
-    def __init__(self, name: str, wrapped: Any, current: Callable[[], _TaskOutput | None]) -> None:
-        self.name = name
-        self.wrapped = wrapped
-        self._current = current
+    name: str
+    wrapped: Any
+    current: Callable[[], _TaskOutput | None]
 
     def write(self, text: str) -> Any:
         written = self.wrapped.write(text)
-        output = self._current()
+        output = self.current()
         if output is not None:
             output.streams[self.name].write(text)
         return written

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from chronoverse.backoff import Backoff, RetryPolicy
@@ -59,6 +60,7 @@ class JobResult(NamedTuple):
     exit_code: int | None
 
 
+@dataclass(eq=False)
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
@@ -68,33 +70,27 @@ class Publisher:
     another runner holds the job; else that refuses the job. ``say`` shows the user a message.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], LogWriter],
-        job: JobRef,
-        spool: Spool,
-        say: Callable[[str], None],
-        *,
-        lease_seconds: float = 30,
-        find_free_id: bool = False,
-        wait_for_lease: bool = False,
-        lease_token: str | None = None,
-    ) -> None:
-        self._connect = connect
-        #: The job that the lines are published as.
-        self.job = job
-        self.spool = spool
-        self.say = say
+    connect: Callable[[], LogWriter]
+    #: The job that the lines are published as.
+    job: JobRef
+    spool: Spool
+    say: Callable[[str], None]
+    _: KW_ONLY
+    lease_seconds: float = 30
+    find_free_id: bool = False
+    wait_for_lease: bool = False
+    lease_token: str | None = None
+
+    def __post_init__(self) -> None:
+        spool, job = self.spool, self.job
         # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
-        self._renew_seconds = lease_seconds / 3
+        self._renew_seconds = self.lease_seconds / 3
         self._renew_at = 0.0
-        self.find_free_id = find_free_id
-        self._wait_for_lease = wait_for_lease
         #: With ``find_free_id``: the job that was asked for, how many ids were tried, and why the first was refused.
         self._asked_job, self._tried_ids = job, 1
         self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
-        self._token: str = spool.state.get("token") or lease_token or secrets.token_hex(16)
+        self._token: str = spool.state.get("token") or self.lease_token or secrets.token_hex(16)
         #: The sequence number of the spool's line with the index 0.
         self._base: int = spool.state.get("base", 0)
         #: Our last attempt, or that of the process that left the spool; and whether it has the lease.
@@ -171,7 +167,7 @@ class Publisher:
 
     def _run(self) -> None:
         try:
-            store = self._connect()
+            store = self.connect()
             self._probe = store.durability_probe()
             if self._probe is not None:
                 threading.Thread(target=self._release_safe, name="chronoverse-durability", daemon=True).start()
@@ -202,7 +198,7 @@ class Publisher:
         except StoreError as error:
             self._wait_after(error)
         except Held as error:
-            if not self._wait_for_lease:
+            if not self.wait_for_lease:
                 raise
             self._wait_after(error)
         except Fenced:

@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import IO, Final, NamedTuple, TypeAlias
 
 from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
@@ -39,6 +40,7 @@ class _Pipe(NamedTuple):
     assembler: LineAssembler
 
 
+@dataclass(eq=False)
 class Capture:
     """Reads a command's two pipes, or its pseudo-terminal, until they are closed and the command has ended.
 
@@ -46,19 +48,16 @@ class Capture:
     ``tees``, unchanged. The command is not reaped: its process id cannot be reused before the caller waits for it.
     """
 
-    def __init__(
-        self,
-        child: Child,
-        tees: Mapping[str, Callable[[bytes], None]],
-        publish: Callable[[LineBatch], None],
-        *,
-        max_line_bytes: int = MAX_LINE_BYTES,
-        masks: Masks | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._child = child
-        self._publish = publish
-        self._clock = clock
+    child: Child
+    tees: Mapping[str, Callable[[bytes], None]]
+    publish: Callable[[LineBatch], None]
+    _: KW_ONLY
+    max_line_bytes: int = MAX_LINE_BYTES
+    masks: Masks | None = None
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        child = self.child
         self._selector = selectors.DefaultSelector()
         #: When the command ended, in monotonic seconds; infinite while it runs.
         self._ended_at = math.inf
@@ -70,7 +69,7 @@ class Capture:
         self._pipes: set[_Pipe] = set()
         for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
             if source is not None:
-                self._add(_Pipe(source, tees[stream], LineAssembler(stream, max_line_bytes, masks)))
+                self._add(_Pipe(source, self.tees[stream], LineAssembler(stream, self.max_line_bytes, self.masks)))
         if self._exit is not None:
             self._selector.register(self._exit, selectors.EVENT_READ, None)
 
@@ -93,7 +92,7 @@ class Capture:
             now = time.monotonic()
             for pipe in self._pipes:
                 self._publish_all(pipe.assembler.flush_due(now))
-            if self._ended_at == math.inf and _has_ended(self._child.pid):
+            if self._ended_at == math.inf and _has_ended(self.child.pid):
                 self._ended_at = time.monotonic()
                 if self._exit is not None:
                     self._selector.unregister(self._exit)
@@ -128,13 +127,13 @@ class Capture:
             self._close(pipe)
             return 0
         self._last_read_at = time.monotonic()
-        self._publish_all(pipe.assembler.feed(data, iso_timestamp(self._clock()), self._last_read_at))
+        self._publish_all(pipe.assembler.feed(data, iso_timestamp(self.clock()), self._last_read_at))
         pipe.tee(data)
         return len(data)
 
     def _publish_all(self, batches: list[LineBatch]) -> None:
         for batch in batches:
-            self._publish(batch)
+            self.publish(batch)
 
     def _close(self, pipe: _Pipe) -> None:
         self._publish_all(pipe.assembler.close())
