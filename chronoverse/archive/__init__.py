@@ -7,7 +7,7 @@ prefilter      finds matching lines in a frame, and rules out most of them befor
 job_objects    the archive lock of a job; writes the objects of the job, and deletes those that no record names
 shape_sets     the shapes of an archived log's lines, as an object beside its chunks
 chunk_writer   moves the next lines of one job from the store into a chunk
-archiver       finds jobs that need a chunk written, or are to be deleted; queue remembers them
+archiver       finds jobs that need a chunk written, or are to be deleted
 retention      how long jobs are kept; deletes a whole job
 redaction      replaces text in store and archive
 

@@ -9,10 +9,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+from cachetools import FIFOCache
 
 from chronoverse import metrics
 from chronoverse.archive.chunk_writer import complete, inconsistency, write_chunk
@@ -20,7 +22,6 @@ from chronoverse.archive.codec import COMPRESSION_LEVEL, FAST_COMPRESSION_LEVEL
 from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock, ignore_step
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.archive.queue import ArchiveQueue
 from chronoverse.archive.retention import RetentionPolicy, delete_job
 from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
 from chronoverse.archive.store_history import StoreHistory
@@ -57,6 +58,8 @@ MAX_SNOOZE_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
 #: Seconds until a job is checked again that another archiver works on, or that was deleted.
 BUSY_SECONDS: Final = 1.0
+#: Snoozed jobs that are remembered, some 400 bytes each. Others are checked more often.
+MAX_SNOOZED: Final = 200_000
 #: Workflows that one step of a repair reads, in a few milliseconds.
 _WORKFLOWS_AT_ONCE: Final = 10
 
@@ -95,6 +98,80 @@ class _Repeated:
         self.steps, self.due_at = None, 0.0
 
 
+class _Queue:
+    """The jobs of an archiver. Each is running, ended, snoozed or unknown, and it may have garbage as well."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        #: Running jobs, with the size of their logs in the store in bytes; 0 while it is unknown.
+        self.running: Final[dict[JobRef, int]] = {}
+        #: Running jobs whose runners are throttled.
+        self.throttled: Final[set[JobRef]] = set()
+        #: Ended jobs that are to be archived, with the time of their end in Unix seconds.
+        self.ended: Final[dict[JobRef, float]] = {}
+        #: Jobs that may have garbage, in the order in which it is to be collected. The values have no meaning.
+        self.with_garbage: Final[dict[JobRef, None]] = {}
+        self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
+        self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
+        #: Jobs whose error was logged.
+        self.reported: Final[FIFOCache[JobRef, None]] = FIFOCache(10_000)
+        #: How often in a row :meth:`back_off` was called for a job.
+        self._failures: Final[FIFOCache[JobRef, int]] = FIFOCache(MAX_SNOOZED)
+        self._monotonic = monotonic
+
+    def can_skip(self, ref: JobRef) -> bool:
+        """Whether the job is snoozed, or is known to be archived next."""
+        return ref in self.ended or self._snoozed_until.get(ref, 0) > self._monotonic()
+
+    def snooze(self, ref: JobRef, seconds: float) -> None:
+        """Notes that the job need not be checked for that many seconds."""
+        self.forget(ref)
+        self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
+
+    def snoozed_workflows(self) -> set[str]:
+        return {ref.workflow_id for ref in self._snoozed_until}
+
+    def wake(self, workflow_ids: Collection[str]) -> None:
+        """Notes that the snoozed jobs of these workflows are to be checked at once."""
+        for ref in [ref for ref in self._snoozed_until if ref.workflow_id in workflow_ids]:
+            del self._snoozed_until[ref]
+
+    def back_off(self, ref: JobRef, first: float, longest: float) -> None:
+        """Snoozes the job for ``first`` seconds, and each time twice as long, up to ``longest`` seconds."""
+        failures = self._failures.pop(ref, 0) + 1
+        self._failures[ref] = failures
+        self.snooze(ref, RetryPolicy(first, longest, jitter=0).delay(failures))
+
+    def record_progress(self, ref: JobRef) -> None:
+        """Notes that a step on the job has worked: :meth:`back_off` begins with its first delay again."""
+        self._failures.pop(ref, None)
+
+    def note_garbage(self, ref: JobRef, seconds: float) -> None:
+        """Notes that the job may have garbage, unless that was checked less than that many seconds ago."""
+        checked_at = self._garbage_checked_at.get(ref)
+        if checked_at is None or checked_at + seconds <= self._monotonic():
+            self.with_garbage[ref] = None
+
+    def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
+        """Notes that the job's garbage was collected now; or with ``failed``, that it may be tried again at once."""
+        self.with_garbage.pop(ref, None)
+        self._garbage_checked_at.pop(ref, None)
+        if not failed:
+            self._garbage_checked_at[ref] = self._monotonic()
+
+    def forget(self, ref: JobRef) -> None:
+        """Forgets that the job was running, ended or snoozed."""
+        self.running.pop(ref, None)
+        self.ended.pop(ref, None)
+        self._snoozed_until.pop(ref, None)
+        self.throttled.discard(ref)
+
+    def report_once(self, ref: JobRef, problem: str, *, unexpected: bool = False) -> None:
+        """Logs a job's problem, unless one was logged before; with the current traceback if it is ``unexpected``."""
+        if ref not in self.reported:
+            log.error("not archived: %s", problem, exc_info=unexpected, extra={"fields": {"job": str(ref)}})
+        self.reported[ref] = None
+
+
 class Archiver:
     """Moves lines from ``store`` into ``objects``, as ``policy`` says. ``clock`` is Unix time, in seconds."""
 
@@ -116,7 +193,7 @@ class Archiver:
         self._on_step = on_step
         self._clock = clock
         self._monotonic = monotonic
-        self._queue = ArchiveQueue(monotonic)
+        self._queue = _Queue(monotonic)
         self._history = StoreHistory(store, objects, clock)
         #: When the running logs are measured next, on the monotonic clock.
         self._measure_at = 0.0
@@ -157,7 +234,7 @@ class Archiver:
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Does all work that is due now, and returns how many jobs have had a problem.
 
-        ``progress`` is called with the archived lines and all that are due. Raises as the store and the objects do.
+        ``progress`` gets the archived lines and all that are due. Raises as the store and the objects do.
         """
         self._compare_history()
         for page in self._store.catalog.jobs():
@@ -222,7 +299,10 @@ class Archiver:
     def _measure_running(self) -> None:
         if self._queue.running:
             self._queue.running.update(self._store.catalog.sizes(list(self._queue.running)))
-        self._queue.update_metrics(self._clock())
+        now = self._clock()
+        metrics.HOT_BYTES_LARGEST.set(max(self._queue.running.values(), default=0))
+        metrics.ARCHIVE_WAITING.set(len(self._queue.ended))
+        metrics.ARCHIVE_LAG.set(max(0.0, now - min(self._queue.ended.values(), default=now)))
 
     def _shrink(self, ref: JobRef, size: int) -> int:
         """Moves one chunk of a running log, which is to shrink to the low mark."""
@@ -372,10 +452,7 @@ class Archiver:
             self._history.went_back()
 
     def _read_workflows(self) -> Iterator[None]:
-        """Reads the workflows that the round has found, and those in the list: a few in each step. It repairs the list.
-
-        It is no part of a round, which must find logs that grow fast, however many workflows there are.
-        """
+        """Repairs the list of workflows, by reading those that the round has found, and those in the list."""
         found = sorted({ref.workflow_id for ref in self._round_found})
         for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
             # A node of a Cluster may be away. That does not concern the workflows of the others.
@@ -474,7 +551,7 @@ class Archiver:
     def _isolated(self, ref: JobRef) -> Iterator[None]:
         """For one step on one job. After an error the job is snoozed. One that a retry does not repair is logged once.
 
-        Raises :class:`StoreUnavailable` and :class:`StoreRefused`, which concern all jobs.
+        Raises only what concerns all jobs: :class:`StoreUnavailable` and :class:`StoreRefused`.
         """
         try:
             yield

@@ -1,7 +1,6 @@
 """Moves the lines of one job from the store into chunks, and completes the archive of an ended job.
 
-A chunk is read from the store, written, read back, compared, and only then recorded, in one step with the trim of the
-store. A process that dies leaves at most an object without a record, whose name is in the job's garbage.
+A chunk is written, read back and compared, and only then recorded, in one step with the trim of the store.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,11 +57,10 @@ def fill(
     change: Callable[[Sequence[RawEntry], int], Sequence[RawEntry]] = lambda entries, after: entries,
     on_page: Callable[[], object] = lambda: None,
 ) -> RawEntry | None:
-    """Fills ``builder`` with about ``text_bytes`` of entries with numbers below ``end``.
+    """Fills ``builder`` with about ``text_bytes`` of entries with numbers below ``end``, after ``change``.
 
     ``read`` returns the store's entries after a line, about as many as asked for. ``first_stored`` is the first number
-    that the store has. ``change`` is applied to what follows a line. Returns the last entry that was added, as it was
-    read, and if it can not the terminal one.
+    that the store has. Returns the last entry that was added, as it was read, and if it can not the terminal one.
     """
     last: RawEntry | None = None
     # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
@@ -91,8 +89,8 @@ def complete(
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
     The log stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the
-    end since then. The set of ``shapes`` is written, too, if it was made of these chunks. Returns None, or in words
-    what is wrong with the chunks; then nothing was written. Raises as :func:`write_chunk` does.
+    end since then. The ``shapes`` are written, too, if they are those of these chunks. Returns None, or in words why
+    the chunks are not the log; then nothing was written. Raises as :func:`write_chunk` does.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):

@@ -221,10 +221,10 @@ def rewrite(
     change: LineChange,
     pause: Callable[[], object] = bool,
 ) -> tuple[Chunk, bytes, list[int]] | None:
-    """Applies ``change`` to the lines ``first`` to ``last`` of ``chunk``, whose object has the bytes ``data``.
+    """Applies ``change`` to the lines ``first`` to ``last`` of ``chunk``, whose object is ``data``.
 
-    Returns the new record, the new object's bytes, and the numbers of the changed lines; None when no line changed.
-    ``pause`` is called before each frame. Raises :class:`ArchiveDamaged`.
+    Returns the new record, the new object, and the numbers of the changed lines; None when no line changed. ``pause``
+    is called before each frame. Raises :class:`ArchiveDamaged`.
     """
     changed: list[int] = []
     text_hash, frames, parts, offset = hashlib.sha256(), [], [], 0

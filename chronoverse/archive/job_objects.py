@@ -99,9 +99,9 @@ class JobObjects:
     def put_verified(self, chunk: Chunk, data: bytes) -> Iterator[Chunk]:
         """Writes a chunk's object under a new name, reads it back and compares it, and gives the chunk with that name.
 
-        The caller records the chunk inside the ``with`` block. If that fails, the object is deleted. If an error hides
-        a success, such as a lost answer, it is not raised.
-        Raises :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
+        The caller records the chunk inside the ``with`` block. If that fails, the object is deleted. An error that
+        hides a success, such as a lost answer, is not raised. Raises :class:`Fenced`, :class:`ArchiveDamaged`,
+        :class:`ArchiveUnavailable`; and as the store does.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8))
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)
@@ -187,10 +187,9 @@ class JobObjects:
         return manifest.names if manifest else frozenset()
 
     def _unrecorded(self) -> Sequence[StoredObject]:
-        """The objects in the job's folder that have no record.
+        """The objects in the job's folder that have no record, without those of earlier jobs with the same id.
 
-        A store that was emptied has forgotten earlier jobs with the same id. Their objects are older than the job and
-        all of its recorded objects. They are not returned here: ``chronoverse archive --orphans`` lists them.
+        A store that was emptied has forgotten those. They are older than the job and all of its recorded objects.
         """
         objects = list(self.objects.list(folder(self.job)))
         chunks = self.store.chunks.chunks(self.job)

@@ -1,6 +1,5 @@
-"""Finds the matching lines in the JSON Lines of a frame. It rules out most lines as bytes, and decodes only the rest.
-
-Decoding a line takes 0.7 µs, so a search in bytes is much faster. A line that is not ruled out is a *candidate*.
+"""Finds the matching lines in the JSON Lines of a frame. It rules out most lines as bytes, and decodes only the rest:
+the *candidates*. Decoding a line takes 0.7 µs.
 """
 
 from collections.abc import Iterator

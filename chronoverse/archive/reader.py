@@ -69,9 +69,8 @@ class ArchiveReader:
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
         """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
 
-        Going down, entries out of sequence are left out, which have no number, and ``position`` is at most the
-        archive's last number and 1. There are fewer entries when they come to :data:`MAX_ENTRIES_BYTES`, and where the
-        archive ends. An empty list means that it has nothing there.
+        Going down, ``position`` is at most the archive's last number and 1. There are fewer entries when they come to
+        :data:`MAX_ENTRIES_BYTES`, and where the archive ends. An empty list means that it has nothing there.
         """
         found: list[Entry] = []
         size, start = 0, position

@@ -60,7 +60,7 @@ class RedactionRequest(NamedTuple):
 class RedactionResult(NamedTuple):
     """How many lines were redacted, the last number that was checked, and whether the request is complete.
 
-    ``pending`` means that the store may still go back to the old text, or that an object with it is not deleted yet.
+    ``pending``: the store may still go back to the old text, or an object with it is not deleted yet.
     """
 
     lines: int
@@ -90,9 +90,9 @@ class Redaction:
     def run(self) -> RedactionResult:
         """Redacts all lines, or those that it gets to in :data:`CALL_SECONDS`.
 
-        An error after the first redacted lines is not raised: a repeated redaction would not count these lines.
-        Raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as
-        the store and the archive do.
+        An error after the first redacted lines is not raised: a repeated redaction would not count these lines. Raises
+        :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as the
+        store and the archive do.
         """
         with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
             job = self.store.get_job(self.job)

@@ -69,8 +69,8 @@ def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> boo
 def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
     """Applies a workflow's new retention of ``seconds`` to its jobs. With None, ``default_seconds`` apply.
 
-    This sets the expiry of the keys of jobs that are not archived, and returns how many these are. For archived jobs
-    the archiver looks the retention up each time. Raises as the store does.
+    Sets the expiry of jobs that are not archived, and returns how many these are. For archived jobs the archiver looks
+    the retention up each time. Raises as the store does.
     """
     changed = 0
     before: ListingPosition | None = None
@@ -92,8 +92,8 @@ def orphans(
     """Every object older than ``age`` seconds that neither the store names nor a manifest, and why, in words.
 
     ``now`` is Unix time. A manifest counts for ``retention_seconds`` after the end of its job, or for the workflow's
-    own retention, and keeps the whole folder if the store does not know the job. Garbage is not returned, since the
-    archiver deletes it. Neither are the objects of a job whose records or whose manifest cannot be read.
+    own retention, and keeps the whole folder if the store does not know the job. Left out is what the archiver deletes,
+    and what belongs to a job whose records or manifest cannot be read.
     """
     job: JobRef | None = None
     named: set[str] | None = None

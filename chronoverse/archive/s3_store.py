@@ -119,10 +119,7 @@ class S3ObjectStore:
 
 
 def _translate(error: Exception, name: str) -> tuple[Exception, bool]:
-    """The exception that callers expect, and whether a retry may succeed.
-
-    An error that has nothing to do with S3 is returned as it is.
-    """
+    """The exception that callers expect, and whether a retry may succeed. Other errors are returned as they are."""
     exceptions = import_module("botocore.exceptions")
     if isinstance(error, exceptions.ClientError):
         answer: Any = getattr(error, "response", {})

@@ -74,10 +74,9 @@ class PageBudget:
 
 
 class Page(NamedTuple):
-    """A page: the JSON of its lines in the order asked for. ``position`` is the last number that was read.
+    """The JSON of lines in the order asked for. ``position`` is the last number that was read.
 
-    ``match_count`` lines were asked for, and the others are their context. ``compared_with`` are the ids of the jobs
-    whose lines are not new.
+    ``match_count`` lines were asked for, and the others are context. Lines are new when ``compared_with`` these jobs.
     """
 
     lines: list[bytes]
@@ -159,10 +158,8 @@ def read_page(
     matcher: Matcher | None,
     encode: LineEncoder,
 ) -> Page:
-    """Up to ``limit`` lines strictly after ``position`` in the order asked for, and what ``encode`` adds to them.
-
-    The lines are those that match and for which ``predicate`` is true. They are fewer when the ``budget`` is used up.
-    Raises as ``read`` and :func:`matches` do.
+    """Up to ``limit`` lines strictly after ``position`` that match and for which ``predicate`` is true, and what
+    ``encode`` adds to them; fewer when the ``budget`` is used up. Raises as ``read`` and :func:`matches` do.
     """
     found: dict[int, bytes] = {}
     count, has_progress = 0, False

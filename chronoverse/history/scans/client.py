@@ -38,10 +38,10 @@ class ScanClient:
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
-        """Sends ``scan`` when no other scan of ``subject`` is under way in any worker.
+        """Sends ``scan`` when no other scan of ``subject`` is under way in any worker, and closes the connection.
 
-        Closes the connection at the end of the ``with`` block. Raises :class:`ShareExceeded` when other scans of the
-        subject, and :class:`ScansUnavailable` when the server, take all of the scan's patience.
+        Raises :class:`ShareExceeded` when other scans of the subject, and :class:`ScansUnavailable` when the server,
+        take all of the scan's patience.
         """
         if self._server is None:
             raise ScansUnavailable("there is no scan server: this service was started without gunicorn.conf.py")
@@ -55,10 +55,9 @@ class ScanClient:
             yield PendingScan(connection, connection.sock, deadline)
 
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
-        """The event frames that ``scan`` asks for, and the last number that they cover.
+        """The event frames that ``scan`` asks for, and the last number that they cover. Raises as :meth:`ask` does.
 
         None while no server runs: then the worker filters by itself, so that streams do not stand still meanwhile.
-        Raises as :meth:`ask` and :class:`PendingScan` do.
         """
         if self._server is None or not self._server[0].is_up:
             return None

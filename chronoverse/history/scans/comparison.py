@@ -121,7 +121,7 @@ def read_runs(
 ) -> tuple[list[ShapeSet] | None, list[str]]:
     """The shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
 
-    A job with too many shapes is left out. So is a job that cannot be read, unless a user has named it (``is_named``).
+    A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``).
     Raises :class:`NothingToCompare` when none is left, and as :meth:`RunShapes.get` does.
     """
     runs: list[ShapeSet] = []

@@ -24,8 +24,8 @@ _POLL_SECONDS: Final = 0.01
 class ScanEndpoint:
     """A Unix socket that listens, and a file. The service's master makes both, and the workers, its forks, have them.
 
-    On Linux neither has a name in the file system. So nobody else can connect, and nothing that cleans temporary files
-    can remove them. While the scan server starts again, connections wait in the socket's queue.
+    On Linux neither has a name in the file system. So nobody else can connect, and nothing can remove them. While the
+    scan server starts again, connections wait in the socket's queue.
     """
 
     def __init__(self) -> None:

@@ -11,8 +11,7 @@ from chronoverse.joblog.model import Job, Line
 class MatchEncoder:
     """Makes the JSON of a match: the line with its highlights, and the lines of context that are not on the page yet.
 
-    Without a ``matcher`` there are no highlights. ``context`` is how many numbers before and after the match its
-    context has, of the ``stream`` if one is given.
+    Without a ``matcher`` there are no highlights. ``context`` counts numbers before and after the match.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ SHORT_SCAN_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
-    """The fields that all scans have, and how a scan is written. A scan of all jobs of a workflow has an empty job id.
+    """The fields that all scans have. A scan of all jobs of a workflow has an empty job id.
 
     ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited for longer
     than ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
@@ -80,11 +80,10 @@ class LineScan(BaseScan):
 
 
 class WorkflowPosition(NamedTuple):
-    """How far a search has come in a workflow's listing: up to the job of that id.
+    """How far a search has come in a workflow's listing: through the job of that id, or up to its ``line``.
 
     ``created`` is the job's creation time in Unix milliseconds, as text: it may be infinite, and JSON has no such
-    number. With a ``line`` it has come up to that line of the job, of which the pages so far have ``found`` lines.
-    Without one it has looked through the whole job.
+    number. The pages so far have ``found`` lines of the job.
     """
 
     created: str
@@ -129,10 +128,9 @@ class SummaryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayScan(BaseScan):
-    """Asks for the event frames strictly after ``position``, with the lines that pass the filter.
+    """Asks for the event frames strictly after ``position``, with the lines that pass a :class:`LineFilter`.
 
-    The filter is that of :class:`~chronoverse.joblog.line_filter.LineFilter`. With ``is_redacted`` the log was redacted
-    a moment ago, so nothing that is cached of it counts.
+    With ``is_redacted`` the log was redacted a moment ago, so nothing that is cached of it counts.
     """
 
     PATH: ClassVar = "/replay"

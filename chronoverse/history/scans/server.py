@@ -1,7 +1,6 @@
 """The scan server: a gunicorn with processes that each work on one scan at a time, at low priority.
 
-gunicorn starts a process again when it dies, and kills one that hangs. Scans that find no free process wait in the
-queue of the socket.
+Scans that find no free process wait in the queue of the socket.
 """
 
 import contextlib

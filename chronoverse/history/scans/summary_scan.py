@@ -36,8 +36,7 @@ SLOT_BYTES: Final = 256 * 2**10
 class SummaryProgress:
     """How far the summaries of some jobs have come, for all processes that are forked after it is made.
 
-    It is a file without a name, in which each job has one of :data:`SLOTS` places. Of two jobs with the same place, the
-    first has to begin anew. What is there has no text of a log.
+    It is a file without a name and without text of a log. Of two jobs with the same place, the first begins anew.
     """
 
     def __init__(self) -> None:

@@ -35,12 +35,11 @@ def read_jobs_page(
     search: Callable[[Job, int, int, bool], Page],
     budget: PageBudget,
 ) -> JobsPage:
-    """Searches ``listed``, which are the jobs from ``scan.start`` on.
+    """Searches ``listed``, which are the jobs from ``scan.start`` on, and a part of a job at least.
 
     ``search`` takes a job, the line after which to begin, and how many lines to find. When its last argument is true,
-    their numbers are enough. When the ``budget`` is used up, the page ends. It has searched a part of a job at least.
-
-    Raises what ``search`` raises. An error that concerns one job only is named in the page instead.
+    their numbers are enough. When the ``budget`` is used up, the page ends. Raises what ``search`` raises. An error
+    that concerns one job only is named in the page instead.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
