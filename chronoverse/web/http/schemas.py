@@ -1,13 +1,13 @@
 """Parameters of requests and shapes of answers. Validation and the OpenAPI document are both made from these."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from flask_smorest import Blueprint as SmorestBlueprint
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate, validates_schema
 from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter
-from werkzeug.routing import ValidationError as NoMatch
 
 from chronoverse.joblog.events import EventName
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
@@ -30,18 +30,14 @@ LOOKED_THROUGH: Final[dict[str, Any]] = {
 }
 
 _View = TypeVar("_View", bound=Callable[..., Any])
+_Field = TypeVar("_Field", bound=fields.Field[Any])
+Members = Mapping[str, fields.Field[Any]]
 
 
 class IdentifierConverter(BaseConverter):
     """A workflow id or a job id in a path."""
 
     regex = IDENTIFIER.pattern
-
-    def to_python(self, value: str) -> str:
-        """``value`` itself. Raises werkzeug's ValidationError, which becomes 404, if it is no identifier."""
-        if not IDENTIFIER.fullmatch(value):
-            raise NoMatch
-        return value
 
 
 class RequestParser(FlaskParser):
@@ -65,61 +61,97 @@ class Blueprint(SmorestBlueprint):
         return document
 
 
+def described(kind: Callable[..., _Field], description: str = "", **options: Any) -> _Field:
+    """A field of this ``kind``, with a description for the OpenAPI document."""
+    return kind(metadata={"description": description} if description else {}, **options)
+
+
+text: Final = partial(described, fields.String)
+integer: Final = partial(described, fields.Integer)
+boolean: Final = partial(described, fields.Boolean)
+
+
+def one_of(values: Collection[str], description: str = "", **options: Any) -> fields.String:
+    """A text that is one of ``values``."""
+    return text(description, validate=validate.OneOf(values), **options)
+
+
+def matching(pattern: str, description: str = "", error: str | None = None, **options: Any) -> fields.String:
+    """A text that matches the whole ``pattern``."""
+    validator = validate.Regexp(rf"(?:{pattern})\Z", error=error)
+    documented = {"description": description} if description else {}
+    return fields.String(validate=validator, metadata={**documented, "pattern": f"^{pattern}$"}, **options)
+
+
 class QueryInteger(fields.Integer):
     """A whole number of 1 to 15 ASCII digits. ``int()`` would also take spaces, signs and other digits."""
 
-    def __init__(self, minimum: int = 0, maximum: int = MAX_NUMBER, **kwargs: Any) -> None:
-        super().__init__(strict=True, validate=validate.Range(minimum, maximum), **kwargs)
+    def __init__(self, description: str, minimum: int = 0, maximum: int = MAX_NUMBER, **options: Any) -> None:
+        metadata = {"description": description}
+        super().__init__(strict=True, validate=validate.Range(minimum, maximum), metadata=metadata, **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
-        number = parse_number(value) if isinstance(value, str) else None
+        number = parse_number(value)
         if number is None:
             raise ValidationError("must be a whole number of at most 15 digits")
         return number
 
 
-class Offset(fields.Field[int | str]):
-    """``latest``, or the number of the line after which to start."""
+class ParsedText(fields.String):
+    """A text that ``parse`` reads. It returns None for a text that is not what it ``must_be``."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int | str:
-        number = parse_number(value)
-        if number is None and value != "latest":
-            raise ValidationError("must be a whole number of at most 15 digits, or latest")
-        return value if number is None else number
+    def __init__(self, parse: Callable[[str], Any], must_be: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._parse = parse
+        self._must_be = must_be
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        parsed = self._parse(value)
+        if parsed is None:
+            raise ValidationError(f"must be {self._must_be}")
+        return parsed
 
 
 def _cursor(max_characters: int = 512) -> fields.String:
-    length = validate.Length(1, max_characters)
-    return fields.String(validate=length, metadata={"description": "From the page before."})
+    return text("From the page before.", validate=validate.Length(1, max_characters))
 
 
 def _limit(description: str) -> QueryInteger:
-    return QueryInteger(1, MAX_PAGE_LIMIT, load_default=100, metadata={"description": description})
+    return QueryInteger(description, 1, MAX_PAGE_LIMIT, load_default=100)
 
 
 def _flag(description: str) -> fields.Boolean:
-    return fields.Boolean(truthy={"true"}, falsy={"false"}, load_default=False, metadata={"description": description})
+    return boolean(description, truthy={"true"}, falsy={"false"}, load_default=False)
 
 
 def _stream() -> fields.String:
-    return fields.String(validate=validate.OneOf(STREAMS), metadata={"description": "Only the lines of this stream."})
+    return one_of(STREAMS, "Only the lines of this stream.")
 
 
-class SearchText(fields.String):
-    """What a search looks for. The schema checks it, because that depends on ``regex``: see :func:`check_regex`."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        description = "What a line must contain, in any case of letters."
-        super().__init__(validate=validate.Length(1, MAX_QUERY), metadata={"description": description}, **kwargs)
+def _time(description: str) -> ParsedText:
+    """An ISO 8601 time. It is loaded as the text that lines have."""
+    parse = partial(ParsedText, read_time, "an ISO 8601 time, such as 2026-03-03T10:00:05Z")
+    return described(parse, description)
 
 
-def check_regex(data: Mapping[str, Any], compile_query: Callable[..., Matcher] = Matcher) -> None:
-    """Raises ValidationError when ``regex`` is true and ``compile_query`` does not take ``q``."""
-    if data.get("regex") and "q" in data:
-        try:
-            compile_query(data["q"], regex=True)
-        except ValueError as error:
-            raise ValidationError(str(error), "q") from error
+def _line_time(which: str) -> ParsedText:
+    return _time(
+        f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
+    )
+
+
+def _context(side: str) -> QueryInteger:
+    return QueryInteger(
+        f"Also the lines that come up to so many numbers {side} each found one, marked by `context`. The page then has"
+        " fewer that were found. Around a single one that are the nearest that fit into 4 MiB.",
+        maximum=50,
+        load_default=0,
+    )
+
+
+def search_text(**options: Any) -> fields.String:
+    """What a search looks for. The schema checks it, because that depends on ``regex``."""
+    return text("What a line must contain, in any case of letters.", validate=validate.Length(1, MAX_QUERY), **options)
 
 
 class SearchFields(Schema):
@@ -127,7 +159,7 @@ class SearchFields(Schema):
 
     compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 
-    q = SearchText()
+    q = search_text()
     regex = _flag(
         "`q` is a regular expression, in RE2's syntax. RE2 makes instructions of it: at most"
         f" {MAX_PROGRAM:,}. `\\p{{L}}` alone has 1,200."
@@ -135,7 +167,11 @@ class SearchFields(Schema):
 
     @validates_schema
     def _check_regex(self, data: dict[str, Any], **kwargs: Any) -> None:
-        check_regex(data, self.compile_query)
+        if data.get("regex") and "q" in data:
+            try:
+                self.compile_query(data["q"], regex=True)
+            except ValueError as error:
+                raise ValidationError(str(error), "q") from error
 
 
 class StreamSearchFields(SearchFields):
@@ -153,26 +189,23 @@ class StreamSearchFields(SearchFields):
 class EventsQuery(StreamSearchFields):
     """The query of ``/events``."""
 
-    offset = Offset(
+    offset = ParsedText(
+        lambda value: value if value == "latest" else parse_number(value),
+        "a whole number of at most 15 digits, or latest",
         metadata={
             "type": ["integer", "string"],
             "description": "Start strictly after this line; 0 is the beginning, `latest` the live end.",
-        }
+        },
     )
     tail = QueryInteger(
-        metadata={
-            "description": "Start with the last n lines. Not together with `offset`. With `stream` or `q`, those of"
-            " them that are found within a second, in the last 200,000 lines."
-        }
+        "Start with the last n lines. Not together with `offset`. With `stream` or `q`, those of them that are found"
+        " within a second, in the last 200,000 lines."
     )
     stream = _stream()
     wait = QueryInteger(
+        "Seconds to wait for a job that does not exist yet, instead of 404. One that was deleted is not waited for.",
         maximum=MAX_WAIT_SECONDS,
         load_default=0,
-        metadata={
-            "description": "Seconds to wait for a job that does not exist yet, instead of 404. "
-            "One that was deleted is not waited for."
-        },
     )
 
     @validates_schema
@@ -182,24 +215,19 @@ class EventsQuery(StreamSearchFields):
 
 
 def parse_last_event_id(value: str) -> int | None:
-    """The number in a ``Last-Event-ID`` header. 0 if it is empty, and None if it is not a number."""
+    """The number in a ``Last-Event-ID`` header. None if it is no number.
+
+    An empty one is 0, the beginning: its client has received nothing yet.
+    """
     return 0 if value == "" else parse_number(value)
-
-
-class LastEventId(fields.String):
-    """The ``Last-Event-ID`` header: a number, or empty for the beginning (a client that has received nothing yet)."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        number = parse_last_event_id(value)
-        if number is None:
-            raise ValidationError("must be one whole number of at most 15 digits")
-        return number
 
 
 class EventsHeaders(Schema):
     """The headers of a request for ``/events``."""
 
-    last_event_id = LastEventId(
+    last_event_id = ParsedText(
+        parse_last_event_id,
+        "one whole number of at most 15 digits",
         data_key="Last-Event-ID",
         metadata={
             "description": "The last number received; wins over `offset` and `tail`.",
@@ -208,28 +236,14 @@ class EventsHeaders(Schema):
     )
 
 
-#: One event as its client sees it, for the OpenAPI document.
-EVENT_SCHEMA: Final = {
-    "type": "object",
-    "properties": {
-        "event": {"type": "string", "enum": [name.value for name in EventName]},
-        "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
-        "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
-        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
-    },
-}
-
-
 class LogsQuery(Schema):
     """The query of ``/logs``."""
 
     limit = _limit("Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking.")
-    order = fields.String(load_default="asc", validate=validate.OneOf(("asc", "desc")))
+    order = one_of(("asc", "desc"), load_default="asc")
     stream = _stream()
     cursor = _cursor()
-    offset = QueryInteger(
-        metadata={"description": "Start strictly after this line, in the order asked for. Not together with `cursor`."}
-    )
+    offset = QueryInteger("Start strictly after this line, in the order asked for. Not together with `cursor`.")
 
     @validates_schema
     def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -240,45 +254,19 @@ class LogsQuery(Schema):
 class RawQuery(SearchFields):
     """The query of ``/logs/raw``."""
 
-    format = fields.String(load_default="txt", validate=validate.OneOf(("txt", "json", "jsonl")))
+    format = one_of(("txt", "json", "jsonl"), load_default="txt")
     stream = _stream()
     control_sequences = _flag(
         "`txt` keeps colours and all other control sequences. Otherwise they are left out. JSON always has them."
     )
 
 
-class Timestamp(fields.String):
-    """An ISO 8601 time. It is loaded as the text that lines have."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        timestamp = read_time(value)
-        if timestamp is None:
-            raise ValidationError("must be an ISO 8601 time, such as 2026-03-03T10:00:05Z")
-        return timestamp
-
-
-def _time(which: str) -> Timestamp:
-    text = f"Only lines {which} this time: ISO 8601, in UTC where no zone is given. Lines without one do not count."
-    return Timestamp(metadata={"description": text})
-
-
-def _context(side: str) -> QueryInteger:
-    return QueryInteger(
-        maximum=50,
-        load_default=0,
-        metadata={
-            "description": f"Also the lines that come up to so many numbers {side} each found one, marked by `context`."
-            " The page then has fewer that were found. Around a single one that are the nearest that fit into 4 MiB."
-        },
-    )
-
-
 class SearchQuery(LogsQuery, SearchFields):
     """The query of ``/logs/search``."""
 
-    q = SearchText(required=True)
-    since = _time("not before")
-    until = _time("not after")
+    q = search_text(required=True)
+    since = _line_time("not before")
+    until = _line_time("not after")
     before = _context("before")
     after = _context("after")
 
@@ -286,13 +274,10 @@ class SearchQuery(LogsQuery, SearchFields):
 class NewLinesQuery(LogsQuery):
     """The query of ``/logs/new``."""
 
-    against = fields.String(
-        validate=validate.Regexp(rf"(?:{IDENTIFIER.pattern})\Z"),
-        metadata={
-            "description": "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and"
-            " were created before this one.",
-            "pattern": f"^{IDENTIFIER.pattern}$",
-        },
+    against = matching(
+        IDENTIFIER.pattern,
+        "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and were created before"
+        " this one.",
     )
     before = _context("before")
     after = _context("after")
@@ -301,218 +286,39 @@ class NewLinesQuery(LogsQuery):
 class WorkflowSearchQuery(SearchFields):
     """The query of a workflow's ``/logs/search``."""
 
-    q = SearchText(required=True)
+    q = search_text(required=True)
     stream = _stream()
-    status = fields.String(validate=validate.OneOf(STATUSES))
-    since = Timestamp(metadata={"description": "Only jobs that started at this time or later."})
-    until = Timestamp(metadata={"description": "Only jobs that started at this time or before."})
+    status = one_of(STATUSES)
+    since = _time("Only jobs that started at this time or later.")
+    until = _time("Only jobs that started at this time or before.")
     before = _context("before")
     after = _context("after")
-    per_job = QueryInteger(
-        1, 100, load_default=5, metadata={"description": "Lines of a job; `more` says that it has others."}
-    )
-    limit = QueryInteger(1, 100, load_default=20, metadata={"description": "Jobs with a match on the page."})
+    per_job = QueryInteger("Lines of a job; `more` says that it has others.", 1, 100, load_default=5)
+    limit = QueryInteger("Jobs with a match on the page.", 1, 100, load_default=20)
     cursor = _cursor(768)
 
 
 class JobsQuery(Schema):
     """The query of ``/jobs``."""
 
-    status = fields.String(validate=validate.OneOf(STATUSES))
+    status = one_of(STATUSES)
     cursor = _cursor()
     limit = _limit("Jobs on the page.")
 
 
-def _next_cursor() -> fields.String:
-    return fields.String(required=True, allow_none=True, metadata={"description": "Of the next page, or null."})
+class WorkflowsQuery(Schema):
+    """The query of ``/workflows``."""
 
-
-def _is_context() -> fields.Boolean:
-    text = "True, where `before` or `after` was asked for, of a line beside those found."
-    return fields.Boolean(metadata={"description": text})
-
-
-class LineSchema(Schema):
-    """A line."""
-
-    timestamp = fields.String(required=True, metadata={"description": "ISO 8601, UTC, milliseconds."})
-    message = fields.String(required=True)
-    sequence_num = fields.Integer(required=True)
-    stream = fields.String(required=True, validate=validate.OneOf(STREAMS))
-    partial_ = fields.Boolean(
-        data_key="partial", metadata={"description": "True when the line goes on in the stream's next one."}
-    )
-    truncated = fields.Boolean(
-        metadata={
-            "description": "True when `message` is only the first 1,048,576 characters of a line that a foreign runner"
-            " wrote. `/events` and `/logs/raw` have all of it."
-        }
-    )
-
-
-class LogsSchema(Schema):
-    """One page of a log."""
-
-    workflow_id = fields.String(required=True)
-    id = fields.String(required=True)
-    logs = fields.List(fields.Nested(LineSchema), required=True)
-    cursor = _next_cursor()
-
-
-class ComparedLineSchema(LineSchema):
-    """A new line, or a line of context beside one."""
-
-    context = _is_context()
-
-
-class NewLinesSchema(LogsSchema):
-    """One page of new lines."""
-
-    logs = fields.List(fields.Nested(ComparedLineSchema), required=True)
-    compared_with = fields.List(
-        fields.String(),
-        required=True,
-        metadata={"description": "The ids of the jobs that the log is compared with, the newest first."},
-    )
-
-
-class FoundSchema(LineSchema):
-    """A match, or a line of context beside one."""
-
-    highlights = fields.List(
-        fields.List(fields.Integer(), validate=validate.Length(equal=2)),
-        required=True,
-        metadata={
-            "description": "[start, end) of each place in `message`, in characters, in order and without overlaps: the"
-            " first 1,000, and no more than are found in a second. The text is also searched without its control"
-            " sequences; a place then includes those inside it."
-        },
-    )
-    context = _is_context()
-
-
-class SearchSchema(LogsSchema):
-    """One page of matches."""
-
-    logs = fields.List(fields.Nested(FoundSchema), required=True)
-
-
-class FoundJobSchema(Schema):
-    """A job in which lines match."""
-
-    id = fields.String(required=True)
-    status = fields.String(required=True)
-    created_at = fields.String(required=True, allow_none=True)
-    logs = fields.List(fields.Nested(FoundSchema), required=True)
-    more = fields.Boolean(
-        required=True,
-        metadata={
-            "description": "True when the job has other lines that match, or may have some: the page ended within it,"
-            " and the next one goes on in it."
-        },
-    )
-    error = fields.String(metadata={"description": "Why this job could not be searched any further."})
-
-
-class WorkflowSearchSchema(Schema):
-    """One page of jobs with matches, the newest first."""
-
-    workflow_id = fields.String(required=True)
-    jobs = fields.List(fields.Nested(FoundJobSchema), required=True)
-    cursor = _next_cursor()
-
-
-class JobSchema(Schema):
-    """A job."""
-
-    workflow_id = fields.String(required=True)
-    id = fields.String(required=True)
-    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
-    attempt = fields.Integer(required=True)
-    created_at = fields.String(required=True, allow_none=True)
-    started_at = fields.String(required=True, allow_none=True)
-    finished_at = fields.String(required=True, allow_none=True)
-    exit_code = fields.Integer(required=True, allow_none=True)
-    lines = fields.Integer(required=True)
-    dropped = fields.Integer(required=True)
-    first_sequence_num = fields.Integer(required=True)
-    last_sequence_num = fields.Integer(required=True)
-
-
-class JobsSchema(Schema):
-    """One page of a workflow's jobs, newest first."""
-
-    workflow_id = fields.String(required=True)
-    jobs = fields.List(fields.Nested(JobSchema), required=True)
-    cursor = _next_cursor()
+    status = one_of(STATUSES, "Only workflows whose newest job has it.")
+    cursor = _cursor()
+    limit = _limit("Workflows on the page.")
 
 
 class SummaryQuery(Schema):
     """The query of ``/summary``."""
 
     max_bytes = QueryInteger(
-        MIN_BYTES,
-        MAX_BYTES,
-        data_key="bytes",
-        load_default=DEFAULT_BYTES,
-        metadata={"description": "Bytes of the answer, at most."},
-    )
-
-
-class SummaryLineSchema(LineSchema):
-    """A line of a summary. A message that is cut off is marked by ``truncated``."""
-
-    repeated = fields.Integer(metadata={"description": "How many lines of this shape there are, if more than one."})
-
-
-class SummaryLinesSchema(Schema):
-    """Lines of one kind."""
-
-    count = fields.Integer(
-        required=True,
-        allow_none=True,
-        metadata={"description": "How many there are in all. Null as long as not all lines were looked at."},
-    )
-    first = fields.List(fields.Nested(SummaryLineSchema), required=True)
-
-
-class CauseSchema(Schema):
-    """The adjacent lines at which the log of a failed or lost job is to be opened."""
-
-    first = fields.Integer(data_key="from", required=True)
-    last = fields.Integer(data_key="to", required=True)
-    line = fields.Nested(SummaryLineSchema, required=True, metadata={"description": "The most telling one."})
-    kind = fields.String(
-        required=True,
-        validate=validate.OneOf(("error", "new", "last")),
-        metadata={"description": "Whether they hold an error, are new, or are just the last lines."},
-    )
-
-
-class SummarySchema(Schema):
-    """A job's summary."""
-
-    job = fields.Nested(JobSchema, required=True)
-    compared_with = fields.List(
-        fields.String(),
-        required=True,
-        allow_none=True,
-        metadata={"description": "The jobs whose lines are not new. Null when there are none to compare with."},
-    )
-    new = fields.Nested(SummaryLinesSchema, required=True)
-    errors = fields.Nested(SummaryLinesSchema, required=True)
-    last = fields.List(fields.Nested(SummaryLineSchema), required=True)
-    cause = fields.Nested(CauseSchema, required=True, allow_none=True)
-    complete = fields.Boolean(
-        required=True,
-        metadata={"description": "False as long as not all lines were looked at. The same request then goes on."},
-    )
-    scanned_to = fields.Integer(
-        required=True,
-        metadata={"description": "The lines from this number to the last one were looked at."},
-    )
-    truncated = fields.Boolean(
-        required=True, metadata={"description": "True when new lines or errors are left out, or were not looked for."}
+        "Bytes of the answer, at most.", MIN_BYTES, MAX_BYTES, data_key="bytes", load_default=DEFAULT_BYTES
     )
 
 
@@ -520,96 +326,204 @@ class WaitQuery(StreamSearchFields):
     """The query of ``/wait``."""
 
     stream = _stream()
-    offset = QueryInteger(metadata={"description": "Only a line after this one; by default any."})
+    offset = QueryInteger("Only a line after this one; by default any.")
     limit = QueryInteger(
+        "The answer also has `logs`: the first line that matches, and up to so many in all that are there already,"
+        " within 252 KiB and a quarter of a second. Without it there is only `log`.",
         1,
         MAX_PAGE_LIMIT,
-        metadata={
-            "description": "The answer also has `logs`: the first line that matches, and up to so many in all that are"
-            " there already, within 252 KiB and a quarter of a second. Without it there is only `log`."
-        },
     )
-    timeout = QueryInteger(
-        maximum=MAX_WAIT_SECONDS, load_default=30, metadata={"description": "Seconds after which to answer anyway."}
-    )
+    timeout = QueryInteger("Seconds after which to answer anyway.", maximum=MAX_WAIT_SECONDS, load_default=30)
 
 
-class GapSchema(Schema):
-    """Lines that cannot be had any more."""
-
-    from_ = fields.Integer(data_key="from", required=True)
-    to = fields.Integer(required=True)
-    reason = fields.String(required=True)
-
-
-class WaitSchema(Schema):
-    """What came first."""
-
-    outcome = fields.String(required=True, validate=validate.OneOf(("matched", "ended", "timeout")))
-    log = fields.Nested(LineSchema, required=True, allow_none=True)
-    logs = fields.List(
-        fields.Nested(LineSchema), metadata={"description": "With `limit`: `log`, and lines after it that match."}
-    )
-    cursor = fields.Integer(
-        required=True, metadata={"description": "How far it has looked: the `offset` of the next request."}
-    )
-    job = fields.Nested(JobSchema, required=True)
-    gaps = fields.List(
-        fields.Nested(GapSchema), metadata={"description": "Lines that could not be looked at: the first 100 gaps."}
-    )
-    more_gaps = fields.Integer(metadata={"description": "How many gaps came after these."})
+def answer(name: str, members: Members, optional: Members | None = None) -> type[Schema]:
+    """The shape of an answer, for the OpenAPI document only. ``members`` are always there."""
+    for member in members.values():
+        member.required = True
+    return Schema.from_dict({**members, **(optional or {})}, name=name)
 
 
-class WorkflowsQuery(Schema):
-    """The query of ``/workflows``."""
-
-    status = fields.String(
-        validate=validate.OneOf(STATUSES), metadata={"description": "Only workflows whose newest job has it."}
-    )
-    cursor = _cursor()
-    limit = _limit("Workflows on the page.")
+def list_of(shape: type[Schema], description: str = "") -> fields.List[Any]:
+    """A list of objects of this ``shape``."""
+    return described(partial(fields.List, fields.Nested(shape)), description)
 
 
-class WorkflowSchema(Schema):
-    """A workflow. Counts are null while the server that has its jobs does not answer."""
+#: One event as its client sees it.
+EVENT_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": [name.value for name in EventName]},
+        "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
+        "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
+        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
+    },
+}
 
-    id = fields.String(required=True)
-    jobs = fields.Integer(required=True, allow_none=True, metadata={"description": "How many jobs it has."})
-    running = fields.Integer(required=True, allow_none=True, metadata={"description": "How many of them run."})
-    last_job_at = fields.String(
-        required=True, allow_none=True, metadata={"description": "When its newest job was created: ISO 8601, UTC."}
-    )
-    last_job = fields.String(required=True, allow_none=True, metadata={"description": "The id of its newest job."})
-    last_status = fields.String(required=True, allow_none=True, validate=validate.OneOf(STATUSES))
-    recent = fields.List(
-        fields.String(validate=validate.OneOf(STATUSES)),
-        required=True,
-        metadata={"description": "The statuses of its newest jobs, ten at most, the newest first."},
-    )
+_LINE: Final[Members] = {
+    "timestamp": text("ISO 8601, UTC, milliseconds."),
+    "message": text(),
+    "sequence_num": integer(),
+    "stream": one_of(STREAMS),
+}
+_LINE_MARKS: Final[Members] = {
+    "partial": boolean("True when the line goes on in the stream's next one."),
+    "truncated": boolean(
+        "True when `message` is only the first 1,048,576 characters of a line that a foreign runner wrote. `/events`"
+        " and `/logs/raw` have all of it."
+    ),
+}
+_CONTEXT: Final[Members] = {
+    "context": boolean("True, where `before` or `after` was asked for, of a line beside those found.")
+}
+_HIGHLIGHTS: Final = fields.List(
+    fields.List(fields.Integer(), validate=validate.Length(equal=2)),
+    metadata={
+        "description": "[start, end) of each place in `message`, in characters, in order and without overlaps: the"
+        " first 1,000, and no more than are found in a second. The text is also searched without its control"
+        " sequences; a place then includes those inside it."
+    },
+)
+_CURSOR: Final[Members] = {"cursor": text("Of the next page, or null.", allow_none=True)}
+#: The ids of the job that an answer is about.
+IDS: Final[Members] = {"workflow_id": text(), "id": text()}
 
-
-class WorkflowsSchema(Schema):
-    """One page of workflows, the one with the newest job first."""
-
-    workflows = fields.List(fields.Nested(WorkflowSchema), required=True)
-    cursor = _next_cursor()
-
-
-class StatusSchema(Schema):
-    """The answer of a health check."""
-
-    status = fields.String(required=True)
-    warning = fields.String(metadata={"description": "What does not work although the node can serve."})
-
-
-class ProblemSchema(Schema):
-    """A problem document (RFC 9457)."""
-
-    type = fields.String(required=True)
-    title = fields.String(required=True)
-    status = fields.Integer(required=True)
-    detail = fields.String(required=True)
-    errors = fields.List(fields.Dict(keys=fields.String(), values=fields.String()))
-    reason = fields.String(metadata={"description": "Of a 409, in a word for programs: GAP, FENCED, HELD, …"})
-    expected = fields.Integer(metadata={"description": "Of a GAP: the number that the log goes on with."})
-    request_id = fields.String(metadata={"description": "As in X-Request-ID. Not in a 404, which tells nothing."})
+LineSchema: Final = answer("Line", _LINE, _LINE_MARKS)
+ComparedLineSchema: Final = answer("ComparedLine", _LINE, {**_LINE_MARKS, **_CONTEXT})
+FoundSchema: Final = answer("Found", {**_LINE, "highlights": _HIGHLIGHTS}, {**_LINE_MARKS, **_CONTEXT})
+LogsSchema: Final = answer("Logs", {**IDS, "logs": list_of(LineSchema), **_CURSOR})
+NewLinesSchema: Final = answer(
+    "NewLines",
+    {
+        **IDS,
+        "logs": list_of(ComparedLineSchema),
+        "compared_with": described(
+            partial(fields.List, fields.String()),
+            "The ids of the jobs that the log is compared with, the newest first.",
+        ),
+        **_CURSOR,
+    },
+)
+SearchSchema: Final = answer("Search", {**IDS, "logs": list_of(FoundSchema), **_CURSOR})
+FoundJobSchema: Final = answer(
+    "FoundJob",
+    {
+        "id": text(),
+        "status": text(),
+        "created_at": text(allow_none=True),
+        "logs": list_of(FoundSchema),
+        "more": boolean(
+            "True when the job has other lines that match, or may have some: the page ended within it, and the next"
+            " one goes on in it."
+        ),
+    },
+    {"error": text("Why this job could not be searched any further.")},
+)
+WorkflowSearchSchema: Final = answer(
+    "WorkflowSearch", {"workflow_id": text(), "jobs": list_of(FoundJobSchema), **_CURSOR}
+)
+JobSchema: Final = answer(
+    "Job",
+    {
+        **IDS,
+        "status": one_of(STATUSES),
+        "attempt": integer(),
+        "created_at": text(allow_none=True),
+        "started_at": text(allow_none=True),
+        "finished_at": text(allow_none=True),
+        "exit_code": integer(allow_none=True),
+        "lines": integer(),
+        "dropped": integer(),
+        "first_sequence_num": integer(),
+        "last_sequence_num": integer(),
+    },
+)
+JobsSchema: Final = answer("Jobs", {"workflow_id": text(), "jobs": list_of(JobSchema), **_CURSOR})
+SummaryLineSchema: Final = answer(
+    "SummaryLine",
+    _LINE,
+    {**_LINE_MARKS, "repeated": integer("How many lines of this shape there are, if more than one.")},
+)
+SummaryLinesSchema: Final = answer(
+    "SummaryLines",
+    {
+        "count": integer("How many there are in all. Null as long as not all lines were looked at.", allow_none=True),
+        "first": list_of(SummaryLineSchema),
+    },
+)
+#: The adjacent lines at which the log of a failed or lost job is to be opened.
+CauseSchema: Final = answer(
+    "Cause",
+    {
+        "from": integer(),
+        "to": integer(),
+        "line": described(partial(fields.Nested, SummaryLineSchema), "The most telling one."),
+        "kind": one_of(("error", "new", "last"), "Whether they hold an error, are new, or are just the last lines."),
+    },
+)
+SummarySchema: Final = answer(
+    "Summary",
+    {
+        "job": fields.Nested(JobSchema),
+        "compared_with": described(
+            partial(fields.List, fields.String()),
+            "The jobs whose lines are not new. Null when there are none to compare with.",
+            allow_none=True,
+        ),
+        "new": fields.Nested(SummaryLinesSchema),
+        "errors": fields.Nested(SummaryLinesSchema),
+        "last": list_of(SummaryLineSchema),
+        "cause": fields.Nested(CauseSchema, allow_none=True),
+        "complete": boolean("False as long as not all lines were looked at. The same request then goes on."),
+        "scanned_to": integer("The lines from this number to the last one were looked at."),
+        "truncated": boolean("True when new lines or errors are left out, or were not looked for."),
+    },
+)
+#: Lines that cannot be had any more.
+GapSchema: Final = answer("Gap", {"from": integer(), "to": integer(), "reason": text()})
+#: What a wait saw first.
+WaitSchema: Final = answer(
+    "Wait",
+    {
+        "outcome": one_of(("matched", "ended", "timeout")),
+        "log": fields.Nested(LineSchema, allow_none=True),
+        "cursor": integer("How far it has looked: the `offset` of the next request."),
+        "job": fields.Nested(JobSchema),
+    },
+    {
+        "logs": list_of(LineSchema, "With `limit`: `log`, and lines after it that match."),
+        "gaps": list_of(GapSchema, "Lines that could not be looked at: the first 100 gaps."),
+        "more_gaps": integer("How many gaps came after these."),
+    },
+)
+#: Counts are null while the server that has the workflow's jobs does not answer.
+WorkflowSchema: Final = answer(
+    "Workflow",
+    {
+        "id": text(),
+        "jobs": integer("How many jobs it has.", allow_none=True),
+        "running": integer("How many of them run.", allow_none=True),
+        "last_job_at": text("When its newest job was created: ISO 8601, UTC.", allow_none=True),
+        "last_job": text("The id of its newest job.", allow_none=True),
+        "last_status": one_of(STATUSES, allow_none=True),
+        "recent": described(
+            partial(fields.List, one_of(STATUSES)),
+            "The statuses of its newest jobs, ten at most, the newest first.",
+        ),
+    },
+)
+WorkflowsSchema: Final = answer("Workflows", {"workflows": list_of(WorkflowSchema), **_CURSOR})
+#: The answer of a health check.
+StatusSchema: Final = answer(
+    "Status", {"status": text()}, {"warning": text("What does not work although the node can serve.")}
+)
+#: A problem document (RFC 9457).
+ProblemSchema: Final = answer(
+    "Problem",
+    {"type": text(), "title": text(), "status": integer(), "detail": text()},
+    {
+        "errors": fields.List(fields.Dict(keys=fields.String(), values=fields.String())),
+        "reason": text("Of a 409, in a word for programs: GAP, FENCED, HELD, …"),
+        "expected": integer("Of a GAP: the number that the log goes on with."),
+        "request_id": text("As in X-Request-ID. Not in a 404, which tells nothing."),
+    },
+)

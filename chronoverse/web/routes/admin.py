@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from flask import Response, request
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, validate, validates_schema
 
 from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
@@ -25,25 +25,20 @@ from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
 from chronoverse.web.http.request_id import request_id
-from chronoverse.web.http.schemas import Blueprint, SearchText, check_regex
+from chronoverse.web.http.schemas import IDS, Blueprint, SearchFields, answer, boolean, integer, list_of, text
 
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 
 log = logging.getLogger(__name__)
 
 
-class RedactBody(Schema):
+class RedactBody(SearchFields):
     """Which lines to redact: a range, the matching lines in a range, or all matching lines."""
 
-    from_ = JsonInteger(
-        data_key="from", validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The first; 1 otherwise."}
-    )
-    to = JsonInteger(validate=validate.Range(1, MAX_NUMBER), metadata={"description": "The last; or all that follow."})
-    q = SearchText()
+    from_ = JsonInteger("The first; 1 otherwise.", 1, data_key="from")
+    to = JsonInteger("The last; or all that follow.", 1)
     regex = JsonBoolean(load_default=False)
-    reason = fields.String(
-        validate=validate.Length(1, 200), metadata={"description": "Why; remembered and logged. No secrets."}
-    )
+    reason = text("Why; remembered and logged. No secrets.", validate=validate.Length(1, 200))
 
     @validates_schema
     def _check_range(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -51,49 +46,37 @@ class RedactBody(Schema):
             raise ValidationError("give q, or from and to", "q")
         if data.get("from_", 1) > data.get("to", MAX_NUMBER):
             raise ValidationError("is before from", "to")
-        check_regex(data)
 
 
-class RedactedSchema(Schema):
-    """What was redacted."""
-
-    workflow_id = fields.String(required=True)
-    id = fields.String(required=True)
-    redacted = fields.Integer(required=True, metadata={"description": "Lines that say [redacted] now and did not."})
-    through = fields.Integer(required=True, metadata={"description": "The last line that was looked at."})
-    next = fields.Integer(
-        required=True,
-        allow_none=True,
-        metadata={"description": "Where there is more to do: send the same again with this as `from`."},
-    )
-    pending = fields.Boolean(
-        required=True,
-        metadata={
-            "description": "Whether the old text can still come back: the store does not have its new records on its "
-            "disk and its replicas yet, or an object that holds the text is still to be deleted. Archivers go on with "
-            "it, and so does a repeated request."
-        },
-    )
-
-
-class RedactionSchema(Schema):
-    """One redaction, in one chunk of the log."""
-
-    at = fields.String(required=True)
-    subject = fields.String(required=True)
-    request_id = fields.String(required=True, allow_none=True)
-    reason = fields.String(required=True, allow_none=True)
-    from_ = fields.Integer(required=True, data_key="from")
-    to = fields.Integer(required=True)
-    count = fields.Integer(required=True)
-
-
-class RedactionsSchema(Schema):
-    """The newest redactions of a job, the oldest of them first."""
-
-    workflow_id = fields.String(required=True)
-    id = fields.String(required=True)
-    redactions = fields.List(fields.Nested(RedactionSchema), required=True)
+RedactedSchema: Final = answer(
+    "Redacted",
+    {
+        **IDS,
+        "redacted": integer("Lines that say [redacted] now and did not."),
+        "through": integer("The last line that was looked at."),
+        "next": integer("Where there is more to do: send the same again with this as `from`.", allow_none=True),
+        "pending": boolean(
+            "Whether the old text can still come back: the store does not have its new records on its disk and its"
+            " replicas yet, or an object that holds the text is still to be deleted. Archivers go on with it, and so"
+            " does a repeated request."
+        ),
+    },
+)
+#: One redaction, in one chunk of the log.
+RedactionSchema: Final = answer(
+    "Redaction",
+    {
+        "at": text(),
+        "subject": text(),
+        "request_id": text(allow_none=True),
+        "reason": text(allow_none=True),
+        "from": integer(),
+        "to": integer(),
+        "count": integer(),
+    },
+)
+#: The newest redactions of a job, the oldest of them first.
+RedactionsSchema: Final = answer("Redactions", {**IDS, "redactions": list_of(RedactionSchema)})
 
 
 def blueprint(deps: Dependencies) -> Blueprint:

@@ -43,7 +43,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = Blueprint("publish", __name__, description="For runners.")
     deps.guard(routes)
     attempt_body, lost_body, compare_body, end_body = AttemptBody(), LostBody(), CompareBody(), EndBody()
-    lines_body = LinesBody.limited_to(deps.settings.max_line_bytes)
+    lines_body = LinesBody(deps.settings.max_line_bytes)
 
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
     @routes.doc(requestBody=_request_body(AttemptBody))

@@ -49,7 +49,7 @@ PROMPT_SECONDS: Final = 1.0
 TURN_SECONDS: Final = 0.1
 RUNNER: Final = "0" * 32
 #: The schema of an append.
-SCHEMA: Final = LinesBody.limited_to(MAX_LINE)
+SCHEMA: Final = LinesBody(MAX_LINE)
 
 
 def append_bytes(lines: list[str], token: str = RUNNER) -> bytes:
