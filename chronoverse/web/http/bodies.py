@@ -7,7 +7,7 @@ werkzeug's HTTP errors, which :mod:`chronoverse.web.http.problems` answers with 
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import gevent
@@ -16,7 +16,6 @@ from flask import Request
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import (
     BadRequest,
-    HTTPException,
     RequestEntityTooLarge,
     RequestTimeout,
     UnsupportedMediaType,
@@ -24,7 +23,7 @@ from werkzeug.exceptions import (
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.guards.connection import stop_receiving
-from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
+from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import BodyMemory
 
 #: Bytes of one read from the connection. gunicorn copies what it has left after each read: with 16 KiB a body would
@@ -43,8 +42,6 @@ MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 #: What the OpenAPI document says of a body that is refused with 429.
 SHARE_USED: Final = "The token's other request bodies use all the memory that it may have at a time."
-#: zlib's ``wbits`` for gzip, and nothing else.
-_GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class _UnsupportedContentCoding(UnsupportedMediaType):
@@ -86,46 +83,69 @@ class BodyReader:
         coding = request.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", "gzip", "x-gzip"):
             raise _UnsupportedContentCoding("a body may be encoded with gzip, and with nothing else")
-        stream = _TimedBodyStream(request, self._read_seconds, self._receive_seconds)
+        length, parts = request.content_length or 0, self._receive(request)
         try:
-            sent = self._read(stream, request.content_length or 0, take)
+            self._check_length(length)
+            sent = self._join(parts, take)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
             # If the connection were closed while the client still sends, it might see a reset instead of the answer.
-            stream.drain(2 * self._limit)
+            left = 2 * self._limit
+            while left > 0 and (part := next(parts, b"")):
+                left -= len(part)
+            if left <= 0:
+                _stop_reading(request)
             raise
-        return self._inflate(sent, take) if "gzip" in coding else sent
-
-    def _read(self, stream: "_TimedBodyStream", length: int, take: Callable[[int], None]) -> bytearray:
-        """The whole body as it was sent. ``length`` is its Content-Length, or 0 when there is none."""
-        if length > self._limit:
-            raise self._too_long()
-        body = bytearray()
-        while data := stream.read():
-            if len(body) + len(data) > self._limit:
-                raise self._too_long()
-            take(len(data))
-            body += data
-        if len(body) < length:
+        if len(sent) < length:
             raise BadRequest("the body broke off")
-        return body
+        return self._join(_inflate_slices(sent), take) if "gzip" in coding else sent
 
-    def _inflate(self, sent: bytearray, take: Callable[[int], None]) -> bytearray:
-        """What ``sent`` inflates to. It must be one whole gzip member."""
+    def _join(self, parts: Iterable[bytes], take: Callable[[int], None]) -> bytearray:
         body = bytearray()
-        for part in _inflate_slices(sent):
-            if len(body) + len(part) > self._limit:
-                raise self._too_long()
+        for part in parts:
+            self._check_length(len(body) + len(part))
             take(len(part))
             body += part
         return body
 
-    def _too_long(self) -> HTTPException:
-        return RequestEntityTooLarge(f"a body may have {self._limit} bytes, as sent and as inflated")
+    def _check_length(self, length: int) -> None:
+        if length > self._limit:
+            raise RequestEntityTooLarge(f"a body may have {self._limit} bytes, as sent and as inflated")
+
+    def _receive(self, request: Request) -> Iterator[bytes]:
+        """The parts of a body as they arrive, of :data:`READ_BYTES` at most.
+
+        Raises 408 when they come too slowly; then nothing more is read from the connection. Raises 400 when the body
+        ends too early.
+        """
+        ends_at, time_slice = time.monotonic() + self._receive_seconds, TimeSlice()
+        while True:
+            time_slice.check()
+            seconds, late = self._read_seconds, f"nothing, or too little, of the body came for {self._read_seconds:g} s"
+            left = max(ends_at - time.monotonic(), 0)
+            if left < seconds:
+                seconds, late = left, f"the body did not arrive within {self._receive_seconds:g} s"
+            try:
+                with gevent.Timeout(seconds, RequestTimeout(late)):
+                    data: bytes = request.stream.read(READ_BYTES)
+            except RequestTimeout:
+                _stop_reading(request)
+                raise
+            except Exception as error:  # gunicorn's errors for malformed chunks have no common base class
+                raise BadRequest("the body broke off") from error
+            if not data:
+                return
+            yield data
+
+
+def _stop_reading(request: Request) -> None:
+    """Makes the connection close after the answer, because nobody reads the rest of this body."""
+    if sock := request.environ.get("gunicorn.socket"):
+        stop_receiving(sock)
 
 
 def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
     """Inflates ``sent`` slice by slice. Raises 400 when it is not one whole gzip member."""
-    inflater = zlib.decompressobj(_GZIP)
+    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)  # gzip, and nothing else
     time_slice = TimeSlice()
     for start in range(0, len(sent), SLICE_BYTES):
         rest: bytes | bytearray = sent[start : start + SLICE_BYTES]
@@ -146,67 +166,14 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
         raise BadRequest("the body is not one whole gzip member")
 
 
-class _TimedBodyStream:
-    """The bytes of a request's body as they arrive.
-
-    A read raises 408 when they come too slowly; then nothing more is read from the connection. It raises 400 when the
-    body ends too early.
-    """
-
-    def __init__(self, request: Request, read_seconds: float, receive_seconds: float) -> None:
-        self._request = request
-        self._read_seconds = read_seconds
-        self._receive_seconds = receive_seconds
-        self._ends_at = time.monotonic() + receive_seconds
-        self._time_slice = TimeSlice()
-
-    def read(self) -> bytes:
-        """The next bytes, up to :data:`READ_BYTES`. Empty at the body's end."""
-        self._time_slice.check()
-        left = max(self._ends_at - time.monotonic(), 0)
-        seconds, late = self._read_seconds, f"nothing, or too little, of the body came for {self._read_seconds:g} s"
-        if left < seconds:
-            seconds, late = left, f"the body did not arrive within {self._receive_seconds:g} s"
-        try:
-            with gevent.Timeout(seconds, RequestTimeout(late)):
-                data: bytes = self._request.stream.read(READ_BYTES)
-        except RequestTimeout:
-            self._close()
-            raise
-        except (HTTPException, gevent.Timeout):
-            raise
-        except Exception as error:  # gunicorn's errors for malformed chunks have no common base class
-            raise BadRequest("the body broke off") from error
-        return data
-
-    def drain(self, limit: int) -> None:
-        """Reads and drops up to ``limit`` bytes. If there are more, the connection is closed after the answer."""
-        left = limit
-        while left > 0 and (data := self.read()):
-            left -= len(data)
-        if left <= 0:
-            self._close()
-
-    def _close(self) -> None:
-        """Makes the connection close after the answer, because nobody reads the rest of this body."""
-        sock = self._request.environ.get("gunicorn.socket")
-        if sock is not None:
-            stop_receiving(sock)
-
-
 def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
-    _check_structure(body)
-    # Each of these steps goes through the whole body at once. With a short body that takes less time than a round of
-    # the event loop.
-    is_long = len(body) > SLICE_BYTES
-    if is_long:
-        yield_to_loop()
+    time_slice = TimeSlice()
+    _check_structure(body, time_slice)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    if is_long:
-        yield_to_loop()
+    time_slice.check()
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
@@ -217,12 +184,11 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     return loaded
 
 
-def _check_structure(body: bytearray) -> None:
+def _check_structure(body: bytearray, time_slice: TimeSlice) -> None:
     """Raises 400 when parsing ``body`` would make too many values.
 
     Escapes are removed as a parser reads them. Every quotation mark that is left begins or ends a string.
     """
-    time_slice = TimeSlice()
     found, in_string, escape = 0, 0, b""
     for start in range(0, len(body), SLICE_BYTES):
         time_slice.check()
