@@ -1,5 +1,6 @@
 """The routes for a workflow's jobs, for one job, and for registering a job before it starts."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from flask import Response
@@ -14,9 +15,6 @@ from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSc
 #: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
 #: other requests wait for it.
 BATCH_SIZE: Final = 10
-#: Seconds after which a listing ends with what it has found, and a cursor for the next page. It always reads
-#: at least one batch.
-LISTING_SECONDS: Final = 0.5
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -30,14 +28,26 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
     def jobs(workflow_id: str, limit: int, **query: Any) -> Response:
         """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
-        status = query.get("status")
-        listing = ("jobs", workflow_id, status)
-        position = decode_listed(query.get("cursor"), listing)
+        status, store = query.get("status"), deps.store
         # All jobs of a workflow are on one server, so the reference needs no job.
-        with deps.turns.page(JobRef(workflow_id, ""), principal().subject):
-            found, next_position = _read_listing(deps, workflow_id, position, limit, status)
-        cursor = encode_listed(listing, next_position)
-        body = {"workflow_id": workflow_id, "jobs": [job.to_json() for job in found], "cursor": cursor}
+        lock_ref = JobRef(workflow_id, "")
+        listing = ("jobs", workflow_id, status)
+
+        def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
+            listed = store.listing.page(workflow_id, position, BATCH_SIZE)
+            jobs = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
+            gone = [job_id for (_, job_id), job in zip(listed, jobs, strict=True) if job is None]
+            if gone:
+                store.listing.unlist(workflow_id, gone)
+            for position, job in zip(listed, jobs, strict=True):
+                if isinstance(job, StoreUnavailable):
+                    raise job
+                yield position, job.to_json() if isinstance(job, Job) and status in (None, job.status) else None
+
+        with deps.turns.page(lock_ref, principal().subject):
+            found, position = read_listing(deps, lock_ref, decode_listed(query.get("cursor"), listing), limit, read)
+        cursor = encode_listed(listing, position)
+        body = {"workflow_id": workflow_id, "jobs": found, "cursor": cursor}
         return page_response(body, cursor, limit=limit, status=status)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
@@ -63,31 +73,30 @@ def blueprint(deps: Dependencies) -> Blueprint:
     return routes
 
 
-def _read_listing(
-    deps: Dependencies, workflow_id: str, position: ListingPosition | None, limit: int, status: str | None
-) -> tuple[list[Job], ListingPosition | None]:
-    """Up to ``limit`` jobs of that ``status`` after ``position``, and the next position.
+def read_listing(
+    deps: Dependencies,
+    lock_ref: JobRef,
+    position: ListingPosition | None,
+    limit: int,
+    read: Callable[[ListingPosition | None], Iterable[tuple[ListingPosition, Any]]],
+) -> tuple[list[Any], ListingPosition | None]:
+    """Up to ``limit`` items after ``position``, and the next position, which is None when there are no more.
 
-    The next position is None when there are no more jobs.
+    ``read`` is called in turns of the server that has ``lock_ref``. It returns the next :data:`BATCH_SIZE` positions,
+    each with its item, or with None when that is not wanted.
     """
-    store, subject, deadline = deps.store, principal().subject, deps.monotonic() + LISTING_SECONDS
-    found: list[Job] = []
+    found: list[Any] = []
+    # Then a listing ends with what it has found, and a cursor for the next page.
+    deadline = deps.monotonic() + 0.5
     while True:
-        count = min(BATCH_SIZE, limit - len(found)) if status is None else BATCH_SIZE
-        with deps.turns.read(JobRef(workflow_id, ""), subject):
-            listed = store.listing.page(workflow_id, position, count)
-            jobs = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
-            gone = [job_id for (_, job_id), job in zip(listed, jobs, strict=True) if job is None]
-            if gone:
-                store.listing.unlist(workflow_id, gone)
-        for position, job in zip(listed, jobs, strict=True):
-            if isinstance(job, StoreUnavailable):
-                raise job
-            if isinstance(job, Job) and status in (None, job.status):
-                found.append(job)
+        with deps.turns.read(lock_ref, principal().subject):
+            batch = list(read(position))
+        for position, item in batch:
+            if item is not None:
+                found.append(item)
                 if len(found) == limit:
                     return found, position
-        if len(listed) < count:
+        if len(batch) < BATCH_SIZE:
             return found, None
         if deps.monotonic() > deadline:
             return found, position

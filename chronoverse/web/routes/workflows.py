@@ -1,5 +1,6 @@
 """The route that lists the workflows that a token may see."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Response
@@ -12,7 +13,7 @@ from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
 from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
-from chronoverse.web.routes.jobs import BATCH_SIZE, LISTING_SECONDS
+from chronoverse.web.routes.jobs import BATCH_SIZE, read_listing
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -32,11 +33,19 @@ def blueprint(deps: Dependencies) -> Blueprint:
         status = query.get("status")
         listing = ("workflows",) if status is None else ("workflows", status)
         position = decode_listed(query.get("cursor"), listing)
-        named = principal().workflows
+        named, workflows = principal().workflows, deps.store.workflows
         # The list's server has no job of its own, so the reference only names its slot.
-        with deps.turns.page(JobRef(deps.store.workflows.slot, ""), principal().subject):
+        lock_ref = JobRef(workflows.slot, "")
+
+        def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
+            listed = workflows.page(position, BATCH_SIZE)
+            for position, workflow in zip(listed, workflows.read([each for _, each in listed]), strict=True):
+                item = workflow and _to_json(position, workflow)
+                yield position, item if item and status in (None, item["last_status"]) else None
+
+        with deps.turns.page(lock_ref, principal().subject):
             if EVERY_WORKFLOW in named:
-                found, following = _read_list(deps, position, limit, status)
+                found, following = read_listing(deps, lock_ref, position, limit, read)
             else:
                 found, following = _read_named(deps, sorted(named), position, limit, status)
         cursor = encode_listed(listing, following)
@@ -45,62 +54,30 @@ def blueprint(deps: Dependencies) -> Blueprint:
     return routes
 
 
-def _read_list(
-    deps: Dependencies, position: ListingPosition | None, limit: int, status: str | None
-) -> tuple[list[dict[str, Any]], ListingPosition | None]:
-    """Up to ``limit`` workflows after ``position``, and the next position. None when there are no more.
-
-    With a ``status`` only those whose newest job has it.
-    """
-    found: list[dict[str, Any]] = []
-    deadline = deps.monotonic() + LISTING_SECONDS
-    lock_ref = JobRef(deps.store.workflows.slot, "")
-    while True:
-        with deps.turns.read(lock_ref, principal().subject):
-            listed = deps.store.workflows.page(position, limit)
-        for start in range(0, len(listed), BATCH_SIZE):
-            batch = listed[start : start + BATCH_SIZE]
-            with deps.turns.read(lock_ref, principal().subject):
-                read = deps.store.workflows.read([workflow_id for _, workflow_id in batch])
-            for position, workflow in zip(batch, read, strict=True):
-                if workflow is not None and status in (None, _last_status(workflow)):
-                    found.append(_to_json(position, workflow))
-                    if status is not None and len(found) == limit:
-                        return found, position
-            if deps.monotonic() > deadline:
-                return found, position
-            yield_to_loop()
-        if len(listed) < limit:
-            return found, None
-        if status is None:
-            return found, position
-
-
 def _read_named(
     deps: Dependencies, ids: list[str], position: ListingPosition | None, limit: int, status: str | None
 ) -> tuple[list[dict[str, Any]], ListingPosition | None]:
-    """As :func:`_read_list`, for the workflows that a token names. All are read: only then is their order known."""
-    known: list[tuple[ListingPosition, Workflow | StoreError]] = []
+    """Up to ``limit`` of the workflows that a token names, and the next position.
+
+    All are read: only then is their order known.
+    """
+    known: list[tuple[ListingPosition, dict[str, Any]]] = []
     for start in range(0, len(ids), BATCH_SIZE):
         batch = ids[start : start + BATCH_SIZE]
         with deps.turns.read(JobRef(batch[0], ""), principal().subject):
             read = deps.store.workflows.read(batch)
         for workflow_id, workflow in zip(batch, read, strict=True):
             if workflow is not None:
-                score = workflow.last_job_ms if isinstance(workflow, Workflow) else 0.0
-                known.append(((score, workflow_id), workflow))
+                listed = (workflow.last_job_ms if isinstance(workflow, Workflow) else 0.0, workflow_id)
+                known.append((listed, _to_json(listed, workflow)))
         yield_to_loop()
     known.sort(key=lambda each: each[0], reverse=True)
     left = [
-        each for each in known if (position is None or each[0] < position) and status in (None, _last_status(each[1]))
+        (listed, item)
+        for listed, item in known
+        if (position is None or listed < position) and status in (None, item["last_status"])
     ]
-    page = left[:limit]
-    return [_to_json(*each) for each in page], page[-1][0] if len(left) > limit else None
-
-
-def _last_status(workflow: Workflow | StoreError) -> str | None:
-    """How the newest job of a workflow stands. None while that is not known."""
-    return workflow.recent[0] if isinstance(workflow, Workflow) and workflow.last_job else None
+    return [item for _, item in left[:limit]], left[limit - 1][0] if len(left) > limit else None
 
 
 def _to_json(position: ListingPosition, workflow: Workflow | StoreError) -> dict[str, Any]:
@@ -112,6 +89,7 @@ def _to_json(position: ListingPosition, workflow: Workflow | StoreError) -> dict
         "running": known and known.running,
         "last_job_at": iso_or_none(known.last_job_ms if known else created_ms),
         "last_job": known and known.last_job,
-        "last_status": _last_status(workflow),
+        # None while it is not known.
+        "last_status": known.recent[0] if known and known.last_job else None,
         "recent": list(known.recent) if known else [],
     }
