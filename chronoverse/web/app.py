@@ -37,12 +37,9 @@ from chronoverse.web.routes import (
     events,
     jobs,
     logs,
-    new_lines,
     ops,
     publish,
     raw,
-    search,
-    summary,
     ui,
     wait,
     workflows,
@@ -137,7 +134,9 @@ def build_app(deps: Dependencies) -> Flask:
     document.register_converter(IdentifierConverter, _document_identifier)
     app.register_blueprint(events.blueprint(deps))
     events.describe(document, app)
-    for module in (workflows, logs, search, new_lines, summary, wait, raw, jobs, publish, admin):
+    for blueprint in logs.blueprints(deps):
+        document.register_blueprint(blueprint)
+    for module in (workflows, wait, raw, jobs, publish, admin):
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))

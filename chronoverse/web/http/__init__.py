@@ -3,8 +3,7 @@
 dependencies    what a worker has, built once and given to every blueprint: the store, caches and guards
 schemas         parameters and bodies of requests and answers; publish_schemas has those of runners
 bodies          reads request bodies within bounds of size, time and memory
-log_pages       pages of logs: reads them, or asks the scan server for them
-paging          the HTTP side of pages: cursors, and the ``Link`` to the next page
+paging          pages: how they are read, their cursors, and the ``Link`` to the next page
 problems        errors as answers (RFC 9457)
 request_id      gives every request an id
 client_ip       finds the client's address behind trusted proxies
@@ -13,7 +12,7 @@ logging         formats the service's log lines
 tracing         makes OpenTelemetry spans
 openapi         makes the OpenAPI document
 
-A request waits for its turn (in ``web.worker``), and its token is verified (:meth:`Dependencies.guard`). Its view reads
-the body or the query by a schema, takes its turn (``web.guards.turns``), and makes a page within its budget. Errors of
-any layer become problems.
+A request waits for its turn (in ``web.worker``), and its token is verified (:meth:`Dependencies.check_request`). Its
+view reads the body or the query by a schema, takes its turn (``web.guards.turns``), and makes a page within its budget.
+Errors of any layer become problems.
 """

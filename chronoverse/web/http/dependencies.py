@@ -84,15 +84,17 @@ class Dependencies:
             raise JobNotFound("no such job")
         return job
 
-    def guard(self, blueprint: Blueprint, scope: str | None = None) -> None:
-        """Requires a token for every route of ``blueprint``: for the workflow in its path, if any, and with ``scope``.
+    def blueprint(self, name: str, description: str, scope: str | None = None) -> Blueprint:
+        """A blueprint whose routes all need a token: for the workflow in the path, if any, and with ``scope``.
 
         Without ``scope`` it is the one for the request's method.
         """
+        blueprint = Blueprint(name, __name__, description=description)
         blueprint.before_request(partial(self.check_request, scope))
+        return blueprint
 
     def check_request(self, scope: str | None = None) -> Response | None:
-        """Checks the current request as :meth:`guard` describes. Returns an answer that refuses it, or None.
+        """Checks the current request as :meth:`blueprint` describes. Returns an answer that refuses it, or None.
 
         A workflow that the token may not see is answered like one that does not exist. Raises :class:`Unauthorized`,
         :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
@@ -122,6 +124,6 @@ def stream_ticket(deps: Dependencies) -> StreamTicket:
 
 
 def principal() -> Principal:
-    """Who sent the current request. :meth:`Dependencies.guard` has verified it."""
+    """Who sent the current request. It has been verified."""
     verified: Principal = g.principal
     return verified

@@ -1,25 +1,113 @@
-"""The HTTP side of pages: cursors, the position at which a page of a log starts, and the answer with its ``Link``.
+"""Pages over HTTP: how a request reads them, their cursors, and the answer with its ``Link``.
+
+A worker reads a page of all lines itself, at most a thousand lines. With a filter it may have to look at many more, so
+the scan server makes such a page. See :mod:`chronoverse.history.pages` and :mod:`chronoverse.history.scans`.
 
 A cursor is opaque to clients. It is bound to one listing: the job or workflow, the order and the filter that it was
 made for.
 """
 
 import base64
-import binascii
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
+import gevent.socket
 import orjson
 from flask import Response, request
 
 from chronoverse.errors import InvalidCursor
-from chronoverse.history.pages import Page
+from chronoverse.history.pages import Page, PageBudget, first_page, read_all_lines
+from chronoverse.history.scans.client import PendingScan
+from chronoverse.history.scans.scan import BaseScan, LineScan
+from chronoverse.history.tiered_log import BatchReader, read_batches
+from chronoverse.joblog.entries import Batch, RawEntry
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition
+from chronoverse.web.guards.connection import HangupWatch
+from chronoverse.web.guards.event_loop import yield_to_loop
+from chronoverse.web.guards.turns import WAIT_SECONDS
+from chronoverse.web.http.dependencies import Dependencies, principal
+
+_Part = TypeVar("_Part")
 
 #: Headers of an answer that nobody else may see.
 PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
+    """Up to ``limit`` lines strictly after ``position`` in the order asked for.
+
+    Raises as the store, the archive and :meth:`Turns.page` do.
+    """
+    with deps.turns.page(job.ref, principal().subject):
+        read, budget = partial(_reader(deps), limit=limit), PageBudget(clock=deps.monotonic)
+        pages = _with_rounds(read_all_lines(read, deps.archive, job, position, descending=descending))
+        return first_page(pages, job, position, limit, budget, descending=descending)
+
+
+def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
+    """The log strictly after ``position``, with a round of the event loop between two batches.
+
+    ``options`` and errors are those of :func:`~chronoverse.history.tiered_log.read_batches`, and :class:`AtCapacity`.
+    """
+    return _with_rounds(_reader(deps)(job, position, **options))
+
+
+def _reader(deps: Dependencies) -> BatchReader:
+    store = _LockedStore(deps, principal().subject)
+    return partial(read_batches, store, deps.archive, max_line_bytes=deps.settings.max_line_bytes)
+
+
+def _with_rounds(parts: Iterable[_Part]) -> Iterator[_Part]:
+    for part in parts:
+        yield part
+        yield_to_loop()
+
+
+@contextlib.contextmanager
+def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
+    """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for pages of ``ref``.
+
+    When the client of the request closes its side, the scan server is notified, and ends the answer soon. Raises as
+    :meth:`Turns.page` and :meth:`ScanClient.ask` do.
+    """
+    sock, subject = request.environ.get("gunicorn.socket"), principal().subject
+    with deps.turns.page(ref, subject):
+        scan = kind(**ref._asdict(), asked_at=deps.monotonic(), patience=WAIT_SECONDS, **fields)
+        with deps.scans.ask(scan, subject) as pending, contextlib.ExitStack() as undo:
+            if isinstance(sock, gevent.socket.socket):
+                undo.callback(HangupWatch(sock, lambda _: pending.shorten()).close)
+            yield pending
+
+
+def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
+    """The page of up to ``limit`` lines that the scan server finds. ``filters`` are fields of :class:`LineScan`.
+
+    Raises as :func:`pending_scan` and :class:`PendingScan` do.
+    """
+    with pending_scan(deps, LineScan, ref, limit=limit, **filters) as pending:
+        return pending.page()
+
+
+class _LockedStore:
+    """The store for :class:`TieredLog`. Each read of lines takes a turn of ``subject``.
+
+    Reads of the archive take no lock. So a slow archive delays no other request.
+    """
+
+    def __init__(self, deps: Dependencies, subject: str) -> None:
+        self._deps = deps
+        self._subject = subject
+
+    def get_job(self, job: JobRef) -> Job | None:
+        return self._deps.store.get_job(job)
+
+    def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
+        with self._deps.turns.read(job, self._subject):
+            return self._deps.store.page(job, after=after, before=before, count=count)
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
@@ -27,34 +115,42 @@ def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(orjson.dumps([*listing, *position])).rstrip(b"=").decode()
 
 
-def decode_cursor(cursor: str, listing: Sequence[Any], types: Sequence[type]) -> list[Any]:
-    """The position in ``listing``: one value of each of ``types``. Raises :class:`InvalidCursor`."""
-    try:
-        values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except (binascii.Error, orjson.JSONDecodeError, ValueError) as error:
-        raise InvalidCursor("cursor: this is not one of ours") from error
-    if not isinstance(values, list) or len(values) != len(listing) + len(types):
-        raise InvalidCursor("cursor: this is not one of ours")
-    bound_to, position = values[: len(listing)], values[len(listing) :]
-    if bound_to != list(listing):
-        raise InvalidCursor("cursor: it was made for another job, order or filter")
-    if any(type(value) is not expected for value, expected in zip(position, types, strict=True)):
-        raise InvalidCursor("cursor: this is not one of ours")
-    return position
+def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
+    """The position in ``listing``: what each of the ``parsers`` returns for its value.
 
-
-def parse_position(score: str, identifier: str) -> ListingPosition:
-    """The creation time and the id in a cursor. Raises :class:`InvalidCursor`.
-
-    A foreign runner may have written any time that Redis accepts, such as infinity.
+    A parser raises ValueError or TypeError for any other value. Raises :class:`InvalidCursor`.
     """
     try:
-        created_ms = float(score)
-    except ValueError as error:
+        values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        bound_to, position = values[: len(listing)], values[len(listing) :]
+        parsed = [parse(value) for parse, value in zip(parsers, position, strict=True)]
+    except (ValueError, TypeError, LookupError) as error:
         raise InvalidCursor("cursor: this is not one of ours") from error
-    if math.isnan(created_ms) or not IDENTIFIER.fullmatch(identifier):
-        raise InvalidCursor("cursor: this is not one of ours")
-    return created_ms, identifier
+    if bound_to != list(listing):
+        raise InvalidCursor("cursor: it was made for another job, order or filter")
+    return parsed
+
+
+def number(value: Any) -> int:
+    """A number in a cursor."""
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise ValueError
+    return value
+
+
+def created_ms(value: Any) -> float:
+    """A creation time in a cursor. It is text: a foreign runner may have written any time, such as infinity."""
+    if type(value) is not str or math.isnan(created := float(value)):
+        raise ValueError
+    return created
+
+
+def identifier(value: Any) -> str:
+    """The id of a job or workflow in a cursor."""
+    if not IDENTIFIER.fullmatch(value):
+        raise ValueError
+    found: str = value
+    return found
 
 
 def encode_listed(listing: Sequence[Any], position: ListingPosition | None) -> str | None:
@@ -66,23 +162,19 @@ def decode_listed(cursor: str | None, listing: Sequence[Any]) -> ListingPosition
     """The position of :func:`encode_listed`. Raises :class:`InvalidCursor`."""
     if cursor is None:
         return None
-    return parse_position(*decode_cursor(cursor, listing, [str, str]))
+    created, identity = decode_cursor(cursor, listing, created_ms, identifier)
+    return created, identity
 
 
-def start_position(query: dict[str, Any], listing: Sequence[Any], job: Job, *, descending: bool) -> int:
-    """The number after which a page of a log starts, in the order asked for.
+def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
+    """The number after which a page of a log starts, in the order asked for, and ``more`` numbers of its cursor.
 
     It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
-    ``descending``. Raises :class:`InvalidCursor`.
+    descending, and the other numbers are 0. Raises :class:`InvalidCursor`.
     """
-    if "cursor" not in query:
-        offset: int = query.get("offset", job.last + 1 if descending else 0)
-        return offset
-    (number,) = decode_cursor(query["cursor"], listing, [int])
-    if not 0 <= number <= MAX_NUMBER:
-        raise InvalidCursor("cursor: this is not one of ours")
-    position: int = number
-    return position
+    if "cursor" in query:
+        return decode_cursor(query["cursor"], listing, *[number] * (1 + more))
+    return [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
 
 
 def json_response(json: bytes) -> Response:
@@ -93,27 +185,32 @@ def json_response(json: bytes) -> Response:
 
 
 def log_page_response(
-    ref: JobRef, page: Page, cursor: str | None, query: Mapping[str, Any], **members: Any
+    ref: JobRef, page: Page, listing: Sequence[Any], query: Mapping[str, Any], *more: int, **members: Any
 ) -> Response:
-    """A page of a job's lines as :func:`page_response` sends it. ``members`` are added to the body."""
+    """A page of a job's lines as :func:`page_response` sends it. ``members`` are added to the body.
+
+    The cursor has the page's position in ``listing``, and the numbers ``more``.
+    """
+    cursor = encode_cursor(listing, [page.position, *more]) if page.has_more else None
     # orjson copies these fragments without encoding them again.
     lines = [orjson.Fragment(each) for each in page.lines]
     body = {"workflow_id": ref.workflow_id, "id": ref.job_id, "logs": lines, **members, "cursor": cursor}
-    return page_response(body, cursor, page.position, **query)
+    return page_response(body, cursor, query, page.position)
 
 
 def page_response(
-    body: dict[str, Any], cursor: str | None = None, position: int | None = None, **query: Any
+    body: dict[str, Any], cursor: str | None = None, query: Mapping[str, Any] | None = None, position: int | None = None
 ) -> Response:
     """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page where there is a ``cursor``.
 
-    ``position`` is how far the page has come in a log; it becomes ``Last-Event-ID``. ``query`` are the parameters of
-    the link beside its cursor. Those that are None, 0 or False are left out.
+    The link has the request's ``query``, but for its offset. ``position`` is how far the page has come in a log; it
+    becomes ``Last-Event-ID``.
     """
     response = json_response(orjson.dumps(body))
     if position is not None:
         response.headers["Last-Event-ID"] = str(position)
     if cursor:
-        parameters = {name: "true" if value is True else value for name, value in query.items() if value}
+        parameters = {name: "true" if value is True else value for name, value in (query or {}).items() if value}
+        parameters.pop("offset", None)
         response.headers["Link"] = f'<{request.path}?{urlencode({**parameters, "cursor": cursor})}>; rel="next"'
     return response

@@ -23,12 +23,6 @@ MAX_WAIT_SECONDS: Final = 300
 STREAMS: Final = ("stdout", "stderr")
 STATUSES: Final = tuple(status.value for status in Status)
 
-#: How the OpenAPI document describes a page for which a log was looked through.
-LOOKED_THROUGH: Final[dict[str, Any]] = {
-    "description": "A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
-    "headers": {"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
-}
-
 _View = TypeVar("_View", bound=Callable[..., Any])
 _Field = TypeVar("_Field", bound=fields.Field[Any])
 Members = Mapping[str, fields.Field[Any]]

@@ -2,10 +2,7 @@
 
 events     a log as an event stream
 wait       one answer when a line comes or the job ends
-logs       a log in pages
-search     the matching lines of a log or of a whole workflow, in pages
-new_lines  the lines of a log that are new, compared with other runs
-summary    the new lines, the errors and the last lines of a log
+logs       pages of a log, the search in it and in a whole workflow, new lines, the summary
 raw        a log as a download
 jobs       the jobs of a workflow
 workflows  the list of workflows

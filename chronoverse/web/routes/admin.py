@@ -81,8 +81,7 @@ RedactionsSchema: Final = answer("Redactions", {**IDS, "redactions": list_of(Red
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The routes for administrators."""
-    routes = Blueprint("admin", __name__, description="For administrators.")
-    deps.guard(routes, scope=ADMIN)
+    routes = deps.blueprint("admin", "For administrators.", scope=ADMIN)
     redact_body = RedactBody()
 
     @routes.route(f"{_JOB}/logs/redact", methods=["POST"])

@@ -29,8 +29,8 @@ from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.admission import StreamTicket, retry_ms
 from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
-from chronoverse.web.http.log_pages import scan_page
 from chronoverse.web.http.openapi import OpenApiDocument
+from chronoverse.web.http.paging import scan_page
 from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
 from chronoverse.web.streaming.stream_writer import chunk
 

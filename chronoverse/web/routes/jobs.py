@@ -19,14 +19,13 @@ BATCH_SIZE: Final = 10
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The job routes."""
-    routes = Blueprint("jobs", __name__, description="Jobs.")
-    deps.guard(routes)
+    routes = deps.blueprint("jobs", "Jobs.")
 
     @routes.route("/workflows/<id:workflow_id>/jobs")
     @routes.doc(operationId="listJobs")
     @routes.arguments(JobsQuery(), location="query", as_kwargs=True)
     @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
-    def jobs(workflow_id: str, limit: int, **query: Any) -> Response:
+    def jobs(workflow_id: str, **query: Any) -> Response:
         """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
         status, store = query.get("status"), deps.store
         # All jobs of a workflow are on one server, so the reference needs no job.
@@ -44,11 +43,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
                     raise job
                 yield position, job.to_json() if isinstance(job, Job) and status in (None, job.status) else None
 
+        start = decode_listed(query.get("cursor"), listing)
         with deps.turns.page(lock_ref, principal().subject):
-            found, position = read_listing(deps, lock_ref, decode_listed(query.get("cursor"), listing), limit, read)
+            found, position = read_listing(deps, lock_ref, start, query["limit"], read)
         cursor = encode_listed(listing, position)
         body = {"workflow_id": workflow_id, "jobs": found, "cursor": cursor}
-        return page_response(body, cursor, limit=limit, status=status)
+        return page_response(body, cursor, query)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
     @routes.doc(operationId="getJob")

@@ -1,37 +1,177 @@
-"""``GET …/logs``: a job's log in pages, in either order, from any position."""
+"""A job's log in pages: all lines, those that match, and those that are new; and its summary. The search of a workflow.
 
-from typing import Any
+A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
+``Last-Event-ID`` is how far it has come, so that a reader of a running job can go on from there later. The scan server
+makes all pages that are not just the log's lines: see :mod:`chronoverse.history.scans`.
+"""
 
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
 from flask import Response
 
-from chronoverse.joblog.model import JobRef
-from chronoverse.web.http import log_pages
+from chronoverse.history.scans.scan import SummaryScan, WorkflowPosition, WorkflowScan
+from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.web.http.dependencies import Dependencies
-from chronoverse.web.http.paging import encode_cursor, log_page_response, start_position
-from chronoverse.web.http.schemas import Blueprint, LogsQuery, LogsSchema
+from chronoverse.web.http.paging import (
+    created_ms,
+    decode_cursor,
+    encode_cursor,
+    identifier,
+    json_response,
+    log_page,
+    log_page_response,
+    number,
+    page_response,
+    pending_scan,
+    scan_page,
+    start_position,
+)
+from chronoverse.web.http.schemas import (
+    Blueprint,
+    LogsQuery,
+    LogsSchema,
+    NewLinesQuery,
+    NewLinesSchema,
+    SearchQuery,
+    SearchSchema,
+    SummaryQuery,
+    SummarySchema,
+    WorkflowSearchQuery,
+    WorkflowSearchSchema,
+)
+
+_JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
+#: How the OpenAPI document describes a page for which a log was looked through.
+_LOOKED_THROUGH: Final[dict[str, Any]] = {
+    "description": "A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
+    "headers": {"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
+}
 
 
-def blueprint(deps: Dependencies) -> Blueprint:
-    """The history route."""
-    routes = Blueprint("logs", __name__, description="History.")
-    deps.guard(routes)
+def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
+    """The routes. The OpenAPI document has a section for each blueprint."""
+    history = deps.blueprint("logs", "History.")
+    searching = deps.blueprint("search", "Searching.")
+    comparing = deps.blueprint("new_lines", "Comparing.")
+    summaries = deps.blueprint("summary", "Summaries.")
 
-    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs")
-    @routes.doc(operationId="pageJobLog")
-    @routes.arguments(LogsQuery(), location="query", as_kwargs=True)
-    @routes.response(200, LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
-    def logs(workflow_id: str, job_id: str, limit: int, order: str, **query: Any) -> Response:
+    @history.route(f"{_JOB}/logs")
+    @history.doc(operationId="pageJobLog")
+    @history.arguments(LogsQuery(), location="query", as_kwargs=True)
+    @history.response(200, LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
+    def logs(workflow_id: str, job_id: str, **query: Any) -> Response:
         """One page of a job's log."""
         ref, stream = JobRef(workflow_id, job_id), query.get("stream")
-        listing = ("logs", workflow_id, job_id, order, stream)
+        listing = ("logs", workflow_id, job_id, query["order"], stream)
         job = deps.require_job(ref)
-        descending = order == "desc"
-        position = start_position(query, listing, job, descending=descending)
+        (position,) = start_position(query, listing, job)
         if stream is None:
-            page = log_pages.log_page(deps, job, position, limit, descending=descending)
+            page = log_page(deps, job, position, query["limit"], descending=query["order"] == "desc")
         else:
-            page = log_pages.scan_page(deps, ref, limit, position=position, descending=descending, stream=stream)
-        cursor = encode_cursor(listing, [page.position]) if page.has_more else None
-        return log_page_response(ref, page, cursor, {"limit": limit, "order": order, "stream": stream})
+            page = scan_page(deps, ref, **_scanned(query, position))
+        return log_page_response(ref, page, listing, query)
 
-    return routes
+    @searching.route(f"{_JOB}/logs/search")
+    @searching.doc(operationId="searchJobLog")
+    @searching.arguments(SearchQuery, location="query", as_kwargs=True)
+    @searching.response(200, SearchSchema, **_LOOKED_THROUGH)
+    def search(workflow_id: str, job_id: str, **query: Any) -> Response:
+        """The lines that match, in pages."""
+        ref, times = JobRef(workflow_id, job_id), (query.get("since"), query.get("until"))
+        filters = (query["order"], query.get("stream"), query["regex"], _digest(query["q"]), *times)
+        listing = ("search", workflow_id, job_id, *filters)
+        (position,) = start_position(query, listing, deps.require_job(ref))
+        page = scan_page(deps, ref, **_scanned(query, position))
+        return log_page_response(ref, page, listing, query)
+
+    @searching.route("/workflows/<id:workflow_id>/logs/search")
+    @searching.doc(operationId="searchWorkflow")
+    @searching.arguments(WorkflowSearchQuery, location="query", as_kwargs=True)
+    @searching.response(
+        200,
+        WorkflowSearchSchema,
+        description="A page, perhaps an empty one; `Link` names the next. `Searched-To` is how far it has looked.",
+        headers={
+            "Searched-To": {
+                "schema": {"type": "string", "examples": ["job-1;created=2026-03-03T10:00:05.123Z;line=7"]},
+                "description": "The last job that it has looked at, when that was created, and up to which line, if it"
+                " has not come to that job's end. Without a next page there is none.",
+            }
+        },
+    )
+    def search_workflow(workflow_id: str, **query: Any) -> Response:
+        """The lines that match in all jobs of a workflow, the newest job first."""
+        filters = map(query.get, ("stream", "status", "since", "until"))
+        listing = ("search", workflow_id, query["regex"], _digest(query["q"]), *filters)
+        start: WorkflowPosition | None = None
+        if "cursor" in query:
+            parsers = (created_ms, identifier, _line_or_none, number)
+            created, *rest = decode_cursor(query.pop("cursor"), listing, *parsers)
+            start = WorkflowPosition(repr(created), *rest)
+        with pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, **query) as pending:
+            page = pending.jobs_page()
+        cursor, position = None, page.position
+        if position is not None:
+            line = -1 if position.line is None else position.line
+            cursor = encode_cursor(listing, (position.created, position.job_id, line, position.found))
+        body = {"workflow_id": workflow_id, "jobs": [orjson.Fragment(each) for each in page.jobs], "cursor": cursor}
+        response = page_response(body, cursor, query)
+        if position is not None:
+            response.headers["Searched-To"] = _searched_to(position)
+        return response
+
+    @comparing.route(f"{_JOB}/logs/new")
+    @comparing.doc(operationId="listNewLines")
+    @comparing.arguments(NewLinesQuery(), location="query", as_kwargs=True)
+    @comparing.response(200, NewLinesSchema, **_LOOKED_THROUGH)
+    @comparing.problem(404)
+    @comparing.problem(409, "`reason` is nothing-to-compare: no run is there that this one could be compared with.")
+    def new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
+        """The lines with a shape that none of the runs has that the log is compared with."""
+        ref = JobRef(workflow_id, job_id)
+        listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), query.get("against"))
+        position, waited = start_position(query, listing, deps.require_job(ref), more=1)
+        page = scan_page(deps, ref, **_scanned(query, position), only_new=True)
+        # A page may be empty and not have come any further, because a request reads only a bounded part of the runs
+        # that it compares with. The number of such pages in a row makes each cursor differ from the one before it.
+        waited = waited + 1 if page.position == position else 0
+        return log_page_response(ref, page, listing, query, waited, compared_with=page.compared_with)
+
+    @summaries.route(f"{_JOB}/summary")
+    @summaries.doc(operationId="summarizeJob")
+    @summaries.arguments(SummaryQuery, location="query", as_kwargs=True)
+    @summaries.response(200, SummarySchema, description="The summary, in no more bytes than asked for.")
+    def summary(workflow_id: str, job_id: str, max_bytes: int) -> Response:
+        """A job's new lines, errors and last lines, as far as they fit."""
+        ref = JobRef(workflow_id, job_id)
+        with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes) as pending:
+            return json_response(pending.answer()[1])
+
+    return history, searching, comparing, summaries
+
+
+def _scanned(query: Mapping[str, Any], position: int) -> dict[str, Any]:
+    """The fields of a scan of a job's lines strictly after ``position``, as ``query`` asks for it."""
+    fields = {name: value for name, value in query.items() if name not in ("cursor", "offset", "order")}
+    return {**fields, "position": position, "descending": query["order"] == "desc"}
+
+
+def _line_or_none(value: Any) -> int | None:
+    """The last line that was looked at, in a cursor. -1 stands for None."""
+    return None if value == -1 else number(value)
+
+
+def _searched_to(position: WorkflowPosition) -> str:
+    """How far a search has come in a workflow, as the header's value. Ids of jobs have no semicolons."""
+    created = iso_or_none(float(position.created))
+    line = None if position.line is None else str(position.line)
+    more = [f"{name}={value}" for name, value in (("created", created), ("line", line)) if value is not None]
+    return ";".join([position.job_id, *more])
+
+
+def _digest(q: str) -> str:
+    """What a cursor contains of its query, which may be long."""
+    return hashlib.sha256(q.encode()).hexdigest()[:16]

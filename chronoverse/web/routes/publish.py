@@ -18,8 +18,7 @@ from chronoverse.store import Store
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.log_pages import read_log
-from chronoverse.web.http.paging import page_response
+from chronoverse.web.http.paging import page_response, read_log
 from chronoverse.web.http.publish_schemas import (
     AttemptBody,
     AttemptSchema,
@@ -40,8 +39,7 @@ _APPEND_REFUSED: Final = "`reason` is GAP (then `expected` is the next number), 
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The routes for runners."""
-    routes = Blueprint("publish", __name__, description="For runners.")
-    deps.guard(routes)
+    routes = deps.blueprint("publish", "For runners.")
     attempt_body, lost_body, compare_body, end_body = AttemptBody(), LostBody(), CompareBody(), EndBody()
     lines_body = LinesBody(deps.settings.max_line_bytes)
 

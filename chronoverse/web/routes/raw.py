@@ -43,8 +43,7 @@ log = logging.getLogger(__name__)
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The download route."""
-    routes = Blueprint("raw", __name__, description="Downloading.")
-    deps.guard(routes)
+    routes = deps.blueprint("raw", "Downloading.")
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/raw")
     @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})

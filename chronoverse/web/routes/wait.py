@@ -46,8 +46,7 @@ _OUTCOMES: Final = {
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The wait route."""
-    routes = Blueprint("wait", __name__, description="Waiting.")
-    deps.guard(routes)
+    routes = deps.blueprint("wait", "Waiting.")
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/wait")
     @routes.doc(operationId="waitForLine")

@@ -18,8 +18,7 @@ from chronoverse.web.routes.jobs import BATCH_SIZE, read_listing
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The route."""
-    routes = Blueprint("workflows", __name__, description="Workflows.")
-    deps.guard(routes)
+    routes = deps.blueprint("workflows", "Workflows.")
 
     @routes.route("/workflows")
     @routes.doc(operationId="listWorkflows")
@@ -28,9 +27,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         200, WorkflowsSchema, description="A page, perhaps a short or an empty one; `Link` names the next."
     )
     @routes.problem(403)
-    def workflows(limit: int, **query: Any) -> Response:
+    def workflows(**query: Any) -> Response:
         """The workflows that the token may see, the one with the newest job first."""
-        status = query.get("status")
+        limit, status = query["limit"], query.get("status")
         listing = ("workflows",) if status is None else ("workflows", status)
         position = decode_listed(query.get("cursor"), listing)
         named, workflows = principal().workflows, deps.store.workflows
@@ -49,7 +48,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             else:
                 found, following = _read_named(deps, sorted(named), position, limit, status)
         cursor = encode_listed(listing, following)
-        return page_response({"workflows": found, "cursor": cursor}, cursor, limit=limit, status=status)
+        return page_response({"workflows": found, "cursor": cursor}, cursor, query)
 
     return routes
 
