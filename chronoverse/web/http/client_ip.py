@@ -7,10 +7,6 @@ X-Forwarded-For.
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final
-
-#: Parsed addresses that are cached. Each request has one to three, mostly the same.
-CACHE_SIZE: Final = 1024
 
 
 def join_forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
@@ -24,31 +20,37 @@ class TrustedProxies:
     def __init__(self) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         self._any = False
-        self._is_trusted_cached = lru_cache(CACHE_SIZE)(self._is_trusted)
+        # Parsing takes some 20 µs, and most requests come from a few addresses.
+        self._client_cached = lru_cache(1024)(self._client)
 
     def trust(self, proxies: Iterable[str]) -> None:
         """Adds addresses and networks, or ``*`` for all, as gunicorn reads them from FORWARDED_ALLOW_IPS."""
         for proxy in proxies:
-            # gunicorn's setting for trusting every proxy.
             if proxy == "*":
                 self._any = True
             else:
                 self._networks.append(ip_network(proxy, strict=False))
-        self._is_trusted_cached.cache_clear()
+        self._client_cached.cache_clear()
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
-        """The client's address. For IPv6 it is the client's network.
+        """The client's address. For IPv6 it is the client's network: whoever has one address of it has all of them.
 
         ``peer`` is the connection's other end. It is empty on a unix socket, which is always trusted. If it is trusted,
         the client is the last address of ``forwarded_for`` that is no trusted proxy: what comes before, the client may
-        have made up.
+        have made up. What is no address becomes ``unknown``, or a client could invent names and get a share for each.
         """
+        return self._client_cached(peer, forwarded_for)
+
+    def _client(self, peer: str, forwarded_for: str | None) -> str:
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):
-            if not self._is_trusted_cached(client) or not (hop := hop.strip()):
+            if not self._is_trusted(client) or not (hop := hop.strip()):
                 break
             client = hop
-        return _normalized(client)
+        address = _parse_address(client)
+        if address is None:
+            return "unknown" if client else "local"
+        return str(IPv6Network((address, 64), strict=False) if isinstance(address, IPv6Address) else address)
 
     def _is_trusted(self, peer: str) -> bool:
         if self._any or not peer:
@@ -57,7 +59,6 @@ class TrustedProxies:
         return address is not None and any(address in network for network in self._networks)
 
 
-@lru_cache(CACHE_SIZE)
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
@@ -65,18 +66,3 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
-
-
-@lru_cache(CACHE_SIZE)
-def _normalized(text: str) -> str:
-    """The same text for every spelling of an address.
-
-    Anything else becomes ``unknown``. Otherwise a client could invent names, and get a share of its own for each.
-    """
-    address = _parse_address(text)
-    if address is None:
-        return "unknown" if text else "local"
-    if isinstance(address, IPv6Address):
-        # Bits of an IPv6 address that identify a client. Whoever has one address of such a network has all of them.
-        return str(IPv6Network((address, 64), strict=False))
-    return str(address)

@@ -6,9 +6,7 @@ A log call gives its fields as ``extra={"fields": {…}}``. Nothing that looks l
 import json
 import logging
 import re
-import time
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
@@ -56,14 +54,11 @@ class Console(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """The record's time, as local time."""
-        return _clock_time(int(record.created), datefmt)
-
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The message with its fields."""
         record.message = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), record.message)
-        pairs = [f" {name}={_quoted(value)}" for name, value in record_fields(record).items()]
+        texts = [(name, str(value)) for name, value in record_fields(record).items()]
+        pairs = [f" {name}={text if _BARE.fullmatch(text) else json.dumps(text)}" for name, text in texts]
         return super().formatMessage(record) + "".join(pairs)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -82,10 +77,7 @@ class Json(logging.Formatter):
             "logger": record.name,
             "pid": record.process,
             "message": redact(record.getMessage()),
-            **{
-                name: redact(value) if isinstance(value, str) else value
-                for name, value in record_fields(record).items()
-            },
+            **{key: redact(each) if isinstance(each, str) else each for key, each in record_fields(record).items()},
         }
         if record.exc_info:
             document["exception"] = redact(self.formatException(record.exc_info))
@@ -100,11 +92,8 @@ class ConsoleLogger(Logger):
     def setup(self, cfg: Any) -> None:
         """gunicorn calls this at the start and at each reload."""
         super().setup(cfg)
-        # Log lines need no thread's name: finding it takes a third of a log call's time under gevent. They need no line
-        # of the source either, for which logging walks the stack. The documented way to switch that off is a private
-        # name: https://docs.python.org/3/howto/logging.html#optimization
+        # Log lines need no thread's name. Finding it takes a third of a log call's time under gevent.
         logging.logThreads = logging.logMultiprocessing = False
-        logging._srcfile = None
         # OpenTelemetry logs when its collector does not answer.
         for logger in map(logging.getLogger, ("chronoverse", "opentelemetry")):
             logger.handlers = self.error_log.handlers
@@ -118,13 +107,3 @@ class JsonLogger(ConsoleLogger):
     """The same with :class:`Json` lines."""
 
     formatter = Json
-
-
-@lru_cache(1)
-def _clock_time(seconds: int, layout: str | None) -> str:
-    return time.strftime(layout or logging.Formatter.default_time_format, time.localtime(seconds))
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return text if _BARE.fullmatch(text) else json.dumps(text)
