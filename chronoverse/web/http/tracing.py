@@ -7,6 +7,7 @@ Texts of a client are recorded without anything that looks like a token.
 import re
 import threading
 from collections.abc import Callable
+from http import HTTPMethod
 from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask, Response, request
@@ -19,54 +20,27 @@ if TYPE_CHECKING:
 
 #: The key in a request's environ that has its :class:`RequestSpan`.
 SPAN_KEY: Final = "chronoverse.span"
-#: Methods that are recorded by name. Others become ``_OTHER``.
-#: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
-_METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"])
-
-_EVENTS: Final = "/workflows/{workflow_id}/jobs/{job_id}/events"
 _PARAMETER: Final = re.compile(r"<(?:\w+:)?(\w+)>", re.ASCII)
 
 
 class RequestSpan:
-    """One request's span. :meth:`stream_ended` ends that of a stream, :meth:`end` any other once its answer is sent."""
+    """One request's span. It ends once the answer is sent, and that of a stream with :meth:`stream_ended`."""
 
-    __slots__ = ("_method", "_redact", "_span", "is_stream")
+    __slots__ = ("is_stream", "span")
 
-    def __init__(self, span: "Span", method: str, redact: Callable[[str], str]) -> None:
-        self._span = span
-        self._method = method
-        self._redact = redact
+    def __init__(self, span: "Span") -> None:
+        self.span = span
         self.is_stream = False
 
-    def set_response(
-        self, status: int, request_id: str | None, route: str | None, workflow: str | None, job: str | None
-    ) -> None:
-        """Records what is known once there is an answer. ``request_id`` is the request's."""
-        self._span.set_attribute("http.response.status_code", status)
-        ids = {"request_id": request_id, "workflow": workflow, "job": job}
-        self._span.set_attributes({f"chronoverse.{key}": self._redact(text) for key, text in ids.items() if text})
-        if route:
-            self._span.set_attribute("http.route", route)
-            self._span.update_name(f"{self._method} {route}")
-        if status >= 500:
-            from opentelemetry.trace import StatusCode
-
-            self._span.set_status(StatusCode.ERROR)
-
-    def stream_opened(self, request_id: str, workflow: str, job: str, after: int) -> None:
+    def stream_opened(self, after: int) -> None:
         """The request is a stream, which begins after number ``after``."""
         self.is_stream = True
-        self.set_response(200, request_id, _EVENTS, workflow, job)
-        self._span.set_attribute("chronoverse.after", after)
+        self.span.set_attribute("chronoverse.after", after)
 
     def stream_ended(self, why: str, at: int) -> None:
         """Ends the span of a stream. ``at`` is the last number that it sent, and ``why`` is the reason for its end."""
-        self._span.set_attributes({"chronoverse.why": why, "chronoverse.at": at})
-        self._span.end()
-
-    def end(self) -> None:
-        """Ends the span of a request that is no stream."""
-        self._span.end()
+        self.span.set_attributes({"chronoverse.why": why, "chronoverse.at": at})
+        self.span.end()
 
 
 class Traces:
@@ -96,18 +70,18 @@ class Traces:
 
     def register(self, app: Flask) -> None:
         """Traces every request of ``app``."""
-        app.after_request(_record_response)
+        app.after_request(self._record_response)
         inner = app.wsgi_app
 
         def traced(environ: dict[str, Any], start_response: Any) -> Any:
-            environ[SPAN_KEY] = span = self._begin(environ)
+            environ[SPAN_KEY] = request_span = self._begin(environ)
             try:
                 answer = inner(environ, start_response)
             except BaseException:
-                if not span.is_stream:
-                    span.end()
+                if not request_span.is_stream:
+                    request_span.span.end()
                 raise
-            return answer if span.is_stream else ClosingIterator(answer, span.end)
+            return answer if request_span.is_stream else ClosingIterator(answer, request_span.span.end)
 
         app.wsgi_app = traced  # type: ignore[method-assign]
 
@@ -119,18 +93,31 @@ class Traces:
         thread.join(2.0)
 
     def _begin(self, environ: dict[str, Any]) -> RequestSpan:
-        method = environ["REQUEST_METHOD"] if environ["REQUEST_METHOD"] in _METHODS else "_OTHER"
+        method = _method(environ)
         headers = {name: environ.get(f"HTTP_{name.upper()}", "") for name in ("traceparent", "tracestate")}
         # Longest W3C header that is read, in bytes. https://www.w3.org/TR/trace-context/#tracestate-limits
         parent = self._propagator.extract({name: text for name, text in headers.items() if len(text) <= 512})
-        attributes = {"http.request.method": method}
-        span = self._tracer.start_span(method, parent, self._kind, attributes)
-        return RequestSpan(span, method, self._redact)
+        return RequestSpan(self._tracer.start_span(method, parent, self._kind, {"http.request.method": method}))
+
+    def _record_response(self, response: Response) -> Response:
+        """Records what is known once there is an answer."""
+        span: Span = request.environ[SPAN_KEY].span
+        span.set_attribute("http.response.status_code", response.status_code)
+        view_args = request.view_args or {}
+        ids = {"request_id": request_id(), "workflow": view_args.get("workflow_id"), "job": view_args.get("job_id")}
+        span.set_attributes({f"chronoverse.{key}": self._redact(text) for key, text in ids.items() if text})
+        if request.url_rule:
+            route = _PARAMETER.sub(r"{\1}", request.url_rule.rule)
+            span.set_attribute("http.route", route)
+            span.update_name(f"{_method(request.environ)} {route}")
+        if response.status_code >= 500:
+            from opentelemetry.trace import StatusCode
+
+            span.set_status(StatusCode.ERROR)
+        return response
 
 
-def _record_response(response: Response) -> Response:
-    span: RequestSpan = request.environ[SPAN_KEY]
-    route = _PARAMETER.sub(r"{\1}", request.url_rule.rule) if request.url_rule else None
-    ids = request.view_args or {}
-    span.set_response(response.status_code, request_id(), route, ids.get("workflow_id"), ids.get("job_id"))
-    return response
+def _method(environ: dict[str, Any]) -> str:
+    """The name under which a method is recorded: https://opentelemetry.io/docs/specs/semconv/http/http-spans/"""
+    method: str = environ["REQUEST_METHOD"]
+    return method if method in HTTPMethod.__members__ else "_OTHER"

@@ -240,7 +240,7 @@ def open_viewer(
     ticket.viewer = viewer = Viewer(deps.replay_cache, deps.tail, ref, job, **options)
     _log("stream opened", ticket, job=str(ref), after=viewer.cursor, client=ticket.address, sub=ticket.subject)
     if ticket.span:
-        ticket.span.stream_opened(ticket.request_id, ref.workflow_id, ref.job_id, viewer.cursor)
+        ticket.span.stream_opened(viewer.cursor)
     return viewer, partial(_close_viewer, deps, ticket, viewer)
 
 
