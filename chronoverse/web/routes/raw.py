@@ -3,8 +3,7 @@
 import errno
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Final
 
@@ -56,14 +55,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
         cut, without the body's end.
         """
         job = deps.require_job(JobRef(workflow_id, job_id))
-        encode = _encoder(format, control_sequences=control_sequences)
-        response = Response(content_type=_CONTENT_TYPES[format])
-        response.headers["Content-Disposition"] = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
-        response.headers.update(PRIVATE_HEADERS)
-        response.headers["Vary"] = "Accept-Encoding"
+        name = f'attachment; filename="{workflow_id}-{job_id}.{format}"'
+        headers = {**PRIVATE_HEADERS, "Content-Disposition": name, "Vary": "Accept-Encoding"}
         compressed = request.accept_encodings["gzip"] > 0
         if compressed:
-            response.headers["Content-Encoding"] = "gzip"
+            headers["Content-Encoding"] = "gzip"
+        response = Response(content_type=_CONTENT_TYPES[format], headers=headers)
         if request.method == "HEAD":
             return response
         # A download may last as long as a viewer's stream, so it counts as one.
@@ -73,7 +70,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
             pages = _scan_pages(deps, job, regex=regex, **query) if query else _read_pages(deps, job)
-            parts = encode(_check_pages(deps, job, pages, expires_at))
+            parts = _encode(_check_pages(deps, job, pages, expires_at), format, control_sequences=control_sequences)
             # A log that cannot be read at all is refused with a problem. Later errors can only cut the download off.
             first = next(parts, b"")
         except BaseException:
@@ -198,32 +195,28 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
         raise StoreUnavailable("the log is another one by now")
 
 
-def _encode_text(batches: Iterable[list[bytes]], renderer: LineRenderer) -> Iterator[bytes]:
-    """One message a line. The parts of a long line are joined, unless a line of the other stream is between them."""
-    for lines in batches:
-        text = "".join([renderer.render(Line.decode(each)) for each in lines]).encode()
-        lines.clear()
-        yield text
-    yield renderer.close_line().encode()
+def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: bool) -> Iterator[bytes]:
+    """The download's bytes: as ``txt`` a message a line, as ``jsonl`` and ``json`` an object a line.
 
-
-def _encode_json_lines(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
-    for lines in batches:
-        text = b"\n".join([*lines, b""])
-        lines.clear()
-        yield text
-
-
-def _encode_json(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
-    """One JSON array, with one line of text for each line of the log."""
+    The parts of a long line are joined in ``txt``, unless a line of the other stream is between them.
+    """
+    renderer = LineRenderer(colour=False, raw=control_sequences)
     opening = b"[\n"
     for lines in batches:
-        if lines:
-            text = opening + b",\n".join(lines)
-            lines.clear()
-            yield text
-            opening = b",\n"
-    yield b"[]\n" if opening == b"[\n" else b"\n]\n"
+        if form == "txt":
+            text = "".join([renderer.render(Line.decode(each)) for each in lines]).encode()
+        elif form == "jsonl":
+            text = b"\n".join([*lines, b""])
+        elif lines:
+            text, opening = opening + b",\n".join(lines), b",\n"
+        else:
+            text = b""
+        lines.clear()
+        yield text
+    if form == "txt":
+        yield renderer.close_line().encode()
+    elif form == "json":
+        yield b"[]\n" if opening == b"[\n" else b"\n]\n"
 
 
 def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -233,9 +226,3 @@ def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
     for part in parts:
         yield compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)
     yield compressor.flush()
-
-
-def _encoder(form: str, *, control_sequences: bool) -> Callable[[Iterable[list[bytes]]], Iterator[bytes]]:
-    if form == "txt":
-        return partial(_encode_text, renderer=LineRenderer(colour=False, raw=control_sequences))
-    return _encode_json if form == "json" else _encode_json_lines
