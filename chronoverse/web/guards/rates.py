@@ -8,7 +8,6 @@ fast as they can, it waits for one each time. The measurements are in ``docs/adr
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Final
 
 import gevent
@@ -30,67 +29,36 @@ FEW_REPLAYS: Final = 8
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBucket:
-    """A bucket that fills by ``rate`` bytes a second, up to ``capacity`` bytes. A new one is full.
-
-    https://en.wikipedia.org/wiki/Token_bucket
-
-    ``level`` is how many bytes may be spent at ``updated_at``, in monotonic seconds. Below zero it is a debt.
-    """
-
-    rate: int
-    capacity: float
-    level: float = math.inf
-    updated_at: float = 0.0
-
-    def filled_until(self, now: float) -> "TokenBucket":
-        """The bucket at ``now``."""
-        return replace(self, level=min(self.level + self.rate * (now - self.updated_at), self.capacity), updated_at=now)
-
-    def spend(self, size: int, max_debt: float = math.inf) -> "TokenBucket":
-        """The bucket with ``size`` bytes less. Its debt grows to ``max_debt`` bytes at most."""
-        return replace(self, level=max(self.level - size, -max_debt))
-
-    @property
-    def seconds_to_wait(self) -> float:
-        """Seconds until the bucket has no debt any more."""
-        return max(-self.level / self.rate, 0.0)
-
-
 class TokenBuckets:
-    """A worker's buckets, one for each subject. ``rate`` is bytes a second; None is no limit.
+    """A worker's token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject.
 
-    An append is accepted as a whole when the bucket is not empty. If it is larger than what is left, the bucket goes
-    into debt, and the next appends wait. ``clock`` is monotonic, in seconds.
+    ``rate`` is bytes a second; None is no limit. An append is accepted as a whole when the bucket is not empty. If it
+    is larger than what is left, the bucket goes into debt, and the next appends wait. ``clock`` is monotonic.
     """
 
     def __init__(self, rate: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._full = TokenBucket(rate, rate * BURST_SECONDS) if rate else None
+        self._rate = rate
         self._clock = clock
-        self._buckets: dict[str, TokenBucket] = {}
+        #: When each bucket will be full again.
+        self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._full_at)
 
     def check(self, subject: str) -> None:
         """Raises :class:`TooFast` when ``subject`` must wait, with the seconds."""
-        if self._full is None:
-            return
-        bucket = self._buckets.get(subject, self._full).filled_until(self._clock())
-        if bucket.level <= 0:
-            seconds = math.floor(bucket.seconds_to_wait) + 1
-            raise TooFast(f"this token may publish {bucket.rate} bytes a second", seconds)
+        seconds = self._full_at.get(subject, -math.inf) - BURST_SECONDS - self._clock()
+        if seconds >= 0:
+            raise TooFast(f"this token may publish {self._rate} bytes a second", math.floor(seconds) + 1)
 
     def spend(self, subject: str, messages: Iterable[str]) -> None:
         """Takes lines with these ``messages`` out of the subject's bucket."""
-        if self._full is None:
+        if self._rate is None:
             return
         now, size = self._clock(), sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
-        self._buckets[subject] = self._buckets.get(subject, self._full).filled_until(now).spend(size)
-        if len(self._buckets) > MAX_SUBJECTS:
-            filled = {each: bucket.filled_until(now) for each, bucket in self._buckets.items()}
-            self._buckets = {each: bucket for each, bucket in filled.items() if bucket.level < bucket.capacity}
+        self._full_at[subject] = max(self._full_at.get(subject, now), now) + size / self._rate
+        if len(self._full_at) > MAX_SUBJECTS:
+            self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
 
 
 class ReplayThrottle:
@@ -107,33 +75,29 @@ class ReplayThrottle:
         sleep: Callable[[float], object] = gevent.sleep,
         current_replay: Callable[[], object] = gevent.getcurrent,
     ) -> None:
+        self._rate: Final = rate
         self._clock: Final = clock
         self._sleep: Final = sleep
         self._current_replay: Final = current_replay
-        # A full bucket is this many seconds at the rate. A segment takes less to read and to write.
-        self._bucket = TokenBucket(rate, rate * 0.005)
-        #: The replays that have called since ``_counting_since``, and how many called in the time before that.
-        self._replays: set[int] = set()
-        self._counting_since = 0.0
-        self._counted_before = 0
+        #: When the bucket was empty last, or will have no debt any more.
+        self._empty_at = 0.0
+        #: When each replay has called last, the latest at the end.
+        self._called_at: dict[int, float] = {}
 
     def __call__(self, size: int) -> None:
         """The calling replay has written ``size`` bytes. Pauses it before it reads on, if necessary."""
-        now = self._clock()
-        if self._count(now) < FEW_REPLAYS:
+        now, calls, replay = self._clock(), self._called_at, id(self._current_replay())
+        calls.pop(replay, None)
+        calls[replay] = now
+        # Replays are counted for longer than the longest pause, so that one that pauses is counted, too.
+        while calls[longest_ago := next(iter(calls))] < now - 2 * MAX_PAUSE_SECONDS:
+            del calls[longest_ago]
+        if len(calls) < FEW_REPLAYS:
             return
-        self._bucket = self._bucket.filled_until(now).spend(size, self._bucket.rate * MAX_PAUSE_SECONDS)
+        # A full bucket is 5 ms at the rate. A segment takes less to read and to write.
+        empty_at = max(self._empty_at, now - 0.005) + size / self._rate
+        self._empty_at = min(empty_at, now + MAX_PAUSE_SECONDS)
         # A shorter pause than this, in seconds, is left out. The event loop's clock is no finer.
-        if (seconds := self._bucket.seconds_to_wait) >= 0.001:
+        if (seconds := self._empty_at - now) >= 0.001:
             metrics.REPLAY_RESTS.inc(seconds)
             self._sleep(seconds)
-
-    def _count(self, now: float) -> int:
-        """How many replays run now, with the one that calls."""
-        # Replays are counted for as long as the longest pause, so that one that pauses is counted, too.
-        elapsed = now - self._counting_since
-        if elapsed >= MAX_PAUSE_SECONDS:
-            self._counted_before = len(self._replays) if elapsed < 2 * MAX_PAUSE_SECONDS else 0
-            self._replays, self._counting_since = set(), now
-        self._replays.add(id(self._current_replay()))
-        return max(self._counted_before, len(self._replays))
