@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Final
 
 from chronoverse import metrics
@@ -26,20 +27,16 @@ def retry_ms() -> int:
     return random.randint(*RETRY_MS)
 
 
+@dataclass(slots=True, eq=False)
 class StreamTicket:
     """One stream: whose it is, and since when (monotonic seconds). ``viewer`` stays None for a download."""
 
-    __slots__ = ("address", "request_id", "since", "span", "subject", "viewer")
-
-    def __init__(
-        self, subject: str, address: str, request_id: str, since: float, span: RequestSpan | None = None
-    ) -> None:
-        self.subject = subject
-        self.address = address
-        self.request_id = request_id
-        self.since = since
-        self.span = span
-        self.viewer: Viewer | None = None
+    subject: str
+    address: str
+    request_id: str
+    since: float
+    span: RequestSpan | None = None
+    viewer: Viewer | None = None
 
 
 class AdmissionControl:

@@ -32,9 +32,8 @@ from chronoverse.web.http.schemas import Blueprint
 from chronoverse.web.http.tracing import SPAN_KEY, Traces
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Seconds for which an ended job is cached. In that time the job may be deleted, expire or be redacted. Viewers are
-#: still admitted then, and learn of it in their replay. A thousand viewers that come to a worker in two seconds cause
-#: ten reads.
+#: Seconds for which an ended job is cached. If it is deleted, expires or is redacted meanwhile, viewers learn of it in
+#: their replay. A thousand viewers that come to a worker in two seconds cause ten reads.
 ENDED_JOB_SECONDS: Final = 0.2
 
 log = logging.getLogger(__name__)
@@ -53,20 +52,17 @@ class Dependencies:
     admission: AdmissionControl
     turns: Turns
     stream_writers: StreamWriters
-    #: Reads request bodies.
     body_reader: BodyReader
-    #: Our lease on the embedded server. None when the store is a server that others run.
-    server_lease: ServerLease | None = None
-    #: Where archived logs are stored. None when there is no archive.
-    object_store: ObjectStore | None = None
-    #: None unless the settings ask for traces.
-    traces: Traces | None = None
-    #: Asks the scan server.
-    scans: ScanClient = field(default_factory=ScanClient)
+    scans: ScanClient
     #: How fast runners publish.
-    token_buckets: TokenBuckets = field(default_factory=TokenBuckets)
-    #: Jobs that have just been found ended. Of many viewers that come to an ended job, only a few read its state.
-    #: They have some 1 KB each. The one that was not used for longest is dropped first.
+    token_buckets: TokenBuckets
+    #: Our lease on the embedded server. None when the store is a server that others run.
+    server_lease: ServerLease | None
+    #: Where archived logs are stored. None when there is no archive.
+    object_store: ObjectStore | None
+    #: None unless the settings ask for traces.
+    traces: Traces | None
+    #: Jobs that have just been found ended, some 1 KB each. Of many viewers that come to one, only a few read it.
     ended_jobs: MutableMapping[JobRef, Job] = field(default_factory=lambda: TTLCache(1_024, ENDED_JOB_SECONDS))
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time
