@@ -25,7 +25,7 @@ from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, LineScan
 from chronoverse.history.tiered_log import BatchReader, read_batches
 from chronoverse.joblog.entries import Batch, RawEntry
-from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Job, JobRef, ListingPosition
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Job, JobRef
 from chronoverse.web.guards.connection import HangupWatch
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.turns import WAIT_SECONDS
@@ -151,19 +151,6 @@ def identifier(value: Any) -> str:
         raise ValueError
     found: str = value
     return found
-
-
-def encode_listed(listing: Sequence[Any], position: ListingPosition | None) -> str | None:
-    """A cursor for ``position`` in ``listing``. None for None."""
-    return None if position is None else encode_cursor(listing, (repr(position[0]), position[1]))
-
-
-def decode_listed(cursor: str | None, listing: Sequence[Any]) -> ListingPosition | None:
-    """The position of :func:`encode_listed`. Raises :class:`InvalidCursor`."""
-    if cursor is None:
-        return None
-    created, identity = decode_cursor(cursor, listing, created_ms, identifier)
-    return created, identity
 
 
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:

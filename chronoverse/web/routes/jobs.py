@@ -1,6 +1,6 @@
 """The routes for a workflow's jobs, for one job, and for registering a job before it starts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from flask import Response
@@ -9,12 +9,15 @@ from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import Job, JobRef, ListingPosition
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
+from chronoverse.web.http.paging import created_ms, decode_cursor, encode_cursor, identifier, page_response
 from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema
 
 #: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
 #: other requests wait for it.
 BATCH_SIZE: Final = 10
+
+#: Reads the next :data:`BATCH_SIZE` positions after one, each with its item, or with None when that is gone.
+ListingReader = Callable[[ListingPosition | None], Iterable[tuple[ListingPosition, Any]]]
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -27,10 +30,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
     def jobs(workflow_id: str, **query: Any) -> Response:
         """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
-        status, store = query.get("status"), deps.store
+        store = deps.store
         # All jobs of a workflow are on one server, so the reference needs no job.
         lock_ref = JobRef(workflow_id, "")
-        listing = ("jobs", workflow_id, status)
 
         def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
             listed = store.listing.page(workflow_id, position, BATCH_SIZE)
@@ -41,14 +43,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
             for position, job in zip(listed, jobs, strict=True):
                 if isinstance(job, StoreUnavailable):
                     raise job
-                yield position, job.to_json() if isinstance(job, Job) and status in (None, job.status) else None
+                yield position, job.to_json() if isinstance(job, Job) else None
 
-        start = decode_listed(query.get("cursor"), listing)
+        listing = ("jobs", workflow_id, query.get("status"))
         with deps.turns.page(lock_ref, principal().subject):
-            found, position = read_listing(deps, lock_ref, start, query["limit"], read)
-        cursor = encode_listed(listing, position)
-        body = {"workflow_id": workflow_id, "jobs": found, "cursor": cursor}
-        return page_response(body, cursor, query)
+            found, cursor = read_listing(deps, lock_ref, listing, query, read, "status")
+        return page_response({"workflow_id": workflow_id, "jobs": found, "cursor": cursor}, cursor, query)
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
     @routes.doc(operationId="getJob")
@@ -76,15 +76,23 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def read_listing(
     deps: Dependencies,
     lock_ref: JobRef,
-    position: ListingPosition | None,
-    limit: int,
-    read: Callable[[ListingPosition | None], Iterable[tuple[ListingPosition, Any]]],
-) -> tuple[list[Any], ListingPosition | None]:
-    """Up to ``limit`` items after ``position``, and the next position, which is None when there are no more.
+    listing: Sequence[Any],
+    query: Mapping[str, Any],
+    read: ListingReader,
+    status_key: str,
+) -> tuple[list[Any], str | None]:
+    """The items that ``query`` asks for by its cursor, limit and status; and the next page's cursor, or None.
 
-    ``read`` is called in turns of the server that has ``lock_ref``. It returns the next :data:`BATCH_SIZE` positions,
-    each with its item, or with None when that is not wanted.
+    ``read`` is called in turns of the server that has ``lock_ref``. ``status_key`` is the item's key of its status.
     """
+    position: ListingPosition | None = None
+    if "cursor" in query:
+        created, identity = decode_cursor(query["cursor"], listing, created_ms, identifier)
+        position = created, identity
+
+    def cursor_at(position: ListingPosition) -> str:
+        return encode_cursor(listing, (repr(position[0]), position[1]))
+
     found: list[Any] = []
     # Then a listing ends with what it has found, and a cursor for the next page.
     deadline = deps.monotonic() + 0.5
@@ -92,12 +100,12 @@ def read_listing(
         with deps.turns.read(lock_ref, principal().subject):
             batch = list(read(position))
         for position, item in batch:
-            if item is not None:
+            if item is not None and query.get("status") in (None, item[status_key]):
                 found.append(item)
-                if len(found) == limit:
-                    return found, position
+                if len(found) == query["limit"]:
+                    return found, cursor_at(position)
         if len(batch) < BATCH_SIZE:
             return found, None
         if deps.monotonic() > deadline:
-            return found, position
+            return found, cursor_at(batch[-1][0])
         yield_to_loop()

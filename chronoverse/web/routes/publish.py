@@ -12,10 +12,9 @@ from flask import Response, request
 
 from chronoverse import metrics
 from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, StoreRefused, StoreUnavailable, TooFast
-from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Status
 from chronoverse.runner import readback
 from chronoverse.store import Store
-from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response, read_log
@@ -102,17 +101,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(429, SHARE_USED)
     def compare(workflow_id: str, job_id: str) -> Response:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
-        ref, time_slice = JobRef(workflow_id, job_id), TimeSlice(clock=deps.monotonic)
         with deps.body_reader.read_json(request, principal().subject, compare_body) as body:
             first, digests = body["first"], body["lines"]
-
-            def read() -> Iterator[Line]:
-                for batch in read_log(deps, deps.require_job(ref), first - 1, limit=len(digests)):
-                    for line in batch.lines:
-                        time_slice.check()
-                        yield line
-
-            compared = readback.compare_lines(read(), first, digests)
+            job = deps.require_job(JobRef(workflow_id, job_id))
+            batches = read_log(deps, job, first - 1, limit=len(digests))
+            compared = readback.compare_lines((line for batch in batches for line in batch.lines), first, digests)
         return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{_JOB}/end", methods=["POST"])

@@ -1,6 +1,8 @@
 """The route that lists the workflows that a token may see."""
 
 from collections.abc import Iterator
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from flask import Response
@@ -11,9 +13,9 @@ from chronoverse.joblog.model import JobRef, ListingPosition, iso_or_none
 from chronoverse.store.workflows import Workflow
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.paging import decode_listed, encode_listed, page_response
+from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
-from chronoverse.web.routes.jobs import BATCH_SIZE, read_listing
+from chronoverse.web.routes.jobs import BATCH_SIZE, ListingReader, read_listing
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -29,54 +31,46 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(403)
     def workflows(**query: Any) -> Response:
         """The workflows that the token may see, the one with the newest job first."""
-        limit, status = query["limit"], query.get("status")
+        status, workflows = query.get("status"), deps.store.workflows
         listing = ("workflows",) if status is None else ("workflows", status)
-        position = decode_listed(query.get("cursor"), listing)
-        named, workflows = principal().workflows, deps.store.workflows
         # The list's server has no job of its own, so the reference only names its slot.
         lock_ref = JobRef(workflows.slot, "")
 
-        def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
+        def read_list(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
             listed = workflows.page(position, BATCH_SIZE)
             for position, workflow in zip(listed, workflows.read([each for _, each in listed]), strict=True):
-                item = workflow and _to_json(position, workflow)
-                yield position, item if item and status in (None, item["last_status"]) else None
+                yield position, workflow and _to_json(position, workflow)
 
         with deps.turns.page(lock_ref, principal().subject):
-            if EVERY_WORKFLOW in named:
-                found, following = read_listing(deps, lock_ref, position, limit, read)
-            else:
-                found, following = _read_named(deps, sorted(named), position, limit, status)
-        cursor = encode_listed(listing, following)
+            read: ListingReader = read_list
+            if EVERY_WORKFLOW not in principal().workflows:
+                read = partial(_after, _read_named(deps, sorted(principal().workflows)))
+            found, cursor = read_listing(deps, lock_ref, listing, query, read, "last_status")
         return page_response({"workflows": found, "cursor": cursor}, cursor, query)
 
     return routes
 
 
-def _read_named(
-    deps: Dependencies, ids: list[str], position: ListingPosition | None, limit: int, status: str | None
-) -> tuple[list[dict[str, Any]], ListingPosition | None]:
-    """Up to ``limit`` of the workflows that a token names, and the next position.
-
-    All are read: only then is their order known.
-    """
-    known: list[tuple[ListingPosition, dict[str, Any]]] = []
+def _read_named(deps: Dependencies, ids: list[str]) -> list[tuple[ListingPosition, Any]]:
+    """The workflows that a token names, the one with the newest job first. All are read: only then is it known."""
+    known: list[tuple[ListingPosition, Any]] = []
     for start in range(0, len(ids), BATCH_SIZE):
         batch = ids[start : start + BATCH_SIZE]
         with deps.turns.read(JobRef(batch[0], ""), principal().subject):
             read = deps.store.workflows.read(batch)
         for workflow_id, workflow in zip(batch, read, strict=True):
             if workflow is not None:
-                listed = (workflow.last_job_ms if isinstance(workflow, Workflow) else 0.0, workflow_id)
-                known.append((listed, _to_json(listed, workflow)))
+                position = (workflow.last_job_ms if isinstance(workflow, Workflow) else 0.0, workflow_id)
+                known.append((position, _to_json(position, workflow)))
         yield_to_loop()
-    known.sort(key=lambda each: each[0], reverse=True)
-    left = [
-        (listed, item)
-        for listed, item in known
-        if (position is None or listed < position) and status in (None, item["last_status"])
-    ]
-    return [item for _, item in left[:limit]], left[limit - 1][0] if len(left) > limit else None
+    return sorted(known, key=itemgetter(0), reverse=True)
+
+
+def _after(
+    known: list[tuple[ListingPosition, Any]], position: ListingPosition | None
+) -> list[tuple[ListingPosition, Any]]:
+    """The next batch of ``known`` workflows after ``position``."""
+    return [each for each in known if position is None or each[0] < position][:BATCH_SIZE]
 
 
 def _to_json(position: ListingPosition, workflow: Workflow | StoreError) -> dict[str, Any]:
