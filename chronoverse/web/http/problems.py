@@ -69,18 +69,16 @@ def problem_for(error: ChronoverseError) -> Response:
         # When a token is refused that should be accepted, this line says why. It contains nothing of the token.
         log.info("refused with %d: %s", status, error.explanation if isinstance(error, Unauthorized) else error)
     detail = str(error) if status < 500 or error.detail is None else error.detail
-    response = problem(status, detail, **_extra_members(error))
+    # What a runner needs in addition: the reason, and for a gap the expected number.
+    members: dict[str, Any] = {"reason": error.reason} if error.reason else {}
+    if isinstance(error, SequenceGap):
+        members["expected"] = error.expected
+    response = problem(status, detail, **members)
     if isinstance(error, TooFast):
         response.headers["Retry-After"] = str(error.seconds)
     if status == 403:
         response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
     return response
-
-
-def _extra_members(error: ChronoverseError) -> dict[str, Any]:
-    """What a runner needs in addition to the detail: the reason, and for a gap the expected number."""
-    members: dict[str, Any] = {"reason": error.reason} if error.reason else {}
-    return {**members, "expected": error.expected} if isinstance(error, SequenceGap) else members
 
 
 def _problem_for_http_error(error: HTTPException) -> Response:

@@ -25,14 +25,9 @@ def request_id() -> str | None:
     return current
 
 
-def accept_or_create(given: str) -> str:
-    """``given``, the client's own id, if it is acceptable. Otherwise a new id."""
-    # Random bytes of an id that is made here.
-    return given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
-
-
 def _set_id() -> None:
-    g.request_id = accept_or_create(request.environ.get("HTTP_X_REQUEST_ID", ""))
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.request_id = given if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
 
 
 def _repeat_id(response: Response) -> Response:
