@@ -18,7 +18,7 @@ RETRY_MS: Final = (1000, 5000)
 #: Seconds between two steps of a drain. A step costs 50 ns for each stream.
 DRAIN_STEP_SECONDS: Final = 0.1
 #: Seconds for which a draining worker still admits streams. It accepted their connections before it closed its
-#: listening sockets, so no other worker can answer them. They end with the rest.
+#: listening sockets, so no other worker can answer them.
 LATE_ACCEPT_SECONDS: Final = 0.5
 
 
@@ -95,9 +95,9 @@ class AdmissionControl:
                 del self._counts[key]
 
     def drain(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Ends all streams within ``seconds``, evenly spread. Each client is given its own time to connect again.
+        """Ends all streams within ``seconds``, evenly spread, and returns when none is left.
 
-        Streams are only admitted for :data:`LATE_ACCEPT_SECONDS` more. Returns when none is left.
+        Each client is given its own time to connect again.
         """
         start = self._draining_since = self._clock()
         metrics.WORKERS_DRAINING.set(1)

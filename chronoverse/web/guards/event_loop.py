@@ -32,23 +32,15 @@ def run_in_thread(work: Callable[[], _Result]) -> _Result:
 
 
 class TimeSlice:
-    """Bounds how long a greenlet works before it lets others run.
+    """Bounds how long a greenlet works before it lets others run: ``seconds``, by the monotonic ``clock``."""
 
-    Call :meth:`check` often, for example for each line. After ``seconds`` of work it calls
-    :func:`yield_to_loop`, and a new slice begins. ``clock`` is monotonic, in seconds.
-    """
-
-    def __init__(
-        self,
-        seconds: float = WORK_SLICE_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, seconds: float = WORK_SLICE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
         self._ends_at = clock() + seconds
 
     def check(self) -> None:
-        """Lets others run if the slice is over."""
+        """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line."""
         if self._clock() >= self._ends_at:
             yield_to_loop()
             self._ends_at = self._clock() + self._seconds

@@ -14,26 +14,23 @@ from chronoverse.web.http.problems import problem_for
 #: Bytes at the beginning of each body, as sent and as inflated, that are counted with short bodies. So a body of 64 KiB
 #: (a renewal, a few lines) takes nothing of the memory for long bodies.
 SHORT_BODY_BYTES: Final = 131_072
-#: Bytes of such beginnings that a worker holds at a time. One token alone may have half of that: the beginnings of 64
-#: long bodies.
+#: Bytes of such beginnings that a worker holds at a time.
 SHORT_BODIES_BYTES: Final = 16_777_216
-#: How many bodies of the greatest length fit into the worker's memory for the rest of all bodies. One token alone may
-#: have half of that memory. A body that was sent with gzip may take the room of two: as sent and as inflated.
+#: How many bodies of the greatest length fit into the memory for the rest of all bodies. A body that was sent with gzip
+#: may take the room of two: as sent and as inflated.
 MAX_LONG_BODIES: Final = 8
-#: Bytes of all answers of a worker that their clients have not read yet. One token's subject may have half of it, which
-#: are four pages.
+#: Bytes of all answers of a worker that their clients have not read yet: eight pages.
 UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
 #: An answer of up to this many bytes is not counted. The kernel's buffer takes it, once the answer before it is read.
 UNCOUNTED_BYTES: Final = 64 * 2**10
 
 
 class Shares:
-    """Up to ``total`` of one resource. No subject may hold more than what is left free for the others.
+    """Up to ``total`` of one resource, which ``what`` names in errors. No subject may hold more than is left free.
 
     A subject that is alone can hold half of ``total``, a second one half of the rest, and so on. So there is always
     room for a newcomer's small request. This is the dynamic threshold of Choudhury and Hahne (*Dynamic queue length
-    thresholds for shared-memory packet switches*, 1998) with a factor of one. ``what`` names the resource in errors,
-    for example "request bodies".
+    thresholds for shared-memory packet switches*, 1998) with a factor of one.
     """
 
     def __init__(self, total: int, what: str) -> None:
@@ -45,9 +42,8 @@ class Shares:
     def take(self, subject: str, amount: int) -> None:
         """Takes ``amount`` for ``subject``. An amount of 0 always fits.
 
-        Raises:
-            AtCapacity: when ``subject`` holds nothing, and others hold so much that ``amount`` does not fit.
-            ShareExceeded: when ``amount`` does not fit and ``subject`` holds some already.
+        If it does not fit, raises :class:`ShareExceeded` when ``subject`` holds some already, else
+        :class:`AtCapacity`.
         """
         with self._lock:
             mine = self._held[subject]
@@ -67,11 +63,7 @@ class Shares:
 
 
 class BodyMemory:
-    """The memory for all bodies, of at most ``limit`` bytes each, that are being read or handled.
-
-    The first :data:`SHORT_BODY_BYTES` of each are counted apart, so that short bodies find room beside any number of
-    long ones.
-    """
+    """The memory for all bodies, of at most ``limit`` bytes each, that are being read or handled."""
 
     def __init__(self, limit: int) -> None:
         self._short = Shares(SHORT_BODIES_BYTES, "short request bodies")

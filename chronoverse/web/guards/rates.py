@@ -1,8 +1,7 @@
 """Rates in bytes a second: how fast each token's subject may publish over HTTP, and how fast all replays may write.
 
-Many replays are slowed down, so that they leave processor time for viewers who watch live. A live line needs a
-processor several times on its way: in the store, in a worker, in nginx and in its reader. While many replays run as
-fast as they can, it waits for one each time. The measurements are in ``docs/adr/0014-replays-share-a-rate.md``.
+Many replays are slowed down, so that they leave processor time for viewers who watch live. The measurements are in
+``docs/adr/0014-replays-share-a-rate.md``.
 """
 
 import math

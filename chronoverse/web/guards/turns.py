@@ -12,13 +12,11 @@ from chronoverse.web.guards.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
 
 #: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
 ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Requests that read stored lines or look at many jobs at the same moment, for each server of the store. A request
-#: takes its turn again for each batch. So the store's other clients and the worker's live viewers wait for two batches
-#: at most, however many requests there are.
+#: Requests that read stored lines or look at many jobs at the same moment. A request takes its turn again for each
+#: batch, so the store's other clients and the worker's live viewers wait for two batches at most.
 MAX_READS: Final = 2
-#: Requests for pages and listings of one server's jobs that a worker works on at the same time, and how many of those
-#: may be of one token's subject. The others wait, and hold no memory, so the pages of one server have 48 MiB. Each
-#: page has the event loop for a millisecond at a time, and a live line waits for all of them.
+#: Pages and listings that a worker makes at the same time, and how many of them for one subject. The others wait, and
+#: hold no memory, so these have 48 MiB. A live line waits for a millisecond of each.
 MAX_PAGES: Final = 12
 MAX_SUBJECT_PAGES: Final = 2
 #: Seconds that a request waits for its turn, and again for the scan server to begin with its scan. A turn takes
@@ -41,9 +39,8 @@ class Turns:
 
     def __init__(self, server_of: Callable[[JobRef], Hashable]) -> None:
         self._server_of = server_of
-        #: For beginning a request, by the client's address, and for a new viewer. However many come together, the event
-        #: loop also runs what else is due between some of them and the next. After a restart viewers come by the
-        #: thousand. They have a lock of their own, so that other requests do not wait for them.
+        #: For beginning a request, by the client's address, and for a new viewer. The event loop runs what else is due
+        #: between some of them and the next. After a restart viewers come by the thousand, so they have their own lock.
         self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
         self.viewer = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
         self._pages = _locks(WAIT_SECONDS, at_once=MAX_PAGES, each=MAX_SUBJECT_PAGES, used_up=ShareExceeded)
@@ -51,10 +48,9 @@ class Turns:
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=MAX_READS)
 
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """For making a page of ``ref``, or a listing of its workflow.
+        """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
 
-        Its holder may wait for :meth:`read`. Holders of that one must not wait for this one, or they might wait for
-        each other. Also raises :class:`ShareExceeded`, when the subject's own other requests held it too long.
+        Also raises :class:`ShareExceeded`, when the subject's own other requests held it too long.
         """
         return self._pages[self._server_of(ref)].hold(subject)
 

@@ -1,7 +1,6 @@
 """Reads request bodies, with bounds on their size, on how fast they must arrive, and on what they may parse to.
 
-A body is read whole before it is used. No step holds the worker's event loop for long. A body is refused by one of
-werkzeug's HTTP errors, which :mod:`chronoverse.web.http.problems` answers with problem documents.
+A body is read whole before it is used. No step holds the worker's event loop for long.
 """
 
 import contextlib

@@ -1,10 +1,8 @@
 """Pages over HTTP: how a request reads them, their cursors, and the answer with its ``Link``.
 
-A worker reads a page of all lines itself, at most a thousand lines. With a filter it may have to look at many more, so
-the scan server makes such a page. See :mod:`chronoverse.history.pages` and :mod:`chronoverse.history.scans`.
-
-A cursor is opaque to clients. It is bound to one listing: the job or workflow, the order and the filter that it was
-made for.
+A worker reads a page of all lines itself. With a filter it may have to look at more than a page's lines, so the scan
+server makes such a page. A cursor is opaque to clients. It is bound to one listing: the job or workflow, the order and
+the filter that it was made for.
 """
 
 import base64
@@ -71,8 +69,8 @@ def _with_rounds(parts: Iterable[_Part]) -> Iterator[_Part]:
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
     """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for pages of ``ref``.
 
-    When the client of the request closes its side, the scan server is notified, and ends the answer soon. Raises as
-    :meth:`Turns.page` and :meth:`ScanClient.ask` do.
+    The answer ends soon when the request's client closes its side. Raises as :meth:`Turns.page` and
+    :meth:`ScanClient.ask` do.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     with deps.turns.page(ref, subject):
@@ -93,10 +91,7 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 
 
 class _LockedStore:
-    """The store for :class:`TieredLog`. Each read of lines takes a turn of ``subject``.
-
-    Reads of the archive take no lock. So a slow archive delays no other request.
-    """
+    """The store for :class:`TieredLog`. Each read of lines takes a turn of ``subject``; reads of the archive do not."""
 
     def __init__(self, deps: Dependencies, subject: str) -> None:
         self._deps = deps
