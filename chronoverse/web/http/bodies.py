@@ -39,9 +39,6 @@ SLICE_BYTES: Final = 16_384
 #: and memory for each value and not for each byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. 500 lines have 9,500.
 MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
-#: What the OpenAPI document says of a body that is refused with 429.
-SHARE_USED: Final = "The token's other request bodies use all the memory that it may have at a time."
-
 
 class _UnsupportedContentCoding(UnsupportedMediaType):
     """415 with the coding that is accepted. https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16"""

@@ -1,9 +1,10 @@
 """Parameters of requests and shapes of answers. Validation and the OpenAPI document are both made from these."""
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Final, TypeVar
 
+from flask import g, request
 from flask_smorest import Blueprint as SmorestBlueprint
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate, validates_schema
 from webargs.flaskparser import FlaskParser
@@ -14,6 +15,7 @@ from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, MAX_PROGRAM, MAX_QUERY, Matcher
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Status, parse_number, read_time
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
+from chronoverse.web.http.bodies import BodyReader
 
 #: Lines or jobs on one page, at most.
 MAX_PAGE_LIMIT: Final = 1000
@@ -22,6 +24,9 @@ MAX_WAIT_SECONDS: Final = 300
 
 STREAMS: Final = ("stdout", "stderr")
 STATUSES: Final = tuple(status.value for status in Status)
+
+#: What the OpenAPI document says of a body that is refused with 429.
+SHARE_USED: Final = "The token's other request bodies use all the memory that it may have at a time."
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 _Field = TypeVar("_Field", bound=fields.Field[Any])
@@ -53,6 +58,26 @@ class Blueprint(SmorestBlueprint):
             status, schema=ProblemSchema, content_type=content_type, description=description
         )
         return document
+
+    def takes_body(self, reader: BodyReader, schema: Schema, refused: str = SHARE_USED) -> Callable[[_View], _View]:
+        """Gives the view the request's ``body``, loaded by ``schema``. Documents this, and 429."""
+
+        def decorate(view: _View) -> _View:
+            @wraps(view)
+            def with_body(**arguments: Any) -> Any:
+                with reader.read_json(request, g.principal.subject, schema) as body:
+                    return view(body=body, **arguments)
+
+            described: _View = self.doc(
+                requestBody={
+                    "required": True,
+                    "description": "May be sent with `Content-Encoding: gzip`.",
+                    "content": {"application/json": {"schema": schema}},
+                }
+            )(self.problem(429, refused)(with_body))
+            return described
+
+        return decorate
 
 
 def described(kind: Callable[..., _Field], description: str = "", **options: Any) -> _Field:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from flask import Response, request
+from flask import Response
 from marshmallow import ValidationError, validate, validates_schema
 
 from chronoverse.archive.caches import RECORD_SECONDS
@@ -20,7 +20,6 @@ from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import TICK_SECONDS, check_seconds
 from chronoverse.web.guards.event_loop import TimeSlice, run_in_thread, yield_to_loop
-from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
@@ -82,25 +81,19 @@ RedactionsSchema: Final = answer("Redactions", {**IDS, "redactions": list_of(Red
 def blueprint(deps: Dependencies) -> Blueprint:
     """The routes for administrators."""
     routes = deps.blueprint("admin", "For administrators.", scope=ADMIN)
-    redact_body = RedactBody()
 
     @routes.route(f"{_JOB}/logs/redact", methods=["POST"])
-    @routes.doc(
-        operationId="redactJobLog",
-        requestBody={"required": True, "content": {"application/json": {"schema": RedactBody}}},
-    )
+    @routes.doc(operationId="redactJobLog")
     @routes.response(
         200,
         RedactedSchema,
         description="It is done, or a part of it: then `next` is a number. No worker shows the old text any more.",
     )
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
-    @routes.problem(429, SHARE_USED)
-    def redact(workflow_id: str, job_id: str) -> Response:
+    @routes.takes_body(deps.body_reader, RedactBody())
+    def redact(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Replace what lines say by `[redacted]`, in the archive and in the store; numbers, times and streams stay."""
-        ref = JobRef(workflow_id, job_id)
-        with deps.body_reader.read_json(request, principal().subject, redact_body) as body:
-            done = _redact(deps, ref, body)
+        done = _redact(deps, JobRef(workflow_id, job_id), body)
         # Until then other workers, and workers of other nodes, may show the old text.
         time.sleep(stale_seconds(deps.tail.watched))
         next_number = None if done.complete else done.last_checked + 1

@@ -5,17 +5,16 @@ for a token that publishes too fast, is decided here. A runner may repeat any re
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from flask import Response, request
+from flask import Response
 
 from chronoverse import metrics
 from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog.model import Attempt, JobRef, Status
 from chronoverse.runner import readback
 from chronoverse.store import Store
-from chronoverse.web.http.bodies import SHARE_USED
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response, read_log
 from chronoverse.web.http.publish_schemas import (
@@ -29,7 +28,7 @@ from chronoverse.web.http.publish_schemas import (
     NextSchema,
     numbered_lines,
 )
-from chronoverse.web.http.schemas import Blueprint
+from chronoverse.web.http.schemas import SHARE_USED, Blueprint
 
 _JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 #: What the OpenAPI document says of an append that the store refuses.
@@ -39,92 +38,83 @@ _APPEND_REFUSED: Final = "`reason` is GAP (then `expected` is the next number), 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The routes for runners."""
     routes = deps.blueprint("publish", "For runners.")
-    attempt_body, lost_body, compare_body, end_body = AttemptBody(), LostBody(), CompareBody(), EndBody()
-    lines_body = LinesBody(deps.settings.max_line_bytes)
+    bodies = deps.body_reader
 
     @routes.route(f"{_JOB}/attempts", methods=["POST"])
-    @routes.doc(requestBody=_request_body(AttemptBody))
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
     @routes.problem(409, "`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG or, with `first`, GAP.")
-    @routes.problem(429, SHARE_USED)
-    def attempts(workflow_id: str, job_id: str) -> Response:
+    @routes.takes_body(bodies, AttemptBody())
+    def attempts(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Open a new attempt at a job."""
-        with deps.body_reader.read_json(request, principal().subject, attempt_body) as body, _count_answer("open"):
+        with _count_answer("open"):
             opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
         return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
 
     @routes.route(f"{_JOB}/logs", methods=["POST"])
-    @routes.doc(requestBody=_request_body(LinesBody))
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.problem(413, "More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
     @routes.problem(415, "Not JSON, or encoded with anything but gzip.")
-    @routes.problem(
-        429,
+    @routes.takes_body(
+        bodies,
+        LinesBody(deps.settings.max_line_bytes),
         f"The token publishes faster than it may; no lines at all always may. Or: {SHARE_USED}",
     )
-    def append(workflow_id: str, job_id: str) -> Response:
+    def append(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Append lines, or renew the lease."""
-        with deps.body_reader.read_json(request, principal().subject, lines_body) as body:
-            attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
-            if not body["lines"] and body["safe"]:
-                with _count_answer("confirm"):
-                    return page_response(_safe_below(deps.store.durability_probe(), attempt))
-            if not body["lines"]:
-                with _count_answer("renew"):
-                    deps.store.renew(attempt)
-                return page_response({"next": None})
-            with _count_answer("append"):
-                deps.token_buckets.check(principal().subject)
-                next_number = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
-            deps.token_buckets.spend(principal().subject, (line["message"] for line in body["lines"]))
-            metrics.LINES_APPENDED.inc(len(body["lines"]))
-            return page_response({"next": next_number})
+        attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
+        if not body["lines"] and body["safe"]:
+            with _count_answer("confirm"):
+                return page_response(_safe_below(deps.store.durability_probe(), attempt))
+        if not body["lines"]:
+            with _count_answer("renew"):
+                deps.store.renew(attempt)
+            return page_response({"next": None})
+        with _count_answer("append"):
+            deps.token_buckets.check(principal().subject)
+            next_number = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
+        deps.token_buckets.spend(principal().subject, (line["message"] for line in body["lines"]))
+        metrics.LINES_APPENDED.inc(len(body["lines"]))
+        return page_response({"next": next_number})
 
     @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
-    @routes.doc(requestBody=_request_body(LostBody))
     @routes.response(200, NextSchema, description="Readers are told of these numbers in a gap with the reason `lost`.")
     @routes.problem(409, _APPEND_REFUSED)
-    @routes.problem(429, SHARE_USED)
-    def lost(workflow_id: str, job_id: str) -> Response:
+    @routes.takes_body(bodies, LostBody())
+    def lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Name lines as lost, and let the log go on behind them."""
-        with deps.body_reader.read_json(request, principal().subject, lost_body) as body:
-            first, last = body["first"], body["first"] + body["count"] - 1
-            attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
-            with _count_answer("lose"):
-                next_number = deps.store.append_lost(attempt, first, last)
+        first, last = body["first"], body["first"] + body["count"] - 1
+        attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
+        with _count_answer("lose"):
+            next_number = deps.store.append_lost(attempt, first, last)
         return page_response({"next": next_number})
 
     @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
-    @routes.doc(requestBody=_request_body(CompareBody))
     @routes.response(200, ComparedSchema, description="As many of the lines as were read at once were compared.")
-    @routes.problem(429, SHARE_USED)
-    def compare(workflow_id: str, job_id: str) -> Response:
+    @routes.takes_body(bodies, CompareBody())
+    def compare(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Ask whether the log has lines as they are, before deleting one's own copy of them."""
-        with deps.body_reader.read_json(request, principal().subject, compare_body) as body:
-            first, digests = body["first"], body["lines"]
-            job = deps.require_job(JobRef(workflow_id, job_id))
-            batches = read_log(deps, job, first - 1, limit=len(digests))
-            compared = readback.compare_lines((line for batch in batches for line in batch.lines), first, digests)
+        first, digests = body["first"], body["lines"]
+        job = deps.require_job(JobRef(workflow_id, job_id))
+        batches = read_log(deps, job, first - 1, limit=len(digests))
+        compared = readback.compare_lines((line for batch in batches for line in batch.lines), first, digests)
         return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{_JOB}/end", methods=["POST"])
-    @routes.doc(requestBody=_request_body(EndBody))
     @routes.response(
         204, description="It has ended so, and this is safe, as the service's CHRONOVERSE_DURABILITY says."
     )
     @routes.problem(409, "`reason` is GAP (then `expected` is the next number), FENCED or DELETED.")
-    @routes.problem(429, SHARE_USED)
-    def end(workflow_id: str, job_id: str) -> Response:
+    @routes.takes_body(bodies, EndBody())
+    def end(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """End a job, or an attempt at it."""
-        with deps.body_reader.read_json(request, principal().subject, end_body) as body:
-            attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
-            status = Status(body["status"])
-            with _count_answer("finish"):
-                deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
-                # An attempt that others follow has no lease any more: its runner has asked before.
-                if status is not Status.PENDING:
-                    _require_safe_end(deps.store.durability_probe(), attempt)
+        attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
+        status = Status(body["status"])
+        with _count_answer("finish"):
+            deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
+            # An attempt that others follow has no lease any more: its runner has asked before.
+            if status is not Status.PENDING:
+                _require_safe_end(deps.store.durability_probe(), attempt)
         return Response(status=204)
 
     return routes
@@ -167,12 +157,3 @@ def _count_answer(operation: str) -> Iterator[None]:
         raise
     finally:
         metrics.PUBLISH_ANSWERS.labels(operation, answer).inc()
-
-
-def _request_body(schema: type[Any]) -> dict[str, Any]:
-    """A request body for the OpenAPI document. webargs cannot add it, because :class:`BodyReader` reads the body."""
-    return {
-        "required": True,
-        "description": "May be sent with `Content-Encoding: gzip`.",
-        "content": {"application/json": {"schema": schema}},
-    }
