@@ -122,7 +122,8 @@ def build_app(deps: Dependencies) -> Flask:
     if deps.settings.cors_origins:
         cors.register(app, deps.settings.cors_origins)
     document = openapi.create_document(app)
-    document.register_converter(IdentifierConverter, _document_identifier)
+    pattern = f"^{IdentifierConverter.regex}$"
+    document.register_converter(IdentifierConverter, lambda _: {"type": "string", "pattern": pattern})
     app.register_blueprint(events.blueprint(deps))
     events.describe(document, app)
     for blueprint in logs.blueprints(deps):
@@ -153,7 +154,3 @@ def _refuse_odd_requests() -> None:
     target = environ.get("RAW_URI", "").partition("?")[0].lower()
     if environ["PATH_INFO"].startswith("//") or "%2f" in target:
         raise NotFound
-
-
-def _document_identifier(converter: IdentifierConverter) -> dict[str, str]:
-    return {"type": "string", "pattern": f"^{converter.regex}$"}

@@ -131,20 +131,12 @@ class ParsedText(fields.String):
         return parsed
 
 
-def _cursor(max_characters: int = 512) -> fields.String:
-    return text("From the page before.", validate=validate.Length(1, max_characters))
-
-
 def _limit(description: str) -> QueryInteger:
     return QueryInteger(description, 1, MAX_PAGE_LIMIT, load_default=100)
 
 
 def _flag(description: str) -> fields.Boolean:
     return boolean(description, truthy={"true"}, falsy={"false"}, load_default=False)
-
-
-def _stream() -> fields.String:
-    return one_of(STREAMS, "Only the lines of this stream.")
 
 
 def _time(description: str) -> ParsedText:
@@ -168,9 +160,14 @@ def _context(side: str) -> QueryInteger:
     )
 
 
-def search_text(**options: Any) -> fields.String:
-    """What a search looks for. The schema checks it, because that depends on ``regex``."""
-    return text("What a line must contain, in any case of letters.", validate=validate.Length(1, MAX_QUERY), **options)
+_BEFORE: Final = _context("before")
+_AFTER: Final = _context("after")
+_STREAM: Final = one_of(STREAMS, "Only the lines of this stream.")
+_PAGE_CURSOR: Final = text("From the page before.", validate=validate.Length(1, 512))
+#: What a search looks for. The schema checks it, because that depends on ``regex``.
+_SEARCH_TEXT: Final = partial(
+    text, "What a line must contain, in any case of letters.", validate=validate.Length(1, MAX_QUERY)
+)
 
 
 class SearchFields(Schema):
@@ -178,7 +175,7 @@ class SearchFields(Schema):
 
     compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 
-    q = search_text()
+    q = _SEARCH_TEXT()
     regex = _flag(
         "`q` is a regular expression, in RE2's syntax. RE2 makes instructions of it: at most"
         f" {MAX_PROGRAM:,}. `\\p{{L}}` alone has 1,200."
@@ -220,7 +217,7 @@ class EventsQuery(StreamSearchFields):
         "Start with the last n lines. Not together with `offset`. With `stream` or `q`, those of them that are found"
         " within a second, in the last 200,000 lines."
     )
-    stream = _stream()
+    stream = _STREAM
     wait = QueryInteger(
         "Seconds to wait for a job that does not exist yet, instead of 404. One that was deleted is not waited for.",
         maximum=MAX_WAIT_SECONDS,
@@ -260,8 +257,8 @@ class LogsQuery(Schema):
 
     limit = _limit("Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking.")
     order = one_of(("asc", "desc"), load_default="asc")
-    stream = _stream()
-    cursor = _cursor()
+    stream = _STREAM
+    cursor = _PAGE_CURSOR
     offset = QueryInteger("Start strictly after this line, in the order asked for. Not together with `cursor`.")
 
     @validates_schema
@@ -274,7 +271,7 @@ class RawQuery(SearchFields):
     """The query of ``/logs/raw``."""
 
     format = one_of(("txt", "json", "jsonl"), load_default="txt")
-    stream = _stream()
+    stream = _STREAM
     control_sequences = _flag(
         "`txt` keeps colours and all other control sequences. Otherwise they are left out. JSON always has them."
     )
@@ -283,11 +280,11 @@ class RawQuery(SearchFields):
 class SearchQuery(LogsQuery, SearchFields):
     """The query of ``/logs/search``."""
 
-    q = search_text(required=True)
+    q = _SEARCH_TEXT(required=True)
     since = _line_time("not before")
     until = _line_time("not after")
-    before = _context("before")
-    after = _context("after")
+    before = _BEFORE
+    after = _AFTER
 
 
 class NewLinesQuery(LogsQuery):
@@ -298,30 +295,30 @@ class NewLinesQuery(LogsQuery):
         "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and were created before"
         " this one.",
     )
-    before = _context("before")
-    after = _context("after")
+    before = _BEFORE
+    after = _AFTER
 
 
 class WorkflowSearchQuery(SearchFields):
     """The query of a workflow's ``/logs/search``."""
 
-    q = search_text(required=True)
-    stream = _stream()
+    q = _SEARCH_TEXT(required=True)
+    stream = _STREAM
     status = one_of(STATUSES)
     since = _time("Only jobs that started at this time or later.")
     until = _time("Only jobs that started at this time or before.")
-    before = _context("before")
-    after = _context("after")
+    before = _BEFORE
+    after = _AFTER
     per_job = QueryInteger("Lines of a job; `more` says that it has others.", 1, 100, load_default=5)
     limit = QueryInteger("Jobs with a match on the page.", 1, 100, load_default=20)
-    cursor = _cursor(768)
+    cursor = text("From the page before.", validate=validate.Length(1, 768))
 
 
 class JobsQuery(Schema):
     """The query of ``/jobs``."""
 
     status = one_of(STATUSES)
-    cursor = _cursor()
+    cursor = _PAGE_CURSOR
     limit = _limit("Jobs on the page.")
 
 
@@ -329,7 +326,7 @@ class WorkflowsQuery(Schema):
     """The query of ``/workflows``."""
 
     status = one_of(STATUSES, "Only workflows whose newest job has it.")
-    cursor = _cursor()
+    cursor = _PAGE_CURSOR
     limit = _limit("Workflows on the page.")
 
 
@@ -344,7 +341,7 @@ class SummaryQuery(Schema):
 class WaitQuery(StreamSearchFields):
     """The query of ``/wait``."""
 
-    stream = _stream()
+    stream = _STREAM
     offset = QueryInteger("Only a line after this one; by default any.")
     limit = QueryInteger(
         "The answer also has `logs`: the first line that matches, and up to so many in all that are there already,"

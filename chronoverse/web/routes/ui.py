@@ -12,21 +12,10 @@ from chronoverse.joblog.model import IDENTIFIER
 from chronoverse.joblog.summary import ERROR_WORDS, NOTHING_WRONG
 from chronoverse.settings import Settings
 
-#: Nothing from other hosts, nothing inline, and no text of a log can become markup or script.
-_CONTENT_SECURITY_POLICY: Final = "; ".join(
-    (
-        "default-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "object-src 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-)
-
 _HEADERS: Final = {
-    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
+    # Nothing from other hosts, nothing inline, and no text of a log can become markup or script.
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+    " object-src 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
