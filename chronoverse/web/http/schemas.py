@@ -68,14 +68,14 @@ class Blueprint(SmorestBlueprint):
                 with reader.read_json(request, g.principal.subject, schema) as body:
                     return view(body=body, **arguments)
 
-            described: _View = self.doc(
+            documented: _View = self.doc(
                 requestBody={
                     "required": True,
                     "description": "May be sent with `Content-Encoding: gzip`.",
                     "content": {"application/json": {"schema": schema}},
                 }
             )(self.problem(429, refused)(with_body))
-            return described
+            return documented
 
         return decorate
 
