@@ -1,12 +1,9 @@
 """How a greenlet lets the others of its worker run."""
 
 import time
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import gevent
-
-_Result = TypeVar("_Result")
 
 #: Seconds that a request works before it lets others run, which takes 20 µs. A live line waits for about two of these.
 WORK_SLICE_SECONDS: Final = 0.001
@@ -25,22 +22,15 @@ def yield_to_loop() -> None:
         hub.wait(timer)
 
 
-def run_in_thread(work: Callable[[], _Result]) -> _Result:
-    """Runs ``work`` in a thread of gevent's pool, while other greenlets run. Raises what ``work`` raises."""
-    result: _Result = gevent.get_hub().threadpool.apply(work)
-    return result
-
-
 class TimeSlice:
-    """Bounds how long a greenlet works before it lets others run: ``seconds``, by the monotonic ``clock``."""
+    """Bounds how long a greenlet works before it lets others run."""
 
-    def __init__(self, seconds: float = WORK_SLICE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float = WORK_SLICE_SECONDS) -> None:
         self._seconds = seconds
-        self._clock = clock
-        self._ends_at = clock() + seconds
+        self._ends_at = time.monotonic() + seconds
 
     def check(self) -> None:
         """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line."""
-        if self._clock() >= self._ends_at:
+        if time.monotonic() >= self._ends_at:
             yield_to_loop()
-            self._ends_at = self._clock() + self._seconds
+            self._ends_at = time.monotonic() + self._seconds

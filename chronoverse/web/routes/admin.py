@@ -3,9 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
+import gevent
 from flask import Response
 from marshmallow import ValidationError, validate, validates_schema
 
@@ -19,7 +19,7 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import TICK_SECONDS, check_seconds
-from chronoverse.web.guards.event_loop import TimeSlice, run_in_thread, yield_to_loop
+from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
@@ -148,7 +148,7 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
     at = iso_timestamp(deps.wall_clock())
     audit = {"at": at, "subject": subject, "request_id": request_id(), "reason": reason}
     first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
-    asked = RedactionRequest(first, last, _line_predicate(deps, body), audit, exact="q" not in body)
+    asked = RedactionRequest(first, last, _line_predicate(body), audit, exact="q" not in body)
     done = Redaction(deps.store, deps.object_store, ref, asked, pause=yield_to_loop).run()
     deps.invalidate(ref)
     log_fields = {"job": str(ref), "sub": subject, "from": first, "to": done.last_checked, "lines": done.lines}
@@ -156,15 +156,16 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
     return done
 
 
-def _line_predicate(deps: Dependencies, body: Mapping[str, Any]) -> Callable[[Line], bool]:
+def _line_predicate(body: Mapping[str, Any]) -> Callable[[Line], bool]:
     if "q" not in body:
         return lambda line: True
-    matcher, time_slice = Matcher(body["q"], regex=body["regex"]), TimeSlice(clock=deps.monotonic)
+    matcher, time_slice = Matcher(body["q"], regex=body["regex"]), TimeSlice()
 
     def predicate(line: Line) -> bool:
         time_slice.check()
         if matcher.is_heavy(len(line.message)):
-            return run_in_thread(partial(matches, matcher, line))
+            # Other greenlets run meanwhile.
+            return bool(gevent.get_hub().threadpool.apply(matches, (matcher, line)))
         return matches(matcher, line)
 
     return predicate
