@@ -1,13 +1,12 @@
 """Bodies of a runner's requests (open, append, end), and the answers. Validation and OpenAPI are made from these."""
 
 import re
-from collections.abc import Iterator, Mapping
-from itertools import count
+from collections.abc import Mapping
 from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate, validates
 
-from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, Line, Status
+from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, Status
 from chronoverse.web.http.schemas import STREAMS, QueryInteger, answer, boolean, integer, matching, one_of, text
 
 #: Lines of one append. With more, the script would block the store for longer than a millisecond or two.
@@ -76,12 +75,6 @@ def _find_error(line: Any, max_line_bytes: int) -> str | None:
     if 4 * len(message) > max_line_bytes and len(message.encode()) - 2 * message.count("\ufffd") > max_line_bytes:
         return f"message must have at most {max_line_bytes} bytes: send a longer line in partial pieces"
     return None
-
-
-def numbered_lines(first: int, items: list[dict[str, Any]]) -> Iterator[Line]:
-    """The lines of a :class:`LinesBody`, numbered from ``first``."""
-    for number, item in zip(count(first), items, strict=False):
-        yield Line(number, item["timestamp"], item["message"], item["stream"], item.get("partial", False))
 
 
 class RunnerBody(Schema):

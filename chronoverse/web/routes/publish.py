@@ -12,7 +12,7 @@ from flask import Response
 
 from chronoverse import metrics
 from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, StoreRefused, StoreUnavailable, TooFast
-from chronoverse.joblog.model import Attempt, JobRef, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.store import Store
 from chronoverse.web.http.dependencies import Dependencies, principal
@@ -26,7 +26,6 @@ from chronoverse.web.http.publish_schemas import (
     LinesBody,
     LostBody,
     NextSchema,
-    numbered_lines,
 )
 from chronoverse.web.http.schemas import SHARE_USED, Blueprint
 
@@ -72,8 +71,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
             return page_response({"next": None})
         with _count_answer("append"):
             deps.token_buckets.check(principal().subject)
-            next_number = deps.store.append(attempt, list(numbered_lines(body["first"], body["lines"])))
-        deps.token_buckets.spend(principal().subject, (line["message"] for line in body["lines"]))
+            lines = [
+                Line(number, line["timestamp"], line["message"], line["stream"], line.get("partial", False))
+                for number, line in enumerate(body["lines"], body["first"])
+            ]
+            next_number = deps.store.append(attempt, lines)
+        deps.token_buckets.spend(principal().subject, (line.message for line in lines))
         metrics.LINES_APPENDED.inc(len(body["lines"]))
         return page_response({"next": next_number})
 
