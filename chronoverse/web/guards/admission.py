@@ -40,10 +40,9 @@ class StreamTicket:
 
 
 class AdmissionControl:
-    """The open streams of a worker, event streams and downloads.
+    """The open streams of a worker, event streams and downloads: up to ``limit``.
 
-    ``limit`` bounds all of them, ``per_token`` those of one token's subject, and ``per_address`` those of one client
-    address. None means no bound. ``clock`` is monotonic, in seconds.
+    ``per_token`` bounds those of one subject, ``per_address`` those of one client address. ``clock`` is monotonic.
     """
 
     def __init__(

@@ -81,18 +81,16 @@ class Dependencies:
         return job
 
     def blueprint(self, name: str, description: str, scope: str | None = None) -> Blueprint:
-        """A blueprint whose routes all need a token: for the workflow in the path, if any, and with ``scope``.
-
-        Without ``scope`` it is the one for the request's method.
-        """
+        """A blueprint whose routes :meth:`check_request` guards."""
         blueprint = Blueprint(name, __name__, description=description)
         blueprint.before_request(partial(self.check_request, scope))
         return blueprint
 
     def check_request(self, scope: str | None = None) -> Response | None:
-        """Checks the current request as :meth:`blueprint` describes. Returns an answer that refuses it, or None.
+        """Requires a token: for the workflow in the current request's path, if any, and with ``scope``.
 
-        A workflow that the token may not see is answered like one that does not exist. Raises :class:`Unauthorized`,
+        Without ``scope`` it is the one for the request's method. A workflow that the token may not see is answered like
+        one that does not exist. Returns an answer that refuses the request, or None. Raises :class:`Unauthorized`,
         :class:`Forbidden`, :class:`JobNotFound` or :class:`SigningKeysUnavailable`.
         """
         environ = request.environ
@@ -100,7 +98,6 @@ class Dependencies:
         principal.require(scope or (READ if environ["REQUEST_METHOD"] in ("GET", "HEAD") else WRITE))
         workflow_id = (request.view_args or {}).get("workflow_id")
         if workflow_id is not None and not principal.may_access(workflow_id):
-            # The answer must not say so: it is the same as for a job that does not exist.
             log.info("refused with 404: the token is not for this workflow")
             raise JobNotFound("no such job")
         g.principal = principal

@@ -13,8 +13,7 @@ from gunicorn.glogging import Logger
 
 from chronoverse.web.http.request_id import request_id
 
-#: What is replaced: a JWT, whatever follows "Bearer", and the parameter "token" of a query. The word "token" stays,
-#: because our own messages say "bearer token".
+#: A JWT, whatever follows "Bearer", and the parameter "token" of a query. Our own messages say "bearer token".
 _TOKENS: Final = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+",
     re.ASCII | re.IGNORECASE,
@@ -32,7 +31,7 @@ def redact(text: str) -> str:
     'GET /x?token=[token] HTTP/1.1'
     """
     lower = text.lower()
-    # Almost no line has any of these. To look for them takes a tenth of the expression's time.
+    # Almost no line has any of these. Looking for them takes a tenth of the expression's time.
     if "eyj" in lower or "bearer " in lower or "token=" in lower:
         return _TOKENS.sub("[token]", text)
     return text
@@ -46,10 +45,7 @@ def record_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Console(logging.Formatter):
-    """A line for a person, like gunicorn's own, with the fields after the message.
-
-    A traceback follows on lines of its own.
-    """
+    """A line for a person, like gunicorn's own, with the fields after the message. A traceback follows it."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")

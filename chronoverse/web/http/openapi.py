@@ -15,7 +15,7 @@ _NOT_FOUND: Final = {
 
 
 class OpenApiDocument(Api):
-    """flask-smorest's document. It describes the blueprints that are registered with it."""
+    """flask-smorest's document, which describes the blueprints that are registered with it."""
 
     ERROR_SCHEMA = ProblemSchema
 

@@ -53,10 +53,7 @@ class Blueprint(SmorestBlueprint):
 
     def problem(self, status: int, description: str | None = None) -> Callable[[_View], _View]:
         """Documents that the view may answer with a problem document of that ``status``."""
-        content_type = "application/problem+json"
-        document: Callable[[_View], _View] = self.alt_response(
-            status, schema=ProblemSchema, content_type=content_type, description=description
-        )
+        document: Callable[[_View], _View] = self.alt_response(status, schema=ProblemSchema, description=description)
         return document
 
     def takes_body(self, reader: BodyReader, schema: Schema, refused: str = SHARE_USED) -> Callable[[_View], _View]:

@@ -1,7 +1,6 @@
 """The routes for runners that cannot reach the store: opening an attempt, appending lines, ending the job.
 
-The store decides the answer: 409 with a ``reason`` when it refuses the runner, 503 when it cannot be reached. Only 429,
-for a token that publishes too fast, is decided here. A runner may repeat any request whose answer was lost.
+The store decides the answer, except for 429. A runner may repeat any request whose answer was lost.
 """
 
 import contextlib

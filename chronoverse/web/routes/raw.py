@@ -93,7 +93,7 @@ class _Download:
         self._ticket = ticket
         self._fields = {"job": str(job), "format": form, "client": ticket.address, "sub": ticket.subject}
         self._bytes = 0
-        #: Why the download has ended. It is ``left``, for a client that has left, until another reason is known.
+        #: Why the download has ended: the client has left, until another reason is known.
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -140,19 +140,10 @@ def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
     Raises as :meth:`ScanClient.ask` and :class:`PendingScan` do.
     """
     subject, position, has_more = principal().subject, 0, True
+    bounds = {"limit": MAX_ENTRIES, "page_bytes": BATCH_CHARACTERS, "seconds": SHORT_SCAN_SECONDS}
+    asked = {**job.ref._asdict(), **filters, **bounds, "form": "whole", "patience": DOWNLOAD_WAIT_SECONDS}
     while has_more:
-        scan = LineScan(
-            workflow_id=job.ref.workflow_id,
-            job_id=job.ref.job_id,
-            position=position,
-            limit=MAX_ENTRIES,
-            asked_at=deps.monotonic(),
-            patience=DOWNLOAD_WAIT_SECONDS,
-            form="whole",
-            page_bytes=BATCH_CHARACTERS,
-            seconds=SHORT_SCAN_SECONDS,
-            **filters,
-        )
+        scan = LineScan(**asked, position=position, asked_at=deps.monotonic())
         with deps.scans.ask(scan, subject) as pending:
             page = pending.page()
         yield page
