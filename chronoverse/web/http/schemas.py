@@ -162,7 +162,7 @@ _AFTER: Final = _context("after")
 _STREAM: Final = one_of(STREAMS, "Only the lines of this stream.")
 _PAGE_CURSOR: Final = text("From the page before.", validate=validate.Length(1, 512))
 #: What a search looks for. The schema checks it, because that depends on ``regex``.
-_SEARCH_TEXT: Final = partial(
+_search_text: Final = partial(
     text, "What a line must contain, in any case of letters.", validate=validate.Length(1, MAX_QUERY)
 )
 
@@ -172,7 +172,7 @@ class SearchFields(Schema):
 
     compile_query: Callable[..., Matcher] = staticmethod(Matcher)
 
-    q = _SEARCH_TEXT()
+    q = _search_text()
     regex = _flag(
         "`q` is a regular expression, in RE2's syntax. RE2 makes instructions of it: at most"
         f" {MAX_PROGRAM:,}. `\\p{{L}}` alone has 1,200."
@@ -277,7 +277,7 @@ class RawQuery(SearchFields):
 class SearchQuery(LogsQuery, SearchFields):
     """The query of ``/logs/search``."""
 
-    q = _SEARCH_TEXT(required=True)
+    q = _search_text(required=True)
     since = _line_time("not before")
     until = _line_time("not after")
     before = _BEFORE
@@ -299,7 +299,7 @@ class NewLinesQuery(LogsQuery):
 class WorkflowSearchQuery(SearchFields):
     """The query of a workflow's ``/logs/search``."""
 
-    q = _SEARCH_TEXT(required=True)
+    q = _search_text(required=True)
     stream = _STREAM
     status = one_of(STATUSES)
     since = _time("Only jobs that started at this time or later.")
