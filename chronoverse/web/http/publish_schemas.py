@@ -111,7 +111,9 @@ class LinesBody(OpenedBody):
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = UncheckedList(fields.Nested(NewLineSchema), required=True, validate=validate.Length(max=MAX_LINES))
-    safe = boolean("Without lines: ask below which number all lines are safe.", load_default=False)
+    safe = JsonBoolean(
+        load_default=False, metadata={"description": "Without lines: ask below which number all lines are safe."}
+    )
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         super().__init__()
