@@ -124,11 +124,9 @@ def build_app(deps: Dependencies) -> Flask:
     document = openapi.create_document(app)
     pattern = f"^{IdentifierConverter.regex}$"
     document.register_converter(IdentifierConverter, lambda _: {"type": "string", "pattern": pattern})
-    app.register_blueprint(events.blueprint(deps))
-    events.describe(document, app)
     for blueprint in logs.blueprints(deps):
         document.register_blueprint(blueprint)
-    for module in (workflows, wait, raw, jobs, publish, admin):
+    for module in (events, workflows, wait, raw, jobs, publish, admin):
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))

@@ -19,15 +19,6 @@ class OpenApiDocument(Api):
 
     ERROR_SCHEMA = ProblemSchema
 
-    def describe(self, app: Flask, endpoint: str, operation: dict[str, Any], tag: str) -> None:
-        """Describes the GET of a plain Flask view, which ``app`` must have already.
-
-        ``operation`` is OpenAPI's, with schemas as apispec takes them. ``tag`` describes the endpoint's blueprint.
-        """
-        rule = next(app.url_map.iter_rules(endpoint))
-        self.spec.path(rule=rule, operations={"get": operation}, parameters=[])
-        self.spec.tag({"name": endpoint.partition(".")[0], "description": tag})
-
     def render(self) -> dict[str, Any]:
         """The whole document. Refusals have the type ``application/problem+json``."""
         document: dict[str, Any] = self.spec.to_dict()

@@ -1,8 +1,8 @@
 """``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
 Every refusal is decided before the first byte is sent, because the status cannot be changed afterwards. After a restart
-many viewers come back at once. So this is a plain Flask view: flask-smorest, which all other routes use, would be most
-of the cost of opening a stream. It only describes the view (:func:`describe`).
+many viewers come back at once. So flask-smorest, which parses the queries of all other routes, only documents this one:
+its parsing would be most of the cost of opening a stream.
 """
 
 import logging
@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Blueprint, Flask, Response, request
+from flask import Response, request
 from gunicorn import SERVER
 from gunicorn.workers.base_async import ALREADY_HANDLED
 from marshmallow import RAISE, Schema, ValidationError
@@ -29,9 +29,15 @@ from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.admission import StreamTicket, retry_ms
 from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
-from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.paging import scan_page
-from chronoverse.web.http.schemas import EVENT_SCHEMA, EventsHeaders, EventsQuery, ProblemSchema, parse_last_event_id
+from chronoverse.web.http.schemas import (
+    EVENT_SCHEMA,
+    Blueprint,
+    EventsHeaders,
+    EventsQuery,
+    ProblemSchema,
+    parse_last_event_id,
+)
 from chronoverse.web.streaming.stream_writer import chunk
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
@@ -41,8 +47,6 @@ _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 #: The view in the OpenAPI document.
 _OPERATION: Final[dict[str, Any]] = {
     "operationId": "streamJobLog",
-    "summary": "Stream a job's log as Server-Sent Events.",
-    "tags": ["events"],
     "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": EventsQuery}],
     "responses": {
         "200": {
@@ -64,7 +68,7 @@ log = logging.getLogger(__name__)
 
 def blueprint(deps: Dependencies) -> Blueprint:
     """The route."""
-    routes = Blueprint("events", __name__)
+    routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
 
     @routes.before_request
     def admit() -> Response | None:
@@ -74,8 +78,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
             pass
         return deps.check_request()
 
-    @routes.get("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
+    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
+    @routes.doc(**_OPERATION)
     def events(workflow_id: str, job_id: str) -> Response:
+        """Stream a job's log as Server-Sent Events."""
         environ = request.environ
         is_head = environ["REQUEST_METHOD"] == "HEAD"
         query = parse_query(environ.get("QUERY_STRING", ""))
@@ -97,11 +103,6 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return EventStream(deps, after, *open_viewer(deps, ticket, ref, job, **wanted))
 
     return routes
-
-
-def describe(document: OpenApiDocument, app: Flask) -> None:
-    """Describes the route in the OpenAPI document. ``app`` must have it already."""
-    document.describe(app, "events.events", _OPERATION, "A job's log, live and from any offset.")
 
 
 # Many viewers send the same one.
