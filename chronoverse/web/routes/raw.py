@@ -4,6 +4,7 @@ import errno
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
