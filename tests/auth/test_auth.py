@@ -23,6 +23,7 @@ from chronoverse.auth.local_secret import local_secret
 from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, Principal, Verifier, mint
 from chronoverse.errors import Forbidden, SettingsError, Unauthorized
 from chronoverse.settings import Settings
+from tests.support.keys import RSA
 
 NOW = 1_772_532_000.0
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -422,7 +423,6 @@ def test_only_a_space_separates_scopes(verifier: Verifier) -> None:
 
 ED25519 = ed25519.Ed25519PrivateKey.generate()
 EC = ec.generate_private_key(ec.SECP256R1())
-RSA = rsa.generate_private_key(65_537, 2_048)
 
 
 @pytest.mark.parametrize(("key", "algorithm"), [(ED25519, "EdDSA"), (EC, "ES256"), (RSA, "RS256"), (RSA, "PS512")])

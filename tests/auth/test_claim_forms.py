@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth.tokens import READ, WRITE, Verifier
@@ -26,9 +25,9 @@ from tests.auth.claim_forms import (
     good_claims,
     signed,
 )
+from tests.support.keys import RSA
 
 SECRET: Final = b"a secret of at least 32 bytes, for HS256"
-RSA: Final = rsa.generate_private_key(65_537, 2_048)
 PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 JWK: Final = {**jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True), "kid": "k1"}
 

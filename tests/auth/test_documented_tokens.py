@@ -10,17 +10,17 @@ from typing import Any, Final
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
 from chronoverse.auth.tokens import Verifier
 from chronoverse.settings import Settings
+from tests.support.keys import RSA
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "tokens.md").read_text()
 #: Within the lifetime of every token on the page.
 NOW: Final = 1_772_532_001.0
-RSA: Final = rsa.generate_private_key(65_537, 2_048)
 ED25519: Final = ed25519.Ed25519PrivateKey.generate()
 
 _EXAMPLE: Final = re.compile(

@@ -11,7 +11,7 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from chronoverse.auth.jwks import (
@@ -37,13 +37,13 @@ from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.support.certificates import Authority
 from tests.support.issuer import Issuer
+from tests.support.keys import RSA
 from tests.support.waiting import wait_until
 
 NOW = 1_772_532_000.0
 CLAIMS: dict[str, Any] = {"sub": "ada", "exp": NOW + 60, "scope": "logs:read", "workflows": ["*"]}
 EC = ec.generate_private_key(ec.SECP256R1())
 OTHER = ec.generate_private_key(ec.SECP256R1())
-RSA = rsa.generate_private_key(65_537, 2_048)
 ED25519 = ed25519.Ed25519PrivateKey.generate()
 
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.auth.claim_forms import (
     AUDIENCE,
@@ -26,6 +25,7 @@ from tests.auth.claim_forms import (
 )
 from tests.support.commands import run_chronoverse
 from tests.support.issuer import Issuer
+from tests.support.keys import RSA
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
@@ -33,7 +33,6 @@ from tests.web.routes.foreign import Foreign
 #: Each of these tests starts processes. CI runs them.
 pytestmark = pytest.mark.long
 
-RSA: Final = rsa.generate_private_key(65_537, 2_048)
 JWK: Final = {**jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True), "kid": "k1"}
 #: A key for encryption, as Keycloak publishes one beside its key for signatures.
 ENCRYPTION_JWK: Final = {**JWK, "kid": "enc", "use": "enc", "alg": "RSA-OAEP"}

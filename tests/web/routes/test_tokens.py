@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chronoverse.auth.jwks import FETCH_SECONDS
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from tests.support.issuer import DrippingIssuer, Issuer
+from tests.support.keys import RSA
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
@@ -212,7 +213,6 @@ def test_every_route_answers_every_token_as_documented(anonymous: httpx.Client, 
             assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-RSA: Final = rsa.generate_private_key(65_537, 2_048)
 PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
