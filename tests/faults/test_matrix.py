@@ -215,6 +215,7 @@ def test_row_15_a_lease_that_expires_at_once(healthy_store: FaultTestbed) -> Non
     assert attempts(watchers[0])[-1] == 3
 
 
+@pytest.mark.long
 def test_row_4a_a_store_that_is_killed(killed_store: FaultTestbed) -> None:
     """The store is killed three times. No line is lost, and the viewers stay connected."""
     runner, watchers = killed_store.start_job(job("row-4a"), rate=1000)

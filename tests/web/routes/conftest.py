@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -40,6 +41,22 @@ def service(
     """
     directory, worker_class = tmp_path_factory.mktemp("service"), getattr(request, "param", None)
     with serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def archive_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of :func:`archiving_service`. Each module has workflows of its own there."""
+    return tmp_path_factory.mktemp("archive")
+
+
+@pytest.fixture(scope="session")
+def archiving_service(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, archive_directory: Path
+) -> Iterator[Service]:
+    """A service with an archive, on the same store."""
+    directory, archive_url = tmp_path_factory.mktemp("archiving"), archive_directory.as_uri()
+    with serving(directory, redis_server.url, archive_url=archive_url, heartbeat_seconds=1) as service:
         yield service
 
 

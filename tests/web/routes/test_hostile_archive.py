@@ -1,5 +1,6 @@
 """Archive records and objects with hostile content: their job is answered with 502, and nothing else happens."""
 
+import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
-from tests.support.service import serving
+from tests.support.service import Service
 from tests.support.tools import tool
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_tiers import Site
@@ -29,15 +30,11 @@ Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
-    directory = tmp_path_factory.mktemp("hostile-archive")
-    store = Store(redis_server.url)
-    url = (directory / "archive").as_uri()
-    with serving(directory, redis_server.url, archive_url=url, heartbeat_seconds=1) as service:
-        site = Site(service, directory / "archive", store, "hostile_archive", (READ, WRITE, ADMIN))
+def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
+    with contextlib.closing(Store(redis_server.url)) as store:
+        site = Site(archiving_service, archive_directory, store, "hostile_archive", (READ, WRITE, ADMIN))
         yield site
         site.client.close()
-    store.close()
 
 
 def archived(site: Site) -> Foreign:

@@ -1,8 +1,10 @@
 """Every route answers as the reference model does, wherever the lines are: random logs, moved step by step."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
@@ -18,7 +20,7 @@ from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.examples import FULL_EXAMPLES
 from tests.support.servers import RedisServer
-from tests.support.service import serving
+from tests.support.service import Service
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.model import EVERYTHING, Entry, Log, Query
 from tests.web.routes.test_tiers import Site
@@ -32,15 +34,12 @@ _numbers: Final = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
+def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
     """A service with an archive."""
-    directory = tmp_path_factory.mktemp("model")
-    archive, store = directory / "archive", Store(redis_server.url)
-    with serving(directory, redis_server.url, archive_url=archive.as_uri(), heartbeat_seconds=1) as service:
-        site = Site(service, archive, store, "model", (READ, WRITE, ADMIN))
+    with contextlib.closing(Store(redis_server.url)) as store:
+        site = Site(archiving_service, archive_directory, store, "model", (READ, WRITE, ADMIN))
         yield site
         site.client.close()
-    store.close()
 
 
 def stamp(number: int) -> str:

@@ -1,9 +1,11 @@
 """Redaction and deletion over HTTP, in every tier, while viewers are connected."""
 
+import contextlib
 import json
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.servers import RedisServer
-from tests.support.service import serving
+from tests.support.service import Service
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.test_tiers import Site
 
@@ -23,15 +25,11 @@ TOMBSTONE = "[redacted]"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
-    directory = tmp_path_factory.mktemp("redaction")
-    archive = directory / "archive"
-    store = Store(redis_server.url)
-    with serving(directory, redis_server.url, archive_url=archive.as_uri(), heartbeat_seconds=1) as service:
-        site = Site(service, archive, store, "redaction", (READ, WRITE, ADMIN))
+def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
+    with contextlib.closing(Store(redis_server.url)) as store:
+        site = Site(archiving_service, archive_directory, store, "redaction", (READ, WRITE, ADMIN))
         yield site
         site.client.close()
-    store.close()
 
 
 def messages(site: Site, job: Foreign) -> dict[int, str]:

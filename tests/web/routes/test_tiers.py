@@ -1,5 +1,6 @@
 """One log over all tiers: wherever its lines are stored, every route has the same lines."""
 
+import contextlib
 import itertools
 import shutil
 import threading
@@ -17,7 +18,7 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.service import Service
 from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import Stream, blocks
@@ -84,15 +85,11 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Site]:
-    directory = tmp_path_factory.mktemp("tiers")
-    archive = directory / "archive"
-    store = Store(redis_server.url)
-    with serving(directory, redis_server.url, archive_url=archive.as_uri(), heartbeat_seconds=1) as service:
-        site = Site(service, archive, store)
+def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
+    with contextlib.closing(Store(redis_server.url)) as store:
+        site = Site(archiving_service, archive_directory, store)
         yield site
         site.client.close()
-    store.close()
 
 
 def write(job: Foreign) -> Foreign:
