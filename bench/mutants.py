@@ -244,9 +244,7 @@ DEFECTS: Final = (
     ),
     Defect("token bucket never empty", "web/guards/rates.py", "self.level - size", "self.level", "web"),
     # The runner and the client
-    Defect(
-        "runner: lease not renewed", "runner/publisher.py", "            store.renew(self._attempt)\n", "", "runner"
-    ),
+    Defect("runner: lease not renewed", "runner/publisher.py", "            store.renew(attempt)\n", "", "runner"),
     Defect(
         "splitter: a long line loses a byte",
         "runner/capture/line_splitter.py",
@@ -257,8 +255,8 @@ DEFECTS: Final = (
     Defect(
         "mask: last byte of a buffered secret is published",
         "runner/capture/masking.py",
-        "default=1) - 1",
-        "default=1) - 2",
+        "len(text) - len(part) + 1",
+        "len(text) - len(part) + 2",
         "runner",
     ),
     Defect(
