@@ -19,7 +19,7 @@ from cachetools import FIFOCache
 from chronoverse import metrics
 from chronoverse.archive.chunk_writer import complete, inconsistency, write_chunk
 from chronoverse.archive.codec import COMPRESSION_LEVEL, FAST_COMPRESSION_LEVEL
-from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock, ignore_step
+from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy, delete_job
@@ -182,7 +182,7 @@ class Archiver:
         policy: RetentionPolicy,
         *,
         stop: threading.Event,
-        on_step: StepHook = ignore_step,
+        on_step: StepHook = str,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

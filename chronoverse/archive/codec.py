@@ -31,12 +31,8 @@ else:
 COMPRESSION_LEVEL: Final = 9
 #: The level for a log that grows too fast for the store: archiving a line takes 2.8 µs in all, instead of 4.
 FAST_COMPRESSION_LEVEL: Final = 3
-_SKIPPABLE: Final = 0x184D2A5E
-_SEEKABLE: Final = 0x8F92EAB1
 #: The beginning of a line's JSON, with a time as ``iso_timestamp`` formats it. It has 39 bytes.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
-#: Returns a line's replacement, which has the same number, or None to leave the line as it is.
-LineChange = Callable[[Line], Line | None]
 
 
 class ChunkBuilder:
@@ -139,8 +135,9 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 
 def seek_table(frames: Sequence[Frame]) -> bytes:
     rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
-    footer = struct.pack("<IBI", len(frames), 0, _SEEKABLE)
-    return struct.pack("<II", _SKIPPABLE, len(rows) + len(footer)) + rows + footer
+    # The magic numbers of the seekable format, and of a skippable frame.
+    footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
+    return struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)) + rows + footer
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
@@ -218,10 +215,10 @@ def rewrite(
     data: bytes,
     first: int,
     last: int,
-    change: LineChange,
+    change: Callable[[Line], Line | None],
     pause: Callable[[], object] = bool,
 ) -> tuple[Chunk, bytes, list[int]] | None:
-    """Applies ``change`` to the lines ``first`` to ``last`` of ``chunk``, whose object is ``data``.
+    """Replaces lines from ``first`` to ``last`` of ``chunk``, whose object is ``data``, unless ``change`` returns None.
 
     Returns the new record, the new object, and the numbers of the changed lines; None when no line changed. ``pause``
     is called before each frame. Raises :class:`ArchiveDamaged`.

@@ -9,9 +9,6 @@ from pathlib import Path
 from chronoverse.archive.object_store import StoredObject
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 
-#: Names of files that are being written begin with this. No object's name does.
-_TEMPORARY_PREFIX = ".writing-"
-
 
 class FileObjectStore:
     """Stores objects as files below ``directory``. The first object creates it. See :class:`ObjectStore`."""
@@ -24,7 +21,8 @@ class FileObjectStore:
         path = self._directory / name
         with _translate_errors():
             self._make_directory(path.parent)
-            temporary = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+            # No object's name begins like that.
+            temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
             try:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 with open(descriptor, "wb") as file:

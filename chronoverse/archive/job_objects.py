@@ -32,11 +32,7 @@ ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which the object store's clock and ours may differ. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0
 #: Called after each step, with the step's name. Tests interrupt archivers there.
-StepHook = Callable[[str], None]
-
-
-def ignore_step(step: str) -> None:
-    """A :data:`StepHook` that does nothing."""
+StepHook = Callable[[str], object]
 
 
 @contextlib.contextmanager
@@ -93,7 +89,7 @@ class JobObjects:
     job: JobRef
     token: str
     lock_seconds: float = LOCK_SECONDS
-    on_step: StepHook = ignore_step
+    on_step: StepHook = str
 
     @contextlib.contextmanager
     def put_verified(self, chunk: Chunk, data: bytes) -> Iterator[Chunk]:

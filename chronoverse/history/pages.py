@@ -69,9 +69,6 @@ class PageBudget:
         self.empty = False
         return True
 
-    def use_up(self) -> None:
-        self.bytes_left = 0
-
 
 class Page(NamedTuple):
     """The JSON of lines in the order asked for. ``position`` is the last number that was read.

@@ -16,7 +16,6 @@ import orjson
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.codec import decode_entry, frame_text
 from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.job_objects import ignore_step
 from chronoverse.archive.manifest import manifest_name
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy
@@ -45,9 +44,7 @@ def policy(**changes: Any) -> RetentionPolicy:
     return RetentionPolicy(**(values | changes))
 
 
-def archiver(
-    store: Store, objects: ObjectStore, *, on_step: Callable[[str], None] = ignore_step, **changes: Any
-) -> Archiver:
+def archiver(store: Store, objects: ObjectStore, *, on_step: Callable[[str], object] = str, **changes: Any) -> Archiver:
     """An archiver that has not read anything from the store yet."""
     clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
     return Archiver(store, objects, policy(**changes), stop=threading.Event(), on_step=on_step, **clock)

@@ -20,8 +20,6 @@ from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 
 #: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
-#: Errors that concern one run. The log is compared with the other runs.
-_JOB_ERRORS: Final = (ArchiveDamaged, JobNotFound, NotALog)
 
 
 class NewLines(NamedTuple):
@@ -130,7 +128,7 @@ def read_runs(
     for other in others:
         try:
             found = shapes.get(other, budget) if has_time else None
-        except _JOB_ERRORS:
+        except (ArchiveDamaged, JobNotFound, NotALog):
             if is_named:
                 raise
             continue

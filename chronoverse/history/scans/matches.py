@@ -51,7 +51,8 @@ class MatchEncoder:
         if not has_all:
             if not is_first:
                 return None
-            budget.use_up()
+            # The page ends after this line.
+            budget.bytes_left = 0
         return {**context, line.sequence_num: json}
 
     def _steps(self, number: int) -> int:

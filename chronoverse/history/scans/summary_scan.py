@@ -18,14 +18,7 @@ from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
 from chronoverse.joblog.shapes import ShapeHasher
-from chronoverse.joblog.summary import (
-    ERROR_WORDS,
-    MAX_LAST_LINES,
-    FoundLines,
-    compose,
-    looks_like_error,
-    weight_of,
-)
+from chronoverse.joblog.summary import ERROR_WORDS, MAX_LAST_LINES, FoundLines, compose, looks_like_error, weight_of
 
 #: The jobs whose progress is kept, and bytes of each at most: the groups and hunks of both kinds. The file has holes,
 #: so it takes only what was written, some 2 KB for most jobs.

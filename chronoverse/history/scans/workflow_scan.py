@@ -1,7 +1,7 @@
 """Searches the jobs of a workflow, the newest job first. Each page looks through a bounded part of them."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -9,9 +9,6 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooEx
 from chronoverse.history.pages import Page, PageBudget
 from chronoverse.history.scans.scan import WorkflowPosition, WorkflowScan
 from chronoverse.joblog.model import Job, TimeRange
-
-#: Errors that concern one job. The search names them, and goes on with the next job.
-_JOB_ERRORS: Final = (ArchiveDamaged, NotALog, SearchTooExpensive)
 
 
 class ListedJob(NamedTuple):
@@ -30,10 +27,7 @@ class JobsPage(NamedTuple):
 
 
 def read_jobs_page(
-    scan: WorkflowScan,
-    listed: Iterable[ListedJob],
-    search: Callable[[Job, int, int, bool], Page],
-    budget: PageBudget,
+    scan: WorkflowScan, listed: Iterable[ListedJob], search: Callable[[Job, int, int, bool], Page], budget: PageBudget
 ) -> JobsPage:
     """Searches ``listed``, which are the jobs from ``scan.start`` on, and a part of a job at least.
 
@@ -55,7 +49,7 @@ def read_jobs_page(
                 matches, more = _search_job(job, line, max(1, scan.per_job - found), search)
             except JobNotFound:
                 pass
-            except _JOB_ERRORS as error:
+            except (ArchiveDamaged, NotALog, SearchTooExpensive) as error:
                 jobs.append(_job_json(job, [], more=False, error=str(error)))
             except StoreUnavailable:
                 # What was found before makes a page of its own. The next page raises this error, if it lasts.
