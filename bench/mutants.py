@@ -152,8 +152,8 @@ DEFECTS: Final = (
     Defect(
         "archive reader: first line left out",
         "archive/reader.py",
-        "start = after + 1 - frame.first",
-        "start = after + 2 - frame.first",
+        "start = number - frame.first",
+        "start = number + 1 - frame.first",
         "archive",
     ),
     Defect(
@@ -166,7 +166,7 @@ DEFECTS: Final = (
     Defect(
         "archive reader: frames after a hole",
         "archive/reader.py",
-        " or found[0].first > after + 1",
+        " or found[0].first > number",
         "",
         "archive",
     ),
@@ -177,7 +177,7 @@ DEFECTS: Final = (
         "",
         "archive",
     ),
-    Defect("archiver: swept too early", "archive/archiver.py", "self._sweep_at(state) <= now", "True", "archive"),
+    Defect("archiver: swept too early", "archive/archiver.py", "sweep_at <= now", "True", "archive"),
     Defect(
         "archive state: next chunk one too far",
         "archive/chunk_writer.py",
