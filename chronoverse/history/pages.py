@@ -93,7 +93,7 @@ def read_all_lines(
 ) -> Iterator[Page]:
     """All lines strictly after ``position`` in the order asked for. Raises as ``read`` and ``archive`` do.
 
-    Archived lines are the bytes of the archive, up to the first gap. Nothing is held of a page that was taken.
+    Archived lines are the bytes of the archive, up to the first gap. The caller may clear the list of a page.
     """
     step = -1 if descending else 1
     while position + step >= job.first and only_in_archive(job, position + step):
@@ -102,12 +102,10 @@ def read_all_lines(
             break
         position += step * len(lines)
         yield Page(lines, position, True)
-        del lines
     for batch in read(job, position, descending=descending):
         page = Page([line.encode() for line in batch.lines], batch.position, not batch.is_last)
         batch.entries.clear()
         yield page
-        del page
 
 
 def first_page(
