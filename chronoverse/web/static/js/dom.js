@@ -10,6 +10,13 @@ export function make(name, className, ...children) {
   return element;
 }
 
+/** A link, with text or elements in it. */
+export function link(href, ...children) {
+  const element = make("a", "", ...children);
+  element.href = href;
+  return element;
+}
+
 /** Has screen readers read `text`. This happens at most once a second; only the newest text is read. */
 export function announce(text) {
   pendingText = text;
@@ -27,4 +34,10 @@ let timer = 0;
 export function notice(text) {
   $("notice").hidden = text === null;
   if (text !== null && $("notice").textContent !== text) $("notice").textContent = text;
+}
+
+/** Sets a button to pressed or not, by default to the other state. Returns the new state. */
+export function toggle(button, pressed = button.ariaPressed !== "true") {
+  button.ariaPressed = String(pressed);
+  return pressed;
 }

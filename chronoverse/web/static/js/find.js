@@ -1,6 +1,6 @@
 // The search box: what it searches for, and how many matches there are.
 
-import { $, announce } from "./dom.js";
+import { $, toggle } from "./dom.js";
 import { count } from "./format.js";
 import { Matches } from "./matches.js";
 import { toQuery } from "./share.js";
@@ -11,24 +11,13 @@ const TYPING_MS = 200;
 
 const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
 
-export class Find {
-  #matches;
-  #on;
-  #criteria = { q: "", regex: false, stream: "" };
+export class Find extends Matches {
   #local = null;
   #timer = 0;
 
   /** `on` is as for `Matches`. */
   constructor(path, log, on) {
-    this.#on = on;
-    this.#matches = new Matches(path, log, {
-      ...on,
-      changed: () => this.#changed(),
-      jump: (number) => {
-        this.#showCount();
-        on.jump(number);
-      },
-    });
+    super(path, log, on, { q: "", regex: false }, "previous", "next");
     $("q").addEventListener("input", () => this.#typed());
     $("find").addEventListener("submit", (event) => event.preventDefault());
     $("q").addEventListener("keydown", (event) => this.#key(event));
@@ -36,20 +25,6 @@ export class Find {
       toggle($("regex"));
       this.begin();
     });
-    $("next").addEventListener("click", () => this.step(1));
-    $("previous").addEventListener("click", () => this.step(-1));
-  }
-
-  get scan() {
-    return this.#matches.scan;
-  }
-
-  get criteria() {
-    return this.#criteria;
-  }
-
-  get active() {
-    return this.#criteria.q !== "";
   }
 
   focus() {
@@ -62,30 +37,12 @@ export class Find {
     this.begin();
   }
 
-  /** Searches only one stream from now on, or both. */
-  set stream(stream) {
-    this.#criteria = { ...this.#criteria, stream };
-    if (this.active) this.begin();
-  }
-
-  /** To be called when the log has grown. */
-  logGrew() {
-    this.scan?.resume();
-  }
-
-  /** Searches again, because lines were redacted. */
-  restart() {
-    if (!this.active) return;
-    this.#matches.restart();
-    this.#changed();
-  }
-
   /** The spans of a line that match, in UTF-16 units. */
   marks(line) {
-    if (!this.active || (this.#criteria.stream && line.stream !== this.#criteria.stream)) return [];
+    if (!this.active || (this.criteria.stream && line.stream !== this.criteria.stream)) return [];
     if (this.#local) return findVisible(line.message, this.#local);
     const spans = this.scan.highlights.get(line.sequence_num);
-    if (!spans && line.sequence_num > this.scan.position) this.#matches.fetchAround(line.sequence_num);
+    if (!spans && line.sequence_num > this.scan.position) this.fetchAround(line.sequence_num);
     return spans ? toUtf16Spans(line.message, spans) : [];
   }
 
@@ -100,7 +57,7 @@ export class Find {
   #key(event) {
     if (event.key === "Enter") {
       event.preventDefault();
-      if (this.#timer || $("q").value !== this.#criteria.q) this.begin();
+      if (this.#timer || $("q").value !== this.criteria.q) this.begin();
       else this.step(event.shiftKey ? -1 : 1);
     } else if (event.key === "Escape") {
       event.preventDefault();
@@ -118,27 +75,16 @@ export class Find {
   begin({ jumps = true } = {}) {
     clearTimeout(this.#timer);
     this.#timer = 0;
-    this.#matches.end();
-    this.#criteria = { ...this.#criteria, q: $("q").value, regex: $("regex").ariaPressed === "true" };
-    const { q, regex } = this.#criteria;
+    const [q, regex] = [$("q").value, $("regex").ariaPressed === "true"];
+    this.criteria = { ...this.criteria, q, regex };
     this.#local = q && !regex ? new RegExp(escaped(q), "giu") : null;
-    if (q) this.#matches.begin(this.#criteria, jumps);
     toQuery({ q, regex: q && regex ? "true" : "" });
-    this.#changed();
-  }
-
-  #changed() {
-    this.#showCount();
-    this.#on.changed();
-  }
-
-  /** Jumps to the next match, or to the previous one. */
-  step(direction) {
-    return this.#matches.step(direction);
+    if (q) this.look(jumps);
+    else this.drop();
   }
 
   /** Shows "3 of 1,240", with a "+" while there may be more; or that the expression is refused. */
-  #showCount() {
+  show() {
     const { scan } = this;
     const output = $("count");
     $("find").classList.toggle("active", this.active);
@@ -151,16 +97,10 @@ export class Find {
     if (scan.error?.status === 400) {
       output.textContent = "not an expression";
       output.title = scan.error.message;
-      return announce(scan.error.message);
+      return this.say(scan.error.message);
     }
-    const { found, far } = this.#matches.progress;
+    const { found, far } = this.progress;
     output.textContent = scan.count ? found + far : scan.done ? "no match" : `…${far}`;
-    if (scan.done) announce(scan.count === 1 ? "1 match" : `${count(scan.count)} matches`);
+    if (scan.done) this.say(scan.count === 1 ? "1 match" : `${count(scan.count)} matches`);
   }
-}
-
-/** Sets a button to pressed or not, by default to the other state. Returns the new state. */
-export function toggle(button, pressed = button.ariaPressed !== "true") {
-  button.ariaPressed = String(pressed);
-  return pressed;
 }

@@ -2,7 +2,7 @@
 
 import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { jobPage, workflowPage } from "./addresses.js";
-import { $, make, notice } from "./dom.js";
+import { $, link, make, notice } from "./dom.js";
 import { ago, count, ended } from "./format.js";
 import { List } from "./list.js";
 import { recentWorkflows } from "./recent.js";
@@ -18,18 +18,15 @@ let kind = new URLSearchParams(location.search).get("show") ?? "";
 
 /** The cells of a workflow. While the server that has its jobs does not answer, they are not known. */
 function cells({ id, jobs, running, last_job: job, last_status: status, recent = [] }) {
-  const link = make("a", "", id);
-  link.href = workflowPage(id);
   const last = make("td");
   if (job) {
-    const run = make("a", "run", badgeElement({ status }));
-    run.href = jobPage(id, job);
+    const run = link(jobPage(id, job), badgeElement({ status }), make("span", "sr", `: ${job}`));
+    run.className = "run";
     run.title = job;
-    run.append(make("span", "sr", `: ${job}`));
     last.append(run);
   }
   return [
-    make("td", "", link),
+    make("td", "", link(workflowPage(id), id)),
     last,
     make("td", "wide", dotsElement(recent)),
     make("td", "quiet"),
@@ -52,11 +49,7 @@ function showEmpty() {
   if (!isEmpty || $("empty").childElementCount) return;
   const named = namedWorkflows();
   const known = [...new Set([...named, ...recentWorkflows()])];
-  const links = known.flatMap((id, at) => {
-    const link = make("a", "", id);
-    link.href = workflowPage(id);
-    return at ? [" · ", link] : [link];
-  });
+  const links = known.flatMap((id, at) => [at ? " · " : "", link(workflowPage(id), id)]);
   const hint = named.length || claims().workflows?.includes("*") ? "" : " Ask whoever operates the service for access.";
   $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), ...(links.length ? [make("p", "", ...links)] : []), tokenButtons());
 }

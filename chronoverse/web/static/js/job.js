@@ -2,9 +2,9 @@
 
 import { follow } from "../client/follow.js";
 import { showAccount } from "./account.js";
-import { $, notice, announce } from "./dom.js";
+import { $, announce, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError } from "./errors.js";
-import { Find, toggle } from "./find.js";
+import { Find } from "./find.js";
 import { count, ended, lines } from "./format.js";
 import { Groups } from "./groups.js";
 import { Log } from "./log.js";
@@ -54,7 +54,7 @@ const ruler = new Ruler(
   log,
   [
     ["--new-mark", () => (filtered ? [] : newLines.numbers)],
-    ["--mark-now", () => (filtered ? [] : (find.scan?.numbers ?? []))],
+    ["--mark-now", () => (filtered ? [] : find.numbers)],
     ["--err-bar", () => (filtered ? [] : errors.numbers)],
   ],
   (number) => jump(number),
@@ -435,7 +435,6 @@ async function main() {
   $("back").textContent = workflow;
   $("back").href = `/ui/workflows/${workflow}`;
   document.title = `${name} · Chronoverse`;
-  find.stream = "";
   await begin();
   $("log").focus({ focusVisible: false });
   showAccount();

@@ -3,7 +3,7 @@
 import { markup } from "./markup.js";
 import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
-import { Ranges } from "./ranges.js";
+import { countBefore, Ranges } from "./ranges.js";
 
 //: Lines of a window, and so of one request.
 export const WINDOW = 200;
@@ -136,14 +136,7 @@ export class Log {
   }
 
   #gapAt(number) {
-    let low = 0;
-    let high = this.#gaps.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.#gaps[middle].from <= number) low = middle + 1;
-      else high = middle;
-    }
-    const gap = this.#gaps[low - 1];
+    const gap = this.#gaps[countBefore(this.#gaps.length, (each) => this.#gaps[each].from <= number) - 1];
     return gap && number <= gap.to ? gap : null;
   }
 

@@ -1,53 +1,103 @@
 // The lines that a scan finds, and the reader's place among them: the current one, the next and the previous one.
 
+import { $, announce } from "./dom.js";
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
 import { accepted, findOne, query, route, Scan } from "./scan.js";
 import { get } from "./session.js";
 
 export class Matches {
+  /** The scan, or null while nothing is looked for. */
   scan = null;
+  criteria;
   #path;
   #log;
   #on;
-  #criteria = {};
   #current = 0;
+  #said = "";
   #fetching = false;
   #fetchedWindows = new Set();
   #stop = new AbortController();
 
   /**
    * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()`, the first line in view, and
-   * `current()`, the line to which the reader has jumped last, or 0.
+   * `current()`, the line to which the reader has jumped last, or 0. `criteria` are as in a scan. `show()` of a subclass
+   * shows how many matches there are; the buttons with the ids `previous` and `next` step through them.
    */
-  constructor(path, log, on) {
+  constructor(path, log, on, criteria, previous, next) {
     this.#path = path;
     this.#log = log;
     this.#on = on;
+    this.criteria = { stream: "", ...criteria };
+    $(previous).addEventListener("click", () => this.step(-1));
+    $(next).addEventListener("click", () => this.step(1));
   }
 
-  /** Looks for the lines by `criteria`, as in a scan. It jumps to the next one from the top if `jumps`. */
-  begin(criteria, jumps) {
-    this.end();
-    this.#criteria = criteria;
-    this.restart();
+  get active() {
+    return this.scan !== null;
+  }
+
+  /** The numbers of the matches that are known. */
+  get numbers() {
+    return this.scan?.numbers ?? [];
+  }
+
+  /** Looks only at the lines of one stream from now on, or of both. */
+  set stream(stream) {
+    this.criteria = { ...this.criteria, stream };
+    if (this.active) this.look(false);
+  }
+
+  /** Looks for the lines. It jumps to the next one from the top if `jumps`. */
+  look(jumps) {
+    this.#end();
+    this.#begin();
     if (jumps) this.#findNearest(this.#on.top() - 1, "asc");
+    this.#changed();
   }
 
   /** Drops what was found. */
-  end() {
+  drop() {
+    this.#end();
+    this.#changed();
+  }
+
+  /** Looks again, because lines were redacted. The current line stays. */
+  restart() {
+    if (!this.active) return;
+    this.#begin();
+    this.#changed();
+  }
+
+  /** To be called when the log has grown. */
+  logGrew() {
+    this.scan?.resume();
+  }
+
+  #begin() {
+    this.scan?.stop();
+    this.#fetchedWindows.clear();
+    this.scan = new Scan(this.#path, this.criteria, () => this.#log.last, () => this.#changed());
+  }
+
+  #end() {
     this.#stop.abort();
     this.#stop = new AbortController();
     this.scan?.stop();
     this.scan = null;
     this.#current = 0;
+    this.#said = "";
   }
 
-  /** Looks again. The current line stays. */
-  restart() {
-    this.scan?.stop();
-    this.#fetchedWindows.clear();
-    this.scan = new Scan(this.#path, this.#criteria, () => this.#log.last, () => this.#on.changed());
+  #changed() {
+    this.show();
+    this.#on.changed();
+  }
+
+  /** Has screen readers read `text`, unless they have read it already. */
+  say(text) {
+    if (text !== this.#said) announce(text);
+    this.#said = text;
   }
 
   /** Asks the service for the matches of the window of a line that the scan has not reached. */
@@ -57,15 +107,15 @@ export class Matches {
     if (this.#fetching || this.#fetchedWindows.has(index)) return;
     this.#fetching = true;
     this.#fetchedWindows.add(index);
-    const range = query(this.#criteria, { offset: index * WINDOW, limit: WINDOW });
+    const range = query(this.criteria, { offset: index * WINDOW, limit: WINDOW });
     try {
-      const { body } = await get(`${this.#path}${route(this.#criteria)}?${range}`, this.#stop.signal);
-      for (const line of accepted(this.#criteria, body.logs)) scan.highlights.set(line.sequence_num, line.highlights ?? []);
+      const { body } = await get(`${this.#path}${route(this.criteria)}?${range}`, this.#stop.signal);
+      for (const line of accepted(this.criteria, body.logs)) scan.highlights.set(line.sequence_num, line.highlights ?? []);
     } catch {
       // The scan will reach the window later.
     }
     this.#fetching = false;
-    this.#on.changed();
+    this.#changed();
   }
 
   /**
@@ -76,7 +126,7 @@ export class Matches {
     if (!this.scan) return;
     const { numbers, position, done } = this.scan;
     const from = this.#on.current() || this.#current || this.#on.top() - Math.max(0, direction);
-    const isInside = (at) => this.#criteria.hunks && numbers[at] === numbers[at - 1] + 1;
+    const isInside = (at) => this.criteria.hunks && numbers[at] === numbers[at - 1] + 1;
     const start = (at) => {
       while (isInside(at)) at -= 1;
       return at;
@@ -90,7 +140,7 @@ export class Matches {
     // The service finds the nearest match, which is in another hunk if it is not adjacent to the ones before it.
     let edge = from;
     const isElsewhere = ({ sequence_num: number }) => number - edge !== direction || ((edge = number), false);
-    await this.#findNearest(from, direction > 0 ? "asc" : "desc", this.#criteria.hunks && isElsewhere);
+    await this.#findNearest(from, direction > 0 ? "asc" : "desc", this.criteria.hunks && isElsewhere);
   }
 
   /** Asks the service for the nearest match, which the scan may not have reached. */
@@ -98,10 +148,10 @@ export class Matches {
     const signal = this.#stop.signal;
     try {
       const beyond = order === "asc" ? 0 : this.#log.last + 1;
-      const criteria = accepts ? { ...this.#criteria, accepts } : this.#criteria;
+      const criteria = accepts ? { ...this.criteria, accepts } : this.criteria;
       const found =
         (await findOne(this.#path, criteria, Math.max(0, from), order, signal)) ??
-        (await findOne(this.#path, this.#criteria, beyond, order, signal));
+        (await findOne(this.#path, this.criteria, beyond, order, signal));
       if (!found || signal.aborted) return;
       this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
       this.#jumpTo(found.sequence_num);
@@ -112,6 +162,7 @@ export class Matches {
 
   #jumpTo(number) {
     this.#current = number;
+    this.show();
     this.#on.jump(number);
   }
 

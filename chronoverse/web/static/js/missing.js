@@ -1,20 +1,14 @@
 // What the page of a job says as long as there is no such job: the way to others, and those with a name like it.
 
 import { jobPage, workflowPage } from "./addresses.js";
-import { $, make } from "./dom.js";
+import { $, link, make } from "./dom.js";
 import { nearIds } from "./near.js";
 import { get } from "./session.js";
-
-function link(text, href) {
-  const link = make("a", "", text);
-  link.href = href;
-  return link;
-}
 
 /** Shows it in the notice, which the page clears when the job begins. */
 export async function showMissing(workflow, name) {
   const waits = "It is shown here when it begins.";
-  const parts = [`There is no job ${name} in ${workflow}. `, link("Its jobs", workflowPage(workflow)), ` · ${waits}`];
+  const parts = [`There is no job ${name} in ${workflow}. `, link(workflowPage(workflow), "Its jobs"), ` · ${waits}`];
   $("notice").replaceChildren(...parts);
   $("notice").hidden = false;
   const shown = $("notice").textContent;
@@ -22,6 +16,6 @@ export async function showMissing(workflow, name) {
   const near = nearIds(name, jobs.map(({ id }) => id));
   // The job may have begun meanwhile.
   if (!near.length || $("notice").textContent !== shown) return;
-  const links = near.flatMap((id, at) => [at ? " or " : "", link(id, jobPage(workflow, id))]);
+  const links = near.flatMap((id, at) => [at ? " or " : "", link(jobPage(workflow, id), id)]);
   $("notice").append(make("br"), "Did you mean ", ...links, "?");
 }

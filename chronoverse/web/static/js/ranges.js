@@ -1,6 +1,18 @@
 // The numbers that have no row of their own: lines in a fold, all but the first number of a gap, and later parts of a
 // long line.
 
+/** How many of the indexes from 0 to `length` - 1 are before a place, by halving. `isBefore(index)` is true of these. */
+export function countBefore(length, isBefore) {
+  let low = 0;
+  let high = length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (isBefore(middle)) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /** Disjoint ranges of whole numbers, in order. Each has the count of all numbers in the ranges before it. */
 export class Ranges {
   #from = [];
@@ -49,27 +61,14 @@ export class Ranges {
   /** The number at `index`, from 0, of all numbers from 1 on that are not in the ranges. */
   outside(index) {
     this.#count();
-    let low = 0;
-    let high = this.#from.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.#from[middle] - 1 - this.#before[middle] <= index) low = middle + 1;
-      else high = middle;
-    }
-    if (low === 0) return index + 1;
-    const skipped = this.#before[low - 1] + this.#to[low - 1] - this.#from[low - 1] + 1;
+    const at = countBefore(this.#from.length, (each) => this.#from[each] - 1 - this.#before[each] <= index) - 1;
+    if (at < 0) return index + 1;
+    const skipped = this.#before[at] + this.#to[at] - this.#from[at] + 1;
     return index + 1 + skipped;
   }
 
   #search(number) {
-    let low = 0;
-    let high = this.#from.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.#from[middle] <= number) low = middle + 1;
-      else high = middle;
-    }
-    return low - 1;
+    return countBefore(this.#from.length, (each) => this.#from[each] <= number) - 1;
   }
 
   #count() {

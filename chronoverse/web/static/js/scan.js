@@ -1,6 +1,7 @@
 // Finds all lines that match, that are new, or that are of one stream, by asking the service for page after page.
 
 import { truncate } from "./line.js";
+import { countBefore } from "./ranges.js";
 import { get, Refused } from "./session.js";
 
 //: Lines of one request.
@@ -148,25 +149,11 @@ export class Scan {
 
   /** The row of a number, or of the nearest match after it. */
   rowOf(number) {
-    let low = 0;
-    let high = this.numbers.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.numbers[middle] < number) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    return countBefore(this.numbers.length, (each) => this.numbers[each] < number);
   }
 
   #pageOf(row) {
-    let low = 0;
-    let high = this.#pages.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.#pages[middle].start <= row) low = middle + 1;
-      else high = middle;
-    }
-    return low - 1;
+    return countBefore(this.#pages.length, (each) => this.#pages[each].start <= row) - 1;
   }
 
   itemAt(row) {

@@ -1,11 +1,12 @@
 // The search in all jobs of a workflow: page after page, the newest job first, until it has enough or is stopped.
 
 import { jobPage } from "./addresses.js";
-import { $, announce, make, notice } from "./dom.js";
-import { STATUS, ago, count, outcome } from "./format.js";
+import { $, announce, link, make, notice } from "./dom.js";
+import { STATUS, ago, count } from "./format.js";
 import { matchElement } from "./match.js";
 import { query } from "./scan.js";
 import { get } from "./session.js";
+import { badgeElement } from "./state.js";
 
 //: Jobs with a match after which the search pauses.
 const ENOUGH_JOBS = 20;
@@ -108,16 +109,13 @@ export class WorkflowSearch {
     let group = this.#groups.get(job.id);
     if (!group) {
       group = { matches: 0, more: false, list: make("ol"), rest: make("a", "rest", "More in this job"), problem: make("p", "problem") };
-      const link = make("a", "", job.id);
-      link.href = jobPage(this.#workflow, job.id);
-      const badge = make("span", "badge", outcome(job));
-      badge.dataset.status = job.status;
+      const href = jobPage(this.#workflow, job.id);
       const when = make("span", "quiet", ago(job.created_at ?? ""));
       when.title = job.created_at ?? "";
       group.list.setAttribute("role", "list");
-      group.rest.href = `${link.href}?${query(this.#criteria, {})}`;
+      group.rest.href = `${href}?${query(this.#criteria, {})}`;
       group.rest.append(make("span", "sr", `: ${job.id}`));
-      const section = make("section", "", make("h2", "", link), badge, when, group.list, group.problem, group.rest);
+      const section = make("section", "", make("h2", "", link(href, job.id)), badgeElement(job), when, group.list, group.problem, group.rest);
       $("found").append(section);
       this.#groups.set(job.id, group);
     }

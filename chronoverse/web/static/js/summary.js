@@ -1,6 +1,6 @@
 // What the page says below the head of a failed job: why it failed, how many lines are new, and how many look like errors.
 
-import { $, announce, make } from "./dom.js";
+import { $, announce, link, make } from "./dom.js";
 import { ago, count } from "./format.js";
 import { segmentElement } from "./row.js";
 import { markup } from "./markup.js";
@@ -17,11 +17,10 @@ const SHOWN = 200;
 let asking = 0;
 
 /** A link to a line, which has the line's number as `data-number`. */
-function link(number, ...children) {
-  const link = make("a", "", ...children);
-  link.href = `#L${number}`;
-  link.dataset.number = number;
-  return link;
+function linkToLine(number, ...children) {
+  const element = link(`#L${number}`, ...children);
+  element.dataset.number = number;
+  return element;
 }
 
 /** How many lines of a kind there are, as a link to the first of them. While not all lines were looked at: how many so far. */
@@ -30,7 +29,7 @@ function amount({ count: all, first }, noun, skipped) {
   const many = found - skipped;
   if (many < 1) return null;
   const text = `${count(many)} ${skipped ? "more " : ""}${noun}${many === 1 ? "" : "s"}${all === null ? " so far" : ""}`;
-  return first.length ? link(first[0].sequence_num, text) : text;
+  return first.length ? linkToLine(first[0].sequence_num, text) : text;
 }
 
 function code({ message }) {
@@ -42,7 +41,7 @@ function code({ message }) {
 /** What is said of the cause, as elements. */
 function reason({ job, cause }) {
   const { line, kind } = cause;
-  const where = link(line.sequence_num, code(line), ` line ${count(line.sequence_num)}`);
+  const where = linkToLine(line.sequence_num, code(line), ` line ${count(line.sequence_num)}`);
   if (kind !== "last") return ["Why it failed: ", where];
   if (job.status !== "LOST") return ["Its last line: ", where];
   const [at, before] = [new Date(line.timestamp), ago(line.timestamp)];

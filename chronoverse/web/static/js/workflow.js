@@ -2,7 +2,7 @@
 
 import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { jobPage } from "./addresses.js";
-import { $, make, notice } from "./dom.js";
+import { $, link, make, notice } from "./dom.js";
 import { STATUS, ago, count, ended, span } from "./format.js";
 import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
@@ -15,9 +15,7 @@ const search = new WorkflowSearch(workflow);
 let shown = null;
 
 function cells(job) {
-  const link = make("a", "", job.id);
-  link.href = jobPage(workflow, job.id);
-  const cells = [make("td", "", link), make("td", "", badgeElement(job)), make("td", "quiet"), make("td", "quiet wide")];
+  const cells = [make("td", "", link(jobPage(workflow, job.id), job.id)), make("td", "", badgeElement(job)), make("td", "quiet"), make("td", "quiet wide")];
   return [...cells, make("td", "num", count(job.lines)), make("td", "wide", ...(isRed(job.status) ? [comparing(job)] : []))];
 }
 
@@ -39,10 +37,9 @@ function comparing(job) {
 
 /** The link to a job, in words. */
 function linkTo(words, job) {
-  const link = make("a", "", words);
-  link.href = jobPage(workflow, job.id);
-  link.title = job.id;
-  return link;
+  const element = link(jobPage(workflow, job.id), words);
+  element.title = job.id;
+  return element;
 }
 
 /** Above the jobs: how many of those listed stand how, the newest red one, and the good one before it. */
