@@ -1,4 +1,4 @@
-"""The page: three HTML documents and the files that they load. Nothing is loaded from another host."""
+"""The page: four HTML documents and the files that they load. Nothing is loaded from another host."""
 
 import hashlib
 import html
@@ -68,6 +68,13 @@ def blueprint(settings: Settings) -> Blueprint:
     def job(workflow_id: str, job_id: str) -> Response:
         """A job's log."""
         return answer("job.html")
+
+    @routes.route("/ui")
+    @routes.route("/ui/")
+    @routes.route("/ui/<path:rest>")
+    def unknown(rest: str = "") -> Response:
+        """The ways to the others."""
+        return Response(bodies["unknown.html"], status=404, content_type=_CONTENT_TYPES[".html"], headers=_HEADERS)
 
     @routes.route("/ui/static/<path:name>")
     def static(name: str) -> Response:

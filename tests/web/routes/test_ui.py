@@ -58,11 +58,20 @@ def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: 
         "/ui/static/%2e%2e/ui.py",
         "/ui/workflows/",
         "/ui/workflows/wf_1/jobs",
+        "/ui/workflows/-/jobs/job-1",
+        "/ui/nope",
     ],
 )
 def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
-    """Other paths are answered with 404."""
-    assert anybody.get(path).status_code == 404
+    """Other paths are answered with 404, and with a page that leads to the others, unless they are those of files."""
+    response = anybody.get(path)
+
+    assert response.status_code == 404
+    is_file = re.match("/ui/static/.", response.url.path) is not None
+    assert response.headers["content-type"].startswith("application/problem" if is_file else "text/html")
+    if not is_file:
+        assert response.text == (STATIC / "unknown.html").read_text("utf-8")
+        assert "default-src 'self'" in response.headers["content-security-policy"]
 
 
 def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) -> None:
@@ -71,7 +80,7 @@ def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) 
     assert anybody.get("/", params={"workflow": "/example.org\r\nx: y"}).status_code == 200
 
 
-@pytest.mark.parametrize("name", PAGES.values())
+@pytest.mark.parametrize("name", [*PAGES.values(), "unknown.html"])
 def test_a_page_loads_all_of_its_scripts_at_once(name: str) -> None:
     """The page preloads every module that is imported, directly or not, and nothing else. Nothing is inline.
 

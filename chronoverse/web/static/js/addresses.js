@@ -1,4 +1,7 @@
 // The addresses of the pages. Ids come from the service and may be anything, so each is encoded.
 
+/** What an id of a workflow or a job looks like. */
+export const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+
 export const workflowPage = (workflow) => `/ui/workflows/${encodeURIComponent(workflow)}`;
 export const jobPage = (workflow, job) => `${workflowPage(workflow)}/jobs/${encodeURIComponent(job)}`;

@@ -1,12 +1,12 @@
 // The home page: the workflows that the token may see. The red ones come first, then those that run.
 
 import { scopeText, showAccount, tokenButtons } from "./account.js";
-import { jobPage, workflowPage } from "./addresses.js";
+import { IDENTIFIER, jobPage, workflowPage } from "./addresses.js";
 import { $, link, make, notice } from "./dom.js";
 import { ago, count, ended } from "./format.js";
 import { List } from "./list.js";
 import { recentWorkflows } from "./recent.js";
-import { IDENTIFIER, begin, claims } from "./session.js";
+import { begin, claims } from "./session.js";
 import { badgeElement, dotsElement, isRed } from "./state.js";
 
 const namedWorkflows = () => [claims().workflows ?? []].flat().filter((each) => IDENTIFIER.test(each));

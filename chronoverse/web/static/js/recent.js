@@ -1,6 +1,6 @@
 // The workflows that were opened last in this browser.
 
-import { IDENTIFIER } from "./session.js";
+import { IDENTIFIER } from "./addresses.js";
 
 //: Workflows that are stored.
 const MAX_RECENT = 12;

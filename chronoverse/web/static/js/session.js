@@ -1,16 +1,19 @@
 // The token, which is stored for this tab only, and requests that carry it.
 
 import { get as fetchJson, refusal } from "../client/request.js";
+import { IDENTIFIER } from "./addresses.js";
 import { make } from "./dom.js";
 
 export { refusal, Refused } from "../client/request.js";
 
 const KEY = "chronoverse.token";
-export const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 //: Milliseconds that a new tab waits for another tab of the same browser to send its token.
 const HANDOVER_MS = 150;
 //: Milliseconds after which an unanswered request is aborted.
 const REQUEST_MS = 30_000;
+
+//: Refusals that are ordinary answers, such as "no such job", come with the status 200. Browsers log others as errors.
+const QUIET = { Prefer: "status=200" };
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("chronoverse") : null;
 let signingIn = null;
