@@ -127,9 +127,7 @@ def test_the_end_of_a_lost_job_is_shown(open_tab: OpenTab, job: Job) -> None:
 def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The page is open before the job exists."""
     later = JobRef("page", f"{job.ref.job_id}-later")
-    tab = open_tab()
-    tab.expected = "404"
-    tab.open(later)
+    tab = open_tab().open(later)
     tab.page.wait_for_selector(f"#notice:has-text('There is no job {later.job_id} in page. Its jobs')")
     tab.page.wait_for_selector(f"#notice a:text-is('{job.ref.job_id}')")
     headers = {"Authorization": f"Bearer {page_service.token()}"}
@@ -201,7 +199,6 @@ def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) ->
     tab.wait(lambda rows: rows[1][0] - rows[0][0] == 7, "all of stderr")
     tab.page.click("#stderr")
     tab.wait(is_own, "every line")
-    tab.expected = "400"
     tab.find("(")
     tab.wait_text("#count", "not an expression")
 

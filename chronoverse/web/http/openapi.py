@@ -50,7 +50,11 @@ def create_document(app: Flask) -> OpenApiDocument:
         API_VERSION="1",
         OPENAPI_VERSION="3.1.0",
         API_SPEC_OPTIONS={
-            "info": {"description": "Job logs as Server-Sent Events, live and from any offset, and their history."},
+            "info": {
+                "description": "Job logs as Server-Sent Events, live and from any offset, and their history.\n\n"
+                "With the request header `Prefer: status=200`, refusals with 400, 404 and 409 have the status 200. "
+                "Their problem documents have the real one."
+            },
             "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}},
             "security": [{"bearer": []}],
         },

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
-from flask import Flask, Response
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from chronoverse import metrics
@@ -18,6 +18,9 @@ RETRY_AFTER_SECONDS: Final = 2
 
 #: One text for every 404, so that a client cannot tell "not yours", "not there" and "no such path" apart.
 NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
+
+#: What a page gets as ordinary answers: this is not an expression, there is no such job, there is nothing to compare.
+_ORDINARY: Final = (400, 404, 409)
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,10 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
         response.headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if status in _ORDINARY and request.headers.get("Prefer") == "status=200":
+        # A browser logs every other status as an error of the page. The document still has the real one.
+        response.status_code = 200
+        response.headers["Preference-Applied"] = "status=200"
     return response
 
 

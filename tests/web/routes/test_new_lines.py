@@ -86,6 +86,27 @@ def test_with_nothing_to_compare_with_the_answer_says_so(client: httpx.Client, j
     assert new_lines(client, job, against=job.job_id).json()["logs"] == []
 
 
+def test_a_page_gets_ordinary_refusals_with_the_status_200(client: httpx.Client, job: Foreign) -> None:
+    """If it asks for that: browsers log others as errors. The document is the same, with the real status."""
+    job.lines(["fine"]).end()
+    unknown = job.sibling("unknown")
+    for path, status in (
+        (f"{job.path}/logs/new", 409),
+        (unknown.path, 404),
+        ("/nothing", 404),
+        (f"{job.path}/logs/search?q=(&regex=true", 400),
+    ):
+        headers = {"X-Request-ID": "one"}
+        refused = client.get(path, headers=headers)
+        asked = client.get(path, headers={**headers, "Prefer": "status=200"})
+        assert (refused.status_code, asked.status_code, asked.json()["status"]) == (status, 200, status)
+        assert asked.content == refused.content
+        assert asked.headers["Content-Type"] == "application/problem+json"
+        assert asked.headers["Preference-Applied"] == "status=200"
+    bad = {"Prefer": "status=200", "Authorization": "Bearer x"}
+    assert client.get(job.path, headers=bad).status_code == 401
+
+
 def test_refusals(service: Service, client: httpx.Client, failed: Foreign) -> None:
     """A workflow that the token may not see, and a job that is not there, are answered alike."""
     path = f"{service.url}{failed.path}/logs/new"

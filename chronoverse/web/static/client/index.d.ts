@@ -191,11 +191,11 @@ export function wait(options: WaitOptions): Promise<Waited>;
 
 /**
  * The JSON of any route of the service. `position` is the number in the answer's `Last-Event-ID`. It tries once. Throws
- * Refused, and Unreachable, also when nothing has come for `limitMs` milliseconds (30,000).
+ * Refused, and Unreachable, also when nothing has come for `limitMs` milliseconds (30,000). `headers` are sent, too.
  */
 export function get(
   url: string,
-  options?: { token?: Token; signal?: AbortSignal; limitMs?: number },
+  options?: { token?: Token; signal?: AbortSignal; limitMs?: number; headers?: Record<string, string> },
 ): Promise<{ body: any; headers: Headers; position: number | null }>;
 
 /** The service has refused. The message is its explanation. */

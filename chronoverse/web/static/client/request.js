@@ -51,18 +51,20 @@ function retrySeconds(value) {
   return Math.max(0, seconds || 0);
 }
 
-/** The error for an answer that is not 2xx. @param {Response} response */
+/** The error for an answer that is a refusal. @param {Response} response */
 export async function refusal(response) {
-  let detail = response.statusText || `the service answers ${response.status}`;
+  let { status } = response;
+  let detail = response.statusText || `the service answers ${status}`;
   let reason;
   try {
     const problem = await response.json();
+    status = problem.status ?? status;
     detail = problem.detail ?? problem.title ?? detail;
     reason = problem.reason;
   } catch {
     // A proxy answered with a page of its own. The status is enough.
   }
-  return new Refused(response.status, detail, retrySeconds(response.headers.get("Retry-After")), reason);
+  return new Refused(status, detail, retrySeconds(response.headers.get("Retry-After")), reason);
 }
 
 /** Aborts one request when `signal` is aborted, when a step of it takes longer than `ms`, or when it is closed. */
@@ -119,7 +121,7 @@ export class Limit {
 }
 
 /**
- * Sends a GET request. After a 401 it asks the function for another token, once. Throws Refused when the answer is not 2xx.
+ * Sends a GET request. After a 401 it asks the function for another token, once. Throws Refused.
  * @param {string} url
  * @param {Token | undefined} token
  * @param {Record<string, string>} headers
@@ -136,7 +138,9 @@ export async function send(url, token, headers, limit) {
     const request = new Request(url, { headers: all, cache: "no-store" });
     // The signal is not the Request's: Node.js may collect that one, and then an abort does not reach the connection.
     const response = await limit.run(() => fetch(request, { signal: limit.signal }));
-    if (response.ok) return response;
+    // With `Prefer: status=200`, some refusals have that status.
+    const isProblem = response.headers.get("Content-Type")?.startsWith("application/problem+json");
+    if (response.ok && !isProblem) return response;
     const problem = await limit.run(() => refusal(response));
     if (problem.status !== 401 || typeof token !== "function" || refused) throw problem;
     refused = problem;
@@ -147,10 +151,10 @@ export async function send(url, token, headers, limit) {
  * The JSON of any route of the service. `position` is the number in `Last-Event-ID`: how far a page has come in a log.
  * @type {typeof import("./index.js").get}
  */
-export async function get(url, { token, signal, limitMs = REQUEST_MS } = {}) {
+export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = {} } = {}) {
   const limit = new Limit(signal, limitMs);
   try {
-    const response = await send(url, token, { Accept: "application/json" }, limit);
+    const response = await send(url, token, { Accept: "application/json", ...headers }, limit);
     const body = await limit.run(() => response.json());
     const position = response.headers.get("Last-Event-ID");
     return { body, headers: response.headers, position: position === null ? null : Number(position) };

@@ -74,7 +74,7 @@ export async function begin() {
 async function objection(value) {
   // Any workflow will do. A 404 says that the token is good, and that it is for another one.
   const workflow = [claims(value).workflows].flat().find((each) => IDENTIFIER.test(each)) ?? "any";
-  const headers = new Headers();
+  const headers = new Headers(QUIET);
   try {
     headers.set("Authorization", `Bearer ${value}`);
   } catch {
@@ -148,7 +148,7 @@ export function ask(path, { headers = {}, ...options } = {}) {
 
 /** Requests a JSON document. Resolves to it, the answer's headers and the number in `Last-Event-ID`. After a 401 it asks
  * for a new token. */
-export const get = (path, signal) => fetchJson(path, { token: currentToken, signal });
+export const get = (path, signal) => fetchJson(path, { token: currentToken, signal, headers: QUIET });
 
 /** A token's claims, unverified. They are only for what the page offers. The service decides what is allowed. */
 export function claims(value = token()) {
