@@ -5,17 +5,18 @@ import { showAccount } from "./account.js";
 import { $, announce, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError } from "./errors.js";
 import { Find } from "./find.js";
-import { count, ended, lines } from "./format.js";
+import { count, ended, lines, outcome } from "./format.js";
 import { Groups } from "./groups.js";
 import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
 import { NewLines } from "./new_lines.js";
+import { notifyOfEnd } from "./notify.js";
 import { RowMaker } from "./row.js";
 import { Ruler } from "./ruler.js";
 import { Scan } from "./scan.js";
 import { begin, currentToken, get, Refused } from "./session.js";
 import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
-import { showJob, showLast, showConnection, showTrouble } from "./status.js";
+import { showConnection, showFoot, showJob, showLast, showTrouble } from "./status.js";
 import { showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
@@ -60,6 +61,7 @@ const ruler = new Ruler(
   (number) => jump(number),
 );
 const viewport = new Viewport($("log"), log, maker, moved);
+showFoot((text) => (viewport.foot = text));
 let filtered = null;
 let position = 1;
 let target = 0;
@@ -351,6 +353,7 @@ function showState(state) {
   if (log.last) notice(null);
   else notice(live ? "No lines yet." : "This job wrote nothing.");
   showJob(state, log.last);
+  notifyOfEnd(live, outcome(state), name);
   showNewCount();
 }
 

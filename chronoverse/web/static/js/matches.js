@@ -1,6 +1,6 @@
 // The lines that a scan finds, and the reader's place among them: the current one, the next and the previous one.
 
-import { $, announce } from "./dom.js";
+import { $, announce, make } from "./dom.js";
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
 import { accepted, findOne, query, route, Scan } from "./scan.js";
@@ -18,6 +18,7 @@ export class Matches {
   #fetching = false;
   #fetchedWindows = new Set();
   #stop = new AbortController();
+  #more = make("button", "", "go on");
 
   /**
    * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()`, the first line in view, and
@@ -31,6 +32,12 @@ export class Matches {
     this.criteria = { stream: "", ...criteria };
     $(previous).addEventListener("click", () => this.step(-1));
     $(next).addEventListener("click", () => this.step(1));
+    Object.assign(this.#more, { type: "button", hidden: true, title: "Look for further ones" });
+    this.#more.addEventListener("click", () => {
+      this.scan.goOn();
+      this.#changed();
+    });
+    $(next).after(this.#more);
   }
 
   get active() {
@@ -90,6 +97,8 @@ export class Matches {
   }
 
   #changed() {
+    this.#more.hidden = !this.scan?.paused;
+    if (this.scan?.paused) this.say(`Paused after ${count(this.scan.count)}`);
     this.show();
     this.#on.changed();
   }
@@ -171,7 +180,8 @@ export class Matches {
     const { scan } = this;
     const all = count(scan.count) + (scan.done ? "" : "+");
     const at = scan.numbers[scan.rowOf(this.#current)] === this.#current ? scan.rowOf(this.#current) + 1 : 0;
-    const far = scan.done || !this.#log.last ? "" : ` · ${Math.floor((100 * scan.position) / this.#log.last)}%`;
+    const share = `${Math.floor((100 * scan.position) / this.#log.last)}%`;
+    const far = scan.done || !this.#log.last ? "" : ` · ${scan.paused ? "paused at " : ""}${share}`;
     return { found: at ? `${count(at)} of ${all}` : all, far };
   }
 }

@@ -6,7 +6,7 @@ import { get, Refused } from "./session.js";
 
 //: Lines of one request.
 const PAGE = 1000;
-//: Matches after which a scan pauses until the reader scrolls near the last one.
+//: Matches after which a scan pauses, until the reader wants more or scrolls near the last one.
 const PAUSE_AFTER = 20_000;
 //: Pages of lines that are cached for the list of matches. Others are requested again.
 const PAGES = 24;
@@ -80,14 +80,25 @@ export class Scan {
     this.#stop.abort();
   }
 
-  /** Goes on after the log has grown, or after a pause. */
+  /** Goes on after the log has grown. */
   resume() {
     if (!this.#busy && (!this.done || this.position < this.#last())) this.#run();
   }
 
+  /** Whether it waits, because it has found enough for now. */
+  get paused() {
+    return !this.done && this.numbers.length >= this.#pauseAt;
+  }
+
+  /** Goes on after a pause, up to the next one. */
+  goOn() {
+    this.#pauseAt = this.numbers.length + PAUSE_AFTER;
+    this.resume();
+  }
+
   async #run() {
     this.#busy = true;
-    while (!this.#stop.signal.aborted && this.numbers.length < this.#pauseAt) {
+    while (!this.#stop.signal.aborted && !this.paused) {
       try {
         await this.#scanPage();
         this.error = null;
@@ -163,10 +174,7 @@ export class Scan {
 
   /** Fetches the pages of the rows in view, and resumes the scan near the last match. */
   load(top, bottom) {
-    if (bottom >= this.numbers.length - PAGE && !this.done && this.numbers.length >= this.#pauseAt) {
-      this.#pauseAt = this.numbers.length + PAUSE_AFTER;
-      this.resume();
-    }
+    if (bottom >= this.numbers.length - PAGE && this.paused) this.goOn();
     if (!this.numbers.length) return;
     for (let page = this.#pageOf(top); page <= this.#pageOf(bottom); page += 1) {
       if (!this.#cache.has(page) && !this.#fetching.has(page)) this.#fetchPage(page);

@@ -9,13 +9,19 @@ const GRACE_MS = 700;
 //: Milliseconds until the next attempt from which on a countdown is shown.
 const RETRY_MS = 2000;
 
+//: Milliseconds without a new line after which the page says how long it has been.
+const QUIET_MS = 30_000;
+
 let job = null;
 let last = 0;
 let lostTimer = 0;
 let grewAt = 0;
+let foot = () => {};
 
-//: Milliseconds without a new line after which the head says how long it has been.
-const QUIET_MS = 30_000;
+/** Has `show` called with what stands after the last line: how long a running job has been quiet, or how it ended. */
+export function showFoot(show) {
+  foot = show;
+}
 
 /** Shows a job's state, from the service or from its stream, and the log's last number. */
 export function showJob(state, number) {
@@ -69,7 +75,8 @@ function tick() {
   if (job.dropped) facts.push(`${job.dropped} dropped`);
   if (job.attempt > 1) facts.push(`attempt ${job.attempt}`);
   const quiet = Date.now() - grewAt;
-  if (job.status === "RUNNING" && grewAt && quiet > QUIET_MS) facts.push(`last line ${span(quiet)} ago`);
+  if (job.status === "RUNNING") foot(grewAt && quiet > QUIET_MS ? `running · last line ${span(quiet)} ago` : "");
+  else foot(ended(job.status) && start > 0 && stop >= start ? `${outcome(job)} ${facts[0]}` : "");
   const text = facts.join(" · ");
   $("facts").title = job.started_at ?? "";
   if ($("facts").textContent !== text) $("facts").textContent = text;

@@ -4,6 +4,8 @@
 // cannot lay out an element of a hundred million pixels. If the list is longer than that, or if rows differ in height, a
 // small move of the bar moves the rows by as many pixels, and a large move goes to that share of the list.
 
+import { make } from "./dom.js";
+
 //: Height in pixels of a row that does not wrap. page.css has the same.
 export const ROW = 20;
 //: Longest range of the scroll bar in pixels. Firefox allows 17.9 million, Chromium 33.5.
@@ -35,6 +37,7 @@ export class Viewport {
   #settleTimer = 0;
   #nodes = new Map();
   #anchor = null;
+  #foot = make("div", "foot");
 
   /**
    * `source` has count, numberAt(row), itemAt(row) and load(top, bottom). `make.element(item)` makes an item's element, and
@@ -53,6 +56,7 @@ export class Viewport {
     scroller.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#release(), { passive: true });
     scroller.addEventListener("touchmove", () => this.#release(), { passive: true });
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    this.#foot.setAttribute("role", "listitem");
     new ResizeObserver(() => this.#resized()).observe(scroller);
     this.#resized();
   }
@@ -82,6 +86,16 @@ export class Viewport {
     this.#space.style.minWidth = "";
     this.#scroller.classList.toggle("wrap", wrap);
     this.refresh();
+  }
+
+  /** A text after the last row. Empty if there is none. */
+  set foot(text) {
+    if (this.#foot.textContent === text) return;
+    this.#keepEnd(() => (this.#foot.textContent = text));
+  }
+
+  get #footHeight() {
+    return this.#source.count && this.#foot.textContent ? ROW : 0;
   }
 
   /** The first and the last row in view. */
@@ -128,22 +142,28 @@ export class Viewport {
   }
 
   #resized() {
-    // What is at the end stays there. A log that is at its beginning and its end at once stays at its beginning.
+    this.#keepEnd(() => {
+      this.#height = this.#scroller.clientHeight;
+      // The browser has moved the bar, not the reader. The event about that may come before or after the one about the size.
+      this.#lastScrollTop = this.#scroller.scrollTop;
+      this.#pane.style.height = `${this.#height}px`;
+    });
+  }
+
+  /** Makes a change. What is at the end stays there. A log that is at its beginning and its end at once stays at its beginning. */
+  #keepEnd(change) {
     const isScrolledToEnd = (this.#row > 0 || this.#px > 0) && this.atEnd;
-    this.#height = this.#scroller.clientHeight;
-    // The browser has moved the bar, not the reader. The event about that may come before or after the one about the size.
-    this.#lastScrollTop = this.#scroller.scrollTop;
-    this.#pane.style.height = `${this.#height}px`;
+    change();
     if (this.stick || isScrolledToEnd) this.#toEnd = true;
     this.refresh();
   }
 
   get #range() {
-    return Math.min(MAX_RANGE, Math.max(this.#height, Math.ceil(this.#source.count * ROW * this.#heightFactor)));
+    return Math.min(MAX_RANGE, Math.max(this.#height, Math.ceil(this.#source.count * ROW * this.#heightFactor) + this.#footHeight));
   }
 
   get #exact() {
-    return !this.#wrap && this.#source.count * ROW <= MAX_RANGE;
+    return !this.#wrap && this.#source.count * ROW + this.#footHeight <= MAX_RANGE;
   }
 
   #scrolled() {
@@ -198,8 +218,8 @@ export class Viewport {
   /** Where the last row ends, in pixels from the top of the screen. If it is not in view, it is any larger number. */
   #bottom() {
     const { count } = this.#source;
-    if (!this.#wrap) return (count - this.#row) * ROW - this.#px;
-    let y = -this.#px;
+    if (!this.#wrap) return (count - this.#row) * ROW - this.#px + this.#footHeight;
+    let y = this.#footHeight - this.#px;
     for (let row = this.#row; row < count; row += 1) {
       y += this.#heightOf(row);
       if (y > this.#height + 2) break;
@@ -209,7 +229,7 @@ export class Viewport {
 
   /** Moves to the position where the last row ends at the bottom of the screen. */
   #moveToEnd() {
-    let left = this.#height;
+    let left = this.#height - this.#footHeight;
     let row = this.#source.count;
     while (row > 0 && left > 0) {
       row -= 1;
@@ -264,6 +284,10 @@ export class Viewport {
       if (element === next) next = next.nextSibling;
       else this.#rows.insertBefore(element, next);
     }
+    if (stop === this.#source.count && this.#footHeight) {
+      if (next === this.#foot) next = next.nextSibling;
+      else this.#rows.insertBefore(this.#foot, next);
+    }
     while (next) {
       const after = next.nextSibling;
       next.remove();
@@ -295,7 +319,7 @@ export class Viewport {
 
   /** Sets the scroll bar to the position. */
   #sync() {
-    const scrollable = Math.max(0, this.#source.count * ROW - this.#height);
+    const scrollable = Math.max(0, this.#source.count * ROW + this.#footHeight - this.#height);
     const part = this.#px / this.#heightOf(this.#row);
     const at = this.#exact ? this.#row * ROW + this.#px : scrollable && ((this.#row + part) * ROW * (this.#range - this.#height)) / scrollable;
     const end = this.#range - this.#height;

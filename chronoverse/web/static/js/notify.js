@@ -1,0 +1,25 @@
+// A notification at the end of a job, for readers who have asked for one. The browser is asked at their click only.
+
+import { $, announce, toggle } from "./dom.js";
+
+$("notify").addEventListener("click", async () => {
+  if (!toggle($("notify"))) return;
+  if ((await Notification.requestPermission()) === "granted") return announce("A notification will say how the job ends");
+  toggle($("notify"), false);
+  $("notify").disabled = true;
+  $("notify").textContent = "notify: blocked";
+  $("notify").title = "The browser does not allow this page to notify";
+  return announce($("notify").title);
+});
+
+/** Shows the button while the job runs. When it has ended, readers who have asked for it are told how. */
+export function notifyOfEnd(isLive, how, name) {
+  $("notify").hidden = !isLive || !("Notification" in globalThis);
+  if (isLive || $("notify").ariaPressed !== "true") return;
+  toggle($("notify"), false);
+  const shown = new Notification(`${name}: ${how}`, { body: location.host, tag: location.pathname });
+  shown.addEventListener("click", () => {
+    focus();
+    shown.close();
+  });
+}

@@ -1,0 +1,107 @@
+"""States of the page: an address that is none, a quiet job, an ended one, a search that pauses, a notification."""
+
+from collections.abc import Callable
+
+import pytest
+
+from chronoverse.joblog.model import Status
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+OpenTab = Callable[..., Tab]
+
+#: Records the notifications of a page. The browser shows them nowhere that a test could look.
+RECORD = """() => {
+    window.shown = [];
+    window.Notification = class extends Notification {
+        constructor(title, options) {
+            super(title, options);
+            window.shown.push([title, options.body]);
+        }
+    };
+}"""
+
+
+@pytest.mark.long
+def test_an_unknown_address_leads_to_the_others(open_tab: OpenTab, page_service: Service) -> None:
+    """To the workflow that it names, or else to those that were opened last. Nobody has to sign in for that."""
+    tab = open_tab()
+    # The document itself has the status 404.
+    tab.expected = "404"
+    tab.page.goto(f"{tab.url}/ui/workflows/page/jobs#token={page_service.token()}")
+    tab.page.wait_for_selector("#ways a:text-is('page')")
+    assert "There is no such page" in tab.text("main")
+    tab.page.click("#ways a:text-is('page')")
+    tab.page.fill(".sign-in input", page_service.token())
+    tab.page.click(".sign-in button")
+    tab.page.wait_for_selector(".sign-in", state="detached")
+    tab.page.goto(f"{tab.url}/ui/nope")
+    links = "(links) => links.map((each) => each.getAttribute('href'))"
+    tab.page.wait_for_selector("#ways a:text-is('page')")
+    assert tab.page.locator("#ways a").evaluate_all(links) == ["/", "/ui/workflows/page"]
+
+
+@pytest.mark.long
+def test_the_last_row_says_how_the_job_stands(open_tab: OpenTab, job: Job) -> None:
+    """How long a running job has been quiet, and how it has ended. It is in view at the end only."""
+    job.lines(*(f"line {number}" for number in range(1, 101)))
+    tab = open_tab(job.ref).wait_number(100)
+    tab.page.wait_for_selector(".row[data-number='100'] + .foot:has-text('running · last line ')")
+    foot, log = tab.page.locator(".foot").bounding_box(), tab.page.locator("#log").bounding_box()
+    assert foot is not None
+    assert log is not None
+    assert abs(foot["y"] + foot["height"] - log["y"] - log["height"]) <= 2
+    job.lines("line 101").end(Status.FAILED, 3)
+    tab.page.wait_for_selector(".row[data-number='101'] + .foot:has-text('failed · exit 3 after ')")
+    tab.wait_number(101)
+    tab.page.keyboard.press("g")
+    tab.wait_number(1)
+    assert tab.page.locator(".foot").count() == 0
+    tab.page.keyboard.press("w")
+    tab.page.keyboard.press("G")
+    tab.wait_number(101)
+    tab.page.wait_for_selector(".row[data-number='101'] + .foot")
+
+
+@pytest.mark.long
+def test_a_search_that_pauses_says_so(open_tab: OpenTab, big: Job) -> None:
+    """It goes on at a click, up to the next pause."""
+    tab = open_tab(big.ref).wait_number(1)
+    tab.find("line")
+    tab.wait_text("#count", "1 of 20,000+ · paused at 20%")
+    tab.page.click("#find button:text-is('go on')")
+    tab.wait_text("#count", "1 of 40,000+ · paused at 40%")
+    tab.find("line 100.")
+    tab.wait_text("#count", "1 of 1")
+    tab.page.wait_for_selector("#find button:text-is('go on')", state="hidden")
+
+
+@pytest.mark.long
+def test_a_reader_who_asks_for_it_is_told_of_the_end(open_tab: OpenTab, job: Job) -> None:
+    """By a notification of the browser, which is asked only at a click. A job that has ended has no button for it."""
+    job.lines("a line")
+    tab = open_tab()
+    tab.page.context.grant_permissions(["notifications"])
+    tab.page.add_init_script(f"({RECORD})()")
+    tab.open(job.ref).wait_number(1)
+    tab.page.click("#notify")
+    tab.page.wait_for_selector("#notify[aria-pressed=true]")
+    job.end(Status.FAILED, 3)
+    wait_until(lambda: tab.page.evaluate("window.shown.length") == 1, PATIENCE_SECONDS, "the notification")
+    assert tab.page.evaluate("window.shown") == [[f"{job.ref.job_id}: failed · exit 3", tab.url.partition("://")[2]]]
+    tab.page.wait_for_selector("#notify", state="hidden")
+
+
+@pytest.mark.long
+def test_a_browser_that_does_not_notify_says_so(open_tab: OpenTab, job: Job) -> None:
+    """When the reader or the browser says no, the button says it, and the page goes on."""
+    job.lines("a line")
+    tab = open_tab(job.ref).wait_number(1)
+    tab.page.evaluate("Notification.requestPermission = async () => 'denied'")
+    tab.page.click("#notify")
+    tab.wait_text("#notify", "notify: blocked")
+    assert tab.page.is_disabled("#notify")
+    job.lines("another line").end()
+    tab.wait_number(2)
