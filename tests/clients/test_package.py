@@ -16,6 +16,13 @@ from tests.web.routes.foreign import Foreign
 
 README = PACKAGE / "README.md"
 SERVICE = "https://logs.example"
+_FENCE = re.compile(r"^```(?:js|ts)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What the examples do not define themselves.
+_ELSEWHERE = """declare const process: { env: Record<string, string | undefined> };
+declare const token: string;
+declare function currentToken(): string;
+declare function renewToken(): Promise<string>;
+"""
 
 
 def test_the_package_has_what_it_needs_and_nothing_else(installed: tuple[Path, list[str]]) -> None:
@@ -60,6 +67,37 @@ def compile_types(directory: Path, *files: str) -> str:
 def test_a_typed_program_compiles(installed: tuple[Path, list[str]]) -> None:
     """With the declarations of the package. Mistakes are found, as the program says."""
     assert compile_types(installed[0], "types.ts") == ""
+
+
+def examples() -> dict[str, str]:
+    """The examples of the module in all documents, as they are printed, by the name of a file."""
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), README]
+    printed = [text for path in documents for text in _FENCE.findall(path.read_text("utf-8"))]
+    return {f"example{at}.mts": text for at, text in enumerate(printed) if 'from "chronoverse"' in text}
+
+
+def test_the_examples_compile(installed: tuple[Path, list[str]]) -> None:
+    """With the strictest types, also those that are JavaScript. Only what they have from elsewhere is added."""
+    found = examples()
+    assert len(found) >= 5
+    for name, text in {**found, "elsewhere.d.ts": _ELSEWHERE}.items():
+        (installed[0] / name).write_text(text)
+    assert compile_types(installed[0], "elsewhere.d.ts", *found) == ""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("checker", ["publint", "attw"])
+def test_other_peoples_checkers_find_nothing(installed: tuple[Path, list[str]], checker: str) -> None:
+    """In the packed module. It is an ES module only, so what CommonJS would need is not looked for."""
+    program = HERE / "node_modules" / ".bin" / checker
+    if not program.is_file():
+        unavailable("npm install --prefix tests/clients was not run")
+    (packed,) = installed[0].glob("*.tgz")
+    options = {"publint": ["run", str(packed), "--strict"], "attw": [str(packed), "--profile", "esm-only"]}[checker]
+    done = subprocess.run(
+        [str(program), *options], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_declarations_are_those_of_the_code() -> None:

@@ -1,4 +1,4 @@
-"""The README's code blocks, for tests that run them exactly as they are printed."""
+"""The code blocks of the README and of docs/clients.md, for tests that run them exactly as they are printed."""
 
 import re
 import shutil
@@ -8,8 +8,8 @@ from typing import Final
 
 from tests.support.service import ROOT
 
-README: Final = (ROOT / "README.md").read_text("utf-8")
-#: What the README's examples of clients read.
+_DOCUMENTS: Final = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/clients.md")]
+#: What the examples of clients read.
 SERVICE_URL: Final = "http://127.0.0.1:8000"
 #: The languages of these examples, and a text that no other block of the language has.
 CLIENTS: Final = {"python": "httpx_sse", "js": "EventSourceParserStream"}
@@ -17,9 +17,9 @@ _NODE_MODULES: Final = ROOT / "tests" / "clients" / "node_modules"
 
 
 def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language. All blocks are matched, so that no end of a block counts as a start."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [text for marked, text in fenced if marked == language]
+    """The code blocks of a language. All blocks are matched, so that no end of a block counts as a start."""
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [text for document in _DOCUMENTS for marked, text in fence.findall(document) if marked == language]
 
 
 def block(language: str, containing: str) -> str:

@@ -1,4 +1,4 @@
-"""The README's commands and examples, run exactly as they are printed."""
+"""The commands and examples of the README and of docs/clients.md, run exactly as they are printed."""
 
 import re
 import subprocess
@@ -71,7 +71,7 @@ def test_curl_streams_the_job(job_output: bytes, embedded_service: Service, chec
 def run_client(
     language: str, service: Service, directory: Path, token: str, job: str = "job-1"
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs one of the README's clients to its end. ``job`` replaces the job of the example."""
+    """Runs one of the clients to its end. ``job`` replaces the job of the example."""
     if lack := what_a_client_lacks(language):
         unavailable(lack)
     command = client_command(language, directory, service.url)
