@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Browser
 
+from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job
@@ -50,6 +51,78 @@ def failed(page_store: Store) -> Job:
     return write_runs(
         page_store, f"accessible-{time.monotonic_ns()}", *lines, "\x1b]8;;https://x.org/\x07a link\x1b]8;;\x07"
     )
+
+
+#: The views of the page: their addresses, what a reader clicks then, and what the view has when it is complete.
+VIEWS: Final = {
+    "home": ("/", "", "tbody tr"),
+    "home, running": ("/?show=running", "", "tbody tr"),
+    "account": ("/", "#account", "#accountbox dl"),
+    "another token": ("/", "#account, #accountbox button", "dialog.sign-in"),
+    "workflow": ("{w}", "", "tbody tr"),
+    "workflow, none": ("/ui/workflows/nothing", "", "#empty button"),
+    "workflow, search": ("{w}?q=fine", "", "#progress:has-text('all jobs were searched')"),
+    "workflow, bad expression": ("{w}?q=(&regex=true", "", "#progress.bad"),
+    "running job": ("{w}/jobs/running", "", "#notify"),
+    "failed job": ("{w}/jobs/failed", "", "#runs a"),
+    "comparison": ("{w}/jobs/failed?new=true&against=good-1", "", "#runs a"),
+    "search": ("{w}/jobs/failed?q=fine", "", ".row mark"),
+    "bad expression": ("{w}/jobs/failed?q=(&regex=true", "", "#count.bad"),
+    "selection": ("{w}/jobs/failed#L2-L3", "", "#picked"),
+    "keys": ("{w}/jobs/failed", "#help", "#keys[open]"),
+    "save": ("{w}/jobs/failed", "#download", "#downloads button"),
+    "no such job": ("{w}/jobs/fialed", "", "#notice a"),
+    "no such page": ("/ui/nope", "", "#ways a"),
+}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_in_the_list_of_views(
+    open_tab: OpenTab, page_service: Service, page_store: Store, axe: str, width: int
+) -> None:
+    """Light and dark. The sign-in dialog and the bar of a service that is down are views, too."""
+    workflow = f"views-{width}"
+    for name in ("good-1", "good-2"):
+        Job(page_store, name, workflow).lines("fine", "::group::Test", "ok", "::endgroup::").end()
+    Job(page_store, "failed", workflow).lines("fine", "ok", "GatewayError: 409").end(Status.FAILED, 1)
+    Job(page_store, "running", workflow).lines("fine", "\x1b[31mError\x1b[0m")
+    tab = open_tab()
+    tab.page.set_viewport_size({"width": width, "height": 760})
+    tab.page.add_init_script(axe)
+    # The document of an unknown address has the status 404, and the service is "down" at the end.
+    tab.expected = "Failed to load resource"
+
+    def look(view: str) -> list[tuple[str, str, str]]:
+        found = []
+        for scheme in ("light", "dark"):
+            tab.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            found += [(view, scheme, each) for each in tab.page.evaluate(FINDINGS)]
+        if tab.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append((view, "", "it is wider than the screen"))
+        return found
+
+    tab.page.goto(tab.url)
+    tab.page.wait_for_selector("dialog.sign-in")
+    found = look("sign-in")
+    tab.page.evaluate("(token) => sessionStorage.setItem('chronoverse.token', token)", page_service.token())
+    for view, (path, clicked, complete) in VIEWS.items():
+        tab.page.goto("about:blank")
+        tab.page.goto(tab.url + path.format(w=f"/ui/workflows/{workflow}"))
+        for selector in filter(None, clicked.split(", ")):
+            if width <= 700 and tab.page.locator(f"#tools {selector}").count():
+                tab.page.click("#menu")
+            tab.page.locator(selector).first.click()
+        tab.page.wait_for_selector(complete, state="attached" if complete.startswith("#notify") else "visible")
+        found += look(view)
+    for path in (f"/ui/workflows/{workflow}", f"/ui/workflows/{workflow}/jobs/running"):
+        tab.page.goto(tab.url + path)
+        tab.page.wait_for_selector("tbody tr, .row")
+        tab.page.route("**/workflows/*/jobs**", lambda route: route.abort())
+        tab.page.reload()
+        tab.page.wait_for_selector(".trouble")
+        found += look(f"{path}, down")
+        tab.page.unroute("**/workflows/*/jobs**")
+    assert found == []
 
 
 @pytest.mark.parametrize("width", [1280, 640, 390])
