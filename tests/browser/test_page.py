@@ -73,7 +73,8 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
     tab.wait_number(100_000).wait(is_own, "the last lines")
     tab.page.mouse.move(600, 400)
     tab.page.mouse.wheel(0, -3000)
-    tab.wait(lambda rows: rows[-1][0] == 100_000 - 150 and is_own(rows), "150 lines further up")
+    # The row below the last line, which says how the job ended, is one of these.
+    tab.wait(lambda rows: rows[-1][0] == 100_001 - 150 and is_own(rows), "150 rows further up")
     watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
 
     assert watched["wrong"] == []

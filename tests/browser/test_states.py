@@ -10,6 +10,8 @@ from tests.browser.conftest import Job
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 #: Records the notifications of a page. The browser shows them nowhere that a test could look.
@@ -24,7 +26,6 @@ RECORD = """() => {
 }"""
 
 
-@pytest.mark.long
 def test_an_unknown_address_leads_to_the_others(open_tab: OpenTab, page_service: Service) -> None:
     """To the workflow that it names, or else to those that were opened last. Nobody has to sign in for that."""
     tab = open_tab()
@@ -43,7 +44,6 @@ def test_an_unknown_address_leads_to_the_others(open_tab: OpenTab, page_service:
     assert tab.page.locator("#ways a").evaluate_all(links) == ["/", "/ui/workflows/page"]
 
 
-@pytest.mark.long
 def test_the_last_row_says_how_the_job_stands(open_tab: OpenTab, job: Job) -> None:
     """How long a running job has been quiet, and how it has ended. It is in view at the end only."""
     job.lines(*(f"line {number}" for number in range(1, 101)))
@@ -65,7 +65,6 @@ def test_the_last_row_says_how_the_job_stands(open_tab: OpenTab, job: Job) -> No
     tab.page.wait_for_selector(".row[data-number='101'] + .foot")
 
 
-@pytest.mark.long
 def test_a_search_that_pauses_says_so(open_tab: OpenTab, big: Job) -> None:
     """It goes on at a click, up to the next pause."""
     tab = open_tab(big.ref).wait_number(1)
@@ -78,7 +77,6 @@ def test_a_search_that_pauses_says_so(open_tab: OpenTab, big: Job) -> None:
     tab.page.wait_for_selector("#find button:text-is('go on')", state="hidden")
 
 
-@pytest.mark.long
 def test_a_reader_who_asks_for_it_is_told_of_the_end(open_tab: OpenTab, job: Job) -> None:
     """By a notification of the browser, which is asked only at a click. A job that has ended has no button for it."""
     job.lines("a line")
@@ -94,7 +92,6 @@ def test_a_reader_who_asks_for_it_is_told_of_the_end(open_tab: OpenTab, job: Job
     tab.page.wait_for_selector("#notify", state="hidden")
 
 
-@pytest.mark.long
 def test_a_browser_that_does_not_notify_says_so(open_tab: OpenTab, job: Job) -> None:
     """When the reader or the browser says no, the button says it, and the page goes on."""
     job.lines("a line")

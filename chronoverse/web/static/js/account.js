@@ -38,6 +38,5 @@ export function showAccount() {
   const box = make("div", "account", facts, tokenButtons());
   box.id = "accountbox";
   box.popover = "auto";
-  document.querySelector("header").append(button);
-  document.body.append(box);
+  document.querySelector("header").append(button, box);
 }

@@ -41,7 +41,7 @@ function code({ message }) {
 /** What is said of the cause, as elements. */
 function reason({ job, cause }) {
   const { line, kind } = cause;
-  const where = linkToLine(line.sequence_num, code(line), ` line ${count(line.sequence_num)}`);
+  const where = linkToLine(line.sequence_num, code(line), " ", make("span", "where", `line ${count(line.sequence_num)}`));
   if (kind !== "last") return ["Why it failed: ", where];
   if (job.status !== "LOST") return ["Its last line: ", where];
   const [at, before] = [new Date(line.timestamp), ago(line.timestamp)];
