@@ -45,13 +45,8 @@ class RedactionRequest(NamedTuple):
 
     def change(self, line: Line) -> Line | None:
         """The redacted line; None for a line that is not to be changed, or is redacted already."""
-        if (
-            not self.first <= line.sequence_num <= self.last
-            or line.message == REDACTED_MESSAGE
-            or not self.matches(line)
-        ):
-            return None
-        return line._replace(message=REDACTED_MESSAGE)
+        is_concerned = self.first <= line.sequence_num <= self.last and line.message != REDACTED_MESSAGE
+        return line._replace(message=REDACTED_MESSAGE) if is_concerned and self.matches(line) else None
 
     def audit_entry(self, numbers: Sequence[int]) -> dict[str, Any]:
         return {**self.audit, "from": numbers[0], "to": numbers[-1], "count": len(numbers)}

@@ -8,6 +8,7 @@ not have what it should have, the job is fetched again, and the archive is asked
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from chronoverse.archive.reader import ArchiveReader, FrameFilter
@@ -69,13 +70,13 @@ def read_tiers(
     return None, incomplete, job
 
 
+@dataclass(slots=True)
 class TieredLog:
     """Reads one job's log for one request. ``job`` was just fetched; it is fetched again when it is out of date."""
 
-    def __init__(self, store: StoredLog, archive: ArchiveReader, job: Job) -> None:
-        self.job = job
-        self._store: Final = store
-        self._archive: Final = archive
+    store: StoredLog
+    archive: ArchiveReader
+    job: Job
 
     def after(self, position: int, count: int) -> Batch:
         """About ``count`` entries after line ``position``, upwards. Raises :class:`StoreError`."""
@@ -83,11 +84,11 @@ class TieredLog:
             return Batch([], position, True)
 
         def read_archive() -> Batch | None:
-            found = self._archive.entries(self.job.ref, position, count)
+            found = self.archive.entries(self.job.ref, position, count)
             return Batch(found, _last_number(found, position), False) if found else None
 
         def read_store() -> tuple[Batch | None, Sequence[RawEntry] | None]:
-            entries = self._store.page(self.job.ref, after=position, count=count)
+            entries = self.store.page(self.job.ref, after=position, count=count)
             if in_sequence(entries, position) and (entries or position >= self.job.last):
                 return named(entries), None
             return None, entries
@@ -131,19 +132,19 @@ class TieredLog:
         return Batch(shown, lowest, lowest <= self.job.first or not entries)
 
     def _archived_before(self, position: int, count: int) -> Batch:
-        found = self._archive.entries(self.job.ref, position, count, descending=True)
+        found = self.archive.entries(self.job.ref, position, count, descending=True)
         lowest = _first_number(found[-1]) if found else position
         return Batch(found, lowest, lowest <= self.job.first or not found)
 
     def _page_before(self, position: int, count: int) -> list[RawEntry]:
-        entries = list(self._store.page(self.job.ref, before=position, count=count))
+        entries = list(self.store.page(self.job.ref, before=position, count=count))
         if entries and not entries[-1][0].endswith(b"-0"):
             # Several entries may have one number. The first of them is the line, and this read may have missed it.
-            entries += self._store.page(self.job.ref, after=entry_number(entries[-1][0]) - 1, count=1)
+            entries += self.store.page(self.job.ref, after=entry_number(entries[-1][0]) - 1, count=1)
         return entries
 
     def _refresh_job(self) -> Job:
-        self.job = self._store.get_job(self.job.ref) or self.job
+        self.job = self.store.get_job(self.job.ref) or self.job
         return self.job
 
 
