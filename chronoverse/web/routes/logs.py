@@ -166,10 +166,8 @@ def _line_or_none(value: Any) -> int | None:
 
 def _searched_to(position: WorkflowPosition) -> str:
     """How far a search has come in a workflow, as the header's value. Ids of jobs have no semicolons."""
-    created = iso_or_none(float(position.created))
-    line = None if position.line is None else str(position.line)
-    more = [f"{name}={value}" for name, value in (("created", created), ("line", line)) if value is not None]
-    return ";".join([position.job_id, *more])
+    more = {"created": iso_or_none(float(position.created)), "line": position.line}
+    return ";".join([position.job_id, *(f"{name}={value}" for name, value in more.items() if value is not None)])
 
 
 def _digest(q: str) -> str:

@@ -124,12 +124,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
     """Below which number all is safe. ``next`` is null when the store has not confirmed it in time."""
-    try:
+    with contextlib.suppress(NotDurable):
         if probe is not None:
             next_number = probe.confirm(attempt)
             return {"next": next_number, "safe": True} if next_number else {"next": None}
-    except NotDurable:
-        pass
     return {"next": None, "safe": False}
 
 
