@@ -356,9 +356,10 @@ def answer(name: str, members: Members, optional: Members | None = None) -> type
     return Schema.from_dict({**members, **(optional or {})}, name=name)
 
 
-def list_of(shape: type[Schema], description: str = "") -> fields.List[Any]:
-    """A list of objects of this ``shape``."""
-    return described(partial(fields.List, fields.Nested(shape)), description)
+def list_of(item: type[Schema] | fields.Field[Any], description: str = "", **options: Any) -> fields.List[Any]:
+    """A list of items of this shape."""
+    field = item if isinstance(item, fields.Field) else fields.Nested(item)
+    return described(partial(fields.List, field), description, **options)
 
 
 #: One event as its client sees it.
@@ -409,9 +410,8 @@ NewLinesSchema: Final = answer(
     {
         **IDS,
         "logs": list_of(ComparedLineSchema),
-        "compared_with": described(
-            partial(fields.List, fields.String()),
-            "The ids of the jobs that the log is compared with, the newest first.",
+        "compared_with": list_of(
+            fields.String(), "The ids of the jobs that the log is compared with, the newest first."
         ),
         **_CURSOR,
     },
@@ -477,8 +477,8 @@ SummarySchema: Final = answer(
     "Summary",
     {
         "job": fields.Nested(JobSchema),
-        "compared_with": described(
-            partial(fields.List, fields.String()),
+        "compared_with": list_of(
+            fields.String(),
             "The jobs whose lines are not new. Null when there are none to compare with.",
             allow_none=True,
         ),
@@ -518,10 +518,7 @@ WorkflowSchema: Final = answer(
         "last_job_at": text("When its newest job was created: ISO 8601, UTC.", allow_none=True),
         "last_job": text("The id of its newest job.", allow_none=True),
         "last_status": one_of(STATUSES, allow_none=True),
-        "recent": described(
-            partial(fields.List, one_of(STATUSES)),
-            "The statuses of its newest jobs, ten at most, the newest first.",
-        ),
+        "recent": list_of(one_of(STATUSES), "The statuses of its newest jobs, ten at most, the newest first."),
     },
 )
 WorkflowsSchema: Final = answer("Workflows", {"workflows": list_of(WorkflowSchema), **_CURSOR})
