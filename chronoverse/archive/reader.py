@@ -14,7 +14,7 @@ from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.shape_sets import read_shape_set
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, Frame
-from chronoverse.joblog.entries import Batch, Entry
+from chronoverse.joblog.entries import Batch, Entry, missing_numbers
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, TimeRange
 from chronoverse.joblog.shapes import ShapeSet
 
@@ -81,8 +81,7 @@ class ArchiveReader:
                 break
             frame, lines = read
             size += frame.text_size
-            if frame.first > number:
-                found.append(Gap(number, frame.first - 1, "trimmed"))
+            found += missing_numbers(number - 1, frame.first, frame.first)
             found += islice(_entries(frame, lines, start, descending), count - len(found))
             position = frame.first if descending else frame.last
         return found

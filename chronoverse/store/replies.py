@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha1
-from typing import Any, Final
+from typing import Any
 
 from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
@@ -19,13 +19,10 @@ from chronoverse.joblog.model import (
     read_time,
 )
 
-#: The highest second part of an entry id. A read after ``7-<this>`` starts at line 8, whatever second part entry 7 has.
-LAST_PART: Final = 2**64 - 1
-
 
 def id_after(number: int) -> str:
-    """The id after which line ``number`` + 1 is the first."""
-    return f"{number}-{LAST_PART}"
+    """The highest entry id of line ``number``, whatever second part its entry has. Line ``number`` + 1 follows it."""
+    return f"{number}-{2**64 - 1}"
 
 
 def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:

@@ -190,7 +190,7 @@ class Store:
         if before is None:
             command = ("XRANGE", self._keys.log(job), f"{after + 1}-0", "+", "COUNT", count)
         elif before > 1:
-            command = ("XREVRANGE", self._keys.log(job), f"{before - 1}-{replies.LAST_PART}", "-", "COUNT", count)
+            command = ("XREVRANGE", self._keys.log(job), replies.id_after(before - 1), "-", "COUNT", count)
         else:
             return ()
         entries: Sequence[RawEntry] = self._commands.run(job.workflow_id, *command)
