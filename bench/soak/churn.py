@@ -21,9 +21,9 @@ import psutil
 from tests.support.nginx import Nginx, nginx_for
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
-from tests.support.short_streams import open_short_streams
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
+from tests.web.routes.short_streams import open_short_streams
 from tests.web.routes.wire import Endpoint
 
 #: Streams of the warm-up. After it, caches and pools are full, and nothing may grow any more.

@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.servers import RedisServer
 from tests.support.service import Service
-from tests.support.short_streams import open_short_streams
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.short_streams import open_short_streams
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, request_bytes
 
 OpenStream = Callable[..., Stream]
