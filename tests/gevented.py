@@ -1,7 +1,7 @@
 """Runs tests in a process that gevent has patched before anything else is imported. Takes pytest's arguments.
 
 What runs in another process is left out: the service always runs under gevent, and commands and the scan server never
-do. So the code of commands only is left out, too: capturing and delivering output, the archiver, and the HTTP client.
+do. So their code is left out, too: capturing and delivering output, the archiver, scans, and the HTTP client.
 What ``chronoverse.api`` offers stays, because a program that uses gevent may import it. Code without I/O is left out,
 since it is the same there, and so are Celery's workers, the embedded server's supervisor, and the tests' own tools.
 """
@@ -18,6 +18,9 @@ import pytest
 LEFT_OUT: Final = (
     "archive/test_archiver.py",
     "archive/test_archiver_machine.py",
+    "archive/test_search.py",
+    "archive/test_shape_sets.py",
+    "archive/test_store_history.py",
     "browser",
     "cli",
     "client",
@@ -26,6 +29,9 @@ LEFT_OUT: Final = (
     "embedded",
     "faults",
     "history/scans/test_app.py",
+    "history/scans/test_comparison.py",
+    "history/scans/test_summary_scan.py",
+    "history/scans/test_workflow_scan.py",
     "integrations",
     "joblog",
     "runner/test_capture.py",
@@ -39,11 +45,13 @@ LEFT_OUT: Final = (
     "runner/test_resend.py",
     "runner/test_resend_ended.py",
     "runner/test_runner.py",
+    "runner/test_spool_hostile.py",
     "settings",
     "system",
     "test_architecture.py",
     "test_bench.py",
     "test_faultproxy.py",
+    "test_reruns.py",
     "web/routes",
 )
 
