@@ -128,6 +128,7 @@ def test_a_file_without_certificates_is_a_bad_setting(cli: Cli, text: str) -> No
     assert "CHRONOVERSE_CA_FILE must be the path of a readable file with PEM certificates" in done.stderr
 
 
+@pytest.mark.long
 def test_the_service_does_not_start_with_a_certificate(tmp_path: Path) -> None:
     """nginx in front of it has the certificate. The message says so, before anything listens."""
     flags = {"GUNICORN_CMD_ARGS": "--certfile server.crt --keyfile server.key"}

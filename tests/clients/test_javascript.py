@@ -81,6 +81,7 @@ def test_only_what_passes_the_filter_comes(engine: Engine, reader_service: Servi
     assert latest["failure"]["name"] == "TimeoutError"
 
 
+@pytest.mark.long
 def test_how_a_log_ends_is_told_apart(engine: Engine, reader_service: Service, job: Foreign) -> None:
     """A lost runner, a deleted log, a job that does not come, one that there is not, a refusal, and nobody there."""
 
@@ -145,6 +146,7 @@ def test_a_token_that_is_refused_is_replaced(
     assert wrong["failure"] == {"name": "Refused", "message": message, "status": 401}
 
 
+@pytest.mark.long
 def test_an_aborted_reader_leaves_no_connection(engine: Engine, reader_service: Service, job: Foreign) -> None:
     """In the middle of its lines, while it waits for others, and while it waits with the service."""
     job.lines(["one", "two"])
@@ -264,6 +266,7 @@ def test_torn_streams_are_joined(node: Node) -> None:
     assert len(seen["reconnects"]) == 4
 
 
+@pytest.mark.long
 def test_the_service_says_when_to_come_back(node: Node) -> None:
     """By ``retry:``, and by Retry-After. Each failure in a row makes the delay longer. At last the reader gives up."""
     busy = problem("503 Service Unavailable", "too many", Retry_After="1")
@@ -282,6 +285,7 @@ def test_the_service_says_when_to_come_back(node: Node) -> None:
     assert (seen["failure"]["status"], len(service.requests)) == (503, 3)
 
 
+@pytest.mark.long
 def test_a_silent_connection_counts_as_dead(node: Node, reader_service: Service, job: Foreign) -> None:
     """The service sends a heartbeat each second. This reader expects five in that time."""
     job.line("one")
@@ -313,6 +317,7 @@ def test_a_wait_goes_on_when_it_is_answered_early(node: Node) -> None:
     assert [request.query["timeout"] for request in service.requests] == ["20", "20", "20"]
 
 
+@pytest.mark.long
 def test_a_job_that_is_hidden_is_not_asked_for_all_the_time(node: Node, reader_service: Service, job: Foreign) -> None:
     """The service answers at once that there is no such job. The next request comes a second later."""
     job.line("hay")

@@ -103,6 +103,7 @@ def test_a_command_that_cannot_be_started_is_reported(tmp_path: Path) -> None:
     assert execute(str(tmp_path / "data"))[0] == 126
 
 
+@pytest.mark.long
 def test_a_grandchild_does_not_delay_the_end() -> None:
     """It has the terminal open, and ignores SIGHUP."""
     started = time.monotonic()

@@ -579,7 +579,7 @@ def test_the_job_of_a_retry_stays_its_job(server: RedisServer, store: Store, tmp
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "cannot be read: No such file"),
+        pytest.param(None, "cannot be read: No such file", marks=pytest.mark.long),
         pytest.param(b"", "has no bearer token", marks=pytest.mark.long),
         (b"not a token\xff\n", "has no bearer token"),
     ],

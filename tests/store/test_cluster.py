@@ -141,6 +141,7 @@ def test_the_list_of_workflows_has_a_server_of_its_own(
     assert {workflow_id for _, workflow_id in store.workflows.page(None, 10)} == {*names, *others}
 
 
+@pytest.mark.long
 def test_a_workflow_whose_server_is_away_is_named(
     store: Store, jobs: list[JobRef], cluster: Cluster, prefix: str
 ) -> None:
@@ -194,6 +195,7 @@ def test_one_reader_reads_jobs_of_all_slots(store: Store, jobs: list[JobRef]) ->
     assert node_threads() == 0
 
 
+@pytest.mark.long
 def test_a_thousand_slots_take_a_connection_for_each_node(store: Store, cluster: Cluster, prefix: str) -> None:
     """Each of 1,000 jobs is in a slot of its own. There are three threads and three connections."""
     names = {slot_of(name): name for name in (f"slots-{number}" for number in range(2000))}

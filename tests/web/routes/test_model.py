@@ -172,6 +172,7 @@ def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
 
 @pytest.mark.timeout(400)
 # A failure is not shrunk: each example takes a second or more.
+@pytest.mark.long
 @settings(max_examples=EXAMPLES, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data())
 def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> None:

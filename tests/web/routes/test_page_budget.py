@@ -156,6 +156,7 @@ def test_highlights_are_bounded_in_time(client: httpx.Client, job: Foreign) -> N
     assert len(found) > 1
 
 
+@pytest.mark.long
 def test_highlights_of_one_line_are_bounded_in_time(client: httpx.Client, job: Foreign) -> None:
     """Here RE2 reads the rest of the line for each match. The page has the matches of one second."""
     job.lines([slow_line()])
