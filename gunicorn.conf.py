@@ -123,7 +123,7 @@ def on_starting(server: Any) -> None:
     for stale in _metrics_directory.glob("*.db"):
         stale.unlink()
     if _settings.redis_url is None:
-        server.chronoverse_lease = embedded.lease_server(_settings.data_dir)
+        server.chronoverse_lease = embedded.ServerLease(_settings.data_dir)
 
 
 def when_ready(server: Any) -> None:

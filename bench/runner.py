@@ -93,11 +93,11 @@ class DataDirectory:
 
 @contextlib.contextmanager
 def data_directory() -> Iterator[DataDirectory]:
-    from chronoverse.embedded.server import lease_server
+    from chronoverse.embedded.server import ServerLease
 
     with tempfile.TemporaryDirectory() as name:
         found = DataDirectory(Path(name))
-        with lease_server(Path(name) / "data"):
+        with ServerLease(Path(name) / "data"):
             execute(found.run("true"), found)
             yield found
 

@@ -190,9 +190,9 @@ def open_store(settings: Settings) -> Iterator["Store"]:
     with contextlib.ExitStack() as stack:
         url, sync = settings.redis_url, None
         if url is None:
-            from chronoverse.embedded.server import lease_server
+            from chronoverse.embedded.server import ServerLease
 
-            lease = stack.enter_context(lease_server(settings.data_dir))
+            lease = stack.enter_context(ServerLease(settings.data_dir))
             url, sync = lease.url, lease.sync
         store = Store(
             url,

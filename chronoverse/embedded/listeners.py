@@ -7,12 +7,13 @@ that number in ``/proc/net/tcp`` or ``tcp6``, nobody else can listen there. Else
 
 import contextlib
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from chronoverse.auth.local_secret import draft_of
 
 #: Addresses at which a service is reached under every address of its family, and one of those.
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -26,11 +27,8 @@ def record(data_dir: Path, listener: socket.socket) -> Path | None:
     folder = data_dir / "listeners"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = _path(data_dir, host, port)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(str(os.fstat(listener.fileno()).st_ino))
-    draft.rename(path)
+    with draft_of(path, str(os.fstat(listener.fileno()).st_ino).encode()) as draft:
+        draft.rename(path)
     return path
 
 

@@ -57,22 +57,47 @@ _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 
 
 class ServerLease:
-    """Keeps the embedded server running until :meth:`release`, the end of a ``with``, or the end of the process.
+    """Keeps the server of ``data_dir`` running until :meth:`release`, the end of a ``with``, or the process's end.
 
-    ``url`` is where it listens: ``unix:///…/server.sock``.
+    If it does not run, starts ``binary``, or what :func:`find_binary` finds, and blocks until the server answers.
+    ``url`` is where it listens: ``unix:///…/server.sock``. Raises :class:`EmbeddedError`, which says what to do.
     """
 
-    def __init__(self, data_dir: Path, binary: Path | None, lock: int, address: Path) -> None:
-        self._data_dir, self._binary, self._lock, self._address = data_dir, binary, lock, address
-        self.url: Final = "unix://" + quote(str(address))
+    def __init__(self, data_dir: Path | str, binary: Path | str | None = None) -> None:
+        self._data_dir = directory = Path(data_dir).absolute()
+        self._binary = None if binary is None else Path(binary).absolute()
+        with _translated(directory), contextlib.ExitStack() as undo:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _open_private(directory / "holders")
+            undo.callback(self.release)
+            deadline = time.monotonic() + START_SECONDS
+            while not _try_lock(self._lock, fcntl.LOCK_SH):  # a supervisor has it, which is stopping its server
+                if time.monotonic() > deadline:
+                    raise EmbeddedError(f"the last server of {directory} does not end.{_log_tail(directory)}")
+                time.sleep(POLL_SECONDS)
+            self._address = _address(directory)
+            self.url: Final = "unix://" + quote(str(self._address))
+            self.ensure()
+            undo.pop_all()
 
     def ensure(self) -> None:
-        """Starts the server again if it was killed together with its supervisor. Takes 0.1 ms when it runs.
+        """Waits until the server answers. Starts a supervisor whenever there is none and no answer.
 
-        Raises :class:`EmbeddedError`.
+        Takes 0.1 ms when the server runs. Raises :class:`EmbeddedError`.
         """
+        start, timeout, started = time.monotonic(), START_SECONDS, 0
         with _translated(self._data_dir):
-            _wait_ready(self._data_dir, self._binary, self._address)
+            # An error is an answer too: PING fails when the disk is full.
+            while not (answer := _ping(self._address)) or answer.startswith(b"-LOADING"):
+                if answer:
+                    # Seconds that a server may take to load its data. There may be gigabytes on a slow disk.
+                    timeout = 600.0
+                elif _start_supervisor_if_none(self._data_dir, self._binary, give_up=started == 2):
+                    started += 1  # each has started its server three times
+                if time.monotonic() - start > timeout:
+                    log = _log_tail(self._data_dir)
+                    raise EmbeddedError(f"the embedded server in {self._data_dir} does not answer.{log}")
+                time.sleep(POLL_SECONDS)
 
     def sync(self) -> None:
         """Forces all that the server has written to its files to disk. Raises :class:`EmbeddedError`."""
@@ -95,28 +120,6 @@ class ServerLease:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def lease_server(data_dir: Path | str, binary: Path | str | None = None) -> ServerLease:
-    """Leases the server of ``data_dir``. If it does not run, starts ``binary``, or what :func:`find_binary` finds.
-
-    Blocks until the server answers. Raises :class:`EmbeddedError`, whose message says what to do.
-    """
-    directory = Path(data_dir).absolute()
-    server = None if binary is None else Path(binary).absolute()
-    with _translated(directory), contextlib.ExitStack() as undo:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _open_private(directory / "holders")
-        undo.callback(os.close, lock)
-        deadline = time.monotonic() + START_SECONDS
-        while not _try_lock(lock, fcntl.LOCK_SH):  # a supervisor has it, which is stopping its server
-            if time.monotonic() > deadline:
-                raise EmbeddedError(f"the last server of {directory} does not end.{_log_tail(directory)}")
-            time.sleep(POLL_SECONDS)
-        address = _address(directory)
-        _wait_ready(directory, server, address)
-        undo.pop_all()
-    return ServerLease(directory, server, lock, address)
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:
@@ -152,21 +155,6 @@ def _open_private(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
-
-
-def _wait_ready(data_dir: Path, binary: Path | None, address: Path) -> None:
-    """Waits until the server answers. Starts a supervisor whenever there is none and no answer."""
-    start, timeout, started = time.monotonic(), START_SECONDS, 0
-    # An error is an answer too: PING fails when the disk is full.
-    while not (answer := _ping(address)) or answer.startswith(b"-LOADING"):
-        if answer:
-            # Seconds that a server may take to load its data. There may be gigabytes on a slow disk.
-            timeout = 600.0
-        elif _start_supervisor_if_none(data_dir, binary, give_up=started == 2):
-            started += 1  # each has started its server three times
-        if time.monotonic() - start > timeout:
-            raise EmbeddedError(f"the embedded server in {data_dir} does not answer.{_log_tail(data_dir)}")
-        time.sleep(POLL_SECONDS)
 
 
 def _ping(address: Path) -> bytes:

@@ -19,7 +19,7 @@ import redis
 from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.embedded import server as embedded
-from chronoverse.embedded.server import find_binary, lease_server
+from chronoverse.embedded.server import ServerLease, find_binary
 from chronoverse.errors import EmbeddedError
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
@@ -33,8 +33,8 @@ SOON = 10.0
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or tests what only Linux does")
 
 LEASE = (
-    "import sys; from chronoverse.embedded.server import lease_server; "
-    "h = lease_server(sys.argv[1]); print(h.url, flush=True); "
+    "import sys; from chronoverse.embedded.server import ServerLease; "
+    "h = ServerLease(sys.argv[1]); print(h.url, flush=True); "
 )
 WAIT = "sys.stdin.read()"
 
@@ -129,13 +129,13 @@ def script(path: Path, body: str) -> Path:
 
 def test_two_leases_share_one_server(data_dir: Path) -> None:
     """Two leases of one data directory have the same server."""
-    with lease_server(data_dir) as first, lease_server(data_dir) as second:
+    with ServerLease(data_dir) as first, ServerLease(data_dir) as second:
         assert server_pid(first.url) == server_pid(second.url)
 
 
 def test_a_lease_in_another_process_shares_the_server(data_dir: Path) -> None:
     """Another process of the same user gets the same server."""
-    with lease_server(data_dir) as here, python(LEASE + WAIT, data_dir) as there:
+    with ServerLease(data_dir) as here, python(LEASE + WAIT, data_dir) as there:
         assert read_line(there) == here.url
 
 
@@ -143,8 +143,8 @@ def test_a_lease_in_another_process_shares_the_server(data_dir: Path) -> None:
 def test_concurrent_leases_share_one_server(data_dir: Path) -> None:
     """Eight processes that lease at the same moment get one server."""
     code = (
-        "import sys, redis; from chronoverse.embedded.server import lease_server; print('ready', flush=True); "
-        "sys.stdin.readline(); h = lease_server(sys.argv[1]); "
+        "import sys, redis; from chronoverse.embedded.server import ServerLease; print('ready', flush=True); "
+        "sys.stdin.readline(); h = ServerLease(sys.argv[1]); "
         "print(redis.Redis.from_url(h.url).info('server')['process_id'], flush=True); "
     )
     with contextlib.ExitStack() as stack:
@@ -161,7 +161,7 @@ def test_concurrent_leases_share_one_server(data_dir: Path) -> None:
 
 def test_neither_the_terminal_nor_other_users_reach_the_server(data_dir: Path) -> None:
     """Ctrl-C does not reach the server, since it has its own session. Its files are private, and it has no port."""
-    with lease_server(data_dir) as lease:
+    with ServerLease(data_dir) as lease:
         assert os.getsid(server_pid(lease.url)) != os.getsid(0)
         assert data_dir.stat().st_mode & 0o777 == 0o700
         assert (data_dir / "server.sock").stat().st_mode & 0o777 == 0o700
@@ -173,8 +173,8 @@ def test_neither_the_terminal_nor_other_users_reach_the_server(data_dir: Path) -
 
 def test_server_stops_after_the_last_release(data_dir: Path) -> None:
     """While a second lease is there the server runs. After its release the server stops within a second."""
-    with lease_server(data_dir) as second:
-        lease_server(data_dir).release()
+    with ServerLease(data_dir) as second:
+        ServerLease(data_dir).release()
         pid = server_pid(second.url)
     await_end(data_dir, pid)
 
@@ -221,7 +221,7 @@ def test_release_in_a_forked_child_leaves_the_parent_its_lease(data_dir: Path) -
 
 def test_a_program_that_is_started_has_no_lease(data_dir: Path) -> None:
     """The server does not run on for a job that outlives its runner."""
-    with lease_server(data_dir) as lease:
+    with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     with job:
@@ -239,13 +239,13 @@ def test_acknowledged_entries_survive_a_kill_of_the_last_process(data_dir: Path)
         for number in range(1, 501):
             ask(url, "XADD", "log", f"{number}-0", "message", "x")
     await_end(data_dir, pid)
-    with lease_server(data_dir) as lease:
+    with ServerLease(data_dir) as lease:
         assert ask(lease.url, "XLEN", "log") == 500
 
 
 def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
     """The supervisor restarts it after kill -9, at the same address, with every entry that WAITAOF confirmed."""
-    with lease_server(data_dir) as lease:
+    with ServerLease(data_dir) as lease:
         for number in range(1, 101):
             ask(lease.url, "XADD", "log", f"{number}-0", "message", "x")
         ask(lease.url, "WAITAOF", 1, 0, 0)
@@ -258,7 +258,7 @@ def test_a_killed_server_is_restarted_with_its_data(data_dir: Path) -> None:
 @linux_only
 def test_sigterm_to_all_processes_does_not_end_a_leased_server(data_dir: Path) -> None:
     """A service manager may signal all processes of the group. Processes that still drain get a server again."""
-    with lease_server(data_dir) as lease:
+    with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         os.kill(parent_of(pid), signal.SIGTERM)
         os.kill(pid, signal.SIGTERM)
@@ -268,19 +268,19 @@ def test_sigterm_to_all_processes_does_not_end_a_leased_server(data_dir: Path) -
 @linux_only
 def test_server_dies_with_its_killed_supervisor_and_the_next_lease_starts_another(data_dir: Path) -> None:
     """After kill -9 of the supervisor no server is left. The next lease starts one, which has the data."""
-    with lease_server(data_dir) as first:
+    with ServerLease(data_dir) as first:
         ask(first.url, "SET", "key", "1")
         pid = server_pid(first.url)
         os.kill(parent_of(pid), signal.SIGKILL)
         wait_until(lambda: is_gone(pid), STOP_SECONDS, "the server is gone")
-        with lease_server(data_dir) as second:
+        with ServerLease(data_dir) as second:
             assert ask(second.url, "GET", "key") == b"1"
 
 
 @linux_only
 def test_ensure_restarts_what_was_killed_with_its_supervisor(data_dir: Path) -> None:
     """After the supervisor was killed, ensure starts another one and a server."""
-    with lease_server(data_dir) as lease:
+    with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         os.kill(parent_of(pid), signal.SIGKILL)
         wait_until(lambda: is_gone(pid), STOP_SECONDS, "the server is gone")
@@ -290,13 +290,13 @@ def test_ensure_restarts_what_was_killed_with_its_supervisor(data_dir: Path) -> 
 
 def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> None:
     """A lease of a server that takes long to load is returned when its data can be read."""
-    with lease_server(data_dir) as lease:
+    with ServerLease(data_dir) as lease:
         pid = server_pid(lease.url)
         for number in range(200):
             ask(lease.url, "SET", f"key{number}", "x" * 100)
     await_end(data_dir, pid)
     slow = f'exec {find_binary()} "$@" --key-load-delay 3000 --loading-process-events-interval-bytes 1024'
-    with lease_server(data_dir, binary=script(tmp_path / "slow", slow)) as lease:
+    with ServerLease(data_dir, binary=script(tmp_path / "slow", slow)) as lease:
         assert ask(lease.url, "DBSIZE") == 200
         assert "-LOADING" not in str(ask(lease.url, "PING"))
 
@@ -307,14 +307,14 @@ def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["with space", 'it\'s "quoted"', "q?u#e%20ry", "ünïcode", "new\nline"])
 def test_strange_data_dir(data_dir: Path, name: str) -> None:
     """A path may have characters that are special in a URL or in a shell."""
-    with lease_server(data_dir / name) as lease:
+    with ServerLease(data_dir / name) as lease:
         assert ask(lease.url, "PING")
 
 
 def test_deep_data_dir(data_dir: Path) -> None:
     """A path that is too long for a socket address is shortened by a link. The server is shared as any other."""
     deep = data_dir / ("d" * 120) / ("e" * 120)
-    with lease_server(deep) as first, lease_server(deep) as second:
+    with ServerLease(deep) as first, ServerLease(deep) as second:
         link = Path(first.url.removeprefix("unix://")).parent
         try:
             assert first.url == second.url
@@ -347,7 +347,7 @@ def test_unusable_data_dir(tmp_path: Path) -> None:
     """A data directory that cannot be made is an error that names it and what to set instead."""
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedError, match=r"file/data: Not a directory\. Set CHRONOVERSE_DATA_DIR"):
-        lease_server(tmp_path / "file" / "data")
+        ServerLease(tmp_path / "file" / "data")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -355,14 +355,14 @@ def test_unwritable_data_dir(tmp_path: Path) -> None:
     """A data directory without write permission is an error that names it and what to set instead."""
     (tmp_path / "data").mkdir(mode=0o500)
     with pytest.raises(EmbeddedError, match=r"data: Permission denied\. Set CHRONOVERSE_DATA_DIR"):
-        lease_server(tmp_path / "data")
+        ServerLease(tmp_path / "data")
 
 
 def test_a_long_log_is_renamed(data_dir: Path) -> None:
     """A server.log beyond its bound is server.log.1 after the next start."""
     data_dir.mkdir()
     (data_dir / "server.log").write_bytes(b"old\n" * 300_000)
-    with lease_server(data_dir):
+    with ServerLease(data_dir):
         assert (data_dir / "server.log.1").stat().st_size == 1_200_000
         assert (data_dir / "server.log").stat().st_size < 100_000
 
@@ -380,7 +380,7 @@ def test_the_bundled_binary_is_valkeylites() -> None:
 def test_the_server_gets_the_settings_of_its_allocator(data_dir: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     binary = script(tmp_path / "server", f'echo "$GLIBC_TUNABLES" > {seen}; exec {find_binary()} "$@"')
-    with lease_server(data_dir, binary):
+    with ServerLease(data_dir, binary):
         assert seen.read_text().strip() == "glibc.malloc.tcache_count=8000"
 
 
@@ -392,7 +392,7 @@ def test_server_on_path_is_the_fallback(data_dir: Path, tmp_path: Path, name: st
     (tmp_path / "bin" / name).symlink_to(located)
     binary = find_binary(bundled=lambda: None, path=str(tmp_path / "bin"))
     assert binary.name == name
-    with lease_server(data_dir, binary=binary) as lease:
+    with ServerLease(data_dir, binary=binary) as lease:
         assert ask(lease.url, "PING")
 
 
@@ -406,14 +406,14 @@ def test_the_error_of_a_server_that_cannot_start_shows_its_log(data_dir: Path, t
     """A server that ends at once is started a few times. Then the error shows the end of its log."""
     started = time.monotonic()
     with pytest.raises(EmbeddedError, match=r"does not start.*server\.log ends:\s.*wrong libc"):
-        lease_server(data_dir, binary=script(tmp_path / "broken", "echo wrong libc >&2; exit 1"))
+        ServerLease(data_dir, binary=script(tmp_path / "broken", "echo wrong libc >&2; exit 1"))
     assert time.monotonic() - started < embedded.START_SECONDS
 
 
 def test_binary_that_cannot_run_is_named(data_dir: Path, tmp_path: Path) -> None:
     """A binary that is not there is named in the error."""
     with pytest.raises(EmbeddedError, match=r"cannot run \S*nowhere: No such file"):
-        lease_server(data_dir, binary=tmp_path / "nowhere")
+        ServerLease(data_dir, binary=tmp_path / "nowhere")
 
 
 # Callers
@@ -423,8 +423,8 @@ def test_works_under_gevent(data_dir: Path) -> None:
     """A caller that gevent has patched can lease, and its other greenlets run meanwhile."""
     code = (
         "from gevent import monkey; monkey.patch_all(); import sys, time, gevent; "
-        "from chronoverse.embedded.server import lease_server; "
-        "opening = gevent.spawn(lease_server, sys.argv[1]); ticks = 0\n"
+        "from chronoverse.embedded.server import ServerLease; "
+        "opening = gevent.spawn(ServerLease, sys.argv[1]); ticks = 0\n"
         "while not opening.ready(): time.sleep(0.001); ticks += 1\n"
         "print(opening.get().url, ticks, flush=True); "
     )
@@ -461,7 +461,7 @@ def test_files_in_an_open_directory_are_private(tmp_path: Path) -> None:
     for name in ("holders", "keeper", "server.log"):
         (tmp_path / name).touch(mode=0o644)
 
-    with lease_server(tmp_path):
+    with ServerLease(tmp_path):
         FileObjectStore(tmp_path / "archive").put("wf_1/job_1/chunk", b"lines")
         local_secret(tmp_path)
         found = {path.relative_to(tmp_path).name: path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")}

@@ -50,7 +50,7 @@ def write_job(store: Store, job: JobRef, count: int) -> None:
 
 def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
     """It archives jobs. It is restarted when it was killed, and it ends with the master."""
-    with serving(tmp_path) as service, embedded.lease_server(service.data_dir) as lease:
+    with serving(tmp_path) as service, embedded.ServerLease(service.data_dir) as lease:
         store = Store(lease.url)
         write_job(store, JOB, 100)
         objects = FileObjectStore(service.data_dir / "archive")

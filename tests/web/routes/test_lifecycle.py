@@ -203,7 +203,7 @@ def test_on_its_embedded_store_the_log_survives_the_service(tmp_path: Path) -> N
     """After SIGKILL for all processes and a new start, the job's log is complete and its token still valid."""
     written = [f"line {number}" for number in range(1, 501)]
     with Service(tmp_path) as service:
-        with embedded.lease_server(service.data_dir) as lease:
+        with embedded.ServerLease(service.data_dir) as lease:
             job = Foreign(lease.url, "wf_1", "job_1").lines(written).end()
         headers = {"Authorization": f"Bearer {service.token()}"}
         service.kill()
