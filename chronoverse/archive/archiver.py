@@ -310,12 +310,12 @@ class Archiver:
         # This comes before the lock: if another archiver holds that, it may be dead.
         self._throttle(ref, size)
         try:
-            with self._locked(ref) as objects:
+            with self._locked(ref) as job_objects:
                 state = self._store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
                 level = FAST_COMPRESSION_LEVEL if size > self._policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
                 chunk = write_chunk(
-                    objects,
+                    job_objects,
                     state,
                     state.last,
                     text_bytes=text_bytes,
@@ -361,14 +361,14 @@ class Archiver:
         if job is None or job.end is None:
             del self._queue.ended[ref]
             return 0
-        with self._locked(ref) as objects:
+        with self._locked(ref) as job_objects:
             state = self._store.catalog.archive_state(ref)
             chunk = None
             if not state.complete:
                 # The terminal entry is read, too: numbers may be missing just before it.
-                chunk = write_chunk(objects, state, job.end.sequence_num + 1, trim=False)
+                chunk = write_chunk(job_objects, state, job.end.sequence_num + 1, trim=False)
             if chunk is None and (state.complete or self._collect_shapes(job)):
-                self._complete(objects, job, state)
+                self._complete(job_objects, job, state)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _collect_shapes(self, job: Job) -> bool:
@@ -396,12 +396,14 @@ class Archiver:
             self._shapes = shapes = ShapeSetBuilder(self._objects, job.ref, chunks)
         return shapes.is_complete
 
-    def _complete(self, objects: JobObjects, job: Job, state: ArchiveState) -> None:
+    def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState) -> None:
         left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
         shapes, self._shapes = self._shapes, None
         now = self._clock()
-        problem = None if state.complete else complete(objects, job, hot_seconds, now, state.ended_at or now, shapes)
+        problem = None
+        if not state.complete:
+            problem = complete(job_objects, job, hot_seconds, now, state.ended_at or now, shapes)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
@@ -533,8 +535,8 @@ class Archiver:
         if self._history.went_back():
             return False
         orphan_seconds = self._policy.orphan_seconds
-        with self._locked(ref) as objects:
-            garbage = objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
+        with self._locked(ref) as job_objects:
+            garbage = job_objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
         if garbage.deleted:
             log.info("swept", extra={"fields": {"job": str(ref), "objects": garbage.deleted}})
         return not garbage.remaining

@@ -1,7 +1,4 @@
-"""Moves the lines of one job from the store into chunks, and completes the archive of an ended job.
-
-A chunk is written, read back and compared, and only then recorded, in one step with the trim of the store.
-"""
+"""Moves the lines of one job from the store into chunks, and completes the archive of an ended job."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,7 +57,8 @@ def fill(
     """Fills ``builder`` with about ``text_bytes`` of entries with numbers below ``end``, after ``change``.
 
     ``read`` returns the store's entries after a line, about as many as asked for. ``first_stored`` is the first number
-    that the store has. Returns the last entry that was added, as it was read, and if it can not the terminal one.
+    that the store has. Returns the last entry that was read for it: the terminal one only if
+    there is no other.
     """
     last: RawEntry | None = None
     # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.

@@ -1,4 +1,4 @@
-"""What readers of logs need of a store."""
+"""What the live readers and replays of a worker need of a store. Tests give them stores that fail or answer late."""
 
 from collections.abc import Hashable, Sequence
 from typing import Protocol
@@ -19,7 +19,7 @@ class MultiJobReader(Protocol):
 
 
 class LogReader(Protocol):
-    """What readers need of a store; see :class:`chronoverse.store.Store`."""
+    """What :mod:`chronoverse.live` needs of a store; see :class:`chronoverse.store.Store`."""
 
     @property
     def single_server(self) -> bool: ...

@@ -90,17 +90,17 @@ class TieredLog:
         def read_store() -> tuple[Batch | None, Sequence[RawEntry] | None]:
             entries = self.store.page(self.job.ref, after=position, count=count)
             if in_sequence(entries, position) and (entries or position >= self.job.last):
-                return named(entries), None
+                return batch_of(entries), None
             return None, entries
 
-        def named(entries: Sequence[RawEntry]) -> Batch:
+        def batch_of(entries: Sequence[RawEntry]) -> Batch:
             shown = list(read_entries(entries, position, self.job.first))
             # Nothing is read after the end, nor after a number that is too large: such an entry has no place here.
             is_last = len(entries) < count or _is_last(shown[-1])
             return Batch(shown, _last_number(shown, position), is_last)
 
         found, incomplete, _ = read_tiers(self.job, position, read_archive, read_store, self._refresh_job)
-        return found or named(incomplete)
+        return found or batch_of(incomplete)
 
     def before(self, position: int, count: int) -> Batch:
         """About ``count`` entries before line ``position``, downwards. Raises :class:`StoreError`."""

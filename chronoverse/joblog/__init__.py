@@ -2,6 +2,7 @@
 
 model        a line, a gap, the end, a job and their times, and how Server-Sent Events and JSON write them
 entries      what the entries of a job's stream in Redis mean, and which numbers are missing
+events       the events of a stream: their names and their frames
 sse          encodes and decodes Server-Sent Events
 chunk        the records of archived chunks of lines
 matcher      whether a line matches a search, and where

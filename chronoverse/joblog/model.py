@@ -24,6 +24,7 @@ MAX_LINE_BYTES: Final = 65_536
 MAX_NUMBER: Final = 999_999_999_999_999
 
 #: A line as JSON. Its placeholders are: timestamp and message, both as JSON; number; stream; what a partial line has.
+#: The archive has lines in this form: its search finds the message by what stands around it, its codec the time.
 LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)

@@ -91,7 +91,7 @@ def looks_like_error(matcher: Matcher, message: str) -> bool:
 
 @dataclass(slots=True)
 class LineGroup:
-    """Lines of one shape: how many, and the number and the :func:`weight_of` the first, which may be at hand."""
+    """Lines of one shape: how many, and of the first its number, its weight, and perhaps the line itself."""
 
     number: int
     repeated: int

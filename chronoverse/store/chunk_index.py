@@ -29,10 +29,8 @@ class GarbageMark(NamedTuple):
 class ChunkIndex:
     """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs; see the key map in :mod:`chronoverse.store`.
 
-    Before an object is written, its name is added to the garbage (:meth:`begin_upload`). The script that records the
-    chunk takes it out again. So every object has a record or is garbage, wherever an archiver dies.
-
-    Every method raises as those of :class:`chronoverse.store.Store`.
+    :mod:`chronoverse.archive.job_objects` says what the garbage is for. Every method raises as those of
+    :class:`chronoverse.store.Store`.
     """
 
     def __init__(self, commands: Commands) -> None:

@@ -39,9 +39,6 @@ class Store:
     ``durability`` says when a runner may forget its lines. ``sync`` forces the server's files to disk, where they are
     on this machine. ``clock`` is Unix time in seconds.
 
-    The rest is in four parts: ``workflows`` (the list of them), ``listing`` (the jobs of a workflow), ``catalog`` (all
-    jobs, and their retention), ``chunks`` (the records of archived chunks, and redactions).
-
     Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
     :class:`StoreError` for an unexpected answer.
     """
