@@ -2,6 +2,5 @@
 
 tiered_log  chooses the tier for each read, and goes through a log upwards or downwards, with its gaps
 pages       reads one page of a log, within what it may cost
-protocols   what live reading needs of a store
 scans       goes through many lines to find a few, in a process of low priority
 """

@@ -11,7 +11,6 @@ from weakref import WeakValueDictionary
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
 from chronoverse.history.pages import PageBudget
-from chronoverse.history.protocols import LogReader
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.history.tiered_log import read_tiers
 from chronoverse.joblog import sse
@@ -21,6 +20,7 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.feed import EventFrame, encode, join
+from chronoverse.store import Store
 
 #: Bytes that a segment should have. Larger segments are no faster.
 SEGMENT_BYTES: Final = 64 * 2**10
@@ -75,7 +75,7 @@ class ReplayCache:
 
     def __init__(
         self,
-        store: LogReader,
+        store: Store,
         archive: ArchiveReader | None = None,
         *,
         max_line_bytes: int = MAX_LINE_BYTES,

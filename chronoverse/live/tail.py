@@ -20,12 +20,12 @@ from typing import Final
 from chronoverse import metrics
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
-from chronoverse.history.protocols import LogReader
 from chronoverse.history.tiered_log import in_archive
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, missing_numbers
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame
 from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence, Status, seconds_of
 from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
+from chronoverse.store import Store
 from chronoverse.store.prefetch import AdaptiveBatch
 
 #: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
@@ -71,7 +71,7 @@ class Tail:
 
     def __init__(
         self,
-        store: LogReader,
+        store: Store,
         *,
         lease_seconds: float = 30,
         redacted: Callable[[JobRef], object] = bool,
@@ -374,7 +374,7 @@ def count_store_error(during: str, error: StoreError) -> None:
     metrics.STORE_ERRORS.labels(during, kinds.get(type(error), "unexpected")).inc()
 
 
-def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[int, int]]:
+def redacted_since(store: Store, before: Job, now: Job) -> Sequence[tuple[int, int]]:
     """The first and the last line of each range that was redacted between two states. Raises: :class:`StoreError`.
 
     The store remembers the newest redactions only. If there were more, the answer is one range over the whole log.
@@ -384,7 +384,7 @@ def redacted_since(store: LogReader, before: Job, now: Job) -> Sequence[tuple[in
     return ranges if len(ranges) >= count else [(1, max(now.last, 1))]
 
 
-def lines_are_gone(store: LogReader, job: Job, cursor: int) -> bool:
+def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
     """Whether ``job``, just fetched, counts lines after line ``cursor``, and the log has none there any more.
 
     Then the job is fetched again. During a failover the first answer may come from a server that was the master, with

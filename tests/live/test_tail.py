@@ -2,16 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from chronoverse.errors import StoreError
-from chronoverse.history.protocols import MultiJobReader
-from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.model import Job, JobRef, Line
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import RING_BYTES, RINGS_BYTES, Tail, check_seconds, pause_seconds, ring_bytes
@@ -242,52 +240,27 @@ def test_long_lines_are_published_in_parts(world: World) -> None:
     assert watcher.check.lines == list(range(1, 122))
 
 
-class FailingStore(ControlledStore):
-    """A store in which the next call of ``method``, once ``armed`` is set, raises an unexpected error."""
-
-    def __init__(self, store: Store, armed: threading.Event, method: str) -> None:
-        super().__init__(store)
-        self._armed = armed
-        self._method = method
-
-    def _fail(self, method: str) -> None:
-        if method == self._method and self._armed.is_set():
-            self._armed.clear()
-            raise RuntimeError("an unexpected error")
-
-    def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        self._fail("get_jobs")
-        return super().get_jobs(jobs)
-
-    def live_reader(self, block_seconds: float) -> MultiJobReader:
-        return _FailingReader(super().live_reader(block_seconds), self._fail)
-
-
-class _FailingReader:
-    def __init__(self, reader: MultiJobReader, fail: Callable[[str], None]) -> None:
-        self._reader = reader
-        self._fail = fail
-        self.watch = reader.watch
-        self.unwatch = reader.unwatch
-        self.silent_seconds = reader.silent_seconds
-        self.close = reader.close
-
-    def read(self, count: int) -> Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]:
-        self._fail("read")
-        return self._reader.read(count)
-
-
-@pytest.mark.parametrize("method", ["read", "get_jobs"])
+@pytest.mark.parametrize("method", ["block", "get_jobs"])
 def test_a_thread_goes_on_after_an_unexpected_error(server: RedisServer, prefix: str, method: str) -> None:
     """The tail's reader and its housekeeper log an unexpected error and go on. No viewer misses a line."""
-    armed = threading.Event()
-    world = World(server, prefix, lambda store: FailingStore(store, armed, method))
+    sources: list[ControlledStore] = []
+    failed = threading.Event()
+
+    def controlled(store: Store) -> ControlledStore:
+        sources.append(ControlledStore(store))
+        return sources[-1]
+
+    def fail() -> None:
+        failed.set()
+        raise RuntimeError("an unexpected error")
+
+    world = World(server, prefix, controlled)
     try:
         world.write(job())
         watched = world.watch(job())
         wait_until(lambda: watched.has(1), SOON, "the line is there")
-        armed.set()
-        wait_until(lambda: not armed.is_set(), SOON, "a thread has failed")
+        sources[-1].before[method] = fail
+        wait_until(failed.is_set, SOON, "a thread has failed")
         world.write(job())
         wait_until(lambda: watched.has(2), SOON, "the next line is there")
         wait_until(lambda: tail_threads() == ["tail-housekeeper", "tail-reader"], SOON, "both threads live")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from chronoverse.errors import StoreError
-from chronoverse.history.protocols import MultiJobReader
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.matcher import Matcher
@@ -14,7 +13,7 @@ from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
-from chronoverse.store.live_reader import Found
+from chronoverse.store.live_reader import Found, LiveReader
 
 #: Seconds that a read blocks. It is short, so a read without new entries returns at once.
 BLOCK_SECONDS: Final = 0.001
@@ -38,7 +37,7 @@ class Clock:
         return self.now
 
 
-class ControlledStore:
+class ControlledStore(Store):
     """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
 
     While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
@@ -95,26 +94,27 @@ class ControlledStore:
         self._check("read")
         return self._store.read_sequential(job, after, min(count, self._most))
 
-    def redactions(self, job: JobRef, count: int) -> Sequence[tuple[int, int]]:
+    def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
         self._check("redactions")
         return self._store.redactions(job, count)
 
-    def live_reader(self, block_seconds: float) -> MultiJobReader:
-        return _ControlledReader(self._reading.live_reader(BLOCK_SECONDS, 0), self._most, self._check, self._deliver)
+    def live_reader(self, block_seconds: float, poll_seconds: float = 0) -> LiveReader:
+        reader = self._reading.live_reader(BLOCK_SECONDS, poll_seconds)
+        return _ControlledReader(reader, self._most, self._check, self._deliver)
 
 
-class _ControlledReader:
+class _ControlledReader(LiveReader):
     def __init__(
-        self, reader: MultiJobReader, most: int, check: Callable[[str], None], deliver: Callable[[str, Any], Any]
+        self, reader: LiveReader, most: int, check: Callable[[str], None], deliver: Callable[[str, Any], Any]
     ) -> None:
         self._reader = reader
         self._most = most
         self._check = check
         self._deliver = deliver
 
-    def read(self, count: int) -> Sequence[Found]:
+    def read(self, count: int) -> list[Found]:
         self._check("block")
-        found: Sequence[Found] = self._deliver("block", self._reader.read(min(count, self._most)))
+        found: list[Found] = self._deliver("block", self._reader.read(min(count, self._most)))
         return found
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
