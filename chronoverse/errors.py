@@ -36,12 +36,6 @@ class InvalidMask(ChronoverseError):
     exit_code = os.EX_USAGE
 
 
-class InvalidCursor(ChronoverseError):
-    """Raised when a page cursor is malformed, or was made for another job, order or filter."""
-
-    status = 400
-
-
 class SearchTooExpensive(ChronoverseError):
     """Raised when a line is too long for the regular expression that is searched for."""
 
@@ -103,12 +97,6 @@ class ScansUnavailable(ChronoverseError):
     detail = "Searches are not answered now; try again."
 
 
-class Draining(AtCapacity):
-    """Raised when a worker that is shutting down is asked for a new stream. Another worker may accept it."""
-
-    detail = "This worker is going down; try again."
-
-
 class ShareExceeded(ChronoverseError):
     """Raised when one token or one address already uses all that it may use at a time. A retry later may succeed."""
 
@@ -147,7 +135,7 @@ class Unreachable(ChronoverseError):
 
 
 class BadRequest(ChronoverseError):
-    """Raised when the service finds a request malformed. A retry cannot succeed."""
+    """Raised when a request is malformed, such as its page cursor. A retry cannot succeed."""
 
     status = 400
     title = "Bad Request"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chronoverse import metrics
-from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
+from chronoverse.errors import AtCapacity, ChronoverseError, ShareExceeded
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.http.tracing import RequestSpan
 
@@ -69,9 +69,9 @@ class AdmissionControl:
         return self._draining_since is not None
 
     def check(self, ticket: StreamTicket) -> None:
-        """Raises :class:`AtCapacity`, :class:`Draining` or :class:`ShareExceeded` when ``ticket`` is not admitted."""
+        """Raises :class:`AtCapacity` or :class:`ShareExceeded` when ``ticket`` is not admitted."""
         if self._draining_since is not None and self._clock() > self._draining_since + LATE_ACCEPT_SECONDS:
-            raise _refused("draining", Draining("this worker is going down"))
+            raise _refused("draining", AtCapacity("This worker is going down; try again."))
         if len(self._tickets) >= self._limit:
             raise _refused("full", AtCapacity(f"this worker already serves {self._limit} streams"))
         for kind, owner in (("token", ticket.subject), ("address", ticket.address)):

@@ -17,7 +17,7 @@ import gevent.socket
 import orjson
 from flask import Response, request
 
-from chronoverse.errors import InvalidCursor
+from chronoverse.errors import BadRequest
 from chronoverse.history.pages import Page, PageBudget, first_page, read_all_lines
 from chronoverse.history.scans.client import PendingScan
 from chronoverse.history.scans.scan import BaseScan, LineScan
@@ -113,16 +113,16 @@ def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
     """The position in ``listing``: what each of the ``parsers`` returns for its value.
 
-    A parser raises ValueError or TypeError for any other value. Raises :class:`InvalidCursor`.
+    A parser raises ValueError or TypeError for any other value. Raises :class:`BadRequest`.
     """
     try:
         values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
         bound_to, position = values[: len(listing)], values[len(listing) :]
         parsed = [parse(value) for parse, value in zip(parsers, position, strict=True)]
     except (ValueError, TypeError, LookupError) as error:
-        raise InvalidCursor("cursor: this is not one of ours") from error
+        raise BadRequest("cursor: this is not one of ours") from error
     if bound_to != list(listing):
-        raise InvalidCursor("cursor: it was made for another job, order or filter")
+        raise BadRequest("cursor: it was made for another job, order or filter")
     return parsed
 
 
@@ -152,7 +152,7 @@ def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *
     """The number after which a page of a log starts, in the order asked for, and ``more`` numbers of its cursor.
 
     It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
-    descending, and the other numbers are 0. Raises :class:`InvalidCursor`.
+    descending, and the other numbers are 0. Raises :class:`BadRequest`.
     """
     if "cursor" in query:
         return decode_cursor(query["cursor"], listing, *[number] * (1 + more))

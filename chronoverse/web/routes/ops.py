@@ -6,7 +6,7 @@ import orjson
 from flask import Response, jsonify
 
 from chronoverse import metrics
-from chronoverse.errors import Draining, StoreRefused
+from chronoverse.errors import AtCapacity, StoreRefused
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.openapi import OpenApiDocument
 from chronoverse.web.http.schemas import Blueprint, StatusSchema
@@ -37,7 +37,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     def readyz() -> Response:
         """Can it serve."""
         if deps.admission.is_draining:
-            raise Draining("this worker is going down")
+            raise AtCapacity("This worker is going down; try again.")
         if deps.verifier.published:
             deps.verifier.published.check()
         warnings = ["Searches are not answered now."] if deps.scans.is_down else []

@@ -4,7 +4,7 @@ from typing import Final, cast
 
 import pytest
 
-from chronoverse.errors import AtCapacity, ChronoverseError, Draining, ShareExceeded
+from chronoverse.errors import AtCapacity, ChronoverseError, ShareExceeded
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.admission import (
     DRAIN_STEP_SECONDS,
@@ -108,7 +108,7 @@ def test_a_late_stream_ends_with_the_others() -> None:
     rig.admission.drain(2, sleep)
     assert rig.admission.is_draining
     assert seen[:4] == [None] * 4
-    assert set(seen[6:]) == {Draining}
+    assert set(seen[6:]) == {AtCapacity}
     assert len(rig.admission) == 0
     assert len(rig.left) == 1 + seen.count(None)
 
