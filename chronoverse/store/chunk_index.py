@@ -27,7 +27,7 @@ class GarbageMark(NamedTuple):
 
 
 class ChunkIndex:
-    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs; see the key map in :mod:`chronoverse.store`.
+    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs; see ``docs/redis.md``.
 
     :mod:`chronoverse.archive.job_objects` says what the garbage is for. Every method raises as those of
     :class:`chronoverse.store.Store`.

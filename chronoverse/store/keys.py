@@ -1,4 +1,4 @@
-"""The names and types of the store's Redis keys. The key map in :mod:`chronoverse.store` says what each holds. Pure."""
+"""The names and types of the store's Redis keys. ``docs/redis.md`` says what each holds. Pure."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -80,7 +80,7 @@ class Bench:
         return self._client.execute_command(*command)
 
     def key(self, kind: str, job: JobRef = JOB) -> str:
-        """A key name, as the key map in ``chronoverse.store`` has it."""
+        """A key name, as ``docs/redis.md`` has it."""
         end = kind if kind in ("jobs", "running", "settings") else f"{job.job_id}:{kind}"
         return f"{self.prefix}:{{{job.workflow_id}}}:{end}"
 
