@@ -131,12 +131,11 @@ class JobObjects:
     ) -> CollectedGarbage:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
-        If the store may go back to older records, after a power cut or a failover to a replica that lags, only objects
-        that were marked for deletion ``orphan_seconds`` ago are deleted. Objects that are not in the garbage must be
-        ``min_age`` seconds old at ``now``, in Unix time. An object that the job's manifest names must have been
-        replaced by a redaction: the store may have lost its record. With ``check_permanence`` the store is asked even
-        if there is nothing to delete. An object whose deletion fails stays garbage. May be repeated after any error.
-        Raises :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
+        While the store may go back to older records, only objects that were marked for deletion ``orphan_seconds`` ago
+        are deleted. Objects that are not in the garbage must be ``min_age`` seconds old at ``now``, in Unix time. An
+        object that the job's manifest names must have been replaced by a redaction. With ``check_permanence`` the store
+        is asked even if there is nothing to delete. May be repeated after any error. Raises
+        :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
         """
         index = self.store.chunks
         found = self._unrecorded()

@@ -10,13 +10,9 @@ from typing import Final
 class FairLock:
     """A lock with up to ``at_once`` holders, of which up to ``each`` belong to one subject (the user of a token).
 
-    The subjects that wait get the lock in turn, and the requests of one subject in the order of asking. So however many
-    requests a subject has, another one waits for one of them only. A subject that has ``each`` holders already is
-    passed over until one of them releases the lock.
-
-    Whoever gets the lock first calls ``pause``, which lets the rest of the worker run once. A caller waits for up to
-    ``seconds``. Then it gets the exception that ``missed`` makes of a text, or that of ``used_up`` if its own subject
-    has ``each`` holders.
+    The subjects that wait get the lock in turn. So however many requests a subject has, another one waits for one of
+    them only. A holder first calls ``pause``, which lets the rest of the worker run once. After ``seconds`` a caller
+    gets the exception that ``missed`` makes of a text, or that of ``used_up`` if its own subject has ``each`` holders.
     """
 
     def __init__(

@@ -93,13 +93,7 @@ class JobLog:
         """Opens a new attempt at a job, and waits up to ``open_seconds`` until the store has opened it.
 
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
-        the URL of either: as in ``CHRONOVERSE_REDIS_URL``, or of a service, with a ``token`` for ``logs:write``; a
-        function is called for each request. ``ca_file`` (default CHRONOVERSE_CA_FILE) has PEM certificates of further
-        authorities to trust. ``lease_seconds`` must not be longer than the service's own. ``room`` says where lines
-        wait while the store is away, by default in 64 MiB of memory. With ``retry`` the job is the first of JOB, JOB.2,
-        … that is free. With ``wait_for_lease`` lines wait while another runner holds the job, instead of :class:`Held`.
-        Whoever knows the ``lease_token`` (32 to 128 hexadecimal digits, by default made up) can end this attempt.
-        ``say`` gets each message for the user (default: stderr). ``clock`` gives Unix time in seconds.
+        the URL of a store or a service. ``docs/python-api.md`` says what the options do. ``clock`` is Unix time.
 
         Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates
         (:class:`chronoverse.errors.SettingsError` if the setting names it); ``Held``, ``Closed``, ``Deleted``,

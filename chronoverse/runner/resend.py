@@ -39,10 +39,9 @@ def resend_spool(
 
     ``connect`` returns the store of a workflow, and ``comparer_for`` how to compare with its lines. With ``job_id`` the
     lines are published as that job of their workflow, from number 1 on; it must not have any. With ``retry`` the id is
-    the first free one of JOB, JOB.2, JOB.3, … A job whose runner was killed ends as LOST. An attempt that was to be
-    followed by another one ends FAILED in a log of its own. If the job was deleted, ``path`` is removed too. Of a
-    damaged file the whole lines are delivered, and it is kept beside ``path``. ``say`` gets messages for the user,
+    the first free one of JOB, JOB.2, JOB.3, … If the job was deleted, ``path`` is removed too. ``say`` gets messages,
     ``show`` each second how far it is; ``service_url``, if we publish through a service, is for messages.
+    ``docs/runner.md`` says how jobs end, and what happens to a damaged file.
 
     Raises: :class:`SpoolError` if the file is not a spool file, or was damaged, after its whole lines were delivered;
     :class:`SpoolNotInLog` when the job has already ended and its log does not have the lines of the file;

@@ -69,13 +69,10 @@ def run(
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
     ``store`` may be a function, which is called in the publisher's thread. What ``masks`` has is neither published nor
-    spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. With ``pty`` the command
-    has a pseudo-terminal, and all its output is stdout. With ``retry`` the job is the first of JOB, JOB.2, … whose id
-    is free. ``service_url``, if we publish through a service, and ``page``, the link to a job's page, are for messages.
-    In the main thread SIGINT, SIGTERM and SIGHUP are forwarded.
-
-    When the store refuses the job, the command runs all the same, and its lines are left in a file. Only with
-    ``require_log`` it is not started, and what :meth:`Publisher.start` raises is raised.
+    spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. ``pty``, ``require_log``
+    and ``retry`` are the options of ``chronoverse run``. ``service_url``, if we publish through a service, and
+    ``page``, the link to a job's page, are for messages. In the main thread SIGINT, SIGTERM and SIGHUP are forwarded.
+    With ``require_log`` what :meth:`Publisher.start` raises is raised.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),

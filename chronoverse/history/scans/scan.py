@@ -53,13 +53,10 @@ class BaseScan:
 class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
-    The filters are the ``stream``, the query ``q``, which is an expression with ``regex``, and the times from ``since``
-    to ``until``. None lets every line pass. With ``only_new``, only lines pass that are new, compared with the job
-    ``against``, or with the newest good runs before the job.
-
-    ``form`` is what the page has of each line. ``page`` is its JSON as on a page, with the spans that match, and with
-    ``before`` and ``after`` lines of context; ``whole`` is its JSON in full; ``number`` is its number alone, which
-    takes nothing from ``page_bytes``.
+    The query ``q`` is an expression with ``regex``. With ``only_new``, only lines pass that are new, compared with the
+    job ``against``, or with the newest good runs before the job. ``form`` is what the page has of each line: ``page``
+    is its JSON as on a page, with the spans that match, and with ``before`` and ``after`` lines of context; ``whole``
+    its JSON in full; ``number`` its number alone, which takes nothing from ``page_bytes``.
     """
 
     PATH: ClassVar = "/"
