@@ -37,20 +37,10 @@ class Clock:
         return self.now
 
 
-class ControlledStore(Store):
-    """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
+class _Hooks:
+    """What happens before and after the calls of a :class:`ControlledStore`, and how many there were."""
 
-    While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
-    before the next call of that method. The action is what another process might do between two calls. ``late`` maps
-    ``get_job``, ``get_jobs``, ``read`` or ``block`` (the read of a live reader) to an action that runs once, after the
-    answer to the next call was made. It is called with that answer, and what it returns is what the caller gets. Its
-    live readers are those of ``reading``, if that is given.
-    """
-
-    def __init__(self, store: Store, most: int = 2048, reading: Store | None = None) -> None:
-        self._store = store
-        self._most = most
-        self._reading = reading or store
+    def __init__(self) -> None:
         self.fault: StoreError | None = None
         self.before: dict[str, Callable[[], object]] = {}
         self.late: dict[str, Callable[[Any], Any]] = {}
@@ -67,6 +57,23 @@ class ControlledStore(Store):
     def _deliver(self, method: str, answer: Any) -> Any:
         action = self.late.pop(method, None)
         return action(answer) if action else answer
+
+
+class ControlledStore(_Hooks, Store):
+    """A store whose readers hardly block, and that returns at most ``most`` entries of a job at a time.
+
+    While ``fault`` is set, every call raises it. ``before`` maps a method's name to an action that runs once, just
+    before the next call of that method. The action is what another process might do between two calls. ``late`` maps
+    ``get_job``, ``get_jobs``, ``read`` or ``block`` (the read of a live reader) to an action that runs once, after the
+    answer to the next call was made. It is called with that answer, and what it returns is what the caller gets. Its
+    live readers are those of ``reading``, if that is given.
+    """
+
+    def __init__(self, store: Store, most: int = 2048, reading: Store | None = None) -> None:
+        super().__init__()
+        self._store = store
+        self._most = most
+        self._reading = reading or store
 
     @property
     def single_server(self) -> bool:
