@@ -135,14 +135,7 @@ def stored_lines(
 
 
 def follow_since(
-    client: Client,
-    job: JobRef,
-    since: str,
-    *,
-    offset: int | str | None,
-    tail: int | None,
-    wait: float,
-    **filters: Any,
+    client: Client, job: JobRef, since: str, *, offset: int | str | None, tail: int | None, wait: float, **filters: Any
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
 

@@ -46,11 +46,7 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
 @click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
 @click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="... for what this file holds.")
 @click.option(
-    "--mask",
-    "values",
-    multiple=True,
-    metavar="VALUE",
-    help="... for VALUE, which ps shows: prefer the others.",
+    "--mask", "values", multiple=True, metavar="VALUE", help="... for VALUE, which ps shows: prefer the others."
 )
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(

@@ -44,10 +44,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
     def print_job(job: dict[str, Any]) -> None:
         """Prints its lines. It may come more than once, with other lines. Names it on stderr if there are more."""
         nonlocal failed
-        job_id, lines = (
-            plain_text(str(job["id"])),
-            read_items(job, "logs", Line.from_json),
-        )
+        job_id, lines = plain_text(str(job["id"])), read_items(job, "logs", Line.from_json)
         if output == "name" and lines and job_id not in counts:
             click.echo(job_id)
         renderer = LineRenderer(raw=raw)

@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
-from chronoverse.errors import (
-    ArchiveDamaged,
-    ArchiveUnavailable,
-    ChronoverseError,
-    JobNotFound,
-    NotALog,
-    StoreError,
-)
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, ChronoverseError, JobNotFound, NotALog, StoreError
 from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame, redact_frame

@@ -95,12 +95,7 @@ class HttpLogWriter:
         self._last_end: tuple[JobRef | None, int] = None, 0
         self._durable = durable
         self._service = ServiceConnection(
-            url,
-            self._next_token,
-            ca_file=ca_file,
-            connect_seconds=2.0,
-            read_seconds=read_seconds,
-            repeatable=True,
+            url, self._next_token, ca_file=ca_file, connect_seconds=2.0, read_seconds=read_seconds, repeatable=True
         )
 
     def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:

@@ -157,10 +157,7 @@ def _open_spool(
 
 
 def wait_delivered(
-    publisher: Publisher,
-    seconds: float,
-    show: Callable[[str], object],
-    is_stopped: Callable[[], bool] = lambda: False,
+    publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
     """Waits until the last lines are delivered, ``is_stopped()``, or ``seconds`` have passed, and ``show``s that.
 

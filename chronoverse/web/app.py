@@ -31,18 +31,7 @@ from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.logging import redact
 from chronoverse.web.http.schemas import IdentifierConverter
 from chronoverse.web.http.tracing import Traces
-from chronoverse.web.routes import (
-    admin,
-    events,
-    jobs,
-    logs,
-    ops,
-    publish,
-    raw,
-    ui,
-    wait,
-    workflows,
-)
+from chronoverse.web.routes import admin, events, jobs, logs, ops, publish, raw, ui, wait, workflows
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: A host and an optional port, as in RFC 3986 section 3.2.2.

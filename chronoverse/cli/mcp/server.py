@@ -58,11 +58,7 @@ async def _serve(tools: Tools, max_wait: int) -> None:
         return types.CallToolResult(content=[types.TextContent(text=json.decode())], is_error=is_error)
 
     server = Server(
-        "chronoverse",
-        version=__version__,
-        instructions=INSTRUCTIONS,
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
+        "chronoverse", version=__version__, instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool
     )
     async with stdio_server() as (reader, writer), anyio.create_task_group() as tasks:
         readable, messages = anyio.create_memory_object_stream[SessionMessage | Exception]()

@@ -211,10 +211,7 @@ def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, inter
     The first terminal that a session's leader opens becomes its controlling terminal: tty(4), credentials(7).
     posix_spawn opens it without running Python in the new process, as a process with threads must not after a fork.
     """
-    actions: list[tuple[Any, ...]] = [
-        (os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]
     if interactive:
         actions.append((os.POSIX_SPAWN_DUP2, 1, 0))
     elif os.isatty(0):

@@ -13,12 +13,7 @@ import gevent
 import orjson
 from flask import Request
 from marshmallow import Schema, ValidationError
-from werkzeug.exceptions import (
-    BadRequest,
-    RequestEntityTooLarge,
-    RequestTimeout,
-    UnsupportedMediaType,
-)
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout, UnsupportedMediaType
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.web.guards.connection import stop_receiving

@@ -15,8 +15,7 @@ from chronoverse.web.http.request_id import request_id
 
 #: A JWT, whatever follows "Bearer", and the parameter "token" of a query. Our own messages say "bearer token".
 _TOKENS: Final = re.compile(
-    r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+",
-    re.ASCII | re.IGNORECASE,
+    r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+", re.ASCII | re.IGNORECASE
 )
 #: Control characters are escaped on the console. Otherwise a client's text could write lines of its own.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

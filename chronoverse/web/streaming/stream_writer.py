@@ -18,13 +18,7 @@ import gevent.socket
 
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import RETRY_READ_SECONDS, Viewer
-from chronoverse.web.guards.connection import (
-    STALL_SECONDS,
-    Connection,
-    HangupWatch,
-    finish_sending,
-    is_unresponsive,
-)
+from chronoverse.web.guards.connection import STALL_SECONDS, Connection, HangupWatch, finish_sending, is_unresponsive
 from chronoverse.web.streaming.broadcast import BroadcastGroup
 
 #: Seconds of writing to full sockets after which other greenlets run.
