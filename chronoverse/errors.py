@@ -20,7 +20,7 @@ class ChronoverseError(Exception):
     detail: ClassVar[str | None] = "Something went wrong here."
     #: How a command exits, by BSD's sysexits.h.
     exit_code: ClassVar[int] = os.EX_SOFTWARE
-    #: The title of the problem document with which the service has refused a request. The class has a default.
+    #: In a client, the title of the service's problem document. A class has one for a refusal without a document.
     title: str = "Error"
 
 
@@ -158,10 +158,7 @@ class StoreUnavailable(StoreError):
 
 
 class StaleToken(StoreUnavailable, Unauthorized):
-    """Raised when a token is not accepted, or not there, but a new one may be there soon: it is read for each request.
-
-    A retry may succeed.
-    """
+    """Raised when a token that is read for each request is missing or not accepted. A retry may succeed."""
 
     exit_code = os.EX_NOPERM
 

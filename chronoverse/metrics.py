@@ -26,17 +26,14 @@ from prometheus_client.registry import Collector
 #: The process name of the archiver that the service starts.
 SUPERVISED: Final = "archiver"
 
-#: The name that :func:`name_process` gave this process. It is state of the module, as prometheus_client's metrics are,
-#: because every metric belongs to the whole process.
+#: The name that :func:`name_process` gave this process. It is state of the module, as prometheus_client's metrics are.
 _process_name = ""
 
 
 def name_process(name: str) -> None:
     """Makes this process use the files of the last process with this ``name``, which must have ended.
 
-    So a new process continues the counters of the one that it replaces: there are never more files than processes,
-    sums never decrease, and no scrape counts a value twice or misses it. Without a name, each process would leave
-    files of its own for ever.
+    It continues the counters of that process. Without a name, each process would leave files of its own for ever.
     """
     global _process_name
     _process_name = name

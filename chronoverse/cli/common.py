@@ -157,8 +157,7 @@ def spoken(seconds: float) -> str:
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
     """The URL of the service that a command means, or None if it means the store of ``settings``.
 
-    This is the rule for all commands that could use either. The first of these counts: ``server``, which is the option
-    ``--server``; CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server of this machine.
+    The first of these counts: ``server`` (``--server``); CHRONOVERSE_REDIS_URL; CHRONOVERSE_URL; the embedded server.
     """
     return server if server is not None or settings.redis_url is not None else settings.url
 
@@ -263,11 +262,9 @@ def bearer_token(
 ) -> str | Callable[[], str | None] | None:
     """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.
 
-    With a token file the function reads it, for each request.
-
-    With an embedded server and no configured key, the function makes a token with ``scope`` for ``workflow`` alone, for
-    each connection. It returns None unless the service of our data directory listens at ``url``: while that service is
-    down, a program of another user could listen on the port. A service elsewhere would not accept our tokens.
+    The function reads the token file. Or, with an embedded server and no configured key, it makes a token with
+    ``scope`` for ``workflow`` alone, and returns None unless the service of our data directory listens at ``url``:
+    while that is down, a program of another user could listen on the port.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file

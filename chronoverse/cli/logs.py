@@ -203,7 +203,7 @@ def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line |
     """The lines that are found and ``context`` lines before and after each, every line once.
 
     There is a None between two groups, where grep prints ``--``. A group covers the numbers of its matches, and
-    ``context`` numbers before and after each. Whether all of these have a line makes no difference.
+    ``context`` numbers before and after each, with or without lines.
     """
     last = covered = 0
     before: list[Line] = []

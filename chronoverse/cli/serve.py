@@ -82,8 +82,8 @@ def command_name() -> str:
 def banner(settings: Settings, address: str, command: str) -> str:
     """What the service prints when it is ready: where it serves, and what to type next.
 
-    ``address`` is where gunicorn listens, ``http://…`` or ``unix:…``. The text has a token only if tokens are signed
-    with the local secret. In other set-ups it goes to a log that other people read.
+    ``address`` is ``http://…`` or ``unix:…``. There is a token only if tokens are signed with the local secret: in
+    other set-ups other people read the log.
     """
     store = (
         f"an embedded server in {settings.data_dir}" if settings.is_embedded else "the Redis in CHRONOVERSE_REDIS_URL"

@@ -45,10 +45,9 @@ class _StreamFailed(RequestFailed):
 class Client:
     """A client of the service at ``url``.
 
-    ``token`` is a bearer token, a function that makes one for each attempt, or None for no token. ``ca_file`` has
-    authorities that are trusted beside those of the system. A request that is no stream is tried ``max_attempts``
-    times. No request is tried again after it has failed for ``max_retry_seconds``: enough to mend a bad deployment.
-    ``clock`` is monotonic, in seconds. ``chance`` returns a random number from 0 to 1.
+    ``token`` is a bearer token, a function that makes one for each attempt, or None. ``ca_file`` has authorities that
+    are trusted beside the system's. A request that is no stream is tried ``max_attempts`` times, and none again after
+    it has failed for ``max_retry_seconds``. ``clock`` is monotonic. ``chance`` returns a random number from 0 to 1.
 
     Every method raises a :class:`ChronoverseError` when no retry can succeed, such as :class:`Unauthorized` or
     :class:`JobNotFound`, and :class:`Unreachable` when retries did not succeed.
@@ -266,8 +265,8 @@ class Client:
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
         """Redacts lines, with as many requests as it takes. ``query`` has the parameters of the service's route.
 
-        Returns the number of lines, and whether the old text can still come back. Raises :class:`LineStillOpen` and
-        :class:`ArchiveNotConfigured`, too. Then some lines may be redacted already.
+        Returns the number of lines, and whether the old text can still come back. After an error some lines may be
+        redacted already: :class:`LineStillOpen` and :class:`ArchiveNotConfigured` are possible, too.
         """
         body = {name: value for name, value in query.items() if value is not None}
         path = _path("/workflows/{}/jobs/{}/logs/redact", *job)
@@ -342,7 +341,7 @@ class Client:
 
 
 def _path(route: str, *ids: str) -> str:
-    """The path of a route. Raises :class:`JobNotFound` for ids that could lead to another path."""
+    """The path of a route. Raises :class:`JobNotFound` for what is no id: it could lead to another path."""
     if not all(map(IDENTIFIER.fullmatch, ids)):
         raise JobNotFound("no such workflow or job")
     return route.format(*ids)

@@ -10,7 +10,7 @@ from chronoverse.errors import ChronoverseError, JobNotFound
 def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
     """Up to three of ``ids`` that are near ``wanted``, the nearest first, and of equally near ones in their order.
 
-    Near means: half of the longer id is a common beginning and end, or one is a part of the other.
+    Two ids are near when their common beginning and end are half of the longer one, or one is a part of the other.
 
     >>> near_ids("buidl-105", ["test-7", "build-104", "build-105"])
     ['build-105']

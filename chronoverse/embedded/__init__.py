@@ -6,6 +6,5 @@
     supervised_process  runs another program next to the service, such as the archiver
     listeners           says which listening sockets belong to the service of a data directory
 
-The supervisor is started by the first lease, and belongs to no process after that. So the server outlives the process
-that started it, as long as another one has a lease.
+The first lease starts the supervisor, which is no child of its process: the server lives as long as any lease.
 """

@@ -33,10 +33,7 @@ def record(data_dir: Path, listener: socket.socket) -> Path | None:
 
 
 def is_service(data_dir: Path, host: str, port: int) -> bool:
-    """Whether whoever connects to ``host`` and ``port`` on this machine reaches the service of ``data_dir``.
-
-    A name such as ``localhost`` can stand for several addresses. Nobody but the service may listen at any of them.
-    """
+    """Whether the service of ``data_dir``, and nobody else, listens at ``port`` of all addresses of ``host``."""
     try:
         found = {address[0] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:

@@ -13,10 +13,7 @@ LOCK_NAME: Final = "owner.lock"
 
 
 def make(prefix: str) -> Path:
-    """Makes a directory whose name begins with ``prefix``, for the caller to :func:`keep`.
-
-    First it removes those of this user that have that prefix, and no owner any more.
-    """
+    """Makes a directory for the caller to :func:`keep`. Removes this user's with the same ``prefix`` and no owner."""
     for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK_NAME}"):
         with contextlib.suppress(OSError), lock.open("rb") as file:
             if os.fstat(file.fileno()).st_uid == os.geteuid():

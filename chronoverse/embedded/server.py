@@ -1,8 +1,7 @@
 """Leases the server of a data directory. It starts with the first lease and stops after the last; its data stays.
 
 A lease is a shared lock on ``<data_dir>/holders``. Forked children have it too, and programs that are started do not.
-The kernel releases it when the last of its processes ends, however that happens. A process of its own, the supervisor,
-runs the server while there is a lease.
+The kernel releases it when the last of its processes ends, however that happens.
 
     <data_dir>/holders        has a shared lock for each lease
     <data_dir>/keeper         is locked by the supervisor and its server, so that there are never two of them
@@ -42,10 +41,9 @@ SOCKET_PATH_BYTES: Final = 103
 
 #: The server's options. It runs in the data directory, and all names are relative to it, so no path is too long.
 #: ``appendonly`` with ``everysec`` loses nothing when the server is stopped, and up to a second when the machine fails.
-#: A server that is killed while an fsync runs can lose writes that came during it: in 1 of 300 kills. WAITAOF says
-#: which writes are safe.
+#: A server that is killed during an fsync can lose writes (1 of 300 kills). WAITAOF says which writes are safe.
 #: ``aof-load-truncated``: a last write that is incomplete was never acknowledged, and must not stop the next start.
-#: ``save ''``: the append-only file is the data, so no snapshots are needed. A failed snapshot would block writes.
+#: ``save ''``: the append-only file is the data. A failed snapshot would block writes.
 SERVER_OPTIONS: Final = (
     *("--port", "0", "--unixsocket", "server.sock", "--unixsocketperm", "700"),
     *("--dir", ".", "--daemonize", "no", "--logfile", "server.log"),

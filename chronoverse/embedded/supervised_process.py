@@ -34,10 +34,7 @@ def wait_for_owner_end() -> None:
 
 
 def _inheritable_descriptors() -> list[int]:
-    """The open files that a program would inherit beside standard input, output and error: gunicorn's sockets.
-
-    It would keep the port open while the workers drain, and nobody would serve it.
-    """
+    """The files that a program would inherit: gunicorn's sockets, whose port would then stay open in a drain."""
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):  # The one that was open to read the directory.

@@ -6,8 +6,8 @@
     install(app)
 
 The job's id is the task's id, and its workflow is the task's name or one that is given. Nothing is connected, and no
-thread started, before the first task: so a pool may fork. The store cannot fail a task, nor change what it returns or
-raises. It can delay one by the seconds below.
+thread started, before the first task: so a pool may fork. The store cannot fail a task, only delay it by the seconds
+below.
 """
 
 import contextlib

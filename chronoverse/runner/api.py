@@ -1,4 +1,4 @@
-"""Publishing from a Python program: a job's log to write to, and a ``logging`` handler on top of it.
+"""Publishing from a Python program: a job's log to write to, and a stream and a ``logging`` handler on top of it.
 
     from chronoverse.api import JobLog
 
@@ -95,11 +95,10 @@ class JobLog:
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
         the URL of a store or a service. ``docs/python-api.md`` says what the options do. ``clock`` is Unix time.
 
-        Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates
-        (:class:`chronoverse.errors.SettingsError` if the setting names it); ``Held``, ``Closed``, ``Deleted``,
-        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound`` when the store refuses the job;
-        ``Unreachable`` when the service's certificate is not trusted. When the store is away, or refuses the token of a
-        function, nothing is raised: lines wait for it.
+        Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates (``SettingsError`` if the setting
+        names it); ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or
+        ``JobNotFound`` when the store refuses the job; ``Unreachable`` when the service's certificate is not trusted.
+        When the store is away, or refuses the token of a function, nothing is raised, and lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
@@ -147,9 +146,8 @@ class JobLog:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
         Only newlines end lines, and the last line needs none. A line over the limit is published as ``partial`` lines.
-        ``at`` is Unix time in seconds, by default now. Bytes that are not UTF-8 are replaced.
-
-        Raises ValueError for any other stream, and after the log is finished.
+        ``at`` is Unix time in seconds, by default now. Bytes that are not UTF-8 are replaced. Raises ValueError for any
+        other stream, and after the log is finished.
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")

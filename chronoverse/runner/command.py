@@ -1,6 +1,4 @@
-"""Runs one command in a process group of its own: captures its output, copies it to ours, forwards signals to it, and
-returns its exit code.
-"""
+"""Runs one command in a process group of its own: captures and copies its output, and forwards signals to it."""
 
 import contextlib
 import os
@@ -86,8 +84,8 @@ class Tee:
 class SignalForwarder:
     """A context manager. Inside it, signals go to the process group that was given to :meth:`attach`.
 
-    A signal handler can run between any two operations of the main thread, so it takes no lock. Outside the main
-    thread none is installed, and the caller may use :meth:`send`.
+    A handler can interrupt the main thread anywhere, so it takes no lock. Other threads install none, and may call
+    :meth:`send`.
     """
 
     def __init__(self) -> None:
@@ -147,9 +145,8 @@ def run_command(
 ) -> int:
     """Runs ``argv``. Its output goes to ``tees`` unchanged and to ``publish`` masked; ``signals`` are forwarded to it.
 
-    With ``pty`` it gets a pseudo-terminal instead of two pipes, and all its output is stdout. Its environment is ours
-    without our settings: see :func:`job_environ`. Returns the exit code: the command's own, 128 + n for signal n, 127
-    or 126 if it could not be started.
+    With ``pty`` it gets a pseudo-terminal instead of two pipes, and all its output is stdout. It does not see our
+    settings. Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started.
     """
     if signals.received:
         return BY_SIGNAL + signals.received[0]

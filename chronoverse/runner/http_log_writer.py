@@ -1,7 +1,4 @@
-"""Writes logs through the service, for runners that do not reach its store.
-
-Every request may be repeated. So a lost answer costs one more request, and nothing else.
-"""
+"""Writes logs through the service, for runners that do not reach its store. Every request may be repeated."""
 
 import gzip
 import hashlib
@@ -70,9 +67,9 @@ class HttpAppends:
 class HttpLogWriter:
     """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
-    A refused token of a function raises :class:`StaleToken`, since the next call may return another one; None after a
-    token counts as a service that is away. ``ca_file`` has authorities to trust beside those of the system. With
-    ``durable`` a line is safe when the service says so, else when it is acknowledged.
+    When a function's token is refused, :class:`StaleToken` is raised, since the next one may be accepted. None after a
+    token counts as a service that is away. ``ca_file`` has authorities to trust beside the system's. With ``durable`` a
+    line is safe when the service says so, else when it is acknowledged.
 
     Every method raises what the same method of :class:`chronoverse.store.Store` raises; :class:`StoreUnavailable` when
     the service does not answer or cannot serve; :class:`TooFast`; and errors that no retry changes:

@@ -66,8 +66,8 @@ class Publisher:
 
     A spool that another process left behind is continued where that process stopped, with its token. The job of a
     reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
-    lines, has not ended, was not deleted and that no live runner holds. With ``wait_for_lease`` lines wait while
-    another runner holds the job; else that refuses the job. ``say`` shows the user a message.
+    lines, no end, no tombstone and no live runner. With ``wait_for_lease`` lines wait while another runner holds the
+    job, instead of :class:`Held`. ``say`` shows the user a message.
     """
 
     connect: Callable[[], LogWriter]
@@ -422,9 +422,8 @@ class Publisher:
             self.say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # Whoever deletes a job wants its lines gone, and those in the spool too. A reassigned spool has another
-        # job's lines, which were only to be published under the id of the deleted one.
-        # A runner that never had an attempt has no lines of that job: its lines were never published.
+        # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when
+        # the spool was reassigned, or when there never was an attempt.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.kept:
             error = Deleted(f"{error}; its lines that waited here are dropped")

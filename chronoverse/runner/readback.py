@@ -5,7 +5,6 @@ getting the lines again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Final
 
 from chronoverse.archive.reader import ArchiveReader
@@ -24,17 +23,17 @@ Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
 
 def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Compare:
-    """How to compare with logs that ``writer`` writes: the service compares itself; for a store we do, with ``archive``
-    for lines that have left it."""
+    """How to compare with logs that ``writer`` writes. A service compares itself. A store's lines are read, and those
+    that have left it from ``archive``."""
     if isinstance(writer, HttpLogWriter):
         return writer.compare
-    return partial(compare_stored, writer, archive or ArchiveReader())
 
+    def compare(job: JobRef, lines: Sequence[Line]) -> Comparison:
+        first = lines[0].sequence_num
+        log = _read(writer, archive or ArchiveReader(), job, first)
+        return compare_lines(log, first, [line_digest(line) for line in lines])
 
-def compare_stored(store: StoredLog, archive: ArchiveReader, job: JobRef, lines: Sequence[Line]) -> Comparison:
-    """As :data:`Compare`, with the log that ``store`` and ``archive`` have."""
-    first = lines[0].sequence_num
-    return compare_lines(_read(store, archive, job, first), first, [line_digest(line) for line in lines])
+    return compare
 
 
 def _read(store: StoredLog, archive: ArchiveReader, ref: JobRef, first: int) -> Iterator[Line]:

@@ -34,8 +34,7 @@ def resend_spool(
     service_url: str | None = None,
     show: Callable[[str], object] = lambda text: None,
 ) -> bool:
-    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it, and the job's
-    end; the file is then gone. Otherwise it stays as it is.
+    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it: then it is gone.
 
     ``connect`` returns the store of a workflow, and ``comparer_for`` how to compare with its lines. With ``job_id`` the
     lines are published as that job of their workflow, from number 1 on; it must not have any. With ``retry`` the id is
@@ -43,10 +42,10 @@ def resend_spool(
     ``show`` each second how far it is; ``service_url``, if we publish through a service, is for messages.
     ``docs/runner.md`` says how jobs end, and what happens to a damaged file.
 
-    Raises: :class:`SpoolError` if the file is not a spool file, or was damaged, after its whole lines were delivered;
-    :class:`SpoolNotInLog` when the job has already ended and its log does not have the lines of the file;
-    :class:`Held`, :class:`ForeignLines`, :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot
-    be continued; :class:`StoreError` when the lines cannot be read back.
+    Raises: :class:`SpoolError` for another or a damaged file, whose whole lines were delivered;
+    :class:`SpoolNotInLog` when the job has ended without lines of the file; :class:`Held`, :class:`ForeignLines`,
+    :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot be continued; :class:`StoreError` when
+    the lines cannot be read back.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

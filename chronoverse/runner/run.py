@@ -1,8 +1,5 @@
 """Runs a command, shows its output unchanged, publishes every line, and returns the command's exit code.
 
-    command ─> pipes ─> capture ─> spool ─> publisher ─> store
-                           └─> tee ─> our own stdout and stderr
-
 Nothing that happens to the store, or that it answers, can delay, stop or fail the command.
 """
 

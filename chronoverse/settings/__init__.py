@@ -230,8 +230,8 @@ class Settings:
     url: str | None = _setting(
         parse.service_url,
         "URL",
-        "The service that commands mean which read, redact or delete; without `CHRONOVERSE_REDIS_URL` also `run`"
-        " and `deliver` ([the rule](cli.md#which-service-which-store)).",
+        "The service for commands that read, redact or delete; without `CHRONOVERSE_REDIS_URL` also for `run` and"
+        " `deliver` ([the rule](cli.md#which-service-which-store)).",
         "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
     )
     token: str | None = _setting(
@@ -317,11 +317,6 @@ def ca_file_from_env(environ: Mapping[str, str] = os.environ) -> Path | None:
         return parse.ca_file(text) if (text := environ.get("CHRONOVERSE_CA_FILE")) else None
     except ValueError as error:
         raise SettingsError(f"CHRONOVERSE_CA_FILE {error}") from None
-
-
-def no_color() -> bool:
-    """Whether the user wants no colours from any program: https://no-color.org"""
-    return bool(os.environ.get("NO_COLOR"))
 
 
 def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:

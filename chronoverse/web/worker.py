@@ -1,7 +1,4 @@
-"""The gunicorn worker class: a gevent worker with limits for every connection, and sockets that streams can take over.
-
-It also has a shutdown of its own, which drains the event streams.
-"""
+"""The gunicorn worker class: a gevent worker that limits its connections, and drains its event streams at the end."""
 
 import contextlib
 import math

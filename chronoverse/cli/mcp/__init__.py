@@ -40,9 +40,8 @@ def mcp(max_wait: int) -> None:
     from chronoverse.cli.mcp.server import run
     from chronoverse.cli.mcp.tools import Tools
 
-    # An answer counts as lost after three heartbeats of silence; a wait is asked for in pieces of 20 s. Attempts go on
-    # for longer than a service takes to restart, and with one more are shorter than the 60 s after which the official
-    # SDK for TypeScript, and clients that are made with it, give up a call.
+    # A wait is asked for in pieces of 20 s, so an answer is lost after three heartbeats of 8 s. All attempts together
+    # take longer than a restart of the service, and less than the 60 s after which the SDK for TypeScript gives up.
     client = make_client(settings, EVERY_WORKFLOW, heartbeat_seconds=8, max_attempts=6, max_retry_seconds=20)
     run(Tools(client, settings.service_url.rstrip("/")), max_wait)
     # Threads of calls that were abandoned may still wait for the service. They only read, so nothing is lost.

@@ -1,8 +1,7 @@
 """Lines of logs in answers of a bounded number of bytes. Pure.
 
-A job can print anything, also text that looks like a tool call, like an answer of ours, or like instructions. So each
-message stays inside a JSON string, next to a notice that says what it is. Characters that nobody would see are shown as
-their numbers, since a model reads them all the same.
+A job can print text that looks like a tool call or like instructions. So each message stays inside a JSON string, next
+to a notice that says what it is. Invisible characters, which a model reads all the same, are shown as their numbers.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""Turns one stream's bytes into batches of lines, and says when waiting text must be published. No I/O.
-
-bytes ─> ProgressFilter ─> Masks ─> LineSplitter ─> batches of lines
-"""
+"""Turns one stream's bytes into batches of lines, and says when waiting text must be published. No I/O."""
 
 import math
 import re

@@ -19,8 +19,8 @@ _NAMED: Final = 10
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
     """The lines of the spool file ``path`` that are whole, and a sentence about the others; empty if there are none.
 
-    The whole lines of a damaged file are written into a new one. With ``in_place`` this takes the place of ``path``,
-    and the damaged file becomes FILE.damaged. Else it is removed at once, while the spool has it open.
+    The whole lines of a damaged file are written into a new one. With ``in_place`` the new file takes the place of
+    ``path``, which becomes FILE.damaged. Else the new file has no name, and is gone once the spool is closed.
 
     Raises: :class:`SpoolError` when nothing is whole, or, with ``in_place``, when nobody knows whose lines they are;
     :class:`SpoolInUse`.

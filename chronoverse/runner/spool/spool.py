@@ -98,14 +98,9 @@ class Spool:
         self._changed = threading.Condition()
         #: What was saved last, here or by the process that left the file.
         self.state: dict[str, Any] = {}
-        #: The index of the first line that the store has not acknowledged.
-        self.acked = 0
-        #: The index of the first line that is not known to be safe in the store.
-        self.safe = 0
-        #: The lines below this index were removed, because the store had them.
-        self.first = 0
-        #: The index of the job's next line.
-        self.end = 0
+        #: Indexes, as in the picture above: of the first line that the store has not acknowledged, of the first that is
+        #: not known to be safe there, of the first that was not removed as safe, and of the job's next line.
+        self.acked = self.safe = self.first = self.end = 0
         #: Lines that were dropped because there was no room.
         self.dropped = 0
         #: The oldest lines, if there is a file; then the newest ones.
@@ -223,8 +218,8 @@ class Spool:
     def take(self, index: int) -> SpoolBatch | None:
         """The next lines from ``index`` on, at most one append; None at the end, or if the spool is abandoned.
 
-        They begin later if the line ``index`` was dropped, and end before others that were. If all were dropped, there
-        are none, from the end on.
+        They begin later if the line ``index`` was dropped, and end before others that were dropped. If all were, the
+        batch is empty and lies at the end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:

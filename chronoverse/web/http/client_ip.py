@@ -1,8 +1,4 @@
-"""Finds the client's address.
-
-It is the address of the connection's other end. If that is a trusted proxy, it is what the proxy wrote into
-X-Forwarded-For.
-"""
+"""Finds the client's address: that of the connection, or what a trusted proxy wrote into X-Forwarded-For."""
 
 from collections.abc import Iterable
 from functools import lru_cache

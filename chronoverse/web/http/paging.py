@@ -134,7 +134,7 @@ def number(value: Any) -> int:
 
 
 def created_ms(value: Any) -> float:
-    """A creation time in a cursor. It is text: a foreign runner may have written any time, such as infinity."""
+    """A creation time in a cursor. It is text, since JSON has no infinity, which a foreign runner may have written."""
     if type(value) is not str or math.isnan(created := float(value)):
         raise ValueError
     return created

@@ -1,7 +1,4 @@
-"""An id for every request, taken from its ``X-Request-ID`` or made here.
-
-The answer repeats it, and problem documents and log lines have it.
-"""
+"""An id for every request, from its ``X-Request-ID`` or made here. Answers, problems and log lines have it."""
 
 import re
 import secrets

@@ -134,8 +134,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def stale_seconds(watched: int) -> float:
     """For how long another worker may show lines as they were before a redaction, when it watches ``watched`` jobs.
 
-    It trusts a chunk's record for a while, and may make a segment of the old chunk at the end of that time. In its ring
-    a line stays until the tail has looked at the job.
+    It trusts a chunk's record for a while, and may cache a segment of the old chunk at the end of that time. In its
+    ring a line stays until the tail has looked at the job.
     """
     return max(RECORD_SECONDS + CACHE_SECONDS, check_seconds(watched) + TICK_SECONDS)
 

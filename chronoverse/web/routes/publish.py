@@ -123,7 +123,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
-    """Below which number all is safe. ``next`` is null when the store has not confirmed it in time."""
+    """The number below which all is safe, as ``next``. It is null when the store has not confirmed it in time."""
     with contextlib.suppress(NotDurable):
         if probe is not None:
             next_number = probe.confirm(attempt)

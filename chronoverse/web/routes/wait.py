@@ -66,7 +66,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         wants_line = "q" in query
         wanted = {
             "after": query.get("offset", 0 if wants_line or job is None else job.last),
-            # Somebody who waits for the end gets a filter. A line that passes it all the same does no harm.
+            # Who waits for the end needs no lines. With this filter almost none comes, and one does no harm.
             "line_filter": line_filter_of(query) if wants_line else LineFilter(q="\0"),
             "wait": timeout,
             # There are no heartbeats, because the answer has not begun.

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 class BroadcastGroup:
     """The caught-up viewers of one feed that have the same ``line_filter``.
 
-    They are all at the newest position of the feed's ring. While it has members, it is one of ``feed.groups``, by its
-    ``key``, and of ``feed.waiters``, and they are not. ``encode`` makes of frames what its members take. ``heartbeat``
-    is in seconds, on the tail's clock.
-
-    Other greenlets only run in between where the feed or its filter budget lets them.
+    They are all at the same position of the feed's ring. While the group has members, it is in ``feed.groups``, by its
+    ``key``, and in ``feed.waiters`` instead of their viewers. ``encode`` makes of frames what members take.
+    ``heartbeat`` is in seconds, on the tail's clock. Other greenlets run only where the feed or its filter budget lets
+    them.
     """
 
     #: All members have caught up.
