@@ -13,7 +13,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.model import IDENTIFIER, Status, iso_timestamp, read_time
+from chronoverse.joblog.model import IDENTIFIER, STREAMS, Status, iso_timestamp, read_time
 from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url
@@ -83,7 +83,7 @@ list_output_option = click.option(
 )
 regex_option = click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
 search_option = click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
-stream_option = click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream's lines.")
+stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Only this stream's lines.")
 
 
 def status_option(what: str) -> Callable[[Any], Any]:

@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from itertools import takewhile
 from typing import Any
 
@@ -13,7 +12,7 @@ import click
 from chronoverse.cli import common
 from chronoverse.client.client import read_items, reading
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.model import iso_timestamp, read_time
+from chronoverse.joblog.model import read_time, seconds_of
 
 
 @click.command()
@@ -91,10 +90,10 @@ def _job_text(job: dict[str, Any]) -> str:
 
 
 def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
-    started = job["started_at"]
-    ended = job["finished_at"] or (iso_timestamp(time.time()) if job["status"] == "RUNNING" else None)
-    duration = common.spoken(_unix_seconds(ended) - _unix_seconds(started)) if started and ended else "-"
-    return str(job["id"]), _status(job), _age(started or job["created_at"]), duration, str(job["lines"])
+    started = seconds_of(str(job["started_at"]))
+    ended = time.time() if job["status"] == "RUNNING" else seconds_of(str(job["finished_at"]))
+    duration = common.spoken(ended - started) if started and ended else "-"
+    return str(job["id"]), _status(job), _age(job["started_at"] or job["created_at"]), duration, str(job["lines"])
 
 
 def _status(job: dict[str, Any]) -> str:
@@ -119,12 +118,5 @@ def _counts(workflow: dict[str, Any]) -> Iterator[str]:
 
 def _age(timestamp: Any) -> str:
     """How long ago a timestamp of the service was, by our clock."""
-    return "-" if not (then := _unix_seconds(timestamp)) else common.spoken(max(0, time.time() - then))
-
-
-def _unix_seconds(timestamp: Any) -> float:
-    """The Unix time of a timestamp of the service; 0 for what is none."""
-    try:
-        return datetime.fromisoformat(str(timestamp)).timestamp()
-    except ValueError:
-        return 0
+    then = seconds_of(str(timestamp))
+    return "-" if then is None else common.spoken(max(0, time.time() - then))

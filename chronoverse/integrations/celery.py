@@ -32,8 +32,8 @@ from celery.utils.log import task_logger
 
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.errors import ChronoverseError, Closed, SequenceGap, StoreError
-from chronoverse.joblog.model import JobRef, Status
-from chronoverse.runner.api import STREAMS, JobLog, JobLogHandler, JobLogStream, connect_writer
+from chronoverse.joblog.model import STREAMS, JobRef, Status
+from chronoverse.runner.api import JobLog, JobLogHandler, JobLogStream, connect_writer
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings

@@ -29,7 +29,10 @@ LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b
 
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
-_OUR_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
+#: The streams that a line may be on.
+STREAMS: Final = ("stdout", "stderr")
+#: A time as :func:`iso_timestamp` writes it.
+TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
 
 
 def parse_number(text: str) -> int | None:
@@ -81,7 +84,7 @@ class TimeRange(NamedTuple):
         if self.since is None and self.until is None:
             return True
         # Times as we write them are compared as texts.
-        time = timestamp if _OUR_TIME.fullmatch(timestamp) else read_time(timestamp)
+        time = timestamp if TIMESTAMP.fullmatch(timestamp) else read_time(timestamp)
         return time is not None and (self.since or "") <= time and (self.until is None or time <= self.until)
 
 

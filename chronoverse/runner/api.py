@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, JobRef, Status, iso_timestamp
+from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, STREAMS, JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
@@ -35,8 +35,6 @@ from chronoverse.store import Store
 
 __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
 
-#: The streams that a line may be on.
-STREAMS: Final = ("stdout", "stderr")
 #: Characters of a line that has not ended after which a :class:`JobLogStream` publishes it as a line.
 MAX_UNFINISHED: Final = 65_536
 

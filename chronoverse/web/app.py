@@ -23,7 +23,7 @@ from chronoverse.store import Durability, Store
 from chronoverse.web.guards.admission import AdmissionControl
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.memory import bound_unread_answers
-from chronoverse.web.guards.rates import ReplayThrottle, TokenBuckets
+from chronoverse.web.guards.rates import PublishThrottle, ReplayThrottle
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http import cors, openapi, problems, request_id
 from chronoverse.web.http.bodies import BodyReader
@@ -88,7 +88,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         stream_writers=StreamWriters(tail, settings.heartbeat_seconds),
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,
-        token_buckets=TokenBuckets(settings.max_publish_rate_per_token),
+        publish_throttle=PublishThrottle(settings.max_publish_rate_per_token),
         traces=Traces(redact) if settings.traces else None,
     )
 

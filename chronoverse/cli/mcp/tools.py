@@ -24,7 +24,7 @@ from chronoverse.client.client import PAGE_LINES, Client
 from chronoverse.errors import BadRequest, ChronoverseError
 from chronoverse.joblog import summary as summaries
 from chronoverse.joblog.matcher import MAX_QUERY
-from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, JobRef, Status, parse_number
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, JobRef, Status, parse_number
 
 #: Seconds after which a search or a listing that has found nothing yet answers with its cursor.
 LOOKING_SECONDS: Final = 15.0
@@ -50,7 +50,7 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "last": {**_NUMBER, "description": "The number of the last line."},
     "tail": {**_NUMBER, "description": "That many last lines; the cursor leads to older ones. Excludes first, last."},
     "status": {"type": "string", "enum": [each.value for each in Status], "description": "Only jobs with this status."},
-    "stream": {"type": "string", "enum": ["stdout", "stderr"], "description": "Only lines of this stream."},
+    "stream": {"type": "string", "enum": list(STREAMS), "description": "Only lines of this stream."},
     "q": {
         "type": "string",
         "minLength": 1,

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import orjson
 
 from chronoverse.errors import SpoolError, SpoolInUse
-from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, TIMESTAMP
 from chronoverse.runner.capture.line_splitter import LineBatch
 
 #: Bytes that may wait in memory. More goes to the file.
@@ -315,9 +315,9 @@ def _is_plausible(batch: LineBatch) -> bool:
     lines = batch.text.count(b"\n") + 1 if isinstance(batch.text, bytes) else 0
     return (
         all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (batch.ordinal, batch.position))
-        and batch.stream in ("stdout", "stderr")
+        and batch.stream in STREAMS
         and isinstance(batch.timestamp, str)
-        and re.fullmatch(_TIMESTAMP, batch.timestamp, re.ASCII) is not None
+        and TIMESTAMP.fullmatch(batch.timestamp) is not None
         and 0 < lines == batch.lines <= (1 if batch.partial else lines)
     )
 
@@ -329,7 +329,6 @@ _EARLIER: Final = (
 #: The batches that :meth:`SpoolFile.count` and :meth:`SpoolFile.write` are about. Without the second condition, SQLite
 #: would read all rows behind them, too.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
-_TIMESTAMP: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
 _COUNT: Final = "[0-9]{1,15}"
 #: The values that a file's state may have, as JSON. An exit code has as many digits as a log can hold.
 _STATE: Final[Mapping[str, str]] = {

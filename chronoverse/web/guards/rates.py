@@ -28,7 +28,7 @@ FEW_REPLAYS: Final = 8
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
-class TokenBuckets:
+class PublishThrottle:
     """A worker's token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject.
 
     ``rate`` is bytes a second; None is no limit. An append is accepted as a whole when the bucket is not empty. If it

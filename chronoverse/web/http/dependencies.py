@@ -22,7 +22,7 @@ from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.guards.admission import AdmissionControl, StreamTicket
-from chronoverse.web.guards.rates import TokenBuckets
+from chronoverse.web.guards.rates import PublishThrottle
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.client_ip import TrustedProxies
@@ -55,7 +55,7 @@ class Dependencies:
     body_reader: BodyReader
     scans: ScanClient
     #: How fast runners publish.
-    token_buckets: TokenBuckets
+    publish_throttle: PublishThrottle
     #: Our lease on the embedded server. None when the store is a server that others run.
     server_lease: ServerLease | None
     #: Where archived logs are stored. None when there is no archive.

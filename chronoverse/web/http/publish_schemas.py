@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate, validates
 
-from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, Status
-from chronoverse.web.http.schemas import STREAMS, QueryInteger, answer, boolean, integer, matching, one_of, text
+from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, STREAMS, Status
+from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer, matching, one_of, text
 
 #: Lines of one append. With more, the script would block the store for longer than a millisecond or two.
 MAX_LINES: Final = 500

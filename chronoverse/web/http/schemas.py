@@ -13,7 +13,7 @@ from werkzeug.routing import BaseConverter
 from chronoverse.joblog.events import EventName
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, MAX_PROGRAM, MAX_QUERY, Matcher
-from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, Status, parse_number, read_time
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, Status, parse_number, read_time
 from chronoverse.joblog.summary import DEFAULT_BYTES, MAX_BYTES, MIN_BYTES
 from chronoverse.web.http.bodies import BodyReader
 
@@ -22,7 +22,6 @@ MAX_PAGE_LIMIT: Final = 1000
 #: Seconds that a viewer may wait for a job that does not exist yet.
 MAX_WAIT_SECONDS: Final = 300
 
-STREAMS: Final = ("stdout", "stderr")
 STATUSES: Final = tuple(status.value for status in Status)
 
 #: What the OpenAPI document says of a body that is refused with 429.
@@ -31,6 +30,10 @@ SHARE_USED: Final = "The token's other request bodies use all the memory that it
 _View = TypeVar("_View", bound=Callable[..., Any])
 _Field = TypeVar("_Field", bound=fields.Field[Any])
 Members = Mapping[str, fields.Field[Any]]
+
+
+#: A job's path. The routes below it have the same beginning.
+JOB_ROUTE: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 
 
 class IdentifierConverter(BaseConverter):

@@ -24,9 +24,17 @@ from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
 from chronoverse.web.http.request_id import request_id
-from chronoverse.web.http.schemas import IDS, Blueprint, SearchFields, answer, boolean, integer, list_of, text
-
-_JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
+from chronoverse.web.http.schemas import (
+    IDS,
+    JOB_ROUTE,
+    Blueprint,
+    SearchFields,
+    answer,
+    boolean,
+    integer,
+    list_of,
+    text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +90,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     """The routes for administrators."""
     routes = deps.blueprint("admin", "For administrators.", scope=ADMIN)
 
-    @routes.route(f"{_JOB}/logs/redact", methods=["POST"])
+    @routes.route(f"{JOB_ROUTE}/logs/redact", methods=["POST"])
     @routes.doc(operationId="redactJobLog")
     @routes.response(
         200,
@@ -100,7 +108,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         answer = {"redacted": done.lines, "through": done.last_checked, "next": next_number, "pending": done.pending}
         return page_response({"workflow_id": workflow_id, "id": job_id, **answer})
 
-    @routes.route(f"{_JOB}/logs/redactions")
+    @routes.route(f"{JOB_ROUTE}/logs/redactions")
     @routes.doc(operationId="listRedactions")
     @routes.response(200, RedactionsSchema)
     def redactions(workflow_id: str, job_id: str) -> Response:
@@ -110,7 +118,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         found = deps.store.chunks.audit(ref)
         return page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found})
 
-    @routes.route(_JOB, methods=["DELETE"])
+    @routes.route(JOB_ROUTE, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
     @routes.response(204, description="It is gone, from the archive and from the store.")
     @routes.problem(409, "`reason` is HELD: its runner lives.")

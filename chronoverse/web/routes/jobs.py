@@ -10,7 +10,7 @@ from chronoverse.joblog.model import Job, JobRef, ListingPosition
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import created_ms, decode_cursor, encode_cursor, identifier, page_response
-from chronoverse.web.http.schemas import Blueprint, JobSchema, JobsQuery, JobsSchema
+from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, JobSchema, JobsQuery, JobsSchema
 
 #: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
 #: other requests wait for it.
@@ -50,14 +50,14 @@ def blueprint(deps: Dependencies) -> Blueprint:
             found, cursor = read_listing(deps, lock_ref, listing, query, read, "status")
         return page_response({"workflow_id": workflow_id, "jobs": found, "cursor": cursor}, cursor, query)
 
-    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>")
+    @routes.route(JOB_ROUTE)
     @routes.doc(operationId="getJob")
     @routes.response(200, JobSchema)
     def job(workflow_id: str, job_id: str) -> Response:
         """One job."""
         return page_response(deps.require_job(JobRef(workflow_id, job_id)).to_json())
 
-    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>", methods=["PUT"])
+    @routes.route(JOB_ROUTE, methods=["PUT"])
     @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="It was registered already.")
     @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")

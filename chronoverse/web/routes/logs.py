@@ -30,6 +30,7 @@ from chronoverse.web.http.paging import (
     start_position,
 )
 from chronoverse.web.http.schemas import (
+    JOB_ROUTE,
     Blueprint,
     LogsQuery,
     LogsSchema,
@@ -43,7 +44,6 @@ from chronoverse.web.http.schemas import (
     WorkflowSearchSchema,
 )
 
-_JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 #: How the OpenAPI document describes a page for which a log was looked through.
 _LOOKED_THROUGH: Final[dict[str, Any]] = {
     "description": "A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
@@ -58,7 +58,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     comparing = deps.blueprint("new_lines", "Comparing.")
     summaries = deps.blueprint("summary", "Summaries.")
 
-    @history.route(f"{_JOB}/logs")
+    @history.route(f"{JOB_ROUTE}/logs")
     @history.doc(operationId="pageJobLog")
     @history.arguments(LogsQuery(), location="query", as_kwargs=True)
     @history.response(200, LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
@@ -74,7 +74,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
             page = scan_page(deps, ref, **_scanned(query, position))
         return log_page_response(ref, page, listing, query)
 
-    @searching.route(f"{_JOB}/logs/search")
+    @searching.route(f"{JOB_ROUTE}/logs/search")
     @searching.doc(operationId="searchJobLog")
     @searching.arguments(SearchQuery, location="query", as_kwargs=True)
     @searching.response(200, SearchSchema, **_LOOKED_THROUGH)
@@ -123,7 +123,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
             response.headers["Searched-To"] = _searched_to(position)
         return response
 
-    @comparing.route(f"{_JOB}/logs/new")
+    @comparing.route(f"{JOB_ROUTE}/logs/new")
     @comparing.doc(operationId="listNewLines")
     @comparing.arguments(NewLinesQuery(), location="query", as_kwargs=True)
     @comparing.response(200, NewLinesSchema, **_LOOKED_THROUGH)
@@ -140,7 +140,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         waited = waited + 1 if page.position == position else 0
         return log_page_response(ref, page, listing, query, waited, compared_with=page.compared_with)
 
-    @summaries.route(f"{_JOB}/summary")
+    @summaries.route(f"{JOB_ROUTE}/summary")
     @summaries.doc(operationId="summarizeJob")
     @summaries.arguments(SummaryQuery, location="query", as_kwargs=True)
     @summaries.response(200, SummarySchema, description="The summary, in no more bytes than asked for.")

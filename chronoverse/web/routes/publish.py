@@ -26,9 +26,8 @@ from chronoverse.web.http.publish_schemas import (
     LostBody,
     NextSchema,
 )
-from chronoverse.web.http.schemas import SHARE_USED, Blueprint
+from chronoverse.web.http.schemas import JOB_ROUTE, SHARE_USED, Blueprint
 
-_JOB: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 #: What the OpenAPI document says of an append that the store refuses.
 _APPEND_REFUSED: Final = "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED."
 
@@ -38,7 +37,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("publish", "For runners.")
     bodies = deps.body_reader
 
-    @routes.route(f"{_JOB}/attempts", methods=["POST"])
+    @routes.route(f"{JOB_ROUTE}/attempts", methods=["POST"])
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
     @routes.problem(409, "`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG or, with `first`, GAP.")
     @routes.takes_body(bodies, AttemptBody())
@@ -48,7 +47,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
         return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
 
-    @routes.route(f"{_JOB}/logs", methods=["POST"])
+    @routes.route(f"{JOB_ROUTE}/logs", methods=["POST"])
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.problem(413, "More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
@@ -69,17 +68,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
                 deps.store.renew(attempt)
             return page_response({"next": None})
         with _count_answer("append"):
-            deps.token_buckets.check(principal().subject)
+            deps.publish_throttle.check(principal().subject)
             lines = [
                 Line(number, line["timestamp"], line["message"], line["stream"], line.get("partial", False))
                 for number, line in enumerate(body["lines"], body["first"])
             ]
             next_number = deps.store.append(attempt, lines)
-        deps.token_buckets.spend(principal().subject, (line.message for line in lines))
+        deps.publish_throttle.spend(principal().subject, (line.message for line in lines))
         metrics.LINES_APPENDED.inc(len(body["lines"]))
         return page_response({"next": next_number})
 
-    @routes.route(f"{_JOB}/logs/lost", methods=["POST"])
+    @routes.route(f"{JOB_ROUTE}/logs/lost", methods=["POST"])
     @routes.response(200, NextSchema, description="Readers are told of these numbers in a gap with the reason `lost`.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.takes_body(bodies, LostBody())
@@ -91,7 +90,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
             next_number = deps.store.append_lost(attempt, first, last)
         return page_response({"next": next_number})
 
-    @routes.route(f"{_JOB}/logs/compare", methods=["POST"])
+    @routes.route(f"{JOB_ROUTE}/logs/compare", methods=["POST"])
     @routes.response(200, ComparedSchema, description="As many of the lines as were read at once were compared.")
     @routes.takes_body(bodies, CompareBody())
     def compare(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
@@ -102,7 +101,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         compared = readback.compare_lines((line for batch in batches for line in batch.lines), first, digests)
         return page_response({"next": compared.next_number, "differs": compared.differs})
 
-    @routes.route(f"{_JOB}/end", methods=["POST"])
+    @routes.route(f"{JOB_ROUTE}/end", methods=["POST"])
     @routes.response(
         204, description="It has ended so, and this is safe, as the service's CHRONOVERSE_DURABILITY says."
     )

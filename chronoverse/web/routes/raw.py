@@ -22,7 +22,7 @@ from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.turns import DOWNLOAD_WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import PRIVATE_HEADERS
-from chronoverse.web.http.schemas import Blueprint, RawQuery
+from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, RawQuery
 
 #: Bytes that are given to gunicorn at a time.
 WRITE_BYTES: Final = 2**16
@@ -45,7 +45,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     """The download route."""
     routes = deps.blueprint("raw", "Downloading.")
 
-    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/logs/raw")
+    @routes.route(f"{JOB_ROUTE}/logs/raw")
     @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
     @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")

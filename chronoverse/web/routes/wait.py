@@ -19,6 +19,7 @@ from werkzeug.datastructures import Headers
 
 from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.joblog import sse
+from chronoverse.joblog.events import EventName
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.feed import SLICE_BYTES
@@ -27,7 +28,7 @@ from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.paging import json_response
 from chronoverse.web.http.problems import problem, problem_for
-from chronoverse.web.http.schemas import Blueprint, WaitQuery, WaitSchema
+from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, WaitQuery, WaitSchema
 from chronoverse.web.routes.events import line_filter_of, open_viewer, response_head
 from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
@@ -48,7 +49,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     """The wait route."""
     routes = deps.blueprint("wait", "Waiting.")
 
-    @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/wait")
+    @routes.route(f"{JOB_ROUTE}/wait")
     @routes.doc(operationId="waitForLine")
     @routes.arguments(WaitQuery, location="query", as_kwargs=True)
     @routes.response(200, WaitSchema, description="What came first.")
@@ -117,19 +118,19 @@ class Wait:
         for event in sse.Decoder().feed(frames):
             if self._is_full:
                 return
-            if event.event == "log" and self.limit:
+            if event.event == EventName.LOG and self.limit:
                 self._room -= len(event.data)
                 self._is_full = bool(self._lines) and self._room < 0
                 if not self._is_full:
                     self._lines += (event.data,)
                     self._cursor = int(event.id)
                     self._is_full = len(self._lines) == self.limit
-            elif event.event == "gap":
+            elif event.event == EventName.GAP:
                 if len(self._gaps) < MAX_GAPS:
                     self._gaps += (orjson.loads(event.data),)
                 else:
                     self._more_gaps += 1
-            elif event.event == "error":
+            elif event.event == EventName.ERROR:
                 self._error = event.data
 
     def answer(self) -> Response:

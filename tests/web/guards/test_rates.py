@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.errors import TooFast
-from chronoverse.web.guards.rates import BURST_SECONDS, LINE_OVERHEAD_BYTES, MAX_SUBJECTS, TokenBuckets
+from chronoverse.web.guards.rates import BURST_SECONDS, LINE_OVERHEAD_BYTES, MAX_SUBJECTS, PublishThrottle
 from tests.support.reading import Clock
 
 RATE = 100_000
@@ -13,7 +13,7 @@ RATE = 100_000
 SECOND = "x" * (RATE - LINE_OVERHEAD_BYTES)
 
 
-def seconds_to_wait(buckets: TokenBuckets, subject: str) -> float:
+def seconds_to_wait(buckets: PublishThrottle, subject: str) -> float:
     """The seconds that ``subject`` must wait. 0 when it need not."""
     try:
         buckets.check(subject)
@@ -25,7 +25,7 @@ def seconds_to_wait(buckets: TokenBuckets, subject: str) -> float:
 def test_a_burst_is_accepted_and_then_no_more_than_the_rate() -> None:
     """A bucket that is overdrawn fills up with time. After a long silence there is one burst and no more."""
     clock = Clock()
-    buckets = TokenBuckets(RATE, clock=clock)
+    buckets = PublishThrottle(RATE, clock=clock)
     for _ in range(int(BURST_SECONDS)):
         assert seconds_to_wait(buckets, "ada") == 0
         buckets.spend("ada", [SECOND])
@@ -46,7 +46,7 @@ def test_a_burst_is_accepted_and_then_no_more_than_the_rate() -> None:
 @pytest.mark.parametrize("message", ["", "\N{EURO SIGN}"])
 def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
     """Empty lines count, too: many of them also fill a store."""
-    buckets = TokenBuckets(RATE, clock=Clock())
+    buckets = PublishThrottle(RATE, clock=Clock())
     left = int(BURST_SECONDS * RATE) // (len(message.encode()) + LINE_OVERHEAD_BYTES)
     buckets.spend("ada", [message] * left)
     assert seconds_to_wait(buckets, "ada") == 0
@@ -58,7 +58,7 @@ def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
 def test_no_token_exceeds_the_rate_and_a_burst(appends: list[tuple[float, int]]) -> None:
     """One append may exceed it, because an append is accepted completely or not at all."""
     clock = Clock()
-    buckets, began, taken = TokenBuckets(RATE, clock=clock), clock(), 0
+    buckets, began, taken = PublishThrottle(RATE, clock=clock), clock(), 0
     for seconds, size in appends:
         clock.now += seconds
         if not seconds_to_wait(buckets, "ada"):
@@ -69,7 +69,7 @@ def test_no_token_exceeds_the_rate_and_a_burst(appends: list[tuple[float, int]])
 
 def test_without_a_rate_there_is_no_bound() -> None:
     """Nothing is counted without a rate."""
-    buckets = TokenBuckets()
+    buckets = PublishThrottle()
     buckets.spend("ada", [SECOND] * 1_000)
 
     assert seconds_to_wait(buckets, "ada") == 0
@@ -79,7 +79,7 @@ def test_without_a_rate_there_is_no_bound() -> None:
 def test_full_buckets_are_dropped() -> None:
     """The number of buckets stays bounded, however many tokens are used."""
     clock = Clock()
-    buckets = TokenBuckets(RATE, clock=clock)
+    buckets = PublishThrottle(RATE, clock=clock)
     for number in range(10 * MAX_SUBJECTS):
         clock.now += 0.01
         buckets.spend(f"run {number}", ["x"])
