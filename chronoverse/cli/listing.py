@@ -1,6 +1,5 @@
 """``chronoverse jobs`` and ``chronoverse workflows``, and how lists are printed."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from chronoverse.cli import common
 from chronoverse.client.client import read_items, reading
 from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.model import read_time, seconds_of
+from chronoverse.settings import no_color
 
 
 @click.command()
@@ -72,8 +72,8 @@ def print_list(
 
 
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Prints a table on a terminal. Statuses are coloured unless NO_COLOR is set (https://no-color.org)."""
-    colours = {} if os.environ.get("NO_COLOR") else {"FAILED": "red", "LOST": "red", "RUNNING": "blue"}
+    """Prints a table on a terminal. Statuses are coloured unless NO_COLOR is set."""
+    colours = {} if no_color() else {"FAILED": "red", "LOST": "red", "RUNNING": "blue"}
     plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
     for number, row in enumerate(plain):

@@ -319,6 +319,11 @@ def ca_file_from_env(environ: Mapping[str, str] = os.environ) -> Path | None:
         raise SettingsError(f"CHRONOVERSE_CA_FILE {error}") from None
 
 
+def no_color() -> bool:
+    """Whether the user wants no colours from any program: https://no-color.org"""
+    return bool(os.environ.get("NO_COLOR"))
+
+
 def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """A sentence about each variable in ``environ`` that is named like a setting and is none, such as a typo.
 
