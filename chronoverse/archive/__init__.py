@@ -12,8 +12,4 @@ archiver       finds jobs that need a chunk written, or are to be deleted
 store_history  notices a store that has lost a part of its history
 retention      how long jobs are kept; deletes a whole job
 redaction      replaces text in store and archive
-
-A chunk is part of a log only once the store has a record of it. So an archiver writes the object first, reads it back,
-and then commits the record and trims the store in one step. If the archiver dies at any point, no line is lost: at
-worst an object remains that no record names, and the next archiver deletes it.
 """

@@ -415,9 +415,8 @@ class Archiver:
 
     def _seconds_left(self, ref: JobRef, state: ArchiveState) -> float:
         """Seconds until an ended job is over its retention, by the store's clock; negative when it is over."""
-        own = state.retention_seconds
-        self._retentions.setdefault(ref.workflow_id, own)
-        return (self._policy.retention_seconds if own is None else own) - (state.ended_seconds or 0.0)
+        self._retentions.setdefault(ref.workflow_id, state.retention_seconds)
+        return state.retention(self._policy.retention_seconds) - (state.ended_seconds or 0.0)
 
     def _check_retentions(self) -> Iterator[None]:
         """Wakes the jobs of workflows whose retention has changed. It takes some 0.1 ms for each workflow."""
@@ -526,9 +525,9 @@ class Archiver:
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
         """Whether a job is over its retention by its own dates, too: the store may have lost its dates."""
-        own, now = state.retention_seconds, (state.ended_at or 0.0) + (state.ended_seconds or 0.0)
+        now = (state.ended_at or 0.0) + (state.ended_seconds or 0.0)
         manifest = read_manifest(self._objects, ref)
-        return manifest is None or not manifest.keeps(self._policy.retention_seconds if own is None else own, now)
+        return manifest is None or not manifest.keeps(state.retention(self._policy.retention_seconds), now)
 
     def _collect_garbage(self, ref: JobRef) -> bool:
         """Collects a job's garbage, unless the store has lost its history. Returns whether all of it is deleted."""

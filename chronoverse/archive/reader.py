@@ -106,7 +106,7 @@ class ArchiveReader:
             is_early = frame.latest < (since or "")
             return bool(frame.latest) and (is_early or (until is not None and frame.earliest > until))
 
-        def read_frames(chunk: Chunk) -> tuple[Sequence[Frame], int, bytes | None]:
+        def read_wanted(chunk: Chunk) -> tuple[Sequence[Frame], int, bytes | None]:
             """The next frames that are to be read, and the bytes of the object with them; or one that is not."""
             index = chunk.frame_index(number)
             frames = chunk.frames[index::-1] if descending else chunk.frames[index:]
@@ -122,7 +122,7 @@ class ArchiveReader:
             return wanted, low.offset, self._get_object(chunk.name, low.offset, high.offset + high.size)
 
         while (number := cursor - 1 if descending else cursor + 1) > 0 and (
-            found := self._read_chunk(job, number, read_frames)
+            found := self._read_chunk(job, number, read_wanted)
         ):
             frames, start, data = found
             if descending and frames[0].first > number:

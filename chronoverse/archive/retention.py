@@ -107,9 +107,8 @@ def orphans(
             state, named = None, None
             with contextlib.suppress(NotALog, ArchiveDamaged):
                 state = store.catalog.archive_state(job)
-                own = store.catalog.retention(job.workflow_id)
                 manifest = read_manifest(objects, job)
-                keeps = manifest and manifest.keeps(retention_seconds if own is None else own, now)
+                keeps = manifest and manifest.keeps(state.retention(retention_seconds), now)
                 if keeps and not state.archived:
                     continue
                 chunks = store.chunks.chunks(job)

@@ -4,8 +4,7 @@ The tail has two threads, which go on after any error. The *reader* waits for ne
 each once, and publishes it into the job's feed. The *housekeeper* checks quiet jobs, because a lost runner writes
 nothing, and wakes viewers whose heartbeat or deadline is due.
 
-Both threads fetch jobs, and any answer of the store may come late. One rule holds for all of them: an answer that was
-asked for before something newer was applied to the feed changes nothing. The job is then fetched again.
+Both threads fetch jobs. An answer that comes too late changes nothing (:attr:`Feed.known`): the job is fetched again.
 """
 
 import logging

@@ -40,6 +40,10 @@ class ArchiveState(NamedTuple):
     last: int
     holds_log: bool
 
+    def retention(self, common_seconds: float) -> float:
+        """Seconds for which the job is kept after its end."""
+        return common_seconds if self.retention_seconds is None else self.retention_seconds
+
 
 class CatalogPage(NamedTuple):
     """Some of the store's jobs: those that have a log or an archive, and those that have ``garbage`` to delete."""

@@ -10,8 +10,5 @@ server         the scan server: a gunicorn with processes of low priority that e
 client         how a worker asks the scan server, over a Unix socket
 endpoint       where the server listens, and what it shares with the workers: one scan of a subject at a time
 
-A worker serves all its requests and streams on one event loop, so anything that takes a processor for long would delay
-live lines. So the worker checks a request and its token, and the scan server does the rest, when the kernel's scheduler
-lets it. The service's master starts the scan server, and starts it again when it dies or stands still. In the meantime
-a worker refuses scans with :class:`~chronoverse.errors.ScansUnavailable`.
+ADR 18 has the reasons.
 """
