@@ -8,7 +8,7 @@ import orjson
 
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, SMALL_PROGRAM_BYTES, Matcher
 
-#: The first characters of a line, which an expression is compared with. An event loop waits for that, 10 ms at most.
+#: An expression is compared with a line's first characters, that many. The event loop waits for that: 10 ms at most.
 MAX_CHARACTERS: Final = 2**16
 
 _DATA: Final = b"\ndata: "

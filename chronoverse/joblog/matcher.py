@@ -16,8 +16,8 @@ MAX_PROGRAM: Final = 2000
 #: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
 PROGRAM_BYTES: Final = 4 * 2**20
 #: The same for a query of a stream, and for every expression until its size is known, which an event loop waits for.
-#: RE2 gives up `\pL{145}` after 2 ms, with 4 MiB after 49 ms. It simplifies a program only when it is complete: hence
-#: there is room for eight times as many instructions as allowed.
+#: With it RE2 gives up `\pL{145}` after 2 ms, and with 4 MiB after 49 ms. RE2 simplifies a program only when that is
+#: complete, so there must be room for eight times as many instructions as are allowed.
 SMALL_PROGRAM_BYTES: Final = 384 * 2**10
 #: The most matches that are returned of one line.
 MAX_SPANS: Final = 1000

@@ -30,7 +30,7 @@ class Workflow(NamedTuple):
     """A workflow with jobs. ``last_job_ms`` is when its newest job was created, in Unix ms. It may even be infinity.
 
     ``recent`` are the statuses of its newest jobs, the newest first, without those that are gone or cannot be read.
-    ``last_job`` is None when that is so of the newest one.
+    ``last_job`` is the newest one's id, or None when that job is gone or cannot be read.
     """
 
     workflow_id: str

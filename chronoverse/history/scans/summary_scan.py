@@ -29,7 +29,7 @@ SLOT_BYTES: Final = 256 * 2**10
 class SummaryProgress:
     """How far the summaries of some jobs have come, for all processes that are forked after it is made.
 
-    It is a file without a name and without text of a log. Of two jobs with the same place, the first begins anew.
+    It is a file without a name and without text of a log. When two jobs have the same slot, the earlier begins anew.
     """
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ def read_summary(
     """The summary's JSON in at most ``max_bytes``. Raises what ``read`` raises.
 
     ``budgets`` make what bounds the time for the new lines and for the errors. The next request for the same summary
-    goes on from there. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is None then,
-    too, and when there was no time to read the jobs to compare with.
+    goes on where that time has ended. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
+    None then, too, and when there was no time to read the jobs to compare with.
     """
 
     def shape_of(message: str) -> int:

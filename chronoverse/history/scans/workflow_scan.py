@@ -12,7 +12,7 @@ from chronoverse.joblog.model import Job, TimeRange
 
 
 class ListedJob(NamedTuple):
-    """A job as the listing has it. ``job`` is None when it is gone, or cannot be read at all, as may be very many."""
+    """A job as the listing has it. ``job`` is None when it is gone or cannot be read, as may be so of very many."""
 
     created_ms: float
     job_id: str
