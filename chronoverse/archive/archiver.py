@@ -123,7 +123,6 @@ class _Queue:
         return ref in self.ended or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
-        """Notes that the job need not be checked for that many seconds."""
         self.forget(ref)
         self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
 
@@ -131,7 +130,6 @@ class _Queue:
         return {ref.workflow_id for ref in self._snoozed_until}
 
     def wake(self, workflow_ids: Collection[str]) -> None:
-        """Notes that the snoozed jobs of these workflows are to be checked at once."""
         for ref in [ref for ref in self._snoozed_until if ref.workflow_id in workflow_ids]:
             del self._snoozed_until[ref]
 
@@ -159,7 +157,6 @@ class _Queue:
             self._garbage_checked_at[ref] = self._monotonic()
 
     def forget(self, ref: JobRef) -> None:
-        """Forgets that the job was running, ended or snoozed."""
         self.running.pop(ref, None)
         self.ended.pop(ref, None)
         self._snoozed_until.pop(ref, None)

@@ -58,7 +58,6 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
 
 
 def _write(out: BinaryIO, pieces: Iterable[bytes], show: Callable[[str], None]) -> int:
-    """Writes ``pieces`` to ``out``. Returns how many bytes they had."""
     size = 0
     for piece in pieces:
         size += out.write(piece)

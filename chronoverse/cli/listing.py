@@ -117,6 +117,5 @@ def _counts(workflow: dict[str, Any]) -> Iterator[str]:
 
 
 def _age(timestamp: Any) -> str:
-    """How long ago a timestamp of the service was, by our clock."""
     then = seconds_of(str(timestamp))
     return "-" if then is None else common.spoken(max(0, time.time() - then))

@@ -82,7 +82,6 @@ def delete(workflow: str, job: str, yes: bool) -> int:
 
 
 def _may_go_on(question: str, yes: bool) -> bool:
-    """Asks the user, unless the answer was given with ``--yes``."""
     if yes:
         return True
     if not sys.stdin.isatty():

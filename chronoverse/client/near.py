@@ -29,7 +29,6 @@ def _nearness(one: str, other: str) -> float:
 
 
 def _common(one: str, other: str) -> int:
-    """The length of the beginning that both have."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -51,7 +50,6 @@ def explain_not_found(client: Client, workflow_id: str, job_id: str | None = Non
 
 
 def _ids(client: Client, key: str, route: str, *ids: str) -> list[str] | None:
-    """The ids on the first page of a list. None when it cannot be had."""
     try:
         return read_items(client.read(route, *ids, limit=200), key, lambda item: str(item["id"]))
     except JobNotFound:

@@ -268,7 +268,6 @@ class TaskLogs:
     # Output
 
     def _current(self) -> "_TaskOutput | None":
-        """The task that the caller's output belongs to."""
         output = self._context.get()
         if output is None and self._is_pool_process:
             output = next(iter(list(self._running.values())), None)
@@ -338,5 +337,4 @@ def _is_of_task(record: logging.LogRecord) -> bool:
 
 
 def _identifier(text: str) -> str:
-    """``text`` as an id: characters that an id may not have become ``-``."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-")[:128] or "task"

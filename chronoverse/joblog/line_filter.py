@@ -66,7 +66,6 @@ def _may_match(matcher: Matcher, frames: bytes) -> bool:
 
 
 def _matches(matcher: Matcher, frame: bytes) -> bool:
-    """Whether the line in ``frame`` matches."""
     if not _may_match(matcher, frame):
         return False
     start = frame.index(_DATA) + len(_DATA)

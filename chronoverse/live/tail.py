@@ -405,7 +405,6 @@ def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tupl
 
 
 def _observe_delay(entry: RawEntry) -> None:
-    """Records the delay of a batch that was just sent. ``entry`` is its oldest entry."""
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
     written = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace"))
     # Older lines do not count: their runner was cut off and appends them late, which says nothing about our delay.

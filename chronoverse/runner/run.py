@@ -211,7 +211,6 @@ def close_and_report(
 
 
 def _deliver_command(path: Path, service_url: str | None, *options: str) -> str:
-    """The command that delivers the file ``path``, for a shell."""
     server = ("--server", service_url) if service_url else ()
     return shlex.join(["chronoverse", "deliver", *server, *options, str(path)])
 

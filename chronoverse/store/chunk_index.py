@@ -205,7 +205,6 @@ class ChunkIndex:
         return [redaction for text in texts if (redaction := _redaction(text)) is not None]
 
     def _run(self, job: JobRef, command: str, kind: str, *args: Any) -> Any:
-        """The reply to a command on one key of the job."""
         return self._commands.run(job.workflow_id, command, self._commands.keys.of(job, kind), *args)
 
 

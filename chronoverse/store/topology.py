@@ -54,7 +54,6 @@ class Topology:
         self._client(url, PoolKind.COMMANDS)
 
     def _client(self, url: str, pool: PoolKind) -> redis.Redis:
-        """The client for a server. It is made when it is first used."""
         found = self._clients.get((url, pool))
         if found is None:
             retries = 0 if pool in (PoolKind.APPENDS, PoolKind.WAITS) else 1

@@ -114,7 +114,6 @@ class WorkflowList:
         return [found[ref] for ref in refs]
 
     def _read(self, refs: Sequence[JobRef]) -> list[Workflow | StoreError | None]:
-        """:meth:`read` for workflows of one server."""
         workflow_ids = [ref.workflow_id for ref in refs]
         self._repair(workflow_ids)
         return self._count(workflow_ids)
@@ -166,7 +165,6 @@ class WorkflowList:
                     self.add(workflow_id, again.last_job_ms)
 
     def _on_list(self, command: str, *args: Any, pool: PoolKind | None = None) -> Any:
-        """The reply to a command on the list of workflows."""
         return self._commands.run(self.slot, command, self.slot, *args, pool=pool)
 
 

@@ -196,7 +196,6 @@ class ScanApp:
         return job
 
     def _listed(self, scan: WorkflowScan) -> Iterator[ListedJob]:
-        """The workflow's jobs from the start of ``scan`` on. Raises as the store does."""
         start, before = scan.start, None
         if start is not None:
             before = float(start.created), start.job_id

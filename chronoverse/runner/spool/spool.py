@@ -301,11 +301,9 @@ class Spool:
 
     @property
     def _stores(self) -> list[MemoryBatches | SpoolFile]:
-        """Where the batches are, the oldest first."""
         return [self._memory] if self._file is None else [self._file, self._memory]
 
     def _batches(self, index: int) -> Iterator[LineBatch]:
-        """The batches that have lines from ``index`` on."""
         last = self._last_read[0] if self._last_read else None
         if last is not None and last.ordinal <= index < last.end:
             yield last

@@ -292,7 +292,6 @@ def orphaned_spools(directory: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _unlink(path: Path) -> None:
-    """Removes the file, and its journal."""
     for each in (path, path.with_name(f"{path.name}-journal")):
         with contextlib.suppress(OSError):
             each.unlink()

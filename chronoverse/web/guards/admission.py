@@ -113,6 +113,5 @@ class AdmissionControl:
 
 
 def _refused(reason: str, error: ChronoverseError) -> ChronoverseError:
-    """``error``, after the refusal was counted."""
     metrics.STREAMS_REFUSED.labels(reason).inc()
     return error

@@ -211,7 +211,6 @@ class WaitResponse(Response):
 
 
 def _answer_bytes(deps: Dependencies, wait: Wait, headers: Iterable[tuple[str, str]]) -> bytes:
-    """The answer with more ``headers``, as it is sent on a connection that ends with it."""
     response = wait.answer()
     body = response.get_data()
     response.headers["Content-Length"] = str(len(body))

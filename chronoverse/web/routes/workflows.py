@@ -69,7 +69,6 @@ def _read_named(deps: Dependencies, ids: list[str]) -> list[tuple[ListingPositio
 def _after(
     known: list[tuple[ListingPosition, Any]], position: ListingPosition | None
 ) -> list[tuple[ListingPosition, Any]]:
-    """The next batch of ``known`` workflows after ``position``."""
     return [each for each in known if position is None or each[0] < position][:BATCH_SIZE]
 
 

@@ -236,7 +236,6 @@ class StreamWriter:
     # The end
 
     def _fail(self, error: Exception) -> None:
-        """Closes the stream because of ``error``."""
         if not isinstance(error, OSError):
             log.exception("a stream failed")
         elif is_unresponsive(error):
@@ -244,7 +243,6 @@ class StreamWriter:
         self.close()
 
     def _hang_up(self, why: str) -> None:
-        """The peer has closed its side."""
         # It may only have ended what it sends. So what it was behind with is still sent, until a write fails.
         self._peer_left = True
         self.viewer.reason = why
