@@ -1,7 +1,6 @@
 """The format of a chunk. Builds chunks from lines, reads lines from chunks, and changes lines in chunks. No I/O.
 
-A chunk is in zstd's seekable format: frames that follow each other, and after them a table of their sizes in a
-skippable frame. Any zstd program decompresses it to JSON Lines.
+A chunk is in zstd's seekable format. Any zstd program decompresses it to JSON Lines.
 https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md
 
 A line is what ``Line.to_json`` returns. Two other kinds of entries have a key of their own:

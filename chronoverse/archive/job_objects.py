@@ -2,9 +2,8 @@
 
 An object's name is added to the *garbage* of its job, in the store, before the object is written. The script that
 records the object removes the name. The script that replaces a record adds the old object's name. The next process that
-holds the archive lock deletes what is in the garbage. The store may lose its last seconds: then an object is neither
-recorded nor garbage, and is found in the job's folder. Two objects need no record: the job's manifest, and the set of
-its shapes, whose name follows from the records of its chunks.
+holds the archive lock deletes what is in the garbage. If the store loses its last seconds, an object is neither
+recorded nor garbage, and is found in the job's folder. The job's manifest and the set of its shapes need no record.
 """
 
 import contextlib

@@ -48,9 +48,9 @@ class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
     The program must read its standard input all the time (:func:`wait_for_owner_end`): it is asked there whether it
-    still runs, and killed with its process group when it stands still. It has standard input, output and error, and
-    ``file`` as number 3. ``on_death`` is called with its process id and the seconds until it is restarted, ``report``
-    again and again with whether it runs. This is no Popen: gevent and gunicorn reap all children.
+    still runs, and killed with its process group when it stands still. It has ``file`` as number 3. ``on_death`` gets
+    its process id and the seconds until it is restarted, ``report`` again and again whether it runs. This is no Popen:
+    gevent and gunicorn reap all children.
     """
 
     argv: list[str]

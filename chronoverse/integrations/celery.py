@@ -64,9 +64,8 @@ def install(
     """Publishes all tasks of ``app`` from now on, except Celery's own (``celery.…``). Call it where the app is made.
 
     ``workflow`` is one workflow for all tasks; by default each task's name is its workflow. ``store`` is the URL of a
-    store, or of a service, for which ``token`` is as for :meth:`chronoverse.api.JobLog.open`. The defaults are those of
-    ``settings``, by default from the environment: CHRONOVERSE_REDIS_URL, or else CHRONOVERSE_URL with
-    CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. ``formatter`` is for log records; by default a line is the message.
+    store, or of a service, for which ``token`` is as for :meth:`chronoverse.api.JobLog.open`; ``docs/celery.md`` has
+    the defaults. ``formatter`` is for log records; by default a line is the message.
 
     Raises ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
     """

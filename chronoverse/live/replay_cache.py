@@ -50,9 +50,8 @@ class ReplaySegment(NamedTuple):
     """A part of a log as event frames.
 
     ``cursor`` is the last number in it. ``closing`` is what ends the log right after it, if anything does.
-    ``next_count`` is how many entries to ask for next. ``size`` is the bytes of all frames that were read, also of
-    those that a filter has left out. ``complete``: nothing can be added, because it has as many lines as were asked
-    for, or all that fit. ``job`` is the job, if it had to be fetched.
+    ``next_count`` is how many entries to ask for next. ``size`` is the bytes of all frames that were read, before a
+    filter. ``complete``: it has all lines that were asked for, or that fit. ``job`` is set if it had to be fetched.
     """
 
     frames: bytes
@@ -67,10 +66,9 @@ class ReplaySegment(NamedTuple):
 class ReplayCache:
     """Everything that a worker reads of older lines, one segment at a time.
 
-    ``max_line_bytes`` is how long a line may be. ``pause`` is called before each segment, and lets live viewers go
-    first. A viewer calls ``throttle`` with the bytes of its last segment before it reads the next one. ``most_lines``
-    are asked for at once, and ``most_bytes`` are cached. ``clock`` is monotonic, in seconds. ``scan`` asks the scan
-    server, which compares stored lines with queries; without it, that is done here.
+    ``pause`` is called before each segment, and lets live viewers go first. A viewer calls ``throttle`` with the bytes
+    of its last segment before it reads the next one. ``most_lines`` are asked for at once, and ``most_bytes`` are
+    cached. ``scan`` asks the scan server, which compares stored lines with queries; without it, that is done here.
     """
 
     def __init__(

@@ -32,12 +32,11 @@ BUSY_SECONDS: Final = 0.1
 class Viewer:
     """Makes the bytes of one event stream: the lines after line ``after`` that pass ``line_filter``, or all.
 
-    ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds.
-    ``retry_ms`` is the client's reconnection time, and ``subject`` is its token's. The token expires at ``expires_at``,
-    and the stream reaches its maximum age at ``closes_at``, both on the tail's clock.
+    ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds. The
+    token of ``subject`` expires at ``expires_at``, and the stream is too old at ``closes_at``, on the tail's clock.
 
-    :meth:`next` does not wait, but may read the store. :meth:`try_next` does not even read the store. A worker has
-    thousands of viewers, so they have slots, and keep only what they need.
+    :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither. A worker has thousands of
+    viewers, so they have slots, and keep only what they need.
     """
 
     __slots__ = (

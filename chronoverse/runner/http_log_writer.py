@@ -71,10 +71,9 @@ class HttpLogWriter:
     token counts as a service that is away. ``ca_file`` has authorities to trust beside the system's. With ``durable`` a
     line is safe when the service says so, else when it is acknowledged.
 
-    Every method raises what the same method of :class:`chronoverse.store.Store` raises; :class:`StoreUnavailable` when
-    the service does not answer or cannot serve; :class:`TooFast`; and errors that no retry changes:
-    :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound` (no such workflow, or the token is not for it),
-    :class:`BadRequest`, and :class:`Unreachable` when the certificate is not trusted and was not before.
+    Every method raises what the same method of :class:`chronoverse.store.Store` raises, :class:`TooFast`, and errors
+    that no retry changes: :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest`, and
+    :class:`Unreachable` when the certificate is not trusted and was not before.
     """
 
     def __init__(

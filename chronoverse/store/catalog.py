@@ -21,11 +21,10 @@ RETENTION_SECONDS: Final = 315_360_000
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``archived`` is the last archived number. ``complete`` says that the whole log of an ended job is archived, since
-    ``archived_at``, and ``swept`` that no object without a record is left after that. ``deleting`` says that the job is
-    hidden, and about to be deleted. The store knows of the job's end for ``ended_seconds``, since ``ended_at`` (Unix
-    seconds, by its own clock); both may be None. ``first`` and ``last`` are numbers in the store's log, if it
-    ``holds_log``. ``retention_seconds`` is the workflow's own, if it has one.
+    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``swept``: no object without a
+    record is left after that; ``deleting``: the job is hidden, and about to be deleted. The store knows of the job's
+    end for ``ended_seconds``, since ``ended_at`` (Unix seconds, by its own clock). ``first`` and ``last`` are numbers
+    in the store's log, if it ``holds_log``. ``retention_seconds`` is the workflow's own, if it has one.
     """
 
     archived: int

@@ -36,10 +36,8 @@ class Topology:
 
     Here all keys are on the server at ``url``, with the driver's ``options``. The subclasses are for Sentinels and for
     a Cluster. ``is_single``: all workflows are on one server. ``is_fixed``: that is always the same server. ``version``
-    grows when workflows may be on another server than before.
-
-    A caller with a connection of its own checks it with :meth:`is_current`, and passes its errors to
-    :meth:`report_error`. The live reader calls :meth:`refresh`, and compares ``version``.
+    grows when workflows may be on another server than before. A caller with a connection of its own checks it with
+    :meth:`is_current`, and passes its errors to :meth:`report_error`.
     """
 
     is_single = True

@@ -40,9 +40,8 @@ class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary, or event frames.
 
     The first line of an answer is a JSON object with what a page says beside its lines, such as its position. What was
-    found follows, one piece of JSON on each line. ``max_line_bytes`` is how long a runner's lines may be. ``clock`` is
-    monotonic, in seconds, and the clock of the workers. ``read_replay`` finds the frames, and the last number that they
-    cover. The processes of a scan server share ``progress``.
+    found follows, one piece of JSON on each line. ``clock`` is monotonic, and that of the workers. ``read_replay``
+    finds the frames, and the last number that they cover. The processes of a scan server share ``progress``.
     """
 
     def __init__(

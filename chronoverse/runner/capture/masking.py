@@ -18,8 +18,8 @@ class Masks:
     r"""The secrets to mask, each any bytes.
 
     In a secret of several lines, each line that is long enough is masked wherever it occurs, as a line ``***``. Its
-    shorter lines are masked where the whole secret occurs. Its lines may end with ``\n``, ``\r\n`` or ``\r``. Blanks
-    and newlines at its ends, and blanks at the ends of its lines, do not count: a program may remove them.
+    shorter lines are masked where the whole secret occurs. Ends of lines, and blanks there and at the secret's own
+    ends, do not count: a program may change or remove them.
 
     Raises :class:`InvalidMask` for a secret that is too short or too long. The error does not contain the secret.
     """

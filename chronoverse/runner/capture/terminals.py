@@ -1,7 +1,6 @@
 """The command's terminal: ours, which is lent to it, or a pseudo-terminal.
 
-Only in our terminal's foreground may the command's process group read from it. To lend it is what a shell does for its
-jobs: https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html
+It is lent as a shell does: https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html
 
 Many programs use colours, or flush each line, only on a terminal. A pseudo-terminal belongs to the command's session.
 If we have a terminal, it is made raw: what is typed, Ctrl-C included, is forwarded to the command's terminal, which
