@@ -28,7 +28,7 @@ from bench.processes import Failed
 from bench.produce import Plan
 from bench.search import build_output
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.joblog.model import JobRef, LineRun, Status, iso_timestamp
 from chronoverse.store import Store

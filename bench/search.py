@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from bench.processes import folder
 from chronoverse.archive.codec import ChunkBuilder
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.prefilter import matching_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk

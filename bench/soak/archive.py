@@ -21,7 +21,7 @@ from typing import Final
 
 from bench.soak.replaying import digest, replay
 from chronoverse.archive.codec import decode_entry, frame_text
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store

@@ -1,6 +1,6 @@
 """Old lines as compressed chunks in an object store.
 
-object_store   the interface of an object store; file_store and s3_store implement it, schemes opens one by its URL
+object_store   the interface of an object store, and one in files; s3_store has the other, schemes opens one by its URL
 codec          builds chunks from lines, reads lines from them, and rewrites lines in them
 reader         reads and searches lines of chunks; caches holds what it has read
 prefilter      finds matching lines in a frame, and rules out most of them before they are decoded

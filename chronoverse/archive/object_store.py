@@ -1,7 +1,13 @@
-"""The interface of an object store."""
+"""The interface of an object store, and one in files."""
 
+import contextlib
+import os
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 
 
 class StoredObject(NamedTuple):
@@ -32,3 +38,88 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects whose names start with ``prefix``, which is empty or ends with a slash."""
+
+
+class FileObjectStore:
+    """Stores objects as files below ``directory``. The first object creates it. See :class:`ObjectStore`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a temporary file, syncs it to the disk, and renames it. So no incomplete object ever exists."""
+        path = self._directory / name
+        with _translate_errors():
+            self._make_directory(path.parent)
+            # No object's name begins like that.
+            temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
+            try:
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.rename(path)
+            except FileNotFoundError as error:
+                # Meanwhile somebody has deleted the folder with its last object, or the temporary file.
+                raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            self._sync(path.parent)
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        try:
+            with _translate_errors(), (self._directory / name).open("rb") as file:
+                # A record in the store may name any offset and size, and read() allocates all that it is asked for.
+                size = os.fstat(file.fileno()).st_size
+                start, stop = min(start, size), size if stop is None else min(stop, size)
+                file.seek(start)
+                return file.read(max(0, stop - start))
+        except FileNotFoundError as error:
+            raise ArchiveDamaged(f"the archive holds no {name}") from error
+
+    def delete(self, name: str) -> None:
+        with _translate_errors():
+            path = self._directory / name
+            path.unlink(missing_ok=True)
+            for parent in path.relative_to(self._directory).parents[:-1]:
+                with contextlib.suppress(OSError):
+                    (self._directory / parent).rmdir()
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        with _translate_errors():
+            for path in sorted((self._directory / prefix).rglob("*")):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    if path.is_file():
+                        yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
+
+    def _make_directory(self, directory: Path) -> None:
+        """Creates ``directory`` and its parents, for this user only. ``mkdir(parents=True)`` sets one mode only."""
+        if directory.is_dir():
+            return
+        if directory != self._directory:
+            self._make_directory(directory.parent)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _sync(self, directory: Path) -> None:
+        """Syncs ``directory``, and its parents up to the archive's, since each may have a new entry."""
+        for each in (directory, *directory.parents):
+            descriptor = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if each == self._directory.parent:
+                return
+
+
+@contextlib.contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ArchiveUnavailable(f"the archive cannot be used: {error.strerror or error}") from error

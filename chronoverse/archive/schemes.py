@@ -3,8 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.s3_store import S3ObjectStore
 
 

@@ -15,7 +15,7 @@ from chronoverse.archive.codec import (
     split_lines,
     text_sha256,
 )
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, object_name
 from chronoverse.joblog.entries import RawEntry, read_entries

@@ -11,8 +11,8 @@ import pytest
 
 from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, THROTTLE_MARK
 from chronoverse.archive.chunk_writer import write_chunk
-from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import JobObjects, archive_lock
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import apply_retention, delete_job, orphans
 from chronoverse.archive.shape_sets import shape_set_name

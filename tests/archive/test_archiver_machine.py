@@ -21,8 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.object_store import ObjectStore, StoredObject
+from chronoverse.archive.object_store import FileObjectStore, ObjectStore, StoredObject
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.archive.shape_sets import shape_set_name

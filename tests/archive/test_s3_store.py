@@ -10,7 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.archive.schemes import open_object_store
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError

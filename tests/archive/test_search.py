@@ -9,7 +9,7 @@ import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.prefilter import PART_BYTES, matching_lines
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.archive.codec import decode_lines
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, orphans
 from chronoverse.archive.shape_sets import read_shape_set, shape_set_name

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 from prometheus_client import REGISTRY
 
-from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.manifest import manifest_name, read_manifest
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.retention import orphans
 from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.joblog.model import JobRef, Status

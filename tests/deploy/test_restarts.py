@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.manifest import read_manifest
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.tokens import ADMIN, READ
 from chronoverse.embedded.server import SERVER_OPTIONS
 from chronoverse.joblog.model import JobRef, Status

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.embedded import server as embedded
 from chronoverse.embedded.server import ServerLease, find_binary

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.faults.runner import PATIENCE_SECONDS

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job

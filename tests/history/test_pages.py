@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.history.pages import MAX_LINE_CHARACTERS, Page, PageBudget, first_page, read_all_lines
 from chronoverse.history.tiered_log import read_batches

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, CorruptLog, Fenced, SequenceGap

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from chronoverse.archive.archiver import Archiver
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
 from chronoverse.joblog.entries import read_entries

@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import CollectedGarbage, JobObjects, archive_lock
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.model import JobRef, Line

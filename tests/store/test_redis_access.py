@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 import redis
 
-from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.job_objects import archive_lock
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import StoreError

@@ -15,9 +15,8 @@ import orjson
 
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.codec import decode_entry, frame_text
-from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.manifest import manifest_name
-from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.entries import Entry, read_entries

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from chronoverse.archive.codec import ChunkBuilder
-from chronoverse.archive.file_store import FileObjectStore
-from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.joblog.chunk import FRAME_BYTES, Chunk
 from chronoverse.joblog.entries import RawEntry

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.store_history import MARK
 from chronoverse.embedded import server as embedded
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job

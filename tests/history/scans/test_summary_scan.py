@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveUnavailable, AtCapacity
 from chronoverse.history.pages import PageBudget

@@ -8,7 +8,7 @@ from typing import Final
 import httpx
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to

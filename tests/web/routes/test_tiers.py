@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.tokens import READ, WRITE
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
