@@ -10,7 +10,7 @@ import orjson
 
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveDamaged
-from chronoverse.joblog.chunk import MANIFEST, Chunk, folder
+from chronoverse.joblog.chunk import Chunk, folder
 from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
@@ -41,7 +41,7 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
 
 
 def manifest_name(job: JobRef) -> str:
-    return f"{folder(job)}{MANIFEST}"
+    return f"{folder(job)}job.json"
 
 
 def manifest_json(

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock
-from chronoverse.archive.manifest import read_manifest
+from chronoverse.archive.manifest import manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveDamaged, NotALog
-from chronoverse.joblog.chunk import MANIFEST, folder
+from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.model import IDENTIFIER, JobRef, ListingPosition
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState
@@ -113,13 +113,11 @@ def orphans(
                     continue
                 chunks = store.chunks.chunks(job)
                 named = {chunk.name for chunk in chunks} | store.chunks.garbage(job)
-                if chunks:
-                    named.add(shape_set_name(job, chunks))
+                if state.archived:
+                    named |= {manifest_name(job), shape_set_name(job, chunks)}
                 if manifest and keeps:
                     named |= manifest.names
         if named is None or stored.name in named or stored.written_at > now - age:
-            continue
-        if state is not None and state.archived and stored.name.endswith(f"/{MANIFEST}"):
             continue
         yield stored, "no part of its job" if state and state.archived else "the store has no such job"
 

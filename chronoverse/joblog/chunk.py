@@ -22,8 +22,6 @@ FRAME_BYTES: Final = 256 * 2**10
 #: Bytes of JSON Lines in one chunk, approximately. An archiver holds one chunk in memory, and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".jsonl.zst"
-#: The name of a job's manifest in its folder. It describes the chunks for programs that have only the archive.
-MANIFEST: Final = "job.json"
 #: The names that objects in a job's folder may have: a single part of a path, and neither ``.`` nor ``..``.
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
