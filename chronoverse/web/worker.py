@@ -155,10 +155,8 @@ class Worker(GeventWorker):
         finish_sending(client)
 
     def run(self) -> None:
-        """Serves until the master ends the worker, and then until all streams have ended or their time is over.
-
-        gunicorn's own loop would accept connections for up to another second, only to refuse them.
-        """
+        """Serves until the master ends the worker, and then until all streams have ended or their time is over."""
+        # gunicorn's own loop would accept connections for up to another second, only to refuse them.
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         self._connections = Connections(self.worker_connections, deps.turns.request)
         servers = [self._serve(listener) for listener in self.sockets]

@@ -140,8 +140,6 @@ def test_only_the_beginning_of_a_secret_is_held_back() -> None:
 
 
 def test_without_secrets_nothing_is_masked() -> None:
-    """The masks are then false."""
-    assert not Masks()
     assert Masks().mask(b"text") == b"text"
 
 

@@ -29,9 +29,6 @@ class Masks:
         self._longest_first = sorted(found, key=len, reverse=True)
         self._all = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)")
 
-    def __bool__(self) -> bool:
-        return bool(self._longest_first)
-
     def mask(self, text: bytes) -> bytes:
         """Masks a complete text. Where secrets overlap, the leftmost is masked, and of several there the longest."""
         return self._all.sub(_replacement, text) if self._occur_in(text) else text

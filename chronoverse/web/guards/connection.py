@@ -286,10 +286,9 @@ def is_unresponsive(error: OSError) -> bool:
 
 
 class HangupWatch:
-    """Calls ``callback`` once when the peer of ``sock`` closes, in a greenlet of its own.
+    """Calls ``callback`` once when the peer of ``sock`` closes, in a greenlet of its own. A worker has thousands.
 
-    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for too long. Otherwise it
-    would be noticed two heartbeats later. A worker has thousands of watches. One takes 0.2 KB.
+    The argument is ``left``, or ``slow`` when the kernel gave up a peer that took nothing for too long.
     """
 
     __slots__ = ("_callback", "_sock", "_watcher")

@@ -1,8 +1,4 @@
-"""Rates in bytes a second: how fast each token's subject may publish over HTTP, and how fast all replays may write.
-
-Many replays are slowed down, so that they leave processor time for viewers who watch live. The measurements are in
-``docs/adr/0014-replays-share-a-rate.md``.
-"""
+"""Rates in bytes a second: how fast each subject may publish over HTTP, and how fast all replays together may write."""
 
 import math
 import time
@@ -22,9 +18,8 @@ LINE_OVERHEAD_BYTES: Final = 48
 MAX_SUBJECTS: Final = 1_000
 #: Fewer replays of a worker than this are never slowed down. One replay fills a processor, and live lines have another.
 FEW_REPLAYS: Final = 8
-#: The longest pause of one replay, in seconds. So each replay, however many there are, reads at least one segment a
-#: second, and a segment is still in the replay cache when the last of the replays comes to it
-#: (``chronoverse.live.replay_cache``).
+#: The longest pause of one replay, in seconds. So each reads at least one segment a second, and a segment is still in
+#: the replay cache when the last of the replays comes to it.
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
@@ -61,7 +56,7 @@ class PublishThrottle:
 
 
 class ReplayThrottle:
-    """A token bucket for what all replays of a worker write, at ``rate`` bytes a second.
+    """A token bucket for what all replays of a worker write, at ``rate`` bytes a second, to leave time for live lines.
 
     Each replay calls it with the bytes that it has written. ``current_replay`` identifies the one that calls.
     """

@@ -33,8 +33,8 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 class Turns:
     """A worker's turns. ``server_of`` tells which server of the store has a job.
 
-    Work on the jobs of one server has locks of its own. So a server that does not answer holds up no requests for
-    others. All raise :class:`AtCapacity` when the turn does not come in time.
+    Each server has locks of its own: one that does not answer holds up no requests for others. All turns raise
+    :class:`AtCapacity` when they do not come in time.
     """
 
     def __init__(self, server_of: Callable[[JobRef], Hashable]) -> None:

@@ -1,7 +1,4 @@
-"""Reads request bodies, with bounds on their size, on how fast they must arrive, and on what they may parse to.
-
-A body is read whole before it is used. No step holds the worker's event loop for long.
-"""
+"""Reads whole request bodies, with bounds on their size, on how fast they arrive, and on what they may parse to."""
 
 import contextlib
 import time
@@ -60,10 +57,8 @@ class BodyReader:
     def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
         """The request's body, loaded by ``schema``. Its bytes count as ``subject``'s until the block is left.
 
-        Raises:
-            HTTPException: 400, 408, 413 or 415.
-            ShareExceeded: when the subject's other bodies leave no room for this one.
-            AtCapacity: when other subjects' bodies do.
+        Raises HTTPException: 400, 408, 413 or 415; :class:`ShareExceeded` when the subject's other bodies leave no
+        room for this one; :class:`AtCapacity` when other subjects' bodies do.
         """
         with self._memory.hold(subject) as take:
             yield _load(self._read_body(request, take), schema)

@@ -1,7 +1,6 @@
 """Lets pages of other origins read the answers: CORS, as https://fetch.spec.whatwg.org/#http-cors-protocol has it.
 
-Only the origins that the settings name are allowed, exactly as they are spelled there. Requests with cookies or other
-credentials of the browser are not: pages send the bearer token themselves.
+Only the origins that the settings name may do that, and without cookies: pages send the bearer token themselves.
 """
 
 from collections.abc import Collection

@@ -1,7 +1,6 @@
 """Makes one OpenTelemetry span for each request, if the settings ask for traces. A stream's span ends with the stream.
 
-The SDK reads from its own ``OTEL_…`` variables where spans are sent, which are sampled, and what the service is called.
-Texts of a client are recorded without anything that looks like a token.
+The SDK's own ``OTEL_…`` variables say where spans are sent and which. No span has anything that looks like a token.
 """
 
 import re
