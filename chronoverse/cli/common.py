@@ -253,11 +253,11 @@ def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **o
     """A client as :func:`open_client` has it. ``options`` are further arguments of :class:`Client`."""
     from chronoverse.client.client import Client
 
-    token = bearer_token(settings, settings.service_url, workflow, "cli", scope)
+    token = token_for(settings, settings.service_url, workflow, "cli", scope)
     return Client(settings.service_url, token, ca_file=settings.ca_file, **options)
 
 
-def bearer_token(
+def token_for(
     settings: Settings, url: str, workflow: str, subject: str, scope: str
 ) -> str | Callable[[], str | None] | None:
     """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.

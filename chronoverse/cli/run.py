@@ -76,7 +76,7 @@ def run(
     settings = common.read_settings()
     server = common.meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
-    base = server or settings.url or listeners.service_url(settings.data_dir) or settings.service_url
+    base = server or settings.url or listeners.local_service_url(settings.data_dir) or settings.service_url
     room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
     open_seconds = runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS
     limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, open_seconds, deliver_timeout)
@@ -150,7 +150,7 @@ def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.E
     if server is not None:
         from chronoverse.runner.http_log_writer import HttpLogWriter
 
-        token = common.bearer_token(settings, server, workflow, "run", "logs:write")
+        token = common.token_for(settings, server, workflow, "run", "logs:write")
         writer = HttpLogWriter(server, token, ca_file=settings.ca_file, durable=settings.durability != "acked")
         stack.callback(writer.close)
         return writer

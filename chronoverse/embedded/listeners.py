@@ -42,7 +42,7 @@ def is_service(data_dir: Path, host: str, port: int) -> bool:
     return bool(ours) and not any(_is_listening(str(address), port) for address in found - ours)
 
 
-def service_url(data_dir: Path) -> str | None:
+def local_service_url(data_dir: Path) -> str | None:
     """A URL of the service of ``data_dir``, if one listens on this machine."""
     for path in sorted((data_dir / "listeners").glob("*:*")):
         host, _, port = path.name.rpartition(":")

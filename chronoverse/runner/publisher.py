@@ -425,7 +425,7 @@ class Publisher:
         # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when
         # the spool was reassigned, or when there never was an attempt.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
-        if deleted and self.spool.kept:
+        if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its lines that waited here are dropped")
         if deleted or self.spool.room.directory is None:
             self.spool.abandon()

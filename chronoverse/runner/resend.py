@@ -65,7 +65,7 @@ def resend_spool(
     connect_once = cache(partial(connect, job.workflow_id))
     publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, find_free_id=retry)
     publisher.end(result)
-    lines = spool.kept
+    lines = spool.line_count
     refusal: Closed | None = None
     delivered = was_published = False
     try:
@@ -117,7 +117,7 @@ def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Pa
     """
     job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
-        return SpoolNotInLog(f"{job} has ended without the {counted(spool.kept)} of {path}")
+        return SpoolNotInLog(f"{job} has ended without the {counted(spool.line_count)} of {path}")
     try:
         comparison = _compare_spool(open_comparer(), job, spool, base)
     except (JobNotFound, ArchiveDamaged) as error:

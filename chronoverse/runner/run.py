@@ -81,7 +81,7 @@ def run(
     if page:
         say(page(job))
     spool = _open_spool(job, limits.room, say, retry=retry, service_url=service_url)
-    recovered, recovered_lines = spool.path, spool.kept
+    recovered, recovered_lines = spool.path, spool.line_count
     publisher = make_publisher(spool)
     signals = signals or SignalForwarder()
     refusal: ChronoverseError | None = None

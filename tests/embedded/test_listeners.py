@@ -68,11 +68,11 @@ def test_a_name_with_another_listener_is_not_the_service(tmp_path: Path, listene
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_url_of_a_service_is_one_that_reaches_it(tmp_path: Path, host: str) -> None:
     """While it listens, at whatever port."""
-    assert listeners.service_url(tmp_path) is None
+    assert listeners.local_service_url(tmp_path) is None
     with socket.create_server((host, 0)) as listener:
         listeners.record(tmp_path, listener)
-        assert listeners.service_url(tmp_path) == f"http://127.0.0.1:{port_of(listener)}"
-    assert listeners.service_url(tmp_path) is None
+        assert listeners.local_service_url(tmp_path) == f"http://127.0.0.1:{port_of(listener)}"
+    assert listeners.local_service_url(tmp_path) is None
 
 
 def test_the_files_are_private(tmp_path: Path, listener: socket.socket) -> None:

@@ -173,7 +173,7 @@ def test_without_room_the_oldest_lines_are_dropped_and_named(kind: str, tmp_path
     assert [(line.sequence_num, line.message) for line in lines if isinstance(line, Line)] == [
         (index + 1, f"{index:010}") for index in range(spool.dropped, 3000)
     ]
-    assert spool.kept == len(lines) >= 60
+    assert spool.line_count == len(lines) >= 60
 
 
 def test_lines_that_were_sent_are_not_dropped(tmp_path: Path) -> None:

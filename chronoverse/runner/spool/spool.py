@@ -141,7 +141,7 @@ class Spool:
         return spool
 
     @property
-    def kept(self) -> int:
+    def line_count(self) -> int:
         """How many lines are here."""
         with self._changed:
             return sum(store.count(0, self.end) for store in self._stores)

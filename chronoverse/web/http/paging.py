@@ -42,16 +42,16 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
     """
     with deps.turns.page(job.ref, principal().subject):
         read, budget = partial(_reader(deps), limit=limit), PageBudget(clock=deps.monotonic)
-        pages = _with_rounds(read_all_lines(read, deps.archive, job, position, descending=descending))
+        pages = _yielding(read_all_lines(read, deps.archive, job, position, descending=descending))
         return first_page(pages, job, position, limit, budget, descending=descending)
 
 
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
-    """The log strictly after ``position``, with a round of the event loop between two batches.
+    """The log strictly after ``position``, and other greenlets run between two batches.
 
     ``options`` and errors are those of :func:`~chronoverse.history.tiered_log.read_batches`, and :class:`AtCapacity`.
     """
-    return _with_rounds(_reader(deps)(job, position, **options))
+    return _yielding(_reader(deps)(job, position, **options))
 
 
 def _reader(deps: Dependencies) -> BatchReader:
@@ -59,7 +59,7 @@ def _reader(deps: Dependencies) -> BatchReader:
     return partial(read_batches, store, deps.archive, max_line_bytes=deps.settings.max_line_bytes)
 
 
-def _with_rounds(parts: Iterable[_Part]) -> Iterator[_Part]:
+def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
     for part in parts:
         yield part
         yield_to_loop()
