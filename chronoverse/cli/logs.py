@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
+from operator import attrgetter
 from typing import Any, Final
 
 import click
@@ -131,7 +132,9 @@ def stored_lines(
         newest = client.logs(job, order="desc", stream=stream, offset=last + 1)
         lines = list(islice(takewhile(lambda line: line.sequence_num >= first, newest), tail))[::-1]
         after = lines[0].sequence_num - 1 if lines else last
-    return name_gaps(lines, after, state._replace(last=last)) if stream is None else iter(lines)
+    if stream is not None:
+        return iter(lines)
+    return name_gaps(lines, attrgetter("sequence_num"), after, last + 1, state.first)
 
 
 def follow_since(

@@ -1,7 +1,8 @@
 """Turns the bytes of event streams into values. It remembers the last number over reconnections, and does no I/O."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -112,13 +113,29 @@ class Follower:
         return Gap(first, last, reason) if self._advance(last) else None
 
 
-def name_gaps(lines: Iterable[Line], after: int, state: JobState) -> Iterator[Line | Gap]:
-    """The ``lines`` of pages that begin after line ``after``, with a Gap for each run of numbers that pages leave out.
+_Item = TypeVar("_Item")
 
-    ``state`` is the job as it was before the pages were read.
+
+def name_gaps(
+    items: Iterable[_Item],
+    number: Callable[[_Item], int],
+    start: int,
+    end: int | None,
+    first: int,
+    *,
+    descending: bool = False,
+) -> Iterator[_Item | Gap]:
+    """The ``items`` of pages after number ``start``, and a Gap for each run of numbers that have none, in their order.
+
+    ``number`` gives the number of an item. ``end`` is the one in front of which they end, None if there may be further
+    items. ``first`` is the first number that can be read.
     """
-    for line in lines:
-        yield from missing_numbers(after, line.sequence_num, state.first)
-        after = line.sequence_num
-        yield line
-    yield from missing_numbers(after, state.last + 1, state.first)
+    for item in chain(items, (None,)):
+        reached = end if item is None else number(item)
+        if reached is not None:
+            low, high = sorted((start, reached))
+            gaps = list(missing_numbers(low, high, first)) if (reached < start) == descending else []
+            yield from reversed(gaps) if descending else gaps
+            start = reached
+        if item is not None:
+            yield item

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -599,12 +600,11 @@ def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
 
 def test_complete_pages_have_no_gaps() -> None:
     """Neither has an empty log."""
-    state = JobState(Status.RUNNING, 1, 3)
-    lines = [line(number, "x") for number in (1, 2, 3)]
+    number, lines = attrgetter("sequence_num"), [line(number, "x") for number in (1, 2, 3)]
 
-    assert list(name_gaps(lines, 0, state)) == lines
-    assert list(name_gaps([], 0, JobState(Status.PENDING, 1, 0))) == []
-    assert list(name_gaps([line(4, "came meanwhile")], 3, state)) == [line(4, "came meanwhile")]
+    assert list(name_gaps(lines, number, 0, 4, 1)) == lines
+    assert list(name_gaps([], number, 0, 1, 1)) == []
+    assert list(name_gaps([line(4, "came meanwhile")], number, 3, 4, 1)) == [line(4, "came meanwhile")]
 
 
 def exit_codes(kind: type[ChronoverseError]) -> set[int]:

@@ -1,5 +1,6 @@
 """What fits into an answer, for any lines, gaps and sizes."""
 
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, cut, fill, line_json, tidy, visible, with_gaps
+from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, cut, fill, line_json, tidy, visible
+from chronoverse.client.follower import name_gaps
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.model import Gap
 from tests.support.waiting import deadline
@@ -65,9 +67,8 @@ def test_each_number_comes_once_as_a_line_or_in_a_gap(
     while in_time():
         left = [each for each in readable if (each["sequence_num"] < position) == descending]
         left = [each for each in left if each["sequence_num"] != position]
-        parts = with_gaps(
-            left[:: -1 if descending else 1], position, 0 if descending else last, first, descending=descending
-        )
+        number, end = itemgetter("sequence_num"), 0 if descending else last
+        parts = name_gaps(left[:: -1 if descending else 1], number, position, end, first, descending=descending)
         filling = fill(parts, room, descending=descending)
         found = filling.parts
         assert sum(len(orjson.dumps(each)) + 1 for each in found) <= room

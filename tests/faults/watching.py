@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -262,7 +263,8 @@ def history(url: str, job: JobRef, token: str, *, with_gaps: bool = False) -> li
     client = Client(url, token)
     state = JobState.from_json(client.job(job))
     lines = client.logs(job)
-    items = [_seen(0, item) for item in (name_gaps(lines, 0, state) if with_gaps else lines)]
+    named = name_gaps(lines, attrgetter("sequence_num"), 0, state.last + 1, state.first)
+    items = [_seen(0, item) for item in (named if with_gaps else lines)]
     client.close()
     return items
 

@@ -5,7 +5,7 @@ to a notice that says what it is. Invisible characters, which a model reads all 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 from unicodedata import category
 
@@ -13,7 +13,6 @@ import orjson
 
 from chronoverse.client.terminal import sanitize
 from chronoverse.errors import ChronoverseError
-from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.model import Gap
 from chronoverse.joblog.summary import MESSAGE_CHARACTERS, MESSAGE_SHARE
 
@@ -153,22 +152,3 @@ def fill(
         kept.append(shown)
         position = reached
     return Filling(kept, position, is_all=True)
-
-
-def with_gaps(
-    lines: Iterable[Mapping[str, Any]], start: int, end: int | None, first: int, *, descending: bool
-) -> Iterator[Mapping[str, Any] | Gap]:
-    """The ``lines`` after number ``start``, and a Gap for each run of numbers that have none.
-
-    Both come in the order of ``descending``. ``end`` is the number in front of which they end, None if there may be
-    further lines. ``first`` is the first number that can be read.
-    """
-    for line in [*lines, None]:
-        number = end if line is None else line["sequence_num"]
-        if number is not None:
-            low, high = sorted((start, number))
-            gaps = list(missing_numbers(low, high, first)) if (number < start) == descending else []
-            yield from reversed(gaps) if descending else gaps
-            start = number
-        if line is not None:
-            yield line

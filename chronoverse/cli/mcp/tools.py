@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -18,9 +19,9 @@ from chronoverse.cli.mcp.answers import (
     line_json,
     message_bytes,
     tidy,
-    with_gaps,
 )
 from chronoverse.client.client import PAGE_LINES, Client
+from chronoverse.client.follower import name_gaps
 from chronoverse.errors import BadRequest, ChronoverseError
 from chronoverse.joblog import summary as summaries
 from chronoverse.joblog.matcher import MAX_QUERY
@@ -266,7 +267,8 @@ class Tools:
         if stream is None:
             end = 0 if descending else min(last, job["last_sequence_num"]) + 1
             readable = job["first_sequence_num"]
-            parts = with_gaps(lines, start, end if is_end else None, readable, descending=descending)
+            number = itemgetter("sequence_num")
+            parts = name_gaps(lines, number, start, end if is_end else None, readable, descending=descending)
 
         kept = ("workflow_id", "id", "status", "exit_code", "first_sequence_num", "last_sequence_num")
         link = f"{self._page(workflow_id, job_id)}#L"
