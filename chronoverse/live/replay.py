@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, ChronoverseError, JobNotFound, NotALog, StoreError
 from chronoverse.history.tiered_log import only_in_archive
@@ -21,18 +21,6 @@ from chronoverse.live.tail import count_store_error, lines_are_gone, redacted_si
 CHECK_SECONDS: Final = 5.0
 
 
-class Step(NamedTuple):
-    """One step of a replay.
-
-    ``frames`` is None when nothing follows the viewer's cursor. ``cursor`` is the last number that the frames cover.
-    ``reason`` is set when the stream ends with these frames: ``end`` or ``error``.
-    """
-
-    frames: bytes | None
-    cursor: int
-    reason: str = ""
-
-
 @dataclass(slots=True)
 class Replay:
     """Reads the log of ``ref`` for one viewer: the lines that pass ``line_filter``.
@@ -47,6 +35,8 @@ class Replay:
     finished: Job | None
     lease_seconds: float
     subject: str
+    #: Set with the last frames of the stream: ``end`` or ``error``.
+    reason: str = ""
     _lines: int = FIRST_LINES
     #: Bytes that were read for the last segment; 0 before the first, which is never throttled.
     _last_bytes: int = 0
@@ -59,8 +49,10 @@ class Replay:
     #: Since when steps have failed, on the viewer's clock, and what failed first.
     _failing_since: tuple[float, str] | None = None
 
-    def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> Step:
-        """What follows line ``cursor``. After ``ends_at``, on the viewer's clock, nobody wants any lines.
+    def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
+        """The frames that follow line ``cursor``, None when nothing does yet, and the last number that they cover.
+
+        Sets ``reason`` when the stream ends with them. After ``ends_at``, on the viewer's clock, nobody wants any.
 
         Raises: :class:`StoreError`, and as a scan is refused: :class:`AtCapacity`, :class:`ScansUnavailable`,
         :class:`ShareExceeded`. Then nothing was skipped, and it can be repeated.
@@ -72,11 +64,12 @@ class Replay:
                 if now >= self._check_at:
                     self._check_at = now + CHECK_SECONDS
                     redacted = self._redactions()
-            step = Step(redacted, cursor) if redacted else self._step(cursor, feed, ends_at - now)
+            found = (redacted, cursor) if redacted else self._step(cursor, feed, ends_at - now)
         except (NotALog, ArchiveDamaged, JobNotFound) as error:
-            return Step(error_frame(str(error)), cursor, "error")
+            self.reason = "error"
+            return error_frame(str(error)), cursor
         self._failing_since = None
-        return step
+        return found
 
     def record_failure(self, now: float, error: ChronoverseError) -> None:
         """Remembers that a step has raised ``error``."""
@@ -91,7 +84,7 @@ class Replay:
         """For how many seconds every step has failed, and what failed first."""
         return (now - self._failing_since[0], self._failing_since[1]) if self._failing_since else (0.0, "")
 
-    def _step(self, cursor: int, feed: Feed | None, seconds_left: float) -> Step:
+    def _step(self, cursor: int, feed: Feed | None, seconds_left: float) -> tuple[bytes | None, int]:
         self._known_job = self._known_job or self.finished or (feed.job if feed else None)
         if self._last_bytes:
             self.cache.throttle(self._last_bytes)
@@ -103,13 +96,14 @@ class Replay:
             return self._nothing_follows(cursor, feed)
         self._known_job = segment.job or self._known_job
         self._last_bytes = segment.size
-        step = Step(segment.frames, segment.cursor)
+        frames = segment.frames
         if isinstance(segment.closing, OutOfSequence):
-            step = Step(segment.frames + segment.closing.to_frame(), segment.cursor, "error")
+            frames += segment.closing.to_frame()
+            self.reason = "error"
         elif segment.closing and not (feed and feed.seek(segment.cursor) is not None):
-            step = self._final_step(step, segment.closing)
+            frames += self._closing_frames(segment.closing)
         self._lines = segment.next_count
-        return step
+        return frames, segment.cursor
 
     def _read_after(self, cursor: int, feed: Feed | None, seconds_left: float) -> ReplaySegment | None:
         """The segment after line ``cursor``.
@@ -154,31 +148,34 @@ class Replay:
             raise JobNotFound(LOG_IS_GONE)
         return job
 
-    def _nothing_follows(self, cursor: int, feed: Feed | None) -> Step:
-        """The step when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
+    def _nothing_follows(self, cursor: int, feed: Feed | None) -> tuple[bytes | None, int]:
+        """As :meth:`step` when the store has nothing after ``cursor``: the end, a gap, or nothing yet."""
         final = feed.final if feed else None
         job = self._get_job()
         if self.finished and job.end is None:
-            return Step(error_frame("the store has lost the end of this log"), cursor, "error")
+            self.reason = "error"
+            return error_frame("the store has lost the end of this log"), cursor
         if only_in_archive(job, cursor + 1) and self._known_job and only_in_archive(self._known_job, cursor + 1):
             raise ArchiveDamaged(f"the archive has no line {cursor + 1}, which it ought to have")
         self._known_job = job
         if only_in_archive(job, cursor + 1) or (
             job.last > cursor and not lines_are_gone(self.cache.store, job, cursor)
         ):
-            return Step(b"", cursor)
+            return b"", cursor
         # A closed feed knows how long the log was, even if the store has lost lines since.
         last = feed.cursor if feed and final is not None else job.last
         gaps = [gap.to_frame() for gap in missing_numbers(cursor, last + 1, job.first)]
-        step = Step(b"".join(gaps), last) if gaps else Step(None, cursor)
+        frames, cursor = b"".join(gaps), last if gaps else cursor
         if self.finished and job.end:
-            return self._final_step(step, job.end)
+            return frames + self._closing_frames(job.end), cursor
         if final is not None:
             # The tail closed this log with an error, because the store went back behind lines that were sent.
-            return Step((step.frames or b"") + final, step.cursor, "error")
-        return step
+            self.reason = "error"
+            return frames + final, cursor
+        return frames or None, cursor
 
-    def _final_step(self, step: Step, end: End) -> Step:
+    def _closing_frames(self, end: End) -> bytes:
         redacted = self._redactions() if self.finished else b""
         job = self.finished or self._get_job()
-        return Step((step.frames or b"") + redacted + job.closing_frames(end, self.lease_seconds), step.cursor, "end")
+        self.reason = "end"
+        return redacted + job.closing_frames(end, self.lease_seconds)

@@ -299,7 +299,7 @@ class Viewer:
                 self._cache, self._ref, self.line_filter, self._finished, self._tail.lease_seconds, self.subject
             )
         try:
-            step = self._replay.step(self.cursor, self.feed, now, self.ends_at)
+            found, cursor = self._replay.step(self.cursor, self.feed, now, self.ends_at)
         except ShareExceeded:
             # Other streams of the same token have their turns. The client is given a sign of life.
             self._sent(now)
@@ -308,9 +308,9 @@ class Viewer:
             self._replay.record_failure(now, error)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
-        self._tail.count_replayed(step.cursor - self.cursor, len(step.frames or b""))
-        frames = self._with_cursor(step.frames or b"")
-        self.cursor = step.cursor
-        if step.reason:
-            return self._finish(step.reason, frames)
-        return None if step.frames is None else frames
+        self._tail.count_replayed(cursor - self.cursor, len(found or b""))
+        frames = self._with_cursor(found or b"")
+        self.cursor = cursor
+        if self._replay.reason:
+            return self._finish(self._replay.reason, frames)
+        return None if found is None else frames
