@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
 from chronoverse import metrics
@@ -48,7 +48,8 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
         response.headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    if status in _ORDINARY and request.headers.get("Prefer") == "status=200":
+    # A wait answers when its request's context is gone.
+    if status in _ORDINARY and has_request_context() and request.headers.get("Prefer") == "status=200":
         # A browser logs every other status as an error of the page. The document still has the real one.
         response.status_code = 200
         response.headers["Preference-Applied"] = "status=200"
