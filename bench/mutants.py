@@ -68,7 +68,7 @@ DEFECTS: Final = (
     Defect("number of 16 digits accepted", "joblog/model.py", "[0-9]{1,15}", "[0-9]{1,16}", "joblog"),
     Defect("time range: end excluded", "joblog/model.py", "time <= self.until", "time < self.until", "joblog web"),
     # Who may do what
-    Defect("scope not checked", "auth/tokens.py", "if scope not in self.scopes:", "if not self.scopes:", "auth web"),
+    Defect("scope not checked", "auth/tokens.py", "if scope not in self.rights:", "if not self.rights:", "auth web"),
     Defect("token valid at its expiry", "auth/tokens.py", "now >= expires_at", "now > expires_at", "auth"),
     Defect("audience not checked", "auth/tokens.py", "audience is not None and audience not in named", "False", "auth"),
     Defect("critical extension ignored", "auth/tokens.py", '"crit" in signed', '"critical" in signed', "auth"),

@@ -54,7 +54,8 @@ class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
 
     The message is for whoever sent the token. ``explanation`` is for the service's log only. It says what the message
-    leaves out because it could help to forge a token. Neither has anything of the token.
+    leaves out because it could help to forge a token. Neither has anything of the token, except an entry of its
+    workflows that is none.
     """
 
     status = 401
@@ -67,7 +68,7 @@ class Unauthorized(ChronoverseError):
 
 
 class Forbidden(ChronoverseError):
-    """Raised when a valid token lacks the scope that a request needs."""
+    """Raised when a valid token lacks the scope that a request needs, or has it for other workflows only."""
 
     status = 403
     title = "Forbidden"

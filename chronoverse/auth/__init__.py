@@ -1,6 +1,7 @@
 """Which user sends a request, what that user may do, and which servers a client trusts.
 
 tokens        ``Verifier`` checks bearer tokens (signed JWTs) and returns a ``Principal``
+rights        ``Workflows``: which workflows a user has a scope for, by ids and by prefixes
 minting       ``mint`` makes tokens
 jwks          ``PublishedKeys`` fetches the public keys that an issuer publishes, and shares them with other workers
 token_file    a client's own token in a file that is renewed

@@ -1,13 +1,13 @@
 """Bearer tokens (RFC 6750), which are signed JWTs (RFC 7519), checked as RFC 8725 recommends.
 
 The claims are ``sub``, ``exp``, ``scope`` or ``scp`` (words separated by spaces, or a list of them) and ``workflows``
-(a list of ids, or ``["*"]``), or what the settings say. ``docs/tokens.md`` shows whole tokens. The kind of the key
-decides which algorithms are allowed. Nothing in a token does.
+(a list of entries, see ``rights``), or what the settings say. ``docs/tokens.md`` shows whole tokens. The kind of the
+key decides which algorithms are allowed. Nothing in a token does.
 """
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, Self
@@ -20,10 +20,9 @@ from jwt.algorithms import HMACAlgorithm
 
 from chronoverse.auth.jwks import KeySetStore, PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
-from chronoverse.auth.minting import EVERY_WORKFLOW as EVERY_WORKFLOW
 from chronoverse.auth.minting import mint as mint
-from chronoverse.errors import Forbidden, SettingsError, Unauthorized
-from chronoverse.joblog.model import IDENTIFIER
+from chronoverse.auth.rights import Workflows
+from chronoverse.errors import Forbidden, JobNotFound, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 
 #: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
@@ -47,17 +46,21 @@ class Principal:
 
     subject: str
     expires_at: float
-    scopes: frozenset[str]
-    workflows: frozenset[str]
+    #: The scopes, each with the workflows that the user has it for.
+    rights: Mapping[str, Workflows]
 
-    def may_access(self, workflow_id: str) -> bool:
-        """Whether the token is for this workflow."""
-        return EVERY_WORKFLOW in self.workflows or workflow_id in self.workflows
+    def require(self, scope: str, workflow_id: str | None = None) -> None:
+        """Raises an error unless the user has ``scope``, and has it for the workflow if one is given.
 
-    def require(self, scope: str) -> None:
-        """Raises :class:`Forbidden` unless the token has ``scope``."""
-        if scope not in self.scopes:
+        It is :class:`JobNotFound` when the token is not for this workflow at all, and otherwise :class:`Forbidden`.
+        """
+        if scope not in self.rights:
             raise Forbidden(f"the token lacks the scope {scope}")
+        if workflow_id is None or workflow_id in self.rights[scope]:
+            return
+        if any(workflow_id in workflows for workflows in self.rights.values()):
+            raise Forbidden(f"the token lacks the scope {scope} for this workflow")
+        raise JobNotFound("the token is not for this workflow")
 
 
 class Key(NamedTuple):
@@ -172,7 +175,8 @@ def _principal(claims: dict[str, Any], settings: Settings, now: float) -> Princi
         raise Unauthorized("the token has no sub, or one that is not a text")
     if not isinstance(claims.get("jti", ""), str):
         raise Unauthorized("the token's jti is not a text")
-    return Principal(subject, expires_at, _scopes(claims), _workflows(claims, settings.jwt_workflows_claim))
+    scopes, workflows = _scopes(claims), _workflows(claims, settings.jwt_workflows_claim)
+    return Principal(subject, expires_at, dict.fromkeys(scopes, workflows))
 
 
 def _check_audience(claim: object, audience: str | None) -> None:
@@ -199,13 +203,11 @@ def _scopes(claims: dict[str, Any]) -> frozenset[str]:
     return frozenset(words) - {""}
 
 
-def _workflows(claims: dict[str, Any], name: str) -> frozenset[str]:
-    ids = claims.get(name)
-    if not isinstance(ids, list) or not (
-        ids == [EVERY_WORKFLOW] or all(isinstance(each, str) and IDENTIFIER.fullmatch(each) for each in ids)
-    ):
-        raise Unauthorized(f'the token\'s claim {name} is not a list of workflow ids or ["{EVERY_WORKFLOW}"]')
-    return frozenset(ids)
+def _workflows(claims: dict[str, Any], name: str) -> Workflows:
+    try:
+        return Workflows.parse(claims.get(name))
+    except ValueError as error:
+        raise Unauthorized(f"the token's claim {name} {error}") from error
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:

@@ -139,14 +139,23 @@ def retention(workflow: str, time_text: str | None) -> None:
     click.echo(f"{text}{' (the default)' if own is None else ''}")
 
 
+def _workflow_entry(text: str) -> str:
+    """Reads what a token may name: a workflow's id, or a prefix and ``*``."""
+    from chronoverse.auth.rights import entry_problem
+
+    if problem := entry_problem(text):
+        raise click.BadParameter(problem)
+    return text
+
+
 @click.command()
 @click.option(
     "--workflow",
     "workflows",
     multiple=True,
-    type=common.identifier,
+    type=_workflow_entry,
     metavar="ID",
-    help="May see this one. Default: all.",
+    help="May see this one, or with PREFIX* those that begin so. Default: all.",
 )
 @click.option(
     "--scope",

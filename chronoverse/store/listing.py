@@ -7,7 +7,7 @@ by the first process that asks for it.
 import contextlib
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -80,11 +80,16 @@ class JobListing:
 
 
 def newest_first(
-    command: Callable[..., Any], key: str, before: ListingPosition | None, count: int
+    command: Callable[..., Any],
+    key: str,
+    before: ListingPosition | None,
+    count: int,
+    wanted: Container[str] | None = None,
 ) -> list[ListingPosition]:
     """Up to ``count`` members of the sorted set ``key`` as (score, id), highest score first, strictly after ``before``.
 
-    ``command`` runs a Redis command. Members that are no ids are removed, so that each is met only once.
+    ``command`` runs a Redis command. Members that are no ids are removed, so that each is met only once. With
+    ``wanted`` only those that are in it: all others are passed over, which takes 1 µs for each.
     """
     highest = "+inf" if before is None else repr(before[0])
 
@@ -94,27 +99,30 @@ def newest_first(
         pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
         return [(float(score), member) for member, score in pairs]
 
-    def is_after(skip: int) -> bool:
-        if before is None or not (page := members(skip, 1)):
+    def is_after(page: list[tuple[float, bytes]]) -> bool:
+        """Whether the last member of a page is after ``before``."""
+        if before is None or not page:
             return True
-        score, member = page[0]
+        score, member = page[-1]
         return (score, member.decode("utf-8", "replace")) < before
 
     found: list[ListingPosition] = []
-    skip, size = 0, count
+    skip, size = 0, count if wanted is None else 200
     while len(found) < count:
         page = members(skip, size)
-        invalid = {member for _, member in page if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))}
+        named = page if wanted is None else [each for each in page if each[1].decode("latin-1") in wanted]
+        invalid = {member for _, member in named if not IDENTIFIER.fullmatch(member.decode("ascii", "replace"))}
         if invalid:
             command("ZREM", key, *invalid)
-        listed = [(score, member.decode()) for score, member in page if member not in invalid]
+        listed = [(score, member.decode()) for score, member in named if member not in invalid]
         found += [item for item in listed if before is None or item < before]
         skip += size - len(invalid)
         if len(page) < size:
             break
-        if not found:
-            # The set may hold millions of members that are no ids. 5,000 take the server some 2 ms.
+        if not found or wanted is not None:
+            # The set may hold millions of members that are no ids, or not wanted. 5,000 take the server some 2 ms.
             size = min(2 * size, 5_000)
-            # As many may have the same score as ``before``. A binary search finds the first after it, in 31 commands.
-            skip = bisect_left(range(2**31), True, lo=skip, key=is_after)
+            if not is_after(page):
+                # As many may have the score of ``before``. A binary search finds the first after it, in 31 commands.
+                skip = bisect_left(range(2**31), True, lo=skip, key=lambda at: is_after(members(at, 1)))
     return found[:count]

@@ -8,7 +8,7 @@ that dies in between leaves them wrong; :meth:`WorkflowList.read` repairs what i
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -63,9 +63,14 @@ class WorkflowList:
         #: A text that names the server of the list, as a workflow's id names that of its jobs. It is the list's key.
         self.slot: Final = commands.keys.workflows
 
-    def page(self, before: ListingPosition | None, count: int) -> list[ListingPosition]:
-        """The positions of up to ``count`` workflows, by their newest job, newest first, strictly after ``before``."""
-        return newest_first(partial(self._commands.run, self.slot), self.slot, before, count)
+    def page(
+        self, before: ListingPosition | None, count: int, wanted: Container[str] | None = None
+    ) -> list[ListingPosition]:
+        """The positions of up to ``count`` workflows, by their newest job, newest first, strictly after ``before``.
+
+        With ``wanted`` only of those workflows. See :func:`newest_first`.
+        """
+        return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
         """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list."""

@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.auth.local_secret import local_secret
+from chronoverse.auth.rights import Workflows
 from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, Principal, Verifier, mint
-from chronoverse.errors import Forbidden, SettingsError, Unauthorized
+from chronoverse.errors import Forbidden, JobNotFound, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 from tests.support.keys import RSA
 
@@ -62,7 +63,7 @@ def test_a_valid_token_gives_a_principal(verifier: Verifier) -> None:
     """The principal has everything that the claims say."""
     principal = verifier.verify("Bearer " + signed(CLAIMS), NOW)
 
-    assert principal == Principal("ada", NOW + 60, frozenset({"logs:read"}), frozenset({"wf_1"}))
+    assert principal == Principal("ada", NOW + 60, {READ: Workflows(frozenset({"wf_1"}))})
 
 
 def test_a_minted_token_is_valid(verifier: Verifier) -> None:
@@ -71,8 +72,7 @@ def test_a_minted_token_is_valid(verifier: Verifier) -> None:
 
     principal = verifier.verify(f"Bearer {token}", NOW + 3_599)
     assert (principal.subject, principal.expires_at) == ("ada", NOW + 3_600)
-    assert principal.scopes == {READ, WRITE}
-    assert principal.workflows == {"wf_1", "wf_2"}
+    assert principal.rights == dict.fromkeys((READ, WRITE), Workflows(frozenset({"wf_1", "wf_2"})))
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
@@ -215,7 +215,8 @@ def test_another_secret_is_refused(tmp_path: Path) -> None:
         {"workflows": "*"},
         {"workflows": None},
         {"workflows": {"wf_1": 1}},
-        {"workflows": ["*", "wf_1"]},
+        {"workflows": ["*", "*wf_1"]},
+        {"workflows": ["**"]},
         {"workflows": ["wf_1", 2]},
         {"workflows": ["wf:*"]},
         {"workflows": ["wf_1\n"]},
@@ -289,17 +290,17 @@ def test_scopes_may_be_a_text_or_a_list(verifier: Verifier, name: str, value: ob
     """Issuers write either, under either name."""
     claims = {key: text for key, text in CLAIMS.items() if key != "scope"}
 
-    assert verifier.verify("Bearer " + signed({**claims, name: value}), NOW).scopes == {READ, WRITE}
+    assert verifier.verify("Bearer " + signed({**claims, name: value}), NOW).rights.keys() == {READ, WRITE}
 
 
 def test_scope_counts_when_a_token_has_scp_too(verifier: Verifier) -> None:
     """Only one of them is read, so that nobody needs to think about two."""
-    assert verifier.verify("Bearer " + signed({**CLAIMS, "scp": WRITE}), NOW).scopes == {READ}
+    assert verifier.verify("Bearer " + signed({**CLAIMS, "scp": WRITE}), NOW).rights.keys() == {READ}
 
 
 def test_an_entry_of_a_scope_list_is_one_scope(verifier: Verifier) -> None:
     """An entry with a space is a scope that no request needs."""
-    assert verifier.verify("Bearer " + signed({**CLAIMS, "scope": ["logs:read logs:write"]}), NOW).scopes == {
+    assert verifier.verify("Bearer " + signed({**CLAIMS, "scope": ["logs:read logs:write"]}), NOW).rights.keys() == {
         "logs:read logs:write"
     }
 
@@ -359,7 +360,7 @@ def test_the_claim_with_the_workflows_can_have_another_name(tmp_path: Path) -> N
     name = "https://logs.example/workflows"
     verifier = Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET, jwt_workflows_claim=name))
 
-    assert verifier.verify("Bearer " + signed({**CLAIMS, name: ["wf_2"]}), NOW).workflows == {"wf_2"}
+    assert verifier.verify("Bearer " + signed({**CLAIMS, name: ["wf_2"]}), NOW).rights[READ].ids == {"wf_2"}
     with pytest.raises(Unauthorized, match=name):
         verifier.verify("Bearer " + signed(CLAIMS), NOW)
 
@@ -375,7 +376,7 @@ def test_a_minted_token_obeys_the_settings(tmp_path: Path) -> None:
     )
     token = mint(SECRET, "ada", [READ], ["wf_1"], 60, NOW, configured)
 
-    assert Verifier.from_settings(configured).verify(f"Bearer {token}", NOW).workflows == {"wf_1"}
+    assert Verifier.from_settings(configured).verify(f"Bearer {token}", NOW).rights[READ].ids == {"wf_1"}
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: "Bearer " + data.decode("latin-1")))
@@ -398,27 +399,53 @@ def test_any_claim_is_accepted_or_refused_without_another_error(value: object) -
 
 
 def test_scopes_and_workflows_match_whole_and_exactly() -> None:
-    """Prefixes, other cases and patterns do not match."""
-    principal = Principal("ada", NOW, frozenset({"logs:read"}), frozenset({"wf_1"}))
+    """Their beginnings, other cases and patterns do not match."""
+    principal = Principal("ada", NOW, {"logs:read": Workflows.parse(["wf_1"])})
 
     principal.require("logs:read")
     for scope in ("logs:write", "logs", "Logs:Read", "logs:read ", "*", ""):
         with pytest.raises(Forbidden):
             principal.require(scope)
-    assert principal.may_access("wf_1")
-    assert not any(map(principal.may_access, ("wf_10", "wf_", "WF_1", "wf_2", "*", "")))
+    principal.require("logs:read", "wf_1")
+    for workflow_id in ("wf_10", "wf_", "WF_1", "wf_2", "*", ""):
+        with pytest.raises(JobNotFound):
+            principal.require("logs:read", workflow_id)
 
 
-def test_a_star_sees_every_workflow() -> None:
-    """It does so only as the only element, which the check of the claims ensures."""
-    assert Principal("ada", NOW, frozenset(), frozenset({"*"})).may_access("wf_1")
+@pytest.mark.parametrize(
+    ("entries", "within", "outside"),
+    [
+        (["*"], ["wf_1", "a"], []),
+        (["wf_1", "*"], ["wf_1", "a"], []),
+        (["team-a.*"], ["team-a.x", "team-a."], ["team-a", "team-ab", "xteam-a.x", "Team-a.x"]),
+        (["team-a.*", "wf_1", "team-b*"], ["team-a.x", "wf_1", "team-b", "team-bc"], ["wf_10", "team-", "team-c"]),
+        ([], [], ["wf_1", "*", ""]),
+    ],
+)
+def test_a_prefix_is_for_the_ids_that_begin_so(entries: list[str], within: list[str], outside: list[str]) -> None:
+    """A star alone is the shortest prefix. Beside it other entries change nothing."""
+    workflows = Workflows.parse(entries)
+
+    assert all(each in workflows for each in within)
+    assert not any(each in workflows for each in outside)
+
+
+def test_a_scope_for_other_workflows_does_not_hide_what_may_be_seen() -> None:
+    """Whoever may read a workflow learns that they may not write there. To others it does not exist."""
+    principal = Principal("ada", NOW, {READ: Workflows.parse(["*"]), WRITE: Workflows.parse(["mine"])})
+
+    principal.require(WRITE, "mine")
+    with pytest.raises(Forbidden, match="lacks the scope logs:write for this workflow"):
+        principal.require(WRITE, "theirs")
+    with pytest.raises(JobNotFound):
+        Principal("ada", NOW, {READ: Workflows.parse(["mine"])}).require(READ, "theirs")
 
 
 def test_only_a_space_separates_scopes(verifier: Verifier) -> None:
     """RFC 6749 section 3.3 allows no other white space."""
     principal = verifier.verify("Bearer " + signed({**CLAIMS, "scope": " logs:read  logs:write\tx\u00a0y"}), NOW)
 
-    assert principal.scopes == {"logs:read", "logs:write\tx\u00a0y"}
+    assert principal.rights.keys() == {"logs:read", "logs:write\tx\u00a0y"}
 
 
 ED25519 = ed25519.Ed25519PrivateKey.generate()

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth.tokens import READ, WRITE, Verifier
-from chronoverse.errors import Forbidden, Unauthorized
+from chronoverse.errors import Forbidden, JobNotFound, Unauthorized
 from chronoverse.settings import Settings
 from tests.auth.claim_forms import (
     AUDIENCE,
@@ -48,6 +48,7 @@ SCOPES: Final[dict[str, dict[str, Any]]] = {
 #: The ways to write the workflows: the setting of the claim's name, and the claims.
 WORKFLOWS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "a list": ({}, {"workflows": ["mine", "ours"]}),
+    "prefixes": ({}, {"workflows": ["ours", "mi*", "team-a.*"]}),
     "all": ({}, {"workflows": ["*"]}),
     "a list in another claim": ({"jwt_workflows_claim": CLAIM}, {CLAIM: ["mine"], "workflows": "not read"}),
     "all in another claim": ({"jwt_workflows_claim": CLAIM}, {CLAIM: ["*"]}),
@@ -83,12 +84,14 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Verify:
         token = signed({name: value for name, value in claims.items() if value is not None}, signer, algorithm)
         try:
             principal = verifier.verify(f"Bearer {token}", time.time())
-            principal.require(READ)
+            principal.require(READ, "mine")
         except Unauthorized as error:
             return f"401: {error.explanation}"
         except Forbidden as error:
             return f"403: {error}"
-        return "" if principal.may_access("mine") else "404: not for this workflow"
+        except JobNotFound as error:
+            return f"404: {error}"
+        return ""
 
     return ask
 

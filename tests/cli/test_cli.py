@@ -18,6 +18,7 @@ import pytest
 
 from chronoverse import __version__
 from chronoverse.auth.local_secret import local_secret
+from chronoverse.auth.rights import Workflows
 from chronoverse.auth.tokens import Verifier
 from chronoverse.cli.logs import exit_code
 from chronoverse.cli.main import main
@@ -81,8 +82,7 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
 
     verifier = Verifier.from_settings(Settings(data_dir=tmp_path))
     principal = verifier.verify(service.requests[0].headers["authorization"], time.time())
-    assert principal.scopes == {"logs:read"}
-    assert principal.workflows == {"wf_1"}
+    assert principal.rights == {"logs:read": Workflows(frozenset({"wf_1"}))}
     assert principal.expires_at < time.time() + 61
 
 
@@ -362,7 +362,9 @@ def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
         ["token", "--ttl", "1y"],
         ["token", "--ttl", "99999d"],
         ["token", "--scope", "logs:all"],
-        ["token", "--workflow", "*"],
+        ["token", "--workflow", "a*b"],
+        ["token", "--workflow", "*-x"],
+        ["token", "--workflow", ""],
     ],
 )
 def test_wrong_arguments_exit_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,22 +397,21 @@ def test_token_makes_one_that_the_service_accepts(cli_process: Cli, tmp_path: Pa
 
     principal = Verifier.from_settings(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
     assert principal.subject == "cli"
-    assert principal.scopes == {"logs:read"}
-    assert principal.workflows == {"*"}
+    assert principal.rights.keys() == {"logs:read"}
+    assert principal.rights["logs:read"].are_all
     assert 3_500 < principal.expires_at - time.time() <= 3_600
 
 
 def test_token_has_what_the_options_say(cli: Cli, tmp_path: Path) -> None:
     """Options set its workflows, scopes, subject and time."""
-    argv = ["token", "--workflow", "wf_1", "--workflow", "wf_2", "--scope", "logs:write", "--subject", "ci"]
+    argv = ["token", "--workflow", "wf_1", "--workflow", "team-a.*", "--scope", "logs:write", "--subject", "ci"]
     printed = cli(*argv, "--ttl", "90s", JWT_SECRET=SECRET).stdout.strip()
 
     verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_secret=SECRET.encode()))
     principal = verifier.verify(f"Bearer {printed}", time.time())
     assert principal.subject == "ci"
     assert 80 < principal.expires_at - time.time() <= 90
-    assert principal.scopes == {"logs:write"}
-    assert principal.workflows == {"wf_1", "wf_2"}
+    assert principal.rights == {"logs:write": Workflows(frozenset({"wf_1"}), ("team-a.",))}
 
 
 def test_token_needs_the_secret(cli: Cli) -> None:

@@ -95,11 +95,12 @@ class Dependencies:
         """
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())
-        principal.require(scope or (READ if environ["REQUEST_METHOD"] in ("GET", "HEAD") else WRITE))
-        workflow_id = (request.view_args or {}).get("workflow_id")
-        if workflow_id is not None and not principal.may_access(workflow_id):
-            log.info("refused with 404: the token is not for this workflow")
-            raise JobNotFound("no such job")
+        scope = scope or (READ if environ["REQUEST_METHOD"] in ("GET", "HEAD") else WRITE)
+        try:
+            principal.require(scope, (request.view_args or {}).get("workflow_id"))
+        except JobNotFound as error:
+            log.info("refused with 404: %s", error)
+            raise
         g.principal = principal
         if "&" in environ.get("QUERY_STRING", ""):
             for name, values in request.args.lists():

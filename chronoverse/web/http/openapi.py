@@ -55,7 +55,16 @@ def create_document(app: Flask) -> OpenApiDocument:
                 "With the request header `Prefer: status=200`, refusals with 400, 404 and 409 have the status 200. "
                 "Their problem documents have the real one."
             },
-            "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}},
+            "components": {
+                "securitySchemes": {
+                    "bearer": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "JWT",
+                        "description": "Its claim `workflows` has ids, prefixes such as `team-a.*`, or `*`.",
+                    }
+                }
+            },
             "security": [{"bearer": []}],
         },
     )

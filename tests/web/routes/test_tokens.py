@@ -40,13 +40,19 @@ ROUTES: Final = {
     "search": ("GET", "/workflows/mine/jobs/job/logs/search?q=x"),
     "new": ("GET", "/workflows/mine/jobs/job/logs/new?against=job"),
     "raw": ("GET", "/workflows/mine/jobs/job/logs/raw"),
+    "summary": ("GET", "/workflows/mine/jobs/job/summary"),
+    "wait": ("GET", "/workflows/mine/jobs/job/wait?timeout=0"),
+    "search all": ("GET", "/workflows/mine/logs/search?q=x"),
+    "workflows": ("GET", "/workflows"),
     "redact": ("POST", "/workflows/mine/jobs/job/logs/redact"),
     "redactions": ("GET", "/workflows/mine/jobs/job/logs/redactions"),
     # This job does not exist. The other requests still need the jobs that do.
     "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
 #: Statuses of reading with the good token. A GET of ``events`` ends, because the job has ended.
-READS: Final = dict.fromkeys(("events", "logs", "job", "jobs", "search", "new", "raw"), 200)
+READS: Final = dict.fromkeys(
+    ("events", "logs", "job", "jobs", "search", "new", "raw", "summary", "wait", "search all", "workflows"), 200
+)
 #: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
 ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "DELETE"), 403)
 #: Statuses of writing with the good token. A POST is refused for its missing body.
@@ -89,6 +95,8 @@ def unsigned() -> str:
 
 #: Statuses with the good token. It only lacks the scope of administrators.
 GOOD: Final = READS | WRITES | ADMINISTERS
+#: Statuses with a token that is for other workflows. The list has only those.
+UNSEEN: Final = ADMINISTERS | {"workflows": 200, "else": 404}
 #: Another key, and an address that a token may name for its key. The service never fetches it.
 THEIRS: Final = b"another secret, as long as a key has to be"
 POINTERS: Final[dict[str, Mapping[str, object]]] = {
@@ -125,7 +133,9 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "subs": (lambda: signed(sub=["tests"]), {"else": 401}),
     "no workflows": (lambda: signed(workflows=None), {"else": 401}),
     "a text of workflows": (lambda: signed(workflows="mine"), {"else": 401}),
-    "a pattern of workflows": (lambda: signed(workflows=["mi*"]), {"else": 401}),
+    "a pattern of workflows": (lambda: signed(workflows=["m*e"]), {"else": 401}),
+    "a suffix of workflows": (lambda: signed(workflows=["mine", "*e"]), {"else": 401}),
+    "an empty workflow": (lambda: signed(workflows=[""]), {"else": 401}),
     "alg none": (unsigned, {"else": 401}),
     "wrong key": (lambda: signed(THEIRS), {"else": 401}),
     "no key": (lambda: signed(b"", {"kid": "../../dev/null"}), {"else": 401}),
@@ -133,11 +143,17 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "crit": (lambda: signed(header={"crit": ["exp"]}), {"else": 401}),
     **{name: (partial(signed, header=head), GOOD) for name, head in POINTERS.items()},
     **{f"wrong key, {name}": (partial(signed, THEIRS, head), {"else": 401}) for name, head in POINTERS.items()},
-    "other workflow": (lambda: signed(workflows=["theirs"]), ADMINISTERS | {"else": 404}),
-    "a prefix of it": (lambda: signed(workflows=["min"]), ADMINISTERS | {"else": 404}),
-    "it is a prefix": (lambda: signed(workflows=["mine1"]), ADMINISTERS | {"else": 404}),
-    "in another case": (lambda: signed(workflows=["Mine"]), ADMINISTERS | {"else": 404}),
-    "no workflow": (lambda: signed(workflows=[]), ADMINISTERS | {"else": 404}),
+    "other workflow": (lambda: signed(workflows=["theirs"]), UNSEEN),
+    "a prefix": (lambda: signed(workflows=["theirs", "mi*"]), GOOD),
+    "a prefix that is all of it": (lambda: signed(workflows=["mine*"]), GOOD),
+    "a longer prefix": (lambda: signed(workflows=["mine.*", "mine1*"]), UNSEEN),
+    "a prefix of others": (lambda: signed(workflows=["their*"]), UNSEEN),
+    "a prefix in another case": (lambda: signed(workflows=["Mi*"]), UNSEEN),
+    "a prefix, read only": (lambda: signed(workflows=["mi*"], scope=READ), READS | {"else": 403}),
+    "a part of it": (lambda: signed(workflows=["min"]), UNSEEN),
+    "it is a prefix": (lambda: signed(workflows=["mine1"]), UNSEEN),
+    "in another case": (lambda: signed(workflows=["Mine"]), UNSEEN),
+    "no workflow": (lambda: signed(workflows=[]), UNSEEN),
     "read only": (lambda: signed(scope=READ), READS | {"else": 403}),
     "write only": (lambda: signed(scope=WRITE), WRITES | {"else": 403}),
     "no scope": (lambda: signed(scope=""), {"else": 403}),

@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import Verifier
+from chronoverse.auth.tokens import READ, Verifier
 from chronoverse.cli.serve import banner
 from chronoverse.settings import Settings
 from tests.support.service import ROOT, Service
@@ -144,4 +144,4 @@ def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path) -> None:
     (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, "http://127.0.0.1:8000", "chronoverse"))
     page, _, token = link.partition("#token=")
     assert page == "http://127.0.0.1:8000/ui/workflows/demo"
-    assert Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).may_access("demo")
+    Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).require(READ, "demo")

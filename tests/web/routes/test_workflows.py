@@ -55,6 +55,29 @@ def test_a_token_for_some_workflows_sees_these(service: Service, names: list[str
     assert ask(service, workflows=("unknown",)).json() == {"workflows": [], "cursor": None}
 
 
+def test_a_token_for_prefixes_sees_what_begins_so(service: Service, redis_server: RedisServer) -> None:
+    """In full pages, in their order, whatever lies between them, also beside workflows that the token names."""
+    store = Store(redis_server.url, clock=ticking())
+    for number in range(30):
+        for team in ("a", "ab", "b"):
+            store.register(JobRef(f"team-{team}.{number}", "job"))
+    store.close()
+    allowed = ("team-a.*", "team-b.7", "nothing*")
+    pages, query = list[list[str]](), "?limit=4"
+    in_time = deadline(60, "the last page")
+    while query and in_time():
+        answer = ask(service, query, allowed)
+        pages.append([each["id"] for each in answer.json()["workflows"]])
+        query = answer.links.get("next", {}).get("url", "").removeprefix("/workflows")
+
+    expected = [f"team-a.{number}" for number in reversed(range(30))]
+    expected.insert(expected.index("team-a.7"), "team-b.7")
+    assert [each for page in pages for each in page] == expected
+    assert {len(page) for page in pages[:-1]} == {4}
+    assert ask(service, workflows=("team-*",)).json()["workflows"][0]["id"] == "team-b.29"
+    assert ask(service, workflows=("nothing*",)).json() == {"workflows": [], "cursor": None}
+
+
 def test_many_workflows_of_one_moment_are_all_listed(service: Service, redis_server: RedisServer) -> None:
     """Pages of more than the service reads at once, of workflows whose newest jobs have the same time."""
     moment = time.time()

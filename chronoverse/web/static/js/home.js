@@ -50,7 +50,7 @@ function showEmpty() {
   const named = namedWorkflows();
   const known = [...new Set([...named, ...recentWorkflows()])];
   const links = known.flatMap((id, at) => [at ? " · " : "", link(workflowPage(id), id)]);
-  const hint = named.length || claims().workflows?.includes("*") ? "" : " Ask whoever operates the service for access.";
+  const hint = [claims().workflows ?? []].flat().length ? "" : " Ask whoever operates the service for access.";
   $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), ...(links.length ? [make("p", "", ...links)] : []), tokenButtons());
 }
 
