@@ -69,6 +69,17 @@ DEFECTS: Final = (
     Defect("time range: end excluded", "joblog/model.py", "time <= self.until", "time < self.until", "joblog web"),
     # Who may do what
     Defect("scope not checked", "auth/tokens.py", "if scope not in self.rights:", "if not self.rights:", "auth web"),
+    Defect("star in the middle accepted", "auth/rights.py", 'if "*" in entry[:-1]:', "if False:", "auth web"),
+    Defect(
+        "scope of one group for the workflows of another",
+        "auth/tokens.py",
+        "workflow_id in self.rights[scope]:",
+        "any(workflow_id in each for each in self.rights.values()):",
+        "auth web",
+    ),
+    Defect(
+        "rights of groups not read again", "auth/rights.py", "if seen != self._seen:", "if not self._seen:", "auth web"
+    ),
     Defect("token valid at its expiry", "auth/tokens.py", "now >= expires_at", "now > expires_at", "auth"),
     Defect("audience not checked", "auth/tokens.py", "audience is not None and audience not in named", "False", "auth"),
     Defect("critical extension ignored", "auth/tokens.py", '"crit" in signed', '"critical" in signed', "auth"),

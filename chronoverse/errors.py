@@ -127,6 +127,13 @@ class SigningKeysUnavailable(ChronoverseError):
     detail = "The keys that tokens are checked with cannot be fetched; try again."
 
 
+class RightsUnavailable(ChronoverseError):
+    """Raised while nobody can tell what groups may do, because their file has errors. A retry may succeed."""
+
+    status = 503
+    detail = "What the token allows cannot be told now; try again."
+
+
 class Unreachable(ChronoverseError):
     """Raised when the service does not answer, keeps answering that it is unavailable, or is not trusted."""
 

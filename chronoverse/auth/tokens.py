@@ -21,17 +21,15 @@ from jwt.algorithms import HMACAlgorithm
 from chronoverse.auth.jwks import KeySetStore, PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.auth.minting import mint as mint
-from chronoverse.auth.rights import Workflows
+from chronoverse.auth.rights import ADMIN as ADMIN
+from chronoverse.auth.rights import READ as READ
+from chronoverse.auth.rights import WRITE as WRITE
+from chronoverse.auth.rights import Workflows, WorkflowsMap
 from chronoverse.errors import Forbidden, JobNotFound, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 
 #: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
 MAX_HEADER_BYTES: Final = 8_192
-
-#: The scopes that requests need.
-READ: Final = "logs:read"
-WRITE: Final = "logs:write"
-ADMIN: Final = "logs:admin"
 
 #: What a client is told about a token whose signature is not valid.
 _INVALID: Final = "the token is not valid"
@@ -90,6 +88,8 @@ class Verifier:
     def __init__(self, keys: Key | PublishedKeys, settings: Settings) -> None:
         self._keys = keys
         self._settings = settings
+        #: The rights of groups. None when tokens name workflows.
+        self.groups = WorkflowsMap(settings.jwt_workflows_map) if settings.jwt_workflows_map else None
 
     @classmethod
     def from_settings(
@@ -98,7 +98,7 @@ class Verifier:
         """A verifier with the key that ``settings`` name. Makes the local secret if that is the key.
 
         ``fetch`` fetches published keys, by default :func:`fetch_key_set`. ``store`` shares them with other nodes.
-        Raises :class:`SettingsError` when there is no usable key.
+        Raises :class:`SettingsError` when there is no usable key. Rights of groups are not read yet.
         """
         if settings.jwt_jwks_url is not None:
             fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
@@ -115,7 +115,8 @@ class Verifier:
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
 
-        Raises :class:`Unauthorized`, and with published keys :class:`chronoverse.errors.SigningKeysUnavailable`.
+        Raises :class:`Unauthorized`, with published keys :class:`chronoverse.errors.SigningKeysUnavailable`, and with
+        rights of groups :class:`Forbidden` or :class:`chronoverse.errors.RightsUnavailable`.
         """
         if authorization is None:
             raise Unauthorized("a bearer token is needed")
@@ -124,7 +125,7 @@ class Verifier:
         found = _BEARER.fullmatch(authorization)
         if found is None:
             raise Unauthorized("the Authorization header is not one bearer token")
-        return _principal(self._claims(found[1]), self._settings, now)
+        return _principal(self._claims(found[1]), self._settings, self.groups, now)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """The claims of a token whose signature is valid. Only then may a message say what is wrong with the token."""
@@ -158,7 +159,7 @@ class Verifier:
         return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
 
 
-def _principal(claims: dict[str, Any], settings: Settings, now: float) -> Principal:
+def _principal(claims: dict[str, Any], settings: Settings, groups: WorkflowsMap | None, now: float) -> Principal:
     subject, expires_at = claims.get("sub"), _time(claims, "exp")
     if settings.jwt_issuer is not None and claims.get("iss") != settings.jwt_issuer:
         raise Unauthorized("the token's issuer (iss) is not CHRONOVERSE_JWT_ISSUER")
@@ -175,8 +176,18 @@ def _principal(claims: dict[str, Any], settings: Settings, now: float) -> Princi
         raise Unauthorized("the token has no sub, or one that is not a text")
     if not isinstance(claims.get("jti", ""), str):
         raise Unauthorized("the token's jti is not a text")
-    scopes, workflows = _scopes(claims), _workflows(claims, settings.jwt_workflows_claim)
-    return Principal(subject, expires_at, dict.fromkeys(scopes, workflows))
+    name = settings.jwt_workflows_claim
+    if groups is None:
+        return Principal(subject, expires_at, dict.fromkeys(_scopes(claims), _workflows(claims, name)))
+    names = claims.get(name)
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise Unauthorized(f"the token's claim {name} is not a list of groups")
+    # An issuer that knows only groups makes tokens without scopes of ours.
+    scopes = _scopes(claims) if claims.keys() & {"scope", "scp"} else frozenset[str]()
+    rights = groups.rights(names, scopes)
+    if not rights:
+        raise Forbidden(f"no group of the token (claim {name}) has a right by CHRONOVERSE_JWT_WORKFLOWS_MAP")
+    return Principal(subject, expires_at, rights)
 
 
 def _check_audience(claim: object, audience: str | None) -> None:

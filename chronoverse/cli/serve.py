@@ -49,13 +49,24 @@ def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dic
 
 
 def service_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings of a service. Raises :class:`SettingsError`, also without a key for tokens or a needed library."""
+    """The settings of a service.
+
+    Raises :class:`SettingsError`, also without a key for tokens or a needed library, and when the file with the rights
+    of groups has errors.
+    """
     from chronoverse.archive.schemes import open_object_store
     from chronoverse.auth.tokens import Verifier
 
     try:
         settings = Settings.from_env(environ)
-        Verifier.from_settings(settings)
+        groups = Verifier.from_settings(settings).groups
+        if groups:
+            groups.read()
+        if groups and settings.has_local_secret:
+            # The commands of this machine make tokens with it, and those name workflows.
+            raise SettingsError(
+                "CHRONOVERSE_JWT_WORKFLOWS_MAP needs the key of an issuer that makes tokens with groups"
+            )
         if settings.archive_location is not None:
             open_object_store(settings.archive_location)
     except SettingsError as error:

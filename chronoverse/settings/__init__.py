@@ -109,6 +109,13 @@ class Settings:
     jwt_workflows_claim: str = _setting(
         parse.claim_name, "text", "The claim with the list of workflows that a token is for.", default="workflows"
     )
+    jwt_workflows_map: Path | None = _setting(
+        parse.absolute_path,
+        "path",
+        "A file that says which workflows and scopes the groups in that claim have"
+        " ([more](tokens.md#rights-of-groups)). It is read again when it changes.",
+        "the claim has workflows",
+    )
     heartbeat_seconds: int = _number((1, 300), "seconds", "Silence after which a stream sends a heartbeat.", default=15)
     lease_seconds: int = _number(
         (1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.", default=30

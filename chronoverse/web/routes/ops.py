@@ -40,6 +40,8 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
             raise AtCapacity("This worker is going down; try again.")
         if deps.verifier.published:
             deps.verifier.published.check()
+        if deps.verifier.groups:
+            deps.verifier.groups.check()
         warnings = ["Searches are not answered now."] if deps.scans.is_down else []
         try:
             deps.store.ping()
@@ -56,6 +58,8 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         deps.tail.report_metrics()
         metrics.KEYS_AGE.set(deps.verifier.published.age() if deps.verifier.published else 0)
         metrics.SCANS_UP.set(not deps.scans.is_down)
+        groups = deps.verifier.groups
+        metrics.WORKFLOWS_MAP_INVALID.set(groups is not None and not groups.refresh())
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

@@ -229,6 +229,68 @@ def test_every_route_answers_every_token_as_documented(anonymous: httpx.Client, 
             assert response.headers["www-authenticate"].startswith("Bearer")
 
 
+#: The rights of groups, and the status of each route for a token of one of them.
+GROUPS: Final = f"""
+[readers]
+workflows = ["mi*"]
+scopes = ["{READ}"]
+[writers]
+workflows = ["mine"]
+scopes = ["{READ}", "{WRITE}"]
+[admins]
+workflows = ["*"]
+scopes = ["{ADMIN}"]
+[others]
+workflows = ["their*"]
+scopes = ["{READ}", "{WRITE}"]
+[plain]
+workflows = ["*"]
+"""
+_ADMIN: Final = {"redact": 415, "redactions": 200, "DELETE": 404}
+GROUP_MATRIX: Final[dict[str, tuple[list[str], dict[str, int]]]] = {
+    "readers": (["readers"], READS | {"else": 403}),
+    "writers": (["writers", "unknown"], GOOD),
+    "admins": (["admins"], _ADMIN | {"else": 403}),
+    "others": (["others"], UNSEEN),
+    # They may read this workflow, and write another one.
+    "readers and others": (["readers", "others"], READS | {"else": 403}),
+    "writers and admins": (["writers", "admins"], GOOD | _ADMIN),
+    # It has the scopes of the token.
+    "plain": (["plain"], GOOD),
+    "unknown": (["mine", "*"], {"else": 403}),
+    "none": ([], {"else": 403}),
+}
+
+
+@pytest.mark.long
+def test_every_route_answers_every_group_as_documented(tmp_path: Path, redis_server: RedisServer) -> None:
+    """With the rights of its file, which counts as soon as it changes, unless it has errors."""
+    path = tmp_path / "groups.toml"
+    path.write_text(GROUPS)
+    with (
+        serving(tmp_path, redis_server.url, jwt_workflows_map=path, jwt_workflows_claim="groups") as service,
+        httpx.Client(base_url=service.url, timeout=5) as client,
+    ):
+
+        def statuses(groups: list[str]) -> dict[str, int]:
+            headers = named(signed(groups=groups, workflows=["theirs"]))
+            return {
+                route: client.request(method, address, headers=headers).status_code
+                for route, (method, address) in ROUTES.items()
+            }
+
+        for kind, (groups, expected) in GROUP_MATRIX.items():
+            assert (kind, statuses(groups)) == (kind, {r: expected.get(r, expected.get("else", 0)) for r in ROUTES})
+
+        path.write_text(GROUPS + "[more]")
+        assert statuses(["readers"])["job"] == 200
+        assert service.metric("chronoverse_workflows_map_invalid") == 1
+        assert "group 'more': workflows is not a list" in service.logs()
+        path.write_text(GROUPS.replace("mi*", "their*"))
+        assert statuses(["readers"])["job"] == 404
+        assert service.metric("chronoverse_workflows_map_invalid") == 0
+
+
 PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 

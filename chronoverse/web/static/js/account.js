@@ -3,8 +3,9 @@
 import { make } from "./dom.js";
 import { claims, signIn, signOut } from "./session.js";
 
-/** The workflows that the token names, as text. */
+/** The workflows that the token names, as text. Without that claim the service decides by another one. */
 export function scopeText() {
+  if (claims().workflows === undefined) return "what the service allows";
   const named = [claims().workflows ?? []].flat().map(String);
   if (named.includes("*")) return "all workflows";
   return named.length ? named.join(", ") : "no workflow";

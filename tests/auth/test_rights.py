@@ -1,0 +1,188 @@
+"""The file that gives rights to groups: what it gives, its errors, and how it is read again."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+import pytest
+
+from chronoverse.auth.rights import MAX_MAP_BYTES, WorkflowsMap
+from chronoverse.auth.tokens import ADMIN, READ, WRITE, Principal, Verifier
+from chronoverse.cli.serve import service_settings
+from chronoverse.errors import Forbidden, JobNotFound, RightsUnavailable, SettingsError, Unauthorized
+from chronoverse.settings import Settings
+
+SECRET: Final = b"a secret of at least 32 bytes, for HS256"
+NOW: Final = 1_800_000_000.0
+GROUPS: Final = """
+[developers]
+workflows = ["team-a.*", "shared"]
+scopes = ["logs:read"]
+
+# The group of the build machines.
+[6f1f4e8c-3a55-4f7c-9a3c-6a2f0c1f7b1e]
+workflows = ["team-b.*"]
+scopes = ["logs:write"]
+
+["/platform/on call"]
+workflows = ["*"]
+
+[admins]
+workflows = ["team-a.*"]
+scopes = ["logs:read", "logs:admin"]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file."""
+    path = tmp_path / "groups.toml"
+    path.write_text(GROUPS)
+    return path
+
+
+def settings(path: Path) -> Settings:
+    """The settings of a service with this file."""
+    return Settings(
+        data_dir=path.parent, jwt_secret=SECRET, jwt_workflows_claim="groups", jwt_workflows_map=path, redis_url="x"
+    )
+
+
+def principal(path: Path, groups: Any, **claims: Any) -> Principal:
+    """The principal of a token with these groups."""
+    token = jwt.encode({"sub": "ada", "exp": NOW + 60, "groups": groups, **claims}, SECRET)
+    return Verifier.from_settings(settings(path)).verify(f"Bearer {token}", NOW)
+
+
+def test_each_group_gives_its_scopes_for_its_own_workflows(path: Path) -> None:
+    """A scope of one group is not for the workflows of another."""
+    user = principal(path, ["developers", "6f1f4e8c-3a55-4f7c-9a3c-6a2f0c1f7b1e", "admins", "unknown"])
+
+    assert user.rights.keys() == {READ, WRITE, ADMIN}
+    for scope, workflow in ((READ, "team-a.x"), (READ, "shared"), (WRITE, "team-b.x"), (ADMIN, "team-a.x")):
+        user.require(scope, workflow)
+    for scope, workflow in ((WRITE, "team-a.x"), (READ, "team-b.x"), (ADMIN, "shared")):
+        with pytest.raises(Forbidden, match="for this workflow"):
+            user.require(scope, workflow)
+    with pytest.raises(JobNotFound):
+        user.require(READ, "team-c.x")
+
+
+@pytest.mark.parametrize("scope", [{"scope": "openid logs:read"}, {"scp": ["logs:read"]}])
+def test_a_group_without_scopes_leaves_those_of_the_token(path: Path, scope: dict[str, Any]) -> None:
+    """Only of this group: a token's scopes add nothing to what another one gives."""
+    user = principal(path, ["/platform/on call"], **scope)
+    user.require(READ, "anything")
+    with pytest.raises(Forbidden):
+        user.require(WRITE, "anything")
+    with pytest.raises(Forbidden):
+        principal(path, ["developers"], scope=WRITE).require(WRITE, "team-a.x")
+
+
+@pytest.mark.parametrize("groups", [[], ["unknown"], ["Developers"], ["*"], ["team-a.x"], ["/platform/on call"]])
+def test_groups_without_rights_allow_nothing(path: Path, groups: list[str]) -> None:
+    """No group is taken for a workflow. The last one's tokens need scopes."""
+    with pytest.raises(Forbidden, match="no group of the token"):
+        principal(path, groups)
+
+
+@pytest.mark.parametrize("groups", [None, "developers", {"developers": 1}, ["developers", 7]])
+def test_a_claim_that_is_no_list_of_groups_is_refused(path: Path, groups: Any) -> None:
+    """An issuer may leave the claim out, for example when a user has too many groups."""
+    with pytest.raises(Unauthorized, match="claim groups is not a list of groups"):
+        principal(path, groups)
+
+
+ERRORS: Final = {
+    "": "it has no group",
+    "[a]\n[a]": "line 2",
+    "[a": "at end of document",
+    "a = 1": "group 'a': is not a table",
+    "[a]": "group 'a': workflows is not a list",
+    "[a]\nworkflows = 'x'": "group 'a': workflows is not a list",
+    "[b]\nworkflows = ['x']\n[a]\nworkflows = ['x', '*-x']": "group 'a': workflows has '*-x': a * may only be the last",
+    "[a]\nworkflows = ['a*b']": "has 'a*b': a * may only be the last",
+    "[a]\nworkflows = ['']": "has '': an entry must not be empty",
+    "[a]\nworkflows = [7]": "an entry must be a text",
+    "[a]\nworkflows = ['x']\nscopes = ['logs:raed']": "group 'a': has scopes that are not",
+    "[a]\nworkflows = ['x']\nscopes = []": "group 'a': has scopes that are not",
+    "[a]\nworkflows = ['x']\nscopes = 'logs:read'": "group 'a': has scopes that are not",
+    "[a]\nworkflows = ['x']\nscope = ['logs:read']": "group 'a': has 'scope', which is neither",
+    "[team.a]\nworkflows = ['x']": "group 'team': has 'a', which is neither",
+    "\xff": "decode",
+    "#" * (MAX_MAP_BYTES + 1): "more than 262144 bytes",
+    "x = " + "[" * 5_000: "",
+}
+
+
+@pytest.mark.parametrize(("content", "words"), ERRORS.items(), ids=map(str, range(len(ERRORS))))
+def test_an_error_in_the_file_is_named(path: Path, content: str, words: str) -> None:
+    """With the file, and the group if it is in one."""
+    path.write_bytes(content.encode("latin-1"))
+
+    with pytest.raises(SettingsError) as caught:
+        WorkflowsMap(path).read()
+    assert f"CHRONOVERSE_JWT_WORKFLOWS_MAP: {path}: " in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_a_service_does_not_start_with_errors_in_the_file(path: Path) -> None:
+    """Nor without the file, nor with tokens of its own secret, which name workflows."""
+    environ = {"CHRONOVERSE_DATA_DIR": str(path.parent), "CHRONOVERSE_JWT_WORKFLOWS_MAP": str(path)}
+    keyed = {**environ, "CHRONOVERSE_JWT_SECRET": SECRET.decode()}
+    assert service_settings(keyed).jwt_workflows_map == path
+    with pytest.raises(SettingsError, match="needs the key of an issuer"):
+        service_settings(environ)
+    path.write_text("[a]")
+    with pytest.raises(SettingsError, match="group 'a'"):
+        service_settings(keyed)
+    path.unlink()
+    with pytest.raises(SettingsError, match="No such file"):
+        service_settings(keyed)
+
+
+def test_a_changed_file_counts_at_once(path: Path) -> None:
+    """Also one that has another file's place, as a rename or Kubernetes puts it there."""
+    groups = WorkflowsMap(path)
+    assert groups.rights(["developers"], frozenset()).keys() == {READ}
+
+    path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
+    assert groups.rights(["developers"], frozenset()).keys() == {WRITE}
+    draft = path.with_name("draft")
+    draft.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:admin"]')
+    os.replace(draft, path)
+    assert groups.rights(["developers"], frozenset()).keys() == {ADMIN}
+
+
+@pytest.mark.parametrize("damage", ["[a]", "", None])
+def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture, damage: str | None) -> None:
+    """The log says so once, with what is wrong. When the file is mended, it counts."""
+    groups = WorkflowsMap(path)
+    assert groups.refresh()
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_text(damage)
+
+    with caplog.at_level(logging.ERROR):
+        assert not groups.refresh()
+        assert groups.rights(["developers"], frozenset()).keys() == {READ}
+    (record,) = caplog.records
+    assert "CHRONOVERSE_JWT_WORKFLOWS_MAP" in record.getMessage()
+    assert "what was read before stays in use" in record.getMessage()
+    path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
+    assert groups.refresh()
+    assert groups.rights(["developers"], frozenset()).keys() == {WRITE}
+
+
+def test_without_any_good_file_nobody_is_told_what_is_allowed(path: Path) -> None:
+    """A worker that starts again meanwhile answers 503, so that runners try again, until the file is mended."""
+    path.write_text("[a]")
+    groups = WorkflowsMap(path)
+    with pytest.raises(RightsUnavailable):
+        groups.rights(["developers"], frozenset())
+
+    path.write_text(GROUPS)
+    assert groups.rights(["developers"], frozenset()).keys() == {READ}
