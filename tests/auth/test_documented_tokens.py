@@ -25,7 +25,7 @@ ED25519: Final = ed25519.Ed25519PrivateKey.generate()
 
 _EXAMPLE: Final = re.compile(
     r"^#+ (?P<title>[^\n]+)\n(?:(?!^#+ ).)*?"
-    r"^```sh\n(?P<settings>CHRONOVERSE_.*?)^```\n(?:(?!^#+ ).)*?"
+    r"^```sh\n(?P<settings>CHRONOVERSE_[^`]*)^```\n(?:(?!^#+ ).)*?"
     r"^```json\n(?P<header>.*?)^```\n(?:(?!^#+ ).)*?"
     r"^```json\n(?P<claims>.*?)^```\n",
     re.DOTALL | re.MULTILINE,
