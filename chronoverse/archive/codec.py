@@ -139,6 +139,32 @@ def seek_table(frames: Sequence[Frame]) -> bytes:
     return struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)) + rows + footer
 
 
+def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int]:
+    """The record of a chunk, made from its object ``name`` of these bytes; and how many of its lines are ``message``.
+
+    Raises :class:`ArchiveDamaged` when these are not the bytes that the name was made for.
+    """
+    if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
+        raise ArchiveDamaged(f"{name} is not what was archived")
+    text_hash, frames, found, offset = hashlib.sha256(), [], 0, 0
+    try:
+        count = struct.unpack("<IBI", data[-9:])[0]
+        for size, text_size in struct.iter_unpack("<II", data[-9 - 8 * count : -9]):
+            frame = Frame(first, first, offset, size, text_size, "", "", plain=True)
+            lines = frame_text(frame, data).splitlines(keepends=True)
+            entries = list(map(decode_entry, lines))
+            last = max((_number(each) for each in entries), default=0) or first - 1
+            plain = all(isinstance(each, Line) for each in entries) and len(entries) == last - first + 1
+            frames.append(Frame(first, last, offset, size, text_size, *_time_bounds(lines), plain))
+            found += sum(isinstance(each, Line) and each.message == message for each in entries)
+            text_hash.update(b"".join(lines))
+            first, offset = last + 1, offset + size
+        chunk = Chunk(frames[0].first, frames[-1].last, name, len(data), text_hash.hexdigest(), tuple(frames))
+    except (struct.error, ValueError, TypeError, LookupError) as error:
+        raise ArchiveDamaged(f"{name} is not what was archived") from error
+    return Chunk.from_json(job, chunk.to_json()), found
+
+
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:
     """Compresses JSON Lines into one frame with a checksum. The checksum takes no measurable time."""
     level_key, checksum_key = zstd.CompressionParameter.compression_level, zstd.CompressionParameter.checksum_flag
@@ -192,8 +218,12 @@ def split_lines(frame: Frame, text: bytes) -> list[bytes]:
 
 
 def _number_in_json(line: bytes) -> int:
-    """The number of an entry's JSON. A gap has that of its last line, and an entry out of sequence has 0."""
-    entry = decode_entry(line)
+    """The number of an entry's JSON; see :func:`_number`."""
+    return _number(decode_entry(line))
+
+
+def _number(entry: Entry) -> int:
+    """The number of an entry. A gap has that of its last line, and an entry out of sequence has 0."""
     if isinstance(entry, Line):
         return entry.sequence_num
     return entry.last if isinstance(entry, Gap) else 0

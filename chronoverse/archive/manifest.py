@@ -15,10 +15,14 @@ from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
 class Manifest(NamedTuple):
-    """The names of the job's objects, also of earlier manifests, and when the job ended, in Unix seconds if known."""
+    """The names of the job's objects, also of earlier manifests, and when the job ended, in Unix seconds if known.
+
+    ``fields`` is all of its JSON.
+    """
 
     names: frozenset[str]
     ended_at: float | None
+    fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
         """Whether the retention of the job goes on by its own date. An end in the future is not believed."""
@@ -35,9 +39,18 @@ def read_manifest(objects: ObjectStore, job: JobRef) -> Manifest | None:
         fields: dict[str, Any] = orjson.loads(data)
         names = frozenset([*(str(chunk["object"]) for chunk in fields["chunks"]), *map(str, fields.get("earlier", ()))])
         # Manifests of earlier versions have no "ended_at".
-        return Manifest(names, seconds_of(fields.get("ended_at") or fields["job"]["finished_at"]))
+        return Manifest(names, seconds_of(fields.get("ended_at") or fields["job"]["finished_at"]), fields)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ArchiveDamaged(f"the manifest of {job} cannot be read") from error
+
+
+def deletion_json(job: JobRef, now: float) -> bytes:
+    """What is written in place of a manifest before the job's objects are deleted: it must not be imported again.
+
+    Earlier versions read it as the manifest of a job without chunks, and keep nothing for it.
+    """
+    fields = {"workflow_id": job.workflow_id, "id": job.job_id, "finished_at": None}
+    return orjson.dumps({"job": fields, "deleted_at": iso_timestamp(now), "chunks": []})
 
 
 def manifest_name(job: JobRef) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock
-from chronoverse.archive.manifest import manifest_name, read_manifest
+from chronoverse.archive.manifest import deletion_json, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveDamaged, NotALog
@@ -40,6 +40,8 @@ def delete_job(
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
 
+    The manifest says so first and goes last: an import finds no half of the job, if the store is lost meanwhile.
+
     For ``tombstone_ms`` milliseconds nothing can be written under its id again. A job that is over its retention leaves
     no tombstone, since nobody asked for its lines to be gone.
     Raises :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
@@ -51,9 +53,13 @@ def delete_job(
             # Meanwhile the tail readers read its terminal entry. Otherwise they might next read what a foreign runner
             # has written under the same id.
             time.sleep(0.1)
-        if objects is not None:
-            for stored in list(objects.list(folder(job))):
-                objects.delete(stored.name)
+        names = [each.name for each in objects.list(folder(job))] if objects is not None else []
+        if objects is not None and names:
+            manifest = manifest_name(job)
+            objects.put(manifest, deletion_json(job, time.time()))
+            on_step("deletion noted")
+            for name in [*(each for each in names if each != manifest), manifest]:
+                objects.delete(name)
                 on_step("object deleted")
         store.chunks.delete(job, token)
         store.workflows.job_deleted(job)
@@ -99,7 +105,7 @@ def orphans(
     named: set[str] | None = None
     state: ArchiveState | None = None
     for stored in objects.list(""):
-        owner = _job_of(stored.name)
+        owner = job_of(stored.name)
         if owner is None:
             continue
         if owner != job:
@@ -122,7 +128,7 @@ def orphans(
         yield stored, "no part of its job" if state and state.archived else "the store has no such job"
 
 
-def _job_of(name: str) -> JobRef | None:
+def job_of(name: str) -> JobRef | None:
     """The job whose folder an object is in; None for an object in no job's folder."""
     parts = name.split("/")
     is_in_folder = len(parts) == 3 and all(IDENTIFIER.fullmatch(part) for part in parts[:2])

@@ -15,6 +15,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli import common
+from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
@@ -29,10 +30,13 @@ log = logging.getLogger(__name__)
 @click.option("--once", is_flag=True, help="Do all that is due now, and exit.")
 @click.option("--orphans", is_flag=True, help="Only list what is in the archive and unknown to the store.")
 @click.option("--delete", is_flag=True, help="With --orphans: delete it. After a restore of the store, list it first.")
+@click.option("--import", "imports", is_flag=True, help="Only make the jobs of the archive that the store has lost.")
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Show Prometheus metrics there.")
 @common.list_output_option
 @click.option("--while-stdin", is_flag=True, hidden=True, help="Go when standard input ends.")
-def archive(once: bool, orphans: bool, delete: bool, address: str | None, output: str, while_stdin: bool) -> int:
+def archive(
+    once: bool, orphans: bool, delete: bool, imports: bool, address: str | None, output: str, while_stdin: bool
+) -> int:
     """Move logs into the archive, and delete those whose time is over, until told to go."""
     from chronoverse import metrics
     from chronoverse.archive.archiver import Archiver
@@ -40,11 +44,14 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, output
 
     if delete and not orphans:
         raise click.UsageError("--delete goes with --orphans")
+    if imports and (once or orphans):
+        raise click.UsageError("--import goes with neither --once nor --orphans")
     if output != "text" and not orphans:
         raise click.UsageError("--output goes with --orphans")
     settings = Settings.from_env() if while_stdin else common.read_settings()
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
+    # An import may be interrupted at any time.
+    for name in () if imports else (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if while_stdin:
         metrics.name_process(metrics.SUPERVISED)
@@ -66,6 +73,8 @@ def archive(once: bool, orphans: bool, delete: bool, address: str | None, output
     with common.open_store(settings) as store:
         if orphans:
             return _print_orphans(store, settings, delete, output)
+        if imports:
+            return _import(store, settings)
         # The first step of the archiver reports an unreachable store.
         with contextlib.suppress(errors.StoreUnavailable):
             for warning in store.warnings():
@@ -96,6 +105,34 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str
         if delete:
             objects.delete(name)
     return 0
+
+
+def _import(store: "Store", settings: Settings) -> int:
+    from chronoverse.archive.importing import import_jobs, wait_for_ends
+    from chronoverse.archive.store_history import StoreHistory
+
+    objects = common.open_archive(settings)
+    made, known, problems, waiting = 0, 0, 0, []
+    with common.status_line() as show:
+        for found in import_jobs(store, objects, settings.lease_seconds):
+            if found.problem:
+                problems += 1
+                click.echo(f"{plain_text(found.name)}: {plain_text(found.problem)}", err=True)
+            elif found.known:
+                known += 1
+            else:
+                made += 1
+            if found.waits and found.job:
+                waiting.append(found.job)
+            show(f"{made:,} jobs imported, {known:,} known")
+        if waiting:
+            show(f"waiting for the runners of {len(waiting):,} jobs without an end")
+        # No job is declared LOST before the server has been up for a lease.
+        lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
+    click.echo(f"{made} jobs imported, {lost} of them LOST; {known} were known; {problems} problems")
+    # If the store went back, this logs what an operator has to confirm.
+    StoreHistory(store, objects).went_back()
+    return os.EX_DATAERR if problems else 0
 
 
 def _configure_logging(settings: Settings) -> None:

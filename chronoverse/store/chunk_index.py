@@ -146,6 +146,27 @@ class ChunkIndex:
         args = (token, archived, sha256, hot_ms, job.job_id, created_ms, *fields)
         self._commands.ask("mark_complete", job, ("log", "job", ARCHIVE_LOCK, "archive", "jobs"), *args)
 
+    def import_job(
+        self,
+        job: JobRef,
+        chunks: Sequence[Chunk],
+        fields: Mapping[str, Any],
+        *,
+        created_ms: int,
+        wait_seconds: float | None,
+    ) -> bool:
+        """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
+
+        ``wait_seconds`` is None for a job that has ended. Any other is LOST if its runner does not come back in that
+        time. May be repeated. Raises :class:`Deleted`.
+        """
+        wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
+        numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)
+        flat = [each for pair in fields.items() for each in pair]
+        records = [each for chunk in chunks for each in (chunk.last, chunk.to_json())]
+        kinds = ("log", "job", "lease", "archive", "jobs")
+        return bool(self._commands.ask("import_job", job, kinds, *numbers, len(flat), *flat, *records)[0])
+
     def mark_swept(self, job: JobRef) -> None:
         """Notes that a complete job has no objects but those that are recorded."""
         self._run(job, "HSET", "job", "swept", "1")

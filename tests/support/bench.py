@@ -126,13 +126,13 @@ class Bench:
             "HSET", self.key("job", job), "end_seen_ms", round((seconds - seconds_ago) * 1000 + microseconds / 1000)
         )
 
-    def expire_lease(self) -> None:
+    def expire_lease(self, job: JobRef = JOB) -> None:
         """Deletes the lease, as if it had expired. First waits until the server is up for a second.
 
         A server that has been up for less than a lease declares no job LOST.
         """
         wait_until(lambda: b"uptime_in_seconds:0\r" not in self.ask("INFO", "server"), 5, "the server is a second old")
-        self.ask("DEL", self.key("lease"))
+        self.ask("DEL", self.key("lease", job))
 
 
 _READING: Final[dict[bytes, Callable[[str], tuple[Any, ...]]]] = {

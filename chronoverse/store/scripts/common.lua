@@ -167,18 +167,25 @@ end
 -- Ends a job: writes the terminal entry and the fields of the hash, and starts the retention. Returns false, with nothing
 -- written, when the entry's number would have more than 15 digits, and for status LOST also when the server refuses the
 -- write. The XADD is the first write, and the only one that can be refused for memory. An archived job's hash stays
--- until the archive is deleted.
+-- until the archive is deleted. Of a job that was imported from the archive, and whose runner has not come back, nobody
+-- knows how many lines followed. One entry, which says that its own number is lost, stands for them.
 local function end_job(log, job, last, status, exit_code, dropped, now, retention)
   local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
   if number >= 999999999999999 then return false end
+  local call = status == 'LOST' and redis.pcall or redis.call
+  if resume_numbering(call, log, number) then return false end
+  if status == 'LOST' and redis.call('HGET', job, 'imported') == string.format('%.0f', number) then
+    number = number + 1
+    local from = string.format('%.0f', number)
+    local added = call('XADD', log, from .. '-0', 'event', 'lost', 'from', from, 'timestamp', now)
+    if type(added) == 'table' then return false end
+  end
   local lines = string.format('%.0f', number)
   local entry = {'event', 'end', 'status', status, 'lines', lines, 'dropped', dropped, 'timestamp', now}
   if exit_code ~= '' then
     entry[#entry + 1] = 'exit_code'
     entry[#entry + 1] = exit_code
   end
-  local call = status == 'LOST' and redis.pcall or redis.call
-  if resume_numbering(call, log, number) then return false end
   local id = call('XADD', log, string.format('%.0f-0', number + 1), unpack(entry))
   if type(id) == 'table' and id.err then return false end
   redis.call('HSET', job, 'status', status, 'lines', lines, 'dropped', dropped, 'finished_at', now)

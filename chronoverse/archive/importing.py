@@ -1,0 +1,232 @@
+"""Makes the jobs of an archive anew in a store that has lost them.
+
+An ended job has a manifest, which says all that the store knew. Of any other job there are only chunks. Their records
+are made again from the objects, and the job waits for its runner. If that does not come, the job is LOST, and a gap
+stands for the lines that only the store had. What is imported once is known, so an import may be repeated, and several
+may run at once.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.archive.codec import ChunkBuilder, read_chunk
+from chronoverse.archive.manifest import Manifest, read_manifest
+from chronoverse.archive.object_store import ObjectStore, StoredObject
+from chronoverse.archive.redaction import REDACTED_MESSAGE
+from chronoverse.archive.retention import job_of
+from chronoverse.archive.store_history import MARK
+from chronoverse.errors import ArchiveDamaged, Deleted, NotALog
+from chronoverse.joblog.chunk import MANIFEST, Chunk, combined_sha256
+from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, seconds_of
+from chronoverse.store import Store
+
+_CHUNK_NAME: Final = re.compile(r"(\d{15})-(\d{15})-[0-9a-f]{16}(-[0-9a-f]+|-lost)?\.jsonl\.zst", re.ASCII)
+#: How the names of chunks end that an import has written.
+_LOST_NAME: Final = "-lost.jsonl.zst"
+_SHAPES_NAME: Final = re.compile(r"shapes\d+-[0-9a-f]{32}", re.ASCII)
+
+
+class Imported(NamedTuple):
+    """What an import found: a job that it has made or that is ``known``, or an object with a ``problem``, in words.
+
+    ``waits``: the job was made without an end.
+    """
+
+    job: JobRef | None
+    name: str = ""
+    problem: str = ""
+    known: bool = False
+    waits: bool = False
+
+
+def import_jobs(
+    store: Store, objects: ObjectStore, lease_seconds: float, clock: Callable[[], float] = time.time
+) -> Iterator[Imported]:
+    """Makes every job of the archive that the store does not know, or of which it knows less. ``clock`` is Unix time.
+
+    A job without an end waits for its runner for ``lease_seconds``. Objects that are damaged, or no part of an archive,
+    are named, and the rest is imported. One job's records are in memory at a time. Raises as both stores do.
+    """
+    for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
+        if job is None:
+            yield from (Imported(None, each.name, "no part of an archive") for each in listed if each.name != MARK)
+            continue
+        problems: list[Imported] = []
+        try:
+            if found := _Import(store, objects, job, list(listed), problems).run(lease_seconds, clock()):
+                yield found
+        except Deleted:
+            problems.append(Imported(job, str(job), "it was deleted, and its objects were not"))
+        except (ArchiveDamaged, NotALog) as error:
+            problems.append(Imported(job, str(job), str(error)))
+        yield from problems
+
+
+def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
+    """Waits until each of these jobs is LOST, or its runner is back, but not longer. Returns how many are LOST."""
+    give_up_at, lost, left = time.monotonic() + seconds, 0, list(jobs)
+    while left and time.monotonic() < give_up_at:
+        time.sleep(0.2)
+        found = dict(zip(left, store.get_jobs(left), strict=True))
+        lost += sum(isinstance(job, Job) and job.status is Status.LOST for job in found.values())
+        # The import has made the first attempt. A runner that comes back makes the second.
+        left = [ref for ref, job in found.items() if not isinstance(job, Job | None) or _waits(job)]
+    return lost
+
+
+def _waits(job: Job | None) -> bool:
+    return job is not None and job.end is None and job.attempt == 1
+
+
+class _Import(NamedTuple):
+    """The import of one job, of which the archive has the objects ``listed``. Adds to ``problems`` what is wrong."""
+
+    store: Store
+    objects: ObjectStore
+    job: JobRef
+    listed: Sequence[StoredObject]
+    problems: list[Imported]
+
+    def run(self, wait_seconds: float, now: float) -> Imported | None:
+        """None when there is no job: no object in the folder belongs to one."""
+        manifest = read_manifest(self.objects, self.job)
+        if manifest and "deleted_at" in manifest.fields:
+            raise Deleted
+        spans = self._spans()
+        if manifest is None and not spans:
+            return None
+        if manifest is None and self.store.catalog.archive_state(self.job).archived >= max(last for _, last in spans):
+            return Imported(self.job, known=True)
+        records = _records(self.job, manifest)
+        chunks = self._recorded_chunks(records, spans) if records else self._found_chunks(spans)
+        if not chunks:
+            raise ArchiveDamaged("none of its lines can be read")
+        fields = _running_fields(chunks, spans)
+        if manifest:
+            fields = _ended_fields(manifest, now)
+            if chunks == records:
+                # Otherwise an archiver completes the archive again.
+                sha256 = combined_sha256(chunks)
+                fields |= {"archive_state": "complete", "archive_sha256": sha256, "archived_at": iso_timestamp(now)}
+        created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
+        is_new = self.store.chunks.import_job(
+            self.job,
+            chunks,
+            fields,
+            created_ms=round(created * 1000),
+            wait_seconds=None if manifest else wait_seconds,
+        )
+        if is_new and manifest is None:
+            self.store.workflows.job_begun(self.job, created * 1000)
+        elif is_new:
+            self.store.workflows.add(self.job.workflow_id, created * 1000)
+        return Imported(self.job, known=not is_new, waits=is_new and manifest is None)
+
+    def _spans(self) -> dict[tuple[int, int], list[StoredObject]]:
+        """The job's chunks by their first and last number, as their names say. Names all other objects."""
+        spans: dict[tuple[int, int], list[StoredObject]] = {}
+        for each in self.listed:
+            name = each.name.rpartition("/")[2]
+            if found := _CHUNK_NAME.fullmatch(name):
+                spans.setdefault((int(found[1]), int(found[2])), []).append(each)
+            elif name != MANIFEST and not _SHAPES_NAME.fullmatch(name):
+                self._report(each.name, "no part of a job, or written by half")
+        return spans
+
+    def _recorded_chunks(
+        self, records: Sequence[Chunk], spans: dict[tuple[int, int], list[StoredObject]]
+    ) -> list[Chunk]:
+        """The chunks of an ended job. If a redaction has written one again since, its new object is read."""
+        chunks: list[Chunk] = []
+        for record in records:
+            found = spans.get((record.first, record.last), [])
+            if [(each.name, each.size) for each in found] == [(record.name, record.size)]:
+                chunks.append(record)
+            elif chunk := self._read(found):
+                chunks.append(chunk)
+            else:
+                # Readers get an error for its lines, as for any object that is damaged, until somebody restores it.
+                chunks.append(record)
+                if not found:
+                    self._report(record.name, "the object is missing")
+        return chunks
+
+    def _found_chunks(self, spans: dict[tuple[int, int], list[StoredObject]]) -> list[Chunk]:
+        """The chunks of a job without a manifest, one after the other. A hole becomes a chunk that says so."""
+        by_first: dict[int, list[StoredObject]] = {}
+        for (first, _), found in sorted(spans.items()):
+            by_first.setdefault(first, []).extend(found)
+        chunks: list[Chunk] = []
+        for first, found in by_first.items():
+            next_number = chunks[-1].last + 1 if chunks else min(by_first)
+            if first >= next_number and (chunk := self._read(found)):
+                if first > next_number:
+                    chunks.append(self._put_lost(next_number, first - 1))
+                chunks.append(chunk)
+        if chunks and max(last for _, last in spans) > chunks[-1].last:
+            chunks.append(self._put_lost(chunks[-1].last + 1, max(last for _, last in spans)))
+        return chunks
+
+    def _read(self, found: Sequence[StoredObject]) -> Chunk | None:
+        """The record of the chunk with the most redacted lines, or else of the newest; None if all are damaged."""
+        best: tuple[tuple[bool, int, float, int], Chunk] | None = None
+        for each in found:
+            first = int(each.name.rpartition("/")[2][:15])
+            try:
+                chunk, redacted = read_chunk(self.job, each.name, first, self.objects.get(each.name), REDACTED_MESSAGE)
+            except ArchiveDamaged as error:
+                self._report(each.name, str(error))
+                continue
+            rank = (not each.name.endswith(_LOST_NAME), redacted, each.written_at, chunk.last)
+            if best is None or rank > best[0]:
+                best = (rank, chunk)
+        return best and best[1]
+
+    def _put_lost(self, first: int, last: int) -> Chunk:
+        """Writes a chunk with a gap for these numbers, and returns its record. Another import writes the same."""
+        builder = ChunkBuilder(self.job, first)
+        builder.add([(b"%d-0" % last, [b"event", b"lost", b"from", b"%d" % first])])
+        chunk, data = builder.finish()
+        chunk = chunk.with_unique_name("lost")
+        self.objects.put(chunk.name, data)
+        return chunk
+
+    def _report(self, name: str, problem: str) -> None:
+        self.problems.append(Imported(self.job, name, problem))
+
+
+def _records(job: JobRef, manifest: Manifest | None) -> list[Chunk]:
+    """The chunks that the manifest names. Raises :class:`ArchiveDamaged` for a manifest that is not the job's."""
+    if manifest is None:
+        return []
+    fields = manifest.fields["job"]
+    try:
+        is_own = (fields["workflow_id"], fields["id"]) == job and Status(fields["status"]).terminal
+        chunks = [Chunk.from_json(job, orjson.dumps(each)) for each in manifest.fields["chunks"]]
+    except (ValueError, TypeError, LookupError) as error:
+        raise ArchiveDamaged(f"the manifest of {job} cannot be read") from error
+    if not is_own or not chunks:
+        raise ArchiveDamaged(f"the manifest of {job} is not that of an ended job of this name")
+    return chunks
+
+
+def _ended_fields(manifest: Manifest, now: float) -> dict[str, Any]:
+    said = manifest.fields["job"]
+    names = ("status", "attempt", "created_at", "started_at", "finished_at", "exit_code", "lines", "dropped")
+    fields = {name: str(said[name]) for name in (*names, "redactions") if said.get(name) is not None}
+    if manifest.ended_at is not None:
+        # The retention goes on as if the store had not been away.
+        fields["end_seen_ms"] = str(round(1000 * min(manifest.ended_at, now)))
+    return fields
+
+
+def _running_fields(chunks: Sequence[Chunk], spans: dict[tuple[int, int], list[StoredObject]]) -> dict[str, Any]:
+    """The fields of the hash of a job of which there are only chunks. It began with its first line, as far as known."""
+    earliest = next((frame.earliest for frame in chunks[0].frames if frame.earliest), "")
+    began = earliest or iso_timestamp(min(each.written_at for found in spans.values() for each in found))
+    return {"status": Status.RUNNING, "attempt": 1, "created_at": began, "started_at": began}

@@ -1,0 +1,44 @@
+-- Makes a job of what the archive has of it, if the store does not know the job, or knows less of it.
+-- KEYS  log, job, lease, archive, jobs
+-- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), for how many ms a
+--       job without an end waits for its runner ('' for one that has ended), how many of the next arguments are fields of
+--       the hash as field, value, …; after them the chunks, each as last number, record
+-- ->    OK 1 (made) or 0 (the store knows it) | DELETED
+-- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines. It
+-- is the same job if it was created at the same time, or has the first of the chunks. A runner that came back before this
+-- call has begun its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added.
+local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local last, fields = tonumber(ARGV[4]), tonumber(ARGV[7])
+local records = 8 + fields
+
+check_types(log, job, lease, archive, jobs)
+if is_deleted(lease) then return {'DELETED'} end
+local is_known, goes_on = redis.call('EXISTS', log, job) > 0, false
+if is_known then
+  local created_at, archived, deleting = unpack(redis.call('HMGET', job, 'created_at', 'archived', 'deleting'))
+  local stored, problem, has_log = head(log, job)
+  if deleting or problem == 'TAINTED' then return {'OK', 0} end
+  if problem == 'CLOSED' then stored = stored - 1 end
+  local begin = has_log and not archived and stream_info(log)['first-entry']
+  goes_on = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1' and stored >= last
+  local is_same = created_at and created_at == ARGV[5] or redis.call('ZSCORE', archive, ARGV[records + 1])
+  local went_back = is_same and stored < last and is_free(redis.call('GET', lease))
+  if not goes_on and not went_back then return {'OK', 0} end
+end
+
+-- The first write is the only one that can be refused for memory.
+redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
+redis.call('UNLINK', archive)
+for at = records, #ARGV, 2 do redis.call('ZADD', archive, ARGV[at], ARGV[at + 1]) end
+redis.call('PERSIST', job)
+if goes_on then return {'OK', 1} end
+redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id', 'archive_state')
+for at = 8, records - 1, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
+redis.call('UNLINK', log, lease)
+if ARGV[6] ~= '' then
+  -- Its runner may come back and go on. If it does not, the job is LOST, and end_job() names what nobody has.
+  redis.call('HSET', job, 'imported', ARGV[4])
+  redis.call('SET', lease, WAITS, 'PX', ARGV[6])
+end
+list_job(jobs, ARGV[1], ARGV[2], is_known)
+return {'OK', 1}

@@ -1,0 +1,368 @@
+"""Jobs that a store has lost are made anew from the archive: whole, once, and beside jobs of other names."""
+
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.archive.file_store import FileObjectStore
+from chronoverse.archive.importing import Imported, import_jobs, wait_for_ends
+from chronoverse.archive.manifest import deletion_json, manifest_name
+from chronoverse.archive.redaction import Redaction, RedactionRequest
+from chronoverse.archive.retention import delete_job
+from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced
+from chronoverse.joblog.entries import Entry
+from chronoverse.joblog.model import Gap, JobRef, Line, Status
+from chronoverse.store import Store
+from tests.support.archivers import all_entries, archive, line_numbers
+from tests.support.archives import archive_up_to
+from tests.support.bench import JOB, Bench, make_lines
+from tests.support.waiting import wait_until
+
+#: A job that has not ended, and of which a part is archived.
+GROWING: Final = JobRef("wf_1", "growing")
+#: The most seconds that an import waits for a runner, in tests that do not end the lease themselves.
+LEASE_SECONDS: Final = 60.0
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FileObjectStore:
+    """An empty archive."""
+    return FileObjectStore(tmp_path / "archive")
+
+
+def write_ended(
+    store: Store, job: JobRef, status: Status, exit_code: int | None, count: int, text: str = "line"
+) -> None:
+    attempt = store.open(job, "token")
+    store.append(attempt, make_lines(1, count, text))
+    store.finish(attempt, status, exit_code, 2, count + 1)
+
+
+def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> Any:
+    """Writes a job that runs, and archives its first 60 lines in three chunks. Returns its attempt."""
+    attempt = store.open(GROWING, "token")
+    store.append(attempt, make_lines(1, count))
+    for to in (20, 40, 60):
+        archive_up_to(store, objects, GROWING, to, trim=True)
+    return attempt
+
+
+def empty(bench: Bench) -> None:
+    bench.ask("DEL", *bench.keys())
+
+
+def run_import(store: Store, objects: FileObjectStore) -> list[Imported]:
+    return list(import_jobs(store, objects, LEASE_SECONDS))
+
+
+def made(found: list[Imported]) -> set[str]:
+    return {each.job.job_id for each in found if each.job and not each.problem and not each.known}
+
+
+def problems(found: list[Imported]) -> dict[str, str]:
+    return {each.name: each.problem for each in found if each.problem}
+
+
+def entries(store: Store, objects: FileObjectStore, job: JobRef) -> list[Entry]:
+    """The job's entries without its end, which is only in the store for a while."""
+    return [each for each in all_entries(store, objects, job) if isinstance(each, Line | Gap)]
+
+
+def seen(store: Store, objects: FileObjectStore, *jobs: JobRef) -> list[Any]:
+    """What readers are told of these jobs, of their workflow, and all of their entries."""
+    found = [store.get_job(job) for job in jobs]
+    return [
+        [job.to_json() if job else None for job in found],
+        [job and (job.redactions, job.archived) for job in found],
+        [entries(store, objects, job) for job in jobs],
+        store.listing.page("wf_1", None, 100),
+        store.workflows.page(None, 100),
+        store.workflows.read(["wf_1"]),
+    ]
+
+
+def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> None:
+    """Also foreign jobs. A second import changes nothing, and a job of the store that has another name stays."""
+    jobs = [JobRef("wf_1", name) for name in ("completed", "failed", "canceled", "foreign")]
+    store = bench.store
+    write_ended(store, jobs[0], Status.COMPLETED, 0, 300)
+    write_ended(store, jobs[1], Status.FAILED, 3, 20)
+    write_ended(store, jobs[2], Status.CANCELED, None, 1)
+    bench.xadd("2-0", "message", "the first line is missing", job=jobs[3])
+    bench.xadd("3-0", "event", "end", "status", "FAILED", "exit_code", "1", job=jobs[3])
+    store.get_job(jobs[3])
+    assert archive(store, objects, hot_seconds=0) == 0
+    before = seen(store, objects, *jobs)
+    empty(bench)
+
+    other = JobRef("wf_2", "other")
+    write_ended(store, other, Status.COMPLETED, 0, 5)
+    other_before = [key for key in bench.snapshot() if "wf_2" in key]
+    assert made(run_import(store, objects)) == {job.job_id for job in jobs}
+    bench.ask("ZREM", f"{bench.prefix}:workflows", "wf_2")
+    assert seen(store, objects, *jobs) == before
+    assert [key for key in bench.snapshot() if "wf_2" in key] == other_before
+
+    snapshot = bench.snapshot()
+    assert all(each.known for each in run_import(store, objects))
+    assert bench.snapshot() == snapshot
+    # Nothing is left for an archiver to do, and nothing is deleted by it.
+    names = {each.name for each in objects.list("wf_1/")}
+    assert archive(store, objects) == 0
+    assert names <= {each.name for each in objects.list("")}
+
+
+def test_a_job_without_an_end_is_lost_and_says_what_is(bench: Bench, objects: FileObjectStore) -> None:
+    """Its runner does not come back. An archiver then completes the archive, and the next import knows the end."""
+    store = bench.new_store(lease_seconds=1)
+    attempt = write_growing(store, objects)
+    empty(bench)
+    (found,) = run_import(store, objects)
+    assert (found.job, found.waits) == (GROWING, True)
+    with pytest.raises(Fenced):
+        store.append(attempt, make_lines(101, 1))
+
+    # The lease of a job that waits for its runner runs out.
+    bench.expire_lease(GROWING)
+    assert wait_for_ends(store, [GROWING], 30) == 1
+    job = store.get_job(GROWING)
+    assert job
+    assert (job.status, job.archived, job.last) == (Status.LOST, 60, 61)
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 61)]
+    assert kept[-1] == Gap(61, 61, "lost")
+
+    assert archive(store, objects, hot_seconds=0) == 0
+    before_emptied = seen(store, objects, GROWING)
+    assert entries(store, objects, GROWING) == kept
+    empty(bench)
+    assert made(run_import(store, objects)) == {"growing"}
+    assert seen(store, objects, GROWING) == before_emptied
+
+
+def test_a_runner_that_comes_back_after_the_import_goes_on(bench: Bench, objects: FileObjectStore) -> None:
+    """Its numbers follow the archived ones. If it is lost later, no further line is said to be lost."""
+    store = bench.new_store(lease_seconds=1)
+    write_growing(store, objects)
+    empty(bench)
+    run_import(store, objects)
+    attempt = store.open(GROWING, "token")
+    assert (attempt.attempt, attempt.next) == (2, 61)
+    store.append_lost(attempt, 61, 100)
+    store.append(attempt, make_lines(101, 10))
+    assert wait_for_ends(store, [GROWING], 30) == 0
+    bench.expire_lease(GROWING)
+    wait_until(lambda: store.get_job(GROWING).status is Status.LOST, 30, "it is lost")  # type: ignore[union-attr]
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 61), *range(101, 111)]
+    assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
+
+
+def test_a_runner_that_came_back_before_the_import_gets_its_archived_lines(
+    bench: Bench, objects: FileObjectStore
+) -> None:
+    """Its new log begins with lines that neither the store nor the runner has. The archive has some of them."""
+    store = bench.store
+    write_growing(store, objects)
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 100)
+    store.append(attempt, make_lines(101, 10))
+    assert made(run_import(store, objects)) == {"growing"}
+    store.append(attempt, make_lines(111, 10))
+    assert not made(run_import(store, objects))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 121)
+    assert archive(store, objects, hot_seconds=0) == 0
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 61), *range(101, 121)]
+    assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
+def test_a_store_that_went_back_gets_what_it_lacks(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
+    """It has an older state of the job, which somebody may have declared LOST since."""
+    store, key = bench.new_store(lease_seconds=1), bench.key("log", GROWING)
+    attempt = write_growing(store, objects)
+    old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in ("log", "job", "archive")}
+    store.append(attempt, make_lines(101, 100))
+    archive_up_to(store, objects, GROWING, 150, trim=True)
+    if ended:
+        store.finish(attempt, Status.COMPLETED, 0, 0, 201)
+        assert archive(store, objects, hot_seconds=0) == 0
+    before = seen(store, objects, GROWING)
+    bench.ask("DEL", key, *(bench.key(kind, GROWING) for kind in ("job", "archive", "lease")))
+    for kind, dump in old.items():
+        bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump)
+    bench.expire_lease(GROWING)
+    wait_until(lambda: store.get_job(GROWING).status is Status.LOST, 30, "it is lost")  # type: ignore[union-attr]
+    assert made(run_import(store, objects)) == {"growing"}
+    if ended:
+        assert seen(store, objects, GROWING) == before
+    else:
+        job = store.get_job(GROWING)
+        assert job
+        assert (job.status, job.archived, job.last) == (Status.RUNNING, 150, 150)
+    snapshot = bench.snapshot()
+    run_import(store, objects)
+    assert bench.snapshot() == snapshot
+
+
+def test_two_imports_at_once_do_no_harm(bench: Bench, objects: FileObjectStore) -> None:
+    jobs = [JobRef("wf_1", f"job_{number}") for number in range(4)]
+    for job in jobs:
+        write_ended(bench.store, job, Status.COMPLETED, 0, 3)
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+    before = seen(bench.store, objects, *jobs)
+    empty(bench)
+    found: list[Imported] = []
+    threads = [threading.Thread(target=lambda: found.extend(run_import(bench.store, objects))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(not each.known for each in found) == len(jobs)
+    assert seen(bench.store, objects, *jobs) == before
+
+
+class Breaking(FileObjectStore):
+    """An archive that is gone after that many reads."""
+
+    left = 2
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ArchiveUnavailable("the archive is gone")
+        return super().get(name, start, stop)
+
+
+def test_an_import_that_broke_off_is_repeated(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+    jobs = [JobRef("wf_1", f"job_{number}") for number in range(4)]
+    for job in jobs:
+        write_ended(bench.store, job, Status.COMPLETED, 0, 3)
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+    before = seen(bench.store, objects, *jobs)
+    empty(bench)
+    with pytest.raises(ArchiveUnavailable):
+        run_import(bench.store, Breaking(tmp_path / "archive"))
+    assert len(made(run_import(bench.store, objects))) == 2
+    assert seen(bench.store, objects, *jobs) == before
+
+
+def test_damaged_and_foreign_objects_are_named_and_the_rest_is_imported(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    store, directory = bench.store, tmp_path / "archive"
+    jobs = {name: JobRef("wf_1", name) for name in ("good", "half_manifest", "half_chunk", "no_chunk", "another")}
+    for job in jobs.values():
+        write_ended(store, job, Status.COMPLETED, 0, 100)
+    assert archive(store, objects, hot_seconds=0) == 0
+    before = seen(store, objects, jobs["good"])[2]
+    chunks = {name: store.chunks.chunks(job)[0].name for name, job in jobs.items()}
+    empty(bench)
+
+    def halve(name: str) -> None:
+        data = objects.get(name)
+        (directory / name).write_bytes(data[: len(data) // 2])
+
+    halve(manifest_name(jobs["half_manifest"]))
+    halve(chunks["half_chunk"])
+    objects.delete(chunks["no_chunk"])
+    objects.put(manifest_name(jobs["another"]), objects.get(manifest_name(jobs["good"])))
+    objects.put("README.txt", b"a note")
+    objects.put("a/b/c/d", b"a tree")
+    objects.put("wf_1/good/.writing-0123456789abcdef", b"half")
+    objects.put("wf_1/notes/notes.txt", b"a note")
+
+    found = run_import(store, objects)
+    assert made(found) == {"good", "half_chunk", "no_chunk"}
+    assert problems(found) == {
+        "README.txt": "no part of an archive",
+        "a/b/c/d": "no part of an archive",
+        "wf_1/good/.writing-0123456789abcdef": "no part of a job, or written by half",
+        "wf_1/notes/notes.txt": "no part of a job, or written by half",
+        "wf_1/half_manifest": "the manifest of wf_1/half_manifest cannot be read",
+        "wf_1/another": "the record of a chunk of wf_1/another names an object that is not the job's",
+        chunks["half_chunk"]: f"{chunks['half_chunk']} is not what was archived",
+        chunks["no_chunk"]: "the object is missing",
+    }
+    assert entries(store, objects, jobs["good"]) == before[0]
+    # They are named again.
+    assert problems(run_import(store, objects)) == problems(found)
+
+
+def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    write_growing(bench.store, objects)
+    damaged = bench.store.chunks.chunks(GROWING)[1]
+    empty(bench)
+    path = tmp_path / "archive" / damaged.name
+    path.write_bytes(path.read_bytes()[:-100])
+    found = run_import(bench.store, objects)
+    assert problems(found) == {damaged.name: f"{damaged.name} is not what was archived"}
+    kept = entries(bench.store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 21), *range(41, 61)]
+    assert [each for each in kept if isinstance(each, Gap)] == [Gap(21, 40, "lost")]
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
+def test_what_was_redacted_stays_redacted(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
+    """Even when the object with the old text is still there, and the manifest still names it."""
+    store = bench.store
+    if ended:
+        write_ended(store, GROWING, Status.COMPLETED, 0, 100)
+        assert archive(store, objects, hot_seconds=0) == 0
+    else:
+        write_growing(store, objects)
+    old = {each.name: objects.get(each.name) for each in objects.list("wf_1/")}
+    audit = {"at": "2026-03-03T10:00:05.123Z", "subject": "me"}
+    request = RedactionRequest(7, 7, lambda line: True, audit, exact=True)
+    assert Redaction(store, objects, GROWING, request).run().lines == 1
+    for name, data in old.items():
+        objects.put(name, data)
+    empty(bench)
+    assert made(run_import(store, objects)) == {"growing"}
+    lines = [each for each in entries(store, objects, GROWING) if isinstance(each, Line)]
+    assert lines[6].message == "[redacted]"
+    assert sum(each.message == "[redacted]" for each in lines) == 1
+    if ended:
+        assert archive(store, objects, hot_seconds=0) == 0
+        assert store.catalog.archive_state(GROWING).complete
+
+
+def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore) -> None:
+    """Neither what its interrupted deletion has left, nor objects that a backup has brought back."""
+    store = bench.store
+    for job in (JOB, GROWING):
+        write_ended(store, job, Status.COMPLETED, 0, 100)
+    assert archive(store, objects, hot_seconds=0) == 0
+    old = {each.name: objects.get(each.name) for each in objects.list("wf_1/")}
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(step: str) -> None:
+        if step == "object deleted":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        delete_job(store, objects, JOB, tombstone_ms=60_000, on_step=interrupt)
+    delete_job(store, objects, GROWING, tombstone_ms=60_000)
+    assert objects.get(manifest_name(JOB)).startswith(deletion_json(JOB, 0)[:60])
+    # The tombstone of one job is lost, and the objects of the other come back.
+    bench.ask("DEL", *(key for key in bench.keys() if "growing" not in key))
+    for name, data in old.items():
+        if "growing" in name:
+            objects.put(name, data)
+    found = run_import(store, objects)
+    assert made(found) == set()
+    assert problems(found) == {str(job): "it was deleted, and its objects were not" for job in (JOB, GROWING)}
+    assert store.get_job(JOB) is None
+    with pytest.raises(Deleted):
+        store.open(GROWING, "token")
+    # Deleting it again finishes what was begun.
+    delete_job(store, objects, JOB, tombstone_ms=60_000)
+    assert problems(run_import(store, objects)).keys() == {str(GROWING)}
