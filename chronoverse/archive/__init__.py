@@ -12,4 +12,5 @@ archiver       finds jobs that need a chunk written, or are to be deleted
 store_history  notices a store that has lost a part of its history
 retention      how long jobs are kept; deletes a whole job
 redaction      replaces text in store and archive
+importing      makes jobs anew that the store has lost
 """

@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.archive.codec import ChunkBuilder, read_chunk
-from chronoverse.archive.manifest import Manifest, read_manifest
+from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE
 from chronoverse.archive.retention import job_of
 from chronoverse.archive.store_history import MARK
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog
-from chronoverse.joblog.chunk import MANIFEST, Chunk, combined_sha256
+from chronoverse.joblog.chunk import Chunk, combined_sha256
 from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, seconds_of
 from chronoverse.store import Store
 
@@ -134,7 +134,7 @@ class _Import(NamedTuple):
             name = each.name.rpartition("/")[2]
             if found := _CHUNK_NAME.fullmatch(name):
                 spans.setdefault((int(found[1]), int(found[2])), []).append(each)
-            elif name != MANIFEST and not _SHAPES_NAME.fullmatch(name):
+            elif each.name != manifest_name(self.job) and not _SHAPES_NAME.fullmatch(name):
                 self._report(each.name, "no part of a job, or written by half")
         return spans
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.file_store import FileObjectStore
 from chronoverse.archive.importing import Imported, import_jobs, wait_for_ends
 from chronoverse.archive.manifest import deletion_json, manifest_name
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced
@@ -353,7 +353,8 @@ def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore
     delete_job(store, objects, GROWING, tombstone_ms=60_000)
     assert objects.get(manifest_name(JOB)).startswith(deletion_json(JOB, 0)[:60])
     # The tombstone of one job is lost, and the objects of the other come back.
-    bench.ask("DEL", *(key for key in bench.keys() if "growing" not in key))
+    keys = bench.keys()
+    bench.ask("DEL", *(key for key in keys if "growing" not in key))
     for name, data in old.items():
         if "growing" in name:
             objects.put(name, data)

@@ -1,0 +1,299 @@
+"""A store, an archive, or both are lost, and come back by the commands of docs/recovery.md as they are printed."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from chronoverse.archive.schemes import open_object_store
+from chronoverse.archive.store_history import MARK
+from chronoverse.joblog.model import JobRef, Status
+from chronoverse.store import Store
+from tests.archive.s3server import BUCKET, s3_server
+from tests.support.bench import make_lines
+from tests.support.commands import chronoverse_argv, environ
+from tests.support.servers import RedisServer
+from tests.support.service import ROOT, Service, serving
+from tests.support.waiting import wait_until
+from tests.web.routes.wire import Stream, blocks
+
+pytestmark = pytest.mark.long
+
+#: Seconds for a command on a busy machine; and those of an import of a thousand jobs.
+PATIENCE_SECONDS: Final = 120
+WORKFLOW: Final = "nightly"
+STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED)
+
+
+def page_block(containing: str, *, s3: bool = False) -> str:
+    """The only block of the page with this text. With ``s3`` its comments are the commands, in place of the others."""
+    page = (ROOT / "docs" / "recovery.md").read_text("utf-8")
+    (found,) = (each for each in re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.M | re.S) if containing in each)
+    lines = [line.strip() for line in found.splitlines()]
+    assert any(line.startswith("# aws") for line in lines) or not s3
+    if s3:
+        lines = [line for line in lines if not line.startswith(("cp -a", "rm -f"))]
+    return "\n".join(line.removeprefix("# ") if s3 else line for line in lines)
+
+
+class Site:
+    """A store on a server of its own, an archive, a service, and somebody who runs the commands of the page."""
+
+    def __init__(self, directory: Path, archive_url: str = "") -> None:
+        self.directory = directory
+        self.archive = directory / "archive"
+        self.redis = RedisServer(directory / "redis", shutil.which("redis-server"), "--port", "0")
+        self.archive_url = archive_url or self.archive.as_uri()
+        (directory / "backup" / "archive").mkdir(parents=True)
+
+    def shell(self, command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the page. ``redis-cli -u`` does not know unix sockets, so it gets the socket instead."""
+        command = command.replace('-u "$CHRONOVERSE_REDIS_URL"', f'-s "{self.redis.socket}"')
+        tools = self.directory / "bin"
+        tools.mkdir(exist_ok=True)
+        program = tools / "chronoverse"
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m chronoverse "$@"\n')
+        program.chmod(0o755)
+        variables = {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "CHRONOVERSE_URL": "",
+            "CHRONOVERSE_REDIS_URL": self.redis.url,
+            "CHRONOVERSE_ARCHIVE_URL": self.archive_url,
+            "CHRONOVERSE_LEASE_SECONDS": "2",
+            "ARCHIVE": str(self.archive),
+            "REDIS_DIR": str(self.redis.directory),
+            "BACKUP": str(self.directory / "backup"),
+        }
+        done = subprocess.run(
+            ["sh", "-ec", command],
+            env=environ(Service(self.directory), **variables),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[httpx.Client]:
+        settings: dict[str, Any] = {"archive_url": self.archive_url, "lease_seconds": 2}
+        with serving(self.directory / "service", self.redis.url, **settings) as service:
+            headers = {"Authorization": f"Bearer {service.token()}"}
+            with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
+                self.service = service
+                yield client
+
+    def restart(self, *, emptied: bool = False) -> None:
+        self.redis.kill()
+        if emptied:
+            (self.redis.directory / "dump.rdb").unlink(missing_ok=True)
+        self.redis.start()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    with site.redis:
+        yield site
+
+
+def write_jobs(site: Site, numbers: range) -> list[JobRef]:
+    """Writes ended jobs of a few lines each, some of which fail."""
+    jobs = [JobRef(WORKFLOW, f"job_{number}") for number in numbers]
+    with contextlib.closing(Store(site.redis.url)) as store:
+        for number, job in zip(numbers, jobs, strict=True):
+            attempt = store.open(job, "token")
+            count = 3 + number % 5
+            store.append(attempt, make_lines(1, count, f"error: number {number}" if number % 2 else "step"))
+            status = STATUSES[number % 3]
+            store.finish(attempt, status, (0, 1, None)[number % 3], number % 2, count + 1)
+    return jobs
+
+
+def pages(client: httpx.Client, path: str) -> list[Any]:
+    """The answers of all pages, without their cursors."""
+    found: list[Any] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        more = f"{'&' if '?' in path else '?'}cursor={cursor}" if cursor else ""
+        answer = client.get(path + more)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        cursor = page.pop("cursor")
+        found.append(page)
+    return found
+
+
+def all_routes(site: Site, client: httpx.Client, jobs: list[JobRef]) -> dict[str, Any]:
+    """What every route for these jobs answers."""
+    workflow = f"/workflows/{WORKFLOW}"
+    found: dict[str, Any] = {
+        path: pages(client, path)
+        for path in ("/workflows", f"{workflow}/jobs?limit=100", f"{workflow}/logs/search?q=number&limit=100")
+    }
+    headers = {"Authorization": client.headers["Authorization"]}
+    for job in jobs:
+        path = f"{workflow}/jobs/{job.job_id}"
+        answers = [client.get(path + rest) for rest in ("", "/logs/raw?format=json", "/summary", "/wait", "/logs/new")]
+        found[path] = [(answer.status_code, re.sub('"request_id":"[^"]*"', "", answer.text)) for answer in answers]
+        found[f"{path}/logs"] = pages(client, f"{path}/logs?limit=3")
+        found[f"{path}/search"] = pages(client, f"{path}/logs/search?q=step")
+        with Stream(site.service, f"{path}/events", headers) as stream:
+            ended = stream.wait_end()
+            found[f"{path}/events"] = [each for each in blocks(ended.body) if each.get("event") != "connected"]
+    return found
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(1_000, marks=pytest.mark.timeout(900))])
+def test_a_store_that_was_emptied_under_load(site: Site, count: int) -> None:
+    """Every route says of ended jobs what it said before. Those that run go on, after their archived lines."""
+    jobs = write_jobs(site, range(count))
+    site.shell("chronoverse archive --once")
+    with site.serving() as client:
+        for job in jobs:
+            # The newest lines are read from the store for a while.
+            site.redis.ask("DEL", f"chronoverse:{{{WORKFLOW}}}:{job.job_id}:log")
+        before = all_routes(site, client, jobs)
+        ready = [site.directory / f"ready_{number}" for number in range(3)]
+        go = site.directory / "go"
+        runners = [start_runner(site, number, ready[number], go) for number in range(3)]
+        try:
+            wait_until(lambda: all(each.exists() for each in ready), PATIENCE_SECONDS, "the jobs have printed much")
+            # These lines are in the archive alone.
+            site.shell("CHRONOVERSE_HOT_BYTES=1048576 chronoverse archive --once")
+            site.redis.ask("FLUSHALL")
+            said = site.shell(page_block("archive --import"))
+            assert re.match(
+                rf"({count}|{count + 1}|{count + 2}|{count + 3}) jobs imported, 0 of them LOST", said.stdout
+            )
+            go.touch()
+            assert [runner.wait(PATIENCE_SECONDS) for runner in runners] == [0, 0, 0]
+        finally:
+            for runner in runners:
+                runner.kill()
+                runner.wait()
+        for number in range(3):
+            job = client.get(f"/workflows/live/jobs/live_{number}").json()
+            assert (job["status"], job["attempt"] > 0, job["first_sequence_num"]) == ("COMPLETED", True, 1), job
+            raw = client.get(f"/workflows/live/jobs/live_{number}/logs/raw?format=jsonl").text
+            shown = [json.loads(line) for line in raw.splitlines()]
+            texts = {int(each["message"].split()[0]): each["sequence_num"] for each in shown if "message" in each}
+            # What the archive had, and all that was printed after the store was emptied.
+            assert all(text == sequence_num for text, sequence_num in texts.items())
+            assert set(range(1, 10_001)) <= texts.keys()
+            assert {40_001, 40_010} <= texts.keys()
+        site.redis.ask("DEL", *site.redis.ask("KEYS", "chronoverse:{live}:*"))
+        assert client.get("/workflows").status_code == 200
+        # The list of workflows is repaired by whoever reads it.
+        assert all_routes(site, client, jobs) == before
+
+
+def start_runner(site: Site, number: int, ready: Path, go: Path) -> "subprocess.Popen[bytes]":
+    """Runs a job that prints 40,000 lines, waits, and prints ten more."""
+    code = (
+        "import pathlib, sys, time\n"
+        "for n in range(1, 40_001): print(n, 'x' * 100)\n"
+        f"sys.stdout.flush(); pathlib.Path({str(ready)!r}).touch()\n"
+        f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.1)\n"
+        "for n in range(40_001, 40_011): print(n, 'x' * 100)\n"
+    )
+    argv = ("run", "--workflow", "live", "--job", f"live_{number}", "--", sys.executable, "-c", code)
+    variables = {
+        "CHRONOVERSE_URL": "",
+        "CHRONOVERSE_REDIS_URL": site.redis.url,
+        "CHRONOVERSE_LEASE_SECONDS": "2",
+        "CHRONOVERSE_DATA_DIR": str(site.directory / f"runner_{number}"),
+    }
+    env = environ(Service(site.directory), **variables)
+    return subprocess.Popen(
+        chronoverse_argv(*argv), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.fixture(params=["files", "S3"])
+def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Site, bool]]:
+    """A site whose archive is in files, or in a bucket; and whether it is a bucket."""
+    with contextlib.ExitStack() as stack:
+        is_s3 = request.param == "S3"
+        if is_s3:
+            if shutil.which("aws") is None:
+                pytest.skip("the AWS command line is not installed")
+            stack.enter_context(s3_server())
+        site = Site(tmp_path, f"s3://{BUCKET}/logs" if is_s3 else "")
+        stack.enter_context(site.redis)
+        yield site, is_s3
+
+
+def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store, the archive and then both are lost."""
+    site, is_s3 = any_site
+    objects = open_object_store(site.archive_url)
+
+    def run(containing: str, *, on_archive: bool = False) -> str:
+        command = page_block(containing, s3=is_s3 and on_archive)
+        return site.shell(command.replace("s3://BUCKET/PREFIX", f"s3://{BUCKET}/logs")).stderr
+
+    def restore_store() -> None:
+        site.redis.kill()
+        run("appendonlydir")
+        site.redis.start()
+        run("CONFIG SET appendonly")
+
+    def restore_archive() -> None:
+        for each in list(objects.list("")):
+            objects.delete(each.name)
+        run("BACKUP/archive/.", on_archive=True)
+
+    def answers(jobs: list[JobRef]) -> dict[str, Any]:
+        with site.serving() as client:
+            return all_routes(site, client, jobs)
+
+    def import_and_confirm(jobs: list[JobRef], before: dict[str, Any]) -> None:
+        # Archivers note the mark within two minutes. Here it is as if they had.
+        objects.put(MARK, json.dumps({"mark": time.time()}).encode())
+        assert "the store has lost its history" in run("archive --import")
+        assert answers(jobs) == before
+        run("retention nightly")
+        run("store-mark.json", on_archive=True)
+        assert MARK not in [each.name for each in objects.list("")]
+        site.shell("chronoverse archive --once")
+        assert answers(jobs) == before
+
+    first = write_jobs(site, range(4))
+    site.shell("chronoverse archive --once")
+    as_backed_up = answers(first)
+    run("--rdb", on_archive=True)
+    jobs = first + write_jobs(site, range(4, 8))
+    site.shell("chronoverse archive --once")
+    before = answers(jobs)
+
+    # The store is gone, and there is no copy of it. Then there is one.
+    site.redis.kill()
+    site.redis.start()
+    assert site.redis.ask("DBSIZE") == 0
+    import_and_confirm(jobs, before)
+    restore_store()
+    assert site.redis.ask("ZCARD", f"chronoverse:{{{WORKFLOW}}}:jobs") == len(first)
+    import_and_confirm(jobs, before)
+
+    # The archive is gone. The store still has the logs that were archived since the copy was made.
+    restore_archive()
+    site.shell(page_block("archive --import"))
+    assert answers(jobs) == before
+
+    # Both are gone.
+    restore_archive()
+    restore_store()
+    import_and_confirm(first, as_backed_up)
