@@ -64,7 +64,7 @@ def main() -> None:
     flags = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
-        embedded.lease_server(Path(directory) / "data") as lease,
+        embedded.ServerLease(Path(directory) / "data") as lease,
     ):
         objects = open_object_store(flags.archive or (Path(directory) / "archive").as_uri())
         store = Store(lease.url)
