@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from chronoverse.errors import EmbeddedError, SettingsError
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.history.scans.server import scan_server_process
 from chronoverse.settings import child_environ, unknown_names
+from chronoverse.store import Store
 from chronoverse.store.server_checks import watch_servers
 
 try:
@@ -202,10 +204,24 @@ def post_worker_init(worker: Any) -> None:
     threading.Thread(target=watch_worker, name="worker-watchdog", daemon=True).start()
     # Each worker sets the metrics, because any of them may be the last one. Only one warns. There is always a worker0.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
-    checks = (deps.store.warnings, deps.store.server_infos, warn)
+    checks = (partial(_set_bounds, deps.store), partial(_server_infos, deps.store), warn)
     threading.Thread(target=watch_servers, args=checks, name="store-watch", daemon=True).start()
     if worker.chronoverse_name == "worker0" and deps.verifier.published:
         threading.Thread(target=deps.verifier.published.keep_fresh, name="issuer-keys", daemon=True).start()
+
+
+def _set_bounds(store: Store) -> list[str]:
+    """Writes the quotas of the settings into the store, for the runners there. Returns the store's warnings."""
+    workflow_ids = [workflow_id for _, workflow_id in store.workflows.page(None, 10_000)]
+    store.catalog.set_common_bounds(_settings.max_job_bytes, _settings.max_workflow_bytes_per_day, workflow_ids)
+    return store.warnings()
+
+
+def _server_infos(store: Store) -> list[dict[str, str]]:
+    """What the servers say of themselves. Also reads the bytes of the 500 workflows with the newest jobs."""
+    workflow_ids = [workflow_id for _, workflow_id in store.workflows.page(None, 500)]
+    metrics.WORKFLOW_BYTES.sizes = store.catalog.bytes_today(workflow_ids, int(time.time() // 86_400))
+    return store.server_infos()
 
 
 def _restart_dead_server(lease: embedded.ServerLease, log: Any) -> None:

@@ -303,6 +303,19 @@ class SequenceGap(AppendRefused):
         self.expected = expected
 
 
+class QuotaReached(SequenceGap):
+    """Raised when an append was carried out, but a quota has left out lines.
+
+    The log has all numbers below ``expected``, and names those whose lines it does not have.
+    """
+
+    reason = "quota"
+
+    def __init__(self, expected: int):
+        super().__init__(expected)
+        self.args = ("the quota of bytes is used up: lines are left out, and the log names their numbers",)
+
+
 def errors_by_reason(kind: type[ChronoverseError] = ChronoverseError) -> Mapping[str, type[ChronoverseError]]:
     """The error that each ``reason`` of a problem document stands for."""
     found = {reason: error for each in kind.__subclasses__() for reason, error in errors_by_reason(each).items()}

@@ -1,9 +1,10 @@
-"""Commands for operators: ``archive``, ``retention`` and ``token``."""
+"""Commands for operators: ``archive``, ``retention``, ``limits`` and ``token``."""
 
 import contextlib
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -174,6 +175,32 @@ def retention(workflow: str, time_text: str | None) -> None:
     kept = settings.retention_seconds if own is None else own
     text = common.spoken(kept) if sys.stdout.isatty() else f"{kept} s"
     click.echo(f"{text}{' (the default)' if own is None else ''}")
+
+
+def _bound(_: click.Context, __: click.Parameter, text: str | None) -> int | str | None:
+    if text is not None and text != "default" and not re.fullmatch("[0-9]{1,15}", text):
+        raise click.BadParameter(f"{text} is neither a number of bytes (0 is no bound) nor `default`")
+    return int(text) if text not in (None, "default") else text
+
+
+@click.command()
+@click.argument("workflow", type=common.identifier)
+@click.option("--job-bytes", metavar="N|default", callback=_bound, help="What is stored of one job's messages.")
+@click.option("--day-bytes", metavar="N|default", callback=_bound, help="The same of all jobs of a day (UTC).")
+def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | None) -> None:
+    """Show or set the quotas of WORKFLOW, in bytes: 0 is no bound. They also hold for jobs that run."""
+    settings = common.read_settings()
+    common.require_store(settings)
+    with common.open_store(settings) as store:
+        for name, value in (("job_bytes", job_bytes), ("day_bytes", day_bytes)):
+            if value is not None:
+                store.catalog.set_bound(workflow, name, None if isinstance(value, str) else value)
+        own = store.catalog.bounds(workflow)
+        service = store.catalog.common_bounds() or [0, 0]
+    for name, bound, default in zip(("a job", "a day"), own, service, strict=True):
+        size = default if bound is None else bound
+        text = f"{size} bytes" if size else "no bound"
+        click.echo(f"{name}: {text}{' (the default)' if bound is None else ''}")
 
 
 def _workflow_entry(text: str) -> str:

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "archive": ("admin", "archive --once"),
     "token": ("admin", "token --workflow shop-ci --ttl 8h"),
     "retention": ("admin", "retention shop-ci 90d"),
+    "limits": ("admin", "limits shop-ci --job-bytes 1000000000"),
     "scans": ("serve", "scans"),
 }
 

@@ -130,11 +130,12 @@ def _refusal(response: urllib3.BaseHTTPResponse, answer: bytes) -> ChronoverseEr
     error: ChronoverseError
     if status in (408, 429) or status >= 500:
         error = RequestFailed(detail, retry_after(response), status)
-    elif status == 409 and reason == errors.SequenceGap.reason:
-        error = errors.SequenceGap(expected) if type(expected) is int else ChronoverseError(detail)
     else:
         kind = errors.errors_by_reason().get(str(reason)) if status == 409 else _FINAL.get(status)
-        error = (kind or ChronoverseError)(detail)
+        if kind and issubclass(kind, errors.SequenceGap):
+            error = kind(expected) if type(expected) is int else ChronoverseError(detail)
+        else:
+            error = (kind or ChronoverseError)(detail)
     error.title = title or error.title
     return error
 

@@ -185,7 +185,8 @@ class Gap(NamedTuple):
     """Numbers ``first`` to ``last``, both included, whose lines cannot be shown.
 
     ``reason`` is ``trimmed`` (the store has deleted them), ``missing`` (never written, or deleted by somebody),
-    ``lost`` (neither the store nor their runner has them) or ``malformed`` (the entry has no message).
+    ``lost`` (neither the store nor their runner has them), ``quota`` (a quota has left them out) or ``malformed`` (the
+    entry has no message).
     """
 
     first: int

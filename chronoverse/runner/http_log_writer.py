@@ -1,5 +1,6 @@
 """Writes logs through the service, for runners that do not reach its store. Every request may be repeated."""
 
+import contextlib
 import gzip
 import hashlib
 import time
@@ -15,6 +16,7 @@ from chronoverse.errors import (
     BadRequest,
     JobNotFound,
     NotDurable,
+    QuotaReached,
     StaleToken,
     StoreUnavailable,
     TooFast,
@@ -109,7 +111,8 @@ class HttpLogWriter:
             if len(lines) == 1:
                 raise
         half = len(lines) // 2
-        self.append(attempt, lines[:half])
+        with contextlib.suppress(QuotaReached):  # so is the other half, and that says it
+            self.append(attempt, lines[:half])
         return self.append(attempt, lines[half:])
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:

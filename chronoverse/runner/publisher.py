@@ -27,6 +27,7 @@ from chronoverse.errors import (
     Held,
     NotALog,
     NotDurable,
+    QuotaReached,
     SequenceGap,
     StoreError,
     StoreUnavailable,
@@ -121,6 +122,8 @@ class Publisher:
         self.ended = False
         #: Whether the user knows that the spool's file cannot be written during this outage.
         self._has_warned_of_file = False
+        #: Whether the user knows that a quota leaves lines out.
+        self._has_said_quota = False
         self._opened_or_refused = threading.Event()
         self._stop = threading.Event()
         self._done = threading.Event()
@@ -257,7 +260,13 @@ class Publisher:
 
     def _receive(self, channel: AppendChannel) -> None:
         """Waits for the oldest answer. Raises :class:`ForeignLines` when somebody else writes to the log."""
-        index = channel.receive() - self._base
+        try:
+            index = channel.receive() - self._base
+        except QuotaReached as quota:
+            index = quota.expected - self._base
+            if not self._has_said_quota:
+                self._has_said_quota = True
+                self.say(f"{quota}; the job goes on")
         # The store may have more lines than this append had: those of a later append whose answer was lost.
         if not self._pending.popleft() <= index <= self._sent_end:
             raise ForeignLines("somebody else writes to this job's log")

@@ -145,6 +145,19 @@ class Settings:
     max_line_bytes: int = _number(
         (256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.", default=65_536
     )
+    max_job_bytes: int = _number(
+        (0, 999_999_999_999_999),
+        "bytes",
+        "What is stored of the messages of one job; 0 is no bound. Lines beyond it are left out, and a `gap` names them"
+        " ([more](operations.md#quotas)).",
+        default=0,
+    )
+    max_workflow_bytes_per_day: int = _number(
+        (0, 999_999_999_999_999),
+        "bytes",
+        "The same for all jobs of one workflow together, on one day (UTC).",
+        default=0,
+    )
     max_body_bytes: int = _number(
         (65_536, 33_554_432),
         "bytes",

@@ -9,7 +9,7 @@ from typing import Any, Final
 import redis
 from redis.exceptions import AskError, NoScriptError
 
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import QuotaReached, StoreUnavailable
 from chronoverse.joblog.model import Attempt, LineRun
 from chronoverse.store.commands import Commands
 from chronoverse.store.driver import Script, translate_errors
@@ -31,7 +31,9 @@ def append_arguments(attempt: Attempt, lease_ms: int, first: int, runs: Sequence
 
 
 class AppendConnection:
-    """Sends appends, and receives their answers in the same order. An error leaves all that are under way unanswered.
+    """Sends appends, and receives their answers in the same order.
+
+    An error other than :class:`QuotaReached`, which is an answer, leaves all that are under way unanswered.
 
     The server may still carry out an unanswered append, even after one that is sent on the next connection. That does
     no harm: the script finds its lines in the log already, or finds that lines before them are missing.
@@ -66,6 +68,7 @@ class AppendConnection:
     def receive(self) -> int:
         """The next number after the oldest unanswered append. Raises as :meth:`Store.append` does."""
         connection: Any = self._connection
+        size = self._sizes.popleft()
         with self._reset_on_error():
             try:
                 if self._redirect:
@@ -73,7 +76,6 @@ class AppendConnection:
                 next_number, *slow = accepted(connection.read_response())
             except NoScriptError as error:
                 raise StoreUnavailable("the store has forgotten our scripts") from error
-        size = self._sizes.popleft()
         if slow:
             self._sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
         return int(next_number)
@@ -90,6 +92,8 @@ class AppendConnection:
         try:
             with translate_errors():
                 yield
+        except QuotaReached:
+            raise
         except BaseException as error:
             cause = error.__cause__
             # The driver's class for MOVED is a subclass of the one for ASK. A MOVED answer is not remembered here.

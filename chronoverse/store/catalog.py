@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
-from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.errors import NotALog, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import IDENTIFIER, JobRef, parse_number
 from chronoverse.store.commands import Commands
@@ -147,6 +147,55 @@ class JobCatalog:
         key = self._keys.of_workflow(workflow_id, "settings")
         self._commands.run(workflow_id, write[0], key, "retention_seconds", *write[1:])
 
+    # Quotas: how many bytes of messages are stored
+
+    def bounds(self, workflow_id: str) -> list[int | None]:
+        """The workflow's own bounds: for a job, and for a day of the workflow. 0 is no bound, None the common one."""
+        key = self._keys.of_workflow(workflow_id, "settings")
+        return _numbers(self._commands.run(workflow_id, "HMGET", key, "job_bytes", "day_bytes"))
+
+    def set_bound(self, workflow_id: str, name: str, size: int | None) -> None:
+        """Sets ``job_bytes`` or ``day_bytes``, which holds from the next append on. None removes it."""
+        write = ("HDEL",) if size is None else ("HSET", size)
+        key = self._keys.of_workflow(workflow_id, "settings")
+        self._commands.run(workflow_id, write[0], key, name, *write[1:])
+
+    def common_bounds(self, pool: PoolKind | None = None) -> list[int] | None:
+        """The bounds of workflows without their own. None when they are not known. Never raises."""
+        key = self._keys.limits
+        with contextlib.suppress(StoreError):
+            found = _numbers(self._commands.run(key, "HMGET", key, "job_bytes", "day_bytes", pool=pool))
+            return None if None in found else [each or 0 for each in found]
+        return None
+
+    def set_common_bounds(self, job_bytes: int, day_bytes: int, workflow_ids: Sequence[str]) -> None:
+        """Sets the common bounds for jobs that begin from now on, and for the running jobs of these workflows.
+
+        Where the same bounds hold already, or there were never any, nothing is written.
+        """
+        if (self.common_bounds() or [0, 0]) == [job_bytes, day_bytes]:
+            return
+        fields = ("common_job_bytes", job_bytes, "common_day_bytes", day_bytes)
+        self._on_settings(workflow_ids, "HSET", *fields)
+        key = self._keys.limits
+        self._commands.run(key, "HSET", key, "job_bytes", job_bytes, "day_bytes", day_bytes)
+
+    def bytes_today(self, workflow_ids: Sequence[str], day: int) -> dict[str, int]:
+        """Bytes of messages that workflows have stored on ``day`` (days since 1970), where a quota counts them."""
+        answers = self._on_settings(workflow_ids, "HMGET", "day", "bytes_today")
+        found = {each: _numbers(answer) for each, answer in answers.items() if isinstance(answer, list)}
+        return {each: size for each, (its_day, size) in found.items() if its_day == day and size}
+
+    def _on_settings(self, workflow_ids: Sequence[str], command: str, *args: Any) -> dict[str, Any]:
+        """The answers to a command on the settings of each workflow, errors among them."""
+
+        def ask(refs: Sequence[JobRef]) -> list[Any]:
+            commands = [(command, self._keys.of_workflow(ref.workflow_id, "settings"), *args) for ref in refs]
+            return self._commands.pipeline(refs[0].workflow_id, commands)
+
+        found = self._commands.by_server([JobRef(each, "") for each in workflow_ids], ask)
+        return {ref.workflow_id: answer for ref, answer in found.items()}
+
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
         """Applies the workflow's retention to a job that has begun. ``own_seconds`` is None without one of its own.
 
@@ -156,6 +205,10 @@ class JobCatalog:
         keys = [self._keys.of(job, kind) for kind in ("log", "job")]
         args = ("" if own_seconds is None else 1000 * own_seconds, round(seconds * 1000))
         return bool(self._commands.script("apply_retention", job.workflow_id, keys, *args))
+
+
+def _numbers(values: Sequence[bytes | None]) -> list[int | None]:
+    return [parse_number((each or b"").decode("utf-8", "replace")) for each in values]
 
 
 def _retention(text: bytes) -> int | None:

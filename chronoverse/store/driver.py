@@ -43,7 +43,7 @@ class Script:
         common, script = ((_SCRIPTS / f"{file}.lua").read_text("utf-8") for file in ("common", name))
         flags = "#!lua flags=allow-oom\n"
         first = flags if script.startswith(flags) else ""
-        self.source = f"{first}local KEY_TYPES = {{{types}}}\n{common}{script.removeprefix(flags)}"
+        self.source = f"{first}local function key_types() return {{{types}}} end\n{common}{script.removeprefix(flags)}"
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: Sequence[str], *args: Any) -> Any:

@@ -31,9 +31,11 @@ class KeyMap:
 
     def __init__(self, prefix: str) -> None:
         self.prefix: Final = prefix
-        #: The sorted set of all workflows, and the one with the age mark. In a Cluster each has a slot of its own.
+        #: The sorted set of all workflows, the one with the age mark, and the hash of the common quotas. In a Cluster
+        #: each has a slot of its own.
         self.workflows: Final = f"{prefix}:workflows"
         self.mark: Final = f"{prefix}:mark"
+        self.limits: Final = f"{prefix}:limits"
 
     def of(self, job: JobRef, kind: str) -> str:
         """A key of the job, such as its ``log``, or of its workflow, such as ``jobs``."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hashlib import sha1
 from typing import Any
 
-from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
+from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, QuotaReached, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.joblog.model import (
     MAX_NUMBER,
@@ -115,6 +115,8 @@ def accepted(answer: list[Any]) -> list[Any]:
         return answer[1:]
     if word == "GAP":
         raise SequenceGap(answer[1])
+    if word == "QUOTA":
+        raise QuotaReached(answer[1])
     raise {
         "HELD": Held("another live runner holds this job"),
         "RUNS": Held("a live runner holds this job"),

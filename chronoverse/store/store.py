@@ -215,15 +215,18 @@ class Store:
         times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
         retention = self.catalog.retention(job.workflow_id, PoolKind.APPENDS)
         args = (token, *times, job.job_id, 1000 * retention if retention else "", first or "")
-        attempt, next_number, created_ms = self._ask("open", job, (*RUNNER_KEYS, "jobs"), *args)
+        bounds = self.catalog.common_bounds(PoolKind.HEALTH)
+        kinds = (*RUNNER_KEYS, "jobs", "settings") if bounds else (*RUNNER_KEYS, "jobs")
+        attempt, next_number, created_ms = self._ask("open", job, kinds, *args, *(bounds or ()))
         self.workflows.job_begun(job, float(created_ms))
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Appends consecutive ``lines`` (one at least), skipping those the log already has; returns the next number.
 
-        All of them are stored or none is. Renews the lease.
-        Raises :class:`SequenceGap`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
+        All of them are stored or none is, but for those that a quota leaves out. Renews the lease.
+        Raises :class:`SequenceGap`, :class:`QuotaReached` (the log has all numbers of the batch, and not all lines),
+        :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
         runs = [
             LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])

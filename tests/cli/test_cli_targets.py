@@ -64,7 +64,13 @@ def test_a_store_counts_before_a_service(cli: Cli, server: RedisServer, prefix: 
 
 
 @pytest.mark.parametrize(
-    "argv", [["retention", "wf_1", "1d"], ["archive", "--once"], ["archive", "--orphans", "--delete"]]
+    "argv",
+    [
+        ["retention", "wf_1", "1d"],
+        ["limits", "wf_1", "--job-bytes", "1"],
+        ["archive", "--once"],
+        ["archive", "--orphans", "--delete"],
+    ],
 )
 def test_no_other_store_is_changed_than_that_of_the_service(cli: Cli, argv: Sequence[str], tmp_path: Path) -> None:
     """The embedded store of this machine is not the one that CHRONOVERSE_URL means."""
@@ -91,4 +97,22 @@ def test_retention_changes_the_store_of_the_settings(cli: Cli, server: RedisServ
     assert (done.returncode, done.stdout) == (0, "86400 s\n")
     store = Store(server.url, prefix=prefix)
     assert store.catalog.retention("wf_1") == 86_400
+    store.close()
+
+
+def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix: str) -> None:
+    """What is not named stays as it is. A number that is none is refused."""
+    place = {"REDIS_URL": server.url, "KEY_PREFIX": prefix}
+    store = Store(server.url, prefix=prefix)
+    store.catalog.set_common_bounds(0, 70, [])
+
+    assert cli("limits", "wf_1", **place).stdout == "a job: no bound (the default)\na day: 70 bytes (the default)\n"
+    assert (
+        cli("limits", "wf_1", "--job-bytes", "5", **place).stdout == "a job: 5 bytes\na day: 70 bytes (the default)\n"
+    )
+    done = cli("limits", "wf_1", "--job-bytes", "default", "--day-bytes", "0", **place)
+    assert done.stdout == "a job: no bound (the default)\na day: no bound\n"
+    assert store.catalog.bounds("wf_1") == [None, 0]
+    for text in ("-1", "1G", "", "9" * 16):
+        assert cli("limits", "wf_1", f"--day-bytes={text}", **place).returncode == 64
     store.close()

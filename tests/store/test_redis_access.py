@@ -15,8 +15,8 @@ from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import apply_retention, delete_job
-from chronoverse.errors import StoreError
-from chronoverse.joblog.model import JobRef, Line, LineRun, Status
+from chronoverse.errors import QuotaReached, StoreError
+from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status
 from chronoverse.runner.readback import comparer_for
 from chronoverse.store import Durability, Store
 from tests.support.archivers import DAY, append, archive
@@ -30,6 +30,8 @@ DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("u
 #: and ENDED ended long ago. DELETED is deleted, and a foreign runner has written to it since.
 HALF, LOST, LARGE, ENDED, DELETED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended", "deleted"))
 CONFIRMED: Final = JobRef("wf_1", "confirmed")
+#: The runner of this job is gone, too, and a quota has left its lines out.
+OVER: Final = JobRef("wf_1", "over")
 #: The rules of the file's users, by the user's name.
 USERS: Final = {
     line.split()[1]: line.split()[2:]
@@ -74,6 +76,13 @@ def continue_lost_log(store: Store) -> None:
     assert store.append(store.open(HALF, "token"), make_lines(6, 1)) == 7
 
 
+def exceed_quota(store: Store, attempt: Attempt, number: int) -> None:
+    """Appends two lines that are left out. When the job ends, one entry about both replaces that about the first."""
+    for line in make_lines(number, 2, "a longer line"):
+        with pytest.raises(QuotaReached):
+            store.append(attempt, [line])
+
+
 def serve(store: Store) -> None:
     """Does all that a service does, but for redactions and deletions."""
     store.ping()
@@ -84,6 +93,7 @@ def serve(store: Store) -> None:
     store.register(JOB)
     attempt = store.open(JOB, "token")
     store.append(attempt, make_lines(1, 2))
+    exceed_quota(store, attempt, 3)
     store.renew(attempt)
     reader = store.live_reader(0.01)
     reader.watch(JOB, 0)
@@ -98,7 +108,7 @@ def serve(store: Store) -> None:
     store.listing.unlist("wf_1", ["unknown"])
     assert [workflow_id for _, workflow_id in store.workflows.page(None, 10)] == ["wf_1"]
     store.workflows.read(["wf_1"])
-    store.finish(attempt, Status.COMPLETED, 0, 0, 3)
+    store.finish(attempt, Status.COMPLETED, 0, 0, 5)
     store.get_job(JOB)
     store.get_job(LOST)
     # A foreign runner has written to the deleted job.
@@ -135,9 +145,10 @@ def run(store: Store) -> None:
     appends.send(attempt, 1, [LineRun(NOW, "stdout", False, [b"a line"])])
     appends.receive()
     appends.reset()
+    exceed_quota(store, attempt, 2)
     store.renew(attempt)
     assert store.job_warnings(JOB) == []
-    store.finish(attempt, Status.COMPLETED, 0, 0, 2)
+    store.finish(attempt, Status.COMPLETED, 0, 0, 4)
     assert comparer_for(store)(JOB, [Line(1, NOW, "a line", "stdout")]).next_number == 2
     assert store.chunks.chunk(JOB, 1) is None
 
@@ -167,6 +178,9 @@ def archive_all(store: Store) -> None:
 def prepare(store: Store) -> None:
     """Writes the jobs that are there before."""
     store.open(LOST, "token")
+    store.catalog.set_bound(JOB.workflow_id, "job_bytes", 12)
+    exceed_quota(store, store.open(OVER, "token"), 1)
+    store.catalog.set_bound(JOB.workflow_id, "job_bytes", None)
     append(store, store.open(LARGE, "token"), 1, 5_000)
     store.append(attempt := store.open(ENDED, "token"), make_lines(1, 3))
     store.finish(attempt, Status.COMPLETED, 0, 0, 4)
@@ -202,6 +216,7 @@ def test_the_rights_are_enough_and_all_are_needed(
             prepare(other)
         end_seen_ms = round((time.time() - 8 * DAY) * 1000)
         server.ask("HSET", f"chronoverse:{{{ENDED.workflow_id}}}:{ENDED.job_id}:job", "end_seen_ms", end_seen_ms)
+        server.ask("HSET", f"chronoverse:{{{JOB.workflow_id}}}:settings", "job_bytes", 12)
         delete_lease(server)
         server.ask("XADD", f"chronoverse:{{{DELETED.workflow_id}}}:{DELETED.job_id}:log", "1-0", "message", "a line")
         server.ask("XADD", f"chronoverse:{{{JOB.workflow_id}}}:foreign:log", "1-0", "message", "a line")
@@ -230,8 +245,9 @@ def test_the_rights_are_enough_and_all_are_needed(
 
 
 def delete_lease(server: RedisServer) -> None:
-    """Deletes a lease, and waits until the server is up for long enough to declare a job LOST."""
-    server.ask("DEL", f"chronoverse:{{{LOST.workflow_id}}}:{LOST.job_id}:lease")
+    """Deletes two leases, and waits until the server is up for long enough to declare a job LOST."""
+    for job in (LOST, OVER):
+        server.ask("DEL", f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:lease")
     wait_until(lambda: b"uptime_in_seconds:0\r" not in server.ask("INFO", "server"), 5, "the server is a second old")
 
 
@@ -254,7 +270,9 @@ def test_a_runner_may_be_limited_to_a_workflow(tmp_path: Path) -> None:
     limited = [rule.replace("~chronoverse:*:", "~chronoverse:{wf_1}:*:") for rule in merge_selectors(USERS["runner"])]
     limited = [rule.replace("~chronoverse:*", "~chronoverse:{wf_1}:*") for rule in limited]
     with RedisServer(tmp_path) as server:
-        server.ask("ACL", "SETUSER", "runner", *limited, "(~chronoverse:workflows +zadd)")
+        server.ask(
+            "ACL", "SETUSER", "runner", *limited, "(~chronoverse:workflows +zadd)", "(~chronoverse:limits +hmget)"
+        )
         store = Store(server.url.replace("unix://", f"unix://runner:{password('runner')}@"))
         store.finish(store.open(JOB, "token"), Status.COMPLETED, 0, 0, 1)
         assert server.ask("ACL", "LOG") == []

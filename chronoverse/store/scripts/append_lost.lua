@@ -17,6 +17,7 @@ if last < number then
   local id, call = string.format('%.0f-0', number), redis.call
   -- When the server is out of memory, the first write raises an error. So XADD (or what makes it possible) is the first.
   resume_numbering(call, log, last)
+  name_skipped(call, log, job, last, ARGV[6])
   call('XADD', log, id, 'event', 'lost', 'from', ARGV[4], 'timestamp', ARGV[6])
   -- head() compares the last number with the number of entries added.
   call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', number))

@@ -4,10 +4,11 @@
 -- as well. It reads numbers with whole_number().
 
 -- Raises WRONGTYPE unless each of these keys is absent or of its kind's type. A kind is the part of a key's name after
--- its last colon. KEY_TYPES comes from store/keys.py.
+-- its last colon. key_types() comes from store/keys.py; a table that each script made would cost an append 3 %.
 local function check_types(...)
+  local types = key_types()
   for _, key in ipairs({...}) do
-    local found, expected = redis.call('TYPE', key).ok, KEY_TYPES[string.match(key, '[^:]*$')]
+    local found, expected = redis.call('TYPE', key).ok, types[string.match(key, '[^:]*$')]
     if found ~= 'none' and found ~= expected then
       error(redis.error_reply(string.format('WRONGTYPE %s is a %s, not a %s', key, found, expected)))
     end
@@ -120,14 +121,23 @@ local function first_id(info)
   return is_earlier and string.format('%.0f-0', from) or entry[1]
 end
 
--- The last number in the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids
+-- Whether an entry of the log says that a quota has left lines out.
+local function is_quota_gap(entry)
+  return entry and field(entry[2], 'event') == 'lost' and field(entry[2], 'reason') == 'quota'
+end
+
+-- The last number of the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids
 -- are not 1-0, 2-0, 3-0, … (then the first value is the last id), else nil.
--- The third value says whether the log exists. Raises WRONGTYPE when one of the two keys is of another type.
+-- The third value says whether the log exists, and the fourth whether it ends with lines that a quota has left out. The
+-- hash's field `skipped` is the last of these, which the log may not name yet: see name_skipped().
+-- Raises WRONGTYPE when one of the two keys is of another type. `values` are the hash's `archived` and `skipped`, for a
+-- caller that has read them.
 -- Redis counts the entries ever added. The count survives trims, restarts and rewrites, so comparing it with the last
 -- number checks all ids in O(1). Archived lines keep their numbers when the log itself is lost: the next number is the
 -- one after them.
-local function head(log, job)
-  local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
+local function head(log, job, values)
+  values = values or redis.call('HMGET', job, 'archived', 'skipped')
+  local archived, skipped = whole_number(values[1]) or 0, whole_number(values[2]) or 0
   if redis.call('EXISTS', log) == 0 then return archived, nil, false end
   local info = stream_info(log)
   local number, part = string.match(info['last-generated-id'], '^(%d+)%-(%d+)$')
@@ -136,7 +146,7 @@ local function head(log, job)
   if part ~= '0' or tonumber(number) ~= info['entries-added'] or tonumber(number) < archived then
     return info['last-generated-id'], 'TAINTED', true
   end
-  return tonumber(number), nil, true
+  return math.max(tonumber(number), skipped), nil, true, is_quota_gap(last_entry)
 end
 
 -- Makes a missing log an empty one whose last number is `last`, as if all lines up to there had been trimmed. Returns
@@ -147,6 +157,24 @@ local function resume_numbering(call, log, last)
   if made.err then return made end
   redis.call('XGROUP', 'DESTROY', log, 'made')
   redis.call('XSETID', log, string.format('%.0f-0', last), 'ENTRIESADDED', string.format('%.0f', last))
+end
+
+-- Names in the log the numbers up to `last` that it does not have: a quota has left their lines out. One entry, with the
+-- number `last`, stands for all of them. It takes the place of an entry that already names the first of them, unless
+-- that is archived. The XADD is the first write. Returns its error.
+local function name_skipped(call, log, job, last, now)
+  local info = redis.call('EXISTS', log) == 1 and stream_info(log) or {['last-generated-id'] = '0-0'}
+  local before, entry = tonumber(string.match(info['last-generated-id'], '^%d+')), info['last-entry']
+  if before >= last then return end
+  local archived, from = whole_number(redis.call('HGET', job, 'archived')) or 0, before + 1
+  local named = is_quota_gap(entry) and whole_number(field(entry[2], 'from'))
+  if named and named > archived then from = named end
+  local id = string.format('%.0f-0', last)
+  local made = call('XADD', log, id, 'event', 'lost', 'from', string.format('%.0f', from), 'reason', 'quota', 'timestamp', now)
+  if type(made) == 'table' and made.err then return made end
+  -- head() compares the last number with the number of entries added.
+  redis.call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', last))
+  if from <= before then redis.call('XDEL', log, entry[1]) end
 end
 
 -- Removes the lines up to a number from the log, but never its last entry.
@@ -166,14 +194,15 @@ end
 
 -- Ends a job: writes the terminal entry and the fields of the hash, and starts the retention. Returns false, with nothing
 -- written, when the entry's number would have more than 15 digits, and for status LOST also when the server refuses the
--- write. The XADD is the first write, and the only one that can be refused for memory. An archived job's hash stays
+-- write. The first XADD is the first write, and the only one that can be refused for memory. An archived job's hash stays
 -- until the archive is deleted. Of a job that was imported from the archive, and whose runner has not come back, nobody
--- knows how many lines followed. One entry, which says that its own number is lost, stands for them.
+-- knows how many lines followed. One entry, which says that its own number is lost, stands for them. `dropped` is counted
+-- by the runner; lines that a quota has left out are added.
 local function end_job(log, job, last, status, exit_code, dropped, now, retention)
   local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
   if number >= 999999999999999 then return false end
   local call = status == 'LOST' and redis.pcall or redis.call
-  if resume_numbering(call, log, number) then return false end
+  if resume_numbering(call, log, number) or name_skipped(call, log, job, number, now) then return false end
   if status == 'LOST' and redis.call('HGET', job, 'imported') == string.format('%.0f', number) then
     number = number + 1
     local from = string.format('%.0f', number)
@@ -181,6 +210,7 @@ local function end_job(log, job, last, status, exit_code, dropped, now, retentio
     if type(added) == 'table' then return false end
   end
   local lines = string.format('%.0f', number)
+  dropped = string.format('%.0f', (tonumber(dropped) or 0) + (whole_number(redis.call('HGET', job, 'left_out')) or 0))
   local entry = {'event', 'end', 'status', status, 'lines', lines, 'dropped', dropped, 'timestamp', now}
   if exit_code ~= '' then
     entry[#entry + 1] = 'exit_code'

@@ -1,7 +1,8 @@
 -- Opens a new attempt at a job: takes the lease, and returns the number of the next line.
--- KEYS  log, job, lease, jobs
+-- KEYS  log, job, lease, jobs; settings, if the common bounds are known
 -- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id, the workflow's own retention in ms ('' for none),
---       the number that the first line must get ('' for any)
+--       the number that the first line must get ('' for any), the common bounds in bytes for a job and for a day of the
+--       workflow, if they are known
 -- ->    OK attempt next score (the job's creation time in the listing) | DELETED | HELD | CLOSED | TAINTED last-id | GAP next, when the first line would get another number
 -- The caller makes up the token. So when it repeats the call after a lost reply, it has the lease already, and nothing
 -- changes.
@@ -32,6 +33,8 @@ if not has_log then
   redis.call('HSETNX', job, 'started_at', ARGV[3])
 end
 if ARGV[6] ~= '' or redis.call('HGET', job, 'retention_ms') then redis.call('HSET', job, 'retention_ms', ARGV[6]) end
+-- The append takes the bounds from the settings. A settings key of another type holds no settings.
+if KEYS[5] then redis.pcall('HSET', KEYS[5], 'common_job_bytes', ARGV[8], 'common_day_bytes', ARGV[9]) end
 redis.call('PERSIST', log)
 redis.call('PERSIST', job)
 redis.call('PEXPIRE', lease, ttl)

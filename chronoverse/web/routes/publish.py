@@ -5,12 +5,22 @@ The store decides the answer, except for 429. A runner may repeat any request wh
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from flask import Response
 
 from chronoverse import metrics
-from chronoverse.errors import AppendRefused, NotALog, NotDurable, StoreError, StoreRefused, StoreUnavailable, TooFast
+from chronoverse.errors import (
+    AppendRefused,
+    NotALog,
+    NotDurable,
+    QuotaReached,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    TooFast,
+)
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.store import Store
@@ -29,7 +39,10 @@ from chronoverse.web.http.publish_schemas import (
 from chronoverse.web.http.schemas import JOB_ROUTE, SHARE_USED, Blueprint
 
 #: What the OpenAPI document says of an append that the store refuses.
-_APPEND_REFUSED: Final = "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED or TAINTED."
+_APPEND_REFUSED: Final = (
+    "`reason` is GAP (then `expected` is the next number), FENCED, CLOSED, DELETED, TAINTED; or `quota`: the log has"
+    " all numbers below `expected`, and a quota has left out lines, which a `gap` names."
+)
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -69,12 +82,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
             return page_response({"next": None})
         with _count_answer("append"):
             deps.publish_throttle.check(principal().subject)
+            spend = partial(deps.publish_throttle.spend, principal().subject)
             lines = [
                 Line(number, line["timestamp"], line["message"], line["stream"], line.get("partial", False))
                 for number, line in enumerate(body["lines"], body["first"])
             ]
-            next_number = deps.store.append(attempt, lines)
-        deps.publish_throttle.spend(principal().subject, (line.message for line in lines))
+            try:
+                next_number = deps.store.append(attempt, lines)
+            except QuotaReached:
+                spend(line.message for line in lines)
+                raise
+        spend(line.message for line in lines)
         metrics.LINES_APPENDED.inc(len(body["lines"]))
         return page_response({"next": next_number})
 

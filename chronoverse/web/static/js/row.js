@@ -10,6 +10,7 @@ const GAP_REASONS = {
   trimmed: "no longer kept",
   missing: "missing from the log",
   lost: "lost",
+  quota: "beyond the quota",
   malformed: "in no readable form",
 };
 

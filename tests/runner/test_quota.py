@@ -1,0 +1,99 @@
+"""A runner under a quota: its job goes on, its log is exact up to the bound, and others notice nothing."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from chronoverse.errors import QuotaReached
+from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.store import Durability, Store
+from tests.support.jobs import JOB, RunningJob, key
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+SOON: Final = 30.0
+LINES: Final = 30_000
+#: Bytes of the common quota of a job: its lines have five each.
+BOUND: Final = 1_000
+PRINT: Final = f"for number in range({LINES}): print(f'{{number:05}}')"
+OTHERS: Final = [JobRef("wf_2", f"job_{number}") for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    directory = tmp_path_factory.mktemp("server")
+    with running(directory, None, "--appendonly", "yes", "--appendfsync", "everysec") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), server.url, max_job_bytes=BOUND) as service:
+        bounds = ["HMGET", "chronoverse:limits", "job_bytes", "day_bytes"]
+        wait_until(lambda: server.ask(*bounds) == [b"%d" % BOUND, b"0"], SOON, "the service has set the quota")
+        yield service
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["store", "service"])
+def test_a_job_that_prints_without_end(server: RedisServer, service: Service, way: str, tmp_path: Path) -> None:
+    """Three others, of a workflow without a quota, lose nothing. Both kinds of runner say it once."""
+    job = JobRef("wf_1", way)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(Store(server.url, durability=Durability.FSYNCED)))
+        store.catalog.set_bound("wf_2", "job_bytes", 0)
+        writer: Any = store
+        if way == "service":
+            writer = HttpLogWriter(service.url, service.token(), durable=True)
+            stack.enter_context(contextlib.closing(writer))
+        jobs = [job, *(other._replace(job_id=f"{other.job_id}-{way}") for other in OTHERS)]
+        running_jobs = [stack.enter_context(RunningJob(PRINT, writer, tmp_path, each)) for each in jobs]
+        assert [each.result() for each in running_jobs] == [0, 0, 0, 0]
+    assert len(re.findall("quota", running_jobs[0].stderr_text)) == 1
+    assert "the job goes on" in running_jobs[0].stderr_text
+    *lines, gap, end = read_entries(server.ask("XRANGE", key("log", job), "-", "+"), 0)
+    assert [line.message for line in lines if isinstance(line, Line)] == [f"{n:05}" for n in range(BOUND // 5)]
+    assert len(lines) == BOUND // 5
+    assert gap == Gap(BOUND // 5 + 1, LINES, "quota")
+    assert isinstance(end, End)
+    assert (end.status, end.lines, end.dropped) == (Status.COMPLETED, LINES, LINES - BOUND // 5)
+    for each, other in zip(jobs[1:], running_jobs[1:], strict=True):
+        assert "quota" not in other.stderr_text
+        *entries, last = read_entries(server.ask("XRANGE", key("log", each), "-", "+"), 0)
+        assert [entry.message for entry in entries if isinstance(entry, Line)] == [f"{n:05}" for n in range(LINES)]
+        assert isinstance(last, End)
+        assert last.dropped == 0
+    url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events"
+    events = httpx.get(url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=SOON).text
+    assert re.findall("event: gap\ndata: (.*)\n", events) == [f'{{"from":201,"to":{LINES},"reason":"quota"}}']
+
+
+@pytest.mark.long
+def test_the_service_answers_with_the_next_number(service: Service, server: RedisServer) -> None:
+    """A client may go on there. Workflows of which much was stored are in the metrics."""
+    with contextlib.closing(HttpLogWriter(service.url, service.token())) as writer:
+        attempt = writer.open(JOB, "a" * 32)
+        with pytest.raises(QuotaReached) as reached:
+            writer.append(attempt, [Line(n, "2026-03-03T10:00:05.123Z", "x" * 600, "stdout") for n in (1, 2)])
+        assert reached.value.expected == 3
+        line = {"timestamp": "2026-03-03T10:00:05.123Z", "message": "more", "stream": "stdout"}
+        answer = httpx.post(
+            f"{service.url}/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs",
+            json={"token": "a" * 32, "attempt": 1, "first": 3, "lines": [line]},
+            headers={"Authorization": f"Bearer {service.token()}"},
+            timeout=SOON,
+        )
+        assert (answer.status_code, answer.json()["reason"], answer.json()["expected"]) == (409, "quota", 4)
+        writer.finish(attempt, Status.COMPLETED, 0, 0, 4)
+    pattern = rf'chronoverse_workflow_bytes_today{{workflow="{JOB.workflow_id}"}} [1-9]'
+    wait_until(
+        lambda: re.search(pattern, httpx.get(f"{service.url}/metrics", timeout=SOON).text), SOON, "the bytes are shown"
+    )

@@ -1,0 +1,193 @@
+"""Quotas: what is stored of the messages of a job, and of a workflow on one day. The scripts bind every runner."""
+
+import contextlib
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from chronoverse.errors import QuotaReached
+from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.model import Attempt, End, Gap, JobRef, Line, LineRun, Status
+from chronoverse.store import Store
+from tests.support.bench import JOB, NOW, Bench
+from tests.support.waiting import wait_until
+
+OTHER = JobRef("wf_1", "job_2")
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    return bench.store
+
+
+def tens(first: int, last: int) -> list[Line]:
+    """Lines of ten bytes."""
+    return [Line(number, NOW, f"{number:010}", "stdout") for number in range(first, last + 1)]
+
+
+def append(store: Store, attempt: Attempt, first: int, last: int) -> int:
+    """Appends lines of which some are beyond the quota. Returns the next number."""
+    with pytest.raises(QuotaReached) as reached:
+        store.append(attempt, tens(first, last))
+    return reached.value.expected
+
+
+def shape(bench: Bench, job: JobRef = JOB) -> list[Any]:
+    """The whole log as a reader gets it: the numbers of its lines, its gaps, and its end's number and dropped lines."""
+    entries = read_entries(bench.ask("XRANGE", bench.key("log", job), "-", "+"), 0)
+    return [
+        entry.sequence_num
+        if isinstance(entry, Line)
+        else (entry.sequence_num, entry.dropped)
+        if isinstance(entry, End)
+        else entry
+        for entry in entries
+    ]
+
+
+def test_a_job_is_stored_up_to_its_bound(bench: Bench, store: Store) -> None:
+    """What is beyond is left out, named by one gap, and counted as dropped beside what its runner has dropped."""
+    store.catalog.set_bound("wf_1", "job_bytes", 35)
+    attempt = store.open(JOB, "token")
+    assert append(store, attempt, 1, 5) == 6
+    assert shape(bench) == [1, 2, 3, Gap(4, 5, "quota")]
+    assert append(store, attempt, 6, 8) == 9
+    # Five bytes are left, but after the first line that is left out no other is stored.
+    with pytest.raises(QuotaReached):
+        store.append(attempt, [Line(9, NOW, "", "stderr")])
+    assert store.open(JOB, "token").next == 10
+    store.finish(attempt, Status.COMPLETED, 0, 2, 10)
+    assert shape(bench) == [1, 2, 3, Gap(4, 9, "quota"), (10, 8)]
+    job = store.get_job(JOB)
+    assert job is not None
+    assert (job.lines, job.dropped, job.last) == (9, 8, 9)
+
+
+def test_a_repeated_append_counts_nothing_twice(bench: Bench, store: Store) -> None:
+    """Its lines have their numbers already, whether they were stored or left out."""
+    store.catalog.set_bound("wf_1", "job_bytes", 25)
+    attempt = store.open(JOB, "token")
+    append(store, attempt, 1, 5)
+    before = bench.snapshot()
+    assert store.append(attempt, tens(1, 5)) == 6
+    assert bench.snapshot() == before
+    append(store, attempt, 4, 6)
+    store.finish(attempt, Status.FAILED, 1, 0, 7)
+    store.finish(attempt, Status.FAILED, 1, 0, 7)
+    assert shape(bench) == [1, 2, Gap(3, 6, "quota"), (7, 4)]
+
+
+def test_nothing_fits(bench: Bench, store: Store) -> None:
+    """A log may begin with what was left out. It is LOST with the exact numbers when its runner dies."""
+    store.catalog.set_bound("wf_1", "job_bytes", 5)
+    append(store, store.open(JOB, "token"), 1, 2)
+    attempt = store.open(JOB, "token")
+    append(store, attempt, 3, 4)
+    judge = bench.new_store(lease_seconds=0.001)
+    bench.ask("DEL", bench.key("lease"))
+    wait_until(lambda: (job := judge.get_job(JOB)) and job.status is Status.LOST, 10, "the job is lost")
+    assert shape(bench) == [Gap(1, 4, "quota"), (5, 4)]
+
+
+def test_quotas_change_while_a_job_runs(bench: Bench, store: Store) -> None:
+    """A higher one lets lines in again, a lower one holds at once, the workflow's own goes before the common one."""
+    attempt = store.open(JOB, "token")
+    store.catalog.set_common_bounds(20, 0, ["wf_1"])
+    append(store, attempt, 1, 4)
+    append(store, attempt, 5, 6)
+    store.catalog.set_bound("wf_1", "job_bytes", 40)
+    append(store, attempt, 7, 9)
+    store.catalog.set_bound("wf_1", "job_bytes", 0)
+    assert store.append(attempt, tens(10, 30)) == 31
+    store.catalog.set_bound("wf_1", "job_bytes", None)
+    append(store, attempt, 31, 31)
+    store.append_lost(attempt, 32, 33)
+    append(store, attempt, 34, 34)
+    store.finish(attempt, Status.COMPLETED, 0, 0, 35)
+    assert shape(bench) == [
+        *(1, 2, Gap(3, 6, "quota"), 7, 8, Gap(9, 9, "quota"), *range(10, 31)),
+        *(Gap(31, 31, "quota"), Gap(32, 33, "lost"), Gap(34, 34, "quota"), (35, 7)),
+    ]
+
+
+def test_jobs_of_a_workflow_share_a_day(bench: Bench, store: Store) -> None:
+    """When another day has begun, lines are stored again."""
+    store.catalog.set_bound("wf_1", "day_bytes", 55)
+    attempt, other = store.open(JOB, "token"), store.open(OTHER, "token")
+    elsewhere = store.open(JobRef("wf_2", "job_1"), "token")
+    store.append(attempt, tens(1, 4))
+    append(store, other, 1, 2)
+    append(store, attempt, 5, 6)
+    store.append(elsewhere, tens(1, 50))
+    day = int(bench.ask("HGET", bench.key("settings"), "day"))
+    assert store.catalog.bytes_today(["wf_1", "wf_2"], day) == {"wf_1": 55}
+    assert store.catalog.bytes_today(["wf_1"], day + 1) == {}
+    bench.ask("HSET", bench.key("settings"), "day", day - 1)
+    store.append(attempt, tens(7, 9))
+    assert shape(bench) == [1, 2, 3, 4, Gap(5, 6, "quota"), 7, 8, 9]
+    assert shape(bench, OTHER) == [1, Gap(2, 2, "quota")]
+    assert store.catalog.bytes_today(["wf_1"], day) == {"wf_1": 30}
+
+
+def test_common_bounds_reach_new_workflows(bench: Bench, store: Store) -> None:
+    """A job gets them from the store when it is opened. A service without any writes none."""
+    store.catalog.set_common_bounds(0, 0, ["wf_1"])
+    assert bench.keys() == set()
+    assert store.catalog.common_bounds() is None
+    store.catalog.set_common_bounds(10, 0, [])
+    attempt = store.open(JOB, "token")
+    append(store, attempt, 1, 2)
+    assert (store.catalog.bounds("wf_1"), store.catalog.common_bounds()) == ([None, None], [10, 0])
+
+
+def test_a_settings_key_of_another_type_sets_no_quota(bench: Bench, store: Store) -> None:
+    """Lines are stored all the same."""
+    store.catalog.set_common_bounds(10, 10, [])
+    bench.ask("SET", bench.key("settings"), "foreign")
+    attempt = store.open(JOB, "token")
+    assert store.append(attempt, tens(1, 9)) == 10
+
+
+def test_the_pipelined_appends_go_on_after_the_quota(bench: Bench, store: Store) -> None:
+    """The answer is no failure: the next one is received on the same connection."""
+    store.catalog.set_bound("wf_1", "job_bytes", 10)
+    attempt, channel = store.open(JOB, "token"), store.append_connection()
+    for first in (1, 3, 5):
+        channel.send(attempt, first, [LineRun(NOW, "stdout", False, [b"0123456789"] * 2)])
+    for expected in (3, 5, 7):
+        with pytest.raises(QuotaReached) as reached:
+            channel.receive()
+        assert reached.value.expected == expected
+    channel.reset()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_number_is_a_line_or_in_a_gap(bench: Bench, store: Store, seed: int) -> None:
+    """Whatever is appended, repeated, named as lost, opened anew, and whatever the bounds are meanwhile."""
+    draw = random.Random(seed)
+    attempt, last = store.open(JOB, "token"), 0
+    for _ in range(40):
+        if draw.random() < 0.2:
+            store.catalog.set_bound("wf_1", draw.choice(["job_bytes", "day_bytes"]), draw.choice([0, 100, 300, 700]))
+        if draw.random() < 0.1:
+            bench.ask("DEL", bench.key("lease"))
+            attempt = store.open(JOB, f"token-{draw.random()}")
+            assert attempt.next == last + 1
+        if last and draw.random() < 0.1:
+            store.append_lost(attempt, last + 1, last + 2)
+            last += 2
+        first, end = max(1, last + 1 - draw.randrange(3)), last + draw.randrange(1, 12)
+        with contextlib.suppress(QuotaReached):
+            store.append(attempt, tens(first, end))
+        last = end
+    store.finish(attempt, Status.COMPLETED, 0, 0, last + 1)
+    *entries, end_entry = shape(bench)
+    numbers = [n for e in entries for n in (range(e.first, e.last + 1) if isinstance(e, Gap) else [e])]
+    assert numbers == list(range(1, last + 1))
+    gaps = [entry for entry in entries if isinstance(entry, Gap)]
+    assert {gap.reason for gap in gaps} <= {"quota", "lost"}
+    left_out = sum(gap.last - gap.first + 1 for gap in gaps if gap.reason == "quota")
+    assert end_entry == (last + 1, left_out)
+    assert not any(a.reason == b.reason == "quota" and a.last + 1 == b.first for a, b in pairwise(gaps))
