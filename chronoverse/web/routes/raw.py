@@ -63,6 +63,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             headers["Content-Encoding"] = "gzip"
         response = Response(content_type=_CONTENT_TYPES[format], headers=headers)
         if request.method == "HEAD":
+            # The length of the body is not known, so the answer must not say that it is 0.
+            response.automatically_set_content_length = False
             return response
         # A download may last as long as a viewer's stream, so it counts as one.
         ticket = stream_ticket(deps)

@@ -26,7 +26,7 @@ from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
-from chronoverse.web.http.paging import json_response
+from chronoverse.web.http.paging import PRIVATE_HEADERS, json_response
 from chronoverse.web.http.problems import problem, problem_for
 from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, WaitQuery, WaitSchema
 from chronoverse.web.routes.events import line_filter_of, open_viewer, response_head
@@ -62,8 +62,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if job is None and (timeout == 0 or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if request.method == "HEAD":
-            # It starts nothing.
-            return json_response(b"")
+            # It starts nothing. The length of the body is not known, so the answer must not say that it is 0.
+            response = Response(content_type="application/json", headers=PRIVATE_HEADERS)
+            response.automatically_set_content_length = False
+            return response
         wants_line = "q" in query
         wanted = {
             "after": query.get("offset", 0 if wants_line or job is None else job.last),

@@ -285,6 +285,7 @@ def test_a_head_request_starts_no_download(client: httpx.Client, log: Foreign) -
     response = client.head(f"{log.path}/logs/raw")
 
     assert (response.status_code, response.content) == (200, b"")
+    assert "content-length" not in response.headers, "how long the download would be is not known"
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
 
 

@@ -289,5 +289,6 @@ def test_the_lines_of_an_answer_are_bounded(ask: Asking, job: Foreign) -> None:
 def test_a_head_request_waits_for_nothing(client: httpx.Client, job: Foreign) -> None:
     job.line("hay")
     began = time.monotonic()
-    assert client.head(f"{job.path}/wait?q=needle&timeout=20").status_code == 200
+    head = client.head(f"{job.path}/wait?q=needle&timeout=20")
+    assert (head.status_code, head.headers.get("content-length")) == (200, None)
     assert time.monotonic() - began < LATE
