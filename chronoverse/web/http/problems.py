@@ -114,8 +114,15 @@ def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
         for name, details in fields.items()
     ]
     # The first 10 parameters, 100 characters of a name and 500 of a detail. A client may have made up thousands.
-    entries = [{"parameter": name[:100], "detail": " ".join(map(str, details))[:500]} for name, details in found[:10]]
+    entries = [{"parameter": name[:100], "detail": _detail(details)[:500]} for name, details in found[:10]]
     return entries, len(found) - len(entries)
+
+
+def _detail(details: Any) -> str:
+    """What is wrong with a parameter: ``["…"]``, or ``{1: ["…"]}`` with what is wrong with elements of a list."""
+    if isinstance(details, dict):
+        return "; ".join(f"{index}: {' '.join(texts)}" for index, texts in details.items())
+    return " ".join(map(str, details))
 
 
 def _problem_for_unexpected_error(error: Exception) -> Response:

@@ -138,7 +138,7 @@ class CompareBody(Schema):
 
     first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = fields.List(
-        matching("[0-9a-f]{64}"),
+        matching("[0-9a-f]{64}", error="must be 64 hexadecimal digits"),
         required=True,
         validate=validate.Length(1, MAX_LINES),
         metadata={"description": "SHA-256 of each line as `/logs/raw?format=jsonl` has it, without the newline."},

@@ -372,6 +372,13 @@ def test_an_invalid_line_is_named_by_its_index(client: httpx.Client, job: Foreig
     assert messages(client, job) == []
 
 
+def test_an_invalid_digest_is_named_by_its_index(runner: Runner) -> None:
+    """The answer also says what a digest is."""
+    error = {"parameter": "lines", "detail": "1: must be 64 hexadecimal digits; 2: Not a valid string."}
+
+    assert refusal(runner.post("logs/compare", {"first": 1, "lines": ["0" * 64, "no", 3]}))["errors"] == [error]
+
+
 def test_a_line_may_be_as_long_as_the_setting_says(opened: Runner) -> None:
     """Its length is measured in bytes. A replacement character counts as the one byte that it replaced."""
     assert opened.append(1, "x" * MAX_LINE).status_code == 200
