@@ -117,6 +117,8 @@ def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Pa
     """
     job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
+        if spool.line_count == 0:
+            return SpoolNotInLog(f"{job} has ended without the run of {path}, which printed nothing")
         return SpoolNotInLog(f"{job} has ended without the {counted(spool.line_count)} of {path}")
     try:
         comparison = _compare_spool(open_comparer(), job, spool, base)

@@ -275,6 +275,19 @@ def test_a_refused_command_without_output_can_be_delivered(
     assert (end["status"], end["exit_code"]) == ("FAILED", "1")
 
 
+@pytest.mark.long
+def test_a_command_without_output_whose_job_has_ended_is_named_as_such(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef
+) -> None:
+    """There are no lines that could be missing."""
+    end_job(store, job)
+    assert chronoverse(*run_arguments(job), "true", data_dir=tmp_path, REDIS_URL=server.url).returncode == 0
+    (path,) = orphaned_spools(tmp_path / "spool")
+    done = chronoverse("deliver", str(path), data_dir=tmp_path, REDIS_URL=server.url)
+    assert done.returncode == 76
+    assert f"{job} has ended without the run of {path}, which printed nothing" in done.stderr
+
+
 # Ids that are not free, with the store and through the service
 
 
