@@ -179,7 +179,7 @@ def retention(workflow: str, time_text: str | None) -> None:
 
 def _bound(_: click.Context, __: click.Parameter, text: str | None) -> int | str | None:
     if text is not None and text != "default" and not re.fullmatch("[0-9]{1,15}", text):
-        raise click.BadParameter(f"{text} is neither a number of bytes (0 is no bound) nor `default`")
+        raise click.BadParameter("it is neither a number of bytes (0 is no bound) nor `default`")
     return int(text) if text not in (None, "default") else text
 
 

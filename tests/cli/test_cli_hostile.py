@@ -89,9 +89,10 @@ CALLS: Final = {
     "mcp": (("mcp", "--max-wait", EVIL), ()),
     "token": (("token", "--workflow", EVIL), ()),
     "retention": (("retention", "wf_1", EVIL), ()),
+    "limits": (("limits", "wf_1", "--job-bytes", EVIL), ()),
 }
 #: Commands that do not print their arguments.
-SILENT: Final = {"serve", "token", "retention"}
+SILENT: Final = {"serve", "token", "retention", "limits"}
 
 
 def test_every_command_is_called() -> None:

@@ -166,9 +166,10 @@ def archive_all(store: Store) -> None:
         chunk = store.chunks.chunks(LARGE)[-1]
         with archive_lock(store, LARGE) as token:
             store.chunks.commit_chunk(LARGE, token, chunk)
-    found = store.get_job(LOST)
-    assert found
-    assert found.status is Status.LOST
+    for ref in (LOST, OVER):
+        found = store.get_job(ref)
+        assert found
+        assert found.status is Status.LOST
     # As ``chronoverse retention`` does it.
     store.catalog.set_retention(JOB.workflow_id, 5)
     store.catalog.set_retention(JOB.workflow_id, None)
