@@ -172,8 +172,8 @@ def wait_delivered(
         if now >= show_at:
             show_at += 1
             lines, file = publisher.spool.undelivered, publisher.spool.path or "a file"
-            what = counted(lines) if lines else "the job's end"
-            show(f"delivering {what}, for up to {math.ceil(left)} s; Ctrl-C keeps them in {file}")
+            what, them = counted(lines) if lines else "the job's end", "them" if lines > 1 else "it"
+            show(f"delivering {what}, for up to {math.ceil(left)} s; Ctrl-C keeps {them} in {file}")
 
 
 def close_and_report(

@@ -67,7 +67,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     assert end is not None
     assert (end["status"], end["lines"], end["dropped"]) == ("COMPLETED", "30001", "0")
     assert "lines wait here, the job goes on" in job.stderr_text
-    assert job.stderr_text.endswith("chronoverse: the store is back\n")
+    assert job.stderr_text.count("chronoverse: the store is back\n") == 1
 
 
 def test_a_server_that_is_away_at_the_start_delays_the_job_only_shortly(

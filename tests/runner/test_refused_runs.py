@@ -218,7 +218,7 @@ def test_on_a_terminal_the_end_counts_down_and_ctrl_c_ends_it(tmp_path: Path, jo
 
     assert code == 0
     (file,) = orphaned_spools(tmp_path / "spool")
-    status = f"\r\x1b[Kchronoverse: delivering 1 line, for up to 4 s; Ctrl-C keeps them in {file}"
+    status = f"\r\x1b[Kchronoverse: delivering 1 line, for up to 4 s; Ctrl-C keeps it in {file}"
     assert status in shown.decode()
     assert "for up to 2 s" not in shown.decode()
     assert "\r\x1b[Kchronoverse: 1 line was not delivered" in shown.decode()
