@@ -131,12 +131,13 @@ class ShapeHasher(dict[bytes, int]):
 
     def __missing__(self, line: bytes) -> int:
         plain = _with_equal_ids(_without_sequences(line))
-        if plain != line:
+        # What stood around a sequence may be another one without it. Sequences are left out once only.
+        if plain != line and b"\x1b" not in plain:
             found = self[plain]
             if b"\x1b" in line:
                 _remember(self, line, found)
             return found
-        found = int.from_bytes(blake2b(self._shape(line), digest_size=HASH_BYTES).digest(), "little")
+        found = int.from_bytes(blake2b(self._shape(plain), digest_size=HASH_BYTES).digest(), "little")
         _remember(self, line, found)
         return found
 

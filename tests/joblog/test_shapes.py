@@ -4,7 +4,7 @@ import time
 from hashlib import blake2b
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.shapes import ShapeHasher
@@ -104,6 +104,7 @@ _PARTS = (
 
 
 @given(st.lists(st.sampled_from([" ", *_PARTS.split()]), max_size=9))
+@example(["\x1b", "\x1b[0m", "[", "deadbeef"])
 def test_a_hash_is_that_of_the_shape(parts: list[str]) -> None:
     """Lines that have different ids only are looked up as one line. That makes no difference to the shape."""
     message = "".join(parts)
