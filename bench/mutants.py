@@ -292,10 +292,10 @@ DEFECTS: Final = (
         "client",
     ),
     Defect(
-        "client: first gap not named",
+        "client: last gap not named",
         "client/follower.py",
-        "missing_numbers(after, state.last + 1",
-        "missing_numbers(after, state.last",
+        "reached = end if item is None",
+        "reached = None if item is None",
         "client cli",
     ),
 )
