@@ -91,7 +91,7 @@ for number, handler in (
 
 # The option --hypothesis-profile chooses one of these. They set no deadline: how long an example takes says more about
 # the machine than about the code.
-hypothesis.settings.register_profile("few", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("few", deadline=None, max_examples=10)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=FULL_EXAMPLES)
 hypothesis.settings.load_profile("few")
 
