@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from playwright.sync_api import Browser
 
 from chronoverse.joblog.model import Status
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
@@ -102,3 +103,16 @@ def test_a_browser_that_does_not_notify_says_so(open_tab: OpenTab, job: Job) -> 
     assert tab.page.is_disabled("#notify")
     job.lines("another line").end()
     tab.wait_number(2)
+
+
+def test_a_phone_has_no_button_for_notifications(browser: Browser, page_service: Service, job: Job) -> None:
+    """Its browser has the class, and refuses to make one. The page must not fail at the job's end for that."""
+    job.lines("a line")
+    context = browser.new_context(viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True)
+    tab = Tab(context, page_service).open(job.ref).wait_number(1)
+    assert tab.page.evaluate("'Notification' in window")
+    assert tab.page.get_attribute("#notify", "hidden") is not None
+    job.end()
+    tab.page.wait_for_selector(".row[data-number='1'] + .foot")
+    assert tab.faults == []
+    context.close()

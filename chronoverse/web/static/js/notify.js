@@ -14,7 +14,9 @@ $("notify").addEventListener("click", async () => {
 
 /** Shows the button while the job runs. When it has ended, readers who have asked for it are told how. */
 export function notifyOfEnd(isLive, how, name) {
-  $("notify").hidden = !isLive || !("Notification" in globalThis);
+  // Phones have the class, and its constructor throws there: https://developer.mozilla.org/en-US/docs/Web/API/Notification/Notification
+  const mayNotify = "Notification" in globalThis && !matchMedia("(pointer: coarse)").matches;
+  $("notify").hidden = !isLive || !mayNotify;
   if (isLive || $("notify").ariaPressed !== "true") return;
   toggle($("notify"), false);
   const shown = new Notification(`${name}: ${how}`, { body: location.host, tag: location.pathname });
