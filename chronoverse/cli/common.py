@@ -108,7 +108,7 @@ def print_message(text: str) -> None:
 
 @contextlib.contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows on a terminal's stderr how far the command has come. An empty text clears that."""
+    """Yields a function that shows on a terminal how far the command has come. An empty text clears the line."""
     is_terminal = sys.stderr.isatty()
     shown_at = 0.0
 
@@ -278,7 +278,7 @@ def token_for(
     def make_token() -> str | None:
         if not _is_own_service(settings, url):
             return None
-        # It is valid for a minute, because each connection gets a new one.
+        # The token is valid for a minute only: each connection gets a new one.
         return mint(local_secret(settings.data_dir), subject, [scope], [workflow], 60, time.time(), settings)
 
     return make_token

@@ -38,7 +38,7 @@ _COMMANDS: Final = {
 }
 
 
-class _Commands(click.Group):
+class _CommandGroup(click.Group):
     """The group of all commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -53,7 +53,7 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chronoverse", message="%(prog)s %(version)s")
 def commands() -> None:
     """Stream job logs: run a job, and watch it from anywhere."""

@@ -42,7 +42,7 @@ def main(directory: str, lock: str, *command: str) -> None:
         # ends, and is started again for them.
         signal.signal(number, signal.SIG_IGN)
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
-    server = _Server(command)
+    server = _SupervisedServer(command)
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, server.restart_if_dead)
     # A SIGCHLD that comes a moment before the wait does not interrupt it. The next SIGALRM does.
@@ -53,7 +53,7 @@ def main(directory: str, lock: str, *command: str) -> None:
     server.stop()
 
 
-class _Server:
+class _SupervisedServer:
     """The server's process, and what is known of its starts."""
 
     def __init__(self, command: tuple[str, ...]) -> None:

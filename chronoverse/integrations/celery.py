@@ -217,7 +217,7 @@ class TaskLogs:
     # Logs
 
     def _is_published(self, task: Any) -> bool:
-        # Not "is": each may be a proxy of the app, such as celery.current_app.
+        # Compared with ==, because each of the two may be a proxy of the app, such as celery.current_app.
         return task.app == self.app and not task.name.startswith("celery.")
 
     def _open_log(self, task: Any, request: Any) -> JobLog | None:

@@ -113,7 +113,7 @@ class PtyProcess:
 def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
     """While entered, what is typed in our terminal goes to the command, and so does the window's size.
 
-    Does nothing if we have no terminal. Yields a function: whether Ctrl-C was typed.
+    Does nothing if we have no terminal. Yields a function that says whether Ctrl-C was typed.
     """
     if not process.interactive:
         yield lambda: False
