@@ -22,4 +22,4 @@ the terms.
 """
 
 #: The version, by semantic versioning. ``docs/versions.md`` says which versions run beside each other.
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"

@@ -52,6 +52,7 @@ OWNERS: Final = {
 ENVIRONMENT: Final = {
     "settings": "it reads all settings",
     "cli.run": "it reads the variables that --mask-env names",
+    "cli.main": "a shell that completes words asks through a variable of click",
 }
 
 

@@ -12,7 +12,6 @@ from typing import Final
 
 import click
 
-from chronoverse import __version__
 from chronoverse.errors import ChronoverseError
 
 #: The module of each command, and an example, in the order of ``--help``. A module is imported when it is used.
@@ -34,6 +33,7 @@ _COMMANDS: Final = {
     "token": ("admin", "token --workflow shop-ci --ttl 8h"),
     "retention": ("admin", "retention shop-ci 90d"),
     "limits": ("admin", "limits shop-ci --job-bytes 1000000000"),
+    "completion": ("completion", "completion bash"),
     "scans": ("serve", "scans"),
 }
 
@@ -53,14 +53,33 @@ class _CommandGroup(click.Group):
         return command
 
 
+def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from chronoverse.cli.version import build_version
+
+        click.echo(f"chronoverse {build_version()}")
+        context.exit()
+
+
 @click.group(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="chronoverse", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def commands() -> None:
     """Stream job logs: run a job, and watch it from anywhere."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in ``argv``, by default the program's own arguments. Returns the exit code."""
+    if instruction := os.environ.get("_CHRONOVERSE_COMPLETE"):
+        from chronoverse.cli.completion import answer
+
+        return answer(commands, instruction)
     try:
         with commands.make_context("chronoverse", list(sys.argv[1:] if argv is None else argv)) as context:
             code = commands.invoke(context)

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -566,8 +567,31 @@ def test_a_typo_in_a_name_is_said(cli: Cli) -> None:
 
 
 def test_the_version_is_printed(cli: Cli) -> None:
-    """In the form that programs expect: the name and the number."""
-    assert cli("--version").stdout == f"chronoverse {__version__}\n"
+    """In the form that programs expect: the name and the number. A development version may have its commit, too."""
+    commit = r"(\+g[0-9a-f]{8,})?" if ".dev" in __version__ else ""
+    assert re.fullmatch(rf"chronoverse {re.escape(__version__)}{commit}\n", cli("--version").stdout)
+
+
+def test_bash_completes_commands_and_options(cli_process: Cli, tmp_path: Path) -> None:
+    """The function that ``completion`` prints asks the program."""
+    (tmp_path / "chronoverse").write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
+    (tmp_path / "chronoverse").chmod(0o755)
+    script = (
+        cli_process("completion", "bash").stdout
+        + """
+    complete_words() {
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+        _chronoverse_completion chronoverse
+        echo "${COMPREPLY[@]}"
+    }
+    complete_words chronoverse lo
+    complete_words chronoverse logs --ti
+    """
+    )
+    env = environ(tmp_path) | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=env, cwd=ROOT, capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("logs\n--timestamps\n", "")
 
 
 def test_app_py_is_serve(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def test_the_package_agrees_with_the_project() -> None:
     described = json.loads((PACKAGE / "package.json").read_text("utf-8"))
 
     assert PACKAGE.resolve() == ROOT / "chronoverse" / "web" / "static" / "client"
-    assert described["version"] == __version__
+    # npm writes the development version 0.3.0.dev0 as 0.3.0-dev.0.
+    assert described["version"] == __version__.replace(".dev", "-dev.")
     assert (PACKAGE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert not {"dependencies", "scripts", "peerDependencies"} & set(described)
 

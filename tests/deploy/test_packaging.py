@@ -15,8 +15,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from chronoverse import __version__
+from chronoverse.cli.version import build_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -195,13 +197,22 @@ def test_wheel_names_its_license(wheel: zipfile.ZipFile) -> None:
 
 
 def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
-    """The package, the wheel, the example for Kubernetes and the newest release in the changelog have the same."""
+    """The wheel has the package's. It is the newest release of the changelog, or the development of the one after it.
+
+    The example for Kubernetes has the newest release.
+    """
     releases = re.findall(r"^## \[([0-9.]+)\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     images = re.findall(r"image: .*/chronoverse:(\S+)", (ROOT / "deploy" / "kubernetes.yaml").read_text("utf-8"))
 
-    assert f"Version: {__version__}" in wheel.read(metadata).decode().splitlines()
-    assert {releases[0], *images} == {__version__}
+    (built,) = re.findall("^Version: (.*)$", wheel.read(metadata).decode(), re.M)
+    assert built == build_version()
+    assert Version(built).public == __version__
+    if Version(built).is_devrelease:
+        assert Version(releases[0]) < Version(built)
+    else:
+        assert releases[0] == built
+    assert set(images) == {releases[0]}
 
 
 def test_commit_hooks_run_what_make_lint_runs() -> None:

@@ -1,0 +1,27 @@
+"""``chronoverse completion``: completes the program's commands and options in a shell."""
+
+import click
+from click.shell_completion import shell_complete
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> int:
+    """Print what completes the commands and options in SHELL.
+
+    \b
+    bash:  chronoverse completion bash >> ~/.bashrc
+    zsh:   chronoverse completion zsh >> ~/.zshrc
+    fish:  chronoverse completion fish > ~/.config/fish/completions/chronoverse.fish
+
+    Bash must be 4.4 or newer.
+    """
+    return answer(context.find_root().command, f"{shell}_source")
+
+
+def answer(program: click.Command, instruction: str) -> int:
+    """Prints what click's ``instruction`` asks for: a shell's function, or the completions of the words that it has put
+    into the environment. Returns the exit code.
+    """
+    return shell_complete(program, {}, "chronoverse", "_CHRONOVERSE_COMPLETE", instruction)

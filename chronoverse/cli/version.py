@@ -1,0 +1,27 @@
+"""The version of a build."""
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from chronoverse import __version__
+
+
+def build_version() -> str:
+    """The version, which tells two builds of a development version apart by their commit: ``0.3.0.dev0+g1a2b3c4d``.
+
+    In a checkout, git knows the commit. An installed package has it in its metadata, because a wheel gets this
+    function's answer when it is built (``tool.hatch.version`` in ``pyproject.toml``). A release needs no commit, and a
+    source tree without git has none.
+    """
+    if ".dev" not in __version__:
+        return __version__
+    root = Path(__file__).parents[2]
+    try:
+        if not (root / ".git").exists():
+            return metadata.version("chronoverse")
+        command = ["git", "rev-parse", "--short=8", "HEAD"]
+        commit = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout.strip()
+    except (metadata.PackageNotFoundError, OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__}+g{commit}"
