@@ -24,6 +24,9 @@ SLOTS: Final = 16_384
 MAP_SECONDS: Final = 1.0
 #: Seconds between two questions for the map, however many errors there are.
 MAP_PAUSE_SECONDS: Final = 0.2
+#: Seconds for which a node gets no more commands of the pool for health checks after one was not answered. These are
+#: about what all workflows share, such as their list. No job should wait for it again and again.
+PAUSE_SECONDS: Final = 10.0
 
 
 def slot_of(workflow_id: str) -> int:
@@ -50,6 +53,8 @@ class ClusterTopology(Topology):
         self._is_stale = True
         #: When a node last failed to answer.
         self._failed_at: dict[Address, float] = {}
+        #: Until when a node gets no commands of the pool for health checks.
+        self._silent_until: dict[Address, float] = {}
         self._map_lock = threading.Lock()
 
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
@@ -57,6 +62,8 @@ class ClusterTopology(Topology):
         client = self._node(server, pool)
         # After a move it takes one redirection, and one more while the next move goes on.
         for _ in range(5):
+            if pool is PoolKind.HEALTH and self._clock() < self._silent_until.get(server, float("-inf")):
+                raise redis.ConnectionError("the node did not answer a moment ago")
             try:
                 return work(client)
             except MovedError as error:
@@ -69,6 +76,8 @@ class ClusterTopology(Topology):
                 client = AskingClient(self._node(server, pool))
             except NO_ANSWER:
                 self._mark_failed(server)
+                if pool is PoolKind.HEALTH:
+                    self._silent_until[server] = self._clock() + PAUSE_SECONDS
                 raise
         raise redis.ConnectionError("the servers send us from one to the other")
 

@@ -7,7 +7,6 @@ that dies in between leaves them wrong; :meth:`WorkflowList.read` repairs what i
 
 import contextlib
 import random
-import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -22,8 +21,6 @@ from chronoverse.store.topology import PoolKind
 CHECKED_OLDEST: Final = 3
 #: Jobs noted as running that one read checks, of all its workflows together: each takes 0.1 ms.
 CHECKED_RUNNING: Final = 20
-#: Seconds for which the list is not written after a write has failed. No job should wait for the list's server.
-PAUSE_SECONDS: Final = 10.0
 
 
 class Workflow(NamedTuple):
@@ -44,7 +41,7 @@ class Workflow(NamedTuple):
 class WorkflowList:
     """Reads and repairs the list of workflows. Every method raises as those of :class:`chronoverse.store.Store`.
 
-    ``get_jobs`` is :meth:`Store.get_jobs`. ``monotonic`` is in seconds and is never set back.
+    ``get_jobs`` is :meth:`Store.get_jobs`.
     """
 
     def __init__(
@@ -52,14 +49,11 @@ class WorkflowList:
         commands: Commands,
         listing: JobListing,
         get_jobs: Callable[[Sequence[JobRef]], Sequence[Job | StoreError | None]],
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._commands = commands
         self._keys = commands.keys
         self._listing = listing
         self._get_jobs = get_jobs
-        self._monotonic = monotonic
-        self._paused_until = float("-inf")
         #: A text that names the server of the list, as a workflow's id names that of its jobs. It is the list's key.
         self.slot: Final = commands.keys.workflows
 
@@ -74,13 +68,8 @@ class WorkflowList:
 
     def add(self, workflow_id: str, created_ms: float) -> None:
         """Adds a workflow, of which a job was created then. Nothing is raised: :meth:`read` repairs the list."""
-        now = self._monotonic()
-        if now < self._paused_until:
-            return
-        try:
+        with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
-        except StoreError:
-            self._paused_until = now + PAUSE_SECONDS
 
     def job_begun(self, job: JobRef, created_ms: float) -> None:
         """Notes that a job runs. Nothing is raised here, nor by the next two: :meth:`read` finds what they missed."""
