@@ -10,6 +10,7 @@ import boto3
 import pytest
 
 from tests.support.ports import free_port
+from tests.support.processes import stop_process
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
@@ -38,12 +39,7 @@ def s3_server() -> Iterator[tuple[str, int]]:
             boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
             yield "127.0.0.1", port
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop_process(process, STOP_SECONDS)
 
 
 def _listens(port: int) -> bool:

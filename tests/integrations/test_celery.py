@@ -21,6 +21,7 @@ from chronoverse.joblog.model import JobRef, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from tests.support.jobs import key, read_lines, read_log
+from tests.support.processes import stop_process
 from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service
@@ -92,12 +93,7 @@ class Shop:
 
     def stop(self) -> None:
         self.app.close()
-        self._worker.terminate()
-        try:
-            self._worker.wait(SOON)
-        except subprocess.TimeoutExpired:
-            self._worker.kill()
-            self._worker.wait(SOON)
+        stop_process(self._worker, SOON)
 
 
 def _client(broker: str) -> Any:

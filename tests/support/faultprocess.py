@@ -83,7 +83,7 @@ class ProxyProcess:
             return
         try:
             process.communicate(timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
+        except BaseException:
             process.kill()
             process.communicate()
             raise

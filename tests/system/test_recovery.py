@@ -236,7 +236,8 @@ def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[S
         yield site, is_s3
 
 
-def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(600)
+def test_the_page_as_it_is_printed(any_site: tuple[Site, bool]) -> None:
     """The store, the archive and then both are lost."""
     site, is_s3 = any_site
     objects = open_object_store(site.archive_url)
@@ -264,12 +265,13 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], monkeypatch: pyt
         # Archivers note the mark within two minutes. Here it is as if they had.
         objects.put(MARK, json.dumps({"mark": time.time()}).encode())
         assert "the store has lost its history" in run("archive --import")
-        assert answers(jobs) == before
-        run("retention nightly")
-        run("store-mark.json", on_archive=True)
-        assert MARK not in [each.name for each in objects.list("")]
-        site.shell("chronoverse archive --once")
-        assert answers(jobs) == before
+        with site.serving() as client:
+            assert all_routes(site, client, jobs) == before
+            run("retention nightly")
+            run("store-mark.json", on_archive=True)
+            assert MARK not in [each.name for each in objects.list("")]
+            site.shell("chronoverse archive --once")
+            assert all_routes(site, client, jobs) == before
 
     first = write_jobs(site, range(4))
     site.shell("chronoverse archive --once")
@@ -281,18 +283,19 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], monkeypatch: pyt
     assert "0 jobs imported" in site.shell(page_block("archive --import")).stdout
     assert answers(first) == as_backed_up
 
-    jobs = first + write_jobs(site, range(4, 8))
-    site.shell("chronoverse archive --once")
-    before = answers(jobs)
+    if not is_s3:  # Nothing here is about the archive.
+        jobs = first + write_jobs(site, range(4, 8))
+        site.shell("chronoverse archive --once")
+        before = answers(jobs)
 
-    # The store is gone, and there is no copy of it. Then there is one.
-    site.redis.kill()
-    site.redis.start()
-    assert site.redis.ask("DBSIZE") == 0
-    import_and_confirm(jobs, before)
-    restore_store()
-    assert site.redis.ask("ZCARD", f"chronoverse:{{{WORKFLOW}}}:jobs") == len(first)
-    import_and_confirm(jobs, before)
+        # The store is gone, and there is no copy of it. Then there is one.
+        site.redis.kill()
+        site.redis.start()
+        assert site.redis.ask("DBSIZE") == 0
+        import_and_confirm(jobs, before)
+        restore_store()
+        assert site.redis.ask("ZCARD", f"chronoverse:{{{WORKFLOW}}}:jobs") == len(first)
+        import_and_confirm(jobs, before)
 
     # Both are gone.
     restore_archive()
