@@ -5,7 +5,7 @@ class: ``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -288,6 +288,20 @@ class CorruptLog(AppendRefused):
 
     reason = "TAINTED"
     exit_code = os.EX_DATAERR
+
+
+class LabelSet(AppendRefused):
+    """Raised when a label has another value already, or the job has no room for it. Nothing was changed.
+
+    ``keys`` are those of the labels that were refused.
+    """
+
+    reason = "label-set"
+
+    def __init__(self, keys: Sequence[str], message: str | None = None):
+        what = message or "has another value already, or the job has as many labels as it may have"
+        super().__init__(f"label {', '.join(keys)}: {what}")
+        self.keys = tuple(keys)
 
 
 class SequenceGap(AppendRefused):

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.joblog import events
+from chronoverse.joblog.labels import Labels
 
 #: Workflow and job ids. Nothing that matches can escape a Redis key, a path or a log line.
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
@@ -265,6 +266,7 @@ class Job:
     archived: int = 0
     redactions: int = 0
     first_stored: int = 1
+    labels: Labels = ()
 
     @property
     def age(self) -> tuple[int, bool]:
@@ -316,8 +318,8 @@ class Job:
         return self.closing_frames(end, lease_seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """The answer of ``GET /workflows/{w}/jobs/{j}``."""
-        return {
+        """The answer of ``GET /workflows/{w}/jobs/{j}``. It has ``labels`` only if the job has any."""
+        state = {
             "workflow_id": self.ref.workflow_id,
             "id": self.ref.job_id,
             "status": self.status,
@@ -331,9 +333,10 @@ class Job:
             "first_sequence_num": self.first,
             "last_sequence_num": self.last,
         }
+        return {**state, "labels": dict(self.labels)} if self.labels else state
 
     def to_frame(self) -> bytes:
-        """The ``job`` frame. It has the last four keys only when the job has ended."""
+        """The ``job`` frame. It has how the job ended only when it has, and ``labels`` only if the job has any."""
         state: dict[str, Any] = {
             "status": self.status,
             "attempt": self.attempt,
@@ -344,4 +347,6 @@ class Job:
         if self.status.terminal:
             fields = self.to_json()
             state |= {key: fields[key] for key in ("exit_code", "lines", "dropped", "finished_at")}
+        if self.labels:
+            state["labels"] = dict(self.labels)
         return events.job_frame(state)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from hashlib import sha1
 from typing import Any
 
-from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, QuotaReached, SequenceGap
+from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, LabelSet, QuotaReached, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
+from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import (
     MAX_NUMBER,
     End,
@@ -51,8 +52,8 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
     """
     if reply is None:
         return None
-    flat, first_id, last_id, first_timestamp, terminal, _, listed = reply
-    fields = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    flat, first_id, last_id, first_timestamp, terminal, _, listed, labels = reply
+    fields = dict(_pairs(flat))
     # Nothing can be shown beyond the largest number.
     last = min(entry_number(last_id), MAX_NUMBER) if last_id else 0
     status = fields.get("status", "")
@@ -78,6 +79,8 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         last=max(last, archived),
         archived=archived,
         redactions=parse_number(fields.get("redactions", "")) or 0,
+        # A value that is not UTF-8 is not a label's: it gets half a surrogate pair.
+        labels=read_labels(_pairs(labels, "surrogateescape")),
     )
     job = job.ended(end) if end else job
     first_stored = min(max(entry_number(first_id), 1), MAX_NUMBER) if first_id else job.last + 1
@@ -104,6 +107,11 @@ def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_en
     )
 
 
+def _pairs(flat: Sequence[bytes], errors: str = "replace") -> Iterator[tuple[str, str]]:
+    texts = [each.decode("utf-8", errors) for each in flat]
+    return zip(texts[::2], texts[1::2], strict=True)
+
+
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
@@ -117,6 +125,8 @@ def accepted(answer: list[Any]) -> list[Any]:
         raise SequenceGap(answer[1])
     if word == "QUOTA":
         raise QuotaReached(answer[1])
+    if word == "LABEL_SET":
+        raise LabelSet([key.decode() for key in answer[1:]])
     raise {
         "HELD": Held("another live runner holds this job"),
         "RUNS": Held("a live runner holds this job"),

@@ -5,7 +5,7 @@ import copy
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
@@ -13,6 +13,7 @@ import redis
 
 from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
@@ -149,10 +150,11 @@ class Store:
         args = (iso_timestamp(self._clock()), self._lease_ms, self._retention_ms, self._grace_ms)
         return job.workflow_id, [self._keys.of(job, kind) for kind in RUNNER_KEYS], args
 
-    def register(self, job: JobRef) -> bool:
-        """Makes a PENDING job. True when it is new. Raises :class:`Deleted`."""
+    def register(self, job: JobRef, labels: Labels = ()) -> bool:
+        """Makes a PENDING job. True when it is new. Raises :class:`Deleted`, :class:`LabelSet`."""
         now = self._clock()
-        args = (iso_timestamp(now), _milliseconds(now), job.job_id, self.retention_ms(job.workflow_id))
+        keep_ms = self.retention_ms(job.workflow_id)
+        args = (iso_timestamp(now), _milliseconds(now), job.job_id, keep_ms, *chain.from_iterable(labels))
         new, created_ms = self._ask("register", job, ("job", "jobs"), *args)
         self.workflows.add(job.workflow_id, float(created_ms))
         return bool(new)
@@ -205,11 +207,11 @@ class Store:
 
     # Writing a log
 
-    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
+    def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         """Takes the job's lease for a new attempt. The caller makes up ``token``, which nobody else can guess.
 
-        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; :class:`SequenceGap`, with
-        nothing changed, when the attempt's first line would not get the number ``first``.
+        Raises :class:`Held`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`; with nothing changed also
+        :class:`SequenceGap` when the attempt's first line would not get the number ``first``, and :class:`LabelSet`.
         """
         now = self._clock()
         times = (self._lease_ms, iso_timestamp(now), _milliseconds(now))
@@ -217,7 +219,8 @@ class Store:
         args = (token, *times, job.job_id, 1000 * retention if retention else "", first or "")
         bounds = self.catalog.common_bounds(PoolKind.HEALTH)
         kinds = (*RUNNER_KEYS, "jobs", "settings") if bounds else (*RUNNER_KEYS, "jobs")
-        attempt, next_number, created_ms = self._ask("open", job, kinds, *args, *(bounds or ()))
+        args = (*args, *(bounds or ("", "")), *chain.from_iterable(labels))
+        attempt, next_number, created_ms = self._ask("open", job, kinds, *args)
         self.workflows.job_begun(job, float(created_ms))
         return Attempt(job, token, attempt, next_number)
 

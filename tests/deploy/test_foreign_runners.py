@@ -18,8 +18,8 @@ from tests.support.service import Service, serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
-#: The section's blocks of commands: a whole log, the start of a job with a lease, a renewal, and an expiry.
-WHOLE_LOG, WITH_LEASE, RENEWAL, EXPIRY = re.findall(
+#: The section's blocks of commands: a whole log, its labels, the start of a job with a lease, a renewal, and an expiry.
+WHOLE_LOG, LABELS, WITH_LEASE, RENEWAL, EXPIRY = re.findall(
     r"```sh\n(redis-cli .*?)```", (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8"), re.DOTALL
 )
 RETENTION_SECONDS: Final = 3
@@ -88,10 +88,12 @@ def test_plain_commands_are_enough(server: GuardedServer, service: Service, shel
     assert listed(service, "job_1") is None
     assert ask(service, "/job_1").json()["status"] == "RUNNING"
     assert listed(service, "job_1") == "RUNNING"
+    shell.run(LABELS)
     shell.run(end)
     assert server.ask("PTTL", log) == -1
     job: dict[str, Any] = ask(service, "/job_1").json()
     assert (job["status"], job["exit_code"], job["lines"]) == ("COMPLETED", 0, 2)
+    assert job["labels"] == {"branch": "main", "commit": "4f0c1de"}
     assert 0 < server.ask("PTTL", log) <= 1_000 * RETENTION_SECONDS
     page = ask(service, "/job_1/logs").json()
     assert [line["message"] for line in page["logs"]] == ["Starting", "Done"]

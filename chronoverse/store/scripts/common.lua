@@ -104,6 +104,28 @@ local function refusal(job, lease, token, attempt)
   return is_terminal(status) and status ~= 'LOST' and 'CLOSED' or 'FENCED'
 end
 
+-- The keys of those labels, in `argv` from `at` on as key, value, …, that cannot be set: they have another value, or the
+-- job has ended, or has no room for more. Each label is a field of the hash. To set it again to the same value is no error.
+local function refused_labels(job, argv, at)
+  if #argv < at then return {} end
+  local refused, count = {}, whole_number(redis.call('HGET', job, 'labels')) or 0
+  local most = is_terminal(redis.call('HGET', job, 'status')) and 0 or 16
+  for each = at, #argv, 2 do
+    local value = redis.call('HGET', job, 'label:' .. argv[each])
+    if not value then count = count + 1 end
+    if value and value ~= argv[each + 1] or not value and count > most then refused[#refused + 1] = argv[each] end
+  end
+  return refused
+end
+
+-- Sets those labels, none of which is refused. The hash's field `labels` counts them.
+local function set_labels(job, argv, at)
+  if #argv < at then return end
+  local count = whole_number(redis.call('HGET', job, 'labels')) or 0
+  for each = at, #argv, 2 do count = count + redis.call('HSETNX', job, 'label:' .. argv[each], argv[each + 1]) end
+  redis.call('HSET', job, 'labels', string.format('%.0f', count))
+end
+
 -- What XINFO says of the log, which must exist. Raises WRONGTYPE when it is not a stream.
 local function stream_info(log)
   local info, flat = {}, redis.call('XINFO', 'STREAM', log)

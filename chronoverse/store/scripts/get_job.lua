@@ -4,7 +4,7 @@
 -- ->    nil when there is neither a log nor a hash, and when the job is deleted or is being deleted; else
 --       {job hash as field, value, …; first id; last id, or that of the terminal entry; first entry's timestamp; terminal
 --       entry as field, value, …; 1 during the grace period of an expired lease; the score in the listing of a job whose
---       hash has no created_at}
+--       hash has no created_at; its labels as key, value, …, sorted}
 -- Of the hash and of the terminal entry only the known fields are read. Of the hash none is read that is longer than
 -- FIELD_BYTES, and those of the terminal entry are cut off there.
 -- Only a job that has had a lease (it has an attempt) can be LOST. A foreign runner without a lease is never LOST.
@@ -16,7 +16,7 @@
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local FIELDS = {
   'status', 'attempt', 'created_at', 'started_at', 'finished_at', 'exit_code', 'lines', 'dropped', 'archived',
-  'archived_first', 'archive_state', 'redactions', 'deleting',
+  'archived_first', 'archive_state', 'redactions', 'deleting', 'labels',
 }
 local TERMINAL = {event = true, status = true, exit_code = true, lines = true, dropped = true, timestamp = true}
 -- Longer than any value of ours. Another writer may have written megabytes, and thousands of jobs are read together.
@@ -77,6 +77,30 @@ local function listed_at()
   local workflow, id = string.match(job, '^(.*}:)(.*):job$')
   local scores = redis.pcall('ZMSCORE', workflow .. 'jobs', id)
   return scores[1] or ''
+end
+
+-- The labels, of which there are 16 at most, as key, value, …. Our scripts count them in `labels`, and a foreign runner sets
+-- them with HSET alone. A hash that is much longer than ours is not read for them, nor one that the user may not read as
+-- a whole. To read the hash of each job as a whole would cost a tenth of this script's time.
+local function read_labels(hash)
+  if field(hash, 'attempt') and field(hash, 'created_at') and not field(hash, 'labels') then return {} end
+  local length = redis.pcall('HLEN', job)
+  local fields = type(length) == 'number' and length <= 100 and redis.pcall('HGETALL', job) or {}
+  local values, keys, labels = {}, {}, {}
+  for at = 1, #fields, 2 do
+    local key = string.match(fields[at], '^label:([a-z][a-z0-9._/-]*)$')
+    -- 256 characters of UTF-8, and a key of 63.
+    if key and #key <= 63 and #fields[at + 1] <= 1024 then
+      keys[#keys + 1] = key
+      values[key] = fields[at + 1]
+    end
+  end
+  table.sort(keys)
+  for at = 1, math.min(#keys, 16) do
+    labels[2 * at - 1] = keys[at]
+    labels[2 * at] = values[keys[at]]
+  end
+  return labels
 end
 
 -- The retention in ms of a job that a foreign runner has ended: the one of its workflow, or else the common one. Only our
@@ -148,7 +172,7 @@ local first, last = info['first-entry'], info['last-entry']
 local terminal = exists and find_end(hash, last, noted)
 note_end(field(hash, 'status'), terminal, seen)
 local listed = field(hash, 'created_at') and '' or listed_at()
-if not exists then return {hash, '', '', '', {}, in_grace, listed} end
+if not exists then return {hash, '', '', '', {}, in_grace, listed, read_labels(hash)} end
 local started_at = first and field(first[2], 'timestamp') or ''
 return {
   hash,
@@ -158,4 +182,5 @@ return {
   terminal and read_terminal(terminal[2]) or {},
   in_grace,
   listed,
+  read_labels(hash),
 }

@@ -2,8 +2,9 @@
 -- KEYS  log, job, lease, jobs; settings, if the common bounds are known
 -- ARGV  token, lease in ms, now (ISO 8601), now (Unix ms), job id, the workflow's own retention in ms ('' for none),
 --       the number that the first line must get ('' for any), the common bounds in bytes for a job and for a day of the
---       workflow, if they are known
+--       workflow ('' if they are not known), then labels as key, value, …
 -- ->    OK attempt next score (the job's creation time in the listing) | DELETED | HELD | CLOSED | TAINTED last-id | GAP next, when the first line would get another number
+--       | LABEL_SET key … (the labels that cannot be set)
 -- The caller makes up the token. So when it repeats the call after a lost reply, it has the lease already, and nothing
 -- changes.
 local log, job, lease, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -19,6 +20,8 @@ if problem == 'TAINTED' then return {'TAINTED', last} end
 local holder = redis.call('GET', lease)
 if not is_free(holder) and holder ~= token then return {'HELD'} end
 if ARGV[7] ~= '' and holder ~= token and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} end
+local refused = refused_labels(job, ARGV, 10)
+if #refused > 0 then return {'LABEL_SET', unpack(refused)} end
 -- No later command fails: all keys have the right type, and without memory this first write is refused.
 list_job(jobs, ARGV[5], ARGV[4], has_log or redis.call('EXISTS', job) == 1)
 local attempt = whole_number(redis.call('HGET', job, 'attempt')) or 0
@@ -32,6 +35,7 @@ if not has_log then
   redis.call('HSETNX', job, 'created_at', ARGV[3])
   redis.call('HSETNX', job, 'started_at', ARGV[3])
 end
+set_labels(job, ARGV, 10)
 if ARGV[6] ~= '' or redis.call('HGET', job, 'retention_ms') then redis.call('HSET', job, 'retention_ms', ARGV[6]) end
 -- The append takes the bounds from the settings. A settings key of another type holds no settings.
 if KEYS[5] then redis.pcall('HSET', KEYS[5], 'common_job_bytes', ARGV[8], 'common_day_bytes', ARGV[9]) end

@@ -1,12 +1,16 @@
 -- Registers a PENDING job, so that viewers can open it before it starts.
 -- KEYS  job, jobs
--- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (of a job that no runner ever opens)
+-- ARGV  now (ISO 8601), now (Unix ms), job id, retention in ms (of a job that no runner ever opens), then labels as key,
+--       value, …
 -- ->    OK new (1 or 0) score (the job's creation time in the listing) | DELETED
+--       | LABEL_SET key … (the labels that cannot be set; of a job that has ended all that it does not have)
 -- A job that a foreign runner has begun is there already. Its log is not one of KEYS, for the reason that is_deleted()
 -- gives.
 local job, jobs = KEYS[1], KEYS[2]
 if is_deleted(job) then return {'DELETED'} end
 check_types(job, jobs)
+local refused = refused_labels(job, ARGV, 5)
+if #refused > 0 then return {'LABEL_SET', unpack(refused)} end
 local has_log = redis.call('EXISTS', (string.gsub(job, 'job$', 'log'))) == 1
 list_job(jobs, ARGV[3], ARGV[2], has_log or redis.call('EXISTS', job) == 1)
 local new = has_log and 0 or redis.call('HSETNX', job, 'status', 'PENDING')
@@ -14,4 +18,5 @@ if new == 1 then
   redis.call('HSETNX', job, 'created_at', ARGV[1])
   redis.call('PEXPIRE', job, ARGV[4])
 end
+set_labels(job, ARGV, 5)
 return {'OK', new, listed_score(jobs, ARGV[3])}

@@ -1,0 +1,57 @@
+"""Labels: what a job was for, such as its ``branch``. They are set once, and chosen by whoever writes the job.
+
+In the store each is a field of the job's hash, ``label:KEY``. Everybody who may write there may have written anything.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+#: Labels by their keys, in the order of the keys.
+Labels = tuple[tuple[str, str], ...]
+
+#: Labels of a job, at most.
+MAX_LABELS: Final = 16
+_KEY: Final = re.compile(r"[a-z][a-z0-9._/-]{0,62}", re.ASCII)
+#: No control characters, and no halves of surrogate pairs, which are no characters and cannot be stored as UTF-8.
+_VALUE: Final = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """A label that is written as KEY=VALUE. Raises ValueError, which says what is wrong."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError("a label is KEY=VALUE, such as branch=main")
+    return _check(key, value)
+
+
+def _check(key: str, value: str) -> tuple[str, str]:
+    if not _KEY.fullmatch(key):
+        raise ValueError("a label's key is 1 to 63 of a-z 0-9 . _ / - and starts with a letter from a to z")
+    if not _VALUE.fullmatch(value):
+        raise ValueError(f"the value of the label {key} is 1 to 256 characters without control characters")
+    return key, value
+
+
+def check_labels(labels: object) -> Labels:
+    """The labels of a mapping that somebody has given us. Raises ValueError, which says what is wrong."""
+    if not isinstance(labels, Mapping) or any(type(text) is not str for pair in labels.items() for text in pair):
+        raise ValueError("labels are an object of texts by their keys")
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"a job may have {MAX_LABELS} labels")
+    return tuple(sorted(_check(key, value) for key, value in labels.items()))
+
+
+def read_labels(pairs: Iterable[tuple[object, object]]) -> Labels:
+    """The first labels among ``pairs``, which anybody may have written. Those that are none are left out."""
+    found = (
+        (key, value)
+        for key, value in pairs
+        if isinstance(key, str) and isinstance(value, str) and _KEY.fullmatch(key) and _VALUE.fullmatch(value)
+    )
+    return tuple(sorted(dict(found).items()))[:MAX_LABELS]
+
+
+def has_labels(labels: Labels, wanted: Iterable[Sequence[str]]) -> bool:
+    """Whether a job with these ``labels`` has all that are ``wanted``, each a key and a value."""
+    return all((key, value) in labels for key, value in wanted)

@@ -1,0 +1,79 @@
+"""The labels of a job: set once by its runners, or written into its hash by anybody."""
+
+import pytest
+
+from chronoverse.errors import LabelSet
+from chronoverse.joblog.labels import Labels, check_labels
+from chronoverse.joblog.model import JobRef, Status
+from chronoverse.store import Store
+from tests.support.bench import JOB, NOW, Bench
+
+MAIN = check_labels({"branch": "main", "commit": "4f0c1de"})
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    return bench.store
+
+
+def labels(store: Store, job: JobRef = JOB) -> Labels | None:
+    found = store.get_job(job)
+    return found.labels if found else None
+
+
+def test_labels_are_set_once_by_each_way_in(bench: Bench, store: Store) -> None:
+    assert store.register(JOB, MAIN)
+    assert not store.register(JOB, check_labels({"step": "test"}))
+    attempt = store.open(JOB, "token", labels=check_labels({"branch": "main", "os": "é"}))
+    assert store.open(JOB, "token", labels=MAIN) == attempt
+    everything = check_labels({"branch": "main", "commit": "4f0c1de", "os": "é", "step": "test"})
+    assert labels(store) == everything
+    before = bench.snapshot()
+    for refused in (lambda given: store.open(JOB, "token", labels=given), lambda given: store.register(JOB, given)):
+        with pytest.raises(LabelSet, match="label branch, step: has another value") as error:
+            refused(check_labels({"branch": "next", "step": "build", "url": "https://ci.example.com/1"}))
+        assert error.value.keys == ("branch", "step")
+    assert bench.snapshot() == before
+    store.finish(attempt, Status.COMPLETED, 0, 0, 1)
+    assert not store.register(JOB, MAIN)
+    with pytest.raises(LabelSet):
+        store.register(JOB, check_labels({"late": "x"}))
+    assert labels(store) == everything
+
+
+def test_a_job_without_labels_has_the_fields_and_the_json_that_it_always_had(bench: Bench, store: Store) -> None:
+    store.register(JOB)
+    store.open(JOB, "token")
+    job = store.get_job(JOB)
+    assert job is not None
+    assert "labels" not in job.to_json()
+    assert b"labels" not in job.to_frame()
+    assert set(bench.hash()) == {"status", "created_at", "attempt", "started_at"}
+
+
+def test_there_is_no_room_for_a_seventeenth(store: Store) -> None:
+    store.register(JOB, check_labels({f"k{number:02}": "v" for number in range(14)}))
+    with pytest.raises(LabelSet) as error:
+        store.open(JOB, "token", labels=check_labels({"k00": "v", "x1": "v", "x2": "v", "x3": "v"}))
+    assert error.value.keys == ("x3",)
+    store.open(JOB, "token", labels=check_labels({"k00": "v", "x1": "v", "x2": "v"}))
+    assert len(labels(store) or ()) == 16
+
+
+def test_a_foreign_runner_sets_labels_with_hset_and_bad_ones_are_left_out(bench: Bench, store: Store) -> None:
+    bench.ask("HSET", bench.key("job"), "label:branch", "main", "label:url", "u" * 256, "label:empty", "")
+    assert store.get_job(JOB) is None
+    bench.xadd("1-0", "timestamp", NOW, "message", "a")
+    bad = ["label:", "label:Upper", "label:a b", f"label:{'k' * 64}", "label", "xlabel:a", b"label:\xff", "label:a\0"]
+    for field in bad:
+        bench.ask("HSET", bench.key("job"), field, "v")
+    for key, value in {"big": "v" * 2**20, "long": "v" * 257, "escape": "\x1b[31m", "bytes": b"\xff\xfe"}.items():
+        bench.ask("HSET", bench.key("job"), f"label:{key}", value)
+    expected = check_labels({"branch": "main", "url": "u" * 256})
+    assert labels(store) == expected
+    (job,) = store.get_jobs([JOB])
+    assert job == store.get_job(JOB)
+    # A hash that is far larger than any of ours is not read, and the job is there all the same.
+    bench.ask("HSET", bench.key("job"), *(each for number in range(200) for each in (f"x{number}", "y")))
+    assert labels(store) == ()
+    assert store.open(JOB, "token", labels=check_labels({"branch": "main"})).next == 2
