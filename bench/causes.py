@@ -25,7 +25,7 @@ from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
 from chronoverse.history.tiered_log import Search
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
-from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
+from chronoverse.joblog.shapes import ShapeHasher
 
 SET: Final = Path(__file__).parent / "failures" / "set.txt"
 #: Runs that were written when the rule seemed to be ready. It had the telling line of four on the first screen then.
@@ -113,10 +113,8 @@ def summarize(failure: Failure) -> dict[str, Any]:
         found = lines[: position - 1][::-1] if descending else lines[position:]
         yield Batch([*found[:limit]], 0 if descending else len(lines), True)
 
-    hasher, runs = ShapeHasher(), [ShapeSet() for _ in failure.good]
-    for run, messages in zip(runs, failure.good, strict=True):
-        run.add(hasher.hashes(messages))
-    new = NewLines(runs, hasher)
+    hasher = ShapeHasher()
+    new = NewLines({shape for messages in failure.good for shape in hasher.hashes(messages)}, hasher)
     json = read_summary(job, read, (PageBudget, PageBudget), hasher, new, ["good"], SummaryProgress(), 65_536)
     return {**orjson.loads(json), "new_numbers": [line.sequence_num for line in lines if new.is_new(line)]}
 

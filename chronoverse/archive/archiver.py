@@ -23,7 +23,7 @@ from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy, delete_job
-from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
+from chronoverse.archive.shape_sets import ShapeSetBuilder
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
@@ -38,7 +38,7 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
-from chronoverse.joblog.model import Job, JobRef, ListingPosition, Status, seconds_of
+from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
@@ -108,6 +108,8 @@ class _Queue:
         self.throttled: Final[set[JobRef]] = set()
         #: Ended jobs that are to be archived, with the time of their end in Unix seconds.
         self.ended: Final[dict[JobRef, float]] = {}
+        #: Archived jobs that lack a set of shapes of this version. The values have no meaning.
+        self.without_shapes: Final[dict[JobRef, None]] = {}
         #: Jobs that may have garbage, in the order in which it is to be collected. The values have no meaning.
         self.with_garbage: Final[dict[JobRef, None]] = {}
         self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
@@ -120,7 +122,7 @@ class _Queue:
 
     def can_skip(self, ref: JobRef) -> bool:
         """Whether the job is snoozed, or is known to be archived next."""
-        return ref in self.ended or self._snoozed_until.get(ref, 0) > self._monotonic()
+        return ref in self.ended or ref in self.without_shapes or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
         self.forget(ref)
@@ -159,6 +161,7 @@ class _Queue:
     def forget(self, ref: JobRef) -> None:
         self.running.pop(ref, None)
         self.ended.pop(ref, None)
+        self.without_shapes.pop(ref, None)
         self._snoozed_until.pop(ref, None)
         self.throttled.discard(ref)
 
@@ -201,7 +204,7 @@ class Archiver:
         self._retentions: dict[str, int | None] = {}
         #: The jobs that the round has found so far.
         self._round_found: set[JobRef] = set()
-        #: The shapes of the ended log that is archived just now, as far as its chunks were read.
+        #: The shapes of the ended log that is archived just now, as far as its chunks were written or read.
         self._shapes: ShapeSetBuilder | None = None
         #: Whether the last step on jobs without a large log was to collect garbage.
         self._collected_last = False
@@ -269,6 +272,8 @@ class Archiver:
         """
         largest = max(self._queue.running.items(), key=lambda item: item[1], default=None)
         with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
+        # What an earlier version has archived comes last. There may be very much of it.
+        ended = ended or next(iter(self._queue.without_shapes), None)
         moved = 0
         if largest is not None and largest[1] >= self._policy.hot_bytes * HIGH_MARK:
             with self._isolated(largest[0]):
@@ -351,63 +356,69 @@ class Archiver:
     # Ended logs
 
     def _archive_ended(self, ref: JobRef) -> int:
-        """Moves the next chunk of an ended log, or collects shapes, or completes the archive of the job."""
+        """Moves the next chunk of an ended log, or collects its shapes, or completes the archive of the job."""
         (job,) = self._store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
         if job is None or job.end is None:
-            del self._queue.ended[ref]
+            self._queue.forget(ref)
             return 0
         with self._locked(ref) as job_objects:
             state = self._store.catalog.archive_state(ref)
+            # After an error the set is not kept: nobody knows then which lines it has.
+            shapes, self._shapes = self._shapes, None
+            if shapes is None or shapes.job != ref:
+                shapes = ShapeSetBuilder(ref)
             chunk = None
             if not state.complete:
                 # The terminal entry is read, too: numbers may be missing just before it.
-                chunk = write_chunk(job_objects, state, job.end.sequence_num + 1, trim=False)
-            if chunk is None and (state.complete or self._collect_shapes(job)):
-                self._complete(job_objects, job, state)
+                end = job.end.sequence_num + 1
+                chunk = write_chunk(job_objects, state, end, trim=False, on_frame=shapes.add_text)
+            if chunk is not None:
+                shapes.chunks.add(chunk.name)
+                self._shapes = shapes
+            elif state.has_shapes or self._collect_shapes(job, shapes):
+                self._complete(job_objects, job, state, shapes)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
-    def _collect_shapes(self, job: Job) -> bool:
-        """Adds one chunk to the set of the job's shapes. Returns whether nothing is left to do.
-
-        Only jobs that have COMPLETED are compared with. Without a set, a scan reads the log itself.
-        """
-        if job.status is not Status.COMPLETED:
-            return True
-        shapes = self._shapes
-        if shapes is not None and shapes.job == job.ref and not shapes.is_complete:
-            try:
-                shapes.add_chunk()
+    def _collect_shapes(self, job: Job, shapes: ShapeSetBuilder) -> bool:
+        """Adds one chunk to the job's shapes that was not written just now. Returns whether nothing is left to do."""
+        if not shapes.left:
+            # The records are read before the first chunk and after the last: a redaction may replace some meanwhile.
+            chunks = self._store.chunks.chunks(job.ref)
+            missing = shapes.missing(chunks)
+            if missing is None:
+                shapes, missing = ShapeSetBuilder(job.ref), chunks
+            if not missing or inconsistency(job, chunks):
+                return True
+            shapes.left = [*missing]
+        chunk = shapes.left.pop(0)
+        try:
+            shapes.add_chunk(chunk, self._objects.get(chunk.name))
+        except ArchiveDamaged as error:
+            if chunk not in self._store.chunks.chunks(job.ref):
                 return False
-            except ArchiveDamaged as error:
-                if shapes.name == shape_set_name(job.ref, self._store.chunks.chunks(job.ref)):
-                    log.warning("no set of shapes: %s", error, extra={"fields": {"job": str(job.ref)}})
-                    self._shapes = None
-                    return True
-        # The records are read before the first chunk and after the last: a redaction may have replaced some meanwhile.
-        chunks = self._store.chunks.chunks(job.ref)
-        if inconsistency(job, chunks):
+            log.warning("no set of shapes: %s", error, extra={"fields": {"job": str(job.ref)}})
             return True
-        if shapes is None or shapes.name != shape_set_name(job.ref, chunks):
-            self._shapes = shapes = ShapeSetBuilder(self._objects, job.ref, chunks)
-        return shapes.is_complete
+        self._shapes = shapes
+        return False
 
-    def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState) -> None:
+    def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState, shapes: ShapeSetBuilder) -> None:
         left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
-        shapes, self._shapes = self._shapes, None
         now = self._clock()
         problem = None
-        if not state.complete:
-            problem = complete(job_objects, job, hot_seconds, now, state.ended_at or now, shapes)
+        if not state.has_shapes:
+            ended_at = state.ended_at or now
+            problem = complete(job_objects, job, hot_seconds, now, ended_at, shapes, again=state.complete)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
             return
         self._queue.record_progress(job.ref)
-        metrics.JOBS_ARCHIVED.labels("archived").inc()
-        log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
+        if not state.complete:
+            metrics.JOBS_ARCHIVED.labels("archived").inc()
+            log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
         self._queue.snooze(job.ref, min(MAX_SNOOZE_SECONDS, self._policy.orphan_seconds, left))
 
     def _seconds_left(self, ref: JobRef, state: ArchiveState) -> float:
@@ -519,6 +530,8 @@ class Archiver:
             elif not state.swept:
                 left = min(left, sweep_at - now)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
+            if not state.has_shapes:
+                self._queue.without_shapes[ref] = None
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
         """Whether a job is over its retention by its own dates, too: the store may have lost its dates."""

@@ -6,11 +6,12 @@ from functools import partial
 from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder
 from chronoverse.archive.job_objects import JobObjects
 from chronoverse.archive.manifest import manifest_json, manifest_name
-from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_name
+from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_names
 from chronoverse.errors import AppendRefused
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
+from chronoverse.joblog.shapes import VERSION
 from chronoverse.store.catalog import ArchiveState
 from chronoverse.store.prefetch import AdaptiveBatch
 
@@ -24,15 +25,16 @@ def write_chunk(
     trim: bool,
     level: int = COMPRESSION_LEVEL,
     on_page: Callable[[], object] = lambda: None,
+    on_frame: Callable[[bytes], object] = bool,
 ) -> Chunk | None:
     """Moves the next lines, about ``text_bytes`` of JSON, into the archive. Their numbers are less than ``end``.
 
-    With ``trim`` they are removed from the store. ``level`` is zstd's. ``on_page`` is called after each read. Returns
-    None when there are no such lines. Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`,
-    :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`.
+    With ``trim`` they are removed from the store. ``level`` is zstd's. ``on_page`` is called after each read, and
+    ``on_frame`` with the JSON Lines of each frame. Returns None when there are no such lines. Raises :class:`Fenced`,
+    :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
-    builder = ChunkBuilder(to.job, first, level=level)
+    builder = ChunkBuilder(to.job, first, level=level, on_frame=on_frame)
     read = partial(to.store.read_sequential, to.job)
     last = fill(builder, read, state.first, end, text_bytes=text_bytes, on_page=on_page)
     if last is None or builder.last < builder.first:
@@ -82,21 +84,23 @@ def fill(
 
 
 def complete(
-    to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, shapes: ShapeSetBuilder | None = None
+    to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, shapes: ShapeSetBuilder, *, again: bool
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    The log stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the
-    end since then. The ``shapes`` are written, too, if they are those of these chunks. Returns None, or in words why
-    the chunks are not the log; then nothing was written. Raises as :func:`write_chunk` does.
+    With ``again`` it was so before, and its shapes were missing, or had the form of an earlier version. The log stays
+    in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the end since
+    then. The ``shapes`` are written, too, if they are those of these chunks. Returns None, or in words why the chunks
+    are not the log; then nothing was written. Raises as :func:`write_chunk` does.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):
         return wrong
-    if shapes is not None and shapes.name == shape_set_name(to.job, chunks):
-        to.objects.put(shapes.name, shapes.shapes.to_bytes())
-        to.on_step("shapes")
     sha256 = combined_sha256(chunks)
+    set_name, earlier_set = shape_set_names(to.job, sha256)
+    if shapes.missing(chunks) == []:
+        to.objects.put(set_name, shapes.shapes.to_bytes())
+        to.on_step("shapes")
     # The fields of the job's hash, as our own runner leaves them. Foreign runners leave none. They say what the job has
     # said of itself before.
     names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
@@ -110,15 +114,18 @@ def complete(
             to.token,
             archived=chunks[-1].last,
             sha256=sha256,
+            shapes=VERSION,
             hot_ms=round(hot_seconds * 1000),
             created_ms=round((job.created_seconds or now) * 1000),
             state={**state, "archived_at": iso_timestamp(now)},
         )
     except AppendRefused:
         # Without the lock, the chunks may have been redacted before the shapes of the old text were written.
-        if shapes is not None:
-            to.objects.delete(shapes.name)
+        if to.store.chunks.chunks(to.job) != chunks:
+            to.objects.delete(set_name)
         raise
+    if again:
+        to.objects.delete(earlier_set)
     to.on_step("completed")
     return None
 

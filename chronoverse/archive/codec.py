@@ -37,10 +37,18 @@ _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{
 class ChunkBuilder:
     """Builds one chunk of the log of ``job``, from line ``first`` on.
 
-    ``last`` is the last number that was added. ``text_size`` is the bytes of JSON Lines in the complete frames.
+    ``last`` is the last number that was added. ``text_size`` is the bytes of JSON Lines in the complete frames, and
+    ``on_frame`` gets those of each.
     """
 
-    def __init__(self, job: JobRef, first: int, frame_bytes: int = FRAME_BYTES, level: int = COMPRESSION_LEVEL) -> None:
+    def __init__(
+        self,
+        job: JobRef,
+        first: int,
+        frame_bytes: int = FRAME_BYTES,
+        level: int = COMPRESSION_LEVEL,
+        on_frame: Callable[[bytes], object] = bool,
+    ) -> None:
         self.first: Final = first
         self.last = first - 1
         self.text_size = 0
@@ -49,6 +57,7 @@ class ChunkBuilder:
         self._job = job
         self._frame_bytes = frame_bytes
         self._level: Final = level
+        self._on_frame: Final = on_frame
         self._hash = hashlib.sha256()
         self._frames: list[Frame] = []
         self._compressed: list[bytes] = []
@@ -103,6 +112,7 @@ class ChunkBuilder:
             return
         earliest, latest = _time_bounds(self._text)
         text = b"".join(self._text)
+        self._on_frame(text)
         compressed = compress_frame(text, self._level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0

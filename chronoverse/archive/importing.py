@@ -19,10 +19,12 @@ from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE
 from chronoverse.archive.retention import job_of
+from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.archive.store_history import MARK
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog
 from chronoverse.joblog.chunk import Chunk, combined_sha256
 from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, seconds_of
+from chronoverse.joblog.shapes import VERSION
 from chronoverse.store import Store
 
 _CHUNK_NAME: Final = re.compile(r"(\d{15})-(\d{15})-[0-9a-f]{16}(-[0-9a-f]+|-lost)?\.jsonl\.zst", re.ASCII)
@@ -113,6 +115,8 @@ class _Import(NamedTuple):
                 # Otherwise an archiver completes the archive again.
                 sha256 = combined_sha256(chunks)
                 fields |= {"archive_state": "complete", "archive_sha256": sha256, "archived_at": iso_timestamp(now)}
+                if any(each.name == shape_set_name(self.job, sha256) for each in self.listed):
+                    fields["archive_shapes"] = VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
         is_new = self.store.chunks.import_job(
             self.job,

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 from chronoverse.archive.codec import text_sha256
 from chronoverse.archive.manifest import manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.archive.shape_sets import shape_set_name
+from chronoverse.archive.shape_sets import shape_set_names
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
-from chronoverse.joblog.chunk import Chunk, folder, is_object_of
+from chronoverse.joblog.chunk import Chunk, combined_sha256, folder, is_object_of
 from chronoverse.joblog.model import JobRef, seconds_of
 from chronoverse.store import Store
 
@@ -191,5 +191,5 @@ class JobObjects:
         job = self.store.get_job(self.job)
         created = seconds_of(job.created_at if job else None) or 0.0
         earliest = min([created, *(each.written_at for each in objects if each.name in recorded)]) - CLOCK_SKEW_SECONDS
-        known = recorded | {manifest_name(self.job), shape_set_name(self.job, chunks)}
+        known = recorded | {manifest_name(self.job), *shape_set_names(self.job, combined_sha256(chunks))}
         return [each for each in objects if each.name not in known and each.written_at >= earliest]

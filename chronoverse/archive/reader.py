@@ -15,14 +15,16 @@ from chronoverse.archive.shape_sets import read_shape_set
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Batch, Entry, missing_numbers
-from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, TimeRange
-from chronoverse.joblog.shapes import ShapeSet
+from chronoverse.joblog.model import MAX_NUMBER, Gap, Job, JobRef, Line, TimeRange
+from chronoverse.joblog.shapes import PackedShapes
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
 #: Bytes of the cache of objects, enough for 16 replays at different positions, and of that of lines: a replay asks for
 #: the same frame some five times in a row.
 CACHE_BYTES: Final = 4 * 2**20
+#: Bytes of the cache of shapes: those of a thousand jobs of 2,000 shapes each. Only processes that scan have any.
+SHAPES_BYTES: Final = 32 * 2**20
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
 
@@ -51,6 +53,7 @@ class ArchiveReader:
             self._get_object = objects.get
         self._record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
         self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(CACHE_BYTES)
+        self._shapes_cache: SingleFlightCache[tuple[JobRef, str], PackedShapes | None] = SingleFlightCache(SHAPES_BYTES)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(CACHE_BYTES)
 
     def json_lines(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[bytes]:
@@ -137,17 +140,21 @@ class ArchiveReader:
                     cursor = frame.last
                 yield Batch([*lines], cursor, is_last=False, is_match=True)
 
-    def shape_set(self, job: JobRef) -> ShapeSet | None:
-        """The shapes of the job's archived lines. None when the archive has no set of them, or very many chunks."""
-        if self._objects is None:
+    def shape_set(self, job: Job) -> PackedShapes | None:
+        """The shapes of the lines of an archived job, from the cache or the archive. None when there is no set of them.
+
+        May be called in several threads.
+        """
+        if job.archive_sha256 is None or self._objects is None:
             return None
-        chunks: list[Chunk] = []
-        while chunk := self._record_cache.fresh_chunk(job, chunks[-1].last + 1 if chunks else 1):
-            chunks.append(chunk)
-            # Each takes a round trip to the store.
-            if len(chunks) > 1_000:
-                return None
-        return read_shape_set(self._objects, job, chunks)
+        sha256 = job.archive_sha256
+
+        def read() -> tuple[PackedShapes | None, int]:
+            found = read_shape_set(self._get_object, job.ref, sha256)
+            # A missing set may be made at any time. What is larger than the whole cache is not kept.
+            return found, found.size if found else SHAPES_BYTES + 1
+
+        return self._shapes_cache.get((job.ref, sha256), read)
 
     def forget(self, job: JobRef) -> None:
         """Drops the cached chunk records of ``job``, because they were replaced."""

@@ -248,7 +248,8 @@ class Job:
 
     ``first`` is the first number that can still be read and ``last`` the last line's; there is none when
     ``first > last``. ``end`` is the terminal entry. The archive has the numbers from ``first`` to ``archived``, and the
-    store those from ``first_stored`` on. ``redactions`` counts what was redacted.
+    store those from ``first_stored`` on. ``redactions`` counts what was redacted. ``archive_sha256`` is there when all
+    of an ended log is archived: the hash of its chunks' hashes, in hexadecimal.
     """
 
     ref: JobRef
@@ -267,6 +268,7 @@ class Job:
     redactions: int = 0
     first_stored: int = 1
     labels: Labels = ()
+    archive_sha256: str | None = None
 
     @property
     def age(self) -> tuple[int, bool]:

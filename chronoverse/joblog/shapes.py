@@ -12,23 +12,27 @@ A shape is stored as 64 bits of its BLAKE2b hash. Compared with runs that have a
 import re
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from chronoverse.joblog.matcher import strip_sequences
 
 _Value = TypeVar("_Value")
 
-#: Changes whenever a line may have another shape than before. Stored sets of another version are not used.
-VERSION: Final = 1
+#: Changes whenever a line may have another shape than before, or a packed set another form. Stored sets of another
+#: version are not used, except those of version 1: they have the same shapes, without the numbers of lines.
+VERSION: Final = 2
 #: Bytes of a hash.
 HASH_BYTES: Final = 8
 #: Shapes of one log. With more, it takes too much memory to be compared with, and says too little.
 MAX_SHAPES: Final = 100_000
+#: Bytes of a shape in a packed set: its hash, and the number of its first line.
+ENTRY_BYTES: Final = HASH_BYTES + 6
 #: Bytes of the hash at the beginning of a packed set, and of the longest packed set.
 _DIGEST_BYTES: Final = 16
-MAX_SET_BYTES: Final = _DIGEST_BYTES + (MAX_SHAPES + 1) * HASH_BYTES
+MAX_SET_BYTES: Final = _DIGEST_BYTES + HASH_BYTES + MAX_SHAPES * ENTRY_BYTES
 
 #: All digits become 0 before anything else, so that many lines and words become the same, and are looked up.
 _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
@@ -185,45 +189,90 @@ def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
 
 
 class ShapeSet:
-    """The shapes of the lines of one log, :data:`MAX_SHAPES` at most. They take some 10 MB of memory then.
+    """The shapes of the lines of one log, :data:`MAX_SHAPES` at most. They take some 17 MB of memory then.
 
-    ``is_full`` means that the log has more. Then ``hashes`` is empty, and the log cannot be compared with.
+    ``first`` has the number of the first line of each shape. ``is_full`` means that the log has more shapes. Then
+    ``first`` is empty, and the log cannot be compared with.
     """
 
     def __init__(self) -> None:
-        self.hashes: set[int] = set()
+        self.first: Final[dict[int, int]] = {}
         self.is_full = False
 
-    def add(self, hashes: Iterable[int]) -> None:
-        """Adds more shapes."""
-        if not self.is_full:
-            self.hashes.update(hashes)
-            if len(self.hashes) > MAX_SHAPES:
-                self.is_full = True
-                self.hashes.clear()
+    @property
+    def hashes(self) -> Collection[int]:
+        """The hash of each shape."""
+        return self.first.keys()
+
+    def first_line(self, shape: int) -> int | None:
+        """The number of the first line of this shape. None without such a line."""
+        return self.first.get(shape)
+
+    def add(self, hashes: Sequence[int], numbers: Sequence[int]) -> None:
+        """Adds lines by their shapes and their numbers, which ascend."""
+        if self.is_full:
+            return
+        # Of several lines of one shape, the first comes last here, and stays.
+        for shape, number in dict(zip(reversed(hashes), reversed(numbers), strict=True)).items():
+            if number < self.first.get(shape, number + 1):
+                self.first[shape] = number
+        if len(self.first) > MAX_SHAPES:
+            self.is_full = True
+            self.first.clear()
 
     def to_bytes(self) -> bytes:
-        """The set, packed: the BLAKE2b hash of the rest, ``is_full``, and the hashes in ascending order.
+        """The set, packed: the BLAKE2b hash of the rest, ``is_full`` as 64 bits, and then 14 bytes for each shape.
 
-        All of these are numbers of 64 bits, the least significant byte first. Hashes do not compress.
+        First come all hashes, ascending, of 64 bits each, then the lower 32 bits of each line's number, then its 16
+        bits above. All have the least significant byte first. Hashes do not compress.
         """
-        words = array("Q", [self.is_full, *sorted(self.hashes)])
+        hashes = sorted(self.first)
+        # A foreign runner may number its lines beyond 48 bits. Their numbers are not known then.
+        numbers = [number if number < 2**48 else 0 for number in map(self.first.__getitem__, hashes)]
+        columns = (
+            array("Q", [self.is_full, *hashes]),
+            array("I", [number & 0xFFFFFFFF for number in numbers]),
+            array("H", [number >> 32 for number in numbers]),
+        )
         if sys.byteorder == "big":
-            words.byteswap()
-        packed = words.tobytes()
+            for column in columns:
+                column.byteswap()
+        packed = b"".join(column.tobytes() for column in columns)
         return blake2b(packed, digest_size=_DIGEST_BYTES).digest() + packed
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "ShapeSet":
-        """The set that :meth:`to_bytes` has packed. Raises ValueError for anything else."""
-        packed = data[_DIGEST_BYTES:]
-        if data[:_DIGEST_BYTES] != blake2b(packed, digest_size=_DIGEST_BYTES).digest() or not packed:
+
+class PackedShapes:
+    """The shapes of one log as :meth:`ShapeSet.to_bytes` has packed them. It has the members of a :class:`ShapeSet`.
+
+    With ``numbered`` false, ``data`` is a set of the earlier version, which has no numbers: 8 bytes for each shape.
+    Raises ValueError for anything else.
+    """
+
+    def __init__(self, data: bytes, *, numbered: bool = True) -> None:
+        packed = memoryview(data)[_DIGEST_BYTES:]
+        count, rest = divmod(len(packed) - HASH_BYTES, ENTRY_BYTES if numbered else HASH_BYTES)
+        if data[:_DIGEST_BYTES] != blake2b(packed, digest_size=_DIGEST_BYTES).digest() or count < 0 or rest:
             raise ValueError("this is not a set of shapes, or a damaged one")
-        words = array("Q")
-        words.frombytes(packed)
-        if sys.byteorder == "big":
-            words.byteswap()
-        found = cls()
-        found.is_full = bool(words[0])
-        found.hashes.update(words[1:])
-        return found
+        hashes_end = HASH_BYTES * (1 + count)
+        self.is_full: Final = bool(packed[0])
+        self.hashes: Final = _column("Q", packed[HASH_BYTES:hashes_end])
+        self.size: Final = len(data)
+        numbers = packed[hashes_end:]
+        self._low = _column("I", numbers[: 4 * count])
+        self._high = _column("H", numbers[4 * count :])
+
+    def first_line(self, shape: int) -> int | None:
+        """The number of the first line of this shape, 0 if it is not known. None without such a line."""
+        index = bisect_left(self.hashes, shape)
+        if index == len(self.hashes) or self.hashes[index] != shape:
+            return None
+        return self._low[index] | self._high[index] << 32 if self._low else 0
+
+
+def _column(code: Literal["Q", "I", "H"], data: memoryview) -> Sequence[int]:
+    """The numbers in a part of a packed set, without a copy where the processor has the same order of bytes."""
+    if sys.byteorder == "little":
+        return data.cast(code)
+    column = array(code, data.tobytes())
+    column.byteswap()
+    return column

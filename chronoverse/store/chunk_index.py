@@ -133,17 +133,20 @@ class ChunkIndex:
         *,
         archived: int,
         sha256: str,
+        shapes: int,
         hot_ms: int,
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that all of an ended job is archived, up to number ``archived``. The log expires after ``hot_ms``.
+        """Notes that all of an ended job is archived, up to number ``archived``, and the version of its set of shapes.
+
+        The log expires after ``hot_ms``.
 
         The fields of ``state`` that the job's hash lacks are added. May be repeated.
         Raises :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
         """
         fields = [each for pair in state.items() for each in pair]
-        args = (token, archived, sha256, hot_ms, job.job_id, created_ms, *fields)
+        args = (token, archived, sha256, hot_ms, job.job_id, created_ms, shapes, *fields)
         self._commands.ask("mark_complete", job, ("log", "job", ARCHIVE_LOCK, "archive", "jobs"), *args)
 
     def import_job(

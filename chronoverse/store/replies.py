@@ -1,9 +1,10 @@
 """The store's replies as values. Pure. Takes the shapes of RESP2 and RESP3, and trusts nothing in them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha1
-from typing import Any
+from typing import Any, Final
 
 from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, LabelSet, QuotaReached, SequenceGap
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
@@ -19,6 +20,8 @@ from chronoverse.joblog.model import (
     parse_number,
     read_time,
 )
+
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 def id_after(number: int) -> str:
@@ -81,6 +84,7 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         redactions=parse_number(fields.get("redactions", "")) or 0,
         # A value that is not UTF-8 is not a label's: it gets half a surrogate pair.
         labels=read_labels(_pairs(labels, "surrogateescape")),
+        archive_sha256=sha256 if _SHA256.fullmatch(sha256 := fields.get("archive_sha256", "")) else None,
     )
     job = job.ended(end) if end else job
     first_stored = min(max(entry_number(first_id), 1), MAX_NUMBER) if first_id else job.last + 1

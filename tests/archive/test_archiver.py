@@ -18,6 +18,7 @@ from chronoverse.archive.retention import apply_retention, delete_job, orphans
 from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
+from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.model import Attempt, End, Gap, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
@@ -300,7 +301,8 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
     found = [name for name in names(objects) if not name.endswith("/job.json")]
     chunks = bench.store.chunks.chunks(JOB)
     # The earlier run's set of shapes is not older than the new run, so it was deleted as garbage.
-    assert sorted(found) == sorted([earlier, shape_set_name(JOB, chunks), *(chunk.name for chunk in chunks)])
+    shapes = shape_set_name(JOB, combined_sha256(chunks))
+    assert sorted(found) == sorted([earlier, shapes, *(chunk.name for chunk in chunks)])
     # The manifest names it until the job's retention is over.
     assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
     later = time.time() + 2 * DAY
@@ -534,7 +536,8 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
     assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
     chunks = store.chunks.chunks(JOB)
     recorded = [chunk.name for chunk in chunks]
-    assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json", shape_set_name(JOB, chunks)]
+    shapes = shape_set_name(JOB, combined_sha256(chunks))
+    assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json", shapes]
     bench.close()
 
 

@@ -2,7 +2,9 @@
 
 import re
 import time
+from array import array
 from collections.abc import Iterable
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from chronoverse.archive.shape_sets import read_shape_set, shape_set_name
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.model import Line, Status
-from chronoverse.joblog.shapes import MAX_SET_BYTES, MAX_SHAPES, ShapeHasher, ShapeSet
+from chronoverse.joblog.shapes import ENTRY_BYTES, MAX_SET_BYTES, MAX_SHAPES, PackedShapes, ShapeHasher, ShapeSet
 from chronoverse.store import Store
 from tests.support.archivers import DAY, append, archive, archiver
 from tests.support.bench import JOB, NOW, Bench
@@ -36,9 +38,23 @@ def write(store: Store, messages: Iterable[str], status: Status = Status.COMPLET
     store.finish(attempt, status, 0, 0, len(lines) + 1)
 
 
-def stored(store: Store, objects: FileObjectStore) -> ShapeSet | None:
+def stored(store: Store, objects: FileObjectStore) -> PackedShapes | None:
     """The stored set of the job's shapes."""
-    return read_shape_set(objects, JOB, store.chunks.chunks(JOB))
+    return read_shape_set(objects.get, JOB, combined_sha256(store.chunks.chunks(JOB)))
+
+
+def firsts(found: ShapeSet | PackedShapes | None) -> dict[int, int | None]:
+    """The first line of each shape."""
+    assert found is not None
+    return {shape: found.first_line(shape) for shape in found.hashes}
+
+
+def expected(messages: Iterable[str]) -> dict[int, int]:
+    """The first line of each shape of these messages."""
+    found: dict[int, int] = {}
+    for number, message in enumerate(messages, 1):
+        found.setdefault(ShapeHasher().hashes([message])[0], number)
+    return found
 
 
 def set_names(objects: FileObjectStore) -> list[str]:
@@ -51,19 +67,63 @@ def redact(store: Store, objects: FileObjectStore, number: int) -> RedactionResu
     return Redaction(store, objects, JOB, RedactionRequest(number, number, lambda line: True, {}, True)).run()
 
 
-def test_a_completed_job_gets_its_set_when_it_is_archived(store: Store, objects: FileObjectStore) -> None:
-    """It has the shapes of all lines, and nothing else."""
-    write(store, MESSAGES)
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST])
+def test_an_ended_job_gets_its_set_when_it_is_archived(store: Store, objects: FileObjectStore, status: Status) -> None:
+    """It has the shapes of all lines with their first numbers, and nothing else."""
+    write(store, MESSAGES, status)
     assert archive(store, objects) == 0
     found = stored(store, objects)
+    assert firsts(found) == expected(MESSAGES)
     assert found is not None
-    assert found.hashes == set(ShapeHasher().hashes(MESSAGES))
-    assert len(found.hashes) == 3
-    assert set_names(objects) == [shape_set_name(JOB, store.chunks.chunks(JOB))]
+    assert found.first_line(7) is None
+    (name,) = set_names(objects)
+    assert name == shape_set_name(JOB, combined_sha256(store.chunks.chunks(JOB)))
+    assert len(objects.get(name)) == 16 + 8 + ENTRY_BYTES * 3
+    assert ENTRY_BYTES <= 14
+
+
+def test_chunks_that_were_written_just_now_are_not_read_again(store: Store, tmp_path: Path) -> None:
+    """Their lines are added while they are written. So only the check of the object reads it."""
+    write(store, MESSAGES)
+    reads: list[str] = []
+
+    class Counting(FileObjectStore):
+        """Counts the reads of objects."""
+
+        def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+            reads.append(name)
+            return super().get(name, start, stop)
+
+    objects = Counting(tmp_path)
+    assert archive(store, objects) == 0
+    assert firsts(stored(store, objects)) == expected(MESSAGES)
+    assert sum(name.endswith(".zst") for name in reads) == 1
+
+
+def test_what_an_earlier_version_has_archived_gets_a_new_set(bench: Bench, objects: FileObjectStore) -> None:
+    """Its set has no numbers. It is read as it is, until an archiver comes by, and then replaced."""
+    store = bench.store
+    write(store, MESSAGES)
+    archive(store, objects)
+    (name,) = set_names(objects)
+    earlier = shape_set_name(JOB, combined_sha256(store.chunks.chunks(JOB)), 1)
+    packed = array("Q", [0, *sorted(expected(MESSAGES))]).tobytes()
+    objects.put(earlier, blake2b(packed, digest_size=16).digest() + packed)
+    objects.delete(name)
+    bench.ask("HDEL", bench.key("job"), "archive_shapes")
+    archived_at = bench.hash()["archived_at"]
+    assert firsts(stored(store, objects)) == dict.fromkeys(expected(MESSAGES), 0)
+    assert archive(store, objects) == 0
+    assert set_names(objects) == [name]
+    assert firsts(stored(store, objects)) == expected(MESSAGES)
+    assert bench.hash()["archived_at"] == archived_at
+    written = [each.written_at for each in objects.list("")]
+    assert archive(store, objects) == 0
+    assert [each.written_at for each in objects.list("")] == written
 
 
 def test_the_set_of_several_chunks(store: Store, objects: FileObjectStore) -> None:
-    """Each chunk is one step. No other archiver needs to continue where this one is."""
+    """Those that were written while the job ran are read again, each in one step."""
     attempt = store.open(JOB, "token")
     following = append(store, attempt, 1, 12_000)
     archive(store, objects)
@@ -71,35 +131,34 @@ def test_the_set_of_several_chunks(store: Store, objects: FileObjectStore) -> No
     store.finish(attempt, Status.COMPLETED, 0, 0, following + 1)
     assert archive(store, objects) == 0
     assert len(store.chunks.chunks(JOB)) > 1
-    found = stored(store, objects)
-    assert found is not None
-    padded = {f"line {'1' * digits} ".ljust(100, "x") for digits in range(1, 6)}
-    assert found.hashes == set(ShapeHasher().hashes(["the last one", *padded]))
+    messages = [f"line {number} ".ljust(100, "x") for number in range(1, following)]
+    assert firsts(stored(store, objects)) == expected([*messages, "the last one"])
 
 
-def test_other_jobs_get_none(store: Store, objects: FileObjectStore) -> None:
-    """Only good runs are compared with, unless somebody names another one."""
-    write(store, MESSAGES, Status.FAILED)
-    assert archive(store, objects) == 0
-    assert store.catalog.archive_state(JOB).complete
-    assert set_names(objects) == []
-    assert stored(store, objects) is None
-
-
-def test_nothing_of_a_redacted_text_is_left(store: Store, objects: FileObjectStore) -> None:
-    """The redaction deletes the set, and the archiver makes a new one."""
+def test_nothing_of_a_redacted_text_is_left(bench: Bench, objects: FileObjectStore) -> None:
+    """The redaction deletes the set, and the archiver makes a new one. The shape's hash is nowhere."""
+    store = bench.store
     write(store, MESSAGES)
     archive(store, objects)
     (before,) = set_names(objects)
+    (shape,) = ShapeHasher().hashes([MESSAGES[1]])
+
+    def everything() -> bytes:
+        """The bytes of all objects, their names, and what the store has under the job's keys."""
+        keys = bench.ask("KEYS", bench.key("*"))
+        parts = [bench.ask("DUMP", key) for key in keys]
+        return b"".join([*parts, *(each.name.encode() + objects.get(each.name) for each in objects.list(""))])
+
+    assert shape.to_bytes(8, "little") in everything()
     assert redact(store, objects, 2).pending is False
     assert set_names(objects) == []
     assert stored(store, objects) is None
-    archive(store, objects)
-    (after,) = set_names(objects)
-    assert after != before
-    found = stored(store, objects)
-    assert found is not None
-    assert found.hashes == set(ShapeHasher().hashes(["started in 1 s", "[redacted]", "done"]))
+    for _ in range(2):
+        kept = everything()
+        for trace in (shape.to_bytes(8, "little"), shape.to_bytes(8, "big"), str(shape).encode(), before.encode()):
+            assert trace not in kept
+        archive(store, objects)
+    assert firsts(stored(store, objects)) == expected([MESSAGES[0], "[redacted]", *MESSAGES[2:]])
 
 
 @pytest.mark.parametrize("redacted", [1, 11_000])
@@ -115,17 +174,15 @@ def test_a_redaction_between_two_chunks_begins_the_set_anew(
 
     def progress(done: int, total: int) -> None:
         steps.append(done == total)
-        # When all lines are moved, one step finds out which chunks there are, and the next one reads the first of them.
-        if sum(steps) == 3:
+        # When all lines are moved, the next step reads the first of the chunks that were written before the end.
+        if sum(steps) == 2:
             assert set_names(objects) == []
             assert redact(store, objects, redacted).pending is False
 
     assert archiver(store, objects).run_once(progress) == 0
-    assert sum(steps) > 4
-    found = stored(store, objects)
-    assert found is not None
-    padded = {f"line {'1' * digits} ".ljust(100, "x") for digits in range(1, 6)}
-    assert found.hashes == set(ShapeHasher().hashes(["[redacted]", *padded]))
+    messages = [f"line {number} ".ljust(100, "x") for number in range(1, following)]
+    messages[redacted - 1] = "[redacted]"
+    assert firsts(stored(store, objects)) == expected(messages)
 
 
 def test_an_archiver_that_has_lost_its_lock_leaves_no_set(bench: Bench, objects: FileObjectStore) -> None:
@@ -166,15 +223,15 @@ def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, 
 
 
 def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, objects: FileObjectStore) -> None:
-    """It is completed without a set."""
-    write(store, MESSAGES)
-
-    def lose(step: str) -> None:
-        if step == "committed":
-            objects.delete(store.chunks.chunks(JOB)[0].name)
-
-    assert archive(store, objects, on_step=lose) == 0
+    """It is completed without a set, and not tried again."""
+    attempt = store.open(JOB, "token")
+    following = append(store, attempt, 1, 12_000)
+    archive(store, objects)
+    store.finish(attempt, Status.COMPLETED, 0, 0, following)
+    objects.delete(store.chunks.chunks(JOB)[0].name)
+    assert archive(store, objects) == 0
     assert store.catalog.archive_state(JOB).complete
+    assert store.catalog.archive_state(JOB).has_shapes
     assert set_names(objects) == []
 
 
@@ -200,19 +257,27 @@ def test_a_damaged_set_counts_as_missing(store: Store, objects: FileObjectStore)
 
 
 def test_a_set_survives_being_packed() -> None:
-    """Also an empty one, and one of a log with too many shapes."""
+    """Also an empty one, one with large numbers, and one of a log with too many shapes."""
+
+    def packed(found: ShapeSet) -> PackedShapes:
+        return PackedShapes(found.to_bytes())
+
     found = ShapeSet()
-    assert ShapeSet.from_bytes(found.to_bytes()).hashes == set()
-    found.add([3, 2**64 - 1, 0])
-    assert ShapeSet.from_bytes(found.to_bytes()).hashes == {0, 3, 2**64 - 1}
-    assert not ShapeSet.from_bytes(found.to_bytes()).is_full
-    found.add(range(MAX_SHAPES - 2))
+    assert firsts(packed(found)) == {}
+    found.add([3, 2**64 - 1, 0, 3], [5, 2**32 + 1, 2**48 - 1, 2**48])
+    # Chunks come in any order.
+    found.add([0, 9], [2**48 - 2, 2**48])
+    assert firsts(found) == {3: 5, 2**64 - 1: 2**32 + 1, 0: 2**48 - 2, 9: 2**48}
+    # A number of 2^48 and more has no room.
+    assert firsts(packed(found)) == {3: 5, 2**64 - 1: 2**32 + 1, 0: 2**48 - 2, 9: 0}
+    assert not packed(found).is_full
+    found.add(*[range(10, MAX_SHAPES + 5)] * 2)
     assert (len(found.hashes), found.is_full) == (MAX_SHAPES - 1, False)
-    found.add([MAX_SHAPES, MAX_SHAPES + 1])
-    assert (found.hashes, found.is_full) == (set(), True)
-    found.add([1])
-    assert (found.hashes, found.is_full) == (set(), True)
-    assert ShapeSet.from_bytes(found.to_bytes()).is_full
+    found.add([1, 2], [1, 1])
+    found.add([4], [1])
+    assert (len(found.hashes), found.is_full) == (0, True)
+    assert packed(found).is_full
+    assert len(packed(found).hashes) == 0
 
 
 def test_the_name_follows_from_the_text(store: Store, objects: FileObjectStore) -> None:
@@ -220,4 +285,5 @@ def test_the_name_follows_from_the_text(store: Store, objects: FileObjectStore) 
     write(store, MESSAGES)
     archive(store, objects)
     chunks = store.chunks.chunks(JOB)
-    assert combined_sha256(chunks)[:32] in shape_set_name(JOB, chunks)
+    (name,) = set_names(objects)
+    assert combined_sha256(chunks)[:32] in name

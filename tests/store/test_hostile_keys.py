@@ -98,6 +98,7 @@ SHOWN_FIELDS: Final = (
     "archive_state",
     "archived_at",
     "archive_sha256",
+    "archive_shapes",
     "swept",
 )
 RECORDS: Final[tuple[Any, ...]] = (

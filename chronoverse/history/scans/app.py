@@ -4,7 +4,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -30,7 +30,7 @@ from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jo
 from chronoverse.history.tiered_log import BatchReader, Search, read_batches
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
-from chronoverse.joblog.shapes import ShapeHasher, ShapeSet
+from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.store import Store
 
 log: Final = logging.getLogger(__name__)
@@ -102,10 +102,10 @@ class ScanApp:
         new_lines: NewLines | None = None
         compared_with: list[str] = []
         if scan.only_new:
-            runs, compared_with = self._read_runs(job, scan.against, budget)
-            if runs is None:
+            known, compared_with = self._read_runs(job, scan.against, budget)
+            if known is None:
                 return Page([], scan.position, True, compared_with=compared_with)
-            new_lines = NewLines(runs, self._hasher)
+            new_lines = NewLines(known, self._hasher)
         time_range = TimeRange(scan.since, scan.until)
         matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
         page = self._page(scan, job, budget, matcher, time_range, new_lines)
@@ -166,18 +166,18 @@ class ScanApp:
         """The summary's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
-        runs: list[ShapeSet] | None = None
+        known: Set[int] | None = None
         compared_with: list[str] | None = None
         with contextlib.suppress(NothingToCompare):
-            runs, compared_with = self._read_runs(job, None, budget)
-        new_lines = None if runs is None else NewLines(runs, self._hasher)
+            known, compared_with = self._read_runs(job, None, budget)
+        new_lines = None if known is None else NewLines(known, self._hasher)
         # The comparison and the new lines may use up all the time. The errors have as much for themselves.
         budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
         return read_summary(
             job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress, scan.page_bytes
         )
 
-    def _read_runs(self, job: Job, against: str | None, budget: PageBudget) -> tuple[list[ShapeSet] | None, list[str]]:
+    def _read_runs(self, job: Job, against: str | None, budget: PageBudget) -> tuple[Set[int] | None, list[str]]:
         """What :func:`read_runs` returns for the jobs to compare with. Raises as it does, and :class:`JobNotFound`."""
         workflow_id, created = job.ref.workflow_id, job.created_seconds
         if against is not None:

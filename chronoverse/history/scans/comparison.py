@@ -5,7 +5,7 @@ this process. When a request has no time to collect all of them, the next reques
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
@@ -16,29 +16,29 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCo
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.model import Job, JobRef, Line, Status
-from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
+from chronoverse.joblog.shapes import MAX_SHAPES, PackedShapes, ShapeHasher, ShapeSet
 
+#: The shapes of a whole log, as they were collected, or as the archive has them.
+Shapes = ShapeSet | PackedShapes
 #: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
 
 
 class NewLines(NamedTuple):
-    """Says which lines are new: those with a shape that none of the ``runs`` has."""
+    """Says which lines are new: those with a shape that is not ``known`` from other runs."""
 
-    runs: Sequence[ShapeSet]
+    known: Set[int]
     hasher: ShapeHasher
 
     def is_new(self, line: Line) -> bool:
         (found,) = self.hasher.hashes([line.message])
-        return not any(found in run.hashes for run in self.runs)
+        return found not in self.known
 
     def matching_lines(self, text: bytes) -> list[Line]:
         """The new lines of a frame's JSON Lines: a :data:`~chronoverse.archive.reader.FrameFilter`."""
         lines = decode_lines(text)
         found = self.hasher.hashes([line["message"] for line in lines])
-        new = set(found)
-        for run in self.runs:
-            new = new - run.hashes
+        new = set(found) - self.known
         if not new:
             return []
         return [Line.from_json(line) for line, shape in zip(lines, found, strict=True) if shape in new]
@@ -46,7 +46,7 @@ class NewLines(NamedTuple):
 
 @dataclass(slots=True)
 class _CachedShapes:
-    """The shapes up to the number ``position``. The version changes when the job begins anew, or is redacted."""
+    """The shapes up to the line ``position``. The version changes when the job begins anew, or is redacted."""
 
     log_version: tuple[object, ...]
     shapes: ShapeSet
@@ -54,10 +54,14 @@ class _CachedShapes:
 
 
 class RunShapes:
-    """The shapes of the lines of whole jobs, ``max_shapes`` of some 100 bytes in all, for one process."""
+    """The shapes of the lines of whole jobs, for one process.
+
+    The archive has those of most jobs. Those of others are collected from their logs, ``max_shapes`` of some 170 bytes
+    in all.
+    """
 
     def __init__(
-        self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_shapes: int = 1_000_000
+        self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_shapes: int = 500_000
     ) -> None:
         self.hasher: Final = hasher
         self._archive = archive
@@ -66,16 +70,14 @@ class RunShapes:
         #: Those that were used last are at the end.
         self._cached: OrderedDict[JobRef, _CachedShapes] = OrderedDict()
 
-    def get(self, job: Job, budget: PageBudget) -> ShapeSet | None:
+    def get(self, job: Job, budget: PageBudget) -> Shapes | None:
         """The shapes of the job's lines so far; None without time for all. Raises as the store and the archive do."""
+        if (stored := self._archive.shape_set(job)) is not None:
+            return stored
         log_version = (job.created_at, job.started_at, job.redactions)
         cached = self._cached.pop(job.ref, None)
         if cached is None or cached.log_version != log_version:
             cached = _CachedShapes(log_version, ShapeSet(), 0)
-            if job.end is not None and job.archived >= job.last:
-                found = self._archive.shape_set(job.ref)
-                if found is not None:
-                    cached = _CachedShapes(log_version, found, job.last)
         try:
             is_complete = self._collect(job, cached, budget)
         finally:
@@ -93,12 +95,15 @@ class RunShapes:
 
         def collect(text: bytes) -> list[Line]:
             """A filter for frames that finds no lines, and adds the shapes of all of them."""
-            cached.shapes.add(self.hasher.hashes([line["message"] for line in decode_lines(text)]))
+            lines = decode_lines(text)
+            hashes = self.hasher.hashes([line["message"] for line in lines])
+            cached.shapes.add(hashes, [line["sequence_num"] for line in lines])
             return []
 
         for batch in self._read(job, cached.position, search=Search(collect)):
             if not batch.is_match:
-                cached.shapes.add(self.hasher.hashes([line.message for line in batch.lines]))
+                hashes = self.hasher.hashes([line.message for line in batch.lines])
+                cached.shapes.add(hashes, [line.sequence_num for line in batch.lines])
             cached.position = batch.position
             if batch.is_last or batch.position >= job.last or cached.shapes.is_full:
                 break
@@ -116,13 +121,13 @@ def runs_before(job: Job, listed: Iterable[Job | None]) -> list[Job]:
 
 def read_runs(
     job: Job, others: Sequence[Job], *, is_named: bool, shapes: RunShapes, budget: PageBudget
-) -> tuple[list[ShapeSet] | None, list[str]]:
-    """The shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
+) -> tuple[Set[int] | None, list[str]]:
+    """All shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
 
     A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``).
     Raises :class:`NothingToCompare` when none is left, and as :meth:`RunShapes.get` does.
     """
-    runs: list[ShapeSet] = []
+    known: set[int] = set()
     names: list[str] = []
     has_time = True
     for other in others:
@@ -135,11 +140,11 @@ def read_runs(
         has_time = found is not None
         if found is None or not found.is_full:
             names.append(other.ref.job_id)
-            runs += [] if found is None else [found]
+            known.update(() if found is None else found.hashes)
     if not names:
         raise NothingToCompare(
             f"the runs before {job.ref.job_id} have more than {MAX_SHAPES:,} different lines, or cannot be read"
             if others
             else f"no job of this workflow has COMPLETED before {job.ref.job_id}: name one to compare with"
         )
-    return (runs if has_time else None), names
+    return (known if has_time else None), names

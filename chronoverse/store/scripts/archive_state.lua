@@ -2,7 +2,7 @@
 -- How far a job is archived.
 -- KEYS  log, job, archive, workflow's settings
 -- ->    {archived, archive_state, deleting, swept, ms since the end was seen, archived_at, the settings' retention_seconds,
---       the log's first id, its last id, when the end was seen in Unix ms}; '' for each that is missing
+--       the log's first id, its last id, when the end was seen in Unix ms, archive_shapes}; '' for each that is missing
 -- When the job's hash was lost, its fields about the archive are restored from the records of the chunks.
 local log, job, archive, settings = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
@@ -41,4 +41,5 @@ local info = redis.call('EXISTS', log) == 1 and stream_info(log) or {}
 answer[8] = first_id(info)
 answer[9] = info['last-generated-id'] or ''
 answer[10] = seen and string.format('%.0f', seen) or ''
+answer[11] = redis.call('HGET', job, 'archive_shapes') or ''
 return answer

@@ -16,7 +16,7 @@
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
 local FIELDS = {
   'status', 'attempt', 'created_at', 'started_at', 'finished_at', 'exit_code', 'lines', 'dropped', 'archived',
-  'archived_first', 'archive_state', 'redactions', 'deleting', 'labels',
+  'archived_first', 'archive_state', 'archive_sha256', 'redactions', 'deleting', 'labels',
 }
 local TERMINAL = {event = true, status = true, exit_code = true, lines = true, dropped = true, timestamp = true}
 -- Longer than any value of ours. Another writer may have written megabytes, and thousands of jobs are read together.

@@ -32,7 +32,8 @@ redis.call('UNLINK', archive)
 for at = records, #ARGV, 2 do redis.call('ZADD', archive, ARGV[at], ARGV[at + 1]) end
 redis.call('PERSIST', job)
 if goes_on then return {'OK', 1} end
-redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id', 'archive_state')
+redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id')
+redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes')
 for at = 8, records - 1, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
 redis.call('UNLINK', log, lease)
 if ARGV[6] ~= '' then

@@ -2,7 +2,7 @@
 -- Notes that all of an ended job is archived. From now on its hash holds all that is known of it, and the log expires.
 -- KEYS  log, job, archive lock, archive, jobs
 -- ARGV  token, last number archived, SHA-256 of all, how long the log stays in ms, job id, creation time (Unix ms),
---       then fields of the hash as field, value, …; a field that the hash has already is not changed
+--       version of the set of shapes, then fields of the hash as field, value, …; a field that the hash has already is not changed
 -- ->    OK | GAP expected first number | FENCED
 -- May be repeated. The log's time to live is only ever lowered.
 local log, job, lock, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -14,14 +14,14 @@ if archived ~= ARGV[2] then return {'GAP', (whole_number(archived) or 0) + 1} en
 
 redis.call('ZADD', jobs, 'NX', ARGV[6], ARGV[5])
 local ended = is_terminal(redis.call('HGET', job, 'status'))
-for at = 7, #ARGV, 2 do
+for at = 8, #ARGV, 2 do
   if ARGV[at] == 'status' and not ended then
     redis.call('HSET', job, 'status', ARGV[at + 1])
   else
     redis.call('HSETNX', job, ARGV[at], ARGV[at + 1])
   end
 end
-redis.call('HSET', job, 'archive_state', 'complete', 'archive_sha256', ARGV[3])
+redis.call('HSET', job, 'archive_state', 'complete', 'archive_sha256', ARGV[3], 'archive_shapes', ARGV[7])
 redis.call('PERSIST', job)
 redis.call('PERSIST', archive)
 redis.call('PEXPIRE', log, ARGV[4], 'LT')

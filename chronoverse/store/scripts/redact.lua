@@ -32,7 +32,7 @@ else
   redis.call('HSET', job, 'archived', string.format('%.0f', last))
 end
 -- These fields describe the archive as it was before. The archiver makes them again.
-redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'swept')
+redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
 local redactions = whole_number(redis.call('HGET', job, 'redactions')) or 0
 redis.call('HSET', job, 'redactions', string.format('%.0f', redactions + 1))
 redis.call('PERSIST', job)

@@ -19,6 +19,7 @@ from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.comparison import COMPARED_JOBS, RunShapes
 from chronoverse.history.scans.scan import LineScan
+from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
@@ -228,8 +229,9 @@ def test_a_run_with_too_many_shapes_is_left_out(logs: Logs) -> None:
     logs.write("later", ["common 1", "new"])
     archive(logs.store, logs.objects)
     full, varied = ShapeSet(), JobRef("wf_1", "varied")
-    full.add(range(MAX_SHAPES + 1))
-    logs.objects.put(shape_set_name(varied, logs.store.chunks.chunks(varied)), full.to_bytes())
+    full.add(*[range(1, MAX_SHAPES + 2)] * 2)
+    sha256 = combined_sha256(logs.store.chunks.chunks(varied))
+    logs.objects.put(shape_set_name(varied, sha256), full.to_bytes())
     app = logs.app()
     assert read_all(app, "later")[0] == ["good"]
     with pytest.raises(NothingToCompare, match="100,000"):

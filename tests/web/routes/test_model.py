@@ -15,6 +15,7 @@ from hypothesis import Phase, given, settings
 
 from chronoverse.archive import chunk_writer
 from chronoverse.archive.job_objects import JobObjects, archive_lock
+from chronoverse.archive.shape_sets import ShapeSetBuilder
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
@@ -111,7 +112,7 @@ def complete(site: Site, ref: JobRef) -> None:
     archive_up_to(site, ref, job.end.sequence_num, trim=False)
     with archive_lock(site.store, ref) as token:
         to = JobObjects(site.store, site.objects, ref, token)
-        assert chunk_writer.complete(to, job, 3_600, 0.0, ended_at=0.0) is None
+        assert chunk_writer.complete(to, job, 3_600, 0.0, 0.0, ShapeSetBuilder(ref), again=False) is None
 
 
 def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
