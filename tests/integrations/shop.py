@@ -1,5 +1,7 @@
 """A Celery app, whose workers the tests start. SHOP_BROKER is the URL of its broker and result backend."""
 
+import ctypes
+import gc
 import logging
 import os
 import sys
@@ -81,7 +83,21 @@ def speak(text: str, seconds: float) -> None:
     print(text, "again")
 
 
-@app.task
-def process_id() -> int:
-    """The process of the pool that runs the task."""
-    return os.getpid()
+@app.task(name="celery.usage")  # tasks with such a name are not published
+def usage() -> dict[str, int]:
+    """The process of the pool that runs the task, and the memory that it cannot free."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = _MallocInfo
+    return {
+        "process": os.getpid(),
+        "blocks": sys.getallocatedblocks(),
+        "bytes": sum(getattr(libc.mallinfo2(), name) for name in ("uordblks", "hblkhd")),
+    }
+
+
+class _MallocInfo(ctypes.Structure):
+    """What ``mallinfo2`` of glibc returns. ``uordblks`` and ``hblkhd`` are bytes that are in use."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
