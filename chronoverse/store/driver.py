@@ -155,7 +155,6 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "socket_timeout": timeout,
         # Seconds that a connection may take to open.
         "socket_connect_timeout": 2.0,
-        "socket_read_size": 262_144,
         "decode_responses": False,
         # A retry hides the first answer, so only commands that may be repeated blindly have one. One is enough for a
         # pooled connection that the server closed long ago. A command that timed out is not repeated: it would take
