@@ -40,7 +40,7 @@ class S3ObjectStore:
         retry_seconds: float = 0.3,
     ) -> None:
         if find_spec("boto3") is None:
-            raise SettingsError("CHRONOVERSE_ARCHIVE_URL: S3 needs boto3: pip install 'chronoverse[s3]'")
+            raise SettingsError("CHRONOVERSE_ARCHIVE_URL: S3 needs boto3: install the extra s3 (docs/installing.md)")
         self._read_seconds: Final = read_seconds
         self._answer_seconds: Final = answer_seconds
         self._retry_seconds: Final = retry_seconds

@@ -72,7 +72,7 @@ def traces(text: str) -> bool:
     except ModuleNotFoundError:
         installed = False
     if not installed:
-        raise ValueError("needs OpenTelemetry: pip install 'chronoverse[otel]'")
+        raise ValueError("needs OpenTelemetry: install the extra otel (docs/installing.md)")
     return wanted
 
 

@@ -518,7 +518,7 @@ def test_serve_checks_its_flags_as_settings(bind: str | None, workers: str | Non
         ),
         ({"JWT_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"}, "must be a usable key"),
         ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
-        ({"ARCHIVE_URL": "s3://bucket"}, "S3 needs boto3: pip install 'chronoverse[s3]'"),
+        ({"ARCHIVE_URL": "s3://bucket"}, "S3 needs boto3: install the extra s3 (docs/installing.md)"),
     ],
     ids=["no key", "typo", "no PEM", "no address", "no driver"],
 )

@@ -193,4 +193,4 @@ def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=environ(tmp_path), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr == "chronoverse: chronoverse mcp needs the MCP SDK: pip install 'chronoverse[mcp]'\n"
+    assert done.stderr == "chronoverse: chronoverse mcp needs the MCP SDK: install the extra mcp (docs/installing.md)\n"

@@ -6,8 +6,9 @@ from typing import Any, Final
 Document = Mapping[str, Any]
 
 METHODS: Final = ("get", "put", "post", "delete", "head", "patch")
-#: What makes a value of a request narrower when it is less, and when it is more.
-UPPER_BOUNDS, LOWER_BOUNDS = ("maximum", "maxLength", "maxItems"), ("minimum", "minLength", "minItems")
+#: The bounds of a value of a request. A lower upper bound makes the value narrower, and so does a higher lower one.
+UPPER_BOUNDS: Final = ("maximum", "maxLength", "maxItems")
+LOWER_BOUNDS: Final = ("minimum", "minLength", "minItems")
 
 
 def breaking_changes(before: Document, after: Document) -> Iterator[str]:
@@ -78,10 +79,11 @@ def _values(
             yield f"{where} can no longer be {', '.join(map(str, gone))}"
         if new.get("pattern") not in (None, old.get("pattern")):
             yield f"{where} has another pattern"
-        for bounds, narrower in ((UPPER_BOUNDS, lambda a, b: b < a), (LOWER_BOUNDS, lambda a, b: b > a)):
-            for bound in bounds:
-                if bound in new and (bound not in old or narrower(old[bound], new[bound])):
-                    yield f"{where} has a narrower {bound}"
+        for bound in (*UPPER_BOUNDS, *LOWER_BOUNDS):
+            if bound not in new:
+                continue
+            if bound not in old or (new[bound] < old[bound] if bound in UPPER_BOUNDS else new[bound] > old[bound]):
+                yield f"{where} has a narrower {bound}"
         for name in new.get("required", ()):
             if name not in old.get("required", ()):
                 yield f"{where}: {name} is required"

@@ -32,7 +32,7 @@ def mcp(max_wait: int) -> None:
     An MCP client starts this command. It only reads, with the rights of its token, until standard input ends.
     """
     if find_spec("mcp") is None:
-        raise SettingsError("chronoverse mcp needs the MCP SDK: pip install 'chronoverse[mcp]'")
+        raise SettingsError("chronoverse mcp needs the MCP SDK: install the extra mcp (docs/installing.md)")
     settings = read_settings()
     # The SDK reads stdin in a thread, for which Python would wait after Ctrl-C. The system's handler ends us at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

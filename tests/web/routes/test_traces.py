@@ -252,7 +252,9 @@ def test_without_the_packages_the_start_says_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     environ = {"HOME": "/home/ada"}
 
-    with pytest.raises(SettingsError, match=re.escape("CHRONOVERSE_TRACES needs OpenTelemetry: pip install")):
+    with pytest.raises(
+        SettingsError, match=re.escape("CHRONOVERSE_TRACES needs OpenTelemetry: install the extra otel")
+    ):
         Settings.from_env({**environ, "CHRONOVERSE_TRACES": "true"})
     assert Settings.from_env({**environ, "CHRONOVERSE_TRACES": "false"}) == Settings.from_env(environ)
 

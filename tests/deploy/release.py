@@ -1,0 +1,190 @@
+"""Builds what a release consists of, and tries it as a user without the checkout: ``python -m tests.deploy.release``.
+
+``dist`` then has the wheel, the source distribution, the npm package, the Helm chart, the OpenAPI document and an SBOM
+of what the wheel installs. The wheel, the source distribution and the npm package are each installed into an empty
+directory, and the first minutes of the README are run from there. With a tag (``python -m tests.deploy.release
+v1.2.3``), the version and the changelog must be those of the tag. Nothing is published.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from chronoverse import __version__
+from chronoverse.settings import Settings
+from chronoverse.web.app import create_app
+from tests.support.service import ROOT, SECRET
+from tests.system.readme import block
+
+DIST: Final = ROOT / "dist"
+#: The tool that lists what an environment has. It runs in an environment of its own.
+SBOM_TOOL: Final = "cyclonedx-bom==7.5.0"
+#: Seconds for one command, and for a service to be ready.
+COMMAND_SECONDS, READY_SECONDS = 300, 60
+#: What the README's job prints.
+LINES: Final = "".join(f"line {number}\n" for number in range(1, 6))
+FOLLOW: Final = """
+import { follow } from "chronoverse";
+const [service, token] = process.argv.slice(2);
+for await (const { event, data } of follow({ service, workflow: "demo", job: "job-1", token })) {
+  if (event === "log") console.log(data.message);
+}
+"""
+
+
+def run(*command: str | Path, cwd: Path, **environ: str) -> str:
+    """What the command prints. Nothing of this process' Python environment is passed on.
+
+    Raises :class:`subprocess.CalledProcessError` when it fails.
+    """
+    done = subprocess.run(
+        [str(each) for each in command],
+        cwd=cwd,
+        env=clean_environ() | environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=True,
+    )
+    return done.stdout
+
+
+def clean_environ() -> dict[str, str]:
+    """The environment without what belongs to a checkout or to a service."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_", "PYTHON")) and name != "VIRTUAL_ENV"
+    }
+
+
+def check_tag(tag: str) -> None:
+    """The version is the tag's, and the changelog has a dated section for it. Raises :class:`SystemExit`."""
+    if tag != f"v{__version__}":
+        raise SystemExit(f"the tag is {tag}, and chronoverse/__init__.py has {__version__}")
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    if not re.search(rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
+        raise SystemExit(f"CHANGELOG.md has no section of {__version__} with a date")
+
+
+def build(scratch: Path) -> tuple[Path, Path, Path]:
+    """Makes all files in :data:`DIST` but the SBOM. Returns the wheel, the source distribution and the npm package."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    run(sys.executable, "-m", "hatchling", "build", "-d", DIST, cwd=ROOT)
+    (wheel,), (source,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
+    # npm would leave out the links' targets.
+    package = scratch / "npm"
+    shutil.copytree(ROOT / "clients" / "js", package)
+    npm = DIST / run("npm", "pack", "--silent", "--pack-destination", DIST, cwd=package).strip()
+    described = (ROOT / "deploy" / "chart" / "Chart.yaml").read_text("utf-8")
+    (number,) = re.findall(r"^version: (\S+)$", described, re.MULTILINE)
+    with tarfile.open(DIST / f"chronoverse-chart-{number}.tgz", "w:gz", dereference=True) as chart:
+        chart.add(ROOT / "deploy" / "chart", "chronoverse")
+    settings = Settings(data_dir=scratch, redis_url=f"unix://{scratch}/none.sock", jwt_secret=SECRET)
+    document = create_app(settings).test_client().get("/openapi.json").get_json()
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
+    (DIST / f"openapi-{__version__}.json").write_text(f"{text}\n", "utf-8")
+    return wheel, source, npm
+
+
+def install(package: Path, directory: Path) -> Path:
+    """Installs ``package`` into a new virtual environment in ``directory``. Returns the directory of its commands."""
+    run(sys.executable, "-m", "venv", directory / "venv", cwd=directory)
+    commands = directory / "venv" / "bin"
+    run(commands / "python", "-m", "pip", "install", "-q", package, cwd=directory)
+    origin = run(commands / "python", "-c", "import chronoverse; print(chronoverse.__file__)", cwd=directory)
+    assert Path(origin.strip()).is_relative_to(directory.resolve()), origin
+    return commands
+
+
+@contextmanager
+def service(commands: Path, directory: Path) -> Iterator[str]:
+    """A service that ``chronoverse serve`` has started on its embedded store. Its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environ = clean_environ() | {"CHRONOVERSE_DATA_DIR": str(directory / "data"), "CHRONOVERSE_BIND": address}
+    with open(directory / "serve.log", "w") as log:
+        process = subprocess.Popen(
+            [commands / "chronoverse", "serve"], cwd=directory, env=environ, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while " serves at " not in (directory / "serve.log").read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit((directory / "serve.log").read_text())
+            time.sleep(0.1)
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(COMMAND_SECONDS)
+
+
+def try_commands(commands: Path, directory: Path, npm: Path | None) -> None:
+    """The README's first minutes: serve, run a job, follow it, read it with curl and, from ``npm``, with Node.js."""
+    with service(commands, directory) as url:
+        environ = {
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "CHRONOVERSE_DATA_DIR": str(directory / "data"),
+            "CHRONOVERSE_BIND": url.removeprefix("http://"),
+        }
+
+        def paste(containing: str) -> str:
+            text = block("sh", containing).replace(".venv/bin/python -m chronoverse", "chronoverse")
+            return run("sh", "-ec", text.replace("http://127.0.0.1:8000", url), cwd=directory, **environ)
+
+        assert paste("chronoverse run --") == LINES
+        assert paste("chronoverse logs -f") == LINES
+        assert re.findall(r'"message":"(line \d)"', paste("curl -N")) == LINES.splitlines()
+        assert "<html" in run("curl", "-sS", url, cwd=directory)
+        if npm is not None:
+            token = run("chronoverse", "token", cwd=directory, **environ).strip()
+            (directory / "package.json").write_text("{}")
+            run("npm", "install", "--silent", "--no-audit", "--no-fund", npm, cwd=directory)
+            (directory / "follow.mjs").write_text(FOLLOW)
+            assert run("node", "follow.mjs", url, token, cwd=directory) == LINES
+
+
+def write_sbom(commands: Path) -> None:
+    """Lists what the environment has, in the form CycloneDX."""
+    tool = ("uv", "tool", "run", "--from", SBOM_TOOL, "cyclonedx-py", "environment", "--output-reproducible")
+    text = run(sys.executable, "-m", *tool, commands / "python", cwd=DIST)
+    names = {each["name"] for each in json.loads(text)["components"]}
+    assert {"flask", "gevent", "gunicorn", "redis", "marshmallow"} <= {name.lower() for name in names}
+    (DIST / f"chronoverse-{__version__}.cdx.json").write_text(text, "utf-8")
+
+
+def main() -> None:
+    """Builds and tries everything. Raises an exception for the first thing that is wrong."""
+    if len(sys.argv) > 1:
+        check_tag(sys.argv[1])
+    with tempfile.TemporaryDirectory(prefix="release") as name:
+        scratch = Path(name)
+        wheel, source, npm = build(scratch)
+        for package, with_npm in ((wheel, npm), (source, None)):
+            directory = scratch / package.suffix.removeprefix(".")
+            directory.mkdir()
+            commands = install(package, directory)
+            try_commands(commands, directory, with_npm)
+            if package is wheel:
+                write_sbom(commands)
+            print(f"{package.name}: installed, and the first minutes of the README pass", flush=True)
+    for each in sorted(DIST.iterdir()):
+        print(f"dist/{each.name}: {each.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

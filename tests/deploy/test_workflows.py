@@ -1,0 +1,56 @@
+"""The workflows of GitHub Actions: valid, pinned, and with no more rights than they need."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.support.service import ROOT
+from tests.support.tools import tool
+
+WORKFLOWS: Final = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def workflow(request: pytest.FixtureRequest) -> Path:
+    """Each of the workflows."""
+    path: Path = request.param
+    return path
+
+
+def test_the_workflow_follows_the_schema(workflow: Path) -> None:
+    """Unknown names are errors."""
+    subprocess.run(
+        [tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", str(workflow)],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_the_workflow_trusts_little(workflow: Path) -> None:
+    """Each action is named by its commit, and by default a job may only read.
+
+    Nothing that others can choose, such as the name of a branch, is put into a script before the shell sees it.
+    """
+    document: dict[str, Any] = yaml.safe_load(workflow.read_text("utf-8"))
+    steps = [step for job in document["jobs"].values() for step in job["steps"]]
+
+    assert document["permissions"] == {"contents": "read"}
+    for step in steps:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", f"a/b@{'0' * 40}"))
+        assert set(re.findall(r"\$\{\{ (\w+)", step.get("run", ""))) <= {"matrix"}
+
+
+def test_a_release_names_what_it_publishes() -> None:
+    """The files that the workflow sends are those that the rehearsal makes."""
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    rehearsal = (ROOT / "tests" / "deploy" / "release.py").read_text("utf-8")
+    published = (ROOT / ".github" / "published" / "installing.md").read_text("utf-8")
+
+    assert "chronoverse-chart-${GITHUB_REF_NAME#v}.tgz" in text
+    assert "chronoverse-chart-{number}.tgz" in rehearsal
+    for name in set(re.findall("@[A-Z]+@", published)):
+        assert f"s|{name}|" in text
