@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.model import JobRef, Status
@@ -216,6 +216,26 @@ def test_a_search_works_while_the_job_runs(open_tab: OpenTab, job: Job) -> None:
 
 
 @pytest.mark.long
+def test_a_search_waits_for_a_busy_service(open_tab: OpenTab, job: Job) -> None:
+    """The page asks again by itself, and then goes to the match."""
+    job.lines(*["x"] * 400, "needle").end()
+    tab = open_tab(job.ref).wait_number(1)
+    refused: list[Route] = []
+
+    def answer(route: Route) -> None:
+        # The first two requests are for all matches and for the nearest one.
+        if len(refused) == 2:
+            route.continue_()
+        else:
+            refused.append(route)
+            route.fulfill(status=503)
+
+    tab.page.route("**/logs/search?*", answer)
+    tab.find("needle")
+    tab.wait_number(401)
+
+
+@pytest.mark.long
 def test_a_search_is_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
     """Opening the address searches again. With a line it leads to the line, and otherwise to the first match."""
     job.lines(*["fine", "an error"] * 200).end(Status.FAILED, 1)
@@ -277,6 +297,8 @@ def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
     tab.wait_number(200)
     assert tab.page.url.endswith("#L200")
     tab.page.click("#unpick")
+    # A hidden button gets keys until the next frame, so the focus must be elsewhere at once.
+    assert tab.page.evaluate("document.activeElement.id") == "log"
     tab.page.keyboard.press("n")
     tab.wait_number(404)
     assert tab.text("#picked") == ""

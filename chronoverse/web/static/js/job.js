@@ -235,9 +235,10 @@ $("log").addEventListener("click", (event) => {
   }
 });
 $("newer").addEventListener("click", () => toEnd());
-// After a click on a button, keys go to the log again. After a key press on a button the focus stays there.
-for (const group of document.querySelectorAll(".tools, #comparison, #walk, #summary")) {
-  group.addEventListener("click", ({ detail }) => detail && $("log").focus({ focusVisible: false }));
+// After a click on a button, keys go to the log again. After a key press on a button the focus stays there, unless the click
+// has hidden it: until the browser draws again, a hidden button still gets the keys.
+for (const group of document.querySelectorAll(".tools, #comparison, #walk, #summary, #picked, #newer")) {
+  group.addEventListener("click", ({ detail }) => (detail || group.hidden) && $("log").focus({ focusVisible: false }));
 }
 $("summary").addEventListener("click", (event) => {
   const { number } = event.target.dataset;

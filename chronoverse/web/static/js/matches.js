@@ -1,10 +1,14 @@
 // The lines that a scan finds, and the reader's place among them: the current one, the next and the previous one.
 
+import { isTransient, pause } from "../client/request.js";
 import { $, announce, make } from "./dom.js";
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
 import { accepted, findOne, query, route, Scan } from "./scan.js";
 import { get } from "./session.js";
+
+//: Milliseconds after which a request that failed is sent again.
+const RETRY_MS = 2000;
 
 export class Matches {
   /** The scan, or null while nothing is looked for. */
@@ -152,9 +156,11 @@ export class Matches {
     await this.#findNearest(from, direction > 0 ? "asc" : "desc", this.criteria.hunks && isElsewhere);
   }
 
-  /** Asks the service for the nearest match, which the scan may not have reached. */
+  /** Asks the service for the nearest match, which the scan may not have reached. While it is busy it is asked again, until
+   * the reader has gone to another line. */
   async #findNearest(from, order, accepts = null) {
     const signal = this.#stop.signal;
+    const current = this.#on.current();
     try {
       const beyond = order === "asc" ? 0 : this.#log.last + 1;
       const criteria = accepts ? { ...this.criteria, accepts } : this.criteria;
@@ -164,8 +170,11 @@ export class Matches {
       if (!found || signal.aborted) return;
       this.scan?.highlights.set(found.sequence_num, found.highlights ?? []);
       this.#jumpTo(found.sequence_num);
-    } catch {
-      // The scan reports what is refused. After other errors the reader may try again.
+    } catch (error) {
+      // The scan reports what is refused.
+      if (!isTransient(error)) return;
+      await pause(RETRY_MS, signal).catch(() => {});
+      if (!signal.aborted && this.#on.current() === current) await this.#findNearest(from, order, accepts);
     }
   }
 
