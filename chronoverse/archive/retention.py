@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock
@@ -37,17 +37,20 @@ def delete_job(
     tombstone_ms: int = 0,
     lock_seconds: float = LOCK_SECONDS,
     on_step: StepHook = str,
+    on_hidden: Callable[[], object] = bool,
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
 
     The manifest says so first and goes last: an import finds no half of the job, if the store is lost meanwhile.
 
     For ``tombstone_ms`` milliseconds nothing can be written under its id again. A job that is over its retention leaves
-    no tombstone, since nobody asked for its lines to be gone.
+    no tombstone, since nobody asked for its lines to be gone. ``on_hidden`` is called when nothing can prevent the
+    deletion any more.
     Raises :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
+        on_hidden()
         on_step("marked for deletion")
         if tombstone_ms:
             # Meanwhile the tail readers read its terminal entry. Otherwise they might next read what a foreign runner

@@ -1,11 +1,13 @@
-"""Commands for operators: ``archive``, ``retention``, ``limits`` and ``token``."""
+"""Commands for operators: ``archive``, ``retention``, ``limits``, ``audit`` and ``token``."""
 
 import contextlib
 import gc
+import getpass
 import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,12 +18,14 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli import common
+from chronoverse.client.client import read_items
 from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
 
 if TYPE_CHECKING:
+    from chronoverse.joblog.model import JobRef
     from chronoverse.store import Store
 
 log = logging.getLogger(__name__)
@@ -93,7 +97,7 @@ def archive(
 
 
 def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str) -> int:
-    from chronoverse.archive.retention import orphans
+    from chronoverse.archive.retention import job_of, orphans
     from chronoverse.archive.store_history import StoreHistory
 
     objects = common.open_archive(settings)
@@ -101,11 +105,25 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str
         # The reason was logged.
         return os.EX_DATAERR
     show = common.item_text(output, lambda item: "\t".join(map(str, item.values())))
+    recorded: JobRef | None = None
     for (name, size, *_), reason in orphans(store, objects, time.time(), settings.retention_seconds):
         click.echo(show({"id": name, "size": size, "reason": reason}))
         if delete:
+            # Objects come job by job.
+            if (job := job_of(name)) and job != recorded:
+                _record(store, "delete", *job, "objects that the store does not know")
+                recorded = job
             objects.delete(name)
     return 0
+
+
+def _record(store: "Store", did: str, workflow_id: str, job_id: str | None, what: str) -> None:
+    """Adds to the audit trail what the user of this machine does."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container may run as a user without a name
+        user = str(os.getuid())
+    store.audit_trail.record(f"os:{user}@{socket.gethostname()}", did, workflow_id, job_id, what)
 
 
 def _import(store: "Store", settings: Settings) -> int:
@@ -114,6 +132,7 @@ def _import(store: "Store", settings: Settings) -> int:
 
     objects = common.open_archive(settings)
     made, known, problems, waiting = 0, 0, 0, []
+    recorded: str | None = None
     with common.status_line() as show:
         for found in import_jobs(store, objects, settings.lease_seconds):
             if found.problem:
@@ -123,6 +142,10 @@ def _import(store: "Store", settings: Settings) -> int:
                 known += 1
             else:
                 made += 1
+                # Jobs come workflow by workflow.
+                if found.job and found.job.workflow_id != recorded:
+                    recorded = found.job.workflow_id
+                    _record(store, "import", recorded, None, "jobs of the archive that the store did not know")
             if found.waits and found.job:
                 waiting.append(found.job)
             show(f"{made:,} jobs imported, {known:,} known")
@@ -169,6 +192,8 @@ def retention(workflow: str, time_text: str | None) -> None:
     seconds = None if time_text in (None, "default") else common.duration(time_text)
     with common.open_store(settings) as store:
         if time_text is not None:
+            _configure_logging(settings)
+            _record(store, "retention", workflow, None, "default" if seconds is None else f"{seconds} s")
             store.catalog.set_retention(workflow, seconds)
             apply_retention(store, workflow, seconds, settings.retention_seconds)
         own = store.catalog.retention(workflow)
@@ -192,15 +217,36 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
     settings = common.read_settings()
     common.require_store(settings)
     with common.open_store(settings) as store:
-        for name, value in (("job_bytes", job_bytes), ("day_bytes", day_bytes)):
-            if value is not None:
-                store.catalog.set_bound(workflow, name, None if isinstance(value, str) else value)
+        given = {"job_bytes": job_bytes, "day_bytes": day_bytes}
+        changed = {name: value for name, value in given.items() if value is not None}
+        if changed:
+            _configure_logging(settings)
+            what = ", ".join(f"{name} {value}" for name, value in changed.items())
+            _record(store, "limits", workflow, None, what)
+        for name, value in changed.items():
+            store.catalog.set_bound(workflow, name, None if isinstance(value, str) else value)
         own = store.catalog.bounds(workflow)
         service = store.catalog.common_bounds() or [0, 0]
     for name, bound, default in zip(("a job", "a day"), own, service, strict=True):
         size = default if bound is None else bound
         text = f"{size} bytes" if size else "no bound"
         click.echo(f"{name}: {text}{' (the default)' if bound is None else ''}")
+
+
+@click.command()
+@click.option(
+    "--since", type=common.moment, metavar="TIME", help="Only what was done then or later: a time, or 1h, 2d."
+)
+@click.option("--until", type=common.moment, metavar="TIME", help="Only what was done then or before.")
+def audit(since: str | None, until: str | None) -> None:
+    """Print who deleted, redacted and changed what, the newest first. This needs a token with logs:admin.
+
+    Each entry is a line of JSON.
+    """
+    with common.open_client("*", scope="logs:admin") as client:
+        for page in client.pages("/audit", limit=1_000, since=since, until=until):
+            for entry in read_items(page, "entries", dict):
+                click.echo(common.json_text(entry))
 
 
 def _workflow_entry(text: str) -> str:

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "token": ("admin", "token --workflow shop-ci --ttl 8h"),
     "retention": ("admin", "retention shop-ci 90d"),
     "limits": ("admin", "limits shop-ci --job-bytes 1000000000"),
+    "audit": ("admin", "audit --since 1d"),
     "completion": ("completion", "completion bash"),
     "scans": ("serve", "scans"),
 }

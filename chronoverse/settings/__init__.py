@@ -236,6 +236,14 @@ class Settings:
     log_level: str = _setting(
         parse.one_of(*_LOG_LEVELS), "level", f"How much the service logs: {', '.join(_LOG_LEVELS)}.", default="info"
     )
+    audit_reads: bool = _setting(
+        parse.boolean,
+        "word",
+        "`true` logs each read of a log's text: who, which job, which route and lines"
+        " ([more](operations.md#audit)). Never what was searched for.",
+        "`false`",
+        default=False,
+    )
     traces: bool = _setting(
         parse.traces,
         "word",

@@ -64,9 +64,14 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def boolean(text: str) -> bool:
+    """Reads ``true`` or ``false``."""
+    return one_of("true", "false")(text) == "true"
+
+
 def traces(text: str) -> bool:
     """Reads whether to send traces. Only possible if the optional packages for it are installed."""
-    wanted = one_of("true", "false")(text) == "true"
+    wanted = boolean(text)
     try:
         installed = not wanted or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
     except ModuleNotFoundError:

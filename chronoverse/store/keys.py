@@ -36,6 +36,8 @@ class KeyMap:
         self.workflows: Final = f"{prefix}:workflows"
         self.mark: Final = f"{prefix}:mark"
         self.limits: Final = f"{prefix}:limits"
+        #: The stream of the audit trail. As for a key set, runners have no rights for it.
+        self.audit_trail: Final = f"{prefix}-audit"
 
     def of(self, job: JobRef, kind: str) -> str:
         """A key of the job, such as its ``log``, or of its workflow, such as ``jobs``."""

@@ -18,6 +18,7 @@ from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.append_connection import AppendConnection, append_arguments
+from chronoverse.store.audit import AuditTrail
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology
@@ -79,6 +80,7 @@ class Store:
         self.workflows = WorkflowList(commands, self.listing, self.get_jobs)
         self.catalog = JobCatalog(commands)
         self.chunks = ChunkIndex(commands)
+        self.audit_trail = AuditTrail(commands)
 
     def for_tail(self) -> "Store":
         """This store for the process's tail reader: no other caller can use up the connections of its commands."""

@@ -26,7 +26,7 @@ from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.memory import bound_unread_answers
 from chronoverse.web.guards.rates import PublishThrottle, ReplayThrottle
 from chronoverse.web.guards.turns import Turns
-from chronoverse.web.http import cors, openapi, problems, request_id
+from chronoverse.web.http import cors, openapi, problems, read_audit, request_id
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.logging import redact
@@ -131,6 +131,8 @@ def build_app(deps: Dependencies) -> Flask:
     app.before_request(_refuse_odd_requests)
     bound_unread_answers(app)
     problems.register(app)
+    if deps.settings.audit_reads:
+        read_audit.register(app)
     app.extensions["chronoverse"] = deps
     if deps.traces:
         deps.traces.register(app)

@@ -89,6 +89,8 @@ def serve(store: Store) -> None:
     assert store.warnings() == []
     assert [info["evicted_keys"] for info in store.server_infos()] == ["0"]
     store.chunks.chunk(JOB, 1)
+    store.audit_trail.record("ada", "delete", JOB.workflow_id, JOB.job_id, "the job and its log")
+    assert len(store.audit_trail.page(0, None, None, 10)) == 1
     store.redactions(JOB, 1)
     store.register(JOB)
     attempt = store.open(JOB, "token")
@@ -171,6 +173,7 @@ def archive_all(store: Store) -> None:
         assert found
         assert found.status is Status.LOST
     # As ``chronoverse retention`` does it.
+    store.audit_trail.record("os:ada@host", "retention", JOB.workflow_id, None, "5 s")
     store.catalog.set_retention(JOB.workflow_id, 5)
     store.catalog.set_retention(JOB.workflow_id, None)
     apply_retention(store, JOB.workflow_id, None, 9)
@@ -237,6 +240,8 @@ def test_the_rights_are_enough_and_all_are_needed(
                 ["FLUSHALL"],
                 ["CONFIG", "GET", "*"],
                 ["XREAD", "STREAMS", "other:{a}:b:log", "0"],
+                ["XDEL", "chronoverse-audit", "1-0"],
+                *([["XADD", "chronoverse-audit", "*", "sub", "ada"]] if user == "runner" else []),
             ):
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.execute_command(*command)
@@ -291,7 +296,7 @@ def additional_rights(right: str) -> list[str]:
 
 def rules_under(prefix: str, name: str) -> list[str]:
     """The rules of one of the file's users, for keys under another prefix."""
-    return [rule.replace("~chronoverse:", f"~{prefix}:") for rule in merge_selectors(USERS[name])]
+    return [re.sub("~chronoverse(?=[:-])", f"~{prefix}", rule) for rule in merge_selectors(USERS[name])]
 
 
 @pytest.mark.parametrize("name", ["service", "runner", "archiver"])
@@ -324,4 +329,8 @@ def test_the_rights_in_a_cluster(cluster: Cluster, prefix: str, name: str) -> No
     assert store.append(attempt, make_lines(2, 1)) == 3
     cluster.end_move(slot, source, target)
     assert store.append(attempt, make_lines(3, 1)) == 4
+    if name != "runner":
+        store.audit_trail.record("ada", "delete", *job, "the job and its log")
+    if name == "service":
+        assert len(store.audit_trail.page(0, None, None, 10)) == 1
     store.close()

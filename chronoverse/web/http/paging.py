@@ -28,6 +28,7 @@ from chronoverse.web.guards.connection import HangupWatch
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.http.read_audit import set_start
 
 _Part = TypeVar("_Part")
 
@@ -154,9 +155,11 @@ def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *
     It is what the ``query``'s cursor or offset says. Without either it is the log's beginning, or its end when
     descending, and the other numbers are 0. Raises :class:`BadRequest`.
     """
+    position = [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
     if "cursor" in query:
-        return decode_cursor(query["cursor"], listing, *[number] * (1 + more))
-    return [query.get("offset", job.last + 1 if query["order"] == "desc" else 0), *[0] * more]
+        position = decode_cursor(query["cursor"], listing, *[number] * (1 + more))
+    set_start(position[0])
+    return position
 
 
 def json_response(json: bytes) -> Response:

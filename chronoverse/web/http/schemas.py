@@ -330,6 +330,15 @@ class WorkflowsQuery(Schema):
     limit = _limit("Workflows on the page.")
 
 
+class AuditQuery(Schema):
+    """The query of ``/audit``."""
+
+    since = _time("Only what was done at this time or later.")
+    until = _time("Only what was done at this time or before.")
+    cursor = _PAGE_CURSOR
+    limit = _limit("Entries on the page.")
+
+
 class SummaryQuery(Schema):
     """The query of ``/summary``."""
 
@@ -525,6 +534,18 @@ WorkflowSchema: Final = answer(
     },
 )
 WorkflowsSchema: Final = answer("Workflows", {"workflows": list_of(WorkflowSchema), **_CURSOR})
+AuditEntrySchema: Final = answer(
+    "AuditEntry",
+    {
+        "at": text("ISO 8601, UTC, by the store's clock."),
+        "sub": text("Who: the token's subject; or `os:USER@HOST` for a command that has written to the store itself."),
+        "did": one_of(("delete", "redact", "retention", "limits", "import")),
+        "workflow_id": text(),
+        "id": text("The job. Null of what concerns all jobs of the workflow.", allow_none=True),
+        "what": text("What was done, in words."),
+    },
+)
+AuditSchema: Final = answer("Audit", {"entries": list_of(AuditEntrySchema), **_CURSOR})
 #: The answer of a health check.
 StatusSchema: Final = answer(
     "Status", {"status": text()}, {"warning": text("What does not work although the node can serve.")}

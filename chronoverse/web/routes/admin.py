@@ -1,8 +1,8 @@
-"""The routes for the scope ``logs:admin``: redacting lines, listing redactions, and deleting jobs."""
+"""The routes for the scope ``logs:admin``: redacting lines, listing redactions, deleting jobs, the audit trail."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -16,17 +16,20 @@ from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.history.pages import matches
 from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp
+from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp, seconds_of
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import TICK_SECONDS, check_seconds
+from chronoverse.store.audit import Position
 from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.paging import page_response
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, number, page_response
 from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import (
     IDS,
     JOB_ROUTE,
+    AuditQuery,
+    AuditSchema,
     Blueprint,
     SearchFields,
     answer,
@@ -36,7 +39,8 @@ from chronoverse.web.http.schemas import (
     text,
 )
 
-log = logging.getLogger(__name__)
+#: Entries of the audit trail that are read at once. Reading them takes the worker 1 ms, and other requests wait for it.
+AUDIT_BATCH: Final = 100
 
 
 class RedactBody(SearchFields):
@@ -118,6 +122,26 @@ def blueprint(deps: Dependencies) -> Blueprint:
         found = deps.store.chunks.audit(ref)
         return page_response({"workflow_id": workflow_id, "id": job_id, "redactions": found})
 
+    @routes.route("/audit")
+    @routes.doc(operationId="listAuditTrail")
+    @routes.arguments(AuditQuery(), location="query", as_kwargs=True)
+    @routes.response(200, AuditSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
+    @routes.problem(403)
+    def audit(**query: Any) -> Response:
+        """Who has deleted and redacted what, changed which bounds, and imported jobs, the newest first.
+
+        For the workflows of the token.
+        """
+        listing = ("audit", query.get("since"), query.get("until"))
+        position: Position | None = None
+        if "cursor" in query:
+            at_ms, entry_number = decode_cursor(query["cursor"], listing, number, number)
+            position = at_ms, entry_number
+        since_ms, until_ms = _milliseconds(query.get("since")), _milliseconds(query.get("until"))
+        found, position = _audit_page(deps, since_ms or 0, until_ms, position, query["limit"])
+        cursor = None if position is None else encode_cursor(listing, position)
+        return page_response({"entries": found, "cursor": cursor}, cursor, query)
+
     @routes.route(JOB_ROUTE, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
     @routes.response(204, description="It is gone, from the archive and from the store.")
@@ -131,12 +155,44 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if deps.store.get_job(ref) is None and not has_leftovers(deps.store, deps.object_store, ref):
             raise JobNotFound("no such job")
         tombstone_ms = deps.store.retention_ms(workflow_id)
-        delete_job(deps.store, deps.object_store, ref, tombstone_ms=tombstone_ms)
+        record = partial(deps.store.audit_trail.record, principal().subject, "delete", *ref, "the job and its log")
+        delete_job(deps.store, deps.object_store, ref, tombstone_ms=tombstone_ms, on_hidden=record)
         deps.invalidate(ref)
-        log.info("job deleted", extra={"fields": {"job": str(ref), "sub": principal().subject}})
         return Response(status=204)
 
     return routes
+
+
+def _milliseconds(timestamp: str | None) -> int | None:
+    """Unix ms of a time in a query. Nothing was done before 1970."""
+    seconds = seconds_of(timestamp)
+    return None if seconds is None else max(round(1000 * seconds), 0)
+
+
+def _audit_page(
+    deps: Dependencies, since_ms: int, until_ms: int | None, position: Position | None, limit: int
+) -> tuple[list[dict[str, Any]], Position | None]:
+    """Entries after ``position`` of workflows that the user may administrate, and where the next page begins."""
+    trail, allowed, subject = deps.store.audit_trail, principal().rights[ADMIN], principal().subject
+    # The trail's server has no job of its own, so the reference only names its slot.
+    lock_ref = JobRef(trail.slot, "")
+    found: list[dict[str, Any]] = []
+    # Then a page ends with what it has found.
+    deadline = deps.monotonic() + 0.5
+    with deps.turns.page(lock_ref, subject):
+        while True:
+            with deps.turns.read(lock_ref, subject):
+                batch = trail.page(since_ms, until_ms, position, AUDIT_BATCH)
+            for position, entry in batch:
+                if entry["workflow_id"] in allowed:
+                    found.append(entry)
+                if len(found) == limit:
+                    return found, position
+            if len(batch) < AUDIT_BATCH:
+                return found, None
+            if deps.monotonic() > deadline:
+                return found, position
+            yield_to_loop()
 
 
 def stale_seconds(watched: int) -> float:
@@ -159,8 +215,8 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
     asked = RedactionRequest(first, last, _line_predicate(body), audit, exact="q" not in body)
     done = Redaction(deps.store, deps.object_store, ref, asked, pause=yield_to_loop).run()
     deps.invalidate(ref)
-    log_fields = {"job": str(ref), "sub": subject, "from": first, "to": done.last_checked, "lines": done.lines}
-    log.info("redacted", extra={"fields": {**log_fields, "reason": reason or "", "pending": done.pending}})
+    what = f"{done.lines} lines from {first} to {done.last_checked}{f': {reason}' if reason else ''}"
+    deps.store.audit_trail.record(subject, "redact", *ref, what)
     return done
 
 

@@ -30,6 +30,7 @@ from chronoverse.web.guards.admission import StreamTicket, retry_ms
 from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import scan_page
+from chronoverse.web.http.read_audit import set_start
 from chronoverse.web.http.schemas import (
     EVENT_SCHEMA,
     Blueprint,
@@ -244,6 +245,7 @@ def open_viewer(
     deps.tail.start()
     metrics.STREAMS_OPEN.inc()
     metrics.STREAMS_STARTED.inc()
+    set_start(wanted["after"])
     ticket.viewer = viewer = Viewer(deps.replay_cache, deps.tail, ref, job, **options)
     _log("stream opened", ticket, job=str(ref), after=viewer.cursor, client=ticket.address, sub=ticket.subject)
     if ticket.span:

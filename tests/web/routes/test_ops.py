@@ -232,7 +232,7 @@ def test_only_operators_routes_are_open(document: dict[str, Any]) -> None:
     """All other routes require the bearer token."""
     for path, method, operation in operations(document):
         security = operation.get("security", document.get("security"))
-        assert security == ([{"bearer": []}] if path.startswith("/workflows") else []), (method, path)
+        assert security == ([{"bearer": []}] if path.startswith(("/workflows", "/audit")) else []), (method, path)
 
 
 def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any]) -> None:
@@ -240,6 +240,7 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
     job = "/workflows/{workflow_id}/jobs/{job_id}"
     expected = {
         "/workflows": {"cursor", "limit", "status"},
+        "/audit": {"cursor", "limit", "since", "until"},
         "/workflows/{workflow_id}/jobs": {"workflow_id", "status", "cursor", "limit"},
         job: {"workflow_id", "job_id"},
         f"{job}/events": {

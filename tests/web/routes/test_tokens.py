@@ -46,6 +46,7 @@ ROUTES: Final = {
     "workflows": ("GET", "/workflows"),
     "redact": ("POST", "/workflows/mine/jobs/job/logs/redact"),
     "redactions": ("GET", "/workflows/mine/jobs/job/logs/redactions"),
+    "audit": ("GET", "/audit"),
     # This job does not exist. The other requests still need the jobs that do.
     "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
@@ -54,7 +55,7 @@ READS: Final = dict.fromkeys(
     ("events", "logs", "job", "jobs", "search", "new", "raw", "summary", "wait", "search all", "workflows"), 200
 )
 #: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
-ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "DELETE"), 403)
+ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "audit", "DELETE"), 403)
 #: Statuses of writing with the good token. A POST is refused for its missing body.
 WRITES: Final = {"PUT": 200, "open": 415, "append": 415, "end": 415}
 
@@ -163,7 +164,10 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "scp": (lambda: signed(scope=None, scp=f"{READ} {WRITE}"), GOOD),
     "a list of scp": (lambda: signed(scope=None, scp=[READ]), READS | {"else": 403}),
     "scopes of numbers": (lambda: signed(scope=[1, 2]), {"else": 401}),
-    "admin only": (lambda: signed(scope=ADMIN), {"redact": 415, "redactions": 200, "DELETE": 404, "else": 403}),
+    "admin only": (
+        lambda: signed(scope=ADMIN),
+        {"redact": 415, "redactions": 200, "audit": 200, "DELETE": 404, "else": 403},
+    ),
     "both": (signed, GOOD),
     "all workflows": (lambda: signed(workflows=["*"]), GOOD),
     "lower case": (lambda: signed().replace("Bearer", "bearer"), GOOD),
@@ -246,7 +250,7 @@ scopes = ["{READ}", "{WRITE}"]
 [plain]
 workflows = ["*"]
 """
-_ADMIN: Final = {"redact": 415, "redactions": 200, "DELETE": 404}
+_ADMIN: Final = {"redact": 415, "redactions": 200, "audit": 200, "DELETE": 404}
 GROUP_MATRIX: Final[dict[str, tuple[list[str], dict[str, int]]]] = {
     "readers": (["readers"], READS | {"else": 403}),
     "writers": (["writers", "unknown"], GOOD),

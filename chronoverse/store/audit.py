@@ -1,0 +1,58 @@
+"""The audit trail: who has deleted and redacted what, and changed which bounds. It is a line in the log each, too.
+
+It is one stream for all workflows, with a key that only services and archivers may write (``docs/redis.md``). It
+outlives the jobs that it is about.
+"""
+
+import logging
+from itertools import chain
+from typing import Any, Final
+
+from chronoverse.joblog.model import iso_or_none
+from chronoverse.store.commands import Commands
+
+#: Entries that the store keeps, a hundred more at most. They take 15 MB.
+MAX_ENTRIES: Final = 100_000
+#: Characters of the subject, and of what was done.
+MAX_TEXT: Final = 300
+
+#: An entry's time by the store's clock in Unix ms, and a number among those of that time.
+Position = tuple[int, int]
+
+#: The log of what was done, and of what was read. It is written at any CHRONOVERSE_LOG_LEVEL.
+audit_log: Final = logging.getLogger("chronoverse.audit")
+audit_log.setLevel(logging.INFO)
+
+
+class AuditTrail:
+    """Writes and reads the trail. Its methods raise as those of :class:`chronoverse.store.Store`."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+        #: The trail's key. As a workflow's id names the server of its jobs, it names that of the trail.
+        self.slot: Final = commands.keys.audit_trail
+
+    def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:
+        """Adds an entry: ``sub`` is who, and ``did`` one of delete, redact, retention, limits and import."""
+        fields = {"sub": sub[:MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:MAX_TEXT]}
+        if job_id is not None:
+            fields["id"] = job_id
+        audit_log.info("audit", extra={"fields": fields})
+        self._commands.script("record", self.slot, [self.slot], MAX_ENTRIES, *chain(*fields.items()))
+
+    def page(
+        self, since_ms: int, until_ms: int | None, before: Position | None, count: int
+    ) -> list[tuple[Position, dict[str, Any]]]:
+        """Up to ``count`` entries of this time in Unix ms, the newest first, strictly after ``before``."""
+        newest = "+" if until_ms is None else str(until_ms)
+        if before is not None:
+            newest = f"({before[0]}-{before[1]}"
+        found = self._commands.run(self.slot, "XREVRANGE", self.slot, newest, since_ms, "COUNT", count)
+        entries: list[tuple[Position, dict[str, Any]]] = []
+        for entry_id, pairs in found:
+            at_ms, number = map(int, entry_id.split(b"-"))
+            texts = [each.decode("utf-8", "replace") for each in pairs]
+            fields = dict(zip(texts[::2], texts[1::2], strict=True))
+            known = {name: fields.get(name) for name in ("sub", "did", "workflow_id", "id", "what")}
+            entries.append(((at_ms, number), {"at": iso_or_none(at_ms), **known}))
+        return entries

@@ -1,0 +1,7 @@
+#!lua flags=allow-oom
+-- Adds an entry to the audit trail. The server drops the oldest ones, some at a time.
+-- KEYS  audit trail
+-- ARGV  entries to keep, then names and values
+-- ->    OK
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+return {'OK'}

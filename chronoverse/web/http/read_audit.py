@@ -1,0 +1,41 @@
+"""A line in the log for each read of a log's text, if the settings ask for it. It never has what was searched for."""
+
+from typing import Final
+
+from flask import Flask, Response, g, request
+
+from chronoverse.store.audit import audit_log
+from chronoverse.web.http.dependencies import principal
+
+#: The views below a workflow that show no text of a log. Any other view counts, also one that is new.
+_WITHOUT_TEXT: Final = frozenset({"jobs.jobs", "jobs.job", "admin.redactions"})
+
+
+def register(app: Flask) -> None:
+    """Makes ``app`` log its answers that have text of a log."""
+    app.after_request(_log_read)
+
+
+def set_start(after: int) -> None:
+    """Notes that what the current request reads begins after line ``after``."""
+    g.reads_after = after
+
+
+def _log_read(response: Response) -> Response:
+    ids = request.view_args or {}
+    has_text = "workflow_id" in ids and request.endpoint not in _WITHOUT_TEXT
+    # A refusal may have the status 200, too.
+    is_answer = response.status_code == 200 and response.mimetype != "application/problem+json"
+    if request.method == "GET" and has_text and is_answer:
+        fields = {
+            "sub": principal().subject,
+            "job": "/".join(ids.values()),
+            # What follows the job or the workflow in the path.
+            "route": request.path.removeprefix(f"/workflows/{'/jobs/'.join(ids.values())}/"),
+            "after": g.get("reads_after"),
+            "to": response.headers.get("Last-Event-ID"),
+            "query_characters": len(request.args["q"]) if "q" in request.args else None,
+        }
+        fields = {name: value for name, value in fields.items() if value is not None}
+        audit_log.info("read", extra={"fields": fields})
+    return response

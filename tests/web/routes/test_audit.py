@@ -1,0 +1,215 @@
+"""The audit trail: who deleted, redacted and changed what, and who has read a log's text. Tested from outside."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.joblog.model import JobRef
+from chronoverse.store import Store
+from chronoverse.store.audit import MAX_ENTRIES
+from tests.support.archivers import archive
+from tests.support.commands import call_main, environ, run_chronoverse
+from tests.support.servers import RedisServer, running
+from tests.support.service import serving
+from tests.support.waiting import deadline
+from tests.web.routes.test_tiers import Site
+
+WORKFLOW: Final = "audited"
+#: Seconds for an answer on a busy machine.
+PATIENCE_SECONDS: Final = 60.0
+
+
+@pytest.fixture(scope="module")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Site]:
+    """A service that logs who reads."""
+    directory = tmp_path_factory.mktemp("audit")
+    folder = directory / "archive"
+    settings: dict[str, Any] = {"archive_url": folder.as_uri(), "audit_reads": "true", "log_format": "json"}
+    with (
+        contextlib.closing(Store(store_server.url)) as store,
+        serving(directory, store_server.url, **settings) as service,
+    ):
+        site = Site(service, folder, store, WORKFLOW, (READ, WRITE, ADMIN))
+        yield site
+        site.client.close()
+
+
+def trail(site: Site, *workflows: str, **query: Any) -> list[dict[str, Any]]:
+    """The entries of all pages, without their times."""
+    headers = {"Authorization": f"Bearer {site.service.token(*workflows, scopes=[ADMIN])}"}
+    found: list[dict[str, Any]] = []
+    in_time = deadline(PATIENCE_SECONDS, "the last page")
+    cursor: str | None = ""
+    while cursor is not None and in_time():
+        params = {**query, **({"cursor": cursor} if cursor else {})}
+        answer = httpx.get(f"{site.service.url}/audit", params=params, headers=headers, timeout=PATIENCE_SECONDS)
+        assert answer.status_code == 200, answer.text
+        cursor = answer.json()["cursor"]
+        assert ("next" in answer.links) == (cursor is not None)
+        assert len(answer.json()["entries"]) <= query.get("limit", 100)
+        found += answer.json()["entries"]
+    times = [entry.pop("at") for entry in found]
+    assert times == sorted(times, reverse=True)
+    return found
+
+
+def logged(site: Site, message: str, start: int = 0) -> list[dict[str, Any]]:
+    """The lines in the service's log that say this."""
+    lines = (json.loads(line) for line in site.service.logs(start).splitlines() if line.startswith("{"))
+    return [line for line in lines if line["logger"] == "chronoverse.audit" and line["message"] == message]
+
+
+def test_deletions_and_redactions_are_recorded(site: Site) -> None:
+    """Each in the store and in the log. What was searched for is in neither."""
+    start, before = site.service.log_size(), len(trail(site))
+    job, held = site.job().lines(["hunter2", "fine", "hunter2"]).end(), site.job()
+    site.store.open(JobRef(WORKFLOW, held.job_id), "token")
+    url = f"{job.path}/logs/redact"
+    assert site.client.post(url, json={"q": "hunter2", "reason": "a password"}).status_code == 200
+    assert site.client.delete(held.path).status_code == 409
+    assert site.client.delete(job.path).status_code == 204
+
+    who = {"sub": "tests", "workflow_id": WORKFLOW, "id": job.job_id}
+    expected = [
+        {"did": "delete", "what": "the job and its log"} | who,
+        {"did": "redact", "what": "2 lines from 1 to 3: a password"} | who,
+    ]
+    assert trail(site)[: -before or None] == expected
+    lines = logged(site, "audit", start)
+    assert [{name: line[name] for name in expected[0]} for line in lines] == expected[::-1]
+    assert all(line["request_id"] for line in lines)
+    assert "hunter2" not in site.service.logs(start)
+
+
+def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
+    """By the name of the user, who also gets the line, at any level of the log. ``chronoverse audit`` prints all."""
+
+    store: dict[str, Any] = {"CHRONOVERSE_URL": "", "CHRONOVERSE_REDIS_URL": str(site.service.redis_url)}
+
+    def change(*arguments: str, **settings: Any) -> str:
+        done = run_chronoverse(site.service, *arguments, **store, **settings)
+        assert done.returncode == 0, done.stderr
+        return done.stderr.decode()
+
+    def show(*arguments: str, **settings: str) -> str:
+        done = call_main(*arguments, environ=environ(site.service, **settings))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    job = site.job().lines(["a line"]).end()
+    archive(site.store, site.objects)
+    known = len(trail(site))
+    said = change("retention", WORKFLOW, "90d", CHRONOVERSE_LOG_LEVEL="error")
+    assert re.search(f'audit sub=os:.*did=retention workflow_id={WORKFLOW} what="7776000 s"', said)
+    change("limits", WORKFLOW, "--job-bytes", "1000", "--day-bytes", "default")
+    for command in ("limits", "retention"):
+        show(command, WORKFLOW, **store)
+    change("retention", WORKFLOW, "default")
+    with redis.Redis.from_url(str(site.service.redis_url), protocol=2) as client:
+        client.delete(*client.keys(f"chronoverse:{{{WORKFLOW}}}:*"))
+    for _ in range(2):
+        change("archive", "--import", CHRONOVERSE_ARCHIVE_URL=site.directory.as_uri())
+        assert site.client.get(job.path).status_code == 200
+
+    printed = show("audit", "--since", "1h", CHRONOVERSE_TOKEN=site.service.token(WORKFLOW, scopes=[ADMIN]))
+    found = [json.loads(line) for line in printed.splitlines()][: -known or None]
+    assert [(each["did"], each["id"], each["what"]) for each in found] == [
+        ("import", None, "jobs of the archive that the store did not know"),
+        ("retention", None, "default"),
+        ("limits", None, "job_bytes 1000, day_bytes default"),
+        ("retention", None, "7776000 s"),
+    ]
+    assert {each["sub"].partition("@")[0] for each in found} == {said.partition("sub=")[2].partition("@")[0]}
+    assert show("audit", "--until", "1h", CHRONOVERSE_TOKEN=site.service.token(scopes=[ADMIN])) == ""
+
+
+def test_a_token_gets_the_entries_of_its_workflows(site: Site) -> None:
+    """With ids and prefixes, in pages. The cursor is bound to the times that were asked for."""
+    for number in range(7):
+        for workflow in ("team-a.x", "team-ab", "team-b"):
+            site.store.audit_trail.record("ada", "limits", workflow, None, str(number))
+    own = [str(number) for number in reversed(range(7))]
+    for rights, seen in (
+        (["team-a.*"], ["team-a.x"]),
+        (["team-b", "team-ab*"], ["team-b", "team-ab"]),
+        (["team-c*", "team"], []),
+    ):
+        found = trail(site, *rights, limit=3)
+        assert [(each["workflow_id"], each["what"]) for each in found] == [(w, n) for n in own for w in seen]
+    assert {"team-a.x", "team-ab", "team-b"} <= {each["workflow_id"] for each in trail(site)}
+    newest = site.client.get("/audit?limit=1").json()
+    at = newest["entries"][0]["at"]
+    assert trail(site, since=at, until=at)[0]["what"] == "6"
+    assert trail(site, until="1969-01-01T00:00:00Z") == trail(site, since="9999-01-01T00:00:00Z") == []
+    bad = [f"since={at}&cursor={newest['cursor']}", "cursor=x", "limit=0", "since=yesterday", "did=delete"]
+    assert {site.client.get(f"/audit?{query}").status_code for query in bad} == {400}
+
+
+@pytest.mark.long
+def test_a_page_is_bounded_and_so_is_the_trail(site: Site, store_server: RedisServer) -> None:
+    """A page of somebody whose entry is behind a hundred thousand others may be empty, and has a cursor."""
+    site.store.audit_trail.record("ada", "limits", "rare", None, "dropped")
+    with redis.Redis.from_url(store_server.url, protocol=2) as client:
+
+        def fill(count: int) -> None:
+            fields = {"sub": "ada", "did": "limits", "workflow_id": "often", "what": "job_bytes 1000000"}
+            for _ in range(count // 1_000):
+                pipeline = client.pipeline(transaction=False)
+                for _ in range(1_000):
+                    pipeline.xadd("chronoverse-audit", fields)
+                pipeline.execute()
+
+        fill(2_000)
+        site.store.audit_trail.record("ada", "limits", "rare", None, "kept")
+        fill(MAX_ENTRIES - 1_000)
+        site.store.audit_trail.record("ada", "limits", "often", None, "the newest")
+        assert MAX_ENTRIES <= client.xlen("chronoverse-audit") < MAX_ENTRIES + 1_000
+        assert client.memory_usage("chronoverse-audit", samples=0) < 20 << 20
+    assert [each["what"] for each in trail(site, "rare")] == ["kept"]
+
+
+def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
+    """Of every route that has text, also of one that is new. Not what was searched for, and no refusal."""
+    job = site.job().lines(["secret 1", "secret 2", "secret 3"]).end()
+    document = site.client.get("/openapi.json").json()
+    without_text = ("/workflows/{workflow_id}/jobs", job_route := "/workflows/{workflow_id}/jobs/{job_id}")
+    known = [path for path, item in document["paths"].items() if "{workflow_id}" in path and "get" in item]
+    routes = set(known) - {*without_text, f"{job_route}/logs/redactions"}
+    start, queries = site.service.log_size(), {"logs": "?offset=1", "logs/new": "?against=" + job.job_id}
+    expected = []
+    for route in sorted(routes):
+        path = route.format(workflow_id=WORKFLOW, job_id=job.job_id, sequence_num=1, n=1)
+        rest = route.removeprefix(f"{job_route}/").removeprefix("/workflows/{workflow_id}/")
+        query = "?q=secret+2" if "search" in rest else queries.get(rest, "")
+        assert site.client.get(path + query).status_code == 200, path
+        assert site.client.head(path + query).status_code == 200, path
+        expected.append(
+            (
+                WORKFLOW if route.startswith("/workflows/{workflow_id}/logs") else f"{WORKFLOW}/{job.job_id}",
+                re.sub(r"\{\w+\}", "1", rest),
+            )
+        )
+    for path in (job.path, f"{job.path}/logs?limit=x", f"{job.path}x/logs"):
+        site.client.get(path, headers={"Prefer": "status=200"})
+
+    lines = logged(site, "read", start)
+    assert [(line["job"], line["route"]) for line in lines] == expected
+    assert {line["sub"] for line in lines} == {"tests"}
+    found = {line["route"]: (line.get("after"), line.get("to"), line.get("query_characters")) for line in lines}
+    assert found["logs"] == (1, "3", None)
+    assert found["events"] == (0, None, None)
+    assert found["logs/search"][2] == len("secret 2")
+    assert "secret" not in site.service.logs(start)
