@@ -3,12 +3,20 @@
 import os
 import re
 import sys
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chronoverse.cli import common
+from chronoverse.client.client import read_items
 from chronoverse.client.terminal import counted
+from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.joblog.model import JobRef, parse_number
+
+if TYPE_CHECKING:
+    from chronoverse.client.client import Client
 
 #: What redacting and deleting need, and naming the jobs that are near one that is not there.
 _SCOPES = "logs:admin logs:read"
@@ -69,16 +77,63 @@ def redact(
 
 
 @click.command()
-@common.job_arguments
+@click.argument("workflow", type=common.identifier)
+@click.argument("job", type=common.identifier, required=False)
+@click.option("--all", "all_jobs", is_flag=True, help="All jobs that WORKFLOW has now, in place of JOB.")
 @_yes_option
-def delete(workflow: str, job: str, yes: bool) -> int:
-    """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin."""
-    if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
+def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
+    """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin.
+
+    A job whose runner is alive stays.
+    """
+    if all_jobs == (job is not None):
+        raise click.UsageError("give either JOB or --all")
+    if job is not None:
+        if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
+            return 1
+        with common.open_client(workflow, job, _SCOPES) as client:
+            client.delete(JobRef(workflow, job))
+        click.echo(f"{workflow}/{job} deleted")
+        return 0
+    with common.open_client(workflow, None, _SCOPES) as client:
+        return _delete_all(client, workflow, yes)
+
+
+def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
+    """Deletes the jobs that there are now, the newest first, one at a time. It may be interrupted, and repeated."""
+    count, newest = 0, ""
+    for job in _listed(client, workflow):
+        count, newest = count + 1, max(newest, job["created_at"] or "")
+    if not count:
+        raise JobNotFound("no such workflow")
+    jobs = "the only job" if count == 1 else f"all {count:,} jobs"
+    if not _may_go_on(f"Delete {jobs} of {workflow}, with their logs? This cannot be undone.", yes):
         return 1
-    with common.open_client(workflow, job, _SCOPES) as client:
-        client.delete(JobRef(workflow, job))
-    click.echo(f"{workflow}/{job} deleted")
-    return 0
+    deleted, kept = 0, 0
+    with common.status_line() as show:
+        for job in _listed(client, workflow):
+            # Nobody was asked about a job that is newer.
+            if (job["created_at"] or "") > newest:
+                continue
+            try:
+                client.delete(JobRef(workflow, job["id"]))
+                deleted += 1
+            except JobNotFound:
+                count -= 1  # it has expired meanwhile, or somebody else has deleted it
+            except ChronoverseError as error:
+                if error.status != HTTPStatus.CONFLICT:
+                    raise
+                kept += 1
+                show("")
+                common.print_message(f"{workflow}/{job['id']} stays: {error}")
+            show(f"deleted {deleted:,} of {count:,} jobs")
+    click.echo(f"{deleted} jobs of {workflow} deleted")
+    return os.EX_TEMPFAIL if kept else 0
+
+
+def _listed(client: "Client", workflow: str) -> Iterator[dict[str, Any]]:
+    for page in client.pages("/workflows/{}/jobs", workflow, limit=1_000):
+        yield from read_items(page, "jobs", dict)
 
 
 def _may_go_on(question: str, yes: bool) -> bool:

@@ -1,8 +1,10 @@
 """``chronoverse download``, ``redact`` and ``delete``: what they ask the service, what they change, how they exit."""
 
+import contextlib
 import json
 import os
 import pty
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -187,6 +189,40 @@ def test_deleting(cli: Cli, settings: dict[str, str], new_job: NewJob) -> None:
     assert printed(cli, "held", settings) == ["a"]
 
 
+def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp_path: Path) -> None:
+    """Those that there are when it asks. It says how many, names those that it must leave, and may be repeated."""
+    workflow, names = "wf_all", [f"job-{number}" for number in range(12)]
+    settings = {"URL": service.url, "TOKEN": service.token(workflow, scopes=[READ, ADMIN])}
+    with contextlib.closing(Store(backend.url)) as store:
+        for name in names:
+            store.register(JobRef(workflow, name))
+        attempt = store.open(JobRef(workflow, "job-5"), "a" * 32)
+        store.open(JobRef("wf_other", "job"), "a" * 32)
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, "delete", workflow, "--all"],
+            env=environ(tmp_path, **settings),
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stderr
+        question = f"Delete all 12 jobs of {workflow}, with their logs? This cannot be undone. [y/N]: ".encode()
+        assert process.stderr.read(len(question)) == question
+        store.register(JobRef(workflow, "after"))
+        os.write(ours, b"y\n")
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        os.close(ours)
+        os.close(theirs)
+        assert (process.returncode, out) == (75, f"11 jobs of {workflow} deleted\n".encode())
+        assert re.fullmatch(f"chronoverse: {workflow}/job-5 stays: .*\n", err.decode())
+        store.finish(attempt, Status.COMPLETED, 0, 0, 1)
+        done = cli("delete", workflow, "--all", "--yes", **settings)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"2 jobs of {workflow} deleted\n", "")
+        assert cli("delete", workflow, "--all", "--yes", **settings).returncode == 66
+        assert store.get_job(JobRef("wf_other", "job"))
+
+
 def test_a_deletion_whose_answer_was_lost_has_succeeded(cli: Cli) -> None:
     """The second request finds no such job, because the first has deleted it."""
     with ScriptedService(None, problem("404 Not Found", "There is nothing here.")) as service:
@@ -239,6 +275,8 @@ def test_a_terminal_is_asked_first(
     "argv",
     [
         ("delete", WORKFLOW, "job_1"),
+        ("delete", WORKFLOW, "job_1", "--all", "--yes"),
+        ("delete", WORKFLOW, "--yes"),
         ("redact", WORKFLOW, "job_1", "--lines", "1"),
         ("redact", WORKFLOW, "job_1", "--yes"),
         ("redact", WORKFLOW, "job_1", "--yes", "--lines", "1-"),
