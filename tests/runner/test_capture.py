@@ -232,8 +232,8 @@ def test_a_grandchild_may_print_after_the_command_has_ended() -> None:
 def test_a_silent_grandchild_does_not_delay_the_end() -> None:
     """A daemon may keep the pipe open for ever."""
     started = time.monotonic()
-    capture(GRANDCHILD.format(grandchild="time.sleep(6)"))
-    assert ORPHAN_QUIET_SECONDS <= time.monotonic() - started < ORPHAN_QUIET_SECONDS + 2
+    capture(GRANDCHILD.format(grandchild="time.sleep(30)"))
+    assert ORPHAN_QUIET_SECONDS <= time.monotonic() - started < 20
 
 
 def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:

@@ -107,9 +107,9 @@ def test_a_command_that_cannot_be_started_is_reported(tmp_path: Path) -> None:
 def test_a_grandchild_does_not_delay_the_end() -> None:
     """It has the terminal open, and ignores SIGHUP."""
     started = time.monotonic()
-    code, _, _ = execute("sh", "-c", "trap '' HUP; sleep 4 & exit 0")
+    code, _, _ = execute("sh", "-c", "trap '' HUP; sleep 30 & exit 0")
     assert code == 0
-    assert time.monotonic() - started < 3.5
+    assert time.monotonic() - started < 20
 
 
 def test_no_descriptor_is_left_open() -> None:

@@ -53,7 +53,7 @@ def test_no_sentinel_names_a_master(sentinels: SentinelFleet, hosts: str) -> Non
         store.get_job(JobRef("wf_1", "job_1"))
     store.close()
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 def test_a_replica_is_not_taken_for_the_master(sentinels: SentinelFleet) -> None:

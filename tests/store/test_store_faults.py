@@ -495,7 +495,7 @@ def test_readers_cannot_use_up_the_connections_of_others(used_up: Bench, operati
     began = time.monotonic()
     operation(used_up.store)
 
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 2
 
 
 NOWHERE: Final = (
@@ -515,7 +515,7 @@ def test_no_server_at_the_address(url: str) -> None:
         with pytest.raises(StoreUnavailable):
             operation(store)
         store.close()
-        assert time.monotonic() - began < 1, name
+        assert time.monotonic() - began < 5, name
 
 
 @pytest.fixture(scope="module")
@@ -536,18 +536,18 @@ def test_a_frozen_server(frozen: RedisServer, operation: str) -> None:
         OPERATIONS[operation](store)
     store.close()
 
-    assert 0.1 <= time.monotonic() - began < 2
+    assert 0.1 <= time.monotonic() - began < 4.5
 
 
 def test_an_append_is_sent_only_once(frozen: RedisServer) -> None:
     """Its first answer counts."""
-    store = Store(f"{frozen.url}?socket_timeout=1")
+    store = Store(f"{frozen.url}?socket_timeout=2")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
         store.append(ATTEMPT, LINES)
     store.close()
 
-    assert 1 <= time.monotonic() - began < 1.9
+    assert 2 <= time.monotonic() - began < 3.9
 
 
 # Keys that others have changed

@@ -270,7 +270,7 @@ def test_a_process_that_hangs_is_replaced(service: Service) -> None:
         took = time.monotonic() - began
     wait_until(lambda: not is_alive(victim.pid), PATIENCE_SECONDS, "it has gone")
 
-    assert took < WAIT_SECONDS + max(ANSWER_SECONDS, HANG_SECONDS) + 5
+    assert took < WAIT_SECONDS + max(ANSWER_SECONDS, HANG_SECONDS) + 20
     assert [each.status_code for each in answers if each.status_code != 200] == [503]
     assert search(service).status_code == 200
 
@@ -317,7 +317,7 @@ def test_a_server_that_stands_still_starts_again(redis_server: RedisServer, tmp_
         assert not is_alive(stopped.pid)
 
     assert refused.status_code == 503
-    assert took < WAIT_SECONDS + 2
+    assert took < WAIT_SECONDS + 8
 
 
 def test_whoever_cleans_temporary_files_does_not_stop_searches(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -101,13 +101,13 @@ def test_a_server_that_hangs_is_unavailable(endpoint: ScanEndpoint, monkeypatch:
 
     def begin(sock: socket.socket) -> None:
         sock.sendall(BEGINS)
-        over.wait(5)
+        over.wait(60)
 
     with answering(endpoint, begin) as scans:
         began = time.monotonic()
         with pytest.raises(ScansUnavailable):
             ask(scans)
-        assert 3 * PATIENCE <= time.monotonic() - began < 5
+        assert 3 * PATIENCE <= time.monotonic() - began < 30
         over.set()
 
 
@@ -115,11 +115,11 @@ def test_a_server_that_hangs_is_unavailable(endpoint: ScanEndpoint, monkeypatch:
 def test_a_server_that_does_not_begin_is_unavailable(endpoint: ScanEndpoint, accepts: bool) -> None:
     """The worker waits for as long as a scan may wait for its turn. Where the server stands still does not matter."""
     over = threading.Event()
-    with answering(endpoint, lambda _: over.wait(5)) if accepts else nullcontext(client_of(endpoint)) as scans:
+    with answering(endpoint, lambda _: over.wait(60)) if accepts else nullcontext(client_of(endpoint)) as scans:
         began = time.monotonic()
         with pytest.raises(ScansUnavailable):
             ask(scans)
-        assert PATIENCE <= time.monotonic() - began < 2
+        assert PATIENCE <= time.monotonic() - began < 30
         over.set()
 
 

@@ -155,7 +155,7 @@ def test_a_client_that_takes_nothing_is_cut(client: Client, limits: SendLimits, 
     with pytest.raises(ConnectionResetError):
         client.connection.sendall(LARGE)
 
-    assert 0.3 <= time.monotonic() - began < 3
+    assert 0.3 <= time.monotonic() - began < 20
     # The kernel holds nothing of the answer any more.
     client.connection.close()
     assert client.read(65_536, 0) < len(LARGE)

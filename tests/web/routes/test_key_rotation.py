@@ -26,7 +26,7 @@ pytestmark = pytest.mark.long
 KEYS: Final = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("k1", "k2", "k3", "k4", "stranger")}
 WORKERS: Final = 3
 #: Seconds in which a new key must be accepted: those until the next fetch, and some for a busy machine.
-SOON_SECONDS: Final = MIN_REFETCH_SECONDS + 3
+SOON_SECONDS: Final = MIN_REFETCH_SECONDS + 10
 
 
 def published(*names: str) -> list[dict[str, object]]:
@@ -173,7 +173,8 @@ def test_a_restarted_service_knows_the_keys_without_its_issuer(service: Service,
     began = time.monotonic()
 
     assert Counter(ask(service, token("k1")).status_code for _ in range(10)) == {200: 10}
-    assert time.monotonic() - began < FETCH_SECONDS
+    # If each of them waited for the issuer, it would be ten times that.
+    assert time.monotonic() - began < 4 * FETCH_SECONDS
 
 
 def test_a_new_node_serves_while_the_issuer_is_away(

@@ -21,8 +21,8 @@ JOBS: Final = 2_500
 #: Listings that one token requests at the same time.
 LISTINGS: Final = 50
 #: Seconds within which others must be answered meanwhile: the readiness check, and a page of another token.
-READY_SECONDS: Final = 0.3
-PAGE_SECONDS: Final = 1.0
+READY_SECONDS: Final = 2.0
+PAGE_SECONDS: Final = 5.0
 
 
 def headers(subject: str) -> dict[str, str]:

@@ -152,7 +152,7 @@ def test_an_expression_takes_no_exponential_time(client: httpx.Client, log: Fore
     started = time.monotonic()
 
     assert numbers(client, log, q="^(a+)+$", regex="true") == []
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
     job.lines(["ab" * 30_000, "ab" * 30_000 + "z"])
     assert numbers(client, job, q="(?:a.{0,50}){4}z", regex="true") == [2]
 

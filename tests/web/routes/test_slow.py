@@ -24,7 +24,7 @@ ATTACK_SECONDS: Final = 4
 COUNTS: Final = re.compile(rb"(?:connected|closed):\s*([0-9]+)")
 COLOURS: Final = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 #: Seconds after which a line is late. The machine also runs the attack.
-LATE_SECONDS: Final = 1.0
+LATE_SECONDS: Final = 5.0
 #: Each is as slow as possible: one byte a second of a head or of a body, or reading eight bytes a second of an answer.
 KINDS: Final = {
     "head": ["-H", "-i", "1", "-x", "24"],

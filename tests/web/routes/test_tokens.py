@@ -335,7 +335,7 @@ def test_a_slow_issuer_of_keys_is_given_up(tmp_path: Path, redis_server: RedisSe
 
         assert (first.status_code, ask(service, *ROUTES["job"], token).status_code) == (503, 503)
         assert "keys" in first.json()["detail"]
-        assert took < FETCH_SECONDS + 1
+        assert took < FETCH_SECONDS + 10
 
 
 @pytest.mark.long

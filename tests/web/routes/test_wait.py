@@ -22,7 +22,7 @@ from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign, ask_all
 
 #: Seconds after which an answer is late.
-LATE: float = 1.0
+LATE: float = 8.0
 
 Asking = Callable[..., Future[httpx.Response]]
 
