@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-.PHONY: help setup serve fmt lint type test test-all test-gevent bench lock release-check check
+.PHONY: help setup serve fmt lint type test test-all test-gevent bench lock site site-serve release-check check
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,12 @@ lock: setup ## write requirements*.txt after a change of pyproject.toml; UPGRADE
 	$(UV_COMPILE) $(UPGRADE) --extra otel --extra s3 --constraint requirements-dev.txt --output-file requirements-image.txt pyproject.toml
 	$(UV_COMPILE) $(UPGRADE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 	$(UV_COMPILE) $(UPGRADE) --output-file bench/requirements.txt bench/requirements.in
+
+site: setup ## build the site from docs/ into build/site, and warn of every link that leads nowhere
+	PYTHONPATH=. $(BIN)/python -m mkdocs build --strict
+
+site-serve: setup ## show the site while you write
+	PYTHONPATH=. $(BIN)/python -m mkdocs serve
 
 release-check: setup ## build what a release consists of into dist, and try it without the checkout; TAG=v1.2.3
 	$(BIN)/python -m tests.deploy.release $(TAG)

@@ -19,8 +19,8 @@ def test_each_frame_has_the_bytes_of_the_published_api() -> None:
     assert events.error_frame("runner lost", 3) == b"event: error\ndata: runner lost\nid: 3\n\n"
 
 
-def test_the_readme_explains_each_event() -> None:
-    """In its section about the wire."""
-    section = (ROOT / "README.md").read_text().split("## What comes over the wire")[1].split("## Resuming")[0]
+def test_the_page_about_http_explains_each_event() -> None:
+    """In its section about events."""
+    section = (ROOT / "docs" / "http.md").read_text().split("## Events")[1].split("## Resuming")[0]
 
     assert not {name.value for name in EventName} - set(re.findall(r"`(\w+)`", section))

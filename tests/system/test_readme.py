@@ -141,3 +141,22 @@ def test_the_token_command_prints_only_a_token(embedded_service: Service, checko
     token = paste(".venv/bin/python -m chronoverse token", embedded_service, checkout)
 
     assert re.fullmatch(rb"[\w-]+\.[\w-]+\.[\w-]+\n", token)
+
+
+@pytest.mark.long
+def test_the_tutorial_shows_what_its_commands_print(embedded_service: Service, checkout: Path, tmp_path: Path) -> None:
+    """All of its commands run in their order, but for those that install and serve."""
+    (tmp_path / "chronoverse").write_text(f'#!/bin/sh\nexec {sys.executable} -m chronoverse "$@"\n')
+    (tmp_path / "chronoverse").chmod(0o755)
+    page = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+    shown = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    install, activate, *blocks = [text for language, text in shown if language == "sh"]
+    expected = [text for language, text in shown if language != "sh"]
+    printed = paste(f"PATH={tmp_path}:$PATH\n" + "\n".join(blocks), embedded_service, checkout).decode()
+
+    assert "chronoverse serve" in install
+    assert "activate" in activate
+    assert "the exit code is the command's own: 1\n" in printed
+    for text in expected:
+        for line in text.splitlines():
+            assert line in printed

@@ -1,0 +1,39 @@
+"""The site from ``docs/``."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import ROOT
+
+
+@pytest.mark.long
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """So every link leads to a page and a heading that exist. It has the guides, all routes and the ADRs."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pages = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("index.html")}
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} | {".", "openapi", "adr", "benchmarks"} <= pages
+    routes = (tmp_path / "openapi" / "index.html").read_text("utf-8")
+    assert "GET /workflows/{workflow_id}/jobs/{job_id}/events" in routes
+    assert (tmp_path / "deploy" / "redis-users.acl").read_bytes() == (ROOT / "deploy" / "redis-users.acl").read_bytes()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A page that nothing leads to is not found."""
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
+
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in navigation] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_says_for_whom_it_is(page: Path) -> None:
+    """Below its title."""
+    assert re.match(r"# .+\n\n\*For .+\.\*\n\n", page.read_text("utf-8"))
