@@ -26,15 +26,17 @@ def _offset(text: str) -> int | str:
     return text if number is None else number
 
 
+def _wait(text: str) -> int:
+    return 0 if text == "0" else common.duration(text)
+
+
 @click.command()
 @common.job_arguments
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line.")
 @click.option("-n", "--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @common.stream_option
-@click.option(
-    "--wait", type=click.IntRange(0, 86_400), default=0, metavar="SECONDS", help="With -f: the job may still come."
-)
+@click.option("--wait", type=_wait, default="0", metavar="TIME", help="With -f: for how long the job may still come.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
 @common.output_option
 @common.search_option

@@ -170,7 +170,7 @@ def test_following_from_a_time(cli: Cli, service: Service, arguments: tuple[str,
 def test_following_a_job_of_a_time_that_is_yet_to_come(cli: Cli, service: Service) -> None:
     """With --wait it may come. Without, there is no such job."""
     settings = {"URL": service.url, "TOKEN": service.token()}
-    never = cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", "--wait", "1", **settings)
+    never = cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", "--wait", "1s", **settings)
 
     assert never.returncode == 66
     assert never.stderr.endswith("chronoverse: no such job came within 1 s\n")
