@@ -27,6 +27,8 @@ RECONNECT_SECONDS: Final = 0.1
 WAIT_SECONDS: Final = 30
 #: Seconds that one wait of a loop may take. Shorter than a pause of the job, so that some end without a line.
 LOOP_WAIT_SECONDS: Final = 1
+#: Lines of every second answer of a loop, at most.
+LOOP_LINES: Final = 100
 #: Bytes of one read.
 READ_BYTES: Final = 65_536
 
@@ -207,18 +209,22 @@ class FilteredWatcher(Watcher):
 
 
 class WaitLoop(FilteredWatcher):
-    """Waits for one matching line after another. Each wait begins at the cursor of the answer before."""
+    """Waits for matching lines. Each wait begins at the cursor of the answer before.
+
+    By turns it asks for one line, and for what is there, so that it catches up also where each answer takes long.
+    """
 
     def __init__(
         self, url: str, job: JobRef, token: str, verify: ssl.SSLContext | bool = False, *, query: str = ""
     ) -> None:
         super().__init__(url, job, token, verify, query=query)
         self._looked_at = 0
+        self._limit = ""
 
     @property
     def _path(self) -> str:
         where = f"/workflows/{self.job.workflow_id}/jobs/{self.job.job_id}/wait"
-        return f"{where}?{self._query}&offset={self._looked_at}&timeout={LOOP_WAIT_SECONDS}"
+        return f"{where}?{self._query}&offset={self._looked_at}&timeout={LOOP_WAIT_SECONDS}{self._limit}"
 
     def _read_stream(self, decoder: Decoder) -> None:
         connection = self._new_connection()
@@ -237,11 +243,13 @@ class WaitLoop(FilteredWatcher):
     def _answer(self, answer: dict[str, Any]) -> None:
         items: list[Line | Gap] = [Gap(gap["from"], gap["to"], gap["reason"]) for gap in answer.get("gaps", [])]
         assert (answer["outcome"] == "matched") == bool(answer["log"])
-        if answer["log"]:
-            items.append(Line.from_json(answer["log"]))
+        lines = answer["logs"] if self._limit else [answer["log"]] * bool(answer["log"])
+        assert [answer["log"]] == (lines[:1] or [None])
+        items += [Line.from_json(line) for line in lines]
         assert answer["cursor"] >= self._looked_at
         self.seen += [_seen(self.connections, item) for item in items]
         self._looked_at = answer["cursor"]
+        self._limit = "" if self._limit else f"&limit={LOOP_LINES}"
         self.ending = "end" if answer["outcome"] == "ended" else ""
 
 
