@@ -50,8 +50,11 @@ class Service:
         worker_class: str | None = None,
         config: Path | None = None,
         environ: Mapping[str, str] | None = None,
+        tree: Path = ROOT,
         **settings: Any,
     ) -> None:
+        #: The checkout whose code runs. A change counts from the next start on.
+        self.tree = tree
         self.directory = directory
         self.data_dir = directory / "data"
         self.redis_url = redis_url
@@ -60,7 +63,7 @@ class Service:
         self.verify: ssl.SSLContext | bool = False
         self._workers = workers
         self._worker_class = worker_class
-        self._config = config or ROOT / "gunicorn.conf.py"
+        self._config = config
         self._extra_environ = dict(environ or {})
         self._settings = {"drain_seconds": 0, **settings}
         self._log = directory / "service.log"
@@ -92,11 +95,12 @@ class Service:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._read_from = log.tell()
-            command = [sys.executable, "-m", "gunicorn", "-c", str(self._config)]
+            config = self._config or self.tree / "gunicorn.conf.py"
+            command = [sys.executable, "-m", "gunicorn", "-c", str(config)]
             if self._worker_class is not None:
                 command += ["--worker-class", self._worker_class]
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, cwd=self.tree, env=self._environ(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_until(self._ready, START_SECONDS, "the service answers")
         return self
