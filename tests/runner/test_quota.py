@@ -9,11 +9,13 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.errors import QuotaReached
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.store import Durability, Store
+from tests.support.archivers import archive
 from tests.support.jobs import JOB, RunningJob, key
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
@@ -45,7 +47,7 @@ def service(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.mark.long
 @pytest.mark.parametrize("way", ["store", "service"])
 def test_a_job_that_prints_without_end(server: RedisServer, service: Service, way: str, tmp_path: Path) -> None:
-    """Three others, of a workflow without a quota, lose nothing. Both kinds of runner say it once."""
+    """Store and archive stay small. Three others, of a workflow without a quota, lose nothing. It is said once."""
     job = JobRef("wf_1", way)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(server.url, durability=Durability.FSYNCED)))
@@ -74,6 +76,12 @@ def test_a_job_that_prints_without_end(server: RedisServer, service: Service, wa
     url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events"
     events = httpx.get(url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=SOON).text
     assert re.findall("event: gap\ndata: (.*)\n", events) == [f'{{"from":201,"to":{LINES},"reason":"quota"}}']
+    # As much as the bound allows, and not 30,000 lines.
+    assert server.ask("MEMORY", "USAGE", key("log", job), "SAMPLES", 0) < 64 * BOUND
+    objects = FileObjectStore(tmp_path / "archive")
+    with contextlib.closing(Store(server.url)) as store:
+        assert archive(store, objects) == 0
+    assert 0 < sum(each.size for each in objects.list(f"{job.workflow_id}/{job.job_id}/")) < 10 * BOUND
 
 
 @pytest.mark.long
