@@ -1,0 +1,32 @@
+"""The path of docs/deploying.md from nothing to two nodes runs from top to bottom, and each step shows what it says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.two_nodes import NAMESPACES
+from tests.support.service import ROOT
+from tests.support.tools import tool, unavailable
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_path_runs_as_it_is_printed(tmp_path: Path) -> None:
+    """With real servers: nginx, Redis, Prometheus, an OpenID provider, and moto for S3."""
+    for name in ("nginx", "redis-server", "prometheus", "promtool", "moto_server", "openssl", "curl", "ip"):
+        tool(name)
+    if os.geteuid() != 0 or subprocess.run([*NAMESPACES, "true"], check=False, timeout=30).returncode != 0:
+        unavailable("this needs root, and a kernel that allows namespaces")
+    done = subprocess.run(
+        [*NAMESPACES, sys.executable, "-m", "tests.deploy.two_nodes", str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
