@@ -128,6 +128,7 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
 
     assert paths == {
         "/workflows": "Prefix",
+        "/audit": "Exact",
         "/ui": "Prefix",
         "/": "Exact",
         "/healthz": "Exact",

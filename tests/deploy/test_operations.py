@@ -90,7 +90,8 @@ def test_every_alert_is_documented_and_every_documented_alert_exists() -> None:
 def test_documents_name_settings_that_exist() -> None:
     """This is checked in every document and in every file for deployment."""
     known = {name for _, name, _ in all_settings()}
-    texts = [path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*"))]
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*")]
+    texts = [path.read_text("utf-8") for path in paths if path.is_file()]
     named = set(re.findall(r"\bCHRONOVERSE_[A-Z_]+\b", "".join(texts)))
 
     assert len(texts) > 15
