@@ -199,6 +199,72 @@ local function name_skipped(call, log, job, last, now)
   if from <= before then redis.call('XDEL', log, entry[1]) end
 end
 
+-- Two functions that append lines to a log whose last number is `last`, as far as quotas allow. `write` takes a line,
+-- whose number is one more than the last one's. `close` takes the number after the last line, and the time, and returns
+-- how many lines were left out. `bytes` and `left_out_before` are the hash's `bytes` and `left_out`; the others are what
+-- head() returns. When the server is out of memory, the first write raises an error. It is an XADD, or what makes one
+-- possible.
+local function line_writer(log, job, bytes, left_out_before, exists, last, ends_in_gap)
+  -- How many bytes the workflow's own bounds (0 is none), or else the common ones, leave for the job and for today. Only
+  -- where there is a bound are bytes counted: that takes two more writes. A settings key of another type holds no
+  -- settings. It is not one of KEYS, for the reason that is_deleted() gives: where it is not there, it is not written.
+  local settings = string.match(job, '^.*}') .. ':settings'
+  local set = redis.pcall('HMGET', settings, 'job_bytes', 'day_bytes', 'common_job_bytes', 'common_day_bytes', 'day', 'bytes_today')
+  local job_bound, day_bound = whole_number(set[1] or set[3]) or 0, whole_number(set[2] or set[4]) or 0
+  local is_bounded, job_bytes, day_bytes, room, today = job_bound + day_bound > 0, 0, 0, math.huge, ''
+  if is_bounded then
+    today = string.format('%.0f', math.floor(now_ms() / 86400000))
+    job_bytes, day_bytes = whole_number(bytes) or 0, set[5] == today and whole_number(set[6]) or 0
+    if job_bound == 0 then job_bound = math.huge end
+    if day_bound == 0 then day_bound = math.huge end
+    room = math.min(job_bound - job_bytes, day_bound - day_bytes)
+    if room <= 0 then room = -1 end
+  end
+  local used, stored, left_out, call = 0, 0, 0, redis.call
+  if not exists then resume_numbering(call, log, last) end
+
+  local function write(number, timestamp, stream, partial, text)
+    used = used + #text
+    if used > room then
+      left_out = left_out + 1
+      return
+    end
+    if ends_in_gap then
+      name_skipped(call, log, job, last, timestamp)
+      ends_in_gap = false
+    end
+    local id = string.format('%d-0', number)
+    if partial == '' then
+      call('XADD', log, id, 'timestamp', timestamp, 'message', text, 'stream', stream)
+    else
+      call('XADD', log, id, 'timestamp', timestamp, 'message', text, 'stream', stream, 'partial', '1')
+    end
+    stored = used
+  end
+
+  local function close(next_number, now)
+    if left_out > 0 then
+      -- Readers hear at once that there is a gap. Its end is named with the next line, or at the job's end.
+      if not ends_in_gap then name_skipped(call, log, job, next_number - 1, now) end
+      redis.call('HSET', job, 'skipped', string.format('%.0f', next_number - 1))
+      redis.call('HSET', job, 'left_out', string.format('%.0f', left_out + (whole_number(left_out_before) or 0)))
+      -- The bound counts as reached, so that no later, shorter line is stored.
+      if job_bound - job_bytes <= day_bound - day_bytes then
+        job_bytes = math.max(job_bytes, job_bound - stored)
+      else
+        day_bytes = math.max(day_bytes, day_bound - stored)
+      end
+    end
+    if is_bounded and used > 0 then
+      redis.call('HSET', job, 'bytes', string.format('%.0f', job_bytes + stored))
+      redis.call('HSET', settings, 'day', today, 'bytes_today', string.format('%.0f', day_bytes + stored))
+    end
+    return left_out
+  end
+
+  return write, close
+end
+
 -- Removes the lines up to a number from the log, but never its last entry.
 local function trim_log(log, number)
   if redis.call('EXISTS', log) == 0 then return end
