@@ -49,7 +49,7 @@ bench: setup .bench/.installed ## compare with the peers: docs/benchmarks; SCENA
 lock: setup ## write requirements*.txt after a change of pyproject.toml; UPGRADE=--upgrade for new releases
 	$(UV_COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml
 	$(UV_COMPILE) $(UPGRADE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
-	$(UV_COMPILE) $(UPGRADE) --extra otel --extra s3 --constraint requirements-dev.txt --output-file requirements-image.txt pyproject.toml
+	$(UV_COMPILE) $(UPGRADE) --extra otel --extra otlp --extra s3 --constraint requirements-dev.txt --output-file requirements-image.txt pyproject.toml
 	$(UV_COMPILE) $(UPGRADE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 	$(UV_COMPILE) $(UPGRADE) --output-file bench/requirements.txt bench/requirements.in
 

@@ -304,6 +304,17 @@ class LabelSet(AppendRefused):
         self.keys = tuple(keys)
 
 
+class TooManyFiles(AppendRefused):
+    """Raised when the numbered log records of a job would be of more files than are remembered for one job."""
+
+
+class RecordsMissing(ChronoverseError):
+    """Raised when log records are missing before some that have come. A retry may succeed: others may bring them."""
+
+    status = 503
+    detail: ClassVar[str | None] = None
+
+
 class SequenceGap(AppendRefused):
     """Raised when an append starts after the log's next number.
 

@@ -32,7 +32,7 @@ PACKAGES: Final = (
 #: Modules that use all packages, and that nothing imports.
 ROOTS: Final = ("", "__main__", "api")
 
-#: The top-level name of a library, and the only package or module that may import it.
+#: The top-level name of a library, or of a part of one, and the only package or module that may import it.
 OWNERS: Final = {
     "celery": "integrations.celery",
     "redis": "store",
@@ -42,6 +42,8 @@ OWNERS: Final = {
     "werkzeug": "web",
     "gevent": "web",
     "opentelemetry": "web.http.tracing",
+    "opentelemetry.proto": "web.otlp.decoding",
+    "google": "web.otlp.decoding",
     "re2": "joblog.matcher",
     "mcp": "cli.mcp.server",
     "anyio": "cli.mcp.server",
@@ -118,7 +120,8 @@ def borrowed_libraries(modules: dict[str, Module]) -> Iterator[str]:
     """Libraries that are imported by a module that may not use them."""
     for module in modules.values():
         for imported in module.imports():
-            owner = OWNERS.get(imported.partition(".")[0])
+            top, _, rest = imported.partition(".")
+            owner = OWNERS.get(f"{top}.{rest.partition('.')[0]}", OWNERS.get(top))
             if owner and module.name != owner and not module.name.startswith(f"{owner}."):
                 yield f"{module.name} imports {imported}, which only {owner} may"
 

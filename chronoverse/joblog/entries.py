@@ -154,8 +154,8 @@ def _entry(number: int, fields: Sequence[bytes]) -> Line | Gap | End:
         return read_terminal(number, fields)
     if named.get(b"event") == b"lost":
         lost_from = parse_number(_text(named.get(b"from", b""))) or number
-        reason = "quota" if named.get(b"reason") == b"quota" else "lost"
-        return Gap(min(lost_from, number), number, reason)
+        reason = _text(named.get(b"reason", b""))
+        return Gap(min(lost_from, number), number, reason if reason in ("missing", "quota") else "lost")
     if b"message" not in named:
         return Gap(number, number, "malformed")
     return Line(

@@ -244,6 +244,33 @@ class Settings:
         "`false`",
         default=False,
     )
+    otlp_workflow_attributes: tuple[str, ...] = _setting(
+        parse.attribute_names,
+        "names",
+        "Which attribute of an OpenTelemetry log record, or else of its resource, names the workflow: the first of"
+        " these that is there, separated by spaces ([more](opentelemetry.md)).",
+        "`chronoverse.workflow cicd.pipeline.name k8s.namespace.name service.name`",
+        default=("chronoverse.workflow", "cicd.pipeline.name", "k8s.namespace.name", "service.name"),
+    )
+    otlp_job_attributes: tuple[str, ...] = _setting(
+        parse.attribute_names,
+        "names",
+        "The same for the job.",
+        "`chronoverse.job cicd.pipeline.task.run.id cicd.pipeline.run.id k8s.pod.uid service.instance.id`",
+        default=(
+            "chronoverse.job",
+            "cicd.pipeline.task.run.id",
+            "cicd.pipeline.run.id",
+            "k8s.pod.uid",
+            "service.instance.id",
+        ),
+    )
+    otlp_idle_seconds: int | None = _number(
+        (1, 31_536_000),
+        "seconds",
+        "A job of OpenTelemetry's log records of which nothing came for so long is LOST.",
+        "never",
+    )
     traces: bool = _setting(
         parse.traces,
         "word",

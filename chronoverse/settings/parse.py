@@ -127,6 +127,14 @@ def origins(text: str) -> tuple[str, ...]:
     return found
 
 
+def attribute_names(text: str) -> tuple[str, ...]:
+    """Reads names of attributes, separated by spaces or commas."""
+    names = tuple(text.replace(",", " ").split())
+    if not names or not all(re.fullmatch("[!-~]{1,256}", name) for name in names):
+        raise ValueError("must be names of attributes, separated by spaces")
+    return names
+
+
 def bind(text: str) -> str:
     """Reads an address to listen on, in gunicorn's notation."""
     found = _BIND.fullmatch(text)

@@ -3,8 +3,9 @@
 Its parts, of which each uses those below it:
 
     Store             reads and writes job logs. Its parts are the list of workflows (``workflows``), the listing of a
-                      workflow's jobs (``listing``), the catalog of all jobs (``catalog``), and the records of archived
-                      chunks and redactions (``chunks``, in ``chunk_index``), and the audit trail (``audit``)
+                      workflow's jobs (``listing``), the catalog of all jobs (``catalog``), what appends OpenTelemetry's
+                      log records (``records``), the records of archived chunks and redactions (``chunks``, in
+                      ``chunk_index``), and the audit trail (``audit``)
     Commands          sends commands and scripts to the server that has a workflow's keys. ``replies`` reads the answers
     Topology          says which server that is: the only one (``topology``), the master that Sentinels name
                       (``sentinel``), or one of the masters of a Cluster (``cluster``)

@@ -14,6 +14,8 @@ JOB_KEYS: Final[Mapping[str, str]] = {
     "log": "stream",
     "job": "hash",
     "lease": "string",
+    "files": "hash",
+    "batches": "zset",
     "archive": "zset",
     "audit": "list",
     ARCHIVE_LOCK: "string",
@@ -24,6 +26,8 @@ JOB_KEYS: Final[Mapping[str, str]] = {
 WORKFLOW_KEYS: Final[Mapping[str, str]] = {"jobs": "zset", "running": "set", "settings": "hash"}
 #: The kinds of keys that the scripts for runners take.
 RUNNER_KEYS: Final = ("log", "job", "lease")
+#: Those that the script for OpenTelemetry takes.
+RECORD_KEYS: Final = (*RUNNER_KEYS, "files", "batches", "jobs")
 
 
 class KeyMap:

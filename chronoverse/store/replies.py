@@ -6,7 +6,17 @@ from dataclasses import replace
 from hashlib import sha1
 from typing import Any, Final
 
-from chronoverse.errors import Closed, CorruptLog, Deleted, Fenced, Held, LabelSet, QuotaReached, SequenceGap
+from chronoverse.errors import (
+    Closed,
+    CorruptLog,
+    Deleted,
+    Fenced,
+    Held,
+    LabelSet,
+    QuotaReached,
+    SequenceGap,
+    TooManyFiles,
+)
 from chronoverse.joblog.entries import RawEntry, entry_number, read_terminal
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import (
@@ -137,5 +147,6 @@ def accepted(answer: list[Any]) -> list[Any]:
         "DELETED": Deleted("the job was deleted, and nothing can be written under its id for now"),
         "CLOSED": Closed("the job has already ended"),
         "FENCED": Fenced("this runner's lease is gone: it expired, or another runner took the job over"),
+        "FILES": TooManyFiles("the records of this job come from too many files"),
         "TAINTED": CorruptLog("the log holds entry ids that are not 1-0, 2-0, 3-0, …"),
     }[word]

@@ -29,6 +29,7 @@ from chronoverse.store.keys import RUNNER_KEYS, KeyMap
 from chronoverse.store.listing import JobListing
 from chronoverse.store.live_reader import POLL_SECONDS, LiveReader
 from chronoverse.store.prefetch import PrefetchReader
+from chronoverse.store.records import RecordAppender
 from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.server_checks import loss_warnings, persistence_warnings, server_info
 from chronoverse.store.topology import PoolKind, Topology
@@ -81,6 +82,7 @@ class Store:
         self.catalog = JobCatalog(commands)
         self.chunks = ChunkIndex(commands)
         self.audit_trail = AuditTrail(commands)
+        self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self._clock)
 
     def for_tail(self) -> "Store":
         """This store for the process's tail reader: no other caller can use up the connections of its commands."""

@@ -31,7 +31,7 @@ DECLARED = pytest.mark.parametrize(
     [
         ("requirements.txt", RUNTIME),
         ("requirements-dev.txt", RUNTIME + EXTRAS["dev"]),
-        ("requirements-image.txt", RUNTIME + EXTRAS["otel"] + EXTRAS["s3"]),
+        ("requirements-image.txt", RUNTIME + EXTRAS["otel"] + EXTRAS["otlp"] + EXTRAS["s3"]),
         ("requirements-build.txt", PYPROJECT["dependency-groups"]["build"]),
     ],
     ids=["runtime", "dev", "image", "build"],

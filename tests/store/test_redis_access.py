@@ -19,6 +19,7 @@ from chronoverse.errors import QuotaReached, StoreError
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status
 from chronoverse.runner.readback import comparer_for
 from chronoverse.store import Durability, Store
+from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.archivers import DAY, append, archive
 from tests.support.bench import JOB, NOW, NOW_SECONDS, make_lines
 from tests.support.fleets import Cluster, SentinelFleet
@@ -29,6 +30,7 @@ DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("u
 #: Jobs. HALF is half archived, and its log is lost. LOST is the same, and its runner is gone too. LARGE is too large,
 #: and ENDED ended long ago. DELETED is deleted, and a foreign runner has written to it since.
 HALF, LOST, LARGE, ENDED, DELETED = (JobRef("wf_1", name) for name in ("half", "lost", "large", "ended", "deleted"))
+RECORDS: Final = JobRef("wf_1", "records")
 CONFIRMED: Final = JobRef("wf_1", "confirmed")
 #: The runner of this job is gone, too, and a quota has left its lines out.
 OVER: Final = JobRef("wf_1", "over")
@@ -83,6 +85,16 @@ def exceed_quota(store: Store, attempt: Attempt, number: int) -> None:
             store.append(attempt, [line])
 
 
+def append_records(store: Store) -> None:
+    """Appends log records of both kinds. Some are missing, and some are left out."""
+    store.catalog.set_bound(RECORDS.workflow_id, "job_bytes", 1)
+    run = RecordRun(NOW, "stdout", False, 1, 1, 1, [b"a", b"b"])
+    store.records.append(RECORDS, RecordBatch([run, run._replace(number=9)], "1", [("file", "first")]))
+    run = run._replace(source=0, number=0, step=0)
+    store.records.append(RECORDS, RecordBatch([run], "2", end=(Status.COMPLETED, 0)))
+    store.catalog.set_bound(RECORDS.workflow_id, "job_bytes", 0)
+
+
 def serve(store: Store) -> None:
     """Does all that a service does, but for redactions and deletions."""
     store.ping()
@@ -111,6 +123,7 @@ def serve(store: Store) -> None:
     assert [workflow_id for _, workflow_id in store.workflows.page(None, 10)] == ["wf_1"]
     store.workflows.read(["wf_1"])
     store.finish(attempt, Status.COMPLETED, 0, 0, 5)
+    append_records(store)
     store.get_job(JOB)
     store.get_job(LOST)
     # A foreign runner has written to the deleted job.

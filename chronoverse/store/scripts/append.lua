@@ -18,7 +18,7 @@ end
 if problem then return {problem, last} end
 if first > last + 1 then return {'GAP', last + 1} end
 
-local write, close = line_writer(log, job, values[5], values[6], exists, last, ends_in_gap)
+local write, _, close = line_writer(log, job, values[5], values[6], exists, last, ends_in_gap)
 local number, at = first, 5
 while at <= #argv do
   local timestamp, stream, partial, count = argv[at], argv[at + 1], argv[at + 2], tonumber(argv[at + 3])

@@ -14,13 +14,11 @@ if refused then return {refused} end
 if problem then return {problem, last} end
 if last < number then
   if first ~= last + 1 then return {'GAP', last + 1} end
-  local id, call = string.format('%.0f-0', number), redis.call
+  local call = redis.call
   -- When the server is out of memory, the first write raises an error. So XADD (or what makes it possible) is the first.
   resume_numbering(call, log, last)
   name_skipped(call, log, job, last, ARGV[6])
-  call('XADD', log, id, 'event', 'lost', 'from', ARGV[4], 'timestamp', ARGV[6])
-  -- head() compares the last number with the number of entries added.
-  call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', number))
+  name_lost(call, log, first, number, 'lost', ARGV[6])
   last = number
 end
 redis.call('PEXPIRE', lease, ARGV[3])

@@ -199,11 +199,19 @@ local function name_skipped(call, log, job, last, now)
   if from <= before then redis.call('XDEL', log, entry[1]) end
 end
 
--- Two functions that append lines to a log whose last number is `last`, as far as quotas allow. `write` takes a line,
--- whose number is one more than the last one's. `close` takes the number after the last line, and the time, and returns
--- how many lines were left out. `bytes` and `left_out_before` are the hash's `bytes` and `left_out`; the others are what
--- head() returns. When the server is out of memory, the first write raises an error. It is an XADD, or what makes one
--- possible.
+-- Appends one entry that stands for the numbers `from` to `to`, whose lines the log does not have, and says why.
+local function name_lost(call, log, from, to, reason, now)
+  local id = string.format('%.0f-0', to)
+  call('XADD', log, id, 'event', 'lost', 'from', string.format('%.0f', from), 'reason', reason, 'timestamp', now)
+  -- head() compares the last number with the number of entries added.
+  call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', to))
+end
+
+-- Three functions that append to a log whose last number is `last`, as far as quotas allow. `write` takes a line, whose
+-- number is one more than the last one's. `name_missing` takes the first of some numbers that are missing, how many these
+-- are, and the time. `close` takes the number after the last one, and the time, and returns how many lines were left out.
+-- `bytes` and `left_out_before` are the hash's `bytes` and `left_out`; the others are what head() returns. When the server
+-- is out of memory, the first write raises an error. It is an XADD, or what makes one possible.
 local function line_writer(log, job, bytes, left_out_before, exists, last, ends_in_gap)
   -- How many bytes the workflow's own bounds (0 is none), or else the common ones, leave for the job and for today. Only
   -- where there is a bound are bytes counted: that takes two more writes. A settings key of another type holds no
@@ -223,16 +231,18 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
   local used, stored, left_out, call = 0, 0, 0, redis.call
   if not exists then resume_numbering(call, log, last) end
 
+  local function close_gap(timestamp)
+    if ends_in_gap then name_skipped(call, log, job, last, timestamp) end
+    ends_in_gap = false
+  end
+
   local function write(number, timestamp, stream, partial, text)
     used = used + #text
     if used > room then
       left_out = left_out + 1
       return
     end
-    if ends_in_gap then
-      name_skipped(call, log, job, last, timestamp)
-      ends_in_gap = false
-    end
+    close_gap(timestamp)
     local id = string.format('%d-0', number)
     if partial == '' then
       call('XADD', log, id, 'timestamp', timestamp, 'message', text, 'stream', stream)
@@ -240,6 +250,13 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
       call('XADD', log, id, 'timestamp', timestamp, 'message', text, 'stream', stream, 'partial', '1')
     end
     stored = used
+  end
+
+  local function name_missing(number, count, timestamp)
+    -- After a line that was left out, these numbers are in the same gap.
+    if left_out > 0 then return end
+    close_gap(timestamp)
+    name_lost(call, log, number, number + count - 1, 'missing', timestamp)
   end
 
   local function close(next_number, now)
@@ -262,7 +279,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
     return left_out
   end
 
-  return write, close
+  return write, name_missing, close
 end
 
 -- Removes the lines up to a number from the log, but never its last entry.
@@ -311,6 +328,9 @@ local function end_job(log, job, last, status, exit_code, dropped, now, retentio
   if exit_code ~= '' then redis.call('HSET', job, 'exit_code', exit_code) end
   retention = retention_of(job, retention)
   redis.call('PEXPIRE', log, retention)
+  -- The marks of records that came by OpenTelemetry: whoever sends such a record again still gets the same answer. The key
+  -- is not one of KEYS, for the reason that is_deleted() gives.
+  redis.pcall('PEXPIRE', (string.gsub(log, '%a+$', 'files')), retention)
   if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, retention) end
   return true
 end

@@ -63,5 +63,7 @@ Bodies are read by :mod:`chronoverse.web.http.bodies`, and full sockets have a s
 - waiting for the next {http.bodies.READ_BYTES} of a body; for the whole: {http.bodies.READ_SECONDS};
   {http.bodies.RECEIVE_SECONDS}; then 408
 - brackets, commas and quotation marks outside of the strings of a body: {http.bodies.MAX_STRUCTURAL_CHARACTERS}, then
-  400
+  400; of log records {otlp.decoding.MAX_STRUCTURAL_CHARACTERS}
+- log records of a request; bytes and lines of one; lines of a request: {otlp.decoding.MAX_RECORDS}, then 413;
+  {otlp.decoding.MAX_RECORD_BYTES}, {otlp.records.MAX_RECORD_LINES}; {otlp.records.MAX_LINES}; others are rejected
 """

@@ -3,7 +3,7 @@
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import gevent
@@ -60,12 +60,18 @@ class BodyReader:
         Raises HTTPException: 400, 408, 413 or 415; :class:`ShareExceeded` when the subject's other bodies leave no
         room for this one; :class:`AtCapacity` when other subjects' bodies do.
         """
-        with self._memory.hold(subject) as take:
-            yield _load(self._read_body(request, take), schema)
+        with self.read(request, subject, "application/json") as body:
+            yield _load(body, schema)
 
-    def _read_body(self, request: Request, take: Callable[[int], None]) -> bytearray:
-        if request.mimetype != "application/json":
-            raise UnsupportedMediaType("the body must be application/json")
+    @contextlib.contextmanager
+    def read(self, request: Request, subject: str, *mimetypes: str) -> Iterator[bytearray]:
+        """The request's body, inflated, which is of one of the ``mimetypes``. Otherwise as :meth:`read_json`."""
+        with self._memory.hold(subject) as take:
+            yield self._read_body(request, take, mimetypes)
+
+    def _read_body(self, request: Request, take: Callable[[int], None], mimetypes: Sequence[str]) -> bytearray:
+        if request.mimetype not in mimetypes:
+            raise UnsupportedMediaType(f"the body must be {' or '.join(mimetypes)}")
         coding = request.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", "gzip", "x-gzip"):
             raise _UnsupportedContentCoding("a body may be encoded with gzip, and with nothing else")
@@ -152,13 +158,21 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
         raise BadRequest("the body is not one whole gzip member")
 
 
-def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
-    time_slice = TimeSlice()
-    _check_structure(body, time_slice)
+def load_json(body: bytes | bytearray, pause: Callable[[], None], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:
+    """The JSON document in ``body``. ``limit`` bounds the brackets, commas and quotation marks around its values.
+
+    ``pause`` is called for each slice. Raises 400 when there are more, and when it is not JSON.
+    """
+    _check_structure(body, pause, limit)
     try:
-        document = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
+
+
+def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
+    time_slice = TimeSlice()
+    document = load_json(body, time_slice.check)
     time_slice.check()
     try:
         loaded: Mapping[str, Any] = schema.load(document)
@@ -170,14 +184,14 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     return loaded
 
 
-def _check_structure(body: bytearray, time_slice: TimeSlice) -> None:
+def _check_structure(body: bytes | bytearray, pause: Callable[[], None], limit: int) -> None:
     """Raises 400 when parsing ``body`` would make too many values.
 
     Escapes are removed as a parser reads them. Every quotation mark that is left begins or ends a string.
     """
     found, in_string, escape = 0, 0, b""
     for start in range(0, len(body), SLICE_BYTES):
-        time_slice.check()
+        pause()
         data = escape + body[start : start + SLICE_BYTES]
         escape = b""
         if b"\\" in data:
@@ -189,7 +203,5 @@ def _check_structure(body: bytearray, time_slice: TimeSlice) -> None:
         outside = b"".join(parts[in_string::2])
         found += len(parts) - 1 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
         in_string ^= (len(parts) - 1) % 2
-        if found > MAX_STRUCTURAL_CHARACTERS:
-            raise BadRequest(
-                f"the body has more than {MAX_STRUCTURAL_CHARACTERS} brackets, commas and quotation marks around values"
-            )
+        if found > limit:
+            raise BadRequest(f"the body has more than {limit} brackets, commas and quotation marks around values")

@@ -1,0 +1,113 @@
+"""Appends log records that came by OpenTelemetry. They have no runner, no lease and no line numbers of their own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from chronoverse.joblog.model import JobRef, Status, iso_timestamp
+from chronoverse.store.catalog import JobCatalog
+from chronoverse.store.commands import Commands
+from chronoverse.store.keys import RECORD_KEYS
+from chronoverse.store.replies import accepted
+from chronoverse.store.topology import PoolKind
+from chronoverse.store.workflows import WorkflowList
+
+#: Seconds for which a batch is remembered. Exporters give up earlier.
+BATCH_SECONDS: Final = 600
+#: Seconds for which a log waits for records that are missing between others, before a gap names them.
+MISSING_SECONDS: Final = 5
+
+
+class RecordRun(NamedTuple):
+    """Consecutive lines that differ in their text only, of records of the same file, or of none (``source`` 0).
+
+    ``source`` counts from 1. ``number`` is the first record's. Each message has the next record's with ``step`` 1;
+    with 0 they are the lines of one record. ``messages`` are UTF-8.
+    """
+
+    timestamp: str
+    stream: str
+    partial: bool
+    source: int
+    number: int
+    step: int
+    messages: list[bytes]
+
+
+class RecordBatch(NamedTuple):
+    """What is appended in one step.
+
+    ``digest`` tells it from other batches. ``sources`` are the files of records that have numbers: an id, and the
+    digest of its record number 1 if that is here, else "". Records without numbers are in batches without sources.
+    ``end`` is how the job ends after it.
+    """
+
+    runs: Sequence[RecordRun]
+    digest: str
+    sources: Sequence[tuple[str, str]] = ()
+    end: tuple[Status, int | None] | None = None
+
+
+class Appended(NamedTuple):
+    """What became of a batch. ``left_out`` lines were left out by a quota.
+
+    ``waits``: records are missing before some, and these were not appended.
+    """
+
+    left_out: int
+    waits: bool
+
+
+class RecordAppender:
+    """Appends batches of records. ``clock`` is Unix time in seconds; ``retention_ms`` is the common retention.
+
+    Raises as the methods of :class:`chronoverse.store.Store` do.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        catalog: JobCatalog,
+        workflows: WorkflowList,
+        retention_ms: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._commands = commands
+        self._catalog = catalog
+        self._workflows = workflows
+        self._retention_ms = retention_ms
+        self._clock = clock
+
+    def append(self, job: JobRef, batch: RecordBatch, idle_seconds: int | None = None) -> Appended:
+        """Appends what the log does not have yet. A new job begins with it. May be repeated.
+
+        With ``idle_seconds`` the job is LOST when nothing comes for that long.
+        Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log has all of the batch already;
+        :class:`CorruptLog`, :class:`TooManyFiles`.
+        """
+        reply = self._run(job, batch, idle_seconds, ("", "", "", ""))
+        if reply[0] == b"NEW":
+            own = self._catalog.retention(job.workflow_id, PoolKind.APPENDS)
+            bounds = self._catalog.common_bounds(PoolKind.HEALTH) or ("", "")
+            reply = self._run(job, batch, idle_seconds, ("1", 1000 * own if own else "", *bounds))
+        waits = reply[0] == b"WAIT"
+        left_out, begun, created_ms = reply[1:] if waits else accepted(reply)
+        if begun:
+            self._workflows.job_begun(job, float(created_ms))
+        if batch.end and not waits:
+            self._workflows.job_ended(job)
+        return Appended(left_out, waits)
+
+    def _run(self, job: JobRef, batch: RecordBatch, idle_seconds: int | None, begin: Sequence[Any]) -> list[Any]:
+        now = self._clock()
+        status, code = batch.end or ("", None)
+        args: list[Any] = [iso_timestamp(now), round(1000 * now), job.job_id, batch.digest, 1000 * BATCH_SECONDS]
+        args += (1000 * MISSING_SECONDS, 1000 * idle_seconds if idle_seconds else "", status)
+        args += ("" if code is None else code, self._retention_ms, *begin, len(batch.sources))
+        for source in batch.sources:
+            args += source
+        for timestamp, stream, partial, source_number, number, step, messages in batch.runs:
+            args += (timestamp, stream, "1" if partial else "", len(messages), source_number, number, step)
+            args += messages
+        keys = [self._commands.keys.of(job, kind) for kind in RECORD_KEYS]
+        reply: list[Any] = self._commands.script("append_records", job.workflow_id, keys, *args, pool=PoolKind.APPENDS)
+        return reply

@@ -1,0 +1,150 @@
+-- Appends the lines of log records that came by OpenTelemetry, whoever sent them, at the end of the log. What is there
+-- already is skipped, so records may be sent again, by many senders at the same time. The key `files` has a mark for each
+-- source of records that have numbers: the number of its last record that was appended. `batches` has the digests of the
+-- last batches, since records without numbers have no mark, and a batch may have the end of one file and the beginning of
+-- the next.
+-- KEYS  log, job, lease, files, batches, jobs
+-- ARGV  now (ISO 8601), now (Unix ms), job id, digest of the batch, for how many ms it is remembered,
+--       for how many ms the log waits for records that are missing, for how many ms the job lives without records ('' for
+--       ever), the status with which the job ends after the lines ('' if it does not end), its exit code, retention in ms,
+--       '1' if a new job may begin, the workflow's own retention in ms ('' for none), the common bounds in bytes for a job
+--       and for a day ('' if they are not known), how many sources; for each source its id, and the digest of its record
+--       number 1 if that is here; then runs: timestamp, stream, partial ('' or '1'), how many, source (0 for none), number
+--       of the first record, how much each message adds to that number (0: all are of one record), the messages
+-- ->    OK left_out begun score (begun: '1' for a new job, with its creation time in the listing) | WAIT left_out begun
+--       score (records in between are missing; what comes before them was appended, and the job goes on) | NEW (there is no
+--       such job; nothing was done) | FILES (there are too many files) | DELETED | HELD | CLOSED | TAINTED last-id
+-- A value in `files` is: the number of the last record, the digest of the first one, since when records after it are
+-- missing (Unix ms, or 0), and the least number that has come after these.
+-- After a rotation there is another file under the same name, whose numbers begin with 1 again. Its first record tells.
+local log, job, lease, files, batches, jobs = unpack(KEYS)
+local argv, now, digest, status, call = ARGV, ARGV[1], ARGV[4], ARGV[8], redis.call
+-- The last number of a log that lines can be appended to. A log that has used up its numbers cannot end.
+local HIGHEST = 5e11
+-- Files of one job. Each takes some 100 bytes for as long as the job is stored.
+local MOST_FILES = 10000
+
+check_types(log, job, lease, files, batches, jobs)
+local time = now_ms()
+if tonumber(call('ZSCORE', batches, digest) or 0) > time - ARGV[5] then return {'OK', 0, '', ''} end
+if is_deleted(lease) then return {'DELETED'} end
+local values = call('HMGET', job, 'archived', 'skipped', 'attempt', 'status', 'bytes', 'left_out', 'otlp', 'deleting')
+local last, problem, exists, ends_in_gap = head(log, job, values)
+if problem == 'TAINTED' or last > HIGHEST then return {'TAINTED', last} end
+
+local marks, at = {}, 16
+for source = 1, tonumber(ARGV[15]) do
+  local number, first, since, least
+  local value = call('HGET', files, argv[at])
+  if value then
+    number, first, since, least = string.match(value, '^(%d+) (%x*) (%d+) (%d+)$')
+  elseif call('HLEN', files) >= MOST_FILES then
+    return {'FILES'}
+  end
+  local mark = {id = argv[at], number = tonumber(number) or 0, first = first or '', since = tonumber(since) or 0}
+  mark.least, mark.new_first = tonumber(least) or 0, argv[at + 1]
+  marks[source] = mark
+  at = at + 2
+end
+
+-- Whether the record is the first of another file than the one that the mark is of.
+local function is_rotated(mark, number)
+  return number == 1 and mark.number > 0 and mark.first ~= '' and mark.new_first ~= '' and mark.first ~= mark.new_first
+end
+
+-- Whether something in the runs is not in the log yet.
+local function has_news()
+  if #marks == 0 then return true end
+  local run = at
+  while run <= #argv do
+    local mark, count, number = marks[tonumber(argv[run + 4])], argv[run + 3], tonumber(argv[run + 5])
+    if number + (count - 1) * argv[run + 6] > mark.number or is_rotated(mark, number) then return true end
+    run = run + 7 + count
+  end
+  return false
+end
+
+local holder = call('GET', lease)
+local is_new = not exists and last == 0 and not values[3] and (not values[4] or values[4] == 'PENDING')
+if problem == 'CLOSED' or is_terminal(values[4]) or values[8] then
+  return {has_news() and 'CLOSED' or 'OK', 0, '', ''}
+end
+if not is_free(holder) or not (is_new or values[7] or holder == WAITS) then
+  return {has_news() and 'HELD' or 'OK', 0, '', ''}
+end
+local begun, score = '', ''
+if is_new then
+  if ARGV[11] == '' then return {'NEW'} end
+  -- This first write is refused when the server is out of memory.
+  list_job(jobs, ARGV[3], ARGV[2], call('EXISTS', job) == 1)
+  call('HSETNX', job, 'created_at', now)
+  call('HSET', job, 'status', 'RUNNING', 'attempt', '1', 'started_at', now)
+  if ARGV[12] ~= '' then call('HSET', job, 'retention_ms', ARGV[12]) end
+  -- A settings key of another type holds no settings.
+  local settings = string.match(job, '^.*}') .. ':settings'
+  if ARGV[13] ~= '' then redis.pcall('HSET', settings, 'common_job_bytes', ARGV[13], 'common_day_bytes', ARGV[14]) end
+  call('PERSIST', job)
+  begun, score = '1', listed_score(jobs, ARGV[3])
+end
+
+local write, name_missing, close = line_writer(log, job, values[5], values[6], exists, last, ends_in_gap)
+local next_number, waits = last + 1, false
+
+-- Whether a record may be appended now. It follows the mark, or the time is over for which the log waits for the records
+-- in between. Then the one with the least number comes first, or any of them if that one does not come at all.
+local function is_due(mark, number)
+  if number <= mark.number + 1 then return number > mark.number end
+  if mark.crosses then return true end
+  if mark.since == 0 or mark.since > time then
+    mark.since, mark.least = time, number
+  end
+  mark.least = math.min(mark.least, number)
+  local waited, patience = time - mark.since, tonumber(ARGV[6])
+  mark.crosses = waited >= patience and (number == mark.least or waited >= 2 * patience)
+  waits = waits or not mark.crosses
+  return mark.crosses
+end
+
+while at <= #argv do
+  local timestamp, stream, partial, count = argv[at], argv[at + 1], argv[at + 2], tonumber(argv[at + 3])
+  local mark, number, step = marks[tonumber(argv[at + 4])], tonumber(argv[at + 5]), tonumber(argv[at + 6])
+  for message = at + 7, at + 6 + count do
+    local is_wanted = true
+    -- A record may have several lines.
+    if mark and number ~= mark.open then
+      if is_rotated(mark, number) then
+        mark.number, mark.since = 0, 0
+      end
+      is_wanted = is_due(mark, number)
+      if is_wanted then
+        local missing = number - mark.number - 1
+        if missing > 0 then name_missing(next_number, missing, timestamp) end
+        next_number = next_number + missing
+        if number == 1 then mark.first = mark.new_first end
+        mark.number, mark.open, mark.since, mark.least = number, number, 0, 0
+      end
+    end
+    if is_wanted then
+      write(next_number, timestamp, stream, partial, argv[message])
+      next_number = next_number + 1
+    end
+    number = number + step
+  end
+  at = at + 7 + count
+end
+local left_out = close(next_number, now)
+for _, mark in ipairs(marks) do
+  call('HSET', files, mark.id, string.format('%.0f %s %.0f %.0f', mark.number, mark.first, mark.since, mark.least))
+end
+if not values[7] then call('HSET', job, 'otlp', '1') end
+if ARGV[7] == '' then
+  call('SET', lease, WAITS)
+else
+  call('SET', lease, WAITS, 'PX', ARGV[7])
+end
+if waits then return {'WAIT', left_out, begun, score} end
+call('ZREMRANGEBYSCORE', batches, '-inf', time - ARGV[5])
+call('ZADD', batches, time, digest)
+call('PEXPIRE', batches, ARGV[5])
+if status ~= '' and end_job(log, job, next_number - 1, status, ARGV[9], '0', now, ARGV[10]) then call('DEL', lease) end
+return {'OK', left_out, begun, score}

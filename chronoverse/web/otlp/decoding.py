@@ -1,0 +1,345 @@
+"""Reads an ``ExportLogsServiceRequest``, in protobuf or JSON, and writes the answers to it.
+
+A request comes from outside, and its parser makes an object of each few bytes. So protobuf is parsed in slices, between
+which other greenlets run, and JSON only if its structure is small.
+
+https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/logs/v1/logs.proto
+"""
+
+import base64
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPartialSuccess, ExportLogsServiceResponse
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ScopeLogs
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+
+from chronoverse.web.http.bodies import SLICE_BYTES, load_json
+
+#: Records of a request. The Collector sends 8,192 by default.
+MAX_RECORDS: Final = 20_000
+#: Bytes of one record. It is parsed at once, which may take 20 ms, whatever it is made of.
+MAX_RECORD_BYTES: Final = 524_288
+#: Brackets, commas and quotation marks outside of the strings of a JSON body. 512 records with five attributes have
+#: 60,000. Parsing that many values takes some 20 ms.
+MAX_STRUCTURAL_CHARACTERS: Final = 200_000
+#: Records that are parsed at once, in a slice of the body, if they are short.
+SLICE_RECORDS: Final = 64
+#: Levels of lists and maps in a value.
+MAX_DEPTH: Final = 32
+
+PROTOBUF: Final = "application/x-protobuf"
+JSON: Final = "application/json"
+
+
+class BadValue(ValueError):
+    """A record, or a value in it, that cannot be read. The message says why."""
+
+
+class Record(NamedTuple):
+    """A log record. ``attributes`` are those that were wanted. Times are Unix ns, 0 if they are not known.
+
+    ``body`` is a text, or the JSON of another value. It is None for a record without a body.
+    """
+
+    attributes: Mapping[str, Any]
+    body: str | None
+    time: int
+    observed: int
+    severity: int
+
+
+#: The wanted attributes of a resource, and some of its records, or what is wrong with them.
+Found = tuple[Mapping[str, Any], list[Record | BadValue]]
+
+
+def decode(body: bytes, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
+    """The records of a request. Of attributes only the ``wanted`` ones are read. ``pause`` is called between slices.
+
+    Raises HTTPException: 400 when the body is no such request, 413 when it has too many records.
+    """
+    if mimetype == JSON:
+        return _decode_json(load_json(body, pause, MAX_STRUCTURAL_CHARACTERS), wanted, pause)
+    return _decode_protobuf(body, wanted, pause)
+
+
+def encode_answer(mimetype: str, rejected: int, message: str) -> bytes:
+    """The answer to a request. ``message`` says why records were rejected; it is empty if none was."""
+    if mimetype == JSON:
+        partial = {"partialSuccess": {"rejectedLogRecords": str(rejected), "errorMessage": message}}
+        return orjson.dumps(partial if message else {})
+    answer = ExportLogsServiceResponse()
+    if message:
+        answer.partial_success.CopyFrom(ExportLogsPartialSuccess(rejected_log_records=rejected, error_message=message))
+    encoded: bytes = answer.SerializeToString()
+    return encoded
+
+
+def encode_status(mimetype: str, message: str) -> bytes:
+    """A ``google.rpc.Status``, which is the answer to a request that failed as a whole."""
+    if mimetype == JSON:
+        return orjson.dumps({"message": message})
+    text = message.encode()[:65_536]
+    # Field 2 of Status, which is no part of the package opentelemetry-proto.
+    return b"\x12" + _varint(len(text)) + text
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
+# Protobuf
+
+
+def _decode_protobuf(body: bytes, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
+    count = 0
+    try:
+        for field, start, end in _fields(body, 0, len(body), pause):
+            pause()
+            if field != 1:
+                continue
+            resource, scopes = {}, []
+            for inner, inner_start, inner_end in _fields(body, start, end, pause):
+                if inner == 1:
+                    resource = _resource(body[inner_start:inner_end], wanted)
+                elif inner == 2:
+                    scopes.append((inner_start, inner_end))
+            for scope_start, scope_end in scopes:
+                pause()
+                for records in _slices(body, scope_start, scope_end, wanted, pause):
+                    count += len(records)
+                    _check_count(count)
+                    yield resource, records
+    except (DecodeError, IndexError) as error:
+        raise BadRequest("the body is not a protobuf message of log records") from error
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_RECORDS:
+        raise RequestEntityTooLarge(f"a request may have {MAX_RECORDS} log records")
+
+
+def _resource(data: bytes, wanted: Collection[str]) -> dict[str, Any]:
+    if len(data) > MAX_RECORD_BYTES:
+        raise BadRequest(f"a resource has more than {MAX_RECORD_BYTES} bytes")
+    return _attributes(Resource.FromString(data).attributes, wanted)
+
+
+def _fields(body: bytes, at: int, end: int, pause: Callable[[], None]) -> Iterator[tuple[int, int, int]]:
+    """Each field of the message ``body[at:end]`` that has a length: its number, and where its content begins and ends.
+
+    Fields without a length are left out. These messages have none. Raises IndexError when the message is torn.
+    https://protobuf.dev/programming-guides/encoding/
+    """
+    while at < end:
+        tag = body[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _read_varint(body, at - 1)
+        kind = tag & 7
+        if kind == 2:
+            size = body[at]
+            at += 1
+            if size > 0x7F:
+                size, at = _read_varint(body, at - 1)
+            stop = at + size
+            if stop > end:
+                raise IndexError
+            yield tag >> 3, at, stop
+            at = stop
+            continue
+        if kind == 0:
+            _, at = _read_varint(body, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise IndexError
+        pause()
+    if at != end:
+        raise IndexError
+
+
+def _read_varint(body: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = body[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+        if shift > 63:
+            raise IndexError
+
+
+def _slices(
+    body: bytes, at: int, end: int, wanted: Collection[str], pause: Callable[[], None]
+) -> Iterator[list[Record | BadValue]]:
+    """The records of a ScopeLogs message, in slices. A slice of whole fields is such a message itself."""
+    start = stop = at
+    count = 0
+    for field, content, stop_of_field in _fields(body, at, end, pause):
+        if field == 2 and stop_of_field - content <= MAX_RECORD_BYTES:
+            count += 1
+            stop = stop_of_field
+            if count < SLICE_RECORDS and stop - start < SLICE_BYTES:
+                continue
+        yield _slice(body[start:stop], wanted, pause)
+        pause()
+        if stop != stop_of_field and field == 2:
+            yield [BadValue(f"a record has more than {MAX_RECORD_BYTES} bytes")]
+        # What is no record, such as the scope, is not read. It may be of any size.
+        start = stop = stop_of_field
+        count = 0
+    yield _slice(body[start:stop], wanted, pause)
+
+
+def _slice(data: bytes, wanted: Collection[str], pause: Callable[[], None]) -> list[Record | BadValue]:
+    try:
+        return [_record(record, wanted) for record in ScopeLogs.FromString(data).log_records]
+    except DecodeError:
+        # One of them is bad, such as by a text that is not UTF-8. The others are taken.
+        return [_single(data[start:end], wanted) for field, start, end in _fields(data, 0, len(data), pause)]
+
+
+def _single(data: bytes, wanted: Collection[str]) -> Record | BadValue:
+    try:
+        return _record(LogRecord.FromString(data), wanted)
+    except DecodeError:
+        return BadValue("a record is not valid protobuf, or has text that is not UTF-8")
+
+
+def _record(record: Any, wanted: Collection[str]) -> Record | BadValue:
+    try:
+        body = record.body.string_value or _body(_value(record.body, 0))
+        attributes = _attributes(record.attributes, wanted)
+    except BadValue as error:
+        return error
+    return Record(attributes, body, record.time_unix_nano, record.observed_time_unix_nano, record.severity_number)
+
+
+def _attributes(pairs: Any, wanted: Collection[str]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        key = pair.key
+        if key in wanted:
+            value = pair.value
+            found[key] = value.string_value or value.int_value or _value(value, 0)
+    return found
+
+
+def _body(value: Any) -> str | None:
+    return value if value is None or type(value) is str else orjson.dumps(value).decode()
+
+
+def _value(value: AnyValue, depth: int) -> Any:
+    """What an AnyValue holds: None, a text, a number, a boolean, base64 for bytes, a list or a dict."""
+    kind = value.WhichOneof("value")
+    if depth > MAX_DEPTH:
+        raise BadValue(f"a value has more than {MAX_DEPTH} levels of lists and maps")
+    if kind == "array_value":
+        return [_value(each, depth + 1) for each in value.array_value.values]
+    if kind == "kvlist_value":
+        return {each.key: _value(each.value, depth + 1) for each in value.kvlist_value.values}
+    if kind == "bytes_value":
+        return base64.b64encode(value.bytes_value).decode()
+    return getattr(value, kind) if kind else None
+
+
+# JSON: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+
+
+def _decode_json(request: Any, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
+    count = 0
+    if request is None:
+        raise BadRequest("the body is not a message of log records")
+    try:
+        for group in _list(request, "resourceLogs"):
+            resource = _json_attributes(_object(group.get("resource")), wanted)
+            for scope in _list(group, "scopeLogs"):
+                for record in _list(scope, "logRecords"):
+                    pause()
+                    count += 1
+                    _check_count(count)
+                    try:
+                        found: Record | BadValue = _json_record(record, wanted)
+                    except BadValue as error:
+                        found = error
+                    yield resource, [found]
+    except BadValue as error:
+        raise BadRequest(f"the body is not a message of log records: {error}") from error
+
+
+def _json_record(record: dict[str, Any], wanted: Collection[str]) -> Record:
+    return Record(
+        _json_attributes(record, wanted),
+        _body(_json_value(record.get("body"), 0)),
+        _json_integer(record.get("timeUnixNano") or 0),
+        _json_integer(record.get("observedTimeUnixNano") or 0),
+        _json_integer(record.get("severityNumber") or 0),
+    )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadValue("there is another value where an object should be")
+    return value
+
+
+def _list(message: Any, name: str) -> list[dict[str, Any]]:
+    """A list of objects."""
+    found = _object(message).get(name)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise BadValue(f"{name} is not a list")
+    return [_object(each) for each in found]
+
+
+def _json_integer(value: Any) -> int:
+    """A 64-bit integer, which JSON may have as a text."""
+    try:
+        if type(value) is int or (type(value) is str and len(value) <= 20):
+            number = int(value)
+            if -(2**63) <= number < 2**64:
+                return number
+    except ValueError:
+        pass
+    raise BadValue("an integer of a record is none")
+
+
+def _json_attributes(message: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+    pairs = _list(message, "attributes")
+    return {key: _json_value(pair.get("value"), 0) for pair in pairs if (key := str(pair.get("key"))) in wanted}
+
+
+def _json_value(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise BadValue(f"a value has more than {MAX_DEPTH} levels of lists and maps")
+    for kind, held in _object(value).items():
+        if kind in ("stringValue", "bytesValue") and isinstance(held, str):
+            return held
+        if kind == "boolValue" and isinstance(held, bool):
+            return held
+        if kind == "intValue":
+            return _json_integer(held)
+        if kind == "doubleValue" and isinstance(held, int | float):
+            return float(held)
+        if kind == "doubleValue" and held in ("NaN", "Infinity", "-Infinity"):
+            return None
+        if kind == "arrayValue":
+            return [_json_value(each, depth + 1) for each in _list(held, "values")]
+        if kind == "kvlistValue":
+            return {str(each.get("key")): _json_value(each.get("value"), depth + 1) for each in _list(held, "values")}
+        raise BadValue("a value of a record is not of the type that its name says")
+    return None

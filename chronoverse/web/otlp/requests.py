@@ -1,0 +1,82 @@
+"""Handles a request with OpenTelemetry's log records, as OTLP over HTTP says."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from flask import Response, request
+
+from chronoverse import metrics
+from chronoverse.auth.tokens import WRITE
+from chronoverse.errors import AppendRefused, Forbidden, JobNotFound, NotALog, RecordsMissing
+from chronoverse.joblog.model import JobRef
+from chronoverse.web.guards.event_loop import TimeSlice
+from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.otlp import decoding
+from chronoverse.web.otlp.records import JobRecords, RecordSorter
+
+#: Reasons that an answer names, and characters of all of them. A client may have made up thousands.
+_REASONS: Final = 5
+_REASON_CHARACTERS: Final = 2_000
+
+
+def handle(deps: Dependencies) -> Response:
+    """Appends the records of the current request.
+
+    Raises :class:`RecordsMissing`, with all else appended, while some records wait for others; :class:`TooFast`,
+    :class:`StoreError`, and as :meth:`BodyReader.read`. The sender repeats the whole request, unless it was malformed.
+    """
+    subject, settings = principal().subject, deps.settings
+    deps.publish_throttle.check(subject)
+    time_slice = TimeSlice()
+    sorter = RecordSorter(settings.otlp_workflow_attributes, settings.otlp_job_attributes, settings.max_line_bytes)
+    with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as read:
+        body = bytes(read)
+        digest = hashlib.sha256(body).hexdigest()[:32]
+        for resource, records in decoding.decode(body, request.mimetype, sorter.wanted, time_slice.check):
+            sorter.add(resource, records)
+    waits = [job for job, records in sorter.jobs.items() if _append(deps, job, records, digest, sorter, time_slice)]
+    if waits:
+        raise RecordsMissing(f"records of {waits[0]} are missing before some that have come; try again")
+    refused = sorter.refused
+    texts = [f"{count} of {reason}" for reason, count in refused.most_common(_REASONS)]
+    message = "; ".join(texts)[:_REASON_CHARACTERS]
+    answer = decoding.encode_answer(request.mimetype, refused.total(), message)
+    return Response(answer, content_type=request.mimetype)
+
+
+def _append(
+    deps: Dependencies, job: JobRef, records: JobRecords, digest: str, sorter: RecordSorter, time_slice: TimeSlice
+) -> bool:
+    """Appends the records of one job. Returns whether some wait for others. Counts those that are refused."""
+    refused, left = sorter.refused, records.count
+    try:
+        principal().require(WRITE, job.workflow_id)
+        for count, batch in records.batches(digest):
+            appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds)
+            metrics.PUBLISH_ANSWERS.labels("records", "WAIT" if appended.waits else "OK").inc()
+            if appended.waits:
+                return True
+            if appended.left_out:
+                refused[f"{job}: a quota of bytes is used up"] += min(count, appended.left_out)
+            left -= count
+            metrics.LINES_APPENDED.inc(sum(len(run.messages) for run in batch.runs))
+            texts = (message.decode() for run in batch.runs for message in run.messages)
+            deps.publish_throttle.spend(principal().subject, texts)
+            time_slice.check()
+    except (Forbidden, JobNotFound):
+        refused[f"{job}: the token may not write to this workflow"] += left
+    except (AppendRefused, NotALog) as error:
+        metrics.PUBLISH_ANSWERS.labels("records", error.reason or "ERROR").inc()
+        refused[f"{job}: {error}"] += left
+    return False
+
+
+def refusal(response: Response) -> Response:
+    """The answer to a request that failed as a whole. It has what the problem document ``response`` says."""
+    mimetype = request.mimetype if request.mimetype == decoding.JSON else decoding.PROTOBUF
+    document: Mapping[str, Any] = orjson.loads(response.get_data())
+    response.set_data(decoding.encode_status(mimetype, str(document.get("detail") or document["title"])))
+    response.content_type = mimetype
+    return response

@@ -1,0 +1,226 @@
+"""Log records that came by OpenTelemetry: each is in the log once and in order, or a gap names it."""
+
+import random
+import secrets
+from typing import Any
+
+import pytest
+
+from chronoverse.errors import Closed, Deleted, Held
+from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.model import End, Gap, Line, Status
+from chronoverse.store import Store
+from chronoverse.store.records import MISSING_SECONDS, RecordBatch, RecordRun
+from tests.support.bench import JOB, NOW, Bench
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    return bench.store
+
+
+def numbered(first: int, last: int, generation: str = "aa", name: str = "a.log") -> RecordBatch:
+    """Records of one file, each with one line that is its number and the file's generation."""
+    messages = [f"{generation} {number}".encode() for number in range(first, last + 1)]
+    # Another batch with the same records, such as of another sender.
+    digest = secrets.token_hex(8)
+    source = (name, generation if first == 1 else "")
+    return RecordBatch([RecordRun(NOW, "stdout", False, 1, first, 1, messages)], digest, [source])
+
+
+def plain(digest: str, *texts: str, end: tuple[Status, int | None] | None = None) -> RecordBatch:
+    """Records without numbers."""
+    runs = [RecordRun(NOW, "stderr", False, 0, 0, 0, [text.encode() for text in texts])] if texts else []
+    return RecordBatch(runs, digest, end=end)
+
+
+def content(bench: Bench) -> list[Any]:
+    """The log as its readers get it: texts, gaps, and the status of the end."""
+    entries = read_entries(bench.ask("XRANGE", bench.key("log"), "-", "+"), 0)
+    return [e.message if isinstance(e, Line) else e.status if isinstance(e, End) else e for e in entries]
+
+
+def texts(first: int, last: int, generation: str = "aa") -> list[str]:
+    return [f"{generation} {number}" for number in range(first, last + 1)]
+
+
+def age_holes(bench: Bench, seconds: float) -> None:
+    """Makes the store believe that it waits for missing records for that much longer."""
+    for name, value in _pairs(bench.ask("HGETALL", bench.key("files"))):
+        number, first, since, least = value.decode().split(" ")
+        since = str(int(since) - round(1000 * seconds)) if since != "0" else since
+        bench.ask("HSET", bench.key("files"), name, " ".join((number, first, since, least)))
+
+
+def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def test_batches_that_come_again_or_in_another_order_are_appended_once(bench: Bench, store: Store) -> None:
+    """A batch after a hole waits. Senders repeat it until the hole is filled."""
+    batches = [numbered(first, first + 9) for first in range(1, 201, 10)]
+    waiting, rng = [*batches, *batches[:5]], random.Random(7)
+    rounds = 0
+    while waiting:
+        rng.shuffle(waiting)
+        waiting = [batch for batch in waiting if store.records.append(JOB, batch).waits]
+        rounds += 1
+    assert content(bench) == texts(1, 200)
+    assert rounds > 1
+    assert store.listing.page("wf_1", None, 10) != []
+
+
+def test_a_hole_is_named_after_some_seconds(bench: Bench, store: Store) -> None:
+    """The gap stands for as many numbers as records are missing. What comes for it later is skipped."""
+    store.records.append(JOB, numbered(1, 3))
+    later, last = numbered(6, 8), numbered(11, 12)
+    for batch in (last, later, last):
+        assert store.records.append(JOB, batch).waits
+    age_holes(bench, MISSING_SECONDS)
+    # The least number that has come goes first, whoever asks first.
+    assert store.records.append(JOB, last).waits
+    assert not store.records.append(JOB, later).waits
+    assert content(bench) == [*texts(1, 3), Gap(4, 5, "missing"), *texts(6, 8)]
+    assert store.records.append(JOB, last).waits
+    age_holes(bench, MISSING_SECONDS)
+    assert not store.records.append(JOB, last).waits
+    assert not store.records.append(JOB, numbered(4, 12)).waits
+    expected = [*texts(1, 3), Gap(4, 5, "missing"), *texts(6, 8), Gap(9, 10, "missing"), *texts(11, 12)]
+    assert content(bench) == expected
+    store.records.append(JOB, plain("d", end=(Status.COMPLETED, 0)))
+    assert content(bench) == [*expected, Status.COMPLETED]
+
+
+def test_a_sender_of_the_least_number_that_never_returns_holds_nobody_up(bench: Bench, store: Store) -> None:
+    """After twice the time any later record may go on."""
+    store.records.append(JOB, numbered(5, 6))
+    age_holes(bench, 2 * MISSING_SECONDS)
+    assert not store.records.append(JOB, numbered(9, 9)).waits
+    assert content(bench) == [Gap(1, 8, "missing"), "aa 9"]
+
+
+def test_a_rotated_file_begins_anew(bench: Bench, store: Store) -> None:
+    """Its records have small numbers again. Its first record differs from that of the file before."""
+    for batch in (numbered(1, 5), numbered(1, 5), numbered(1, 2, "bb"), numbered(3, 9, "bb"), numbered(1, 2, "bb")):
+        assert not store.records.append(JOB, batch).waits
+    assert content(bench) == [*texts(1, 5), *texts(1, 9, "bb")]
+
+
+def test_a_record_of_several_lines_is_appended_whole(bench: Bench, store: Store) -> None:
+    """All its lines have one number, and a second file has numbers of its own."""
+    runs = [
+        RecordRun(NOW, "stdout", False, 1, 1, 0, [b"a", b"b"]),
+        RecordRun(NOW, "stdout", True, 1, 1, 0, [b"c"]),
+        RecordRun(NOW, "stdout", False, 1, 1, 0, [b"d"]),
+        RecordRun(NOW, "stderr", False, 2, 1, 1, [b"e", b"f"]),
+        RecordRun(NOW, "stdout", False, 1, 2, 1, [b"g"]),
+    ]
+    for digest in ("x", "y"):
+        assert not store.records.append(JOB, RecordBatch(runs, digest, [("a.log", "aa"), ("b.log", "bb")])).waits
+    assert content(bench) == list("abcdefg")
+
+
+def test_a_batch_without_numbers_is_appended_once(bench: Bench, store: Store) -> None:
+    """Its digest is remembered for ten minutes, also after the end of the job."""
+    last = plain("2", "b", end=(Status.FAILED, 7))
+    for batch in (plain("1", "a"), plain("1", "a"), last, last, plain("1", "a")):
+        store.records.append(JOB, batch)
+    assert content(bench) == ["a", "b", Status.FAILED]
+    with pytest.raises(Closed):
+        store.records.append(JOB, plain("3", "c"))
+    job = store.get_job(JOB)
+    assert job is not None
+    assert (job.exit_code, job.lines) == (7, 2)
+    assert 0 < bench.ttl("batches") <= 600_000
+
+
+def test_marks_outlive_the_end_and_expire_with_the_log(bench: Bench, store: Store) -> None:
+    """Whoever sends the last lines again is not refused."""
+    store.records.append(JOB, numbered(1, 5))
+    assert bench.ttl("files") == -1
+    store.records.append(JOB, plain("d", end=(Status.COMPLETED, None)))
+    assert not store.records.append(JOB, numbered(4, 5)).waits
+    with pytest.raises(Closed):
+        store.records.append(JOB, numbered(5, 6))
+    assert bench.ttl("files") == pytest.approx(bench.ttl("log"), abs=1_000)
+
+
+def test_a_job_of_a_runner_is_refused(bench: Bench, store: Store) -> None:
+    """So is the log of a foreign runner, and a job that was deleted. A runner may continue a job of records."""
+    store.records.append(JOB, numbered(1, 2))
+    attempt = store.open(JOB, "token")
+    assert (attempt.attempt, attempt.next) == (2, 3)
+    with pytest.raises(Held):
+        store.records.append(JOB, numbered(1, 3))
+    assert not store.records.append(JOB, numbered(1, 2)).waits
+    foreign = JOB._replace(job_id="foreign")
+    bench.xadd("1-0", "message", "x", job=foreign)
+    with pytest.raises(Held):
+        store.records.append(foreign, plain("d", "y"))
+    gone = JOB._replace(job_id="gone")
+    bench.ask("SET", bench.key("deleted", gone), "1")
+    with pytest.raises(Deleted):
+        store.records.append(gone, plain("d", "y"))
+
+
+def test_a_registered_job_begins_with_its_first_record(bench: Bench, store: Store) -> None:
+    """Until then it would expire."""
+    store.register(JOB)
+    store.records.append(JOB, numbered(1, 2))
+    job = store.get_job(JOB)
+    assert job is not None
+    assert (job.status, job.attempt, bench.ttl("job")) == (Status.RUNNING, 1, -1)
+
+
+def test_only_with_a_setting_a_silent_job_is_lost(bench: Bench, store: Store) -> None:
+    """Each batch puts the time off, whatever it brings."""
+    other = JOB._replace(job_id="job_2")
+    store.records.append(other, numbered(1, 2))
+    assert bench.ttl("lease", other) == -1
+    store.records.append(JOB, numbered(1, 2), idle_seconds=100)
+    bench.ask("PEXPIRE", bench.key("lease"), 5_000)
+    store.records.append(JOB, numbered(1, 2), idle_seconds=100)
+    assert 90_000 < bench.ttl("lease") <= 100_000
+    bench.ask("DEL", bench.key("lease"))
+    eager = bench.new_store(lease_seconds=0.05)
+    wait_until(lambda: status_of(eager) is Status.LOST, 20, "the job is lost")
+    assert content(bench) == [*texts(1, 2), Status.LOST]
+
+
+def status_of(store: Store) -> Status | None:
+    job = store.get_job(JOB)
+    return job.status if job else None
+
+
+def test_quotas_leave_lines_out(bench: Bench, store: Store) -> None:
+    """Their numbers are in a gap, and their records count as appended."""
+    store.catalog.set_common_bounds(16, 0, [])
+    assert store.records.append(JOB, numbered(1, 6)).left_out == 2
+    assert store.records.append(JOB, numbered(5, 8)).left_out == 2
+    age_holes(bench, 0)
+    assert not store.records.append(JOB, numbered(1, 8)).left_out
+    store.records.append(JOB, plain("d", end=(Status.COMPLETED, 0)))
+    assert content(bench) == [*texts(1, 4), Gap(5, 8, "quota"), Status.COMPLETED]
+
+
+def test_whatever_comes_in_whatever_order_no_record_is_doubled(bench: Bench, store: Store) -> None:
+    """Some batches never come, and some come again. Each record is there once, in order, or in a gap."""
+    rng = random.Random(11)
+    batches = [numbered(first, first + 6) for first in range(1, 300, 7)]
+    lost = set(rng.sample(range(len(batches) - 1), 6))
+    waiting = [batch for number, batch in enumerate(batches) if number not in lost]
+    appended: set[int] = set()
+    while waiting:
+        rng.shuffle(waiting)
+        again = [batch for batch in waiting if store.records.append(JOB, batch).waits]
+        appended |= {batch.runs[0].number for batch in waiting if batch not in again}
+        if again == waiting:
+            age_holes(bench, MISSING_SECONDS)
+        waiting = again
+    found = content(bench)
+    numbers = [int(text.split()[1]) for text in found if isinstance(text, str)]
+    assert numbers == sorted(set(numbers))
+    assert {1 + 7 * number for number in lost}.isdisjoint(numbers)
+    assert len(numbers) == 7 * (len(batches) - len(lost))
+    assert sum(gap.last - gap.first + 1 for gap in found if isinstance(gap, Gap)) == 7 * len(lost)

@@ -1,0 +1,229 @@
+"""``/v1/logs``: OpenTelemetry's log records become lines of jobs, as OTLP over HTTP says."""
+
+import gzip
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+from tests.web.otlp.messages import TIME, numbered, record, request
+
+_numbers = itertools.count(1)
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+class Sender:
+    """Sends records of one job."""
+
+    def __init__(self, client: httpx.Client, workflow_id: str) -> None:
+        self.client = client
+        self.resource = {"service.name": workflow_id, "service.instance.id": "job_1"}
+        self.path = f"/workflows/{workflow_id}/jobs/job_1"
+
+    def post(self, *records: LogRecord, **resource: Any) -> httpx.Response:
+        named = {name.replace("__", "."): held for name, held in resource.items()}
+        return self.send(request({**self.resource, **named}, *records))
+
+    def send(self, message: ExportLogsServiceRequest, headers: Mapping[str, str] = PROTOBUF) -> httpx.Response:
+        return self.client.post("/v1/logs", content=message.SerializeToString(), headers=headers)
+
+    def rejected(self, response: httpx.Response) -> tuple[int, str]:
+        """How many records an answer rejects, and why."""
+        assert response.status_code == 200, response.text
+        assert response.headers["Content-Type"] == "application/x-protobuf"
+        partial = ExportLogsServiceResponse.FromString(response.content).partial_success
+        return partial.rejected_log_records, partial.error_message
+
+    def messages(self) -> list[str]:
+        return [line["message"] for line in self.client.get(f"{self.path}/logs?limit=1000").json()["logs"]]
+
+
+@pytest.fixture
+def sender(client: httpx.Client) -> Sender:
+    return Sender(client, f"otlp_{next(_numbers)}")
+
+
+def test_records_become_lines_of_the_job_that_their_attributes_name(sender: Sender) -> None:
+    """Attributes of a record go before those of its resource, and the first of the list before the others."""
+    text = "two\r\nlines\n"
+    response = sender.post(
+        record("one", time=TIME, observed__x=1),
+        record(text, log__iostream="stderr"),
+        record({"b": [1, True, 2.5, None, b"\x00\xff"]}, severity=17),
+        record(None),
+        record("elsewhere", chronoverse__job="a/b c"),
+    )
+    assert sender.rejected(response) == (0, "")
+    logs = sender.client.get(f"{sender.path}/logs").json()["logs"]
+    assert [(line["message"], line["stream"]) for line in logs] == [
+        ("one", "stdout"),
+        ("two", "stderr"),
+        ("lines", "stderr"),
+        ('{"b":[1,true,2.5,null,"AP8="]}', "stderr"),
+        ("", "stdout"),
+    ]
+    assert logs[0]["timestamp"] == "2026-03-03T10:00:05.123Z"
+    workflow = sender.resource["service.name"]
+    job = sender.client.get(f"/workflows/{workflow}/jobs/a-b-c").json()
+    assert (job["status"], job["lines"], job["attempt"]) == ("RUNNING", 1, 1)
+    assert workflow in [each["id"] for each in sender.client.get("/workflows").json()["workflows"]]
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
+    """It means the same as protobuf."""
+    message = request(sender.resource, *numbered(1, 3), record(["x"]), record("y", chronoverse__exit_code=3))
+    message.resource_logs.add().scope_logs.add().log_records.add()
+    body = json_format.MessageToJson(message, use_integers_for_enums=True).encode()
+    headers = {"Content-Type": "application/json; charset=utf-8", "Content-Encoding": coding}
+    content = gzip.compress(body) if coding == "gzip" else body
+    response = sender.client.post("/v1/logs", content=content, headers=headers)
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
+    partial = response.json()["partialSuccess"]
+    assert partial["rejectedLogRecords"] == "1"
+    assert "no attribute names the workflow" in partial["errorMessage"]
+    assert sender.messages() == ["line 1", "line 2", "line 3", '["x"]', "y"]
+    job = sender.client.get(sender.path).json()
+    assert (job["status"], job["exit_code"]) == ("FAILED", 3)
+
+
+def test_a_request_that_is_sent_again_changes_nothing(sender: Sender) -> None:
+    """Neither with numbers nor without, also after the end of the job."""
+    texts = [f"plain {number}" for number in range(700)]
+    plain = request(sender.resource, *map(record, texts))
+    end = request(sender.resource, record(None, cicd__pipeline__run__result="cancellation"))
+    for message in (plain, plain, request(sender.resource, *numbered(1, 3)), end, end, plain):
+        for _ in range(2):
+            assert sender.rejected(sender.send(message)) == (0, "")
+    assert sender.client.get(f"{sender.path}/logs?limit=1000").json()["logs"][-1]["message"] == "line 3"
+    job = sender.client.get(sender.path).json()
+    assert (job["status"], job["lines"], job["exit_code"]) == ("CANCELED", 703, None)
+    count, why = sender.rejected(sender.post(*numbered(3, 5)))
+    assert (count, "has already ended" in why) == (3, True)
+
+
+def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender) -> None:
+    """The answer is a Status, and says when to come again. Other jobs of the request are not held up."""
+    message = request(sender.resource, *numbered(4, 6), record("other", chronoverse__job="job_2"))
+    response = sender.send(message)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+    assert response.headers["Content-Type"] == "application/x-protobuf"
+    assert b"missing before some" in response.content
+    assert sender.rejected(sender.post(*reversed(numbered(1, 3)))) == (0, "")
+    assert sender.rejected(sender.send(message)) == (0, "")
+    assert sender.messages() == [f"line {number}" for number in range(1, 7)]
+    other = sender.client.get(sender.path.replace("job_1", "job_2") + "/logs").json()["logs"]
+    assert [line["message"] for line in other] == ["other"]
+
+
+def test_a_hole_that_stays_is_named(sender: Sender) -> None:
+    """After five seconds the sender is answered with 200, and readers get a gap."""
+    sender.post(*numbered(1, 2))
+    wait_until(lambda: sender.post(*numbered(5, 6)).status_code == 200, 30, "the hole is named")
+    assert sender.messages() == ["line 1", "line 2", "line 5", "line 6"]
+    sender.post(record(None, chronoverse__exit_code=0))
+    events = sender.client.get(f"{sender.path}/events").text
+    assert 'event: gap\ndata: {"from":3,"to":4,"reason":"missing"}' in events
+
+
+def test_records_after_a_rotation_are_of_another_file(sender: Sender) -> None:
+    """The numbers begin with 1 again, in the same request or in another one."""
+    later = [record(f"new {n}", time=TIME + n, log__file__path="/a", log__file__record_number=n) for n in range(1, 5)]
+    for _ in range(2):
+        sender.rejected(sender.post(*numbered(1, 3, "/a"), *later[:2]))
+        sender.rejected(sender.post(*later))
+    assert sender.messages() == ["line 1", "line 2", "line 3", "new 1", "new 2", "new 3", "new 4"]
+
+
+def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: Service) -> None:
+    """Such records are not sent again, so the answer is 200. The others are stored."""
+    deep: Any = "x"
+    for _ in range(40):
+        deep = [deep]
+    bad = [
+        record("n", log__file__record_number="7"),
+        record("n", log__file__record_number=2**62, log__file__path="/a"),
+        record("j", chronoverse__job=["a"]),
+        record("j", chronoverse__job="a" * 10_000),
+        record("e", chronoverse__exit_code="0"),
+        record(None, cicd__pipeline__run__result="ok"),
+        record(deep),
+        record("\n" * 6_000),
+        record("b" * 600_000),
+    ]
+    message = request(sender.resource, record("good"), *bad)
+    # A text that is not UTF-8, which some senders let through.
+    torn = message.SerializeToString().replace(b"good", b"g\xff\xfed")
+    count, why = sender.rejected(sender.client.post("/v1/logs", content=torn, headers=PROTOBUF))
+    assert count == 10, why
+    assert len(why) < 2_100
+    count, why = sender.rejected(sender.post(record("good"), *bad[:3], *bad[:1]))
+    assert count == 4
+    assert "3 of log.file.record_number must be a whole number" in why
+    assert sender.messages() == ["good"]
+    token = service.token("another")
+    headers = {**PROTOBUF, "Authorization": f"Bearer {token}"}
+    response = sender.client.post(
+        "/v1/logs", content=request(sender.resource, record("x")).SerializeToString(), headers=headers
+    )
+    assert sender.rejected(response)[0] == 1
+    assert "the token may not write" in sender.rejected(response)[1]
+
+
+def test_a_job_of_a_runner_is_refused(sender: Sender) -> None:
+    """Its lines have numbers that the runner gives."""
+    opened = sender.client.post(f"{sender.path}/attempts", json={"token": "a" * 32})
+    assert opened.status_code == 200
+    count, why = sender.rejected(sender.post(*numbered(1, 3)))
+    assert (count, "another live runner holds this job" in why) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"\x0a\x7f", PROTOBUF, 400),
+        (b"\x0a\x04\x12\x02\x12\x05", PROTOBUF, 400),
+        (b"\x0b", PROTOBUF, 400),
+        (b"\x0a\x02\x12\x00" * 3 + b"\xff" * 11, PROTOBUF, 400),
+        (b'{"resourceLogs":7}', {"Content-Type": "application/json"}, 400),
+        (b'{"resourceLogs":[{"scopeLogs":["x"]}]}', {"Content-Type": "application/json"}, 400),
+        (b"[" * 300_000, {"Content-Type": "application/json"}, 400),
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+        (b"x", {**PROTOBUF, "Content-Encoding": "gzip"}, 400),
+        (gzip.compress(bytes(9_000_000)), {**PROTOBUF, "Content-Encoding": "gzip"}, 413),
+        (b"\x0a\x06\x12\x04\x12\x00\x12\x00" * 10_001, PROTOBUF, 413),
+        (b"", {**PROTOBUF, "Authorization": "Bearer x"}, 401),
+    ],
+)
+def test_a_request_that_is_none_is_refused_with_a_status(
+    client: httpx.Client, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    """It is in the encoding of the request."""
+    response = client.post("/v1/logs", content=content, headers=headers)
+    assert response.status_code == status, response.text
+    if headers["Content-Type"] == "application/json":
+        assert response.json()["message"]
+    else:
+        assert response.headers["Content-Type"] == "application/x-protobuf"
+        assert response.content[0] == 0x12
+
+
+def test_a_token_needs_the_scope(sender: Sender, service: Service) -> None:
+    """It is not enough that it may read."""
+    headers = {**PROTOBUF, "Authorization": f"Bearer {service.token(scopes=['logs:read'])}"}
+    response = sender.client.post("/v1/logs", content=b"", headers=headers)
+    assert (response.status_code, b"logs:write" in response.content) == (403, True)
+
+
+def test_empty_requests_are_good(sender: Sender) -> None:
+    """An exporter may send one to see whether it is accepted."""
+    assert sender.rejected(sender.client.post("/v1/logs", content=b"", headers=PROTOBUF)) == (0, "")
+    response = sender.client.post("/v1/logs", json={})
+    assert (response.status_code, response.json()) == (200, {})
