@@ -116,6 +116,16 @@ class Settings:
         " ([more](tokens.md#rights-of-groups)). It is read again when it changes.",
         "the claim has workflows",
     )
+    oidc_issuer: str | None = _setting(
+        parse.issuer,
+        "URL",
+        "The OpenID Connect issuer at which the page and `chronoverse login` sign in ([more](tokens.md#signing-in)).",
+        "tokens are pasted",
+    )
+    oidc_client_id: str | None = _setting(parse.printable, "text", "The page's public client at this issuer.")
+    oidc_scopes: str = _setting(
+        parse.scopes, "words", "The scopes that are asked for there.", default="openid offline_access logs:read"
+    )
     heartbeat_seconds: int = _number((1, 300), "seconds", "Silence after which a stream sends a heartbeat.", default=15)
     lease_seconds: int = _number(
         (1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.", default=30
@@ -331,6 +341,16 @@ class Settings:
         return (self.data_dir.absolute() / "archive").as_uri() if self.is_embedded else None
 
     @property
+    def sign_in(self) -> Mapping[str, str | None]:
+        """What the page and commands need for a sign-in at the issuer. Without one, ``issuer`` is None."""
+        return {
+            "issuer": self.oidc_issuer,
+            "client": self.oidc_client_id,
+            "scopes": self.oidc_scopes,
+            "audience": self.jwt_audience,
+        }
+
+    @property
     def has_local_secret(self) -> bool:
         """Whether tokens are signed with the secret in the data directory."""
         return self.is_embedded and not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks_url)
@@ -354,6 +374,8 @@ class Settings:
         for names in _EXCLUSIVE:
             if len(given := [name for name in names if environ.get(name)]) > 1:
                 problems.append(f"{' and '.join(given)} exclude each other")
+        if bool(environ.get("CHRONOVERSE_OIDC_ISSUER")) != bool(environ.get("CHRONOVERSE_OIDC_CLIENT_ID")):
+            problems.append("CHRONOVERSE_OIDC_ISSUER and CHRONOVERSE_OIDC_CLIENT_ID go together")
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)

@@ -49,6 +49,10 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
 
 #: Reads what a claim of a token may be.
 printable: Final = matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces")
+#: Reads scopes that are asked for. Only with ``openid`` does an issuer say whom it has signed in.
+scopes: Final = matching(
+    "(?=(.* )?openid( |$))[!-~]{1,128}( [!-~]{1,128}){0,31}", "words with spaces between them, and openid one of them"
+)
 #: Reads a bearer token (RFC 6750).
 bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
 
@@ -100,6 +104,14 @@ def jwks_url(text: str) -> str:
     parts = _url(text, "https", "http")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must be https:// unless it is on this machine")
+    return text
+
+
+def issuer(text: str) -> str:
+    """Reads the URL of an issuer, which its documents repeat letter by letter. HTTPS or on this machine."""
+    parts = urlsplit(jwks_url(text))
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must have no user, query or fragment")
     return text
 
 

@@ -71,8 +71,9 @@ const provider = new Provider(issuer, {
   // Everybody has agreed to everything.
   async loadExistingGrant(ctx) {
     const { client, session, params } = ctx.oidc;
-    const found = session.grantIdFor(client.clientId);
-    if (found) return provider.Grant.find(found);
+    const id = session.grantIdFor(client.clientId);
+    const found = id && (await provider.Grant.find(id));
+    if (found) return found;
     const grant = new provider.Grant({ clientId: client.clientId, accountId: session.accountId });
     grant.addOIDCScope("openid offline_access");
     grant.addResourceScope(RESOURCE, "logs:read logs:write logs:admin");

@@ -1,9 +1,10 @@
-"""The page: four HTML documents and the files that they load. Nothing is loaded from another host."""
+"""The page: five HTML documents and the files that they load. Nothing is loaded from another host."""
 
 import hashlib
 import html
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
@@ -35,18 +36,25 @@ _STATIC: Final = Path(__file__).parents[1] / "static"
 
 def blueprint(settings: Settings) -> Blueprint:
     """The routes of the page. They need no token, because they contain nothing of any job."""
+    headers = dict(_HEADERS)
+    if settings.oidc_issuer:
+        issuer = urlsplit(settings.oidc_issuer)
+        headers["Content-Security-Policy"] += f"; connect-src 'self' {issuer.scheme}://{issuer.netloc}"
     routes = Blueprint("ui", __name__)
     files = {path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.is_file()}
     bodies = {name: path.read_bytes() for name, path in files.items() if path.suffix in _CONTENT_TYPES}
     values = {"heartbeat": str(settings.heartbeat_seconds), "errors": ERROR_WORDS, "harmless": NOTHING_WRONG.pattern}
     for name, value in values.items():
         bodies["job.html"] = bodies["job.html"].replace(f"{{{name}}}".encode(), html.escape(value).encode())
+    signs_in = "".join(f' data-{name}="{html.escape(value or "")}"' for name, value in settings.sign_in.items())
+    for name in ("home.html", "workflow.html", "job.html", "sign-in.html"):
+        bodies[name] = bodies[name].replace(b"{sign-in}", signs_in.encode())
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
 
     def answer(name: str) -> Response:
         if name not in bodies:
             raise NotFound
-        response = Response(bodies[name], content_type=_CONTENT_TYPES[files[name].suffix], headers=_HEADERS)
+        response = Response(bodies[name], content_type=_CONTENT_TYPES[files[name].suffix], headers=headers)
         response.set_etag(tags[name])
         response.make_conditional(request)
         return response
@@ -56,7 +64,7 @@ def blueprint(settings: Settings) -> Blueprint:
         """The workflows. ``?workflow=`` was the address of a workflow's jobs."""
         workflow_id = request.args.get("workflow", "")
         if IDENTIFIER.fullmatch(workflow_id):
-            return Response(status=302, headers={**_HEADERS, "Location": f"/ui/workflows/{workflow_id}"})
+            return Response(status=302, headers={**headers, "Location": f"/ui/workflows/{workflow_id}"})
         return answer("home.html")
 
     @routes.route("/ui/workflows/<id:workflow_id>")
@@ -69,12 +77,17 @@ def blueprint(settings: Settings) -> Blueprint:
         """A job's log."""
         return answer("job.html")
 
+    @routes.route("/ui/sign-in")
+    def sign_in() -> Response:
+        """Where the issuer sends the browser to, with or without a code in the query."""
+        return answer("sign-in.html") if settings.oidc_issuer else unknown()
+
     @routes.route("/ui")
     @routes.route("/ui/")
     @routes.route("/ui/<path:rest>")
     def unknown(rest: str = "") -> Response:
         """The ways to the others."""
-        return Response(bodies["unknown.html"], status=404, content_type=_CONTENT_TYPES[".html"], headers=_HEADERS)
+        return Response(bodies["unknown.html"], status=404, content_type=_CONTENT_TYPES[".html"], headers=headers)
 
     @routes.route("/ui/static/<path:name>")
     def static(name: str) -> Response:

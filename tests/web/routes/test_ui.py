@@ -1,5 +1,6 @@
 """The page's documents and files: their headers, and that they load nothing from other hosts."""
 
+import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: 
         "/ui/workflows/wf_1/jobs",
         "/ui/workflows/-/jobs/job-1",
         "/ui/nope",
+        "/ui/sign-in",
     ],
 )
 def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
@@ -80,7 +82,7 @@ def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) 
     assert anybody.get("/", params={"workflow": "/example.org\r\nx: y"}).status_code == 200
 
 
-@pytest.mark.parametrize("name", [*PAGES.values(), "unknown.html"])
+@pytest.mark.parametrize("name", [*PAGES.values(), "sign-in.html", "unknown.html"])
 def test_a_page_loads_all_of_its_scripts_at_once(name: str) -> None:
     """The page preloads every module that is imported, directly or not, and nothing else. Nothing is inline.
 
@@ -111,12 +113,16 @@ def test_no_script_makes_markup_or_code_out_of_text(script: str) -> None:
     assert re.findall(sinks, text) == []
 
 
-def test_vendored_files_are_named_with_version_and_licence() -> None:
-    """The README names each folder of ``vendor/``, and each folder has its licence."""
-    readme = (STATIC / "client" / "vendor" / "README.txt").read_text("utf-8")
-    folders = [path for path in (STATIC / "client" / "vendor").iterdir() if path.is_dir()]
+@pytest.mark.parametrize("vendor", [STATIC / "client" / "vendor", STATIC / "vendor"])
+def test_vendored_files_are_named_with_version_licence_and_checksum(vendor: Path) -> None:
+    """The README names each folder of ``vendor/``, and each folder has its licence. Nobody has changed a file."""
+    readme = (vendor / "README.txt").read_text("utf-8")
+    folders = [path for path in vendor.iterdir() if path.is_dir()]
 
     assert folders
+    scripts = {path.relative_to(vendor).as_posix(): path for path in vendor.rglob("*.js")}
+    sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in scripts.items()}
+    assert {name: found for found, name in re.findall("sha256 ([0-9a-f]{64}) (.+)", readme)} == sums
     for folder in folders:
         assert re.search(rf"^{folder.name} \d+\.\d+\.\d+, \w+ \({folder.name}/LICENSE\.txt\)", readme, re.MULTILINE)
         assert (folder / "LICENSE.txt").read_text("utf-8")

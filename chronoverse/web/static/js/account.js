@@ -1,6 +1,7 @@
 // The button that says whose token this tab has, what it is for and until when, and that lets the reader use another.
 
 import { make } from "./dom.js";
+import { issuer } from "./oidc.js";
 import { claims, signIn, signOut } from "./session.js";
 
 /** The workflows that the token names, as text. Without that claim the service decides by another one. */
@@ -11,7 +12,7 @@ export function scopeText() {
   return named.length ? named.join(", ") : "no workflow";
 }
 
-/** Two buttons: for another token, and to sign out. */
+/** Two buttons: for another token, where tokens are pasted, and to sign out. */
 export function tokenButtons() {
   const other = make("button", "", "Use another token");
   const out = make("button", "", "Sign out");
@@ -21,7 +22,7 @@ export function tokenButtons() {
     signOut();
     location.reload();
   });
-  return make("p", "choices", other, out);
+  return make("p", "choices", ...(issuer ? [] : [other]), out);
 }
 
 /** Puts the button at the end of the page's head. */

@@ -381,7 +381,7 @@ async function followStream(offset, isThere) {
     heartbeat,
     wait: isThere ? 0 : Infinity,
     giveUpAfter: Infinity,
-    onReconnect: (_, ms) => showConnection(false, ms),
+    onReconnect: (error, ms) => showConnection(false, ms, error),
   });
   let since = performance.now();
   try {

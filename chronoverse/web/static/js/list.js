@@ -55,7 +55,7 @@ export class List {
     const request = (this.#request += 1);
     this.#load(request, more).catch((error) => {
       if (request !== this.#request) return;
-      if (isTransient(error)) showRetry(IDLE_MS, () => this.refresh());
+      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh());
       if (!this.#chunks.length) {
         notice(this.#options.refused(error));
         this.#options.loaded?.();

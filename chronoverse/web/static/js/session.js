@@ -3,12 +3,19 @@
 import { get as fetchJson, refusal } from "../client/request.js";
 import { IDENTIFIER } from "./addresses.js";
 import { make } from "./dom.js";
+import { isDue, issuer, isValid, renew, revoke, SignedOut } from "./oidc.js";
 
 export { refusal, Refused } from "../client/request.js";
 
 const KEY = "chronoverse.token";
-//: Milliseconds that a new tab waits for another tab of the same browser to send its token.
+//: What renews the token, if it is the issuer's.
+const SESSION = "chronoverse.session";
+//: Where the reader was when the sign-in began.
+const RETURN = "chronoverse.return";
+//: Milliseconds that a tab waits for another tab of the same browser to send its token.
 const HANDOVER_MS = 150;
+//: Milliseconds after which a token that is refused may be renewed. A newer one would be refused again.
+const YOUNG_MS = 10_000;
 //: Milliseconds after which an unanswered request is aborted.
 const REQUEST_MS = 30_000;
 
@@ -17,13 +24,73 @@ const QUIET = { Prefer: "status=200" };
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("chronoverse") : null;
 let signingIn = null;
+//: Called when another tab has signed in.
+let cameIn = () => {};
+let renewing = null;
 
 export const token = () => sessionStorage.getItem(KEY);
+const session = () => JSON.parse(sessionStorage.getItem(SESSION));
 
-/** The token for requests. After one was refused, the reader is asked for another. */
+/** Stores the token and what renews it: null for a token that the reader has given. */
+function keep(value, renewal) {
+  sessionStorage.setItem(KEY, value);
+  if (renewal) sessionStorage.setItem(SESSION, JSON.stringify(renewal));
+  else sessionStorage.removeItem(SESSION);
+}
+
+function forget() {
+  for (const key of [KEY, SESSION]) sessionStorage.removeItem(key);
+}
+
+const tell = () => channel?.postMessage({ token: token(), session: session() });
+
+/** The token for requests. A token of the issuer's is renewed before its end, and when it was refused. When that cannot
+ * be, the reader is asked to sign in. */
 export async function currentToken(refused) {
-  if (refused) await signIn("The token is not accepted any more. Paste another.");
+  const current = session();
+  if (!current) {
+    if (refused) await signIn(issuer ? "The token is not accepted any more." : "The token is not accepted any more. Paste another.");
+  } else if (refused && isValid(current) && Date.now() - current.at < YOUNG_MS) {
+    await signIn(`The service does not accept your sign-in: ${refused.message}.`);
+  } else if (refused || isDue(current)) {
+    renewing ??= renewOnce(current).finally(() => (renewing = null));
+    // Before its end, the token is used until there is another. An issuer that is away or slow delays nothing.
+    if (refused || !isValid(current)) await renewing;
+    else renewing.catch(() => {});
+  }
   return token();
+}
+
+/** Renews the token, unless another tab has done that. A refresh token may be good for one use only, so one tab at a
+ * time does it, and asks the others first. Throws IssuerAway. */
+async function renewOnce(old) {
+  try {
+    await navigator.locks.request("chronoverse.renew", async () => {
+      await hear(() => session()?.at !== old.at);
+      if (session()?.at !== old.at) return;
+      const renewed = await renew(old);
+      // The reader may have signed out meanwhile.
+      if (session()?.at === old.at) keep(...renewed);
+      tell();
+    });
+  } catch (error) {
+    if (!(error instanceof SignedOut)) throw error;
+    forget();
+    await signIn(`You are signed out: ${error.message}.`);
+  }
+}
+
+/** Stores what a sign-in has brought, for all tabs. */
+export function signedIn(value, renewal) {
+  keep(value, renewal);
+  tell();
+}
+
+/** Where the reader was when the sign-in began, once; null if that is another tab. */
+export function takeReturnAddress() {
+  const address = sessionStorage.getItem(RETURN);
+  sessionStorage.removeItem(RETURN);
+  return address;
 }
 
 /** Stores the token of `#token=…`, and removes it from the address and the history. The rest stays. True if there is one. */
@@ -34,31 +101,39 @@ function takeFromFragment() {
   const rest = parts.filter((part) => part !== given).join("&");
   history.replaceState(history.state, "", location.pathname + location.search + (rest ? `#${rest}` : ""));
   const value = decodeURIComponent(given.slice("token=".length));
-  if (value) sessionStorage.setItem(KEY, value);
+  if (value) keep(value, null);
   return value !== "";
 }
 
 /** Forgets the token, in this tab and in all others, so that no new tab gets it from one of them. */
 export function signOut() {
-  sessionStorage.removeItem(KEY);
+  const old = session();
+  forget();
   channel?.postMessage({ forget: true });
+  if (old) revoke(old);
 }
 
-/** Sends the token to other tabs that ask, and asks them for theirs if this tab has none. */
-async function shareToken() {
+/** Sends the token to other tabs that ask, and takes theirs if this tab has none, or an older one of the issuer's. */
+function listen() {
   if (!channel) return;
   channel.onmessage = ({ data }) => {
-    if (data?.ask && token()) channel.postMessage({ token: token() });
+    if (data?.ask && token()) tell();
     if (data?.forget && token()) {
-      sessionStorage.removeItem(KEY);
+      forget();
       location.reload();
     }
-    if (typeof data?.token === "string" && !token()) sessionStorage.setItem(KEY, data.token);
+    const isNewer = session() && data?.session?.at > session().at;
+    if (typeof data?.token !== "string" || (token() && !isNewer)) return;
+    keep(data.token, data.session);
+    cameIn();
   };
-  if (token()) return;
-  channel.postMessage({ ask: true });
+}
+
+/** Asks the other tabs for their token, and waits a moment, or until `came()`. */
+async function hear(came) {
+  channel?.postMessage({ ask: true });
   const deadline = Date.now() + HANDOVER_MS;
-  while (!token() && Date.now() < deadline) await new Promise((done) => setTimeout(done, 10));
+  while (channel && !came() && Date.now() < deadline) await new Promise((done) => setTimeout(done, 10));
 }
 
 /** Gets a token before the first request. */
@@ -66,8 +141,9 @@ export async function begin() {
   takeFromFragment();
   // A link with a token was opened in a page that is open already. What it shows, and asks, is for the token before.
   addEventListener("hashchange", () => takeFromFragment() && location.reload());
-  await shareToken();
-  if (!token()) await signIn("Paste a token to read logs.");
+  listen();
+  if (!token()) await hear(token);
+  if (!token()) await signIn(issuer ? "Sign in to read logs." : "Paste a token to read logs.", { isEmpty: true });
 }
 
 /** Why the service does not accept a token that was entered, as a sentence; null if it does. */
@@ -91,24 +167,23 @@ async function objection(value) {
   }
 }
 
-/** Asks the reader for a token until the service accepts one. Requests that are refused meanwhile wait for that, too.
- * Resolves to true, or to false when the reader may cancel it and does. */
-export function signIn(why, { canCancel = false } = {}) {
+/** Asks the reader to sign in, or for a token, until the service accepts one. Requests that are refused meanwhile wait
+ * for that, too. Resolves to true, or to false when the reader may cancel it and does. With `isEmpty` there is nothing
+ * on the screen yet that would be lost. */
+export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
   signingIn ??= new Promise((done) => {
-    const input = make("input");
-    Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
     const reason = make("p", "", why);
     reason.setAttribute("role", "status");
-    const button = make("button", "", "Sign in");
-    const form = make("form", "", reason, make("label", "", "Token ", input), button);
-    const command = make("code", "", "chronoverse token");
-    const hint = make("p", "hint", "Whoever operates the service gives you one. On its own machine, ", command, " may print one.");
-    form.append(hint);
+    const form = make("form", "", reason);
     const close = (isSignedIn) => {
       dialog.remove();
       signingIn = null;
+      cameIn = () => {};
       done(isSignedIn);
     };
+    if (issuer) form.append(issuerButton(isEmpty));
+    else askForToken(form, reason, () => close(true));
+    cameIn = () => close(true);
     if (canCancel) {
       const cancel = make("button", "", "Cancel");
       cancel.type = "button";
@@ -121,29 +196,51 @@ export function signIn(why, { canCancel = false } = {}) {
       event.preventDefault();
       if (canCancel) close(false);
     });
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      const value = input.value.trim().replace(/^Bearer\s+/i, "");
-      button.disabled = true;
-      const problem = await objection(value);
-      button.disabled = false;
-      if (problem) {
-        reason.textContent = problem;
-        input.select();
-        return;
-      }
-      sessionStorage.setItem(KEY, value);
-      close(true);
-    });
     document.body.append(dialog);
     dialog.showModal();
   });
   return signingIn;
 }
 
+/** The button that leads to the issuer: in this tab, or in another one if something would be lost here. */
+function issuerButton(isEmpty) {
+  const button = make("button", "", `Sign in at ${new URL(issuer).host}`);
+  button.type = "button";
+  button.addEventListener("click", () => {
+    if (!isEmpty) return open("/ui/sign-in");
+    sessionStorage.setItem(RETURN, location.href);
+    return location.replace("/ui/sign-in");
+  });
+  return button;
+}
+
+/** Adds a field for a token to the form. Calls `done` when the service accepts what was entered. */
+function askForToken(form, reason, done) {
+  const input = make("input");
+  Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
+  const button = make("button", "", "Sign in");
+  const command = make("code", "", "chronoverse token");
+  const hint = make("p", "hint", "Whoever operates the service gives you one. On its own machine, ", command, " may print one.");
+  form.append(make("label", "", "Token ", input), button, hint);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const value = input.value.trim().replace(/^Bearer\s+/i, "");
+    button.disabled = true;
+    const problem = await objection(value);
+    button.disabled = false;
+    if (problem) {
+      reason.textContent = problem;
+      return input.select();
+    }
+    keep(value, null);
+    return done();
+  });
+}
+
 /** Sends a request with the token. Resolves like `fetch`, whatever the status. */
-export function ask(path, { headers = {}, ...options } = {}) {
-  return fetch(path, { ...options, cache: "no-store", headers: { ...headers, Authorization: `Bearer ${token()}` } });
+export async function ask(path, { headers = {}, ...options } = {}) {
+  const authorization = { Authorization: `Bearer ${await currentToken()}` };
+  return fetch(path, { ...options, cache: "no-store", headers: { ...headers, ...authorization } });
 }
 
 /** Requests a JSON document. Resolves to it, the answer's headers and the number in `Last-Event-ID`. After a 401 it asks

@@ -46,13 +46,13 @@ export function showLast(number, at = "") {
   last = number;
 }
 
-/** Shows whether the page is connected. If not, it connects again in `ms`, or when the reader wants it to. */
-export function showConnection(isConnected, ms = 0) {
+/** Shows whether the page is connected. If not, after `error`, it connects again in `ms`, or when the reader wants it to. */
+export function showConnection(isConnected, ms = 0, error = null) {
   clearTimeout(lostTimer);
   lostTimer = 0;
   if (isConnected) hideRetry();
   // The client tries again at once when the network is back.
-  else if (ms > RETRY_MS) showRetry(ms, () => dispatchEvent(new Event("online")));
+  else if (ms > RETRY_MS) showRetry(ms, error, () => dispatchEvent(new Event("online")));
   if (isConnected) showTrouble(null);
   else if ($("link").hidden) lostTimer = setTimeout(() => showTrouble("reconnecting…"), GRACE_MS);
 }

@@ -2,6 +2,7 @@
 
 import { announce, make } from "./dom.js";
 import { isTransient } from "../client/request.js";
+import { IssuerAway } from "./oidc.js";
 
 export { isTransient } from "../client/request.js";
 
@@ -15,17 +16,18 @@ let timer = 0;
 let again = null;
 button.addEventListener("click", () => again?.());
 
-/** Says that the next attempt comes in `ms`. The button calls `retry`. */
-export function showRetry(ms, retry) {
+/** Says that the next attempt after `error` comes in `ms`. The button calls `retry`. */
+export function showRetry(ms, error, retry) {
   clearInterval(timer);
   again = retry;
   if (!bar.isConnected) document.querySelector("header").after(bar);
-  if (bar.hidden) announce("The service does not answer");
+  const what = error instanceof IssuerAway ? error.message : "The service does not answer.";
+  if (bar.hidden) announce(what);
   bar.hidden = false;
   const until = Date.now() + ms;
   const tick = () => {
     const seconds = Math.ceil((until - Date.now()) / 1000);
-    said.textContent = `The service does not answer. ${seconds > 0 ? `Next attempt in ${seconds} s.` : "Trying…"}`;
+    said.textContent = `${what} ${seconds > 0 ? `Next attempt in ${seconds} s.` : "Trying…"}`;
   };
   tick();
   timer = setInterval(tick, 500);
@@ -46,7 +48,7 @@ export async function untilAnswered(request) {
     } catch (error) {
       if (!isTransient(error)) throw error;
       await new Promise((done) => {
-        showRetry(5000, done);
+        showRetry(5000, error, done);
         setTimeout(done, 5000);
       });
     }

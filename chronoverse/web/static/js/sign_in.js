@@ -1,0 +1,93 @@
+// The page that signs in at the issuer: authorization code with PKCE, as a public client. It sends the browser to the
+// issuer, and the issuer sends it back with a code, for which the page gets its tokens.
+
+import * as oauth from "../vendor/oauth4webapi/index.js";
+import { $, link, make } from "./dom.js";
+import { audience, client as clientId, issuer, ISSUER_MS, scopes, sessionOf } from "./oidc.js";
+import { signedIn, takeReturnAddress } from "./session.js";
+
+//: What a sign-in that has begun needs when the issuer answers.
+const BEGUN = "chronoverse.signing-in";
+//: Seconds that the clocks of the browser and of the issuer may be apart.
+const CLOCK_SECONDS = 600;
+
+const client = { client_id: clientId, [oauth.clockTolerance]: CLOCK_SECONDS };
+const redirectUri = location.origin + location.pathname;
+
+const options = () => ({
+  signal: AbortSignal.timeout(ISSUER_MS),
+  // The settings allow this only for an issuer on the same machine.
+  [oauth.allowInsecureRequests]: issuer.startsWith("http://"),
+});
+
+async function discover() {
+  const url = new URL(issuer);
+  return oauth.processDiscoveryResponse(url, await oauth.discoveryRequest(url, options()));
+}
+
+/** Sends the browser to the issuer. */
+async function begin() {
+  if (!isSecureContext) throw new Error("the page was not loaded by HTTPS, and browsers then do not sign in");
+  const server = await discover();
+  const begun = { verifier: oauth.generateRandomCodeVerifier(), state: oauth.generateRandomState(), nonce: oauth.generateRandomNonce() };
+  sessionStorage.setItem(BEGUN, JSON.stringify(begun));
+  const url = new URL(server.authorization_endpoint);
+  const parameters = {
+    client_id: clientId,
+    redirect_uri: redirectUri,
+    response_type: "code",
+    scope: scopes,
+    code_challenge: await oauth.calculatePKCECodeChallenge(begun.verifier),
+    code_challenge_method: "S256",
+    state: begun.state,
+    nonce: begun.nonce,
+    ...(audience && { audience }),
+    // The code then comes after a #, which the browser sends to nobody.
+    ...(server.response_modes_supported?.includes("fragment") && { response_mode: "fragment" }),
+  };
+  for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value);
+  location.replace(url);
+}
+
+/** Gets the tokens for the issuer's answer, and goes back to where the reader was. */
+async function finish(parameters) {
+  const begun = JSON.parse(sessionStorage.getItem(BEGUN));
+  sessionStorage.removeItem(BEGUN);
+  history.replaceState(null, "", location.pathname);
+  if (!begun) throw new Error("it belongs to no sign-in that this tab has begun");
+  const server = await discover();
+  const accepted = oauth.validateAuthResponse(server, client, parameters, begun.state);
+  const at = Date.now();
+  const response = await oauth.authorizationCodeGrantRequest(
+    server, client, oauth.None(), accepted, redirectUri, begun.verifier, options(),
+  );
+  const answer = await oauth.processAuthorizationCodeResponse(server, client, response, { expectedNonce: begun.nonce });
+  signedIn(answer.access_token, sessionOf(answer, server, at));
+  const address = takeReturnAddress();
+  if (address) return location.replace(address);
+  // It was opened beside a page, which has the tokens now.
+  close();
+  return $("said").replaceChildren("You are signed in, and can close this tab. ", link("/", "All workflows"));
+}
+
+/** Why the sign-in has failed, as a sentence. */
+function sentence(error) {
+  if (error instanceof oauth.AuthorizationResponseError || error instanceof oauth.ResponseBodyError) {
+    return `The issuer ${issuer} refuses: ${error.error_description ?? error.error}.`;
+  }
+  // A request that failed has no code.
+  if (error.name === "TimeoutError" || (error instanceof TypeError && !error.code)) {
+    return `The issuer ${issuer} does not answer, or does not allow requests from ${location.origin}.`;
+  }
+  return `The answer of the issuer ${issuer} is not accepted: ${error.message}.`;
+}
+
+function show(error) {
+  const button = make("button", "", "Try again");
+  button.type = "button";
+  button.addEventListener("click", () => begin().catch(show));
+  $("said").replaceChildren(sentence(error), " ", button);
+}
+
+const answer = new URLSearchParams(location.hash.slice(1) || location.search);
+(answer.has("code") || answer.has("error") ? finish(answer) : begin()).catch(show);

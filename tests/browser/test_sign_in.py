@@ -1,0 +1,264 @@
+"""Signing in on the page at a real OpenID provider: links, renewals, revocation, sign-out, and issuers that lie."""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route
+
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.support.provider import Provider, providing
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.long
+
+#: Milliseconds for what a test waits for in the browser.
+PATIENCE_MS: Final = PATIENCE_SECONDS * 1000
+
+#: The clock of this browser is five minutes fast. Every line that a stream brings is counted in ``window.seen``.
+INIT: Final = """
+const now = Date.now;
+Date.now = () => now() + 300000;
+const fetched = window.fetch;
+window.seen = [];
+window.fetch = async (...given) => {
+    const response = await fetched(...given);
+    if (response.headers.get("Content-Type")?.startsWith("text/event-stream")) watch(response.clone().body.getReader());
+    return response;
+};
+async function watch(reader) {
+    const decoder = new TextDecoder();
+    let text = "";
+    for (;;) {
+        const { done, value } = await reader.read().catch(() => ({ done: true }));
+        if (done) return;
+        const blocks = (text + decoder.decode(value, { stream: true })).split("\\n\\n");
+        text = blocks.pop();
+        for (const block of blocks) {
+            if (/^event: log$/m.test(block)) window.seen.push(Number(/^id: (\\d+)$/m.exec(block)[1]));
+        }
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def provider(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    """The issuer. It is not started where there is no browser."""
+    with providing(tmp_path_factory.mktemp("provider")) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def signed_in_service(
+    tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer, provider: Provider
+) -> Iterator[Service]:
+    """The service that knows this issuer."""
+    with serving(
+        tmp_path_factory.mktemp("signed-in"), page_server.url, heartbeat_seconds=1, **provider.settings()
+    ) as service:
+        yield service
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser that nobody has used yet."""
+    context = browser.new_context(viewport={"width": 1280, "height": 760})
+    yield context
+    context.close()
+
+
+def address_of(service: Service, job: Job) -> str:
+    """The page of ``job``."""
+    return f"{service.url}/ui/workflows/{job.ref.workflow_id}/jobs/{job.ref.job_id}"
+
+
+def sign_in(page: Page, user: str) -> None:
+    """Does what a reader does from the dialog to the issuer and back."""
+    page.click("dialog.sign-in button")
+    page.fill("input[name=user]", user)
+    page.click("button")
+
+
+def stored(page: Page) -> dict[str, str]:
+    """What the tab keeps."""
+    kept: dict[str, str] = page.evaluate("() => ({ ...sessionStorage })")
+    return kept
+
+
+def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
+    context: BrowserContext, signed_in_service: Service, provider: Provider, job: Job
+) -> None:
+    """A shared link leads to its line. Streams go on over several tokens, in two tabs, without losing a line."""
+    provider.change(ttl=3)
+    job.lines(*(f"line {number}." for number in range(1, 301)))
+    context.add_init_script(INIT)
+    tokens: set[str] = set()
+    urls: list[str] = []
+    referers: list[str] = []
+
+    def note(request: Any) -> None:
+        headers = request.headers
+        tokens.update(re.findall("Bearer (.+)", headers.get("authorization", "")))
+        urls.append(request.url)
+        referers.append(headers.get("referer", ""))
+
+    context.on("request", note)
+    tab = Tab(context, signed_in_service)
+    tab.page.goto(f"{address_of(signed_in_service, job)}#L125")
+    tab.page.wait_for_selector("dialog.sign-in")
+    assert tab.text("dialog.sign-in p") == "Sign in to read logs."
+    sign_in(tab.page, "ann")
+    tab.page.wait_for_selector(".row", timeout=PATIENCE_MS)
+
+    tab.wait_number(125)
+    assert tab.page.url.endswith(f"{job.ref.job_id}#L125")
+    assert tab.text("#range") == "Line 125"
+    other = Tab(context, signed_in_service)
+    other.page.goto(address_of(signed_in_service, job))
+    other.page.wait_for_selector(".row", timeout=PATIENCE_MS)
+    other.wait_number(300)
+    # 200 lines a second, over at least three tokens.
+    until = time.monotonic() + PATIENCE_SECONDS
+    while len(tokens) < 3:
+        job.lines(*(f"line {number}." for number in range(job.last + 1, job.last + 21)))
+        tab.page.wait_for_timeout(100)
+        assert time.monotonic() < until, "the token is renewed"
+    for each in (tab, other):
+        each.page.evaluate("() => document.getElementById('log').focus()")
+        each.page.keyboard.press("G")
+        each.wait_number(job.last)
+        seen = each.page.evaluate("() => window.seen")
+        assert seen == list(range(301, job.last + 1))
+
+    session = json.loads(stored(tab.page)["chronoverse.session"])
+    secrets = {*tokens, session["refresh"]}
+    tab.expected = other.expected = "status of 400"
+    answer = httpx.post(f"{provider.url}/token/revocation", data={"token": session["refresh"], "client_id": "page"})
+    assert answer.status_code == 200
+    for each in (tab, other):
+        each.page.wait_for_selector("dialog.sign-in", timeout=PATIENCE_MS)
+        assert each.text("dialog.sign-in p") == "You are signed out: the issuer says: grant request is invalid."
+        assert each.numbers()[-1] == job.last
+        assert "chronoverse.token" not in stored(each.page)
+    # The issuer still knows this browser. Both tabs stay where they are, and go on.
+    with context.expect_page() as opened:
+        tab.page.click("dialog.sign-in button")
+    tab.wait(lambda _: opened.value.is_closed(), "the issuer's tab closes")
+    job.lines("the last line").end()
+    for each in (tab, other):
+        each.wait_text("#badge", "completed")
+        assert each.page.query_selector("dialog.sign-in") is None
+        assert each.page.evaluate("() => window.seen") == list(range(301, job.last + 1))
+    assert json.loads(stored(tab.page)["chronoverse.session"]) == json.loads(stored(other.page)["chronoverse.session"])
+
+    secrets |= {*tokens, json.loads(stored(tab.page)["chronoverse.session"])["refresh"]}
+    other.page.click("#account")
+    other.page.click("text=Sign out")
+    for each in (tab, other):
+        each.page.wait_for_selector("dialog.sign-in", timeout=PATIENCE_MS)
+        wait_until(lambda each=each: stored(each.page) == {}, PATIENCE_SECONDS, "nothing is stored")
+    assert sum(each["target"] == "/token/revocation" for each in provider.requests()) == 2
+
+    history = context.new_cdp_session(tab.page).send("Page.getNavigationHistory")
+    visited = [*urls, *(entry["url"] for entry in history["entries"])]
+    requests = provider.requests()
+    public = "\n".join([*visited, *referers, signed_in_service.logs(), json.dumps(requests)])
+    assert not [secret for secret in secrets if secret in public]
+    assert not re.search(r"code=|id_token", signed_in_service.logs() + "".join(map(str, history["entries"])))
+    assert not any(signed_in_service.url in (each["referer"] or "") for each in requests)
+    assert tab.faults == other.faults == []
+
+
+def lie(changes: dict[str, str]) -> Callable[[Route], None]:
+    """Answers with what the provider says, and other claims in the ID token. The page does not check its signature."""
+
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        found = response.json()
+        head, payload, signature = found["id_token"].split(".")
+        claims = json.loads(base64.urlsafe_b64decode(f"{payload}==")) | changes
+        found["id_token"] = (
+            f"{head}.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.{signature}"
+        )
+        route.fulfill(response=response, json=found)
+
+    return answer
+
+
+def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
+    context: BrowserContext, signed_in_service: Service, provider: Provider
+) -> None:
+    """The page says what is wrong, and offers another attempt. At the end the issuer tells the truth."""
+    policy = httpx.get(f"{signed_in_service.url}/").headers["content-security-policy"]
+    assert policy.endswith(f"; connect-src 'self' {provider.url}")
+    page = context.new_page()
+    metadata = "**/.well-known/openid-configuration"
+    page.route(metadata, lambda route: route.abort())
+    page.goto(f"{signed_in_service.url}/ui/sign-in")
+
+    def fails(expected: str) -> None:
+        page.wait_for_selector("#said button", timeout=PATIENCE_MS)
+        said = page.inner_text("#said").removesuffix(" Try again")
+        assert re.fullmatch(f"The (answer of the )?issuer {provider.url} {expected}", said), said
+        assert not [key for key in stored(page) if key in ("chronoverse.token", "chronoverse.session")]
+
+    fails(f"does not answer, or does not allow requests from {signed_in_service.url}.")
+    page.unroute(metadata)
+    other = provider.url.replace("127.0.0.1", "localhost")
+    page.route(metadata, lambda route: route.fulfill(json={"issuer": other}))
+    page.click("#said button")
+    page.wait_for_function("() => document.getElementById('said').innerText.includes('not accepted')")
+    fails('is not accepted: .*"issuer".*')
+    page.unroute(metadata)
+
+    page.click("#said button")
+    page.wait_for_selector("input[name=user]")
+    page.click("button")
+    fails("refuses: the user said no.")
+    page.click("#said button")
+    page.fill("input[name=user]", "ann")
+    for claims, expected in (({"nonce": "another"}, "nonce"), ({"iss": other}, "iss"), ({"aud": "another"}, "aud")):
+        page.route(f"{provider.url}/token", lie(claims))
+        page.click("button")
+        fails(f'is not accepted: .*"{expected}".*')
+        page.unroute(f"{provider.url}/token")
+    page.goto(f"{signed_in_service.url}/ui/sign-in#code=stolen&state=another")
+    page.reload()
+    fails("is not accepted: it belongs to no sign-in that this tab has begun.")
+    assert page.url == f"{signed_in_service.url}/ui/sign-in"
+    page.click("button")
+    page.wait_for_selector("text=You are signed in")
+    assert "chronoverse.session" in stored(page)
+
+
+def test_the_page_waits_for_an_issuer_that_is_away_when_a_token_ends(
+    context: BrowserContext, signed_in_service: Service, provider: Provider, job: Job
+) -> None:
+    """It names the issuer and tries again. What is on the screen stays, and nothing is lost."""
+    provider.change(ttl=3)
+    page = Tab(context, signed_in_service)
+    page.expected = "Failed to load resource"
+    context.add_init_script(INIT)
+    job.lines("line 1.")
+    page.page.goto(address_of(signed_in_service, job))
+    sign_in(page.page, "ann")
+    page.page.wait_for_selector(".row", timeout=PATIENCE_MS)
+    page.wait_number(1)
+    page.page.route(f"{provider.url}/token", lambda route: route.abort())
+    said = f"The issuer {provider.url} does not answer."
+    page.page.wait_for_selector(f"aside.trouble:has-text('{said}')", timeout=PATIENCE_MS)
+    job.lines("line 2.")
+    page.page.unroute(f"{provider.url}/token")
+    page.page.click("aside.trouble button")
+    page.wait_number(2)
+    assert page.page.evaluate("() => window.seen.at(-1)") == 2
+    assert page.faults == []
