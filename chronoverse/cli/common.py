@@ -262,16 +262,22 @@ def token_for(
 ) -> str | Callable[[], str | None] | None:
     """The token for requests to the service at ``url``: the one in ``settings``, or a function that gives one.
 
-    The function reads the token file. Or, with an embedded server and no configured key, it makes a token with
-    ``scope`` for ``workflow`` alone, and returns None unless the service of our data directory listens at ``url``:
-    while that is down, a program of another user could listen on the port.
+    The function reads the token file, or has the token of a sign-in (``login``). Or, with an embedded server and no
+    configured key, it makes a token with ``scope`` for ``workflow`` alone, and returns None unless the service of our
+    data directory listens at ``url``: while that is down, a program of another user could listen on the port.
     """
     if settings.token_file is not None:
         from chronoverse.auth.token_file import read_token_file
 
         return partial(read_token_file, settings.token_file)
-    if settings.token is not None or not (settings.has_local_secret and is_loopback(urlsplit(url).hostname)):
+    if settings.token is not None:
         return settings.token
+    from chronoverse.client.login import LoginFile
+
+    if (file := LoginFile(settings.data_dir, url, settings.ca_file)).exists:
+        return file.token
+    if not (settings.has_local_secret and is_loopback(urlsplit(url).hostname)):
+        return None
     from chronoverse.auth.local_secret import local_secret
     from chronoverse.auth.minting import mint
 

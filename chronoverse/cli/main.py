@@ -30,6 +30,8 @@ _COMMANDS: Final = {
     "redact": ("remove", "redact shop-ci build-7 --search hunter2 --reason 'a password'"),
     "delete": ("remove", "delete shop-ci build-7"),
     "archive": ("admin", "archive --once"),
+    "login": ("login", "login"),
+    "logout": ("login", "logout"),
     "token": ("admin", "token --workflow shop-ci --ttl 8h"),
     "retention": ("admin", "retention shop-ci 90d"),
     "limits": ("admin", "limits shop-ci --job-bytes 1000000000"),

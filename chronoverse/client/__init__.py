@@ -4,6 +4,7 @@ client              ``Client`` follows a job's log over as many connections as i
 service_connection  ``ServiceConnection`` sends one request, and turns what goes wrong into an error
 follower            ``Follower`` turns the bytes of event streams into lines, gaps, job states, notices and redactions.
                     It gives each number once, and after a reconnection its last one is the ``Last-Event-ID``
+login               ``LoginFile`` keeps a sign-in at an issuer, and renews its token
 near                what was probably meant by an id that was not found
 terminal            ``LineRenderer`` turns lines into text that is safe to print on a terminal
 """

@@ -94,7 +94,9 @@ class ServiceConnection:
             reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
             raise RequestFailed(f"{self.url} does not answer: {reason}") from error
         if response.status == 401 and token is None:
-            raise errors.Unauthorized(f"{self.url} wants a token, and there is none: set CHRONOVERSE_TOKEN")
+            raise errors.Unauthorized(
+                f"{self.url} wants a token, and there is none: set CHRONOVERSE_TOKEN, or run `chronoverse login`"
+            )
         raise _refusal(response, answer)
 
     def read(self, response: urllib3.BaseHTTPResponse, size: int | None = None) -> bytes:

@@ -345,7 +345,7 @@ class Settings:
         """What the page and commands need for a sign-in at the issuer. Without one, ``issuer`` is None."""
         return {
             "issuer": self.oidc_issuer,
-            "client": self.oidc_client_id,
+            "client_id": self.oidc_client_id,
             "scopes": self.oidc_scopes,
             "audience": self.jwt_audience,
         }

@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -13,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job
+from tests.support.commands import run_chronoverse, start_chronoverse
 from tests.support.provider import Provider, providing
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
@@ -176,6 +179,58 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     assert not re.search(r"code=|id_token", signed_in_service.logs() + "".join(map(str, history["entries"])))
     assert not any(signed_in_service.url in (each["referer"] or "") for each in requests)
     assert tab.faults == other.faults == []
+
+
+def test_commands_sign_in_and_renew_their_token(
+    tmp_path: Path, signed_in_service: Service, provider: Provider, job: Job
+) -> None:
+    """``login`` asks the service for the issuer. Commands at once renew the token one after the other."""
+    provider.change(ttl=3)
+    data = {"CHRONOVERSE_DATA_DIR": str(tmp_path)}
+    job.lines(*(f"line {number}." for number in range(1, 101)))
+    workflow, name = job.ref
+
+    def read(*arguments: str, **settings: str) -> tuple[int, list[str], str]:
+        done = run_chronoverse(signed_in_service, "logs", workflow, name, *arguments, **data, **settings)
+        return done.returncode, done.stdout.decode().splitlines(), done.stderr.decode()
+
+    def log_in() -> None:
+        login = start_chronoverse(signed_in_service, "login", **data)
+        assert login.stderr is not None
+        asked = login.stderr.readline().decode() + login.stderr.readline().decode()
+        found = re.fullmatch(f"Open {provider.url}/device and enter the code (.*)\nor open (\\S+)\n", asked)
+        assert found, asked
+        provider.approve(found[2], "ben")
+        _, said = login.communicate(timeout=PATIENCE_SECONDS)
+        assert (login.returncode, said.decode()) == (0, f"chronoverse: signed in for {signed_in_service.url}\n")
+
+    log_in()
+    (path,) = tmp_path.glob("login-*.json")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    follower = start_chronoverse(signed_in_service, "logs", "-f", workflow, name, **data)
+    first = json.loads(path.read_text())
+    wait_until(lambda: json.loads(path.read_text())["until"] > first["until"] + 3, PATIENCE_SECONDS, "two renewals")
+    job.lines(*(f"line {number}." for number in range(101, 201)))
+    several = [start_chronoverse(signed_in_service, "jobs", workflow, **data) for _ in range(3)]
+    for each in several:
+        assert (each.wait(PATIENCE_SECONDS), each.communicate()[1]) == (0, b"")
+    job.end()
+    output, said = follower.communicate(timeout=PATIENCE_SECONDS)
+    assert output.decode().splitlines() == [f"line {number}." for number in range(1, 201)]
+    assert (follower.returncode, said) == (0, b"")
+
+    refresh = json.loads(path.read_text())["refresh_token"]
+    httpx.post(f"{provider.url}/token/revocation", data={"token": refresh, "client_id": "page"})
+    wait_until(lambda: time.time() > json.loads(path.read_text())["until"], PATIENCE_SECONDS, "the token ends")
+    over = f"chronoverse: the sign-in at {provider.url} is over (grant request is invalid): run `chronoverse login`\n"
+    assert read() == (77, [], over)
+    log_in()
+    assert read("--tail", "1") == (0, ["line 200."], "")
+    assert read(CHRONOVERSE_TOKEN="another")[0] == 77
+    assert run_chronoverse(signed_in_service, "logout", **data).returncode == 0
+    assert not path.exists()
+    assert provider.requests()[-1]["target"] == "/token/revocation"
+    assert read()[2].endswith("there is none: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n")
 
 
 def lie(changes: dict[str, str]) -> Callable[[Route], None]:

@@ -88,7 +88,7 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
 
 
 def no_token(url: str) -> str:
-    return f"chronoverse: {url} wants a token, and there is none: set CHRONOVERSE_TOKEN\n"
+    return f"chronoverse: {url} wants a token, and there is none: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n"
 
 
 def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> None:
@@ -591,7 +591,7 @@ def test_bash_completes_commands_and_options(cli_process: Cli, tmp_path: Path) -
     env = environ(tmp_path) | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", script], env=env, cwd=ROOT, capture_output=True, text=True)
 
-    assert (done.stdout, done.stderr) == ("logs\n--timestamps\n", "")
+    assert (done.stdout, done.stderr) == ("logs login logout\n--timestamps\n", "")
 
 
 def test_app_py_is_serve(tmp_path: Path) -> None:

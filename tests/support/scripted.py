@@ -48,7 +48,8 @@ class ScriptedService:
 
     def __init__(self, *answers: bytes | None) -> None:
         self.requests: list[Request] = []
-        self._answers = answers
+        #: May be set before the ``with`` block, for answers that name the service's URL.
+        self.answers = answers
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(PATIENCE_SECONDS)
         self._thread = threading.Thread(target=self._serve)
@@ -64,7 +65,7 @@ class ScriptedService:
 
     def _serve(self) -> None:
         with self._listener, contextlib.suppress(OSError):
-            for answer in self._answers:
+            for answer in self.answers:
                 connection, _ = self._listener.accept()
                 with connection, contextlib.suppress(OSError):
                     connection.settimeout(PATIENCE_SECONDS)

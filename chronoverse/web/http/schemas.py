@@ -550,6 +550,12 @@ AuditSchema: Final = answer("Audit", {"entries": list_of(AuditEntrySchema), **_C
 StatusSchema: Final = answer(
     "Status", {"status": text()}, {"warning": text("What does not work although the node can serve.")}
 )
+#: What commands need for a sign-in.
+SignInSchema: Final = answer(
+    "SignIn",
+    {"issuer": text(), "client_id": text(), "scopes": text("With spaces between them.")},
+    {"audience": text("What the tokens' `aud` must be, or null.", allow_none=True)},
+)
 #: A problem document (RFC 9457).
 ProblemSchema: Final = answer(
     "Problem",

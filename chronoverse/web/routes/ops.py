@@ -4,12 +4,13 @@ from functools import cache
 
 import orjson
 from flask import Response, jsonify
+from werkzeug.exceptions import NotFound
 
 from chronoverse import metrics
 from chronoverse.errors import AtCapacity, StoreRefused
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.openapi import OpenApiDocument
-from chronoverse.web.http.schemas import Blueprint, StatusSchema
+from chronoverse.web.http.schemas import Blueprint, SignInSchema, StatusSchema
 
 
 def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
@@ -49,6 +50,16 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
             # A disk is full. No other node could write either, and all of them can serve readers.
             warnings.append("The store takes no writes. What it has can be read.")
         return jsonify(status="ready", **({"warning": " ".join(warnings)} if warnings else {}))
+
+    @routes.route("/oidc")
+    @routes.doc(operationId="getSignIn", security=[])
+    @routes.response(200, SignInSchema, description="The issuer, and the public client there.")
+    @routes.problem(404)
+    def oidc() -> Response:
+        """Where people sign in."""
+        if not deps.settings.oidc_issuer:
+            raise NotFound("This service names no issuer.")
+        return jsonify(deps.settings.sign_in)
 
     @routes.route("/metrics")
     @routes.doc(operationId="getMetrics", security=[])

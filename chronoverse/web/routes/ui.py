@@ -46,7 +46,9 @@ def blueprint(settings: Settings) -> Blueprint:
     values = {"heartbeat": str(settings.heartbeat_seconds), "errors": ERROR_WORDS, "harmless": NOTHING_WRONG.pattern}
     for name, value in values.items():
         bodies["job.html"] = bodies["job.html"].replace(f"{{{name}}}".encode(), html.escape(value).encode())
-    signs_in = "".join(f' data-{name}="{html.escape(value or "")}"' for name, value in settings.sign_in.items())
+    signs_in = "".join(
+        f' data-{name.replace("_", "-")}="{html.escape(value or "")}"' for name, value in settings.sign_in.items()
+    )
     for name in ("home.html", "workflow.html", "job.html", "sign-in.html"):
         bodies[name] = bodies[name].replace(b"{sign-in}", signs_in.encode())
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}

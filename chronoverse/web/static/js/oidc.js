@@ -10,7 +10,7 @@ const DEFAULT_SECONDS = 300;
 const EARLY_MS = 60_000;
 
 /** What the settings say: the issuer, the page's client there, the scopes, and the audience. They may be empty. */
-export const { issuer, client, scopes, audience } = document.documentElement.dataset;
+export const { issuer, clientId, scopes, audience } = document.documentElement.dataset;
 
 /** The issuer does not answer. A later attempt may succeed. */
 export class IssuerAway extends Unreachable {
@@ -42,7 +42,7 @@ export function isDue(session) {
 const send = (endpoint, values, options) =>
   fetch(endpoint, {
     method: "POST",
-    body: new URLSearchParams({ ...values, client_id: client }),
+    body: new URLSearchParams({ ...values, client_id: clientId }),
     cache: "no-store",
     credentials: "omit",
     redirect: "error",

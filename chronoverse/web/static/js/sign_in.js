@@ -3,7 +3,7 @@
 
 import * as oauth from "../vendor/oauth4webapi/index.js";
 import { $, link, make } from "./dom.js";
-import { audience, client as clientId, issuer, ISSUER_MS, scopes, sessionOf } from "./oidc.js";
+import { audience, clientId, issuer, ISSUER_MS, scopes, sessionOf } from "./oidc.js";
 import { signedIn, takeReturnAddress } from "./session.js";
 
 //: What a sign-in that has begun needs when the issuer answers.

@@ -1,0 +1,80 @@
+"""The commands ``login`` and ``logout``."""
+
+import click
+
+from chronoverse import errors
+from chronoverse.cli import common
+from chronoverse.client.terminal import plain_text
+from chronoverse.settings import Settings, parse
+
+
+def _issuer(text: str) -> str:
+    try:
+        return parse.issuer(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@click.option("--issuer", type=_issuer, metavar="URL", help="The issuer. Default: what the service says.")
+@click.option("--client-id", metavar="ID", help="The public client at the issuer. Default: what the service says.")
+def login(issuer: str | None, client_id: str | None) -> None:
+    """Sign in at the service's issuer, with the browser of any machine."""
+    from chronoverse.client.login import Issuer, LoginFile
+
+    settings = common.read_settings()
+    given = {"issuer": issuer, "client_id": client_id}
+    told = dict(settings.sign_in)
+    if not (issuer or told["issuer"]) or not (client_id or told["client_id"]):
+        told = _ask_service(settings)
+    told |= {name: value for name, value in given.items() if value}
+
+    def show(address: str, code: str, complete: str | None) -> None:
+        click.echo(f"Open {plain_text(address)} and enter the code {plain_text(code)}", err=True)
+        if complete:
+            click.echo(f"or open {plain_text(complete)}", err=True)
+
+    try:
+        signed_in = Issuer(str(told["issuer"]), str(told["client_id"]), settings.ca_file).sign_in(
+            str(told["scopes"]), told["audience"], show
+        )
+    except errors.Unauthorized as error:
+        raise errors.Unauthorized(f"the issuer {told['issuer']} did not sign you in: {error}") from error
+    LoginFile(settings.data_dir, settings.service_url).write(signed_in)
+    common.print_message(f"signed in for {settings.service_url}")
+    if settings.token or settings.token_file:
+        common.print_message("but CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE is set, and goes before")
+
+
+def _ask_service(settings: Settings) -> dict[str, str | None]:
+    from chronoverse.client.client import Client
+
+    client = Client(settings.service_url, ca_file=settings.ca_file)
+    try:
+        found = client.read("/oidc")
+        return {name: found[name] for name in ("issuer", "client_id", "scopes", "audience")}
+    except (errors.JobNotFound, KeyError) as error:
+        raise errors.SettingsError(
+            f"the service at {settings.service_url} names no issuer: give --issuer and --client-id, or set "
+            "CHRONOVERSE_TOKEN"
+        ) from error
+    finally:
+        client.close()
+
+
+@click.command()
+def logout() -> None:
+    """End the sign-in of ``login``, also at the issuer."""
+    from chronoverse.client.login import Issuer, LoginFile
+
+    settings = common.read_settings()
+    file = LoginFile(settings.data_dir, settings.service_url)
+    signed_in = file.read()
+    if signed_in is None:
+        return common.print_message(f"you were not signed in for {settings.service_url}")
+    file.remove()
+    try:
+        Issuer(signed_in.issuer, signed_in.client_id, settings.ca_file).revoke(signed_in)
+    except errors.Unreachable as error:
+        common.print_message(f"{error}, so the refresh token, which is gone from this machine, was not revoked")
+    return common.print_message(f"signed out for {settings.service_url}")

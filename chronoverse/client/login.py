@@ -1,0 +1,283 @@
+"""A sign-in at an issuer for the commands: device authorization (RFC 8628), and tokens that are renewed.
+
+``LoginFile`` keeps a sign-in in the data directory, and has the token for each request. ``Issuer`` sends the requests.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import orjson
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from chronoverse.auth.local_secret import draft_of, read_own_file
+from chronoverse.auth.tls import certificate_problem, tls_context
+from chronoverse.client.service_connection import RequestFailed
+from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized, Unreachable
+from chronoverse.settings.parse import bearer_token, jwks_url
+
+#: Seconds that an issuer may take to answer, and bytes that are read of its answer.
+_ANSWER_SECONDS: Final = 10.0
+_ANSWER_BYTES: Final = 262_144
+#: A token is renewed this long before its end, in seconds, or when a quarter of its life is left.
+_EARLY_SECONDS: Final = 60.0
+#: Seconds that a token is used if the issuer does not say how long it lives.
+_DEFAULT_SECONDS: Final = 300
+#: The longest distance between two polls, in seconds, while the issuer does not answer.
+_MAX_POLL_SECONDS: Final = 60.0
+
+_DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A sign-in. Times are Unix times of this machine, which need not be right: only their distance counts."""
+
+    issuer: str
+    client_id: str
+    token_endpoint: str
+    revocation_endpoint: str | None
+    access_token: str
+    refresh_token: str | None
+    #: When the token was asked for, and when it ends.
+    at: float
+    until: float
+
+    def is_valid(self, now: float, early: float = 0) -> bool:
+        """Whether the token is valid ``early`` seconds after ``now``. The clock may have been set back."""
+        return self.at <= now < self.until - early
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for another token."""
+        return not self.is_valid(now, min(_EARLY_SECONDS, (self.until - self.at) / 4))
+
+
+class Issuer:
+    """The issuer at ``url``, and this program's public client there. ``ca_file`` has authorities to trust."""
+
+    def __init__(self, url: str, client_id: str, ca_file: Path | None) -> None:
+        self._url = url
+        self._client_id = client_id
+        timeout = urllib3.Timeout(total=_ANSWER_SECONDS)
+        self._http = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=tls_context(ca_file))
+
+    def sign_in(
+        self,
+        scopes: str,
+        audience: str | None,
+        show: Callable[[str, str, str | None], object],
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> Login:
+        """Has the user sign in: ``show`` gets an address, a code to enter there, and an address with the code in it.
+
+        Raises :class:`Unauthorized` when the issuer refuses it, or when nobody signs in in time, :class:`Unreachable`,
+        and :class:`ChronoverseError` for an issuer whose answers cannot be used.
+        """
+        metadata = self._metadata()
+        if "device_authorization_endpoint" not in metadata:
+            raise ChronoverseError(f"the issuer {self._url} knows no device authorization (RFC 8628)")
+        form = {"scope": scopes, **({"audience": audience} if audience else {})}
+        device = self._granted(self._post(metadata["device_authorization_endpoint"], form))
+        with self._reading():
+            interval, expires = max(1.0, float(device.get("interval", 5))), clock() + float(device["expires_in"])
+            poll = {"grant_type": _DEVICE_GRANT, "device_code": str(device["device_code"])}
+            show(str(device["verification_uri"]), str(device["user_code"]), device.get("verification_uri_complete"))
+        while clock() < expires:
+            sleep(interval)
+            at = clock()
+            try:
+                status, answer = self._post(metadata["token_endpoint"], poll)
+            except RequestFailed:
+                interval = min(2 * interval, _MAX_POLL_SECONDS)
+                continue
+            if answer.get("error") == "slow_down":
+                interval += 5
+            elif answer.get("error") != "authorization_pending":
+                return self._login(self._granted((status, answer)), metadata, None, at)
+        raise Unauthorized("nobody signed in in time")
+
+    def renew(self, login: Login, now: float) -> Login:
+        """Gets another token. Raises :class:`Unauthorized` when the sign-in is over, and :class:`Unreachable`."""
+        form = {"grant_type": "refresh_token", "refresh_token": login.refresh_token or ""}
+        answer = self._granted(self._post(login.token_endpoint, form))
+        return self._login(answer, asdict(login), login.refresh_token, now)
+
+    def revoke(self, login: Login) -> None:
+        """Ends the sign-in at the issuer, if it can. Raises :class:`Unreachable`."""
+        if login.revocation_endpoint and login.refresh_token:
+            form = {"token": login.refresh_token, "token_type_hint": "refresh_token"}
+            self._post(login.revocation_endpoint, form)
+
+    def _metadata(self) -> dict[str, Any]:
+        _, found = self._send("GET", f"{self._url.rstrip('/')}/.well-known/openid-configuration", None)
+        if found.get("issuer") != self._url:
+            raise ChronoverseError(f"the issuer {self._url} says that it is {found.get('issuer')}")
+        with self._reading():
+            for name in ("token_endpoint", "device_authorization_endpoint", "revocation_endpoint"):
+                if name in found or name == "token_endpoint":
+                    jwks_url(found[name])
+        return found
+
+    def _login(self, answer: Mapping[str, Any], endpoints: Mapping[str, Any], refresh: str | None, at: float) -> Login:
+        with self._reading():
+            return Login(
+                issuer=self._url,
+                client_id=self._client_id,
+                token_endpoint=endpoints["token_endpoint"],
+                revocation_endpoint=endpoints.get("revocation_endpoint"),
+                access_token=bearer_token(answer["access_token"]),
+                refresh_token=answer.get("refresh_token") or refresh,
+                at=at,
+                # The times in a token are whole seconds.
+                until=at + float(answer.get("expires_in", _DEFAULT_SECONDS)) - 1,
+            )
+
+    def _granted(self, answered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+        status, answer = answered
+        if status != 200:
+            raise Unauthorized(str(answer.get("error_description") or answer.get("error") or f"it answers {status}"))
+        return answer
+
+    def _post(self, endpoint: str, form: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+        return self._send("POST", endpoint, urlencode({**form, "client_id": self._client_id}))
+
+    def _send(self, method: str, url: str, form: str | None) -> tuple[int, dict[str, Any]]:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
+        try:
+            response = self._http.request(
+                method, url, body=form, headers=headers, redirect=False, preload_content=False
+            )
+            body = response.read(_ANSWER_BYTES)
+            response.release_conn()
+        except (HTTPError, OSError) as error:
+            if problem := certificate_problem(error):
+                raise Unreachable(f"the certificate of {self._url} is not trusted: {problem}") from error
+            cause = error.__cause__ or error
+            reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
+            raise RequestFailed(f"the issuer {self._url} does not answer: {reason}") from error
+        try:
+            answer = orjson.loads(body) if body else {}
+        except ValueError:
+            answer = None
+        if response.status >= 500 or response.status == 429 or not isinstance(answer, dict):
+            raise RequestFailed(
+                f"the issuer {self._url} answers {response.status}, without a document that can be read"
+            )
+        return response.status, answer
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            raise ChronoverseError(f"the issuer {self._url} sent an answer that cannot be used") from error
+
+
+class LoginFile:
+    """The sign-in for the service at ``service_url``, in a file in ``data_dir`` that only its owner can read.
+
+    Its tokens are sent to no other service. Several processes may use it: one at a time renews the token, because many
+    issuers accept a refresh token once.
+    """
+
+    def __init__(self, data_dir: Path, service_url: str, ca_file: Path | None = None) -> None:
+        name = hashlib.sha256(service_url.rstrip("/").encode()).hexdigest()[:16]
+        self._path = data_dir / f"login-{name}.json"
+        self._lock_path = data_dir / f"login-{name}.lock"
+        self._ca_file = ca_file
+
+    @property
+    def exists(self) -> bool:
+        """Whether somebody has signed in, and not out."""
+        return self._path.exists()
+
+    def read(self) -> Login | None:
+        """The sign-in, or None. Raises :class:`SettingsError` when the file cannot be used."""
+        try:
+            content = read_own_file(self._path, _ANSWER_BYTES, 0o077)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SettingsError(f"{self._path}: {error.strerror}") from error
+        if content is None:
+            raise SettingsError(f"{self._path} must be a file that only you can read: chown it, then chmod 600")
+        try:
+            return Login(**orjson.loads(content))
+        except (TypeError, ValueError):
+            raise SettingsError(f"{self._path} has no sign-in: run `chronoverse login`") from None
+
+    def write(self, login: Login) -> None:
+        """Replaces the sign-in. Raises :class:`SettingsError`."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with draft_of(self._path, orjson.dumps(asdict(login))) as draft:
+                draft.replace(self._path)
+        except OSError as error:
+            raise SettingsError(f"{self._path}: {error.strerror}") from error
+
+    def remove(self) -> None:
+        """Removes the sign-in. Raises :class:`SettingsError`."""
+        with self._lock():
+            self._path.unlink(missing_ok=True)
+
+    def token(self, clock: Callable[[], float] = time.time) -> str:
+        """The token for a request, which is renewed before its end.
+
+        Raises :class:`StaleToken` when the sign-in is over, :class:`RequestFailed` when the issuer does not answer and
+        the token has ended, and :class:`SettingsError`.
+        """
+        login = self._current()
+        if not login.is_due(clock()):
+            return login.access_token
+        with self._lock():
+            login = self._current()
+            now = clock()
+            if login.is_due(now):
+                login = self._renewed(login, now)
+        return login.access_token
+
+    def _current(self) -> Login:
+        login = self.read()
+        if login is None:
+            raise StaleToken("you are signed out: run `chronoverse login`")
+        return login
+
+    def _renewed(self, login: Login, now: float) -> Login:
+        if login.refresh_token is None:
+            if login.is_valid(now):
+                return login
+            raise StaleToken(f"the sign-in at {login.issuer} is over: run `chronoverse login`")
+        try:
+            renewed = Issuer(login.issuer, login.client_id, self._ca_file).renew(login, now)
+        except Unauthorized as error:
+            # It is not tried again with each request.
+            self.write(replace(login, refresh_token=None, until=login.at))
+            raise StaleToken(f"the sign-in at {login.issuer} is over ({error}): run `chronoverse login`") from error
+        except Unreachable:
+            if login.is_valid(now):
+                return login
+            raise
+        self.write(renewed)
+        return renewed
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        try:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise SettingsError(f"{self._lock_path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,151 @@
+"""A sign-in of the commands: how the issuer is asked, and how tokens are renewed by several processes."""
+
+import stat
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from chronoverse.client.login import Issuer, Login, LoginFile
+from chronoverse.client.service_connection import RequestFailed
+from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized
+from tests.support.scripted import ScriptedService, answer
+
+SERVICE: Final = "https://logs.example.com"
+PENDING: Final = {"error": "authorization_pending"}
+
+
+def says(status: str, **document: Any) -> bytes:
+    """An answer of the issuer."""
+    return answer(status, orjson.dumps(document), Content_Type="application/json")
+
+
+def tokens(number: int, **more: Any) -> bytes:
+    """The answer with the tokens of that number, valid for 300 s."""
+    document = {"access_token": f"token-{number}", "refresh_token": f"refresh-{number}", "expires_in": 300}
+    return says("200 OK", **{**document, **more})
+
+
+def sign_in(issuer: ScriptedService, waited: list[float], issuer_says: str | None = None) -> Login:
+    """Signs in, with a clock that only the waiting moves. The first answer is the issuer's metadata."""
+    names = ("token_endpoint", "device_authorization_endpoint", "revocation_endpoint")
+    metadata = says("200 OK", issuer=issuer_says or issuer.url, **{name: f"{issuer.url}/{name}" for name in names})
+    device = {"device_code": "device", "user_code": "AB-CD", "verification_uri": "https://id", "expires_in": 100}
+    issuer.answers = (metadata, says("200 OK", **device), *issuer.answers)
+    shown: list[tuple[str, str, str | None]] = []
+    with issuer:
+        signed_in = Issuer(issuer.url, "cli", None).sign_in(
+            "openid", None, lambda *given: shown.append(given), clock=lambda: 1000 + sum(waited), sleep=waited.append
+        )
+    assert shown == [("https://id", "AB-CD", None)]
+    return signed_in
+
+
+def test_a_sign_in_waits_as_the_issuer_wants_it() -> None:
+    """It polls every five seconds, more slowly when the issuer asks for that, and when it does not answer."""
+    slow = says("400 Bad Request", error="slow_down")
+    issuer = ScriptedService(says("400 Bad Request", **PENDING), slow, None, tokens(1))
+    waited: list[float] = []
+
+    signed_in = sign_in(issuer, waited)
+
+    assert waited == [5, 5, 10, 20]
+    assert (signed_in.access_token, signed_in.refresh_token) == ("token-1", "refresh-1")
+    # From when the last poll began. The times in a token are whole seconds.
+    assert (signed_in.at, signed_in.until) == (1040, 1339)
+    assert signed_in.token_endpoint == f"{signed_in.issuer}/token_endpoint"
+
+
+def test_a_sign_in_fails_with_the_issuers_reason() -> None:
+    """A refusal, a code that nobody enters, another issuer, and tokens that are none."""
+    refused = says("400 Bad Request", error="access_denied", error_description="the user said no")
+    with pytest.raises(Unauthorized, match="the user said no"):
+        sign_in(ScriptedService(refused), [])
+    with pytest.raises(Unauthorized, match="nobody signed in in time"):
+        sign_in(ScriptedService(*[says("400 Bad Request", **PENDING)] * 20), [])
+    with pytest.raises(ChronoverseError, match="says that it is https://other"):
+        sign_in(ScriptedService(), [], "https://other")
+    with pytest.raises(ChronoverseError, match="sent an answer that cannot be used"):
+        sign_in(ScriptedService(tokens(1, access_token="two\nlines")), [])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> LoginFile:
+    """Where nobody has signed in yet."""
+    return LoginFile(tmp_path / "new", SERVICE)
+
+
+def stored(file: LoginFile, issuer: str) -> None:
+    """Stores a sign-in with a token that is valid from 1000 to 1300."""
+    endpoint = f"{issuer}/token"
+    login = Login(
+        issuer=issuer, client_id="cli", token_endpoint=endpoint, revocation_endpoint=None,
+        access_token="token-0", refresh_token="refresh-0", at=1000, until=1300,
+    )  # fmt: skip
+    file.write(login)
+
+
+def test_a_token_is_renewed_before_its_end(file: LoginFile, tmp_path: Path) -> None:
+    """Also when the clock was set back. Nobody else can read the file, and another service has another one."""
+    with ScriptedService(tokens(1), tokens(2, refresh_token=None)) as issuer:
+        stored(file, issuer.url)
+        assert file.token(lambda: 1239) == "token-0"
+        assert file.token(lambda: 1240) == "token-1"
+        assert file.token(lambda: 1239) == "token-2"  # the new token begins at 1240
+        assert file.token(lambda: 1240) == "token-2"
+
+    kept = file.read()
+    assert kept is not None
+    assert (kept.refresh_token, kept.until) == ("refresh-1", 1239 + 299)
+    (path,) = (tmp_path / "new").glob("*.json")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert LoginFile(tmp_path / "new", "https://other.example.com").read() is None
+    path.chmod(0o640)
+    with pytest.raises(SettingsError, match="must be a file that only you can read"):
+        file.token(lambda: 1240)
+
+
+def test_an_issuer_that_is_away_does_not_end_a_sign_in(file: LoginFile) -> None:
+    """The token is used to its end. Afterwards each request tries again."""
+    with ScriptedService(None, says("503 Service Unavailable"), answer("200 OK", b"<p>a proxy"), tokens(1)) as issuer:
+        stored(file, issuer.url)
+        assert file.token(lambda: 1290) == "token-0"
+        assert file.token(lambda: 1299) == "token-0"
+        with pytest.raises(RequestFailed, match=f"the issuer {issuer.url} answers 200, without a document"):
+            file.token(lambda: 1300)
+        assert file.token(lambda: 1300) == "token-1"
+
+
+def test_a_sign_in_that_was_revoked_is_over(file: LoginFile) -> None:
+    """The reason is said once by the issuer, and it is not asked again. A new sign-in counts at once."""
+    gone = says("400 Bad Request", error="invalid_grant", error_description="it was revoked")
+    with ScriptedService(gone) as issuer:
+        url = issuer.url
+        stored(file, url)
+        with pytest.raises(StaleToken, match=r"is over \(it was revoked\): run `chronoverse login`"):
+            file.token(lambda: 1300)
+        with pytest.raises(StaleToken, match="is over: run `chronoverse login`"):
+            file.token(lambda: 1300)
+        stored(file, url)
+        assert file.token(lambda: 1001) == "token-0"
+    file.remove()
+    with pytest.raises(StaleToken, match="you are signed out"):
+        file.token(lambda: 1001)
+
+
+def test_only_one_of_several_renews(tmp_path: Path) -> None:
+    """A refresh token is good for one use: the others take what it has brought."""
+    files = [LoginFile(tmp_path, SERVICE) for _ in range(4)]
+    found: list[str] = []
+    with ScriptedService(tokens(1), tokens(2)) as issuer:
+        stored(files[0], issuer.url)
+        threads = [threading.Thread(target=lambda each=each: found.append(each.token(lambda: 1300))) for each in files]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert found == ["token-1"] * 4
+    assert len(issuer.requests) == 1
