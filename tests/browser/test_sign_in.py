@@ -6,6 +6,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,6 +98,11 @@ def stored(page: Page) -> dict[str, str]:
     return kept
 
 
+def emptied(page: Page) -> bool:
+    """Whether the tab keeps nothing."""
+    return not stored(page)
+
+
 def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     context: BrowserContext, signed_in_service: Service, provider: Provider, job: Job
 ) -> None:
@@ -168,7 +174,7 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     other.page.click("text=Sign out")
     for each in (tab, other):
         each.page.wait_for_selector("dialog.sign-in", timeout=PATIENCE_MS)
-        wait_until(lambda each=each: stored(each.page) == {}, PATIENCE_SECONDS, "nothing is stored")
+        wait_until(partial(emptied, each.page), PATIENCE_SECONDS, "nothing is stored")
     assert sum(each["target"] == "/token/revocation" for each in provider.requests()) == 2
 
     history = context.new_cdp_session(tab.page).send("Page.getNavigationHistory")
@@ -186,11 +192,11 @@ def test_commands_sign_in_and_renew_their_token(
 ) -> None:
     """``login`` asks the service for the issuer. Commands at once renew the token one after the other."""
     provider.change(ttl=3)
-    data = {"CHRONOVERSE_DATA_DIR": str(tmp_path)}
+    data: dict[str, Any] = {"CHRONOVERSE_DATA_DIR": str(tmp_path)}
     job.lines(*(f"line {number}." for number in range(1, 101)))
     workflow, name = job.ref
 
-    def read(*arguments: str, **settings: str) -> tuple[int, list[str], str]:
+    def read(*arguments: str, **settings: Any) -> tuple[int, list[str], str]:
         done = run_chronoverse(signed_in_service, "logs", workflow, name, *arguments, **data, **settings)
         return done.returncode, done.stdout.decode().splitlines(), done.stderr.decode()
 

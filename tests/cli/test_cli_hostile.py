@@ -87,12 +87,16 @@ CALLS: Final = {
     "archive": (("archive", "--orphans"), ()),
     "serve": (("serve", "--bind", EVIL), ()),
     "mcp": (("mcp", "--max-wait", EVIL), ()),
+    "audit": (("audit",), json_answers({"entries": [{"at": EVIL, "what": {"reason": EVIL}}], "cursor": None})),
+    "completion": (("completion", EVIL), ()),
+    "login": (("login",), json_answers(_REFUSAL, status="409 Conflict")),
+    "logout": (("logout",), ()),
     "token": (("token", "--workflow", EVIL), ()),
     "retention": (("retention", "wf_1", EVIL), ()),
     "limits": (("limits", "wf_1", "--job-bytes", EVIL), ()),
 }
 #: Commands that do not print their arguments.
-SILENT: Final = {"serve", "token", "retention", "limits"}
+SILENT: Final = {"serve", "logout", "token", "retention", "limits"}
 
 
 def test_every_command_is_called() -> None:

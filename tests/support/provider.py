@@ -41,7 +41,7 @@ class Provider:
         self._process.stdin.flush()
         httpx.get(f"{self.url}/jwks")  # Its answer comes after it has read the line.
 
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, Any]:
         """The settings of a service that uses it."""
         return {
             "jwt_secret": "",
