@@ -77,7 +77,8 @@ class Settings:
     data_dir: Path = _setting(
         parse.absolute_path,
         "path",
-        "Where the embedded server, its token secret, an issuer's published keys and undelivered lines are kept.",
+        "Where the embedded server, its token secret, an issuer's published keys, sign-ins and undelivered lines are"
+        " kept.",
         "`$XDG_STATE_HOME/chronoverse`, else `~/.local/state/chronoverse`;"
         " on macOS `~/Library/Application Support/chronoverse`",
         default=MISSING,

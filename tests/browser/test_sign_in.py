@@ -301,7 +301,7 @@ def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
     assert "chronoverse.session" in stored(page)
 
 
-def test_the_page_waits_for_an_issuer_that_is_away_when_a_token_ends(
+def test_the_page_waits_for_an_issuer_that_is_slow_or_away_when_a_token_ends(
     context: BrowserContext, signed_in_service: Service, provider: Provider, job: Job
 ) -> None:
     """It names the issuer and tries again. What is on the screen stays, and nothing is lost."""
@@ -314,12 +314,19 @@ def test_the_page_waits_for_an_issuer_that_is_away_when_a_token_ends(
     sign_in(page.page, "ann")
     page.page.wait_for_selector(".row", timeout=PATIENCE_MS)
     page.wait_number(1)
+    held: list[Route] = []
+    page.page.route(f"{provider.url}/token", lambda route: held.append(route))
+    page.wait_text("#link", "reconnecting…")
+    job.lines("line 2.")
+    held[0].continue_()
+    page.wait_number(2)
+    page.page.unroute(f"{provider.url}/token")
     page.page.route(f"{provider.url}/token", lambda route: route.abort())
     said = f"The issuer {provider.url} does not answer."
     page.page.wait_for_selector(f"aside.trouble:has-text('{said}')", timeout=PATIENCE_MS)
-    job.lines("line 2.")
+    job.lines("line 3.")
     page.page.unroute(f"{provider.url}/token")
     page.page.click("aside.trouble button")
-    page.wait_number(2)
-    assert page.page.evaluate("() => window.seen.at(-1)") == 2
+    page.wait_number(3)
+    assert page.page.evaluate("() => window.seen") == [2, 3]
     assert page.faults == []

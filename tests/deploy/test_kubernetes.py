@@ -132,6 +132,7 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
         "/ui": "Prefix",
         "/": "Exact",
         "/healthz": "Exact",
+        "/oidc": "Exact",
         "/openapi.json": "Exact",
     }
 

@@ -18,7 +18,7 @@ const MAX_WAIT_SECONDS = 300;
 //: Events with JSON. The service may have others one day.
 const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end"]);
 //: The text of the `error` event with which a stream ends when its token does.
-const TOKEN_EXPIRED = "token expired";
+export const TOKEN_EXPIRED = "token expired";
 const NUMBER = /^[0-9]{1,15}$/;
 
 /** The log has ended with an error: the job was lost, or its log is gone. `cursor` is the last number. */
@@ -100,6 +100,7 @@ export async function* follow(options) {
     // The function has another token. Nothing is wrong, and waiting would only delay the next line.
     if (reader.error === TOKEN_EXPIRED && typeof token === "function" && !backoff.failures) {
       backoff.failed();
+      onReconnect?.(failure, 0);
       continue;
     }
     backoff.failed();

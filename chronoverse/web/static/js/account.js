@@ -2,7 +2,7 @@
 
 import { make } from "./dom.js";
 import { issuer } from "./oidc.js";
-import { claims, signIn, signOut } from "./session.js";
+import { claims, isRenewed, signIn, signOut } from "./session.js";
 
 /** The workflows that the token names, as text. Without that claim the service decides by another one. */
 export function scopeText() {
@@ -34,7 +34,8 @@ export function showAccount() {
   button.setAttribute("popovertarget", "accountbox");
   const facts = make("dl");
   const until = exp > 0 ? new Date(exp * 1000).toLocaleString() : "unknown";
-  for (const [name, value] of [["Token of", sub ?? "unknown"], ["For", scopeText()], ["Until", until]]) {
+  const end = isRenewed() ? ["Signed in at", issuer] : ["Until", until];
+  for (const [name, value] of [["Token of", sub ?? "unknown"], ["For", scopeText()], end]) {
     facts.append(make("dt", "", name), make("dd", "", String(value)));
   }
   const box = make("div", "account", facts, tokenButtons());

@@ -1,6 +1,6 @@
 // The page of one job. It connects the log, the search, the viewport and the stream.
 
-import { follow } from "../client/follow.js";
+import { follow, TOKEN_EXPIRED } from "../client/follow.js";
 import { showAccount } from "./account.js";
 import { $, announce, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError } from "./errors.js";
@@ -14,7 +14,7 @@ import { notifyOfEnd } from "./notify.js";
 import { RowMaker } from "./row.js";
 import { Ruler } from "./ruler.js";
 import { Scan } from "./scan.js";
-import { begin, currentToken, get, Refused } from "./session.js";
+import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
 import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
 import { showConnection, showFoot, showJob, showLast, showTrouble } from "./status.js";
 import { showSummary } from "./summary.js";
@@ -343,7 +343,8 @@ const events = {
     return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), filtered && filter(), redraw()];
   },
   job: showState,
-  error: (text) => showTrouble(text),
+  // The stream goes on with the next token.
+  error: (text) => (text === TOKEN_EXPIRED && isRenewed()) || showTrouble(text),
 };
 
 function showState(state) {

@@ -24,12 +24,16 @@ const QUIET = { Prefer: "status=200" };
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("chronoverse") : null;
 let signingIn = null;
-//: Called when another tab has signed in.
+//: Called when the token of another tab comes: for the dialog, and for what waits for it.
 let cameIn = () => {};
+let heard = () => {};
 let renewing = null;
 
 export const token = () => sessionStorage.getItem(KEY);
 const session = () => JSON.parse(sessionStorage.getItem(SESSION));
+
+/** Whether the token is renewed. */
+export const isRenewed = () => session() !== null;
 
 /** Stores the token and what renews it: null for a token that the reader has given. */
 function keep(value, renewal) {
@@ -66,7 +70,7 @@ export async function currentToken(refused) {
 async function renewOnce(old) {
   try {
     await navigator.locks.request("chronoverse.renew", async () => {
-      await hear(() => session()?.at !== old.at);
+      await hear();
       if (session()?.at !== old.at) return;
       const renewed = await renew(old);
       // The reader may have signed out meanwhile.
@@ -125,15 +129,20 @@ function listen() {
     const isNewer = session() && data?.session?.at > session().at;
     if (typeof data?.token !== "string" || (token() && !isNewer)) return;
     keep(data.token, data.session);
+    heard();
     cameIn();
   };
 }
 
-/** Asks the other tabs for their token, and waits a moment, or until `came()`. */
-async function hear(came) {
-  channel?.postMessage({ ask: true });
-  const deadline = Date.now() + HANDOVER_MS;
-  while (channel && !came() && Date.now() < deadline) await new Promise((done) => setTimeout(done, 10));
+/** Asks the other tabs for their token, and waits a moment, or until one comes. */
+async function hear() {
+  if (!channel) return;
+  const moment = new Promise((done) => {
+    heard = done;
+    setTimeout(done, HANDOVER_MS);
+  });
+  channel.postMessage({ ask: true });
+  await moment;
 }
 
 /** Gets a token before the first request. */
@@ -142,7 +151,7 @@ export async function begin() {
   // A link with a token was opened in a page that is open already. What it shows, and asks, is for the token before.
   addEventListener("hashchange", () => takeFromFragment() && location.reload());
   listen();
-  if (!token()) await hear(token);
+  if (!token()) await hear();
   if (!token()) await signIn(issuer ? "Sign in to read logs." : "Paste a token to read logs.", { isEmpty: true });
 }
 
