@@ -266,6 +266,17 @@ def test_torn_streams_are_joined(node: Node) -> None:
     assert len(seen["reconnects"]) == 4
 
 
+def test_a_token_that_has_expired_and_is_renewed_causes_no_delay(node: Node) -> None:
+    """The next connection asks the function for a token, and goes on after the last line."""
+    expired = stream(CONNECTED, JOB, log(1), b"event: error\ndata: token expired\n\n")
+    scripted = {**SCRIPTED, "tokens": ["a", "b"]}
+    with ScriptedService(expired, stream(CONNECTED, log(2), END % 2)) as service:
+        seen = node.start("follow", service=service.url, **scripted).result()
+
+    assert (seen["numbers"], seen["reconnects"]) == ([1, 2], [["token expired", 0]])
+    assert service.requests[1].headers["last-event-id"] == "1"
+
+
 @pytest.mark.long
 def test_the_service_says_when_to_come_back(node: Node) -> None:
     """By ``retry:``, and by Retry-After. Each failure in a row makes the delay longer. At last the reader gives up."""
