@@ -1,8 +1,9 @@
-"""Many jobs: ``python -m bench.across_jobs [--lines 20000000] [--jobs 5000] [--workflows 200] [--seconds 12]``.
+"""Many jobs: ``python -m bench.across_jobs [--lines 2000000] [--jobs 2000] [--workflows 200] [--seconds 12]``.
 
 Fills a store with so many lines in so many jobs of so many workflows. The first workflow has a fifth of the jobs. All
 jobs are archived, and each workflow has one more that runs. One line of the first workflow's oldest job has a text that
-is nowhere else. Prints
+is nowhere else. Archiving takes some 20 ms of a processor for each job and for each thousand lines: two minutes with
+these numbers, and ten with 20 million lines in 5,000 jobs. Prints
 
 - the times of ``GET /workflows``, page by page;
 - how long it takes to find that text, when the search starts 1, 10, 100 and all jobs before it, with how many requests,
@@ -14,6 +15,7 @@ import argparse
 import http.client
 import multiprocessing
 import statistics
+import sys
 import threading
 import time
 from itertools import count, islice
@@ -69,6 +71,7 @@ class ManyJobs(Ours):
             _write_job(store, JobRef(f"wf_{workflow}", f"job_{number}"), texts, began + number)
             if number % ARCHIVED_AT_ONCE == 0:
                 archiver.run_once()
+                print(f"{number:,} of {jobs:,} jobs are written", file=sys.stderr, flush=True)
         archiver.run_once()
         for workflow in range(workflows):
             store.open(JobRef(f"wf_{workflow}", "running"), "bench")
@@ -181,8 +184,8 @@ def compare_delays(peer: Ours, seconds: float, rounds: int) -> None:
 def main() -> None:
     """Measures and prints everything."""
     parser = argparse.ArgumentParser(prog="python -m bench.across_jobs", description=__doc__)
-    parser.add_argument("--lines", type=int, default=20_000_000)
-    parser.add_argument("--jobs", type=int, default=5_000)
+    parser.add_argument("--lines", type=int, default=2_000_000)
+    parser.add_argument("--jobs", type=int, default=2_000)
     parser.add_argument("--workflows", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--rounds", type=int, default=3)
