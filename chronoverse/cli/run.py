@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -75,7 +74,7 @@ def run(
     masks = masking.load_masks(**masks_given, environ=os.environ)
     settings = common.read_settings()
     server = common.meant_service(settings, server)
-    ref = JobRef(workflow, job or f"job-{secrets.token_hex(6)}")
+    ref = JobRef(workflow, job or f"job-{os.urandom(6).hex()}")
     base = server or settings.url or listeners.local_service_url(settings.data_dir) or settings.service_url
     room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
     open_seconds = runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS
