@@ -2,13 +2,19 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from chronoverse.cli import common
 from chronoverse.client.client import reading
 from chronoverse.client.terminal import counted, plain_text, sanitize
+
+_VERDICTS: Final = {
+    "new": "No run before has that line.",
+    "since": "All failed runs since {} have it.",
+    "recurring": "It comes and goes: failed runs before have it, with good ones in between.",
+}
 
 
 @click.command()
@@ -48,6 +54,8 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         if cause := summary.get("cause"):
             yield f"Open it at lines {cause['from']:,} to {cause['to']:,}. The most telling one:"
             yield _numbered(cause["line"])
+        if verdict := summary.get("verdict"):
+            yield plain_text(_VERDICTS[verdict["kind"]].format(verdict["id"]))
         if compared_with is None:
             yield "No earlier job has COMPLETED, so nothing is known to be new."
         else:
@@ -84,4 +92,16 @@ def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:
 def _numbered(line: dict[str, Any]) -> str:
     repeated = f"  ({line['repeated']} such lines)" if "repeated" in line else ""
     text = sanitize(str(line["message"]), colour=False).replace("\n", " ")
-    return plain_text(f"{line['sequence_num']:>9}  {text}{' …' if line.get('truncated') else ''}{repeated}")
+    return plain_text(
+        f"{line['sequence_num']:>9}  {text}{' …' if line.get('truncated') else ''}{repeated}{_seen(line)}"
+    )
+
+
+def _seen(line: dict[str, Any]) -> str:
+    """In which runs the line was seen. A line of another version of the service does not say it."""
+    if not (seen := line.get("seen")):
+        return ""
+    total = sum(seen.get(end, 0) for end in ("COMPLETED", "FAILED", "CANCELED", "LOST"))
+    good = f", {seen['COMPLETED']} of them good" if seen["COMPLETED"] else ""
+    first = f", first in {seen['first_id']}" if total > 1 else ""
+    return f"  [in {total} of {seen['looked_at']} runs{good}{first}]"

@@ -269,6 +269,10 @@ class PackedShapes:
         return self._low[index] | self._high[index] << 32 if self._low else 0
 
 
+#: The shapes of a whole log, as they were collected, or as the archive has them.
+Shapes = ShapeSet | PackedShapes
+
+
 def _column(code: Literal["Q", "I", "H"], data: memoryview) -> Sequence[int]:
     """The numbers in a part of a packed set, without a copy where the processor has the same order of bytes."""
     if sys.byteorder == "little":

@@ -13,6 +13,7 @@ import orjson
 
 from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Job, Line, Status
+from chronoverse.joblog.past_runs import PastRuns
 
 #: Bytes of a summary: the fewest, the most, and how many it has if nobody asks for a number.
 MIN_BYTES: Final = 1_024
@@ -203,11 +204,13 @@ def compose(
     read_line: Callable[[int], Line],
     compared_with: Sequence[str] | None = None,
     new: FoundLines | None = None,
+    read_past: Callable[[], PastRuns | None] = lambda: None,
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
     ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
-    compare with. ``read_line`` reads a line that is not at hand. The three kinds of lines share the room evenly.
+    compare with. ``read_line`` reads a line that is not at hand, and ``read_past`` the runs in which lines were seen
+    before, if there are lines to look for. The three kinds of lines share the room evenly.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
@@ -225,18 +228,26 @@ def compose(
         "complete": is_complete,
         "scanned_to": scanned_to,
         "truncated": False,
+        "verdict": None,
     }
-    if (cause := _cause(job, errors, new, last)) is not None:
+    cause = _cause(job, errors, new, last)
+    past = read_past() if cause is not None or errors.count or (new and new.count) else None
+    if cause is not None:
         first, final, telling, kind = cause
         line = last[-1] if telling == last[-1].sequence_num else read_line(telling)
+        seen = past and past.seen(errors.shape_of(line.message))
         body["cause"] = {"from": first, "to": final, "line": None, "kind": kind}
         for size in (characters, 0):
-            body["cause"]["line"] = orjson.Fragment(_line_json(line, size))
+            body["cause"]["line"] = orjson.Fragment(_line_json(line, size, seen=seen))
             if len(orjson.dumps(body)) <= max_bytes:
                 break
         else:
             # A foreign runner may write a time of any length.
             body["cause"] = None
+    if past is not None and cause is not None and is_complete:
+        body["verdict"] = past.verdict(job, errors.shape_of(line.message))
+        if len(orjson.dumps(body)) > max_bytes:
+            body["verdict"] = None
     while compared and len(orjson.dumps(body)) > max_bytes:
         # Five ids may have more characters than the smallest summary.
         compared.pop()
@@ -247,7 +258,12 @@ def compose(
         for group in found.groups() if found else ():
             # What a running job's log has dropped meanwhile cannot be read any more.
             if group.number >= begin:
-                yield _line_json(group.line or read_line(group.number), characters, group.repeated)
+                line = group.line or read_line(group.number)
+                seen = None
+                if past is not None:
+                    whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
+                    seen = past.seen(errors.shape_of(whole.message))
+                yield _line_json(line, characters, group.repeated, seen)
 
     kinds = [pieces(new), pieces(errors), (_line_json(line, characters) for line in reversed(last))]
     shown, left_out = _share_room(kinds, room)
@@ -295,11 +311,13 @@ def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[
     return shown, left_out
 
 
-def _line_json(line: Line, characters: int, repeated: int = 1) -> bytes:
+def _line_json(line: Line, characters: int, repeated: int = 1, seen: dict[str, Any] | None = None) -> bytes:
     """A line whose message is cut off after ``characters``, and then marked."""
     json: dict[str, Any] = line._replace(message=line.message[:characters]).to_json()
     if len(line.message) > characters:
         json["truncated"] = True
     if repeated > 1:
         json["repeated"] = repeated
+    if seen is not None:
+        json["seen"] = seen
     return orjson.dumps(json)

@@ -30,7 +30,7 @@ from chronoverse.web.http import cors, openapi, problems, read_audit, request_id
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.logging import redact
-from chronoverse.web.http.schemas import IdentifierConverter
+from chronoverse.web.http.schemas import IdentifierConverter, NumberConverter
 from chronoverse.web.http.tracing import Traces
 from chronoverse.web.routes import admin, events, jobs, logs, ops, otlp, publish, raw, ui, wait, workflows
 from chronoverse.web.streaming.stream_writer import StreamWriters
@@ -115,13 +115,13 @@ def build_app(deps: Dependencies) -> Flask:
     """The application that uses ``deps``."""
     app = Application("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
-    app.url_map.converters["id"] = IdentifierConverter
+    app.url_map.converters |= {"id": IdentifierConverter, "line": NumberConverter}
     request_id.register(app)
     if deps.settings.cors_origins:
         cors.register(app, deps.settings.cors_origins)
     document = openapi.create_document(app)
-    pattern = f"^{IdentifierConverter.regex}$"
-    document.register_converter(IdentifierConverter, lambda _: {"type": "string", "pattern": pattern})
+    for converter in (IdentifierConverter, NumberConverter):
+        document.register_converter(converter, lambda each: {"type": "string", "pattern": f"^{each.regex}$"})
     for blueprint in logs.blueprints(deps):
         document.register_blueprint(blueprint)
     for module in (events, workflows, wait, raw, jobs, publish, admin):

@@ -255,6 +255,18 @@ def test_a_summary(cli: Cli, service: Service) -> None:
     assert 0 < len(summary["last"]) < 20
 
 
+def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:
+    """The text names the runs. JSON is that of the service."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    text = cli("seen", WORKFLOW, "job_2", "20", **settings).stdout.splitlines()
+    found = json.loads(cli("seen", WORKFLOW, "job_2", "20", "-o", "json", **settings).stdout)
+    total, looked_at = sum(found["seen"].values()), sum(found["looked_at"].values())
+    assert text[0].startswith(f"A line like 20 of job_2 is in {total} of {looked_at} runs: ")
+    assert text[-1].split()[0] == f"{found['jobs'][-1]['id']}:{found['jobs'][-1]['sequence_num']}"
+    done = cli("seen", WORKFLOW, "job_2", "21", **settings)
+    assert (done.returncode, done.stdout) == (66, "")
+
+
 def test_a_summary_of_a_long_log(cli: Cli) -> None:
     """The command asks until all lines were looked at. Until then the text has no count."""
     line = {"sequence_num": 7, "timestamp": "t", "message": "panic: nil map", "stream": "stdout"}

@@ -1,4 +1,4 @@
-"""``chronoverse mcp``, used with the official SDK's client: what the six tools answer, and in how many bytes."""
+"""``chronoverse mcp``, used with the official SDK's client: what the seven tools answer, and in how many bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.waiting import deadline
 
 WORKFLOW = "wf_mcp"
 TIME = "2026-03-03T10:00:05.123Z"
-TOOLS = ["list_workflows", "list_jobs", "summary", "read_lines", "search", "wait_for"]
+TOOLS = ["list_workflows", "list_jobs", "summary", "seen_before", "read_lines", "search", "wait_for"]
 LONG_ID = "x" * 128
 #: The bounds of ``max_bytes``, which docs/cli.md has.
 LEAST, MOST = 2_048, 262_144
@@ -118,6 +118,18 @@ def numbers(lines: list[Any]) -> list[int]:
 
 def job(name: str, workflow: str = WORKFLOW) -> dict[str, str]:
     return {"workflow_id": workflow, "job_id": name}
+
+
+def test_where_a_line_was_seen(mcp: McpProgram) -> None:
+    """It names the runs with links. A summary says it of each line, and what it means for the failure."""
+    found = mcp.call("seen_before", workflow_id=WORKFLOW, job_id="bad", line=11)
+    assert found["seen"] == {"COMPLETED": 0, "FAILED": 1, "CANCELED": 0, "LOST": 0}
+    assert found["looked_at"]["COMPLETED"] == 1
+    assert [each["link"].rpartition("/")[2] for each in found["jobs"]] == ["bad#L11"]
+    summary = mcp.call("summary", workflow_id=WORKFLOW, job_id="bad")
+    assert summary["verdict"] == {"kind": "new", "id": None}
+    assert {line["seen"]["FAILED"] for line in summary["new"]["first"]} == {1}
+    assert mcp.error("seen_before", workflow_id=WORKFLOW, job_id="bad", line=21)[0] == "Not Found"
 
 
 def test_the_tools_only_read_and_say_what_they_take(mcp: McpProgram) -> None:

@@ -49,7 +49,7 @@ def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **m
     assert len(json) <= max_bytes
     summary: dict[str, Any] = orjson.loads(json)
     kinds = ["new", "errors", "last"]
-    assert list(summary) == ["job", "compared_with", *kinds, "cause", "complete", "scanned_to", "truncated"]
+    assert list(summary) == ["job", "compared_with", *kinds, "cause", "complete", "scanned_to", "truncated", "verdict"]
     return summary
 
 

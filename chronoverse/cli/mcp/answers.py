@@ -95,7 +95,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
         message, is_cut = cut(message, max_bytes), True
     shown: dict[str, Any] = {"sequence_num": number, "timestamp": tidy(line["timestamp"], 64)}
     shown |= {"stream": line["stream"], "message": message}
-    shown |= {name: line[name] for name in ("partial", "repeated") if name in line}
+    shown |= {name: tidy(line[name]) for name in ("partial", "repeated", "seen") if name in line}
     if page is not None:
         shown["link"] = f"{page}#L{number}"
     if is_cut:

@@ -1,4 +1,4 @@
-"""The six tools: their descriptions and schemas, and what each asks the service. All of them only read."""
+"""The seven tools: their descriptions and schemas, and what each asks the service. All of them only read."""
 
 import re
 import time
@@ -47,6 +47,8 @@ _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}
 _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "workflow_id": {**_ID, "description": "The workflow's id."},
     "job_id": {**_ID, "description": "The job's id."},
+    "line": {**_NUMBER, "description": "The number of the line in the job."},
+    "jobs": {**_NUMBER, "maximum": 1_000, "default": 200, "description": "Ended runs to look at, at most."},
     "first": {**_NUMBER, "description": "The number of the first line."},
     "last": {**_NUMBER, "description": "The number of the last line."},
     "tail": {**_NUMBER, "description": "That many last lines; the cursor leads to older ones. Excludes first, last."},
@@ -115,7 +117,16 @@ def tool_list(max_wait: int) -> list[Tool]:
             "What matters first of a job: cause, the lines at which a failed job is to be opened; lines that are new"
             " compared with the good runs before it; lines that look like errors; the last lines. Lines that differ in"
             " numbers and the like only come once (repeated). What stands in new or errors already is only a number in"
-            " the next lists. A line without stream is of stdout. link_prefix and a number make a link.",
+            " the next lists. A line without stream is of stdout. link_prefix and a number make a link. seen: in how"
+            " many of the newest runs (looked_at) such a line is, this one included. verdict, a hint: the failure is"
+            " new, or there since a run (id), or recurring with good runs in between.",
+        ),
+        _tool(
+            "seen_before",
+            "workflow_id job_id line",
+            "jobs cursor",
+            "In which of the newest runs of the workflow, up to this job, a line like this one was printed: it may"
+            " differ in numbers and the like. first and last name the oldest and the newest of these runs.",
         ),
         _tool(
             "read_lines",
@@ -194,6 +205,7 @@ class Tools:
             "compared_with": tidy(found["compared_with"]),
             "complete": found["complete"],
             "scanned_to": found["scanned_to"],
+            "verdict": tidy(found.get("verdict")),
         }
         is_truncated = found["truncated"]
         while True:
@@ -222,6 +234,21 @@ class Tools:
             if not lists[longest]:
                 raise ChronoverseError("not even the job fits: ask for more bytes")
             lists[longest].pop(0 if longest == "last" else -1)
+
+    def seen_before(
+        self, *, workflow_id: str, job_id: str, line: int, jobs: int, max_bytes: int, cursor: str | None = None
+    ) -> bytes:
+        """In which runs a line was seen. Runs that have no room are left out, and counted."""
+        route = "/workflows/{}/jobs/{}/logs/{}/history"
+        found = self.client.read(route, workflow_id, job_id, str(line), jobs=jobs, cursor=cursor)
+        body: dict[str, Any] = {"notice": NOTICE, **tidy(found), "jobs_left_out": 0}
+        for place in filter(None, (body["first"], body["last"], *body["jobs"])):
+            page = self._page(workflow_id, place["id"])
+            place["link"] = page if place["sequence_num"] is None else f"{page}#L{place['sequence_num']}"
+        while len(json := orjson.dumps(body)) > max_bytes and body["jobs"]:
+            body["jobs"].pop()
+            body["jobs_left_out"] += 1
+        return json
 
     def read_lines(
         self,

@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -19,19 +21,35 @@ from chronoverse.errors import (
     JobNotFound,
     NothingToCompare,
     ScansUnavailable,
+    StoreError,
     StoreUnavailable,
 )
-from chronoverse.history.pages import LineEncoder, Page, PageBudget, encode_line, read_page
+from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, PageBudget, encode_line, read_page
 from chronoverse.history.scans.comparison import NewLines, RunShapes, read_runs, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
-from chronoverse.history.scans.scan import BaseScan, LineScan, ReplayScan, SummaryScan, WorkflowScan, error_to_json
+from chronoverse.history.scans.past_runs import PastRunReader
+from chronoverse.history.scans.scan import (
+    BaseScan,
+    HistoryScan,
+    LineScan,
+    ReplayScan,
+    SummaryScan,
+    WorkflowScan,
+    error_to_json,
+)
 from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
 from chronoverse.history.tiered_log import BatchReader, Search, read_batches
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
+from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.store import Store
+
+#: Jobs before a job in which a summary looks for each line that it shows.
+SEEN_JOBS: Final = 200
+#: Seconds for reading the logs of those jobs that are not archived yet.
+HOT_SECONDS: Final = 0.25
 
 log: Final = logging.getLogger(__name__)
 
@@ -59,6 +77,7 @@ class ScanApp:
         self._clock = clock
         self._hasher = ShapeHasher()
         self._run_shapes = RunShapes(archive, self._read, self._hasher)
+        self._past_runs = PastRunReader(archive, self._run_shapes)
         self._progress = progress or SummaryProgress()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
@@ -83,6 +102,9 @@ class ScanApp:
             replay = ReplayScan.from_json(data)
             frames, cursor = self._read_replay(replay, self._budget(replay, client_is_gone))
             return {"position": cursor}, [frames]
+        if path == HistoryScan.PATH:
+            head, found = self.read_history(HistoryScan.from_json(data), client_is_gone)
+            return head, [orjson.dumps(found)]
         if path == WorkflowScan.PATH:
             jobs, position = self.read_workflow(WorkflowScan.from_json(data), client_is_gone)
             return {"position": position}, jobs
@@ -173,19 +195,63 @@ class ScanApp:
         new_lines = None if known is None else NewLines(known, self._hasher)
         # The comparison and the new lines may use up all the time. The errors have as much for themselves.
         budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
+
+        def read_past() -> PastRuns | None:
+            # A summary without it is better than none.
+            with contextlib.suppress(StoreError):
+                return self._read_past(job, SEEN_JOBS, PageBudget(clock=self._clock))[0]
+            return None
+
         return read_summary(
-            job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress, scan.page_bytes
+            job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress, scan.page_bytes, read_past
         )
+
+    def read_history(
+        self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """How far it has come, and what :meth:`PastRuns.history` says of the line's shape. Raises as :meth:`read` does.
+
+        Raises :class:`JobNotFound` also when the log has no such line.
+        """
+        budget = self._budget(scan, client_is_gone)
+        job = self._require_job(scan.ref)
+        lines = next(self._read(job, scan.line - 1, limit=1)).lines
+        if not lines or lines[0].sequence_num != scan.line:
+            raise JobNotFound("no such line")
+        message = lines[0].message
+        past, position = self._read_past(job, scan.jobs, budget, start=scan.start)
+        head = {
+            "position": position and (repr(position[0]), position[1]),
+            "looked_at": len(past.runs),
+            "shape": self._hasher.shape(message[:MAX_LINE_CHARACTERS]),
+        }
+        return head, past.history(self._hasher.hashes([message])[0])
+
+    def _read_past(
+        self, job: Job, count: int, budget: PageBudget, start: tuple[str, str] | None = None
+    ) -> tuple[PastRuns, ListingPosition | None]:
+        """The ended jobs of the workflow from ``start`` on, or up to and including ``job``, the newest first."""
+        before = self._position_of(job) if start is None else (float(start[0]), start[1])
+        own = [ListedJob(before[0] if before else math.inf, job.ref.job_id, job)] if start is None else []
+        older = self._listed_after(job.ref.workflow_id, before, 50)
+        listed = chain(own, (each for each in older if each.job_id != job.ref.job_id))
+        return self._past_runs.read(listed, count, budget, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
+
+    def _position_of(self, job: Job) -> ListingPosition | None:
+        """Where the job stands in the listing of its workflow; None for a foreign job without any time.
+
+        That was listed when somebody first asked for it, so any other job may be older.
+        """
+        created = job.created_seconds
+        return None if created is None else (round(1000 * created), job.ref.job_id)
 
     def _read_runs(self, job: Job, against: str | None, budget: PageBudget) -> tuple[Set[int] | None, list[str]]:
         """What :func:`read_runs` returns for the jobs to compare with. Raises as it does, and :class:`JobNotFound`."""
-        workflow_id, created = job.ref.workflow_id, job.created_seconds
+        workflow_id = job.ref.workflow_id
         if against is not None:
             others = [self._require_job(JobRef(workflow_id, against))]
         else:
-            # A foreign job without any time was listed when somebody first asked for it. Any other job may be older.
-            before = None if created is None else (round(1000 * created), job.ref.job_id)
-            others = runs_before(job, (listed.job for listed in self._listed_after(workflow_id, before)))
+            others = runs_before(job, (each.job for each in self._listed_after(workflow_id, self._position_of(job))))
         return read_runs(job, others, is_named=against is not None, shapes=self._run_shapes, budget=budget)
 
     def _require_job(self, ref: JobRef) -> Job:
@@ -202,9 +268,9 @@ class ScanApp:
                 yield ListedJob(*before, self._store.get_job(JobRef(scan.workflow_id, start.job_id)))
         yield from self._listed_after(scan.workflow_id, before)
 
-    def _listed_after(self, workflow_id: str, before: ListingPosition | None) -> Iterator[ListedJob]:
-        # Twenty jobs are fetched at once.
-        while listed := self._store.listing.page(workflow_id, before, 20):
+    def _listed_after(self, workflow_id: str, before: ListingPosition | None, count: int = 20) -> Iterator[ListedJob]:
+        """The jobs of a workflow after ``before``, the newest first. ``count`` are fetched at once."""
+        while listed := self._store.listing.page(workflow_id, before, count):
             jobs = self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
             for (created_ms, job_id), found in zip(listed, jobs, strict=True):
                 if isinstance(found, StoreUnavailable):

@@ -16,10 +16,8 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCo
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.model import Job, JobRef, Line, Status
-from chronoverse.joblog.shapes import MAX_SHAPES, PackedShapes, ShapeHasher, ShapeSet
+from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes, ShapeSet
 
-#: The shapes of a whole log, as they were collected, or as the archive has them.
-Shapes = ShapeSet | PackedShapes
 #: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
 

@@ -124,6 +124,21 @@ class SummaryScan(BaseScan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryScan(BaseScan):
+    """Asks in which of the newest ``jobs`` ended jobs, up to and including this one, the shape of a line stands.
+
+    The line has the number ``line``. ``start`` is how far the page before has come in the workflow's listing: a
+    creation time in Unix milliseconds as text, and a job id.
+    """
+
+    PATH: ClassVar = "/history"
+
+    line: int
+    jobs: int
+    start: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayScan(BaseScan):
     """Asks for the event frames strictly after ``position``, with the lines that pass a :class:`LineFilter`.
 

@@ -17,6 +17,7 @@ from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, Line
+from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import ERROR_WORDS, MAX_LAST_LINES, FoundLines, compose, looks_like_error, weight_of
 
@@ -66,12 +67,14 @@ def read_summary(
     compared_with: Sequence[str] | None,
     progress: SummaryProgress,
     max_bytes: int,
+    read_past: Callable[[], PastRuns | None] = lambda: None,
 ) -> bytes:
     """The summary's JSON in at most ``max_bytes``. Raises what ``read`` raises.
 
     ``budgets`` make what bounds the time for the new lines and for the errors. The next request for the same summary
     goes on where that time has ended. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
-    None then, too, and when there was no time to read the jobs to compare with.
+    None then, too, and when there was no time to read the jobs to compare with. ``read_past`` reads the jobs in which
+    lines may have been seen before; None when they cannot be read.
     """
 
     def shape_of(message: str) -> int:
@@ -114,6 +117,7 @@ def read_summary(
         read_line=read_line,
         compared_with=compared_with,
         new=new if compared_with is not None else None,
+        read_past=read_past,
     )
 
 

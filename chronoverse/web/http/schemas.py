@@ -42,6 +42,12 @@ class IdentifierConverter(BaseConverter):
     regex = IDENTIFIER.pattern
 
 
+class NumberConverter(BaseConverter):
+    """The number of a line in a path."""
+
+    regex = "[0-9]{1,15}"
+
+
 class RequestParser(FlaskParser):
     """webargs's parser. It answers 400 for any error, also for unknown query parameters."""
 
@@ -347,6 +353,15 @@ class SummaryQuery(Schema):
     )
 
 
+class HistoryQuery(Schema):
+    """The query of a line's ``/history``."""
+
+    jobs = QueryInteger(
+        "How many ended jobs are looked at: the newest, up to and including this one.", 1, 1_000, load_default=200
+    )
+    cursor = _PAGE_CURSOR
+
+
 class WaitQuery(StreamSearchFields):
     """The query of ``/wait``."""
 
@@ -463,10 +478,35 @@ JobSchema: Final = answer(
     },
 )
 JobsSchema: Final = answer("Jobs", {"workflow_id": text(), "jobs": list_of(JobSchema), **_CURSOR})
+#: In how many ended jobs something is, by their statuses.
+_ENDS: Final[Members] = {name: integer() for name in ("COMPLETED", "FAILED", "CANCELED", "LOST")}
+LookedAtSchema: Final = answer(
+    "LookedAt",
+    {**_ENDS, "without_shapes": integer("Jobs that could not be looked at, because their lines' shapes are missing.")},
+)
+SeenSchema: Final = answer(
+    "Seen",
+    {
+        "COMPLETED": integer(),
+        "FAILED": integer(),
+        "first_started_at": text("When the first of these jobs started.", allow_none=True),
+        "first_id": text("Its id.", allow_none=True),
+        "first_sequence_num": integer("Its first line of the shape; null when that is not known.", allow_none=True),
+        "looked_at": integer("How many jobs were looked at."),
+    },
+    {"CANCELED": integer("If there are any."), "LOST": integer("If there are any.")},
+)
 SummaryLineSchema: Final = answer(
     "SummaryLine",
     _LINE,
-    {**_LINE_MARKS, "repeated": integer("How many lines of this shape there are, if more than one.")},
+    {
+        **_LINE_MARKS,
+        "repeated": integer("How many lines of this shape there are, if more than one."),
+        "seen": described(
+            partial(fields.Nested, SeenSchema),
+            "In which of the newest 200 jobs that have ended the line's shape is, this one included.",
+        ),
+    },
 )
 SummaryLinesSchema: Final = answer(
     "SummaryLines",
@@ -485,6 +525,17 @@ CauseSchema: Final = answer(
         "kind": one_of(("error", "new", "last"), "Whether they hold an error, are new, or are just the last lines."),
     },
 )
+VerdictSchema: Final = answer(
+    "Verdict",
+    {
+        "kind": one_of(
+            ("new", "since", "recurring"),
+            "Whether no job before has the most telling line; all failed jobs since `id` have it; or failed jobs before"
+            " have it, with good ones in between.",
+        ),
+        "id": text("Of `since`: the first job of the row.", allow_none=True),
+    },
+)
 SummarySchema: Final = answer(
     "Summary",
     {
@@ -501,6 +552,35 @@ SummarySchema: Final = answer(
         "complete": boolean("False as long as not all lines were looked at. The same request then goes on."),
         "scanned_to": integer("The lines from this number to the last one were looked at."),
         "truncated": boolean("True when new lines or errors are left out, or were not looked for."),
+        "verdict": described(
+            partial(fields.Nested, VerdictSchema),
+            "What the jobs before say of the failure of a failed or lost job. A hint. Null while it is not known.",
+            allow_none=True,
+        ),
+    },
+)
+#: A job with a line of the shape.
+PlaceSchema: Final = answer(
+    "Place",
+    {
+        "id": text(),
+        "sequence_num": integer("Its first such line; null when that is not known.", allow_none=True),
+        "started_at": text(allow_none=True),
+        "status": one_of(STATUSES),
+    },
+)
+HistorySchema: Final = answer(
+    "History",
+    {
+        **IDS,
+        "sequence_num": integer(),
+        "shape": text("The line without what differs from run to run."),
+        "looked_at": fields.Nested(LookedAtSchema),
+        "seen": fields.Nested(answer("Ends", _ENDS)),
+        "first": described(partial(fields.Nested, PlaceSchema), "The oldest of these jobs.", allow_none=True),
+        "last": described(partial(fields.Nested, PlaceSchema), "The newest of these jobs.", allow_none=True),
+        "jobs": list_of(PlaceSchema, "The newest 20 of these jobs, the newest first."),
+        **_CURSOR,
     },
 )
 #: Lines that cannot be had any more.

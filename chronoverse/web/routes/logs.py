@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 from flask import Response
 
-from chronoverse.history.scans.scan import SummaryScan, WorkflowPosition, WorkflowScan
+from chronoverse.history.scans.scan import HistoryScan, SummaryScan, WorkflowPosition, WorkflowScan
 from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (
@@ -32,6 +32,8 @@ from chronoverse.web.http.paging import (
 from chronoverse.web.http.schemas import (
     JOB_ROUTE,
     Blueprint,
+    HistoryQuery,
+    HistorySchema,
     LogsQuery,
     LogsSchema,
     NewLinesQuery,
@@ -57,6 +59,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     searching = deps.blueprint("search", "Searching.")
     comparing = deps.blueprint("new_lines", "Comparing.")
     summaries = deps.blueprint("summary", "Summaries.")
+    pasts = deps.blueprint("history", "Seen before.")
 
     @history.route(f"{JOB_ROUTE}/logs")
     @history.doc(operationId="pageJobLog")
@@ -150,7 +153,29 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes) as pending:
             return json_response(pending.answer()[1])
 
-    return history, searching, comparing, summaries
+    @pasts.route(f"{JOB_ROUTE}/logs/<line:number_text>/history")
+    @pasts.doc(operationId="traceLine")
+    @pasts.arguments(HistoryQuery, location="query", as_kwargs=True)
+    @pasts.response(
+        200,
+        HistorySchema,
+        description="A page, perhaps of fewer jobs than asked for; `Link` names the next. Its counts are of this page.",
+    )
+    def trace_line(workflow_id: str, job_id: str, number_text: str, jobs: int, cursor: str | None = None) -> Response:
+        """In which jobs a line of this shape was seen."""
+        ref, line = JobRef(workflow_id, job_id), int(number_text)
+        listing = ("history", workflow_id, job_id, line, jobs)
+        start, left = None, jobs
+        if cursor is not None:
+            created, created_id, left = decode_cursor(cursor, listing, created_ms, identifier, number)
+            start = repr(created), created_id
+        with pending_scan(deps, HistoryScan, ref, line=line, jobs=left, start=start) as pending:
+            head, found = pending.answer()
+        position = head["position"] and encode_cursor(listing, (*head["position"], left - head["looked_at"]))
+        body = {"workflow_id": workflow_id, "id": job_id, "sequence_num": line, "shape": head["shape"]}
+        return page_response({**body, **orjson.loads(found), "cursor": position}, position, {"jobs": jobs})
+
+    return history, searching, comparing, summaries, pasts
 
 
 def _scanned(query: Mapping[str, Any], position: int) -> dict[str, Any]:

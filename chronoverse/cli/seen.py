@@ -1,0 +1,71 @@
+"""``chronoverse seen``: prints in which runs of a workflow a line was seen before."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from chronoverse.cli import common
+from chronoverse.client.client import reading
+from chronoverse.client.terminal import counted, plain_text
+
+_ENDS = ("COMPLETED", "FAILED", "CANCELED", "LOST")
+
+
+@click.command()
+@common.job_arguments
+@click.argument("line", type=click.IntRange(1, 10**15 - 1), metavar="N")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1_000),
+    default=200,
+    show_default=True,
+    help="How many ended jobs are looked at, up to and including JOB.",
+)
+@common.output_option
+def seen(workflow: str, job: str, line: int, jobs: int, output: str) -> None:
+    """Print in which of the newest runs of WORKFLOW a line like line N of JOB was printed.
+
+    Lines are alike when they differ in numbers, times, hashes, temporary paths and the like only.
+    """
+    with common.open_client(workflow, job) as client, common.status_line() as show:
+        found: dict[str, Any] = {}
+        for page in client.pages("/workflows/{}/jobs/{}/logs/{}/history", workflow, job, str(line), jobs=jobs):
+            found = _joined(found, page) if found else page
+            show(f"looked at {sum(found['looked_at'].values()):,} jobs")
+    for text in [common.json_text(found)] if output != "text" else _text(found):
+        click.echo(text)
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two pages as one."""
+    with reading("history"):
+        for name in ("looked_at", "seen"):
+            first[name] = {key: value + second[name][key] for key, value in first[name].items()}
+        return {
+            **first,
+            "first": second["first"] or first["first"],
+            "last": first["last"] or second["last"],
+            "jobs": (first["jobs"] + second["jobs"])[:20],
+            "cursor": second["cursor"],
+        }
+
+
+def _text(found: dict[str, Any]) -> Iterator[str]:
+    with reading("history"):
+        total, missing = sum(found["seen"].values()), found["looked_at"]["without_shapes"]
+        ends = ", ".join(f"{found['seen'][end]} {end}" for end in _ENDS if found["seen"][end])
+        looked_at = counted(sum(found["looked_at"].values()) - missing, "run", "runs")
+        yield plain_text(f"A line like {found['sequence_num']} of {found['id']} is in {total} of {looked_at}: {ends}.")
+        if missing:
+            yield f"{counted(missing, 'more run', 'more runs')} could not be looked at."
+        for name in ("first", "last"):
+            if place := found[name]:
+                yield plain_text(f"{name.capitalize()} in {_place(place)}.")
+        for place in found["jobs"]:
+            yield plain_text(f"  {_place(place)}")
+
+
+def _place(place: dict[str, Any]) -> str:
+    number = "" if place["sequence_num"] is None else f":{place['sequence_num']}"
+    return f"{place['id']}{number}  {place['status']}  {place['started_at'] or ''}".rstrip()

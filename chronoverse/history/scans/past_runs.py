@@ -1,0 +1,60 @@
+"""Reads the shapes of the runs of a workflow, so that one can tell in which of them a line was seen before."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog
+from chronoverse.history.pages import PageBudget
+from chronoverse.history.scans.comparison import RunShapes
+from chronoverse.history.scans.workflow_scan import ListedJob
+from chronoverse.joblog.model import Job, ListingPosition
+from chronoverse.joblog.past_runs import PastRuns, Run
+from chronoverse.joblog.shapes import Shapes
+
+
+class PastRunReader:
+    """Reads the shapes of many runs, for one process. Those of archived runs are read eight at a time."""
+
+    def __init__(self, archive: ArchiveReader, shapes: RunShapes) -> None:
+        self._archive = archive
+        self._shapes = shapes
+        # S3 takes some 20 ms for each answer, and this process some 2 ms.
+        self._pool = ThreadPoolExecutor(8, "shapes")
+
+    def read(
+        self,
+        listed: Iterable[ListedJob],
+        count: int,
+        budget: PageBudget,
+        hot_budget: PageBudget,
+        is_wanted: Callable[[Job], bool] = bool,
+    ) -> tuple[PastRuns, ListingPosition | None]:
+        """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or as many as there is time for.
+
+        Then the second value is how far it has come in the listing. ``hot_budget`` is the time for runs that are not
+        archived yet, whose logs are read; what it is not enough for counts as a run without shapes. Raises as the store
+        and the archive do.
+        """
+        runs: list[Run] = []
+        jobs = iter(listed)
+        while batch := [*islice(jobs, 50)]:
+            ended = [each.job for each in batch if each.job and each.job.end and is_wanted(each.job)]
+            ended = ended[: count - len(runs)]
+            stored = self._pool.map(self._archive.shape_set, ended)
+            for job, archived in zip(ended, stored, strict=True):
+                found: Shapes | None = archived
+                try:
+                    if job.archive_sha256 is None:
+                        found = self._shapes.get(job, hot_budget)
+                except (ArchiveDamaged, NotALog):
+                    found = None
+                except JobNotFound:
+                    continue
+                runs.append(Run(job, None if found is None or found.is_full else found))
+            if len(runs) >= count:
+                break
+            if budget.is_out_of_time():
+                return PastRuns(runs, is_whole=False), (batch[-1].created_ms, batch[-1].job_id)
+        return PastRuns(runs), None

@@ -1,0 +1,99 @@
+"""Which runs of a workflow have printed lines of one shape, and what that says of a failure. Pure."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any, Final, NamedTuple
+
+from chronoverse.joblog.model import Job, Status
+from chronoverse.joblog.shapes import Shapes
+
+#: The runs with a line of the shape that are listed one by one.
+MAX_LISTED: Final = 20
+
+_ENDS: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST)
+#: The ends that a line of a summary always counts. Others are there when they are not 0.
+_ALWAYS: Final = (Status.COMPLETED, Status.FAILED)
+_RED: Final = (Status.FAILED, Status.LOST)
+
+
+class Run(NamedTuple):
+    """An ended job, and the shapes of its lines; None when these are not known."""
+
+    job: Job
+    shapes: Shapes | None
+
+    def place(self, shape: int) -> dict[str, Any] | None:
+        """The job as JSON, with the number of its first line of the shape, or null for an unknown one. None without."""
+        number = None if self.shapes is None else self.shapes.first_line(shape)
+        if number is None:
+            return None
+        return {
+            "id": self.job.ref.job_id,
+            "sequence_num": number or None,
+            "started_at": self.job.started_at,
+            "status": self.job.status,
+        }
+
+
+class PastRuns(NamedTuple):
+    """The ended runs of a workflow up to one job, the newest first. ``is_whole``: these are all that were asked for."""
+
+    runs: Sequence[Run]
+    is_whole: bool = True
+
+    def looked_at(self) -> dict[str, int]:
+        """How many runs with each status were looked at, and how many could not be."""
+        known = [run.job.status for run in self.runs if run.shapes is not None]
+        return {**_count(known), "without_shapes": len(self.runs) - len(known)}
+
+    def history(self, shape: int) -> dict[str, Any]:
+        """The answer of ``/logs/{n}/history`` for the shape of a line."""
+        places = self._places(shape)
+        return {
+            "looked_at": self.looked_at(),
+            "seen": _count([place["status"] for place in places]),
+            "first": places[-1] if places else None,
+            "last": places[0] if places else None,
+            "jobs": places[:MAX_LISTED],
+        }
+
+    def seen(self, shape: int) -> dict[str, Any]:
+        """What a summary says of a line of the shape."""
+        places = self._places(shape)
+        first = places[-1] if places else dict.fromkeys(("started_at", "id", "sequence_num"))
+        counts = _count([place["status"] for place in places])
+        return {
+            **{status: count for status, count in counts.items() if count or status in _ALWAYS},
+            "first_started_at": first["started_at"],
+            "first_id": first["id"],
+            "first_sequence_num": first["sequence_num"],
+            "looked_at": sum(run.shapes is not None for run in self.runs),
+        }
+
+    def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
+        """Whether the failure of ``job``, whose most telling line has the shape, is new, lasts, or comes and goes.
+
+        None while that is not known, and when none of the three holds. ``docs/answers.md`` has the rule.
+        """
+        # A canceled run says neither that the failure is there nor that it is not.
+        before = [run for run in self.runs if run.job.ref != job.ref and run.job.status is not Status.CANCELED]
+        has = [run.place(shape) is not None for run in before]
+        red = [run.job.status in _RED for run in before]
+        good = red.index(False) if False in red else len(before)
+        if any(map(all, zip(has[good:], red[good:], strict=True))):
+            return {"kind": "recurring", "id": None}
+        if not self.is_whole or any(run.shapes is None for run in self.runs):
+            return None
+        if not any(run.place(shape) for run in self.runs if run.job.ref != job.ref):
+            return {"kind": "new", "id": None}
+        row = len([*takewhile(bool, has[:good])])
+        if not row or has[good : good + 1] == [True]:
+            return None
+        return {"kind": "since", "id": before[row - 1].job.ref.job_id}
+
+    def _places(self, shape: int) -> list[dict[str, Any]]:
+        return [place for run in self.runs if (place := run.place(shape)) is not None]
+
+
+def _count(statuses: Sequence[Status]) -> dict[str, int]:
+    return {status.value: statuses.count(status) for status in _ENDS}

@@ -1,0 +1,217 @@
+"""In which runs a line was seen before: the same as a look into every log, wherever the logs and their shapes are."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.redaction import Redaction, RedactionRequest
+from chronoverse.archive.retention import delete_job
+from chronoverse.archive.shape_sets import shape_set_name
+from chronoverse.errors import JobNotFound
+from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.scan import HistoryScan, SummaryScan
+from chronoverse.joblog.chunk import combined_sha256
+from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.joblog.shapes import ShapeHasher
+from chronoverse.store import Store
+from tests.support.archivers import archive
+from tests.support.bench import NOW
+
+BEGAN: Final = 1000.0
+ENDS: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST)
+
+
+class Workflow:
+    """Jobs of one workflow in ``store``, the oldest first: the status and the messages of each by its id."""
+
+    def __init__(self, store: Store, objects: FileObjectStore) -> None:
+        self.store = store
+        self.objects = objects
+        self.jobs: dict[str, tuple[Status | None, list[str]]] = {}
+
+    def write(self, job_id: str, messages: list[str], status: Status | None = Status.COMPLETED) -> None:
+        """Writes a job. With ``status`` None it still runs."""
+        attempt = self.store.open(JobRef("wf_1", job_id), "token")
+        if messages:
+            self.store.append(attempt, [Line(at, NOW, text, "stdout") for at, text in enumerate(messages, 1)])
+        if status is not None:
+            self.store.finish(attempt, status, 0, 0, len(messages) + 1)
+        self.jobs[job_id] = status, messages
+
+    def app(self, ticks: float = 0.0) -> ScanApp:
+        """The application. Each look at its clock takes ``ticks`` seconds."""
+        times = itertools.count()
+        reader = ArchiveReader(self.objects, self.store.chunks.chunk)
+        return ScanApp(self.store, reader, 65_536, lambda: BEGAN + ticks * next(times))
+
+    def set_name(self, job_id: str) -> str:
+        """The name of the job's set of shapes."""
+        ref = JobRef("wf_1", job_id)
+        return shape_set_name(ref, combined_sha256(self.store.chunks.chunks(ref)))
+
+    def expected(self, job_id: str, line: int, jobs: int) -> dict[str, Any]:
+        """What a look into every log finds."""
+        shape = ShapeHasher().shape(self.jobs[job_id][1][line - 1])
+        ids = [*self.jobs][: [*self.jobs].index(job_id) + 1][::-1]
+        ended = [each for each in ids if self.jobs[each][0] is not None][:jobs]
+        places = [
+            (each, [ShapeHasher().shape(text) for text in self.jobs[each][1]].index(shape) + 1)
+            for each in ended
+            if any(ShapeHasher().shape(text) == shape for text in self.jobs[each][1])
+        ]
+
+        def count(ids: list[str]) -> dict[str, int]:
+            return {status: sum(self.jobs[each][0] is status for each in ids) for status in ENDS}
+
+        return {
+            "looked_at": {**count(ended), "without_shapes": 0},
+            "seen": count([each for each, _ in places]),
+            "places": places,
+        }
+
+
+@pytest.fixture
+def workflow(server: Any, prefix: str, tmp_path: Path) -> Iterator[Workflow]:
+    """No jobs yet. Each job is created a second after the one before."""
+    times = itertools.count(1_772_532_005)
+    store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
+    yield Workflow(store, FileObjectStore(tmp_path))
+    store.close()
+
+
+def ask(app: ScanApp, job_id: str, line: int, jobs: int = 200, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One page of a line's history."""
+    common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "asked_at": BEGAN, "patience": 1e9}
+    scan = HistoryScan(line=line, jobs=jobs, **(common | fields))
+    return app.read_history(HistoryScan.from_json(scan.to_json()))
+
+
+def check(workflow: Workflow, app: ScanApp, job_id: str, line: int, jobs: int = 200) -> None:
+    """Compares the sum of all pages with a look into every log."""
+    expected = workflow.expected(job_id, line, jobs)
+    counts: dict[str, dict[str, int]] = {"looked_at": {}, "seen": {}}
+    places: list[tuple[str, int]] = []
+    oldest: tuple[str, int] | None = None
+    start, left = None, jobs
+    while True:
+        head, found = ask(app, job_id, line, left, start=start)
+        for name, total in counts.items():
+            counts[name] = {key: total.get(key, 0) + value for key, value in found[name].items()}
+        page = [(place["id"], place["sequence_num"]) for place in found["jobs"]]
+        places += page
+        if page:
+            assert found["last"]["id"] == page[0][0]
+            oldest = found["first"]["id"], found["first"]["sequence_num"]
+        left -= head["looked_at"]
+        start = head["position"]
+        if start is None:
+            break
+    assert counts == {name: expected[name] for name in counts}
+    # A page lists up to 20 jobs.
+    assert set(places) <= set(expected["places"])
+    assert places[:20] == expected["places"][:20]
+    assert oldest == (expected["places"][-1] if expected["places"] else None)
+
+
+def test_it_is_what_a_look_into_every_log_finds(workflow: Workflow) -> None:
+    """Whatever is archived, over any number of pages. Jobs that still run are not counted."""
+    choice = random.Random(5)
+    words = ["start", "stop", "read", "write", "open", "close", "error", "retry", "sync"]
+    for number in range(130):
+        status = choice.choice((*ENDS, None))
+        texts = [f"{choice.choice(words)} {choice.choice(words)} took {choice.randrange(9999)} ms" for _ in range(9)]
+        workflow.write(f"job_{number}", texts[: choice.choice((1, 9))], status)
+        if number == 90:
+            archive(workflow.store, workflow.objects)
+    for ticks, jobs in ((0.0, 200), (0.0, 7), (0.7, 200)):
+        if ticks:
+            # Without time, logs that are not archived are not read.
+            archive(workflow.store, workflow.objects)
+        app = workflow.app(ticks)
+        for job_id in ("job_129", "job_95", "job_3", "job_0"):
+            check(workflow, app, job_id, len(workflow.jobs[job_id][1]), jobs)
+
+
+def test_a_line_that_is_not_there_is_not_found(workflow: Workflow) -> None:
+    """Neither is one of a job that is not there."""
+    workflow.write("job", ["one"])
+    for job_id, line in (("job", 2), ("job", 10**14), ("other", 1)):
+        with pytest.raises(JobNotFound):
+            ask(workflow.app(), job_id, line)
+
+
+def test_any_line_has_a_shape(workflow: Workflow) -> None:
+    """A long one, a coloured one, and one of placeholders only."""
+    texts = ["word " * 13_000, "\x1b[31mred\x1b[0m 7", "12 2026-01-01 0xff", ""]
+    workflow.write("before", texts)
+    workflow.write("job", texts)
+    archive(workflow.store, workflow.objects)
+    for line in range(1, 5):
+        check(workflow, workflow.app(), "job", line)
+    assert ask(workflow.app(), "job", 2)[0]["shape"] == "red #"
+    assert ask(workflow.app(), "job", 3)[0]["shape"] == "#"
+
+
+def test_jobs_without_shapes_are_counted(workflow: Workflow) -> None:
+    """Their set is missing, damaged, or of a later version."""
+    for name in ("missing", "damaged", "later", "good"):
+        workflow.write(name, ["one 1", "two"])
+    archive(workflow.store, workflow.objects)
+    workflow.objects.delete(workflow.set_name("missing"))
+    data = workflow.objects.get(workflow.set_name("damaged"))
+    workflow.objects.put(workflow.set_name("damaged"), data[:-1] + b"x")
+    workflow.objects.put(workflow.set_name("later").replace("/shapes2-", "/shapes9-"), data)
+    workflow.objects.delete(workflow.set_name("later"))
+    workflow.write("last", ["one 2"], Status.FAILED)
+    _, found = ask(workflow.app(), "last", 1)
+    assert found["looked_at"] == {"COMPLETED": 1, "FAILED": 1, "CANCELED": 0, "LOST": 0, "without_shapes": 3}
+    assert found["seen"] == {"COMPLETED": 1, "FAILED": 1, "CANCELED": 0, "LOST": 0}
+
+
+def test_a_redaction_and_a_deletion_reach_all_counts(workflow: Workflow) -> None:
+    """Also in a process that has read the shapes before."""
+    for number in range(3):
+        workflow.write(f"job_{number}", ["started", "password is hunter", "done"], Status.FAILED)
+    archive(workflow.store, workflow.objects)
+    app = workflow.app()
+    check(workflow, app, "job_2", 2)
+    request = RedactionRequest(2, 2, lambda line: True, {}, True)
+    Redaction(workflow.store, workflow.objects, JobRef("wf_1", "job_1"), request).run()
+    workflow.jobs["job_1"] = Status.FAILED, ["started", "[redacted]", "done"]
+    for _ in range(2):
+        check(workflow, app, "job_2", 2)
+        assert ask(app, "job_1", 2)[0]["shape"] == "[redacted]"
+        archive(workflow.store, workflow.objects)
+    delete_job(workflow.store, workflow.objects, JobRef("wf_1", "job_0"))
+    del workflow.jobs["job_0"]
+    check(workflow, app, "job_2", 2)
+    check(workflow, app, "job_2", 1)
+
+
+def test_a_summary_says_what_was_seen_before_and_what_the_verdict_is(workflow: Workflow) -> None:
+    """Of a long line the whole shape counts, though only its beginning is shown."""
+    long = "error: " + "word " * 900
+    workflow.write("good_1", ["started 1", f"{long}one"])
+    workflow.write("bad_1", ["started 2", f"{long}two", "error: disk"], Status.FAILED)
+    workflow.write("good_2", ["started 3"])
+    workflow.write("bad_2", ["started 4", "error: disk", "line", "x", "y", f"{long}two"], Status.FAILED)
+    archive(workflow.store, workflow.objects)
+    scan = SummaryScan(workflow_id="wf_1", job_id="bad_2", asked_at=BEGAN, patience=5.0, page_bytes=16_384)
+    summary = orjson.loads(workflow.app().read_summary(scan))
+    seen = {line["message"][:11]: line["seen"] for line in summary["errors"]["first"]}
+    job = workflow.store.get_job(JobRef("wf_1", "bad_1"))
+    first = {"first_id": "bad_1", "first_started_at": job and job.started_at, "looked_at": 4}
+    assert seen == {
+        "error: disk": {"COMPLETED": 0, "FAILED": 2, **first, "first_sequence_num": 3},
+        "error: word": {"COMPLETED": 0, "FAILED": 2, **first, "first_sequence_num": 2},
+    }
+    assert all("seen" in line for line in summary["new"]["first"])
+    assert summary["cause"]["line"]["message"] == "error: disk"
+    assert summary["verdict"] == {"kind": "recurring", "id": None}

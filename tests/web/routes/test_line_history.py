@@ -1,0 +1,50 @@
+"""``GET …/logs/{n}/history``: its form, its pages, and who may ask."""
+
+import time
+
+import httpx
+
+from chronoverse.auth.tokens import mint
+from tests.support.service import SECRET, Service
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+
+
+def test_where_a_line_was_seen(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """In order, over pages, and only for tokens that may see the workflow."""
+    jobs = [job.sibling(f"job-{number}") for number in range(3)]
+    for index, each in enumerate(jobs):
+        each.lines(["started", f"failed after {index} s"] if index != 1 else ["started"]).end("FAILED", 1)
+        # It is listed when it is read first.
+        assert client.get(each.path).status_code == 200
+        time.sleep(0.002)
+    path = f"{jobs[2].path}/logs/2/history"
+    answer = client.get(path)
+    assert answer.status_code == 200, answer.text
+    places = [
+        {"id": f"job-{index}", "sequence_num": 2, "started_at": TIMESTAMP, "status": "FAILED"} for index in (2, 0)
+    ]
+    for place in places:
+        place["started_at"] = client.get(jobs[int(str(place["id"])[-1])].path).json()["started_at"]
+    none = {"COMPLETED": 0, "CANCELED": 0, "LOST": 0}
+    assert answer.json() == {
+        "workflow_id": job.workflow_id,
+        "id": "job-2",
+        "sequence_num": 2,
+        "shape": "failed after #",
+        "looked_at": {**none, "FAILED": 3, "without_shapes": 0},
+        "seen": {**none, "FAILED": 2},
+        "first": places[1],
+        "last": places[0],
+        "jobs": places,
+        "cursor": None,
+    }
+    assert client.get(path, params={"jobs": 1}).json()["looked_at"]["FAILED"] == 1
+    missing = client.get(f"{job.sibling('none').path}/logs/2/history")
+    for bad in ("0", "3", "99999999999999", "x", "1x", "0x1", "-1"):
+        refused = client.get(f"{jobs[2].path}/logs/{bad}/history")
+        assert (refused.status_code, refused.content) == (404, missing.content), bad
+    for query in ("jobs=0", "jobs=1001", "jobs=x", "cursor=x", "limit=3"):
+        assert client.get(f"{path}?{query}").status_code == 400, query
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
+    hidden = httpx.get(f"{service.url}{path}", headers=headers)
+    assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)
