@@ -22,16 +22,17 @@ def set_start(after: int) -> None:
 
 
 def _log_read(response: Response) -> Response:
-    ids = request.view_args or {}
-    has_text = "workflow_id" in ids and request.endpoint not in _WITHOUT_TEXT
+    arguments = request.view_args or {}
+    ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
+    has_text = ids and request.endpoint not in _WITHOUT_TEXT
     # A refusal may have the status 200, too.
     is_answer = response.status_code == 200 and response.mimetype != "application/problem+json"
     if request.method == "GET" and has_text and is_answer:
         fields = {
             "sub": principal().subject,
-            "job": "/".join(ids.values()),
+            "job": "/".join(ids),
             # What follows the job or the workflow in the path.
-            "route": request.path.removeprefix(f"/workflows/{'/jobs/'.join(ids.values())}/"),
+            "route": request.path.removeprefix(f"/workflows/{'/jobs/'.join(ids)}/"),
             "after": g.get("reads_after"),
             "to": response.headers.get("Last-Event-ID"),
             "query_characters": len(request.args["q"]) if "q" in request.args else None,

@@ -189,19 +189,16 @@ def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
     known = [path for path, item in document["paths"].items() if "{workflow_id}" in path and "get" in item]
     routes = set(known) - {*without_text, f"{job_route}/logs/redactions"}
     start, queries = site.service.log_size(), {"logs": "?offset=1", "logs/new": "?against=" + job.job_id}
-    expected = []
+    expected, ids = [], {"workflow_id": WORKFLOW, "job_id": job.job_id}
     for route in sorted(routes):
-        path = route.format(workflow_id=WORKFLOW, job_id=job.job_id, sequence_num=1, n=1)
-        rest = route.removeprefix(f"{job_route}/").removeprefix("/workflows/{workflow_id}/")
+        # Another parameter is the number of a line.
+        path = re.sub(r"\{(\w+)\}", lambda found: ids.get(found[1], "1"), route)
+        named = f"{WORKFLOW}/{job.job_id}" if route.startswith(job_route) else WORKFLOW
+        rest = path.removeprefix(f"/workflows/{named.replace('/', '/jobs/')}/")
         query = "?q=secret+2" if "search" in rest else queries.get(rest, "")
         assert site.client.get(path + query).status_code == 200, path
         assert site.client.head(path + query).status_code == 200, path
-        expected.append(
-            (
-                WORKFLOW if route.startswith("/workflows/{workflow_id}/logs") else f"{WORKFLOW}/{job.job_id}",
-                re.sub(r"\{\w+\}", "1", rest),
-            )
-        )
+        expected.append((named, rest))
     for path in (job.path, f"{job.path}/logs?limit=x", f"{job.path}x/logs"):
         site.client.get(path, headers={"Prefer": "status=200"})
 
