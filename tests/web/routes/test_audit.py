@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -124,9 +125,14 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
         change("archive", "--import", CHRONOVERSE_ARCHIVE_URL=site.directory.as_uri())
         assert site.client.get(job.path).status_code == 200
 
+    for name in ("one", "two"):
+        site.objects.put(f"{WORKFLOW}/gone/{name}", b"of no job")
+        os.utime(site.directory / WORKFLOW / "gone" / name, (0, 0))
+    change("archive", "--orphans", "--delete", CHRONOVERSE_ARCHIVE_URL=site.directory.as_uri())
     printed = show("audit", "--since", "1h", CHRONOVERSE_TOKEN=site.service.token(WORKFLOW, scopes=[ADMIN]))
     found = [json.loads(line) for line in printed.splitlines()][: -known or None]
     assert [(each["did"], each["id"], each["what"]) for each in found] == [
+        ("delete", "gone", "objects that the store does not know"),
         ("import", None, "jobs of the archive that the store did not know"),
         ("retention", None, "default"),
         ("limits", None, "job_bytes 1000, day_bytes default"),
