@@ -232,7 +232,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
   if not exists then resume_numbering(call, log, last) end
 
   local function close_gap(timestamp)
-    if ends_in_gap then name_skipped(call, log, job, last, timestamp) end
+    name_skipped(call, log, job, last, timestamp)
     ends_in_gap = false
   end
 
@@ -242,7 +242,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
       left_out = left_out + 1
       return
     end
-    close_gap(timestamp)
+    if ends_in_gap then close_gap(timestamp) end
     local id = string.format('%d-0', number)
     if partial == '' then
       call('XADD', log, id, 'timestamp', timestamp, 'message', text, 'stream', stream)
@@ -255,7 +255,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
   local function name_missing(number, count, timestamp)
     -- After a line that was left out, these numbers are in the same gap.
     if left_out > 0 then return end
-    close_gap(timestamp)
+    if ends_in_gap then close_gap(timestamp) end
     name_lost(call, log, number, number + count - 1, 'missing', timestamp)
   end
 

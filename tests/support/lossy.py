@@ -1,0 +1,92 @@
+"""A proxy for HTTP that loses, delays and repeats requests and their answers, as networks and balancers do."""
+
+import contextlib
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+#: What becomes of a request that is spoiled.
+FAULTS = ("request lost", "answer lost", "repeated", "delayed")
+
+
+class LossyProxy(ThreadingHTTPServer):
+    """Forwards to ``port`` on this machine, and spoils a ``share`` of the requests. ``counts`` says how many, and how."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, share: float, seed: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = port
+        self.share = share
+        self.rng = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def fault(self) -> str:
+        """The next request's fault, or ``none``."""
+        with self.lock:
+            fault = self.rng.choice(FAULTS) if self.rng.random() < self.share else "none"
+            self.counts[fault] += 1
+        return fault
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: LossyProxy
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body, fault = self.rfile.read(int(self.headers["Content-Length"])), self.server.fault()
+        if fault == "request lost":
+            self.close_connection = True
+            return
+        if fault == "delayed":
+            time.sleep(0.5)
+        if fault == "repeated":
+            self._forward(body)
+        status, headers, answer = self._forward(body)
+        if fault == "answer lost":
+            self.close_connection = True
+            return
+        self.send_response(status)
+        for name in ("Content-Type", "Retry-After"):
+            if name in headers:
+                self.send_header(name, headers[name])
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def _forward(self, body: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        with contextlib.closing(connection):
+            try:
+                connection.request("POST", self.path, body, headers)
+                response = connection.getresponse()
+                return response.status, response.headers, response.read()
+            except OSError:
+                # The worker was killed. Balancers answer so.
+                return 502, http.client.HTTPMessage(), b""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def lossy(port: int, share: float = 0.2, seed: int = 1) -> Iterator[LossyProxy]:
+    """A running proxy in front of the service at ``port``."""
+    with LossyProxy(port, share, seed) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.shutdown()
+            thread.join()
