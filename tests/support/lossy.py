@@ -14,7 +14,10 @@ FAULTS = ("request lost", "answer lost", "repeated", "delayed")
 
 
 class LossyProxy(ThreadingHTTPServer):
-    """Forwards to ``port`` on this machine, and spoils a ``share`` of the requests. ``counts`` says how many, and how."""
+    """Forwards to ``port`` on this machine, and spoils a ``share`` of the requests.
+
+    ``counts`` says how many requests had which fault.
+    """
 
     daemon_threads = True
 

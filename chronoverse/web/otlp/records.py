@@ -7,15 +7,16 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
 from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.store.records import RecordBatch, RecordRun
 from chronoverse.web.otlp.decoding import BadValue, Record
 
-#: Lines of one step, as for a runner's append, unless one record has more.
-BATCH_LINES: Final = 500
+#: Lines of one step, unless one record has more: 2 ms of the store. Exporters send 512 records in a request.
+BATCH_LINES: Final = 600
 #: Lines of one record, which are always appended in one step: 10 ms of the store.
 MAX_RECORD_LINES: Final = 5_000
 #: Lines of a request, in bytes of which each may be an empty line.
@@ -43,35 +44,42 @@ _ERROR_SEVERITY: Final = 17
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 
 
-class LineRecord(NamedTuple):
-    """A record of a known job, as its lines: one text, or runs of (partial, messages).
+#: Lines as runs of (partial, messages). All but the last of a long line are partial.
+Lines = list[tuple[bool, list[bytes]]]
 
-    ``path`` and ``number`` are the file's and the record's in it: "" and 0 where it has no number. ``first`` is a
-    digest of the record, if its number is 1. ``time`` is Unix ns.
+
+@dataclass(slots=True)
+class RecordLines:
+    """The lines of one record; or of records that follow each other, with the same time and stream, and one line each.
+
+    ``path``, ``number`` and ``last`` are the file's, and the first and the last record's in it: "" and 0 where records
+    have no numbers. ``first`` is a digest of the record with the number 1. ``time`` is the first one's in Unix ns.
     """
 
     path: str
     number: int
+    last: int
     first: str
     time: int
     timestamp: str
     stream: str
-    lines: "bytes | list[tuple[bool, list[bytes]]]"
+    lines: Lines
+    #: How many records these are, and the messages if there may be more.
+    records: int = 1
+    messages: list[bytes] | None = None
 
     def size(self) -> int:
         """How many lines these are."""
-        return 1 if isinstance(self.lines, bytes) else sum(len(messages) for _, messages in self.lines)
+        return sum(len(messages) for _, messages in self.lines)
 
 
 class JobRecords:
     """The records of one job in a request, and how they end the job."""
 
     def __init__(self) -> None:
-        self.numbered: list[LineRecord] = []
-        self.plain: list[LineRecord] = []
+        self.numbered: list[RecordLines] = []
+        self.plain: list[RecordLines] = []
         self.end: tuple[Status, int | None] | None = None
-        #: How many records these are.
-        self.count = 0
 
     def batches(self, digest: str) -> Iterator[tuple[int, RecordBatch]]:
         """What is appended, step by step, each with the number of its records. ``digest`` is that of the request.
@@ -80,7 +88,8 @@ class JobRecords:
         """
         parts = [*_parts(_in_order(self.numbered)), *_parts(self.plain)]
         for index, part in enumerate(parts, 1):
-            yield len(part), _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
+            count = sum(each.records for each in part)
+            yield count, _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
 
 
 class RecordSorter:
@@ -99,17 +108,18 @@ class RecordSorter:
         self.wanted = self._naming | _ENDING | {_PATH, _NUMBER, _STREAM}
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(JobRecords)
         self.refused: Counter[str] = Counter()
-        self._lines = 0
-        #: The last resource, its job, the last time in ms, and that time as a line has it.
+        #: Lines so far.
+        self._count = 0
+        #: The last resource, the records of its job, the last time in ms, and that time as a line has it.
         self._resource: Mapping[str, Any] = {}
-        self._job: JobRef | BadValue = BadValue("")
+        self._records: JobRecords | BadValue = BadValue("")
         self._milliseconds = -1
         self._timestamp = ""
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | BadValue]) -> None:
         """Adds records of a resource with these attributes."""
         if resource is not self._resource:
-            self._resource, self._job = resource, self._find_job(resource)
+            self._resource, self._records = resource, self._find_job(resource)
         for record in records:
             try:
                 if type(record) is not Record:
@@ -120,11 +130,11 @@ class RecordSorter:
 
     def _add(self, record: Record) -> None:
         attributes, body, time, observed, severity = record
-        job = self._job
+        found = self._records
         if not self._naming.isdisjoint(attributes):
-            job = self._find_job({**self._resource, **attributes})
-        if isinstance(job, BadValue):
-            raise job
+            found = self._find_job({**self._resource, **attributes})
+        if isinstance(found, BadValue):
+            raise found
         end = None if _ENDING.isdisjoint(attributes) else _end(attributes)
         path, number = attributes.get(_PATH), attributes.get(_NUMBER)
         if number is not None and not (type(number) is int and 1 <= number <= MAX_RECORD_NUMBER):
@@ -134,43 +144,63 @@ class RecordSorter:
         stream = attributes.get(_STREAM)
         if stream != "stdout" and stream != "stderr":
             stream = "stderr" if severity >= _ERROR_SEVERITY else "stdout"
-        lines = [] if body is None and end and not number else self._split(body or "", stream)
+        text = body.encode() if body else b""
+        lines: Lines | None = None
+        if len(text) > self._max_line_bytes or b"\n" in text or b"\r" in text:
+            lines = self._split(text, stream)
+        elif body is None and end and not number:
+            lines = []
+        self._count += 1
+        if self._count > MAX_LINES:
+            raise BadValue(f"the request has more than {MAX_LINES} lines")
         first = hashlib.sha256(f"{time} {body}".encode()).hexdigest()[:16] if number == 1 else ""
         time = time or observed
         if time // 1_000_000 != self._milliseconds:
             self._milliseconds = time // 1_000_000
             self._timestamp = iso_or_none(self._milliseconds) or "1970-01-01T00:00:00.000Z"
-        found = self.jobs[job]
-        (found.numbered if number else found.plain).append(
-            LineRecord(path, number, first, time, self._timestamp, stream, lines)
-        )
-        found.count += 1
+        group, timestamp = found.numbered if number else found.plain, self._timestamp
         found.end = end or found.end
+        if lines is None:
+            last = group[-1] if group else None
+            if (
+                last is not None
+                and last.messages is not None
+                and (last.last + 1 == number or not number)
+                and last.timestamp == timestamp
+                and last.stream == stream
+                and last.path == path
+                and last.records < BATCH_LINES
+            ):
+                last.messages.append(text)
+                last.last = number
+                last.records += 1
+                return
+            messages = [text]
+            group.append(
+                RecordLines(path, number, number, first, time, timestamp, stream, [(False, messages)], 1, messages)
+            )
+        else:
+            group.append(RecordLines(path, number, number, first, time, timestamp, stream, lines))
 
-    def _find_job(self, attributes: Mapping[str, Any]) -> JobRef | BadValue:
+    def _find_job(self, attributes: Mapping[str, Any]) -> JobRecords | BadValue:
         try:
-            return JobRef(
+            job = JobRef(
                 _identifier("workflow", self._workflow_attributes, attributes),
                 _identifier("job", self._job_attributes, attributes),
             )
         except BadValue as error:
             return error
+        return self.jobs[job]
 
-    def _split(self, body: str, stream: str) -> "bytes | list[tuple[bool, list[bytes]]]":
+    def _split(self, text: bytes, stream: str) -> Lines:
         """The lines of a text, split as a runner splits what a command prints."""
-        text = body.encode()
-        lines, found = 1, None
-        if len(text) > self._max_line_bytes or b"\n" in text or b"\r" in text:
-            assembler = LineAssembler(stream, self._max_line_bytes)
-            batches = [*assembler.feed(text, "", 0), *assembler.close()]
-            found = [(batch.partial, batch.messages()) for batch in batches]
-            lines = sum(batch.lines for batch in batches)
+        assembler = LineAssembler(stream, self._max_line_bytes)
+        batches = [*assembler.feed(text, "", 0), *assembler.close()]
+        lines = sum(batch.lines for batch in batches)
         if lines > MAX_RECORD_LINES:
             raise BadValue(f"a record has more than {MAX_RECORD_LINES} lines")
-        self._lines += lines
-        if self._lines > MAX_LINES:
-            raise BadValue(f"the request has more than {MAX_LINES} lines")
-        return text if found is None else found
+        self._count += lines
+        return [(batch.partial, batch.messages()) for batch in batches]
 
 
 def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) -> str:
@@ -204,74 +234,59 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
     return None if code is None else (Status.FAILED if code else Status.COMPLETED, code)
 
 
-def _in_order(records: Sequence[LineRecord]) -> Iterator[LineRecord]:
+def _in_order(records: Sequence[RecordLines]) -> Iterator[RecordLines]:
     """The records, those of each file by their numbers, as far as they are of the same file.
 
     After a rotation a file has a new record number 1, which is later than the one before it.
     """
-    waiting: list[LineRecord] = []
-    last: dict[str, LineRecord] = {}
+    waiting: list[RecordLines] = []
+    last: dict[str, RecordLines] = {}
     is_sorted = True
-    for record in records:
-        before = last.get(record.path)
-        if before and record.number <= before.number:
-            if record.number == 1 and record.time > before.time:
+    for each in records:
+        before = last.get(each.path)
+        if before and each.number <= before.last:
+            if each.number == 1 and each.time > before.time:
                 yield from waiting if is_sorted else _sort(waiting)
                 waiting, last, is_sorted = [], {}, True
             else:
                 is_sorted = False
-        last[record.path] = record
-        waiting.append(record)
+        last[each.path] = each
+        waiting.append(each)
     yield from waiting if is_sorted else _sort(waiting)
 
 
-def _sort(records: list[LineRecord]) -> list[LineRecord]:
+def _sort(records: list[RecordLines]) -> list[RecordLines]:
     """The records of each file by their numbers, in the places that the file's records have."""
-    of_file: defaultdict[str, list[LineRecord]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: -record.number):
-        of_file[record.path].append(record)
-    return [of_file[record.path].pop() for record in records]
+    of_file: defaultdict[str, list[RecordLines]] = defaultdict(list)
+    for each in sorted(records, key=lambda each: -each.number):
+        of_file[each.path].append(each)
+    return [of_file[each.path].pop() for each in records]
 
 
-def _parts(records: Iterator[LineRecord] | Sequence[LineRecord]) -> Iterator[list[LineRecord]]:
+def _parts(records: Iterator[RecordLines] | Sequence[RecordLines]) -> Iterator[list[RecordLines]]:
     """Records that are appended in one step. A step has one first record of each file, at most."""
-    part: list[LineRecord] = []
+    part: list[RecordLines] = []
     lines, seen = 0, set[str]()
-    for record in records:
-        size = record.size()
-        is_first = record.number == 1
-        if part and (lines + size > BATCH_LINES or (is_first and record.path in seen)):
+    for each in records:
+        size = each.size()
+        if part and (lines + size > BATCH_LINES or (each.first and each.path in seen)):
             yield part
             part, lines, seen = [], 0, set[str]()
-        part.append(record)
+        part.append(each)
         lines += size
-        seen.add(record.path)
+        seen.add(each.path)
     if part:
         yield part
 
 
-def _batch(part: list[LineRecord], digest: str, end: tuple[Status, int | None] | None) -> RecordBatch:
+def _batch(part: list[RecordLines], digest: str, end: tuple[Status, int | None] | None) -> RecordBatch:
     runs: list[RecordRun] = []
     sources: dict[str, int] = {}
-    firsts: dict[str, str] = {}
-    messages: list[bytes] = []
-    like: tuple[Any, ...] = ()
-    for record in part:
-        path, number, first, _, timestamp, stream, lines = record
-        source = sources.setdefault(path, len(sources) + 1) if number else 0
-        if first:
-            firsts[path] = first
-        if not isinstance(lines, bytes):
-            runs += [RecordRun(timestamp, stream, partial, source, number, 0, texts) for partial, texts in lines]
-            like = ()
-            continue
-        step = 1 if number else 0
-        # The record goes on with a run of records that have a line each.
-        if like == (timestamp, stream, source, number):
-            messages.append(lines)
-        else:
-            messages = [lines]
-            runs.append(RecordRun(timestamp, stream, False, source, number, step, messages))
-        like = (timestamp, stream, source, number + step)
+    firsts = {each.path: each.first for each in part if each.first}
+    for each in part:
+        source = sources.setdefault(each.path, len(sources) + 1) if each.number else 0
+        step = int(source > 0 and each.messages is not None)
+        for partial, messages in each.lines:
+            runs.append(RecordRun(each.timestamp, each.stream, partial, source, each.number, step, messages))
     ids = [(hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest(), firsts.get(path, "")) for path in sources]
     return RecordBatch(runs, digest, ids, end)

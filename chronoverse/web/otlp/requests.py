@@ -50,10 +50,11 @@ def _append(
     deps: Dependencies, job: JobRef, records: JobRecords, digest: str, sorter: RecordSorter, time_slice: TimeSlice
 ) -> bool:
     """Appends the records of one job. Returns whether some wait for others. Counts those that are refused."""
-    refused, left = sorter.refused, records.count
+    refused, batches = sorter.refused, list(records.batches(digest))
+    left = sum(count for count, _ in batches)
     try:
         principal().require(WRITE, job.workflow_id)
-        for count, batch in records.batches(digest):
+        for count, batch in batches:
             appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds)
             metrics.PUBLISH_ANSWERS.labels("records", "WAIT" if appended.waits else "OK").inc()
             if appended.waits:

@@ -2,6 +2,8 @@
 
 import gzip
 import itertools
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -227,3 +229,22 @@ def test_empty_requests_are_good(sender: Sender) -> None:
     assert sender.rejected(sender.client.post("/v1/logs", content=b"", headers=PROTOBUF)) == (0, "")
     response = sender.client.post("/v1/logs", json={})
     assert (response.status_code, response.json()) == (200, {})
+
+
+def test_without_the_extra_the_answer_names_it() -> None:
+    """It is 404, and it is all that the service has of this route: the packages are not loaded."""
+    program = """
+import sys
+sys.modules["opentelemetry"] = None
+from flask import Flask
+from chronoverse.web.app import problems
+from chronoverse.web.routes import otlp
+app = Flask("test")
+app.register_blueprint(otlp.blueprint(None, otlp.is_installed()))
+problems.register(app)
+answer = app.test_client().post("/v1/logs", data=b"")
+print(answer.status_code, answer.json["title"], "google.protobuf" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    title = "Not Found: this service lacks the extra otlp (pip install 'chronoverse[otlp]')"
+    assert done.stdout == f"404 {title} False\n"
