@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser
 
+from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.browser.browsing import Tab
@@ -41,11 +42,11 @@ def page_service(
 class Job:
     """A job that a test writes step by step."""
 
-    def __init__(self, store: Store, job_id: str, workflow_id: str = "page") -> None:
+    def __init__(self, store: Store, job_id: str, workflow_id: str = "page", labels: Labels = ()) -> None:
         self.ref = JobRef(workflow_id, job_id)
         self.last = 0
         self._store = store
-        self._attempt = store.open(self.ref, "token")
+        self._attempt = store.open(self.ref, "token", labels=labels)
 
     def lines(self, *messages: str, stream: str = "stdout") -> "Job":
         """Writes complete lines of one stream."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Browser
 
+from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
@@ -61,6 +62,7 @@ VIEWS: Final = {
     "account": ("/", "#account", "#accountbox dl"),
     "another token": ("/", "#account, #accountbox button", "dialog.sign-in"),
     "workflow": ("{w}", "", "tbody tr"),
+    "workflow, labels": ("{w}?label=branch%3Dmain&label=commit%3D" + "4f0c1de" * 6, "", "#labels .chip"),
     "workflow, none": ("/ui/workflows/nothing", "", "#empty button"),
     "workflow, search": ("{w}?q=fine", "", "#progress:has-text('all jobs were searched')"),
     "workflow, bad expression": ("{w}?q=(&regex=true", "", "#progress.bad"),
@@ -89,7 +91,8 @@ def test_axe_finds_nothing_in_the_list_of_views(
     workflow = f"views-{width}"
     for name in ("good-1", "good-2"):
         Job(page_store, name, workflow).lines("fine", "::group::Test", "ok", "::endgroup::").end()
-    Job(page_store, "failed", workflow).lines("fine", "ok", "GatewayError: 409").end(Status.FAILED, 1)
+    labels = check_labels({"branch": "main", "commit": "4f0c1de" * 6, "url": f"https://ci.example.com/{'x' * 200}"})
+    Job(page_store, "failed", workflow, labels).lines("fine", "ok", "GatewayError: 409").end(Status.FAILED, 1)
     Job(page_store, "running", workflow).lines("fine", "\x1b[31mError\x1b[0m")
     tab = open_tab()
     tab.page.set_viewport_size({"width": width, "height": 760})

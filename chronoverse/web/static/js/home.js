@@ -55,7 +55,7 @@ function showEmpty() {
 }
 
 const list = new List({
-  address: () => ["/workflows", {}],
+  address: () => ["/workflows", []],
   name: "workflows",
   size: 100,
   pages: 5,

@@ -7,6 +7,7 @@ import { Errors, looksLikeError } from "./errors.js";
 import { Find } from "./find.js";
 import { count, ended, lines, outcome } from "./format.js";
 import { Groups } from "./groups.js";
+import { labelChips } from "./labels.js";
 import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
 import { NewLines } from "./new_lines.js";
@@ -355,8 +356,18 @@ function showState(state) {
   if (log.last) notice(null);
   else notice(live ? "No lines yet." : "This job wrote nothing.");
   showJob(state, log.last);
+  showLabels(state.labels);
   notifyOfEnd(live, outcome(state), name);
   showNewCount();
+}
+
+/** Shows the job's labels. A foreign runner may set more of them at any time. */
+function showLabels(labels = {}) {
+  const shown = JSON.stringify(labels);
+  if ($("labels").dataset.shown === shown) return;
+  $("labels").dataset.shown = shown;
+  $("labels").replaceChildren(...labelChips(workflow, labels));
+  $("labels").hidden = !$("labels").childElementCount;
 }
 
 /** Shows why no more lines come. `why` is null when the log is complete. */

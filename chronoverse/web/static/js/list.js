@@ -21,7 +21,7 @@ export class List {
   #focusAt = null;
 
   /**
-   * `address()` is the route with its filters, as `[path, parameters]`; `name` is what its answer calls the items.
+   * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is what its answer calls the items.
    * `cells(item)` makes the cells of a row, and `update(cells, item)` sets in them what changes with time.
    * `isBusy(item)` says whether an item changes every second. `arrange(items)` are those to show, in their order.
    * `size` is how many items one request has, and `pages` how many requests the list begins with. `empty` is shown when
@@ -79,7 +79,7 @@ export class List {
   /** The items after `cursor`, as a chunk, and the cursor behind them. */
   async #fetch(after, limit = this.#options.size) {
     const [path, parameters] = this.#options.address();
-    const query = new URLSearchParams({ ...parameters, limit, ...(after ? { cursor: after } : {}) });
+    const query = new URLSearchParams([...parameters, ["limit", limit], ...(after ? [["cursor", after]] : [])]);
     const { body } = await get(`${path}?${query}`);
     return [{ after, items: body[this.#options.name] }, body.cursor];
   }

@@ -31,7 +31,7 @@ export class WorkflowSearch {
     });
   }
 
-  /** Searches for `criteria`: `{q, regex, status}`. What was found before goes away. */
+  /** Searches for `criteria`: `{q, regex, status, labels}`. What was found before goes away. */
   start(criteria) {
     this.clear();
     this.#criteria = criteria;
@@ -84,9 +84,10 @@ export class WorkflowSearch {
   }
 
   async #page(limit, signal) {
-    const { status, ...criteria } = this.#criteria;
-    const parameters = { limit, ...(status ? { status } : {}), ...(this.#cursor ? { cursor: this.#cursor } : {}) };
-    const { body, headers } = await get(`/workflows/${this.#workflow}/logs/search?${query(criteria, parameters)}`, signal);
+    const { status, labels, ...criteria } = this.#criteria;
+    const parameters = query(criteria, { limit, ...(status ? { status } : {}), ...(this.#cursor ? { cursor: this.#cursor } : {}) });
+    for (const label of labels) parameters.append("label", label);
+    const { body, headers } = await get(`/workflows/${this.#workflow}/logs/search?${parameters}`, signal);
     if (signal.aborted) throw signal.reason;
     for (const job of body.jobs) this.#add(job);
     const position = parse(headers.get("Searched-To"));

@@ -4,6 +4,7 @@ import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { jobPage } from "./addresses.js";
 import { $, link, make, notice } from "./dom.js";
 import { STATUS, ago, count, ended, span } from "./format.js";
+import { chip, labelChips } from "./labels.js";
 import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
@@ -13,9 +14,12 @@ import { badgeElement, isRed } from "./state.js";
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
 const search = new WorkflowSearch(workflow);
 let shown = null;
+//: The labels that all listed jobs have, each as KEY=VALUE.
+let labels = [];
 
 function cells(job) {
-  const cells = [make("td", "", link(jobPage(workflow, job.id), job.id)), make("td", "", badgeElement(job)), make("td", "quiet"), make("td", "quiet wide")];
+  const labels = labelChips(workflow, job.labels);
+  const cells = [make("td", "", link(jobPage(workflow, job.id), job.id), ...(labels.length ? [make("div", "chips", ...labels)] : [])), make("td", "", badgeElement(job)), make("td", "quiet"), make("td", "quiet wide")];
   return [...cells, make("td", "num", count(job.lines)), make("td", "wide", ...(isRed(job.status) ? [comparing(job)] : []))];
 }
 
@@ -61,7 +65,7 @@ function showOverview() {
 
 /** When there are no jobs: whose token it is, and the ways out. */
 function showEmpty() {
-  const isEmpty = !list.items.length && !$("status").value;
+  const isEmpty = !list.items.length && !filters().length;
   $("empty").hidden = !isEmpty;
   if (!isEmpty || $("empty").childElementCount) return;
   const named = [claims().workflows ?? []].flat().map(String);
@@ -79,7 +83,7 @@ function update(row, job) {
 }
 
 const list = new List({
-  address: () => [`/workflows/${workflow}/jobs`, $("status").value ? { status: $("status").value } : {}],
+  address: () => [`/workflows/${workflow}/jobs`, filters()],
   name: "jobs",
   cells,
   update,
@@ -91,6 +95,9 @@ const list = new List({
   refused: (error) => error.message,
 });
 
+/** What the jobs are chosen by, as parameters of a request and of the page's address. */
+const filters = () => [...($("status").value ? [["status", $("status").value]] : []), ...labels.map((label) => ["label", label])];
+
 const isRegex = () => $("regex").ariaPressed === "true";
 
 /** The search and the status that the reader has chosen, as the query of the page's address. */
@@ -98,14 +105,15 @@ function chosen() {
   const parameters = new URLSearchParams();
   if ($("q").value) parameters.set("q", $("q").value);
   if ($("q").value && isRegex()) parameters.set("regex", "true");
-  if ($("status").value) parameters.set("status", $("status").value);
+  for (const [name, value] of filters()) parameters.append(name, value);
   return parameters.size ? `?${parameters}` : "";
 }
 
 /** Shows what the reader has chosen: matches, or the list of jobs. */
 function show() {
   shown = chosen();
-  const criteria = { q: $("q").value, regex: isRegex(), status: $("status").value };
+  const criteria = { q: $("q").value, regex: isRegex(), status: $("status").value, labels };
+  showLabels();
   $("jobs").hidden = criteria.q !== "";
   document.title = `${criteria.q ? `${criteria.q} · ` : ""}${workflow} · Chronoverse`;
   if (criteria.q) {
@@ -114,6 +122,19 @@ function show() {
   }
   search.clear();
   return list.restart();
+}
+
+/** Shows by which labels the jobs are chosen. Each chip leads to the page without it. */
+function showLabels() {
+  const chips = labels.map((label) => {
+    const parameters = new URLSearchParams(shown);
+    parameters.delete("label", label);
+    const [key, ...value] = label.split("=");
+    const without = make("span", "sr", ": show jobs without it, too");
+    return chip([key, value.join("=")], `?${parameters}`, " ×", without);
+  });
+  $("labels").replaceChildren(make("span", "quiet", "Only jobs with"), ...chips);
+  $("labels").hidden = !chips.length;
 }
 
 /** Shows it, and makes an entry in the history unless it is shown already. */
@@ -126,6 +147,7 @@ function fromAddress() {
   const parameters = new URLSearchParams(location.search);
   $("q").value = parameters.get("q") ?? "";
   $("regex").ariaPressed = String(parameters.get("regex") === "true");
+  labels = parameters.getAll("label");
   $("status").value = parameters.get("status") ?? "";
   // A status that is none leaves the select empty.
   if ($("status").selectedIndex < 0) $("status").value = "";

@@ -1,0 +1,63 @@
+"""Labels on the pages: chips that lead to the jobs that have them, whatever a stranger has written into them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from chronoverse.joblog.labels import check_labels
+from chronoverse.store import Store
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.long
+
+
+def test_chips_say_what_jobs_were_for_and_choose_them(
+    open_tab: Callable[..., Tab], page_service: Service, page_store: Store
+) -> None:
+    """A ``url`` is a link if a browser may open it. All others are text, and a way to the jobs that have the label."""
+    hostile = '<img src=x onerror=alert(1)> a=b&c "\u202e'
+    good = {"branch": "main", "url": "https://ci.example.com/1?a=b", "note": hostile}
+    Job(page_store, "good", "chips", check_labels(good)).lines("fine").end()
+    Job(page_store, "script", "chips", check_labels({"branch": "main", "url": "javascript:alert(1)"})).lines(
+        "fine"
+    ).end()
+    Job(page_store, "other", "chips", check_labels({"branch": "next"})).lines("fine").end()
+    bare = Job(page_store, "bare", "chips").lines("fine").end()
+
+    tab = open_tab(bare.ref)
+    tab.wait_number(1)
+    assert tab.text("#labels") == ""
+    page = tab.page
+    page.goto(f"{tab.url}/ui/workflows/chips/jobs/good")
+    page.wait_for_selector("#labels .chip")
+    assert page.locator("#labels .chip").all_inner_texts() == ["branch main", f"note {hostile}", f"url {good['url']}"]
+    assert page.locator("#labels img").count() == 0
+    address = page.locator("#labels .chip", has_text="url")
+    assert [address.get_attribute(name) for name in ("href", "target")] == [good["url"], "_blank"]
+    assert "noopener" in (address.get_attribute("rel") or "")
+
+    page.locator("#labels .chip", has_text="branch").press("Enter")
+    page.wait_for_url(f"{tab.url}/ui/workflows/chips?label=branch%3Dmain")
+    page.wait_for_selector("tbody tr")
+    jobs = page.locator("tbody td:first-child > a")
+    assert jobs.all_inner_texts() == ["script", "good"]
+    script = page.locator("tbody .chip", has_text="javascript")
+    assert script.get_attribute("href") == "/ui/workflows/chips?label=url%3Djavascript%3Aalert%281%29"
+    page.locator("tbody .chip", has_text="onerror").click()
+    wait_until(lambda: jobs.count() == 1, PATIENCE_SECONDS, "only that job")
+    assert jobs.all_inner_texts() == ["good"]
+    # A search has the labels, too, and so does its address.
+    page.goto(f"{tab.url}/ui/workflows/chips?label=branch%3Dmain")
+    page.wait_for_selector("tbody tr")
+    page.fill("#q", "fine")
+    page.press("#q", "Enter")
+    page.wait_for_selector("#progress:has-text('all jobs were searched')")
+    assert page.locator("#found h2").all_inner_texts() == ["script", "good"]
+    assert page.url == f"{tab.url}/ui/workflows/chips?q=fine&label=branch%3Dmain"
+    page.goto(f"{tab.url}/ui/workflows/chips?label=branch%3Dmain")
+    page.click("#labels .chip")
+    page.wait_for_url(f"{tab.url}/ui/workflows/chips?")
+    wait_until(lambda: jobs.count() == 4, PATIENCE_SECONDS, "all jobs")
