@@ -298,9 +298,8 @@ class LabelSet(AppendRefused):
 
     reason = "label-set"
 
-    def __init__(self, keys: Sequence[str], message: str | None = None):
-        what = message or "has another value already, or the job has as many labels as it may have"
-        super().__init__(f"label {', '.join(keys)}: {what}")
+    def __init__(self, message: str, keys: Sequence[str] = ()):
+        super().__init__(message)
         self.keys = tuple(keys)
 
 

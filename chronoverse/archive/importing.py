@@ -23,6 +23,7 @@ from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.archive.store_history import MARK
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog
 from chronoverse.joblog.chunk import Chunk, combined_sha256
+from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, seconds_of
 from chronoverse.joblog.shapes import VERSION
 from chronoverse.store import Store
@@ -222,7 +223,9 @@ def _records(job: JobRef, manifest: Manifest | None) -> list[Chunk]:
 def _ended_fields(manifest: Manifest, now: float) -> dict[str, Any]:
     said = manifest.fields["job"]
     names = ("status", "attempt", "created_at", "started_at", "finished_at", "exit_code", "lines", "dropped")
-    fields = {name: str(said[name]) for name in (*names, "redactions") if said.get(name) is not None}
+    fields: dict[str, Any] = {name: str(said[name]) for name in (*names, "redactions") if said.get(name) is not None}
+    if labels := read_labels(said.get("labels")):
+        fields |= {"labels": len(labels), **{f"label:{key}": value for key, value in labels}}
     if manifest.ended_at is not None:
         # The retention goes on as if the store had not been away.
         fields["end_seen_ms"] = str(round(1000 * min(manifest.ended_at, now)))

@@ -13,6 +13,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.client.terminal import plain_text
+from chronoverse.joblog.labels import MAX_LABELS, parse_label
 from chronoverse.joblog.model import IDENTIFIER, STREAMS, Status, iso_timestamp, read_time
 from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
@@ -54,6 +55,25 @@ def moment(text: str) -> str:
     return found
 
 
+def label(text: str) -> tuple[str, str]:
+    """Reads a label."""
+    try:
+        return parse_label(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def label_option(name: str, what: str) -> Callable[[Any], Any]:
+    """An option for labels, which may be repeated. ``what`` is its help. Its value is a list of KEY=VALUE."""
+
+    def texts(context: click.Context, option: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> list[str]:
+        if len(pairs) > MAX_LABELS:
+            raise click.BadParameter(f"at most {MAX_LABELS}")
+        return list(map("=".join, pairs))
+
+    return click.option(name, type=label, multiple=True, metavar="KEY=VALUE", help=what, callback=texts)
+
+
 def service_url(text: str) -> str:
     """Reads the URL of a service."""
     try:
@@ -80,6 +100,9 @@ list_output_option = click.option(
     type=click.Choice(["text", "json", "jsonl", "name"]),
     default="text",
     help="How it is printed. json and jsonl: one object a line. name: only the ids.",
+)
+against_label_option = label_option(
+    "--against-label", "Compare with good runs that have this label. May be repeated: then they must have all."
 )
 regex_option = click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
 search_option = click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")

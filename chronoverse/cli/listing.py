@@ -18,6 +18,7 @@ from chronoverse.settings import no_color
 @click.command()
 @click.argument("workflow", type=common.identifier)
 @common.status_option("Only jobs that stand so.")
+@common.label_option("--label", "Only jobs with this label. May be repeated: then they must have all.")
 @click.option(
     "--since",
     type=common.moment,
@@ -25,10 +26,10 @@ from chronoverse.settings import no_color
     help="Only jobs that were created then or later: a time, or 5m, 1h, 2d.",
 )
 @common.list_output_option
-def jobs(workflow: str, status: str | None, since: str | None, output: str) -> None:
+def jobs(workflow: str, status: str | None, label: list[str], since: str | None, output: str) -> None:
     """List the jobs of WORKFLOW, newest first."""
     with common.open_client(workflow) as client:
-        pages = client.pages("/workflows/{}/jobs", workflow, limit=1_000, status=status)
+        pages = client.pages("/workflows/{}/jobs", workflow, limit=1_000, status=status, label=label)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
         if since is not None:
             # A job of a foreign runner may not say when it was created. It does not end the list.
@@ -86,14 +87,25 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
 
 def _job_text(job: dict[str, Any]) -> str:
     started = str(job["started_at"] or job["created_at"] or "-")
-    return f"{job['id']:<32} {_status(job):<14} {started:<24} {job['lines']:>12}"
+    return f"{job['id']:<32} {_status(job):<14} {started:<24} {job['lines']:>12}{_labels(job)}"
 
 
 def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
     started = seconds_of(str(job["started_at"]))
     ended = time.time() if job["status"] == "RUNNING" else seconds_of(str(job["finished_at"]))
     duration = common.spoken(ended - started) if started and ended else "-"
-    return str(job["id"]), _status(job), _age(job["started_at"] or job["created_at"]), duration, str(job["lines"])
+    return (
+        str(job["id"]),
+        _status(job),
+        _age(job["started_at"] or job["created_at"]),
+        duration,
+        f"{job['lines']}{_labels(job)}",
+    )
+
+
+def _labels(job: dict[str, Any]) -> str:
+    """The job's labels, if it has any, in front of which there are two spaces."""
+    return "".join(f"  {key}={value}" for key, value in job.get("labels", {}).items())
 
 
 def _status(job: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ def _wait(text: str) -> int:
 @click.option("--until", type=common.moment, metavar="TIME", help="Stop after the last line of this time or before.")
 @click.option("--new", is_flag=True, help="Only lines that are new, compared with the good runs before.")
 @click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
+@common.against_label_option
 @click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def logs(
@@ -67,6 +68,7 @@ def logs(
     until: str | None,
     new: bool,
     against: str | None,
+    against_label: list[str],
     context: int,
     **printing: Any,
 ) -> int:
@@ -76,7 +78,8 @@ def logs(
         "--wait and --offset latest make sense with -f only": not follow and (wait or offset == "latest"),
         "--regex goes with --search": regex and search is None,
         "--context goes with --search or --new": context and search is None and not new,
-        "--against goes with --new": against is not None and not new,
+        "--against and --against-label go with --new": (against is not None or against_label) and not new,
+        "--against and --against-label exclude each other": against is not None and against_label,
         "--new excludes --follow, --tail, --search, --since and --until": new
         and (follow or any(each is not None for each in (tail, search, since, until))),
         "--until excludes --follow": follow and until is not None,
@@ -101,7 +104,7 @@ def logs(
         if new:
             if against is not None:
                 common.require_job(client, workflow, against)
-            found = new_lines(client, ref, against=against, **start, **around)
+            found = new_lines(client, ref, against=against, against_label=against_label, **start, **around)
         else:
             query = {"regex": "true" if regex else None, "since": since, "until": until}
             found = search_results(client, ref, q=search, **query, **start, **around)

@@ -12,6 +12,7 @@ import click
 from chronoverse.cli import common
 from chronoverse.client.terminal import counted
 from chronoverse.errors import SpoolError
+from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import JobRef
 from chronoverse.settings import Settings
 
@@ -42,6 +43,15 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
 @click.option("--require-log", is_flag=True, help="Do not start CMD unless its log can be published.")
 @click.option("--retry", is_flag=True, help="If the id is not free, publish as the first free JOB.2, JOB.3, ...")
 @click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    type=common.label,
+    metavar="KEY=VALUE",
+    help="What the job is for, such as branch=main. May be repeated.",
+)
+@click.option("--no-ci-labels", is_flag=True, help="Without the commit, branch and url of the CI system.")
 @click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
 @click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="... for what this file holds.")
 @click.option(
@@ -56,6 +66,8 @@ def run(
     require_log: bool,
     retry: bool,
     pty: bool,
+    labels: tuple[tuple[str, str], ...],
+    no_ci_labels: bool,
     command: tuple[str, ...],
     **masks_given: Any,
 ) -> int:
@@ -69,8 +81,11 @@ def run(
     from chronoverse.embedded import listeners
     from chronoverse.runner import run as runner
     from chronoverse.runner.capture import masking
+    from chronoverse.runner.ci_labels import add_ci_labels
     from chronoverse.runner.spool.spool_file import SpoolRoom
 
+    if len(given := dict(labels)) > MAX_LABELS:
+        raise click.UsageError(f"a job may have {MAX_LABELS} labels")
     masks = masking.load_masks(**masks_given, environ=os.environ)
     settings = common.read_settings()
     server = common.meant_service(settings, server)
@@ -89,6 +104,7 @@ def run(
             pty=pty,
             require_log=require_log,
             retry=retry,
+            labels=check_labels(given if no_ci_labels else add_ci_labels(given, os.environ)),
             service_url=server,
             page=lambda job: (
                 f"job {job.job_id} of workflow {job.workflow_id} is at "

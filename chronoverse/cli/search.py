@@ -16,6 +16,7 @@ from chronoverse.joblog.model import Line
 @click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
 @common.stream_option
 @common.status_option("Only jobs that stand so.")
+@common.label_option("--label", "Only jobs with this label. May be repeated: then they must have all.")
 @click.option(
     "--since", type=common.moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
 )

@@ -27,8 +27,9 @@ _VERDICTS: Final = {
     show_default=True,
     help="Bytes of the summary, as JSON.",
 )
+@common.against_label_option
 @common.output_option
-def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
+def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], output: str) -> None:
     """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines.
 
     Of a failed job it names the line that says why, as far as it can tell. A very long log is looked at from the end
@@ -36,11 +37,12 @@ def summary(workflow: str, job: str, max_bytes: int, output: str) -> None:
     """
     route = "/workflows/{}/jobs/{}/summary"
     with common.open_client(workflow, job) as client, common.status_line() as show:
-        found = client.read(route, workflow, job, bytes=max_bytes)
+        query = {"bytes": max_bytes, "against_label": against_label}
+        found = client.read(route, workflow, job, **query)
         deadline = time.monotonic() + 120
         while found.get("complete") is False and time.monotonic() < deadline:
             show(looked_at(found))
-            found = client.read(route, workflow, job, bytes=max_bytes)
+            found = client.read(route, workflow, job, **query)
     for text in [common.json_text(found)] if output != "text" else summary_text(found):
         click.echo(text)
 
@@ -51,6 +53,8 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         job, compared_with = summary["job"], summary["compared_with"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
         yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}{code}, {counted(job['lines'])}")
+        if labels := job.get("labels"):
+            yield plain_text(", ".join(f"{key}={value}" for key, value in labels.items()))
         if cause := summary.get("cause"):
             yield f"Open it at lines {cause['from']:,} to {cause['to']:,}. The most telling one:"
             yield _numbered(cause["line"])

@@ -72,13 +72,14 @@ class ServiceConnection:
     ) -> urllib3.BaseHTTPResponse:
         """Sends a request once. Returns an answer of 200 or 204 whose body is still to be read.
 
-        Parameters of ``query`` that are None are left out. Raises: :class:`RequestFailed`; another
-        :class:`Unreachable` when the certificate is not trusted; or the error of a refusal that no retry can change.
+        Parameters of ``query`` that are None are left out, and those that are lists are repeated. Raises:
+        :class:`RequestFailed`; another :class:`Unreachable` when the certificate is not trusted; or the error of a
+        refusal that no retry can change.
         """
         token = self._token() if callable(self._token) else self._token
         if token is not None:
             headers = {**headers, "Authorization": f"Bearer {token}"}
-        arguments = urlencode({name: value for name, value in query.items() if value is not None})
+        arguments = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
         url = f"{self.url}{path}?{arguments}" if arguments else f"{self.url}{path}"
         try:
             response = self._send(method, url, headers, body)
@@ -138,6 +139,8 @@ def _refusal(response: urllib3.BaseHTTPResponse, answer: bytes) -> ChronoverseEr
             error = kind(expected) if type(expected) is int else ChronoverseError(detail)
         else:
             error = (kind or ChronoverseError)(detail)
+            if isinstance(error, errors.LabelSet):
+                error.keys = tuple(map(str, problem.get("labels") or ()))
     error.title = title or error.title
     return error
 

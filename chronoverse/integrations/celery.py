@@ -32,6 +32,7 @@ from celery.utils.log import task_logger
 
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.errors import ChronoverseError, Closed, SequenceGap, StoreError
+from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import STREAMS, JobRef, Status
 from chronoverse.runner.api import JobLog, JobLogHandler, JobLogStream, connect_writer
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -203,7 +204,7 @@ class TaskLogs:
                 if isinstance(writer, Store):
                     writer.ping()  # which gives up sooner than other commands
                 for _attempt in range(3):
-                    attempt = writer.open(job, self._lease_token(request))
+                    attempt = writer.open(job, self._lease_token(request), labels=_labels(sender))
                     # Lines of the killed process may still be on their way.
                     with contextlib.suppress(SequenceGap):
                         writer.finish(attempt, Status.CANCELED, None, 0, attempt.next)
@@ -240,6 +241,7 @@ class TaskLogs:
                     retry=retry,
                     wait_for_lease=not retry,
                     lease_token=self._lease_token(request),
+                    labels=dict(_labels(task)),
                     say=partial(_logger.warning, "%s: %s", job),
                 )
             except Closed:
@@ -333,6 +335,11 @@ def _is_of_task(record: logging.LogRecord) -> bool:
     is_new = not hasattr(record, "chronoverse_seen")
     record.chronoverse_seen = True
     return is_new and not is_ours
+
+
+def _labels(task: Any) -> Labels:
+    """The task's name, unless it cannot be a label's value."""
+    return read_labels({"task": task.name})
 
 
 def _identifier(text: str) -> str:

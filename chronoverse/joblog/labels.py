@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import orjson
+
 #: Labels by their keys, in the order of the keys.
 Labels = tuple[tuple[str, str], ...]
 
@@ -42,16 +44,25 @@ def check_labels(labels: object) -> Labels:
     return tuple(sorted(_check(key, value) for key, value in labels.items()))
 
 
-def read_labels(pairs: Iterable[tuple[object, object]]) -> Labels:
-    """The first labels among ``pairs``, which anybody may have written. Those that are none are left out."""
-    found = (
-        (key, value)
-        for key, value in pairs
-        if isinstance(key, str) and isinstance(value, str) and _KEY.fullmatch(key) and _VALUE.fullmatch(value)
+def read_labels(found: object) -> Labels:
+    """The first labels of a mapping, which anybody may have written. Those that are none are left out."""
+    return tuple(
+        sorted(
+            (key, value)
+            for key, value in (found.items() if isinstance(found, Mapping) else ())
+            if isinstance(key, str) and isinstance(value, str) and _KEY.fullmatch(key) and _VALUE.fullmatch(value)
+        )[:MAX_LABELS]
     )
-    return tuple(sorted(dict(found).items()))[:MAX_LABELS]
 
 
 def has_labels(labels: Labels, wanted: Iterable[Sequence[str]]) -> bool:
     """Whether a job with these ``labels`` has all that are ``wanted``, each a key and a value."""
     return all((key, value) in labels for key, value in wanted)
+
+
+def fit_labels(labels: Mapping[str, str], max_bytes: int) -> dict[str, str]:
+    """The first of ``labels`` whose JSON has at most ``max_bytes``. All together may have 17 KB."""
+    fitting = dict(labels)
+    while fitting and len(orjson.dumps(fitting)) > max_bytes:
+        fitting.popitem()
+    return fitting

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 
+from chronoverse.joblog.labels import fit_labels
 from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Job, Line, Status
 from chronoverse.joblog.past_runs import PastRuns
@@ -218,8 +219,13 @@ def compose(
     begin = max(job.first, 1)
     scanned_to = max(errors.low, new.low if new else 0, begin)
     is_complete = is_whole = scanned_to == begin
+    shown_job = job.to_json()
+    if job.labels:
+        # They get a quarter of the room, at most.
+        shown_job["labels"] = fit_labels(shown_job["labels"], max_bytes // 4)
+        is_whole = is_whole and len(shown_job["labels"]) == len(job.labels)
     body: dict[str, Any] = {
-        "job": job.to_json(),
+        "job": shown_job,
         "compared_with": compared,
         "new": {"count": _count(new, begin) if new else 0, "first": []},
         "errors": {"count": _count(errors, begin), "first": []},

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, STREAMS, JobRef, Status, iso_timestamp
 from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
@@ -85,6 +86,7 @@ class JobLog:
         retry: bool = False,
         wait_for_lease: bool = False,
         lease_token: str | None = None,
+        labels: Mapping[str, str] | None = None,
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
@@ -93,10 +95,10 @@ class JobLog:
         ``store`` is a :class:`chronoverse.store.Store`, a :class:`chronoverse.runner.http_log_writer.HttpLogWriter`, or
         the URL of a store or a service. ``docs/python-api.md`` says what the options do. ``clock`` is Unix time.
 
-        Raises ValueError for invalid ids, URLs and a ``ca_file`` without certificates (``SettingsError`` if the setting
-        names it); ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or
-        ``JobNotFound`` when the store refuses the job; ``Unreachable`` when the service's certificate is not trusted.
-        When the store is away, or refuses the token of a function, nothing is raised, and lines wait.
+        Raises ValueError for invalid ids, ``labels``, URLs and a ``ca_file`` without certificates (``SettingsError`` if
+        the setting names it); ``Held``, ``Closed``, ``Deleted``, ``CorruptLog``, ``NotALog``, ``Unauthorized``,
+        ``Forbidden`` or ``JobNotFound`` when the store refuses the job; ``Unreachable`` when the service's certificate
+        is not trusted. When the store is away, or refuses the token of a function, nothing is raised, and lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
@@ -117,6 +119,7 @@ class JobLog:
                 find_free_id=retry,
                 wait_for_lease=wait_for_lease,
                 lease_token=lease_token,
+                labels=check_labels(labels or {}),
             )
             stack.callback(publisher.stop)
             publisher.start(open_seconds)

@@ -15,6 +15,7 @@ from chronoverse.client.service_connection import RequestFailed, ServiceConnecti
 from chronoverse.errors import (
     BadRequest,
     JobNotFound,
+    LabelSet,
     NotDurable,
     QuotaReached,
     StaleToken,
@@ -23,6 +24,7 @@ from chronoverse.errors import (
     Unauthorized,
     Unreachable,
 )
+from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, lines_of
 
 #: Seconds that the service may be silent before or within an answer. It waits less long for its store.
@@ -96,10 +98,21 @@ class HttpLogWriter:
             url, self._next_token, ca_file=ca_file, connect_seconds=2.0, read_seconds=read_seconds, repeatable=True
         )
 
-    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
+    def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the runner's own, and must be unguessable."""
         body: dict[str, Any] = {"token": token}
-        answer = self._post(job, "attempts", body if first is None else {**body, "first": first})
+        if first is not None:
+            body["first"] = first
+        if labels:
+            body["labels"] = dict(labels)
+        try:
+            answer = self._post(job, "attempts", body)
+        except BadRequest as error:
+            if not labels:
+                raise
+            raise LabelSet(
+                f"the service takes no labels, perhaps an earlier version: {error}", [*dict(labels)]
+            ) from error
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:

@@ -25,6 +25,7 @@ from chronoverse.errors import (
     Fenced,
     ForeignLines,
     Held,
+    LabelSet,
     NotALog,
     NotDurable,
     QuotaReached,
@@ -33,6 +34,7 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
 )
+from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
@@ -68,7 +70,8 @@ class Publisher:
     A spool that another process left behind is continued where that process stopped, with its token. The job of a
     reassigned spool must have no lines. With ``find_free_id`` the first of JOB, JOB.2, JOB.3, … is opened that has no
     lines, no end, no tombstone and no live runner. With ``wait_for_lease`` lines wait while another runner holds the
-    job, instead of :class:`Held`. ``say`` shows the user a message.
+    job, instead of :class:`Held`. ``say`` shows the user a message. The job gets the ``labels`` that the store does not
+    refuse.
     """
 
     connect: Callable[[], LogWriter]
@@ -81,6 +84,7 @@ class Publisher:
     find_free_id: bool = False
     wait_for_lease: bool = False
     lease_token: str | None = None
+    labels: Labels = ()
 
     def __post_init__(self) -> None:
         spool, job = self.spool, self.job
@@ -99,7 +103,9 @@ class Publisher:
         self._has_lease = False
         if "attempt" in spool.state:
             self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
-        spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token)
+        # Those that an earlier process has chosen for the job were set first.
+        self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
+        spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token, labels=dict(self.labels) or None)
         #: For each append that is not answered, the index after its last line.
         self._pending: deque[int] = deque()
         #: The index after the last line that was ever sent. The log cannot have later lines of ours.
@@ -298,7 +304,11 @@ class Publisher:
         try:
             # Always with the same token: a power loss may have brought back an old lease of ours. 1 is the number that
             # the first line gets in a log that has none.
-            attempt = store.open(self.job, self._token, 1 if must_be_new else None)
+            attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
+        except LabelSet as refusal:
+            self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)
+            self.say(f"{refusal}; the job goes on without it")
+            return
         except (Closed, Deleted, Held, SequenceGap) as refusal:
             error: ChronoverseError = refusal
             if isinstance(refusal, SequenceGap):

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final
 
 from chronoverse.client.terminal import counted
 from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
+from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
@@ -59,6 +60,7 @@ def run(
     pty: bool = False,
     require_log: bool = False,
     retry: bool = False,
+    labels: Labels = (),
     service_url: str | None = None,
     page: Callable[[JobRef], str] | None = None,
     signals: SignalForwarder | None = None,
@@ -66,10 +68,10 @@ def run(
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
     ``store`` may be a function, which is called in the publisher's thread. What ``masks`` has is neither published nor
-    spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. ``pty``, ``require_log``
-    and ``retry`` are the options of ``chronoverse run``. ``service_url``, if we publish through a service, and
-    ``page``, the link to a job's page, are for messages. In the main thread SIGINT, SIGTERM and SIGHUP are forwarded.
-    With ``require_log`` what :meth:`Publisher.start` raises is raised.
+    spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. ``pty``, ``require_log``,
+    ``retry`` and ``labels`` are the options of ``chronoverse run``. ``service_url``, if we publish through a service,
+    and ``page``, the link to a job's page, are for messages. In the main thread SIGINT, SIGTERM and SIGHUP are
+    forwarded. With ``require_log`` what :meth:`Publisher.start` raises is raised.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),
@@ -77,7 +79,9 @@ def run(
     }
     say = tees["stderr"].say
     connect = store if callable(store) else lambda: store
-    make_publisher = partial(Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, find_free_id=retry)
+    make_publisher = partial(
+        Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, find_free_id=retry, labels=labels
+    )
     if page:
         say(page(job))
     spool = _open_spool(job, limits.room, say, retry=retry, service_url=service_url)

@@ -93,7 +93,7 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         archived=archived,
         redactions=parse_number(fields.get("redactions", "")) or 0,
         # A value that is not UTF-8 is not a label's: it gets half a surrogate pair.
-        labels=read_labels(_pairs(labels, "surrogateescape")),
+        labels=read_labels(dict(_pairs(labels, "surrogateescape"))),
         archive_sha256=sha256 if _SHA256.fullmatch(sha256 := fields.get("archive_sha256", "")) else None,
     )
     job = job.ended(end) if end else job
@@ -140,7 +140,9 @@ def accepted(answer: list[Any]) -> list[Any]:
     if word == "QUOTA":
         raise QuotaReached(answer[1])
     if word == "LABEL_SET":
-        raise LabelSet([key.decode() for key in answer[1:]])
+        keys = [key.decode() for key in answer[1:]]
+        reason = "another value is set already, or the job has as many labels as it may have, or has ended"
+        raise LabelSet(f"label {', '.join(keys)}: {reason}", keys)
     raise {
         "HELD": Held("another live runner holds this job"),
         "RUNS": Held("a live runner holds this job"),

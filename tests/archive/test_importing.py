@@ -35,7 +35,7 @@ def objects(tmp_path: Path) -> FileObjectStore:
 def write_ended(
     store: Store, job: JobRef, status: Status, exit_code: int | None, count: int, text: str = "line"
 ) -> None:
-    attempt = store.open(job, "token")
+    attempt = store.open(job, "token", labels=(("branch", "main"), ("text", text)))
     store.append(attempt, make_lines(1, count, text))
     store.finish(attempt, status, exit_code, 2, count + 1)
 

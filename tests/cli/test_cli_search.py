@@ -1,7 +1,9 @@
 """``chronoverse logs --search`` and ``jobs``: what they ask the service, and what they print."""
 
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,13 +11,13 @@ import orjson
 import pytest
 
 from chronoverse.cli.summary import summary_text
-from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
 from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
-from tests.web.routes.foreign import Foreign
+from tests.web.routes.foreign import Foreign, ask_all
 
 WORKFLOW = "wf_search"
 
@@ -351,3 +353,45 @@ def test_waiting(cli: Cli, service: Service, arguments: tuple[str, ...], code: i
     """For a line, or for the end of the job. The exit code tells them from the end of the time."""
     done = cli("wait", WORKFLOW, *arguments, URL=service.url, TOKEN=service.token())
     assert (done.returncode, done.stdout.splitlines()) == (code, printed)
+
+
+def test_a_run_with_labels_is_found_by_them(cli: Cli, service: Service, tmp_path: Path) -> None:
+    """Those of the CI system come with them, unless they are not wanted. A terminal gets none of their escapes."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    run = ("run", "--workflow", "wf_labels", "--label", "os=linux", "--label", "branch=topic")
+    push = {"CIRCLECI": "true", "CIRCLE_SHA1": "4f0c1de", "CIRCLE_BRANCH": "main"}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in push.items():
+            environment.setenv(name, value)
+        assert cli(*run, "--job", "one", "--server", service.url, "--", "echo", "line", **settings).returncode == 0
+        store = {"REDIS_URL": str(service.redis_url)}
+        assert cli(*run, "--job", "two", "--no-ci-labels", "--", "echo", "line", **store).returncode == 0
+    foreign = Foreign(str(service.redis_url), "wf_labels", "hostile")
+    labels = ("label:branch", "topic", "label:note", "\u202eevil")
+    ask_all(foreign.url, [("HSET", foreign.key.replace(":log", ":job"), *labels)])
+    for message in ("line", "only here"):
+        foreign.line(message, timestamp=iso_timestamp(time.time()))
+    foreign.end("FAILED", 1)
+    httpx.get(service.url + foreign.path, headers={"Authorization": f"Bearer {service.token()}"})
+
+    listed = cli("jobs", "wf_labels", **settings).stdout.splitlines()
+    assert [line.split("  ")[-1] for line in listed] == ["note=<U+202E>evil", "os=linux", "os=linux"]
+    json_lines = cli("jobs", "wf_labels", "--label", "os=linux", "-o", "json", **settings).stdout.splitlines()
+    found = {job["id"]: job["labels"] for job in map(json.loads, json_lines)}
+    assert found == {
+        "one": {"branch": "topic", "commit": "4f0c1de", "os": "linux"},
+        "two": {"branch": "topic", "os": "linux"},
+    }
+    both = ("--label", "branch=topic", "--label", "commit=4f0c1de")
+    assert cli("jobs", "wf_labels", *both, "-o", "name", **settings).stdout.split() == ["one"]
+    assert cli("search", "wf_labels", "line", *both, **settings).stdout.splitlines() == ["one:1:line"]
+    for command in ("logs", "summary"):
+        new = ("--new",) if command == "logs" else ()
+        done = cli(command, "wf_labels", "hostile", *new, "--against-label", "commit=4f0c1de", **settings)
+        assert "only here" in done.stdout
+        assert "compared with one" in done.stdout + done.stderr
+        assert "two" not in done.stdout + done.stderr
+    assert "branch=topic, note=<U+202E>evil" in done.stdout
+    for bad in ("branch", "Branch=x", "a=", "a=\x1b"):
+        assert cli(*run, "--label", bad, "--", "true", **settings).returncode == 64
+        assert cli("jobs", "wf_labels", "--label", bad, **settings).returncode == 64

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.mcp_client import McpProgram, mcp_program
@@ -67,6 +68,11 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         run_job(store, JobRef(WORKFLOW, "running"), ["ready in 3 s"], None)
         run_job(store, JobRef("wf_long", "job_1"), [f"line {n} {'x' * (n % 97)}" for n in range(1, 151)], Status.FAILED)
         run_job(store, JobRef("wf_hostile", "job_1"), HOSTILE, Status.FAILED)
+        good_labels = {"branch": "main", "note": "zero\u200bwidth"}
+        store.register(JobRef("wf_labels", "small"), check_labels(good_labels))
+        many = {f"k{number:02}": '"\U0001f600' * 128 for number in range(15)}
+        store.register(JobRef("wf_labels", "large"), check_labels({**many, "branch": "main"}))
+        run_job(store, JobRef("wf_labels", "large"), ["ready"], Status.FAILED)
         for number in range(25):
             run_job(store, JobRef("wf_jobs", f"{LONG_ID[:120]}{number}"), [f"at {number}"], Status.COMPLETED)
         run_job(store, JobRef(LONG_ID, LONG_ID), ["\x1b\u202e" * 4_000 + " error"] * 8, Status.FAILED)
@@ -412,3 +418,18 @@ def test_errors_are_those_of_the_service(
     found = mcp.error(tool, **asked)
     assert found[0] == title
     assert detail in found[1]
+
+
+def test_labels_choose_jobs_and_take_a_part_of_an_answer(mcp: McpProgram) -> None:
+    """Of a job with very long ones, in the shortest answer, too. What is invisible in them is shown."""
+    (found,) = mcp.call("list_jobs", workflow_id="wf_labels", label=["branch=main", "note=zero\u200bwidth"])["jobs"]
+    assert (found["id"], found["labels"]) == ("small", {"branch": "main", "note": "zero<U+200B>width"})
+    assert mcp.call("search", workflow_id="wf_labels", q="ready", label=["branch=next"])["jobs"] == []
+    large = {"workflow_id": "wf_labels", "job_id": "large", "max_bytes": LEAST}
+    assert mcp.call("summary", **large, against_label=["branch=main"])["job"]["labels"]["branch"] == "main"
+    waited = mcp.answer("wait_for", **large)
+    assert waited.size <= LEAST
+    shown = waited.json["job"]
+    assert shown["labels"]["branch"] == "main"
+    assert len(shown["labels"]) + shown["labels_left_out"] == 16
+    assert "label" in mcp.error("list_jobs", workflow_id="wf_labels", label=["branch"])[1]

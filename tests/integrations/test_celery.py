@@ -144,6 +144,7 @@ def test_what_a_task_prints_and_logs_is_its_jobs_log(prefork: Shop) -> None:
     assert prefork.end(job) == ("COMPLETED", "0")
     assert texts(prefork.store, job, "stdout") == ["printed", "no newline until here", "in a thread", "not ended"]
     assert texts(prefork.store, job, "stderr") == ["to stderr", "a warning", "of the task's logger"]
+    assert prefork.store.ask("HGET", key("job", job), "label:task") == job.workflow_id.encode()
 
 
 def test_retries_are_attempts_of_one_job(prefork: Shop) -> None:

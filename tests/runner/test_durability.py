@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
+from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Attempt, JobRef, LineRun
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.publisher import Publisher
@@ -25,7 +26,7 @@ class _ClosedStore:
         self.publisher.stop()
         raise AttributeError("'NoneType' object has no attribute 'sendall'")
 
-    def open(self, job: JobRef, token: str, first: int | None = None) -> Attempt:
+    def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         return Attempt(job, token, 1, 1)
 
     def append_connection(self) -> "_ClosedStore":

@@ -5,7 +5,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -124,7 +124,7 @@ class ScanApp:
         new_lines: NewLines | None = None
         compared_with: list[str] = []
         if scan.only_new:
-            known, compared_with = self._read_runs(job, scan.against, budget)
+            known, compared_with = self._read_runs(job, scan.against, scan.labels, budget)
             if known is None:
                 return Page([], scan.position, True, compared_with=compared_with)
             new_lines = NewLines(known, self._hasher)
@@ -191,7 +191,7 @@ class ScanApp:
         known: Set[int] | None = None
         compared_with: list[str] | None = None
         with contextlib.suppress(NothingToCompare):
-            known, compared_with = self._read_runs(job, None, budget)
+            known, compared_with = self._read_runs(job, None, scan.labels, budget)
         new_lines = None if known is None else NewLines(known, self._hasher)
         # The comparison and the new lines may use up all the time. The errors have as much for themselves.
         budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
@@ -245,14 +245,17 @@ class ScanApp:
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)
 
-    def _read_runs(self, job: Job, against: str | None, budget: PageBudget) -> tuple[Set[int] | None, list[str]]:
+    def _read_runs(
+        self, job: Job, against: str | None, labels: Sequence[Sequence[str]], budget: PageBudget
+    ) -> tuple[Set[int] | None, list[str]]:
         """What :func:`read_runs` returns for the jobs to compare with. Raises as it does, and :class:`JobNotFound`."""
         workflow_id = job.ref.workflow_id
         if against is not None:
             others = [self._require_job(JobRef(workflow_id, against))]
         else:
-            others = runs_before(job, (each.job for each in self._listed_after(workflow_id, self._position_of(job))))
-        return read_runs(job, others, is_named=against is not None, shapes=self._run_shapes, budget=budget)
+            listed = self._listed_after(workflow_id, self._position_of(job))
+            others = runs_before(job, (each.job for each in listed), labels)
+        return read_runs(job, others, labels, is_named=against is not None, shapes=self._run_shapes, budget=budget)
 
     def _require_job(self, ref: JobRef) -> Job:
         job = self._store.get_job(ref)

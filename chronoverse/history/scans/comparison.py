@@ -15,11 +15,14 @@ from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.tiered_log import BatchReader, Search
+from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes, ShapeSet
 
 #: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
+#: Jobs that are looked at to find the good runs with certain labels, which takes 0.1 s. A branch may have few of them.
+LABELLED_JOBS: Final = 1_000
 
 
 class NewLines(NamedTuple):
@@ -111,18 +114,29 @@ class RunShapes:
         return True
 
 
-def runs_before(job: Job, listed: Iterable[Job | None]) -> list[Job]:
-    """The good runs that ``job`` is compared with, out of 200 jobs that were ``listed`` before it, the newest first."""
-    good = (each for each in islice(listed, 200) if each and each.status is Status.COMPLETED)
+def runs_before(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] = ()) -> list[Job]:
+    """The good runs with all ``labels`` that ``job`` is compared with, the newest first.
+
+    They are looked for among 200 jobs that were ``listed`` before it, or with labels :data:`LABELLED_JOBS`.
+    """
+    looked_at = islice(listed, LABELLED_JOBS if labels else 200)
+    good = (each for each in looked_at if each and each.status is Status.COMPLETED and has_labels(each.labels, labels))
     return list(islice((each for each in good if each.ref != job.ref), COMPARED_JOBS))
 
 
 def read_runs(
-    job: Job, others: Sequence[Job], *, is_named: bool, shapes: RunShapes, budget: PageBudget
+    job: Job,
+    others: Sequence[Job],
+    labels: Sequence[Sequence[str]] = (),
+    *,
+    is_named: bool,
+    shapes: RunShapes,
+    budget: PageBudget,
 ) -> tuple[Set[int] | None, list[str]]:
     """All shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
 
-    A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``).
+    A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``). The
+    ``labels`` are those by which the jobs were chosen, for messages.
     Raises :class:`NothingToCompare` when none is left, and as :meth:`RunShapes.get` does.
     """
     known: set[int] = set()
@@ -140,9 +154,10 @@ def read_runs(
             names.append(other.ref.job_id)
             known.update(() if found is None else found.hashes)
     if not names:
+        chosen = f" with {', '.join(map('='.join, labels))}" if labels else ""
         raise NothingToCompare(
             f"the runs before {job.ref.job_id} have more than {MAX_SHAPES:,} different lines, or cannot be read"
             if others
-            else f"no job of this workflow has COMPLETED before {job.ref.job_id}: name one to compare with"
+            else f"no job of this workflow{chosen} has COMPLETED before {job.ref.job_id}: name one to compare with"
         )
     return (known if has_time else None), names

@@ -1,6 +1,7 @@
 """What a worker asks the scan server for, and how both sides write it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple, Self
 
 import orjson
@@ -54,9 +55,9 @@ class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
     The query ``q`` is an expression with ``regex``. With ``only_new``, only lines pass that are new, compared with the
-    job ``against``, or with the newest good runs before the job. ``form`` is what the page has of each line: ``page``
-    is its JSON as on a page, with the spans that match, and with ``before`` and ``after`` lines of context; ``whole``
-    its JSON in full; ``number`` its number alone, which takes nothing from ``page_bytes``.
+    job ``against``, or with the newest good runs before the job that have all ``labels``. ``form`` is what the page has
+    of each line: ``page`` is its JSON as on a page, with the spans that match, and with ``before`` and ``after`` lines
+    of context; ``whole`` its JSON in full; ``number`` its number alone, which takes nothing from ``page_bytes``.
     """
 
     PATH: ClassVar = "/"
@@ -72,6 +73,7 @@ class LineScan(BaseScan):
     until: str | None = None
     only_new: bool = False
     against: str | None = None
+    labels: Sequence[Sequence[str]] = field(default_factory=list)
     before: int = 0
     after: int = 0
 
@@ -93,8 +95,8 @@ class WorkflowPosition(NamedTuple):
 class WorkflowScan(LineScan):
     """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
 
-    Only jobs of that ``status`` count that started from ``since`` to ``until``; None lets every job pass. ``start`` is
-    how far the page before has come.
+    Only jobs of that ``status`` and with all ``labels`` count that started from ``since`` to ``until``; None lets every
+    job pass. ``start`` is how far the page before has come.
     """
 
     PATH: ClassVar = "/workflow"
@@ -112,7 +114,7 @@ class WorkflowScan(LineScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryScan(BaseScan):
-    """Asks for the summary of a job in at most ``page_bytes``.
+    """Asks for the summary of a job in at most ``page_bytes``, compared with good runs that have all ``labels``.
 
     The ``seconds`` are those for the new lines, and again for the errors: enough for millions of archived lines. The
     next request goes on with the others.
@@ -121,6 +123,7 @@ class SummaryScan(BaseScan):
     PATH: ClassVar = "/summary"
 
     seconds: float = 1.5
+    labels: Sequence[Sequence[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import orjson
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooExpensive, StoreUnavailable
 from chronoverse.history.pages import Page, PageBudget
 from chronoverse.history.scans.scan import WorkflowPosition, WorkflowScan
+from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, TimeRange
 
 
@@ -44,7 +45,8 @@ def read_jobs_page(
         is_resumed = start is not None and start.line is not None and start.job_id == job_id
         line, found = (start.line or 0, start.found) if start and is_resumed else (0, 0)
         started = (job and (job.started_at or job.created_at)) or ""
-        if job is not None and scan.status in (None, job.status) and time_range.has(started):
+        is_wanted = job is not None and scan.status in (None, job.status) and has_labels(job.labels, scan.labels)
+        if job is not None and is_wanted and time_range.has(started):
             try:
                 matches, more = _search_job(job, line, max(1, scan.per_job - found), search)
             except JobNotFound:

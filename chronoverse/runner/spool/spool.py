@@ -190,7 +190,7 @@ class Spool:
         """
         with self._changed:
             self.is_reassigned = True
-            self.state = {name: value for name, value in self.state.items() if name == "ending"}
+            self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
 
     def force_spill(self, enabled: bool) -> None:
         """While enabled, all lines go to the file at once, and so survive this process. For when the store is away."""

@@ -338,6 +338,7 @@ _STATE: Final[Mapping[str, str]] = {
     "attempt": _COUNT,
     "server": '"(https?://[!-~]*)?"',
     "ending": r'\["(PENDING|COMPLETED|FAILED|CANCELED|LOST)",(-?[0-9]{1,9}|null)\]',
+    "labels": r"\{.*\}",
     "dropped": _COUNT,
     "first": _COUNT,
     "end": _COUNT,

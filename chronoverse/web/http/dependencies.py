@@ -104,7 +104,7 @@ class Dependencies:
         g.principal = principal
         if "&" in environ.get("QUERY_STRING", ""):
             for name, values in request.args.lists():
-                if len(values) > 1:
+                if len(values) > 1 and name not in ("label", "against_label"):
                     detail = "given more than once"
                     return problem(400, f"{name}: {detail}", [{"parameter": name, "detail": detail}])
         return None

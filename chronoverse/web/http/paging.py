@@ -7,6 +7,7 @@ the filter that it was made for.
 
 import base64
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -127,6 +128,16 @@ def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any],
     return parsed
 
 
+def digest(text: str) -> str:
+    """What a cursor contains of a part of its query that may be long."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def labels_in_cursor(labels: Sequence[Any]) -> Sequence[str]:
+    """What a cursor contains of the labels that its query asks for: nothing without any."""
+    return [digest(repr(sorted(labels)))] if labels else []
+
+
 def number(value: Any) -> int:
     """A number in a cursor."""
     if type(value) is not int or not 0 <= value <= MAX_NUMBER:
@@ -195,7 +206,13 @@ def page_response(
     if position is not None:
         response.headers["Last-Event-ID"] = str(position)
     if cursor:
-        parameters = {name: "true" if value is True else value for name, value in (query or {}).items() if value}
+        parameters = {name: _parameter(value) for name, value in (query or {}).items() if value}
         parameters.pop("offset", None)
-        response.headers["Link"] = f'<{request.path}?{urlencode({**parameters, "cursor": cursor})}>; rel="next"'
+        next_query = urlencode({**parameters, "cursor": cursor}, doseq=True)
+        response.headers["Link"] = f'<{request.path}?{next_query}>; rel="next"'
     return response
+
+
+def _parameter(value: Any) -> Any:
+    """A loaded parameter as a request has it. Labels are lists of pairs."""
+    return ["=".join(pair) for pair in value] if isinstance(value, list) else "true" if value is True else value

@@ -9,7 +9,7 @@ from flask import Flask, Response, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
 from chronoverse import metrics
-from chronoverse.errors import ChronoverseError, Forbidden, SequenceGap, StoreError, TooFast, Unauthorized
+from chronoverse.errors import ChronoverseError, Forbidden, LabelSet, SequenceGap, StoreError, TooFast, Unauthorized
 from chronoverse.live.tail import count_store_error
 from chronoverse.web.http.request_id import request_id
 
@@ -81,6 +81,8 @@ def problem_for(error: ChronoverseError) -> Response:
     members: dict[str, Any] = {"reason": error.reason} if error.reason else {}
     if isinstance(error, SequenceGap):
         members["expected"] = error.expected
+    if isinstance(error, LabelSet):
+        members["labels"] = error.keys
     response = problem(status, detail, **members)
     if isinstance(error, TooFast):
         response.headers["Retry-After"] = str(error.seconds)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate, validates
 
+from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, STREAMS, Status
 from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer, matching, one_of, text
 
@@ -77,6 +78,26 @@ def _find_error(line: Any, max_line_bytes: int) -> str | None:
     return None
 
 
+class LabelsField(fields.Dict):
+    """The labels of a job, by their keys. They are loaded as :data:`~chronoverse.joblog.labels.Labels`."""
+
+    def __init__(self) -> None:
+        description = "Each is set once: another value for one that is set is refused, and nothing is done."
+        super().__init__(fields.String(), fields.String(), load_default=tuple, metadata={"description": description})
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        try:
+            return check_labels(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+class RegisterBody(Schema):
+    """Registers a job."""
+
+    labels = LabelsField()
+
+
 class RunnerBody(Schema):
     """What all requests of an attempt have."""
 
@@ -96,6 +117,7 @@ class AttemptBody(RunnerBody):
         1,
         load_default=None,
     )
+    labels = LabelsField()
 
 
 class OpenedBody(RunnerBody):

@@ -10,7 +10,9 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validat
 from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter
 
+from chronoverse.history.scans.comparison import LABELLED_JOBS
 from chronoverse.joblog.events import EventName
+from chronoverse.joblog.labels import MAX_LABELS, parse_label
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, MAX_PROGRAM, MAX_QUERY, Matcher
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, Status, parse_number, read_time
@@ -65,18 +67,25 @@ class Blueprint(SmorestBlueprint):
         document: Callable[[_View], _View] = self.alt_response(status, schema=ProblemSchema, description=description)
         return document
 
-    def takes_body(self, reader: BodyReader, schema: Schema, refused: str = SHARE_USED) -> Callable[[_View], _View]:
-        """Gives the view the request's ``body``, loaded by ``schema``. Documents this, and 429."""
+    def takes_body(
+        self, reader: BodyReader, schema: Schema, refused: str = SHARE_USED, *, required: bool = True
+    ) -> Callable[[_View], _View]:
+        """Gives the view the request's ``body``, loaded by ``schema``. Documents this, and 429.
+
+        With ``required`` false, a request without a body counts as one with an empty object.
+        """
 
         def decorate(view: _View) -> _View:
             @wraps(view)
             def with_body(**arguments: Any) -> Any:
+                if not required and not request.content_length and "Transfer-Encoding" not in request.headers:
+                    return view(body=schema.load({}), **arguments)
                 with reader.read_json(request, g.principal.subject, schema) as body:
                     return view(body=body, **arguments)
 
             documented: _View = self.doc(
                 requestBody={
-                    "required": True,
+                    "required": required,
                     "description": "May be sent with `Content-Encoding: gzip`.",
                     "content": {"application/json": {"schema": schema}},
                 }
@@ -137,6 +146,21 @@ class ParsedText(fields.String):
         return parsed
 
 
+class LabelText(fields.String):
+    """A label, written as KEY=VALUE. It is loaded as a pair."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        try:
+            return parse_label(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+def _labels(description: str) -> fields.List[Any]:
+    item = LabelText(metadata={"examples": ["branch=main"]})
+    return described(partial(fields.List, item), description, validate=validate.Length(max=MAX_LABELS))
+
+
 def _limit(description: str) -> QueryInteger:
     return QueryInteger(description, 1, MAX_PAGE_LIMIT, load_default=100)
 
@@ -173,6 +197,13 @@ _PAGE_CURSOR: Final = text("From the page before.", validate=validate.Length(1, 
 #: What a search looks for. The schema checks it, because that depends on ``regex``.
 _search_text: Final = partial(
     text, "What a line must contain, in any case of letters.", validate=validate.Length(1, MAX_QUERY)
+)
+
+
+_WITH_LABEL: Final = "Only jobs with this label, KEY=VALUE; may be repeated, and then they must have all."
+_AGAINST_LABEL: Final = (
+    "Compare with good runs that have this label, KEY=VALUE; may be repeated, and then they must have all. They are"
+    f" looked for among the {LABELLED_JOBS:,} jobs before this one."
 )
 
 
@@ -301,8 +332,14 @@ class NewLinesQuery(LogsQuery):
         "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and were created before"
         " this one.",
     )
+    against_label = _labels(_AGAINST_LABEL)
     before = _BEFORE
     after = _AFTER
+
+    @validates_schema
+    def _check_one_choice(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if "against" in data and "against_label" in data:
+            raise ValidationError("cannot be combined with against", "against_label")
 
 
 class WorkflowSearchQuery(SearchFields):
@@ -311,6 +348,7 @@ class WorkflowSearchQuery(SearchFields):
     q = _search_text(required=True)
     stream = _STREAM
     status = one_of(STATUSES)
+    label = _labels(_WITH_LABEL)
     since = _time("Only jobs that started at this time or later.")
     until = _time("Only jobs that started at this time or before.")
     before = _BEFORE
@@ -324,6 +362,7 @@ class JobsQuery(Schema):
     """The query of ``/jobs``."""
 
     status = one_of(STATUSES)
+    label = _labels(_WITH_LABEL)
     cursor = _PAGE_CURSOR
     limit = _limit("Jobs on the page.")
 
@@ -351,6 +390,7 @@ class SummaryQuery(Schema):
     max_bytes = QueryInteger(
         "Bytes of the answer, at most.", MIN_BYTES, MAX_BYTES, data_key="bytes", load_default=DEFAULT_BYTES
     )
+    against_label = _labels(_AGAINST_LABEL)
 
 
 class HistoryQuery(Schema):
@@ -476,6 +516,7 @@ JobSchema: Final = answer(
         "first_sequence_num": integer(),
         "last_sequence_num": integer(),
     },
+    {"labels": fields.Dict(text(), text(), metadata={"description": "What the job was for. Not there without any."})},
 )
 JobsSchema: Final = answer("Jobs", {"workflow_id": text(), "jobs": list_of(JobSchema), **_CURSOR})
 #: In how many ended jobs something is, by their statuses.
@@ -644,6 +685,7 @@ ProblemSchema: Final = answer(
         "errors": fields.List(fields.Dict(keys=fields.String(), values=fields.String())),
         "reason": text("Of a 409, in a word for programs: GAP, FENCED, HELD, …"),
         "expected": integer("Of a GAP: the number that the log goes on with."),
+        "labels": list_of(text(), "Of a `label-set`: the keys of the labels that were refused."),
         "request_id": text("As in X-Request-ID. Not in a 404, which tells nothing."),
     },
 )

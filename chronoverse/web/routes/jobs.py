@@ -3,13 +3,24 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 from flask import Response
 
 from chronoverse.errors import StoreUnavailable
+from chronoverse.history.pages import PAGE_BYTES
+from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, JobRef, ListingPosition
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.paging import created_ms, decode_cursor, encode_cursor, identifier, page_response
+from chronoverse.web.http.paging import (
+    created_ms,
+    decode_cursor,
+    encode_cursor,
+    identifier,
+    labels_in_cursor,
+    page_response,
+)
+from chronoverse.web.http.publish_schemas import RegisterBody
 from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, JobSchema, JobsQuery, JobsSchema
 
 #: Jobs, or workflows, that are read at once. Ten jobs take about 1 ms of the store's time and of the worker's, and all
@@ -43,9 +54,11 @@ def blueprint(deps: Dependencies) -> Blueprint:
             for position, job in zip(listed, jobs, strict=True):
                 if isinstance(job, StoreUnavailable):
                     raise job
-                yield position, job.to_json() if isinstance(job, Job) else None
+                found = job if isinstance(job, Job) and has_labels(job.labels, wanted) else None
+                yield position, found and found.to_json()
 
-        listing = ("jobs", workflow_id, query.get("status"))
+        wanted = query.get("label", ())
+        listing = ("jobs", workflow_id, query.get("status"), *labels_in_cursor(wanted))
         with deps.turns.page(lock_ref, principal().subject):
             found, cursor = read_listing(deps, lock_ref, listing, query, read, "status")
         return page_response({"workflow_id": workflow_id, "jobs": found, "cursor": cursor}, cursor, query)
@@ -61,11 +74,16 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="registerJob")
     @routes.response(200, JobSchema, description="It was registered already.")
     @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
-    @routes.problem(409, "`reason` is DELETED: there was such a job, and its id is not free yet.")
-    def register(workflow_id: str, job_id: str) -> Response:
+    @routes.problem(
+        409,
+        "`reason` is DELETED: there was such a job, and its id is not free yet. Or it is label-set: a label has another"
+        " value already, or the job has no room for it, or has ended.",
+    )
+    @routes.takes_body(deps.body_reader, RegisterBody(), required=False)
+    def register(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Register a job, so that viewers can attach before it starts."""
         ref = JobRef(workflow_id, job_id)
-        new = deps.store.register(ref)
+        new = deps.store.register(ref, body["labels"])
         response = page_response(deps.require_job(ref).to_json())
         response.status_code = 201 if new else 200
         return response
@@ -94,6 +112,7 @@ def read_listing(
         return encode_cursor(listing, (repr(position[0]), position[1]))
 
     found: list[Any] = []
+    size = 0
     # Then a listing ends with what it has found, and a cursor for the next page.
     deadline = deps.monotonic() + 0.5
     while True:
@@ -102,7 +121,9 @@ def read_listing(
         for position, item in batch:
             if item is not None and query.get("status") in (None, item[status_key]):
                 found.append(item)
-                if len(found) == query["limit"]:
+                # A job with many long labels has 17 KB.
+                size += len(orjson.dumps(item))
+                if len(found) == query["limit"] or size > PAGE_BYTES:
                     return found, cursor_at(position)
         if len(batch) < BATCH_SIZE:
             return found, None

@@ -5,7 +5,6 @@ A page may be short or empty and still have a next one, because a request looks 
 makes all pages that are not just the log's lines: see :mod:`chronoverse.history.scans`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,9 +17,11 @@ from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (
     created_ms,
     decode_cursor,
+    digest,
     encode_cursor,
     identifier,
     json_response,
+    labels_in_cursor,
     log_page,
     log_page_response,
     number,
@@ -84,7 +85,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     def search(workflow_id: str, job_id: str, **query: Any) -> Response:
         """The lines that match, in pages."""
         ref, times = JobRef(workflow_id, job_id), (query.get("since"), query.get("until"))
-        filters = (query["order"], query.get("stream"), query["regex"], _digest(query["q"]), *times)
+        filters = (query["order"], query.get("stream"), query["regex"], digest(query["q"]), *times)
         listing = ("search", workflow_id, job_id, *filters)
         (position,) = start_position(query, listing, deps.require_job(ref))
         page = scan_page(deps, ref, **_scanned(query, position))
@@ -108,13 +109,15 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     def search_workflow(workflow_id: str, **query: Any) -> Response:
         """The lines that match in all jobs of a workflow, the newest job first."""
         filters = map(query.get, ("stream", "status", "since", "until"))
-        listing = ("search", workflow_id, query["regex"], _digest(query["q"]), *filters)
+        labels = query.get("label", ())
+        listing = ("search", workflow_id, query["regex"], digest(query["q"]), *filters, *labels_in_cursor(labels))
         start: WorkflowPosition | None = None
         if "cursor" in query:
             parsers = (created_ms, identifier, _line_or_none, number)
             created, *rest = decode_cursor(query.pop("cursor"), listing, *parsers)
             start = WorkflowPosition(repr(created), *rest)
-        with pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, **query) as pending:
+        fields = {name: value for name, value in query.items() if name != "label"}
+        with pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, labels=labels, **fields) as pending:
             page = pending.jobs_page()
         cursor, position = None, page.position
         if position is not None:
@@ -135,9 +138,11 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     def new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
         """The lines with a shape that none of the runs has that the log is compared with."""
         ref = JobRef(workflow_id, job_id)
-        listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), query.get("against"))
+        labels = query.get("against_label", ())
+        compared = (query.get("against"), *labels_in_cursor(labels))
+        listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), *compared)
         position, waited = start_position(query, listing, deps.require_job(ref), more=1)
-        page = scan_page(deps, ref, **_scanned(query, position), only_new=True)
+        page = scan_page(deps, ref, **_scanned(query, position), only_new=True, labels=labels)
         # A page may be empty and not have come any further, because a request reads only a bounded part of the runs
         # that it compares with. The number of such pages in a row makes each cursor differ from the one before it.
         waited = waited + 1 if page.position == position else 0
@@ -147,10 +152,10 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @summaries.doc(operationId="summarizeJob")
     @summaries.arguments(SummaryQuery, location="query", as_kwargs=True)
     @summaries.response(200, SummarySchema, description="The summary, in no more bytes than asked for.")
-    def summary(workflow_id: str, job_id: str, max_bytes: int) -> Response:
+    def summary(workflow_id: str, job_id: str, max_bytes: int, against_label: Sequence[Any] = ()) -> Response:
         """A job's new lines, errors and last lines, as far as they fit."""
         ref = JobRef(workflow_id, job_id)
-        with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes) as pending:
+        with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes, labels=against_label) as pending:
             return json_response(pending.answer()[1])
 
     @pasts.route(f"{JOB_ROUTE}/logs/<line:number_text>/history")
@@ -180,7 +185,8 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
 def _scanned(query: Mapping[str, Any], position: int) -> dict[str, Any]:
     """The fields of a scan of a job's lines strictly after ``position``, as ``query`` asks for it."""
-    fields = {name: value for name, value in query.items() if name not in ("cursor", "offset", "order")}
+    others = ("cursor", "offset", "order", "against_label")
+    fields = {name: value for name, value in query.items() if name not in others}
     return {**fields, "position": position, "descending": query["order"] == "desc"}
 
 
@@ -193,8 +199,3 @@ def _searched_to(position: WorkflowPosition) -> str:
     """How far a search has come in a workflow, as the header's value. Ids of jobs have no semicolons."""
     more = {"created": iso_or_none(float(position.created)), "line": position.line}
     return ";".join([position.job_id, *(f"{name}={value}" for name, value in more.items() if value is not None)])
-
-
-def _digest(q: str) -> str:
-    """What a cursor contains of its query, which may be long."""
-    return hashlib.sha256(q.encode()).hexdigest()[:16]

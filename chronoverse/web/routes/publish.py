@@ -52,12 +52,12 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(f"{JOB_ROUTE}/attempts", methods=["POST"])
     @routes.response(200, AttemptSchema, description="The lease is this runner's.")
-    @routes.problem(409, "`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG or, with `first`, GAP.")
+    @routes.problem(409, "`reason` is HELD, CLOSED, DELETED, TAINTED, NOT_A_LOG, label-set or, with `first`, GAP.")
     @routes.takes_body(bodies, AttemptBody())
     def attempts(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Open a new attempt at a job."""
         with _count_answer("open"):
-            opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"])
+            opened = deps.store.open(JobRef(workflow_id, job_id), body["token"], body["first"], body["labels"])
         return page_response({"attempt": opened.attempt, "token": opened.token, "next": opened.next})
 
     @routes.route(f"{JOB_ROUTE}/logs", methods=["POST"])

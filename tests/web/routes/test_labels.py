@@ -1,0 +1,167 @@
+"""Labels over HTTP: set by two requests, shown in every job object, and what jobs are chosen by."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import orjson
+
+from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.wire import Stream
+
+TOKEN = "0123456789abcdef" * 2
+
+
+def register(client: httpx.Client, job: Foreign, **labels: Any) -> httpx.Response:
+    return client.put(job.path, json={"labels": labels})
+
+
+def attempt(client: httpx.Client, job: Foreign, **body: Any) -> httpx.Response:
+    return client.post(f"{job.path}/attempts", json={"token": TOKEN, **body})
+
+
+def jobs_on(client: httpx.Client, job: Foreign, path: str = "jobs", **query: Any) -> list[str]:
+    """The ids of the jobs on all pages of a listing or a search. The pages follow each other by their links."""
+    answer, found = client.get(f"/workflows/{job.workflow_id}/{path}", params=query), []
+    while True:
+        assert answer.status_code == 200, answer.text
+        found += [each["id"] for each in answer.json()["jobs"]]
+        if "next" not in answer.links:
+            return found
+        answer = client.get(answer.links["next"]["url"])
+
+
+def test_labels_are_in_every_job_object(client: httpx.Client, job: Foreign, open_stream: Callable[..., Stream]) -> None:
+    labels = {"branch": "main", "url": "https://ci.example.com/1?a=b&c=d"}
+    first = register(client, job, **labels)
+    assert (first.status_code, first.json()["labels"]) == (201, labels)
+    labels["step"] = 'é "quoted" <b>\u202e'
+    assert attempt(client, job, labels={"step": labels["step"]}).status_code == 200
+    assert client.get(job.path).json()["labels"] == labels
+    assert client.get(f"/workflows/{job.workflow_id}/jobs").json()["jobs"][0]["labels"] == labels
+    assert client.get(f"{job.path}/summary").json()["job"]["labels"] == labels
+    body = {"token": TOKEN, "attempt": 1, "status": "COMPLETED", "exit_code": 0, "dropped": 0, "next": 1}
+    assert client.post(f"{job.path}/end", json=body).status_code == 204
+    states = [block["data"] for block in open_stream(job).wait_end().blocks() if block.get("event") == "job"]
+    assert [state["labels"] for state in states] == [labels] * len(states) != []
+    assert client.get(f"{job.path}/wait?timeout=0").json()["job"]["labels"] == labels
+
+
+def test_without_labels_nothing_says_anything_of_them(
+    client: httpx.Client, job: Foreign, open_stream: Callable[..., Stream]
+) -> None:
+    job.line("a")
+    job.end()
+    for answer in (client.put(job.path), client.put(job.path, json={"labels": {}}), client.get(job.path)):
+        assert answer.status_code == 200
+        assert "labels" not in answer.text
+    assert b"labels" not in open_stream(job).wait_end().body
+    assert "labels" not in client.get(f"/workflows/{job.workflow_id}/jobs").text
+
+
+def test_a_label_that_is_set_is_refused_and_nothing_is_done(client: httpx.Client, job: Foreign) -> None:
+    register(client, job, branch="main", step="test")
+    for answer in (
+        register(client, job, branch="next", os="linux"),
+        attempt(client, job, labels={"branch": "next", "os": "linux"}),
+    ):
+        problem = answer.json()
+        assert (answer.status_code, problem["reason"], problem["labels"]) == (409, "label-set", ["branch"])
+        assert "label branch: another value is set already" in problem["detail"]
+    found = client.get(job.path).json()
+    assert (found["status"], found["labels"]) == ("PENDING", {"branch": "main", "step": "test"})
+    assert attempt(client, job, labels={"branch": "main"}).status_code == 200
+
+
+def test_what_is_no_label_is_refused_clearly(client: httpx.Client, job: Foreign) -> None:
+    many = {f"k{number}": "v" for number in range(17)}
+    wrong: tuple[Any, ...] = (
+        {"Branch": "x"},
+        {"a": ""},
+        {"a": "b\n"},
+        {"a": "v" * 257},
+        {"a": 1},
+        {"a": None},
+        [],
+        None,
+        many,
+    )
+    for labels in wrong:
+        for answer in (client.put(job.path, json={"labels": labels}), attempt(client, job, labels=labels)):
+            assert answer.status_code == 400, labels
+            assert "label" in answer.json()["detail"]
+    assert client.get(job.path).status_code == 404
+    many_texts = [f"k{number}=v" for number in range(17)]
+    for route in (f"/workflows/{job.workflow_id}/jobs", f"/workflows/{job.workflow_id}/logs/search?q=a"):
+        for label in ("branch", "=main", "Branch=main", "a=", "a=b\x1b", many_texts):
+            answer = client.get(route, params={**httpx.URL(route).params, "label": label})
+            assert (answer.status_code, "label" in answer.json()["detail"]) == (400, True)
+    both = client.get(f"{job.path}/logs/new?against=job_2&against_label=a=b")
+    assert "against_label: cannot be combined with against" in both.json()["detail"]
+    # A body with labels that does not say that it is JSON is not ignored.
+    assert client.put(job.path, content=b'{"labels":{"a":"b"}}').status_code == 415
+    assert client.put(job.path, content=iter([b'{"labels":{"a":"b"}}'])).status_code == 415
+
+
+def test_jobs_are_chosen_by_all_of_the_labels(client: httpx.Client, job: Foreign) -> None:
+    """On every page, whose cursor belongs to these labels."""
+    names = [f"job_{number}" for number in range(30)]
+    for number, name in enumerate(names):
+        each = job.sibling(name)
+        # Each page of the listing is read in batches of ten jobs.
+        register(client, each, branch="main" if number % 3 else "next", os="linux" if number % 2 else "mac=a,b")
+        each.lines([f"line of {name}"])
+    wanted = [name for number, name in enumerate(names) if number % 3 and not number % 2][::-1]
+    asked: dict[str, dict[str, Any]] = {"jobs": {}, "logs/search": {"q": "line", "per_job": 1}}
+    for path, query in asked.items():
+        labels = ["branch=main", "os=mac=a,b"]
+        assert jobs_on(client, job, path, label=labels, limit=2, **query) == wanted
+        assert jobs_on(client, job, path, label=["branch=main", "branch=next"], **query) == []
+        assert len(jobs_on(client, job, path, **query)) == 30
+        first: dict[str, Any] = {"label": labels, "limit": 2, **query}
+        page = client.get(f"/workflows/{job.workflow_id}/{path}", params=first)
+        cursor = page.json()["cursor"]
+        other = {**first, "label": labels[:1], "cursor": cursor}
+        assert client.get(f"/workflows/{job.workflow_id}/{path}", params=other).status_code == 400
+
+
+def test_a_page_of_jobs_with_long_labels_is_bounded(client: httpx.Client, job: Foreign) -> None:
+    """Seventeen kilobytes of each of many jobs. The page is shorter, and the next one goes on."""
+    labels = [each for number in range(16) for each in (f"label:k{number}", '"\U0001f600' * 128)]
+    prefix = f"chronoverse:{{{job.workflow_id}}}"
+    for number in range(600):
+        ask = [("HSET", f"{prefix}:job_{number}:job", "status", "PENDING", *labels)]
+        ask_all(job.url, [*ask, ("ZADD", f"{prefix}:jobs", str(number), f"job_{number}")])
+    page = client.get(f"/workflows/{job.workflow_id}/jobs?limit=1000")
+    assert len(page.content) < 5 * 2**20
+    assert len(page.json()["jobs"]) < 600
+    assert len(jobs_on(client, job, limit=1000)) == 600
+    summary = client.get(f"{job.path}/summary?bytes=1024")
+    assert len(summary.content) <= 1024
+    assert summary.json()["truncated"]
+
+
+def test_good_runs_are_chosen_by_labels(client: httpx.Client, job: Foreign) -> None:
+    for name, branch in (("good_main", "main"), ("good_next", "next")):
+        good = job.sibling(name)
+        register(client, good, branch=branch)
+        good.lines([f"only on {branch}", "everywhere"]).end()
+        assert client.get(good.path).json()["status"] == "COMPLETED"
+        time.sleep(0.002)
+    register(client, job, branch="main")
+    job.lines(["only on main", "only on next", "everywhere", "error: broken"]).end("FAILED", 1)
+    for label, new in (("branch=main", 2), ("branch=next", 1), (None, None)):
+        query = {} if label is None else {"against_label": label}
+        page = client.get(f"{job.path}/logs/new", params=query).json()
+        summary = orjson.loads(client.get(f"{job.path}/summary", params=query).content)
+        assert page["compared_with"] == summary["compared_with"]
+        assert [line["sequence_num"] for line in page["logs"]] == ([new, 4] if new else [4])
+        assert summary["new"]["count"] == len(page["logs"])
+    limited = client.get(f"{job.path}/logs/new?limit=1&against_label=branch=main")
+    second = client.get(limited.links["next"]["url"]).json()
+    assert (second["compared_with"], second["logs"][0]["sequence_num"]) == (["good_main"], 4)
+    refused = client.get(f"{job.path}/logs/new?against_label=branch=gone")
+    assert refused.json()["reason"] == "nothing-to-compare"
+    assert "no job of this workflow with branch=gone has COMPLETED" in refused.json()["detail"]
+    assert client.get(f"{job.path}/summary?against_label=branch=gone").json()["compared_with"] is None
