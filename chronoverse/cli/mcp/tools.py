@@ -25,7 +25,7 @@ from chronoverse.client.client import PAGE_LINES, Client
 from chronoverse.client.follower import name_gaps
 from chronoverse.errors import BadRequest, ChronoverseError
 from chronoverse.joblog import summary as summaries
-from chronoverse.joblog.labels import MAX_LABELS, fit_labels
+from chronoverse.joblog.labels import fit_labels
 from chronoverse.joblog.matcher import MAX_QUERY
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, JobRef, Status, parse_number
 
@@ -57,9 +57,8 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "status": {"type": "string", "enum": [each.value for each in Status], "description": "Only jobs with this status."},
     "label": {
         "type": "array",
-        "items": {"type": "string", "maxLength": 320},
-        "maxItems": MAX_LABELS,
-        "description": "Only jobs with all of these labels, each written as key=value, such as branch=main.",
+        "items": {"type": "string"},
+        "description": "Only jobs with all of these labels, each as key=value.",
     },
     "stream": {"type": "string", "enum": list(STREAMS), "description": "Only lines of this stream."},
     "q": {
@@ -130,7 +129,7 @@ def tool_list(max_wait: int) -> list[Tool]:
             " new, or there since a run (id), or recurring with good runs in between.",
             against_label={
                 **_ARGUMENTS["label"],
-                "description": "Compare with good runs that have all of these labels, each written as key=value.",
+                "description": "Compare with good runs with all of these labels.",
             },
         ),
         _tool(
@@ -154,7 +153,6 @@ def tool_list(max_wait: int) -> list[Tool]:
             "Finds lines that contain a text: in one job, in the order of the log, or without job_id in all jobs of a"
             " workflow, the newest job first, with the first matches of each; more says that it has others.",
             status={**_ARGUMENTS["status"], "description": "Only jobs with this status. Excludes job_id."},
-            label={**_ARGUMENTS["label"], "description": f"{_ARGUMENTS['label']['description']} Excludes job_id."},
         ),
         _tool(
             "wait_for",

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import orjson
 
+from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.wire import Stream
 
@@ -40,6 +41,8 @@ def test_labels_are_in_every_job_object(client: httpx.Client, job: Foreign, open
     assert attempt(client, job, labels={"step": labels["step"]}).status_code == 200
     assert client.get(job.path).json()["labels"] == labels
     assert client.get(f"/workflows/{job.workflow_id}/jobs").json()["jobs"][0]["labels"] == labels
+    # The scan server may still be starting.
+    wait_until(lambda: client.get(f"{job.path}/summary").status_code == 200, 60, "a summary")
     assert client.get(f"{job.path}/summary").json()["job"]["labels"] == labels
     body = {"token": TOKEN, "attempt": 1, "status": "COMPLETED", "exit_code": 0, "dropped": 0, "next": 1}
     assert client.post(f"{job.path}/end", json=body).status_code == 204
