@@ -9,14 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import httpx
 import yaml
 
 from tests.archive.s3server import BUCKET, s3_server
 from tests.support.provider import Provider, providing
 from tests.support.service import ROOT
+from tests.support.waiting import wait_until
 
 #: The command that runs this program.
 NAMESPACES: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -63,37 +63,34 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_SECONDS)
 
 
-def sign_in(provider: Provider) -> str:
-    """A token of the provider, by its device flow (RFC 8628)."""
-    asked: dict[str, Any] = {"client_id": provider.client_id, "scope": "openid logs:read logs:write"}
-    device = httpx.post(f"{provider.url}/device/auth", data=asked).raise_for_status().json()
-    provider.approve(device["verification_uri_complete"])
-    grant = "urn:ietf:params:oauth:grant-type:device_code"
-    asked = {"client_id": provider.client_id, "grant_type": grant, "device_code": device["device_code"]}
-    token: str = httpx.post(f"{provider.url}/token", data=asked).raise_for_status().json()["access_token"]
-    return token
-
-
-def follow(directory: Path, variables: dict[str, str]) -> None:
-    """Runs all steps in one shell, and compares what they show."""
+def follow(directory: Path, provider: Provider, variables: dict[str, str]) -> None:
+    """Runs all steps in one shell, and compares what they show. Signs in where a command asks for it."""
     (first, _), *steps = blocks()
     assert set(re.findall(r"(\w+)=", first)) <= variables.keys()
     # Libraries are not installed again. The tests of the packaging and of the image do that.
     commands = [re.sub(r"(?m)^python3 -m venv .*\n", "", command) for command, _ in steps]
     script = "\n".join(["set -eu", *(f"printf '\\036'\n{command}" for command in commands)])
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env={"PATH": f"{directory}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), **variables},
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    shown = done.stdout.split("\x1e")[1:]
+    messages = directory / "messages"
+    with messages.open("wb") as stderr:
+        process = subprocess.Popen(
+            ["bash", "-c", script],
+            env={"PATH": f"{directory}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), **variables},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def address() -> re.Match[str] | None:
+        return re.search(r"^or open (\S+)$", messages.read_text(), re.MULTILINE)
+
+    wait_until(lambda: address() or process.poll() is not None, PATIENCE_SECONDS, "login prints an address")
+    if found := address():
+        provider.approve(found[1])
+    shown = process.communicate(timeout=PATIENCE_SECONDS)[0].split("\x1e")[1:]
     logs = "".join(f"{path.name}:\n{path.read_text()[-2_000:]}\n" for path in Path("/run/units").glob("*.log"))
-    assert done.returncode == 0, f"{shown}\n{done.stderr}\n{logs}"
+    assert process.returncode == 0, f"{shown}\n{messages.read_text()}\n{logs}"
     for (command, expected), text in zip(steps, shown, strict=True):
         pattern = ".*".join(map(re.escape, expected.strip().split("…")))
         assert re.fullmatch(pattern, text.strip()), f"{command}\nshows\n{text}\nand not\n{expected}"
@@ -109,15 +106,16 @@ def main(directory: Path) -> None:
         variables = {
             "HOST": HOST,
             "ISSUER": provider.url,
+            "CLIENT": provider.client_id,
             "BUCKET": BUCKET,
             "S3": f"http://{host}:{port}",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "TOKEN": sign_in(provider),
+            "HOME": str(directory),
             "WEB_CONCURRENCY": "1",
         }
-        follow(directory, variables)
+        follow(directory, provider, variables)
 
 
 if __name__ == "__main__":
