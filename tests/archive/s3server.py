@@ -1,6 +1,7 @@
 """An S3 server for tests: moto's, in a process of its own, with an empty bucket."""
 
 import contextlib
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 BUCKET: Final = "logs"
+#: Objects that it lists at once. S3 itself lists 1,000.
+PAGE_KEYS: Final = 20
 #: Seconds for the server to start, and to stop.
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
@@ -26,6 +29,7 @@ def s3_server() -> Iterator[tuple[str, int]]:
     port = free_port()
     process = subprocess.Popen(
         [tool("moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+        env={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE_KEYS)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -516,14 +516,13 @@ def test_a_lost_job_hash_is_restored(bench: Bench, objects: FileObjectStore) -> 
 @pytest.mark.long
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step: str) -> None:
-    """Two archivers die at the same step, with a running log and with an ended one. No line is lost."""
+    """An archiver dies at a step with a running log, and two at the same step with an ended one. No line is lost."""
     bench, directory = Bench(server, prefix), tmp_path / "archive"
     store, objects = bench.store, FileObjectStore(directory)
     attempt = store.open(JOB, "token")
     next_number = append(store, attempt, 1, MANY)
     if step not in ("shapes", "manifest", "completed"):
-        for _ in range(2):
-            _kill(bench, directory, step)
+        _kill(bench, directory, step)
     assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
     store.finish(attempt, Status.COMPLETED, 0, 0, next_number)
     for _ in range(2):

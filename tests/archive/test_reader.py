@@ -66,7 +66,7 @@ def by_number(entries: list[Entry]) -> list[tuple[int, object]]:
     return found
 
 
-@settings(deadline=None, max_examples=examples(80))
+@settings(deadline=None, max_examples=examples(40))
 @given(
     st.lists(st.sampled_from(["line", "line", "line", "gap", "empty", "out of sequence"]), min_size=1, max_size=60),
     st.integers(1, 30),

@@ -80,7 +80,7 @@ def searches(draw: st.DrawFn) -> tuple[list[str], str]:
     return messages, draw(st.sampled_from([part, part.upper(), part.lower(), part.swapcase(), draw(TEXTS)]))
 
 
-@settings(deadline=None, max_examples=examples(250))
+@settings(deadline=None, max_examples=examples(100))
 @given(searches(), st.integers(50, 2000), st.integers(1, 30))
 @example((["\x1b[31ma\x1b[0mB", "aB"], "ab"), 50, 9)
 def test_a_literal_query_finds_the_same_as_decoding_each_line(
@@ -101,7 +101,7 @@ def test_a_literal_query_finds_the_same_as_decoding_each_line(
     ]
 
 
-@settings(deadline=None, max_examples=examples(250))
+@settings(deadline=None, max_examples=examples(100))
 @given(st.lists(TEXTS, min_size=1, max_size=30), st.sampled_from(EXPRESSIONS), st.integers(50, 2000))
 def test_an_expression_finds_the_same_as_decoding_each_line(
     tmp_path_factory: pytest.TempPathFactory, messages: list[str], query: str, frame_bytes: int

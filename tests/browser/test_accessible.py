@@ -102,7 +102,8 @@ def test_axe_finds_nothing_in_the_list_of_views(
 
     def look(view: str) -> list[tuple[str, str, str]]:
         found = []
-        for scheme in ("light", "dark"):
+        # The colours do not depend on the width.
+        for scheme in ("light", "dark") if width > 700 else ("dark",):
             tab.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             found += [(view, scheme, each) for each in tab.page.evaluate(FINDINGS)]
         if tab.page.evaluate("document.documentElement.scrollWidth > innerWidth"):

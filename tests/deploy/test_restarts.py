@@ -34,8 +34,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.long
 
 WORKFLOW: Final = "wf_1"
-#: Lines of a job under load: it prints for some 4 s, and its log is shrunk while it runs.
-LOAD_LINES: Final = 20_000
+#: Lines of a job under load: it prints for some 2 s, and its log is shrunk while it runs.
+LOAD_LINES: Final = 8_000
 LIVE, ENDED, ARCHIVED, REDACTED, DELETED, FOREIGN = (
     JobRef(WORKFLOW, name) for name in ("live", "ended", "archived", "redacted", "deleted", "foreign")
 )

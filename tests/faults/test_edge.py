@@ -30,7 +30,7 @@ VIEWERS: Final = 3
 #: Seconds in which whatever a test waits for must happen, on a busy machine.
 RECOVERY_SECONDS: Final = 10.0
 #: Row 23: viewers that open a log at the same time, and its lines.
-REPLAYS, LONG_LINES = 60, 20_000
+REPLAYS, LONG_LINES = 40, 15_000
 #: Row 23: seconds that all of these replays may take.
 REPLAY_SECONDS: Final = 60.0
 #: Row 23: megabytes by which a worker may grow: a write of 256 KiB for each viewer, and the cached segments.
@@ -130,10 +130,10 @@ def test_row_10_a_slow_viewer_among_fast_ones(testbed: FaultTestbed) -> None:
     assert isinstance(slow, SlowWatcher)
     slow.start()
     # 1,000 lines/s are 4 MB/s for each viewer, less than half of what they can read here.
-    runner, watchers = testbed.start_job(job("row-10"), viewers=VIEWERS, padding=4000, rate=1000, count=8000)
+    runner, watchers = testbed.start_job(job("row-10"), viewers=VIEWERS, padding=4000, rate=1000, count=5000)
     began = time.monotonic()
     testbed.watchers[runner.job].append(slow)
-    testbed.wait_for_line(watchers, 8000, 90)
+    testbed.wait_for_line(watchers, 5000, 90)
     assert longest_silence(watchers, began) < RECOVERY_SECONDS
     assert slow.highest < 1000
     slow.slow = False

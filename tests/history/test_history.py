@@ -108,7 +108,7 @@ def names(chunk: bytes) -> list[str]:
     return [event.event for event in events(chunk)]
 
 
-@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pages_add_up_while_lines_move(
     server: RedisServer, store: Store, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -509,7 +509,7 @@ def test_every_number_once_in_order_or_named_by_a_gap(reading: type[Reading]) ->
     run_state_machine_as_test(
         reading,
         settings=settings(
-            max_examples=examples(120),
+            max_examples=examples(60),
             stateful_step_count=50,
             deadline=None,
             derandomize=False,

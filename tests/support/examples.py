@@ -5,7 +5,7 @@ from typing import Final
 from hypothesis import settings
 
 #: Examples that a test tries in the full profile, unless it says otherwise.
-FULL_EXAMPLES: Final = 100
+FULL_EXAMPLES: Final = 50
 
 
 def examples(full: int) -> int:

@@ -15,7 +15,7 @@ from chronoverse.store import Store
 from tests.support.service import Service, serving
 from tests.support.waiting import deadline
 
-LINES: Final = 100_000
+LINES: Final = 50_000
 CUTS: Final = 50
 BATCH: Final = 500
 READ_BYTES: Final = 16_384

@@ -24,7 +24,7 @@ from tests.support.bench import make_lines
 from tests.support.commands import chronoverse_argv, environ
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, Service, serving
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 from tests.web.routes.wire import Stream, blocks
 
 pytestmark = pytest.mark.long
@@ -124,13 +124,21 @@ def write_jobs(site: Site, numbers: range) -> list[JobRef]:
     return jobs
 
 
+def ask(client: httpx.Client, path: str) -> httpx.Response:
+    """The answer. A service on a busy machine may refuse a search for now; then it is asked again."""
+    in_time = deadline(PATIENCE_SECONDS, f"{path} is not refused with 503")
+    while (answer := client.get(path)).status_code == 503 and in_time():
+        time.sleep(1)
+    return answer
+
+
 def pages(client: httpx.Client, path: str) -> list[Any]:
     """The answers of all pages, without their cursors."""
     found: list[Any] = []
     cursor: str | None = ""
     while cursor is not None:
         more = f"{'&' if '?' in path else '?'}cursor={cursor}" if cursor else ""
-        answer = client.get(path + more)
+        answer = ask(client, path + more)
         assert answer.status_code == 200, answer.text
         page = answer.json()
         cursor = page.pop("cursor")
@@ -148,7 +156,7 @@ def all_routes(site: Site, client: httpx.Client, jobs: list[JobRef]) -> dict[str
     headers = {"Authorization": client.headers["Authorization"]}
     for job in jobs:
         path = f"{workflow}/jobs/{job.job_id}"
-        answers = [client.get(path + rest) for rest in ("", "/logs/raw?format=json", "/summary", "/wait", "/logs/new")]
+        answers = [ask(client, path + rest) for rest in ("", "/logs/raw?format=json", "/summary", "/wait", "/logs/new")]
         found[path] = [(answer.status_code, re.sub('"request_id":"[^"]*"', "", answer.text)) for answer in answers]
         found[f"{path}/logs"] = pages(client, f"{path}/logs?limit=3")
         found[f"{path}/search"] = pages(client, f"{path}/logs/search?q=step")

@@ -35,7 +35,7 @@ from tests.system.readme import CLIENTS, client_command, what_a_client_lacks
 JOB: Final = JobRef("demo", "job-1")
 #: The jobs whose runners publish over HTTP.
 JOBS: Final = (JOB, JobRef("demo", "job-2"), JobRef("demo", "job-3"))
-VIEWERS: Final = 200
+VIEWERS: Final = 100
 ROUNDS: Final = 2
 #: Seconds between two polls, and between two lines of a runner.
 POLL_SECONDS: Final = 0.05

@@ -107,8 +107,10 @@ def found(pages_: Iterator[JobsPage]) -> list[tuple[str, list[int]]]:
     return jobs
 
 
-@pytest.mark.parametrize("limit", [4, *(pytest.param(each, marks=pytest.mark.long) for each in (1, 100))])
-@pytest.mark.parametrize("ticks", [0.0, 0.15, pytest.param(0.6, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("limit", "ticks"),
+    [(4, 0.0), (4, 0.15), *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, 0.0), (100, 0.6)))],
+)
 @pytest.mark.parametrize(
     ("fields", "pattern"),
     [

@@ -50,7 +50,7 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
     ("first", "last"),
     [
         (95, 205),
-        *(pytest.param(*each, marks=pytest.mark.long) for each in ((10, 20), (150, 150), (250, 260), (1, 300))),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((150, 150), (250, 260), (1, 300))),
     ],
     ids=str,
 )

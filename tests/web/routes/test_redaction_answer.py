@@ -20,7 +20,7 @@ from tests.web.routes.wire import Stream
 pytestmark = pytest.mark.long
 
 #: Redactions of a test, and the lines of each.
-ROUNDS: Final = 4
+ROUNDS: Final = 2
 LINES: Final = 10
 
 
@@ -37,7 +37,7 @@ class Poller(threading.Thread):
     def run(self) -> None:
         while not self._stopped.is_set():
             began, text = time.monotonic(), b""
-            with httpx.stream("GET", self._url, headers=self._headers, timeout=20) as response:
+            with httpx.stream("GET", self._url, headers=self._headers, timeout=20, verify=False) as response:
                 assert response.status_code == 200
                 for part in response.iter_raw():
                     text += part
@@ -91,7 +91,7 @@ def test_no_worker_shows_the_old_text_after_the_answer(tmp_path: Path, ended: bo
                 done = site.client.post(f"{job.path}/logs/redact", json=body)
                 answered.append(time.monotonic())
                 assert (done.status_code, done.json()["redacted"]) == (200, LINES), done.text
-            wait_for_answers(pollers, [len(each.answers) + 5 for each in pollers])
+            wait_for_answers(pollers, [len(each.answers) + 2 for each in pollers])
         finally:
             for poller in pollers:
                 poller.stop()
