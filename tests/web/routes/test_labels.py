@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-import orjson
 
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign, ask_all
@@ -24,13 +23,47 @@ def attempt(client: httpx.Client, job: Foreign, **body: Any) -> httpx.Response:
 
 def jobs_on(client: httpx.Client, job: Foreign, path: str = "jobs", **query: Any) -> list[str]:
     """The ids of the jobs on all pages of a listing or a search. The pages follow each other by their links."""
-    answer, found = client.get(f"/workflows/{job.workflow_id}/{path}", params=query), []
+    answer, found = answered(client, f"/workflows/{job.workflow_id}/{path}", **query), list[str]()
     while True:
-        assert answer.status_code == 200, answer.text
         found += [each["id"] for each in answer.json()["jobs"]]
         if "next" not in answer.links:
             return found
-        answer = client.get(answer.links["next"]["url"])
+        answer = answered(client, answer.links["next"]["url"])
+
+
+def answered(client: httpx.Client, url: str, **query: Any) -> httpx.Response:
+    """The first answer of 200: the scan server may still be starting, or be busy."""
+    answers: list[httpx.Response] = []
+
+    def ask() -> bool:
+        answers.append(client.get(url, params=query or None))
+        assert answers[-1].status_code in (200, 503), answers[-1].text
+        return answers[-1].status_code == 200
+
+    wait_until(ask, 60, f"an answer of {url}")
+    return answers[-1]
+
+
+def new_lines(client: httpx.Client, job: Foreign, **query: Any) -> tuple[list[str], list[int]]:
+    """The jobs that the log is compared with, and the numbers of its new lines, on all pages. Some may be empty."""
+    answer, found = answered(client, f"{job.path}/logs/new", **query), list[int]()
+    while True:
+        found += [line["sequence_num"] for line in answer.json()["logs"]]
+        if "next" not in answer.links:
+            return answer.json()["compared_with"], found
+        answer = answered(client, answer.links["next"]["url"])
+
+
+def whole_summary(client: httpx.Client, job: Foreign, **query: Any) -> dict[str, Any]:
+    """The job's summary, when all of its lines were looked at."""
+    found: list[dict[str, Any]] = []
+
+    def ask() -> bool:
+        found.append(answered(client, f"{job.path}/summary", **query).json())
+        return bool(found[-1]["complete"])
+
+    wait_until(ask, 60, "a whole summary")
+    return found[-1]
 
 
 def test_labels_are_in_every_job_object(client: httpx.Client, job: Foreign, open_stream: Callable[..., Stream]) -> None:
@@ -41,9 +74,7 @@ def test_labels_are_in_every_job_object(client: httpx.Client, job: Foreign, open
     assert attempt(client, job, labels={"step": labels["step"]}).status_code == 200
     assert client.get(job.path).json()["labels"] == labels
     assert client.get(f"/workflows/{job.workflow_id}/jobs").json()["jobs"][0]["labels"] == labels
-    # The scan server may still be starting.
-    wait_until(lambda: client.get(f"{job.path}/summary").status_code == 200, 60, "a summary")
-    assert client.get(f"{job.path}/summary").json()["job"]["labels"] == labels
+    assert whole_summary(client, job)["job"]["labels"] == labels
     body = {"token": TOKEN, "attempt": 1, "status": "COMPLETED", "exit_code": 0, "dropped": 0, "next": 1}
     assert client.post(f"{job.path}/end", json=body).status_code == 204
     states = [block["data"] for block in open_stream(job).wait_end().blocks() if block.get("event") == "job"]
@@ -140,7 +171,7 @@ def test_a_page_of_jobs_with_long_labels_is_bounded(client: httpx.Client, job: F
     assert len(page.content) < 5 * 2**20
     assert len(page.json()["jobs"]) < 600
     assert len(jobs_on(client, job, limit=1000)) == 600
-    summary = client.get(f"{job.path}/summary?bytes=1024")
+    summary = answered(client, f"{job.path}/summary", bytes=1024)
     assert len(summary.content) <= 1024
     assert summary.json()["truncated"]
 
@@ -154,17 +185,13 @@ def test_good_runs_are_chosen_by_labels(client: httpx.Client, job: Foreign) -> N
         time.sleep(0.002)
     register(client, job, branch="main")
     job.lines(["only on main", "only on next", "everywhere", "error: broken"]).end("FAILED", 1)
-    for label, new in (("branch=main", 2), ("branch=next", 1), (None, None)):
-        query = {} if label is None else {"against_label": label}
-        page = client.get(f"{job.path}/logs/new", params=query).json()
-        summary = orjson.loads(client.get(f"{job.path}/summary", params=query).content)
-        assert page["compared_with"] == summary["compared_with"]
-        assert [line["sequence_num"] for line in page["logs"]] == ([new, 4] if new else [4])
-        assert summary["new"]["count"] == len(page["logs"])
-    limited = client.get(f"{job.path}/logs/new?limit=1&against_label=branch=main")
-    second = client.get(limited.links["next"]["url"]).json()
-    assert (second["compared_with"], second["logs"][0]["sequence_num"]) == (["good_main"], 4)
+    for label, runs, new in (("main", ["good_main"], [2, 4]), ("next", ["good_next"], [1, 4])):
+        query = {"against_label": f"branch={label}"}
+        assert new_lines(client, job, limit=1, **query) == (runs, new)
+        summary = whole_summary(client, job, **query)
+        assert (summary["compared_with"], summary["new"]["count"]) == (runs, 2)
+    assert new_lines(client, job) == (["good_next", "good_main"], [4])
     refused = client.get(f"{job.path}/logs/new?against_label=branch=gone")
     assert refused.json()["reason"] == "nothing-to-compare"
     assert "no job of this workflow with branch=gone has COMPLETED" in refused.json()["detail"]
-    assert client.get(f"{job.path}/summary?against_label=branch=gone").json()["compared_with"] is None
+    assert whole_summary(client, job, against_label="branch=gone")["compared_with"] is None
