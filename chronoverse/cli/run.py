@@ -42,6 +42,12 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
 @_timeout_option("How long to deliver after CMD has ended.")
 @click.option("--require-log", is_flag=True, help="Do not start CMD unless its log can be published.")
 @click.option("--retry", is_flag=True, help="If the id is not free, publish as the first free JOB.2, JOB.3, ...")
+@click.option(
+    "--continue", "continues", is_flag=True, help="CMD is one of several whose output is one log: JOB goes on after it."
+)
+@click.option(
+    "--last", is_flag=True, help="With --continue: CMD is the last. JOB ends with the worst exit code of all."
+)
 @click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
 @click.option(
     "--label",
@@ -65,6 +71,8 @@ def run(
     deliver_timeout: int,
     require_log: bool,
     retry: bool,
+    continues: bool,
+    last: bool,
     pty: bool,
     labels: tuple[tuple[str, str], ...],
     no_ci_labels: bool,
@@ -84,6 +92,10 @@ def run(
     from chronoverse.runner.ci_labels import add_ci_labels
     from chronoverse.runner.spool.spool_file import SpoolRoom
 
+    if last and not continues:
+        raise click.UsageError("--last goes with --continue")
+    if continues and (retry or job is None):
+        raise click.UsageError("--continue excludes --retry, and needs --job: the same for all commands")
     if len(given := dict(labels)) > MAX_LABELS:
         raise click.UsageError(f"a job may have {MAX_LABELS} labels")
     masks = masking.load_masks(**masks_given, environ=os.environ)
@@ -104,6 +116,7 @@ def run(
             pty=pty,
             require_log=require_log,
             retry=retry,
+            more_follow=not last if continues else None,
             labels=check_labels(given if no_ci_labels else add_ci_labels(given, os.environ)),
             service_url=server,
             page=lambda job: (

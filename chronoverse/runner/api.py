@@ -177,7 +177,8 @@ class JobLog:
             if self.finished:
                 return self._publisher.ended
             self.finished = True
-        self._publisher.end(JobResult(Status(status), exit_code))
+        # The exit code of an attempt that is tried again says nothing of the job.
+        self._publisher.end(JobResult(Status(status), None if status == Status.PENDING else exit_code))
         with self._resources:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()

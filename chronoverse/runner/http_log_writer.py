@@ -174,9 +174,20 @@ class HttpLogWriter:
         """Extends the lease."""
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
-    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
+    def finish(
+        self,
+        attempt: Attempt,
+        status: Status,
+        exit_code: int | None,
+        dropped: int,
+        next_number: int,
+        *,
+        counts: bool = False,
+    ) -> None:
         """Ends the job after its last line, ``next_number`` - 1; with PENDING only the attempt."""
-        body = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
+        body: dict[str, Any] = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
+        if counts:
+            body["counts"] = True
         self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": next_number})
         if status is not Status.PENDING:
             self._last_end = attempt.job, next_number + 1

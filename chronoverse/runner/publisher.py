@@ -295,7 +295,9 @@ class Publisher:
         only_attempt = result.status is Status.PENDING
         if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return
-        store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked)
+        # Only an attempt that others of the same run follow has an exit code: it counts for the job.
+        counts = only_attempt and result.exit_code is not None
+        store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked, counts=counts)
         self._end_written, self.ended = not only_attempt, only_attempt
 
     def _open(self, store: LogWriter) -> None:

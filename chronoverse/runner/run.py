@@ -60,6 +60,7 @@ def run(
     pty: bool = False,
     require_log: bool = False,
     retry: bool = False,
+    more_follow: bool | None = None,
     labels: Labels = (),
     service_url: str | None = None,
     page: Callable[[JobRef], str] | None = None,
@@ -69,9 +70,10 @@ def run(
 
     ``store`` may be a function, which is called in the publisher's thread. What ``masks`` has is neither published nor
     spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. ``pty``, ``require_log``,
-    ``retry`` and ``labels`` are the options of ``chronoverse run``. ``service_url``, if we publish through a service,
-    and ``page``, the link to a job's page, are for messages. In the main thread SIGINT, SIGTERM and SIGHUP are
-    forwarded. With ``require_log`` what :meth:`Publisher.start` raises is raised.
+    ``retry`` and ``labels`` are the options of ``chronoverse run``. ``more_follow`` is for one of several commands that
+    are attempts of one job: whether it is not the last. ``service_url``, if we publish through a service, and ``page``,
+    the link to a job's page, are for messages. In the main thread SIGINT, SIGTERM and SIGHUP are forwarded. With
+    ``require_log`` what :meth:`Publisher.start` raises is raised.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),
@@ -80,7 +82,15 @@ def run(
     say = tees["stderr"].say
     connect = store if callable(store) else lambda: store
     make_publisher = partial(
-        Publisher, connect, job, say=say, lease_seconds=limits.lease_seconds, find_free_id=retry, labels=labels
+        Publisher,
+        connect,
+        job,
+        say=say,
+        lease_seconds=limits.lease_seconds,
+        find_free_id=retry,
+        labels=labels,
+        # The command before may still be delivering its last lines.
+        wait_for_lease=more_follow is not None,
     )
     if page:
         say(page(job))
@@ -114,13 +124,18 @@ def run(
         if recovered is not None:
             say(f"{counted(recovered_lines)} of an earlier runner of this job, in {recovered}, go before ours")
         try:
-            # A recovered spool file may say how an earlier command ended.
+            # A recovered spool file may say how an earlier command ended. The exit code of one of several still counts.
+            earlier = spool.state.get("ending") or (None, None)
+            before = (earlier[1] or 0) if more_follow is not None and earlier[0] == Status.PENDING else 0
             spool.save_state(ending=None, server=service_url or "")
             code = run_command(
                 argv, tees, spool.put, signals, max_line_bytes=limits.max_line_bytes, masks=masks, pty=pty
             )
             status = Status.CANCELED if signals.received else Status.FAILED
-            publisher.end(JobResult(status if code else Status.COMPLETED, code))
+            if more_follow and not signals.received:
+                publisher.end(JobResult(Status.PENDING, max(code, before)))
+            else:
+                publisher.end(JobResult(status if code or before else Status.COMPLETED, max(code, before)))
             if refusal is None:
                 count = len(signals.received)
                 show = tees["stderr"].show_status

@@ -272,18 +272,29 @@ class Store:
         """Extends the lease. Raises :class:`Fenced`, :class:`Deleted`."""
         self._ask("renew", attempt.job, ("job", "lease"), attempt.token, attempt.attempt, self._lease_ms)
 
-    def finish(self, attempt: Attempt, status: Status, exit_code: int | None, dropped: int, next_number: int) -> None:
+    def finish(
+        self,
+        attempt: Attempt,
+        status: Status,
+        exit_code: int | None,
+        dropped: int,
+        next_number: int,
+        *,
+        counts: bool = False,
+    ) -> None:
         """Ends the job after its last line, which is ``next_number`` - 1.
 
         With PENDING it ends the attempt, and not the job: for a week the job, which stays RUNNING, waits for its next
-        attempt. The caller makes sure before that all lines are safe.
+        attempt. The caller makes sure before that all lines are safe. If the attempt's exit code ``counts``, the job
+        ends with it, FAILED, unless it ends with a larger one, or is CANCELED or LOST.
         Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())
         # A job without a runner waits a week for its next attempt. Then it is LOST.
         keep_ms = self._retention_ms if status.terminal else 604_800_000
-        args = (attempt.token, now, status, code, dropped, keep_ms, next_number, attempt.attempt)
+        end = (status, code, dropped, keep_ms, next_number, attempt.attempt, "1" if counts else "")
+        args = (attempt.token, now, *end)
         self._ask("finish", attempt.job, RUNNER_KEYS, *args)
         if status.terminal:
             self.workflows.job_ended(attempt.job)

@@ -1,9 +1,10 @@
 -- Ends a job: writes the terminal entry and the job's hash, deletes the lease and starts the retention. All or nothing.
 -- With the status PENDING it ends the attempt, and not the job: the job stays RUNNING, and its lease says that it waits
--- for its next attempt. It is LOST if none comes in time.
+-- for its next attempt. It is LOST if none comes in time. The largest exit code that counts is the job's, if it ends
+-- COMPLETED or FAILED with a smaller one.
 -- KEYS  log, job, lease
 -- ARGV  token, now (ISO 8601), status, exit code ('' when unknown), dropped, retention in ms (PENDING: how long the job
---       waits, in ms), next number, attempt
+--       waits, in ms), next number, attempt, '1' when the exit code of a PENDING attempt counts for the job
 -- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (no number is left)
 -- When it is repeated after a lost reply, its attempt has already ended with this status after this line, and the answer
 -- is OK again. The line is compared, since a job that was declared LOST has the same status and attempt but may lack
@@ -13,7 +14,11 @@ local token, now, status, exit_code, dropped, retention = ARGV[1], ARGV[2], ARGV
 
 check_types(log, job, lease)
 local last, problem = head(log, job)
-local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines')
+local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines', 'worst_exit_code')
+local worst = whole_number(ended[4]) or 0
+if (status == 'COMPLETED' or status == 'FAILED') and worst > (tonumber(exit_code) or 0) then
+  status, exit_code = 'FAILED', ended[4]
+end
 if not holds_lease(job, lease, token, ARGV[8]) then
   if is_deleted(lease) then return {'DELETED'} end
   if status == 'PENDING' and redis.call('GET', lease) == WAITS and not problem then
@@ -27,6 +32,7 @@ if not problem and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} e
 
 if status == 'PENDING' then
   redis.call('SET', lease, WAITS, 'PX', retention)
+  if ARGV[9] == '1' and (tonumber(exit_code) or 0) > worst then redis.call('HSET', job, 'worst_exit_code', exit_code) end
   return {'OK'}
 end
 if not end_job(log, job, last, status, exit_code, dropped, now, retention) then return {'TAINTED', last} end

@@ -178,6 +178,13 @@ class EndBody(OpenedBody):
     )
     # What reads logs accepts no other codes.
     exit_code = JsonInteger("Null when there is none.", -999_999_999, 999_999_999, allow_none=True, load_default=None)
+    counts = JsonBoolean(
+        load_default=False,
+        metadata={
+            "description": "With PENDING: the job will end with this exit code, FAILED, unless it ends with a larger"
+            " one, or is CANCELED or LOST."
+        },
+    )
     dropped = JsonInteger("Lines that the runner could not keep.", 0, load_default=0)
     next = JsonInteger("The number behind the last line's.", 1, required=True)
 

@@ -130,7 +130,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
         status = Status(body["status"])
         with _count_answer("finish"):
-            deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"])
+            counts = status is Status.PENDING and body["counts"]
+            deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"], counts=counts)
             # An attempt that others follow has no lease any more: its runner has asked before.
             if status is not Status.PENDING:
                 _require_safe_end(deps.store.durability_probe(), attempt)
