@@ -1,5 +1,11 @@
 """Several commands whose output is one job's log: ``run --continue``."""
 
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +17,7 @@ from chronoverse.store import Store
 from tests.support.bench import JOB
 from tests.support.commands import call_main
 from tests.support.servers import RedisServer, running
+from tests.support.service import ROOT
 
 
 def step(store: Store, code: str, *, last: bool = False, job: JobRef = JOB, **limits: object) -> int:
@@ -81,3 +88,55 @@ def test_the_options_say_what_they_need(server: RedisServer, tmp_path: Path) -> 
         done = call_main("run", "--workflow", "wf_1", *options, "--", "touch", str(file), environ=environ)
         assert done.returncode == 64, done.stderr
     assert not file.exists()
+
+
+@pytest.mark.long
+def test_the_recipes_work_with_the_shells_that_they_consist_of(server: RedisServer, tmp_path: Path) -> None:
+    """GitHub splits the shell's line at its first space, and puts the script's path in place of ``{0}``."""
+    program = tmp_path / "chronoverse"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m chronoverse "$@"\n')
+    program.chmod(0o755)
+    prefix = f"recipes-{time.monotonic_ns()}"
+    environ = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "CHRONOVERSE_REDIS_URL": server.url,
+        "CHRONOVERSE_KEY_PREFIX": prefix,
+        "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
+        "GITHUB_JOB": "build",
+        "GITHUB_RUN_ID": "17",
+        "GITHUB_RUN_ATTEMPT": "1",
+        "CUSTOM_ENV_CI_PROJECT_PATH_SLUG": "group-app",
+        "CUSTOM_ENV_CI_JOB_ID": "99",
+        "BUILD_FAILURE_EXIT_CODE": "1",
+        "CUSTOM_ENV_CI_COMMIT_SHA": "4f0c1de",
+        "CUSTOM_ENV_CI_COMMIT_REF_NAME": "main",
+        "CUSTOM_ENV_CI_JOB_URL": "https://gitlab.example.com/1",
+    }
+    recipes = (ROOT / "docs" / "runner.md").read_text("utf-8")
+    script = tmp_path / "step.sh"
+
+    def execute(command: list[str], text: str) -> int:
+        script.write_text(text)
+        return subprocess.run(command, env=environ, capture_output=True, timeout=60).returncode
+
+    each, last = (line for line in re.findall(r"shell: (bash -c .*)", recipes))
+    codes = [
+        execute(shlex.split(line.replace("{0}", str(script))), text)
+        for line, text in ((each, "echo one"), (each, "false | true\necho not reached"), (last, "echo over"))
+    ]
+    assert codes == [0, 1, 0]
+    run_exec, cleanup_exec = re.findall(r"```sh\n(#!/bin/sh\n# (?:run|cleanup)_exec.*?)```", recipes, re.DOTALL)
+    gitlab = [execute(["sh", "-c", run_exec, "run_exec", str(script)], text) for text in ("echo one", "exit 3")]
+    assert [*gitlab, execute(["sh", "-c", cleanup_exec], "")] == [0, 1, 0]
+
+    store = Store(server.url, prefix=prefix)
+    github, job = JobRef("ci", "build-17-1"), JobRef("group-app", "99")
+    assert ended(store, github) == (Status.FAILED, 1, 2, 3)
+    assert [entry[1][3] for entry in store.read(github, 0, 2)] == [b"one", b"over"]
+    assert ended(store, job) == (Status.FAILED, 3, 1, 3)
+    found = store.get_job(job)
+    assert found is not None
+    assert dict(found.labels) == {"branch": "main", "commit": "4f0c1de", "url": "https://gitlab.example.com/1"}
+    store.close()

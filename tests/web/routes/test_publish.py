@@ -145,6 +145,20 @@ def test_an_attempt_may_end_before_the_job(client: httpx.Client, job: Foreign, o
     assert refusal(opened.end(2, status="PENDING")) == {"reason": "FENCED"}
 
 
+def test_the_exit_code_of_an_attempt_may_count(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """Then it is the job's, unless a larger one comes. Without that the job is as its last attempt."""
+    opened.append(1, "a")
+    assert opened.end(2, status="PENDING", exit_code=3, counts=True).status_code == 204
+    second = Runner(client, job)
+    second.attempt = second.open().json()["attempt"]
+    assert second.end(2, status="PENDING", exit_code=7).status_code == 204
+    third = Runner(client, job)
+    third.attempt = third.open().json()["attempt"]
+    assert [third.end(2).status_code for _ in range(2)] == [204, 204]
+    ended = client.get(job.path).json()
+    assert (ended["status"], ended["exit_code"], ended["attempt"]) == ("FAILED", 3, 3)
+
+
 def test_a_repeated_request_changes_nothing(client: httpx.Client, job: Foreign, runner: Runner) -> None:
     """Every request is sent twice, with the same answer."""
     for ask in (runner.open, lambda: runner.append(1, "a", "b"), lambda: runner.end(3)):
