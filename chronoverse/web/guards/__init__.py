@@ -64,6 +64,8 @@ Bodies are read by :mod:`chronoverse.web.http.bodies`, and full sockets have a s
   {http.bodies.RECEIVE_SECONDS}; then 408
 - brackets, commas and quotation marks outside of the strings of a body: {http.bodies.MAX_STRUCTURAL_CHARACTERS}, then
   400; of log records {otlp.decoding.MAX_STRUCTURAL_CHARACTERS}
-- log records of a request; bytes and lines of one; lines of a request: {otlp.decoding.MAX_RECORDS}, then 413;
-  {otlp.decoding.MAX_RECORD_BYTES}, {otlp.records.MAX_RECORD_LINES}; {otlp.records.MAX_LINES}; others are rejected
+- log records, resources and scopes of a request; bytes, lines and attributes of a record; lines of a request; bytes of
+  a value that is no text: {otlp.decoding.MAX_RECORDS}, then 413; {otlp.decoding.MAX_RECORD_BYTES},
+  {otlp.records.MAX_RECORD_LINES}, {otlp.decoding.MAX_ATTRIBUTES}; {otlp.records.MAX_LINES};
+  {otlp.decoding.MAX_VALUE_BYTES}; others are rejected
 """

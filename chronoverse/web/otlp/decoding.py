@@ -20,8 +20,8 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from chronoverse.web.http.bodies import SLICE_BYTES, load_json
 
-#: Records of a request. The Collector sends 8,192 by default.
-MAX_RECORDS: Final = 20_000
+#: Records, resources and scopes of a request. The Collector sends 8,192 records by default.
+MAX_RECORDS: Final = 50_000
 #: Bytes of one record. It is parsed at once, which may take 20 ms, whatever it is made of.
 MAX_RECORD_BYTES: Final = 524_288
 #: Brackets, commas and quotation marks outside of the strings of a JSON body. 512 records with five attributes have
@@ -29,8 +29,11 @@ MAX_RECORD_BYTES: Final = 524_288
 MAX_STRUCTURAL_CHARACTERS: Final = 200_000
 #: Records that are parsed at once, in a slice of the body, if they are short.
 SLICE_RECORDS: Final = 64
-#: Levels of lists and maps in a value.
+#: Levels of lists and maps in a value. Bytes of a value that is no text, which may take 30 ms to read. Attributes of a
+#: record or a resource.
 MAX_DEPTH: Final = 32
+MAX_VALUE_BYTES: Final = 65_536
+MAX_ATTRIBUTES: Final = 1_000
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
@@ -53,8 +56,9 @@ class Record(NamedTuple):
     severity: int
 
 
-#: The wanted attributes of a resource, and some of its records, or what is wrong with them.
-Found = tuple[Mapping[str, Any], list[Record | BadValue]]
+#: The wanted attributes of a resource, and some of its records, or what is wrong with them. That is a text: an
+#: exception would keep the slice in memory until the garbage collector comes, which took 400 MB for a hostile request.
+Found = tuple[Mapping[str, Any], list[Record | str]]
 
 
 def decode(body: bytes, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
@@ -64,7 +68,7 @@ def decode(body: bytes, mimetype: str, wanted: Collection[str], pause: Callable[
     """
     if mimetype == JSON:
         return _decode_json(load_json(body, pause, MAX_STRUCTURAL_CHARACTERS), wanted, pause)
-    return _decode_protobuf(body, wanted, pause)
+    return _ProtobufDecoder(body, wanted, pause).decode()
 
 
 def encode_answer(mimetype: str, rejected: int, message: str) -> bytes:
@@ -99,72 +103,110 @@ def _varint(number: int) -> bytes:
 # Protobuf
 
 
-def _decode_protobuf(body: bytes, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
-    count = 0
-    try:
-        for field, start, end in _fields(body, 0, len(body), pause):
-            pause()
-            if field != 1:
-                continue
-            resource, scopes = {}, []
-            for inner, inner_start, inner_end in _fields(body, start, end, pause):
-                if inner == 1:
-                    resource = _resource(body[inner_start:inner_end], wanted)
-                elif inner == 2:
-                    scopes.append((inner_start, inner_end))
-            for scope_start, scope_end in scopes:
-                pause()
-                for records in _slices(body, scope_start, scope_end, wanted, pause):
-                    count += len(records)
-                    _check_count(count)
-                    yield resource, records
-    except (DecodeError, IndexError) as error:
-        raise BadRequest("the body is not a protobuf message of log records") from error
+class _ProtobufDecoder:
+    """Decodes one request. See :func:`decode`."""
 
+    def __init__(self, body: bytes, wanted: Collection[str], pause: Callable[[], None]) -> None:
+        self._body = body
+        self._wanted = wanted
+        self._pause = pause
+        self._fields_left = MAX_RECORDS
 
-def _check_count(count: int) -> None:
-    if count > MAX_RECORDS:
-        raise RequestEntityTooLarge(f"a request may have {MAX_RECORDS} log records")
+    def decode(self) -> Iterator[Found]:
+        """Yields what it finds, and raises what it says."""
+        try:
+            for field, start, end in self._fields(0, len(self._body)):
+                self._pause()
+                if field == 1:
+                    yield from self._resource_logs(start, end)
+        except (DecodeError, IndexError) as error:
+            raise BadRequest("the body is not a protobuf message of log records") from error
+        except BadValue as error:
+            raise BadRequest(f"a resource is not as it should be: {error}") from error
 
+    def _resource_logs(self, start: int, end: int) -> Iterator[Found]:
+        resource, scopes = dict[str, Any](), []
+        for field, field_start, field_end in self._fields(start, end):
+            if field == 1:
+                if field_end - field_start > MAX_RECORD_BYTES:
+                    raise BadValue(f"it has more than {MAX_RECORD_BYTES} bytes")
+                resource = _attributes(Resource.FromString(self._body[field_start:field_end]).attributes, self._wanted)
+            elif field == 2:
+                scopes.append((field_start, field_end))
+        for scope_start, scope_end in scopes:
+            for records in self._slices(scope_start, scope_end):
+                self._pause()
+                yield resource, records
 
-def _resource(data: bytes, wanted: Collection[str]) -> dict[str, Any]:
-    if len(data) > MAX_RECORD_BYTES:
-        raise BadRequest(f"a resource has more than {MAX_RECORD_BYTES} bytes")
-    return _attributes(Resource.FromString(data).attributes, wanted)
+    def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
 
-
-def _fields(body: bytes, at: int, end: int, pause: Callable[[], None]) -> Iterator[tuple[int, int, int]]:
-    """Each field of the message ``body[at:end]`` that has a length: its number, and where its content begins and ends.
-
-    Fields without a length are left out. These messages have none. Raises IndexError when the message is torn.
-    https://protobuf.dev/programming-guides/encoding/
-    """
-    while at < end:
-        tag = body[at]
-        at += 1
-        if tag > 0x7F:
-            tag, at = _read_varint(body, at - 1)
-        kind = tag & 7
-        if kind == 2:
-            size = body[at]
+        Fields without a length are left out: these messages have none. Raises IndexError when the message is torn, and
+        413 when all messages have too many fields. https://protobuf.dev/programming-guides/encoding/
+        """
+        body = self._body
+        while at < end:
+            tag = body[at]
             at += 1
-            if size > 0x7F:
-                size, at = _read_varint(body, at - 1)
-            stop = at + size
-            if stop > end:
+            if tag > 0x7F:
+                tag, at = _read_varint(body, at - 1)
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise _too_many_records()
+            kind = tag & 7
+            if kind == 2:
+                size = body[at]
+                at += 1
+                if size > 0x7F:
+                    size, at = _read_varint(body, at - 1)
+                stop = at + size
+                if stop > end:
+                    raise IndexError
+                yield tag >> 3, at, stop
+                at = stop
+            elif kind == 0:
+                _, at = _read_varint(body, at)
+            elif kind in (1, 5):
+                at += 8 if kind == 1 else 4
+            else:
                 raise IndexError
-            yield tag >> 3, at, stop
-            at = stop
-            continue
-        if kind == 0:
-            _, at = _read_varint(body, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
+        if at != end:
             raise IndexError
-        pause()
-    if at != end:
-        raise IndexError
+
+    def _slices(self, at: int, end: int) -> Iterator[list[Record | str]]:
+        """The records of a ScopeLogs message, in slices. A slice of whole fields is such a message itself."""
+        start = stop = at
+        count = 0
+        for field, content, stop_of_field in self._fields(at, end):
+            if field == 2 and stop_of_field - content <= MAX_RECORD_BYTES:
+                count += 1
+                stop = stop_of_field
+                if count < SLICE_RECORDS and stop - start < SLICE_BYTES:
+                    continue
+            yield self._slice(start, stop)
+            if stop != stop_of_field and field == 2:
+                yield [f"a record has more than {MAX_RECORD_BYTES} bytes"]
+            # What is no record, such as the scope, is not read. It may be of any size.
+            start = stop = stop_of_field
+            count = 0
+        yield self._slice(start, stop)
+
+    def _slice(self, start: int, end: int) -> list[Record | str]:
+        try:
+            return [_record(each, self._wanted) for each in ScopeLogs.FromString(self._body[start:end]).log_records]
+        except DecodeError:
+            # One of them is bad, such as by a text that is not UTF-8. The others are taken.
+            return [self._single(content, stop) for _, content, stop in self._fields(start, end)]
+
+    def _single(self, start: int, end: int) -> Record | str:
+        try:
+            return _record(LogRecord.FromString(self._body[start:end]), self._wanted)
+        except DecodeError:
+            return "a record is not valid protobuf, or has text that is not UTF-8"
+
+
+def _too_many_records() -> RequestEntityTooLarge:
+    return RequestEntityTooLarge(f"a request may have {MAX_RECORDS} log records, resources and scopes")
 
 
 def _read_varint(body: bytes, at: int) -> tuple[int, int]:
@@ -180,53 +222,18 @@ def _read_varint(body: bytes, at: int) -> tuple[int, int]:
             raise IndexError
 
 
-def _slices(
-    body: bytes, at: int, end: int, wanted: Collection[str], pause: Callable[[], None]
-) -> Iterator[list[Record | BadValue]]:
-    """The records of a ScopeLogs message, in slices. A slice of whole fields is such a message itself."""
-    start = stop = at
-    count = 0
-    for field, content, stop_of_field in _fields(body, at, end, pause):
-        if field == 2 and stop_of_field - content <= MAX_RECORD_BYTES:
-            count += 1
-            stop = stop_of_field
-            if count < SLICE_RECORDS and stop - start < SLICE_BYTES:
-                continue
-        yield _slice(body[start:stop], wanted, pause)
-        pause()
-        if stop != stop_of_field and field == 2:
-            yield [BadValue(f"a record has more than {MAX_RECORD_BYTES} bytes")]
-        # What is no record, such as the scope, is not read. It may be of any size.
-        start = stop = stop_of_field
-        count = 0
-    yield _slice(body[start:stop], wanted, pause)
-
-
-def _slice(data: bytes, wanted: Collection[str], pause: Callable[[], None]) -> list[Record | BadValue]:
-    try:
-        return [_record(record, wanted) for record in ScopeLogs.FromString(data).log_records]
-    except DecodeError:
-        # One of them is bad, such as by a text that is not UTF-8. The others are taken.
-        return [_single(data[start:end], wanted) for field, start, end in _fields(data, 0, len(data), pause)]
-
-
-def _single(data: bytes, wanted: Collection[str]) -> Record | BadValue:
-    try:
-        return _record(LogRecord.FromString(data), wanted)
-    except DecodeError:
-        return BadValue("a record is not valid protobuf, or has text that is not UTF-8")
-
-
-def _record(record: Any, wanted: Collection[str]) -> Record | BadValue:
+def _record(record: Any, wanted: Collection[str]) -> Record | str:
     try:
         body = record.body.string_value or _body(_value(record.body, 0))
         attributes = _attributes(record.attributes, wanted)
     except BadValue as error:
-        return error
+        return str(error)
     return Record(attributes, body, record.time_unix_nano, record.observed_time_unix_nano, record.severity_number)
 
 
 def _attributes(pairs: Any, wanted: Collection[str]) -> dict[str, Any]:
+    if len(pairs) > MAX_ATTRIBUTES:
+        raise BadValue(f"there are more than {MAX_ATTRIBUTES} attributes")
     found = {}
     for pair in pairs:
         key = pair.key
@@ -245,6 +252,8 @@ def _value(value: AnyValue, depth: int) -> Any:
     kind = value.WhichOneof("value")
     if depth > MAX_DEPTH:
         raise BadValue(f"a value has more than {MAX_DEPTH} levels of lists and maps")
+    if depth == 0 and kind in ("array_value", "kvlist_value", "bytes_value") and value.ByteSize() > MAX_VALUE_BYTES:
+        raise BadValue(f"a value that is no text has more than {MAX_VALUE_BYTES} bytes")
     if kind == "array_value":
         return [_value(each, depth + 1) for each in value.array_value.values]
     if kind == "kvlist_value":
@@ -268,11 +277,12 @@ def _decode_json(request: Any, wanted: Collection[str], pause: Callable[[], None
                 for record in _list(scope, "logRecords"):
                     pause()
                     count += 1
-                    _check_count(count)
+                    if count > MAX_RECORDS:
+                        raise _too_many_records()
                     try:
-                        found: Record | BadValue = _json_record(record, wanted)
+                        found: Record | str = _json_record(record, wanted)
                     except BadValue as error:
-                        found = error
+                        found = str(error)
                     yield resource, [found]
     except BadValue as error:
         raise BadRequest(f"the body is not a message of log records: {error}") from error

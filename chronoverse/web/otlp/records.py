@@ -112,18 +112,19 @@ class RecordSorter:
         self._count = 0
         #: The last resource, the records of its job, the last time in ms, and that time as a line has it.
         self._resource: Mapping[str, Any] = {}
-        self._records: JobRecords | BadValue = BadValue("")
+        self._records: JobRecords | str = ""
         self._milliseconds = -1
         self._timestamp = ""
 
-    def add(self, resource: Mapping[str, Any], records: Sequence[Record | BadValue]) -> None:
-        """Adds records of a resource with these attributes."""
+    def add(self, resource: Mapping[str, Any], records: Sequence[Record | str]) -> None:
+        """Adds records of a resource with these attributes. A text says why a record cannot be taken."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
         for record in records:
+            if isinstance(record, str):
+                self.refused[record] += 1
+                continue
             try:
-                if type(record) is not Record:
-                    raise record  # type: ignore[misc]
                 self._add(record)
             except BadValue as error:
                 self.refused[str(error)] += 1
@@ -133,8 +134,8 @@ class RecordSorter:
         found = self._records
         if not self._naming.isdisjoint(attributes):
             found = self._find_job({**self._resource, **attributes})
-        if isinstance(found, BadValue):
-            raise found
+        if isinstance(found, str):
+            raise BadValue(found)
         end = None if _ENDING.isdisjoint(attributes) else _end(attributes)
         path, number = attributes.get(_PATH), attributes.get(_NUMBER)
         if number is not None and not (type(number) is int and 1 <= number <= MAX_RECORD_NUMBER):
@@ -182,14 +183,14 @@ class RecordSorter:
         else:
             group.append(RecordLines(path, number, number, first, time, timestamp, stream, lines))
 
-    def _find_job(self, attributes: Mapping[str, Any]) -> JobRecords | BadValue:
+    def _find_job(self, attributes: Mapping[str, Any]) -> JobRecords | str:
         try:
             job = JobRef(
                 _identifier("workflow", self._workflow_attributes, attributes),
                 _identifier("job", self._job_attributes, attributes),
             )
         except BadValue as error:
-            return error
+            return str(error)
         return self.jobs[job]
 
     def _split(self, text: bytes, stream: str) -> Lines:

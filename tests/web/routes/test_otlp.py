@@ -149,6 +149,7 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
     deep: Any = "x"
     for _ in range(40):
         deep = [deep]
+    many: dict[str, Any] = {f"a{number}": "" for number in range(1_001)}
     bad = [
         record("n", log__file__record_number="7"),
         record("n", log__file__record_number=2**62, log__file__path="/a"),
@@ -159,12 +160,14 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
         record(deep),
         record("\n" * 6_000),
         record("b" * 600_000),
+        record(["a"] * 30_000),
+        record("a", **many),
     ]
     message = request(sender.resource, record("good"), *bad)
     # A text that is not UTF-8, which some senders let through.
     torn = message.SerializeToString().replace(b"good", b"g\xff\xfed")
     count, why = sender.rejected(sender.client.post("/v1/logs", content=torn, headers=PROTOBUF))
-    assert count == 10, why
+    assert count == 12, why
     assert len(why) < 2_100
     count, why = sender.rejected(sender.post(record("good"), *bad[:3], *bad[:1]))
     assert count == 4
@@ -200,7 +203,8 @@ def test_a_job_of_a_runner_is_refused(sender: Sender) -> None:
         (b"{}", {"Content-Type": "text/plain"}, 415),
         (b"x", {**PROTOBUF, "Content-Encoding": "gzip"}, 400),
         (gzip.compress(bytes(9_000_000)), {**PROTOBUF, "Content-Encoding": "gzip"}, 413),
-        (b"\x0a\x06\x12\x04\x12\x00\x12\x00" * 10_001, PROTOBUF, 413),
+        (b"\x0a\x06\x12\x04\x12\x00\x12\x00" * 12_501, PROTOBUF, 413),
+        (b"\x0a\x00" * 50_001, PROTOBUF, 413),
         (b"", {**PROTOBUF, "Authorization": "Bearer x"}, 401),
     ],
 )
