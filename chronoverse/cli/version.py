@@ -1,7 +1,5 @@
 """The version of a build."""
 
-import subprocess
-from importlib import metadata
 from pathlib import Path
 
 from chronoverse import __version__
@@ -16,12 +14,16 @@ def build_version() -> str:
     """
     if ".dev" not in __version__:
         return __version__
+    import subprocess
+
     root = Path(__file__).parents[2]
     try:
         if not (root / ".git").exists():
+            from importlib import metadata  # which takes 10 ms
+
             return metadata.version("chronoverse")
         command = ["git", "rev-parse", "--short=8", "HEAD"]
         commit = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout.strip()
-    except (metadata.PackageNotFoundError, OSError, subprocess.CalledProcessError):
+    except (ImportError, OSError, subprocess.CalledProcessError):
         return __version__
     return f"{__version__}+g{commit}"
