@@ -13,7 +13,8 @@ const MAX_WINDOWS = 64;
 const MAX_CHARACTERS = 16_000_000;
 //: Requests for windows at the same time.
 const MAX_REQUESTS = 2;
-//: Milliseconds that a window must be in view before it is requested. So dragging the scroll bar requests only a few.
+//: Milliseconds that the rows in view must stay the same before theirs are requested, unless they were the same before that.
+//: So a jump requests at once, and dragging the scroll bar requests only a few.
 const SETTLE_MS = 40;
 //: Milliseconds after which a failed request is repeated.
 const RETRY_MS = 1500;
@@ -35,6 +36,7 @@ export class Log {
   #missing = [];
   #fetching = new Set();
   #timer = 0;
+  #loadedAt = 0;
   #epoch = 0;
   #load;
   /** Resolves after the first lines have arrived. */
@@ -155,10 +157,12 @@ export class Log {
     for (const index of indexes) this.#touch(index);
     const missing = [...indexes].filter((index) => !this.#complete(index));
     const same = missing.length === this.#missing.length && missing.every((index, i) => index === this.#missing[i]);
+    const isMoving = performance.now() - this.#loadedAt < SETTLE_MS;
+    this.#loadedAt = performance.now();
     if (same && this.#timer) return;
     this.#missing = missing;
     clearTimeout(this.#timer);
-    this.#timer = missing.length ? setTimeout(() => this.#fetchMissing(), this.#windows.size ? SETTLE_MS : 0) : 0;
+    this.#timer = missing.length ? setTimeout(() => this.#fetchMissing(), this.#windows.size && isMoving ? SETTLE_MS : 0) : 0;
   }
 
   #fetchMissing() {
