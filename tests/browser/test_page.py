@@ -305,6 +305,16 @@ def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
 
 
 @pytest.mark.long
+def test_a_jump_among_wrapped_lines_shows_its_line(open_tab: OpenTab, job: Job) -> None:
+    """Also when it would be in view already if no line wrapped."""
+    job.lines(*["word " * 200] * 19, "needle", *["word " * 200] * 20).end()
+    tab = open_tab(job.ref).wait_number(1)
+    tab.page.keyboard.press("w")
+    tab.find("needle")
+    tab.wait_number(20)
+
+
+@pytest.mark.long
 def test_a_log_is_saved(open_tab: OpenTab, job: Job) -> None:
     """In three formats. With a filter only what is shown."""
     job.lines("one", "two").lines("three", stream="stderr").end()

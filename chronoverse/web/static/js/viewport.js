@@ -100,8 +100,11 @@ export class Viewport {
 
   /** The first and the last row in view. */
   get view() {
-    const last = Math.min(this.#source.count, this.#row + Math.ceil((this.#height + this.#px) / ROW)) - 1;
-    return [Math.min(this.#row, Math.max(0, last)), Math.max(0, last)];
+    const end = Math.max(0, this.#source.count - 1);
+    const top = Math.min(this.#row, end);
+    let bottom = top;
+    for (let y = this.#heightOf(top) - this.#px; y < this.#height && bottom < end; y += this.#heightOf(bottom)) bottom += 1;
+    return [top, bottom];
   }
 
   get atEnd() {
@@ -117,15 +120,20 @@ export class Viewport {
     });
   }
 
-  /** Brings a row into view, at a share of the screen's height. If `near`, a row that is in view already does not move. */
+  /**
+   * Brings a row into view, at a share of the screen's height. If `near`, a row that is in view already does not move. If rows
+   * wrap it comes to the top, because the heights of the rows above are known only when they are loaded and drawn.
+   */
   show(row, { share = 0, near = false } = {}) {
+    // What was shown or hidden just now may have changed the height.
+    if (this.#scroller.clientHeight !== this.#height) this.#resized();
     const [top, bottom] = this.view;
     if (near && row > top && row < bottom - 1) return this.refresh();
     this.stick = false;
     this.#toEnd = false;
     this.#row = Math.max(0, Math.min(row, this.#source.count - 1));
     this.#px = 0;
-    this.#moveBy(-Math.round((share * this.#height) / ROW) * ROW);
+    if (!this.#wrap) this.#moveBy(-Math.round((share * this.#height) / ROW) * ROW);
     return this.refresh();
   }
 
