@@ -201,6 +201,21 @@ def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> 
     assert (tab.numbers()[0], tab.text("#comparison")) == (1, "")
 
 
+def test_a_summary_that_comes_late_does_not_move_the_log(open_tab: OpenTab, failed: Job) -> None:
+    """It marks the new lines all the same."""
+    tab = open_tab()
+    tab.page.clock.install()
+    held: list[Route] = []
+    tab.page.route("**/summary?*", lambda route: held.append(route))
+    tab.open(failed.ref).wait_number(303)
+    tab.wait(lambda rows: held, "the summary is asked for")
+    tab.page.clock.fast_forward(6000)
+    held[0].continue_()
+    tab.page.wait_for_selector("#runs a")
+    wait_until(lambda: marked(tab) == [281], PATIENCE_SECONDS, "the new line in view is marked")
+    tab.wait_number(303)
+
+
 def test_a_running_job_marks_lines_as_they_come(open_tab: OpenTab, page_store: Store) -> None:
     """When it fails meanwhile, its summary is shown. A part of a long line marks its row."""
     write_runs(page_store, "running-new")

@@ -425,24 +425,27 @@ async function fetchJob() {
 
 const hasFailed = () => status === "FAILED" || status === "LOST";
 
-/** Opens the log at the cause of a failure, with the new lines marked. */
-function showCause({ cause, compared_with: runs }) {
+/** Marks the new lines, and opens the log at the cause of a failure if `moves`. */
+function showCause({ cause, compared_with: runs }, moves) {
   if (runs && !newLines.active) newLines.mark();
-  if (!cause || cause.kind === "last") return;
+  if (!moves || !cause || cause.kind === "last") return;
   const number = cause.line.sequence_num;
   if (number === maker.current) return;
   jump(number);
   const [top, bottom] = viewport.view;
   const above = viewport.source.rowOf(Math.max(1, cause.from - ABOVE_CAUSE));
-  if (viewport.source.rowOf(number) - above < bottom - top - 3) viewport.show(above);
+  if (!viewport.wrap && viewport.source.rowOf(number) - above < bottom - top - 3) viewport.show(above);
 }
 
-/** Shows the summary. If `opens`, the log moves to the cause, until the reader has done something or some seconds are over. */
+/**
+ * Shows the summary. If `opens`, the new lines are marked, until the reader has done something, and the log moves to the cause,
+ * until some seconds are over.
+ */
 function summarize(opens) {
   const until = performance.now() + CAUSE_MS;
   return showSummary(path, (body) => {
     newLines.showCount(body.compared_with && body.new.count);
-    if (opens && !hasReaderActed && performance.now() < until) showCause(body);
+    if (opens && !hasReaderActed) showCause(body, performance.now() < until);
   });
 }
 
