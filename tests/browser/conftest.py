@@ -69,8 +69,8 @@ class Job:
 
 @pytest.fixture(scope="session")
 def page_store(page_server: RedisServer) -> Iterator[Store]:
-    """The store that runners write to."""
-    store = Store(page_server.url, clock=ticking())
+    """The store that runners write to. Nothing renews their leases, which last longer than any test."""
+    store = Store(page_server.url, clock=ticking(), lease_seconds=600)
     yield store
     store.close()
 

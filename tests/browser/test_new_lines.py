@@ -22,7 +22,7 @@ OpenTab = Callable[..., Tab]
 #: Seconds for a failed job with a long log to open.
 OPENED_SECONDS: Final = 10.0
 #: Seconds for a comparison of a long log to end.
-COMPARED_SECONDS: Final = 60.0
+COMPARED_SECONDS: Final = 90.0
 
 GOOD: Final = [f"step {number} took {number} ms" for number in range(1, 301)]
 
