@@ -126,6 +126,33 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     assert (tab.numbers()[0], tab.text("#comparison")) == (1, "")
 
 
+def test_a_failed_job_says_where_its_line_was_seen_before(open_tab: OpenTab, page_store: Store) -> None:
+    """At its top, and beside the buttons of a picked line. Both link to the first run, also by keyboard."""
+    workflow_id = f"seen-{time.monotonic_ns()}"
+    flaky = [*GOOD[:20], "TimeoutError: no answer in 7 s", *GOOD[20:]]
+    for number, is_good in enumerate((True, False, True, True)):
+        run = Job(page_store, f"run-{number}", workflow_id).lines(*(GOOD if is_good else flaky))
+        run.end(Status.COMPLETED if is_good else Status.FAILED, int(not is_good))
+    job = Job(page_store, "failed", workflow_id).lines(*flaky, "a word that is only here").end(Status.FAILED, 1)
+    tab = open_tab(job.ref)
+    tab.page.wait_for_selector("#past:not([hidden])")
+    seen = r"Such a line was in 2 of the last 5 runs, all failed; first .*(ago|now) in run-1"
+    assert re.fullmatch(rf"{seen}\. It comes and goes", tab.text("#past"))
+    assert str(tab.page.get_attribute("#past a", "href")).endswith("/jobs/run-1#L21")
+    tab.go_to(302)
+    tab.wait_text("#seen", "Such a line was in none of the last 4 runs")
+    tab.wait_text("#said", "Such a line was in none of the last 4 runs")
+    tab.page.set_viewport_size({"width": 390, "height": 800})
+    tab.go_to(21)
+    tab.page.wait_for_selector("#seen a")
+    assert re.fullmatch(seen, tab.text("#seen"))
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    tab.page.focus("#seen a")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_url("**/jobs/run-1#L21")
+    wait_current(tab, 21)
+
+
 def test_a_lost_job_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> None:
     """The head says since when its runner is silent."""
     job = Job(page_store, "lost", f"lost-{time.monotonic_ns()}").lines(*GOOD).end(Status.LOST)

@@ -16,6 +16,7 @@ import { RowMaker } from "./row.js";
 import { Ruler } from "./ruler.js";
 import { Scan } from "./scan.js";
 import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
+import { showSeen } from "./seen.js";
 import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
 import { showConnection, showFoot, showJob, showLast, showTrouble } from "./status.js";
 import { showSummary } from "./summary.js";
@@ -170,6 +171,7 @@ function pick(number, extend) {
 function picked() {
   toAddress(maker.picked);
   showPicked(maker.picked);
+  showSeen(path, workflow, name, maker.picked);
   viewport.refresh();
 }
 
@@ -191,6 +193,7 @@ function goToAddress() {
   if (!named) return false;
   maker.picked = named;
   showPicked(named);
+  showSeen(path, workflow, name, named);
   jump(Math.min(named.from, Math.max(log.last, 1)));
   if (!live && named.from > log.last) showTrouble(`there is no line ${count(named.from)}: the last one is ${count(log.last)}`);
   return true;

@@ -4,6 +4,7 @@ import { $, announce, link, make } from "./dom.js";
 import { ago, count } from "./format.js";
 import { segmentElement } from "./row.js";
 import { markup } from "./markup.js";
+import { showPast } from "./seen.js";
 import { get } from "./session.js";
 import { plain, segments } from "./text.js";
 
@@ -63,6 +64,7 @@ function show(body) {
   }
   $("summary").replaceChildren(...parts.flatMap((part, index) => (index ? [" · ", ...part] : part)));
   $("summary").hidden = !parts.length;
+  showPast(body);
 }
 
 /**
@@ -76,6 +78,6 @@ export async function showSummary(path, told) {
     if (!body || mine !== asking) return;
     show(body);
     told(body);
-    if (body.complete) return announce($("summary").textContent);
+    if (body.complete) return announce([$("summary"), $("past")].map((each) => each.textContent).join(". "));
   }
 }
