@@ -22,15 +22,17 @@ _ENDS = ("COMPLETED", "FAILED", "CANCELED", "LOST")
     show_default=True,
     help="How many ended jobs are looked at, up to and including JOB.",
 )
+@common.label_option("--label", "Only jobs with this label. May be repeated: then they must have all.")
 @common.output_option
-def seen(workflow: str, job: str, line: int, jobs: int, output: str) -> None:
+def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output: str) -> None:
     """Print in which of the newest runs of WORKFLOW a line like line N of JOB was printed.
 
     Lines are alike when they differ in numbers, times, hashes, temporary paths and the like only.
     """
     with common.open_client(workflow, job) as client, common.status_line() as show:
         found: dict[str, Any] = {}
-        for page in client.pages("/workflows/{}/jobs/{}/logs/{}/history", workflow, job, str(line), jobs=jobs):
+        route, query = "/workflows/{}/jobs/{}/logs/{}/history", {"jobs": jobs, "label": label}
+        for page in client.pages(route, workflow, job, str(line), **query):
             found = _joined(found, page) if found else page
             show(f"looked at {sum(found['looked_at'].values()):,} jobs")
     for text in [common.json_text(found)] if output != "text" else _text(found):

@@ -135,7 +135,7 @@ def tool_list(max_wait: int) -> list[Tool]:
         _tool(
             "seen_before",
             "workflow_id job_id line",
-            "jobs cursor",
+            "jobs label cursor",
             "In which of the newest runs of the workflow, up to this job, a line like this one was printed: it may"
             " differ in numbers and the like. first and last name the oldest and the newest of these runs.",
         ),
@@ -260,12 +260,10 @@ class Tools:
                 raise ChronoverseError("not even the job fits: ask for more bytes")
             lists[longest].pop(0 if longest == "last" else -1)
 
-    def seen_before(
-        self, *, workflow_id: str, job_id: str, line: int, jobs: int, max_bytes: int, cursor: str | None = None
-    ) -> bytes:
+    def seen_before(self, *, workflow_id: str, job_id: str, line: int, max_bytes: int, **query: Any) -> bytes:
         """In which runs a line was seen. Runs that have no room are left out, and counted."""
         route = "/workflows/{}/jobs/{}/logs/{}/history"
-        found = self.client.read(route, workflow_id, job_id, str(line), jobs=jobs, cursor=cursor)
+        found = self.client.read(route, workflow_id, job_id, str(line), **query)
         body: dict[str, Any] = {"notice": NOTICE, **tidy(found), "jobs_left_out": 0}
         for place in filter(None, (body["first"], body["last"], *body["jobs"])):
             page = self._page(workflow_id, place["id"])

@@ -40,6 +40,7 @@ from chronoverse.history.scans.scan import (
 from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
 from chronoverse.history.tiered_log import BatchReader, Search, read_batches
+from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
 from chronoverse.joblog.past_runs import PastRuns
@@ -219,7 +220,7 @@ class ScanApp:
         if not lines or lines[0].sequence_num != scan.line:
             raise JobNotFound("no such line")
         message = lines[0].message
-        past, position = self._read_past(job, scan.jobs, budget, start=scan.start)
+        past, position = self._read_past(job, scan.jobs, budget, scan.labels, scan.start)
         head = {
             "position": position and (repr(position[0]), position[1]),
             "looked_at": len(past.runs),
@@ -228,14 +229,20 @@ class ScanApp:
         return head, past.history(self._hasher.hashes([message])[0])
 
     def _read_past(
-        self, job: Job, count: int, budget: PageBudget, start: tuple[str, str] | None = None
+        self,
+        job: Job,
+        count: int,
+        budget: PageBudget,
+        labels: Sequence[Sequence[str]] = (),
+        start: tuple[str, str] | None = None,
     ) -> tuple[PastRuns, ListingPosition | None]:
-        """The ended jobs of the workflow from ``start`` on, or up to and including ``job``, the newest first."""
+        """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first."""
         before = self._position_of(job) if start is None else (float(start[0]), start[1])
         own = [ListedJob(before[0] if before else math.inf, job.ref.job_id, job)] if start is None else []
         older = self._listed_after(job.ref.workflow_id, before, 50)
         listed = chain(own, (each for each in older if each.job_id != job.ref.job_id))
-        return self._past_runs.read(listed, count, budget, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
+        hot_budget = PageBudget(seconds=HOT_SECONDS, clock=self._clock)
+        return self._past_runs.read(listed, count, budget, hot_budget, lambda each: has_labels(each.labels, labels))
 
     def _position_of(self, job: Job) -> ListingPosition | None:
         """Where the job stands in the listing of its workflow; None for a foreign job without any time.

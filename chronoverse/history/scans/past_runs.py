@@ -29,7 +29,7 @@ class PastRunReader:
         count: int,
         budget: PageBudget,
         hot_budget: PageBudget,
-        is_wanted: Callable[[Job], bool] = bool,
+        is_wanted: Callable[[Job], bool],
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or as many as there is time for.
 

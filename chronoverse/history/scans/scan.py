@@ -130,8 +130,8 @@ class SummaryScan(BaseScan):
 class HistoryScan(BaseScan):
     """Asks in which of the newest ``jobs`` ended jobs, up to and including this one, the shape of a line stands.
 
-    The line has the number ``line``. ``start`` is how far the page before has come in the workflow's listing: a
-    creation time in Unix milliseconds as text, and a job id.
+    The line has the number ``line``. Only jobs with all ``labels`` count. ``start`` is how far the page before has come
+    in the workflow's listing: a creation time in Unix milliseconds as text, and a job id.
     """
 
     PATH: ClassVar = "/history"
@@ -139,6 +139,7 @@ class HistoryScan(BaseScan):
     line: int
     jobs: int
     start: tuple[str, str] | None = None
+    labels: Sequence[Sequence[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

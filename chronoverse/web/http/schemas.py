@@ -399,6 +399,7 @@ class HistoryQuery(Schema):
     jobs = QueryInteger(
         "How many ended jobs are looked at: the newest, up to and including this one.", 1, 1_000, load_default=200
     )
+    label = _labels(_WITH_LABEL)
     cursor = _PAGE_CURSOR
 
 

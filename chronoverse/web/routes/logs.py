@@ -166,19 +166,27 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         HistorySchema,
         description="A page, perhaps of fewer jobs than asked for; `Link` names the next. Its counts are of this page.",
     )
-    def trace_line(workflow_id: str, job_id: str, number_text: str, jobs: int, cursor: str | None = None) -> Response:
+    def trace_line(
+        workflow_id: str,
+        job_id: str,
+        number_text: str,
+        jobs: int,
+        label: Sequence[Any] = (),
+        cursor: str | None = None,
+    ) -> Response:
         """In which jobs a line of this shape was seen."""
         ref, line = JobRef(workflow_id, job_id), int(number_text)
-        listing = ("history", workflow_id, job_id, line, jobs)
+        listing = ("history", workflow_id, job_id, line, jobs, *labels_in_cursor(label))
         start, left = None, jobs
         if cursor is not None:
             created, created_id, left = decode_cursor(cursor, listing, created_ms, identifier, number)
             start = repr(created), created_id
-        with pending_scan(deps, HistoryScan, ref, line=line, jobs=left, start=start) as pending:
+        with pending_scan(deps, HistoryScan, ref, line=line, jobs=left, start=start, labels=label) as pending:
             head, found = pending.answer()
         position = head["position"] and encode_cursor(listing, (*head["position"], left - head["looked_at"]))
-        body = {"workflow_id": workflow_id, "id": job_id, "sequence_num": line, "shape": head["shape"]}
-        return page_response({**body, **orjson.loads(found), "cursor": position}, position, {"jobs": jobs})
+        body: dict[str, Any] = {"workflow_id": workflow_id, "id": job_id, "sequence_num": line, "shape": head["shape"]}
+        body |= {**orjson.loads(found), "cursor": position}
+        return page_response(body, position, {"jobs": jobs, "label": label})
 
     return history, searching, comparing, summaries, pasts
 

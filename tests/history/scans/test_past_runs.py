@@ -139,6 +139,20 @@ def test_it_is_what_a_look_into_every_log_finds(workflow: Workflow) -> None:
             check(workflow, app, job_id, len(workflow.jobs[job_id][1]), jobs)
 
 
+def test_only_jobs_with_the_labels_count(workflow: Workflow) -> None:
+    """Those must have all of them, the job itself as well."""
+    for number, branch in enumerate(("main", "other", "main", "other")):
+        ref = JobRef("wf_1", f"job_{number}")
+        attempt = workflow.store.open(ref, "token", labels=(("branch", branch), ("step", "test")))
+        workflow.store.append(attempt, [Line(1, NOW, "a line", "stdout")])
+        workflow.store.finish(attempt, Status.COMPLETED, 0, 0, 2)
+    labels = [["branch", "main"], ["step", "test"]]
+    _, found = ask(workflow.app(), "job_3", 1, labels=labels)
+    assert [place["id"] for place in found["jobs"]] == ["job_2", "job_0"]
+    assert found["looked_at"]["COMPLETED"] == 2
+    assert ask(workflow.app(), "job_3", 1, labels=[["branch", "none"]])[1]["first"] is None
+
+
 def test_a_line_that_is_not_there_is_not_found(workflow: Workflow) -> None:
     """Neither is one of a job that is not there."""
     workflow.write("job", ["one"])

@@ -39,11 +39,13 @@ def test_where_a_line_was_seen(service: Service, client: httpx.Client, job: Fore
         "cursor": None,
     }
     assert client.get(path, params={"jobs": 1}).json()["looked_at"]["FAILED"] == 1
+    labelled = client.get(path, params={"label": ["branch=main", "step=test"]})
+    assert (labelled.status_code, labelled.json()["jobs"]) == (200, [])
     missing = client.get(f"{job.sibling('none').path}/logs/2/history")
     for bad in ("0", "3", "99999999999999", "x", "1x", "0x1", "-1"):
         refused = client.get(f"{jobs[2].path}/logs/{bad}/history")
         assert (refused.status_code, refused.content) == (404, missing.content), bad
-    for query in ("jobs=0", "jobs=1001", "jobs=x", "cursor=x", "limit=3"):
+    for query in ("jobs=0", "jobs=1001", "jobs=x", "cursor=x", "limit=3", "label=x"):
         assert client.get(f"{path}?{query}").status_code == 400, query
     headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
     hidden = httpx.get(f"{service.url}{path}", headers=headers)
