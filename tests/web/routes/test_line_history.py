@@ -6,6 +6,7 @@ import httpx
 
 from chronoverse.auth.tokens import mint
 from tests.support.service import SECRET, Service
+from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 
 
@@ -18,6 +19,7 @@ def test_where_a_line_was_seen(service: Service, client: httpx.Client, job: Fore
         assert client.get(each.path).status_code == 200
         time.sleep(0.002)
     path = f"{jobs[2].path}/logs/2/history"
+    wait_until(lambda: client.get(path).status_code != 503, 60, "the scan server answers")
     answer = client.get(path)
     assert answer.status_code == 200, answer.text
     places = [
