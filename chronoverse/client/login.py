@@ -50,6 +50,8 @@ class Login:
     #: When the token was asked for, and when it ends.
     at: float
     until: float
+    #: Why the issuer has ended it, if it has.
+    ended: str = ""
 
     def is_valid(self, now: float, early: float = 0) -> bool:
         """Whether the token is valid ``early`` seconds after ``now``. The clock may have been set back."""
@@ -256,13 +258,15 @@ class LoginFile:
         if login.refresh_token is None:
             if login.is_valid(now):
                 return login
-            raise StaleToken(f"the sign-in at {login.issuer} is over: run `chronoverse login`")
+            reason = login.ended or "the issuer gave no refresh token"
+            raise StaleToken(f"the sign-in at {login.issuer} is over ({reason}): run `chronoverse login`")
         try:
             renewed = Issuer(login.issuer, login.client_id, self._ca_file).renew(login, now)
         except Unauthorized as error:
             # It is not tried again with each request.
-            self.write(replace(login, refresh_token=None, until=login.at))
-            raise StaleToken(f"the sign-in at {login.issuer} is over ({error}): run `chronoverse login`") from error
+            login = replace(login, refresh_token=None, until=login.at, ended=str(error))
+            self.write(login)
+            return self._renewed(login, now)
         except Unreachable:
             if login.is_valid(now):
                 return login
