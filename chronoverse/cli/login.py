@@ -52,8 +52,10 @@ def _ask_service(settings: Settings) -> dict[str, str | None]:
     client = Client(settings.service_url, ca_file=settings.ca_file)
     try:
         found = client.read("/oidc")
-        return {name: found[name] for name in ("issuer", "client_id", "scopes", "audience")}
-    except (errors.JobNotFound, KeyError) as error:
+        named = {name: found[name] for name in ("issuer", "client_id", "scopes", "audience")}
+        parse.issuer(str(named["issuer"]))
+        return named
+    except (errors.JobNotFound, KeyError, ValueError) as error:
         raise errors.SettingsError(
             f"the service at {settings.service_url} names no issuer: give --issuer and --client-id, or set "
             "CHRONOVERSE_TOKEN"

@@ -200,8 +200,8 @@ def test_commands_sign_in_and_renew_their_token(
         done = run_chronoverse(signed_in_service, "logs", workflow, name, *arguments, **data, **settings)
         return done.returncode, done.stdout.decode().splitlines(), done.stderr.decode()
 
-    def log_in() -> None:
-        login = start_chronoverse(signed_in_service, "login", **data)
+    def log_in(*options: str) -> None:
+        login = start_chronoverse(signed_in_service, "login", *options, **data)
         assert login.stderr is not None
         asked = login.stderr.readline().decode() + login.stderr.readline().decode()
         found = re.fullmatch(f"Open {provider.url}/device and enter the code (.*)\nor open (\\S+)\n", asked)
@@ -230,7 +230,7 @@ def test_commands_sign_in_and_renew_their_token(
     wait_until(lambda: time.time() > json.loads(path.read_text())["until"], PATIENCE_SECONDS, "the token ends")
     over = f"chronoverse: the sign-in at {provider.url} is over (grant request is invalid): run `chronoverse login`\n"
     assert read() == (77, [], over)
-    log_in()
+    log_in("--issuer", provider.url, "--client-id", provider.client_id)
     assert read("--tail", "1") == (0, ["line 200."], "")
     assert read(CHRONOVERSE_TOKEN="another")[0] == 77
     assert run_chronoverse(signed_in_service, "logout", **data).returncode == 0
