@@ -46,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        body, fault = self.rfile.read(int(self.headers["Content-Length"])), self.server.fault()
+        body, fault = b"".join(self._receive()), self.server.fault()
         if fault == "request lost":
             self.close_connection = True
             return
@@ -66,9 +66,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
+    def _receive(self) -> Iterator[bytes]:
+        """The parts of the body. Node.js sends it in chunks: https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
+        if "Content-Length" in self.headers:
+            yield self.rfile.read(int(self.headers["Content-Length"]))
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
     def _forward(self, body: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        own = ("connection", "transfer-encoding")
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in own}
         with contextlib.closing(connection):
             try:
                 connection.request("POST", self.path, body, headers)
