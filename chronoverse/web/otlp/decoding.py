@@ -61,7 +61,7 @@ class Record(NamedTuple):
 Found = tuple[Mapping[str, Any], list[Record | str]]
 
 
-def decode(body: bytes, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
+def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
     """The records of a request. Of attributes only the ``wanted`` ones are read. ``pause`` is called between slices.
 
     Raises HTTPException: 400 when the body is no such request, 413 when it has too many records.
@@ -106,7 +106,7 @@ def _varint(number: int) -> bytes:
 class _ProtobufDecoder:
     """Decodes one request. See :func:`decode`."""
 
-    def __init__(self, body: bytes, wanted: Collection[str], pause: Callable[[], None]) -> None:
+    def __init__(self, body: bytearray, wanted: Collection[str], pause: Callable[[], None]) -> None:
         self._body = body
         self._wanted = wanted
         self._pause = pause
@@ -130,13 +130,18 @@ class _ProtobufDecoder:
             if field == 1:
                 if field_end - field_start > MAX_RECORD_BYTES:
                     raise BadValue(f"it has more than {MAX_RECORD_BYTES} bytes")
-                resource = _attributes(Resource.FromString(self._body[field_start:field_end]).attributes, self._wanted)
+                resource = _attributes(
+                    Resource.FromString(self._content(field_start, field_end)).attributes, self._wanted
+                )
             elif field == 2:
                 scopes.append((field_start, field_end))
         for scope_start, scope_end in scopes:
             for records in self._slices(scope_start, scope_end):
                 self._pause()
                 yield resource, records
+
+    def _content(self, start: int, end: int) -> bytes:
+        return bytes(self._body[start:end])
 
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
@@ -193,14 +198,14 @@ class _ProtobufDecoder:
 
     def _slice(self, start: int, end: int) -> list[Record | str]:
         try:
-            return [_record(each, self._wanted) for each in ScopeLogs.FromString(self._body[start:end]).log_records]
+            return [_record(each, self._wanted) for each in ScopeLogs.FromString(self._content(start, end)).log_records]
         except DecodeError:
             # One of them is bad, such as by a text that is not UTF-8. The others are taken.
             return [self._single(content, stop) for _, content, stop in self._fields(start, end)]
 
     def _single(self, start: int, end: int) -> Record | str:
         try:
-            return _record(LogRecord.FromString(self._body[start:end]), self._wanted)
+            return _record(LogRecord.FromString(self._content(start, end)), self._wanted)
         except DecodeError:
             return "a record is not valid protobuf, or has text that is not UTF-8"
 
@@ -209,7 +214,7 @@ def _too_many_records() -> RequestEntityTooLarge:
     return RequestEntityTooLarge(f"a request may have {MAX_RECORDS} log records, resources and scopes")
 
 
-def _read_varint(body: bytes, at: int) -> tuple[int, int]:
+def _read_varint(body: bytearray, at: int) -> tuple[int, int]:
     number = shift = 0
     while True:
         byte = body[at]

@@ -31,12 +31,12 @@ def handle(deps: Dependencies) -> Response:
     deps.publish_throttle.check(subject)
     time_slice = TimeSlice()
     sorter = RecordSorter(settings.otlp_workflow_attributes, settings.otlp_job_attributes, settings.max_line_bytes)
-    with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as read:
-        body = bytes(read)
+    # The lines take about as much memory as the body. Both count until the lines are appended.
+    with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as body:
         digest = hashlib.sha256(body).hexdigest()[:32]
-        for resource, records in decoding.decode(body, request.mimetype, sorter.wanted, time_slice.check):
-            sorter.add(resource, records)
-    waits = [job for job, records in sorter.jobs.items() if _append(deps, job, records, digest, sorter, time_slice)]
+        for resource, found in decoding.decode(body, request.mimetype, sorter.wanted, time_slice.check):
+            sorter.add(resource, found)
+        waits = [job for job, records in sorter.jobs.items() if _append(deps, job, records, digest, sorter, time_slice)]
     if waits:
         raise RecordsMissing(f"records of {waits[0]} are missing before some that have come; try again")
     refused = sorter.refused
