@@ -74,6 +74,7 @@ CALLS: Final = {
         ),
     ),
     "download": (("download", "wf_1", "job_1"), json_answers(_REFUSAL, status="409 Conflict")),
+    "seen": (("seen", "wf_1", "job_1", "1"), json_answers(_REFUSAL, status="409 Conflict")),
     "redact": (
         ("redact", "wf_1", "job_1", "--lines", "1", "--yes"),
         json_answers(_REFUSAL, status="409 Conflict"),
