@@ -42,6 +42,8 @@ def scan_server_process(
         "CHRONOVERSE_REDIS_URL": store_url,
         "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
         "PYTHONPATH": str(Path(__file__).parents[2]),
+        # By default glibc reserves 64 MiB of the address space for each thread that reads shapes; see MEMORY_BYTES.
+        "MALLOC_ARENA_MAX": "2",
     }
     environ = child_environ(changes)
     # gunicorn and prometheus_client would read these. They concern the service's own gunicorn.
