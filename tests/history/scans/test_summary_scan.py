@@ -53,7 +53,8 @@ def summarize(app: ScanApp, ref: JobRef = JOB, **more: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {"page_bytes": 65_536, "asked_at": 1000.0, "patience": 5.0}
     scan = SummaryScan(workflow_id=ref.workflow_id, job_id=ref.job_id, **(fields | more))
     found: dict[str, Any] = orjson.loads(app.read_summary(SummaryScan.from_json(scan.to_json())))
-    for line in (*found["new"]["first"], *found["errors"]["first"]):
+    causes = [found["cause"]["line"]] if found["cause"] else []
+    for line in (*found["new"]["first"], *found["errors"]["first"], *causes):
         del line["seen"]
     return found
 
