@@ -55,13 +55,12 @@ export class List {
     const request = (this.#request += 1);
     this.#load(request, more).catch((error) => {
       if (request !== this.#request) return;
-      const again = more && isTransient(error);
-      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh(again));
+      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh());
       if (!this.#chunks.length) {
         notice(this.#options.refused(error));
         this.#options.loaded?.();
       }
-      this.#schedule(IDLE_MS, again);
+      this.#schedule(IDLE_MS);
     });
   }
 
@@ -72,9 +71,9 @@ export class List {
     this.#timer = 0;
   }
 
-  #schedule(ms, more = false) {
+  #schedule(ms) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS, more) : this.refresh(more)), ms);
+    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS) : this.refresh()), ms);
   }
 
   /** The items after `cursor`, as a chunk, and the cursor behind them. */
