@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate, validates
 
-from chronoverse.joblog.labels import check_labels
+from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, STREAMS, Status
 from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer, matching, one_of, text
 
@@ -83,7 +83,10 @@ class LabelsField(fields.Dict):
 
     def __init__(self) -> None:
         description = "Each is set once: another value for one that is set is refused, and nothing is done."
-        super().__init__(fields.String(), fields.String(), load_default=tuple, metadata={"description": description})
+        # For OpenAPI. What check_labels() says is clearer.
+        value = fields.String(metadata={"minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"})
+        bounds = {"maxProperties": MAX_LABELS}
+        super().__init__(fields.String(), value, load_default=tuple, metadata={"description": description, **bounds})
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
