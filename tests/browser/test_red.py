@@ -88,13 +88,18 @@ def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Serv
 def test_a_list_that_is_idle_asks_only_for_what_is_new(
     open_tab: OpenTab, page_service: Service, page_store: Store
 ) -> None:
-    """However much was loaded. A new job, and the end of one that is far down, are seen all the same."""
+    """However much was loaded. A new job, and the end of one that is far down, are seen all the same.
+
+    A request for more that is refused is sent again.
+    """
     running = Job(page_store, "far-down", "idle").lines("a line")
     for number in range(220):
         Job(page_store, f"idle-{number:03}", "idle").end()
     tab = open_tab()
     tab.page.goto(f"{tab.url}/ui/workflows/idle#token={page_service.token()}")
     rows = "() => document.querySelectorAll('tbody tr').length"
+    tab.page.wait_for_selector("tbody tr:nth-child(50)")
+    tab.page.route("**/jobs?*cursor=*", lambda route: route.fulfill(status=503), times=1)
     for shown in (50, 100, 150, 200):
         tab.page.wait_for_selector(f"tbody tr:nth-child({shown}):last-child")
         tab.page.click("#more")

@@ -25,7 +25,7 @@ from tests.conftest import KINDS, binary
 from tests.deploy.conftest import COMPOSE_ENVIRONMENT, configure_compose_redis
 from tests.support.archivers import all_entries, archive, line_numbers, policy
 from tests.support.bench import make_lines
-from tests.support.guarded_server import USERS, GuardedServer
+from tests.support.guarded_server import GuardedServer
 from tests.support.jobs import RunningJob
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
@@ -39,13 +39,6 @@ LOAD_LINES: Final = 8_000
 LIVE, ENDED, ARCHIVED, REDACTED, DELETED, FOREIGN = (
     JobRef(WORKFLOW, name) for name in ("live", "ended", "archived", "redacted", "deleted", "foreign")
 )
-
-
-class IncludingServer(GuardedServer):
-    """The users are a part of the configuration."""
-
-    def users(self) -> tuple[str, ...]:
-        return ("--include", str(USERS))
 
 
 class ComposeServer(RedisServer):
@@ -74,18 +67,13 @@ def guarded(directory: Path, program: str) -> RedisServer:
     return GuardedServer(directory, program, "--appendonly", "yes")
 
 
-def including(directory: Path, program: str) -> RedisServer:
-    return IncludingServer(directory, program, "--appendonly", "yes")
-
-
 def embedded(directory: Path, program: str) -> RedisServer:
     return RedisServer(directory, program, *SERVER_OPTIONS[SERVER_OPTIONS.index("--appendonly") :])
 
 
-#: What we ship: ``redis-users.acl`` in both of its uses (Kubernetes has the first), the compose file, and the default.
+#: What we ship: ``redis-users.acl`` (Kubernetes has it), the compose file, and the default.
 SHIPPED: Final[dict[str, Callable[[Path, str], RedisServer]]] = {
     "acl file": guarded,
-    "acl in configuration": including,
     "compose": ComposeServer,
     "embedded": embedded,
 }
@@ -95,7 +83,7 @@ def url_of(server: RedisServer, user: str) -> str:
     return server.url_of(user) if isinstance(server, GuardedServer | ComposeServer) else server.url
 
 
-@pytest.mark.parametrize(("shipped", "kind"), [*zip(SHIPPED, KINDS[1:] * 2, strict=True)])
+@pytest.mark.parametrize(("shipped", "kind"), [*zip(SHIPPED, (KINDS[2], KINDS[1], KINDS[2]), strict=True)])
 def test_a_restart_loses_nothing(shipped: str, kind: str, tmp_path: Path) -> None:
     """Jobs, their pages and ends, and all objects are as before, also after further rounds of the archiver."""
     objects = FileObjectStore(tmp_path / "archive")
@@ -152,8 +140,7 @@ class WatchedObjects(FileObjectStore):
         super().delete(name)
 
 
-@pytest.mark.parametrize(("shipped", "kind"), [("acl file", KINDS[2]), ("compose", KINDS[1])])
-def test_restarts_under_load_lose_nothing(shipped: str, kind: str, tmp_path: Path) -> None:
+def test_restarts_under_load_lose_nothing(tmp_path: Path) -> None:
     """Five restarts at random moments, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(10**6)
     print(f"FAULT_SEED={seed}")
@@ -163,7 +150,7 @@ def test_restarts_under_load_lose_nothing(shipped: str, kind: str, tmp_path: Pat
     directory.mkdir()
     code = f"for n in range({LOAD_LINES}):\n print('line', n + 1, 'x' * 100)\n if n % 100 == 99: time.sleep(0.02)"
     with (
-        SHIPPED[shipped](tmp_path / "store", binary(kind)) as server,
+        guarded(tmp_path / "store", binary(KINDS[2])) as server,
         contextlib.closing(Store(url_of(server, "archiver"))) as archiving,
         contextlib.ExitStack() as stack,
     ):

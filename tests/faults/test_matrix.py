@@ -14,7 +14,7 @@ import pytest
 
 from chronoverse.joblog.model import JobRef
 from tests.faults.emitter import EXIT_CODE, line
-from tests.faults.runner import Runner
+from tests.faults.runner import PATIENCE_SECONDS, Runner
 from tests.faults.testbed import FaultTestbed, frozen, sleep
 from tests.faults.watching import Watcher, seconds_to_next_line
 from tests.support.tools import unavailable
@@ -259,13 +259,14 @@ def test_row_4b_a_power_failure_that_undoes_a_new_attempt(killed_store: FaultTes
     runner, watchers = killed_store.start_job(job("row-4b-attempt"), rate=500, lease_seconds=5)
     safe = killed_store.freeze_disk()
     killed_store.redis.ask("DEL", killed_store.key("lease", runner.job))
+    # Viewers may still receive lines of the first attempt.
+    wait_until(lambda: killed_store.status(runner.job)["attempt"] == "2", PATIENCE_SECONDS, "a new attempt")
     killed_store.wait_for_more(watchers, 50)
-    assert killed_store.status(runner.job)["attempt"] == "2"
     killed_store.cut_power(safe)
     killed_store.redis.start()
     wait_until(
         lambda: "the store is back" in runner.stderr_text or "stopped" in runner.stderr_text,
-        10,
+        PATIENCE_SECONDS,
         "the runner is answered",
     )
     assert "publishing stopped" not in runner.stderr_text

@@ -1,5 +1,6 @@
 """An issuer changes its keys while several workers serve, and strangers ask with made-up keys."""
 
+import contextlib
 import math
 import threading
 import time
@@ -17,16 +18,24 @@ from jwt.algorithms import ECAlgorithm
 from chronoverse.auth.jwks import FETCH_SECONDS, MIN_REFETCH_SECONDS
 from tests.support.issuer import Issuer
 from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.service import PATIENCE_SECONDS, Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 
 pytestmark = pytest.mark.long
 
-KEYS: Final = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("k1", "k2", "k3", "k4", "stranger")}
+#: Private keys by name. The issuer publishes ``known`` at the beginning of each test, and never ``stranger``.
+KEYS: Final = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("known", "stranger")}
 WORKERS: Final = 3
 #: Seconds in which a new key must be accepted: those until the next fetch, and some for a busy machine.
 SOON_SECONDS: Final = MIN_REFETCH_SECONDS + 10
+
+
+def new_key() -> str:
+    """Makes a key that was never published. Returns its name."""
+    name = f"key-{len(KEYS)}"
+    KEYS[name] = ec.generate_private_key(ec.SECP256R1())
+    return name
 
 
 def published(*names: str) -> list[dict[str, object]]:
@@ -42,9 +51,13 @@ def token(name: str, kid: str | None = None) -> str:
 
 def ask(service: Service, bearer: str) -> httpx.Response:
     """Asks for a job on a connection of its own, so that any worker may answer."""
-    return httpx.get(
-        f"{service.url}/workflows/wf_keys/jobs/job_1", headers={"Authorization": f"Bearer {bearer}"}, timeout=20
-    )
+    headers = {"Authorization": f"Bearer {bearer}"}
+    return httpx.get(f"{service.url}/workflows/wf_keys/jobs/job_1", headers=headers, timeout=20, verify=service.verify)
+
+
+def readiness(service: Service) -> httpx.Response:
+    """Asks whether the service is ready, on a connection of its own."""
+    return httpx.get(f"{service.url}/readyz", timeout=20, verify=service.verify)
 
 
 def ask_until_accepted(service: Service, bearer: str) -> tuple[Counter[int], float]:
@@ -66,33 +79,52 @@ def job(redis_server: RedisServer) -> None:
     Foreign(redis_server.url, "wf_keys", "job_1").lines(["x"]).end()
 
 
-@pytest.fixture
-def issuer() -> Iterator[Issuer]:
+@pytest.fixture(scope="module")
+def shared_issuer() -> Iterator[Issuer]:
     """An issuer with one key."""
     with Issuer() as issuer:
-        issuer.keys = published("k1")
+        issuer.keys = published("known")
         yield issuer
 
 
-@pytest.fixture
-def service(tmp_path: Path, redis_server: RedisServer, issuer: Issuer) -> Iterator[Service]:
-    """A service of several workers that fetches the issuer's keys."""
-    with serving(tmp_path, redis_server.url, workers=WORKERS, jwt_secret="", jwt_jwks_url=issuer.url) as service:
+@pytest.fixture(scope="module")
+def shared_service(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, shared_issuer: Issuer
+) -> Iterator[Service]:
+    """A service of several workers that fetches this issuer's keys."""
+    directory, url = tmp_path_factory.mktemp("service"), shared_issuer.url
+    with serving(directory, redis_server.url, workers=WORKERS, jwt_secret="", jwt_jwks_url=url) as service:
         yield service
+
+
+@pytest.fixture
+def issuer(shared_issuer: Issuer) -> Issuer:
+    """The issuer. It has one key, and has not yet counted a request."""
+    shared_issuer.keys, shared_issuer.seconds = published("known"), 0.0
+    shared_issuer.requests = shared_issuer.most_at_once = 0
+    return shared_issuer
+
+
+@pytest.fixture
+def service(shared_service: Service, issuer: Issuer) -> Service:
+    """The service, which has that key."""
+    ask_until_accepted(shared_service, token("known"))
+    issuer.requests = issuer.most_at_once = 0
+    return shared_service
 
 
 def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) -> None:
     """It is accepted within seconds, and then by every worker, although its kid was asked for before in vain."""
-    assert ask(service, token("k1")).status_code == 200
+    new = new_key()
     for _ in range(WORKERS):
-        assert ask(service, token("k2")).status_code == 401
-    issuer.keys = published("k1", "k2")
+        assert ask(service, token(new)).status_code == 401
+    issuer.keys = published("known", new)
 
-    statuses, seconds = ask_until_accepted(service, token("k2"))
+    statuses, seconds = ask_until_accepted(service, token(new))
     assert set(statuses) <= {503}
     assert seconds < SOON_SECONDS
-    assert Counter(ask(service, token("k2")).status_code for _ in range(20)) == {200: 20}
-    assert ask(service, token("stranger", "k2")).status_code == 401
+    assert Counter(ask(service, token(new)).status_code for _ in range(20)) == {200: 20}
+    assert ask(service, token("stranger", new)).status_code == 401
 
 
 def test_made_up_kids_do_not_hold_up_a_new_key(service: Service, issuer: Issuer) -> None:
@@ -111,7 +143,7 @@ def test_made_up_kids_do_not_hold_up_a_new_key(service: Service, issuer: Issuer)
     for stranger in strangers:
         stranger.start()
     try:
-        for name in ("k2", "k3", "k4"):
+        for name in (new_key(), new_key()):
             time.sleep(1)
             issuer.keys = published(name)
             refused, seconds = ask_until_accepted(service, token(name))
@@ -131,12 +163,11 @@ def test_made_up_kids_do_not_hold_up_a_new_key(service: Service, issuer: Issuer)
 
 def test_a_node_asks_a_slow_issuer_once_at_a_time(service: Service, issuer: Issuer) -> None:
     """Requests of all workers wait for the same fetch. The other one that may be is that of the start."""
+    new = new_key()
     issuer.seconds = 1.0
-    issuer.keys = published("k2")
+    issuer.keys = published(new)
     answers: list[int] = []
-    clients = [
-        threading.Thread(target=lambda: answers.append(ask(service, token("k2")).status_code)) for _ in range(30)
-    ]
+    clients = [threading.Thread(target=lambda: answers.append(ask(service, token(new)).status_code)) for _ in range(30)]
     for client in clients:
         client.start()
     for client in clients:
@@ -149,16 +180,16 @@ def test_a_node_asks_a_slow_issuer_once_at_a_time(service: Service, issuer: Issu
 
 def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issuer) -> None:
     """Known keys stay valid. An unknown one is answered with 503, which says when to come back, and not with 401."""
-    assert ask(service, token("k1")).status_code == 200
+    new = new_key()
     issuer.keys = None
     for _ in range(2):
-        answer = ask(service, token("k2"))
+        answer = ask(service, token(new))
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) <= 2
-        assert ask(service, token("k1")).status_code == 200
-    issuer.keys = published("k1", "k2")
+        assert ask(service, token("known")).status_code == 200
+    issuer.keys = published("known", new)
 
-    statuses, seconds = ask_until_accepted(service, token("k2"))
+    statuses, seconds = ask_until_accepted(service, token(new))
     assert set(statuses) <= {503}
     assert seconds < SOON_SECONDS
     assert "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: HTTP Error 503" in service.logs()
@@ -166,13 +197,12 @@ def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issu
 
 def test_a_restarted_service_knows_the_keys_without_its_issuer(service: Service, issuer: Issuer) -> None:
     """A node that restarts while the issuer is away goes on with the keys in its data directory."""
-    assert ask(service, token("k1")).status_code == 200
     issuer.keys = None
     service.stop()
     service.start()
     began = time.monotonic()
 
-    assert Counter(ask(service, token("k1")).status_code for _ in range(10)) == {200: 10}
+    assert Counter(ask(service, token("known")).status_code for _ in range(10)) == {200: 10}
     # If each of them waited for the issuer, it would be ten times that.
     assert time.monotonic() - began < 4 * FETCH_SECONDS
 
@@ -181,38 +211,44 @@ def test_a_new_node_serves_while_the_issuer_is_away(
     service: Service, issuer: Issuer, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """It checks tokens with the keys that another node has fetched, and its metrics say how old they are."""
-    assert ask(service, token("k1")).status_code == 200
+    name = new_key()
+    issuer.keys = published(name)
+    ask_until_accepted(service, token(name))
     issuer.keys = None
-    with serving(tmp_path / "new", redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as new:
-        wait_until(lambda: httpx.get(f"{new.url}/readyz").status_code == 200, 10, "the new node is ready")
-        assert Counter(ask(new, token("k1")).status_code for _ in range(10)) == {200: 10}
+    with serving(tmp_path, redis_server.url, jwt_secret="", jwt_jwks_url=issuer.url) as new:
+        wait_until(lambda: readiness(new).status_code == 200, PATIENCE_SECONDS, "the new node is ready")
+        assert Counter(ask(new, token(name)).status_code for _ in range(10)) == {200: 10}
         assert 0 < new.metric("chronoverse_issuer_keys_age_seconds") < 60
 
 
-def test_a_node_is_ready_only_once_it_has_keys(issuer: Issuer, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_node_is_ready_only_once_it_has_keys(redis_server: RedisServer, tmp_path: Path) -> None:
     """Nobody sends it a request before that, so it fetches them without one."""
-    issuer.keys = None
-    with serving(tmp_path, redis_server.url, workers=2, jwt_secret="", jwt_jwks_url=issuer.url) as service:
+    with contextlib.ExitStack() as stack:
+        issuer = stack.enter_context(Issuer())
+        issuer.keys = None
+        service = stack.enter_context(
+            serving(tmp_path, redis_server.url, workers=2, jwt_secret="", jwt_jwks_url=issuer.url)
+        )
         for _ in range(10):
-            answer = httpx.get(f"{service.url}/readyz")
+            answer = readiness(service)
             assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
         assert service.metric("chronoverse_issuer_keys_age_seconds") == math.inf
-        issuer.keys = published("k1")
-        wait_until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200, 15, "it has the keys")
+        issuer.keys = published("known")
+        wait_until(lambda: readiness(service).status_code == 200, PATIENCE_SECONDS, "it has the keys")
         # The other workers find them in the file.
-        assert Counter(httpx.get(f"{service.url}/readyz").status_code for _ in range(10)) == {200: 10}
-        assert Counter(ask(service, token("k1")).status_code for _ in range(10)) == {200: 10}
+        assert Counter(readiness(service).status_code for _ in range(10)) == {200: 10}
+        assert Counter(ask(service, token("known")).status_code for _ in range(10)) == {200: 10}
 
 
 def test_a_stream_with_a_new_key_opens(service: Service, issuer: Issuer) -> None:
     """A stream is authorised in the same way as other requests."""
-    assert ask(service, token("k1")).status_code == 200
-    issuer.keys = published("k2")
+    issuer.keys = published(new := new_key())
     with httpx.stream(
         "GET",
         f"{service.url}/workflows/wf_keys/jobs/job_1/events",
-        headers={"Authorization": f"Bearer {token('k2')}"},
+        headers={"Authorization": f"Bearer {token(new)}"},
         timeout=20,
+        verify=service.verify,
     ) as stream:
         assert stream.status_code == 200
         assert "event: end" in stream.read().decode()

@@ -1,8 +1,10 @@
 """A redaction is answered when nobody shows the old text any more: two nodes of two workers each are asked at once."""
 
+import contextlib
 import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,27 +60,41 @@ def wait_for_answers(pollers: list[Poller], counts: list[int]) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Service]]]:
+    """An archive, and two nodes of two workers with it, on a store that loses nothing."""
+    directory = tmp_path_factory.mktemp("nodes")
+    archive = directory / "archive"
+    with contextlib.ExitStack() as stack:
+        server = RedisServer(directory / "store", None, "--appendonly", "yes", "--appendfsync", "always")
+        url = stack.enter_context(server).url
+        yield (
+            archive,
+            [
+                stack.enter_context(serving(directory / name, url, workers=2, archive_url=archive.as_uri()))
+                for name in ("one", "two")
+            ],
+        )
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
-def test_no_worker_shows_the_old_text_after_the_answer(tmp_path: Path, ended: bool) -> None:
+def test_no_worker_shows_the_old_text_after_the_answer(nodes: tuple[Path, list[Service]], ended: bool) -> None:
     """Pages and events of both nodes have the text before, and from the moment of the answer none of them has it.
 
     The viewers of the running job keep its lines in the ring of each worker. The ended job is archived.
     """
-    url = (tmp_path / "archive").as_uri()
-    with (
-        RedisServer(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always") as server,
-        serving(tmp_path / "one", server.url, workers=2, archive_url=url) as one,
-        serving(tmp_path / "two", server.url, workers=2, archive_url=url) as two,
-    ):
-        store = Store(server.url)
-        site = Site(one, tmp_path / "archive", store, "polled", (READ, WRITE, ADMIN))
+    archive, services = nodes
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(Store(str(services[0].redis_url))))
+        site = Site(services[0], archive, store, "ended" if ended else "running", (READ, WRITE, ADMIN))
+        stack.callback(site.client.close)
         job = site.job().lines(f"secret {number // LINES};" for number in range(ROUNDS * LINES)).lines(["the last"])
         if ended:
             job.end()
             site.archive_up_to(job, ROUNDS * LINES, trim=True)
         paths = (f"{job.path}/logs?limit=1000", f"{job.path}/events")
-        pollers = [Poller(service, path, site.headers) for service in (one, two) for path in paths for _ in range(2)]
-        viewers = [Stream(service, f"{job.path}/events", site.headers) for service in (one, two) for _ in range(6)]
+        pollers = [Poller(service, path, site.headers) for service in services for path in paths for _ in range(2)]
+        viewers = [Stream(service, f"{job.path}/events", site.headers) for service in services for _ in range(6)]
         answered: list[float] = []
         try:
             for viewer in viewers:
@@ -97,8 +113,6 @@ def test_no_worker_shows_the_old_text_after_the_answer(tmp_path: Path, ended: bo
                 poller.stop()
             for viewer in viewers:
                 viewer.close()
-            site.client.close()
-            store.close()
 
     answers = [each for poller in pollers for each in poller.answers]
     assert set().union(*(secrets for _, secrets in answers)) == set(range(ROUNDS))

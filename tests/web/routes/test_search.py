@@ -16,13 +16,20 @@ from chronoverse.store import Store
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
-from tests.web.routes.wire import Stream
+from tests.web.routes.wire import PatientClient, Stream
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 WORDS: Final = ("Straße", "ERROR 🙂 error", "plain", "a.b*c", "Ünïcode \\d+", "error", "", "tab\there", "x" * 300)
 MESSAGES: Final = [f"{number} {WORDS[number % len(WORDS)]} {number % 7}" for number in range(1, 601)]
 #: A line on which a backtracking engine would need longer than the age of the universe.
 EVIL: Final = "a" * 50 + "b"
+
+
+@pytest.fixture
+def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
+    """As in other modules, but it asks a busy service again."""
+    with PatientClient(base_url=service.url, headers=auth, timeout=30, verify=service.verify) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

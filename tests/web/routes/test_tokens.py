@@ -25,7 +25,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Endpoint, exchange, request_bytes
+from tests.web.routes.wire import Endpoint, PatientClient, exchange, request_bytes
 
 #: The routes as method and path. The workflow ``mine`` has a job ``job``; ``theirs`` has one too.
 ROUTES: Final = {
@@ -199,7 +199,7 @@ def named(authorization: str | None) -> dict[str, str]:
 @pytest.fixture
 def anonymous(endpoint: Endpoint) -> Iterator[httpx.Client]:
     """A client without a token."""
-    with httpx.Client(base_url=endpoint.url, verify=endpoint.verify, timeout=5) as client:
+    with PatientClient(base_url=endpoint.url, verify=endpoint.verify, timeout=30) as client:
         yield client
 
 
@@ -273,7 +273,7 @@ def test_every_route_answers_every_group_as_documented(tmp_path: Path, redis_ser
     path.write_text(GROUPS)
     with (
         serving(tmp_path, redis_server.url, jwt_workflows_map=path, jwt_workflows_claim="groups") as service,
-        httpx.Client(base_url=service.url, timeout=5) as client,
+        PatientClient(base_url=service.url, timeout=30, verify=service.verify) as client,
     ):
 
         def statuses(groups: list[str]) -> dict[str, int]:

@@ -5,13 +5,15 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
+import httpx
 import orjson
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 
 #: Seconds within which anything that a test waits for must happen, also on a busy machine.
 PATIENCE_SECONDS: Final = 10.0
@@ -32,6 +34,16 @@ class Endpoint(Protocol):
 
     def logs(self) -> str:
         """Everything that it has logged, with one character for each byte."""
+
+
+class PatientClient(httpx.Client):
+    """Repeats a request while it is answered with 503, as a service that has too much to search asks of its clients."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        in_time = deadline(3 * PATIENCE_SECONDS, "the service is less busy")
+        while (response := super().send(request, **options)).status_code == 503 and in_time():
+            time.sleep(0.1)
+        return response
 
 
 class Stream:

@@ -55,12 +55,13 @@ export class List {
     const request = (this.#request += 1);
     this.#load(request, more).catch((error) => {
       if (request !== this.#request) return;
-      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh());
+      const again = more && isTransient(error);
+      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh(again));
       if (!this.#chunks.length) {
         notice(this.#options.refused(error));
         this.#options.loaded?.();
       }
-      this.#schedule(IDLE_MS);
+      this.#schedule(IDLE_MS, again);
     });
   }
 
@@ -71,9 +72,9 @@ export class List {
     this.#timer = 0;
   }
 
-  #schedule(ms) {
+  #schedule(ms, more = false) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS) : this.refresh()), ms);
+    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS, more) : this.refresh(more)), ms);
   }
 
   /** The items after `cursor`, as a chunk, and the cursor behind them. */
