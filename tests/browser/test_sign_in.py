@@ -259,7 +259,7 @@ def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
     context: BrowserContext, signed_in_service: Service, provider: Provider
 ) -> None:
     """The page says what is wrong, and offers another attempt. At the end the issuer tells the truth."""
-    policy = httpx.get(f"{signed_in_service.url}/").headers["content-security-policy"]
+    policy = httpx.get(f"{signed_in_service.url}/", verify=signed_in_service.verify).headers["content-security-policy"]
     assert policy.endswith(f"; connect-src 'self' {provider.url}")
     page = context.new_page()
     metadata = "**/.well-known/openid-configuration"

@@ -133,7 +133,7 @@ def test_a_node_serves_on_the_redis_of_the_file(compose: dict[str, Any], nodes: 
         with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         with serving(tmp_path / "node", url, jwt_secret=environ["CHRONOVERSE_JWT_SECRET"]) as node:
-            assert httpx.get(f"{node.url}/readyz").status_code == 200
+            assert httpx.get(f"{node.url}/readyz", verify=node.verify).status_code == 200
             assert "CHRONOVERSE_TOKEN" not in node.logs()
             # Each program has a user of its own.
             with redis.Redis.from_url(archiver.replace("redis:6379", f"127.0.0.1:{port}")) as client:

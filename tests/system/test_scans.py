@@ -297,7 +297,7 @@ def test_a_server_that_stands_still_starts_again(redis_server: RedisServer, tmp_
     with serving(tmp_path, redis_server.url, workers=2) as service:
 
         def ready() -> dict[str, object]:
-            answer = httpx.get(f"{service.url}/readyz", timeout=5)
+            answer = httpx.get(f"{service.url}/readyz", timeout=5, verify=service.verify)
             assert answer.status_code == 200
             return dict(answer.json())
 

@@ -135,7 +135,7 @@ def test_a_token_has_one_limit_for_all_addresses(
         assert (refused.status, refused.headers["content-type"]) == (429, PROBLEM)
         assert int(refused.headers["retry-after"]) > 0
         assert open_stream("bob", 99).wait_for(b"id: 3\n\n").status == 200
-        assert httpx.get(f"{limited.url}/healthz").status_code == 200
+        assert httpx.get(f"{limited.url}/healthz", verify=limited.verify).status_code == 200
     wait_until(lambda: limited.metric("chronoverse_streams_open") == 0, PATIENCE_SECONDS, "all have left")
 
 

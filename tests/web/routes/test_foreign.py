@@ -202,7 +202,7 @@ def test_nothing_after_the_end_is_shown(
     for stream in replayed_and_live(open_stream, job, write):
         assert stream.numbers() == [1]
         assert stream.blocks()[-1]["event"] == "end"
-    assert httpx.get(f"{service.url}/healthz", timeout=1).status_code == 200
+    assert httpx.get(f"{service.url}/healthz", timeout=1, verify=service.verify).status_code == 200
 
 
 def test_a_line_after_the_end_is_in_no_answer(client: httpx.Client, open_stream: OpenStream, job: Foreign) -> None:

@@ -273,7 +273,7 @@ def listed(service: Service, redis_server: RedisServer) -> list[str]:
     workflow, names = "listing", [f"job_{number}" for number in range(25, 0, -1)]
     headers = {"Authorization": f"Bearer {service.token()}"}
     for name in names:
-        httpx.put(f"{service.url}/workflows/{workflow}/jobs/{name}", headers=headers)
+        httpx.put(f"{service.url}/workflows/{workflow}/jobs/{name}", headers=headers, verify=service.verify)
         number = int(name.removeprefix("job_"))
         score = 1_770_000_000_000 + (12 if number in (13, 14) else number)
         ask_all(redis_server.url, [("ZADD", f"chronoverse:{{{workflow}}}:jobs", str(score), name)])

@@ -75,7 +75,7 @@ def test_a_listing_has_only_real_jobs(service: Service, redis_server: RedisServe
         ],
     )
 
-    answer = httpx.get(f"{service.url}/workflows/listed/jobs?limit=10", headers=auth)
+    answer = httpx.get(f"{service.url}/workflows/listed/jobs?limit=10", headers=auth, verify=service.verify)
 
     assert answer.status_code == 200
     assert [job["id"] for job in answer.json()["jobs"]] == [honest.job_id]

@@ -75,8 +75,8 @@ def test_a_full_worker_refuses_streams_and_answers_everything_else(small: Servic
 
         assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
         assert int(refused.headers["retry-after"]) > 0
-        assert httpx.get(f"{small.url}/healthz", timeout=1).status_code == 200
-        assert httpx.get(f"{small.url}/readyz", timeout=1).status_code == 200
+        assert httpx.get(f"{small.url}/healthz", timeout=1, verify=small.verify).status_code == 200
+        assert httpx.get(f"{small.url}/readyz", timeout=1, verify=small.verify).status_code == 200
 
         first.close()
         wait_until(lambda: small.metric(OPEN_STREAMS) == 1, PATIENCE_SECONDS, "one has left")

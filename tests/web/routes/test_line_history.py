@@ -50,5 +50,5 @@ def test_where_a_line_was_seen(service: Service, client: httpx.Client, job: Fore
     for query in ("jobs=0", "jobs=1001", "jobs=x", "cursor=x", "limit=3", "label=x"):
         assert client.get(f"{path}?{query}").status_code == 400, query
     headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
-    hidden = httpx.get(f"{service.url}{path}", headers=headers)
+    hidden = httpx.get(f"{service.url}{path}", headers=headers, verify=service.verify)
     assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)

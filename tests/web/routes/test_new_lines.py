@@ -113,7 +113,7 @@ def test_refusals(service: Service, client: httpx.Client, failed: Foreign) -> No
     assert httpx.get(path).status_code == 401
     headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
     refused = httpx.get(path, headers=headers)
-    unknown = httpx.get(f"{service.url}/workflows/unknown/jobs/job/logs/new", headers=headers)
+    unknown = httpx.get(f"{service.url}/workflows/unknown/jobs/job/logs/new", headers=headers, verify=service.verify)
     missing = new_lines(client, failed, against="unknown")
     assert (refused.status_code, refused.content) == (404, unknown.content)
     assert (missing.status_code, missing.content) == (404, unknown.content)

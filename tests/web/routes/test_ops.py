@@ -35,7 +35,7 @@ def anonymous(service: Service) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def document(service: Service) -> dict[str, Any]:
     """The service's OpenAPI document."""
-    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json").json()
+    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json", verify=service.verify).json()
     return found
 
 
@@ -89,9 +89,9 @@ def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> No
         with Stream(service, f"{job.path}/events", headers) as stream:
             stream.wait_for(b"id: 3\n\n")
             store.kill()
-            assert httpx.get(f"{service.url}/healthz").status_code == 200
+            assert httpx.get(f"{service.url}/healthz", verify=service.verify).status_code == 200
             for path in ("/readyz", f"{job.path}/events", f"{job.path}/logs", job.path, "/workflows/wf_1/jobs"):
-                response = httpx.get(service.url + path, headers=headers)
+                response = httpx.get(service.url + path, headers=headers, verify=service.verify)
                 assert (path, response.status_code) == (path, 503)
                 assert response.headers["content-type"] == PROBLEM
                 assert int(response.headers["retry-after"]) > 0
@@ -125,7 +125,7 @@ def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(tmp_path: Path,
             store.ask("BGSAVE")
             failed = b"rdb_last_bgsave_status:err"
             wait_until(lambda: failed in store.ask("INFO", "persistence"), PATIENCE_SECONDS, "the snapshot failed")
-            ready = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_SECONDS)
+            ready = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_SECONDS, verify=service.verify)
             assert (ready.status_code, ready.json()["status"]) == (200, "ready")
             assert "takes no writes" in ready.json()["warning"]
             beats = stream.body.count(b"\n:")

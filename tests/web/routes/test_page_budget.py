@@ -196,7 +196,7 @@ def test_a_client_that_has_left_stops_its_work(
     path = f"{job.path}/logs/search?" + str(httpx.QueryParams({"q": SLOW, "regex": "true", "limit": 1000}))
     for _ in range(4):
         with contextlib.suppress(httpx.ReadTimeout):
-            httpx.get(service.url + path, headers=auth, timeout=0.2)
+            httpx.get(service.url + path, headers=auth, timeout=0.2, verify=service.verify)
     time.sleep(1)
     before = cpu_seconds(service)
     time.sleep(1)

@@ -126,7 +126,7 @@ def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_s
         try:
             for generation in range(8):
                 for _ in range(5):
-                    httpx.get(f"{service.url}/nowhere")
+                    httpx.get(f"{service.url}/nowhere", verify=service.verify)
                 if generation % 2:
                     lose(service, min(service.worker_pids()), signal.SIGKILL)
                 else:
@@ -193,8 +193,8 @@ def test_a_download_is_a_line_of_the_log(seen: Service, redis_server: RedisServe
 def test_a_refusal_has_the_request_id(seen: Service) -> None:
     """The document and the header have it. Two 404s have the same bytes."""
     headers = {"Authorization": f"Bearer {seen.token()}", "X-Request-ID": "mine-2"}
-    bad = httpx.get(f"{seen.url}/workflows/seeing/jobs/x/logs?limit=x", headers=headers)
-    gone = httpx.get(f"{seen.url}/workflows/seeing/jobs/none", headers=headers)
+    bad = httpx.get(f"{seen.url}/workflows/seeing/jobs/x/logs?limit=x", headers=headers, verify=seen.verify)
+    gone = httpx.get(f"{seen.url}/workflows/seeing/jobs/none", headers=headers, verify=seen.verify)
 
     assert (bad.json()["request_id"], bad.headers["x-request-id"]) == ("mine-2", "mine-2")
     assert gone.headers["x-request-id"] == "mine-2"
@@ -290,7 +290,7 @@ def test_slow_heads_are_dropped_in_bounded_time(seen: Service) -> None:
                 sock.close()
         return len(dropped) == 3
 
-    assert httpx.get(f"{seen.url}/healthz", timeout=1).status_code == 200
+    assert httpx.get(f"{seen.url}/healthz", timeout=1, verify=seen.verify).status_code == 200
     wait_until(all_dropped, 9, "all three are dropped")
     assert min(dropped) > 4
     assert max(dropped) < 7

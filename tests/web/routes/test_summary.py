@@ -32,9 +32,9 @@ def test_a_bad_query_is_refused(client: httpx.Client, job: Foreign, query: str) 
 
 def test_who_may_ask(service: Service, client: httpx.Client, job: Foreign) -> None:
     """A job that the token may not see is answered like one that is not there."""
-    assert httpx.get(f"{service.url}{job.path}/summary").status_code == 401
+    assert httpx.get(f"{service.url}{job.path}/summary", verify=service.verify).status_code == 401
     missing = client.get(f"{job.path}/summary")
     job.line("a line")
     headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
-    hidden = httpx.get(f"{service.url}{job.path}/summary", headers=headers)
+    hidden = httpx.get(f"{service.url}{job.path}/summary", headers=headers, verify=service.verify)
     assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)

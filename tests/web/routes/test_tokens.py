@@ -180,7 +180,7 @@ def jobs(service: Service, redis_server: object) -> None:
     headers = {"Authorization": f"Bearer {service.token()}"}
     assert isinstance(service.redis_url, str)
     for workflow in ("mine", "theirs"):
-        httpx.put(f"{service.url}/workflows/{workflow}/jobs/job", headers=headers)
+        httpx.put(f"{service.url}/workflows/{workflow}/jobs/job", headers=headers, verify=service.verify)
         Foreign(service.redis_url, workflow, "job").lines(["secret of " + workflow]).end()
     Foreign(service.redis_url, "theirs", "only_theirs").lines(["x"]).end()
 

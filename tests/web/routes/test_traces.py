@@ -190,7 +190,7 @@ def test_any_other_request_is_a_span_too(service: Service, collector: Collector,
     for name, (path, _, status) in asked.items():
         more = {"Last-Event-ID": "2"} if name == "over" else {}
         mine = headers(service, f"{job.workflow_id}-{name}", **more)
-        assert httpx.get(service.url + path, headers=mine).status_code == status
+        assert httpx.get(service.url + path, headers=mine, verify=service.verify).status_code == status
 
     for name, (_, named, status) in asked.items():
         span = collector.named(f"{job.workflow_id}-{name}")
@@ -207,7 +207,7 @@ def test_no_token_is_in_any_span(service: Service, collector: Collector, job: Fo
     exchange(service, request_bytes(f"/workflows/{good}/jobs/{good}".encode(), good))
     exchange(service, request_bytes(b"/healthz", good, b"X-Request-ID: " + good[:120].encode()))
     exchange(service, request_bytes(b"/healthz", good, b"tracestate: a=" + good.encode(), method=b"BREW"))
-    httpx.get(f"{service.url}/healthz", headers={"X-Request-ID": f"{job.workflow_id}-last"})
+    httpx.get(f"{service.url}/healthz", headers={"X-Request-ID": f"{job.workflow_id}-last"}, verify=service.verify)
     collector.named(f"{job.workflow_id}-last")
 
     sent = b"".join(body for _, body in collector.posts)

@@ -147,7 +147,7 @@ def test_connections_leave_descriptors_for_the_store_and_for_files(small: Servic
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, allowed[1]))
     try:
         with unread(small, FEW_DESCRIPTORS - 70):
-            status = httpx.get(f"{small.url}/readyz", timeout=15).status_code
+            status = httpx.get(f"{small.url}/readyz", timeout=15, verify=small.verify).status_code
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, allowed)
 

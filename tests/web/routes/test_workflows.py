@@ -116,7 +116,7 @@ def test_a_foreign_job_is_counted_once_it_was_read(service: Service, job: Foreig
     """A runner that only uses XADD has a workflow like any other."""
     job.line("a line")
     assert ask(service, workflows=(job.workflow_id,)).json()["workflows"] == []
-    httpx.get(service.url + job.path, headers=_headers())
+    httpx.get(service.url + job.path, headers=_headers(), verify=service.verify)
     (found,) = ask(service, workflows=(job.workflow_id,)).json()["workflows"]
     assert (found["jobs"], found["running"]) == (1, 1)
 
@@ -158,7 +158,7 @@ def test_workflows_are_found_by_the_status_of_their_newest_job(
 
 def test_refusals(service: Service) -> None:
     """Without a token, without the scope, with a bad query."""
-    assert httpx.get(f"{service.url}/workflows").status_code == 401
+    assert httpx.get(f"{service.url}/workflows", verify=service.verify).status_code == 401
     assert ask(service, scope="logs:write").status_code == 403
     for query in ("?limit=0", "?limit=x", "?cursor=bad", "?limit=1&limit=2", "?unknown=1", "?status=failed"):
         assert ask(service, query).status_code == 400, query
