@@ -134,6 +134,7 @@ def test_metrics_cannot_be_reached_from_outside(objects: dict[str, Any]) -> None
         "/healthz": "Exact",
         "/oidc": "Exact",
         "/openapi.json": "Exact",
+        "/v1/logs": "Exact",
     }
 
 
