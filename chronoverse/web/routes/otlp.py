@@ -72,7 +72,7 @@ def _without_extra() -> Blueprint:
     @routes.problem(404, "The service lacks the extra `otlp`.")
     def logs() -> Response:
         """Append log records: not without the extra `otlp`."""
-        title = "Not Found: this service lacks the extra otlp (pip install 'chronoverse[otlp]')"
+        title = "Not Found: this service lacks the extra otlp (docs/installing.md)"
         return problem(404, NOT_FOUND, title=title)
 
     return routes

@@ -250,5 +250,5 @@ answer = app.test_client().post("/v1/logs", data=b"")
 print(answer.status_code, answer.json["title"], "google.protobuf" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    title = "Not Found: this service lacks the extra otlp (pip install 'chronoverse[otlp]')"
+    title = "Not Found: this service lacks the extra otlp (docs/installing.md)"
     assert done.stdout == f"404 {title} False\n"
