@@ -123,7 +123,9 @@ class Settings:
         "The OpenID Connect issuer at which the page and `chronoverse login` sign in ([more](tokens.md#signing-in)).",
         "tokens are pasted",
     )
-    oidc_client_id: str | None = _setting(parse.printable, "text", "The page's public client at this issuer.")
+    oidc_client_id: str | None = _setting(
+        parse.printable, "text", "The public client at this issuer, of the page and of `chronoverse login`."
+    )
     oidc_scopes: str = _setting(
         parse.scopes, "words", "The scopes that are asked for there.", default="openid offline_access logs:read"
     )
@@ -317,7 +319,8 @@ class Settings:
         parse.ca_file,
         "path",
         "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs`,"
-        " `run --server` and `chronoverse.api` for a service, and by a service for `CHRONOVERSE_JWT_JWKS_URL`.",
+        " `run --server` and `chronoverse.api` for a service, by a service for `CHRONOVERSE_JWT_JWKS_URL`, and by"
+        " `chronoverse login` for the issuer.",
     )
 
     @property
