@@ -21,7 +21,7 @@ BATCH_LINES: Final = 600
 MAX_RECORD_LINES: Final = 5_000
 #: Lines of a request, in bytes of which each may be an empty line.
 MAX_LINES: Final = 50_000
-#: The highest number of a record in its file. A hole before it becomes a gap of as many numbers.
+#: The highest number of a record in its file. Those that are missing before it become a gap of as many numbers.
 MAX_RECORD_NUMBER: Final = 10**11
 
 _PATH: Final = "log.file.path"
