@@ -201,7 +201,8 @@ class RecordSorter:
         if lines > MAX_RECORD_LINES:
             raise BadValue(f"a record has more than {MAX_RECORD_LINES} lines")
         self._count += lines
-        return [(batch.partial, batch.messages()) for batch in batches]
+        # Of carriage returns alone nothing stays. The record is a line nevertheless, since its number is used up.
+        return [(batch.partial, batch.messages()) for batch in batches] or [(False, [b""])]
 
 
 def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) -> str:
