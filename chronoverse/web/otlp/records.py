@@ -13,7 +13,7 @@ from typing import Any, Final
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
 from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.store.records import RecordBatch, RecordRun
-from chronoverse.web.otlp.decoding import BadValue, Record
+from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, BadValue, Record
 
 #: Lines of one step, unless one record has more: 2 ms of the store. Exporters send 512 records in a request.
 BATCH_LINES: Final = 600
@@ -146,6 +146,9 @@ class RecordSorter:
         if stream != "stdout" and stream != "stderr":
             stream = "stderr" if severity >= _ERROR_SEVERITY else "stdout"
         text = body.encode() if body else b""
+        # Splitting takes time for each byte, too. In JSON a record has no length that tells before it is parsed.
+        if len(text) > MAX_RECORD_BYTES:
+            raise BadValue(f"a record has more than {MAX_RECORD_BYTES} bytes")
         lines: Lines | None = None
         if len(text) > self._max_line_bytes or b"\n" in text or b"\r" in text:
             lines = self._split(text, stream)

@@ -83,14 +83,16 @@ def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
     """It means the same as protobuf."""
     message = request(sender.resource, *numbered(1, 3), record(["x"]), record("y", chronoverse__exit_code=3))
     message.resource_logs.add().scope_logs.add().log_records.add()
+    message.resource_logs[0].scope_logs[0].log_records.append(record("x" * 600_000))
     body = json_format.MessageToJson(message, use_integers_for_enums=True).encode()
     headers = {"Content-Type": "application/json; charset=utf-8", "Content-Encoding": coding}
     content = gzip.compress(body) if coding == "gzip" else body
     response = sender.client.post("/v1/logs", content=content, headers=headers)
     assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
     partial = response.json()["partialSuccess"]
-    assert partial["rejectedLogRecords"] == "1"
+    assert partial["rejectedLogRecords"] == "2"
     assert "no attribute names the workflow" in partial["errorMessage"]
+    assert "1 of a record has more than 524288 bytes" in partial["errorMessage"]
     assert sender.messages() == ["line 1", "line 2", "line 3", '["x"]', "y"]
     job = sender.client.get(sender.path).json()
     assert (job["status"], job["exit_code"]) == ("FAILED", 3)
@@ -142,6 +144,14 @@ def test_records_after_a_rotation_are_of_another_file(sender: Sender) -> None:
         sender.rejected(sender.post(*numbered(1, 3, "/a"), *later[:2]))
         sender.rejected(sender.post(*later))
     assert sender.messages() == ["line 1", "line 2", "line 3", "new 1", "new 2", "new 3", "new 4"]
+
+
+def test_a_record_of_a_carriage_return_alone_is_an_empty_line(sender: Sender) -> None:
+    """So none is missing before the one that follows it."""
+    returns = record("\r", log__file__path="/var/log/a.log", log__file__record_number=2)
+    response = sender.post(*numbered(1, 1), returns, *numbered(3, 3), record("\r\r"))
+    assert sender.rejected(response) == (0, "")
+    assert sender.messages() == ["line 1", "", "line 3", ""]
 
 
 def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: Service) -> None:
