@@ -135,7 +135,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         listing = ("audit", query.get("since"), query.get("until"))
         position: Position | None = None
         if "cursor" in query:
-            at_ms, entry_number = decode_cursor(query["cursor"], listing, number, number)
+            at_ms, entry_number = decode_cursor(query["cursor"], listing, _entry_ms, number)
             position = at_ms, entry_number
         since_ms, until_ms = _milliseconds(query.get("since")), _milliseconds(query.get("until"))
         found, position = _audit_page(deps, since_ms or 0, until_ms, position, query["limit"])
@@ -167,6 +167,13 @@ def _milliseconds(timestamp: str | None) -> int | None:
     """Unix ms of a time in a query. Nothing was done before 1970."""
     seconds = seconds_of(timestamp)
     return None if seconds is None else max(round(1000 * seconds), 0)
+
+
+def _entry_ms(value: Any) -> int:
+    """An entry's time in a cursor. No entry has 0, and the store takes no id 0-0."""
+    if not number(value):
+        raise ValueError
+    return int(value)
 
 
 def _audit_page(

@@ -15,6 +15,7 @@ from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.audit import MAX_ENTRIES
+from chronoverse.web.http.paging import encode_cursor
 from tests.support.archivers import archive
 from tests.support.commands import call_main, environ, run_chronoverse
 from tests.support.servers import RedisServer, running
@@ -162,6 +163,8 @@ def test_a_token_gets_the_entries_of_its_workflows(site: Site) -> None:
     assert trail(site, until="1969-01-01T00:00:00Z") == trail(site, since="9999-01-01T00:00:00Z") == []
     bad = [f"since={at}&cursor={newest['cursor']}", "cursor=x", "limit=0", "since=yesterday", "did=delete"]
     assert {site.client.get(f"/audit?{query}").status_code for query in bad} == {400}
+    forged = encode_cursor(("audit", None, None), (0, 0))
+    assert site.client.get(f"/audit?cursor={forged}").status_code == 400
 
 
 @pytest.mark.long
