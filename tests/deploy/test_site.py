@@ -37,3 +37,10 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_a_page_says_for_whom_it_is(page: Path) -> None:
     """Below its title."""
     assert re.match(r"# .+\n\n\*For .+\.\*\n\n", page.read_text("utf-8"))
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    """The same one in its file's name and in its title, so that ``ADR 43`` means one decision."""
+    for number, path in enumerate(sorted((ROOT / "docs" / "adr").glob("[0-9]*.md")), 1):
+        assert path.name.startswith(f"{number:04d}-"), path
+        assert path.read_text("utf-8").startswith(f"# {number}. "), path
