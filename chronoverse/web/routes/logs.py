@@ -180,6 +180,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         start, left = None, jobs
         if cursor is not None:
             created, created_id, left = decode_cursor(cursor, listing, created_ms, identifier, number)
+            left = min(left, jobs)
             start = repr(created), created_id
         with pending_scan(deps, HistoryScan, ref, line=line, jobs=left, start=start, labels=label) as pending:
             head, found = pending.answer()

@@ -5,6 +5,7 @@ import time
 import httpx
 
 from chronoverse.auth.tokens import mint
+from chronoverse.web.http.paging import encode_cursor
 from tests.support.service import SECRET, Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
@@ -41,6 +42,8 @@ def test_where_a_line_was_seen(service: Service, client: httpx.Client, job: Fore
         "cursor": None,
     }
     assert client.get(path, params={"jobs": 1}).json()["looked_at"]["FAILED"] == 1
+    forged = encode_cursor(("history", job.workflow_id, "job-2", 2, 1), ("inf", "job-2", 10**14))
+    assert client.get(path, params={"jobs": 1, "cursor": forged}).json()["looked_at"]["FAILED"] == 1
     labelled = client.get(path, params={"label": ["branch=main", "step=test"]})
     assert (labelled.status_code, labelled.json()["jobs"]) == (200, [])
     missing = client.get(f"{job.sibling('none').path}/logs/2/history")
