@@ -71,10 +71,9 @@ def logout() -> None:
 
     settings = common.read_settings()
     file = LoginFile(settings.data_dir, settings.service_url)
-    signed_in = file.read()
+    signed_in = file.remove() if file.exists else None
     if signed_in is None:
         return common.print_message(f"you were not signed in for {settings.service_url}")
-    file.remove()
     try:
         Issuer(signed_in.issuer, signed_in.client_id, settings.ca_file).revoke(signed_in)
     except errors.Unreachable as error:

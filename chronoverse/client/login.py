@@ -219,18 +219,23 @@ class LoginFile:
             raise SettingsError(f"{self._path} has no sign-in: run `chronoverse login`") from None
 
     def write(self, login: Login) -> None:
-        """Replaces the sign-in. Raises :class:`SettingsError`."""
+        """Replaces the sign-in, after a renewal of the one before. Raises :class:`SettingsError`."""
+        with self._lock():
+            self._write(login)
+
+    def _write(self, login: Login) -> None:
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with draft_of(self._path, orjson.dumps(asdict(login))) as draft:
                 draft.replace(self._path)
         except OSError as error:
             raise SettingsError(f"{self._path}: {error.strerror}") from error
 
-    def remove(self) -> None:
-        """Removes the sign-in. Raises :class:`SettingsError`."""
+    def remove(self) -> Login | None:
+        """Removes the sign-in, and returns it as the last renewal left it. Raises :class:`SettingsError`."""
         with self._lock():
+            removed = self.read()
             self._path.unlink(missing_ok=True)
+        return removed
 
     def token(self, clock: Callable[[], float] = time.time) -> str:
         """The token for a request, which is renewed before its end.
@@ -265,18 +270,19 @@ class LoginFile:
         except Unauthorized as error:
             # It is not tried again with each request.
             login = replace(login, refresh_token=None, until=login.at, ended=str(error))
-            self.write(login)
+            self._write(login)
             return self._renewed(login, now)
         except Unreachable:
             if login.is_valid(now):
                 return login
             raise
-        self.write(renewed)
+        self._write(renewed)
         return renewed
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise SettingsError(f"{self._lock_path}: {error.strerror}") from error

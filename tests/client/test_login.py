@@ -2,6 +2,7 @@
 
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,6 +133,33 @@ def test_a_sign_in_that_was_revoked_is_over(file: LoginFile) -> None:
     file.remove()
     with pytest.raises(StaleToken, match="you are signed out"):
         file.token(lambda: 1001)
+
+
+def test_a_sign_in_and_a_sign_out_come_after_a_renewal(file: LoginFile) -> None:
+    """So the new sign-in stays, and it is the newest refresh token that is revoked at a sign-out."""
+    issuer = ScriptedService()
+    removed: list[Login | None] = []
+
+    def renew_during(action: Callable[[], object], number: int) -> None:
+        stored(file, issuer.url)
+        threads = [threading.Thread(target=each) for each in (lambda: file.token(lambda: 1300), action)]
+        threads[0].start()
+        connection, _ = issuer.listener.accept()
+        threads[1].start()
+        threads[1].join(0.3)
+        with connection:
+            connection.sendall(tokens(number))
+            for thread in threads:
+                thread.join()
+
+    with issuer.listener:
+        renew_during(lambda: stored(file, "https://new"), 1)
+        kept = file.read()
+        assert kept is not None
+        assert (kept.issuer, kept.access_token) == ("https://new", "token-0")
+        renew_during(lambda: removed.append(file.remove()), 2)
+    assert [each and each.refresh_token for each in removed] == ["refresh-2"]
+    assert file.read() is None
 
 
 def test_only_one_of_several_renews(tmp_path: Path) -> None:
