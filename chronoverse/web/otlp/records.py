@@ -41,6 +41,8 @@ _STATUSES: Final = {
 }
 #: The lowest severity number of an error.
 _ERROR_SEVERITY: Final = 17
+#: The timestamp of a line whose time is not known, or is none.
+_UNKNOWN_TIME: Final = "1970-01-01T00:00:00.000Z"
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -114,7 +116,7 @@ class RecordSorter:
         self._resource: Mapping[str, Any] = {}
         self._records: JobRecords | str = ""
         self._milliseconds = -1
-        self._timestamp = ""
+        self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str]) -> None:
         """Adds records of a resource with these attributes. A text says why a record cannot be taken."""
@@ -161,7 +163,7 @@ class RecordSorter:
         time = time or observed
         if time // 1_000_000 != self._milliseconds:
             self._milliseconds = time // 1_000_000
-            self._timestamp = iso_or_none(self._milliseconds) or "1970-01-01T00:00:00.000Z"
+            self._timestamp = iso_or_none(self._milliseconds) or _UNKNOWN_TIME
         group, timestamp = found.numbered if number else found.plain, self._timestamp
         found.end = end or found.end
         if lines is None:

@@ -85,6 +85,8 @@ def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
     message.resource_logs.add().scope_logs.add().log_records.add()
     message.resource_logs[0].scope_logs[0].log_records.append(record("x" * 600_000))
     body = json_format.MessageToJson(message, use_integers_for_enums=True).encode()
+    # A time that protobuf cannot have.
+    body = body.replace(b'"timeUnixNano": "%d"' % TIME, b'"timeUnixNano": "-1"', 1)
     headers = {"Content-Type": "application/json; charset=utf-8", "Content-Encoding": coding}
     content = gzip.compress(body) if coding == "gzip" else body
     response = sender.client.post("/v1/logs", content=content, headers=headers)
@@ -94,6 +96,8 @@ def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
     assert "no attribute names the workflow" in partial["errorMessage"]
     assert "1 of a record has more than 524288 bytes" in partial["errorMessage"]
     assert sender.messages() == ["line 1", "line 2", "line 3", '["x"]', "y"]
+    first = sender.client.get(f"{sender.path}/logs?limit=1").json()["logs"][0]
+    assert first["timestamp"] == "1970-01-01T00:00:00.000Z"
     job = sender.client.get(sender.path).json()
     assert (job["status"], job["exit_code"]) == ("FAILED", 3)
 
