@@ -35,12 +35,12 @@ WATCH = """() => {
     };
     check();
 }"""
-#: Moves the scroll bar from end to end, a little in every frame.
+#: Moves the scroll bar from end to end, a little between every two frames, as the browser does it for a reader.
 DRAG = """async () => {
     const log = document.getElementById("log");
     for (let i = 0; i <= 50; i += 1) {
         log.scrollTop = ((log.scrollHeight - log.clientHeight) * i) / 50;
-        await new Promise(requestAnimationFrame);
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     }
 }"""
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 #: The commit of the last release, 0.2.0.
 RELEASE: Final = "f9ff07ed"
 #: The repository with the history. ``.ci/run`` names it, because it tests a copy of the tree without one.
-HISTORY: Final = Path(os.environ.get("CHRONOVERSE_HISTORY", ROOT / ".git"))
+HISTORY: Final = Path(os.environ.get("HISTORY_REPOSITORY", ROOT / ".git"))
 #: A job that prints lines until there is a file of that name, so the node is exchanged in the middle.
 JOB: Final = 'i=0; until [ -e "$1" ]; do i=$((i + 1)); echo line $i; sleep 0.2; done'
 #: Seconds for anything on a busy machine.

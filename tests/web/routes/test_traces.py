@@ -250,7 +250,7 @@ def test_an_unreachable_collector_delays_nothing(tmp_path: Path, redis_server: R
 
 def test_without_the_packages_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without traces the packages are not needed."""
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     environ = {"HOME": "/home/ada"}
 
     with pytest.raises(
