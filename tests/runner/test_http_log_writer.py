@@ -302,6 +302,7 @@ def _cut_or_printed(proxy: FaultProxy, cuts: int, run: RunningJob) -> bool:
     return proxy.traffic.cut >= cuts or run.out.getvalue().count(b"\n") == 6000
 
 
+@pytest.mark.long
 def test_lost_answers_never_cause_double_lines(
     service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:

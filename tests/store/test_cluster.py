@@ -228,6 +228,7 @@ def write_all(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
             client.xadd(f"{prefix}:{{{job.workflow_id}}}:{job.job_id}:log", {"message": "a line"}, id="1-0")
 
 
+@pytest.mark.long
 def test_a_new_job_is_read_at_once(store: Store, jobs: list[JobRef]) -> None:
     """It is on a node whose reader is waiting already, or on another node."""
     first, other = jobs[0], jobs[1]

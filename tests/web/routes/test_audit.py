@@ -96,6 +96,7 @@ def test_deletions_and_redactions_are_recorded(site: Site) -> None:
     assert "hunter2" not in site.service.logs(start)
 
 
+@pytest.mark.long
 def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
     """By the name of the user, who also gets the line, at any level of the log. ``chronoverse audit`` prints all."""
 

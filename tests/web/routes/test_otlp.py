@@ -131,6 +131,7 @@ def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender) -> None:
     assert [line["message"] for line in other] == ["other"]
 
 
+@pytest.mark.long
 def test_a_hole_that_stays_is_named(sender: Sender) -> None:
     """After five seconds the sender is answered with 200, and readers get a gap."""
     sender.post(*numbered(1, 2))
