@@ -104,7 +104,7 @@ def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _labels(job: dict[str, Any]) -> str:
-    """The job's labels, if it has any, in front of which there are two spaces."""
+    """The job's labels, with two spaces before each. Empty if it has none."""
     return "".join(f"  {key}={value}" for key, value in job.get("labels", {}).items())
 
 

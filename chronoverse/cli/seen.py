@@ -9,8 +9,6 @@ from chronoverse.cli import common
 from chronoverse.client.client import reading
 from chronoverse.client.terminal import counted, plain_text
 
-_ENDS = ("COMPLETED", "FAILED", "CANCELED", "LOST")
-
 
 @click.command()
 @common.job_arguments
@@ -56,18 +54,20 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def _text(found: dict[str, Any]) -> Iterator[str]:
     with reading("history"):
         total, missing = sum(found["seen"].values()), found["looked_at"]["without_shapes"]
-        ends = ", ".join(f"{found['seen'][end]} {end}" for end in _ENDS if found["seen"][end])
+        ends = ", ".join(f"{count} {status}" for status, count in found["seen"].items() if count)
         looked_at = counted(sum(found["looked_at"].values()) - missing, "run", "runs")
-        yield plain_text(f"A line like {found['sequence_num']} of {found['id']} is in {total} of {looked_at}: {ends}.")
+        yield plain_text(
+            f"A line like line {found['sequence_num']} of {found['id']} is in {total} of {looked_at}: {ends}."
+        )
         if missing:
             yield f"{counted(missing, 'more run', 'more runs')} could not be looked at."
         for name in ("first", "last"):
-            if place := found[name]:
-                yield plain_text(f"{name.capitalize()} in {_place(place)}.")
-        for place in found["jobs"]:
-            yield plain_text(f"  {_place(place)}")
+            if run := found[name]:
+                yield plain_text(f"{name.capitalize()} in {_run_text(run)}.")
+        for run in found["jobs"]:
+            yield plain_text(f"  {_run_text(run)}")
 
 
-def _place(place: dict[str, Any]) -> str:
-    number = "" if place["sequence_num"] is None else f":{place['sequence_num']}"
-    return f"{place['id']}{number}  {place['status']}  {place['started_at'] or ''}".rstrip()
+def _run_text(run: dict[str, Any]) -> str:
+    number = "" if run["sequence_num"] is None else f":{run['sequence_num']}"
+    return f"{run['id']}{number}  {run['status']}  {run['started_at'] or ''}".rstrip()

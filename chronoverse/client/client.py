@@ -133,7 +133,7 @@ class Client:
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
             # When a token is renewed, nothing is wrong: waiting would only delay the next line.
             at_once = self._renews_token and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
-            # Nor when no job came in time: the next request, which does not wait, says so.
+            # When no job came in time, there is no delay either: the next request does not wait for a job, and says so.
             is_over = bool(left) and isinstance(failure, _StreamFailed) and self._clock() >= wait_until
             delay = 0.0 if at_once or is_over else max(backoff.delay(), failure.min_delay)
             if backoff.failures and not is_over:

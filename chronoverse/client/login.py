@@ -219,7 +219,7 @@ class LoginFile:
             raise SettingsError(f"{self._path} has no sign-in: run `chronoverse login`") from None
 
     def write(self, login: Login) -> None:
-        """Replaces the sign-in, after a renewal of the one before. Raises :class:`SettingsError`."""
+        """Replaces the sign-in. Waits for a renewal that is under way. Raises :class:`SettingsError`."""
         with self._lock():
             self._write(login)
 

@@ -22,8 +22,11 @@ class Run(NamedTuple):
     job: Job
     shapes: Shapes | None
 
-    def place(self, shape: int) -> dict[str, Any] | None:
-        """The job as JSON, with the number of its first line of the shape, or null for an unknown one. None without."""
+    def occurrence(self, shape: int) -> dict[str, Any] | None:
+        """The run as an entry of ``jobs`` in a history, or None if it has no line of the shape.
+
+        ``sequence_num`` is its first line of the shape. It is None when only the shape is known.
+        """
         number = None if self.shapes is None else self.shapes.first_line(shape)
         if number is None:
             return None
@@ -36,7 +39,10 @@ class Run(NamedTuple):
 
 
 class PastRuns(NamedTuple):
-    """The ended runs of a workflow up to one job, the newest first. ``is_whole``: these are all that were asked for."""
+    """The ended runs of a workflow up to one job, the newest first.
+
+    ``is_whole`` is False when there was no time to read all runs that were asked for.
+    """
 
     runs: Sequence[Run]
     is_whole: bool = True
@@ -48,20 +54,20 @@ class PastRuns(NamedTuple):
 
     def history(self, shape: int) -> dict[str, Any]:
         """The answer of ``/logs/{n}/history`` for the shape of a line."""
-        places = self._places(shape)
+        occurrences = self._occurrences(shape)
         return {
             "looked_at": self.looked_at(),
-            "seen": _count([place["status"] for place in places]),
-            "first": places[-1] if places else None,
-            "last": places[0] if places else None,
-            "jobs": places[:MAX_LISTED],
+            "seen": _count([occurrence["status"] for occurrence in occurrences]),
+            "first": occurrences[-1] if occurrences else None,
+            "last": occurrences[0] if occurrences else None,
+            "jobs": occurrences[:MAX_LISTED],
         }
 
     def seen(self, shape: int) -> dict[str, Any]:
         """What a summary says of a line of the shape."""
-        places = self._places(shape)
-        first = places[-1] if places else dict.fromkeys(("started_at", "id", "sequence_num"))
-        counts = _count([place["status"] for place in places])
+        occurrences = self._occurrences(shape)
+        first = occurrences[-1] if occurrences else dict.fromkeys(("started_at", "id", "sequence_num"))
+        counts = _count([occurrence["status"] for occurrence in occurrences])
         return {
             **{status: count for status, count in counts.items() if count or status in _ALWAYS},
             "first_started_at": first["started_at"],
@@ -77,22 +83,22 @@ class PastRuns(NamedTuple):
         """
         # A canceled run says neither that the failure is there nor that it is not.
         before = [run for run in self.runs if run.job.ref != job.ref and run.job.status is not Status.CANCELED]
-        has = [run.place(shape) is not None for run in before]
+        has = [run.occurrence(shape) is not None for run in before]
         red = [run.job.status in _RED for run in before]
         good = red.index(False) if False in red else len(before)
         if any(map(all, zip(has[good:], red[good:], strict=True))):
             return {"kind": "recurring", "id": None}
         if not self.is_whole or any(run.shapes is None for run in self.runs):
             return None
-        if not any(run.place(shape) for run in self.runs if run.job.ref != job.ref):
+        if not any(run.occurrence(shape) for run in self.runs if run.job.ref != job.ref):
             return {"kind": "new", "id": None}
         row = len([*takewhile(bool, has[:good])])
         if not row or has[good : good + 1] == [True]:
             return None
         return {"kind": "since", "id": before[row - 1].job.ref.job_id}
 
-    def _places(self, shape: int) -> list[dict[str, Any]]:
-        return [place for run in self.runs if (place := run.place(shape)) is not None]
+    def _occurrences(self, shape: int) -> list[dict[str, Any]]:
+        return [occurrence for run in self.runs if (occurrence := run.occurrence(shape)) is not None]
 
 
 def _count(statuses: Sequence[Status]) -> dict[str, int]:

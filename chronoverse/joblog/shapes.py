@@ -135,7 +135,7 @@ class ShapeHasher(dict[bytes, int]):
 
     def __missing__(self, line: bytes) -> int:
         plain = _with_equal_ids(_without_sequences(line))
-        # What stood around a sequence may be another one without it. Sequences are left out once only.
+        # When a control sequence is left out, the text around it may form another one. That one stays.
         if plain != line and b"\x1b" not in plain:
             found = self[plain]
             if b"\x1b" in line:

@@ -1,4 +1,4 @@
-"""The audit trail: who has deleted and redacted what, and changed which bounds. It is a line in the log each, too.
+"""The audit trail: who has deleted and redacted what, and changed which bounds. Each entry is also a line in the log.
 
 It is one stream for all workflows, with a key that only services and archivers may write (``docs/redis.md``). It
 outlives the jobs that it is about.
@@ -29,7 +29,7 @@ class AuditTrail:
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
-        #: The trail's key. As a workflow's id names the server of its jobs, it names that of the trail.
+        #: The trail's key. In a Cluster it decides which server has the trail, as a workflow's id does for its jobs.
         self.slot: Final = commands.keys.audit_trail
 
     def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:

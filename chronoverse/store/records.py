@@ -18,7 +18,7 @@ MISSING_SECONDS: Final = 5
 
 
 class RecordRun(NamedTuple):
-    """Consecutive lines that differ in their text only, of records of the same file, or of none (``source`` 0).
+    """Consecutive lines with the same time and stream. They are of records of one file, or of no file (``source`` 0).
 
     ``source`` counts from 1. ``number`` is the first record's. Each message has the next record's with ``step`` 1;
     with 0 they are the lines of one record. ``messages`` are UTF-8.

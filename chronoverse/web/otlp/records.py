@@ -19,7 +19,7 @@ from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, BadValue, Record
 BATCH_LINES: Final = 600
 #: Lines of one record, which are always appended in one step: 10 ms of the store.
 MAX_RECORD_LINES: Final = 5_000
-#: Lines of a request, in bytes of which each may be an empty line.
+#: Lines of a request. The bound of its bytes is not enough, because each newline of a body may be an empty line.
 MAX_LINES: Final = 50_000
 #: The highest number of a record in its file. Those that are missing before it become a gap of as many numbers.
 MAX_RECORD_NUMBER: Final = 10**11
@@ -242,9 +242,10 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
 
 
 def _in_order(records: Sequence[RecordLines]) -> Iterator[RecordLines]:
-    """The records, those of each file by their numbers, as far as they are of the same file.
+    """The records, with those of each file sorted by their numbers.
 
-    After a rotation a file has a new record number 1, which is later than the one before it.
+    After a rotation there is another file at the same path. It begins with record number 1, which is later than the
+    record before it. What comes before it is sorted by itself.
     """
     waiting: list[RecordLines] = []
     last: dict[str, RecordLines] = {}
@@ -263,7 +264,7 @@ def _in_order(records: Sequence[RecordLines]) -> Iterator[RecordLines]:
 
 
 def _sort(records: list[RecordLines]) -> list[RecordLines]:
-    """The records of each file by their numbers, in the places that the file's records have."""
+    """Sorts the records of each file by their numbers. The positions of each file in the list stay the same."""
     of_file: defaultdict[str, list[RecordLines]] = defaultdict(list)
     for each in sorted(records, key=lambda each: -each.number):
         of_file[each.path].append(each)
@@ -271,7 +272,7 @@ def _sort(records: list[RecordLines]) -> list[RecordLines]:
 
 
 def _parts(records: Iterator[RecordLines] | Sequence[RecordLines]) -> Iterator[list[RecordLines]]:
-    """Records that are appended in one step. A step has one first record of each file, at most."""
+    """Cuts the records into the steps in which they are appended. A step has at most one record number 1 of a file."""
     part: list[RecordLines] = []
     lines, seen = 0, set[str]()
     for each in records:
