@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from chronoverse.client.terminal import counted
-from chronoverse.errors import AppendRefused, ChronoverseError, Deleted, NotALog, SpoolError
+from chronoverse.errors import AppendRefused, ChronoverseError, Closed, Deleted, NotALog, SpoolError
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
 from chronoverse.runner.capture.masking import Masks
@@ -144,7 +144,9 @@ def run(
         finally:
             publisher.stop()
             refusal = refusal or publisher.refusal
-            close_and_report(publisher, service_url, delivered=publisher.ended, refusal=refusal)
+            # One of several commands that comes after the job's end, and prints nothing, leaves nothing to deliver.
+            is_over = more_follow is not None and isinstance(refusal, Closed) and not spool.end
+            close_and_report(publisher, service_url, delivered=publisher.ended or is_over, refusal=refusal)
     return code
 
 

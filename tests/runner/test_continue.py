@@ -80,6 +80,16 @@ def test_an_exit_code_that_was_not_delivered_counts_too(tmp_path: Path) -> None:
         store.close()
 
 
+def test_a_command_after_a_signal_leaves_a_file_only_for_its_lines(store: Store, tmp_path: Path) -> None:
+    """The job is CANCELED by then. A scheduler's last command, which prints nothing, has nothing to deliver later."""
+    room = SpoolRoom(tmp_path / "spool")
+    store.finish(store.open(JOB, "a"), Status.CANCELED, 143, 0, 1)
+    assert step(store, "true", last=True, room=room) == 0
+    assert list((tmp_path / "spool").glob("*.sqlite")) == []
+    assert step(store, "echo cleaned up", last=True, room=room) == 0
+    assert len(list((tmp_path / "spool").glob("*.sqlite"))) == 1
+
+
 def test_the_options_say_what_they_need(server: RedisServer, tmp_path: Path) -> None:
     """And the command exits with 64 without running anything."""
     environ = {"CHRONOVERSE_REDIS_URL": server.url, "CHRONOVERSE_DATA_DIR": str(tmp_path)}
