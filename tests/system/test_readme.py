@@ -1,4 +1,4 @@
-"""The commands and examples of the README and of docs/clients.md, run exactly as they are printed."""
+"""The commands of all documents and the examples of clients, run exactly as they are printed."""
 
 import re
 import subprocess
@@ -6,14 +6,19 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import click
 import pytest
 import redis
 
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.cli.main import commands
+from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.settings import Settings
 from chronoverse.store import Store
+from chronoverse.web.app import create_app
 from tests.support.commands import PATIENCE_SECONDS, environ
-from tests.support.service import ROOT, Service
+from tests.support.service import ROOT, SECRET, Service
 from tests.support.tools import tool, unavailable
+from tests.system import documents
 from tests.system.readme import CLIENTS, block, client_command, what_a_client_lacks
 
 #: What the README's job prints.
@@ -160,3 +165,108 @@ def test_the_tutorial_shows_what_its_commands_print(embedded_service: Service, c
     for text in expected:
         for line in text.splitlines():
             assert line in printed
+
+
+def test_each_block_of_commands_runs_or_says_why_not() -> None:
+    """A row of the tables means blocks that exist. No block has two, and the test's file knows the page.
+
+    A block without a row is run by the last test here.
+    """
+    blocks = documents.shell_blocks()
+    assert [block for block in blocks if len(documents.rows_of(block)) > 1] == []
+    for page, text, _ in (*documents.TESTED, *documents.NOT_RUN):
+        assert any(block.page == page and text in block.text for block in blocks), (page, text)
+    for page, _, test in documents.TESTED:
+        assert Path(page).stem in (ROOT / test).read_text("utf-8"), (page, test)
+    assert documents.unmarked_commands() == []
+
+
+def test_each_command_and_each_option_exists() -> None:
+    """Of all commands in the documents, also those within sentences, in other languages, and those that are not run."""
+    found = documents.commands()
+    assert len(found) > 100
+    for page, name, options in found:
+        command = commands.get_command(click.Context(commands), name)
+        assert command is not None, (page, name)
+        known = {"--help"}.union(*([*each.opts, *each.secondary_opts] for each in command.params))
+        assert set(options) <= known, (page, name, options)
+
+
+def test_each_request_is_one_of_the_openapi_document(tmp_path: Path) -> None:
+    """Its route exists, and takes the parameters."""
+    settings = Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/none.sock", jwt_secret=SECRET)
+    document = create_app(settings).test_client().get("/openapi.json").get_json()
+    found = documents.requests()
+    assert len(found) > 40
+    for page, method, path, names in found:
+        routes = [each for each in document["paths"] if re.fullmatch(re.sub(r"{\w+}", "[^/]+", each), path)]
+        operations = [document["paths"][each].get(method.lower()) for each in routes]
+        assert any(operations), (page, method, path)
+        taken = {each.get("name") for operation in operations if operation for each in operation.get("parameters", ())}
+        assert set(names) <= taken, (page, path, names)
+
+
+def test_each_block_of_settings_is_one_that_the_service_takes(tmp_path: Path) -> None:
+    """No value in it is refused."""
+    blocks = [each.settings for each in documents.shell_blocks() if each.settings]
+    assert len(blocks) > 10
+    # There is no such file here.
+    own = {"CHRONOVERSE_DATA_DIR": str(tmp_path), "CHRONOVERSE_JWT_PUBLIC_KEY": ""}
+    for settings in blocks:
+        Settings.from_env({**settings, **own})
+
+
+@pytest.mark.long
+def test_all_other_commands_of_the_documents_run(
+    embedded_service: Service, embedded_store: Store, tmp_path: Path
+) -> None:
+    """Each block in a shell of its own, with the jobs that it names. Whoever deletes something says yes."""
+    (tmp_path / "chronoverse").write_text(
+        f'#!/bin/sh\ncase $1 in redact | delete) set -- "$@" --yes ;; esac\nexec {sys.executable} -m chronoverse "$@"\n'
+    )
+    (tmp_path / "chronoverse").chmod(0o755)
+    (tmp_path / "Makefile").write_text("all test:\n\t@echo made\n")
+    (tmp_path / "token").write_text(embedded_service.token())
+    replaced = {
+        "https://logs.example.com": embedded_service.url,
+        "http://127.0.0.1:8000": embedded_service.url,
+        # What answers in place of the job that listens.
+        "http://127.0.0.1:8080/": f"{embedded_service.url}/healthz",
+        "/etc/chronoverse/token": str(tmp_path / "token"),
+    }
+    blocks = documents.blocks_to_run()
+    assert len(blocks) > 10
+    for number, each in enumerate(blocks):
+        # The README's test writes this job, too.
+        text = each.text.replace("wf_1", f"documents_{number}")
+        for printed, used in replaced.items():
+            text = text.replace(printed, used)
+        for workflow, job in re.findall(r"\b(\w+)(?: (?=(?:J|JOB|job_1)\b)|/jobs/(?=\w+/logs))(\w+)", text):
+            for ref in (JobRef(workflow, "K"), JobRef(workflow, job)):
+                write_job(embedded_store, ref)
+        script = "export PATH=.:$PATH\n" + re.sub(r"(?m)^(pip install|python3 -m venv) .*\n", "", text)
+        done = subprocess.run(
+            ["sh", "-euc", script],
+            stdin=subprocess.DEVNULL,
+            cwd=tmp_path,
+            env=environ(
+                embedded_service, TOKEN=embedded_service.token(), URL=embedded_service.url, SLURM_JOB_ID=str(number)
+            ),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, f"{each.page}\n{script}\n{done.stdout}\n{done.stderr}"
+
+
+def write_job(store: Store, job: JobRef) -> None:
+    """A job that has ended well, and lines that the documents look for. It may be there already."""
+    if store.get_job(job) is not None:
+        return
+    attempt = store.open(job, "token", labels=(("branch", "main"),))
+    texts = ("listening on 8080", "an error: timeout", "the password is hunter2", f"only in {job.job_id}")
+    store.append(
+        attempt, [Line(number, "2026-03-03T10:00:05.123Z", text, "stdout") for number, text in enumerate(texts, 1)]
+    )
+    store.finish(attempt, Status.COMPLETED, 0, 0, len(texts) + 1)
