@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,3 +55,14 @@ def test_a_release_names_what_it_publishes() -> None:
     assert "chronoverse-chart-{number}.tgz" in rehearsal
     for name in set(re.findall("@[A-Z]+@", published)):
         assert f"s|{name}|" in text
+
+
+def test_what_a_release_puts_in_place_has_every_extra() -> None:
+    """The document on installing, as it is now and as the release's last step replaces it, also says for whom it is."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    now, published = ((ROOT / name / "installing.md").read_text("utf-8") for name in ("docs", ".github/published"))
+    tables = [re.findall(r"^\| `(\w+)` \| .+$", page, re.MULTILINE) for page in (now, published)]
+
+    assert tables[0] == tables[1]
+    assert set(tables[0]) == set(extras) - {"dev"}
+    assert now.split("\n\n")[:2] == published.split("\n\n")[:2]
