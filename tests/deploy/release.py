@@ -2,8 +2,8 @@
 
 ``dist`` then has the wheel, the source distribution, the npm package, the Helm chart, the OpenAPI document and an SBOM
 of what the wheel installs. The wheel, the source distribution and the npm package are each installed into an empty
-directory, and the first minutes of the README are run from there. With a tag (``python -m tests.deploy.release
-v1.2.3``), the version and the changelog must be those of the tag. Nothing is published.
+directory, and the first minutes of the README are run from there, and a page in Chromium. With a tag (``python -m
+tests.deploy.release v1.2.3``), the version and the changelog must be those of the tag. Nothing is published.
 """
 
 import json
@@ -24,6 +24,8 @@ from typing import Final
 from chronoverse import __version__
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
+from tests.browser.browsing import chromium
+from tests.clients.javascript import serving_files
 from tests.support.service import ROOT, SECRET
 from tests.system.readme import block
 
@@ -40,6 +42,18 @@ const [service, token] = process.argv.slice(2);
 for await (const { event, data } of follow({ service, workflow: "demo", job: "job-1", token })) {
   if (event === "log") console.log(data.message);
 }
+"""
+#: A page without a bundler. Behind the ``#`` of its address are the service and a token.
+PAGE: Final = """<!doctype html><title>running</title><link rel="icon" href="data:,"><pre></pre>
+<script type="importmap">{"imports": {"chronoverse": "./node_modules/chronoverse/index.js"}}</script>
+<script type="module">
+import { follow } from "chronoverse";
+const [service, token] = location.hash.slice(1).split(",");
+for await (const { event, data } of follow({ service, workflow: "demo", job: "job-1", token })) {
+  if (event === "log") document.querySelector("pre").append(data.message, "\\n");
+}
+document.title = "ended";
+</script>
 """
 
 
@@ -111,12 +125,13 @@ def install(package: Path, directory: Path) -> Path:
 
 
 @contextmanager
-def service(commands: Path, directory: Path) -> Iterator[str]:
-    """A service that ``chronoverse serve`` has started on its embedded store. Its URL."""
+def service(commands: Path, directory: Path, origin: str) -> Iterator[str]:
+    """A service that ``chronoverse serve`` has started on its embedded store. Its URL. Pages of ``origin`` may read."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environ = clean_environ() | {"CHRONOVERSE_DATA_DIR": str(directory / "data"), "CHRONOVERSE_BIND": address}
+    settings = {"BIND": address, "CORS_ORIGINS": origin, "DATA_DIR": str(directory / "data")}
+    environ = clean_environ() | {f"CHRONOVERSE_{name}": value for name, value in settings.items()}
     with open(directory / "serve.log", "w") as log:
         process = subprocess.Popen(
             [commands / "chronoverse", "serve"], cwd=directory, env=environ, stdout=log, stderr=subprocess.STDOUT
@@ -134,8 +149,10 @@ def service(commands: Path, directory: Path) -> Iterator[str]:
 
 
 def try_commands(commands: Path, directory: Path, npm: Path | None) -> None:
-    """The README's first minutes: serve, run a job, follow it, read it with curl and, from ``npm``, with Node.js."""
-    with service(commands, directory) as url:
+    """The README's first minutes: serve, run a job, follow it, read it with curl, and with ``npm``."""
+    program = directory / "program"
+    program.mkdir()
+    with serving_files(program) as origin, service(commands, directory, origin) as url:
         environ = {
             "PATH": f"{commands}:{os.environ['PATH']}",
             "CHRONOVERSE_DATA_DIR": str(directory / "data"),
@@ -152,10 +169,21 @@ def try_commands(commands: Path, directory: Path, npm: Path | None) -> None:
         assert "<html" in run("curl", "-sS", url, cwd=directory)
         if npm is not None:
             token = run("chronoverse", "token", cwd=directory, **environ).strip()
-            (directory / "package.json").write_text("{}")
-            run("npm", "install", "--silent", "--no-audit", "--no-fund", npm, cwd=directory)
-            (directory / "follow.mjs").write_text(FOLLOW)
-            assert run("node", "follow.mjs", url, token, cwd=directory) == LINES
+            try_npm(npm, program, origin, url, token)
+
+
+def try_npm(npm: Path, program: Path, origin: str, url: str, token: str) -> None:
+    """Node.js and a page of ``origin`` each show the job's lines. The page is in Chromium, without a bundler."""
+    (program / "package.json").write_text("{}")
+    run("npm", "install", "--silent", "--no-audit", "--no-fund", npm, cwd=program)
+    (program / "follow.mjs").write_text(FOLLOW)
+    assert run("node", "follow.mjs", url, token, cwd=program) == LINES
+    (program / "page.html").write_text(PAGE)
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(f"{origin}/page.html#{url},{token}")
+        page.wait_for_function("document.title === 'ended'")
+        assert page.inner_text("pre") == LINES
 
 
 def write_sbom(commands: Path) -> None:
