@@ -1,11 +1,10 @@
 """Which runs of a workflow have printed lines of one shape, and what that says of a failure. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from chronoverse.joblog.model import Job, Status
-from chronoverse.joblog.shapes import Shapes
 
 #: The runs with a line of the shape that are listed one by one.
 MAX_LISTED: Final = 20
@@ -17,17 +16,20 @@ _RED: Final = (Status.FAILED, Status.LOST)
 
 
 class Run(NamedTuple):
-    """An ended job, and the shapes of its lines; None when these are not known."""
+    """An ended job, and the number of its first line of each shape that is looked for, if it has any.
+
+    The number is 0 when only the shape is known. ``first_lines`` is None when the job's shapes are not known.
+    """
 
     job: Job
-    shapes: Shapes | None
+    first_lines: Mapping[int, int] | None
 
     def occurrence(self, shape: int) -> dict[str, Any] | None:
         """The run as an entry of ``jobs`` in a history, or None if it has no line of the shape.
 
         ``sequence_num`` is its first line of the shape. It is None when only the shape is known.
         """
-        number = None if self.shapes is None else self.shapes.first_line(shape)
+        number = None if self.first_lines is None else self.first_lines.get(shape)
         if number is None:
             return None
         return {
@@ -49,7 +51,7 @@ class PastRuns(NamedTuple):
 
     def looked_at(self) -> dict[str, int]:
         """How many runs with each status were looked at, and how many could not be."""
-        known = [run.job.status for run in self.runs if run.shapes is not None]
+        known = [run.job.status for run in self.runs if run.first_lines is not None]
         return {**_count(known), "without_shapes": len(self.runs) - len(known)}
 
     def history(self, shape: int) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class PastRuns(NamedTuple):
             "first_started_at": first["started_at"],
             "first_id": first["id"],
             "first_sequence_num": first["sequence_num"],
-            "looked_at": sum(run.shapes is not None for run in self.runs),
+            "looked_at": sum(run.first_lines is not None for run in self.runs),
         }
 
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
@@ -88,7 +90,7 @@ class PastRuns(NamedTuple):
         good = red.index(False) if False in red else len(before)
         if any(map(all, zip(has[good:], red[good:], strict=True))):
             return {"kind": "recurring", "id": None}
-        if not self.is_whole or any(run.shapes is None for run in self.runs):
+        if not self.is_whole or any(run.first_lines is None for run in self.runs):
             return None
         if not any(run.occurrence(shape) for run in self.runs if run.job.ref != job.ref):
             return {"kind": "new", "id": None}

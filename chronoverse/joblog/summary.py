@@ -5,7 +5,7 @@ Pure. :class:`FoundLines` collects lines, and :func:`compose` writes the JSON wi
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -205,13 +205,13 @@ def compose(
     read_line: Callable[[int], Line],
     compared_with: Sequence[str] | None = None,
     new: FoundLines | None = None,
-    read_past: Callable[[], PastRuns | None] = lambda: None,
+    read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
     ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
-    compare with. ``read_line`` reads a line that is not at hand, and ``read_past`` the runs in which lines were seen
-    before, if there are lines to look for. The three kinds of lines share the room evenly.
+    compare with. ``read_line`` reads a line that is not at hand. ``read_past`` looks for shapes in the runs before, if
+    there are lines to look for. The three kinds of lines share the room evenly.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
@@ -236,12 +236,34 @@ def compose(
         "truncated": False,
         "verdict": None,
     }
+
+    def may_fit(found: FoundLines | None) -> list[tuple[Line, int, int]]:
+        """The groups for which there may be room: the first line of each, how many it has, and that line's shape."""
+        listed: list[tuple[Line, int, int]] = []
+        room = max_bytes
+        for group in found.groups() if found else ():
+            if room < 0:
+                break
+            # What a running job's log has dropped meanwhile cannot be read any more.
+            if group.number >= begin:
+                line = group.line or read_line(group.number)
+                whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
+                line = line._replace(message=line.message[: characters + 1])
+                room -= len(_line_json(line, characters, group.repeated))
+                listed.append((line, group.repeated, errors.shape_of(whole.message)))
+        return listed
+
     cause = _cause(job, errors, new, last)
-    past = read_past() if cause is not None or errors.count or (new and new.count) else None
+    groups = [may_fit(new), may_fit(errors)]
+    looked_for = {shape for each in groups for _, _, shape in each}
     if cause is not None:
         first, final, telling, kind = cause
         line = last[-1] if telling == last[-1].sequence_num else read_line(telling)
-        seen = past and past.seen(errors.shape_of(line.message))
+        cause_shape = errors.shape_of(line.message)
+        looked_for.add(cause_shape)
+    past = read_past(looked_for) if looked_for else None
+    if cause is not None:
+        seen = past and past.seen(cause_shape)
         body["cause"] = {"from": first, "to": final, "line": None, "kind": kind}
         for size in (characters, 0):
             body["cause"]["line"] = orjson.Fragment(_line_json(line, size, seen=seen))
@@ -251,7 +273,7 @@ def compose(
             # A foreign runner may write a time of any length.
             body["cause"] = None
     if past is not None and cause is not None and is_complete:
-        body["verdict"] = past.verdict(job, errors.shape_of(line.message))
+        body["verdict"] = past.verdict(job, cause_shape)
         if len(orjson.dumps(body)) > max_bytes:
             body["verdict"] = None
     while compared and len(orjson.dumps(body)) > max_bytes:
@@ -260,19 +282,11 @@ def compose(
         is_whole = False
     room = max_bytes - len(orjson.dumps(body))
 
-    def pieces(found: FoundLines | None) -> Iterator[bytes]:
-        for group in found.groups() if found else ():
-            # What a running job's log has dropped meanwhile cannot be read any more.
-            if group.number >= begin:
-                line = group.line or read_line(group.number)
-                seen = None
-                if past is not None:
-                    whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
-                    seen = past.seen(errors.shape_of(whole.message))
-                yield _line_json(line, characters, group.repeated, seen)
-
-    kinds = [pieces(new), pieces(errors), (_line_json(line, characters) for line in reversed(last))]
-    shown, left_out = _share_room(kinds, room)
+    kinds = [
+        (_line_json(line, characters, repeated, past and past.seen(shape)) for line, repeated, shape in each)
+        for each in groups
+    ]
+    shown, left_out = _share_room([*kinds, (_line_json(line, characters) for line in reversed(last))], room)
     body["new"]["first"], body["errors"]["first"], newest = ([orjson.Fragment(json) for json in each] for each in shown)
     body["last"] = newest[::-1]
     body["truncated"] = not (is_whole and errors.is_whole and (new or errors).is_whole) or left_out[0] or left_out[1]

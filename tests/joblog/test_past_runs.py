@@ -6,7 +6,6 @@ import pytest
 
 from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.joblog.past_runs import MAX_LISTED, PastRuns, Run
-from chronoverse.joblog.shapes import ShapeSet
 
 SHAPE: Final = 7
 _STATUSES: Final = {"C": Status.COMPLETED, "F": Status.FAILED, "X": Status.CANCELED, "L": Status.LOST}
@@ -20,11 +19,9 @@ def past(runs: str, is_whole: bool = True) -> PastRuns:
     found = []
     for index, run in enumerate(runs.split()):
         status, kind = run[0], run[1]
-        shapes = None if kind == "?" else ShapeSet()
-        if shapes is not None:
-            shapes.add([SHAPE if kind == "+" else 8], [index + 10])
+        first_lines = {"?": None, "+": {SHAPE: index + 10}, "-": {}}[kind]
         job = Job(JobRef("wf", f"job_{index}"), _STATUSES[status], started_at=f"2026-11-01T00:00:{index:02}.000Z")
-        found.append(Run(job, shapes))
+        found.append(Run(job, first_lines))
     return PastRuns(found[::-1], is_whole)
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -197,10 +197,10 @@ class ScanApp:
         # The comparison and the new lines may use up all the time. The errors have as much for themselves.
         budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
 
-        def read_past() -> PastRuns | None:
+        def read_past(looked_for: Collection[int]) -> PastRuns | None:
             # A summary without it is better than none.
             with contextlib.suppress(StoreError):
-                return self._read_past(job, SEEN_JOBS, PageBudget(clock=self._clock))[0]
+                return self._read_past(job, SEEN_JOBS, PageBudget(clock=self._clock), looked_for)[0]
             return None
 
         return read_summary(
@@ -220,29 +220,38 @@ class ScanApp:
         if not lines or lines[0].sequence_num != scan.line:
             raise JobNotFound("no such line")
         message = lines[0].message
-        past, position = self._read_past(job, scan.jobs, budget, scan.labels, scan.start)
+        (shape,) = self._hasher.hashes([message])
+        past, position = self._read_past(job, scan.jobs, budget, [shape], scan.labels, scan.start)
         head = {
             "position": position and (repr(position[0]), position[1]),
             "looked_at": len(past.runs),
             "shape": self._hasher.shape(message[:MAX_LINE_CHARACTERS]),
         }
-        return head, past.history(self._hasher.hashes([message])[0])
+        return head, past.history(shape)
 
     def _read_past(
         self,
         job: Job,
         count: int,
         budget: PageBudget,
+        looked_for: Collection[int],
         labels: Sequence[Sequence[str]] = (),
         start: tuple[str, str] | None = None,
     ) -> tuple[PastRuns, ListingPosition | None]:
-        """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first."""
+        """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first.
+
+        They say where the shapes that are ``looked_for`` stand.
+        """
         before = self._position_of(job) if start is None else (float(start[0]), start[1])
         own = [ListedJob(before[0] if before else math.inf, job.ref.job_id, job)] if start is None else []
         older = self._listed_after(job.ref.workflow_id, before, 50)
         listed = chain(own, (each for each in older if each.job_id != job.ref.job_id))
         hot_budget = PageBudget(seconds=HOT_SECONDS, clock=self._clock)
-        return self._past_runs.read(listed, count, budget, hot_budget, lambda each: has_labels(each.labels, labels))
+
+        def is_wanted(each: Job) -> bool:
+            return has_labels(each.labels, labels)
+
+        return self._past_runs.read(listed, count, budget, hot_budget, is_wanted, looked_for)
 
     def _position_of(self, job: Job) -> ListingPosition | None:
         """Where the job stands in the listing of its workflow; None for a foreign job without any time.

@@ -1,6 +1,6 @@
 """Reads the shapes of the runs of a workflow, so that one can tell in which of them a line was seen before."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -15,7 +15,10 @@ from chronoverse.joblog.shapes import Shapes
 
 
 class PastRunReader:
-    """Reads the shapes of many runs, for one process. Those of archived runs are read eight at a time."""
+    """Looks for shapes in many runs, for one process. Eight archived runs are read at a time.
+
+    A run's set of shapes may take 1.4 MB, so only what was found in it is kept.
+    """
 
     def __init__(self, archive: ArchiveReader, shapes: RunShapes) -> None:
         self._archive = archive
@@ -30,9 +33,11 @@ class PastRunReader:
         budget: PageBudget,
         hot_budget: PageBudget,
         is_wanted: Callable[[Job], bool],
+        looked_for: Collection[int],
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or as many as there is time for.
 
+        They say where the shapes that are ``looked_for`` stand.
         Then the second value is how far it has come in the listing. ``hot_budget`` is the time for runs that are not
         archived yet, whose logs are read; what it is not enough for counts as a run without shapes. Raises as the store
         and the archive do.
@@ -42,19 +47,24 @@ class PastRunReader:
         while batch := [*islice(jobs, 50)]:
             ended = [each.job for each in batch if each.job and each.job.end and is_wanted(each.job)]
             ended = ended[: count - len(runs)]
-            stored = self._pool.map(self._archive.shape_set, ended)
-            for job, archived in zip(ended, stored, strict=True):
-                found: Shapes | None = archived
+            stored = self._pool.map(lambda job: _first_lines(self._archive.shape_set(job), looked_for), ended)
+            for job, found in zip(ended, stored, strict=True):
                 try:
                     if job.archive_sha256 is None:
-                        found = self._shapes.get(job, hot_budget)
+                        found = _first_lines(self._shapes.get(job, hot_budget), looked_for)
                 except (ArchiveDamaged, NotALog):
                     found = None
                 except JobNotFound:
                     continue
-                runs.append(Run(job, None if found is None or found.is_full else found))
+                runs.append(Run(job, found))
             if len(runs) >= count:
                 break
             if budget.is_out_of_time():
                 return PastRuns(runs, is_whole=False), (batch[-1].created_ms, batch[-1].job_id)
         return PastRuns(runs), None
+
+
+def _first_lines(shapes: Shapes | None, looked_for: Collection[int]) -> Mapping[int, int] | None:
+    if shapes is None or shapes.is_full:
+        return None
+    return {shape: number for shape in looked_for if (number := shapes.first_line(shape)) is not None}

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
@@ -67,14 +67,14 @@ def read_summary(
     compared_with: Sequence[str] | None,
     progress: SummaryProgress,
     max_bytes: int,
-    read_past: Callable[[], PastRuns | None] = lambda: None,
+    read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
 ) -> bytes:
     """The summary's JSON in at most ``max_bytes``. Raises what ``read`` raises.
 
     ``budgets`` make what bounds the time for the new lines and for the errors. The next request for the same summary
     goes on where that time has ended. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
-    None then, too, and when there was no time to read the jobs to compare with. ``read_past`` reads the jobs in which
-    lines may have been seen before; None when they cannot be read.
+    None then, too, and when there was no time to read the jobs to compare with. ``read_past`` looks for
+    shapes in the jobs before; None when these cannot be read.
     """
 
     def shape_of(message: str) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ import orjson
 import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.reader import SHAPES_BYTES, ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.shape_sets import shape_set_name
@@ -19,7 +20,7 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import HistoryScan, SummaryScan
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.model import JobRef, Line, Status
-from chronoverse.joblog.shapes import ShapeHasher
+from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.bench import NOW
@@ -229,3 +230,33 @@ def test_a_summary_says_what_was_seen_before_and_what_the_verdict_is(workflow: W
     assert all("seen" in line for line in summary["new"]["first"])
     assert summary["cause"]["line"]["message"] == "error: disk"
     assert summary["verdict"] == {"kind": "recurring", "id": None}
+
+
+@pytest.mark.long
+def test_large_sets_of_shapes_are_not_held_at_once(workflow: Workflow) -> None:
+    """Neither for a history nor for a summary: only the cache, the sets that are being read, and what was found."""
+    shapes = ShapeSet()
+    (shape,) = ShapeHasher().hashes(["error: disk"])
+    shapes.add([shape, *range(2**40, 2**40 + MAX_SHAPES - 1)], range(1, MAX_SHAPES + 1))
+    data = shapes.to_bytes()
+    del shapes
+    runs = SHAPES_BYTES // len(data) + 30
+    for number in range(runs):
+        workflow.write(f"job_{number}", ["error: disk"], Status.FAILED)
+    archive(workflow.store, workflow.objects)
+    for number in range(runs):
+        workflow.objects.put(workflow.set_name(f"job_{number}"), data)
+    last = f"job_{runs - 1}"
+    common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": last, "asked_at": BEGAN, "patience": 5.0}
+    app = workflow.app()
+    tracemalloc.start()
+    try:
+        _, found = ask(app, last, 1, 1_000)
+        summary = orjson.loads(app.read_summary(SummaryScan(page_bytes=16_384, **common)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found["seen"]["FAILED"] == summary["cause"]["line"]["seen"]["FAILED"] == runs
+    assert summary["verdict"] == {"kind": "since", "id": "job_0"}
+    # Eight sets are read at a time, each perhaps into two buffers.
+    assert peak < SHAPES_BYTES + 20 * len(data)
