@@ -11,6 +11,7 @@ from chronoverse.errors import QuotaReached
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import Attempt, End, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
+from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.bench import JOB, NOW, Bench
 from tests.support.waiting import wait_until
 
@@ -63,6 +64,17 @@ def test_a_job_is_stored_up_to_its_bound(bench: Bench, store: Store) -> None:
     job = store.get_job(JOB)
     assert job is not None
     assert (job.lines, job.dropped, job.last) == (9, 8, 9)
+
+
+def test_an_empty_line_counts_as_one_byte(bench: Bench, store: Store) -> None:
+    """Otherwise a job of empty lines would have no bound. That is so for a runner and for log records."""
+    store.catalog.set_bound("wf_1", "job_bytes", 3)
+    attempt = store.open(JOB, "token")
+    with pytest.raises(QuotaReached):
+        store.append(attempt, [Line(number, NOW, "", "stdout") for number in range(1, 6)])
+    assert shape(bench) == [1, 2, 3, Gap(4, 5, "quota")]
+    batch = RecordBatch([RecordRun(NOW, "stdout", False, 0, 0, 0, [b""] * 5)], "digest")
+    assert store.records.append(OTHER, batch).left_out == 2
 
 
 def test_a_repeated_append_counts_nothing_twice(bench: Bench, store: Store) -> None:

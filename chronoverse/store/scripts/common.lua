@@ -237,7 +237,8 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
   end
 
   local function write(number, timestamp, stream, partial, text)
-    used = used + #text
+    -- An empty line counts as one byte: otherwise no bound would hold for empty lines.
+    used = used + math.max(#text, 1)
     if used > room then
       left_out = left_out + 1
       return
