@@ -278,11 +278,11 @@ class Settings:
             "service.instance.id",
         ),
     )
-    otlp_idle_seconds: int | None = _number(
-        (1, 31_536_000),
+    otlp_idle_seconds: int = _number(
+        (0, 31_536_000),
         "seconds",
-        "A job of OpenTelemetry's log records of which nothing came for so long is LOST.",
-        "never",
+        "A job of OpenTelemetry's log records of which nothing came for that long is LOST; 0 is never.",
+        default=604_800,
     )
     traces: bool = _setting(
         parse.traces,

@@ -77,15 +77,22 @@ class RecordAppender:
         self._retention_ms = retention_ms
         self._clock = clock
 
-    def append(self, job: JobRef, batch: RecordBatch, idle_seconds: int | None = None) -> Appended:
-        """Appends what the log does not have yet. A new job begins with it. May be repeated.
+    def append(
+        self,
+        job: JobRef,
+        batch: RecordBatch,
+        idle_seconds: int = 0,
+        on_new: Callable[[], None] = lambda: None,
+    ) -> Appended:
+        """Appends what the log does not have yet. A new job begins with it, after ``on_new()``. May be repeated.
 
-        With ``idle_seconds`` the job is LOST when nothing comes for that long.
+        The job is LOST when nothing comes for ``idle_seconds``, unless these are 0. What ``on_new`` raises is raised.
         Raises :class:`Held`, :class:`Closed` and :class:`Deleted`, unless the log has all of the batch already;
         :class:`CorruptLog`, :class:`TooManyFiles`.
         """
         reply = self._run(job, batch, idle_seconds, ("", "", "", ""))
         if reply[0] == b"NEW":
+            on_new()
             own = self._catalog.retention(job.workflow_id, PoolKind.APPENDS)
             bounds = self._catalog.common_bounds(PoolKind.HEALTH) or ("", "")
             reply = self._run(job, batch, idle_seconds, ("1", 1000 * own if own else "", *bounds))
@@ -97,7 +104,7 @@ class RecordAppender:
             self._workflows.job_ended(job)
         return Appended(left_out, waits)
 
-    def _run(self, job: JobRef, batch: RecordBatch, idle_seconds: int | None, begin: Sequence[Any]) -> list[Any]:
+    def _run(self, job: JobRef, batch: RecordBatch, idle_seconds: int, begin: Sequence[Any]) -> list[Any]:
         now = self._clock()
         status, code = batch.end or ("", None)
         args: list[Any] = [iso_timestamp(now), round(1000 * now), job.job_id, batch.digest, 1000 * BATCH_SECONDS]

@@ -24,7 +24,7 @@ from chronoverse.store import Durability, Store
 from chronoverse.web.guards.admission import AdmissionControl
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.memory import bound_unread_answers
-from chronoverse.web.guards.rates import PublishThrottle, ReplayThrottle
+from chronoverse.web.guards.rates import NewJobThrottle, PublishThrottle, ReplayThrottle
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http import cors, openapi, problems, read_audit, request_id
 from chronoverse.web.http.bodies import BodyReader
@@ -90,6 +90,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,
         publish_throttle=PublishThrottle(settings.max_publish_rate_per_token),
+        new_job_throttle=NewJobThrottle(),
         traces=Traces(redact) if settings.traces else None,
     )
 

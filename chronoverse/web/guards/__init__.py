@@ -28,10 +28,13 @@ memory: shares of bytes. A subject that is alone may have half, a second one hal
 - request bodies, by subject; the first {guards.memory.SHORT_BODY_BYTES} of each; the rest:
   {guards.memory.SHORT_BODIES_BYTES}; {guards.memory.MAX_LONG_BODIES} times the longest body; then 503 or 429
 
-rates: bytes a second.
+rates: bytes or jobs a second.
 
 - what a subject publishes over HTTP: `CHRONOVERSE_MAX_PUBLISH_RATE_PER_TOKEN` bytes a second after a burst of
   {guards.rates.BURST_SECONDS}, then 429
+- jobs that log records of a subject begin; the time after which such a request should be repeated:
+  {guards.rates.MAX_NEW_JOBS} at once, {guards.rates.NEW_JOBS_PER_SECOND} more in a second, then 429;
+  {guards.rates.NEW_JOBS_SECONDS}
 - what many replays write together; from how many on; one pause: `CHRONOVERSE_MAX_REPLAY_RATE` bytes a second;
   {guards.rates.FEW_REPLAYS}; {guards.rates.MAX_PAUSE_SECONDS}
 

@@ -25,7 +25,7 @@ def _value(match: re.Match[str]) -> str:
     """The constant's value, with the unit that its name ends with."""
     name = (match[2] + match[3]).lower()
     value = attrgetter(match[2] + match[3])(import_module(f"chronoverse.web.{match[1]}"))
-    if name.endswith("per_second"):
+    if name.endswith("bytes_per_second"):
         return f"{value:,} bytes"
     if name.endswith("seconds"):
         return f"{value:g} s" if value >= 0.01 else f"{value * 1000:g} ms"

@@ -1,4 +1,4 @@
-"""Rates in bytes a second: how fast each subject may publish over HTTP, and how fast all replays together may write."""
+"""Rates: how fast each subject may publish over HTTP and begin jobs, and how fast all replays together may write."""
 
 import math
 import time
@@ -14,6 +14,12 @@ from chronoverse.errors import TooFast
 BURST_SECONDS: Final = 10.0
 #: Bytes that each line costs beside its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
+#: Jobs that log records of one subject may begin at once, and in each second after that. A job takes 5 KB of the store
+#: at least, and some milliseconds of the request. The Collector may meet the pods of a whole cluster at once.
+MAX_NEW_JOBS: Final = 5_000
+NEW_JOBS_PER_SECOND: Final = 10
+#: Seconds after which a request that may begin no more jobs should be repeated. It is read again as a whole.
+NEW_JOBS_SECONDS: Final = 10
 #: Buckets that are stored. When there are more, full ones are dropped: the bucket of a new subject is full anyway.
 MAX_SUBJECTS: Final = 1_000
 #: Fewer replays of a worker than this are never slowed down. One replay fills a processor, and live lines have another.
@@ -23,15 +29,15 @@ FEW_REPLAYS: Final = 8
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
-class PublishThrottle:
-    """A worker's token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject.
+class TokenBuckets:
+    """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
 
-    ``rate`` is bytes a second; None is no limit. An append is accepted as a whole when the bucket is not empty. If it
-    is larger than what is left, the bucket goes into debt, and the next appends wait. ``clock`` is monotonic.
+    A full one holds what it gets in ``burst_seconds``.
     """
 
-    def __init__(self, rate: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: float, burst_seconds: float, clock: Callable[[], float]) -> None:
         self._rate = rate
+        self._burst_seconds = burst_seconds
         self._clock = clock
         #: When each bucket will be full again.
         self._full_at: dict[str, float] = {}
@@ -39,20 +45,61 @@ class PublishThrottle:
     def __len__(self) -> int:
         return len(self._full_at)
 
+    def seconds_to_wait(self, subject: str) -> float:
+        """Seconds until there is something in the bucket. Below 0 if there is."""
+        return self._full_at.get(subject, -math.inf) - self._burst_seconds - self._clock()
+
+    def take(self, subject: str, amount: float) -> None:
+        """Takes ``amount`` out of the bucket, which goes into debt when it has less."""
+        now = self._clock()
+        self._full_at[subject] = max(self._full_at.get(subject, now), now) + amount / self._rate
+        if len(self._full_at) > MAX_SUBJECTS:
+            self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
+
+
+class PublishThrottle:
+    """How fast each subject may publish to a worker: ``rate`` is bytes a second; None is no limit.
+
+    An append is accepted as a whole when the subject's bucket is not empty. ``clock`` is monotonic.
+    """
+
+    def __init__(self, rate: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self.buckets: Final = TokenBuckets(rate or math.inf, BURST_SECONDS, clock)
+
     def check(self, subject: str) -> None:
         """Raises :class:`TooFast` when ``subject`` must wait, with the seconds."""
-        seconds = self._full_at.get(subject, -math.inf) - BURST_SECONDS - self._clock()
+        seconds = self.buckets.seconds_to_wait(subject)
         if seconds >= 0:
             raise TooFast(f"this token may publish {self._rate} bytes a second", math.floor(seconds) + 1)
 
     def spend(self, subject: str, messages: Iterable[str]) -> None:
         """Takes lines with these ``messages`` out of the subject's bucket."""
-        if self._rate is None:
-            return
-        now, size = self._clock(), sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
-        self._full_at[subject] = max(self._full_at.get(subject, now), now) + size / self._rate
-        if len(self._full_at) > MAX_SUBJECTS:
-            self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
+        if self._rate is not None:
+            size = sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
+            self.buckets.take(subject, size)
+
+
+class NewJobThrottle:
+    """How many jobs each subject may begin by log records: ``burst`` at once, and ``rate`` in each second after that.
+
+    One request may name thousands of jobs, while other requests begin one each. ``clock`` is monotonic.
+    """
+
+    def __init__(
+        self,
+        burst: int = MAX_NEW_JOBS,
+        rate: int = NEW_JOBS_PER_SECOND,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._buckets = TokenBuckets(rate, burst / rate, clock)
+
+    def begin(self, subject: str) -> None:
+        """``subject`` begins a job. Raises :class:`TooFast` when it must not yet."""
+        if self._buckets.seconds_to_wait(subject) >= 0:
+            raise TooFast("this token begins more jobs than it may", NEW_JOBS_SECONDS)
+        self._buckets.take(subject, 1)
 
 
 class ReplayThrottle:

@@ -22,7 +22,7 @@ from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.guards.admission import AdmissionControl, StreamTicket
-from chronoverse.web.guards.rates import PublishThrottle
+from chronoverse.web.guards.rates import NewJobThrottle, PublishThrottle
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.client_ip import TrustedProxies
@@ -56,6 +56,8 @@ class Dependencies:
     scans: ScanClient
     #: How fast runners publish.
     publish_throttle: PublishThrottle
+    #: How many jobs log records may begin.
+    new_job_throttle: NewJobThrottle
     #: Our lease on the embedded server. None when the store is a server that others run.
     server_lease: ServerLease | None
     #: Where archived logs are stored. None when there is no archive.

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -9,7 +10,7 @@ from flask import Response, request
 
 from chronoverse import metrics
 from chronoverse.auth.tokens import WRITE
-from chronoverse.errors import AppendRefused, Forbidden, JobNotFound, NotALog, RecordsMissing
+from chronoverse.errors import AppendRefused, ChronoverseError, Forbidden, JobNotFound, NotALog, RecordsMissing, TooFast
 from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.http.dependencies import Dependencies, principal
@@ -24,8 +25,9 @@ _REASON_CHARACTERS: Final = 2_000
 def handle(deps: Dependencies) -> Response:
     """Appends the records of the current request.
 
-    Raises :class:`RecordsMissing`, with all else appended, while some records wait for others; :class:`TooFast`,
-    :class:`StoreError`, and as :meth:`BodyReader.read`. The sender repeats the whole request, unless it was malformed.
+    Raises :class:`RecordsMissing` and :class:`TooFast`, with all else appended, while some records wait for others, and
+    when the subject may not begin more jobs yet; :class:`TooFast` also when it publishes too fast; :class:`StoreError`,
+    and as :meth:`BodyReader.read`. The sender repeats the whole request, unless it was malformed.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)
@@ -36,9 +38,14 @@ def handle(deps: Dependencies) -> Response:
         digest = hashlib.sha256(body).hexdigest()[:32]
         for resource, found in decoding.decode(body, request.mimetype, sorter.wanted, time_slice.check):
             sorter.add(resource, found)
-        waits = [job for job, records in sorter.jobs.items() if _append(deps, job, records, digest, sorter, time_slice)]
+        waits: list[ChronoverseError] = []
+        for job, records in sorter.jobs.items():
+            try:
+                _append(deps, job, records, digest, sorter, time_slice)
+            except (RecordsMissing, TooFast) as error:
+                waits.append(error)
     if waits:
-        raise RecordsMissing(f"records of {waits[0]} are missing before some that have come; try again")
+        raise waits[0]
     refused = sorter.refused
     texts = [f"{count} of {reason}" for reason, count in refused.most_common(_REASONS)]
     message = "; ".join(texts)[:_REASON_CHARACTERS]
@@ -48,30 +55,34 @@ def handle(deps: Dependencies) -> Response:
 
 def _append(
     deps: Dependencies, job: JobRef, records: JobRecords, digest: str, sorter: RecordSorter, time_slice: TimeSlice
-) -> bool:
-    """Appends the records of one job. Returns whether some wait for others. Counts those that are refused."""
+) -> None:
+    """Appends the records of one job, and counts those that are refused.
+
+    Raises :class:`RecordsMissing` when some wait for others, and :class:`TooFast` when the job may not begin yet.
+    """
+    subject = principal().subject
     refused, batches = sorter.refused, list(records.batches(digest))
     left = sum(count for count, _ in batches)
     try:
         principal().require(WRITE, job.workflow_id)
         for count, batch in batches:
-            appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds)
+            on_new = partial(deps.new_job_throttle.begin, subject)
+            appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds, on_new)
             metrics.PUBLISH_ANSWERS.labels("records", "WAIT" if appended.waits else "OK").inc()
             if appended.waits:
-                return True
+                raise RecordsMissing(f"records of {job} are missing before some that have come; try again")
             if appended.left_out:
                 refused[f"{job}: a quota of bytes is used up"] += min(count, appended.left_out)
             left -= count
             metrics.LINES_APPENDED.inc(sum(len(run.messages) for run in batch.runs))
             texts = (message.decode() for run in batch.runs for message in run.messages)
-            deps.publish_throttle.spend(principal().subject, texts)
+            deps.publish_throttle.spend(subject, texts)
             time_slice.check()
     except (Forbidden, JobNotFound):
         refused[f"{job}: the token may not write to this workflow"] += left
     except (AppendRefused, NotALog) as error:
         metrics.PUBLISH_ANSWERS.labels("records", error.reason or "ERROR").inc()
         refused[f"{job}: {error}"] += left
-    return False
 
 
 def refusal(response: Response) -> Response:

@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.errors import TooFast
-from chronoverse.web.guards.rates import BURST_SECONDS, LINE_OVERHEAD_BYTES, MAX_SUBJECTS, PublishThrottle
+from chronoverse.web.guards.rates import (
+    BURST_SECONDS,
+    LINE_OVERHEAD_BYTES,
+    MAX_SUBJECTS,
+    NewJobThrottle,
+    PublishThrottle,
+)
 from tests.support.reading import Clock
 
 RATE = 100_000
@@ -73,7 +79,7 @@ def test_without_a_rate_there_is_no_bound() -> None:
     buckets.spend("ada", [SECOND] * 1_000)
 
     assert seconds_to_wait(buckets, "ada") == 0
-    assert len(buckets) == 0
+    assert len(buckets.buckets) == 0
 
 
 def test_full_buckets_are_dropped() -> None:
@@ -85,5 +91,22 @@ def test_full_buckets_are_dropped() -> None:
         buckets.spend(f"run {number}", ["x"])
     buckets.spend("ada", [SECOND] * 20)
 
-    assert len(buckets) <= MAX_SUBJECTS + 1
+    assert len(buckets.buckets) <= MAX_SUBJECTS + 1
     assert seconds_to_wait(buckets, "ada") > 0
+
+
+def test_new_jobs_have_a_burst_and_a_rate() -> None:
+    """Each subject has its own."""
+    clock = Clock()
+    throttle = NewJobThrottle(4, 2, clock=clock)
+    for subject in ("ada", "bob"):
+        for _ in range(4):
+            throttle.begin(subject)
+        with pytest.raises(TooFast):
+            throttle.begin(subject)
+    clock.now += 1
+    throttle.begin("ada")
+    throttle.begin("ada")
+    with pytest.raises(TooFast) as refused:
+        throttle.begin("ada")
+    assert refused.value.seconds == 10

@@ -4,15 +4,19 @@ import gzip
 import itertools
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
+import redis
 from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
+from chronoverse.web.guards.rates import MAX_NEW_JOBS, NEW_JOBS_PER_SECOND
+from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.otlp.messages import TIME, numbered, record, request
@@ -142,6 +146,15 @@ def test_a_hole_that_stays_is_named(sender: Sender) -> None:
     assert 'event: gap\ndata: {"from":3,"to":4,"reason":"missing"}' in events
 
 
+def test_a_job_of_which_nothing_comes_for_a_week_is_lost(sender: Sender, redis_server: RedisServer) -> None:
+    """Hardly any sender says that a job has ended, and what never ends is never deleted."""
+    sender.post(record("x"))
+    workflow = sender.resource["service.name"]
+    with redis.Redis.from_url(redis_server.url, protocol=2) as store:
+        lease: Any = store.pttl(f"chronoverse:{{{workflow}}}:job_1:lease")
+    assert 6 * 86_400_000 < lease <= 7 * 86_400_000
+
+
 def test_records_after_a_rotation_are_of_another_file(sender: Sender) -> None:
     """The numbers begin with 1 again, in the same request or in another one."""
     later = [record(f"new {n}", time=TIME + n, log__file__path="/a", log__file__record_number=n) for n in range(1, 5)]
@@ -267,3 +280,29 @@ print(answer.status_code, answer.json["title"], "google.protobuf" in sys.modules
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     title = "Not Found: this service lacks the extra otlp (docs/installing.md)"
     assert done.stdout == f"404 {title} False\n"
+
+
+@pytest.mark.long
+def test_one_subject_begins_some_thousand_jobs_and_then_some_each_second(sender: Sender, service: Service) -> None:
+    """The answer says when to come again. Jobs that are there get their lines, and so do others' new jobs."""
+    workflow = sender.resource["service.name"]
+    sender.post(record("first"))
+    many = request({**sender.resource}, *(record(None, chronoverse__job=f"new_{n}") for n in range(MAX_NEW_JOBS + 400)))
+    many.resource_logs[0].scope_logs[0].log_records.append(record("last"))
+    hostile = {**PROTOBUF, "Authorization": f"Bearer {service.token(subject=workflow)}"}
+
+    def post(message: ExportLogsServiceRequest) -> httpx.Response:
+        return sender.client.post("/v1/logs", content=message.SerializeToString(), headers=hostile, timeout=60)
+
+    began = time.monotonic()
+    response = post(many)
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "10")
+    assert b"begins more jobs than it may" in response.content
+    assert sender.messages() == ["first", "last"]
+    assert sender.rejected(sender.post(record("x"), chronoverse__job="of_another_subject")) == (0, "")
+    assert post(request(sender.resource, record("x", chronoverse__job="refused"))).status_code == 429
+    listed = sender.client.get("/workflows").json()["workflows"]
+    (count,) = (each["jobs"] for each in listed if each["id"] == workflow)
+    assert count <= MAX_NEW_JOBS + NEW_JOBS_PER_SECOND * (time.monotonic() - began) + 3
+    few = request(sender.resource, *(record("x", chronoverse__job=f"later_{n}") for n in range(3)))
+    wait_until(lambda: post(few).status_code == 200, 30, "a few more may begin")
