@@ -8,5 +8,6 @@ chunk        the records of archived chunks of lines
 matcher      whether a line matches a search, and where
 line_filter  which lines a stream with a filter has
 shapes       the shape of a line: lines of two runs with the same shape differ only in numbers, times and the like
+timelines    the pauses of a log, compared with those of good runs; how long a running job has yet
 summary      a job's new lines, errors and last lines, in a bounded number of bytes
 """

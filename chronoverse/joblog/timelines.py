@@ -1,0 +1,460 @@
+"""Where the time of a job went: the pauses before its lines, kept small, and compared with those of good runs.
+
+The *pause* before a line is the time since the line before it. A line is found again in another run by its shape, and
+by how many lines of that shape came before it. ``docs/answers.md`` has the rules, and what they cannot know.
+"""
+
+import sys
+import zlib
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from hashlib import blake2b
+from itertools import accumulate, chain, count, repeat
+from operator import add, attrgetter, sub
+from statistics import median
+from typing import Final, NamedTuple
+
+from chronoverse.joblog.model import seconds_of
+from chronoverse.joblog.shapes import MAX_SHAPES
+
+#: Changes whenever a line may have another key than before, or a packed timeline another form. Timelines of another
+#: version are not used.
+VERSION: Final = 1
+#: Lines of a log that are kept to be found again in other runs. A log with fewer lines keeps all of them.
+MAX_ANCHORS: Final = 4_096
+#: Bytes of the longest packed timeline. One of :data:`MAX_ANCHORS` anchors has some 45 KB.
+MAX_TIMELINE_BYTES: Final = 65_536
+#: Pauses that an answer lists.
+MAX_LISTED: Final = 20
+
+#: Of a log with more lines: the longest pauses. Each is kept with the line before it, so that a job which is silent
+#: there can be told from one that is silent elsewhere.
+_MAX_LONGEST: Final = 1_776
+#: And lines that are chosen by their keys, all over the log: they are the same lines in each run.
+_MAX_SAMPLES: Final = 512
+#: And the last lines.
+_RECENT: Final = 32
+#: What an excess has to be above, at least: in ms, as a part of the whole run, and as a part of the slowest good pause.
+#: Besides, it has to be above the distance of the good runs from each other. ``python -m bench.pauses`` judges them.
+_NOISE_MS: Final = 100
+_NOISE_OF_TOTAL: Final = 0.02
+_NOISE_OF_PAUSE: Final = 0.3
+#: Good runs that have to have one of the last lines of a running job, so that the time left is said.
+_MIN_RUNS: Final = 3
+_DIGEST_BYTES: Final = 16
+#: A key has 48 bits. Of two logs with 4,096 anchors each, two lines are confused once in 16 million times.
+_KEY_MASK: Final = 2**48 - 1
+#: Larger values are stored as this one. Only the time of a clock that jumps between centuries is larger.
+_LARGEST: Final = 2**62
+#: How a timestamp ends that we have written.
+_MILLISECONDS: Final = {f".{ms:03}Z": ms for ms in range(1000)}
+
+
+class Spread(NamedTuple):
+    """The least, the median and the most of some times, in ms."""
+
+    least: int
+    median: int
+    most: int
+
+    @classmethod
+    def of(cls, times: Collection[int]) -> "Spread":
+        """That of these times, of which there is at least one."""
+        return cls(min(times), round(median(times)), max(times))
+
+    def to_json(self) -> dict[str, float]:
+        """As JSON, in seconds."""
+        return {name: value / 1000 for name, value in self._asdict().items()}
+
+
+class Anchor(NamedTuple):
+    """A line that can be found again in another run. Times are in ms.
+
+    ``number`` is the line's, ``key`` says its shape and which line of the shape it is, ``pause`` is the time since
+    the line before it, and ``elapsed`` that since the first line of the log.
+    """
+
+    number: int
+    key: int
+    pause: int
+    elapsed: int
+
+
+class Timeline(NamedTuple):
+    """The times of one log, in ms. ``anchors`` are in the order of the log, and :data:`MAX_ANCHORS` at most.
+
+    ``lines`` counts all lines, of which the numbers are ``first`` to ``last``. ``total`` is the time from the first
+    line to the last, and ``after_last`` that from there to the end of the job, 0 if it is not known. ``shortest`` is
+    None if all lines are anchors. Otherwise the timeline is cut: the pause before any other line is at most that long.
+    """
+
+    lines: int
+    first: int
+    last: int
+    total: int
+    after_last: int
+    shortest: int | None
+    anchors: Sequence[Anchor]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether only the longest pauses are there."""
+        return self.shortest is not None
+
+    def to_bytes(self) -> bytes:
+        """The timeline, packed: the BLAKE2b hash of the rest, and the rest, which is compressed.
+
+        A timeline that would take more than :data:`MAX_TIMELINE_BYTES` loses its shortest pauses.
+        """
+        packed = zlib.compress(_columns(self), 6)
+        if len(packed) + _DIGEST_BYTES > MAX_TIMELINE_BYTES:
+            kept = sorted(self.anchors, key=lambda anchor: -anchor.pause)
+            keep, rest = kept[: len(kept) * 7 // 8], kept[len(kept) * 7 // 8 :]
+            shortest = max(self.shortest or 0, rest[0].pause)
+            return self._replace(shortest=shortest, anchors=sorted(keep)).to_bytes()
+        return blake2b(packed, digest_size=_DIGEST_BYTES).digest() + packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Timeline":
+        """The timeline that :meth:`to_bytes` packed. Raises ValueError for anything else."""
+        digest, packed = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if digest != blake2b(packed, digest_size=_DIGEST_BYTES).digest():
+            raise ValueError("this is not a timeline, or a damaged one")
+        values = _values(packed)
+        if len(values) < 7 or values[0] != VERSION or len(values) % 4 != 3:
+            raise ValueError("this is a timeline of another version")
+        lines, first, last, total, after_last, cut = values[1:7]
+        size = (len(values) - 7) // 4
+        numbers, keys, pauses, rests = (values[7 + size * column : 7 + size * (column + 1)] for column in range(4))
+        elapsed = accumulate(map(add, pauses, rests))
+        anchors = tuple(map(Anchor, accumulate(numbers), keys, pauses, elapsed))
+        return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
+
+    def strip(self, points: int = 500) -> list[tuple[int, int]]:
+        """Which line was there at which time: pairs of ms since the first line, and number. Both ascend.
+
+        There are at most ``points``, spread evenly over the time. Between two of them, lines came at one pace.
+        """
+        found: list[tuple[int, int]] = []
+        step = max(1, -(-self.total // max(1, points // 2 - 1)))
+        # The last line before each step, and the first one after it: so a long pause keeps both of its ends.
+        anchors = [(anchor.elapsed, anchor.number) for anchor in self.anchors]
+        for elapsed, number in [(0, self.first), *anchors, (self.total, self.last)]:
+            if len(found) > 1 and found[-1][0] // step == found[-2][0] // step == elapsed // step:
+                found[-1] = (elapsed, number)
+            elif not found or number > found[-1][1]:
+                found.append((elapsed, number))
+        return found
+
+
+def _columns(timeline: Timeline) -> bytes:
+    """The numbers of a timeline, each of 64 bits: first the lowest byte of each, then the second, and so on.
+
+    Most of the higher bytes are 0. So they compress well.
+    """
+    numbers, keys, pauses, elapsed = zip(*timeline.anchors, strict=True) if timeline.anchors else ((), (), (), ())
+    shortest = 0 if timeline.shortest is None else timeline.shortest + 1
+    values = [
+        *(VERSION, timeline.lines, timeline.first, timeline.last, timeline.total, timeline.after_last, shortest),
+        *_differences(numbers),
+        *keys,
+        *pauses,
+        *map(sub, _differences(elapsed), pauses),
+    ]
+    column = array("Q", [min(value, _LARGEST) for value in values])
+    if sys.byteorder == "big":
+        column.byteswap()
+    raw = column.tobytes()
+    return b"".join(raw[place::8] for place in range(8))
+
+
+def _values(packed: bytes) -> Sequence[int]:
+    """The numbers of a packed timeline. Raises ValueError."""
+    most = 8 * (7 + 4 * MAX_ANCHORS)
+    try:
+        unpacker = zlib.decompressobj()
+        planes = unpacker.decompress(packed, most)
+    except zlib.error as error:
+        raise ValueError("this is not a timeline") from error
+    if not unpacker.eof or unpacker.unused_data or len(planes) % 8:
+        raise ValueError("this is not a timeline")
+    raw = bytearray(len(planes))
+    size = len(planes) // 8
+    for place in range(8):
+        raw[place::8] = planes[size * place : size * (place + 1)]
+    column = array("Q", bytes(raw))
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+class _Counters(dict[int, Iterator[int]]):
+    """Counts the lines of each shape, of at most :data:`MAX_SHAPES` shapes. The lines of others get no count, but 0."""
+
+    def __missing__(self, shape: int) -> Iterator[int]:
+        if len(self) >= MAX_SHAPES:
+            return repeat(0)
+        self[shape] = found = count(1)
+        return found
+
+
+class _Times(dict[str, int]):
+    """Reads timestamps. It remembers the Unix ms of the latest seconds by their first 19 characters."""
+
+    def __missing__(self, text: str) -> int:
+        seconds = seconds_of(text)
+        if not seconds:
+            raise KeyError(text)
+        if len(self) >= 10_000:
+            self.clear()
+        self[text] = found = round(1000 * seconds)
+        return found
+
+    def read(self, timestamps: Sequence[str], before: int | None) -> list[int]:
+        """The Unix ms of each. What is no time, or the beginning of 1970, has that of the one before it."""
+        # Lines that are printed quickly have the same time.
+        different = list(dict.fromkeys(timestamps))
+        try:
+            seconds = map(self.__getitem__, [text[:19] for text in different])
+            times = list(map(add, seconds, map(_MILLISECONDS.__getitem__, [text[19:] for text in different])))
+        except KeyError:
+            return self._read_others(timestamps, before)
+        if len(different) == len(timestamps):
+            return times
+        return list(map(dict(zip(different, times, strict=True)).__getitem__, timestamps))
+
+    def _read_others(self, timestamps: Sequence[str], before: int | None) -> list[int]:
+        read = [round(1000 * seconds) if (seconds := seconds_of(text)) else None for text in timestamps]
+        if before is None:
+            before = next((time for time in read if time is not None), 0)
+        return [before := before if time is None else time for time in read]
+
+
+class TimelineBuilder:
+    """Collects the times of a log from its lines, in their order. It takes some 20 MB of memory at most."""
+
+    def __init__(self) -> None:
+        self._counters = _Counters()
+        self._times = _Times()
+        self._lines = self._first = self._last = self._total = 0
+        self._last_time = 0
+        #: The longest pauses, each with the line before it, and the pause that one has to exceed to be among them.
+        self._longest: list[tuple[Anchor, Anchor | None]] = []
+        self._threshold = -1
+        self._samples: list[Anchor] = []
+        self._sample_mask = 0
+        self._recent: deque[Anchor | None] = deque(maxlen=_RECENT)
+
+    def add(self, hashes: Sequence[int], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
+        """Adds lines: the hashes of their shapes, their numbers, and their times as the log has them.
+
+        Before and among them, lines may be missing. Raises ValueError for numbers that do not ascend.
+        """
+        if not numbers:
+            return
+        if numbers[0] <= self._last:
+            raise ValueError(f"line {numbers[0]} comes after line {self._last}")
+        if not self._lines:
+            self._first, self._last = numbers[0], numbers[0] - 1
+        times = self._times.read(timestamps, self._last_time if self._lines else None)
+        if not self._lines:
+            self._last_time = times[0]
+        pauses = list(map(sub, times, chain((self._last_time,), times)))
+        if min(pauses) < 0:
+            pauses = [max(0, pause) for pause in pauses]
+        counts = list(map(next, map(self._counters.__getitem__, hashes)))
+        keys = list(map(add, hashes, counts))
+        elapsed = list(accumulate(pauses, initial=self._total))
+        after_gap: Collection[int] = ()
+        if numbers[-1] - self._last != len(numbers):
+            steps = map(sub, numbers, chain((self._last,), numbers))
+            after_gap = {index for index, step in enumerate(steps) if step != 1}
+
+        def anchor(index: int) -> Anchor | None:
+            """The line as an anchor. It is none when nobody knows which line of its shape it is, or its pause."""
+            if not counts[index] or index in after_gap:
+                return None
+            return Anchor(numbers[index], keys[index] & _KEY_MASK, pauses[index], elapsed[index + 1])
+
+        before = self._recent[-1] if self._recent else None
+        threshold, mask = self._threshold, self._sample_mask
+        for index in [index for index, pause in enumerate(pauses) if pause > threshold]:
+            if found := anchor(index):
+                self._longest.append((found, anchor(index - 1) if index else before))
+        self._samples += filter(None, map(anchor, [index for index, key in enumerate(keys) if not key & mask]))
+        self._recent.extend(map(anchor, range(max(0, len(numbers) - _RECENT), len(numbers))))
+        self._lines += len(numbers)
+        self._last, self._last_time, self._total = numbers[-1], times[-1], elapsed[-1]
+        self._cut()
+
+    def _cut(self) -> None:
+        """Drops the shortest pauses, and every second sample, when there are too many."""
+        if self._lines > MAX_ANCHORS and len(self._longest) > 2 * _MAX_LONGEST:
+            self._longest.sort(key=_by_pause)
+            del self._longest[_MAX_LONGEST:]
+            self._threshold = self._longest[-1][0].pause
+        while len(self._samples) > _MAX_SAMPLES:
+            self._sample_mask = 2 * self._sample_mask + 1
+            self._samples = [each for each in self._samples if not each.key & self._sample_mask]
+
+    def timeline(self, ended_at: str | None = None) -> Timeline:
+        """The timeline of the lines so far. ``ended_at`` is the time when the job ended, if it has."""
+        longest = sorted(self._longest, key=_by_pause)
+        shortest = None
+        if self._lines > MAX_ANCHORS:
+            del longest[_MAX_LONGEST:]
+            shortest = longest[-1][0].pause if longest else 0
+        kept = [each for pair in longest for each in pair if each]
+        kept += self._samples if shortest is not None else ()
+        kept += filter(None, self._recent)
+        end = seconds_of(ended_at)
+        after_last = 0 if end is None or not self._lines else max(0, round(1000 * end) - self._last_time)
+        return Timeline(self._lines, self._first, self._last, self._total, after_last, shortest, tuple(sorted({*kept})))
+
+
+def _by_pause(pair: tuple[Anchor, Anchor | None]) -> tuple[int, int]:
+    """The longest pause first. Of equal ones the same are kept in each run."""
+    return -pair[0].pause, pair[0].key
+
+
+class Pause(NamedTuple):
+    """A pause before the line ``number``, in ms; what is usual there; and what goes beyond the slowest good run.
+
+    ``usual`` and ``excess`` are None without good runs. A line that no good run has is usually not waited for: 0.
+    """
+
+    number: int
+    ms: int
+    usual: Spread | None
+    excess: int | None
+
+
+class Profile(NamedTuple):
+    """Where the time went, in ms: in all, and in the good runs; what was slower than in them; the longest pauses."""
+
+    total: int
+    usual: Spread | None
+    slower: Sequence[Pause]
+    pauses: Sequence[Pause]
+
+
+def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
+    """Compares a job with good runs. ``slower`` has the largest excess first, ``pauses`` the longest pause."""
+    compared = [_compare(timeline, each) for each in good]
+    usual = Spread.of([each.total for each in good]) if good else None
+
+    def pause(index: int) -> Pause:
+        number, _, ms, _ = timeline.anchors[index]
+        if not good:
+            return Pause(number, ms, None, None)
+        there = [pauses[index] for _, pauses in compared]
+        known = Spread.of([each for each in there if each is not None] or [0])
+        excess = min(excesses[index] for excesses, _ in compared)
+        return Pause(number, ms, known, excess if excess > known.most - known.least else 0)
+
+    floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total)) if usual else 0
+    above = [index for index, all in enumerate(zip(*[each for each, _ in compared], strict=True)) if min(all) > floor]
+    slower = sorted(filter(attrgetter("excess"), map(pause, above)), key=attrgetter("excess"), reverse=True)
+    longest = sorted(range(len(timeline.anchors)), key=lambda index: -timeline.anchors[index].pause)[:MAX_LISTED]
+    pauses = [each for each in map(pause, longest) if each.ms]
+    return Profile(timeline.total, usual, slower[:MAX_LISTED], pauses)
+
+
+def _compare(timeline: Timeline, good: Timeline) -> tuple[list[int], list[int | None]]:
+    """Compares a job with one good run: by how much longer each pause is, and how long it was in the good run.
+
+    A line is usually after the same lines as before. If it is not, because other lines are between them in one
+    of the runs, the time since the last line that both have has to be longer, too. The excess is the smaller one of
+    both. An excess that is within the noise is 0. The second value is None for a line that the good run does not have.
+    """
+    common = _common(timeline, good)
+    here = _differences([timeline.anchors[index].elapsed for index in common])
+    there = _differences([good.anchors[place].elapsed for place in common.values()])
+    more_by_index = dict(zip(common, map(_above_noise, here, there), strict=True))
+    excesses: list[int] = []
+    pauses: list[int | None] = []
+    more = _LARGEST
+    # From the end, since a line that only the job has is judged with the next one that both have.
+    for index in range(len(timeline.anchors) - 1, -1, -1):
+        more = more_by_index.get(index, more)
+        pause = good.anchors[common[index]].pause if index in common else good.shortest
+        excesses.append(min(more, _above_noise(timeline.anchors[index].pause, pause or 0)))
+        pauses.append(pause)
+    return excesses[::-1], pauses[::-1]
+
+
+def _above_noise(here: int, there: int) -> int:
+    return here - there if here - there > _NOISE_OF_PAUSE * there else 0
+
+
+def _differences(values: Sequence[int]) -> list[int]:
+    return list(map(sub, values, chain((0,), values)))
+
+
+def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
+    """The anchors that both have in the same order, as many as possible: their indexes in the one and the other.
+
+    So lines that come twice in one of the runs, and once in the other, are not taken for each other. It is a longest
+    increasing subsequence, as in a patience diff.
+    """
+    places = {anchor.key: place for place, anchor in enumerate(good.anchors)}
+    matched = {index: places[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in places}
+    # Of the subsequences of each length, the one with the lowest end: that end, and its index in ``timeline``.
+    ends: list[int] = []
+    tails: list[int] = []
+    before: dict[int, int | None] = {}
+    for index, place in matched.items():
+        length = bisect_left(ends, place)
+        before[index] = tails[length - 1] if length else None
+        ends[length : length + 1] = [place]
+        tails[length : length + 1] = [index]
+    kept: dict[int, int] = {}
+    last = tails[-1] if tails else None
+    while last is not None:
+        kept[last] = matched[last]
+        last = before[last]
+    return dict(reversed(kept.items()))
+
+
+class Progress(NamedTuple):
+    """A running job that has been silent for a time; what is usual after its last line; and how long it has yet, in ms.
+
+    ``left`` is None when fewer than three good runs have one of the last lines.
+    """
+
+    silent: int
+    usual: Spread | None
+    left: Spread | None
+
+
+def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progress:
+    """What good runs say about a job that still runs, and whose last line came ``silent`` ms ago."""
+    usual: list[int] = []
+    left: list[int] = []
+    for run in good:
+        common = _common(timeline, run)
+        last = max(common, default=-1)
+        if last < max(0, len(timeline.anchors) - _RECENT):
+            continue
+        here, there = timeline.anchors[last], run.anchors[common[last]]
+        end = run.total + run.after_last
+        following = run.anchors[common[last] + 1] if common[last] + 1 < len(run.anchors) else None
+        next_at = following.elapsed if following else end
+        # The job has not come to the next line yet. While it is silent for longer than usual, the time left stays.
+        left.append(end - min(there.elapsed + timeline.total - here.elapsed + silent, next_at))
+        if here.number == timeline.last:
+            is_next = run.shortest is None or following is None or following.number == there.number + 1
+            usual.append(next_at - there.elapsed if is_next else run.shortest or 0)
+    return Progress(silent, Spread.of(usual) if usual else None, _wider(left) if len(left) >= _MIN_RUNS else None)
+
+
+def _wider(times: Sequence[int]) -> Spread:
+    """The spread of what good runs needed, made wider.
+
+    The next run is within the spread of five runs in two of three cases. With these margins it is in five of six.
+    """
+    least, middle, most = Spread.of(times)
+    margin = (most - least) // (len(times) - 2)
+    return Spread(max(0, least - margin), middle, most + margin)

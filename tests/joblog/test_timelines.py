@@ -1,0 +1,254 @@
+"""Where the time of a job went: its timeline, the comparison with good runs, and how long it has yet."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from chronoverse.joblog import timelines
+from chronoverse.joblog.model import iso_timestamp
+from chronoverse.joblog.shapes import MAX_SHAPES
+from chronoverse.joblog.timelines import (
+    MAX_ANCHORS,
+    MAX_TIMELINE_BYTES,
+    Spread,
+    Timeline,
+    TimelineBuilder,
+    compare,
+    progress,
+)
+
+BEGIN = 1_772_000_000_000
+
+
+def built(
+    times: Sequence[int], shapes: Sequence[int] | None = None, numbers: Sequence[int] | None = None, end: int = 0
+) -> Timeline:
+    """The timeline of lines at these ms. Without ``shapes`` each line has a shape of its own."""
+    builder = TimelineBuilder()
+    stamps = [iso_timestamp((BEGIN + time) / 1000) for time in times]
+    shapes = shapes or [1_000_003 * (each + 1) for each in range(len(times))]
+    numbers = numbers or range(1, len(times) + 1)
+    # In pieces, as the archive has them.
+    for start in range(0, len(times), 1_000):
+        part = slice(start, start + 1_000)
+        builder.add(shapes[part], numbers[part], stamps[part])
+    return builder.timeline(iso_timestamp((BEGIN + end) / 1000) if end else None)
+
+
+def pauses(timeline: Timeline) -> list[tuple[int, int]]:
+    """Number and pause of each anchor."""
+    return [(anchor.number, anchor.pause) for anchor in timeline.anchors]
+
+
+def test_a_pause_is_the_time_since_the_line_before() -> None:
+    timeline = built([0, 10, 10, 25], end=40)
+    assert pauses(timeline) == [(1, 0), (2, 10), (3, 0), (4, 15)]
+    assert (timeline.lines, timeline.first, timeline.last) == (4, 1, 4)
+    assert (timeline.total, timeline.after_last, timeline.is_cut) == (25, 15, False)
+
+
+def test_a_clock_that_goes_back_counts_as_0() -> None:
+    timeline = built([1_000, 400, 500, 500, 100])
+    assert pauses(timeline) == [(1, 0), (2, 0), (3, 100), (4, 0), (5, 0)]
+    assert timeline.total == 100
+    assert built([500, 400], end=200).after_last == 0
+
+
+def test_what_is_no_time_has_that_of_the_line_before() -> None:
+    """A line that came without a time has the beginning of 1970."""
+    builder = TimelineBuilder()
+    stamps = ["?", "2026-03-03T10:00:05.500Z", "1970-01-01T00:00:00.000Z", "2026-03-03T12:00:07.500+02:00", ""]
+    builder.add([1, 2, 3, 4, 5], range(1, 6), stamps)
+    builder.add([6, 7], [6, 7], ["nothing", "2026-03-03T10:00:07.501Z"])
+    timeline = builder.timeline("neither")
+    assert [pause for _, pause in pauses(timeline)] == [0, 0, 0, 2_000, 0, 0, 1]
+    assert timeline.after_last == 0
+
+
+def test_a_pause_across_missing_numbers_belongs_to_no_line() -> None:
+    timeline = built([0, 10, 500, 510], numbers=[4, 5, 90, 91])
+    assert pauses(timeline) == [(4, 0), (5, 10), (91, 10)]
+    assert timeline.total == 510
+
+
+def test_lines_that_do_not_ascend_are_refused() -> None:
+    builder = TimelineBuilder()
+    builder.add([1, 2], [5, 6], ["", ""])
+    with pytest.raises(ValueError, match="line 6 comes after line 6"):
+        builder.add([3], [6], [""])
+
+
+def test_no_line_and_one_line() -> None:
+    builder = TimelineBuilder()
+    builder.add([], [], [])
+    nothing, one = builder.timeline("2026-03-03T10:00:05.500Z"), built([7])
+    assert nothing == Timeline(0, 0, 0, 0, 0, None, ())
+    for timeline in (nothing, one):
+        assert Timeline.from_bytes(timeline.to_bytes()) == timeline
+        for good in ([], [nothing] * 3, [one] * 3):
+            assert compare(timeline, good).slower == compare(timeline, good).pauses == []
+    assert one.strip() == [(0, 1)]
+    assert progress(one, [one] * 3, 9).left == Spread(0, 0, 0)
+    assert progress(nothing, [one] * 3, 9).left is None
+
+
+def test_a_long_log_keeps_its_longest_pauses() -> None:
+    """They are kept with the lines before them, and with lines from all over the log."""
+    choice = random.Random(5)
+    times, waited = [0], {}
+    for number in range(2, 60_001):
+        pause = choice.randrange(100)
+        if number % 100 == 0:
+            pause = waited[number] = 1_000 + number
+        times.append(times[-1] + pause)
+    timeline = built(times, [choice.getrandbits(64) for _ in times])
+    kept = dict(pauses(timeline))
+    assert len(kept) <= MAX_ANCHORS
+    assert waited.items() <= kept.items()
+    assert {number - 1 for number in waited} <= kept.keys()
+    assert timeline.is_cut
+    left_out = [number for number in range(2, 60_001) if number not in kept]
+    assert max(times[number - 1] - times[number - 2] for number in left_out) <= (timeline.shortest or 0)
+    assert all(times[anchor.number - 1] == anchor.elapsed for anchor in timeline.anchors)
+    assert max(b - a for (_, a), (_, b) in zip(timeline.strip(), timeline.strip()[1:], strict=False)) < 2_000
+    assert Timeline.from_bytes(timeline.to_bytes()) == timeline
+
+
+def test_a_timeline_is_never_larger_than_its_bound() -> None:
+    """The worst that a foreign runner may write: every value is as large and as random as it can be."""
+    choice = random.Random(6)
+    numbers = sorted(choice.sample(range(1, 10**15, 10), 5_000))
+    numbers = [number + step for number in numbers for step in range(5)]
+    times = [choice.randrange(10**14) for _ in numbers]
+    timeline = built(times, [choice.getrandbits(64) for _ in numbers], numbers)
+    packed = timeline.to_bytes()
+    assert len(packed) <= MAX_TIMELINE_BYTES
+    again = Timeline.from_bytes(packed)
+    assert again.is_cut
+    assert len(again.anchors) > 2_000
+    left_out = {*timeline.anchors} - {*again.anchors}
+    assert max(anchor.pause for anchor in left_out) <= (again.shortest or 0)
+
+
+def test_the_memory_is_bounded_for_a_log_of_any_length() -> None:
+    """Of shapes beyond the bound, no line is an anchor. Those that came before are still counted."""
+    builder = TimelineBuilder()
+    size = 5_000
+    for start in range(0, MAX_SHAPES + 10 * size, size):
+        stamps = [iso_timestamp((BEGIN + start + each) / 1000) for each in range(size)]
+        builder.add([1, *range(start + 2, start + size + 1)], range(start + 1, start + size + 1), stamps)
+    timeline = builder.timeline()
+    assert len(builder._counters) <= MAX_SHAPES
+    assert len(builder._longest) <= 2 * MAX_ANCHORS
+    assert timeline.lines == MAX_SHAPES + 10 * size
+    beyond = [anchor for anchor in timeline.anchors if anchor.number > MAX_SHAPES + 2 * size]
+    assert all(anchor.number % size == 1 for anchor in beyond)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+def test_a_damaged_timeline_is_refused(damage: str) -> None:
+    packed = built([0, 5, 9_000, 9_001]).to_bytes()
+    for place in range(len(packed)):
+        data = packed[:place] if damage == "cut" else bytearray(packed)
+        if isinstance(data, bytearray):
+            data[place] ^= 1 << place % 8
+        if damage == "other":
+            data = bytes(random.Random(place).randbytes(place))
+        with pytest.raises(ValueError, match="timeline"):
+            Timeline.from_bytes(bytes(data))
+
+
+def test_a_timeline_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timelines, "VERSION", timelines.VERSION + 1)
+    packed = built([0, 5]).to_bytes()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="another version"):
+        Timeline.from_bytes(packed)
+
+
+def test_a_pause_beyond_every_good_run_is_slower() -> None:
+    good = [built([0, 1_000 + each, 5_000, 6_000]) for each in (0, 40, 10, 20, 30)]
+    profile = compare(built([0, 1_010, 5_010, 9_010]), good)
+    assert profile.total == 9_010
+    assert profile.usual == Spread(6_000, 6_000, 6_000)
+    assert profile.slower == [(4, 3_000 + 1_000, Spread(1_000, 1_000, 1_000), 3_000)]
+    assert [(each.number, each.ms) for each in profile.pauses] == [(3, 4_000), (4, 4_000), (2, 1_010)]
+
+
+def test_without_good_runs_the_longest_pauses_are_said() -> None:
+    profile = compare(built([0, 10, 40]), [])
+    assert (profile.usual, profile.slower) == (None, [])
+    assert profile.pauses == [(3, 30, None, None), (2, 10, None, None)]
+
+
+def test_what_is_within_the_noise_is_not_slower() -> None:
+    """Less than 2 % of the run, less than 0.1 s, less than 30 % of the pause, or less than what good runs differ by."""
+    good = [built([0, 20_000, 20_010, 24_000 + each, 24_000 + each]) for each in (0, 3_000)]
+    assert compare(built([0, 25_000, 25_400, 30_990 + 2_000, 32_990]), good).slower == []
+    (found,) = compare(built([0, 27_000, 27_010, 31_000, 31_000]), good).slower
+    assert (found.number, found.excess) == (2, 7_000)
+
+
+def test_other_lines_in_between_are_no_delay() -> None:
+    """A long step is followed by another line than in the good runs, or by one more, or by one less."""
+    good = [built([0, 10_000, 10_005, 20_000], [1, 2, 3, 4])] * 3
+    for shapes, times in (
+        ([1, 9, 3, 4], [0, 10_000, 10_005, 20_000]),
+        ([1, 9, 2, 3, 4], [0, 9_000, 10_000, 10_005, 20_000]),
+        ([1, 2, 4], [0, 10_000, 20_000]),
+        ([1, 4], [0, 20_000]),
+    ):
+        assert compare(built(times, shapes), good).slower == []
+    found = compare(built([0, 9_000, 10_000, 19_000, 29_000], [1, 2, 9, 3, 4]), good).slower
+    assert found == [(4, 9_000, Spread(5, 5, 5), 8_995), (3, 1_000, Spread(0, 0, 0), 1_000)]
+
+
+def test_a_line_that_comes_once_less_does_not_shift_the_others() -> None:
+    """Here each part has two lines of its own and one that all have. The first part leaves out the third."""
+
+    def log(skipped: int | None, seconds: Sequence[int]) -> Timeline:
+        times, shapes = [0], [99]
+        for part, each in enumerate(seconds):
+            times += [times[-1] + 10, times[-1] + 20]
+            shapes += [100 + 1_000 * part, 500 + 1_000 * part]
+            if part != skipped:
+                times.append(times[-1] + 1_000 * each)
+                shapes.append(77)
+        return built(times, shapes)
+
+    good = [log(None, [1, 30, 1, 20, 1, 40, 1, 1])] * 3
+    assert compare(log(0, [1, 30, 1, 20, 1, 40, 1, 1]), good).slower == []
+    (found,) = compare(log(0, [1, 30, 1, 20, 11, 40, 1, 1]), good).slower
+    assert found.ms == 11_000
+
+
+def test_a_line_that_a_cut_good_run_left_out_paused_as_long_as_its_shortest_one() -> None:
+    good = built([0, 100, 5_000, 9_000])
+    cut = good._replace(shortest=150, anchors=good.anchors[2:])
+    (found,) = compare(built([0, 4_000, 8_900, 12_900]), [cut] * 3).slower
+    assert found == (2, 4_000, Spread(150, 150, 150), 3_850)
+
+
+def test_the_time_left_is_what_good_runs_needed_from_here() -> None:
+    good = [built([0, 1_000, 2_000 + each, 3_000 + each], end=4_000 + each) for each in (0, 300, 600)]
+    running = built([0, 1_500])
+    # The margin is the distance of the least and the most from each other.
+    assert progress(running, good, 400).left == Spread(2_600 - 600, 2_900, 3_200 + 600)
+    assert progress(running, good, 400).usual == Spread(1_000, 1_300, 1_600)
+    # While it is silent for longer than usual, the time after the next line remains.
+    assert progress(running, good, 90_000).left == Spread(2_000, 2_000, 2_000)
+    assert progress(running, good[:2], 400).left is None
+    assert progress(running, good[:2], 400).usual == Spread(1_000, 1_150, 1_300)
+
+
+def test_the_time_left_is_not_guessed_after_lines_that_no_good_run_has() -> None:
+    good = [built([0, 1_000, 2_000], [1, 2, 3])] * 3
+    times = range(0, 100, 2)
+    assert progress(built(times, [1, *range(900, 900 + 7 * 49, 7)]), good, 0) == (0, None, None)
+    soon = progress(built([0, 1_000, 1_300], [1, 2, 7_000]), good, 100)
+    assert (soon.usual, soon.left) == (None, Spread(600, 600, 600))
+
+
+def test_seconds_are_what_json_says() -> None:
+    assert Spread(1, 2_500, 61_000).to_json() == {"least": 0.001, "median": 2.5, "most": 61.0}
