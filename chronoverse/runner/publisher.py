@@ -91,6 +91,8 @@ class Publisher:
         # Renewals in the lifetime of a lease. Two may fail before the lease is lost.
         self._renew_seconds = self.lease_seconds / 3
         self._renew_at = 0.0
+        #: When lines may be sent again to a service that was too busy for them.
+        self._send_at = 0.0
         #: With ``find_free_id``: the job that was asked for, how many ids were tried, and why the first was refused.
         self._asked_job, self._tried_ids = job, 1
         self._first_refusal: ChronoverseError | None = None
@@ -203,7 +205,10 @@ class Publisher:
             raise
         except TooFast as error:
             self._last_error = error
-            self._stop.wait(min(max(error.seconds, SHORT_PAUSE_SECONDS), self._renew_seconds / 2))
+            seconds = max(error.seconds, SHORT_PAUSE_SECONDS)
+            self._send_at = time.monotonic() + seconds
+            # It may have been the lease that was not renewed.
+            self._stop.wait(min(seconds, self._renew_seconds / 2))
         except StoreError as error:
             self._wait_after(error)
         except Held as error:
@@ -236,6 +241,8 @@ class Publisher:
         elif time.monotonic() >= self._renew_at:
             store.renew(attempt)
             self._schedule_renewal()
+        elif (pause := min(self._send_at, self._renew_at) - time.monotonic()) > 0:
+            self._stop.wait(pause)
         elif self.spool.wait_for_lines(1, self._renew_at - time.monotonic()):
             # Seconds for which lines are collected. A line that comes after a longer silence is sent at once.
             self.spool.wait_for_lines(BATCH_LINES, self._sent_at + 0.05 - time.monotonic())
