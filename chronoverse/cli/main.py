@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "retention": ("admin", "retention shop-ci 90d"),
     "limits": ("admin", "limits shop-ci --job-bytes 1000000000"),
     "audit": ("admin", "audit --since 1d"),
+    "conformance": ("conformance", "conformance -- ./runner {workflow} {job}"),
     "completion": ("completion", "completion bash"),
     "scans": ("serve", "scans"),
 }

@@ -36,11 +36,17 @@ def serve(bind: str | None, workers: str | None) -> None:
     os.execve(argv[0], argv, environ)
 
 
-def serve_command(bind: str | None, workers: str | None) -> tuple[list[str], dict[str, str]]:
-    """The arguments and the environment of the gunicorn that ``serve`` becomes. Raises :class:`SettingsError`."""
+def serve_command(
+    bind: str | None, workers: str | None, base: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The arguments and the environment of the gunicorn that ``serve`` becomes. Raises :class:`SettingsError`.
+
+    The environment is made from ``base``, by default from our own.
+    """
     package = Path(__file__).parents[1]
     flags = {"CHRONOVERSE_BIND": bind, "WEB_CONCURRENCY": workers, "PYTHONPATH": str(package.parent)}
-    environ = child_environ({name: value for name, value in flags.items() if value is not None})
+    changes = {name: value for name, value in flags.items() if value is not None}
+    environ = child_environ(changes) if base is None else child_environ(changes, base)
     service_settings(environ)
     for config in (package / "gunicorn.conf.py", package.parent / "gunicorn.conf.py"):
         if config.is_file():

@@ -90,6 +90,7 @@ CALLS: Final = {
     "mcp": (("mcp", "--max-wait", EVIL), ()),
     "audit": (("audit",), json_answers({"entries": [{"at": EVIL, "what": {"reason": EVIL}}], "cursor": None})),
     "completion": (("completion", EVIL), ()),
+    "conformance": (("conformance", "--only", EVIL, "--", "{job}"), ()),
     "login": (("login",), json_answers(_REFUSAL, status="409 Conflict")),
     "logout": (("logout",), ()),
     "token": (("token", "--workflow", EVIL), ()),

@@ -22,10 +22,12 @@ TESTED: Final = (
     ("docs/recovery.md", 'rm -rf "$REDIS_DIR', "tests/system/test_recovery.py"),
     ("docs/recovery.md", "appendonly yes", "tests/system/test_recovery.py"),
     ("docs/recovery.md", 'cp -a "$BACKUP', "tests/system/test_recovery.py"),
+    ("docs/conformance.md", "", "tests/cli/conformance/test_conformance.py"),
     ("docs/redis.md", "redis-cli", "tests/deploy/test_foreign_runners.py"),
     ("docs/redis.md", "umask 077", "tests/deploy/test_redis_users.py"),
     ("docs/runner.md", "# run_exec", "tests/runner/test_continue.py"),
     ("docs/runner.md", "# cleanup_exec", "tests/runner/test_continue.py"),
+    ("docs/runner.md", "# runner.sh", "tests/cli/conformance/test_conformance.py"),
 )
 #: Blocks that are not run: the page, a text of the block, and the reason.
 NOT_RUN: Final = (

@@ -1,0 +1,99 @@
+"""``chronoverse conformance``: says of a runner in any language what holds of its logs, and what does not.
+
+cases    what the runner is given, what happens to it, and what must hold
+trial    runs one case, and reads back what the service has
+proxy    stands between the runner and the service, and spoils requests
+service  a service of the kit's own
+
+``docs/conformance.md`` says what a runner gets.
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from chronoverse.cli import common
+from chronoverse.client.terminal import counted, plain_text
+
+if TYPE_CHECKING:
+    from chronoverse.cli.conformance.trial import Result
+
+#: Cases that run at a time. They wait for most of their time.
+_AT_A_TIME = 8
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for the cases. After Ctrl-C those cases are finished that have begun."""
+    threads = ThreadPoolExecutor(_AT_A_TIME)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _known(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    from chronoverse.cli.conformance.cases import CASES
+
+    if unknown := set(names) - {case.name for case in CASES}:
+        raise click.BadParameter(f"there is no case {sorted(unknown)[0]!r}")
+    return names
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--only", multiple=True, metavar="CASE", callback=_known, help="Only this case. May be repeated.")
+@click.option(
+    "--skip", multiple=True, metavar="CASE", callback=_known, help="Not this case, which the runner does not claim."
+)
+@common.output_option
+@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, command: tuple[str, ...]) -> int:
+    """Test a runner, in any language, against a service that is started for it.
+
+    CMD is run once for each case, with the case's command after it. In its arguments, {workflow} and {job} are replaced
+    by ids, and one with {label} stands for each label, as KEY=VALUE. CHRONOVERSE_URL and CHRONOVERSE_TOKEN say where to
+    publish. Exits with 0 if all cases hold, and with 1 if not.
+    """
+    from chronoverse.cli.conformance.cases import CASES
+    from chronoverse.cli.conformance.service import running_service
+    from chronoverse.cli.conformance.trial import try_case
+
+    if not any("{job}" in argument for argument in command):
+        raise click.UsageError("CMD must have {workflow} and {job} in its arguments, where the ids belong")
+    chosen = [case for case in CASES if not only or case.name in only]
+    tried = [case for case in chosen if case.name not in skip]
+    failed = 0
+    # Otherwise the service would go on without us.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with running_service() as target, _threads() as threads:
+        results = threads.map(partial(try_case, command=command, target=target), tried)
+        for case in chosen:
+            result = next(results) if case in tried else None
+            failed += bool(result and result.problems)
+            click.echo(_text(case.name, case.holds, result) if output == "text" else _json(case.name, result))
+    if output == "text":
+        held = counted(len(tried) - failed, "case holds", "cases hold")
+        click.echo(f"{held}, {counted(failed, 'does not', 'do not')}, {len(chosen) - len(tried)} skipped")
+    return 1 if failed else 0
+
+
+def _text(name: str, holds: str, result: "Result | None") -> str:
+    outcome = "skipped" if result is None else "FAILS" if result.problems else "holds"
+    rows = [f"{outcome:8} {name:20} {holds}"]
+    if result and result.problems:
+        rows += [f"         {problem}" for problem in result.problems]
+        rows += [f"         stderr: {line}" for line in result.stderr.splitlines()[-5:]]
+    return "\n".join(map(plain_text, rows))
+
+
+def _json(name: str, result: "Result | None") -> str:
+    outcome = "skipped" if result is None else "fails" if result.problems else "holds"
+    found = {"seconds": round(result.seconds, 1), "problems": result.problems} if result else {}
+    said = {"stderr": result.stderr} if result and result.problems else {}
+    return common.json_text({"case": name, "outcome": outcome, **found, **said})

@@ -1,0 +1,357 @@
+"""The cases of ``chronoverse conformance``, in the order of its table."""
+
+import contextlib
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
+
+from chronoverse.cli.conformance.proxy import RETRY_AFTER_SECONDS, Fault
+from chronoverse.cli.conformance.trial import Broken, Case, Trial, check_end, check_exit, check_log
+from chronoverse.joblog.model import Gap, Status, seconds_of
+
+#: Three lines that are appended one by one, unless the runner collects them for longer than a second.
+_SLOW: Final = ("echo one; sleep 1.2; echo two; sleep 1.2; echo three", ("one", "two", "three"))
+_FAILING: Final = 'touch "$1"; echo one; exit 5'
+_ARGUMENTS: Final = ("a  b", "*", "", "$HOME", "'")
+#: Waits for the kit, for 60 s at most.
+_WAIT: Final = 'i=0; while [ ! -e "$1" ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i + 1)); done'
+
+
+def _release(trial: Trial) -> None:
+    trial.wait_for_line("one")
+    trial.gate.touch()
+
+
+def _terminate(trial: Trial) -> None:
+    trial.wait_for_line("one")
+    trial.process.send_signal(signal.SIGTERM)
+
+
+def _kill(trial: Trial) -> None:
+    trial.wait_for_line("one")
+    trial.kill()
+
+
+def _other_run(trial: Trial, end: Status | None) -> None:
+    """A second runner publishes a line, and ends the job or its attempt; with None it stays."""
+    trial.open_other("theirs")
+    if end is not None:
+        trial.end_other(end)
+
+
+def _take_over(trial: Trial, end: Status | None) -> None:
+    """Cuts the runner off until a second one has the job."""
+    trial.wait_for_line("one")
+    trial.proxy.is_out = True
+    _other_run(trial, end)
+    trial.proxy.is_out = False
+    trial.gate.touch()
+
+
+def _check_only(*messages: str) -> Callable[[Trial], Iterator[str]]:
+    """The log has these lines and no others, the end is not the runner's, and the command has run to its own."""
+
+    def check(trial: Trial) -> Iterator[str]:
+        if messages:
+            # When the runner has ended the job, that shows below.
+            with contextlib.suppress(Broken):
+                if trial.case.during and not trial.other:
+                    trial.open_other()
+                if trial.other:
+                    trial.end_other(Status.COMPLETED)
+            trial.read_back()
+            if (found := tuple(trial.messages("stdout"))) != messages:
+                yield f"the log has the lines {found} and should have {messages}"
+            if trial.job["status"] != "COMPLETED":
+                yield f"the job is {trial.job['status']}, and a second runner has ended it as COMPLETED"
+        if not trial.gate.exists():
+            yield "the command was not run"
+        yield from check_exit(trial)
+
+    return check
+
+
+def _check_pieces(trial: Trial) -> Iterator[str]:
+    yield from check_log(trial)
+    if len(trial.lines) < 4 or trial.lines[-1].partial:
+        yield f"the line of 200,000 bytes came in {len(trial.lines)} entries, or its last one is partial"
+
+
+def _check_not_found(trial: Trial) -> Iterator[str]:
+    trial.read_back()
+    yield from check_end(trial)
+
+
+def _check_last_state(trial: Trial) -> Iterator[str]:
+    trial.read_back()
+    messages = trial.messages("stdout")
+    if messages[-1:] != ["100%"] or any("\r" in message for message in messages):
+        yield f"the lines are {messages}: the last should be 100%, and none may have a carriage return"
+    yield from check_end(trial)
+
+
+def _check_order(trial: Trial) -> Iterator[str]:
+    yield from check_log(trial)
+    found = [line.message for line in trial.lines]
+    if found != [f"{stream} {number}" for number in (1, 2, 3) for stream in ("out", "err")]:
+        yield f"the lines of both streams are not in the order in which they were printed: {found}"
+
+
+def _check_times(trial: Trial) -> Iterator[str]:
+    yield from check_log(trial)
+    times = [seconds_of(line.timestamp) or 0 for line in trial.lines]
+    if times and not trial.began - 1 <= min(times) <= max(times) <= trial.ended + 1:
+        yield "the times of the lines are not those of the run"
+    elif times and max(times) - min(times) < 1:
+        yield "lines that were printed 2.4 s apart have nearly the same time"
+
+
+def _check_attempt(trial: Trial, expected: int) -> Iterator[str]:
+    yield from check_log(trial)
+    if trial.job["attempt"] != expected:
+        yield f"the job's attempt is {trial.job['attempt']} and should be {expected}"
+
+
+def _check_lost(trial: Trial) -> Iterator[str]:
+    trial.read_back()
+    if trial.job["status"] != "LOST" or trial.messages("stdout")[:1] != ["one"]:
+        yield f"the job is {trial.job['status']} with the lines {trial.messages('stdout')}"
+
+
+def _check_labels(trial: Trial) -> Iterator[str]:
+    yield from check_log(trial)
+    found = trial.job.get("labels", {})
+    # The runner may set others of its own, such as those of a CI system.
+    expected = {**trial.case.labels, **({"branch": "other"} if trial.case.before else {})}
+    if not expected.items() <= found.items():
+        yield f"the labels are {found} and should be {expected}"
+
+
+def _check_pause(trial: Trial) -> Iterator[str]:
+    yield from check_log(trial)
+    appends = [request for request in trial.proxy.requests if request.has_lines]
+    for refused, following in itertools.pairwise(appends):
+        if refused.status == 429 and following.at - refused.at < RETRY_AFTER_SECONDS - 0.2:
+            yield f"after a 429, lines came again {following.at - refused.at:.1f} s later"
+
+
+def _check_gap(trial: Trial) -> Iterator[str]:
+    """Lines that the store has lost are sent again; or, where the runner has them no more, they are named."""
+    trial.read_back()
+    numbers = {line.sequence_num: line.message for line in trial.lines}
+    lost = [
+        range(each.first, each.last + 1) for each in trial.events if isinstance(each, Gap) and each.reason == "lost"
+    ]
+    for number, expected in enumerate(trial.case.out, 1):
+        if numbers.get(number) != expected and not any(number in each for each in lost):
+            yield f"line {number} is {numbers.get(number)!r} and should be {expected!r}, or named as lost"
+    if trial.job["status"] != "COMPLETED":
+        yield f"the job is {trial.job['status']}"
+    yield from check_exit(trial)
+
+
+CASES: Final = (
+    # Lines
+    Case("one-line", "The first line is number 1; then COMPLETED, 0", "echo hello", ("hello",)),
+    Case("no-output", "A command may print nothing", ":", ()),
+    Case("empty-lines", "Empty lines are lines", r"printf 'a\n\n\nb\n\n'", ("a", "", "", "b", "")),
+    Case("no-newline", "What follows the last newline is a line", r"printf 'one\ntwo'", ("one", "two")),
+    Case("crlf", "CRLF ends a line", r"printf 'a\r\n\r\nb\r\n'", ("a", "", "b")),
+    Case(
+        "carriage-return",
+        "Of text that is overwritten, the last state is published, and no carriage return",
+        r"printf '10%%\r50%%\r100%%\n'",
+        check=_check_last_state,
+    ),
+    Case(
+        "unicode", "Text is UTF-8", r"printf 'gr\303\274\303\237e \360\237\216\211 e\314\201\n'", ("grüße 🎉 e\u0301",)
+    ),
+    Case(
+        "split-character",
+        "A character may come in two parts",
+        r"printf '\360\237'; sleep 0.5; printf '\216\211b\n'",
+        ("🎉b",),
+    ),
+    Case(
+        "not-utf8",
+        "A byte that is not UTF-8 becomes U+FFFD",
+        r"printf 'a\377b\200c\n\303\nd\n'",
+        ("a\ufffdb\ufffdc", "\ufffd", "d"),
+    ),
+    Case(
+        "controls",
+        "Control characters stay",
+        r"printf 'a\000b\tc\033[31md\033[0m\177\n'",
+        ("a\0b\tc\x1b[31md\x1b[0m\x7f",),
+    ),
+    Case(
+        "quotes",
+        "So do quotes, backslashes and blanks",
+        r"""printf '%s\n' ' {"a": "\n"}  $HOME `x` %s </p>\ '""",
+        (r' {"a": "\n"}  $HOME `x` %s </p>\ ',),
+    ),
+    Case(
+        "long-line",
+        "A line of 200,000 bytes comes in partial pieces; the last one is not partial",
+        r"head -c 200000 /dev/zero | tr '\0' x; echo end",
+        ("x" * 200_000 + "end",),
+        check=_check_pieces,
+    ),
+    Case(
+        "long-unicode",
+        "Long lines are cut between characters",
+        r"""u=$(printf '\342\202\254%.0s' 1 2 3 4 5 6 7 8 9 0)
+        i=0; while [ $i -lt 4000 ]; do printf %s "$u"; i=$((i + 1)); done; echo""",
+        ("€" * 40_000,),
+    ),
+    Case(
+        "longest-line",
+        "A line may have 65,536 bytes",
+        r"head -c 65536 /dev/zero | tr '\0' x; echo; echo two",
+        ("x" * 65_536, "two"),
+    ),
+    Case("many-lines", "3,000 lines; an append has 500 at most", "seq 1 3000", tuple(map(str, range(1, 3_001)))),
+    Case(
+        "many-bytes",
+        "9 MB; a request has 8 MiB at most",
+        r"""x=$(head -c 60000 /dev/zero | tr '\0' x); i=0; while [ $i -lt 150 ]; do echo "$x$i"; i=$((i + 1)); done""",
+        tuple("x" * 60_000 + str(number) for number in range(150)),
+    ),
+    Case("stderr", "Lines of stderr are on that stream", "echo one >&2; echo two >&2", (), ("one", "two")),
+    Case(
+        "order",
+        "Both streams are in the order of printing",
+        "for i in 1 2 3; do echo out $i; sleep 0.7; echo err $i >&2; sleep 0.7; done",
+        ("out 1", "out 2", "out 3"),
+        ("err 1", "err 2", "err 3"),
+        check=_check_order,
+    ),
+    Case(
+        "both-streams",
+        "A line of one stream does not end one of the other",
+        "printf 'out '; sleep 0.3; echo error >&2; sleep 0.3; echo goes on",
+        ("out goes on",),
+        ("error",),
+    ),
+    Case("live", "A line is in the log while the command runs", f"echo one; {_WAIT}; echo two", during=_release),
+    Case("times", "A line's time is when it was printed", *_SLOW, check=_check_times),
+    # Ends
+    Case("exit-code", "FAILED, and the runner's own exit code", "echo one; exit 3", ("one",), code=3),
+    Case("killed-command", "128 + n, if signal n ends the command", "echo one; kill -9 $$", ("one",), code=137),
+    Case(
+        "not-found",
+        "127, if there is no such command",
+        argv=("/nonexistent/command",),
+        code=127,
+        check=_check_not_found,
+    ),
+    Case(
+        "terminated",
+        "SIGTERM reaches the command; then CANCELED",
+        f"exec 2>/dev/null; trap 'echo stopping; exit 3' TERM; echo one; {_WAIT}",
+        ("one", "stopping"),
+        code=3,
+        status=Status.CANCELED,
+        during=_terminate,
+    ),
+    Case(
+        "arguments",
+        "Arguments stay as they are",
+        out=_ARGUMENTS,
+        argv=("sh", "-c", r"printf '%s\n' " + '"$@"', "sh", *_ARGUMENTS),
+    ),
+    Case("environment", "The command does not get the token", 'echo "token:$CHRONOVERSE_TOKEN"', ("token:",)),
+    # Attempts
+    Case("registered", "A job may be registered before", before=lambda trial: trial.ask("PUT", "", {})),
+    Case(
+        "second-attempt",
+        "Lines follow those of an earlier attempt",
+        out=("theirs", "one", "two"),
+        before=partial(_other_run, end=Status.PENDING),
+        check=partial(_check_attempt, expected=2),
+    ),
+    # Whoever looks at a job without a lease declares it LOST.
+    Case(
+        "silent",
+        "The lease is renewed while nothing is printed",
+        "echo one; sleep 14; echo two",
+        during=lambda trial: trial.wait_for_line("two"),
+        check=partial(_check_attempt, expected=1),
+    ),
+    Case("killed-runner", "LOST, with what was published", f"echo one; {_WAIT}", during=_kill, check=_check_lost),
+    Case(
+        "fenced",
+        "A runner whose job another one has publishes no more",
+        f"echo one; {_WAIT}; echo two; sleep 2; echo three; exit 5",
+        code=5,
+        during=partial(_take_over, end=None),
+        check=_check_only("one", "theirs"),
+    ),
+    Case(
+        "taken-over",
+        "Nor does it when the other one has gone again",
+        f"echo one; {_WAIT}; echo two; echo three; echo four; exit 5",
+        code=5,
+        during=partial(_take_over, end=Status.PENDING),
+        check=_check_only("one", "theirs"),
+    ),
+    Case(
+        "held",
+        "A job with a live runner is left alone",
+        _FAILING,
+        code=5,
+        before=partial(_other_run, end=None),
+        check=_check_only("theirs"),
+    ),
+    Case(
+        "ended",
+        "So is one that has ended",
+        _FAILING,
+        code=5,
+        before=partial(_other_run, end=Status.COMPLETED),
+        check=_check_only("theirs"),
+    ),
+    # Labels
+    Case("labels", "The job gets its labels", labels={"branch": "main", "step": "grüße = 2"}, check=_check_labels),
+    Case(
+        "label-refused",
+        "A label that is set already is left out",
+        labels={"branch": "main", "step": "test"},
+        before=lambda trial: trial.ask("PUT", "", {"labels": {"branch": "other"}}),
+        check=_check_labels,
+    ),
+    # Faults
+    Case("open-unanswered", "Opening: an answer is lost", faults=(Fault("lose answer", "attempts", 2),)),
+    Case("lines-unanswered", "Lines: an answer is lost", *_SLOW, faults=(Fault("lose answer", "logs", 2),)),
+    Case("end-unanswered", "The end: an answer is lost", faults=(Fault("lose answer", "end", 2),)),
+    Case(
+        "requests-lost",
+        "Requests are lost",
+        faults=(Fault("lose request", "attempts"), Fault("lose request", "logs", 2), Fault("lose request", "end")),
+    ),
+    Case("repeated", "Each request comes twice", *_SLOW, faults=(Fault("repeat", "", 1_000),)),
+    Case("unavailable", "503 for 3 s", *_SLOW, faults=(Fault(503, "logs", seconds=3),)),
+    Case("bad-gateway", "502 with a page, for 3 s", *_SLOW, faults=(Fault(502, "logs", seconds=3),)),
+    Case("end-unavailable", "The end: 503, twice", faults=(Fault(503, "end", 2),)),
+    Case(
+        "away-at-start", "No answers in the first 3 s", *_SLOW, faults=(Fault("lose request", "attempts", seconds=3),)
+    ),
+    Case("too-fast", "429: lines wait for Retry-After", *_SLOW, faults=(Fault(429, "logs"),), check=_check_pause),
+    Case(
+        "gap",
+        "Lines that the store has lost come again, or are named",
+        *_SLOW,
+        faults=(Fault("swallow", "logs"),),
+        check=_check_gap,
+    ),
+    Case(
+        "refused",
+        "401: the command runs all the same",
+        _FAILING,
+        code=5,
+        faults=(Fault(401, "", 1_000),),
+        check=_check_only(),
+    ),
+)

@@ -1,0 +1,166 @@
+"""Stands between the runner under test and the service, and spoils requests as networks and balancers do."""
+
+import contextlib
+import gzip
+import http.client
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+
+from chronoverse.runner.http_log_writer import READ_SECONDS
+
+#: Answers that do not come from the service: their content type and their body.
+_ANSWERS: Final = {
+    401: ("application/problem+json", b'{"title":"Unauthorized","status":401}'),
+    429: ("application/problem+json", b'{"title":"Too Many Requests","status":429}'),
+    502: ("text/html", b"<h1>502 Bad Gateway</h1>"),
+    503: ("application/problem+json", b'{"title":"Service Unavailable","status":503}'),
+}
+#: Headers that each connection has for itself, or that the proxy makes.
+_HOP_HEADERS: Final = ("connection", "transfer-encoding", "host", "content-length", "expect", "date", "server")
+#: ``Retry-After`` of a 429.
+RETRY_AFTER_SECONDS: Final = 3
+
+
+class Fault(NamedTuple):
+    """What happens to requests.
+
+    ``how`` is ``lose answer``, ``lose request``, ``repeat`` (the service gets it twice), ``swallow`` (lines are
+    answered as stored, and are not), or a status that is answered instead of the service's. ``route`` is ``attempts``,
+    ``logs`` or ``end``, or empty for all. A request that only renews the lease does not count. The first ``times``
+    requests are hit; or else all, also those of other routes, in the ``seconds`` from the first one on.
+    """
+
+    how: str | int
+    route: str = ""
+    times: int = 1
+    seconds: float = 0
+
+
+class Request(NamedTuple):
+    """A request that the runner has sent. ``status`` is what it was answered with, 0 for nothing."""
+
+    at: float
+    route: str
+    has_lines: bool
+    status: int
+
+
+class Proxy(ThreadingHTTPServer):
+    """Forwards to the service at ``upstream``. ``faults`` are those that did not happen yet.
+
+    While ``is_out``, every request is answered with 503.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str, faults: tuple[Fault, ...]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self.is_out = False
+        self.requests: list[Request] = []
+        self._left = {fault: fault.times for fault in faults}
+        self._began: dict[Fault, float] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def unused(self) -> list[Fault]:
+        """The faults for which no request came."""
+        return [fault for fault, left in self._left.items() if left == fault.times]
+
+    def choose(self, route: str, is_renewal: bool) -> str | int:
+        """What happens to a request; empty when nothing does."""
+        with self._lock:
+            for fault in self._left:
+                began = self._began.get(fault)
+                if began is not None and time.monotonic() < began + fault.seconds:
+                    return fault.how
+                if fault.route in ("", route) and not is_renewal and self._left[fault]:
+                    self._left[fault] -= 1
+                    self._began.setdefault(fault, time.monotonic())
+                    return fault.how
+        return 503 if self.is_out else ""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The runner was killed, or has given up a request."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Proxy
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def _pass(self) -> None:
+        body = b"".join(self._receive())
+        route = urlsplit(self.path).path.rpartition("/")[2]
+        content = self._parse(body)
+        lines = content.get("lines") or []
+        how = self.server.choose(route, route == "logs" and not lines)
+        status, headers, answer = self._answer(how, body, content.get("first", 0) + len(lines))
+        is_lost = how in ("lose request", "lose answer")
+        self.server.requests.append(Request(time.monotonic(), route, bool(lines), 0 if is_lost else status))
+        if is_lost:
+            self.close_connection = True
+            return
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in _HOP_HEADERS:
+                self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def _answer(self, how: str | int, body: bytes, next_number: int) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of the answer."""
+        if isinstance(how, int):
+            kind, answer = _ANSWERS[how]
+            later = {"Retry-After": str(RETRY_AFTER_SECONDS)} if how == 429 else {}
+            return how, {"Content-Type": kind, **later}, answer
+        if how == "swallow":
+            return 200, {"Content-Type": "application/json"}, b'{"next":%d}' % next_number
+        if how == "lose request":
+            return 0, {}, b""
+        if how == "repeat":
+            self._forward(body)
+        return self._forward(body)
+
+    do_GET = do_PUT = do_POST = _pass
+
+    def _receive(self) -> Iterator[bytes]:
+        """The parts of the body, which may come in chunks: https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def _parse(self, body: bytes) -> dict[str, Any]:
+        """The body's JSON. Empty for what is none: the service will say so."""
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            content = orjson.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
+            if isinstance(content, dict):
+                return content
+        return {}
+
+    def _forward(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        connection = http.client.HTTPConnection(urlsplit(self.server.upstream).netloc, timeout=READ_SECONDS)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_HEADERS}
+        with contextlib.closing(connection):
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            return response.status, dict(response.headers), response.read()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is logged."""

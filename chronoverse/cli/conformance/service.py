@@ -1,0 +1,90 @@
+"""A service of the kit's own: ``chronoverse serve`` on a free port, with an embedded store that is thrown away."""
+
+import contextlib
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from chronoverse.auth.local_secret import local_secret
+from chronoverse.auth.minting import mint
+from chronoverse.cli.serve import serve_command
+from chronoverse.client.client import Client
+from chronoverse.embedded.listeners import local_service_url
+from chronoverse.errors import ChronoverseError, Unreachable
+from chronoverse.settings import job_environ
+
+#: Seconds for the start, and for the end, on a busy machine.
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 20.0
+#: Seconds of the lease. It is longer than the outages of the cases, and short enough to wait for its end.
+LEASE_SECONDS: Final = 10
+#: The workflow of all cases.
+WORKFLOW: Final = "conformance"
+
+
+class Target(NamedTuple):
+    """A service to test runners with. ``runner_token`` may write jobs of WORKFLOW, ``token`` may read them, too."""
+
+    url: str
+    token: str
+    runner_token: str
+
+
+@contextlib.contextmanager
+def running_service() -> Iterator[Target]:
+    """Runs a service in the ``with`` block. Raises :class:`Unreachable` with its messages when it does not start."""
+    with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        # The user's own settings do not count, nor does what gunicorn and the metrics read.
+        foreign = ("GUNICORN_", "PROMETHEUS_", "OTEL_")
+        environ = {name: value for name, value in job_environ().items() if not name.startswith(foreign)}
+        environ |= {
+            "CHRONOVERSE_DATA_DIR": name,
+            "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
+            # An archiver would look at the jobs, and declare those LOST whose runner the kit holds up.
+            "CHRONOVERSE_ARCHIVE_URL": "none",
+            "CHRONOVERSE_DRAIN_SECONDS": "0",
+            "CHRONOVERSE_LOG_LEVEL": "warning",
+        }
+        argv, environ = serve_command("127.0.0.1:0", "1", environ)
+        with (directory / "service.log").open("wb") as log:
+            process = subprocess.Popen(
+                argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            yield target(_wait_until_ready(process, directory), local_secret(directory))
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            # The supervisor removes the socket when the store's server has ended.
+            deadline = time.monotonic() + STOP_SECONDS
+            while (directory / "server.sock").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+def target(url: str, secret: bytes) -> Target:
+    """The service at ``url``, whose tokens are signed with ``secret``."""
+    now, both = time.time(), ("logs:read", "logs:write")
+    return Target(
+        url,
+        mint(secret, "conformance", both, [WORKFLOW], 3_600, now),
+        mint(secret, "runner", both[1:], [WORKFLOW], 3_600, now),
+    )
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", directory: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        url = local_service_url(directory)
+        with contextlib.suppress(ChronoverseError):
+            if url and Client(url, max_attempts=1).read("/readyz"):
+                return url
+        time.sleep(0.05)
+    raise Unreachable(f"the service does not start: {(directory / 'service.log').read_text('utf-8', 'replace')}")

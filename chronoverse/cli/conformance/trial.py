@@ -1,0 +1,291 @@
+"""One case with the runner under test: runs it, spoils its requests, and reads back what the service has."""
+
+import contextlib
+import http.client
+import itertools
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+
+from chronoverse.cli.conformance.proxy import Fault, Proxy
+from chronoverse.cli.conformance.service import LEASE_SECONDS, WORKFLOW, Target
+from chronoverse.client.client import Client
+from chronoverse.errors import ChronoverseError, JobNotFound
+from chronoverse.joblog.model import MAX_LINE_BYTES, Gap, JobRef, Line, Status
+from chronoverse.settings import job_environ
+
+#: Seconds for whatever a case waits for: the runner's end, a line, the job's end. The longest case takes 15.
+PATIENCE_SECONDS: Final = 60.0
+#: Bytes of the runner's stderr that are shown when a case does not hold.
+STDERR_BYTES: Final = 2_000
+
+
+class Case(NamedTuple):
+    """What a runner is given, what happens to it, and what holds afterwards.
+
+    ``script`` is the command, for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``; or
+    ``argv`` is. ``before`` and ``during`` are what the kit does before the runner is started, and while it runs.
+    ``check`` yields a sentence for whatever does not hold.
+    """
+
+    name: str
+    holds: str
+    script: str = "echo one; echo two"
+    out: Sequence[str] = ("one", "two")
+    err: Sequence[str] = ()
+    code: int = 0
+    argv: Sequence[str] = ()
+    labels: Mapping[str, str] = {}
+    faults: tuple[Fault, ...] = ()
+    before: "Callable[[Trial], object] | None" = None
+    during: "Callable[[Trial], object] | None" = None
+    check: "Callable[[Trial], Iterator[str]] | None" = None
+    #: How the job ends. By default COMPLETED with 0, and else FAILED.
+    status: Status | None = None
+
+
+class Broken(Exception):
+    """Raised while a case runs when it cannot hold any more. The message says what is wrong."""
+
+
+class Result(NamedTuple):
+    """What came of a case. It holds when there are no ``problems``. ``stderr`` is the end of what the runner said."""
+
+    case: Case
+    problems: list[str]
+    seconds: float
+    stderr: str
+
+
+class Trial:
+    """A case that runs. After :meth:`run`, ``job`` and ``events`` are what the service has of the job."""
+
+    def __init__(self, case: Case, command: Sequence[str], target: Target, directory: Path) -> None:
+        self.case = case
+        self.ref = JobRef(WORKFLOW, f"{case.name}-{secrets.token_hex(4)}")
+        self.gate = directory / "gate"
+        self.proxy = Proxy(target.url, case.faults)
+        self.client = Client(target.url, target.token)
+        self.job: dict[str, Any] = {}
+        self.events: list[Line | Gap] = []
+        self.began = self.ended = 0.0
+        #: The second runner's attempt, while it has the lease: what all of its requests have.
+        self.other: dict[str, Any] = {}
+        self._command = command
+        self._target = target
+        self._directory = directory
+
+    def run(self) -> None:
+        """Runs the runner to its end, and reads the job. Raises :class:`Broken`."""
+        serving = threading.Thread(target=self.proxy.serve_forever, args=(0.05,))
+        serving.start()
+        try:
+            if self.case.before:
+                self.case.before(self)
+            self._run_command()
+        finally:
+            self.proxy.shutdown()
+            serving.join()
+            self.proxy.server_close()
+
+    @property
+    def stderr(self) -> str:
+        """The end of what the runner has written there."""
+        path = self._directory / "stderr"
+        return path.read_bytes()[-STDERR_BYTES:].decode("utf-8", "replace") if path.exists() else ""
+
+    @property
+    def lines(self) -> list[Line]:
+        """The log's entries that are lines, or pieces of lines."""
+        return [each for each in self.events if isinstance(each, Line)]
+
+    def messages(self, stream: str) -> list[str]:
+        """The lines of a stream, each put together from its pieces."""
+        joined, goes_on = list[str](), False
+        for line in self.lines:
+            if line.stream == stream:
+                if goes_on:
+                    joined[-1] += line.message
+                else:
+                    joined.append(line.message)
+                goes_on = line.partial
+        return joined
+
+    def _run_command(self) -> None:
+        case, environ = self.case, job_environ()
+        environ |= {
+            "CHRONOVERSE_URL": self.proxy.url,
+            "CHRONOVERSE_TOKEN": self._target.runner_token,
+            "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
+            "CHRONOVERSE_DATA_DIR": str(self._directory / "data"),
+        }
+        argv = [*filled_in(self._command, self.ref, case.labels)]
+        argv += case.argv or ("sh", "-c", case.script, "sh", str(self.gate))
+        self.began = time.time()
+        with (self._directory / "stdout").open("wb") as out, (self._directory / "stderr").open("wb") as err:
+            try:
+                self.process = subprocess.Popen(
+                    argv, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                )
+            except OSError as error:
+                raise Broken(f"CMD cannot be run: {error.strerror}") from error
+        try:
+            if case.during:
+                case.during(self)
+            self._wait_for_end()
+        finally:
+            self.kill()
+        self.ended = time.time()
+
+    def _wait_for_end(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(LEASE_SECONDS / 3)
+                return
+            if time.monotonic() > deadline:
+                raise Broken(f"the runner has not ended within {PATIENCE_SECONDS:g} s")
+            if self.other:
+                self.ask("POST", "/logs", {**self.other, "first": 1, "lines": []})
+
+    def kill(self) -> None:
+        """Kills the runner and everything that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def read_back(self) -> None:
+        """Reads the job and its log when it has ended. Raises :class:`Broken` if it does not."""
+        try:
+            self.client.job(self.ref)
+            # A job that has lost its runner is LOST a second after its lease.
+            answer = self.client.wait(
+                self.ref, q=None, regex=False, stream=None, offset=None, seconds=2 * LEASE_SECONDS
+            )
+            self.job = answer["job"]
+            if not Status(self.job["status"]).terminal:
+                raise Broken(f"the job is still {self.job['status']}")
+            self.events = [each for each in self.client.follow(self.ref, offset=0) if isinstance(each, Line | Gap)]
+        except JobNotFound as error:
+            raise Broken("the service has no such job") from error
+
+    def wait_for_line(self, text: str) -> None:
+        """Waits until the log has such a line. Raises :class:`Broken` if it does not come while the runner runs."""
+        deadline = time.monotonic() + PATIENCE_SECONDS / 2
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(JobNotFound):
+                answer = self.client.wait(self.ref, q=text, regex=False, stream=None, offset=None, seconds=2)
+                if answer["outcome"] == "matched":
+                    return
+        raise Broken(f"the line {text!r} is not in the log while the command runs")
+
+    def ask(self, method: str, route: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Sends the kit's own request for the job, without faults. Returns the status and the JSON of the answer."""
+        connection = http.client.HTTPConnection(urlsplit(self._target.url).netloc, timeout=PATIENCE_SECONDS)
+        headers = {"Authorization": f"Bearer {self._target.token}", "Content-Type": "application/json"}
+        with contextlib.closing(connection):
+            connection.request(method, "/workflows/{}/jobs/{}".format(*self.ref) + route, orjson.dumps(body), headers)
+            response = connection.getresponse()
+            answer = response.read()
+            return response.status, orjson.loads(answer) if answer else {}
+
+    def open_other(self, *messages: str) -> None:
+        """A second runner opens the job, as soon as that is free, and appends lines. Raises :class:`Broken`."""
+        token, deadline = secrets.token_hex(16), time.monotonic() + PATIENCE_SECONDS / 2
+        while (opened := self.ask("POST", "/attempts", {"token": token}))[0] != 200:
+            if opened[1].get("reason") != "HELD" or time.monotonic() > deadline:
+                raise Broken(f"a second runner cannot open the job: {opened[1].get('detail')}")
+            time.sleep(0.25)
+        self.other = {"token": token, "attempt": opened[1]["attempt"]}
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+        lines = [{"timestamp": now, "message": message, "stream": "stdout"} for message in messages]
+        self._ask_other("/logs", first=opened[1]["next"], lines=lines)
+        self._next = opened[1]["next"] + len(lines)
+
+    def end_other(self, status: Status) -> None:
+        """The second runner ends the job, or with PENDING its attempt. Raises :class:`Broken`."""
+        self._ask_other("/end", status=status.value, exit_code=0, next=self._next)
+        self.other = {}
+
+    def _ask_other(self, route: str, **body: Any) -> None:
+        status, answer = self.ask("POST", route, {**self.other, **body})
+        if status >= 300:
+            raise Broken(f"a second runner is refused: {answer.get('detail')}")
+
+
+def filled_in(command: Sequence[str], ref: JobRef, labels: Mapping[str, str]) -> Iterator[str]:
+    """The arguments with the ids and labels. One with ``{label}`` stands once for each label."""
+    for argument in command:
+        named = argument.replace("{workflow}", ref.workflow_id).replace("{job}", ref.job_id)
+        if "{label}" in named:
+            yield from (named.replace("{label}", f"{key}={value}") for key, value in labels.items())
+        else:
+            yield named
+
+
+def check_log(trial: Trial) -> Iterator[str]:
+    """The log has the command's lines, all of them, once and in order, and its end."""
+    trial.read_back()
+    for stream, expected in (("stdout", trial.case.out), ("stderr", trial.case.err)):
+        found = trial.messages(stream)
+        for number, (one, other) in enumerate(itertools.zip_longest(found, expected), 1):
+            if one != other:
+                yield f"line {number} of {stream} is {_quoted(one)} and should be {_quoted(other)}"
+                break
+    yield from (
+        f"lines {gap.first} to {gap.last} are not there ({gap.reason})" for gap in trial.events if isinstance(gap, Gap)
+    )
+    if any(len(line.message.encode()) - 2 * line.message.count("\ufffd") > MAX_LINE_BYTES for line in trial.lines):
+        yield f"an entry has more than {MAX_LINE_BYTES} bytes"
+    yield from check_end(trial)
+
+
+def check_end(trial: Trial) -> Iterator[str]:
+    """The job has ended as its command did, and the runner has exited so."""
+    code = trial.case.code
+    status = trial.case.status or (Status.FAILED if code else Status.COMPLETED)
+    for name, expected in {"status": status.value, "exit_code": code, "lines": len(trial.lines), "dropped": 0}.items():
+        if trial.job[name] != expected:
+            yield f"the job's {name} is {trial.job[name]} and should be {expected}"
+    yield from check_exit(trial)
+
+
+def check_exit(trial: Trial) -> Iterator[str]:
+    """The runner has exited with its command's code."""
+    if trial.process.returncode != trial.case.code:
+        yield f"the runner has exited with {trial.process.returncode}, and its command with {trial.case.code}"
+
+
+def _quoted(message: str | None) -> str:
+    if message is None:
+        return "not there"
+    return repr(message) if len(message) <= 80 else f"{message[:80]!r}… ({len(message)} characters)"
+
+
+def try_case(case: Case, command: Sequence[str], target: Target) -> Result:
+    """Runs a case, and says what does not hold."""
+    began, problems = time.monotonic(), list[str]()
+    with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as directory:
+        trial = Trial(case, command, target, Path(directory))
+        try:
+            trial.run()
+            problems += (case.check or check_log)(trial)
+        except Broken as broken:
+            problems.append(str(broken))
+        except (ChronoverseError, OSError) as error:
+            problems.append(f"the service did not answer: {error}")
+        finally:
+            trial.client.close()
+        if trial.proxy.unused and not problems:
+            problems.append("the fault never happened: the runner has sent no request that it is for")
+        return Result(case, problems, time.monotonic() - began, trial.stderr)

@@ -1,0 +1,155 @@
+"""``chronoverse conformance``: three runners conform, and each defect that is planted in one of them is found."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.cli.conformance.cases import CASES
+from chronoverse.cli.conformance.service import Target, running_service
+from chronoverse.cli.conformance.trial import Result, filled_in, try_case
+from chronoverse.joblog.model import JobRef
+from tests.cli.conftest import Cli, environ
+from tests.support.service import ROOT
+from tests.support.tools import tool
+
+NODE_RUNNER: Final = Path(__file__).with_name("runner.mjs")
+#: The arguments of the runners that take them as the one of docs/runner.md does.
+ARGUMENTS: Final = ("{workflow}", "{job}", "{label}", "--")
+#: A text of the runner in JavaScript, what is there instead, and the case that finds it.
+DEFECTS: Final = (
+    ("opened.next + sent, lines", "opened.next + sent - 1, lines", "one-line"),
+    ("// There was no answer.", "return { status: 0 };", "lines-unanswered"),
+    ("// There was no answer.", "if (body.lines) body.first += body.lines.length;", "lines-unanswered"),
+    ("{ token, ...body }", '{ token: randomBytes(16).toString("hex"), ...body }', "open-unanswered"),
+    (
+        "if (answer.status === 409 &&",
+        """if (answer.reason === "FENCED") {
+            opened = await open();
+            opened.next -= sent;
+            answer = { status: 200 };
+        }
+        if (answer.status === 409 &&""",
+        "taken-over",
+    ),
+    ("if (last) add(stream, last);", "", "no-newline"),
+    ('code === 0 ? "COMPLETED"', 'code < 4 ? "COMPLETED"', "exit-code"),
+    ("process.exitCode = await ended;", "await ended;", "killed-command"),
+    ("{ stream: true }", "{ stream: false }", "split-character"),
+    ("message.length > 16_000", "message.length > 1e9", "long-line"),
+    ("lines.push({", "lines.unshift({", "many-lines"),
+    ('reason !== "label-set"', 'reason !== "LABEL"', "label-refused"),
+    ('const answer = await post("attempts", { labels })', 'const answer = await post("attempts", {})', "labels"),
+    ("[408, 429, 500, 502, 503, 504]", "[408, 429, 500, 502, 504]", "unavailable"),
+    ('["GAP", "quota"]', '["quota"]', "gap"),
+    ("Retry-After", "Later", "too-fast"),
+    (
+        "const some = batch(sent);",
+        "const some = batch(sent); if (!some.length && code === null) { await sleep(100); continue; }",
+        "silent",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Target]:
+    """A service of the kit."""
+    with running_service() as target:
+        yield target
+
+
+def tried(tests: Sequence[tuple[str, Sequence[str]]], target: Target) -> list[Result]:
+    """The results of cases, each with a command. Eight run at a time."""
+    cases = {case.name: case for case in CASES}
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(lambda test: try_case(cases[test[0]], test[1], target), tests))
+
+
+def curl_runner(directory: Path) -> list[str]:
+    """The one of docs/runner.md."""
+    (script,) = re.findall(r"```sh\n(#!/bin/sh\n# runner\.sh .*?)```", (ROOT / "docs/runner.md").read_text(), re.S)
+    path = directory / "runner.sh"
+    path.write_text(script)
+    for program in ("curl", "jq", "openssl", "stdbuf"):
+        tool(program)
+    return ["sh", str(path), *ARGUMENTS]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("runner", ["ours", "curl", "node"])
+def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
+    """All cases hold: of ``chronoverse run``, of the script in docs/runner.md, and of a runner in JavaScript."""
+    ours = (sys.executable, "-m", "chronoverse", "run", "--workflow", "{workflow}", "--job", "{job}", "--label={label}")
+    command: Sequence[str] = (*ours, "--")
+    if runner == "curl":
+        command = curl_runner(tmp_path)
+    elif runner == "node":
+        command = (tool("node"), str(NODE_RUNNER), *ARGUMENTS)
+
+    assert [result for result in tried([(case.name, command) for case in CASES], target) if result.problems] == []
+
+
+@pytest.mark.long
+def test_each_planted_defect_is_found(target: Target, tmp_path: Path) -> None:
+    """By the case that is meant for it."""
+    source, tests = NODE_RUNNER.read_text(), []
+    for number, (text, instead, case) in enumerate(DEFECTS):
+        assert source.count(text) == 1, text
+        path = tmp_path / f"{number}.mjs"
+        path.write_text(source.replace(text, instead))
+        tests.append((case, (tool("node"), str(path), *ARGUMENTS)))
+
+    results = tried(tests, target)
+    assert [defect for defect, result in zip(DEFECTS, results, strict=True) if not result.problems] == []
+
+
+@pytest.mark.long
+def test_the_command_prints_what_holds_and_what_does_not(tmp_path: Path) -> None:
+    """A command of docs/conformance.md, with a runner that does not wait as a 429 says."""
+    command = next(line for line in (ROOT / "docs/conformance.md").read_text().splitlines() if "--only" in line)
+    (tmp_path / "runner.mjs").write_text(NODE_RUNNER.read_text().replace("Retry-After", "Later"))
+    programs = {
+        "chronoverse": f'exec {sys.executable} -m chronoverse "$@"',
+        "my-runner": f'workflow=$1 job=$2\nshift 2\nexec {tool("node")} runner.mjs "$workflow" "$job" -- "$@"',
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = environ(tmp_path)
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+    )
+
+    too_fast, problem, *stderr, gap, summary = done.stdout.splitlines()
+    assert re.fullmatch("FAILS +too-fast .*", too_fast)
+    assert re.fullmatch(" +after a 429, lines came again [0-9.]+ s later", problem)
+    assert re.fullmatch("holds +gap .*", gap)
+    assert (stderr, summary) == ([], "1 case holds, 1 does not, 0 skipped")
+    assert (done.stderr, done.returncode) == ("", 1)
+
+
+def test_the_page_has_every_case() -> None:
+    """With its sentence."""
+    page = (ROOT / "docs/conformance.md").read_text()
+    assert re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \|$", page, re.M) == [(case.name, case.holds) for case in CASES]
+
+
+def test_an_argument_with_a_label_stands_for_each_label() -> None:
+    """Without labels it is left out."""
+    command = ("run", "--job={job}", "{workflow}", "--label={label}")
+    job = JobRef("w", "j")
+    assert list(filled_in(command, job, {"a": "1", "b": "2"})) == ["run", "--job=j", "w", "--label=a=1", "--label=b=2"]
+    assert list(filled_in(command, job, {})) == ["run", "--job=j", "w"]
+
+
+@pytest.mark.parametrize("options", [("--only", "none", "--", "{job}"), ("--", "runner")])
+def test_a_wrong_command_line_is_refused(cli: Cli, options: tuple[str, ...]) -> None:
+    """An unknown case, and a runner that would not be given the job's id."""
+    assert cli("conformance", *options).returncode == 64
