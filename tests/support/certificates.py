@@ -22,7 +22,9 @@ class Authority:
         directory.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _common_name("tests")
-        self.path = self._write("ca", self._name, self._key, [(x509.BasicConstraints(True, 0), True)])
+        # Python 3.13 and newer refuse an authority that does not say that it signs certificates.
+        signs = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        self.path = self._write("ca", self._name, self._key, [(x509.BasicConstraints(True, 0), True), (signs, True)])
 
     def issue(self, name: str) -> Path:
         """A certificate with the common name ``name`` for this machine. The key has the same path with ``.key``."""

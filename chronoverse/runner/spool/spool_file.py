@@ -68,7 +68,7 @@ class SpoolFile:
         """
         self.path = path
         address = f"{path.absolute().as_uri()}?mode=rw"
-        self._connection = sqlite3.connect(address, 0, isolation_level=None, check_same_thread=False, uri=True)
+        self._connection = sqlite3.connect(address, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
         # No row is read that is longer than any of ours.
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BATCH_BYTES + PAGE_BYTES)
         self._execute = self._connection.execute
