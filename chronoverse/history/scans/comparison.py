@@ -14,7 +14,7 @@ from chronoverse.archive.codec import decode_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
 from chronoverse.history.pages import PageBudget
-from chronoverse.history.tiered_log import BatchReader, Search
+from chronoverse.history.tiered_log import BatchReader
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes, ShapeSet
@@ -93,18 +93,9 @@ class RunShapes:
         """Adds the lines that are not in the set yet. Returns whether there was time for all of them."""
         if cached.position >= job.last or cached.shapes.is_full:
             return True
-
-        def collect(text: bytes) -> list[Line]:
-            """A filter for frames that finds no lines, and adds the shapes of all of them."""
-            lines = decode_lines(text)
-            hashes = self.hasher.hashes([line["message"] for line in lines])
-            cached.shapes.add(hashes, [line["sequence_num"] for line in lines])
-            return []
-
-        for batch in self._read(job, cached.position, search=Search(collect)):
-            if not batch.is_match:
-                hashes = self.hasher.hashes([line.message for line in batch.lines])
-                cached.shapes.add(hashes, [line.sequence_num for line in batch.lines])
+        for batch in self._read(job, cached.position):
+            hashes = self.hasher.hashes([line.message for line in batch.lines])
+            cached.shapes.add(hashes, [line.sequence_num for line in batch.lines])
             cached.position = batch.position
             if batch.is_last or batch.position >= job.last or cached.shapes.is_full:
                 break
