@@ -195,6 +195,15 @@ def write_sbom(commands: Path) -> None:
     (DIST / f"chronoverse-{__version__}.cdx.json").write_text(text, "utf-8")
 
 
+def check_image() -> None:
+    """Each library of the image has a wheel for arm64, too. The Dockerfile builds nothing from source."""
+    (version,) = set(re.findall(r"^FROM python:(\d+\.\d+)-", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE))
+    tags = [f"--platform=manylinux_{each}_aarch64" for each in ("2_17", "2_28")] + ["--platform=manylinux2014_aarch64"]
+    wheels = ["--python-version", version, *tags, "--only-binary=:all:", "--require-hashes", "--target=unused"]
+    for name in ("requirements-image.txt", "requirements-build.txt"):
+        run(sys.executable, "-m", "pip", "install", "--dry-run", "-q", *wheels, "-r", ROOT / name, cwd=DIST)
+
+
 def main() -> None:
     """Builds and tries everything. Raises an exception for the first thing that is wrong."""
     if len(sys.argv) > 1:
@@ -210,6 +219,7 @@ def main() -> None:
             if package is wheel:
                 write_sbom(commands)
             print(f"{package.name}: installed, and the first minutes of the README pass", flush=True)
+    check_image()
     for each in sorted(DIST.iterdir()):
         print(f"dist/{each.name}: {each.stat().st_size:,} bytes")
 

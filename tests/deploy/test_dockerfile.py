@@ -70,6 +70,15 @@ def test_every_image_and_action_is_pinned_by_its_digest() -> None:
     assert [each for each in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each)] == []
 
 
+def test_nothing_is_bound_to_an_architecture() -> None:
+    """The release's workflow builds it for amd64 and arm64."""
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    steps = [step.rest for stage in STAGES for step in stage]
+
+    assert "docker buildx build --platform linux/amd64,linux/arm64 " in workflow
+    assert [rest for rest in steps if re.search("--platform|amd64|x86|arm64|aarch64|TARGETARCH", rest)] == []
+
+
 def test_final_stage_has_no_build_tools() -> None:
     """It copies the environment from the first stage, on the same base image, and installs nothing."""
     bases = {step.rest.split()[0] for stage in STAGES for step in stage if step.word == "FROM"}
