@@ -99,10 +99,7 @@ def build(scratch: Path) -> tuple[Path, Path, Path]:
     DIST.mkdir()
     run(sys.executable, "-m", "hatchling", "build", "-d", DIST, cwd=ROOT)
     (wheel,), (source,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
-    # npm would leave out the links' targets.
-    package = scratch / "npm"
-    shutil.copytree(ROOT / "clients" / "js", package)
-    npm = DIST / run("npm", "pack", "--silent", "--pack-destination", DIST, cwd=package).strip()
+    npm = DIST / run("npm", "pack", "--silent", "--pack-destination", DIST, cwd=ROOT / "clients" / "js").strip()
     described = (ROOT / "deploy" / "chart" / "Chart.yaml").read_text("utf-8")
     (number,) = re.findall(r"^version: (\S+)$", described, re.MULTILINE)
     with tarfile.open(DIST / f"chronoverse-chart-{number}.tgz", "w:gz", dereference=True) as chart:
