@@ -165,20 +165,22 @@ class JobLog:
                     self._publisher.spool.put(batch)
 
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
-        """Ends the job as ``COMPLETED``, ``FAILED`` or ``CANCELED``. Waits up to ``deliver_seconds`` for its lines.
+        """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits for its lines.
 
+        It waits up to ``deliver_seconds``. LOST is for what was killed, so that nobody knows how it would have ended.
         ``PENDING`` ends only this attempt: the next :meth:`open`, by any process within a week, continues the log.
         Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
         other status.
         """
-        if status not in (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.PENDING):
-            raise ValueError(f"a job ends COMPLETED, FAILED or CANCELED, and an attempt PENDING, not {status}")
+        if status not in (Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST):
+            raise ValueError(f"a job ends COMPLETED, FAILED, CANCELED or LOST, and an attempt PENDING, not {status}")
         with self._lock:
             if self.finished:
                 return self._publisher.ended
             self.finished = True
-        # The exit code of an attempt that is tried again says nothing of the job.
-        self._publisher.end(JobResult(Status(status), None if status == Status.PENDING else exit_code))
+        # The exit code of an attempt that is tried again says nothing of the job, and what was killed has none.
+        has_code = status not in (Status.PENDING, Status.LOST)
+        self._publisher.end(JobResult(Status(status), exit_code if has_code else None))
         with self._resources:
             self._publisher.join(self._deliver_seconds)
             self._publisher.stop()

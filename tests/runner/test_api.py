@@ -239,11 +239,20 @@ def test_a_stream_publishes_lines_when_they_end(server: RedisServer, open_log: C
     assert lines[4:] == [("stdout", "not ended"), ("stderr", "a")]
 
 
-@pytest.mark.parametrize("status", ["LOST", "RUNNING", "done"])
+def test_a_job_may_be_lost_at_once(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+    """By a runner that knows that what it ran was killed. There is no exit code then."""
+    log = open_log()
+    log.write("stdout", "before")
+    assert log.finish("LOST")
+    assert end(server) == ("LOST", None)
+    assert read_lines(server) == ["before"]
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "done"])
 def test_another_status_is_refused(open_log: Callable[..., JobLog], status: str) -> None:
     """The job is not ended by such a call."""
     log = open_log()
-    with pytest.raises(ValueError, match="COMPLETED, FAILED or CANCELED"):
+    with pytest.raises(ValueError, match="COMPLETED, FAILED, CANCELED or LOST"):
         log.finish(status)
     log.write("stdout", "a")
 
