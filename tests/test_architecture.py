@@ -34,6 +34,8 @@ ROOTS: Final = ("", "__main__", "api")
 
 #: The top-level name of a library, or of a part of one, and the only package or module that may import it.
 OWNERS: Final = {
+    "airflow": "integrations.airflow.plugin",
+    "structlog": "integrations.airflow",
     "celery": "integrations.celery",
     "redis": "store",
     "flask": "web",

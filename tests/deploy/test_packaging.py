@@ -141,7 +141,8 @@ def test_every_import_is_a_declared_dependency() -> None:
     declared = {canonicalize_name(each.name) for each in requirements}
     # A newer Python has what these bring to an older one.
     absent = {re.split("[.-]", each.name)[0] for each in requirements if each.marker and not each.marker.evaluate()}
-    owners = packages_distributions()
+    # Airflow is not installed.
+    owners = {"airflow": ["apache-airflow-core"], **packages_distributions()}
 
     undeclared = {
         name
@@ -229,8 +230,11 @@ def test_commit_hooks_run_what_make_lint_runs() -> None:
 
 
 def test_wheel_installs_the_command_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """It has one package and one console script, and no tests or tools."""
+    """It has one package, one console script and a plugin of Airflow, and no tests or tools."""
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
 
     assert {name.partition("/")[0].partition("-")[0] for name in wheel.namelist()} == {"chronoverse"}
-    assert wheel.read(entry_points).decode().strip() == "[console_scripts]\nchronoverse = chronoverse.cli.main:main"
+    assert wheel.read(entry_points).decode().split() == [
+        *("[console_scripts]", "chronoverse", "=", "chronoverse.cli.main:main"),
+        *("[airflow.plugins]", "chronoverse", "=", "chronoverse.integrations.airflow.plugin:ChronoversePlugin"),
+    ]

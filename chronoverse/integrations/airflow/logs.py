@@ -1,0 +1,231 @@
+"""What Airflow calls for its tasks' logs: :class:`TaskLogs`."""
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
+from functools import partial
+from os import PathLike, fspath
+from typing import Any, Final
+
+import orjson
+from structlog import DropEvent
+
+from chronoverse.auth.token_file import read_token_file
+from chronoverse.client.client import Client
+from chronoverse.errors import ChronoverseError, Closed, JobNotFound
+from chronoverse.integrations.airflow.records import lines_of_record, notice, records_of_lines
+from chronoverse.integrations.airflow.tries import is_of_triggerer, try_of_path
+from chronoverse.joblog.model import JobRef, Status
+from chronoverse.runner.api import JobLog
+from chronoverse.runner.spool.spool_file import SpoolRoom
+from chronoverse.settings import Settings
+from chronoverse.settings.parse import service_url
+
+__all__ = ["TaskLogs"]
+
+#: Seconds that a task's first line waits at most until its log is open, and its end until the last lines are delivered.
+OPEN_SECONDS: Final = 1.0
+DELIVER_SECONDS: Final = 5.0
+#: For that many seconds after the service was away, the next tasks do not wait for it.
+AWAY_SECONDS: Final = 30.0
+#: The field of the record with which ``plugin`` says how the task has ended: a :class:`Status`.
+END_FIELD: Final = "chronoverse_end"
+
+_ENDS: Final = {
+    Status.COMPLETED: (Status.COMPLETED, 0),
+    Status.FAILED: (Status.FAILED, 1),
+    Status.PENDING: (Status.PENDING, None),
+}
+
+_logger: Final = logging.getLogger("chronoverse.integrations.airflow")
+
+
+class _RunningTry:
+    """A try that runs, and how its process has ended, as far as it has said. ``log`` is None if it is not published."""
+
+    def __init__(self, log: JobLog | None, end: Status) -> None:
+        self.log = log
+        self.end = end
+        self.exit_code: int | None = None
+
+
+class TaskLogs:
+    """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. It has the interface ``RemoteLogStreamIO`` of Airflow.
+
+    Airflow calls it in the processes that supervise tasks, and in the API server. Nothing is connected, and no thread
+    started, before the first line: so Airflow may fork. What is published is not written to Airflow's own log file too,
+    because Airflow would show both.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | Callable[[], str] | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
+        """``url`` is that of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
+
+        Without them the settings count: CHRONOVERSE_URL, and CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE. Raises
+        ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
+        """
+        self._settings = settings or Settings.from_env()
+        self._url = service_url(url) if url else self._settings.service_url
+        if token is None and self._settings.token_file:
+            token = partial(read_token_file, self._settings.token_file)
+        self._token = token or self._settings.token
+        self._lock = threading.Lock()
+        #: The tries that run, by the paths of their log files.
+        self._running: dict[str, _RunningTry] = {}
+        self._away_until = 0.0
+
+    @property
+    def processors(self) -> tuple[Callable[..., MutableMapping[str, Any]], ...]:
+        """What structlog does with each record before it is written."""
+        return (self._publish,)
+
+    def _publish(self, logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Publishes a record of a task's log file. Returns it if Airflow is to write it to the file.
+
+        Raises :class:`DropEvent` if not, and nothing else: an error here would end the task.
+        """
+        path = getattr(getattr(logger, "_file", None), "name", None)
+        name = _name_of(path) if isinstance(path, str) else None
+        try:
+            if name is None or not self._publish_as(name, record):
+                return record
+        except Exception:
+            _logger.exception("a record of %s is not published", name)
+            return record
+        raise DropEvent
+
+    def _publish_as(self, name: str, record: Mapping[str, Any]) -> bool:
+        with self._lock:
+            running = self._running.get(name)
+            if running is None:
+                running = self._running[name] = self._begin(name)
+        if END_FIELD in record:
+            running.end, running.exit_code = _ENDS[record[END_FIELD]]
+            return True
+        if running.log is None:
+            return False
+        if record.get("event") == "Process exited abnormally" and running.end is Status.LOST:
+            running.end, running.exit_code = Status.FAILED, record.get("exit_code")
+        stream, text, seconds = lines_of_record(record)
+        running.log.write(stream, text, at=seconds)
+        return True
+
+    def upload(self, path: PathLike[str] | str, ti: Any = None) -> None:
+        """Ends the log that was published in place of this file. Airflow calls it when the task's process has ended.
+
+        Waits until its lines are delivered, for some seconds at most. What is not delivered then is in a file, and a
+        warning says in which.
+        """
+        with self._lock:
+            running = self._running.pop(_name_of(fspath(path)) or "", None)
+        if running is None or running.log is None:
+            return
+        end = partial(self._end, running.log, running.end, running.exit_code)
+        if is_of_triggerer(fspath(path)):
+            # The triggerer has other triggers to run.
+            threading.Thread(target=end, name="chronoverse-end").start()
+        else:
+            end()
+
+    def close(self) -> None:
+        """Ends what is published and has not ended, as if its processes had been killed."""
+        for name in list(self._running):
+            self.upload(name)
+
+    def stream(self, relative_path: str, ti: Any) -> tuple[list[str], list[Generator[str, None, None]]]:
+        """Where the log of this file was found, and its records as JSON, as far as they are published by now."""
+        task_try = try_of_path(relative_path)
+        if task_try is None:
+            return [], []
+        job = task_try.job
+        client = Client(self._url, self._token, ca_file=self._settings.ca_file, max_attempts=2)
+        try:
+            lines = _lines(client, job)
+            first = next(lines, None)
+        except JobNotFound:
+            client.close()
+            return [], []
+        except ChronoverseError as error:
+            client.close()
+            return [f"Chronoverse: {error}"], []
+        source = f"{self._url}/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
+        return [source], [_records(client, job, itertools.chain([first] if first else [], lines))]
+
+    def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
+        """The same, with the records as one text. Airflow uses it where it does not know :meth:`stream`."""
+        sources, streams = self.stream(relative_path, ti)
+        return sources, ["\n".join(stream) for stream in streams] or None
+
+    def _begin(self, name: str) -> _RunningTry:
+        task_try = try_of_path(name)
+        assert task_try is not None
+        # A trigger waits in place of a task, which goes on afterwards.
+        end = Status.PENDING if is_of_triggerer(name) else Status.LOST
+        begun = time.monotonic()
+        is_patient = begun >= self._away_until
+        for retry in (False, True):
+            try:
+                log = JobLog.open(
+                    self._url,
+                    *task_try.job,
+                    token=self._token,
+                    ca_file=self._settings.ca_file,
+                    max_line_bytes=self._settings.max_line_bytes,
+                    lease_seconds=self._settings.lease_seconds,
+                    open_seconds=OPEN_SECONDS if is_patient else 0,
+                    deliver_seconds=DELIVER_SECONDS,
+                    room=SpoolRoom(self._settings.data_dir / "spool", file_bytes=self._settings.spool_max_bytes),
+                    retry=retry,
+                    wait_for_lease=not retry,
+                    labels=dict(task_try.labels),
+                    say=partial(_logger.warning, "%s: %s", task_try.job),
+                )
+            except Closed:
+                # It was LOST before Airflow ran the same try again.
+                continue
+            except ChronoverseError as error:
+                _logger.warning("%s is not published: %s", task_try.job, error)
+                break
+            if time.monotonic() - begun >= OPEN_SECONDS:
+                self._away_until = time.monotonic() + AWAY_SECONDS
+            return _RunningTry(log, end)
+        return _RunningTry(None, end)
+
+    def _end(self, log: JobLog, status: Status, exit_code: int | None) -> None:
+        if not log.finish(status, exit_code):
+            self._away_until = time.monotonic() + AWAY_SECONDS
+
+
+def _name_of(path: str) -> str | None:
+    """The part of a log file's path that is the same wherever its folder is. None for logs that are not a task's."""
+    start = path.rfind("dag_id=")
+    return path[start:] if start >= 0 and try_of_path(path) else None
+
+
+def _lines(client: Client, job: JobRef) -> Iterator[dict[str, Any]]:
+    """The lines that the job has by now, as the service's JSON. Raises as :meth:`Client.download` does."""
+    rest = b""
+    for part in client.download(job, format="jsonl"):
+        *whole, rest = (rest + part).split(b"\n")
+        yield from map(orjson.loads, whole)
+
+
+def _records(client: Client, job: JobRef, lines: Iterator[dict[str, Any]]) -> Generator[str, None, None]:
+    """The records of the job's ``lines``, and of JOB.2, JOB.3, … if there are any. Says if it cannot read all."""
+    with contextlib.closing(client):
+        try:
+            for number in itertools.count(2):
+                yield from records_of_lines(lines)
+                lines = _lines(client, job._replace(job_id=f"{job.job_id}.{number}"))
+        except JobNotFound:
+            return
+        except ChronoverseError as error:
+            yield notice(f"The rest of the log could not be read: {error}")

@@ -1,0 +1,57 @@
+"""What runs in the process of each task, and says how the task ends. Airflow loads it by an entry point.
+
+The process that supervises the task gets the task's records in order, and a last one from here. When none has come, the
+task's process was killed.
+"""
+
+from typing import Any
+
+import structlog
+from airflow.listeners import hookimpl
+from airflow.plugins_manager import AirflowPlugin
+
+from chronoverse.integrations.airflow.logs import END_FIELD, TaskLogs
+from chronoverse.joblog.model import Status
+
+
+class _Listener:
+    """Airflow calls its methods in all of its processes. Those of a task run one task."""
+
+    def __init__(self) -> None:
+        self._has_ended = False
+
+    @hookimpl
+    def on_task_instance_success(self, task_instance: Any) -> None:
+        self._say_end(task_instance, Status.COMPLETED)
+
+    @hookimpl
+    def on_task_instance_skipped(self, task_instance: Any) -> None:
+        self._say_end(task_instance, Status.COMPLETED)
+
+    @hookimpl
+    def on_task_instance_failed(self, task_instance: Any) -> None:
+        self._say_end(task_instance, Status.FAILED)
+
+    @hookimpl
+    def before_stopping(self, component: Any) -> None:
+        """Comes after the others. A task that is deferred or rescheduled goes on later, as the same try."""
+        if type(component).__name__ == "TaskRunnerMarker" and not self._has_ended:
+            self._say_end(component, Status.PENDING)
+
+    def _say_end(self, source: Any, status: Status) -> None:
+        from airflow.sdk.log import load_remote_log_handler
+
+        # In other processes, for example when somebody marks a task as failed, the source is another one.
+        if type(source).__name__ in ("RuntimeTaskInstance", "TaskRunnerMarker") and isinstance(
+            load_remote_log_handler(), TaskLogs
+        ):
+            self._has_ended = True
+            # Of the highest level, so that no setting leaves it out.
+            structlog.get_logger("chronoverse").critical("the task has ended", **{END_FIELD: status.value})
+
+
+class ChronoversePlugin(AirflowPlugin):
+    """The plugin."""
+
+    name = "chronoverse"
+    listeners = [_Listener()]  # noqa: RUF012

@@ -1,0 +1,95 @@
+"""The job of each try of an Airflow task.
+
+The workflow is the DAG. The job's id is ``TASK..RUN..TRY`` or, for a mapped task, ``TASK..RUN..TRY-MAP``.
+"""
+
+import hashlib
+import re
+from typing import Final, NamedTuple
+
+from chronoverse.joblog.labels import Labels, read_labels
+from chronoverse.joblog.model import JobRef
+
+#: Characters of an id at most. JOB.2 and its like must not be longer than 128.
+_MAX_LENGTH: Final = 120
+#: Between the parts of an id. It is in no part.
+_SEPARATOR: Final = ".."
+#: What an id may not have, and the dots that would be read as a separator or as an escape.
+_ESCAPED: Final = re.compile(r"[^A-Za-z0-9._-]|^\.|\.(?![A-Za-z0-9_-])|\.(?=[0-9A-F]{2})")
+_ESCAPES: Final = re.compile(r"(?:\.[0-9A-F]{2})+")
+#: The end of a log file's path, as Airflow's default ``log_filename_template`` makes it. A triggerer appends its name.
+_PATH: Final = re.compile(
+    r"dag_id=([^/]+)/run_id=([^/]+)/task_id=([^/]+)/(?:map_index=([0-9]+)/)?attempt=([0-9]+)\.log(\.trigger\.[^/]*)?\Z"
+)
+
+
+class TaskTry(NamedTuple):
+    """One try of a task. ``map_index`` is -1 for a task that is not mapped, as in Airflow."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+
+    @property
+    def job(self) -> JobRef:
+        """The job that the try is published as. An id that would be too long ends with a digest instead of the try."""
+        number = f"{self.try_number}" if self.map_index < 0 else f"{self.try_number}-{self.map_index}"
+        return JobRef(_identifier(self.dag_id), _identifier(self.task_id, self.run_id, number))
+
+    @property
+    def labels(self) -> Labels:
+        """What Airflow calls the parts of the id. Labels find them also where the id has only a digest of them."""
+        labels = {"dag": self.dag_id, "task": self.task_id, "run": self.run_id, "try": str(self.try_number)}
+        return read_labels(labels if self.map_index < 0 else {**labels, "map": str(self.map_index)})
+
+
+def try_of_path(path: str) -> TaskTry | None:
+    """The try whose log file this is, also one of a triggerer. None for other files, and for another template."""
+    found = _PATH.search(path)
+    if found is None:
+        return None
+    dag_id, run_id, task_id, map_index, try_number, _ = found.groups()
+    return TaskTry(dag_id, run_id, task_id, int(map_index or -1), int(try_number))
+
+
+def is_of_triggerer(path: str) -> bool:
+    """Whether the log file is that of a triggerer, which waits for something in place of a deferred task."""
+    return (found := _PATH.search(path)) is not None and found[6] is not None
+
+
+def try_of_job(job: JobRef) -> TaskTry | None:
+    """The try that is published as ``job``. None for other jobs, and for ids that end with a digest."""
+    dags, parts = _parts(job.workflow_id, 1), _parts(job.job_id, 3)
+    number = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", parts[-1])
+    if len(dags) != 1 or len(parts) != 3 or number is None:
+        return None
+    found = TaskTry(dags[0], parts[1], parts[0], int(number[2] or -1), int(number[1]))
+    return found if found.job == job else None
+
+
+def _identifier(*parts: str) -> str:
+    """An id that has all of the parts. No two lists of parts have the same."""
+    text = _SEPARATOR.join(_ESCAPED.sub(_escape, part) for part in parts)
+    if not text[:1].isalnum():  # an id begins with a letter or a digit, and an escape with a dot
+        text = f"0{_SEPARATOR}{text}"
+    if len(text) > _MAX_LENGTH:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        text = f"{text[:78].rstrip('.')}{_SEPARATOR}sha256{_SEPARATOR}{digest}"
+    return text
+
+
+def _parts(identifier: str, count: int) -> list[str]:
+    parts = identifier.split(_SEPARATOR)
+    if parts[0] == "0" and len(parts) == count + 1:
+        parts = parts[1:]
+    return [_ESCAPES.sub(_unescape, part) for part in parts]
+
+
+def _escape(found: re.Match[str]) -> str:
+    return "".join(f".{byte:02X}" for byte in found[0].encode("utf-8", "replace"))
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return bytes.fromhex(found[0].replace(".", "")).decode("utf-8", "replace")

@@ -1,0 +1,252 @@
+"""Tries of Airflow tasks as jobs, without Airflow. ``tests/integrations/airflow/components.py`` has the real one."""
+
+import json
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronoverse.client.client import Client
+from chronoverse.integrations.airflow import TaskLogs
+from chronoverse.integrations.airflow.logs import END_FIELD
+from chronoverse.integrations.airflow.records import lines_of_record, records_of_lines
+from chronoverse.integrations.airflow.tries import TaskTry, is_of_triggerer, try_of_job, try_of_path
+from chronoverse.joblog.model import IDENTIFIER, JobRef, Line
+from chronoverse.settings import Settings
+from tests.support.servers import RedisServer
+from tests.support.service import SECRET, serving
+from tests.support.waiting import wait_until
+
+#: Seconds for what should happen soon, on a busy machine.
+SOON: Final = 30.0
+PARTS: Final = st.text(min_size=1, max_size=20) | st.text("a.0F_-", min_size=1, max_size=8)
+
+
+@given(PARTS, PARTS, PARTS, st.integers(-1, 9999), st.integers(0, 999))
+def test_the_job_of_a_try_names_the_try(dag: str, run: str, task: str, map_index: int, number: int) -> None:
+    """Whatever its parts have in them, and unless they are too long for an id."""
+    task_try = TaskTry(dag, run, task, map_index, number)
+    job = task_try.job
+    assert all(IDENTIFIER.fullmatch(name) and len(name) <= 120 for name in job)
+    if "..sha256.." not in f"{job}":
+        assert try_of_job(job) == task_try
+
+
+def test_ids_can_be_read() -> None:
+    """Letters, digits, and dots between them are as they were."""
+    task_try = TaskTry("my.deploy", "manual__2026-11-28T14:05:00+00:00", "group.extract", 3, 2)
+    assert task_try.job == JobRef("my.deploy", "group.extract..manual__2026-11-28T14.3A05.3A00.2B00.3A00..2-3")
+    assert dict(task_try.labels) == {
+        "dag": "my.deploy",
+        "map": "3",
+        "run": "manual__2026-11-28T14:05:00+00:00",
+        "task": "group.extract",
+        "try": "2",
+    }
+
+
+def test_long_ids_differ() -> None:
+    """They end with a digest. The labels say which try it is."""
+    tries = [TaskTry("d" * 250, "r" * 250, "t" * 250, -1, number) for number in (1, 2)]
+    assert len({each.job for each in tries}) == 2
+    for each in tries:
+        assert try_of_job(each.job) is None
+        assert ("try", str(each.try_number)) in each.labels
+        assert ("task", each.task_id) in each.labels
+
+
+@pytest.mark.parametrize("job", ["job_1", "a..b", "a..b..c", "a..b..1-", "a..b..1..2", "a.41..b..1", "a.FF..b..1"])
+def test_other_jobs_are_no_tries(job: str) -> None:
+    """Also those that look like one, and that no try would have."""
+    assert try_of_job(JobRef("wf", job)) is None
+
+
+def test_the_path_of_a_log_file_names_the_try() -> None:
+    """Wherever the folder is. A triggerer's file is of the same try."""
+    path = "dag_id=d/run_id=a:1+x/task_id=t.u/attempt=2.log"
+    assert try_of_path(path) == try_of_path(f"/opt/logs/{path}") == TaskTry("d", "a:1+x", "t.u", -1, 2)
+    assert try_of_path(path.replace("attempt", "map_index=0/attempt")) == TaskTry("d", "a:1+x", "t.u", 0, 2)
+    trigger = f"{path}.trigger.12.log"
+    assert try_of_path(trigger) == try_of_path(path)
+    assert (is_of_triggerer(trigger), is_of_triggerer(path)) == (True, False)
+    assert try_of_path("dag_processor/latest/shop.py.log") is None
+
+
+def through(*records: dict[str, Any], max_line: int = 10**6) -> tuple[list[str], list[dict[str, Any]]]:
+    """The lines of records, and the records that are read from them."""
+    lines: list[dict[str, Any]] = []
+    for record in records:
+        stream, text, seconds = lines_of_record(record)
+        assert seconds == 5.0
+        for line in text.split("\n"):
+            pieces = [line[start : start + max_line] for start in range(0, max(len(line), 1), max_line)]
+            for piece in pieces:
+                more = piece is not pieces[-1]
+                lines.append(Line(len(lines) + 1, "1970-01-01T00:00:05.000Z", piece, stream, more).to_json())
+    return [line["message"] for line in lines], [json.loads(record) for record in records_of_lines(lines)]
+
+
+def record(event: str, **fields: Any) -> dict[str, Any]:
+    return {"event": event, "level": "info", "logger": "shop", "timestamp": datetime.fromtimestamp(5, UTC), **fields}
+
+
+def test_what_a_task_prints_is_a_line() -> None:
+    """And nothing else."""
+    lines, _ = through(
+        record("hello", logger="task.stdout"), record("oh", logger="task.stderr", level="error", try_number=1)
+    )
+    assert lines == ["hello", "oh"]
+
+
+TEXTS: Final = st.sampled_from(
+    ["", "a\tb", 'a\t{"x":1}', "a\t{}", "a\t{", "a\nb", "a\n\n", "ä", 'a\t{"chronoverse_lines":3}']
+)
+
+
+@given(
+    st.lists(
+        st.builds(
+            record,
+            TEXTS | st.text(),
+            level=st.sampled_from(["debug", "info", "warning", "error"]),
+            logger=st.sampled_from(["shop", "task.stdout", "task.stderr"]),
+            lines=st.integers(0, 3),
+        )
+        | st.builds(record, TEXTS, logger=st.just("task.stdout")),
+        max_size=8,
+    ),
+    st.sampled_from([3, 1000]),
+)
+def test_records_come_back_as_they_were(records: list[dict[str, Any]], max_line: int) -> None:
+    """Each once and in order, with all that they have. Each is later than the one before it."""
+    _, found = through(*records, max_line=max_line)
+    times = [each.pop("timestamp") for each in found]
+    assert found == [{name: value for name, value in each.items() if name != "timestamp"} for each in records]
+    assert sorted(set(times)) == times
+
+
+def test_a_value_of_any_type_is_kept_as_text() -> None:
+    """A record is never left out because of what it has."""
+    lines, _ = through(
+        record("a", path=Path("/x"), big=2**70), record("b", half="\ud800"), record("c", path=Path("/x"))
+    )
+    assert [line.split("\t")[0] for line in lines] == ["a", "b", "c"]
+    assert '"big":"1180591620717411303424"' in lines[0]
+    assert '"path":"/x"' in lines[2]
+
+
+def test_a_traceback_is_lines() -> None:
+    """As Python prints it, the first exception first."""
+    try:
+        try:
+            raise OSError("first")
+        except OSError as error:
+            raise ValueError("bad luck\nand more") from error
+    except ValueError as error:
+        trace = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)(
+            (type(error), error, error.__traceback__)
+        )
+    name = test_a_traceback_is_lines.__name__
+    lines, (found,) = through(record("failed", level="error", error_detail=trace))
+    assert lines[0].startswith("failed\t{")
+    places = [f'  File "{__file__}", line {frame["lineno"]}, in {name}' for stack in trace for frame in stack["frames"]]
+    traceback = "Traceback (most recent call last):"
+    between = "The above exception was the direct cause of the following exception:"
+    assert lines[1:] == [
+        *(traceback, places[1], "OSError: first", "", between, ""),
+        *(traceback, places[0], "ValueError: bad luck", "and more"),
+    ]
+    assert found["event"].split("\n") == ["failed", *lines[1:]]
+
+
+def test_lines_that_are_missing_are_named() -> None:
+    """Also inside a record, and between the pieces of a long line."""
+    lines = [
+        Line(2, "1970-01-01T00:00:05.000Z", 'a\t{"chronoverse_lines":3}', "stdout"),
+        Line(3, "1970-01-01T00:00:05.000Z", "b", "stdout"),
+        Line(6, "1970-01-01T00:00:05.000Z", "c", "stdout", partial=True),
+        Line(8, "1970-01-01T00:00:05.000Z", "d", "stdout"),
+    ]
+    events = [json.loads(each)["event"] for each in records_of_lines(line.to_json() for line in lines)]
+    assert events == [
+        "the log does not have line 1",
+        "a\nb",
+        "the log does not have line 4 to 5",
+        "c",
+        "the log does not have line 7",
+        "d",
+    ]
+
+
+def say(path: Path, logs: TaskLogs, text: str, **fields: Any) -> None:
+    """Logs a line as Airflow does to a task's log file, at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    processors: list[Any] = [structlog.processors.add_log_level, *logs.processors, structlog.processors.JSONRenderer()]
+    with path.open("a") as file:
+        logger = structlog.wrap_logger(structlog.WriteLogger(file), processors=processors)
+        logger.info(text, logger="task.stdout", **fields)
+
+
+def has_lines(logs: TaskLogs, path: str, *expected: str) -> bool:
+    return events(logs, path) == list(expected)
+
+
+def events(logs: TaskLogs, path: str) -> list[str]:
+    """What Airflow's page shows of the log, without its sources."""
+    return [json.loads(line)["event"] for stream in logs.stream(path, None)[1] for line in stream]
+
+
+@pytest.mark.long
+def test_a_try_is_published_while_it_runs(
+    server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read again at once, and ends as its process has said. While the service is away nothing is forgotten."""
+    settings = Settings(data_dir=tmp_path / "data")
+    with serving(tmp_path, server.url, jwt_secret=SECRET.decode(), key_prefix=tmp_path.name) as service:
+        logs = TaskLogs(service.url, service.token(), settings=settings)
+        client = Client(service.url, service.token())
+        for number, end in enumerate(("COMPLETED", "FAILED", "PENDING", None), 1):
+            name = f"dag_id=d/run_id=r/task_id=t/attempt={number}.log"
+            assert events(logs, name) == []
+            say(tmp_path / name, logs, "one")
+            say(tmp_path / name, logs, "two")
+            wait_until(partial(has_lines, logs, name, "one", "two"), SOON, "both lines")
+            if end:
+                say(tmp_path / name, logs, "the end", **{END_FIELD: end})
+            logs.upload(name)
+            job = client.job(JobRef("d", f"t..r..{number}"))
+            assert (job["status"], job["exit_code"]) == {
+                "COMPLETED": ("COMPLETED", 0),
+                "FAILED": ("FAILED", 1),
+                "PENDING": ("RUNNING", None),
+                None: ("LOST", None),
+            }[end]
+            assert logs.read(name, None)[1] == ["\n".join(*logs.stream(name, None)[1])]
+        # The deferred one goes on, and a lost one has another log if Airflow runs it again.
+        for number in (3, 4):
+            name = f"dag_id=d/run_id=r/task_id=t/attempt={number}.log"
+            say(tmp_path / name, logs, "three")
+            logs.upload(name)
+            assert events(logs, name) == ["one", "two", "three"]
+        assert client.job(JobRef("d", "t..r..3"))["attempt"] == 2
+        assert client.job(JobRef("d", "t..r..4.2"))["labels"]["try"] == "4"
+        client.close()
+        assert {path.stat().st_size for path in tmp_path.rglob("attempt=*")} == {0}
+
+        refused = TaskLogs(service.url, "shown", settings=settings)
+        say(tmp_path / "refused" / name, refused, "kept in the file")
+        assert "kept in the file" in (tmp_path / "refused" / name).read_text()
+
+    away = "dag_id=d/run_id=r/task_id=t/attempt=5.log"
+    say(tmp_path / away, logs, "later")
+    logs.close()
+    assert "deliver later with: chronoverse deliver" in caplog.text
+    assert len(list((tmp_path / "data" / "spool").glob("*.sqlite"))) == 1
+    (source,), streams = logs.stream(away, None)
+    assert "does not answer" in source
+    assert streams == []
