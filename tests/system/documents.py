@@ -66,7 +66,7 @@ _COMMAND: Final = re.compile(
 _SHELL: Final = ("sh", "console")
 #: A command of the program, and what follows it in the same command of the shell. It is also a package and a unit.
 _OF_THE_PROGRAM: Final = re.compile(
-    r"(?<![\w/.-])(?<!install )(?<!--now )chronoverse ([a-z]+)((?:'[^']*'|\"[^\"]*\"|[^'\"\n;&|<>)])*)"
+    r"(?<![\w.-])(?<!install )(?<!--now )chronoverse ([a-z]+)((?:'[^']*'|\"[^\"]*\"|[^'\"\n;&|<>)])*)"
 )
 
 

@@ -233,6 +233,7 @@ def test_all_other_commands_of_the_documents_run(
         # What answers in place of the job that listens.
         "http://127.0.0.1:8080/": f"{embedded_service.url}/healthz",
         "/etc/chronoverse/token": str(tmp_path / "token"),
+        "/usr/local/bin/chronoverse": str(tmp_path / "chronoverse"),
     }
     blocks = documents.blocks_to_run()
     assert len(blocks) > 10
