@@ -66,7 +66,9 @@ Bodies are read by :mod:`chronoverse.web.http.bodies`, and full sockets have a s
 - waiting for the next {http.bodies.READ_BYTES} of a body; for the whole: {http.bodies.READ_SECONDS};
   {http.bodies.RECEIVE_SECONDS}; then 408
 - brackets, commas and quotation marks outside of the strings of a body: {http.bodies.MAX_STRUCTURAL_CHARACTERS}, then
-  400; of log records {otlp.decoding.MAX_STRUCTURAL_CHARACTERS}
+  400
+- brackets outside of the strings of log records in JSON, which are parsed in slices: {otlp.json_lists.MAX_BRACKETS},
+  then 400
 - log records, resources and scopes of a request; bytes, lines and attributes of a record; lines of a request; bytes of
   a value that is no text: {otlp.decoding.MAX_RECORDS}, then 413; {otlp.decoding.MAX_RECORD_BYTES},
   {otlp.records.MAX_RECORD_LINES}, {otlp.decoding.MAX_ATTRIBUTES}; {otlp.records.MAX_LINES};

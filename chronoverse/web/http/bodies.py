@@ -163,7 +163,8 @@ def load_json(body: bytes | bytearray, pause: Callable[[], None], limit: int = M
 
     ``pause`` is called for each slice. Raises 400 when there are more, and when it is not JSON.
     """
-    _check_structure(body, pause, limit)
+    if has_more_values(body, pause, limit):
+        raise BadRequest(f"the body has more than {limit} brackets, commas and quotation marks around values")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -184,24 +185,34 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     return loaded
 
 
-def _check_structure(body: bytes | bytearray, pause: Callable[[], None], limit: int) -> None:
-    """Raises 400 when parsing ``body`` would make too many values.
+def has_more_values(body: bytes | bytearray, pause: Callable[[], None], limit: int) -> bool:
+    """Whether ``body`` has more than ``limit`` brackets, commas and quotation marks around its values."""
+    found = 0
+    for part in without_strings(body, pause):
+        found += part.count(b'"') + part.count(b",") + part.count(b"[") + part.count(b"{")
+        if found > limit:
+            return True
+    return False
 
-    Escapes are removed as a parser reads them. Every quotation mark that is left begins or ends a string.
+
+def without_strings(body: bytes | bytearray, pause: Callable[[], None]) -> Iterator[bytes]:
+    """The body in slices, with zeros in the place of what is in its strings. ``pause`` is called for each slice.
+
+    Escapes are left out as a parser reads them. Every quotation mark that is left begins or ends a string.
     """
-    found, in_string, escape = 0, 0, b""
+    in_string, escape = 0, False
     for start in range(0, len(body), SLICE_BYTES):
         pause()
-        data = escape + body[start : start + SLICE_BYTES]
-        escape = b""
+        data = bytes(body[start : start + SLICE_BYTES])
+        if escape:
+            data = b"\0" + data[1:]
+            escape = False
         if b"\\" in data:
-            data = data.replace(rb"\\", b"")
+            data = data.replace(rb"\\", b"\0\0")
             # This is the first half of an escape. Its second half is in the next slice.
-            escape = data[-1:] if data.endswith(b"\\") else b""
-            data = data.replace(rb"\"", b"")
+            escape = data.endswith(b"\\")
+            data = data.replace(rb"\"", b"\0\0")
         parts = data.split(b'"')
-        outside = b"".join(parts[in_string::2])
-        found += len(parts) - 1 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        parts[1 - in_string :: 2] = [bytes(len(part)) for part in parts[1 - in_string :: 2]]
         in_string ^= (len(parts) - 1) % 2
-        if found > limit:
-            raise BadRequest(f"the body has more than {limit} brackets, commas and quotation marks around values")
+        yield b'"'.join(parts)

@@ -1,13 +1,13 @@
 """Reads an ``ExportLogsServiceRequest``, in protobuf or JSON, and writes the answers to it.
 
-A request comes from outside, and its parser makes an object of each few bytes. So protobuf is parsed in slices, between
-which other greenlets run, and JSON only if its structure is small.
+A request comes from outside, and its parser makes an object of each few bytes. So it is parsed in slices, between which
+other greenlets run.
 
 https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/logs/v1/logs.proto
 """
 
 import base64
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -18,17 +18,17 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ScopeLogs
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
-from chronoverse.web.http.bodies import SLICE_BYTES, load_json
+from chronoverse.web.http.bodies import SLICE_BYTES, has_more_values, load_json
+from chronoverse.web.otlp.json_lists import Slice, cut_lists, load_elements
 
 #: Records, resources and scopes of a request. The Collector sends 8,192 records by default.
 MAX_RECORDS: Final = 50_000
 #: Bytes of one record. It is parsed at once, which may take 20 ms, whatever it is made of.
 MAX_RECORD_BYTES: Final = 524_288
-#: Brackets, commas and quotation marks outside of the strings of a JSON body. 512 records with five attributes have
-#: 60,000. Parsing that many values takes some 20 ms.
-MAX_STRUCTURAL_CHARACTERS: Final = 200_000
 #: Records that are parsed at once, in a slice of the body, if they are short.
 SLICE_RECORDS: Final = 64
+#: Brackets, commas and quotation marks outside of the strings of one record in JSON, if it is long.
+MAX_RECORD_VALUES: Final = 65_536
 #: Levels of lists and maps in a value. Bytes of a value that is no text, which may take 30 ms to read. Attributes of a
 #: record or a resource.
 MAX_DEPTH: Final = 32
@@ -67,7 +67,7 @@ def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Calla
     Raises HTTPException: 400 when the body is no such request, 413 when it has too many records.
     """
     if mimetype == JSON:
-        return _decode_json(load_json(body, pause, MAX_STRUCTURAL_CHARACTERS), wanted, pause)
+        return _decode_json(body, wanted, pause)
     return _ProtobufDecoder(body, wanted, pause).decode()
 
 
@@ -271,36 +271,65 @@ def _value(value: AnyValue, depth: int) -> Any:
 # JSON: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 
 
-def _decode_json(request: Any, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
+#: The brackets around a record, and around a resource with its records.
+_AROUND_RECORD: Final = b"{[{[{["
+_AROUND_RESOURCE: Final = b"{["
+
+
+def _decode_json(body: bytearray, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
     count = 0
-    if request is None:
-        raise BadRequest("the body is not a message of log records")
     try:
-        for group in _list(request, "resourceLogs"):
-            resource = _json_attributes(_object(group.get("resource")), wanted)
-            for scope in _list(group, "scopeLogs"):
-                for record in _list(scope, "logRecords"):
-                    pause()
-                    count += 1
-                    if count > MAX_RECORDS:
-                        raise _too_many_records()
-                    try:
-                        found: Record | str = _json_record(record, wanted)
-                    except BadValue as error:
-                        found = str(error)
-                    yield resource, [found]
+        for attributes, records in _json_records(body, wanted, pause):
+            count += len(records)
+            if count > MAX_RECORDS:
+                raise _too_many_records()
+            for start in range(0, len(records), SLICE_RECORDS):
+                pause()
+                part = records[start : start + SLICE_RECORDS]
+                yield attributes, [each if isinstance(each, str) else _json_record(each, wanted) for each in part]
     except BadValue as error:
         raise BadRequest(f"the body is not a message of log records: {error}") from error
 
 
-def _json_record(record: dict[str, Any], wanted: Collection[str]) -> Record:
-    return Record(
-        _json_attributes(record, wanted),
-        _body(_json_value(record.get("body"), 0)),
-        _json_integer(record.get("timeUnixNano") or 0),
-        _json_integer(record.get("observedTimeUnixNano") or 0),
-        _json_integer(record.get("severityNumber") or 0),
-    )
+def _json_records(
+    body: bytearray, wanted: Collection[str], pause: Callable[[], None]
+) -> Iterator[tuple[Mapping[str, Any], Sequence[dict[str, Any] | str]]]:
+    """The attributes of a resource and some of its records as they were parsed, or what is wrong with one."""
+    text, records = cut_lists(body, _AROUND_RECORD, pause)
+    rest, resources = cut_lists(text, _AROUND_RESOURCE, pause)
+    request = load_json(rest, pause)
+    if request is None:
+        raise BadValue("it is null")
+    for resource in map(resources.__getitem__, _list(request, "resourceLogs")):
+        pause()
+        if resource[1] - resource[0] > MAX_RECORD_BYTES:
+            raise BadValue(f"a resource has more than {MAX_RECORD_BYTES} bytes")
+        for group in _objects(load_elements(text, resource)):
+            attributes = _json_attributes(_object(group.get("resource")), wanted)
+            for scope in _objects(_list(group, "scopeLogs")):
+                for where in map(records.__getitem__, _list(scope, "logRecords")):
+                    yield attributes, _json_slice(body, where, pause)
+
+
+def _json_slice(body: bytearray, where: Slice, pause: Callable[[], None]) -> Sequence[dict[str, Any] | str]:
+    if where[1] - where[0] > MAX_RECORD_BYTES:
+        return [f"a record has more than {MAX_RECORD_BYTES} bytes"]
+    if where[1] - where[0] > MAX_VALUE_BYTES and has_more_values(body[slice(*where)], pause, MAX_RECORD_VALUES):
+        return [f"a record has more than {MAX_RECORD_VALUES} brackets, commas and quotation marks around values"]
+    return _objects(load_elements(body, where))
+
+
+def _json_record(record: dict[str, Any], wanted: Collection[str]) -> Record | str:
+    try:
+        return Record(
+            _json_attributes(record, wanted),
+            _body(_json_value(record.get("body"), 0)),
+            _json_integer(record.get("timeUnixNano") or 0),
+            _json_integer(record.get("observedTimeUnixNano") or 0),
+            _json_integer(record.get("severityNumber") or 0),
+        )
+    except BadValue as error:
+        return str(error)
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -311,14 +340,17 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
-def _list(message: Any, name: str) -> list[dict[str, Any]]:
-    """A list of objects."""
+def _list(message: Any, name: str) -> list[Any]:
     found = _object(message).get(name)
     if found is None:
         return []
     if not isinstance(found, list):
         raise BadValue(f"{name} is not a list")
-    return [_object(each) for each in found]
+    return found
+
+
+def _objects(listed: Sequence[Any]) -> list[dict[str, Any]]:
+    return [_object(each) for each in listed]
 
 
 def _json_integer(value: Any) -> int:
@@ -334,7 +366,7 @@ def _json_integer(value: Any) -> int:
 
 
 def _json_attributes(message: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
-    pairs = _list(message, "attributes")
+    pairs = _objects(_list(message, "attributes"))
     return {key: _json_value(pair.get("value"), 0) for pair in pairs if (key := str(pair.get("key"))) in wanted}
 
 
@@ -353,8 +385,11 @@ def _json_value(value: Any, depth: int) -> Any:
         if kind == "doubleValue" and held in ("NaN", "Infinity", "-Infinity"):
             return None
         if kind == "arrayValue":
-            return [_json_value(each, depth + 1) for each in _list(held, "values")]
+            return [_json_value(each, depth + 1) for each in _objects(_list(held, "values"))]
         if kind == "kvlistValue":
-            return {str(each.get("key")): _json_value(each.get("value"), depth + 1) for each in _list(held, "values")}
+            return {
+                str(each.get("key")): _json_value(each.get("value"), depth + 1)
+                for each in _objects(_list(held, "values"))
+            }
         raise BadValue("a value of a record is not of the type that its name says")
     return None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import redis
 from google.protobuf import json_format
@@ -104,6 +105,30 @@ def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
     assert first["timestamp"] == "1970-01-01T00:00:00.000Z"
     job = sender.client.get(sender.path).json()
     assert (job["status"], job["exit_code"]) == ("FAILED", 3)
+
+
+def test_the_largest_batch_of_a_collector_is_taken_in_json(sender: Sender) -> None:
+    """8,192 records of a file, with the attributes that it adds for Kubernetes."""
+
+    def attributes(**texts: str) -> list[dict[str, Any]]:
+        return [{"key": name.replace("_", "."), "value": {"stringValue": text}} for name, text in texts.items()]
+
+    more = attributes(log_file_path="/var/log/pods/x/0.log", log_iostream="stdout", logtag="F", time="2026-03-03")
+    records = [
+        {
+            "timeUnixNano": str(TIME + number),
+            "observedTimeUnixNano": str(TIME),
+            "severityNumber": 9,
+            "body": {"stringValue": f'level=info msg="handled {number}" took=12ms'},
+            "attributes": [*more, {"key": "log.file.record_number", "value": {"intValue": str(number)}}],
+        }
+        for number in range(1, 8_193)
+    ]
+    resource = {"attributes": attributes(**{name.replace(".", "_"): text for name, text in sender.resource.items()})}
+    body = orjson.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": [{"scope": {}, "logRecords": records}]}]})
+    response = sender.client.post("/v1/logs", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()) == (200, {})
+    assert sender.client.get(sender.path).json()["lines"] == 8_192
 
 
 def test_a_request_that_is_sent_again_changes_nothing(sender: Sender) -> None:

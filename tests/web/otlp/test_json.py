@@ -1,0 +1,74 @@
+"""Log records in JSON mean the same as in protobuf, however long the request and its lists are."""
+
+import random
+
+import orjson
+import pytest
+from google.protobuf import json_format
+from werkzeug.exceptions import BadRequest
+
+from chronoverse.web.otlp.decoding import JSON, PROTOBUF, Record, decode
+from tests.web.otlp.messages import record, request
+
+WANTED = frozenset({"service.name", "log.file.path", "text"})
+
+
+def found(body: bytes, mimetype: str) -> list[tuple[str, Record | str]]:
+    """The records of a request, each with its resource's name."""
+    parts = decode(bytearray(body), mimetype, WANTED, lambda: None)
+    return [(attributes.get("service.name", ""), each) for attributes, records in parts for each in records]
+
+
+def test_json_is_cut_where_protobuf_is() -> None:
+    """Texts with brackets, quotation marks and backslashes; few and many records; short and long ones."""
+    choice = random.Random(9)
+    signs = ['"', "\\", "{", "}", "[", "]", ",", " ", "x", "\n", "\N{EURO SIGN}", '\\"', '"]}', "\\\\"]
+
+    def text(length: int) -> str:
+        return "".join(choice.choices(signs, k=length))
+
+    for indent in (None, 1):
+        message = request({"service.name": "first"}, record("x"))
+        for count in (0, 1, 400, 3, 600, 0, 30):
+            lengths = choice.choices((0, 3, 40, 9_000), (9, 50, 40, 1), k=count)
+            records = [record(text(each), log__file__path=text(3), text=[{text(2): [text(2)]}]) for each in lengths]
+            message.MergeFrom(request({"service.name": f"{count} records", "unused": text(60)}, *records))
+        message.resource_logs[-1].scope_logs.add().log_records.append(record("y" * 70_000))
+        message.resource_logs[-1].scope_logs.add().log_records.append(record("z" * 600_000))
+        document = json_format.MessageToDict(message, use_integers_for_enums=True)
+        # Lists at the same depth, which say nothing here.
+        document = {"others": [{"scopeLogs": [7]}], **document, "more": [[1], [2]]}
+        body = orjson.dumps(document, option=orjson.OPT_INDENT_2 if indent else None)
+        assert len(body) > 700_000
+        assert found(body, JSON) == found(message.SerializeToString(), PROTOBUF)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"null",
+        b"[]",
+        b'{"resourceLogs":[{}}',
+        b'{"resourceLogs":[%b]' % (b'{"a":"%b"},' % (b"x" * 20_000) * 9),
+        b'{"resourceLogs":[{"a":"%b"}{}]}' % (b"x" * 20_000),
+        b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[%b7]}]}]}' % (b'{"x":"%b"},' % (b"x" * 20_000) * 9),
+        b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[%b"]}]}]}' % (b'"x",' * 100_000),
+        b'{"resourceLogs":[%b0]}' % (b"0," * 100_000),
+        b'{"a":[%b0],"resourceLogs":[]}' % (b"[]," * 300_000),
+        b"{[" * 300_000,
+    ],
+)
+def test_what_is_no_request_is_refused(body: bytes) -> None:
+    """However it is cut."""
+    with pytest.raises(BadRequest):
+        found(body, JSON)
+
+
+def test_a_record_that_takes_long_to_parse_is_rejected_alone() -> None:
+    """The others are taken, as with protobuf."""
+    dense = b'{"a":[%b[]]}' % (b"[]," * 150_000)
+    body = b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[%b,%b,%b]}]}]}' % (b'{"severityNumber":1}', dense, b"{}")
+    first, second, third = (each for _, each in found(body, JSON))
+    assert isinstance(second, str)
+    assert isinstance(first, Record)
+    assert (first.severity, third) == (1, Record({}, None, 0, 0, 0))
