@@ -26,11 +26,11 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.archive.archiver import Archiver
+from chronoverse.archive.derived import shape_set_name
 from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.archive.s3_store import S3ObjectStore
-from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import HistoryScan, SummaryScan
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
@@ -191,7 +191,11 @@ def serve_slowly(directory: str, ports: Any) -> None:
         def do_GET(self) -> None:
             time.sleep(S3_SECONDS)
             data = Path(directory, self.path.partition("?")[0].removeprefix("/b/")).read_bytes()
-            self.send_response(200)
+            span = self.headers.get("Range")
+            if span is not None:
+                first, last = map(int, span.removeprefix("bytes=").split("-"))
+                data = data[first : last + 1]
+            self.send_response(200 if span is None else 206)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -19,7 +19,7 @@ LEFT_OUT: Final = (
     "archive/test_archiver.py",
     "archive/test_archiver_machine.py",
     "archive/test_search.py",
-    "archive/test_shape_sets.py",
+    "archive/test_derived.py",
     "archive/test_store_history.py",
     "browser",
     "cli",

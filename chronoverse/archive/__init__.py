@@ -6,7 +6,7 @@ reader         reads and searches lines of chunks; caches holds what it has read
 prefilter      finds matching lines in a frame, and rules out most of them before they are decoded
 job_objects    the archive lock of a job; writes the objects of the job, and deletes those that no record names
 manifest       what an archived job's folder says of itself, in job.json
-shape_sets     the shapes of an archived log's lines, as an object beside its chunks
+derived        the shapes and the timeline of an archived log, as objects beside its chunks
 chunk_writer   moves the next lines of one job from the store into a chunk
 archiver       finds jobs that need a chunk written, or are to be deleted
 store_history  notices a store that has lost a part of its history

@@ -19,11 +19,11 @@ from cachetools import FIFOCache
 from chronoverse import metrics
 from chronoverse.archive.chunk_writer import complete, inconsistency, write_chunk
 from chronoverse.archive.codec import COMPRESSION_LEVEL, FAST_COMPRESSION_LEVEL
+from chronoverse.archive.derived import DerivedBuilder
 from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy, delete_job
-from chronoverse.archive.shape_sets import ShapeSetBuilder
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
@@ -108,8 +108,8 @@ class _Queue:
         self.throttled: Final[set[JobRef]] = set()
         #: Ended jobs that are to be archived, with the time of their end in Unix seconds.
         self.ended: Final[dict[JobRef, float]] = {}
-        #: Archived jobs that lack a set of shapes of this version. The values have no meaning.
-        self.without_shapes: Final[dict[JobRef, None]] = {}
+        #: Archived jobs that lack a set of shapes or a timeline of this version. The values have no meaning.
+        self.without_derived: Final[dict[JobRef, None]] = {}
         #: Jobs that may have garbage, in the order in which it is to be collected. The values have no meaning.
         self.with_garbage: Final[dict[JobRef, None]] = {}
         self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
@@ -122,7 +122,7 @@ class _Queue:
 
     def can_skip(self, ref: JobRef) -> bool:
         """Whether the job is snoozed, or is known to be archived next."""
-        return ref in self.ended or ref in self.without_shapes or self._snoozed_until.get(ref, 0) > self._monotonic()
+        return ref in self.ended or ref in self.without_derived or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
         self.forget(ref)
@@ -161,7 +161,7 @@ class _Queue:
     def forget(self, ref: JobRef) -> None:
         self.running.pop(ref, None)
         self.ended.pop(ref, None)
-        self.without_shapes.pop(ref, None)
+        self.without_derived.pop(ref, None)
         self._snoozed_until.pop(ref, None)
         self.throttled.discard(ref)
 
@@ -204,8 +204,8 @@ class Archiver:
         self._retentions: dict[str, int | None] = {}
         #: The jobs that the round has found so far.
         self._round_found: set[JobRef] = set()
-        #: The shapes of the ended log that is archived just now, as far as its chunks were written or read.
-        self._shapes: ShapeSetBuilder | None = None
+        #: The shapes and the timeline of the ended log that is archived just now, as far as its lines were added.
+        self._derived: DerivedBuilder | None = None
         #: Whether the last step on jobs without a large log was to collect garbage.
         self._collected_last = False
 
@@ -273,7 +273,7 @@ class Archiver:
         largest = max(self._queue.running.items(), key=lambda item: item[1], default=None)
         with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
         # What an earlier version has archived comes last. There may be very much of it.
-        ended = ended or next(iter(self._queue.without_shapes), None)
+        ended = ended or next(iter(self._queue.without_derived), None)
         moved = 0
         if largest is not None and largest[1] >= self._policy.hot_bytes * HIGH_MARK:
             with self._isolated(largest[0]):
@@ -356,7 +356,7 @@ class Archiver:
     # Ended logs
 
     def _archive_ended(self, ref: JobRef) -> int:
-        """Moves the next chunk of an ended log, or collects its shapes, or completes the archive of the job."""
+        """Moves the next chunk of an ended log, or reads one for its shapes, or completes the archive of the job."""
         (job,) = self._store.get_jobs([ref])
         if isinstance(job, StoreError):
             raise job
@@ -365,52 +365,56 @@ class Archiver:
             return 0
         with self._locked(ref) as job_objects:
             state = self._store.catalog.archive_state(ref)
-            # After an error the set is not kept: nobody knows then which lines it has.
-            shapes, self._shapes = self._shapes, None
-            if shapes is None or shapes.job != ref:
-                shapes = ShapeSetBuilder(ref)
+            # After an error it is not kept: nobody knows then which lines it has.
+            derived, self._derived = self._derived, None
+            if derived is None or derived.job != ref:
+                derived = DerivedBuilder(ref)
             chunk = None
             if not state.complete:
+                # Lines are added in the log's order. If some before this chunk were not, it is read again in the end.
+                is_next = derived.last == state.archived
                 # The terminal entry is read, too: numbers may be missing just before it.
                 end = job.end.sequence_num + 1
-                chunk = write_chunk(job_objects, state, end, trim=False, on_frame=shapes.add_text)
+                on_frame = derived.lines.add_text if is_next else bool
+                chunk = write_chunk(job_objects, state, end, trim=False, on_frame=on_frame)
+                if chunk is not None and is_next:
+                    derived.chunks.append(chunk)
             if chunk is not None:
-                shapes.chunks.add(chunk.name)
-                self._shapes = shapes
-            elif state.has_shapes or self._collect_shapes(job, shapes):
-                self._complete(job_objects, job, state, shapes)
+                self._derived = derived
+            elif state.has_derived or self._read_derived(job, derived):
+                self._complete(job_objects, job, state, derived)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
-    def _collect_shapes(self, job: Job, shapes: ShapeSetBuilder) -> bool:
-        """Adds one chunk to the job's shapes that was not written just now. Returns whether nothing is left to do."""
-        if not shapes.left:
+    def _read_derived(self, job: Job, derived: DerivedBuilder) -> bool:
+        """Adds one chunk of the job that was not added while it was written. Returns whether nothing is left to do."""
+        if not derived.left:
             # The records are read before the first chunk and after the last: a redaction may replace some meanwhile.
             chunks = self._store.chunks.chunks(job.ref)
-            missing = shapes.missing(chunks)
+            missing = derived.missing(chunks)
             if missing is None:
-                shapes, missing = ShapeSetBuilder(job.ref), chunks
+                derived, missing = DerivedBuilder(job.ref), chunks
             if not missing or inconsistency(job, chunks):
                 return True
-            shapes.left = [*missing]
-        chunk = shapes.left.pop(0)
+            derived.left = [*missing]
+        chunk = derived.left.pop(0)
         try:
-            shapes.add_chunk(chunk, self._objects.get(chunk.name))
+            derived.add_chunk(chunk, self._objects.get(chunk.name))
         except ArchiveDamaged as error:
             if chunk not in self._store.chunks.chunks(job.ref):
                 return False
-            log.warning("no set of shapes: %s", error, extra={"fields": {"job": str(job.ref)}})
+            log.warning("no set of shapes and no timeline: %s", error, extra={"fields": {"job": str(job.ref)}})
             return True
-        self._shapes = shapes
+        self._derived = derived
         return False
 
-    def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState, shapes: ShapeSetBuilder) -> None:
+    def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState, derived: DerivedBuilder) -> None:
         left = max(0.0, self._seconds_left(job.ref, state))
         hot_seconds = min(self._policy.hot_seconds, left)
         now = self._clock()
         problem = None
-        if not state.has_shapes:
+        if not state.has_derived:
             ended_at = state.ended_at or now
-            problem = complete(job_objects, job, hot_seconds, now, ended_at, shapes, again=state.complete)
+            problem = complete(job_objects, job, hot_seconds, now, ended_at, derived, again=state.complete)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
@@ -530,8 +534,8 @@ class Archiver:
             elif not state.swept:
                 left = min(left, sweep_at - now)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
-            if not state.has_shapes:
-                self._queue.without_shapes[ref] = None
+            if not state.has_derived:
+                self._queue.without_derived[ref] = None
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
         """Whether a job is over its retention by its own dates, too: the store may have lost its dates."""

@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder
+from chronoverse.archive.derived import DerivedBuilder, derived_names
 from chronoverse.archive.job_objects import JobObjects
 from chronoverse.archive.manifest import manifest_json, manifest_name
-from chronoverse.archive.shape_sets import ShapeSetBuilder, shape_set_names
 from chronoverse.errors import AppendRefused
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
-from chronoverse.joblog.shapes import VERSION
-from chronoverse.store.catalog import ArchiveState
+from chronoverse.store.catalog import DERIVED_VERSION, ArchiveState
 from chronoverse.store.prefetch import AdaptiveBatch
 
 
@@ -84,23 +83,24 @@ def fill(
 
 
 def complete(
-    to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, shapes: ShapeSetBuilder, *, again: bool
+    to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, derived: DerivedBuilder, *, again: bool
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    With ``again`` it was so before, and its shapes were missing, or had the form of an earlier version. The log stays
-    in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the end since
-    then. The ``shapes`` are written, too, if they are those of these chunks. Returns None, or in words why the chunks
-    are not the log; then nothing was written. Raises as :func:`write_chunk` does.
+    With ``again`` it was so before, and what is derived of it was missing, or had the form of an earlier version. The
+    log stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the end
+    since then. What is ``derived`` is written, too, if it is that of these chunks. Returns None, or in words why the
+    chunks are not the log; then nothing was written. Raises as :func:`write_chunk` does.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):
         return wrong
     sha256 = combined_sha256(chunks)
-    set_name, earlier_set = shape_set_names(to.job, sha256)
-    if shapes.missing(chunks) == []:
-        to.objects.put(set_name, shapes.shapes.to_bytes())
-        to.on_step("shapes")
+    set_name, timeline, earlier_set = derived_names(to.job, sha256)
+    if derived.missing(chunks) == []:
+        to.objects.put(set_name, derived.lines.shapes.to_bytes())
+        to.objects.put(timeline, derived.lines.timeline.timeline(job.finished_at).to_bytes())
+        to.on_step("derived")
     # The fields of the job's hash, as our own runner leaves them. Foreign runners leave none. They say what the job has
     # said of itself before.
     names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
@@ -114,15 +114,16 @@ def complete(
             to.token,
             archived=chunks[-1].last,
             sha256=sha256,
-            shapes=VERSION,
+            derived=DERIVED_VERSION,
             hot_ms=round(hot_seconds * 1000),
             created_ms=round((job.created_seconds or now) * 1000),
             state={**state, "archived_at": iso_timestamp(now)},
         )
     except AppendRefused:
-        # Without the lock, the chunks may have been redacted before the shapes of the old text were written.
+        # Without the lock, the chunks may have been redacted before these objects of the old text were written.
         if to.store.chunks.chunks(to.job) != chunks:
             to.objects.delete(set_name)
+            to.objects.delete(timeline)
         raise
     if again:
         to.objects.delete(earlier_set)

@@ -15,23 +15,23 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.archive.codec import ChunkBuilder, read_chunk
+from chronoverse.archive.derived import shape_set_name, timeline_name
 from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE
 from chronoverse.archive.retention import job_of
-from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.archive.store_history import MARK
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog
 from chronoverse.joblog.chunk import Chunk, combined_sha256
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, seconds_of
-from chronoverse.joblog.shapes import VERSION
 from chronoverse.store import Store
+from chronoverse.store.catalog import DERIVED_VERSION
 
 _CHUNK_NAME: Final = re.compile(r"(\d{15})-(\d{15})-[0-9a-f]{16}(-[0-9a-f]+|-lost)?\.jsonl\.zst", re.ASCII)
 #: How the names of chunks end that an import has written.
 _LOST_NAME: Final = "-lost.jsonl.zst"
-_SHAPES_NAME: Final = re.compile(r"shapes\d+-[0-9a-f]{32}", re.ASCII)
+_DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", re.ASCII)
 
 
 class Imported(NamedTuple):
@@ -116,8 +116,9 @@ class _Import(NamedTuple):
                 # Otherwise an archiver completes the archive again.
                 sha256 = combined_sha256(chunks)
                 fields |= {"archive_state": "complete", "archive_sha256": sha256, "archived_at": iso_timestamp(now)}
-                if any(each.name == shape_set_name(self.job, sha256) for each in self.listed):
-                    fields["archive_shapes"] = VERSION
+                derived = {shape_set_name(self.job, sha256), timeline_name(self.job, sha256)}
+                if derived <= {each.name for each in self.listed}:
+                    fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
         is_new = self.store.chunks.import_job(
             self.job,
@@ -139,7 +140,7 @@ class _Import(NamedTuple):
             name = each.name.rpartition("/")[2]
             if found := _CHUNK_NAME.fullmatch(name):
                 spans.setdefault((int(found[1]), int(found[2])), []).append(each)
-            elif each.name != manifest_name(self.job) and not _SHAPES_NAME.fullmatch(name):
+            elif each.name != manifest_name(self.job) and not _DERIVED_NAME.fullmatch(name):
                 self._report(each.name, "no part of a job, or written by half")
         return spans
 

@@ -3,7 +3,8 @@
 An object's name is added to the *garbage* of its job, in the store, before the object is written. The script that
 records the object removes the name. The script that replaces a record adds the old object's name. The next process that
 holds the archive lock deletes what is in the garbage. If the store loses its last seconds, an object is neither
-recorded nor garbage, and is found in the job's folder. The job's manifest and the set of its shapes need no record.
+recorded nor garbage, and is found in the job's folder. The job's manifest, the set of its
+shapes and its timeline need no record.
 """
 
 import contextlib
@@ -15,9 +16,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import text_sha256
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.archive.shape_sets import shape_set_names
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, folder, is_object_of
 from chronoverse.joblog.model import JobRef, seconds_of
@@ -191,5 +192,5 @@ class JobObjects:
         job = self.store.get_job(self.job)
         created = seconds_of(job.created_at if job else None) or 0.0
         earliest = min([created, *(each.written_at for each in objects if each.name in recorded)]) - CLOCK_SKEW_SECONDS
-        known = recorded | {manifest_name(self.job), *shape_set_names(self.job, combined_sha256(chunks))}
+        known = recorded | {manifest_name(self.job), *derived_names(self.job, combined_sha256(chunks))}
         return [each for each in objects if each.name not in known and each.written_at >= earliest]

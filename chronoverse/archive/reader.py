@@ -10,13 +10,14 @@ from typing import Final, NoReturn, TypeVar
 
 from chronoverse.archive.caches import ChunkRecordCache, SingleFlightCache
 from chronoverse.archive.codec import decode_entry, frame_text, split_lines
+from chronoverse.archive.derived import read_shape_set, read_timeline
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.archive.shape_sets import read_shape_set
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, Frame
 from chronoverse.joblog.entries import Batch, Entry, missing_numbers
 from chronoverse.joblog.model import MAX_NUMBER, Gap, Job, JobRef, Line, TimeRange
 from chronoverse.joblog.shapes import PackedShapes
+from chronoverse.joblog.timelines import Timeline
 
 #: Bytes of an object that one read for a page brings, approximately: some ten frames. From S3 one frame takes as long.
 READ_BYTES: Final = 256 * 2**10
@@ -25,6 +26,8 @@ READ_BYTES: Final = 256 * 2**10
 CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of the cache of shapes: those of a thousand jobs of 2,000 shapes each. Only processes that scan have any.
 SHAPES_BYTES: Final = 32 * 2**20
+#: Timelines in the cache, of some 500 KB each.
+TIMELINES: Final = 64
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
 
@@ -54,6 +57,7 @@ class ArchiveReader:
         self._record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
         self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(CACHE_BYTES)
         self._shapes_cache: SingleFlightCache[tuple[JobRef, str], PackedShapes | None] = SingleFlightCache(SHAPES_BYTES)
+        self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(TIMELINES)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(CACHE_BYTES)
 
     def json_lines(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[bytes]:
@@ -155,6 +159,22 @@ class ArchiveReader:
             return found, found.size if found else SHAPES_BYTES + 1
 
         return self._shapes_cache.get((job.ref, sha256), read)
+
+    def timeline(self, job: Job) -> Timeline | None:
+        """The timeline of an archived job, from the cache or the archive. None when there is none.
+
+        May be called in several threads.
+        """
+        if job.archive_sha256 is None or self._objects is None:
+            return None
+        sha256 = job.archive_sha256
+
+        def read() -> tuple[Timeline | None, int]:
+            found = read_timeline(self._get_object, job.ref, sha256)
+            # A missing one may be made at any time.
+            return found, 1 if found else TIMELINES + 1
+
+        return self._timelines.get((job.ref, sha256), read)
 
     def forget(self, job: JobRef) -> None:
         """Drops the cached chunk records of ``job``, because they were replaced."""

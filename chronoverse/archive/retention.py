@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.archive.shape_sets import shape_set_names
 from chronoverse.errors import ArchiveDamaged, NotALog
 from chronoverse.joblog.chunk import combined_sha256, folder
 from chronoverse.joblog.model import IDENTIFIER, JobRef, ListingPosition
@@ -123,7 +123,7 @@ def orphans(
                 chunks = store.chunks.chunks(job)
                 named = {chunk.name for chunk in chunks} | store.chunks.garbage(job)
                 if state.archived:
-                    named |= {manifest_name(job), *shape_set_names(job, combined_sha256(chunks))}
+                    named |= {manifest_name(job), *derived_names(job, combined_sha256(chunks))}
                 if manifest and keeps:
                     named |= manifest.names
         if named is None or stored.name in named or stored.written_at > now - age:

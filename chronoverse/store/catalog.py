@@ -8,30 +8,32 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from chronoverse.errors import NotALog, StoreError, StoreUnavailable
+from chronoverse.joblog import shapes, timelines
 from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import IDENTIFIER, JobRef, parse_number
-from chronoverse.joblog.shapes import VERSION
 from chronoverse.store.commands import Commands
 from chronoverse.store.driver import translate_errors
 from chronoverse.store.topology import PoolKind
 
 #: Seconds of a workflow's own retention, at most: ten years, as for the common setting. Redis refuses very large ones.
 RETENTION_SECONDS: Final = 315_360_000
+#: The versions of what is derived of an archived log: of the set of its shapes, and of its timeline.
+DERIVED_VERSION: Final = f"{shapes.VERSION}.{timelines.VERSION}"
 
 
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_shapes``: and so were its
-    shapes, or could not be, in the form of this version; ``swept``: no object without a
-    record is left after that; ``deleting``: the job is hidden, and about to be deleted. The store knows of the job's
+    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: and so were its
+    shapes and its timeline, or could not be, in the form of this version; ``swept``: no object without a record is left
+    after that; ``deleting``: the job is hidden, and about to be deleted. The store knows of the job's
     end for ``ended_seconds``, since ``ended_at`` (Unix seconds, by its own clock). ``first`` and ``last`` are numbers
     in the store's log, if it ``holds_log``. ``retention_seconds`` is the workflow's own, if it has one.
     """
 
     archived: int
     complete: bool
-    has_shapes: bool
+    has_derived: bool
     deleting: bool
     swept: bool
     ended_seconds: float | None
@@ -119,11 +121,11 @@ class JobCatalog:
         """How far the job is archived now."""
         keys = [self._keys.of(job, kind) for kind in ("log", "job", "archive", "settings")]
         answer = self._commands.script("archive_state", job.workflow_id, keys)
-        archived, state, deleting, swept, ended_ms, archived_at, retention, first, last, seen_ms, shapes = answer
+        archived, state, deleting, swept, ended_ms, archived_at, retention, first, last, seen_ms, derived = answer
         return ArchiveState(
             archived=parse_number(archived.decode("utf-8", "replace")) or 0,
             complete=state == b"complete",
-            has_shapes=state == b"complete" and shapes == b"%d" % VERSION,
+            has_derived=state == b"complete" and derived == DERIVED_VERSION.encode(),
             deleting=bool(deleting),
             swept=bool(swept),
             ended_seconds=int(ended_ms) / 1000 if ended_ms else None,

@@ -133,12 +133,13 @@ class ChunkIndex:
         *,
         archived: int,
         sha256: str,
-        shapes: int,
+        derived: str,
         hot_ms: int,
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that all of an ended job is archived, up to number ``archived``, and the version of its set of shapes.
+        """Notes that all of an ended job is archived, up to number ``archived``, and what was ``derived`` of it:
+        :data:`~chronoverse.store.catalog.DERIVED_VERSION`.
 
         The log expires after ``hot_ms``.
 
@@ -146,7 +147,7 @@ class ChunkIndex:
         Raises :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
         """
         fields = [each for pair in state.items() for each in pair]
-        args = (token, archived, sha256, hot_ms, job.job_id, created_ms, shapes, *fields)
+        args = (token, archived, sha256, hot_ms, job.job_id, created_ms, derived, *fields)
         self._commands.ask("mark_complete", job, ("log", "job", ARCHIVE_LOCK, "archive", "jobs"), *args)
 
     def import_job(

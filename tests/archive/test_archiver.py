@@ -11,11 +11,11 @@ import pytest
 
 from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, THROTTLE_MARK
 from chronoverse.archive.chunk_writer import write_chunk
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import apply_retention, delete_job, orphans
-from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import combined_sha256
@@ -300,9 +300,9 @@ def test_another_run_of_a_job_that_the_store_forgot(bench: Bench, objects: FileO
         assert archive(bench.store, objects) == 0
     found = [name for name in names(objects) if not name.endswith("/job.json")]
     chunks = bench.store.chunks.chunks(JOB)
-    # The earlier run's set of shapes is not older than the new run, so it was deleted as garbage.
-    shapes = shape_set_name(JOB, combined_sha256(chunks))
-    assert sorted(found) == sorted([earlier, shapes, *(chunk.name for chunk in chunks)])
+    # What was derived of the earlier run is not older than the new run, so it was deleted as garbage.
+    derived = derived_names(JOB, combined_sha256(chunks))[:2]
+    assert sorted(found) == sorted([earlier, *derived, *(chunk.name for chunk in chunks)])
     # The manifest names it until the job's retention is over.
     assert list(orphans(bench.store, objects, time.time(), DAY, age=0)) == []
     later = time.time() + 2 * DAY
@@ -521,7 +521,7 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
     store, objects = bench.store, FileObjectStore(directory)
     attempt = store.open(JOB, "token")
     next_number = append(store, attempt, 1, MANY)
-    if step not in ("shapes", "manifest", "completed"):
+    if step not in ("derived", "manifest", "completed"):
         _kill(bench, directory, step)
     assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
     store.finish(attempt, Status.COMPLETED, 0, 0, next_number)
@@ -535,8 +535,8 @@ def test_killed_archivers(server: RedisServer, prefix: str, tmp_path: Path, step
     assert line_numbers(all_entries(store, objects, JOB)) == list(range(1, next_number))
     chunks = store.chunks.chunks(JOB)
     recorded = [chunk.name for chunk in chunks]
-    shapes = shape_set_name(JOB, combined_sha256(chunks))
-    assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json", shapes]
+    derived = derived_names(JOB, combined_sha256(chunks))[:2]
+    assert names(objects) == [*recorded, f"{JOB.workflow_id}/{JOB.job_id}/job.json", *derived]
     bench.close()
 
 

@@ -21,10 +21,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.object_store import FileObjectStore, ObjectStore, StoredObject
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.s3_store import S3ObjectStore
-from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import combined_sha256
@@ -313,7 +313,7 @@ class Archiving(RuleBasedStateMachine):
             key = f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:job"
             assert self.server.ask("HGET", key, "archive_sha256").decode() == combined_sha256(chunks)
             names = {chunk.name for chunk in chunks} | {f"{self.prefix}/{self.job.job_id}/job.json"}
-            names.add(shape_set_name(self.job, combined_sha256(chunks)))
+            names.update(derived_names(self.job, combined_sha256(chunks))[:2])
             assert {each.name for each in self.objects.reliable.list(f"{self.prefix}/")} == names
         self.store.close()
 

@@ -131,7 +131,7 @@ def test_an_upload_that_the_manifest_names_is_no_garbage(bench: Bench, objects: 
 
     archive_after(bench, objects, 0, 1, 2)
 
-    # The set of shapes follows from the chunks, and is made again when it is needed.
+    # The set of shapes and the timeline follow from the chunks, and are made again when they are needed.
     assert names(objects) == {chunk.name, manifest_name(JOB)}
     assert bench.keys() == set()
 

@@ -27,7 +27,7 @@ from tests.support.bench import Bench
 #: The smallest ``hot_bytes`` that is allowed: some 7,000 lines of :func:`padded_lines`.
 HOT_BYTES: Final = 2**20
 #: The steps of an archiver, in order. A test may kill it after each.
-STEPS: Final = ("read", "upload begun", "put", "read back", "committed", "shapes", "manifest", "completed")
+STEPS: Final = ("read", "upload begun", "put", "read back", "committed", "derived", "manifest", "completed")
 TIMEOUT_SECONDS: Final = 60
 DAY: Final = 86_400.0
 

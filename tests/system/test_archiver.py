@@ -126,8 +126,8 @@ def test_archive_and_retention_commands(
     assert '"message": "archived"' in done.stderr
     objects = FileObjectStore(tmp_path / "an archive")
     names = [each.name for each in objects.list("")]
-    # A chunk, the manifest, and the set of shapes.
-    assert len(names) == 3
+    # A chunk, the manifest, the set of shapes, and the timeline.
+    assert len(names) == 4
     assert run_command(operator_environ, "retention", JOB.workflow_id).stdout == "604800 s (the default)\n"
     assert run_command(operator_environ, "retention", JOB.workflow_id, "90d").stdout == "7776000 s\n"
     assert store.catalog.archive_state(JOB).retention_seconds == 7_776_000

@@ -5,19 +5,21 @@ this process. When a request has no time to collect all of them, the next reques
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
 from chronoverse.archive.codec import decode_lines
+from chronoverse.archive.derived import LineCollector
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, NothingToCompare
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.tiered_log import BatchReader
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, JobRef, Line, Status
-from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes, ShapeSet
+from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, Shapes
+from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 
 #: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
@@ -46,63 +48,85 @@ class NewLines(NamedTuple):
 
 
 @dataclass(slots=True)
-class _CachedShapes:
-    """The shapes up to the line ``position``. The version changes when the job begins anew, or is redacted."""
+class _CachedLines:
+    """The lines up to ``position``. The version changes when the job begins anew, or is redacted."""
 
     log_version: tuple[object, ...]
-    shapes: ShapeSet
+    lines: LineCollector
     position: int
 
+    @property
+    def size(self) -> int:
+        """The shapes and the pauses that are kept."""
+        return len(self.lines.shapes.hashes) + min(self.position, MAX_ANCHORS)
 
-class RunShapes:
-    """The shapes of the lines of whole jobs, for one process.
 
-    The archive has those of most jobs. Those of others are collected from their logs, ``max_shapes`` of some 170 bytes
-    in all.
+class DerivedReader:
+    """The shapes and the timelines of whole jobs, for one process.
+
+    The archive has those of most jobs. Those of others are collected from their logs, and ``max_size`` shapes and
+    pauses are kept, of some 170 bytes each.
     """
 
-    def __init__(
-        self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_shapes: int = 500_000
-    ) -> None:
+    def __init__(self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_size: int = 500_000) -> None:
         self.hasher: Final = hasher
         self._archive = archive
         self._read = read
-        self._max_shapes = max_shapes
+        self._max_size = max_size
         #: Those that were used last are at the end.
-        self._cached: OrderedDict[JobRef, _CachedShapes] = OrderedDict()
+        self._cached: OrderedDict[JobRef, _CachedLines] = OrderedDict()
 
-    def get(self, job: Job, budget: PageBudget) -> Shapes | None:
+    def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:
         """The shapes of the job's lines so far; None without time for all. Raises as the store and the archive do."""
         if (stored := self._archive.shape_set(job)) is not None:
             return stored
+        found = self._collect(job, budget, lambda lines: lines.shapes.is_full)
+        shapes = found.lines.shapes
+        return shapes if found.position >= job.last or shapes.is_full else None
+
+    def timeline(self, job: Job, budget: PageBudget) -> tuple[Timeline, int]:
+        """The timeline of the job's lines, and up to which line: ``job.last`` if there was time for all.
+
+        Raises as the store and the archive do.
+        """
+        if (stored := self._archive.timeline(job)) is not None:
+            return stored, job.last
+        found = self._collect(job, budget)
+        return found.lines.timeline.timeline(job.finished_at), found.position
+
+    def _collect(
+        self, job: Job, budget: PageBudget, is_enough: Callable[[LineCollector], bool] = lambda lines: False
+    ) -> _CachedLines:
+        """Adds the lines that were not read yet, until that is enough, or the time is over."""
         log_version = (job.created_at, job.started_at, job.redactions)
         cached = self._cached.pop(job.ref, None)
         if cached is None or cached.log_version != log_version:
-            cached = _CachedShapes(log_version, ShapeSet(), 0)
+            cached = _CachedLines(log_version, LineCollector(self.hasher), 0)
         try:
-            is_complete = self._collect(job, cached, budget)
+            self._add_lines(job, cached, budget, is_enough)
         finally:
             self._cached[job.ref] = cached
-            size = sum(len(each.shapes.hashes) for each in self._cached.values())
-            while size > self._max_shapes:
+            size = sum(each.size for each in self._cached.values())
+            while size > self._max_size:
                 _, oldest = self._cached.popitem(last=False)
-                size -= len(oldest.shapes.hashes)
-        return cached.shapes if is_complete else None
+                size -= oldest.size
+        return cached
 
-    def _collect(self, job: Job, cached: _CachedShapes, budget: PageBudget) -> bool:
-        """Adds the lines that are not in the set yet. Returns whether there was time for all of them."""
-        if cached.position >= job.last or cached.shapes.is_full:
-            return True
+    def _add_lines(
+        self, job: Job, cached: _CachedLines, budget: PageBudget, is_enough: Callable[[LineCollector], bool]
+    ) -> None:
+        if cached.position >= job.last or is_enough(cached.lines):
+            return
         for batch in self._read(job, cached.position):
-            hashes = self.hasher.hashes([line.message for line in batch.lines])
-            cached.shapes.add(hashes, [line.sequence_num for line in batch.lines])
+            lines = batch.lines
+            messages, numbers = [line.message for line in lines], [line.sequence_num for line in lines]
+            cached.lines.add(messages, numbers, [line.timestamp for line in lines])
             cached.position = batch.position
-            if batch.is_last or batch.position >= job.last or cached.shapes.is_full:
+            if batch.is_last or batch.position >= job.last:
                 break
-            if budget.is_out_of_time():
-                return False
+            if is_enough(cached.lines) or budget.is_out_of_time():
+                return
         cached.position = max(cached.position, job.last)
-        return True
 
 
 def runs_before(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] = ()) -> list[Job]:
@@ -121,21 +145,21 @@ def read_runs(
     labels: Sequence[Sequence[str]] = (),
     *,
     is_named: bool,
-    shapes: RunShapes,
+    runs: DerivedReader,
     budget: PageBudget,
 ) -> tuple[Set[int] | None, list[str]]:
     """All shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
 
     A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``). The
     ``labels`` are those by which the jobs were chosen, for messages.
-    Raises :class:`NothingToCompare` when none is left, and as :meth:`RunShapes.get` does.
+    Raises :class:`NothingToCompare` when none is left, and as :meth:`DerivedReader.shapes` does.
     """
     known: set[int] = set()
     names: list[str] = []
     has_time = True
     for other in others:
         try:
-            found = shapes.get(other, budget) if has_time else None
+            found = runs.shapes(other, budget) if has_time else None
         except (ArchiveDamaged, JobNotFound, NotALog):
             if is_named:
                 raise

@@ -7,7 +7,7 @@ from itertools import islice
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog
 from chronoverse.history.pages import PageBudget
-from chronoverse.history.scans.comparison import RunShapes
+from chronoverse.history.scans.comparison import DerivedReader
 from chronoverse.history.scans.workflow_scan import ListedJob
 from chronoverse.joblog.model import Job, ListingPosition
 from chronoverse.joblog.past_runs import PastRuns, Run
@@ -20,9 +20,9 @@ class PastRunReader:
     A run's set of shapes may take 1.4 MB, so only what was found in it is kept.
     """
 
-    def __init__(self, archive: ArchiveReader, shapes: RunShapes) -> None:
+    def __init__(self, archive: ArchiveReader, runs: DerivedReader) -> None:
         self._archive = archive
-        self._shapes = shapes
+        self._runs = runs
         # S3 takes some 20 ms for each answer, and this process some 2 ms.
         self._pool = ThreadPoolExecutor(8, "shapes")
 
@@ -51,7 +51,7 @@ class PastRunReader:
             for job, found in zip(ended, stored, strict=True):
                 try:
                     if job.archive_sha256 is None:
-                        found = _first_lines(self._shapes.get(job, hot_budget), looked_for)
+                        found = _first_lines(self._runs.shapes(job, hot_budget), looked_for)
                 except (ArchiveDamaged, NotALog):
                     found = None
                 except JobNotFound:

@@ -2,7 +2,7 @@
 -- Notes that all of an ended job is archived. From now on its hash holds all that is known of it, and the log expires.
 -- KEYS  log, job, archive lock, archive, jobs
 -- ARGV  token, last number archived, SHA-256 of all, how long the log stays in ms, job id, creation time (Unix ms),
---       version of the set of shapes, then fields of the hash as field, value, …; a field that the hash has already is not changed
+--       versions of what is derived of the log, then fields of the hash as field, value, …; a field that the hash has already is not changed
 -- ->    OK | GAP expected first number | FENCED
 -- May be repeated. The log's time to live is only ever lowered.
 local log, job, lock, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import pytest
 
+from chronoverse.archive.derived import shape_set_name
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
-from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import AtCapacity, JobNotFound, NothingToCompare
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.comparison import COMPARED_JOBS, RunShapes
+from chronoverse.history.scans.comparison import COMPARED_JOBS, DerivedReader
 from chronoverse.history.scans.scan import LineScan
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Batch
@@ -259,9 +259,9 @@ def test_cached_shapes_are_bounded(logs: Logs) -> None:
         lines = [Line(number, NOW, "x" * number, "stdout") for number in range(1, 4)]
         yield Batch([*lines], 3, True)
 
-    shapes = RunShapes(ArchiveReader(), read, ShapeHasher(), max_shapes=6)
+    runs = DerivedReader(ArchiveReader(), read, ShapeHasher(), max_size=12)
     for job_id in ("a", "b", "a", "c", "a", "b"):
-        found = shapes.get(Job(JobRef("wf_1", job_id), Status.COMPLETED, last=3), PageBudget())
+        found = runs.shapes(Job(JobRef("wf_1", job_id), Status.COMPLETED, last=3), PageBudget())
         assert found is not None
         assert len(found.hashes) == 3
     assert reads == ["a", "b", "c", "b"]

@@ -10,11 +10,11 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from chronoverse.archive.derived import shape_set_name
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import SHAPES_BYTES, ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
-from chronoverse.archive.shape_sets import shape_set_name
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import HistoryScan, SummaryScan

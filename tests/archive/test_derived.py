@@ -1,6 +1,5 @@
-"""The set of a log's shapes: when it is made, what it holds, and that redaction and deletion reach it."""
+"""What is derived of a log, shapes and timeline: when it is made, what it holds, and what becomes of it."""
 
-import re
 import time
 from array import array
 from collections.abc import Iterable
@@ -10,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from chronoverse.archive.codec import decode_lines
+from chronoverse.archive.derived import derived_names, read_shape_set, read_timeline, shape_set_name, timeline_name
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, orphans
-from chronoverse.archive.shape_sets import read_shape_set, shape_set_name
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.chunk import combined_sha256
-from chronoverse.joblog.model import Line, Status
+from chronoverse.joblog.model import Line, Status, iso_timestamp
 from chronoverse.joblog.shapes import ENTRY_BYTES, MAX_SET_BYTES, MAX_SHAPES, PackedShapes, ShapeHasher, ShapeSet
+from chronoverse.joblog.timelines import MAX_TIMELINE_BYTES, Timeline, TimelineBuilder
 from chronoverse.store import Store
-from tests.support.archivers import DAY, append, archive, archiver
-from tests.support.bench import JOB, NOW, Bench
+from tests.support.archivers import DAY, append, archive, archiver, padded_lines
+from tests.support.bench import JOB, Bench
 
 MESSAGES = ["started in 12 ms", "password is hunter", "started in 13 ms", "done"]
 
@@ -31,9 +31,14 @@ def objects(tmp_path: Path) -> FileObjectStore:
     return FileObjectStore(tmp_path / "archive")
 
 
+def stamp(number: int) -> str:
+    """When the line is printed: each pause is 2 s longer than the one before."""
+    return iso_timestamp(1_772_532_005 + number**2)
+
+
 def write(store: Store, messages: Iterable[str], status: Status = Status.COMPLETED) -> None:
     """Writes a job that ends with that status."""
-    lines = [Line(number, NOW, message, "stdout") for number, message in enumerate(messages, 1)]
+    lines = [Line(number, stamp(number), message, "stdout") for number, message in enumerate(messages, 1)]
     store.append(attempt := store.open(JOB, "token"), lines)
     store.finish(attempt, status, 0, 0, len(lines) + 1)
 
@@ -41,6 +46,20 @@ def write(store: Store, messages: Iterable[str], status: Status = Status.COMPLET
 def stored(store: Store, objects: FileObjectStore) -> PackedShapes | None:
     """The stored set of the job's shapes."""
     return read_shape_set(objects.get, JOB, combined_sha256(store.chunks.chunks(JOB)))
+
+
+def stored_timeline(store: Store, objects: FileObjectStore) -> Timeline | None:
+    """The stored timeline of the job."""
+    return read_timeline(objects.get, JOB, combined_sha256(store.chunks.chunks(JOB)))
+
+
+def timeline_of(store: Store, lines: Iterable[Line]) -> Timeline:
+    """The timeline of these lines of the job, made in one piece."""
+    job, (numbers, stamps, messages, *_) = store.get_job(JOB), zip(*lines, strict=True)
+    assert job
+    builder = TimelineBuilder()
+    builder.add(ShapeHasher().hashes(messages), numbers, stamps)
+    return Timeline.from_bytes(builder.timeline(job.finished_at).to_bytes())
 
 
 def firsts(found: ShapeSet | PackedShapes | None) -> dict[int, int | None]:
@@ -58,8 +77,11 @@ def expected(messages: Iterable[str]) -> dict[int, int]:
 
 
 def set_names(objects: FileObjectStore) -> list[str]:
-    """The names of all sets in the archive."""
-    return [each.name for each in objects.list("") if re.search("/shapes[0-9]+-", each.name)]
+    """The names of all sets in the archive. There is a timeline beside each of them."""
+    names = [each.name for each in objects.list("")]
+    sets, timelines = ([name for name in names if f"/{kind}" in name] for kind in ("shapes", "timeline"))
+    assert [name.rpartition("-")[2] for name in sets] == [name.rpartition("-")[2] for name in timelines]
+    return sets
 
 
 def redact(store: Store, objects: FileObjectStore, number: int) -> RedactionResult:
@@ -80,6 +102,10 @@ def test_an_ended_job_gets_its_set_when_it_is_archived(store: Store, objects: Fi
     assert name == shape_set_name(JOB, combined_sha256(store.chunks.chunks(JOB)))
     assert len(objects.get(name)) == 16 + 8 + ENTRY_BYTES * 3
     assert ENTRY_BYTES <= 14
+    lines = [Line(number, stamp(number), message, "stdout") for number, message in enumerate(MESSAGES, 1)]
+    timeline = stored_timeline(store, objects)
+    assert timeline == timeline_of(store, lines)
+    assert timeline.total == 15_000
 
 
 def test_chunks_that_were_written_just_now_are_not_read_again(store: Store, tmp_path: Path) -> None:
@@ -110,7 +136,8 @@ def test_what_an_earlier_version_has_archived_gets_a_new_set(bench: Bench, objec
     packed = array("Q", [0, *sorted(expected(MESSAGES))]).tobytes()
     objects.put(earlier, blake2b(packed, digest_size=16).digest() + packed)
     objects.delete(name)
-    bench.ask("HDEL", bench.key("job"), "archive_shapes")
+    objects.delete(timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB))))
+    bench.ask("HSET", bench.key("job"), "archive_shapes", 1)
     archived_at = bench.hash()["archived_at"]
     assert firsts(stored(store, objects)) == dict.fromkeys(expected(MESSAGES), 0)
     assert archive(store, objects) == 0
@@ -122,40 +149,55 @@ def test_what_an_earlier_version_has_archived_gets_a_new_set(bench: Bench, objec
     assert [each.written_at for each in objects.list("")] == written
 
 
-def test_the_set_of_several_chunks(store: Store, objects: FileObjectStore) -> None:
-    """Those that were written while the job ran are read again, each in one step."""
+def test_what_is_derived_of_several_chunks(store: Store, objects: FileObjectStore) -> None:
+    """The chunks are read again in order, each in one step, since some were written while the job ran."""
     attempt = store.open(JOB, "token")
-    following = append(store, attempt, 1, 12_000)
+    lines = [line._replace(timestamp=stamp(line.sequence_num)) for line in padded_lines(1, 12_000)]
+    for start in range(0, len(lines), 1_000):
+        store.append(attempt, lines[start : start + 1_000])
     archive(store, objects)
-    store.append(attempt, [Line(following, NOW, "the last one", "stdout")])
-    store.finish(attempt, Status.COMPLETED, 0, 0, following + 1)
+    assert store.chunks.chunks(JOB)
+    lines.append(Line(len(lines) + 1, stamp(len(lines) + 1), "the last one", "stdout"))
+    store.append(attempt, lines[-1:])
+    store.finish(attempt, Status.COMPLETED, 0, 0, len(lines) + 1)
     assert archive(store, objects) == 0
     assert len(store.chunks.chunks(JOB)) > 1
-    messages = [f"line {number} ".ljust(100, "x") for number in range(1, following)]
-    assert firsts(stored(store, objects)) == expected([*messages, "the last one"])
+    assert firsts(stored(store, objects)) == expected(line.message for line in lines)
+    assert stored_timeline(store, objects) == timeline_of(store, lines)
 
 
 def test_nothing_of_a_redacted_text_is_left(bench: Bench, objects: FileObjectStore) -> None:
-    """The redaction deletes the set, and the archiver makes a new one. The shape's hash is nowhere."""
+    """The redaction deletes set and timeline, and the archiver makes new ones. The shape's hash is nowhere."""
     store = bench.store
     write(store, MESSAGES)
     archive(store, objects)
-    (before,) = set_names(objects)
+    before = derived_names(JOB, combined_sha256(store.chunks.chunks(JOB)))
     (shape,) = ShapeHasher().hashes([MESSAGES[1]])
+    timeline = stored_timeline(store, objects)
+    assert timeline
+    old_key = next(anchor.key for anchor in timeline.anchors if anchor.number == 2)
 
     def everything() -> bytes:
         """The bytes of all objects, their names, and what the store has under the job's keys."""
         keys = bench.ask("KEYS", bench.key("*"))
         parts = [bench.ask("DUMP", key) for key in keys]
+        # A timeline is compressed.
+        packed = [objects.get(each.name) for each in objects.list("") if "/timeline" in each.name]
+        timelines = [Timeline.from_bytes(each) for each in packed]
+        parts += [anchor.key.to_bytes(6, "little") for each in timelines for anchor in each.anchors]
         return b"".join([*parts, *(each.name.encode() + objects.get(each.name) for each in objects.list(""))])
 
     assert shape.to_bytes(8, "little") in everything()
+    assert old_key.to_bytes(6, "little") in everything()
     assert redact(store, objects, 2).pending is False
     assert set_names(objects) == []
     assert stored(store, objects) is None
     for _ in range(2):
         kept = everything()
-        for trace in (shape.to_bytes(8, "little"), shape.to_bytes(8, "big"), str(shape).encode(), before.encode()):
+        numbers = [
+            each for order in ("little", "big") for each in (shape.to_bytes(8, order), old_key.to_bytes(6, order))
+        ]
+        for trace in (*numbers, str(shape).encode(), *(each.encode() for each in before)):
             assert trace not in kept
         archive(store, objects)
     assert firsts(stored(store, objects)) == expected([MESSAGES[0], "[redacted]", *MESSAGES[2:]])
@@ -190,13 +232,14 @@ def test_an_archiver_that_has_lost_its_lock_leaves_no_set(bench: Bench, objects:
     write(bench.store, MESSAGES)
 
     def redact_meanwhile(step: str) -> None:
-        if step == "shapes":
-            (name,) = set_names(objects)
-            data = objects.get(name)
+        if step == "derived":
+            names = derived_names(JOB, combined_sha256(bench.store.chunks.chunks(JOB)))[:2]
+            data = [objects.get(name) for name in names]
             bench.ask("DEL", bench.key("sealer"))
             redact(bench.store, objects, 2)
             assert set_names(objects) == []
-            objects.put(name, data)
+            for name, each in zip(names, data, strict=True):
+                objects.put(name, each)
 
     archive(bench.store, objects, on_step=redact_meanwhile)
     assert not bench.store.catalog.archive_state(JOB).complete
@@ -217,9 +260,11 @@ def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, 
     write(store, MESSAGES)
     archive(store, objects)
     (name,) = set_names(objects)
-    other = name[:-1] + ("0" if name[-1] != "0" else "1")
-    objects.put(other, b"")
-    assert [stored.name for stored, _ in orphans(store, objects, time.time() + 1, DAY, age=0)] == [other]
+    end = "0" if name[-1] != "0" else "1"
+    others = [each[:-1] + end for each in (name, timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB))))]
+    for other in others:
+        objects.put(other, b"")
+    assert [stored.name for stored, _ in orphans(store, objects, time.time() + 1, DAY, age=0)] == others
 
 
 def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, objects: FileObjectStore) -> None:
@@ -231,7 +276,7 @@ def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, obje
     objects.delete(store.chunks.chunks(JOB)[0].name)
     assert archive(store, objects) == 0
     assert store.catalog.archive_state(JOB).complete
-    assert store.catalog.archive_state(JOB).has_shapes
+    assert store.catalog.archive_state(JOB).has_derived
     assert set_names(objects) == []
 
 
@@ -254,6 +299,13 @@ def test_a_damaged_set_counts_as_missing(store: Store, objects: FileObjectStore)
         assert stored(store, objects) is None
     objects.put(name, data)
     assert stored(store, objects) is not None
+    name = timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB)))
+    data = objects.get(name)
+    for damaged in (b"", data[:-1], data[:-1] + b"x", b"x" * MAX_TIMELINE_BYTES, data + b"x"):
+        objects.put(name, damaged)
+        assert stored_timeline(store, objects) is None
+    objects.put(name, data)
+    assert stored_timeline(store, objects) is not None
 
 
 def test_a_set_survives_being_packed() -> None:

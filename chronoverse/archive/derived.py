@@ -1,0 +1,108 @@
+"""What is made of an archived log's lines: the set of their shapes and their timeline, as objects beside its chunks.
+
+So comparing with the log need not read it. The objects' names contain a hash of the log's text, so after a redaction
+the old ones are garbage.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from chronoverse.archive.codec import decode_lines, frame_text
+from chronoverse.errors import ArchiveDamaged
+from chronoverse.joblog import timelines
+from chronoverse.joblog.chunk import Chunk, folder
+from chronoverse.joblog.model import JobRef
+from chronoverse.joblog.shapes import MAX_SET_BYTES, VERSION, PackedShapes, ShapeHasher, ShapeSet
+from chronoverse.joblog.timelines import Timeline, TimelineBuilder
+
+#: Reads a part of an object, as an object store's ``get``.
+_Get = Callable[[str, int, int], bytes]
+
+
+def shape_set_name(job: JobRef, sha256: str, version: int = VERSION) -> str:
+    """The name of a job's set. ``sha256`` is that of the whole log, in hexadecimal, as the job's manifest has it."""
+    return f"{folder(job)}shapes{version}-{sha256[:32]}"
+
+
+def timeline_name(job: JobRef, sha256: str) -> str:
+    """The name of a job's timeline, whose keys are made of shapes. ``sha256`` is that of :func:`shape_set_name`."""
+    return f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}"
+
+
+def derived_names(job: JobRef, sha256: str) -> tuple[str, str, str]:
+    """The names of the set of this version, of the timeline, and of the set of version 1."""
+    return shape_set_name(job, sha256), timeline_name(job, sha256), shape_set_name(job, sha256, 1)
+
+
+def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
+    """The shapes of an archived log; None without a set, or for a damaged one.
+
+    ``get`` is that of an object store. Raises :class:`ArchiveUnavailable`.
+    """
+    name, _, earlier = derived_names(job, sha256)
+    for each in (name, earlier):
+        try:
+            return PackedShapes(get(each, 0, MAX_SET_BYTES), numbered=each == name)
+        except (ArchiveDamaged, ValueError):
+            continue
+    return None
+
+
+def read_timeline(get: _Get, job: JobRef, sha256: str) -> Timeline | None:
+    """The timeline of an archived log; None without one, or for a damaged one. Raises :class:`ArchiveUnavailable`."""
+    try:
+        return Timeline.from_bytes(get(timeline_name(job, sha256), 0, timelines.MAX_TIMELINE_BYTES))
+    except (ArchiveDamaged, ValueError):
+        return None
+
+
+class LineCollector:
+    """Collects the ``shapes`` and the ``timeline`` of a log's lines, which are added in the log's order."""
+
+    def __init__(self, hasher: ShapeHasher) -> None:
+        self.shapes: Final = ShapeSet()
+        self.timeline: Final = TimelineBuilder()
+        self._hasher = hasher
+
+    def add(self, messages: Sequence[str], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
+        """Adds lines. Raises ValueError for numbers that do not ascend."""
+        hashes = self._hasher.hashes(messages)
+        self.shapes.add(hashes, numbers)
+        self.timeline.add(hashes, numbers, timestamps)
+
+    def add_text(self, text: bytes) -> None:
+        """Adds JSON Lines. Raises :class:`ArchiveDamaged`."""
+        lines = decode_lines(text)
+        try:
+            columns = [[line[name] for line in lines] for name in ("message", "sequence_num", "timestamp")]
+            self.add(*columns)
+        except (ValueError, TypeError, LookupError) as error:
+            raise ArchiveDamaged("a part of the log is not what was archived") from error
+
+
+class DerivedBuilder:
+    """Collects the lines of the archived log of ``job`` from its chunks, which are added in the log's order."""
+
+    def __init__(self, job: JobRef) -> None:
+        self.job: Final = job
+        self.lines: Final = LineCollector(ShapeHasher())
+        #: The chunks whose lines were added, and those that are to be read next.
+        self.chunks: Final[list[Chunk]] = []
+        self.left: list[Chunk] = []
+
+    @property
+    def last(self) -> int:
+        """The last number that was added; 0 without any."""
+        return self.chunks[-1].last if self.chunks else 0
+
+    def add_chunk(self, chunk: Chunk, data: bytes) -> None:
+        """Adds the lines of a chunk, whose object has the bytes ``data``. Raises :class:`ArchiveDamaged`."""
+        for frame in chunk.frames:
+            self.lines.add_text(frame_text(frame, data))
+        self.chunks.append(chunk)
+
+    def missing(self, chunks: Sequence[Chunk]) -> Sequence[Chunk] | None:
+        """Those of the job's ``chunks`` that are to be added yet. None when it must begin anew: it has other chunks."""
+        names = [chunk.name for chunk in chunks]
+        added = len(self.chunks)
+        return chunks[added:] if names[:added] == [chunk.name for chunk in self.chunks] else None
