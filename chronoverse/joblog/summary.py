@@ -206,12 +206,14 @@ def compose(
     compared_with: Sequence[str] | None = None,
     new: FoundLines | None = None,
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
+    slower: Sequence[bytes] | None = None,
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
     ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
     compare with. ``read_line`` reads a line that is not at hand. ``read_past`` looks for shapes in the runs before, if
-    there are lines to look for. The three kinds of lines share the room evenly.
+    there are lines to look for. ``slower`` are the first pauses that are longer than usual, as JSON. They get a quarter
+    of the room at most, and the three kinds of lines share the rest evenly.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
@@ -235,6 +237,7 @@ def compose(
         "scanned_to": scanned_to,
         "truncated": False,
         "verdict": None,
+        "slower": None,
     }
 
     def may_fit(found: FoundLines | None) -> list[tuple[Line, int, int]]:
@@ -249,7 +252,7 @@ def compose(
                 line = group.line or read_line(group.number)
                 whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
                 line = line._replace(message=line.message[: characters + 1])
-                room -= len(_line_json(line, characters, group.repeated))
+                room -= len(cut_line(line, characters, group.repeated))
                 listed.append((line, group.repeated, errors.shape_of(whole.message)))
         return listed
 
@@ -266,7 +269,7 @@ def compose(
         seen = past and past.seen(cause_shape)
         body["cause"] = {"from": first, "to": final, "line": None, "kind": kind}
         for size in (characters, 0):
-            body["cause"]["line"] = orjson.Fragment(_line_json(line, size, seen=seen))
+            body["cause"]["line"] = orjson.Fragment(cut_line(line, size, seen=seen))
             if len(orjson.dumps(body)) <= max_bytes:
                 break
         else:
@@ -281,12 +284,18 @@ def compose(
         compared.pop()
         is_whole = False
     room = max_bytes - len(orjson.dumps(body))
+    if slower is not None:
+        (kept,), (is_cut,) = _share_room([iter(slower)], min(room, max_bytes // 4))
+        is_whole = is_whole and not is_cut
+        if kept or not slower:
+            body["slower"] = [orjson.Fragment(json) for json in kept]
+            room -= sum(len(json) + 1 for json in kept)
 
     kinds = [
-        (_line_json(line, characters, repeated, past and past.seen(shape)) for line, repeated, shape in each)
+        (cut_line(line, characters, repeated, past and past.seen(shape)) for line, repeated, shape in each)
         for each in groups
     ]
-    shown, left_out = _share_room([*kinds, (_line_json(line, characters) for line in reversed(last))], room)
+    shown, left_out = _share_room([*kinds, (cut_line(line, characters) for line in reversed(last))], room)
     body["new"]["first"], body["errors"]["first"], newest = ([orjson.Fragment(json) for json in each] for each in shown)
     body["last"] = newest[::-1]
     body["truncated"] = not (is_whole and errors.is_whole and (new or errors).is_whole) or left_out[0] or left_out[1]
@@ -331,7 +340,7 @@ def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[
     return shown, left_out
 
 
-def _line_json(line: Line, characters: int, repeated: int = 1, seen: dict[str, Any] | None = None) -> bytes:
+def cut_line(line: Line, characters: int, repeated: int = 1, seen: dict[str, Any] | None = None) -> bytes:
     """A line whose message is cut off after ``characters``, and then marked."""
     json: dict[str, Any] = line._replace(message=line.message[:characters]).to_json()
     if len(line.message) > characters:

@@ -49,7 +49,8 @@ def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **m
     assert len(json) <= max_bytes
     summary: dict[str, Any] = orjson.loads(json)
     kinds = ["new", "errors", "last"]
-    assert list(summary) == ["job", "compared_with", *kinds, "cause", "complete", "scanned_to", "truncated", "verdict"]
+    said = ["cause", "complete", "scanned_to", "truncated", "verdict", "slower"]
+    assert list(summary) == ["job", "compared_with", *kinds, *said]
     return summary
 
 
@@ -68,6 +69,16 @@ def test_lines_of_one_shape_come_once() -> None:
     }
     assert (summary["last"], summary["truncated"]) == ([errors[2].to_json()], False)
     assert (summary["compared_with"], summary["new"]) == (None, {"count": 0, "first": []})
+
+
+def test_pauses_get_a_quarter_of_the_room() -> None:
+    """What does not fit is left out, and said. None at all would say that nothing was slower."""
+    slower = [b'"%b"' % (b"x" * 1_000)] * 3
+    for max_bytes, count in ((16_384, 3), (6_000, 1), (1_024, None)):
+        summary = summarize([], [line(1, "one")], max_bytes, slower=slower)
+        assert (summary["slower"], summary["truncated"]) == (count and ["x" * 1_000] * count, count != 3)
+    assert summarize([], [line(1, "one")], slower=[])["slower"] == []
+    assert summarize([], [line(1, "one")])["slower"] is None
 
 
 def test_new_lines_and_what_they_were_compared_with() -> None:

@@ -6,6 +6,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -25,13 +26,15 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, PageBudget, encode_line, read_page
-from chronoverse.history.scans.comparison import NewLines, RunShapes, read_runs, runs_before
+from chronoverse.history.scans.comparison import DerivedReader, NewLines, read_runs, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.past_runs import PastRunReader
+from chronoverse.history.scans.profile_scan import read_profile, read_slower, read_times
 from chronoverse.history.scans.scan import (
     BaseScan,
     HistoryScan,
     LineScan,
+    ProfileScan,
     ReplayScan,
     SummaryScan,
     WorkflowScan,
@@ -49,18 +52,19 @@ from chronoverse.store import Store
 
 #: Jobs before a job in which a summary looks for each line that it shows.
 SEEN_JOBS: Final = 200
-#: Seconds for reading the logs of those jobs that are not archived yet.
+#: Seconds for reading the logs of those jobs that are not archived yet; and again for the pauses of a summary.
 HOT_SECONDS: Final = 0.25
 
 log: Final = logging.getLogger(__name__)
 
 
 class ScanApp:
-    """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary, or event frames.
+    """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
     The first line of an answer is a JSON object with what a page says beside its lines, such as its position. What was
     found follows, one piece of JSON on each line. ``clock`` is monotonic, and that of the workers. ``read_replay``
     finds the frames, and the last number that they cover. The processes of a scan server share ``progress``.
+    ``unix_clock`` is Unix time in seconds.
     """
 
     def __init__(
@@ -71,14 +75,18 @@ class ScanApp:
         clock: Callable[[], float] = time.monotonic,
         read_replay: Callable[[ReplayScan, PageBudget], tuple[bytes, int]] | None = None,
         progress: SummaryProgress | None = None,
+        unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._read: Final[BatchReader] = partial(read_batches, store, archive, max_line_bytes=max_line_bytes)
         self._read_replay = read_replay
         self._clock = clock
+        self._unix_clock = unix_clock
         self._hasher = ShapeHasher()
-        self._run_shapes = RunShapes(archive, self._read, self._hasher)
-        self._past_runs = PastRunReader(archive, self._run_shapes)
+        self._runs = DerivedReader(archive, self._read, self._hasher)
+        # S3 takes some 20 ms for each answer, and this process some 2 ms.
+        self._pool = ThreadPoolExecutor(8, "archive")
+        self._past_runs = PastRunReader(archive, self._runs, self._pool)
         self._progress = progress or SummaryProgress()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
@@ -99,6 +107,8 @@ class ScanApp:
     def _answer(self, path: str, data: bytes, client_is_gone: Callable[[], bool]) -> tuple[dict[str, Any], list[bytes]]:
         if path == SummaryScan.PATH:
             return {}, [self.read_summary(SummaryScan.from_json(data), client_is_gone)]
+        if path == ProfileScan.PATH:
+            return {}, [self.read_profile(ProfileScan.from_json(data), client_is_gone)]
         if path == ReplayScan.PATH and self._read_replay:
             replay = ReplayScan.from_json(data)
             frames, cursor = self._read_replay(replay, self._budget(replay, client_is_gone))
@@ -191,8 +201,9 @@ class ScanApp:
         job = self._require_job(scan.ref)
         known: Set[int] | None = None
         compared_with: list[str] | None = None
+        others = self._good_runs(job, scan.labels)
         with contextlib.suppress(NothingToCompare):
-            known, compared_with = self._read_runs(job, None, scan.labels, budget)
+            known, compared_with = read_runs(job, others, scan.labels, is_named=False, runs=self._runs, budget=budget)
         new_lines = None if known is None else NewLines(known, self._hasher)
         # The comparison and the new lines may use up all the time. The errors have as much for themselves.
         budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
@@ -203,9 +214,31 @@ class ScanApp:
                 return self._read_past(job, SEEN_JOBS, PageBudget(clock=self._clock), looked_for)[0]
             return None
 
+        def read_pauses() -> Sequence[bytes] | None:
+            with contextlib.suppress(StoreError):
+                times = read_times(job, others, self._runs, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
+                return read_slower(job, times, self._read)
+            return None
+
         return read_summary(
-            job, self._read, budgets, self._hasher, new_lines, compared_with, self._progress, scan.page_bytes, read_past
+            job,
+            self._read,
+            budgets,
+            self._hasher,
+            new_lines,
+            compared_with,
+            self._progress,
+            scan.page_bytes,
+            read_past,
+            read_pauses,
         )
+
+    def read_profile(self, scan: ProfileScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
+        """The profile's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""
+        budget = self._budget(scan, client_is_gone)
+        job = self._require_job(scan.ref)
+        times = read_times(job, self._good_runs(job, scan.labels), self._runs, budget)
+        return read_profile(job, times, self._read, self._unix_clock(), self._pool)
 
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
@@ -265,13 +298,16 @@ class ScanApp:
         self, job: Job, against: str | None, labels: Sequence[Sequence[str]], budget: PageBudget
     ) -> tuple[Set[int] | None, list[str]]:
         """What :func:`read_runs` returns for the jobs to compare with. Raises as it does, and :class:`JobNotFound`."""
-        workflow_id = job.ref.workflow_id
         if against is not None:
-            others = [self._require_job(JobRef(workflow_id, against))]
+            others = [self._require_job(JobRef(job.ref.workflow_id, against))]
         else:
-            listed = self._listed_after(workflow_id, self._position_of(job))
-            others = runs_before(job, (each.job for each in listed), labels)
-        return read_runs(job, others, labels, is_named=against is not None, shapes=self._run_shapes, budget=budget)
+            others = self._good_runs(job, labels)
+        return read_runs(job, others, labels, is_named=against is not None, runs=self._runs, budget=budget)
+
+    def _good_runs(self, job: Job, labels: Sequence[Sequence[str]]) -> list[Job]:
+        """What :func:`runs_before` returns for the job."""
+        listed = self._listed_after(job.ref.workflow_id, self._position_of(job))
+        return runs_before(job, (each.job for each in listed), labels)
 
     def _require_job(self, ref: JobRef) -> Job:
         job = self._store.get_job(ref)

@@ -15,16 +15,15 @@ from chronoverse.joblog.shapes import Shapes
 
 
 class PastRunReader:
-    """Looks for shapes in many runs, for one process. Eight archived runs are read at a time.
+    """Looks for shapes in many runs, for one process. Archived runs are read in the threads of ``pool``.
 
     A run's set of shapes may take 1.4 MB, so only what was found in it is kept.
     """
 
-    def __init__(self, archive: ArchiveReader, runs: DerivedReader) -> None:
+    def __init__(self, archive: ArchiveReader, runs: DerivedReader, pool: ThreadPoolExecutor) -> None:
         self._archive = archive
         self._runs = runs
-        # S3 takes some 20 ms for each answer, and this process some 2 ms.
-        self._pool = ThreadPoolExecutor(8, "shapes")
+        self._pool = pool
 
     def read(
         self,

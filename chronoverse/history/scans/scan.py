@@ -127,6 +127,19 @@ class SummaryScan(BaseScan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileScan(BaseScan):
+    """Asks where the time of a job went, compared with good runs that have all ``labels``.
+
+    The ``seconds`` are those for the logs that have no timeline in the archive. The next request goes on with the rest.
+    """
+
+    PATH: ClassVar = "/profile"
+
+    seconds: float = 1.5
+    labels: Sequence[Sequence[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
     """Asks in which of the newest ``jobs`` ended jobs, up to and including this one, the shape of a line stands.
 

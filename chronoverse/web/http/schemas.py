@@ -103,6 +103,7 @@ def described(kind: Callable[..., _Field], description: str = "", **options: Any
 text: Final = partial(described, fields.String)
 integer: Final = partial(described, fields.Integer)
 boolean: Final = partial(described, fields.Boolean)
+seconds: Final = partial(described, fields.Float)
 
 
 def one_of(values: Collection[str], description: str = "", **options: Any) -> fields.String:
@@ -393,6 +394,12 @@ class SummaryQuery(Schema):
     against_label = _labels(_AGAINST_LABEL)
 
 
+class ProfileQuery(Schema):
+    """The query of ``/profile``."""
+
+    against_label = _labels(_AGAINST_LABEL)
+
+
 class HistoryQuery(Schema):
     """The query of a line's ``/history``."""
 
@@ -578,6 +585,79 @@ VerdictSchema: Final = answer(
         "id": text("Of `since`: the first job of the row.", allow_none=True),
     },
 )
+SpreadSchema: Final = answer(
+    "Spread",
+    {"least": seconds("Of the good runs."), "median": seconds("Of them."), "most": seconds("Of them.")},
+)
+PauseSchema: Final = answer(
+    "Pause",
+    {
+        "after": described(
+            partial(fields.Nested, LineSchema),
+            "The last line before the pause. Null when the log has dropped it meanwhile.",
+            allow_none=True,
+        ),
+        "before": described(
+            partial(fields.Nested, LineSchema),
+            "The first line after the pause. Null when the log has dropped it meanwhile.",
+            allow_none=True,
+        ),
+        "seconds": seconds("The time between the two lines."),
+        "usual": described(
+            partial(fields.Nested, SpreadSchema),
+            "What it is in the good runs. Null when there are none.",
+            allow_none=True,
+        ),
+        "excess": seconds("What goes beyond the slowest good run. Null without good runs.", allow_none=True),
+    },
+)
+RunningSchema: Final = answer(
+    "Running",
+    {
+        "silent_seconds": seconds("Since the last line. Null when that has no time.", allow_none=True),
+        "usual": described(
+            partial(fields.Nested, SpreadSchema),
+            "How long good runs are silent after that line. Null when that is not known.",
+            allow_none=True,
+        ),
+        "seconds_left": described(
+            partial(fields.Nested, SpreadSchema),
+            "How long good runs still took from here. Null when fewer than three of them have the last lines.",
+            allow_none=True,
+        ),
+    },
+)
+ProfileSchema: Final = answer(
+    "Profile",
+    {
+        "job": fields.Nested(JobSchema),
+        "compared_with": list_of(
+            fields.String(),
+            "The good runs that it is compared with. Null when there are none.",
+            allow_none=True,
+        ),
+        "seconds": seconds("From the first line to the last."),
+        "usual": described(
+            partial(fields.Nested, SpreadSchema), "The same of the good runs. Null without any.", allow_none=True
+        ),
+        "slower": list_of(
+            PauseSchema, "Where it was slower than every good run, at most 20: the largest excess first."
+        ),
+        "pauses": list_of(PauseSchema, "The 20 longest pauses, whatever is usual, the longest first."),
+        "running": described(
+            partial(fields.Nested, RunningSchema), "Of a running job; null of any other.", allow_none=True
+        ),
+        "complete": boolean(
+            "False as long as not all lines and good runs were looked at. The same request then goes on."
+        ),
+        "scanned_to": integer("The lines up to this number were looked at."),
+        "truncated": boolean("True when only the longest pauses of the log are kept: it has more than 4,096 lines."),
+        "strip": list_of(
+            fields.List(fields.Float()),
+            "Which line was there at which time: at most 500 pairs of seconds since the first line, and number.",
+        ),
+    },
+)
 SummarySchema: Final = answer(
     "Summary",
     {
@@ -597,6 +677,12 @@ SummarySchema: Final = answer(
         "verdict": described(
             partial(fields.Nested, VerdictSchema),
             "What the jobs before say of the failure of a failed or lost job. A hint. Null while it is not known.",
+            allow_none=True,
+        ),
+        "slower": list_of(
+            PauseSchema,
+            "Where it was slower than every good run: the first three of `/profile`. Null while that is not known, and"
+            " when there is no room for one.",
             allow_none=True,
         ),
     },

@@ -1,4 +1,5 @@
-"""A job's log in pages: all lines, those that match, and those that are new; and its summary. The search of a workflow.
+"""A job's log in pages: all lines, those that match, and those that are new. Its summary and profile. The search of a
+workflow.
 
 A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
 ``Last-Event-ID`` is how far it has come, so that a reader of a running job can go on from there later. The scan server
@@ -11,7 +12,7 @@ from typing import Any, Final
 import orjson
 from flask import Response
 
-from chronoverse.history.scans.scan import HistoryScan, SummaryScan, WorkflowPosition, WorkflowScan
+from chronoverse.history.scans.scan import HistoryScan, ProfileScan, SummaryScan, WorkflowPosition, WorkflowScan
 from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (
@@ -39,6 +40,8 @@ from chronoverse.web.http.schemas import (
     LogsSchema,
     NewLinesQuery,
     NewLinesSchema,
+    ProfileQuery,
+    ProfileSchema,
     SearchQuery,
     SearchSchema,
     SummaryQuery,
@@ -61,6 +64,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     comparing = deps.blueprint("new_lines", "Comparing.")
     summaries = deps.blueprint("summary", "Summaries.")
     pasts = deps.blueprint("history", "Seen before.")
+    profiles = deps.blueprint("profile", "Where the time went.")
 
     @history.route(f"{JOB_ROUTE}/logs")
     @history.doc(operationId="pageJobLog")
@@ -189,7 +193,16 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         body |= {**orjson.loads(found), "cursor": position}
         return page_response(body, position, {"jobs": jobs, "label": label})
 
-    return history, searching, comparing, summaries, pasts
+    @profiles.route(f"{JOB_ROUTE}/profile")
+    @profiles.doc(operationId="profileJob")
+    @profiles.arguments(ProfileQuery, location="query", as_kwargs=True)
+    @profiles.response(200, ProfileSchema, description="The profile, as far as the log was looked at.")
+    def profile(workflow_id: str, job_id: str, against_label: Sequence[Any] = ()) -> Response:
+        """Where the time of a job went, compared with good runs."""
+        with pending_scan(deps, ProfileScan, JobRef(workflow_id, job_id), labels=against_label) as pending:
+            return json_response(pending.answer()[1])
+
+    return history, searching, comparing, summaries, pasts, profiles
 
 
 def _scanned(query: Mapping[str, Any], position: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing here knows of stores, chunks or caches. So wherever a log is stored, the
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 #: The time of a line whose runner gave none.
@@ -141,6 +142,18 @@ class Log:
     def lines(self, query: Query = EVERYTHING) -> list[dict[str, Any]]:
         """``/logs`` and ``/logs/raw``: the lines that are asked for."""
         return [each.line() for each in self.kept if query.has(each)]
+
+    def pauses(self) -> list[tuple[float, int]]:
+        """``/profile``: the seconds before a line that follows another one, and its number, the longest first."""
+        lines = [each for each in self.kept if each.kind == "line"]
+        known = [datetime.fromisoformat(each.timestamp).timestamp() for each in lines if each.timestamp]
+        before, found = (0, known[0] if known else 0.0), []
+        for line in lines:
+            at = datetime.fromisoformat(line.timestamp).timestamp() if line.timestamp else before[1]
+            if line.number == before[0] + 1 and at > before[1]:
+                found.append((at - before[1], line.number))
+            before = line.number, at
+        return sorted(found, key=lambda each: (-each[0], each[1]))[:20]
 
     def search(self, query: Query) -> list[dict[str, Any]]:
         """``/logs/search``: these lines with their highlights, and the lines around them."""

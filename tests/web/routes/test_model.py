@@ -14,8 +14,8 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from chronoverse.archive import chunk_writer
+from chronoverse.archive.derived import DerivedBuilder
 from chronoverse.archive.job_objects import JobObjects, archive_lock
-from chronoverse.archive.shape_sets import ShapeSetBuilder
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
@@ -112,7 +112,7 @@ def complete(site: Site, ref: JobRef) -> None:
     archive_up_to(site, ref, job.end.sequence_num, trim=False)
     with archive_lock(site.store, ref) as token:
         to = JobObjects(site.store, site.objects, ref, token)
-        assert chunk_writer.complete(to, job, 3_600, 0.0, 0.0, ShapeSetBuilder(ref), again=False) is None
+        assert chunk_writer.complete(to, job, 3_600, 0.0, 0.0, DerivedBuilder(ref), again=False) is None
 
 
 def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
@@ -159,6 +159,11 @@ def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
     summary = get(f"{job.path}/summary", params={"bytes": "262144"}).json()
     assert (summary["job"], summary["compared_with"]) == (said, None)
     assert [line["sequence_num"] for line in summary["last"]] == [line["sequence_num"] for line in log.lines()]
+    assert summary["slower"] == []
+    profile = get(f"{job.path}/profile").json()
+    assert (profile["job"], profile["compared_with"], profile["complete"]) == (said, None, True)
+    assert [(each["seconds"], each["before"]["sequence_num"]) for each in profile["pauses"]] == log.pauses()
+    assert all(each[side] in log.lines() for each in profile["pauses"] for side in ("before", "after"))
     assert summary["errors"]["count"] == sum(line["message"].startswith("error") for line in log.lines())
 
     if log.end:

@@ -264,6 +264,7 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
         },
         f"{job}/wait": {"workflow_id", "job_id", "q", "regex", "stream", "offset", "limit", "timeout"},
         f"{job}/summary": {"workflow_id", "job_id", "bytes", "against_label"},
+        f"{job}/profile": {"workflow_id", "job_id", "against_label"},
         "/workflows/{workflow_id}/logs/search": {
             *("workflow_id", "q", "regex", "limit", "stream", "cursor", "since", "until", "before", "after"),
             *("per_job", "status", "label"),

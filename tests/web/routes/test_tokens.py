@@ -41,6 +41,7 @@ ROUTES: Final = {
     "new": ("GET", "/workflows/mine/jobs/job/logs/new?against=job"),
     "raw": ("GET", "/workflows/mine/jobs/job/logs/raw"),
     "summary": ("GET", "/workflows/mine/jobs/job/summary"),
+    "profile": ("GET", "/workflows/mine/jobs/job/profile"),
     "wait": ("GET", "/workflows/mine/jobs/job/wait?timeout=0"),
     "search all": ("GET", "/workflows/mine/logs/search?q=x"),
     "workflows": ("GET", "/workflows"),
@@ -52,7 +53,8 @@ ROUTES: Final = {
 }
 #: Statuses of reading with the good token. A GET of ``events`` ends, because the job has ended.
 READS: Final = dict.fromkeys(
-    ("events", "logs", "job", "jobs", "search", "new", "raw", "summary", "wait", "search all", "workflows"), 200
+    ("events", "logs", "job", "jobs", "search", "new", "raw", "summary", "profile", "wait", "search all", "workflows"),
+    200,
 )
 #: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
 ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "audit", "DELETE"), 403)

@@ -1,0 +1,124 @@
+"""Finds out where the time of a job went: reads its timeline and those of good runs, and the lines around pauses."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog
+from chronoverse.history.pages import PageBudget
+from chronoverse.history.scans.comparison import DerivedReader
+from chronoverse.history.tiered_log import BatchReader
+from chronoverse.joblog.model import Job, Line, Status, seconds_of
+from chronoverse.joblog.summary import cut_line
+from chronoverse.joblog.timelines import Pause, Profile, Timeline, compare, progress
+
+#: Characters of a message before or after a pause, in a profile and in a summary.
+MESSAGE_CHARACTERS: Final = 1_000
+BRIEF_CHARACTERS: Final = 200
+
+
+class Times(NamedTuple):
+    """The timeline of a job up to the line ``scanned_to``, and the ``profile`` that follows from it.
+
+    It is ``compared_with`` the jobs with these ids, whose timelines are ``good``; None when there are none. There are
+    no ``good`` ones, and not ``is_whole``, when there was no time to read all of these jobs.
+    """
+
+    timeline: Timeline
+    scanned_to: int
+    compared_with: list[str] | None
+    good: list[Timeline]
+    is_whole: bool
+    profile: Profile
+
+
+def read_times(job: Job, others: Sequence[Job], runs: DerivedReader, budget: PageBudget) -> Times:
+    """Compares ``job`` with ``others``, as far as the ``budget`` lasts. Raises as the store and the archive do.
+
+    Those of the others that cannot be read are left out.
+    """
+    timeline, scanned_to = runs.timeline(job, budget)
+    is_whole = scanned_to >= job.last
+    good: list[Timeline] = []
+    names: list[str] = []
+    for other in others:
+        try:
+            found, position = runs.timeline(other, budget)
+        except (ArchiveDamaged, JobNotFound, NotALog):
+            continue
+        is_whole = is_whole and position >= other.last
+        names.append(other.ref.job_id)
+        good.append(found)
+    if not is_whole:
+        good = []
+    return Times(timeline, scanned_to, names or None, good, is_whole, compare(timeline, good))
+
+
+def read_profile(job: Job, times: Times, read: BatchReader, now: float, pool: ThreadPoolExecutor) -> bytes:
+    """The profile's JSON. ``now`` is Unix time. ``pool`` has threads to read lines. Raises what ``read`` raises."""
+    profile = times.profile
+    numbers = sorted({pause.number for pause in (*profile.slower, *profile.pauses)})
+    lines = dict(zip(numbers, pool.map(lambda number: _lines_around(job, number, read), numbers), strict=True))
+    return orjson.dumps(
+        {
+            "job": job.to_json(),
+            "compared_with": times.compared_with,
+            "seconds": profile.total / 1000,
+            "usual": profile.usual and profile.usual.to_json(),
+            "slower": [_pause_json(pause, lines[pause.number], MESSAGE_CHARACTERS) for pause in profile.slower],
+            "pauses": [_pause_json(pause, lines[pause.number], MESSAGE_CHARACTERS) for pause in profile.pauses],
+            "running": _running_json(job, times, read, now) if job.status is Status.RUNNING else None,
+            "complete": times.is_whole,
+            "scanned_to": times.scanned_to,
+            "truncated": times.timeline.is_cut,
+            "strip": [(elapsed / 1000, number) for elapsed, number in times.timeline.strip()],
+        }
+    )
+
+
+def read_slower(job: Job, times: Times, read: BatchReader) -> list[bytes] | None:
+    """The first three pauses that are longer than usual, as JSON. None while that is not known. Raises as ``read``."""
+    if not times.is_whole:
+        return None
+    first = times.profile.slower[:3]
+    return [
+        orjson.dumps(_pause_json(pause, _lines_around(job, pause.number, read), BRIEF_CHARACTERS)) for pause in first
+    ]
+
+
+def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None, Line | None]:
+    """The line before the line ``number``, and that line. None for what the log of a running job has dropped."""
+    batches = read(job, min(number, job.last) + 1, descending=True, limit=2)
+    lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 2))
+    before = lines.pop(0) if lines and lines[0].sequence_num == number else None
+    return lines[0] if lines else None, before
+
+
+def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters: int) -> dict[str, Any]:
+    # A foreign runner may write a time of any length.
+    short = (line and line._replace(timestamp=line.timestamp[:64]) for line in lines)
+    after, before = (line and orjson.Fragment(cut_line(line, characters)) for line in short)
+    return {
+        "after": after,
+        "before": before,
+        "seconds": pause.ms / 1000,
+        "usual": pause.usual and pause.usual.to_json(),
+        "excess": None if pause.excess is None else pause.excess / 1000,
+    }
+
+
+def _running_json(job: Job, times: Times, read: BatchReader, now: float) -> dict[str, Any]:
+    """What a running job's silence means. ``silent_seconds`` is None when its last line has no time."""
+    newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
+    since = seconds_of(newest.timestamp if newest else job.started_at)
+    if since is None:
+        return {"silent_seconds": None, "usual": None, "seconds_left": None}
+    found = progress(times.timeline, times.good, max(0, round(1000 * (now - since))))
+    return {
+        "silent_seconds": found.silent / 1000,
+        "usual": found.usual and found.usual.to_json(),
+        "seconds_left": found.left and found.left.to_json(),
+    }

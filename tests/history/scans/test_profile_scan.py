@@ -1,0 +1,234 @@
+"""Where the time of a job went: the same wherever the logs are, and what is said when something is not known."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
+from chronoverse.archive.redaction import Redaction, RedactionRequest
+from chronoverse.archive.retention import delete_job
+from chronoverse.errors import JobNotFound
+from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.scan import ProfileScan, SummaryScan
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
+from chronoverse.store import Store
+from tests.support.archivers import archive
+from tests.support.bench import ticking
+from tests.support.servers import RedisServer
+
+#: The monotonic time of the application.
+NOW: Final = 1000.0
+#: The Unix time at which every job begins. It is to come yet, so no time passes from the last line of a job to its end.
+BEGAN: Final = round(time.time()) + 3_600.0
+MESSAGES: Final = ("started", "collected 12 items", "test 1 passed", "test 2 passed", "test 3 passed", "done")
+
+
+class Workflow:
+    """Jobs of one workflow. Each begins at :data:`BEGAN`."""
+
+    def __init__(self, store: Store, objects: FileObjectStore) -> None:
+        self.store = store
+        self.objects = objects
+
+    def write(
+        self,
+        job_id: str,
+        pauses: Sequence[float],
+        status: Status | None = Status.COMPLETED,
+        *,
+        messages: Sequence[str] = MESSAGES,
+        labels: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """Writes a job that pauses for so long before each line. With ``status`` None it still runs."""
+        attempt = self.store.open(JobRef("wf_1", job_id), "token", labels=labels)
+        stamps = [iso_timestamp(BEGAN + seconds) for seconds in itertools.accumulate(pauses)]
+        lines = [
+            Line(at, stamp, text, "stdout") for at, (stamp, text) in enumerate(zip(stamps, messages, strict=False), 1)
+        ]
+        if lines:
+            self.store.append(attempt, lines)
+        if status is not None:
+            self.store.finish(attempt, status, 0, 0, len(lines) + 1)
+
+    def app(self, clock: Callable[[], float] = lambda: NOW, after: float = 0.0) -> ScanApp:
+        """The application. Its Unix clock says that all jobs began ``after`` seconds ago."""
+        reader = ArchiveReader(self.objects, self.store.chunks.chunk)
+        return ScanApp(self.store, reader, 65_536, clock, unix_clock=lambda: BEGAN + after)
+
+
+@pytest.fixture
+def workflow(server: RedisServer, prefix: str, tmp_path: Path) -> Iterator[Workflow]:
+    """No jobs yet. Each job is created later than the one before."""
+    with contextlib.closing(Store(server.url, prefix=prefix, clock=ticking())) as store:
+        yield Workflow(store, FileObjectStore(tmp_path))
+
+
+def profile(app: ScanApp, job_id: str, **fields: Any) -> dict[str, Any]:
+    """The profile of a job."""
+    common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "asked_at": NOW, "patience": 1e9}
+    scan = ProfileScan(**(common | fields))
+    found: dict[str, Any] = orjson.loads(app.read_profile(ProfileScan.from_json(scan.to_json())))
+    return found
+
+
+def summary(app: ScanApp, job_id: str) -> dict[str, Any]:
+    """The summary of a job."""
+    scan = SummaryScan(workflow_id="wf_1", job_id=job_id, asked_at=NOW, patience=1e9, page_bytes=16_384)
+    found: dict[str, Any] = orjson.loads(app.read_summary(scan))
+    return found
+
+
+def numbers(pauses: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    """The numbers of the lines around each pause."""
+    return [(pause["after"]["sequence_num"], pause["before"]["sequence_num"]) for pause in pauses]
+
+
+@pytest.mark.parametrize("archived", ["none", "the good runs", "all"])
+def test_the_planted_pause_comes_first(workflow: Workflow, archived: str) -> None:
+    """Wherever the logs are. A summary has the first three."""
+    for run in range(5):
+        workflow.write(f"good_{run}", [0, 0.5, 0.1 + run / 100, 0.1, 0.1, 2])
+    if archived == "the good runs":
+        archive(workflow.store, workflow.objects, hot_seconds=0)
+    workflow.write("slow", [0, 0.5, 0.1, 3.15, 0.1, 2.02], Status.FAILED)
+    workflow.write("later", [0, 0.5, 9, 9, 9, 2])
+    if archived == "all":
+        archive(workflow.store, workflow.objects, hot_seconds=0)
+    app = workflow.app()
+    found = profile(app, "slow")
+    assert [*found] == [
+        *("job", "compared_with", "seconds", "usual", "slower", "pauses", "running"),
+        *("complete", "scanned_to", "truncated", "strip"),
+    ]
+    assert found["job"]["status"] == "FAILED"
+    assert found["compared_with"] == [f"good_{run}" for run in range(4, -1, -1)]
+    assert (found["seconds"], found["usual"]) == (5.87, {"least": 2.8, "median": 2.82, "most": 2.84})
+    assert numbers(found["slower"]) == [(3, 4)]
+    (slower,) = found["slower"]
+    assert [*slower] == ["after", "before", "seconds", "usual", "excess"]
+    stamp = iso_timestamp(BEGAN + 0.6)
+    assert slower["after"] == {"timestamp": stamp, "message": MESSAGES[2], "sequence_num": 3, "stream": "stdout"}
+    assert (slower["seconds"], slower["excess"]) == (3.15, 3.05)
+    assert slower["usual"] == {"least": 0.1, "median": 0.1, "most": 0.1}
+    assert numbers(found["pauses"]) == [(3, 4), (5, 6), (1, 2), *[(2, 3), (4, 5)]]
+    assert found["running"] is None
+    assert (found["complete"], found["scanned_to"], found["truncated"]) == (True, 6, False)
+    assert (found["strip"][0], found["strip"][-1]) == ([0, 1], [5.87, 6])
+    short = summary(app, "slow")
+    assert ([*short][-1], short["slower"]) == ("slower", found["slower"][:3])
+    assert profile(app, "good_2")["slower"] == summary(app, "good_2")["slower"] == []
+
+
+def test_a_job_without_good_runs(workflow: Workflow) -> None:
+    """Its pauses are known all the same, and nothing is called slower."""
+    workflow.write("bad", [0, 1, 5], Status.FAILED)
+    workflow.write("first", [0, 1, 5])
+    found = profile(workflow.app(), "first")
+    assert (found["compared_with"], found["usual"], found["slower"]) == (None, None, [])
+    assert numbers(found["pauses"]) == [(2, 3), (1, 2)]
+    assert [(pause["seconds"], pause["usual"], pause["excess"]) for pause in found["pauses"]] == [
+        (5, None, None),
+        (1, None, None),
+    ]
+    assert summary(workflow.app(), "first")["slower"] == []
+    with pytest.raises(JobNotFound):
+        profile(workflow.app(), "none")
+
+
+def test_only_good_runs_with_the_labels_count(workflow: Workflow) -> None:
+    """They have all of them."""
+    workflow.write("main", [0, 1, 1], labels=(("branch", "main"),))
+    workflow.write("other", [0, 1, 9], labels=(("branch", "other"),))
+    workflow.write("deleted", [0, 1, 9], labels=(("branch", "main"),))
+    workflow.write("this", [0, 1, 9])
+    delete_job(workflow.store, workflow.objects, JobRef("wf_1", "deleted"))
+    assert profile(workflow.app(), "this")["slower"] == []
+    found = profile(workflow.app(), "this", labels=[["branch", "main"]])
+    assert (found["compared_with"], numbers(found["slower"])) == (["main"], [(2, 3)])
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_what_few_lines_and_odd_clocks_say(workflow: Workflow, is_archived: bool) -> None:
+    """A time that goes back is no pause. A job of one line has none, and neither has a job without lines."""
+    workflow.write("back", [0, 5, -30, 1], messages=MESSAGES)
+    workflow.write("one", [0], messages=["only"])
+    workflow.write("empty", [])
+    if is_archived:
+        archive(workflow.store, workflow.objects, hot_seconds=0)
+    app = workflow.app()
+    found = profile(app, "back")
+    assert (found["seconds"], numbers(found["pauses"])) == (6, [(1, 2), (3, 4)])
+    for job_id, count in (("one", 1), ("empty", 0)):
+        found = profile(app, job_id)
+        assert (found["seconds"], found["slower"], found["pauses"]) == (0, [], [])
+        assert (found["complete"], found["scanned_to"]) == (True, count)
+
+
+def test_a_redacted_line_and_a_gap(workflow: Workflow) -> None:
+    """The text of the line is gone, and its pause is there. Nobody knows how long it was silent after a gap."""
+    workflow.write("good", [0, 1, 1, 1, 1, 1])
+    attempt = workflow.store.open(JobRef("wf_1", "this"), "token")
+    stamps = [iso_timestamp(BEGAN + seconds) for seconds in (0, 1, 9, 10, 60, 61)]
+    lines = [Line(at, stamp, MESSAGES[at - 1], "stdout") for at, stamp in enumerate(stamps, 1)]
+    workflow.store.append(attempt, lines[:3])
+    workflow.store.append_lost(attempt, 4, 4)
+    workflow.store.append(attempt, lines[4:])
+    workflow.store.finish(attempt, Status.COMPLETED, 0, 0, 7)
+    app = workflow.app()
+    hot = profile(app, "this")
+    for _ in range(2):
+        found = profile(app, "this")
+        assert found["slower"] == hot["slower"]
+        assert numbers(found["slower"]) == [(2, 3)]
+        archive(workflow.store, workflow.objects, hot_seconds=0)
+    request = RedactionRequest(3, 3, lambda line: True, {}, exact=True)
+    Redaction(workflow.store, workflow.objects, JobRef("wf_1", "this"), request).run()
+    # A process may use the record of an archived chunk for a second more.
+    app = workflow.app()
+    for _ in range(2):
+        found = profile(app, "this")
+        assert MESSAGES[2] not in str(found)
+        assert [pause["seconds"] for pause in found["pauses"] if pause["before"]["message"] == "[redacted]"] == [8]
+        archive(workflow.store, workflow.objects, hot_seconds=0)
+
+
+def test_without_time_the_same_request_goes_on(workflow: Workflow) -> None:
+    """It says how far it has come, and nothing that is not known yet."""
+    messages = [f"line {number}" for number in range(3_000)]
+    workflow.write("good", [0.01] * 3_000, messages=messages)
+    workflow.write("this", [0.01] * 2_000 + [5.0] + [0.01] * 999, messages=messages)
+    ticks = itertools.count()
+    app = workflow.app(lambda: NOW + 0.4 * next(ticks))
+    assert summary(app, "this")["slower"] is None
+    asked = [found := profile(app, "this")]
+    while not found["complete"]:
+        assert (found["usual"], found["slower"]) == (None, [])
+        assert found["compared_with"] == ["good"]
+        asked.append(found := profile(app, "this"))
+    reached = [each["scanned_to"] for each in asked]
+    assert reached == sorted(reached)
+    assert (0 < reached[0] < 3_000, reached[-1]) == (True, 3_000)
+    assert numbers(found["slower"]) == [(2_000, 2_001)]
+
+
+def test_a_running_job(workflow: Workflow) -> None:
+    """How long it was silent, what is usual there, and how much longer good runs took. Two are too few to say that."""
+    for run in range(3):
+        workflow.write(f"good_{run}", [0, 1, 1, 10 + run, 1, 1])
+    workflow.write("this", [0, 1, 1], None)
+    found = profile(workflow.app(after=6), "this")["running"]
+    assert (found["silent_seconds"], found["usual"]) == (4, {"least": 10, "median": 11, "most": 12})
+    left = found["seconds_left"]
+    assert left["least"] <= 8 < left["median"] < 10 <= left["most"]
+    delete_job(workflow.store, workflow.objects, JobRef("wf_1", "good_1"))
+    found = profile(workflow.app(after=1), "this")["running"]
+    assert (found["silent_seconds"], found["seconds_left"]) == (0, None)
+    workflow.write("silent", [], None)
+    assert profile(workflow.app(), "silent")["running"]["usual"] is None

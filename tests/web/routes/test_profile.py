@@ -1,0 +1,66 @@
+"""``GET …/profile``: its form, the same in ``/summary``, and who may ask."""
+
+import time
+
+import httpx
+
+from chronoverse.auth.tokens import mint
+from chronoverse.joblog.model import iso_timestamp
+from tests.support.service import SECRET, Service
+from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+
+
+def write(job: Foreign, *pauses: float) -> Foreign:
+    """Writes a job that pauses for so long before each line."""
+    at = time.time() - 3_600
+    for number, pause in enumerate(pauses):
+        at += pause
+        job.line(f"step {'abcdefgh'[number]} is done", timestamp=iso_timestamp(at))
+    return job
+
+
+def test_where_the_time_of_a_job_went(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """Compared with good runs, and of a running job how long it will take."""
+    for run in range(3):
+        each = write(job.sibling(f"good-{run}"), 0, 1, 1, 1).end()
+        # It is listed when it is read first.
+        assert client.get(each.path).status_code == 200
+        time.sleep(0.002)
+    slow, running = job.sibling("slow"), job.sibling("running")
+    write(slow, 0, 1, 5, 1).end("FAILED", 1)
+    write(running, 0, 1)
+    wait_until(lambda: client.get(f"{slow.path}/profile").status_code != 503, 60, "the scan server answers")
+    answer = client.get(f"{slow.path}/profile", params={"against_label": []})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+    found = answer.json()
+    lines = client.get(f"{slow.path}/logs").json()["logs"]
+    usual = {"least": 1, "median": 1, "most": 1}
+    assert found == {
+        "job": client.get(slow.path).json(),
+        "compared_with": ["good-2", "good-1", "good-0"],
+        "seconds": 7,
+        "usual": {"least": 3, "median": 3, "most": 3},
+        "slower": [{"after": lines[1], "before": lines[2], "seconds": 5, "usual": usual, "excess": 4}],
+        "pauses": [
+            {"after": lines[at - 1], "before": lines[at], "seconds": pause, "usual": usual, "excess": pause - 1}
+            for at, pause in ((2, 5), (1, 1), (3, 1))
+        ],
+        "running": None,
+        "complete": True,
+        "scanned_to": 4,
+        "truncated": False,
+        "strip": found["strip"],
+    }
+    assert client.get(f"{slow.path}/summary").json()["slower"] == found["slower"]
+    now = client.get(f"{running.path}/profile").json()["running"]
+    assert now["silent_seconds"] > 3_000
+    assert (now["usual"], now["seconds_left"]["least"]) == (usual, 1)
+    labelled = client.get(f"{slow.path}/profile", params={"against_label": "branch=main"}).json()
+    assert (labelled["compared_with"], labelled["usual"], labelled["slower"]) == (None, None, [])
+    for query in ("limit=3", "against_label=x", "against=good-1"):
+        assert client.get(f"{slow.path}/profile?{query}").status_code == 400, query
+    missing = client.get(f"{job.sibling('none').path}/profile")
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
+    hidden = httpx.get(f"{service.url}{slow.path}/profile", headers=headers, verify=service.verify)
+    assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)
