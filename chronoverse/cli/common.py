@@ -177,6 +177,27 @@ def spoken(seconds: float) -> str:
     return "".join(words[:2])
 
 
+def took(seconds: float) -> str:
+    """A time that something took, with three digits.
+
+    >>> took(3.154), took(0.1), took(754.2)
+    ('3.15 s', '0.1 s', '12m34s')
+    """
+    return f"{seconds:.3g} s" if seconds < 60 else spoken(seconds)
+
+
+def usually(usual: dict[str, float] | None) -> str:
+    """What is usual beside a time that something took, if that is known.
+
+    >>> usually({"least": 0.1, "most": 0.2}), usually({"least": 2, "most": 2}), usually(None)
+    (', usually 0.1 s to 0.2 s', ', usually 2 s', '')
+    """
+    if usual is None:
+        return ""
+    least, most = took(usual["least"]), took(usual["most"])
+    return f", usually {least if least == most else f'{least} to {most}'}"
+
+
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
     """The URL of the service that a command means, or None if it means the store of ``settings``.
 

@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "workflows": ("listing", "workflows -o name"),
     "search": ("search", "search shop-ci 'connection refused' --since 2d"),
     "summary": ("summary", "summary shop-ci build-7"),
+    "profile": ("profile", "profile shop-ci build-7"),
     "seen": ("seen", "seen shop-ci build-7 812"),
     "wait": ("wait", "wait shop-ci build-7 --for 'listening on' --timeout 2m"),
     "download": ("download", "download shop-ci build-7 build.txt"),

@@ -57,21 +57,23 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield plain_text(", ".join(f"{key}={value}" for key, value in labels.items()))
         if cause := summary.get("cause"):
             yield f"Open it at lines {cause['from']:,} to {cause['to']:,}. The most telling one:"
-            yield _numbered(cause["line"])
+            yield numbered(cause["line"])
         if verdict := summary.get("verdict"):
             yield plain_text(_VERDICTS[verdict["kind"]].format(verdict["id"]))
+        if slower := summary.get("slower"):
+            yield f"Slower than every good run: {'; '.join(_pause_text(pause) for pause in slower if pause['before'])}."
         if compared_with is None:
             yield "No earlier job has COMPLETED, so nothing is known to be new."
         else:
             jobs = ", ".join(map(str, compared_with))
             yield plain_text(f"{_how_many(summary, 'new', 'new line', 'new lines')}, compared with {jobs}:")
-        yield from map(_numbered, summary["new"]["first"])
+        yield from map(numbered, summary["new"]["first"])
         yield plain_text(
             f"{_how_many(summary, 'errors', 'line that looks like an error', 'lines that look like errors')}:"
         )
-        yield from map(_numbered, summary["errors"]["first"])
+        yield from map(numbered, summary["errors"]["first"])
         yield "The last lines:"
-        yield from map(_numbered, summary["last"])
+        yield from map(numbered, summary["last"])
     if summary.get("complete") is False:
         yield "Not all lines were looked at: the same command goes on from there."
     elif summary.get("truncated"):
@@ -93,7 +95,13 @@ def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:
     return f"{many}: {looked_at(summary)}, {sum(line.get('repeated', 1) for line in first) or 'none'} so far"
 
 
-def _numbered(line: dict[str, Any]) -> str:
+def _pause_text(pause: dict[str, Any]) -> str:
+    usual = common.usually(pause["usual"])
+    return f"{common.took(pause['seconds'])} before line {pause['before']['sequence_num']:,}{usual}"
+
+
+def numbered(line: dict[str, Any]) -> str:
+    """A line with its number, and with what the service says of it."""
     repeated = f"  ({line['repeated']} such lines)" if "repeated" in line else ""
     text = sanitize(str(line["message"]), colour=False).replace("\n", " ")
     return plain_text(

@@ -32,6 +32,7 @@ _JOB: Final = {
     "last_sequence_num": 1,
 }
 _LINE: Final = {"timestamp": EVIL, "message": EVIL, "sequence_num": 1, "stream": "stdout"}
+_USUAL: Final = {"least": 1, "median": 1, "most": 1}
 _REFUSAL: Final = {"title": EVIL, "status": 409, "detail": EVIL, "reason": "CLOSED"}
 
 
@@ -64,6 +65,22 @@ CALLS: Final = {
                 "complete": True,
                 "scanned_to": 1,
                 "truncated": True,
+            }
+        ),
+    ),
+    "profile": (
+        ("profile", "wf_1", "job_1"),
+        json_answers(
+            {
+                "job": _JOB,
+                "compared_with": [EVIL],
+                "seconds": 1,
+                "usual": _USUAL,
+                "slower": [{"after": _LINE, "before": _LINE, "seconds": 1, "usual": _USUAL, "excess": 1}],
+                "pauses": [{"after": None, "before": _LINE, "seconds": 1, "usual": None, "excess": None}],
+                "running": {"silent_seconds": 1, "usual": _USUAL, "seconds_left": _USUAL},
+                "complete": True,
+                "scanned_to": 1,
             }
         ),
     ),

@@ -10,6 +10,7 @@ import httpx
 import orjson
 import pytest
 
+from chronoverse.cli.profile import profile_text
 from chronoverse.cli.summary import summary_text
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
@@ -255,6 +256,38 @@ def test_a_summary(cli: Cli, service: Service) -> None:
     summary = json.loads(cli("summary", WORKFLOW, "job_2", "-o", "json", "--bytes", "1100", **settings).stdout)
     assert summary["job"]["id"] == "job_2"
     assert 0 < len(summary["last"]) < 20
+
+
+def test_where_the_time_went(cli: Cli, service: Service) -> None:
+    """The text names the lines around each pause. JSON is that of the service."""
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    assert cli("profile", WORKFLOW, "job_2", **settings).stdout.splitlines()[:6] == [
+        f"job_2 of {WORKFLOW}: FAILED",
+        "From its first line to its last: 19m, usually 19m in job_1.",
+        "Nothing was slower than in all of these runs.",
+        "The longest pauses:",
+        "1m, usually 1m, between these lines:",
+        "        1  step 1",
+    ]
+    found = json.loads(cli("profile", WORKFLOW, "job_2", "-o", "json", **settings).stdout)
+    assert (found["seconds"], found["slower"], found["complete"]) == (1_140, [], True)
+    usual = {"least": 0.1, "median": 0.1, "most": 0.2}
+    after, before = ({"sequence_num": number, "message": f"step {number}"} for number in (3, 4))
+    found["slower"] = [{"after": after, "before": before, "seconds": 3.154, "usual": usual, "excess": 2.954}]
+    found["pauses"] = []
+    found["running"] = {"silent_seconds": 250, "usual": usual, "seconds_left": {"least": 61, "median": 80, "most": 130}}
+    assert list(profile_text(found))[2:] == [
+        "Slower than every one of these runs:",
+        "3.15 s, usually 0.1 s to 0.2 s, between these lines:",
+        "        3  step 3",
+        "        4  step 4",
+        "There was no pause.",
+        "It has been silent for 4m10s, usually 0.1 s to 0.2 s.",
+        "Good runs still took 1m1s to 2m10s from here.",
+    ]
+    summary = json.loads(cli("summary", WORKFLOW, "job_2", "-o", "json", **settings).stdout)
+    summary["slower"] = found["slower"]
+    assert list(summary_text(summary))[3] == "Slower than every good run: 3.15 s before line 4, usually 0.1 s to 0.2 s."
 
 
 def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:

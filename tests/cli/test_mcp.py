@@ -1,4 +1,4 @@
-"""``chronoverse mcp``, used with the official SDK's client: what the seven tools answer, and in how many bytes."""
+"""``chronoverse mcp``, used with the official SDK's client: what the eight tools answer, and in how many bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.waiting import deadline
 
 WORKFLOW = "wf_mcp"
 TIME = "2026-03-03T10:00:05.123Z"
-TOOLS = ["list_workflows", "list_jobs", "summary", "seen_before", "read_lines", "search", "wait_for"]
+TOOLS = ["list_workflows", "list_jobs", "summary", "profile", "seen_before", "read_lines", "search", "wait_for"]
 LONG_ID = "x" * 128
 #: The bounds of ``max_bytes``, which docs/cli.md has.
 LEAST, MOST = 2_048, 262_144
@@ -43,13 +43,20 @@ SHOWN = [
 
 
 def run_job(
-    store: Store, job: JobRef, messages: list[str], status: Status | None, stderr: tuple[int, ...] = ()
+    store: Store,
+    job: JobRef,
+    messages: list[str],
+    status: Status | None,
+    stderr: tuple[int, ...] = (),
+    seconds: tuple[int, ...] = (),
 ) -> None:
-    """Writes a job's log. Without a ``status`` it is still running."""
+    """Writes a job's log. Without a ``status`` it is still running. The first lines come at these ``seconds``."""
     attempt = store.open(job, "a" * 32)
     lines = [
         Line(number, TIME, text, "stderr" if number in stderr else "stdout") for number, text in enumerate(messages, 1)
     ]
+    for number, at in enumerate(seconds):
+        lines[number] = lines[number]._replace(timestamp=TIME.replace(":05.", f":{at:02}."))
     for start in range(0, len(lines), 500):
         attempt = attempt._replace(next=store.append(attempt, lines[start : start + 500]))
     if status is not None:
@@ -76,6 +83,9 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         for number in range(25):
             run_job(store, JobRef("wf_jobs", f"{LONG_ID[:120]}{number}"), [f"at {number}"], Status.COMPLETED)
         run_job(store, JobRef(LONG_ID, LONG_ID), ["\x1b\u202e" * 4_000 + " error"] * 8, Status.FAILED)
+        steps = [f"step {word}" for word in ("one", "two", "three", "four", "five", "six", "seven")]
+        run_job(store, JobRef("wf_slow", "good"), steps, Status.COMPLETED, seconds=(1, 2, 3, 4, 5, 6, 7))
+        run_job(store, JobRef("wf_slow", "slow"), steps, Status.FAILED, seconds=(1, 2, 32, 33, 34, 35, 36))
         store.close()
         for number in (2, 5, 6, 9):
             server.ask("XADD", "chronoverse:{wf_gaps}:job_1:log", f"{number}-0", "timestamp", TIME, "message", "x")
@@ -138,6 +148,22 @@ def test_where_a_line_was_seen(mcp: McpProgram) -> None:
     assert mcp.error("seen_before", workflow_id=WORKFLOW, job_id="bad", line=21)[0] == "Not Found"
 
 
+def test_where_the_time_went(mcp: McpProgram) -> None:
+    """What was slower comes first, and each line once. A summary says it, too."""
+    found = mcp.call("profile", **job("slow", "wf_slow"))
+    assert (found["compared_with"], found["seconds"], found["complete"]) == (["good"], 35, True)
+    (slower,) = found["slower"]
+    assert (slower["before"]["sequence_num"], slower["after"]["message"], slower["excess"]) == (3, "step two", 29)
+    longest, *others = found["pauses"]
+    assert (longest["before"], longest["after"], longest["seconds"]) == (3, None, 30)
+    assert [pause["before"]["sequence_num"] for pause in others] == [2, 4, 5, 6, 7]
+    summary = mcp.call("summary", **job("slow", "wf_slow"))["slower"]
+    assert [pause["seconds"] for pause in summary] == [30]
+    small = mcp.call("profile", **job("slow", "wf_slow"), max_bytes=LEAST)
+    assert small["slower"] == found["slower"]
+    assert small["left_out"] == len(found["pauses"]) - len(small["pauses"]) > 0
+
+
 def test_the_tools_only_read_and_say_what_they_take(mcp: McpProgram) -> None:
     """Each argument has a description, and the bounds of the bytes are those of the documents."""
     listed = mcp.tools()
@@ -149,7 +175,7 @@ def test_the_tools_only_read_and_say_what_they_take(mcp: McpProgram) -> None:
         assert all(each["description"] for each in properties.values())
         assert (properties["max_bytes"]["minimum"], properties["max_bytes"]["maximum"]) == (LEAST, MOST)
     # What a model reads of them before it does anything.
-    assert len(b"".join(tool.model_dump_json(exclude_none=True).encode() for tool in listed)) < 8_500
+    assert len(b"".join(tool.model_dump_json(exclude_none=True).encode() for tool in listed)) < 9_500
 
 
 def test_a_failure_is_found(mcp: McpProgram) -> None:

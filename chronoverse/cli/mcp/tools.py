@@ -1,4 +1,4 @@
-"""The seven tools: their descriptions and schemas, and what each asks the service. All of them only read."""
+"""The eight tools: their descriptions and schemas, and what each asks the service. All of them only read."""
 
 import re
 import time
@@ -126,7 +126,19 @@ def tool_list(max_wait: int) -> list[Tool]:
             " numbers and the like only come once (repeated). What stands in new or errors already is only a number in"
             " the next lists. A line without stream is of stdout. link_prefix and a number make a link. seen: in how"
             " many of the newest runs (looked_at) such a line is, this one included. verdict, a hint: the failure is"
-            " new, or there since a run (id), or recurring with good runs in between.",
+            " new, or there since a run (id), or recurring with good runs in between. slower: the first of profile.",
+            against_label={
+                **_ARGUMENTS["label"],
+                "description": "Compare with good runs with all of these labels.",
+            },
+        ),
+        _tool(
+            "profile",
+            "workflow_id job_id",
+            "against_label",
+            "Where the time of a job went, in seconds. slower: pauses between two lines (after, before) that were"
+            " longer than in every good run before it, and what is usual. pauses: the longest ones. running: for how"
+            " long a job that runs has been silent, what is usual there, and how long good runs still took.",
             against_label={
                 **_ARGUMENTS["label"],
                 "description": "Compare with good runs with all of these labels.",
@@ -177,6 +189,11 @@ def _brief(line: Mapping[str, Any], most: int) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if (name, value) != ("stream", "stdout")}
 
 
+def _brief_pause(pause: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """A pause between two lines of a log."""
+    return {**pause, **{side: pause[side] and _brief(pause[side], most) for side in ("after", "before")}}
+
+
 def _brief_job(job: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
     """A job, with those of its labels that fit into a quarter of an answer. The others are counted."""
     shown: dict[str, Any] = tidy(dict(job))
@@ -212,14 +229,14 @@ class Tools:
         self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
     ) -> bytes:
         """The service's summary, asked for until all lines were looked at, or :data:`LOOKING_SECONDS` are over."""
-        asked = max(max_bytes * 2 // 3, summaries.MIN_BYTES)
-        deadline = self.clock() + LOOKING_SECONDS
-        while True:
-            query = {"bytes": asked, "against_label": against_label}
-            found = self.client.read("/workflows/{}/jobs/{}/summary", workflow_id, job_id, **query)
-            if found["complete"] or self.clock() > deadline:
-                break
-        most = message_bytes(max_bytes)
+        query = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
+        found = self._ask_until_complete("summary", workflow_id, job_id, **query)
+        most, is_truncated = message_bytes(max_bytes), found["truncated"]
+        # A service of an earlier version does not say it.
+        slower = found.get("slower") and [_brief_pause(pause, most) for pause in found["slower"]]
+        while slower and len(orjson.dumps(slower)) > max_bytes // 4:
+            slower.pop()
+            is_truncated = True
         first = {"new": found["new"]["first"], "errors": found["errors"]["first"], "last": found["last"]}
         lists = {name: [_brief(line, most) for line in lines] for name, lines in first.items()}
         body = {
@@ -231,8 +248,8 @@ class Tools:
             "complete": found["complete"],
             "scanned_to": found["scanned_to"],
             "verdict": tidy(found.get("verdict")),
+            "slower": slower,
         }
-        is_truncated = found["truncated"]
         while True:
             shown: dict[str, list[Any]] = {}
             numbers: set[int] = set()
@@ -259,6 +276,43 @@ class Tools:
             if not lists[longest]:
                 raise ChronoverseError("not even the job fits: ask for more bytes")
             lists[longest].pop(0 if longest == "last" else -1)
+
+    def profile(
+        self, *, workflow_id: str, job_id: str, max_bytes: int, against_label: list[str] | None = None
+    ) -> bytes:
+        """The service's profile, asked for as a summary is. Pauses that have no room are left out, and counted."""
+        found = self._ask_until_complete("profile", workflow_id, job_id, against_label=against_label)
+        most = message_bytes(max_bytes)
+        slower, pauses = ([_brief_pause(pause, most) for pause in found[name]] for name in ("slower", "pauses"))
+        # What was slower is often the longest pause, too. Its lines are shown once.
+        shown = [pause["before"]["sequence_num"] for pause in slower if pause["before"]]
+        for pause in pauses:
+            if pause["before"] and (number := pause["before"]["sequence_num"]) in shown:
+                pause |= {"after": None, "before": number}
+        kept = ("compared_with", "seconds", "usual", "running", "complete", "scanned_to")
+        body = {
+            "notice": NOTICE,
+            "job": _brief_job(found["job"], max_bytes),
+            "link_prefix": f"{self._page(workflow_id, job_id)}#L",
+            **{name: tidy(found[name]) for name in kept},
+            "slower": slower,
+            "pauses": pauses,
+            "left_out": 0,
+        }
+        while len(json := orjson.dumps(body)) > max_bytes:
+            if not (slower or pauses):
+                raise ChronoverseError("not even the job fits: ask for more bytes")
+            (pauses or slower).pop()
+            body["left_out"] += 1
+        return json
+
+    def _ask_until_complete(self, route: str, workflow_id: str, job_id: str, **query: Any) -> dict[str, Any]:
+        """An answer of the service, asked for until it is ``complete``, or :data:`LOOKING_SECONDS` are over."""
+        deadline = self.clock() + LOOKING_SECONDS
+        while True:
+            found = self.client.read(f"/workflows/{{}}/jobs/{{}}/{route}", workflow_id, job_id, **query)
+            if found["complete"] or self.clock() > deadline:
+                return found
 
     def seen_before(self, *, workflow_id: str, job_id: str, line: int, max_bytes: int, **query: Any) -> bytes:
         """In which runs a line was seen. Runs that have no room are left out, and counted."""

@@ -1,0 +1,69 @@
+"""``chronoverse profile``: prints where the time of a job went."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from chronoverse.cli import common
+from chronoverse.cli.summary import numbered
+from chronoverse.client.client import reading
+from chronoverse.client.terminal import counted, plain_text
+
+
+@click.command()
+@common.job_arguments
+@common.against_label_option
+@common.output_option
+def profile(workflow: str, job: str, against_label: list[str], output: str) -> None:
+    """Print where the time of JOB went: what took longer than in the good runs before it, and its longest pauses.
+
+    Of a running job it says how long it has been silent, what is usual there, and when good runs would have ended.
+    """
+    route = "/workflows/{}/jobs/{}/profile"
+    with common.open_client(workflow, job) as client, common.status_line() as show:
+        found = client.read(route, workflow, job, against_label=against_label)
+        deadline = time.monotonic() + 120
+        while found.get("complete") is False and time.monotonic() < deadline:
+            show(f"looked at {counted(found['scanned_to'])}")
+            found = client.read(route, workflow, job, against_label=against_label)
+    for text in [common.json_text(found)] if output != "text" else profile_text(found):
+        click.echo(text)
+
+
+def profile_text(profile: dict[str, Any]) -> Iterator[str]:
+    """A job's profile for a person. Raises :class:`ChronoverseError`."""
+    with reading("profile"):
+        job, compared_with, usual = profile["job"], profile["compared_with"], profile["usual"]
+        yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}")
+        runs = f" in {', '.join(map(str, compared_with))}" if compared_with else ""
+        yield plain_text(
+            f"From its first line to its last: {common.took(profile['seconds'])}{common.usually(usual)}{runs}."
+        )
+        if compared_with is None:
+            yield "No earlier job has COMPLETED, so nothing is known to be slower."
+        elif usual:
+            slower = profile["slower"]
+            yield "Slower than every one of these runs:" if slower else "Nothing was slower than in all of these runs."
+            yield from (text for pause in slower for text in _pause_text(pause))
+        yield "The longest pauses:" if profile["pauses"] else "There was no pause."
+        yield from (text for pause in profile["pauses"][:5] for text in _pause_text(pause))
+        if running := profile["running"]:
+            yield from _running_text(running)
+    if profile.get("complete") is False:
+        yield "Not all lines were looked at: the same command goes on from there."
+
+
+def _pause_text(pause: dict[str, Any]) -> Iterator[str]:
+    yield f"{common.took(pause['seconds'])}{common.usually(pause['usual'])}, between these lines:"
+    yield from (numbered(pause[side]) for side in ("after", "before") if pause[side])
+
+
+def _running_text(running: dict[str, Any]) -> Iterator[str]:
+    if running["silent_seconds"] is not None:
+        yield f"It has been silent for {common.took(running['silent_seconds'])}{common.usually(running['usual'])}."
+    if left := running["seconds_left"]:
+        yield f"Good runs still took {common.took(left['least'])} to {common.took(left['most'])} from here."
+    else:
+        yield "It is not known how long it will take: fewer than three good runs have its last lines."
