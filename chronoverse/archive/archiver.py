@@ -414,7 +414,7 @@ class Archiver:
         problem = None
         if not state.has_derived:
             ended_at = state.ended_at or now
-            problem = complete(job_objects, job, hot_seconds, now, ended_at, derived, again=state.complete)
+            problem = complete(job_objects, job, hot_seconds, now, ended_at, derived)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)

@@ -83,12 +83,12 @@ def fill(
 
 
 def complete(
-    to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, derived: DerivedBuilder, *, again: bool
+    to: JobObjects, job: Job, hot_seconds: float, now: float, ended_at: float, derived: DerivedBuilder
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    With ``again`` it was so before, and what is derived of it was missing, or had the form of an earlier version. The
-    log stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the end
+    It may have been so before, when what is derived of it was missing or had the form of an earlier version. The log
+    stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the end
     since then. What is ``derived`` is written, too, if it is that of these chunks. Returns None, or in words why the
     chunks are not the log; then nothing was written. Raises as :func:`write_chunk` does.
     """
@@ -96,10 +96,11 @@ def complete(
     if wrong := inconsistency(job, chunks):
         return wrong
     sha256 = combined_sha256(chunks)
-    set_name, timeline, earlier_set = derived_names(to.job, sha256)
+    derived_objects = derived_names(to.job, sha256)
     if derived.missing(chunks) == []:
-        to.objects.put(set_name, derived.lines.shapes.to_bytes())
-        to.objects.put(timeline, derived.lines.timeline.timeline(job.finished_at).to_bytes())
+        timeline = derived.lines.timeline.timeline(job.finished_at)
+        for name, data in zip(derived_objects, (derived.lines.shapes.to_bytes(), timeline.to_bytes()), strict=True):
+            to.objects.put(name, data)
         to.on_step("derived")
     # The fields of the job's hash, as our own runner leaves them. Foreign runners leave none. They say what the job has
     # said of itself before.
@@ -122,11 +123,9 @@ def complete(
     except AppendRefused:
         # Without the lock, the chunks may have been redacted before these objects of the old text were written.
         if to.store.chunks.chunks(to.job) != chunks:
-            to.objects.delete(set_name)
-            to.objects.delete(timeline)
+            for name in derived_objects:
+                to.objects.delete(name)
         raise
-    if again:
-        to.objects.delete(earlier_set)
     to.on_step("completed")
     return None
 

@@ -19,9 +19,9 @@ from chronoverse.joblog.timelines import Timeline, TimelineBuilder
 _Get = Callable[[str, int, int], bytes]
 
 
-def shape_set_name(job: JobRef, sha256: str, version: int = VERSION) -> str:
+def shape_set_name(job: JobRef, sha256: str) -> str:
     """The name of a job's set. ``sha256`` is that of the whole log, in hexadecimal, as the job's manifest has it."""
-    return f"{folder(job)}shapes{version}-{sha256[:32]}"
+    return f"{folder(job)}shapes{VERSION}-{sha256[:32]}"
 
 
 def timeline_name(job: JobRef, sha256: str) -> str:
@@ -29,9 +29,9 @@ def timeline_name(job: JobRef, sha256: str) -> str:
     return f"{folder(job)}timeline{VERSION}.{timelines.VERSION}-{sha256[:32]}"
 
 
-def derived_names(job: JobRef, sha256: str) -> tuple[str, str, str]:
-    """The names of the set of this version, of the timeline, and of the set of version 1."""
-    return shape_set_name(job, sha256), timeline_name(job, sha256), shape_set_name(job, sha256, 1)
+def derived_names(job: JobRef, sha256: str) -> tuple[str, str]:
+    """The names of the set and of the timeline."""
+    return shape_set_name(job, sha256), timeline_name(job, sha256)
 
 
 def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
@@ -39,13 +39,10 @@ def read_shape_set(get: _Get, job: JobRef, sha256: str) -> PackedShapes | None:
 
     ``get`` is that of an object store. Raises :class:`ArchiveUnavailable`.
     """
-    name, _, earlier = derived_names(job, sha256)
-    for each in (name, earlier):
-        try:
-            return PackedShapes(get(each, 0, MAX_SET_BYTES), numbered=each == name)
-        except (ArchiveDamaged, ValueError):
-            continue
-    return None
+    try:
+        return PackedShapes(get(shape_set_name(job, sha256), 0, MAX_SET_BYTES))
+    except (ArchiveDamaged, ValueError):
+        return None
 
 
 def read_timeline(get: _Get, job: JobRef, sha256: str) -> Timeline | None:

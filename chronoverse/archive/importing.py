@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.archive.codec import ChunkBuilder, read_chunk
-from chronoverse.archive.derived import shape_set_name, timeline_name
+from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE
@@ -116,8 +116,7 @@ class _Import(NamedTuple):
                 # Otherwise an archiver completes the archive again.
                 sha256 = combined_sha256(chunks)
                 fields |= {"archive_state": "complete", "archive_sha256": sha256, "archived_at": iso_timestamp(now)}
-                derived = {shape_set_name(self.job, sha256), timeline_name(self.job, sha256)}
-                if derived <= {each.name for each in self.listed}:
+                if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
                     fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
         is_new = self.store.chunks.import_job(

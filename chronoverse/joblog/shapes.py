@@ -22,7 +22,7 @@ from chronoverse.joblog.matcher import strip_sequences
 _Value = TypeVar("_Value")
 
 #: Changes whenever a line may have another shape than before, or a packed set another form. Stored sets of another
-#: version are not used, except those of version 1: they have the same shapes, without the numbers of lines.
+#: version are not used.
 VERSION: Final = 2
 #: Bytes of a hash.
 HASH_BYTES: Final = 8
@@ -244,13 +244,12 @@ class ShapeSet:
 class PackedShapes:
     """The shapes of one log as :meth:`ShapeSet.to_bytes` has packed them. It has the members of a :class:`ShapeSet`.
 
-    With ``numbered`` false, ``data`` is a set of the earlier version, which has no numbers: 8 bytes for each shape.
     Raises ValueError for anything else.
     """
 
-    def __init__(self, data: bytes, *, numbered: bool = True) -> None:
+    def __init__(self, data: bytes) -> None:
         packed = memoryview(data)[_DIGEST_BYTES:]
-        count, rest = divmod(len(packed) - HASH_BYTES, ENTRY_BYTES if numbered else HASH_BYTES)
+        count, rest = divmod(len(packed) - HASH_BYTES, ENTRY_BYTES)
         if data[:_DIGEST_BYTES] != blake2b(packed, digest_size=_DIGEST_BYTES).digest() or count < 0 or rest:
             raise ValueError("this is not a set of shapes, or a damaged one")
         hashes_end = HASH_BYTES * (1 + count)
@@ -266,7 +265,7 @@ class PackedShapes:
         index = bisect_left(self.hashes, shape)
         if index == len(self.hashes) or self.hashes[index] != shape:
             return None
-        return self._low[index] | self._high[index] << 32 if self._low else 0
+        return self._low[index] | self._high[index] << 32
 
 
 #: The shapes of a whole log, as they were collected, or as the archive has them.

@@ -313,7 +313,7 @@ class Archiving(RuleBasedStateMachine):
             key = f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:job"
             assert self.server.ask("HGET", key, "archive_sha256").decode() == combined_sha256(chunks)
             names = {chunk.name for chunk in chunks} | {f"{self.prefix}/{self.job.job_id}/job.json"}
-            names.update(derived_names(self.job, combined_sha256(chunks))[:2])
+            names.update(derived_names(self.job, combined_sha256(chunks)))
             assert {each.name for each in self.objects.reliable.list(f"{self.prefix}/")} == names
         self.store.close()
 

@@ -1,9 +1,7 @@
 """What is derived of a log, shapes and timeline: when it is made, what it holds, and what becomes of it."""
 
 import time
-from array import array
 from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -126,23 +124,24 @@ def test_chunks_that_were_written_just_now_are_not_read_again(store: Store, tmp_
     assert sum(name.endswith(".zst") for name in reads) == 1
 
 
-def test_what_an_earlier_version_has_archived_gets_a_new_set(bench: Bench, objects: FileObjectStore) -> None:
-    """Its set has no numbers. It is read as it is, until an archiver comes by, and then replaced."""
+@pytest.mark.parametrize("version", ["", "2"])
+def test_what_an_earlier_version_has_archived_gets_both(bench: Bench, objects: FileObjectStore, version: str) -> None:
+    """When an archiver comes by. 0.2 has made neither, and a development version no timelines."""
     store = bench.store
     write(store, MESSAGES)
     archive(store, objects)
     (name,) = set_names(objects)
-    earlier = shape_set_name(JOB, combined_sha256(store.chunks.chunks(JOB)), 1)
-    packed = array("Q", [0, *sorted(expected(MESSAGES))]).tobytes()
-    objects.put(earlier, blake2b(packed, digest_size=16).digest() + packed)
-    objects.delete(name)
+    timeline = stored_timeline(store, objects)
     objects.delete(timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB))))
-    bench.ask("HSET", bench.key("job"), "archive_shapes", 1)
+    if not version:
+        objects.delete(name)
+    bench.ask("HSET", bench.key("job"), "archive_shapes", version)
     archived_at = bench.hash()["archived_at"]
-    assert firsts(stored(store, objects)) == dict.fromkeys(expected(MESSAGES), 0)
+    assert stored_timeline(store, objects) is None
     assert archive(store, objects) == 0
     assert set_names(objects) == [name]
     assert firsts(stored(store, objects)) == expected(MESSAGES)
+    assert stored_timeline(store, objects) == timeline
     assert bench.hash()["archived_at"] == archived_at
     written = [each.written_at for each in objects.list("")]
     assert archive(store, objects) == 0
@@ -233,7 +232,7 @@ def test_an_archiver_that_has_lost_its_lock_leaves_no_set(bench: Bench, objects:
 
     def redact_meanwhile(step: str) -> None:
         if step == "derived":
-            names = derived_names(JOB, combined_sha256(bench.store.chunks.chunks(JOB)))[:2]
+            names = derived_names(JOB, combined_sha256(bench.store.chunks.chunks(JOB)))
             data = [objects.get(name) for name in names]
             bench.ask("DEL", bench.key("sealer"))
             redact(bench.store, objects, 2)

@@ -112,7 +112,7 @@ def complete(site: Site, ref: JobRef) -> None:
     archive_up_to(site, ref, job.end.sequence_num, trim=False)
     with archive_lock(site.store, ref) as token:
         to = JobObjects(site.store, site.objects, ref, token)
-        assert chunk_writer.complete(to, job, 3_600, 0.0, 0.0, DerivedBuilder(ref), again=False) is None
+        assert chunk_writer.complete(to, job, 3_600, 0.0, 0.0, DerivedBuilder(ref)) is None
 
 
 def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
