@@ -5,6 +5,8 @@ outlives the jobs that it is about.
 """
 
 import logging
+from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, Final
 
@@ -13,6 +15,10 @@ from chronoverse.store.commands import Commands
 
 #: Entries that the store keeps, a hundred more at most. They take 15 MB.
 MAX_ENTRIES: Final = 100_000
+#: Entries that one process writes for a subject who does the same in a workflow again and again, within a day. Then one
+#: entry stands for that many. So it takes millions of deletions to push the entries of others out of the trail.
+MAX_ALIKE: Final = 100
+DAY_SECONDS: Final = 86_400
 #: Characters of the subject, and of what was done.
 MAX_TEXT: Final = 300
 
@@ -25,20 +31,41 @@ audit_log.setLevel(logging.INFO)
 
 
 class AuditTrail:
-    """Writes and reads the trail. Its methods raise as those of :class:`chronoverse.store.Store`."""
+    """Writes and reads the trail. Its methods raise as those of :class:`chronoverse.store.Store`.
 
-    def __init__(self, commands: Commands) -> None:
+    ``clock`` is in seconds.
+    """
+
+    def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands
+        self._clock = clock
+        #: How often each subject did the same in a workflow, since the beginning of a day.
+        self._alike: Counter[tuple[str, str, str]] = Counter()
+        self._day_began = clock()
         #: The trail's key. In a Cluster it decides which server has the trail, as a workflow's id does for its jobs.
         self.slot: Final = commands.keys.audit_trail
 
     def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:
-        """Adds an entry: ``sub`` is who, and ``did`` one of delete, redact, retention, limits and import."""
+        """Adds an entry: ``sub`` is who, and ``did`` one of delete, redact, retention, limits and import.
+
+        After :data:`MAX_ALIKE` entries alike only each hundredth is added, which says so; the log has all.
+        """
         fields = {"sub": sub[:MAX_TEXT], "did": did, "workflow_id": workflow_id, "what": what[:MAX_TEXT]}
         if job_id is not None:
             fields["id"] = job_id
-        audit_log.info("audit", extra={"fields": fields})
+        audit_log.info("audit", extra={"fields": fields.copy()})
+        if not 0 <= self._clock() - self._day_began < DAY_SECONDS:
+            self._alike.clear()
+            self._day_began = self._clock()
+        alike = sub, did, workflow_id
+        count = self._alike[alike]
+        if count >= MAX_ALIKE:
+            if count % MAX_ALIKE:
+                self._alike[alike] += 1
+                return
+            fields["what"] += f"; of the {MAX_ALIKE - 1} after it, only the log says which"
         self._commands.script("record", self.slot, [self.slot], MAX_ENTRIES, *chain(*fields.items()))
+        self._alike[alike] += 1
 
     def page(
         self, since_ms: int, until_ms: int | None, before: Position | None, count: int

@@ -81,7 +81,7 @@ class Store:
         self.workflows = WorkflowList(commands, self.listing, self.get_jobs)
         self.catalog = JobCatalog(commands)
         self.chunks = ChunkIndex(commands)
-        self.audit_trail = AuditTrail(commands)
+        self.audit_trail = AuditTrail(commands, self._clock)
         self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self._clock)
 
     def for_tail(self) -> "Store":
