@@ -9,9 +9,11 @@ service  a service of the kit's own
 """
 
 import contextlib
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,19 +24,23 @@ from chronoverse.cli import common
 from chronoverse.client.terminal import counted, plain_text
 
 if TYPE_CHECKING:
-    from chronoverse.cli.conformance.trial import Result
+    from chronoverse.cli.conformance.service import Target
+    from chronoverse.cli.conformance.trial import Case, Result
 
 #: Cases that run at a time. They wait for most of their time.
 _AT_A_TIME = 8
 
 
 @contextlib.contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads for the cases. After Ctrl-C those cases are finished that have begun."""
-    threads = ThreadPoolExecutor(_AT_A_TIME)
+def results_of(cases: Sequence["Case"], command: Sequence[str], target: "Target") -> Iterator[Iterator["Result"]]:
+    """The results of cases, in their order. Those that run at the end of the ``with`` block are stopped."""
+    from chronoverse.cli.conformance.trial import try_case
+
+    threads, stop = ThreadPoolExecutor(_AT_A_TIME), threading.Event()
     try:
-        yield threads
+        yield threads.map(partial(try_case, command=command, target=target, stop=stop), cases)
     finally:
+        stop.set()
         threads.shutdown(cancel_futures=True)
 
 
@@ -62,17 +68,17 @@ def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, comma
     """
     from chronoverse.cli.conformance.cases import CASES
     from chronoverse.cli.conformance.service import running_service
-    from chronoverse.cli.conformance.trial import try_case
 
     if not any("{job}" in argument for argument in command):
         raise click.UsageError("CMD must have {workflow} and {job} in its arguments, where the ids belong")
+    if not shutil.which(command[0]):
+        raise click.UsageError(f"there is no program {command[0]!r}")
     chosen = [case for case in CASES if not only or case.name in only]
     tried = [case for case in chosen if case.name not in skip]
     failed = 0
     # Otherwise the service would go on without us.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with running_service() as target, _threads() as threads:
-        results = threads.map(partial(try_case, command=command, target=target), tried)
+    with running_service() as target, results_of(tried, command, target) as results:
         for case in chosen:
             result = next(results) if case in tried else None
             failed += bool(result and result.problems)
@@ -88,7 +94,7 @@ def _text(name: str, holds: str, result: "Result | None") -> str:
     rows = [f"{outcome:8} {name:20} {holds}"]
     if result and result.problems:
         rows += [f"         {problem}" for problem in result.problems]
-        rows += [f"         stderr: {line}" for line in result.stderr.splitlines()[-5:]]
+        rows += [f"         stderr: {line}" for line in result.stderr.splitlines()[-2:]]
     return "\n".join(map(plain_text, rows))
 
 

@@ -51,9 +51,7 @@ def running_service() -> Iterator[Target]:
         }
         argv, environ = serve_command("127.0.0.1:0", "1", environ)
         with (directory / "service.log").open("wb") as log:
-            process = subprocess.Popen(
-                argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            process = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             yield target(_wait_until_ready(process, directory), local_secret(directory))
         finally:

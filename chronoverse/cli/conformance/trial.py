@@ -70,12 +70,14 @@ class Result(NamedTuple):
 class Trial:
     """A case that runs. After :meth:`run`, ``job`` and ``events`` are what the service has of the job."""
 
-    def __init__(self, case: Case, command: Sequence[str], target: Target, directory: Path) -> None:
+    def __init__(
+        self, case: Case, command: Sequence[str], target: Target, directory: Path, stop: threading.Event
+    ) -> None:
         self.case = case
         self.ref = JobRef(WORKFLOW, f"{case.name}-{secrets.token_hex(4)}")
         self.gate = directory / "gate"
         self.proxy = Proxy(target.url, case.faults)
-        self.client = Client(target.url, target.token)
+        self.client = Client(target.url, target.token, max_retry_seconds=10)
         self.job: dict[str, Any] = {}
         self.events: list[Line | Gap] = []
         self.began = self.ended = 0.0
@@ -84,6 +86,7 @@ class Trial:
         self._command = command
         self._target = target
         self._directory = directory
+        self._stop = stop
 
     def run(self) -> None:
         """Runs the runner to its end, and reads the job. Raises :class:`Broken`."""
@@ -151,9 +154,9 @@ class Trial:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(LEASE_SECONDS / 3)
+                self.process.wait(1.0)
                 return
-            if time.monotonic() > deadline:
+            if self._stop.is_set() or time.monotonic() > deadline:
                 raise Broken(f"the runner has not ended within {PATIENCE_SECONDS:g} s")
             if self.other:
                 self.ask("POST", "/logs", {**self.other, "first": 1, "lines": []})
@@ -182,7 +185,7 @@ class Trial:
     def wait_for_line(self, text: str) -> None:
         """Waits until the log has such a line. Raises :class:`Broken` if it does not come while the runner runs."""
         deadline = time.monotonic() + PATIENCE_SECONDS / 2
-        while self.process.poll() is None and time.monotonic() < deadline:
+        while self.process.poll() is None and not self._stop.is_set() and time.monotonic() < deadline:
             with contextlib.suppress(JobNotFound):
                 answer = self.client.wait(self.ref, q=text, regex=False, stream=None, offset=None, seconds=2)
                 if answer["outcome"] == "matched":
@@ -240,7 +243,7 @@ def check_log(trial: Trial) -> Iterator[str]:
         found = trial.messages(stream)
         for number, (one, other) in enumerate(itertools.zip_longest(found, expected), 1):
             if one != other:
-                yield f"line {number} of {stream} is {_quoted(one)} and should be {_quoted(other)}"
+                yield f"line {number} of {stream}: {_quoted(one)}, and should be: {_quoted(other)}"
                 break
     yield from (
         f"lines {gap.first} to {gap.last} are not there ({gap.reason})" for gap in trial.events if isinstance(gap, Gap)
@@ -268,15 +271,15 @@ def check_exit(trial: Trial) -> Iterator[str]:
 
 def _quoted(message: str | None) -> str:
     if message is None:
-        return "not there"
+        return "none"
     return repr(message) if len(message) <= 80 else f"{message[:80]!r}… ({len(message)} characters)"
 
 
-def try_case(case: Case, command: Sequence[str], target: Target) -> Result:
-    """Runs a case, and says what does not hold."""
+def try_case(case: Case, command: Sequence[str], target: Target, stop: threading.Event) -> Result:
+    """Runs a case, and says what does not hold. After ``stop`` it ends early."""
     began, problems = time.monotonic(), list[str]()
     with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as directory:
-        trial = Trial(case, command, target, Path(directory))
+        trial = Trial(case, command, target, Path(directory), stop)
         try:
             trial.run()
             problems += (case.check or check_log)(trial)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Final
 
 import pytest
 
+from chronoverse.cli.conformance import results_of
 from chronoverse.cli.conformance.cases import CASES
 from chronoverse.cli.conformance.service import Target, running_service
-from chronoverse.cli.conformance.trial import Result, filled_in, try_case
+from chronoverse.cli.conformance.trial import filled_in, try_case
 from chronoverse.joblog.model import JobRef
 from tests.cli.conftest import Cli, environ
 from tests.support.service import ROOT
@@ -63,11 +65,11 @@ def target() -> Iterator[Target]:
         yield target
 
 
-def tried(tests: Sequence[tuple[str, Sequence[str]]], target: Target) -> list[Result]:
-    """The results of cases, each with a command. Eight run at a time."""
-    cases = {case.name: case for case in CASES}
+def problems(tests: Sequence[tuple[str, Sequence[str]]], target: Target) -> list[list[str]]:
+    """What does not hold in each of the cases, of which each has a command of its own. Eight run at a time."""
+    cases, never = {case.name: case for case in CASES}, threading.Event()
     with ThreadPoolExecutor(8) as threads:
-        return list(threads.map(lambda test: try_case(cases[test[0]], test[1], target), tests))
+        return list(threads.map(lambda test: try_case(cases[test[0]], test[1], target, never).problems, tests))
 
 
 def curl_runner(directory: Path) -> list[str]:
@@ -92,7 +94,8 @@ def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
     elif runner == "node":
         command = (tool("node"), str(NODE_RUNNER), *ARGUMENTS)
 
-    assert [result for result in tried([(case.name, command) for case in CASES], target) if result.problems] == []
+    with results_of(CASES, command, target) as results:
+        assert [result for result in results if result.problems] == []
 
 
 @pytest.mark.long
@@ -105,8 +108,8 @@ def test_each_planted_defect_is_found(target: Target, tmp_path: Path) -> None:
         path.write_text(source.replace(text, instead))
         tests.append((case, (tool("node"), str(path), *ARGUMENTS)))
 
-    results = tried(tests, target)
-    assert [defect for defect, result in zip(DEFECTS, results, strict=True) if not result.problems] == []
+    found = zip(DEFECTS, problems(tests, target), strict=True)
+    assert [defect for defect, sentences in found if not sentences] == []
 
 
 @pytest.mark.long
@@ -149,7 +152,7 @@ def test_an_argument_with_a_label_stands_for_each_label() -> None:
     assert list(filled_in(command, job, {})) == ["run", "--job=j", "w"]
 
 
-@pytest.mark.parametrize("options", [("--only", "none", "--", "{job}"), ("--", "runner")])
+@pytest.mark.parametrize("options", [("--only", "none", "--", "sh", "{job}"), ("--", "sh"), ("--", "/none", "{job}")])
 def test_a_wrong_command_line_is_refused(cli: Cli, options: tuple[str, ...]) -> None:
-    """An unknown case, and a runner that would not be given the job's id."""
+    """An unknown case, a runner that would not be given the job's id, and one that is not there."""
     assert cli("conformance", *options).returncode == 64
