@@ -26,8 +26,8 @@ READ_BYTES: Final = 256 * 2**10
 CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of the cache of shapes: those of a thousand jobs of 2,000 shapes each. Only processes that scan have any.
 SHAPES_BYTES: Final = 32 * 2**20
-#: Timelines in the cache, of some 500 KB each.
-TIMELINES: Final = 64
+#: Timelines in the cache, of 800 KB each at most: those of five jobs, each with the runs that it is compared with.
+TIMELINES: Final = 32
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
 

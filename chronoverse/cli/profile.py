@@ -41,14 +41,22 @@ def profile_text(profile: dict[str, Any]) -> Iterator[str]:
         yield plain_text(
             f"From its first line to its last: {common.took(profile['seconds'])}{common.usually(usual)}{runs}."
         )
+        slower, pauses = profile["slower"], profile["pauses"]
         if compared_with is None:
             yield "No earlier job has COMPLETED, so nothing is known to be slower."
         elif usual:
-            slower = profile["slower"]
-            yield "Slower than every one of these runs:" if slower else "Nothing was slower than in all of these runs."
+            yield (
+                "Slower than every one of these runs:"
+                if slower
+                else "No pause was longer than in every one of these runs."
+            )
             yield from (text for pause in slower for text in _pause_text(pause))
-        yield "The longest pauses:" if profile["pauses"] else "There was no pause."
-        yield from (text for pause in profile["pauses"][:5] for text in _pause_text(pause))
+        others = [pause for pause in pauses if pause not in slower]
+        if others:
+            yield "The longest of the other pauses:" if slower else "The longest pauses:"
+        elif not pauses:
+            yield "There was no pause."
+        yield from (text for pause in others[:5] for text in _pause_text(pause))
         if running := profile["running"]:
             yield from _running_text(running)
     if profile.get("complete") is False:
@@ -64,6 +72,6 @@ def _running_text(running: dict[str, Any]) -> Iterator[str]:
     if running["silent_seconds"] is not None:
         yield f"It has been silent for {common.took(running['silent_seconds'])}{common.usually(running['usual'])}."
     if left := running["seconds_left"]:
-        yield f"Good runs still took {common.took(left['least'])} to {common.took(left['most'])} from here."
+        yield f"Good runs took another {common.took(left['least'])} to {common.took(left['most'])} from here."
     else:
         yield "It is not known how long it will take: fewer than three good runs have its last lines."

@@ -84,7 +84,10 @@ def seen(store: Store, objects: FileObjectStore, *jobs: JobRef) -> list[Any]:
 
 
 def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> None:
-    """Also foreign jobs. A second import changes nothing, and a job of the store that has another name stays."""
+    """Also foreign jobs. A second import changes nothing, and a job of the store that has another name stays.
+
+    The archiver makes what is derived of a log only if it is missing.
+    """
     jobs = [JobRef("wf_1", name) for name in ("completed", "failed", "canceled", "foreign")]
     store = bench.store
     write_ended(store, jobs[0], Status.COMPLETED, 0, 300)
@@ -95,6 +98,8 @@ def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> 
     store.get_job(jobs[3])
     assert archive(store, objects, hot_seconds=0) == 0
     before = seen(store, objects, *jobs)
+    lost = next(each.name for each in objects.list("wf_1/failed/") if "/timeline" in each.name)
+    objects.delete(lost)
     empty(bench)
 
     other = JobRef("wf_2", "other")
@@ -108,10 +113,12 @@ def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> 
     snapshot = bench.snapshot()
     assert all(each.known for each in run_import(store, objects))
     assert bench.snapshot() == snapshot
-    # Nothing is left for an archiver to do, and nothing is deleted by it.
+    # Nothing else is left for an archiver to do, and nothing is deleted by it.
+    assert [store.catalog.archive_state(job).has_derived for job in jobs] == [True, False, True, True]
     names = {each.name for each in objects.list("wf_1/")}
     assert archive(store, objects) == 0
-    assert names <= {each.name for each in objects.list("")}
+    assert names | {lost} <= {each.name for each in objects.list("")}
+    assert store.catalog.archive_state(jobs[1]).has_derived
 
 
 def test_a_job_without_an_end_is_lost_and_says_what_is(bench: Bench, objects: FileObjectStore) -> None:

@@ -264,7 +264,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     assert cli("profile", WORKFLOW, "job_2", **settings).stdout.splitlines()[:6] == [
         f"job_2 of {WORKFLOW}: FAILED",
         "From its first line to its last: 19m, usually 19m in job_1.",
-        "Nothing was slower than in all of these runs.",
+        "No pause was longer than in every one of these runs.",
         "The longest pauses:",
         "1m, usually 1m, between these lines:",
         "        1  step 1",
@@ -283,7 +283,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
         "        4  step 4",
         "There was no pause.",
         "It has been silent for 4m10s, usually 0.1 s to 0.2 s.",
-        "Good runs still took 1m1s to 2m10s from here.",
+        "Good runs took another 1m1s to 2m10s from here.",
     ]
     summary = json.loads(cli("summary", WORKFLOW, "job_2", "-o", "json", **settings).stdout)
     summary["slower"] = found["slower"]

@@ -57,15 +57,16 @@ class _CachedLines:
 
     @property
     def size(self) -> int:
-        """The shapes and the pauses that are kept."""
-        return len(self.lines.shapes.hashes) + min(self.position, MAX_ANCHORS)
+        """The shapes and the pauses that are kept. A timeline counts lines of shapes, also when the set is full."""
+        shapes = MAX_SHAPES if self.lines.shapes.is_full else len(self.lines.shapes.hashes)
+        return shapes + min(self.position, MAX_ANCHORS)
 
 
 class DerivedReader:
     """The shapes and the timelines of whole jobs, for one process.
 
     The archive has those of most jobs. Those of others are collected from their logs, and ``max_size`` shapes and
-    pauses are kept, of some 170 bytes each.
+    pauses are kept, of some 200 bytes each.
     """
 
     def __init__(self, archive: ArchiveReader, read: BatchReader, hasher: ShapeHasher, max_size: int = 500_000) -> None:
