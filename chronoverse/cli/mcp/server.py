@@ -7,7 +7,7 @@ know, and writes its own text in front of errors.
 import json
 import logging
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -23,9 +23,6 @@ from chronoverse.cli.mcp.answers import tidy
 from chronoverse.cli.mcp.tools import INSTRUCTIONS, Tool, Tools, tool_list
 from chronoverse.client.near import explain_not_found
 from chronoverse.errors import ChronoverseError, JobNotFound
-
-#: What is said of a request with half of a surrogate pair.
-UNREADABLE: Final = "a text has half of a surrogate pair, such as \\ud800, which cannot be encoded as UTF-8"
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +74,8 @@ async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
             if number is None:
                 await readable.send(message)
                 continue
-            error = types.ErrorData(code=types.INVALID_PARAMS, message=UNREADABLE)
+            problem = "a text has half of a surrogate pair, such as \\ud800, which cannot be encoded as UTF-8"
+            error = types.ErrorData(code=types.INVALID_PARAMS, message=problem)
             await writer.send(SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=number, error=error)))
 
 
