@@ -19,7 +19,8 @@ PATIENCE_SECONDS: Final = 90.0
 
 #: Every row that is completely in view: its number, and its text (None while it is being loaded).
 _ROWS: Final = """() => {
-    const screen = document.getElementById("log").getBoundingClientRect();
+    const screen = document.getElementById("log")?.getBoundingClientRect();
+    if (!screen) return [];
     const found = [];
     for (const row of document.querySelectorAll(".row")) {
         const box = row.getBoundingClientRect();
