@@ -1,6 +1,7 @@
 """A browser with the log page: headless Chromium, and helpers that read its screen."""
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any, Final
@@ -31,6 +32,13 @@ _ROWS: Final = """() => {
 }"""
 
 
+#: Has a page keep what it gives to screen readers. Each text stands there for a second only.
+_KEEP_SAID: Final = """new MutationObserver(() => {
+    const said = document.getElementById("said")?.textContent;
+    if (said && said !== window.announced?.at(-1)) (window.announced ??= []).push(said);
+}).observe(document, { childList: true, characterData: true, subtree: true })"""
+
+
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """One of Debian's builds of Chromium. Without it the test is skipped, or fails where it is required (``CI``)."""
@@ -55,6 +63,7 @@ class Tab:
         #: Texts of errors that a test causes on purpose. They do not count.
         self.expected: str | None = None
         self._service = service
+        self.page.add_init_script(_KEEP_SAID)
         self.page.on("pageerror", lambda error: self._fault(str(error)))
         self.page.on("console", lambda said: self._fault(said.text) if said.type == "error" else None)
 
@@ -117,6 +126,18 @@ class Tab:
     def text(self, selector: str) -> str:
         """An element's text. Empty if it is hidden."""
         return self.page.inner_text(selector) if self.page.is_visible(selector) else ""
+
+    def wait_said(self, expected: str) -> None:
+        """Waits until the page has had screen readers read a text that the expression ``expected`` matches."""
+
+        def said() -> list[str]:
+            texts: list[str] = self.page.evaluate("window.announced ?? []")
+            return texts
+
+        try:
+            wait_until(lambda: any(re.fullmatch(expected, text) for text in said()), PATIENCE_SECONDS, expected)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, but {said()}") from None
 
     def wait_text(self, selector: str, expected: str) -> None:
         """Waits until an element has exactly that text."""

@@ -138,6 +138,8 @@ def test_a_failed_job_says_where_its_line_was_seen_before(open_tab: OpenTab, pag
     tab.page.wait_for_selector("#past:not([hidden])")
     seen = r"Such a line was in 2 of the last 5 runs, all failed; first .*(ago|now) in run-1"
     assert re.fullmatch(rf"{seen}\. It comes and goes", tab.text("#past"))
+    # A screen reader reads it, after why the job failed.
+    tab.wait_said(rf"Why it failed: TimeoutError: .*\. {seen}\. It comes and goes")
     assert str(tab.page.get_attribute("#past a", "href")).endswith("/jobs/run-1#L21")
     tab.go_to(302)
     tab.wait_text("#seen", "Such a line was in none of the last 4 runs")

@@ -17,17 +17,18 @@ export function link(href, ...children) {
   return element;
 }
 
-/** Has screen readers read `text`. This happens at most once a second; only the newest text is read. */
+/** Has screen readers read `text`, one text a second. Of those that wait only the newest three are read. */
 export function announce(text) {
-  pendingText = text;
-  if (timer) return;
-  $("said").textContent = pendingText;
-  timer = setTimeout(() => {
-    timer = 0;
-    if ($("said").textContent !== pendingText) announce(pendingText);
-  }, 1000);
+  if (text === waiting.at(-1)) return;
+  waiting.push(text);
+  if (waiting.length > 3) waiting.shift();
+  if (!timer) readNext();
 }
-let pendingText = "";
+function readNext() {
+  timer = waiting.length ? setTimeout(readNext, 1000) : 0;
+  if (timer) $("said").textContent = waiting.shift();
+}
+const waiting = [];
 let timer = 0;
 
 /** Shows one line of explanation in the middle of the page. Null hides it. */
