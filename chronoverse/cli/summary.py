@@ -60,6 +60,8 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield numbered(cause["line"])
         if verdict := summary.get("verdict"):
             yield plain_text(_VERDICTS[verdict["kind"]].format(verdict["id"]))
+        elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
+            yield f"Whether it is new is not known: {counted(unknown, 'run', 'runs')} could not be looked at."
         if slower := summary.get("slower"):
             yield f"Slower than every good run: {'; '.join(_pause_text(pause) for pause in slower if pause['before'])}."
         if compared_with is None:

@@ -70,12 +70,15 @@ class PastRuns(NamedTuple):
         occurrences = self._occurrences(shape)
         first = occurrences[-1] if occurrences else dict.fromkeys(("started_at", "id", "sequence_num"))
         counts = _count([occurrence["status"] for occurrence in occurrences])
+        looked_at = sum(run.first_lines is not None for run in self.runs)
+        unknown = len(self.runs) - looked_at
         return {
             **{status: count for status, count in counts.items() if count or status in _ALWAYS},
             "first_started_at": first["started_at"],
             "first_id": first["id"],
             "first_sequence_num": first["sequence_num"],
-            "looked_at": sum(run.first_lines is not None for run in self.runs),
+            "looked_at": looked_at,
+            **({"without_shapes": unknown} if unknown else {}),
         }
 
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:

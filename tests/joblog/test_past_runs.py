@@ -84,8 +84,9 @@ def test_counts() -> None:
         "first_id": "job_1",
         "first_sequence_num": 11,
         "looked_at": 6,
+        "without_shapes": 1,
     }
     first = {"first_started_at": None, "first_id": None, "first_sequence_num": None}
-    assert found.seen(99) == {"COMPLETED": 0, "FAILED": 0, **first, "looked_at": 6}
+    assert past("C- F+").seen(99) == {"COMPLETED": 0, "FAILED": 0, **first, "looked_at": 2}
     assert found.history(99)["first"] is None
     assert len(past("C+ " * (MAX_LISTED + 1)).history(SHAPE)["jobs"]) == MAX_LISTED

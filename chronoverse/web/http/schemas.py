@@ -543,7 +543,11 @@ SeenSchema: Final = answer(
         "first_sequence_num": integer("Its first line of the shape; null when that is not known.", allow_none=True),
         "looked_at": integer("How many jobs were looked at."),
     },
-    {"CANCELED": integer("If there are any."), "LOST": integer("If there are any.")},
+    {
+        "CANCELED": integer("If there are any."),
+        "LOST": integer("If there are any."),
+        "without_shapes": integer("Jobs that could not be looked at, if there are any. Then `verdict` may be null."),
+    },
 )
 SummaryLineSchema: Final = answer(
     "SummaryLine",

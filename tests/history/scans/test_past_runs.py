@@ -15,6 +15,7 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import SHAPES_BYTES, ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
+from chronoverse.cli.summary import summary_text
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import HistoryScan, SummaryScan
@@ -230,6 +231,20 @@ def test_a_summary_says_what_was_seen_before_and_what_the_verdict_is(workflow: W
     assert all("seen" in line for line in summary["new"]["first"])
     assert summary["cause"]["line"]["message"] == "error: disk"
     assert summary["verdict"] == {"kind": "recurring", "id": None}
+
+
+def test_a_verdict_that_a_damaged_set_leaves_open_is_said(workflow: Workflow) -> None:
+    """The failure may have been there before. The summary says how many jobs could not be looked at."""
+    workflow.write("good", ["started 1"])
+    workflow.write("bad", ["started 2", "error: disk"], Status.FAILED)
+    archive(workflow.store, workflow.objects)
+    scan = SummaryScan(workflow_id="wf_1", job_id="bad", asked_at=BEGAN, patience=5.0, page_bytes=16_384)
+    said = "Whether it is new is not known: 1 run could not be looked at."
+    assert orjson.loads(workflow.app().read_summary(scan))["verdict"] == {"kind": "new", "id": None}
+    workflow.objects.put(workflow.set_name("good"), b"damaged")
+    summary = orjson.loads(workflow.app().read_summary(scan))
+    assert (summary["verdict"], summary["cause"]["line"]["seen"]["without_shapes"]) == (None, 1)
+    assert said in list(summary_text(summary))
 
 
 @pytest.mark.long

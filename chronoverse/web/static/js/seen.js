@@ -47,6 +47,7 @@ export function showPast({ job, cause, verdict }) {
   if (said.length) said.unshift("Such a line was ");
   if (verdict?.kind === "since") said.push(". All failed runs have it since ", toRun(job.workflow_id, verdict.id));
   if (verdict?.kind === "recurring") said.push(". It comes and goes");
+  if (said.length && !verdict && seen.without_shapes) said.push(`; ${runs(seen.without_shapes)} could not be looked at`);
   $("past").replaceChildren(...said);
   $("past").hidden = !said.length;
 }
