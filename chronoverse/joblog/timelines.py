@@ -191,7 +191,7 @@ def _values(packed: bytes) -> Sequence[int]:
 
 
 class _Counters(dict[int, Iterator[int]]):
-    """Counts the lines of each shape, of at most :data:`MAX_SHAPES` shapes. The lines of others get no count, but 0."""
+    """Says which line of its shape a line is, from 1 on. Of shapes beyond :data:`MAX_SHAPES` it is not known: 0."""
 
     def __missing__(self, shape: int) -> Iterator[int]:
         if len(self) >= MAX_SHAPES:
@@ -232,20 +232,25 @@ class _Times(dict[str, int]):
         return [before := before if time is None else time for time in read]
 
 
+#: The values of an anchor. A tuple is made in a third of the time.
+_Row = tuple[int, int, int, int]
+
+
 class TimelineBuilder:
     """Collects the times of a log from its lines, in their order. It takes some 20 MB of memory at most."""
 
     def __init__(self) -> None:
         self._counters = _Counters()
         self._times = _Times()
-        self._lines = self._first = self._last = self._total = 0
-        self._last_time = 0
-        #: The longest pauses, each with the line before it, and the pause that one has to exceed to be among them.
-        self._longest: list[tuple[Anchor, Anchor | None]] = []
-        self._threshold = -1
-        self._samples: list[Anchor] = []
+        self._lines = self._first = self._last = self._total = self._last_time = 0
+        #: All lines, as long as they are not too many.
+        self._all: list[_Row] = []
+        #: After that the longest pauses, each with the line before it, and which pauses are not among them.
+        self._longest: list[tuple[_Row, _Row | None]] = []
+        self._threshold = 0
+        self._samples: list[_Row] = []
         self._sample_mask = 0
-        self._recent: deque[Anchor | None] = deque(maxlen=_RECENT)
+        self._recent: deque[_Row | None] = deque(maxlen=_RECENT)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
         """Adds lines: the hashes of their shapes, their numbers, and their times as the log has them.
@@ -256,67 +261,83 @@ class TimelineBuilder:
             return
         if numbers[0] <= self._last:
             raise ValueError(f"line {numbers[0]} comes after line {self._last}")
-        if not self._lines:
-            self._first, self._last = numbers[0], numbers[0] - 1
         times = self._times.read(timestamps, self._last_time if self._lines else None)
         if not self._lines:
-            self._last_time = times[0]
+            self._first, self._last, self._last_time = numbers[0], numbers[0] - 1, times[0]
+        last_time, offset = times[-1], self._total - self._last_time
         pauses = list(map(sub, times, chain((self._last_time,), times)))
         if min(pauses) < 0:
             pauses = [max(0, pause) for pause in pauses]
+            times = list(accumulate(pauses, initial=self._last_time))[1:]
         counts = list(map(next, map(self._counters.__getitem__, hashes)))
-        keys = list(map(add, hashes, counts))
-        elapsed = list(accumulate(pauses, initial=self._total))
-        after_gap: Collection[int] = ()
+        unknown = self._unknown(counts, numbers)
+
+        def row(index: int) -> _Row | None:
+            if index in unknown:
+                return None
+            return numbers[index], hashes[index] + counts[index] & _KEY_MASK, pauses[index], times[index] + offset
+
+        if self._lines <= MAX_ANCHORS:
+            keys = [key & _KEY_MASK for key in map(add, hashes, counts)]
+            rows = zip(numbers, keys, pauses, [time + offset for time in times], strict=True)
+            self._all += [each for index, each in enumerate(rows) if index not in unknown] if unknown else rows
+        else:
+            threshold, mask = self._threshold, self._sample_mask
+            before = self._recent[-1] if self._recent else None
+            for index in [index for index, pause in enumerate(pauses) if pause > threshold]:
+                if found := row(index):
+                    self._longest.append((found, row(index - 1) if index else before))
+            sampled = [index for index, key in enumerate(map(add, hashes, counts)) if not key & mask]
+            self._samples += filter(None, map(row, sampled))
+            self._recent.extend(map(row, range(max(0, len(numbers) - _RECENT), len(numbers))))
+        self._lines += len(numbers)
+        self._last, self._last_time, self._total = numbers[-1], last_time, times[-1] + offset
+        if self._lines > MAX_ANCHORS:
+            self._cut()
+
+    def _unknown(self, counts: Sequence[int], numbers: Sequence[int]) -> set[int]:
+        """The lines of which nobody knows which one of their shape they are, or the pause: they are no anchors."""
+        found: set[int] = set()
+        if len(self._counters) >= MAX_SHAPES:
+            found.update(index for index, count in enumerate(counts) if not count)
         if numbers[-1] - self._last != len(numbers):
             steps = map(sub, numbers, chain((self._last,), numbers))
-            after_gap = {index for index, step in enumerate(steps) if step != 1}
-
-        def anchor(index: int) -> Anchor | None:
-            """The line as an anchor. It is none when nobody knows which line of its shape it is, or its pause."""
-            if not counts[index] or index in after_gap:
-                return None
-            return Anchor(numbers[index], keys[index] & _KEY_MASK, pauses[index], elapsed[index + 1])
-
-        before = self._recent[-1] if self._recent else None
-        threshold, mask = self._threshold, self._sample_mask
-        for index in [index for index, pause in enumerate(pauses) if pause > threshold]:
-            if found := anchor(index):
-                self._longest.append((found, anchor(index - 1) if index else before))
-        self._samples += filter(None, map(anchor, [index for index, key in enumerate(keys) if not key & mask]))
-        self._recent.extend(map(anchor, range(max(0, len(numbers) - _RECENT), len(numbers))))
-        self._lines += len(numbers)
-        self._last, self._last_time, self._total = numbers[-1], times[-1], elapsed[-1]
-        self._cut()
+            found.update(index for index, step in enumerate(steps) if step != 1)
+        return found
 
     def _cut(self) -> None:
         """Drops the shortest pauses, and every second sample, when there are too many."""
-        if self._lines > MAX_ANCHORS and len(self._longest) > 2 * _MAX_LONGEST:
+        if self._all:
+            before = chain((None,), self._all)
+            pairs = zip(self._all, before, strict=False)
+            self._longest = [(row, last if last and last[0] == row[0] - 1 else None) for row, last in pairs]
+            self._samples = self._all
+            self._recent.extend(self._all[-_RECENT:])
+            self._all = []
+        if len(self._longest) > 2 * _MAX_LONGEST:
             self._longest.sort(key=_by_pause)
             del self._longest[_MAX_LONGEST:]
-            self._threshold = self._longest[-1][0].pause
+            self._threshold = self._longest[-1][0][2]
         while len(self._samples) > _MAX_SAMPLES:
             self._sample_mask = 2 * self._sample_mask + 1
-            self._samples = [each for each in self._samples if not each.key & self._sample_mask]
+            self._samples = [row for row in self._samples if not row[1] & self._sample_mask]
 
     def timeline(self, ended_at: str | None = None) -> Timeline:
         """The timeline of the lines so far. ``ended_at`` is the time when the job ended, if it has."""
-        longest = sorted(self._longest, key=_by_pause)
-        shortest = None
+        shortest, kept = None, self._all
         if self._lines > MAX_ANCHORS:
-            del longest[_MAX_LONGEST:]
-            shortest = longest[-1][0].pause if longest else 0
-        kept = [each for pair in longest for each in pair if each]
-        kept += self._samples if shortest is not None else ()
-        kept += filter(None, self._recent)
+            longest = sorted(self._longest, key=_by_pause)[:_MAX_LONGEST]
+            shortest = longest[-1][0][2] if longest else 0
+            kept = sorted({row for row in (*chain(*longest), *self._samples, *self._recent) if row})
+        anchors = tuple(map(Anchor._make, kept))
         end = seconds_of(ended_at)
         after_last = 0 if end is None or not self._lines else max(0, round(1000 * end) - self._last_time)
-        return Timeline(self._lines, self._first, self._last, self._total, after_last, shortest, tuple(sorted({*kept})))
+        return Timeline(self._lines, self._first, self._last, self._total, after_last, shortest, anchors)
 
 
-def _by_pause(pair: tuple[Anchor, Anchor | None]) -> tuple[int, int]:
+def _by_pause(pair: tuple[_Row, _Row | None]) -> tuple[int, int]:
     """The longest pause first. Of equal ones the same are kept in each run."""
-    return -pair[0].pause, pair[0].key
+    return -pair[0][2], pair[0][1]
 
 
 class Pause(NamedTuple):
