@@ -107,6 +107,8 @@ def index(directory: Path, names: Iterable[str]) -> None:
     lines = [
         "# Benchmarks",
         "",
+        "*For whoever wants to know how fast it is, and beside what.*",
+        "",
         "`make bench` writes this page. Each scenario runs the service and its peers in turns, on one machine, with",
         "the same lines at the same pace; every byte that any viewer received was compared with what was sent. Medians",
         "of the rounds, in brackets the least and the most; *ours 2x* means that our value is twice that row's (the",

@@ -89,7 +89,8 @@ def _openapi() -> str:
         settings = Settings(data_dir=Path(name), redis_url=f"unix://{name}/none.sock", jwt_secret="0" * 32)
         document = create_app(settings).test_client().get("/openapi.json").get_json()
     parts = [
-        "# Every route\n\nMade from the OpenAPI document, which the service has as `/openapi.json`, with all schemas."
+        "# Every route\n\n*For whoever writes a client of their own.*\n\n"
+        "Made from the OpenAPI document, which the service has as `/openapi.json`, with all schemas."
         " [HTTP](http.md) explains events and offsets."
     ]
     for path, item in document["paths"].items():
