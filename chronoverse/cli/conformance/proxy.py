@@ -52,10 +52,7 @@ class Request(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards to the service at ``upstream``. ``faults`` are those that did not happen yet.
-
-    While ``is_out``, every request is answered with 503.
-    """
+    """Forwards to the service at ``upstream``, but for ``faults``. While ``is_out``, all requests get 503."""
 
     daemon_threads = True
 
@@ -103,11 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = b"".join(self._receive())
         route = urlsplit(self.path).path.rpartition("/")[2]
         content = self._parse(body)
-        lines = content.get("lines") or []
-        how = self.server.choose(route, route == "logs" and not lines)
-        status, headers, answer = self._answer(how, body, content.get("first", 0) + len(lines))
+        has_lines = bool(content.get("lines"))
+        how = self.server.choose(route, route == "logs" and not has_lines)
+        status, headers, answer = self._answer(how, body, content)
         is_lost = how in ("lose request", "lose answer")
-        self.server.requests.append(Request(time.monotonic(), route, bool(lines), 0 if is_lost else status))
+        self.server.requests.append(Request(time.monotonic(), route, has_lines, 0 if is_lost else status))
         if is_lost:
             self.close_connection = True
             return
@@ -120,13 +117,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def _answer(self, how: str | int, body: bytes, next_number: int) -> tuple[int, Mapping[str, str], bytes]:
+    def _answer(self, how: str | int, body: bytes, content: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of the answer."""
         if isinstance(how, int):
             kind, answer = _ANSWERS[how]
             later = {"Retry-After": str(RETRY_AFTER_SECONDS)} if how == 429 else {}
             return how, {"Content-Type": kind, **later}, answer
         if how == "swallow":
+            next_number = content["first"] + len(content["lines"])
             return 200, {"Content-Type": "application/json"}, b'{"next":%d}' % next_number
         if how == "lose request":
             return 0, {}, b""

@@ -1,7 +1,6 @@
 """One case with the runner under test: runs it, spoils its requests, and reads back what the service has."""
 
 import contextlib
-import http.client
 import itertools
 import os
 import secrets
@@ -13,15 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
-
-import orjson
 
 from chronoverse.cli.conformance.proxy import Fault, Proxy
 from chronoverse.cli.conformance.service import LEASE_SECONDS, WORKFLOW, Target
 from chronoverse.client.client import Client
-from chronoverse.errors import ChronoverseError, JobNotFound
-from chronoverse.joblog.model import MAX_LINE_BYTES, Gap, JobRef, Line, Status
+from chronoverse.errors import ChronoverseError, Held, JobNotFound
+from chronoverse.joblog.labels import Labels
+from chronoverse.joblog.model import MAX_LINE_BYTES, Attempt, Gap, JobRef, Line, Status, iso_timestamp
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.settings import job_environ
 
 #: Seconds for whatever a case waits for: the runner's end, a line, the job's end. The longest case takes 15.
@@ -81,8 +79,9 @@ class Trial:
         self.job: dict[str, Any] = {}
         self.events: list[Line | Gap] = []
         self.began = self.ended = 0.0
-        #: The second runner's attempt, while it has the lease: what all of its requests have.
-        self.other: dict[str, Any] = {}
+        #: The second runner's attempt, while it has the lease.
+        self.other: Attempt | None = None
+        self._writer = HttpLogWriter(target.url, target.token)
         self._command = command
         self._target = target
         self._directory = directory
@@ -150,6 +149,11 @@ class Trial:
             self.kill()
         self.ended = time.time()
 
+    def close(self) -> None:
+        """Closes the kit's connections."""
+        self.client.close()
+        self._writer.close()
+
     def _wait_for_end(self) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -159,7 +163,7 @@ class Trial:
             if self._stop.is_set() or time.monotonic() > deadline:
                 raise Broken(f"the runner has not ended within {PATIENCE_SECONDS:g} s")
             if self.other:
-                self.ask("POST", "/logs", {**self.other, "first": 1, "lines": []})
+                self._writer.renew(self.other)
 
     def kill(self) -> None:
         """Kills the runner and everything that it has started."""
@@ -192,38 +196,25 @@ class Trial:
                     return
         raise Broken(f"the line {text!r} is not in the log while the command runs")
 
-    def ask(self, method: str, route: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Sends the kit's own request for the job, without faults. Returns the status and the JSON of the answer."""
-        connection = http.client.HTTPConnection(urlsplit(self._target.url).netloc, timeout=PATIENCE_SECONDS)
-        headers = {"Authorization": f"Bearer {self._target.token}", "Content-Type": "application/json"}
-        with contextlib.closing(connection):
-            connection.request(method, "/workflows/{}/jobs/{}".format(*self.ref) + route, orjson.dumps(body), headers)
-            response = connection.getresponse()
-            answer = response.read()
-            return response.status, orjson.loads(answer) if answer else {}
-
-    def open_other(self, *messages: str) -> None:
-        """A second runner opens the job, as soon as that is free, and appends lines. Raises :class:`Broken`."""
+    def open_other(self, *messages: str, labels: Labels = ()) -> None:
+        """A second runner opens the job, as soon as that is free, and appends lines. Raises :class:`AppendRefused`."""
         token, deadline = secrets.token_hex(16), time.monotonic() + PATIENCE_SECONDS / 2
-        while (opened := self.ask("POST", "/attempts", {"token": token}))[0] != 200:
-            if opened[1].get("reason") != "HELD" or time.monotonic() > deadline:
-                raise Broken(f"a second runner cannot open the job: {opened[1].get('detail')}")
-            time.sleep(0.25)
-        self.other = {"token": token, "attempt": opened[1]["attempt"]}
-        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
-        lines = [{"timestamp": now, "message": message, "stream": "stdout"} for message in messages]
-        self._ask_other("/logs", first=opened[1]["next"], lines=lines)
-        self._next = opened[1]["next"] + len(lines)
+        while self.other is None:
+            try:
+                self.other = self._writer.open(self.ref, token, labels=labels)
+            except Held:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.25)
+        for message in messages:
+            line = Line(self.other.next, iso_timestamp(time.time()), message, "stdout")
+            self.other = self.other._replace(next=self._writer.append(self.other, [line]))
 
     def end_other(self, status: Status) -> None:
-        """The second runner ends the job, or with PENDING its attempt. Raises :class:`Broken`."""
-        self._ask_other("/end", status=status.value, exit_code=0, next=self._next)
-        self.other = {}
-
-    def _ask_other(self, route: str, **body: Any) -> None:
-        status, answer = self.ask("POST", route, {**self.other, **body})
-        if status >= 300:
-            raise Broken(f"a second runner is refused: {answer.get('detail')}")
+        """The second runner, if there is one, ends the job, or with PENDING its attempt."""
+        if self.other:
+            self._writer.finish(self.other, status, 0, 0, self.other.next)
+            self.other = None
 
 
 def filled_in(command: Sequence[str], ref: JobRef, labels: Mapping[str, str]) -> Iterator[str]:
@@ -285,10 +276,10 @@ def try_case(case: Case, command: Sequence[str], target: Target, stop: threading
             problems += (case.check or check_log)(trial)
         except Broken as broken:
             problems.append(str(broken))
-        except (ChronoverseError, OSError) as error:
-            problems.append(f"the service did not answer: {error}")
+        except ChronoverseError as error:
+            problems.append(f"the case could not be tried: {error}")
         finally:
-            trial.client.close()
+            trial.close()
         if trial.proxy.unused and not problems:
             problems.append("the fault never happened: the runner has sent no request that it is for")
         return Result(case, problems, time.monotonic() - began, trial.stderr)
