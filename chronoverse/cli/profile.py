@@ -45,11 +45,7 @@ def profile_text(profile: dict[str, Any]) -> Iterator[str]:
         if compared_with is None:
             yield "No earlier job has COMPLETED, so nothing is known to be slower."
         elif usual:
-            yield (
-                "Slower than every one of these runs:"
-                if slower
-                else "No pause was longer than in every one of these runs."
-            )
+            yield "Slower than every one of these runs:" if slower else "Nothing was slower than every one of them."
             yield from (text for pause in slower for text in _pause_text(pause))
         others = [pause for pause in pauses if pause not in slower]
         if others:

@@ -264,7 +264,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     assert cli("profile", WORKFLOW, "job_2", **settings).stdout.splitlines()[:6] == [
         f"job_2 of {WORKFLOW}: FAILED",
         "From its first line to its last: 19m, usually 19m in job_1.",
-        "No pause was longer than in every one of these runs.",
+        "Nothing was slower than every one of them.",
         "The longest pauses:",
         "1m, usually 1m, between these lines:",
         "        1  step 1",

@@ -114,7 +114,8 @@ def _running_json(job: Job, times: Times, read: BatchReader, now: float) -> dict
     """What a running job's silence means. ``silent_seconds`` is None when its last line has no time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
-    if since is None:
+    # A line that came without a time has the beginning of 1970.
+    if not since:
         return {"silent_seconds": None, "usual": None, "seconds_left": None}
     found = progress(times.timeline, times.good, max(0, round(1000 * (now - since))))
     return {

@@ -232,3 +232,6 @@ def test_a_running_job(workflow: Workflow) -> None:
     assert (found["silent_seconds"], found["seconds_left"]) == (0, None)
     workflow.write("silent", [], None)
     assert profile(workflow.app(), "silent")["running"]["usual"] is None
+    # A foreign runner has given its line no time.
+    workflow.write("timeless", [-BEGAN], None)
+    assert profile(workflow.app(), "timeless")["running"] == dict.fromkeys(("silent_seconds", "usual", "seconds_left"))
