@@ -53,6 +53,17 @@ def reading(store: Store, block_seconds: float) -> Iterator[LiveReader]:
         yield reader
 
 
+def write_soon(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
+    """Writes a line to a job on each node in a moment. A reader ends only when its reads end, which wait long."""
+    keys = {cluster.owner(job.workflow_id): f"{prefix}:{{{job.workflow_id}}}:{job.job_id}:log" for job in jobs}
+
+    def write() -> None:
+        for key in keys.values():
+            cluster.ask("XADD", key, "99-0", "message", "the last")
+
+    threading.Timer(0.5, write).start()
+
+
 def node_threads() -> int:
     """How many threads of live readers there are in this process."""
     return len([each for each in threading.enumerate() if each.name == "tail-node"])
@@ -218,6 +229,7 @@ def test_a_thousand_slots_take_a_connection_for_each_node(store: Store, cluster:
         assert node_threads() == 3
         tracked = [b" flags=t" in line for each in cluster.servers for line in each.ask("CLIENT", "LIST").splitlines()]
         assert sum(tracked) == 3
+        write_soon(cluster, prefix, jobs[:30])
     assert set(found) == set(jobs)
 
 
@@ -229,7 +241,7 @@ def write_all(cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
 
 
 @pytest.mark.long
-def test_a_new_job_is_read_at_once(store: Store, jobs: list[JobRef]) -> None:
+def test_a_new_job_is_read_at_once(store: Store, cluster: Cluster, prefix: str, jobs: list[JobRef]) -> None:
     """It is on a node whose reader is waiting already, or on another node."""
     first, other = jobs[0], jobs[1]
     second = JobRef(first.workflow_id, "job_2")
@@ -243,6 +255,7 @@ def test_a_new_job_is_read_at_once(store: Store, jobs: list[JobRef]) -> None:
         threading.Timer(0.2, reader.watch, (other, 1)).start()
         assert numbers(reader.read(100)) == {other: [b"2-0"]}
         assert time.monotonic() - began < LONG / 2
+        write_soon(cluster, prefix, jobs)
 
 
 def test_a_server_that_stands_still_silences_only_its_own_jobs(
