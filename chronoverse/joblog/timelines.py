@@ -44,8 +44,10 @@ _NOISE_OF_PAUSE: Final = 0.3
 #: Good runs that have to have one of the last lines of a running job, so that the time left is said.
 _MIN_RUNS: Final = 3
 _DIGEST_BYTES: Final = 16
-#: A key has 48 bits. Of two logs with 4,096 anchors each, two lines are confused once in 16 million times.
-_KEY_MASK: Final = 2**48 - 1
+#: A key has 48 bits. Of two logs with 4,096 anchors each, two lines are confused once in 8 million times.
+_KEY_MASK: Final = 2**47 - 1
+#: This part of a key says that the line is the first of its shape.
+_IS_FIRST: Final = 2**47
 #: Larger values are stored as this one. Only the time of a clock that jumps between centuries is larger.
 _LARGEST: Final = 2**62
 #: How a timestamp ends that we have written.
@@ -275,10 +277,11 @@ class TimelineBuilder:
         def row(index: int) -> _Row | None:
             if index in unknown:
                 return None
-            return numbers[index], hashes[index] + counts[index] & _KEY_MASK, pauses[index], times[index] + offset
+            key = hashes[index] + counts[index] & _KEY_MASK | _IS_FIRST * (counts[index] == 1)
+            return numbers[index], key, pauses[index], times[index] + offset
 
         if self._lines <= MAX_ANCHORS:
-            keys = [key & _KEY_MASK for key in map(add, hashes, counts)]
+            keys = [h + k & _KEY_MASK | _IS_FIRST * (k == 1) for h, k in zip(hashes, counts, strict=True)]
             rows = zip(numbers, keys, pauses, [time + offset for time in times], strict=True)
             self._all += [each for index, each in enumerate(rows) if index not in unknown] if unknown else rows
         else:
@@ -417,20 +420,24 @@ def _differences(values: Sequence[int]) -> list[int]:
 def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
     """The anchors that both have in the same order, as many as possible: their indexes in the one and the other.
 
-    So lines that come twice in one of the runs, and once in the other, are not taken for each other. It is a longest
-    increasing subsequence, as in a patience diff.
+    So when one run has a line less, the later ones of its shape are not taken for others. It is a longest increasing
+    subsequence, as in a patience diff. A line whose shape no other line has counts three times: it is the same one.
     """
     places = {anchor.key: place for place, anchor in enumerate(good.anchors)}
     matched = {index: places[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in places}
+    keys = {anchor.key for anchor in timeline.anchors}
     # Of the subsequences of each length, the one with the lowest end: that end, and its index in ``timeline``.
     ends: list[int] = []
     tails: list[int] = []
     before: dict[int, int | None] = {}
     for index, place in matched.items():
-        length = bisect_left(ends, place)
+        length = bisect_left(ends, 3 * place)
         before[index] = tails[length - 1] if length else None
-        ends[length : length + 1] = [place]
-        tails[length : length + 1] = [index]
+        key = timeline.anchors[index].key
+        second = (key ^ _IS_FIRST) + 1
+        for more in range(3 if key & _IS_FIRST and second not in places and second not in keys else 1):
+            ends[length + more : length + more + 1] = [3 * place + more]
+            tails[length + more : length + more + 1] = [index]
     kept: dict[int, int] = {}
     last = tails[-1] if tails else None
     while last is not None:
