@@ -24,7 +24,7 @@ from chronoverse.joblog.shapes import MAX_SHAPES
 VERSION: Final = 1
 #: Lines of a log that are kept to be found again in other runs. A log with fewer lines keeps all of them.
 MAX_ANCHORS: Final = 4_096
-#: Bytes of the longest packed timeline. One of :data:`MAX_ANCHORS` anchors has some 45 KB.
+#: Bytes of the longest packed timeline. One of :data:`MAX_ANCHORS` anchors has some 30 KB.
 MAX_TIMELINE_BYTES: Final = 65_536
 #: Pauses that an answer lists.
 MAX_LISTED: Final = 20
@@ -39,7 +39,7 @@ _RECENT: Final = 32
 #: What an excess has to be above, at least: in ms, as a part of the whole run, and as a part of the slowest good pause.
 #: Besides, it has to be above the distance of the good runs from each other. ``python -m bench.pauses`` judges them.
 _NOISE_MS: Final = 100
-_NOISE_OF_TOTAL: Final = 0.02
+_NOISE_OF_TOTAL: Final = 0.03
 _NOISE_OF_PAUSE: Final = 0.3
 #: Good runs that have to have one of the last lines of a running job, so that the time left is said.
 _MIN_RUNS: Final = 3
@@ -366,47 +366,46 @@ class Profile(NamedTuple):
 
 def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
     """Compares a job with good runs. ``slower`` has the largest excess first, ``pauses`` the longest pause."""
-    compared = [_compare(timeline, each) for each in good]
-    usual = Spread.of([each.total for each in good]) if good else None
+    longest = sorted((-anchor.pause, index) for index, anchor in enumerate(timeline.anchors) if anchor.pause)
+    if not good:
+        anchors = [timeline.anchors[index] for _, index in longest[:MAX_LISTED]]
+        return Profile(timeline.total, None, [], [Pause(each.number, each.pause, None, None) for each in anchors])
+    usual = Spread.of([each.total for each in good])
+    floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total))
+    # Only these can be above the noise, or among the longest.
+    wanted = [index for place, (pause, index) in enumerate(longest) if -pause > floor or place < MAX_LISTED]
+    found: list[Pause] = []
+    for index, there in zip(
+        wanted, zip(*[_compare(timeline, each, wanted) for each in good], strict=True), strict=True
+    ):
+        anchor = timeline.anchors[index]
+        known = Spread.of([pause for _, pause in there if pause is not None] or [0])
+        excess = min(excess for excess, _ in there)
+        is_above = excess > max(floor, known.most - known.least)
+        found.append(Pause(anchor.number, anchor.pause, known, excess if is_above else 0))
+    slower = sorted((each for each in found if each.excess), key=attrgetter("excess"), reverse=True)
+    return Profile(timeline.total, usual, slower[:MAX_LISTED], found[:MAX_LISTED])
 
-    def pause(index: int) -> Pause:
-        number, _, ms, _ = timeline.anchors[index]
-        if not good:
-            return Pause(number, ms, None, None)
-        there = [pauses[index] for _, pauses in compared]
-        known = Spread.of([each for each in there if each is not None] or [0])
-        excess = min(excesses[index] for excesses, _ in compared)
-        return Pause(number, ms, known, excess if excess > known.most - known.least else 0)
 
-    floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total)) if usual else 0
-    above = [index for index, all in enumerate(zip(*[each for each, _ in compared], strict=True)) if min(all) > floor]
-    slower = sorted(filter(attrgetter("excess"), map(pause, above)), key=attrgetter("excess"), reverse=True)
-    longest = sorted(range(len(timeline.anchors)), key=lambda index: -timeline.anchors[index].pause)[:MAX_LISTED]
-    pauses = [each for each in map(pause, longest) if each.ms]
-    return Profile(timeline.total, usual, slower[:MAX_LISTED], pauses)
-
-
-def _compare(timeline: Timeline, good: Timeline) -> tuple[list[int], list[int | None]]:
-    """Compares a job with one good run: by how much longer each pause is, and how long it was in the good run.
+def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
+    """For each ``wanted`` anchor: by how much longer its pause is than in a good run, and how long it was there.
 
     A line is usually after the same lines as before. If it is not, because other lines are between them in one
-    of the runs, the time since the last line that both have has to be longer, too. The excess is the smaller one of
-    both. An excess that is within the noise is 0. The second value is None for a line that the good run does not have.
+    of the runs, the time since the last line that both have has to be longer, too. A line that only the job has is
+    judged with the next one that both have. The excess is the smaller one of both; within the noise it is 0. The second
+    value is None for a line that the good run does not have.
     """
     common = _common(timeline, good)
-    here = _differences([timeline.anchors[index].elapsed for index in common])
-    there = _differences([good.anchors[place].elapsed for place in common.values()])
-    more_by_index = dict(zip(common, map(_above_noise, here, there), strict=True))
-    excesses: list[int] = []
-    pauses: list[int | None] = []
-    more = _LARGEST
-    # From the end, since a line that only the job has is judged with the next one that both have.
-    for index in range(len(timeline.anchors) - 1, -1, -1):
-        more = more_by_index.get(index, more)
+    here = [timeline.anchors[index].elapsed for index in common]
+    there = [good.anchors[place].elapsed for place in common.values()]
+    more = [*map(_above_noise, _differences(here), _differences(there)), _LARGEST]
+    indexes = [*common]
+    found: list[tuple[int, int | None]] = []
+    for index in wanted:
         pause = good.anchors[common[index]].pause if index in common else good.shortest
-        excesses.append(min(more, _above_noise(timeline.anchors[index].pause, pause or 0)))
-        pauses.append(pause)
-    return excesses[::-1], pauses[::-1]
+        own = _above_noise(timeline.anchors[index].pause, pause or 0)
+        found.append((min(own, more[bisect_left(indexes, index)]), pause))
+    return found
 
 
 def _above_noise(here: int, there: int) -> int:
@@ -425,6 +424,8 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
     """
     places = {anchor.key: place for place, anchor in enumerate(good.anchors)}
     matched = {index: places[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in places}
+    if [*matched.values()] == sorted(matched.values()):
+        return matched
     keys = {anchor.key for anchor in timeline.anchors}
     # Of the subsequences of each length, the one with the lowest end: that end, and its index in ``timeline``.
     ends: list[int] = []

@@ -97,7 +97,7 @@ def test_a_long_log_keeps_its_longest_pauses() -> None:
     """They are kept with the lines before them, and with lines from all over the log."""
     choice = random.Random(5)
     times, waited = [0], {}
-    for number in range(2, 60_001):
+    for number in range(2, 20_001):
         pause = choice.randrange(100)
         if number % 100 == 0:
             pause = waited[number] = 1_000 + number
@@ -108,10 +108,17 @@ def test_a_long_log_keeps_its_longest_pauses() -> None:
     assert waited.items() <= kept.items()
     assert {number - 1 for number in waited} <= kept.keys()
     assert timeline.is_cut
-    left_out = [number for number in range(2, 60_001) if number not in kept]
+    left_out = [number for number in range(2, 20_001) if number not in kept]
     assert max(times[number - 1] - times[number - 2] for number in left_out) <= (timeline.shortest or 0)
     assert all(times[anchor.number - 1] == anchor.elapsed for anchor in timeline.anchors)
-    assert max(b - a for (_, a), (_, b) in zip(timeline.strip(), timeline.strip()[1:], strict=False)) < 2_000
+    strip = timeline.strip()
+    assert (strip[0], strip[-1]) == ((0, 1), (times[-1], 20_000))
+    assert strip == sorted(strip)
+    assert len({number for _, number in strip}) == len(strip) <= 500
+    # A long pause keeps both of its ends.
+    long = [number for number, pause in waited.items() if pause > times[-1] / 240]
+    assert len(long) > 10
+    assert {(times[each - 1], each) for number in long for each in (number - 1, number)} <= {*strip}
     assert Timeline.from_bytes(timeline.to_bytes()) == timeline
 
 
@@ -135,13 +142,13 @@ def test_the_memory_is_bounded_for_a_log_of_any_length() -> None:
     """Of shapes beyond the bound, no line is an anchor. Those that came before are still counted."""
     builder = TimelineBuilder()
     size = 5_000
-    for start in range(0, MAX_SHAPES + 10 * size, size):
-        stamps = [iso_timestamp((BEGIN + start + each) / 1000) for each in range(size)]
+    stamps = [iso_timestamp((BEGIN + each) / 1000) for each in range(size)]
+    for start in range(0, MAX_SHAPES + 4 * size, size):
         builder.add([1, *range(start + 2, start + size + 1)], range(start + 1, start + size + 1), stamps)
     timeline = builder.timeline()
     assert len(builder._counters) <= MAX_SHAPES
     assert len(builder._longest) <= 2 * MAX_ANCHORS
-    assert timeline.lines == MAX_SHAPES + 10 * size
+    assert timeline.lines == MAX_SHAPES + 4 * size
     beyond = [anchor for anchor in timeline.anchors if anchor.number > MAX_SHAPES + 2 * size]
     assert all(anchor.number % size == 1 for anchor in beyond)
 
@@ -183,7 +190,7 @@ def test_without_good_runs_the_longest_pauses_are_said() -> None:
 
 
 def test_what_is_within_the_noise_is_not_slower() -> None:
-    """Less than 2 % of the run, less than 0.1 s, less than 30 % of the pause, or less than what good runs differ by."""
+    """Less than 3 % of the run, less than 0.1 s, less than 30 % of the pause, or less than what good runs differ by."""
     good = [built([0, 20_000, 20_010, 24_000 + each, 24_000 + each]) for each in (0, 3_000)]
     assert compare(built([0, 25_000, 25_400, 30_990 + 2_000, 32_990]), good).slower == []
     (found,) = compare(built([0, 27_000, 27_010, 31_000, 31_000]), good).slower
