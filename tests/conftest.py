@@ -1,6 +1,7 @@
 """Fixtures for every test: real servers, one of each kind for the whole run, and a key prefix for each test."""
 
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -36,6 +37,20 @@ PROCESSES: Final = 4
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes run the tests. Single files and directories run in this process, which is faster."""
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else PROCESSES
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects the tests without looking for garbage, and leaves out later what exists by then.
+
+    Python would look at the objects of all tests and modules again and again: 2.4 of 5.7 s of CPU in each process.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 #: Whether a test's set-up or call has failed.
