@@ -84,7 +84,7 @@ def milliseconds(app: ScanApp, job: str, kind: str = "profile") -> float:
     else:
         found = orjson.loads(app.read_profile(ProfileScan(**asked)))
         assert found["complete"]
-        assert found["slower"][0]["seconds"] > 60
+        assert found["slower"][0]["seconds"] >= 60
     return 1000 * (time.monotonic() - began)
 
 
