@@ -30,6 +30,7 @@ LEFT_OUT: Final = (
     "faults",
     "history/scans/test_app.py",
     "history/scans/test_comparison.py",
+    "history/scans/test_profile_scan.py",
     "history/scans/test_summary_scan.py",
     "history/scans/test_workflow_scan.py",
     "integrations",
