@@ -132,6 +132,10 @@ class Timeline(NamedTuple):
         numbers, keys, pauses, rests = (values[7 + size * column : 7 + size * (column + 1)] for column in range(4))
         elapsed = accumulate(map(add, pauses, rests))
         anchors = tuple(map(Anchor, accumulate(numbers), keys, pauses, elapsed))
+        # Whoever may write to the archive may have written it. JSON has no larger numbers.
+        largest = (anchors[-1].number, anchors[-1].elapsed) if anchors else ()
+        if max(*values[1:7], *largest) > _LARGEST:
+            raise ValueError("this is a timeline of no log")
         return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
 
     def strip(self, points: int = 500) -> list[tuple[int, int]]:
@@ -139,6 +143,8 @@ class Timeline(NamedTuple):
 
         There are at most ``points``, spread evenly over the time. Between two of them, lines came at one pace.
         """
+        if not self.lines:
+            return []
         found: list[tuple[int, int]] = []
         step = max(1, -(-self.total // max(1, points // 2 - 1)))
         # The last line before each step, and the first one after it: so a long pause keeps both of its ends.

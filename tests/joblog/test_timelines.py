@@ -260,3 +260,15 @@ def test_the_time_left_is_not_guessed_after_lines_that_no_good_run_has() -> None
 
 def test_seconds_are_what_json_says() -> None:
     assert Spread(1, 2_500, 61_000).to_json() == {"least": 0.001, "median": 2.5, "most": 61.0}
+
+
+def test_a_forged_timeline_with_numbers_that_no_log_has_is_refused() -> None:
+    """Whoever may write to the archive may have written it. Its hash is right."""
+    anchors = (timelines.Anchor(2**62, 1, 0, 0), timelines.Anchor(2**63, 2, 0, 0))
+    with pytest.raises(ValueError, match="no log"):
+        Timeline.from_bytes(Timeline(2, 1, 2, 0, 0, None, anchors).to_bytes())
+
+
+def test_a_log_without_lines_has_no_strip() -> None:
+    """A page draws none."""
+    assert TimelineBuilder().timeline().strip() == []

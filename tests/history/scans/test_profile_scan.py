@@ -169,6 +169,7 @@ def test_what_few_lines_and_odd_clocks_say(workflow: Workflow, is_archived: bool
         found = profile(app, job_id)
         assert (found["seconds"], found["slower"], found["pauses"]) == (0, [], [])
         assert (found["complete"], found["scanned_to"]) == (True, count)
+        assert found["strip"] == [[0, 1]] * count
 
 
 def test_a_redacted_line_and_a_gap(workflow: Workflow) -> None:
