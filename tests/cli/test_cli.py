@@ -508,29 +508,32 @@ def test_serve_checks_its_flags_as_settings(bind: str | None, workers: str | Non
         serve_command(bind, workers)
 
 
+#: Settings with which no service starts, and what is said.
+CANNOT_START: Final = {
+    "no key": ({"REDIS_URL": "redis://127.0.0.1:1"}, "CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, "),
+    "typo": (
+        {"REDIS_URL": "redis://127.0.0.1:1", "JWT_SECRT": SECRET},
+        "CHRONOVERSE_JWT_SECRT is not a setting: did you mean CHRONOVERSE_JWT_SECRET?",
+    ),
+    "no PEM": (
+        {"JWT_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"},
+        "must be a usable key",
+    ),
+    "no address": ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
+    "no driver": ({"ARCHIVE_URL": "s3://bucket"}, "S3 needs boto3: install the extra s3 (docs/installing.md)"),
+}
+GUNICORN: Final = ("-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"))
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("argv", "settings", "message"),
     [
-        ({"REDIS_URL": "redis://127.0.0.1:1"}, "CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, "),
-        (
-            {"REDIS_URL": "redis://127.0.0.1:1", "JWT_SECRT": SECRET},
-            "CHRONOVERSE_JWT_SECRT is not a setting: did you mean CHRONOVERSE_JWT_SECRET?",
-        ),
-        ({"JWT_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"}, "must be a usable key"),
-        ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
-        ({"ARCHIVE_URL": "s3://bucket"}, "S3 needs boto3: install the extra s3 (docs/installing.md)"),
-    ],
-    ids=["no key", "typo", "no PEM", "no address", "no driver"],
-)
-@pytest.mark.parametrize(
-    "argv",
-    [
-        [str(ROOT / "app.py")],
-        pytest.param(["-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")], marks=pytest.mark.long),
+        *(pytest.param([str(ROOT / "app.py")], *each, id=name) for name, each in CANNOT_START.items()),
+        pytest.param(GUNICORN, *CANNOT_START["no key"], id="gunicorn", marks=pytest.mark.long),
     ],
 )
 def test_a_service_that_cannot_start_says_why(
-    tmp_path: Path, argv: list[str], settings: dict[str, str], message: str
+    tmp_path: Path, argv: Sequence[str], settings: dict[str, str], message: str
 ) -> None:
     """It is one line, before it listens, with the exit code of bad settings; also where gunicorn is called directly."""
     # As if boto3 was not installed.

@@ -17,7 +17,7 @@ from chronoverse.store import Store
 from chronoverse.store.audit import MAX_ENTRIES
 from chronoverse.web.http.paging import encode_cursor
 from tests.support.archivers import archive
-from tests.support.commands import call_main, environ, run_chronoverse
+from tests.support.commands import call_main, environ
 from tests.support.reading import Clock
 from tests.support.servers import RedisServer, running
 from tests.support.service import serving
@@ -104,9 +104,9 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
     store: dict[str, Any] = {"CHRONOVERSE_URL": "", "CHRONOVERSE_REDIS_URL": str(site.service.redis_url)}
 
     def change(*arguments: str, **settings: Any) -> str:
-        done = run_chronoverse(site.service, *arguments, **store, **settings)
+        done = call_main(*arguments, environ=environ(site.service, **store, **settings))
         assert done.returncode == 0, done.stderr
-        return done.stderr.decode()
+        return done.stderr
 
     def show(*arguments: str, **settings: str) -> str:
         done = call_main(*arguments, environ=environ(site.service, **settings))

@@ -26,7 +26,7 @@ from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.archivers import archive
 from tests.support.bench import make_lines
-from tests.support.commands import run_chronoverse, start_chronoverse
+from tests.support.commands import call_main, environ, start_chronoverse
 from tests.support.servers import RedisServer
 from tests.support.service import serving
 from tests.support.waiting import wait_until
@@ -304,16 +304,16 @@ def test_lines_in_the_spool_of_a_killed_runner_are_not_delivered(site: Site, tmp
     assert site.client.delete(job.path).status_code == 204
 
     server = ("--server", site.service.url) if through == "service" else ()
-    done = run_chronoverse(
+    variables = environ(
         site.service,
-        *("deliver", *server, str(path)),
         CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
         CHRONOVERSE_TOKEN=site.service.token(),
     )
+    done = call_main("deliver", *server, str(path), environ=variables)
 
     assert done.returncode == 73
-    assert b"was deleted" in done.stderr
-    assert str(path).encode() in done.stderr
+    assert "was deleted" in done.stderr
+    assert str(path) in done.stderr
     assert not path.exists()
     stays_deleted(site, job)
 
@@ -363,15 +363,17 @@ def test_a_new_command_is_not_published_under_a_deleted_id(site: Site, tmp_path:
     """It runs, and its lines are kept: they are not those that somebody wanted gone."""
     job = deleted(site)
 
-    done = run_chronoverse(
+    variables = environ(
         site.service,
-        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
         CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
     )
+    done = call_main(
+        "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown", environ=variables
+    )
 
-    assert (done.returncode, done.stdout) == (0, b"shown\n")
-    assert b"chronoverse: nothing is published: the job was deleted" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "shown\n")
+    assert "chronoverse: nothing is published: the job was deleted" in done.stderr
     assert len([*tmp_path.glob("spool/*.sqlite")]) == 1
     stays_deleted(site, job)
 
@@ -383,16 +385,18 @@ def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: 
     path = spool_of_killed_runner(site, job, tmp_path)
     assert site.client.delete(job.path).status_code == 204
 
-    done = run_chronoverse(
+    variables = environ(
         site.service,
-        *("run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown"),
         CHRONOVERSE_DATA_DIR=str(tmp_path),
         CHRONOVERSE_REDIS_URL=str(site.service.redis_url),
     )
+    done = call_main(
+        "run", "--workflow", job.workflow_id, "--job", job.job_id, "--", "echo", "shown", environ=variables
+    )
 
-    assert (done.returncode, done.stdout) == (0, b"shown\n")
-    assert b"the job was deleted" in done.stderr
-    assert b"its lines that waited here are dropped" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "shown\n")
+    assert "the job was deleted" in done.stderr
+    assert "its lines that waited here are dropped" in done.stderr
     assert not path.exists()
     (new,) = tmp_path.glob("spool/*.sqlite")
     assert b"line 10" not in new.read_bytes()

@@ -23,7 +23,7 @@ from tests.auth.claim_forms import (
     good_claims,
     signed,
 )
-from tests.support.commands import run_chronoverse
+from tests.support.commands import call_main, environ
 from tests.support.issuer import Issuer
 from tests.support.keys import RSA
 from tests.support.servers import RedisServer
@@ -128,10 +128,10 @@ def test_tokens_of_the_command_line_obey_the_same_settings(tmp_path: Path) -> No
     """`token` and `run --server` read the settings of the service, so their tokens have its audience and its issuer."""
     settings: dict[str, Any] = {f"CHRONOVERSE_{name.upper()}": value for name, value in CONFIGURED.items()}
     with serving(tmp_path, **CONFIGURED) as service:
-        ran = run_chronoverse(
-            service, "run", "--server", service.url, "--workflow", "mine", "--job", "cli", "--", "echo", "x", **settings
-        )
-        token = run_chronoverse(service, "token", **settings).stdout.decode().strip()
+        env = environ(service, **settings)
+        run = ("run", "--server", service.url, "--workflow", "mine", "--job", "cli", "--", "echo", "x")
+        ran = call_main(*run, environ=env)
+        token = call_main("token", environ=env).stdout.strip()
         answer = httpx.get(
             f"{service.url}/workflows/mine/jobs/cli", headers={"Authorization": f"Bearer {token}"}, timeout=10
         )
