@@ -38,7 +38,7 @@ _MAX_SAMPLES: Final = 512
 _RECENT: Final = 32
 #: What an excess has to be above, at least: in ms, as a part of the whole run, and as a part of the slowest good pause.
 #: Besides, it has to be above the distance of the good runs from each other. ``python -m bench.pauses`` judges them.
-_NOISE_MS: Final = 100
+_NOISE_MS: Final = 250
 _NOISE_OF_TOTAL: Final = 0.03
 _NOISE_OF_PAUSE: Final = 0.3
 #: Good runs that have to have one of the last lines of a running job, so that the time left is said.

@@ -189,12 +189,25 @@ def test_without_good_runs_the_longest_pauses_are_said() -> None:
     assert profile.pauses == [(3, 30, None, None), (2, 10, None, None)]
 
 
-def test_what_is_within_the_noise_is_not_slower() -> None:
-    """Less than 3 % of the run, less than 0.1 s, less than 30 % of the pause, or less than what good runs differ by."""
-    good = [built([0, 20_000, 20_010, 24_000 + each, 24_000 + each]) for each in (0, 3_000)]
-    assert compare(built([0, 25_000, 25_400, 30_990 + 2_000, 32_990]), good).slower == []
-    (found,) = compare(built([0, 27_000, 27_010, 31_000, 31_000]), good).slower
-    assert (found.number, found.excess) == (2, 7_000)
+@pytest.mark.parametrize(
+    ("usual", "noise"),
+    [
+        # 3 % of the run of 100 s.
+        ([[500, 99_500]], 3_000),
+        # 30 % of the slowest good run's pause.
+        ([[20_000, 80_000], [19_000, 80_000]], 6_000),
+        # The difference of the good runs.
+        ([[10_000, 90_000], [5_500, 90_000]], 4_500),
+        # A quarter of a second.
+        ([[100, 900]], 250),
+    ],
+)
+def test_what_is_within_the_noise_is_not_slower(usual: list[list[int]], noise: int) -> None:
+    good = [built([0, first, first + second]) for first, second in usual]
+    first, second = usual[0]
+    assert compare(built([0, first + noise, first + noise + second]), good).slower == []
+    (found,) = compare(built([0, first + noise + 1, first + noise + second + 1]), good).slower
+    assert (found.number, found.excess) == (2, noise + 1)
 
 
 def test_other_lines_in_between_are_no_delay() -> None:
