@@ -332,6 +332,7 @@ CASES: Final = (
         "Requests are lost",
         faults=(Fault("lose request", "attempts"), Fault("lose request", "logs", 2), Fault("lose request", "end")),
     ),
+    Case("delayed", "Each answer comes a second late", *_SLOW, faults=(Fault("delay", "", 1_000),)),
     Case("repeated", "Each request comes twice", *_SLOW, faults=(Fault("repeat", "", 1_000),)),
     Case("unavailable", "503 for 3 s", *_SLOW, faults=(Fault(503, "logs", seconds=3),)),
     Case("bad-gateway", "502 with a page, for 3 s", *_SLOW, faults=(Fault(502, "logs", seconds=3),)),

@@ -30,10 +30,11 @@ RETRY_AFTER_SECONDS: Final = 3
 class Fault(NamedTuple):
     """What happens to requests.
 
-    ``how`` is ``lose answer``, ``lose request``, ``repeat`` (the service gets it twice), ``swallow`` (lines are
-    answered as stored, and are not), or a status that is answered instead of the service's. ``route`` is ``attempts``,
-    ``logs`` or ``end``, or empty for all. A request that only renews the lease does not count. The first ``times``
-    requests are hit; or else all, also those of other routes, in the ``seconds`` from the first one on.
+    ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets it twice),
+    ``swallow`` (lines are answered as stored, and are not), or a status that is answered instead of the service's.
+    ``route`` is ``attempts``, ``logs`` or ``end``, or empty for all. A request that only renews the lease does not
+    count. The first ``times`` requests are hit; or else all, also those of other routes, in the ``seconds`` from the
+    first one on.
     """
 
     how: str | int
@@ -128,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, {"Content-Type": "application/json"}, b'{"next":%d}' % next_number
         if how == "lose request":
             return 0, {}, b""
+        if how == "delay":
+            time.sleep(1.0)
         if how == "repeat":
             self._forward(body)
         return self._forward(body)

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,13 +37,13 @@ class Target(NamedTuple):
 @contextlib.contextmanager
 def running_service() -> Iterator[Target]:
     """Runs a service in the ``with`` block. Raises :class:`Unreachable` with its messages when it does not start."""
-    with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
+    with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as temporary:
+        directory = Path(temporary)
         # The user's own settings do not count, nor does what gunicorn and the metrics read.
         foreign = ("GUNICORN_", "PROMETHEUS_", "OTEL_")
         environ = {name: value for name, value in job_environ().items() if not name.startswith(foreign)}
         environ |= {
-            "CHRONOVERSE_DATA_DIR": name,
+            "CHRONOVERSE_DATA_DIR": temporary,
             "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
             # An archiver would look at the jobs, and declare those LOST whose runner the kit holds up.
             "CHRONOVERSE_ARCHIVE_URL": "none",
@@ -53,7 +54,10 @@ def running_service() -> Iterator[Target]:
         with (directory / "service.log").open("wb") as log:
             process = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            yield target(_wait_until_ready(process, directory), local_secret(directory))
+            url = _wait_until_ready(process, directory)
+            make_token = partial(mint, local_secret(directory), "conformance", ttl_seconds=3_600, now=time.time())
+            scopes = ("logs:write", "logs:read")
+            yield Target(url, *(make_token(scopes[:count], [WORKFLOW]) for count in (2, 1)))
         finally:
             process.terminate()
             try:
@@ -65,16 +69,6 @@ def running_service() -> Iterator[Target]:
             deadline = time.monotonic() + STOP_SECONDS
             while (directory / "server.sock").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
-
-
-def target(url: str, secret: bytes) -> Target:
-    """The service at ``url``, whose tokens are signed with ``secret``."""
-    now, both = time.time(), ("logs:read", "logs:write")
-    return Target(
-        url,
-        mint(secret, "conformance", both, [WORKFLOW], 3_600, now),
-        mint(secret, "runner", both[1:], [WORKFLOW], 3_600, now),
-    )
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", directory: Path) -> str:
