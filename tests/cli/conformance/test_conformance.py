@@ -99,6 +99,7 @@ def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_each_planted_defect_is_found(target: Target, tmp_path: Path) -> None:
     """By the case that is meant for it."""
     source, tests = NODE_RUNNER.read_text(), []
