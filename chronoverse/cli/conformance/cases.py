@@ -132,10 +132,9 @@ def _check_labels(trial: Trial) -> Iterator[str]:
 
 def _check_pause(trial: Trial) -> Iterator[str]:
     yield from check_log(trial)
-    appends = [request for request in trial.proxy.requests if request.has_lines]
-    for refused, following in itertools.pairwise(appends):
-        if refused.status == 429 and following.at - refused.at < RETRY_AFTER_SECONDS - 0.2:
-            yield f"after a 429, lines came again {following.at - refused.at:.1f} s later"
+    for (refused, status), (following, _) in itertools.pairwise(trial.proxy.appends):
+        if status == 429 and following - refused < RETRY_AFTER_SECONDS - 0.2:
+            yield f"after a 429, lines came again {following - refused:.1f} s later"
 
 
 def _check_gap(trial: Trial) -> Iterator[str]:

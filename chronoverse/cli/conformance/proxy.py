@@ -43,17 +43,11 @@ class Fault(NamedTuple):
     seconds: float = 0
 
 
-class Request(NamedTuple):
-    """A request that the runner has sent. ``status`` is what it was answered with, 0 for nothing."""
-
-    at: float
-    route: str
-    has_lines: bool
-    status: int
-
-
 class Proxy(ThreadingHTTPServer):
-    """Forwards to the service at ``upstream``, but for ``faults``. While ``is_out``, all requests get 503."""
+    """Forwards to the service at ``upstream``, but for ``faults``. While ``is_out``, all requests get 503.
+
+    ``appends`` are the times of the requests with lines, and the statuses of their answers.
+    """
 
     daemon_threads = True
 
@@ -61,7 +55,7 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream
         self.is_out = False
-        self.requests: list[Request] = []
+        self.appends: list[tuple[float, int]] = []
         self._left = {fault: fault.times for fault in faults}
         self._began: dict[Fault, float] = {}
         self._lock = threading.Lock()
@@ -104,9 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
         has_lines = bool(content.get("lines"))
         how = self.server.choose(route, route == "logs" and not has_lines)
         status, headers, answer = self._answer(how, body, content)
-        is_lost = how in ("lose request", "lose answer")
-        self.server.requests.append(Request(time.monotonic(), route, has_lines, 0 if is_lost else status))
-        if is_lost:
+        if has_lines:
+            self.server.appends.append((time.monotonic(), status))
+        if how in ("lose request", "lose answer"):
             self.close_connection = True
             return
         self.send_response(status)
