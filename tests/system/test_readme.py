@@ -217,6 +217,7 @@ def test_each_block_of_settings_is_one_that_the_service_takes(tmp_path: Path) ->
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_all_other_commands_of_the_documents_run(
     embedded_service: Service, embedded_store: Store, tmp_path: Path
 ) -> None:
