@@ -45,6 +45,7 @@ class Job:
     def __init__(self, store: Store, job_id: str, workflow_id: str = "page", labels: Labels = ()) -> None:
         self.ref = JobRef(workflow_id, job_id)
         self.last = 0
+        self._waited = 0.0
         self._store = store
         self._attempt = store.open(self.ref, "token", labels=labels)
 
@@ -55,10 +56,15 @@ class Job:
     def write(self, written: Iterator[Written]) -> "Job":
         """Writes lines of any kind, 1,000 in a round trip."""
         while batch := list(itertools.islice(written, 1000)):
-            stamp = iso_timestamp(1_772_532_000 + self.last / 10)
+            stamp = iso_timestamp(1_772_532_000 + self._waited + self.last / 10)
             lines = [Line(self.last + n, stamp, *each) for n, each in enumerate(batch, 1)]
             self._store.append(self._attempt, lines)
             self.last += len(lines)
+        return self
+
+    def wait(self, seconds: float) -> "Job":
+        """Makes the next line come so much later. A line that is written by itself comes 0.1 s after the one before."""
+        self._waited += seconds
         return self
 
     def end(self, status: Status = Status.COMPLETED, exit_code: int = 0) -> "Job":

@@ -3,6 +3,7 @@
 python -m tests.browser.screenshots
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -67,16 +68,18 @@ def write(
     lines: list[tuple[str, str]],
     end: tuple[Status, int] | None,
     workflow_id: str = WORKFLOW,
+    *,
+    stalls: float = math.inf,
 ) -> JobRef:
-    """Writes a job with these lines, seven a second."""
+    """Writes a job with these lines, seven a second, but with 15 s without a line after number ``stalls``."""
     clock.now += 240
     job = JobRef(workflow_id, job_id)
     attempt = store.open(job, "token")
     for start in range(0, len(lines), 500):
         numbered = enumerate(lines[start : start + 500], start + 1)
-        lines_of = [Line(n, iso_timestamp(clock.now + n / 7), text, stream) for n, (text, stream) in numbered]
-        store.append(attempt, lines_of)
-    clock.now += len(lines) / 7
+        times = {n: iso_timestamp(clock.now + n / 7 + 15 * (n > stalls)) for n in range(start + 1, start + 501)}
+        store.append(attempt, [Line(n, times[n], text, stream) for n, (text, stream) in numbered])
+    clock.now += len(lines) / 7 + 15 * (len(lines) > stalls)
     if end:
         store.finish(attempt, *end, 0, len(lines) + 1)
     return job
@@ -104,11 +107,15 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
         fails = number in (412, 415)
         end = (Status.FAILED, 3) if fails else (Status.COMPLETED, 0)
         write(store, clock, f"build-{number}", [*build(number - 200, fails=fails)], end)
-    failed = write(store, clock, "build-417", [*build(230, fails=True)], (Status.FAILED, 3))
-    running = write(store, clock, "build-418", [*build(180, fails=False)][:140], None)
+    lines = [*build(230, fails=True)]
+    stalls = 1 + [text for text, _ in lines].index(f"{ESC}[1m==> Running tests{ESC}[0m")
+    failed = write(store, clock, "build-417", lines, (Status.FAILED, 3), stalls=stalls)
     gone = write(
         store, clock, "import-7", [(f"imported batch {n} of 2,400", "stdout") for n in range(1, 2401)], (Status.LOST, 0)
     )
+    # The running job's last line is of now.
+    clock.now = time.time() - 240 - 140 / 7
+    running = write(store, clock, "build-418", [*build(180, fails=False)][:140], None)
     key = f"chronoverse:{{{WORKFLOW}}}:{gone.job_id}:log"
     server.ask("XTRIM", key, "MINID", "900")
     server.ask("XDEL", key, *(f"{number}-0" for number in range(912, 1240)))

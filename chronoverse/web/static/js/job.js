@@ -12,13 +12,15 @@ import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
 import { NewLines } from "./new_lines.js";
 import { notifyOfEnd } from "./notify.js";
+import { Profile } from "./profile.js";
 import { RowMaker } from "./row.js";
 import { Ruler } from "./ruler.js";
 import { Scan } from "./scan.js";
 import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
 import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
-import { showConnection, showFoot, showJob, showLast, showTrouble } from "./status.js";
+import { showConnection, showFoot, showForecast, showJob, showLast, showTrouble } from "./status.js";
+import { Strip } from "./strip.js";
 import { showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
@@ -63,7 +65,10 @@ const ruler = new Ruler(
   (number) => jump(number),
 );
 const viewport = new Viewport($("log"), log, maker, moved);
+const strip = new Strip((number) => jump(number), numbersInView);
+const profile = new Profile(path, log, strip);
 showFoot((text) => (viewport.foot = text));
+showForecast((isRunning) => profile.forecast(isRunning));
 let filtered = null;
 let position = 1;
 let target = 0;
@@ -85,6 +90,7 @@ function changed() {
   showNewCount();
   findGroups();
   ruler.changed();
+  strip.moved();
   viewport.refresh();
 }
 
@@ -105,6 +111,7 @@ function moved(isLarge) {
   target = 0;
   if (isLarge && !filtered) ruler.showPlace(topNumber());
   if (viewport.atEnd) lastSeen = log.last;
+  strip.moved();
   showNewCount();
 }
 
@@ -121,6 +128,12 @@ function topNumber() {
   return position;
 }
 
+/** The numbers of the first and the last line in view. */
+function numbersInView() {
+  const [top, bottom] = viewport.view;
+  return viewport.source.count ? [top, bottom].map((row) => viewport.source.numberAt(row)) : [position, position];
+}
+
 /** Brings a line into view and marks it as the current one. A selection of other lines moves there. */
 function jump(number, share = JUMP_SHARE) {
   log.reveal(number);
@@ -128,6 +141,7 @@ function jump(number, share = JUMP_SHARE) {
   if (maker.picked && (number < maker.picked.from || number > maker.picked.to)) pick(number, false);
   lastSeen = log.last;
   viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active || errors.active) });
+  strip.moved();
   showNewCount();
 }
 
@@ -241,10 +255,10 @@ $("log").addEventListener("click", (event) => {
 $("newer").addEventListener("click", () => toEnd());
 // After a click on a button, keys go to the log again. After a key press on a button the focus stays there, unless the click
 // has hidden it: until the browser draws again, a hidden button still gets the keys.
-for (const group of document.querySelectorAll(".tools, #comparison, #walk, #summary, #picked, #newer")) {
+for (const group of document.querySelectorAll(".tools, #comparison, #walk, #summary, #slower, #picked, #newer")) {
   group.addEventListener("click", ({ detail }) => (detail || group.hidden) && $("log").focus({ focusVisible: false }));
 }
-$("summary").addEventListener("click", (event) => {
+$("findings").addEventListener("click", (event) => {
   const { number } = event.target.dataset;
   if (!number || event.metaKey || event.ctrlKey) return;
   event.preventDefault();
@@ -310,6 +324,8 @@ const KEYS = {
   G: toEnd,
   l: () => $("goto").showModal(),
   ":": () => $("goto").showModal(),
+  p: () => strip.step(maker.current || topNumber(), 1),
+  P: () => strip.step(maker.current || topNumber(), -1),
   e: () => errors.step(1),
   E: () => errors.step(-1),
   s: () => $("stderr").click(),
@@ -344,7 +360,7 @@ const events = {
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   redact: ({ from, to }) => {
     announce(`Lines ${from} to ${to} were redacted`);
-    return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), filtered && filter(), redraw()];
+    return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), profile.forget(), filtered && filter(), redraw()];
   },
   job: showState,
   // The stream goes on with the next token.
@@ -444,12 +460,23 @@ function showCause({ cause, compared_with: runs }, moves) {
  * Shows the summary. If `opens`, the new lines are marked, until the reader has done something, and the log moves to the cause,
  * until some seconds are over.
  */
-function summarize(opens) {
+function summarize(opens, answered) {
   const until = performance.now() + CAUSE_MS;
   return showSummary(path, (body) => {
     newLines.showCount(body.compared_with && body.new.count);
     if (opens && !hasReaderActed) showCause(body, performance.now() < until);
-  });
+    answered?.();
+  }).then(answered);
+}
+
+/** When the first lines are drawn: what the service has to compute about the job. Why it failed comes first. */
+async function explain(opensAtEnd) {
+  const isFailure = hasFailed();
+  await log.loaded;
+  // The first lines are drawn in the next frame. The service is busy with the answers, so they are asked for after it.
+  for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
+  if (isFailure) await new Promise((answered) => summarize(opensAtEnd, answered));
+  await profile.follow(() => live);
 }
 
 async function main() {
@@ -475,17 +502,13 @@ async function main() {
     if (isSearched) find.begin({ jumps: !hasPlace });
     if (isCompared) newLines.begin({ jumps: !hasPlace && !isSearched });
     lastSeen = log.last;
-    if (hasFailed() && log.last) {
-      await log.loaded;
-      // The first lines are drawn in the next frame. The service is busy with the answers, so they are asked for after it.
-      for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
-      summarize(opensAtEnd);
-    }
+    explain(opensAtEnd);
     if (!live) return;
   } else {
     showMissing(workflow, name);
     viewport.end(true);
     live = true;
+    explain(false);
   }
   await followStream(log.last, job !== null);
 }

@@ -107,6 +107,7 @@ export class Log {
     this.#joinParts(window);
     this.#evict();
     this.#changed();
+    this.#load();
   }
 
   /** Adds a gap: numbers that cannot be had. */

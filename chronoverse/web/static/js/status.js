@@ -17,10 +17,16 @@ let last = 0;
 let lostTimer = 0;
 let grewAt = 0;
 let foot = () => {};
+let forecast = () => null;
 
 /** Has `show` called with what stands after the last line: how long a running job has been quiet, or how it ended. */
 export function showFoot(show) {
   foot = show;
+}
+
+/** Has the head say when a running job usually ends: what `says(isRunning)` gives, or nothing if that is null. */
+export function showForecast(says) {
+  forecast = says;
 }
 
 /** Shows a job's state, from the service or from its stream, and the log's last number. */
@@ -70,6 +76,8 @@ function tick() {
   const stop = ended(job.status) ? Date.parse(job.finished_at ?? "") : Date.now();
   const facts = [];
   if (start > 0 && stop >= start) facts.push(`${ended(job.status) ? "after " : ""}${span(stop - start)}`);
+  const end = forecast(job.status === "RUNNING");
+  if (end) facts.push(end);
   if (start > 0) facts.push(`began ${ago(job.started_at)}`);
   facts.push(lines(last));
   if (job.dropped) facts.push(`${job.dropped} dropped`);

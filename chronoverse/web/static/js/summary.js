@@ -18,7 +18,7 @@ const SHOWN = 200;
 let asking = 0;
 
 /** A link to a line, which has the line's number as `data-number`. */
-function linkToLine(number, ...children) {
+export function linkToLine(number, ...children) {
   const element = link(`#L${number}`, ...children);
   element.dataset.number = number;
   return element;
@@ -33,7 +33,8 @@ function amount({ count: all, first }, noun, skipped) {
   return first.length ? linkToLine(first[0].sequence_num, text) : text;
 }
 
-function code({ message }) {
+/** A line's text, without markup and colours. */
+export function code({ message }) {
   const text = make("code", "");
   for (const segment of segments(plain(message.slice(markup(message)?.skip ?? 0)).trim().slice(0, SHOWN), [])) text.append(segmentElement({ ...segment, link: undefined }));
   return text;

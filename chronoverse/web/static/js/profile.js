@@ -1,0 +1,88 @@
+// Where the time went: asks for a job's profile, and shows what it says in the strip of time and below the head.
+
+import { pause } from "../client/request.js";
+import { $, announce } from "./dom.js";
+import { get, token } from "./session.js";
+import { code, linkToLine } from "./summary.js";
+import { runningTexts, slowerTexts } from "./timeline.js";
+
+//: Milliseconds between two requests for a running job, and the least multiple of the time that one takes.
+const REFRESH_MS = 30_000;
+const REFRESH_SHARE = 50;
+//: Requests until the service has looked at all lines, each of which takes up to a second. A log that is archived takes one.
+const MAX_REQUESTS = 40;
+//: Requests for an ended job that fail one after the other.
+const MAX_FAILURES = 3;
+//: Milliseconds between two looks whether it is time to ask.
+const LOOK_MS = 1000;
+
+export class Profile {
+  #path;
+  #log;
+  #strip;
+  #body = null;
+  #answeredAt = 0;
+  #epoch = 0;
+
+  /** `path` is the job's route. */
+  constructor(path, log, strip) {
+    this.#path = path;
+    this.#log = log;
+    this.#strip = strip;
+  }
+
+  /** Asks once, and rarely again as long as `isLive()` is true: not while the tab is hidden or nobody is signed in, nor while no line comes. */
+  async follow(isLive) {
+    for (let failures = 0; failures < MAX_FAILURES; ) {
+      while (document.hidden || !token()) await pause(LOOK_MS);
+      const [began, epoch, wasLive] = [performance.now(), this.#epoch, isLive()];
+      const body = await this.#ask();
+      const rest = Math.max(REFRESH_MS, REFRESH_SHARE * (performance.now() - began));
+      failures = body || wasLive ? 0 : failures + 1;
+      const isNewest = body !== null && epoch === this.#epoch;
+      if (isNewest) this.#answeredAt = performance.now();
+      if (isNewest) this.#show(body);
+      if (isNewest && !wasLive) return;
+      const isDue = () => !isLive() || !isNewest || epoch !== this.#epoch || this.#log.last > body.job.last_sequence_num;
+      while (!(wasLive && !isLive()) && !(performance.now() - began > rest && isDue())) await pause(LOOK_MS);
+    }
+  }
+
+  /** The profile, or null if it cannot be had. */
+  async #ask() {
+    for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
+      const body = await get(`${this.#path}/profile`).then((answer) => answer.body, () => null);
+      if (!body || body.complete) return body;
+    }
+    return null;
+  }
+
+  /** Forgets the texts of lines, because some were redacted. */
+  forget() {
+    this.#epoch += 1;
+    if (this.#body) this.#show({ ...this.#body, slower: [] });
+  }
+
+  /** Shows that a running job has been silent for longer than usual, if it has. Returns when the job usually ends, or null. */
+  forecast(isRunning) {
+    const { job, running } = (isRunning && this.#body) || {};
+    const age = (performance.now() - this.#answeredAt) / 1000;
+    const { end, silent } = running ? runningTexts(running, age, this.#log.last <= job.last_sequence_num) : {};
+    if (silent && $("silent").hidden) announce(silent);
+    $("silent").hidden = !silent;
+    if (silent && $("silent").textContent !== silent) $("silent").textContent = silent;
+    return end ?? null;
+  }
+
+  #show(body) {
+    this.#body = body;
+    this.#strip.show(body);
+    const { job, seconds, usual, slower } = body;
+    const worst = slower.find(({ after }) => after);
+    // A job that has succeeded as fast as others needs no explanation.
+    $("slower").hidden = !worst || (job.status === "COMPLETED" && seconds <= (usual?.most ?? 0));
+    if ($("slower").hidden) return;
+    const [before, after] = slowerTexts(worst);
+    $("slower").replaceChildren(linkToLine(worst.after.sequence_num, before, code(worst.after), after));
+  }
+}

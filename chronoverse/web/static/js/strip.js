@@ -1,0 +1,129 @@
+// The strip over the log that shows time: how much came when, the pauses that were longer than in every good run, and what is in view.
+
+import { $, announce } from "./dom.js";
+import { lineAt, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, stepped, WIDTH } from "./timeline.js";
+
+//: Pixels around a click in which a pause is looked for.
+const NEAR = 8;
+//: Seconds of a job of which no strip is shown, unless something was slower.
+const SHORT = 10;
+//: Milliseconds for which the strip says what is where a click or a key in the log has led. A finger cannot hover.
+const SAID_MS = 4000;
+
+const DIRECTIONS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
+
+export class Strip {
+  #points = [];
+  #pauses = [];
+  #total = 0;
+  #at = 0;
+  #jump;
+  #view;
+  #timer = 0;
+  #frame = 0;
+
+  /** `jump(number)` goes to a line. `view()` gives the numbers of the first and the last line in view. */
+  constructor(jump, view) {
+    this.#jump = jump;
+    this.#view = view;
+    const strip = $("strip");
+    strip.addEventListener("pointermove", (event) => this.#say(this.#secondsAt(event), this.#reach));
+    strip.addEventListener("pointerleave", () => this.#hush());
+    strip.addEventListener("focus", () => strip.matches(":focus-visible") && this.#say(this.#at));
+    strip.addEventListener("blur", () => this.#hush());
+    // After a click, keys go to the log.
+    strip.addEventListener("mousedown", (event) => event.preventDefault());
+    strip.addEventListener("click", (event) => {
+      $("log").focus({ focusVisible: false });
+      this.#goTo(this.#secondsAt(event), this.#reach);
+    });
+    strip.addEventListener("keydown", (event) => this.#keyed(event));
+  }
+
+  /** Shows a profile, or nothing if it has no strip. */
+  show({ strip = [], slower = [], pauses = [] }) {
+    this.#points = strip;
+    this.#total = strip.at(-1)?.[0] ?? 0;
+    this.#pauses = this.#total ? pausesOf({ strip, slower, pauses }) : [];
+    const isShown = this.#total >= SHORT || (this.#total > 0 && slower.length > 0);
+    $("strip").hidden = !isShown;
+    if (!isShown) return this.#hush();
+    $("strip").ariaValueMax = String(Math.round(this.#total));
+    $("strip").querySelector(".output").setAttribute("d", outputPath(strip));
+    $("strip").querySelector(".slow").setAttribute("d", slowPath(this.#pauses, this.#total));
+    return this.moved();
+  }
+
+  /** To be called when other lines have come into view. */
+  moved() {
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#frame = 0;
+      if ($("strip").hidden) return;
+      const [from, to] = this.#view().map((number) => secondsOf(this.#points, number));
+      const shown = $("strip").querySelector(".shown");
+      shown.setAttribute("x", (from / this.#total) * WIDTH);
+      shown.setAttribute("width", ((to - from) / this.#total) * WIDTH);
+      if (document.activeElement !== $("strip")) this.#setValue(from);
+    });
+  }
+
+  /** Goes to the next pause that was slower than usual, or to the previous one, from a line. After the last comes the first. */
+  step(number, direction) {
+    const slow = this.#pauses.filter(({ isSlower }) => isSlower);
+    if (direction < 0) slow.reverse();
+    const next = slow.find((each) => (each.number - number) * direction > 0) ?? slow[0];
+    if (!next) return;
+    this.#goTo(next.from);
+    announce(pauseText(next));
+  }
+
+  get #reach() {
+    return (NEAR / $("strip").clientWidth) * this.#total;
+  }
+
+  #secondsAt({ offsetX }) {
+    return Math.max(0, Math.min(1, offsetX / $("strip").clientWidth)) * this.#total;
+  }
+
+  #goTo(seconds, reach = 0) {
+    const pause = pauseAt(this.#pauses, seconds, reach);
+    this.#setValue(seconds, pause);
+    this.#say(seconds, reach);
+    if (document.activeElement !== $("strip")) this.#timer = setTimeout(() => this.#hush(), SAID_MS);
+    this.#jump(pause?.number ?? lineAt(this.#points, seconds));
+  }
+
+  #setValue(seconds, pause = pauseAt(this.#pauses, seconds)) {
+    this.#at = seconds;
+    $("strip").ariaValueNow = String(Math.round(seconds));
+    $("strip").ariaValueText = pause ? pauseText(pause) : placeText(this.#points, seconds);
+  }
+
+  #keyed(event) {
+    const { key } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (key === "Enter") $("log").focus();
+    else if (key === "Escape") this.#hush();
+    else if (key === "Home") this.#goTo(0);
+    else if (key === "End") this.#goTo(this.#total);
+    else if (key in DIRECTIONS) this.#goTo(stepped(this.#pauses, this.#total, this.#at, DIRECTIONS[key]));
+    else return;
+    event.preventDefault();
+  }
+
+  /** Says what is at a place, below it. */
+  #say(seconds, reach = 0) {
+    clearTimeout(this.#timer);
+    const pause = pauseAt(this.#pauses, seconds, reach);
+    const [moment, width] = [$("moment"), $("strip").clientWidth];
+    moment.textContent = pause ? pauseText(pause) : placeText(this.#points, seconds);
+    moment.hidden = false;
+    const left = (seconds / this.#total) * width - moment.offsetWidth / 2;
+    moment.style.left = `${Math.max(4, Math.min(width - moment.offsetWidth - 4, left))}px`;
+  }
+
+  #hush() {
+    clearTimeout(this.#timer);
+    $("moment").hidden = true;
+  }
+}

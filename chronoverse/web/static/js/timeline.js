@@ -1,0 +1,119 @@
+// The pure part of the strip of time: where its points and marks are, and what is said of them.
+//
+// A strip is a list of points `[seconds, number]`: how long after the first line a line came. Both never decrease.
+
+import { count, span } from "./format.js";
+import { countBefore } from "./ranges.js";
+
+//: The strip's size in units of its drawing, which is stretched to the page's width; and the height and the columns of its output.
+export const WIDTH = 1000;
+const HEIGHT = 16;
+const OUTPUT_HEIGHT = 10;
+const COLUMNS = 200;
+//: An arrow key moves by this share of the strip. A pause of less than half of that is none, unless it was slower than usual.
+const STEPS = 50;
+//: Seconds that a running job must be silent before the page says so.
+const SILENT = 10;
+
+/** The `to` (0 or 1) of the place whose `from` is `value`, between the points around it. */
+function between(strip, from, to, value) {
+  const at = countBefore(strip.length, (each) => strip[each][from] <= value);
+  if (at === 0 || at === strip.length) return strip.at(at ? -1 : 0)[to];
+  const [before, after] = [strip[at - 1], strip[at]];
+  return before[to] + ((after[to] - before[to]) * (value - before[from])) / (after[from] - before[from]);
+}
+
+/** Seconds at which a line came. */
+export const secondsOf = (strip, number) => between(strip, 1, 0, number);
+
+/** The number of the last line that had come by then. */
+export const lineAt = (strip, seconds) => Math.floor(between(strip, 0, 1, seconds));
+
+/** The lines for each column of the strip, as the `d` of a path. The height is the logarithm of their number. */
+export function outputPath(strip) {
+  const total = strip.at(-1)[0];
+  const below = Array.from({ length: COLUMNS + 1 }, (_, column) => between(strip, 0, 1, (column / COLUMNS) * total));
+  const heights = below.slice(1).map((number, column) => Math.log1p(number - below[column]));
+  const most = Math.max(...heights) || 1;
+  const tops = heights.map((height, column) => `V${(HEIGHT - (OUTPUT_HEIGHT * height) / most).toFixed(1)}H${((column + 1) * WIDTH) / COLUMNS}`);
+  return `M0 ${HEIGHT}${tops.join("")}V${HEIGHT}Z`;
+}
+
+/** The long pauses of a profile, in their order: `{from, to, seconds, usual, number, isSlower}`. `number` is the last line before the pause. */
+export function pausesOf({ strip, slower, pauses }) {
+  const found = new Map();
+  for (const [each, isSlower] of [...slower.map((each) => [each, true]), ...pauses.map((each) => [each, false])]) {
+    const { after, before, seconds, usual } = each;
+    // The log may have dropped a line meanwhile.
+    if (!after || !before || found.has(before.sequence_num)) continue;
+    if (!isSlower && seconds < strip.at(-1)[0] / STEPS / 2) continue;
+    const to = secondsOf(strip, before.sequence_num);
+    found.set(before.sequence_num, { from: Math.max(0, to - seconds), to, seconds, usual, number: after.sequence_num, isSlower });
+  }
+  return [...found.values()].sort((a, b) => a.from - b.from);
+}
+
+/** The pauses that were slower than usual, as the `d` of a path: each is a line across it, with a stroke at its beginning. */
+export function slowPath(pauses, total) {
+  const x = (seconds) => ((seconds / total) * WIDTH).toFixed(1);
+  return pauses.filter(({ isSlower }) => isSlower).map(({ from, to }) => `M${x(from)} 0V${HEIGHT}M${x(from)} ${HEIGHT / 2}H${x(to)}`).join("");
+}
+
+/** The pause at a place. One that was slower than usual counts as `reach` seconds longer at both ends. */
+export function pauseAt(pauses, seconds, reach = 0) {
+  const away = ({ from, to }) => Math.max(from - seconds, seconds - to, 0);
+  const near = pauses.filter((each) => each.isSlower && away(each) < reach).sort((a, b) => away(a) - away(b));
+  return near[0] ?? pauses.find(({ from, to }) => from <= seconds && seconds < to) ?? null;
+}
+
+/** Where an arrow key leads to: a step away, but no further than to a pause that was slower than usual, and out of the one where it is. */
+export function stepped(pauses, total, at, direction) {
+  const stops = pauses.filter(({ from, isSlower }) => isSlower && (from - at) * direction > 0).map(({ from }) => from);
+  const step = at + (direction * total) / STEPS;
+  const place = Math.max(0, Math.min(total, direction > 0 ? Math.min(step, ...stops) : Math.max(step, ...stops)));
+  const inside = pauses.find(({ from, to }) => from <= place && place < to);
+  if (!inside) return place;
+  return direction > 0 && inside.from <= at ? inside.to : inside.from;
+}
+
+/** A duration in seconds, such as "12.4 s". */
+const duration = (seconds) => (seconds >= 10 && seconds < 60 ? `${seconds.toFixed(1)} s` : span(1000 * seconds));
+
+/** A duration of which nobody needs the details, such as "45 s", "4 min" or "2 h". */
+const roughly = (seconds) => (seconds < 60 ? span(1000 * seconds) : seconds < 3600 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`);
+
+const usually = (usual) => (usual ? `usually ${duration(usual.median)}` : "");
+
+/** What is said of a pause: how long it was, and how long it is in good runs. */
+export const pauseText = ({ seconds, usual, number }) => `${[`${duration(seconds)} here`, usually(usual)].filter(Boolean).join(", ")} · after line ${count(number)}`;
+
+/** What is said of any other place. */
+export const placeText = (strip, seconds) => `${duration(seconds)} · line ${count(lineAt(strip, seconds))}`;
+
+/** What is said of the worst pause of a profile, before and after the text of the line to which it leads. */
+export const slowerTexts = ({ excess, after, usual }) => [`${duration(excess)} slower after line ${count(after.sequence_num)}: `, ` (${usually(usual)})`];
+
+/** When good runs ended from here on, such as "in 2 to 3 min". `left` is in seconds. */
+function endText({ least, most }) {
+  if (most <= 0) return "usually ended by now";
+  const [size, unit] = most < 60 ? [1, "s"] : most < 7200 ? [60, "min"] : [3600, "h"];
+  // A number that changes every second would draw the eye.
+  const grain = unit === "s" ? 5 : 1;
+  const low = Math.floor(Math.max(0, least) / size / grain) * grain;
+  const high = Math.ceil(most / size / grain) * grain;
+  if (!low) return `usually ends within ${high} ${unit}`;
+  return `usually ends in ${low < high ? `${low} to ` : ""}${high} ${unit}`;
+}
+
+/**
+ * What the head says of a running job `age` seconds after the answer: `end`, when it usually ends, and `silent`, that this has
+ * been longer than in every good run. Both may be null. `isSilent`: no line has come since the answer.
+ */
+export function runningTexts({ silent_seconds: silent, usual, seconds_left: left }, age, isSilent) {
+  const now = (silent ?? -Infinity) + age;
+  const isLong = isSilent && now >= SILENT && now > (usual?.most ?? Infinity);
+  return {
+    end: left && endText({ least: left.least - age, most: left.most - age }),
+    silent: isLong ? `Silent for ${roughly(now)}, usually ${roughly(usual.median)}` : null,
+  };
+}

@@ -1,0 +1,290 @@
+"""Where the time went, on the page of a job: the strip of time, what was slower, and when it usually ends."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import httpx
+import pytest
+from playwright.sync_api import Page, Position, Route
+
+from chronoverse.auth.tokens import ADMIN
+from chronoverse.joblog.model import Status
+from chronoverse.store import Store
+from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.conftest import Job
+from tests.browser.test_accessible import FINDINGS
+from tests.browser.test_new_lines import COVERED, wait_current
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.long
+
+OpenTab = Callable[..., Tab]
+
+#: The route, but not the page's own module of that name.
+ROUTE: Final = re.compile(r"/jobs/[^/]+/profile\?")
+
+#: What the pure part makes of a small profile, and of times.
+PURE: Final = """async (profile) => {
+    const { lineAt, outputPath, pauseAt, pausesOf, placeText, runningTexts, secondsOf, slowPath, stepped } =
+        await import("/ui/static/js/timeline.js");
+    const { strip } = profile;
+    const pauses = pausesOf(profile);
+    const steps = (at, direction) => {
+        const found = [];
+        for (let next = stepped(pauses, 100, at, direction); next !== at; next = stepped(pauses, 100, at, direction)) {
+            found.push(at = next);
+        }
+        return found;
+    };
+    const ends = [[130, 170], [125, 3590], [7200, 10800], [3, 23], [-5, 90], [0, 40], [-9, 0], [175, 175]];
+    const silent = (seconds, usual, isSilent = true) =>
+        runningTexts({ silent_seconds: seconds, usual, seconds_left: null }, 0, isSilent).silent;
+    const usual = { least: 8, median: 10, most: 12 };
+    return {
+        numbers: [-1, 0, 5, 10, 49.9, 50, 60, 99.9, 100, 200].map((seconds) => lineAt(strip, seconds)),
+        seconds: [0, 1, 51, 101, 102, 202, 999].map((number) => secondsOf(strip, number)),
+        pauses: pauses.map(({ from, to, number, isSlower }) => [from, to, number, isSlower]),
+        columns: outputPath(strip).split("H").length - 1,
+        silence: outputPath(strip).split("V").slice(21, 100).every((each) => Number(each.split("H")[0]) > 15),
+        slow: slowPath(pauses, 100),
+        found: [9.5, 10, 30, 49, 50, 50.5, 70, 75, 90].map((seconds) => pauseAt(pauses, seconds, 1)?.number ?? 0),
+        right: steps(8, 1).slice(0, 4), left: steps(55, -1).slice(0, 4),
+        ends: ends.map(([least, most]) =>
+            runningTexts({ silent_seconds: 0, usual: null, seconds_left: { least, most } }, 0).end),
+        silent: [silent(240, usual), silent(13, usual), silent(12, usual), silent(240, usual, false), silent(240, null),
+            silent(9, { least: 0, median: 0, most: 0.1 }), silent(7300, { least: 0, median: 0.1, most: 0.3 })],
+        place: placeText(strip, 60),
+    };
+}"""
+
+
+def line(number: int, message: str = "") -> dict[str, Any]:
+    """A line of an answer."""
+    return {
+        "timestamp": "2026-03-03T10:00:00.000Z",
+        "message": message or f"step {number}",
+        "sequence_num": number,
+        "stream": "stdout",
+    }
+
+
+def pause(after: int, seconds: float, usual: float | None, excess: float = 0.0, message: str = "") -> dict[str, Any]:
+    """A pause of an answer."""
+    spread = None if usual is None else {"least": usual / 2, "median": usual, "most": usual * 2}
+    entry = {"after": line(after, message), "before": line(after + 1), "seconds": seconds, "usual": spread}
+    return {**entry, "excess": excess}
+
+
+def profile(job: Job, status: str, *, running: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """A profile of 100 s and 301 lines: after line 101 come 40 s of silence (usually 0.1 s), later 5 s as usual."""
+    slow = pause(101, 40.0, 0.1, 39.8, "\x1b[36mwaiting\x1b[0m for <b>the cache</b>")
+    return {
+        "job": {"id": job.ref.job_id, "status": status, "last_sequence_num": job.last},
+        "compared_with": ["good-1"],
+        "seconds": 100.0,
+        "usual": {"least": 55.0, "median": 60.0, "most": 65.0},
+        "slower": [slow],
+        "pauses": [slow, pause(201, 5.0, 5.1), pause(250, 0.9, None)],
+        "running": running,
+        "complete": True,
+        "strip": [[0.0, 1], [10.0, 101], [50.0, 102], [70.0, 201], [75.0, 202], [100.0, 301]],
+        **more,
+    }
+
+
+def answer(tab: Tab, body: Callable[[], dict[str, Any]]) -> list[float]:
+    """Answers the tab's requests for the profile with what ``body()`` gives. Returns when they came, as they come."""
+    asked: list[float] = []
+
+    def fulfill(route: Route) -> None:
+        asked.append(time.monotonic())
+        route.fulfill(json=body())
+
+    tab.page.route(ROUTE, fulfill)
+    return asked
+
+
+def moment(page: Page) -> str:
+    """What the strip says where the pointer or the focus is."""
+    return page.inner_text("#moment") if page.is_visible("#moment") else ""
+
+
+def test_places_in_a_strip_of_time(open_tab: OpenTab, job: Job) -> None:
+    """Where lines, pauses and steps are, what is drawn, and the words for what is left and for silence."""
+    job.lines("a line").end()
+    found = open_tab(job.ref).wait_number(1).page.evaluate(PURE, profile(job, "FAILED"))
+    assert found == {
+        "numbers": [1, 1, 51, 101, 101, 102, 151, 300, 301, 301],
+        "seconds": [0, 0, 5, 10, 50, 75, 100],
+        "pauses": [[10, 50, 101, True], [70, 75, 201, False]],
+        "columns": 200,
+        "silence": True,
+        "slow": "M100.0 0V16M100.0 8H500.0",
+        "found": [101, 101, 101, 101, 101, 101, 201, 0, 0],
+        # To the right: to the pause, out of it, and on. To the left: to its beginning, out of it, and on.
+        "right": [10, 50, 52, 54],
+        "left": [53, 51, 10, 8],
+        "ends": [
+            "usually ends in 2 to 3 min",
+            "usually ends in 2 to 60 min",
+            "usually ends in 2 to 3 h",
+            "usually ends within 25 s",
+            "usually ends within 2 min",
+            "usually ends within 40 s",
+            "usually ended by now",
+            "usually ends in 2 to 3 min",
+        ],
+        "silent": [
+            "Silent for 4 min, usually 10 s",
+            "Silent for 13 s, usually 10 s",
+            None,
+            None,
+            None,
+            None,
+            "Silent for 2 h, usually 0.1 s",
+        ],
+        "place": "1 m 00 s · line 151",
+    }
+
+
+def write(job: Job, *, waits: float = 0.0) -> Job:
+    """60 lines, 0.1 s apart, but with 4 s more after line 50, and ``waits`` seconds more after line 40."""
+    for number in range(1, 61):
+        job.lines("\x1b[36mwaiting\x1b[0m for <b>the cache</b>" if number == 40 else f"step {number}")
+        job.wait({40: waits, 50: 4.0}.get(number, 0.0))
+    return job
+
+
+@pytest.fixture(scope="module")
+def good_runs(page_store: Store) -> None:
+    """Three good runs of the workflow ``slower``."""
+    for number in range(3):
+        write(Job(page_store, f"good-{number}", "slower")).end()
+
+
+@pytest.mark.usefixtures("good_runs")
+def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store: Store, axe: str) -> None:
+    """By click, key and link, and says it in words. It is asked for once, after the first lines are shown."""
+    job = write(Job(page_store, "slow", "slower"), waits=30.0).end(Status.FAILED, 1)
+    tab = open_tab()
+    page = tab.page
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    tab.open(job.ref).wait_number(60)
+    page.wait_for_selector("#strip")
+    times = """() => Object.fromEntries(performance.getEntriesByType("resource")
+        .map(({ name, startTime, responseEnd }) => [name.split("?")[0].split("/").pop(), [startTime, responseEnd]]))"""
+    entries = page.evaluate(times)
+    assert entries["profile"][0] > entries["logs"][1]
+
+    said = "30.1 s here, usually 0.1 s · after line 40"
+    strip = page.locator("#strip")
+
+    def at(seconds: float) -> Position:
+        return {"x": seconds / 39.9 * 1280, "y": 5}
+
+    strip.hover(position=at(20))
+    assert moment(page) == said
+    strip.hover(position=at(37))
+    assert moment(page) == "4.1 s here, usually 4.1 s · after line 50"
+    strip.click(position=at(20))
+    wait_current(tab, 40)
+    strip.click(position=at(34.55))
+    wait_current(tab, 46)
+    page.keyboard.press("p")
+    wait_current(tab, 40)
+    tab.wait_said(said)
+
+    page.focus("#strip")
+    page.keyboard.press("Home")
+    wait_current(tab, 1)
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    wait_current(tab, 40)
+    value = "(each) => [each.role, each.ariaLabel, each.ariaValueNow, each.ariaValueMax, each.ariaValueText]"
+    assert strip.evaluate(value) == ["slider", "Time in the log", "4", "40", said]
+    assert moment(page) == said
+    page.keyboard.press("Escape")
+    assert moment(page) == ""
+    page.keyboard.press("ArrowRight")
+    wait_current(tab, 41)
+    page.keyboard.press("Enter")
+    page.keyboard.press("g")
+    tab.wait_number(1)
+
+    assert page.text_content("#slower") == "30.0 s slower after line 40: waiting for <b>the cache</b> (usually 0.1 s)"
+    page.click("#slower a")
+    wait_current(tab, 40)
+    assert page.url.endswith("#L40")
+    page.wait_for_selector("#runs a")
+    page.evaluate(axe)
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 760})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            page.focus("#strip")
+            assert (width, scheme, page.evaluate(FINDINGS), page.evaluate(COVERED)) == (width, scheme, [], [])
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate("document.getElementById('slower').scrollWidth <= innerWidth")
+    assert sum("/profile?" in url for url in asked) == 1
+
+
+@pytest.mark.usefixtures("good_runs")
+def test_a_line_that_was_slower_and_is_redacted_is_blanked(
+    open_tab: OpenTab, page_service: Service, page_store: Store
+) -> None:
+    """At once. The page asks for the profile again later."""
+    job = write(Job(page_store, "running", "slower"), waits=30.0)
+    tab = open_tab(job.ref)
+    tab.page.wait_for_selector("#slower:has-text('waiting for')")
+    headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
+    path = f"{page_service.url}/workflows/slower/jobs/running/logs/redact"
+    assert httpx.post(path, json={"from": 40, "to": 40}, headers=headers).status_code == 200
+    tab.page.wait_for_selector("#slower", state="hidden")
+    assert tab.page.is_visible("#strip")
+
+
+def test_a_running_job_says_when_it_usually_ends(open_tab: OpenTab, job: Job) -> None:
+    """And that it is silent for longer than usual. The page asks rarely, and not in a hidden tab."""
+    job.lines(*(f"step {number}" for number in range(1, 302)))
+    spread = {"least": 8.0, "median": 10.0, "most": 12.0}
+    left = {"least": 650.0, "median": 652.0, "most": 655.0}
+    running = {"silent_seconds": 2.0, "usual": spread, "seconds_left": left}
+    tab = open_tab()
+    tab.page.clock.install()
+    answers: list[dict[str, Any]] = []
+    asked = answer(tab, lambda: answers[0] if answers else profile(job, "RUNNING", running=running, slower=[]))
+    tab.open(job.ref).wait_number(301)
+
+    def forward(seconds: int, text: str) -> None:
+        tab.page.clock.fast_forward(1000 * seconds)
+        wait_until(lambda: text in tab.text("#facts"), PATIENCE_SECONDS, f"the head says {text!r}")
+
+    forward(2, " · usually ends in 10 to 11 min · ")
+    assert tab.text("#silent") == ""
+    forward(60, " · usually ends in 9 to 10 min · ")
+    assert tab.text("#silent") == "Silent for 1 min, usually 10 s"
+    tab.wait_said("Silent for 1 min, usually 10 s")
+    forward(240, " · usually ends in 5 to 6 min · ")
+    assert len(asked) == 1
+    tab.page.evaluate("Object.defineProperty(document, 'hidden', { configurable: true, get: () => true })")
+    job.lines("step 302")
+    tab.page.clock.fast_forward(2000)
+    tab.wait_number(302)
+    forward(60, " · usually ends in 4 to 5 min · ")
+    assert (len(asked), tab.text("#silent")) == (1, "")
+    tab.page.evaluate("delete document.hidden")
+    forward(2, " · usually ends in 10 to 11 min · ")
+    job.lines("step 303")
+    tab.wait_number(303)
+    assert len(asked) == 2
+    answers.append(profile(job, "COMPLETED", seconds=60.0))
+    job.end()
+    tab.wait(lambda rows: len(asked) == 3, "the profile is asked for at the end")
+    tab.page.clock.fast_forward(100_000)
+    assert (len(asked), "usually" in tab.text("#facts")) == (3, False)
+    # What was slower is marked. It stands below the head only when the whole job was slower.
+    assert (tab.page.get_attribute("#strip .slow", "d"), tab.text("#slower")) == ("M100.0 0V16M100.0 8H500.0", "")
