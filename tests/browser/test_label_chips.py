@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from chronoverse.joblog.labels import check_labels
+from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job
@@ -61,3 +62,26 @@ def test_chips_say_what_jobs_were_for_and_choose_them(
     page.click("#labels .chip")
     page.wait_for_url(f"{tab.url}/ui/workflows/chips?")
     wait_until(lambda: jobs.count() == 4, PATIENCE_SECONDS, "all jobs")
+
+    # A job is compared only with the good runs that have one of its labels, if the reader says so.
+    failed = Job(page_store, "failed", "chips", check_labels({"branch": "next", "note": hostile})).lines("no")
+    tab.open(failed.end(Status.FAILED, 1).ref)
+    tab.wait_text("#runs", "compared with 4 runs: bare other script good")
+    page.wait_for_selector("#past:not([hidden])")
+    assert page.locator("#among option").all_inner_texts() == [
+        "all good runs",
+        "with branch=next",
+        f"with note={hostile}",
+    ]
+    page.select_option("#among", "branch=next")
+    tab.wait_text("#runs", "compared with 1 run: other")
+    assert "against_label=branch%3Dnext" in page.url
+    assert page.input_value("#among") == "branch=next"
+    names = "performance.getEntriesByType('resource').map(({ name }) => name)"
+
+    def asked(route: str) -> list[str]:
+        return [name for name in page.evaluate(names) if route in name]
+
+    routes = ("/summary?", "/logs/new?", "/profile?")
+    wait_until(lambda: all(asked(route) for route in routes), PATIENCE_SECONDS, "all that is compared")
+    assert [name for route in routes for name in asked(route) if "against_label=branch%3Dnext" not in name] == []

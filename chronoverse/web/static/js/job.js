@@ -7,7 +7,7 @@ import { Errors, looksLikeError } from "./errors.js";
 import { Find } from "./find.js";
 import { count, ended, lines, outcome } from "./format.js";
 import { Groups } from "./groups.js";
-import { labelChips } from "./labels.js";
+import { labelChips, labelText } from "./labels.js";
 import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
 import { NewLines } from "./new_lines.js";
@@ -387,6 +387,7 @@ function showLabels(labels = {}) {
   $("labels").dataset.shown = shown;
   $("labels").replaceChildren(...labelChips(workflow, labels));
   $("labels").hidden = !$("labels").childElementCount;
+  newLines.labels = Object.entries(labels).map(labelText);
 }
 
 /** Shows why no more lines come. `why` is null when the log is complete. */

@@ -1,7 +1,7 @@
 // The new lines of a job: which they are, with which runs it is compared, and the steps from one to the next.
 
-import { jobPage } from "./addresses.js";
-import { $, link, toggle } from "./dom.js";
+import { againstLabels, jobPage } from "./addresses.js";
+import { $, link, make, toggle } from "./dom.js";
 import { count } from "./format.js";
 import { Matches } from "./matches.js";
 import { toQuery } from "./share.js";
@@ -17,6 +17,23 @@ export class NewLines extends Matches {
       toggle($("new"));
       this.begin();
     });
+    $("among").addEventListener("change", () => {
+      toQuery({ against_label: $("among").value });
+      location.reload();
+    });
+  }
+
+  /** Offers to compare only with good runs that have one of these labels, each as KEY=VALUE. */
+  set labels(labels) {
+    const chosen = againstLabels().map(([, label]) => label).join(" ");
+    const options = ["", ...new Set([...labels, chosen].filter(Boolean))].map((label) => {
+      const option = make("option", "", label ? `with ${label}` : "all good runs");
+      option.value = label;
+      return option;
+    });
+    $("among").replaceChildren(...options);
+    $("among").value = chosen;
+    $("among").hidden = options.length === 1 || new URLSearchParams(location.search).has("against");
   }
 
   /** Whether the line is marked as a new one. */

@@ -1,6 +1,7 @@
 // Where the time went: asks for a job's profile, and shows what it says in the strip of time and below the head.
 
 import { pause } from "../client/request.js";
+import { againstLabels } from "./addresses.js";
 import { $, announce } from "./dom.js";
 import { get, token } from "./session.js";
 import { code, linkToLine } from "./summary.js";
@@ -51,7 +52,7 @@ export class Profile {
   /** The profile, or null if it cannot be had. */
   async #ask() {
     for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
-      const body = await get(`${this.#path}/profile`).then((answer) => answer.body, () => null);
+      const body = await get(`${this.#path}/profile?${new URLSearchParams(againstLabels())}`).then((answer) => answer.body, () => null);
       if (!body || body.complete) return body;
     }
     return null;

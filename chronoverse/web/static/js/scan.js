@@ -1,5 +1,6 @@
 // Finds all lines that match, that are new, or that are of one stream, by asking the service for page after page.
 
+import { againstLabels } from "./addresses.js";
 import { truncate } from "./line.js";
 import { countBefore } from "./ranges.js";
 import { get, Refused } from "./session.js";
@@ -22,10 +23,10 @@ export function query(criteria, more) {
   if (criteria.q) parameters.q = criteria.q;
   if (criteria.q && criteria.regex) parameters.regex = "true";
   if (criteria.stream) parameters.stream = criteria.stream;
-  // The run to compare with, when the address names one.
+  // The run to compare with, or the labels of the runs, when the address names one.
   const against = criteria.new && new URLSearchParams(location.search).get("against");
   if (against) parameters.against = against;
-  return new URLSearchParams(parameters);
+  return new URLSearchParams([...Object.entries(parameters), ...(criteria.new && !against ? againstLabels() : [])]);
 }
 
 export const route = (criteria) => (criteria.new ? "/logs/new" : criteria.q ? "/logs/search" : "/logs");

@@ -1,5 +1,6 @@
 // What the page says below the head of a failed job: why it failed, how many lines are new, and how many look like errors.
 
+import { againstLabels } from "./addresses.js";
 import { $, announce, link, make } from "./dom.js";
 import { ago, count } from "./format.js";
 import { segmentElement } from "./row.js";
@@ -75,7 +76,7 @@ function show(body) {
 export async function showSummary(path, told) {
   const mine = (asking += 1);
   for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
-    const body = await get(`${path}/summary?bytes=${BYTES}`).then((answer) => answer.body, () => null);
+    const body = await get(`${path}/summary?${new URLSearchParams([["bytes", BYTES], ...againstLabels()])}`).then((answer) => answer.body, () => null);
     if (!body || mine !== asking) return;
     show(body);
     told(body);
