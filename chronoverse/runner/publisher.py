@@ -105,6 +105,8 @@ class Publisher:
         self._has_lease = False
         if "attempt" in spool.state:
             self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
+        #: The attempt of the process that left the spool, and the index after that one's last line.
+        self._earlier_attempt, self._earlier_end = self._attempt, spool.end
         # Those that an earlier process has chosen for the job were set first.
         self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
         spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token, labels=dict(self.labels) or None)
@@ -449,19 +451,28 @@ class Publisher:
             self.spool.force_spill(False)
             self.say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
 
+    def _has_lines_of_its_own(self) -> bool:
+        """Whether the spool has, or may get, lines of a job that this process has never opened."""
+        return self._attempt is self._earlier_attempt and (self._result is None or self.spool.end > self._earlier_end)
+
     def _give_up(self, error: ChronoverseError) -> None:
         # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when
         # the spool was reassigned, or when there never was an attempt.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its lines that waited here are dropped")
-        if deleted or self.spool.room.directory is None:
-            self.spool.abandon()
-        else:
-            self.spool.force_spill(True)
         with self._lock:
-            self.refusal = error
             in_background = self._in_background
+            if deleted and in_background and self._has_lines_of_its_own():
+                # A command that is new goes on after the lines of an earlier runner. Only those are dropped.
+                self.spool.drop_earlier(self._earlier_end)
+                self.spool.save_state(attempt=None, base=None)
+                deleted = False
+            if deleted or self.spool.room.directory is None:
+                self.spool.abandon()
+            else:
+                self.spool.force_spill(True)
+            self.refusal = error
         if in_background:
             what = "nothing is published" if self._attempt is None else "publishing stopped"
             self.say(f"{what}: {error}")

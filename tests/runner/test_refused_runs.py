@@ -22,9 +22,11 @@ from chronoverse.auth.token_file import read_token_file
 from chronoverse.auth.tokens import READ
 from chronoverse.errors import ChronoverseError, Forbidden, Unauthorized
 from chronoverse.joblog.model import JobRef, Status
+from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
 from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.commands import after_link, call_main, chronoverse_argv
@@ -258,6 +260,31 @@ def test_the_hint_about_other_runs_names_their_store(service: Service, server: R
     other.close()
     os.utime(other.path, (0, 0))
     assert hint(URL=service.url, TOKEN=service.token()) == f"env -u CHRONOVERSE_URL chronoverse deliver {other.path}"
+
+
+def test_a_deletion_that_is_heard_of_late_drops_no_lines_of_a_new_command(
+    server: RedisServer, store: Store, tmp_path: Path, job: JobRef
+) -> None:
+    """Those of the earlier runner of that job are dropped. The store answers only after the command has begun."""
+    room = SpoolRoom(tmp_path / "spool", job.job_id)
+    earlier = Spool(room)
+    earlier.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"earlier", 1))
+    earlier.save_state(workflow=job.workflow_id, job=job.job_id, token="a" * 32, attempt=1, base=1)
+    assert earlier.preserve()
+    delete_job(server, job)
+
+    def connect() -> Store:
+        wait_until(lambda: b"one" in out.getvalue(), 30, "the command has begun")
+        return store
+
+    out, err = BytesIO(), BytesIO()
+    limits = RunLimits(room=room, open_seconds=0.01, deliver_seconds=10)
+    assert run(COMMAND, connect, job, out=out, err=err, limits=limits) == 3
+    said = err.getvalue().decode()
+    assert "was deleted" in said
+    command = printed_command(said)
+    assert chronoverse(*command, data_dir=tmp_path, REDIS_URL=server.url).returncode == 0
+    assert_published_once(server, JobRef(job.workflow_id, f"{job.job_id}.2"))
 
 
 @pytest.mark.long

@@ -270,6 +270,15 @@ class Spool:
                 with contextlib.suppress(sqlite3.Error):
                     self._remove_safe()
 
+    def drop_earlier(self, index: int) -> None:
+        """Removes the lines below ``index``. Nobody wants them any more."""
+        with self._changed:
+            self.acked = self.safe = self.first = index
+            self._memory.delete(0, index)
+            if self._file is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._file.write(self._saved(), delete=(0, index))
+
     def preserve(self) -> Path | None:
         """Leaves all lines, and how the job ended, in the file. None if there is neither, or there can be no file.
 
