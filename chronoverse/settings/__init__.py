@@ -129,7 +129,13 @@ class Settings:
     oidc_scopes: str = _setting(
         parse.scopes, "words", "The scopes that are asked for there.", default="openid offline_access logs:read"
     )
-    heartbeat_seconds: int = _number((1, 300), "seconds", "Silence after which a stream sends a heartbeat.", default=15)
+    heartbeat_seconds: int = _number(
+        (1, 300),
+        "seconds",
+        "Silence after which a stream sends a heartbeat. Our clients, but for the page, take 45 s without a byte for a"
+        " dead connection, and connect again at their line.",
+        default=15,
+    )
     lease_seconds: int = _number(
         (1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.", default=30
     )

@@ -23,7 +23,7 @@ from chronoverse.settings import Settings
 from chronoverse.store import Durability, Store
 from chronoverse.web.guards.admission import AdmissionControl
 from chronoverse.web.guards.event_loop import yield_to_loop
-from chronoverse.web.guards.memory import bound_unread_answers
+from chronoverse.web.guards.memory import UnreadAnswers, bound_unread_answers
 from chronoverse.web.guards.rates import NewJobThrottle, PublishThrottle, ReplayThrottle
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http import cors, openapi, problems, read_audit, request_id
@@ -85,7 +85,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         admission=AdmissionControl(
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
-        turns=Turns(store.server_of),
+        turns=Turns(store.server_of, UnreadAnswers()),
         stream_writers=StreamWriters(tail, settings.heartbeat_seconds),
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,
@@ -131,7 +131,7 @@ def build_app(deps: Dependencies) -> Flask:
     document.register_blueprint(ops.blueprint(deps, document))
     app.register_blueprint(ui.blueprint(deps.settings))
     app.before_request(_refuse_odd_requests)
-    bound_unread_answers(app)
+    bound_unread_answers(app, deps.turns.unread)
     problems.register(app)
     if deps.settings.audit_reads:
         read_audit.register(app)

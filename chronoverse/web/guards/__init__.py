@@ -23,8 +23,9 @@ event_loop: how long a greenlet works before the others run.
 
 memory: shares of bytes. A subject that is alone may have half, a second one half of the rest, and so on.
 
-- answers that clients have not taken yet, by subject: {guards.memory.UNREAD_ANSWERS_BYTES}, then 503 or 429; answers up
-  to {guards.memory.UNCOUNTED_BYTES} are not counted
+- answers that clients have not taken yet, by subject; the wait before another page is made for a subject that leaves no
+  room for it: {guards.memory.UNREAD_ANSWERS_BYTES}, then 503 or 429; answers up to {guards.memory.UNCOUNTED_BYTES} are
+  not counted; {guards.turns.UNREAD_WAIT_SECONDS}
 - request bodies, by subject; the first {guards.memory.SHORT_BODY_BYTES} of each; the rest:
   {guards.memory.SHORT_BODIES_BYTES}; {guards.memory.MAX_LONG_BODIES} times the longest body; then 503 or 429
 

@@ -2,13 +2,16 @@
 
 import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import gevent
 from flask import Flask, Response, g, request
 
 from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.http.problems import problem_for
 
 #: Bytes at the beginning of each body, as sent and as inflated, that are counted with short bodies. So a body of 64 KiB
@@ -39,17 +42,19 @@ class Shares:
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
 
+    def fits(self, subject: str, amount: int) -> bool:
+        """Whether ``subject`` may take ``amount`` now. An amount of 0 always fits."""
+        return not amount or self._held.get(subject, 0) + amount <= self._total - self._held.total() - amount
+
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount`` for ``subject``. An amount of 0 always fits.
+        """Takes ``amount`` for ``subject``.
 
         If it does not fit, raises :class:`ShareExceeded` when ``subject`` holds some already, else
         :class:`AtCapacity`.
         """
         with self._lock:
-            mine = self._held[subject]
-            free = self._total - self._held.total()
-            if amount and mine + amount > free - amount:
-                if mine == 0:
+            if not self.fits(subject, amount):
+                if not self._held.get(subject):
                     raise AtCapacity(f"others use all that this worker has for {self._what}")
                 raise ShareExceeded(f"this token uses all that it may have at a time for {self._what}")
             self._held[subject] += amount
@@ -92,9 +97,24 @@ class BodyMemory:
             self._long.give_back(subject, long)
 
 
-def bound_unread_answers(app: Flask) -> None:
+class UnreadAnswers(Shares):
+    """The memory for answers that their clients have not read yet."""
+
+    def __init__(self) -> None:
+        super().__init__(UNREAD_ANSWERS_BYTES, "answers that are not read yet")
+
+    def has_room(self, subject: str) -> bool:
+        """Whether a large page fits, or ``subject`` has nothing unread."""
+        return subject not in self._held or self.fits(subject, PAGE_BYTES)
+
+    def wait_for_room(self, subject: str, until: float) -> None:
+        """Returns when :meth:`has_room` is true, or at ``until`` (monotonic seconds)."""
+        while not self.has_room(subject) and time.monotonic() < until:
+            gevent.sleep(0.1)
+
+
+def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
     """Counts every answer to a valid token until it is sent or given up. Refuses an answer that is over the share."""
-    shares = Shares(UNREAD_ANSWERS_BYTES, "answers that are not read yet")
 
     @app.after_request
     def count_answer(response: Response) -> Response:

@@ -1,14 +1,16 @@
 """For each kind of expensive work, how many requests of a worker do it at the same time. Subjects get it in turn."""
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.joblog.model import JobRef
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.web.guards.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
+from chronoverse.web.guards.memory import UnreadAnswers
 
 #: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
 ACCEPT_WAIT_SECONDS: Final = 10.0
@@ -22,6 +24,9 @@ MAX_SUBJECT_PAGES: Final = 2
 #: Seconds that a request waits for its turn, and again for the scan server to begin with its scan. A turn takes
 #: milliseconds, unless the store is away.
 WAIT_SECONDS: Final = 5.0
+#: Seconds for which a subject waits before another page is made for it, while its unread answers leave no room for a
+#: large one. A page that is made and then refused takes the worker some 15 ms.
+UNREAD_WAIT_SECONDS: Final = 5.0
 #: Seconds that a download waits for its turn to read further. A download that has begun cannot be refused.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
 
@@ -31,14 +36,15 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 
 
 class Turns:
-    """A worker's turns. ``server_of`` tells which server of the store has a job.
+    """A worker's turns. ``server_of`` tells which server of the store has a job. ``unread`` are answers on their way.
 
     Each server has locks of its own: one that does not answer holds up no requests for others. All turns raise
     :class:`AtCapacity` when they do not come in time.
     """
 
-    def __init__(self, server_of: Callable[[JobRef], Hashable]) -> None:
+    def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
         self._server_of = server_of
+        self.unread: Final = unread
         #: For beginning a request, by the client's address, and for a new viewer. The event loop runs what else is due
         #: between some of them and the next. After a restart viewers come by the thousand, so they have their own lock.
         self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
@@ -47,12 +53,22 @@ class Turns:
         self._reads = _locks(WAIT_SECONDS, at_once=MAX_READS)
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=MAX_READS)
 
-    def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def page(self, ref: JobRef, subject: str) -> Iterator[None]:
         """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
 
-        Also raises :class:`ShareExceeded`, when the subject's own other requests held it too long.
+        It does not come while the subject's clients leave so much unread that a large page would be refused, but after
+        :data:`UNREAD_WAIT_SECONDS` at the latest: its page may be a small one. Also raises :class:`ShareExceeded`, when
+        the subject's own other requests held it too long.
         """
-        return self._pages[self._server_of(ref)].hold(subject)
+        until = time.monotonic() + UNREAD_WAIT_SECONDS
+        while True:
+            self.unread.wait_for_room(subject, until)
+            with self._pages[self._server_of(ref)].hold(subject):
+                # Another request may have taken the room meanwhile.
+                if time.monotonic() >= until or self.unread.has_room(subject):
+                    yield
+                    return
 
     def read(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """For reading one batch of stored lines, or for looking at some jobs, of the server that has ``ref``."""

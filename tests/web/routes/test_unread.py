@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from chronoverse.auth.tokens import mint
+from chronoverse.web.guards.turns import UNREAD_WAIT_SECONDS
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, SECRET, Service, serving
@@ -156,7 +157,10 @@ def test_connections_leave_descriptors_for_the_store_and_for_files(small: Servic
 
 
 def test_unread_answers_of_one_token_are_bounded(small: Service, redis_server: RedisServer) -> None:
-    """It gets some of its answers, and Retry-After for the rest. Others get theirs, and it still gets small ones."""
+    """It gets some of its answers, and Retry-After for the rest. Others get theirs, and it still gets small ones.
+
+    No further pages are made for it meanwhile: it is refused when some seconds have brought no room.
+    """
     job = Foreign(redis_server.url, "unread", "long").lines([LONG_LINE] * 300)
     page = f"{job.path}/logs?limit=300"
     before = memory(small)
@@ -166,7 +170,9 @@ def test_unread_answers_of_one_token_are_bounded(small: Service, redis_server: R
             # A small receive buffer, so that answers wait in the service.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.sendall(request_bytes(page.encode(), token("greedy")))
+        began = time.monotonic()
         heads = [sock.recv(12) for sock in greedy]
+        assert time.monotonic() - began >= UNREAD_WAIT_SECONDS
         grown = memory(small) - before
         refused = [sock for sock, head in zip(greedy, heads, strict=True) if head == b"HTTP/1.1 429"]
         assert heads.count(b"HTTP/1.1 200") == ASKED - len(refused) > 0
