@@ -27,9 +27,10 @@ from chronoverse.settings.parse import service_url
 __all__ = ["TaskLogs"]
 
 #: Seconds that a task's first line waits at most until its log is open, and its end until the last lines are delivered.
+#: Airflow knows the task's state before that wait.
 OPEN_SECONDS: Final = 1.0
-DELIVER_SECONDS: Final = 5.0
-#: For that many seconds after the service was away, the next tasks do not wait for it.
+DELIVER_SECONDS: Final = 15.0
+#: For that many seconds after the service was away, the next tasks of the process wait for a second at their end only.
 AWAY_SECONDS: Final = 30.0
 #: The field of the record with which ``plugin`` says how the task has ended: a :class:`Status`.
 END_FIELD: Final = "chronoverse_end"
@@ -181,7 +182,7 @@ class TaskLogs:
                     max_line_bytes=self._settings.max_line_bytes,
                     lease_seconds=self._settings.lease_seconds,
                     open_seconds=OPEN_SECONDS if is_patient else 0,
-                    deliver_seconds=DELIVER_SECONDS,
+                    deliver_seconds=DELIVER_SECONDS if is_patient else 1,
                     room=SpoolRoom(self._settings.data_dir / "spool", file_bytes=self._settings.spool_max_bytes),
                     retry=retry,
                     wait_for_lease=not retry,
