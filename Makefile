@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-.PHONY: help setup serve fmt lint type test test-all test-gevent bench lock site site-serve release-check check
+.PHONY: help setup serve fmt lint type test test-all test-gevent test-airflow bench lock site site-serve release-check check
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,14 @@ bench: setup .bench/.installed ## compare with the peers: docs/benchmarks; SCENA
 .bench/.installed: bench/requirements.txt
 	$(PYTHON) -m venv .bench
 	.bench/bin/pip install -q -r bench/requirements.txt
+	touch $@
+
+test-airflow: setup .airflow/.installed ## the integration with Airflow, in a real one
+	$(BIN)/python -m pytest -m "" tests/integrations/real_airflow.py
+
+.airflow/.installed: pyproject.toml
+	$(PYTHON) -m venv .airflow
+	.airflow/bin/pip install -q --editable '.[airflow]' 'apache-airflow>=3.3,<4'
 	touch $@
 
 lock: setup ## write requirements*.txt after a change of pyproject.toml; UPGRADE=--upgrade for new releases

@@ -1,4 +1,4 @@
-"""Tries of Airflow tasks as jobs, without Airflow. ``tests/integrations/airflow/components.py`` has the real one."""
+"""Tries of Airflow tasks as jobs, without Airflow. ``real_airflow.py`` has the real one."""
 
 import json
 from datetime import UTC, datetime

@@ -1,0 +1,100 @@
+"""The DAGs of ``real_airflow.py``. Airflow runs this file, in an environment without the tests' packages."""
+
+import logging
+import os
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import BaseOperator, dag, task
+
+LINES = 10_000
+
+
+class Deferred(BaseOperator):
+    """Lets the triggerer wait for some seconds."""
+
+    def execute(self, context: Any) -> None:
+        print("before")
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=3)), method_name="resume")
+
+    def resume(self, context: Any, event: Any = None) -> None:
+        print("after")
+
+
+@dag(schedule=None, catchup=False)
+def shop() -> None:
+    """A task of each kind."""
+
+    @task
+    def talk(number: int) -> None:
+        """Says something in every way that a task has."""
+        print("printed", number)
+        print("to stderr", file=sys.stderr)
+        print('a tab\t{"and": "JSON"}')
+        logging.getLogger("shop").warning("a warning %s", number)
+        logging.getLogger("shop").info("two\nlines")
+
+    @task(retries=1, retry_delay=timedelta(seconds=1))
+    def flaky(ti: Any = None) -> None:
+        print("try", ti.try_number)
+        if ti.try_number == 1:
+            try:
+                raise OSError("first")
+            except OSError as error:
+                raise ValueError("bad luck") from error
+
+    @task
+    def fails() -> None:
+        raise ValueError("always")
+
+    @task
+    def killed() -> None:
+        """Says a lot, and is killed at once."""
+        for number in range(1000):
+            print("line", number)
+        os.kill(os.getpid(), 9)
+
+    @task
+    def many() -> None:
+        for number in range(LINES):
+            print("line", number)
+
+    talk.expand(number=[1, 2, 3])
+    flaky()
+    fails()
+    killed()
+    many()
+    Deferred(task_id="deferred")
+
+
+@dag(schedule=None, catchup=False)
+def slow() -> None:
+    """A task that says the time."""
+
+    @task
+    def clock(seconds: int) -> None:
+        for _ in range(5 * seconds):
+            print("now", time.time())
+            time.sleep(0.2)
+
+    clock(20)
+
+
+@dag(schedule=None, catchup=False)
+def orphan() -> None:
+    """A task whose worker is killed with it."""
+
+    @task
+    def wait() -> None:
+        print("worker", os.getppid(), "task", os.getpid())
+        time.sleep(600)
+
+    wait()
+
+
+shop()
+slow()
+orphan()
