@@ -51,7 +51,7 @@ test-airflow: setup .airflow/.installed ## the integration with Airflow, in a re
 
 .airflow/.installed: pyproject.toml
 	$(PYTHON) -m venv .airflow
-	.airflow/bin/pip install -q --editable '.[airflow]' 'apache-airflow>=3.3,<4'
+	$(BIN)/uv pip install --quiet --python .airflow --editable '.[airflow]' 'apache-airflow>=3.3,<4'
 	touch $@
 
 lock: setup ## write requirements*.txt after a change of pyproject.toml; UPGRADE=--upgrade for new releases

@@ -165,7 +165,6 @@ def airflow(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
         Airflow(directory / "home", service) as started,
     ):
         yield started
-        shutil.rmtree(directory / "home" / "logs")
 
 
 @pytest.fixture(scope="module")

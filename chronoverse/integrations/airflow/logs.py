@@ -192,7 +192,7 @@ class TaskLogs:
             except Closed:
                 # It was LOST before Airflow ran the same try again.
                 continue
-            except ChronoverseError as error:
+            except (ChronoverseError, ValueError, OSError) as error:
                 _logger.warning("%s is not published: %s", task_try.job, error)
                 break
             if time.monotonic() - begun >= OPEN_SECONDS:
