@@ -359,6 +359,7 @@ class Pause(NamedTuple):
     """A pause before the line ``number``, in ms; what is usual there; and what goes beyond the slowest good run.
 
     ``usual`` and ``excess`` are None without good runs. A line that no good run has is usually not waited for: 0.
+    ``excess`` is 0 within the noise.
     """
 
     number: int
@@ -379,22 +380,22 @@ class Profile(NamedTuple):
 def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
     """Compares a job with good runs. ``slower`` has the largest excess first, ``pauses`` the longest pause."""
     longest = sorted((-anchor.pause, index) for index, anchor in enumerate(timeline.anchors) if anchor.pause)
-    if not good:
-        anchors = [timeline.anchors[index] for _, index in longest[:MAX_LISTED]]
-        return Profile(timeline.total, None, [], [Pause(each.number, each.pause, None, None) for each in anchors])
-    usual = Spread.of([each.total for each in good])
-    floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total))
+    usual = Spread.of([each.total for each in good]) if good else None
+    floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total)) if usual else _LARGEST
     # Only these can be above the noise, or among the longest.
     wanted = [index for place, (pause, index) in enumerate(longest) if -pause > floor or place < MAX_LISTED]
+    # A run without a line that the job has, too, says nothing.
+    runs = [each for each in (_compare(timeline, run, wanted) for run in good) if each]
     found: list[Pause] = []
-    for index, there in zip(
-        wanted, zip(*[_compare(timeline, each, wanted) for each in good], strict=True), strict=True
-    ):
-        anchor = timeline.anchors[index]
-        known = Spread.of([pause for _, pause in there if pause is not None] or [0])
-        excess = min(excess for excess, _ in there)
+    for place, index in enumerate(wanted):
+        number, _, pause, _ = timeline.anchors[index]
+        if not runs:
+            found.append(Pause(number, pause, None, None))
+            continue
+        known = Spread.of([there for run in runs if (there := run[place][1]) is not None] or [0])
+        excess = min(run[place][0] for run in runs)
         is_above = excess > max(floor, known.most - known.least)
-        found.append(Pause(anchor.number, anchor.pause, known, excess if is_above else 0))
+        found.append(Pause(number, pause, known, excess if is_above else 0))
     slower = sorted((each for each in found if each.excess), key=attrgetter("excess"), reverse=True)
     return Profile(timeline.total, usual, slower[:MAX_LISTED], found[:MAX_LISTED])
 
@@ -405,9 +406,11 @@ def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[
     A line is usually after the same lines as before. If it is not, because other lines are between them in one
     of the runs, the time since the last line that both have has to be longer, too. A line that only the job has is
     judged with the next one that both have. The excess is the smaller one of both; within the noise it is 0. The second
-    value is None for a line that the good run does not have.
+    value is None for a line that the good run does not have. Without a line that both have, nothing is returned.
     """
     common = _common(timeline, good)
+    if not common:
+        return []
     here = [timeline.anchors[index].elapsed for index in common]
     there = [good.anchors[place].elapsed for place in common.values()]
     more = [*map(_above_noise, _differences(here), _differences(there)), _LARGEST]

@@ -189,6 +189,15 @@ def test_without_good_runs_the_longest_pauses_are_said() -> None:
     assert profile.pauses == [(3, 30, None, None), (2, 10, None, None)]
 
 
+def test_a_run_without_a_common_line_says_nothing() -> None:
+    timeline, other = built([0, 10, 40_000]), built([0, 5], [77_777, 88_888])
+    profile = compare(timeline, [other, built([])])
+    assert (profile.usual, profile.slower) == (Spread(0, 2, 5), [])
+    assert profile.pauses == [(3, 39_990, None, None), (2, 10, None, None)]
+    (found,) = compare(timeline, [other, built([0, 10, 1_000])]).slower
+    assert found == (3, 39_990, Spread(990, 990, 990), 39_000)
+
+
 @pytest.mark.parametrize(
     ("usual", "noise"),
     [
