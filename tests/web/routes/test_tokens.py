@@ -209,12 +209,21 @@ def anonymous(endpoint: Endpoint) -> Iterator[httpx.Client]:
 GOOD_KINDS: Final = [kind for kind, (_, statuses) in MATRIX.items() if statuses != {"else": 401}]
 
 
+#: The kinds of headers. nginx looks at no token.
+HEADER_KINDS: Final = ("none", "malformed", "not a bearer", "empty", "two spaces", "two in one", "both", "lower case")
+
+
 @pytest.mark.parametrize(
-    ("kind", "absent"),
+    ("endpoint", "kind", "absent"),
     [
-        *(pytest.param(kind, False, id=f"{kind}-exists") for kind in MATRIX),
-        *(pytest.param(kind, True, id=f"{kind}-absent") for kind in ("none", "malformed", "wrong key", *GOOD_KINDS)),
+        *(pytest.param("direct", kind, False, id=f"{kind}-exists") for kind in MATRIX),
+        *(
+            pytest.param("direct", kind, True, id=f"{kind}-absent")
+            for kind in ("none", "malformed", "wrong key", *GOOD_KINDS)
+        ),
+        *(pytest.param("nginx", kind, False, id=f"{kind}-nginx", marks=pytest.mark.long) for kind in HEADER_KINDS),
     ],
+    indirect=["endpoint"],
 )
 def test_every_route_answers_every_token_as_documented(anonymous: httpx.Client, kind: str, absent: bool) -> None:
     """The status, the kind of document, and the challenge of a 401. A refusal does not reveal what exists."""
