@@ -108,7 +108,7 @@ def test_the_configuration_is_valid_and_has_no_warnings(nginx: Nginx) -> None:
 def test_lines_arrive_one_by_one_and_the_end_ends_the_response(
     stream: Callable[..., Curl], embedded_store: Store, version: str
 ) -> None:
-    """nginx buffers nothing: each line arrives before the next one is written, most of them within half a second."""
+    """nginx buffers nothing: each line arrives before the next one is written, most of them within two seconds."""
     name = f"live{version}-{secrets.token_hex(4)}"
     attempt = embedded_store.open(JobRef("nginx", name), "token")
     curl = stream(name, version)
@@ -122,7 +122,7 @@ def test_lines_arrive_one_by_one_and_the_end_ends_the_response(
     embedded_store.finish(attempt, Status.COMPLETED, 0, 0, 21)
 
     assert curl.process.wait(PATIENCE_SECONDS) == 0
-    assert sorted(delays)[10] < 0.5
+    assert sorted(delays)[10] < 2
     assert [event.event for event in curl.events()] == ["connected", *["log"] * 20, "end"]
 
 

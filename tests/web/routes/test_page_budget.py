@@ -245,20 +245,24 @@ def test_live_lines_do_not_wait_for_highlights(
                 count += 1
         return count
 
+    def delay() -> float:
+        started = time.monotonic()
+        stream.wait_for(b"id: %d\n\n" % job.line("live"), 60)
+        return time.monotonic() - started
+
+    quiet = sorted(delay() for _ in range(10))[-2]
     delays: list[float] = []
     with concurrent.futures.ThreadPoolExecutor() as pool:
         asking = [pool.submit(ask) for _ in range(4)]
         began = time.monotonic()
         try:
             while len(delays) < 40 or time.monotonic() < began + 3:
-                started = time.monotonic()
-                stream.wait_for(b"id: %d\n\n" % job.line("live"), 60)
-                delays.append(time.monotonic() - started)
+                delays.append(delay())
                 time.sleep(0.02)
         finally:
             over.set()
     assert sum(each.result() for each in asking) >= 4
-    assert sorted(delays)[len(delays) * 19 // 20] < 0.25, delays
+    assert sorted(delays)[len(delays) * 19 // 20] < 0.25 + 5 * quiet, delays
 
 
 def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[str, str], job: Foreign) -> None:

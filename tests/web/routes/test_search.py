@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -313,20 +314,23 @@ def test_nobody_searches_what_they_may_not_see(
 def test_live_viewers_are_not_held_up_by_downloads(
     service: Service, auth: dict[str, str], long: Foreign, job: Foreign
 ) -> None:
-    """A line arrives within a fraction of a second while the same worker goes through 840,000 lines."""
+    """A line arrives nearly as soon as without them while the same worker goes through 840,000 lines."""
     job.line("begin")
     with contextlib.ExitStack() as opened:
         stream = opened.enter_context(Stream(service, f"{job.path}/events", auth)).wait_for(b"id: 1\n\n")
-        for _ in range(4):
-            opened.enter_context(Stream(service, f"{long.path}/logs/raw?q=nothing", auth))
-        delays = []
-        for number in range(2, 22):
+
+        def delay(number: int) -> float:
             started = time.monotonic()
             job.line("live")
             stream.wait_for(b"id: %d\n\n" % number)
-            delays.append(time.monotonic() - started)
+            return time.monotonic() - started
 
-    assert sorted(delays)[10] < 0.25
+        quiet = statistics.median(map(delay, range(2, 12)))
+        for _ in range(4):
+            opened.enter_context(Stream(service, f"{long.path}/logs/raw?q=nothing", auth))
+        busy = statistics.median(map(delay, range(12, 32)))
+
+    assert busy < 0.25 + 5 * quiet
 
 
 def times(job: Foreign) -> Foreign:
