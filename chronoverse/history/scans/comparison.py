@@ -49,7 +49,7 @@ class NewLines(NamedTuple):
 
 @dataclass(slots=True)
 class _CachedLines:
-    """The lines up to ``position``. The version changes when the job begins anew, or is redacted."""
+    """The lines up to ``position``. The version changes when the job begins anew, is redacted, or drops lines."""
 
     log_version: tuple[object, ...]
     lines: LineCollector
@@ -99,7 +99,7 @@ class DerivedReader:
         self, job: Job, budget: PageBudget, is_enough: Callable[[LineCollector], bool] = lambda lines: False
     ) -> _CachedLines:
         """Adds the lines that were not read yet, until that is enough, or the time is over."""
-        log_version = (job.created_at, job.started_at, job.redactions)
+        log_version = (job.created_at, job.started_at, job.redactions, job.first)
         cached = self._cached.pop(job.ref, None)
         if cached is None or cached.log_version != log_version:
             cached = _CachedLines(log_version, LineCollector(self.hasher), 0)
