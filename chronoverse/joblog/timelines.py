@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from itertools import accumulate, chain, count, repeat
-from operator import add, attrgetter, sub
+from operator import add, attrgetter, floordiv, mod, sub
 from statistics import median
 from typing import Final, NamedTuple
+
+import orjson
 
 from chronoverse.joblog.model import seconds_of
 from chronoverse.joblog.shapes import MAX_SHAPES
@@ -50,8 +52,8 @@ _KEY_MASK: Final = 2**47 - 1
 _IS_FIRST: Final = 2**47
 #: Larger values are stored as this one. Only the time of a clock that jumps between centuries is larger.
 _LARGEST: Final = 2**62
-#: How a timestamp ends that we have written.
-_MILLISECONDS: Final = {f".{ms:03}Z": ms for ms in range(1000)}
+#: The time of a line that came without one.
+_NO_TIME: Final = "1970-01-01T00:00:00.000Z"
 
 
 class Spread(NamedTuple):
@@ -210,27 +212,35 @@ class _Counters(dict[int, Iterator[int]]):
         return found
 
 
-class _Times(dict[str, int]):
-    """Reads timestamps. It remembers the Unix ms of the latest seconds by their first 19 characters."""
+class _Times(dict[int, int]):
+    """Reads timestamps. It remembers the Unix ms of the latest minutes, such as 202603031000."""
 
-    def __missing__(self, text: str) -> int:
-        # With a zone it is read faster.
-        seconds = seconds_of(text + "Z")
-        if not seconds:
-            raise KeyError(text)
+    def __missing__(self, minute: int) -> int:
+        text = str(minute)
+        seconds = seconds_of(f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[8:10]}:{text[10:]}Z")
+        if seconds is None:
+            raise KeyError(minute)
         if len(self) >= 10_000:
             self.clear()
-        self[text] = found = round(1000 * seconds)
+        self[minute] = found = round(1000 * seconds)
         return found
 
     def read(self, timestamps: Sequence[str], before: int | None) -> list[int]:
         """The Unix ms of each. What is no time, or the beginning of 1970, has that of the one before it."""
         # Lines that are printed quickly have the same time.
         different = list(dict.fromkeys(timestamps))
+        # Times as we write them become numbers, such as 20260303100005123. That is the fastest way to read many.
+        text = "\n".join(different).encode(errors="replace")
+        digits = text.translate(None, b"-:T.Z")
+        if len(text) != 25 * len(different) - 1 or len(digits) != 18 * len(different) - 1 or _NO_TIME in different:
+            return self._read_others(timestamps, before)
         try:
-            seconds = map(self.__getitem__, [text[:19] for text in different])
-            times = list(map(add, seconds, map(_MILLISECONDS.__getitem__, [text[19:] for text in different])))
-        except KeyError:
+            numbers = orjson.loads(b"[%b]" % digits.replace(b"\n", b","))
+            minutes = map(self.__getitem__, map(floordiv, numbers, repeat(100_000)))
+            times = list(map(add, minutes, map(mod, numbers, repeat(100_000))))
+        except (ValueError, TypeError, KeyError):
+            times = []
+        if len(times) != len(different):
             return self._read_others(timestamps, before)
         if len(different) == len(timestamps):
             return times

@@ -66,6 +66,23 @@ def test_what_is_no_time_has_that_of_the_line_before() -> None:
     assert timeline.after_last == 0
 
 
+def test_any_text_may_stand_for_a_time() -> None:
+    """A foreign runner may have written it."""
+    choice = random.Random(8)
+    for _ in range(400):
+        texts = [list(iso_timestamp((BEGIN + choice.randrange(10**6)) / 1000)) for _ in range(3)]
+        for _ in range(choice.randrange(4)):
+            text = choice.choice(texts)
+            place = choice.randrange(len(text) + 1)
+            text[place : place + choice.randrange(3)] = choice.choices(
+                '0123456789-:T.Z,[]{}"\n e+\ud800', k=choice.randrange(3)
+            )
+        texts.append(list(",".join(map("".join, texts[:2]))))
+        builder = TimelineBuilder()
+        builder.add(range(4), range(1, 5), ["".join(text) for text in texts])
+        assert [anchor.number for anchor in builder.timeline().anchors] == [1, 2, 3, 4]
+
+
 def test_a_pause_across_missing_numbers_belongs_to_no_line() -> None:
     timeline = built([0, 10, 500, 510], numbers=[4, 5, 90, 91])
     assert pauses(timeline) == [(4, 0), (5, 10), (91, 10)]
