@@ -33,16 +33,23 @@ TOKEN: Final = "a" * 32
 NUMBERS: Final = "def say(first, last):\n    for number in range(first, last): print(number)\n    sys.stdout.flush()\n"
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "everysec") as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    directory = tmp_path_factory.mktemp("server")
+    with running(directory, None, "--appendonly", "yes", "--appendfsync", "everysec") as server:
         yield server
 
 
-@pytest.fixture
-def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
-    with Service(tmp_path / "service", server.url) as service:
+@pytest.fixture(scope="module")
+def service(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service(tmp_path_factory.mktemp("service"), server.url) as service:
         yield service
+
+
+@pytest.fixture(autouse=True)
+def empty(server: RedisServer) -> None:
+    """Each test finds the store empty."""
+    server.ask("FLUSHALL")
 
 
 @pytest.fixture
