@@ -75,6 +75,7 @@ def test_there_are_two_nodes_and_nginx_knows_both(compose: dict[str, Any], nodes
     assert set(nginx["networks"]) < set(nodes["node-1"]["networks"])
 
 
+@pytest.mark.long
 def test_a_node_has_the_time_to_drain(nodes: dict[str, Any], gunicorn: Gunicorn) -> None:
     """It also may open enough files for all its streams."""
     for node in nodes.values():

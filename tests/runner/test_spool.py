@@ -17,6 +17,7 @@ from chronoverse.joblog.model import Gap, Line
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import BATCH_LINES, OVERHEAD_BYTES, Spool, SpoolBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolRoom, orphaned_spools
+from tests.support.parameters import long_after
 
 NOW = "2026-03-03T10:00:05.123Z"
 ROOT = Path(__file__).parents[2]
@@ -387,7 +388,7 @@ for number in range(1_000_000):
 """
 
 
-@pytest.mark.parametrize("lines", [1, 50, 999, 5000, 20_000])
+@pytest.mark.parametrize("lines", long_after(1, [999, 1, 50, 5000, 20_000]))
 def test_a_killed_writer_leaves_complete_lines(lines: int, tmp_path: Path) -> None:
     """All its lines are there in order, with the number of dropped ones, whenever it was killed."""
     with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as writer:

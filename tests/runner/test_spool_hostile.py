@@ -24,6 +24,7 @@ from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.examples import examples
 from tests.support.jobs import JOB, key, read_lines
+from tests.support.parameters import long_after
 from tests.support.servers import RedisServer, running
 
 NOW: Final = "2026-03-03T10:00:05.123Z"
@@ -207,9 +208,7 @@ def test_a_file_that_no_runner_has_written_is_refused(
 SLOW: Final = "a stream of 100 MB of text"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name == SLOW else name for name in (*WHOLE, *DAMAGED)]
-)
+@pytest.mark.parametrize("name", long_after(8, sorted((*WHOLE, *DAMAGED), key=lambda name: name == SLOW)))
 def test_whole_lines_are_taken(
     name: str,
     tmp_path: Path,

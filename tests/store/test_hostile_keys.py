@@ -391,7 +391,7 @@ def world(server: RedisServer, prefix: str) -> Iterator[World]:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in ("job", "log") else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+    "kind", [kind if kind == "job" else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
 )
 def test_bad_values_of_one_job_do_not_affect_others(world: World, kind: str) -> None:
     """The good jobs are read, listed, watched, archived, declared LOST and deleted as usual."""

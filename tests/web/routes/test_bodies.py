@@ -34,6 +34,7 @@ from chronoverse.web.http.bodies import (
     BodyReader,
 )
 from chronoverse.web.http.publish_schemas import LinesBody
+from tests.support.parameters import long_after
 from tests.support.service import Service
 from tests.support.waiting import deadline, wait_until
 from tests.web.routes.foreign import TIMESTAMP, Foreign
@@ -88,8 +89,8 @@ class Stalled:
             sock.close()
 
 
-@pytest.mark.parametrize("connections", [8, 64])
-@pytest.mark.parametrize("zipped", [True, False], ids=["gzip", "plain"])
+@pytest.mark.parametrize("connections", long_after(1, [64, 8]))
+@pytest.mark.parametrize("zipped", long_after(1, [True, False]), ids=["gzip", "plain"])
 def test_stalled_bodies_of_one_token_do_not_stop_other_tokens_from_publishing(
     service: Service, client: httpx.Client, job: Foreign, connections: int, zipped: bool
 ) -> None:
@@ -372,7 +373,7 @@ def frozen() -> Iterator[None]:
 @pytest.mark.parametrize(
     "zipped", [pytest.param(True, id="gzip"), pytest.param(False, id="plain", marks=pytest.mark.long)]
 )
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", long_after(6, SHAPES))
 def test_no_body_occupies_the_worker_for_long(shape: str, zipped: bool) -> None:
     """Between two rounds of the event loop the worker computes no longer than parsing 8 MiB takes."""
     body = gzip.compress(SHAPES[shape](), 1) if zipped else SHAPES[shape]()

@@ -146,6 +146,7 @@ def answer(sock: socket.socket, target: str, *lines: bytes) -> tuple[int, dict[s
     return receive(sock)
 
 
+@pytest.mark.long
 def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> None:
     """One test for everything that is promised about a drain, because a drain takes long."""
     address = (limited.host, limited.port)

@@ -218,7 +218,7 @@ HEADER_KINDS: Final = ("none", "malformed", "not a bearer", "empty", "two spaces
     [
         *(pytest.param("direct", kind, False, id=f"{kind}-exists") for kind in MATRIX),
         *(
-            pytest.param("direct", kind, True, id=f"{kind}-absent")
+            pytest.param("direct", kind, True, id=f"{kind}-absent", marks=pytest.mark.long)
             for kind in ("none", "malformed", "wrong key", *GOOD_KINDS)
         ),
         *(pytest.param("nginx", kind, False, id=f"{kind}-nginx", marks=pytest.mark.long) for kind in HEADER_KINDS),
