@@ -20,6 +20,7 @@ from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.certificates import Authority
 from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.issuer import Issuer
+from tests.support.parameters import long_after
 
 #: Seconds without bytes after which these tests give up on an answer, and seconds within which a call must fail.
 READ_SECONDS = 0.5
@@ -135,7 +136,7 @@ def test_a_cut_connection_is_retried(proxy: FaultProxy) -> None:
     assert objects.get("b") == b"y" * 100_000
 
 
-@pytest.mark.parametrize("fault", ["refuse", "stall", "trickle", "cut in the middle"])
+@pytest.mark.parametrize("fault", long_after(1, ["stall", "refuse", "trickle", "cut in the middle"]))
 def test_a_server_that_does_not_answer_is_unavailable_in_bounded_time(proxy: FaultProxy, fault: str) -> None:
     """Whatever the reason. Calls succeed once it answers again."""
     objects = impatient_store(f"silent-{fault.replace(' ', '-')}")

@@ -124,8 +124,8 @@ def assert_published_once(server: RedisServer, job: JobRef) -> None:
     [
         ((), {"ttl": -60}, "expired", 77),
         pytest.param((), {"secret": b"another key, of 32 bytes or more"}, "token", 77, marks=pytest.mark.long),
-        ((), {"scopes": [READ]}, "logs:write", 77),
-        (("another",), {}, "the token is not for the workflow", 66),
+        pytest.param((), {"scopes": [READ]}, "logs:write", 77, marks=pytest.mark.long),
+        pytest.param(("another",), {}, "the token is not for the workflow", 66, marks=pytest.mark.long),
     ],
     ids=["expired", "signed with another key", "without the scope", "for another workflow"],
 )

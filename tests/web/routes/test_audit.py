@@ -24,6 +24,9 @@ from tests.support.service import serving
 from tests.support.waiting import deadline
 from tests.web.routes.test_tiers import Site
 
+#: It starts services of its own.
+pytestmark = pytest.mark.long
+
 WORKFLOW: Final = "audited"
 #: Seconds for an answer on a busy machine.
 PATIENCE_SECONDS: Final = 60.0

@@ -22,6 +22,9 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, Stream, receive, request_bytes
 
+#: It starts services of its own.
+pytestmark = pytest.mark.long
+
 DRAIN_SECONDS: Final = 4
 PROBLEM: Final = "application/problem+json"
 

@@ -288,6 +288,7 @@ def test_empty_requests_are_good(sender: Sender) -> None:
     assert (response.status_code, response.json()) == (200, {})
 
 
+@pytest.mark.long
 def test_without_the_extra_the_answer_names_it() -> None:
     """It is 404, and it is all that the service has of this route: the packages are not loaded."""
     program = """
