@@ -179,7 +179,7 @@ def _columns(timeline: Timeline) -> bytes:
     if sys.byteorder == "big":
         column.byteswap()
     raw = column.tobytes()
-    return b"".join(raw[place::8] for place in range(8))
+    return b"".join(raw[byte::8] for byte in range(8))
 
 
 def _values(packed: bytes) -> Sequence[int]:
@@ -194,8 +194,8 @@ def _values(packed: bytes) -> Sequence[int]:
         raise ValueError("this is not a timeline")
     raw = bytearray(len(planes))
     size = len(planes) // 8
-    for place in range(8):
-        raw[place::8] = planes[size * place : size * (place + 1)]
+    for byte in range(8):
+        raw[byte::8] = planes[size * byte : size * (byte + 1)]
     column = array("Q", bytes(raw))
     if sys.byteorder == "big":
         column.byteswap()
@@ -212,7 +212,7 @@ class _Counters(dict[int, Iterator[int]]):
         return found
 
 
-class _Times(dict[int, int]):
+class _Timestamps(dict[int, int]):
     """Reads timestamps. It remembers the Unix ms of the latest minutes, such as 202603031000."""
 
     def __missing__(self, minute: int) -> int:
@@ -262,7 +262,7 @@ class TimelineBuilder:
 
     def __init__(self) -> None:
         self._counters = _Counters()
-        self._times = _Times()
+        self._timestamps = _Timestamps()
         self._lines = self._first = self._last = self._total = self._last_time = 0
         #: All lines, as long as they are not too many.
         self._all: list[_Row] = []
@@ -282,7 +282,7 @@ class TimelineBuilder:
             return
         if numbers[0] <= self._last:
             raise ValueError(f"line {numbers[0]} comes after line {self._last}")
-        times = self._times.read(timestamps, self._last_time if self._lines else None)
+        times = self._timestamps.read(timestamps, self._last_time if self._lines else None)
         if not self._lines:
             self._first, self._last, self._last_time = numbers[0], numbers[0] - 1, times[0]
         last_time, offset = times[-1], self._total - self._last_time
@@ -393,17 +393,17 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
     usual = Spread.of([each.total for each in good]) if good else None
     floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total)) if usual else _LARGEST
     # Only these can be above the noise, or among the longest.
-    wanted = [index for place, (pause, index) in enumerate(longest) if -pause > floor or place < MAX_LISTED]
+    wanted = [index for rank, (pause, index) in enumerate(longest) if -pause > floor or rank < MAX_LISTED]
     # A run without a line that the job has, too, says nothing.
     runs = [each for each in (_compare(timeline, run, wanted) for run in good) if each]
     found: list[Pause] = []
-    for place, index in enumerate(wanted):
+    for row, index in enumerate(wanted):
         number, _, pause, _ = timeline.anchors[index]
         if not runs:
             found.append(Pause(number, pause, None, None))
             continue
-        known = Spread.of([there for run in runs if (there := run[place][1]) is not None] or [0])
-        excess = min(run[place][0] for run in runs)
+        known = Spread.of([there for run in runs if (there := run[row][1]) is not None] or [0])
+        excess = min(run[row][0] for run in runs)
         is_above = excess > max(floor, known.most - known.least)
         found.append(Pause(number, pause, known, excess if is_above else 0))
     slower = sorted((each for each in found if each.excess), key=attrgetter("excess"), reverse=True)
@@ -422,7 +422,7 @@ def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[
     if not common:
         return []
     here = [timeline.anchors[index].elapsed for index in common]
-    there = [good.anchors[place].elapsed for place in common.values()]
+    there = [good.anchors[index].elapsed for index in common.values()]
     more = [*map(_above_noise, _differences(here), _differences(there)), _LARGEST]
     indexes = [*common]
     found: list[tuple[int, int | None]] = []
@@ -447,8 +447,8 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
     So when one run has a line less, the later ones of its shape are not taken for others. It is a longest increasing
     subsequence, as in a patience diff. A line whose shape no other line has counts three times: it is the same one.
     """
-    places = {anchor.key: place for place, anchor in enumerate(good.anchors)}
-    matched = {index: places[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in places}
+    by_key = {anchor.key: index for index, anchor in enumerate(good.anchors)}
+    matched = {index: by_key[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in by_key}
     if [*matched.values()] == sorted(matched.values()):
         return matched
     keys = {anchor.key for anchor in timeline.anchors}
@@ -456,13 +456,13 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
     ends: list[int] = []
     tails: list[int] = []
     before: dict[int, int | None] = {}
-    for index, place in matched.items():
-        length = bisect_left(ends, 3 * place)
+    for index, good_index in matched.items():
+        length = bisect_left(ends, 3 * good_index)
         before[index] = tails[length - 1] if length else None
         key = timeline.anchors[index].key
         second = (key ^ _IS_FIRST) + 1
-        for more in range(3 if key & _IS_FIRST and second not in places and second not in keys else 1):
-            ends[length + more : length + more + 1] = [3 * place + more]
+        for more in range(3 if key & _IS_FIRST and second not in by_key and second not in keys else 1):
+            ends[length + more : length + more + 1] = [3 * good_index + more]
             tails[length + more : length + more + 1] = [index]
     kept: dict[int, int] = {}
     last = tails[-1] if tails else None

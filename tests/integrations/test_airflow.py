@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.client.client import Client
-from chronoverse.integrations.airflow import TaskLogs
+from chronoverse.integrations.airflow import RemoteTaskLogs
 from chronoverse.integrations.airflow.logs import END_FIELD
 from chronoverse.integrations.airflow.records import lines_of_record, records_of_lines
 from chronoverse.integrations.airflow.tries import TaskTry, is_of_triggerer, try_of_job, try_of_path
@@ -183,7 +183,7 @@ def test_lines_that_are_missing_are_named() -> None:
     ]
 
 
-def say(path: Path, logs: TaskLogs, text: str, **fields: Any) -> None:
+def say(path: Path, logs: RemoteTaskLogs, text: str, **fields: Any) -> None:
     """Logs a line as Airflow does to a task's log file, at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     processors: list[Any] = [structlog.processors.add_log_level, *logs.processors, structlog.processors.JSONRenderer()]
@@ -192,11 +192,11 @@ def say(path: Path, logs: TaskLogs, text: str, **fields: Any) -> None:
         logger.info(text, logger="task.stdout", **fields)
 
 
-def has_lines(logs: TaskLogs, path: str, *expected: str) -> bool:
+def has_lines(logs: RemoteTaskLogs, path: str, *expected: str) -> bool:
     return events(logs, path) == list(expected)
 
 
-def events(logs: TaskLogs, path: str) -> list[str]:
+def events(logs: RemoteTaskLogs, path: str) -> list[str]:
     """What Airflow's page shows of the log, without its sources."""
     return [json.loads(line)["event"] for stream in logs.stream(path, None)[1] for line in stream]
 
@@ -208,7 +208,7 @@ def test_a_try_is_published_while_it_runs(
     """It is read again at once, and ends as its process has said. While the service is away nothing is forgotten."""
     settings = Settings(data_dir=tmp_path / "data")
     with serving(tmp_path, server.url, jwt_secret=SECRET.decode(), key_prefix=tmp_path.name) as service:
-        logs = TaskLogs(service.url, service.token(), settings=settings)
+        logs = RemoteTaskLogs(service.url, service.token(), settings=settings)
         client = Client(service.url, service.token())
         for number, end in enumerate(("COMPLETED", "FAILED", "PENDING", None), 1):
             name = f"dag_id=d/run_id=r/task_id=t/attempt={number}.log"
@@ -238,7 +238,7 @@ def test_a_try_is_published_while_it_runs(
         client.close()
         assert {path.stat().st_size for path in tmp_path.rglob("attempt=*")} == {0}
 
-        refused = TaskLogs(service.url, "shown", settings=settings)
+        refused = RemoteTaskLogs(service.url, "shown", settings=settings)
         say(tmp_path / "refused" / name, refused, "kept in the file")
         assert "kept in the file" in (tmp_path / "refused" / name).read_text()
 

@@ -29,7 +29,7 @@ from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, Pa
 from chronoverse.history.scans.comparison import DerivedReader, NewLines, read_runs, runs_before
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.past_runs import PastRunReader
-from chronoverse.history.scans.profile_scan import read_profile, read_slower, read_times
+from chronoverse.history.scans.profile_scan import read_job_profile, read_profile, read_slower
 from chronoverse.history.scans.scan import (
     BaseScan,
     HistoryScan,
@@ -216,8 +216,8 @@ class ScanApp:
 
         def read_pauses() -> Sequence[bytes] | None:
             with contextlib.suppress(StoreError):
-                times = read_times(job, others, self._runs, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
-                return read_slower(job, times, self._read)
+                found = read_job_profile(job, others, self._runs, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
+                return read_slower(job, found, self._read)
             return None
 
         return read_summary(
@@ -237,8 +237,8 @@ class ScanApp:
         """The profile's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
-        times = read_times(job, self._good_runs(job, scan.labels), self._runs, budget)
-        return read_profile(job, times, self._read, self._unix_clock(), self._pool)
+        found = read_job_profile(job, self._good_runs(job, scan.labels), self._runs, budget)
+        return read_profile(job, found, self._read, self._unix_clock(), self._pool)
 
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False

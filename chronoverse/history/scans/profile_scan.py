@@ -20,7 +20,7 @@ MESSAGE_CHARACTERS: Final = 1_000
 BRIEF_CHARACTERS: Final = 200
 
 
-class Times(NamedTuple):
+class JobProfile(NamedTuple):
     """The timeline of a job up to the line ``scanned_to``, and the ``profile`` that follows from it.
 
     It is ``compared_with`` the jobs with these ids, whose timelines are ``good``; None when there are none. There are
@@ -35,7 +35,7 @@ class Times(NamedTuple):
     profile: Profile
 
 
-def read_times(job: Job, others: Sequence[Job], runs: DerivedReader, budget: PageBudget) -> Times:
+def read_job_profile(job: Job, others: Sequence[Job], runs: DerivedReader, budget: PageBudget) -> JobProfile:
     """Compares ``job`` with ``others``, as far as the ``budget`` lasts. Raises as the store and the archive do.
 
     Those of the others that cannot be read are left out.
@@ -54,36 +54,36 @@ def read_times(job: Job, others: Sequence[Job], runs: DerivedReader, budget: Pag
         good.append(found)
     if not is_whole:
         good = []
-    return Times(timeline, scanned_to, names or None, good, is_whole, compare(timeline, good))
+    return JobProfile(timeline, scanned_to, names or None, good, is_whole, compare(timeline, good))
 
 
-def read_profile(job: Job, times: Times, read: BatchReader, now: float, pool: ThreadPoolExecutor) -> bytes:
+def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, pool: ThreadPoolExecutor) -> bytes:
     """The profile's JSON. ``now`` is Unix time. ``pool`` has threads to read lines. Raises what ``read`` raises."""
-    profile = times.profile
+    profile = found.profile
     numbers = sorted({pause.number for pause in (*profile.slower, *profile.pauses)})
     lines = dict(zip(numbers, pool.map(lambda number: _lines_around(job, number, read), numbers), strict=True))
     return orjson.dumps(
         {
             "job": job.to_json(),
-            "compared_with": times.compared_with,
+            "compared_with": found.compared_with,
             "seconds": profile.total / 1000,
             "usual": profile.usual and profile.usual.to_json(),
             "slower": [_pause_json(pause, lines[pause.number], MESSAGE_CHARACTERS) for pause in profile.slower],
             "pauses": [_pause_json(pause, lines[pause.number], MESSAGE_CHARACTERS) for pause in profile.pauses],
-            "running": _running_json(job, times, read, now) if job.status is Status.RUNNING else None,
-            "complete": times.is_whole,
-            "scanned_to": times.scanned_to,
-            "truncated": times.timeline.is_cut,
-            "strip": [(elapsed / 1000, number) for elapsed, number in times.timeline.strip()],
+            "running": _running_json(job, found, read, now) if job.status is Status.RUNNING else None,
+            "complete": found.is_whole,
+            "scanned_to": found.scanned_to,
+            "truncated": found.timeline.is_cut,
+            "strip": [(elapsed / 1000, number) for elapsed, number in found.timeline.strip()],
         }
     )
 
 
-def read_slower(job: Job, times: Times, read: BatchReader) -> list[bytes] | None:
+def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] | None:
     """The first three pauses that are longer than usual, as JSON. None while that is not known. Raises as ``read``."""
-    if not times.is_whole:
+    if not found.is_whole:
         return None
-    first = times.profile.slower[:3]
+    first = found.profile.slower[:3]
     return [
         orjson.dumps(_pause_json(pause, _lines_around(job, pause.number, read), BRIEF_CHARACTERS)) for pause in first
     ]
@@ -110,16 +110,16 @@ def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters
     }
 
 
-def _running_json(job: Job, times: Times, read: BatchReader, now: float) -> dict[str, Any]:
+def _running_json(job: Job, found: JobProfile, read: BatchReader, now: float) -> dict[str, Any]:
     """What a running job's silence means. ``silent_seconds`` is None when its last line has no time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
     # A line that came without a time has the beginning of 1970.
     if not since:
         return {"silent_seconds": None, "usual": None, "seconds_left": None}
-    found = progress(times.timeline, times.good, max(0, round(1000 * (now - since))))
+    so_far = progress(found.timeline, found.good, max(0, round(1000 * (now - since))))
     return {
-        "silent_seconds": found.silent / 1000,
-        "usual": found.usual and found.usual.to_json(),
-        "seconds_left": found.left and found.left.to_json(),
+        "silent_seconds": so_far.silent / 1000,
+        "usual": so_far.usual and so_far.usual.to_json(),
+        "seconds_left": so_far.left and so_far.left.to_json(),
     }

@@ -1,4 +1,4 @@
-"""What Airflow calls for its tasks' logs: :class:`TaskLogs`."""
+"""What Airflow calls for its tasks' logs: :class:`RemoteTaskLogs`."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import service_url
 
-__all__ = ["TaskLogs"]
+__all__ = ["RemoteTaskLogs"]
 
 #: Seconds that a task's first line waits at most until its log is open, and its end until the last lines are delivered.
 #: Airflow knows the task's state before that wait.
@@ -53,7 +53,7 @@ class _RunningTry:
         self.exit_code: int | None = None
 
 
-class TaskLogs:
+class RemoteTaskLogs:
     """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. It has the interface ``RemoteLogStreamIO`` of Airflow.
 
     Airflow calls it in the processes that supervise tasks, and in the API server. Nothing is connected, and no thread

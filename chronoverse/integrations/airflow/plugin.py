@@ -10,7 +10,7 @@ import structlog
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
-from chronoverse.integrations.airflow.logs import END_FIELD, TaskLogs
+from chronoverse.integrations.airflow.logs import END_FIELD, RemoteTaskLogs
 from chronoverse.joblog.model import Status
 
 
@@ -43,7 +43,7 @@ class _Listener:
 
         # In other processes, for example when somebody marks a task as failed, the source is another one.
         if type(source).__name__ in ("RuntimeTaskInstance", "TaskRunnerMarker") and isinstance(
-            load_remote_log_handler(), TaskLogs
+            load_remote_log_handler(), RemoteTaskLogs
         ):
             self._has_ended = True
             # Of the highest level, so that no setting leaves it out.

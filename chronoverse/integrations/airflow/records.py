@@ -101,7 +101,7 @@ def _encode_any(rest: Mapping[str, Any]) -> str:
 
 
 def _whole_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[range, str, str, str]]:
-    """The numbers, the timestamp, the stream and the text of each line. Pieces of a long line are joined."""
+    """The numbers, the timestamp, the stream and the text of each line. The parts of a long line are joined."""
     numbers, timed, text = range(0), ("", ""), ""
     for line in lines:
         number = line["sequence_num"]
