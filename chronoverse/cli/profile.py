@@ -45,7 +45,11 @@ def profile_text(profile: dict[str, Any]) -> Iterator[str]:
         if compared_with is None:
             yield "No earlier job has COMPLETED, so nothing is known to be slower."
         elif usual:
-            yield "Slower than every one of these runs:" if slower else "Nothing was slower than every one of them."
+            yield (
+                "Slower than in every one of these runs:"
+                if slower
+                else "Nothing was clearly slower than in every one of them."
+            )
             yield from (text for pause in slower for text in _pause_text(pause))
         others = [pause for pause in pauses if pause not in slower]
         if others:
@@ -68,6 +72,6 @@ def _running_text(running: dict[str, Any]) -> Iterator[str]:
     if running["silent_seconds"] is not None:
         yield f"It has been silent for {common.took(running['silent_seconds'])}{common.usually(running['usual'])}."
     if left := running["seconds_left"]:
-        yield f"Good runs took another {common.took(left['least'])} to {common.took(left['most'])} from here."
+        yield f"By the good runs, it takes another {common.took(left['least'])} to {common.took(left['most'])}."
     else:
         yield "It is not known how long it will take: fewer than three good runs have its last lines."

@@ -264,7 +264,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     assert cli("profile", WORKFLOW, "job_2", **settings).stdout.splitlines()[:6] == [
         f"job_2 of {WORKFLOW}: FAILED",
         "From its first line to its last: 19m, usually 19m in job_1.",
-        "Nothing was slower than every one of them.",
+        "Nothing was clearly slower than in every one of them.",
         "The longest pauses:",
         "1m, usually 1m, between these lines:",
         "        1  step 1",
@@ -277,13 +277,13 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     found["pauses"] = []
     found["running"] = {"silent_seconds": 250, "usual": usual, "seconds_left": {"least": 61, "median": 80, "most": 130}}
     assert list(profile_text(found))[2:] == [
-        "Slower than every one of these runs:",
+        "Slower than in every one of these runs:",
         "3.15 s, usually 0.1 s to 0.2 s, between these lines:",
         "        3  step 3",
         "        4  step 4",
         "There was no pause.",
         "It has been silent for 4m10s, usually 0.1 s to 0.2 s.",
-        "Good runs took another 1m1s to 2m10s from here.",
+        "By the good runs, it takes another 1m1s to 2m10s.",
     ]
     none = {"count": 0, "first": []}
     summary = {**found, "new": none, "errors": none, "last": []}

@@ -138,7 +138,7 @@ def tool_list(max_wait: int) -> list[Tool]:
             "against_label",
             "Where the time of a job went, in seconds. slower: pauses between two lines (after, before) that were"
             " longer than in every good run before it, and what is usual. pauses: the longest ones. running: for how"
-            " long a job that runs has been silent, what is usual there, and how long good runs still took.",
+            " long a job that runs has been silent, what is usual there, and how long it takes yet by the good runs.",
             against_label={
                 **_ARGUMENTS["label"],
                 "description": "Compare with good runs with all of these labels.",

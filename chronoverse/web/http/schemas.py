@@ -626,7 +626,7 @@ RunningSchema: Final = answer(
         ),
         "seconds_left": described(
             partial(fields.Nested, SpreadSchema),
-            "How long good runs still took from here. Null when fewer than three of them have the last lines.",
+            "How long it takes from here by the good runs. Null when fewer than three of them have the last lines.",
             allow_none=True,
         ),
     },
