@@ -291,20 +291,18 @@ def test_a_damaged_set_counts_as_missing(store: Store, objects: FileObjectStore)
     """Anybody who may write to the archive may have written it."""
     write(store, MESSAGES)
     archive(store, objects)
-    (name,) = set_names(objects)
-    data = objects.get(name)
-    for damaged in (b"", data[:-1], data[:-1] + b"x", b"x" * MAX_SET_BYTES, data + b"x"):
-        objects.put(name, damaged)
-        assert stored(store, objects) is None
-    objects.put(name, data)
-    assert stored(store, objects) is not None
+    (set_name,) = set_names(objects)
     name = timeline_name(JOB, combined_sha256(store.chunks.chunks(JOB)))
-    data = objects.get(name)
-    for damaged in (b"", data[:-1], data[:-1] + b"x", b"x" * MAX_TIMELINE_BYTES, data + b"x"):
-        objects.put(name, damaged)
-        assert stored_timeline(store, objects) is None
-    objects.put(name, data)
-    assert stored_timeline(store, objects) is not None
+    for object_name, most, read in (
+        (set_name, MAX_SET_BYTES, stored),
+        (name, MAX_TIMELINE_BYTES, stored_timeline),
+    ):
+        data = objects.get(object_name)
+        for damaged in (b"", data[:-1], data[:-1] + b"x", b"x" * most, data + b"x"):
+            objects.put(object_name, damaged)
+            assert read(store, objects) is None
+        objects.put(object_name, data)
+        assert read(store, objects) is not None
 
 
 def test_a_set_survives_being_packed() -> None:
