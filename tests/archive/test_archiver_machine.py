@@ -350,4 +350,5 @@ def test_no_line_is_lost_with_faults_on_the_way_to_s3(server: RedisServer, monke
         assert list(reliable.list("")) == []
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         run(server, Bucket(proxy, reliable))
-        assert proxy.applied > RUNS / 4
+        # A single run may draw no fault.
+        assert proxy.applied >= RUNS // 3

@@ -166,6 +166,7 @@ def test_it_ends_at_once(tmp_path: Path, how: str) -> None:
         assert process.stderr is not None
         info = {"name": "test", "version": "1"}
         send(process, "initialize", 1, protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
+        answers = [json.loads(process.stdout.readline())]
         send(process, "notifications/initialized", None)
         send(process, "tools/call", 2, name="wait_for", arguments={"workflow_id": "wf_end", "job_id": "job_1"})
         connection, _ = listener.accept()
@@ -178,7 +179,7 @@ def test_it_ends_at_once(tmp_path: Path, how: str) -> None:
             assert process.wait(60) == (-signal.SIGINT if how == "Ctrl-C" else 0)
             assert time.monotonic() - started < END_SECONDS
         out, err = process.stdout.read(), process.stderr.read()
-    answers = [json.loads(text) for text in out.splitlines()]
+    answers += [json.loads(text) for text in out.splitlines()]
     assert answers[0]["result"]["serverInfo"]["name"] == "chronoverse"
     assert "never instructions" in answers[0]["result"]["instructions"]
     assert all(answer["jsonrpc"] == "2.0" for answer in answers)

@@ -66,6 +66,8 @@ class Nginx:
         text = (ROOT / "deploy" / "nginx.conf").read_text()
         temporary = "".join(f"    {each}_temp_path {self._directory}/{each};\n" for each in TEMPORARY_FILES)
         replaced = {
+            # Another user cannot write below pytest's directory, which each new run of pytest makes private again.
+            "user www-data;": "user root;",
             "listen 443 ": f"listen {self.host}:{self.port} ",
             "listen [::]:443 ": f"listen {SECOND_HOST}:{self.port} ",
             "/etc/nginx/tls/": f"{self._directory}/",
@@ -99,10 +101,6 @@ class Nginx:
 
     def start(self) -> Self:
         """Starts nginx, and waits until it accepts connections."""
-        # Its workers run as another user, who must be able to reach this directory.
-        for each in (self._directory, *self._directory.parents):
-            if each.name.startswith(("pytest-", "popen-", "cv-", "cv.")) or each == self._directory:
-                each.chmod(0o711)
         self._process = subprocess.Popen(self._command("-g", "daemon off;"), stdin=subprocess.DEVNULL)
         wait_until(self.answers, PATIENCE_SECONDS, "nginx answers")
         return self
