@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.two_nodes import NAMESPACES
+from tests.support.provider import need_provider
 from tests.support.service import ROOT
 from tests.support.tools import tool, unavailable
 
@@ -18,6 +19,7 @@ def test_the_path_runs_as_it_is_printed(tmp_path: Path) -> None:
     """With real servers: nginx, Redis, Prometheus, an OpenID provider, and moto for S3."""
     for name in ("nginx", "redis-server", "prometheus", "promtool", "moto_server", "openssl", "curl", "ip"):
         tool(name)
+    need_provider()
     for name in ("nginx", "redis-server", "prometheus"):
         if not Path(f"/usr/lib/systemd/system/{name}.service").exists():
             unavailable(f"{name} is not the package of Debian, which has a unit")

@@ -71,11 +71,17 @@ class Provider:
         raise AssertionError(f"the provider does not sign in: {answer.status_code} {answer.text}")
 
 
+def need_provider() -> None:
+    """Skips the test if the provider is not installed. See :func:`unavailable`."""
+    tool("node")
+    if not (_SCRIPT.parent / "node_modules" / "oidc-provider").is_dir():
+        unavailable("npm install --prefix tests/clients was not run")
+
+
 @contextlib.contextmanager
 def providing(directory: Path, **changes: Any) -> Iterator[Provider]:
     """Runs a provider. ``changes`` are as for :meth:`Provider.change`."""
-    if not (_SCRIPT.parent / "node_modules" / "oidc-provider").is_dir():
-        unavailable("npm install --prefix tests/clients was not run")
+    need_provider()
     log = directory / "provider.log"
     command = [tool("node"), str(_SCRIPT), json.dumps(changes)]
     with log.open("wb") as output:
