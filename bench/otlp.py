@@ -2,10 +2,12 @@
 
 ``python -m bench.otlp`` sends 512 records in each request, over some connections, to a service with one worker and a
 store of its own. It prints records a second, and the processor time of the worker and of the store for each record.
+The worker has a processor for itself, and the store and the senders share the others: senders are other computers.
 """
 
 import argparse
 import http.client
+import os
 import statistics
 import tempfile
 import threading
@@ -55,12 +57,23 @@ def send(service: Service, requests: list[bytes], pids: tuple[int, ...] = ()) ->
     return found
 
 
+def pin(pid: int, processors: set[int]) -> None:
+    """Lets all threads of a process run on these processors only."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), processors)
+
+
 def measure(senders: int, count: int, *, with_numbers: bool) -> None:
     """Sends ``count`` requests from one sender, and then from each of some senders at the same time."""
     with tempfile.TemporaryDirectory() as name, running(Path(name)) as server:
         service = Service(Path(name) / "service", server.url)
         service.directory.mkdir()
+        first, *others = sorted(os.sched_getaffinity(0))
+        # The store and the service inherit it; the store runs already.
+        pin(os.getpid(), {*others} or {first})
+        pin(server.pid, {*others} or {first})
         service.start()
+        pin(service.worker_pids()[0], {first})
         try:
             prepared = [bodies(sender, count, with_numbers=with_numbers) for sender in range(senders + 1)]
             times = send(service, prepared.pop(), (service.worker_pids()[0], server.pid))
@@ -73,11 +86,13 @@ def measure(senders: int, count: int, *, with_numbers: bool) -> None:
             seconds = time.perf_counter() - started
         finally:
             service.stop()
+            pin(os.getpid(), {first, *others})
     print(f"{'with' if with_numbers else 'without'} numbers:")
     for process, used in zip(("worker", "store"), zip(*times, strict=True), strict=True):
         least, middle = (each / BATCH / 1000 for each in (min(used), statistics.median(used)))
         print(f"  processor time of the {process} for a record: {least:.1f} µs at least, {middle:.1f} µs in the middle")
-    print(f"  {senders} senders: {senders * count * BATCH / seconds:,.0f} records a second")
+    place = "alone on its processor" if others else "with the store and the senders on one processor"
+    print(f"  {senders} senders, the worker {place}: {senders * count * BATCH / seconds:,.0f} records a second")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """OpenTelemetry's log records as lines of jobs.
 
-``decoding``  reads requests, in protobuf or JSON. Only this module needs the extra ``otlp``
+``decoding``  reads requests, in protobuf or JSON. It and ``columns`` need the extra ``otlp``
+``columns``   reads records of protobuf that are alike, all at once
 ``records``   says of which job a record is, and what its lines are
 ``requests``  appends the records of a request, and answers as the protocol says
 

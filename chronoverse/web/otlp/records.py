@@ -54,21 +54,24 @@ Lines = list[tuple[bool, list[bytes]]]
 class RecordLines:
     """The lines of one record; or of records that follow each other, with the same time and stream, and one line each.
 
-    ``path``, ``number`` and ``last`` are the file's, and the first and the last record's in it: "" and 0 where records
-    have no numbers. ``first`` is a digest of the record with the number 1. ``time`` is the first one's in Unix ns.
+    ``path`` and ``number`` are the file's, and the first record's in it: "" and 0 where records have no numbers.
+    ``first`` is a digest of the record with the number 1. ``time`` is the first one's in Unix ns.
     """
 
     path: str
     number: int
-    last: int
     first: str
     time: int
     timestamp: str
     stream: str
     lines: Lines
-    #: How many records these are, and the messages if there may be more.
-    records: int = 1
+    #: The lines if each is a record.
     messages: list[bytes] | None = None
+
+    @property
+    def records(self) -> int:
+        """How many records these are."""
+        return 1 if self.messages is None else len(self.messages)
 
     def size(self) -> int:
         """How many lines these are."""
@@ -94,6 +97,11 @@ class JobRecords:
             yield count, _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
 
 
+#: What the attributes of a record say: the records of its job, or why it is refused; its file, its stream, and how it
+#: ends the job.
+Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | None] | None]
+
+
 class RecordSorter:
     """Sorts the records of a request by their jobs. Those that cannot be taken are counted in ``refused``, by why.
 
@@ -115,13 +123,20 @@ class RecordSorter:
         #: The last resource, the records of its job, the last time in ms, and that time as a line has it.
         self._resource: Mapping[str, Any] = {}
         self._records: JobRecords | str = ""
+        #: The last record's attributes, without its number, and what they mean. Most records are like the one before.
+        self._attributes: Mapping[str, Any] | None = None
+        self._meaning: Meaning = "", None, None, None
         self._milliseconds = -1
         self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str]) -> None:
-        """Adds records of a resource with these attributes. A text says why a record cannot be taken."""
+        """Adds records of a resource with these attributes. A text says why a record cannot be taken.
+
+        Takes the number of a record out of its attributes.
+        """
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
+            self._attributes = None
         for record in records:
             if isinstance(record, str):
                 self.refused[record] += 1
@@ -133,20 +148,18 @@ class RecordSorter:
 
     def _add(self, record: Record) -> None:
         attributes, body, time, observed, severity = record
-        found = self._records
-        if not self._naming.isdisjoint(attributes):
-            found = self._find_job({**self._resource, **attributes})
+        number = attributes.pop(_NUMBER, None)
+        if attributes != self._attributes:
+            self._attributes = attributes
+            self._meaning = self._find_meaning(attributes)
+        found, path, stream, end = self._meaning
         if isinstance(found, str):
             raise BadValue(found)
-        end = None if _ENDING.isdisjoint(attributes) else _end(attributes)
-        path, number = attributes.get(_PATH), attributes.get(_NUMBER)
         if number is not None and not (type(number) is int and 1 <= number <= MAX_RECORD_NUMBER):
             raise BadValue(f"{_NUMBER} must be a whole number from 1 to {MAX_RECORD_NUMBER}")
-        if not isinstance(path, str) or number is None:
+        if path is None or number is None:
             path, number = "", 0
-        stream = attributes.get(_STREAM)
-        if stream != "stdout" and stream != "stderr":
-            stream = "stderr" if severity >= _ERROR_SEVERITY else "stdout"
+        stream = stream or ("stderr" if severity >= _ERROR_SEVERITY else "stdout")
         text = body.encode() if body else b""
         # Splitting takes time for each byte, too. In JSON a record has no length that tells before it is parsed.
         if len(text) > MAX_RECORD_BYTES:
@@ -166,27 +179,36 @@ class RecordSorter:
             self._timestamp = iso_or_none(self._milliseconds) or _UNKNOWN_TIME
         group, timestamp = found.numbered if number else found.plain, self._timestamp
         found.end = end or found.end
+        messages = None
         if lines is None:
             last = group[-1] if group else None
             if (
                 last is not None
-                and last.messages is not None
-                and (last.last + 1 == number or not number)
+                and (messages := last.messages) is not None
+                and (last.number + len(messages) == number or not number)
                 and last.timestamp == timestamp
                 and last.stream == stream
                 and last.path == path
-                and last.records < BATCH_LINES
+                and len(messages) < BATCH_LINES
             ):
-                last.messages.append(text)
-                last.last = number
-                last.records += 1
+                messages.append(text)
                 return
             messages = [text]
-            group.append(
-                RecordLines(path, number, number, first, time, timestamp, stream, [(False, messages)], 1, messages)
-            )
-        else:
-            group.append(RecordLines(path, number, number, first, time, timestamp, stream, lines))
+            lines = [(False, messages)]
+        group.append(RecordLines(path, number, first, time, timestamp, stream, lines, messages))
+
+    def _find_meaning(self, attributes: Mapping[str, Any]) -> Meaning:
+        found = self._records
+        if not self._naming.isdisjoint(attributes):
+            found = self._find_job({**self._resource, **attributes})
+        end = None
+        if not _ENDING.isdisjoint(attributes):
+            try:
+                end = _end(attributes)
+            except BadValue as error:
+                found = str(error)
+        path, stream = attributes.get(_PATH), attributes.get(_STREAM)
+        return found, path if isinstance(path, str) else None, stream if stream in ("stdout", "stderr") else None, end
 
     def _find_job(self, attributes: Mapping[str, Any]) -> JobRecords | str:
         try:
@@ -252,7 +274,7 @@ def _in_order(records: Sequence[RecordLines]) -> Iterator[RecordLines]:
     is_sorted = True
     for each in records:
         before = last.get(each.path)
-        if before and each.number <= before.last:
+        if before and each.number < before.number + before.records:
             if each.number == 1 and each.time > before.time:
                 yield from waiting if is_sorted else _sort(waiting)
                 waiting, last, is_sorted = [], {}, True

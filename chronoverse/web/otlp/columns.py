@@ -1,0 +1,79 @@
+"""Reads the log records of a slice at once, if they are alike: in a third of the time that takes one after the other.
+
+A message of protobuf whose parts come several times is one message with all of their fields. So the records of a slice
+can be read as one, whose fields are lists: the times of all records, their texts, their keys.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import repeat
+from typing import Any, Final
+
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClassesForFiles
+
+#: ScopeLogs and what is in it, with these changes: what is repeated there is not here, and the other way round.
+_FILE: Final = """
+name: "columns" syntax: "proto3"
+message_type { name: "Scope" field { name: "records" number: 2 type: TYPE_MESSAGE type_name: "Records" } }
+message_type { name: "Records"
+  field { name: "times" number: 1 type: TYPE_FIXED64 label: LABEL_REPEATED }
+  field { name: "severities" number: 2 type: TYPE_INT32 label: LABEL_REPEATED }
+  field { name: "body" number: 5 type: TYPE_MESSAGE type_name: "Values" }
+  field { name: "attributes" number: 6 type: TYPE_MESSAGE type_name: "Pairs" } }
+message_type { name: "Pairs"
+  field { name: "keys" number: 1 type: TYPE_STRING label: LABEL_REPEATED }
+  field { name: "values" number: 2 type: TYPE_BYTES label: LABEL_REPEATED } }
+message_type { name: "Values"
+  field { name: "texts" number: 1 type: TYPE_STRING label: LABEL_REPEATED }
+  field { name: "integers" number: 3 type: TYPE_INT64 label: LABEL_REPEATED } }
+"""
+
+
+def _classes() -> dict[str, Any]:
+    pool = DescriptorPool()
+    pool.AddSerializedFile(text_format.Parse(_FILE, FileDescriptorProto()).SerializeToString())
+    classes: dict[str, Any] = GetMessageClassesForFiles(["columns"], pool)
+    return classes
+
+
+_CLASSES: Final = _classes()
+
+
+def read(
+    scope: bytes, count: int, wanted: Collection[str]
+) -> Iterator[tuple[dict[str, Any], str, int, int, int]] | None:
+    """The fields of a ``Record`` for each of the ``count`` records of a ScopeLogs message. None if they are not alike.
+
+    They are alike if each has a time, a text, and attributes with the same keys in the same order, of which those that
+    are ``wanted`` have texts or whole numbers. Raises DecodeError.
+    """
+    records = _CLASSES["Scope"].FromString(scope).records
+    times, severities, texts = records.times[:], records.severities[:], records.body.texts[:]
+    keys, values = records.attributes.keys[:], records.attributes.values[:]
+    if not len(times) == len(texts) == count or len(severities) not in (0, count) or len(keys) != len(values):
+        return None
+    # A key comes once in a record at most. So each record has these keys if this is the order of all keys.
+    each = len(keys) // count
+    if keys != keys[:each] * count or len({*keys[:each]}) != each:
+        return None
+    same, others = dict[str, Any](), dict[str, Sequence[Any]]()
+    for at, key in enumerate(keys[:each]):
+        if key in wanted:
+            column = values[at::each]
+            if is_same := column.count(column[0]) == count:
+                column = column[:1]
+            joined = _CLASSES["Values"].FromString(b"".join(column))
+            held = joined.texts[:] or joined.integers[:]
+            if len(held) != len(column):
+                return None
+            if is_same:
+                same[key] = held[0]
+            else:
+                others[key] = held
+    attributes = [same.copy() for _ in times]
+    for key, column in others.items():
+        for found, value in zip(attributes, column, strict=True):
+            found[key] = value
+    return zip(attributes, texts, times, repeat(0), severities or repeat(0), strict=False)
