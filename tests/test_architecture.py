@@ -45,7 +45,7 @@ OWNERS: Final = {
     "gevent": "web",
     "opentelemetry": "web.http.tracing",
     "opentelemetry.proto": "web.otlp.decoding",
-    "google": "web.otlp.decoding",
+    "google": "web.otlp",
     "re2": "joblog.matcher",
     "mcp": "cli.mcp.server",
     "anyio": "cli.mcp.server",
