@@ -30,6 +30,7 @@ LEFT_OUT: Final = (
     "faults",
     "history/scans/test_app.py",
     "history/scans/test_comparison.py",
+    "history/scans/test_past_runs.py",
     "history/scans/test_profile_scan.py",
     "history/scans/test_summary_scan.py",
     "history/scans/test_workflow_scan.py",
@@ -51,8 +52,11 @@ LEFT_OUT: Final = (
     "system",
     "test_architecture.py",
     "test_bench.py",
+    "test_causes.py",
     "test_faultproxy.py",
+    "test_pauses.py",
     "test_reruns.py",
+    "web/otlp",
     "web/routes",
 )
 
