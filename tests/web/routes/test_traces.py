@@ -1,5 +1,6 @@
 """Traces as a collector receives them: one span for each request, over OTLP/HTTP, from real workers."""
 
+import os
 import re
 import subprocess
 import sys
@@ -260,9 +261,12 @@ def test_without_the_packages_the_start_says_what_to_install(monkeypatch: pytest
     assert Settings.from_env({**environ, "CHRONOVERSE_TRACES": "false"}) == Settings.from_env(environ)
 
 
-def test_without_traces_nothing_of_it_is_imported() -> None:
-    """Except for parts that redis-py imports itself, where OpenTelemetry is installed."""
-    parts = ("opentelemetry.sdk.trace", "opentelemetry.exporter")
-    code = f"import sys, chronoverse.web.app; assert not [name for name in sys.modules if name.startswith({parts})]"
-
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+def test_without_traces_nothing_of_it_is_imported(tmp_path: Path) -> None:
+    """Neither by the service nor by commands. redis-py would import the SDK for its metrics, where it is installed."""
+    service = "import runpy; runpy.run_path('gunicorn.conf.py'); import chronoverse.web.app"
+    command = "sys.argv[1:] = ['--version']; import chronoverse.cli.main as cli; cli.main(); import redis"
+    unused = "assert not {'opentelemetry.sdk', 'opentelemetry.exporter'} & {*sys.modules}"
+    own = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "CHRONOVERSE_DATA_DIR": str(tmp_path)}
+    # With traces the service may need the SDK's metrics after that.
+    for code in (f"{service}; {unused}; import opentelemetry.sdk.metrics", f"{command}; {unused}"):
+        subprocess.run([sys.executable, "-c", f"import sys; {code}"], cwd=ROOT, env={**os.environ, **own}, check=True)
