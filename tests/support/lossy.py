@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 #: What becomes of a request that is spoiled.
@@ -14,16 +14,16 @@ FAULTS = ("request lost", "answer lost", "repeated", "delayed")
 
 
 class LossyProxy(ThreadingHTTPServer):
-    """Forwards to ``port`` on this machine, and spoils a ``share`` of the requests.
+    """Forwards each request to one of ``ports`` on this machine, and spoils a ``share`` of the requests.
 
     ``counts`` says how many requests had which fault.
     """
 
     daemon_threads = True
 
-    def __init__(self, port: int, share: float, seed: int) -> None:
+    def __init__(self, ports: Sequence[int], share: float, seed: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = port
+        self.ports = ports
         self.share = share
         self.rng = random.Random(seed)
         self.counts: Counter[str] = Counter()
@@ -77,7 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _forward(self, body: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        port = self.server.rng.choice(self.server.ports)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         own = ("connection", "transfer-encoding")
         headers = {name: value for name, value in self.headers.items() if name.lower() not in own}
         with contextlib.closing(connection):
@@ -94,9 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def lossy(port: int, share: float = 0.2, seed: int = 1) -> Iterator[LossyProxy]:
-    """A running proxy in front of the service at ``port``."""
-    with LossyProxy(port, share, seed) as proxy:
+def lossy(*ports: int, share: float = 0.2, seed: int = 1) -> Iterator[LossyProxy]:
+    """A running proxy in front of the nodes at ``ports``."""
+    with LossyProxy(ports, share, seed) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -52,6 +52,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 
 @pytest.fixture
+def other_node(tmp_path: Path, redis_server: RedisServer) -> Iterator[Service]:
+    """A second node on the same store."""
+    with Service(tmp_path / "node", redis_server.url) as node:
+        yield node
+
+
+@pytest.fixture
 def store(redis_server: RedisServer) -> Iterator[Store]:
     store = Store(redis_server.url)
     yield store
@@ -122,20 +129,24 @@ class Sender(threading.Thread):
 
 
 def test_numbered_records_are_there_once_and_in_order_or_named(
-    service: Service, redis_server: RedisServer, store: Store
+    service: Service, other_node: Service, redis_server: RedisServer, store: Store
 ) -> None:
-    """Four senders at once, requests that overtake each other, lost batches, and kills of a worker and of the store."""
+    """Four senders at once to two nodes, requests that overtake each other, lost batches, and kills.
+
+    One is killed of each node's workers, and the store, too.
+    """
     job, batches = JobRef("files", "a"), 60
     rng = random.Random(5)
     missing = {1 + BATCH * each for each in rng.sample(range(1, batches - 1), 2)}
     firsts = [first for first in range(1, batches * BATCH, BATCH) if first not in missing]
     shares = [firsts[number::4] for number in range(4)]
-    with lossy(service.port, seed=2) as proxy:
+    with lossy(service.port, other_node.port, seed=2) as proxy:
         senders = [Sender(proxy, service.token("*"), job, share, seed) for seed, share in enumerate(shares)]
         for sender in senders:
             sender.start()
         wait_until(lambda: lines_so_far(store, job) > 1_000, 60, "a part of the lines is there")
-        os.kill(service.worker_pids()[0], signal.SIGKILL)
+        for node in (service, other_node):
+            os.kill(node.worker_pids()[0], signal.SIGKILL)
         wait_until(lambda: lines_so_far(store, job) > 2_500, 60, "more of the lines are there")
         redis_server.kill()
         redis_server.start()
