@@ -13,6 +13,7 @@ from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLine
 from chronoverse.joblog.model import Gap, JobRef, Line
 from chronoverse.runner.api import JobLog, JobLogHandler, JobLogStream
 from chronoverse.runner.spool.spool_file import SpoolRoom
+from chronoverse.settings import ca_file_or_setting
 
 __all__ = [
     "Gap",
@@ -34,13 +35,13 @@ def follow(
     job: str,
     *,
     token: str | Callable[[], str | None] | None = None,
-    ca_file: Path | None = None,
+    ca_file: Path | str | None = None,
     **options: Any,
 ) -> Iterator[LogEvent]:
     """Follows a job's log at the service with this URL until the job ends, over as many connections as it takes.
 
-    ``options`` are those of :meth:`Client.follow`, such as ``offset``, ``tail`` and ``q``; it also says what comes and
-    what is raised.
+    ``ca_file`` is as for :meth:`JobLog.open`. ``options`` are those of :meth:`Client.follow`, such as ``offset``,
+    ``tail`` and ``q``; it also says what comes and what is raised.
     """
-    with closing(Client(service, token, ca_file=ca_file)) as client:
+    with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
         yield from client.follow(JobRef(workflow, job), **options)

@@ -30,8 +30,7 @@ from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, MEMORY_ONLY, OPEN_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
-from chronoverse.settings import ca_file_from_env
-from chronoverse.settings.parse import ca_file as read_ca_file
+from chronoverse.settings import ca_file_or_setting
 from chronoverse.store import Store
 
 __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
@@ -105,8 +104,7 @@ class JobLog:
         with ExitStack() as stack:
             writer: LogWriter
             if isinstance(store, str):
-                trusted = read_ca_file(str(ca_file)) if ca_file else ca_file_from_env()
-                writer = connect_writer(store, token, trusted, lease_seconds=lease_seconds)
+                writer = connect_writer(store, token, ca_file_or_setting(ca_file), lease_seconds=lease_seconds)
                 stack.callback(writer.close)
             else:
                 writer = store

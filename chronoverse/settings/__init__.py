@@ -398,8 +398,13 @@ def all_settings() -> Iterator[tuple[str, str, Setting]]:
         yield each.name, prefix + each.name.upper(), each.metadata["setting"]
 
 
-def ca_file_from_env(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """CHRONOVERSE_CA_FILE alone, for programs that use no other setting. Raises :class:`SettingsError`."""
+def ca_file_or_setting(given: Path | str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """``given``, or else CHRONOVERSE_CA_FILE, for programs that use no other setting.
+
+    Raises ValueError when ``given`` has no certificates, :class:`SettingsError` when the setting's file has none.
+    """
+    if given:
+        return parse.ca_file(str(given))
     try:
         return parse.ca_file(text) if (text := environ.get("CHRONOVERSE_CA_FILE")) else None
     except ValueError as error:

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from chronoverse.api import JobLog
+from chronoverse.api import JobLog, Line, follow
 from chronoverse.errors import SettingsError, Unreachable
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
@@ -107,6 +107,11 @@ def test_a_python_program_trusts_a_named_authority(secure: Secure, given: str) -
     log.write("stdout", "hello")
 
     assert log.finish()
+
+    with mock.patch.dict(os.environ, environ):
+        events = list(follow(secure.url, WORKFLOW, f"job_{given}", token=secure.token, ca_file=ca_file))
+
+    assert [event.message for event in events if isinstance(event, Line)] == ["hello"]
 
 
 def test_a_python_program_hears_of_a_file_without_certificates(secure: Secure) -> None:
