@@ -1,5 +1,6 @@
 """Fixtures: one service on one store, shared by all tests that do not damage it."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,16 +33,31 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
-def service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
-) -> Iterator[Service]:
+def services(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[Callable[[str | None], Service]]:
+    """Returns the shared service whose workers are of a class of gunicorn's. It starts at the first call."""
+    started: dict[str | None, Service] = {}
+    with contextlib.ExitStack() as stack:
+
+        def service_of(worker_class: str | None) -> Service:
+            if worker_class not in started:
+                directory = tmp_path_factory.mktemp("service")
+                started[worker_class] = stack.enter_context(
+                    serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1)
+                )
+            return started[worker_class]
+
+        yield service_of
+
+
+@pytest.fixture(scope="session")
+def service(request: pytest.FixtureRequest, services: Callable[[str | None], Service]) -> Service:
     """The shared service: one worker, one heartbeat a second.
 
     The fixture's parameter, if any, is gunicorn's worker class.
     """
-    directory, worker_class = tmp_path_factory.mktemp("service"), getattr(request, "param", None)
-    with serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1) as service:
-        yield service
+    return services(getattr(request, "param", None))
 
 
 @pytest.fixture(scope="session")

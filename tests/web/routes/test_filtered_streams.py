@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -15,7 +16,7 @@ from tests.support.archives import archive_up_to
 from tests.support.bench import NOW
 from tests.support.parameters import long_after
 from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.service import Service
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
@@ -72,10 +73,9 @@ def test_an_expression_is_compared_with_the_beginning_of_a_long_line(
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[tuple[Service, Store]]:
-    """A service with an archive, and jobs ``live``, ``half`` and ``archived`` of the same lines."""
-    directory = tmp_path_factory.mktemp("filtered")
-    store, objects = Store(redis_server.url), FileObjectStore(directory / "archive")
+def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Service:
+    """The service with an archive, and jobs ``live``, ``half`` and ``archived`` of the same lines."""
+    store, objects = Store(redis_server.url), FileObjectStore(archive_directory)
     lines = [Line(n, NOW, f"{WORDS[n % 3]} {n}", "stdout") for n in range(1, LINES + 1)]
     for name, archived in (("live", 0), ("half", LINES // 2), ("archived", LINES - 1)):
         ref = JobRef("filtered", name)
@@ -84,18 +84,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
         if archived:
             archive_up_to(store, objects, ref, archived, trim=True)
         store.finish(attempt, Status.COMPLETED, 0, 0, LINES + 1)
-    with serving(directory, redis_server.url, archive_url=(directory / "archive").as_uri()) as service:
-        yield service, store
     store.close()
+    return archiving_service
 
 
 @pytest.mark.parametrize("name", ["live", "half", "archived"])
 @pytest.mark.parametrize("start", long_after(1, ["&offset=301", "", "&tail=5"]))
-def test_every_tier_has_the_same_lines(site: tuple[Service, Store], name: str, start: str) -> None:
+def test_every_tier_has_the_same_lines(site: Service, name: str, start: str) -> None:
     """From any start. The last n lines are those that match."""
-    service, _ = site
-    headers = {"Authorization": f"Bearer {service.token()}"}
-    stream = Stream(service, f"/workflows/filtered/jobs/{name}/events?q=needle{start}", headers)
+    headers = {"Authorization": f"Bearer {site.token()}"}
+    stream = Stream(site, f"/workflows/filtered/jobs/{name}/events?q=needle{start}", headers)
     stream.wait_for(b"event: end").close()
     expected = [n for n in range(1, LINES + 1) if n % 3 == 2]
     if start:
