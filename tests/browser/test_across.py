@@ -14,6 +14,9 @@ from tests.browser.test_hostile import HOSTILE
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
+#: The default run starts a browser for one file only.
+pytestmark = pytest.mark.long
+
 OpenTab = Callable[..., Tab]
 
 #: The address of requests for a page of such a search.
@@ -68,7 +71,6 @@ def test_three_clicks_lead_from_the_home_page_to_a_line(
     assert tab.page.input_value("#q") == "DISK full"
 
 
-@pytest.mark.long
 def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
     """The newest first, until it has matches of 20 jobs, and then further when it is asked to."""
     for number in range(25):
@@ -104,7 +106,6 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
     wait_until(lambda: page.url.endswith("/job-24"), PATIENCE_SECONDS, "the search has left the address")
 
 
-@pytest.mark.long
 def test_a_running_search_is_stopped_and_goes_on(open_tab: OpenTab, page_service: Service) -> None:
     """Each answer may end within a job, and says where. Here that job turns out to have no more matches."""
     line = {"timestamp": "", "message": "a word", "sequence_num": 7, "stream": "stdout", "highlights": [[2, 6]]}
@@ -161,7 +162,6 @@ def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None
     assert page.evaluate("'hacked' in window") is False
 
 
-@pytest.mark.long
 def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
     """The list has no other, in one list. Another one's page says that there is none. Its name can be typed."""
     names = [f"own-{number:02}" for number in range(53)]
@@ -183,7 +183,6 @@ def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Servic
     assert page.locator("#found *").count() == 0
 
 
-@pytest.mark.long
 def test_an_excerpt_has_the_first_match(browser: Browser, page_service: Service) -> None:
     """Wherever in the message it is. Control sequences take no room, and are not cut in two."""
     cases: list[Any] = [
