@@ -431,9 +431,14 @@ def answer(name: str, members: Members, optional: Members | None = None) -> type
     return Schema.from_dict({**members, **(optional or {})}, name=name)
 
 
+def nested(shape: type[Schema], description: str = "", **options: Any) -> fields.Nested:
+    """An object of this shape."""
+    return described(partial(fields.Nested, shape), description, **options)
+
+
 def list_of(item: type[Schema] | fields.Field[Any], description: str = "", **options: Any) -> fields.List[Any]:
     """A list of items of this shape."""
-    field = item if isinstance(item, fields.Field) else fields.Nested(item)
+    field = item if isinstance(item, fields.Field) else nested(item)
     return described(partial(fields.List, field), description, **options)
 
 
@@ -555,9 +560,8 @@ SummaryLineSchema: Final = answer(
     {
         **_LINE_MARKS,
         "repeated": integer("How many lines of this shape there are, if more than one."),
-        "seen": described(
-            partial(fields.Nested, SeenSchema),
-            "In which of the newest 200 jobs that have ended the line's shape is, this one included.",
+        "seen": nested(
+            SeenSchema, "In which of the newest 200 jobs that have ended the line's shape is, this one included."
         ),
     },
 )
@@ -574,7 +578,7 @@ CauseSchema: Final = answer(
     {
         "from": integer(),
         "to": integer(),
-        "line": described(partial(fields.Nested, SummaryLineSchema), "The most telling one."),
+        "line": nested(SummaryLineSchema, "The most telling one."),
         "kind": one_of(("error", "new", "last"), "Whether they hold an error, are new, or are just the last lines."),
     },
 )
@@ -590,28 +594,19 @@ VerdictSchema: Final = answer(
     },
 )
 SpreadSchema: Final = answer(
-    "Spread",
-    {"least": seconds("Of the good runs."), "median": seconds("Of them."), "most": seconds("Of them.")},
+    "Spread", {"least": seconds("Of the good runs."), "median": seconds("Of them."), "most": seconds("Of them.")}
 )
 PauseSchema: Final = answer(
     "Pause",
     {
-        "after": described(
-            partial(fields.Nested, LineSchema),
-            "The last line before the pause. Null when the log has dropped it meanwhile.",
-            allow_none=True,
+        "after": nested(
+            LineSchema, "The last line before the pause. Null when the log has dropped it meanwhile.", allow_none=True
         ),
-        "before": described(
-            partial(fields.Nested, LineSchema),
-            "The first line after the pause. Null when the log has dropped it meanwhile.",
-            allow_none=True,
+        "before": nested(
+            LineSchema, "The first line after the pause. Null when the log has dropped it meanwhile.", allow_none=True
         ),
         "seconds": seconds("The time between the two lines."),
-        "usual": described(
-            partial(fields.Nested, SpreadSchema),
-            "What it is in the good runs. Null when there are none.",
-            allow_none=True,
-        ),
+        "usual": nested(SpreadSchema, "What it is in the good runs. Null when there are none.", allow_none=True),
         "excess": seconds("What goes beyond the slowest good run. Null without good runs.", allow_none=True),
     },
 )
@@ -619,13 +614,11 @@ RunningSchema: Final = answer(
     "Running",
     {
         "silent_seconds": seconds("Since the last line. Null when that has no time.", allow_none=True),
-        "usual": described(
-            partial(fields.Nested, SpreadSchema),
-            "How long good runs are silent after that line. Null when that is not known.",
-            allow_none=True,
+        "usual": nested(
+            SpreadSchema, "How long good runs are silent after that line. Null when that is not known.", allow_none=True
         ),
-        "seconds_left": described(
-            partial(fields.Nested, SpreadSchema),
+        "seconds_left": nested(
+            SpreadSchema,
             "How long it takes from here by the good runs. Null when fewer than three of them have the last lines.",
             allow_none=True,
         ),
@@ -634,23 +627,17 @@ RunningSchema: Final = answer(
 ProfileSchema: Final = answer(
     "Profile",
     {
-        "job": fields.Nested(JobSchema),
+        "job": nested(JobSchema),
         "compared_with": list_of(
-            fields.String(),
-            "The good runs that it is compared with. Null when there are none.",
-            allow_none=True,
+            fields.String(), "The good runs that it is compared with. Null when there are none.", allow_none=True
         ),
         "seconds": seconds("From the first line to the last."),
-        "usual": described(
-            partial(fields.Nested, SpreadSchema), "The same of the good runs. Null without any.", allow_none=True
-        ),
+        "usual": nested(SpreadSchema, "The same of the good runs. Null without any.", allow_none=True),
         "slower": list_of(
             PauseSchema, "Where it was slower than every good run, at most 20: the largest excess first."
         ),
         "pauses": list_of(PauseSchema, "The 20 longest pauses, whatever is usual, the longest first."),
-        "running": described(
-            partial(fields.Nested, RunningSchema), "Of a running job; null of any other.", allow_none=True
-        ),
+        "running": nested(RunningSchema, "Of a running job; null of any other.", allow_none=True),
         "complete": boolean(
             "False as long as not all lines and good runs were looked at. The same request then goes on."
         ),
@@ -665,21 +652,21 @@ ProfileSchema: Final = answer(
 SummarySchema: Final = answer(
     "Summary",
     {
-        "job": fields.Nested(JobSchema),
+        "job": nested(JobSchema),
         "compared_with": list_of(
             fields.String(),
             "The jobs whose lines are not new. Null when there are none to compare with.",
             allow_none=True,
         ),
-        "new": fields.Nested(SummaryLinesSchema),
-        "errors": fields.Nested(SummaryLinesSchema),
+        "new": nested(SummaryLinesSchema),
+        "errors": nested(SummaryLinesSchema),
         "last": list_of(SummaryLineSchema),
-        "cause": fields.Nested(CauseSchema, allow_none=True),
+        "cause": nested(CauseSchema, allow_none=True),
         "complete": boolean("False as long as not all lines were looked at. The same request then goes on."),
         "scanned_to": integer("The lines from this number to the last one were looked at."),
         "truncated": boolean("True when new lines or errors are left out, or were not looked for."),
-        "verdict": described(
-            partial(fields.Nested, VerdictSchema),
+        "verdict": nested(
+            VerdictSchema,
             "What the jobs before say of the failure of a failed or lost job. A hint. Null while it is not known.",
             allow_none=True,
         ),
@@ -707,10 +694,10 @@ HistorySchema: Final = answer(
         **IDS,
         "sequence_num": integer(),
         "shape": text("The line without what differs from run to run."),
-        "looked_at": fields.Nested(LookedAtSchema),
+        "looked_at": nested(LookedAtSchema),
         "seen": fields.Nested(answer("Ends", _ENDS)),
-        "first": described(partial(fields.Nested, PlaceSchema), "The oldest of these jobs.", allow_none=True),
-        "last": described(partial(fields.Nested, PlaceSchema), "The newest of these jobs.", allow_none=True),
+        "first": nested(PlaceSchema, "The oldest of these jobs.", allow_none=True),
+        "last": nested(PlaceSchema, "The newest of these jobs.", allow_none=True),
         "jobs": list_of(PlaceSchema, "The newest 20 of these jobs, the newest first."),
         **_CURSOR,
     },
@@ -722,9 +709,9 @@ WaitSchema: Final = answer(
     "Wait",
     {
         "outcome": one_of(("matched", "ended", "timeout")),
-        "log": fields.Nested(LineSchema, allow_none=True),
+        "log": nested(LineSchema, allow_none=True),
         "cursor": integer("How far it has looked: the `offset` of the next request."),
-        "job": fields.Nested(JobSchema),
+        "job": nested(JobSchema),
     },
     {
         "logs": list_of(LineSchema, "With `limit`: `log`, and lines after it that match."),
