@@ -1,10 +1,9 @@
 """Builds a worker's dependencies, and the Flask application that uses them."""
 
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gevent
 from flask import Flask, request
@@ -104,17 +103,9 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
         return jwks.fetch_key_set(url, ca_file)
 
 
-class Application(Flask):
-    """Flask for views and hooks of which none is a coroutine. Looking at each, at each call, is 2 % of a new viewer."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """``func`` itself."""
-        return func
-
-
 def build_app(deps: Dependencies) -> Flask:
     """The application that uses ``deps``."""
-    app = Application("chronoverse", static_folder=None)
+    app = Flask("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters |= {"id": IdentifierConverter, "line": NumberConverter}
     request_id.register(app)

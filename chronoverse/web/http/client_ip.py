@@ -1,7 +1,6 @@
 """Finds the client's address: that of the connection, or what a trusted proxy wrote into X-Forwarded-For."""
 
 from collections.abc import Iterable
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 
@@ -16,8 +15,6 @@ class TrustedProxies:
     def __init__(self) -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         self._any = False
-        # Parsing takes some 20 µs, and most requests come from a few addresses.
-        self._client_cached = lru_cache(1024)(self._client)
 
     def trust(self, proxies: Iterable[str]) -> None:
         """Adds addresses and networks, or ``*`` for all, as gunicorn reads them from FORWARDED_ALLOW_IPS."""
@@ -26,7 +23,6 @@ class TrustedProxies:
                 self._any = True
             else:
                 self._networks.append(ip_network(proxy, strict=False))
-        self._client_cached.cache_clear()
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
         """The client's address. For IPv6 it is the client's network: whoever has one address of it has all of them.
@@ -35,9 +31,6 @@ class TrustedProxies:
         client is the last address of ``forwarded_for`` that is no trusted proxy: the client may have made up what comes
         before. What is no address becomes ``unknown``, or a client could invent names and get a share for each.
         """
-        return self._client_cached(peer, forwarded_for)
-
-    def _client(self, peer: str, forwarded_for: str | None) -> str:
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):
             if not self._is_trusted(client) or not (hop := hop.strip()):

@@ -183,7 +183,7 @@ def start_offset(
 class EventStream(Response):
     """A viewer's response. Where a :class:`StreamWriter` can take over the socket, it does.
 
-    Its own headers are added last: werkzeug's checks of them take 16 µs, 1.5 % of a new viewer.
+    Its own headers are added last. For the log of reads, a ``Last-Event-ID`` would be how far the answer goes.
     """
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
