@@ -40,9 +40,9 @@ class Viewer:
     """
 
     __slots__ = (
-        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_finished", "_heartbeat", "_pending", "_position",
+        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_finished", "_pending", "_position",
         "_ref", "_replay", "_retry_ms", "_tail", "_version", "_wait", "closes_early", "cursor", "done", "due", "feed",
-        "has_skipped", "line_filter", "needs_store_read", "on_wake", "reason", "sent_at", "subject",
+        "has_skipped", "heartbeat_seconds", "line_filter", "needs_store_read", "on_wake", "reason", "sent_at", "subject",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +84,7 @@ class Viewer:
         self._position: int | None = None
         self._version = 0
         self._ref, self.line_filter, self.subject = ref, line_filter, subject
-        self._retry_ms, self._heartbeat = retry_ms, heartbeat_seconds
+        self._retry_ms, self.heartbeat_seconds = retry_ms, heartbeat_seconds
         self._expires_at, self._closes_at = expires_at, closes_at
         self._wait = wait
         #: Until when a job that does not exist yet may still come, on the clock.
@@ -208,7 +208,7 @@ class Viewer:
         self._schedule()
 
     def _schedule(self) -> None:
-        self.due = min(self.sent_at + self._heartbeat, self._expires_at, self._closes_at)
+        self.due = min(self.sent_at + self.heartbeat_seconds, self._expires_at, self._closes_at)
         if self.has_skipped:
             self.due = min(self.due, self.sent_at + CURSOR_SECONDS)
         if self._awaited_until is not None and (self.feed is None or self.feed.job is None):
@@ -243,10 +243,10 @@ class Viewer:
             return self._fail(f"the {which} has been away for {round(seconds)} s")
         if self._awaited_until is not None and feed is not None and feed.job is None and now >= self._awaited_until:
             return self._fail(f"no such job came within {self._wait:g} s")
-        if now - self.sent_at >= self._heartbeat and feed is not None and self._tail.healthy(feed.ref):
+        if now - self.sent_at >= self.heartbeat_seconds and feed is not None and self._tail.healthy(feed.ref):
             self._sent(now)
             return sse.HEARTBEAT
-        if now >= self.due and now < self.sent_at + self._heartbeat:
+        if now >= self.due and now < self.sent_at + self.heartbeat_seconds:
             self._schedule()
         return None
 

@@ -85,7 +85,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),
         turns=Turns(store.server_of, UnreadAnswers()),
-        stream_writers=StreamWriters(tail, settings.heartbeat_seconds),
+        stream_writers=StreamWriters(tail),
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,
         publish_throttle=PublishThrottle(settings.max_publish_rate_per_token),

@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +38,11 @@ class StreamTicket:
     span: RequestSpan | None = None
     viewer: Viewer | None = None
 
+    @property
+    def owners(self) -> tuple[tuple[str, str], ...]:
+        """Whose share of the streams it takes: kinds of owners, and which owner of that kind."""
+        return ("token", self.subject), ("address", self.address)
+
 
 class AdmissionControl:
     """The open streams of a worker, event streams and downloads: up to ``limit``.
@@ -56,7 +61,7 @@ class AdmissionControl:
         self._clock = clock
         self._limit = limit
         self._shares = {"token": per_token, "address": per_address}
-        self._counts: Counter[Hashable] = Counter()
+        self._counts: Counter[tuple[str, str]] = Counter()
         self._tickets: set[StreamTicket] = set()
         self._draining_since: float | None = None
 
@@ -74,24 +79,24 @@ class AdmissionControl:
             raise _refused("draining", AtCapacity("This worker is going down; try again."))
         if len(self._tickets) >= self._limit:
             raise _refused("full", AtCapacity(f"this worker already serves {self._limit} streams"))
-        for kind, owner in (("token", ticket.subject), ("address", ticket.address)):
-            share = self._shares[kind]
-            if share is not None and self._counts[kind, owner] >= share:
+        for owner in ticket.owners:
+            kind, share = owner[0], self._shares[owner[0]]
+            if share is not None and self._counts[owner] >= share:
                 raise _refused(kind, ShareExceeded(f"this {kind} already has the {share} streams that it may have"))
 
     def enter(self, ticket: StreamTicket) -> None:
         """Admits and counts a stream. Raises as :meth:`check` does."""
         self.check(ticket)
         self._tickets.add(ticket)
-        self._counts.update([("token", ticket.subject), ("address", ticket.address)])
+        self._counts.update(ticket.owners)
 
     def leave(self, ticket: StreamTicket) -> None:
         """A stream has ended."""
         self._tickets.remove(ticket)
-        for key in (("token", ticket.subject), ("address", ticket.address)):
-            self._counts[key] -= 1
-            if not self._counts[key]:
-                del self._counts[key]
+        for owner in ticket.owners:
+            self._counts[owner] -= 1
+            if not self._counts[owner]:
+                del self._counts[owner]
 
     def drain(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
         """Ends all streams within ``seconds``, evenly spread, and returns when none is left.

@@ -133,32 +133,26 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A text that ``parse`` reads. It returns None for a text that is not what it ``must_be``."""
+    """A text that ``parse`` reads. It raises ValueError, or returns None for a text that is not what it ``must_be``."""
 
-    def __init__(self, parse: Callable[[str], Any], must_be: str, **options: Any) -> None:
+    def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)
         self._parse = parse
         self._must_be = must_be
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        parsed = self._parse(value)
+        try:
+            parsed = self._parse(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
         if parsed is None:
             raise ValidationError(f"must be {self._must_be}")
         return parsed
 
 
-class LabelText(fields.String):
-    """A label, written as KEY=VALUE. It is loaded as a pair."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        try:
-            return parse_label(value)
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-
-
 def _labels(description: str) -> fields.List[Any]:
-    item = LabelText(metadata={"examples": ["branch=main"]})
+    """Labels, each written as KEY=VALUE. They are loaded as pairs."""
+    item = ParsedText(parse_label, metadata={"examples": ["branch=main"]})
     return described(partial(fields.List, item), description, validate=validate.Length(max=MAX_LABELS))
 
 

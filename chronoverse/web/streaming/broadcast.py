@@ -20,9 +20,8 @@ class BroadcastGroup:
     """The caught-up viewers of one feed that have the same ``line_filter``.
 
     They are all at the same position of the feed's ring. While the group has members, it is in ``feed.groups``, by its
-    ``key``, and in ``feed.waiters`` instead of their viewers. ``encode`` makes of frames what members take.
-    ``heartbeat`` is in seconds, on the tail's clock. Other greenlets run only where the feed or its filter budget lets
-    them.
+    ``key``, and in ``feed.waiters`` instead of their viewers. ``encode`` makes of frames what members take. Other
+    greenlets run only where the feed or its filter budget lets them.
     """
 
     #: All members have caught up.
@@ -32,7 +31,6 @@ class BroadcastGroup:
         self,
         feed: Feed,
         tail: Tail,
-        heartbeat: float,
         encode: Callable[[bytes], bytes],
         line_filter: LineFilter | None = None,
         key: object = None,
@@ -42,7 +40,6 @@ class BroadcastGroup:
         self.line_filter: Final = line_filter
         self._feed: Final = feed
         self._tail: Final = tail
-        self._heartbeat: Final = heartbeat
         self._encode = encode
         self._key: Final = key
         #: Whether lines at the end of what was sent did not pass the filter, and the clients do not know that yet.
@@ -53,6 +50,8 @@ class BroadcastGroup:
         self._position = 0
         self._version = 0
         self._sent_at = 0.0
+        #: Seconds, the same for all members.
+        self._heartbeat = 0.0
         self._is_writing = False
         #: Whether the group was woken while it was writing.
         self._woken = False
@@ -77,7 +76,7 @@ class BroadcastGroup:
         if not self._members:
             self._cursor, self._position = viewer.cursor, position
             self._version, self._sent_at = feed.version, viewer.sent_at
-            self._has_skipped = False
+            self._has_skipped, self._heartbeat = False, viewer.heartbeat_seconds
             feed.groups[self._key] = self
             feed.waiters.add(self)
             self.due = viewer.sent_at + self._heartbeat

@@ -344,13 +344,12 @@ class WriteScheduler:
 
 
 class StreamWriters:
-    """A worker's stream writers, and what they share. ``heartbeat`` is in seconds."""
+    """A worker's stream writers, and what they share."""
 
-    def __init__(self, tail: Tail, heartbeat: float) -> None:
+    def __init__(self, tail: Tail) -> None:
         self.open_count = 0
         self.scheduler = WriteScheduler(tail.clock)
         self._tail = tail
-        self._heartbeat = heartbeat
 
     def can_take_over(self, environ: dict[str, Any]) -> bool:
         """Whether the request's socket can be taken over: plain HTTP/1.1, under this project's gunicorn worker."""
@@ -377,6 +376,6 @@ class StreamWriters:
         group = feed.groups.get(key)
         # Viewers that a feed must have before its caught-up viewers are written to as a group.
         if group is None and feed.viewer_count >= 16:
-            group = BroadcastGroup(feed, self._tail, self._heartbeat, writer.encode, line_filter, key)
+            group = BroadcastGroup(feed, self._tail, writer.encode, line_filter, key)
         if group is not None:
             group.join(writer)

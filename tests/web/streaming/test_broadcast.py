@@ -23,6 +23,7 @@ class FakeViewer:
 
     due = ends_at = float("inf")
     sent_at = 0.0
+    heartbeat_seconds = 15.0
     line_filter = None
     is_replaying = False
 
@@ -95,7 +96,7 @@ def feed(on_yield: list[Callable[[], object]]) -> Feed:
 
 def make_group(feed: Feed, count: int) -> tuple[BroadcastGroup, list[FakeWriter]]:
     """A group with ``count`` members, which all have line 1."""
-    group = BroadcastGroup(feed, cast(Tail, FakeTail()), 15, bytes)
+    group = BroadcastGroup(feed, cast(Tail, FakeTail()), bytes)
     members = [FakeWriter(feed, 1) for _ in range(count)]
     assert all(group.join(cast(StreamWriter, each)) for each in members)
     return group, members

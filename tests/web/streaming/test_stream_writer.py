@@ -61,7 +61,7 @@ class OpenStream:
         ours, self.peer = gevent.socket.socketpair()
         self.closed = 0
         self.viewer = FakeViewer(frames)
-        writers = StreamWriters(cast(Tail, SimpleNamespace(clock=time.monotonic)), 15)
+        writers = StreamWriters(cast(Tail, SimpleNamespace(clock=time.monotonic)))
         environ = {"gunicorn.socket": ours}
         writers.take_over(cast(Viewer, self.viewer), environ, self._count_closed, b"HEAD\r\n\r\n")
         ours.close()
