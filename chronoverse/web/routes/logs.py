@@ -14,6 +14,7 @@ from flask import Response
 
 from chronoverse.history.scans.scan import HistoryScan, ProfileScan, SummaryScan, WorkflowPosition, WorkflowScan
 from chronoverse.joblog.model import JobRef, iso_or_none
+from chronoverse.web.http import schemas
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.paging import (
     created_ms,
@@ -31,24 +32,7 @@ from chronoverse.web.http.paging import (
     scan_page,
     start_position,
 )
-from chronoverse.web.http.schemas import (
-    JOB_ROUTE,
-    Blueprint,
-    HistoryQuery,
-    HistorySchema,
-    LogsQuery,
-    LogsSchema,
-    NewLinesQuery,
-    NewLinesSchema,
-    ProfileQuery,
-    ProfileSchema,
-    SearchQuery,
-    SearchSchema,
-    SummaryQuery,
-    SummarySchema,
-    WorkflowSearchQuery,
-    WorkflowSearchSchema,
-)
+from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint
 
 #: How the OpenAPI document describes a page for which a log was looked through.
 _LOOKED_THROUGH: Final[dict[str, Any]] = {
@@ -68,8 +52,8 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @history.route(f"{JOB_ROUTE}/logs")
     @history.doc(operationId="pageJobLog")
-    @history.arguments(LogsQuery(), location="query", as_kwargs=True)
-    @history.response(200, LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
+    @history.arguments(schemas.LogsQuery(), location="query", as_kwargs=True)
+    @history.response(200, schemas.LogsSchema, description="A page, perhaps a short one; `Link` names the next.")
     def logs(workflow_id: str, job_id: str, **query: Any) -> Response:
         """One page of a job's log."""
         ref, stream = JobRef(workflow_id, job_id), query.get("stream")
@@ -84,8 +68,8 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @searching.route(f"{JOB_ROUTE}/logs/search")
     @searching.doc(operationId="searchJobLog")
-    @searching.arguments(SearchQuery, location="query", as_kwargs=True)
-    @searching.response(200, SearchSchema, **_LOOKED_THROUGH)
+    @searching.arguments(schemas.SearchQuery, location="query", as_kwargs=True)
+    @searching.response(200, schemas.SearchSchema, **_LOOKED_THROUGH)
     def search(workflow_id: str, job_id: str, **query: Any) -> Response:
         """The lines that match, in pages."""
         ref, times = JobRef(workflow_id, job_id), (query.get("since"), query.get("until"))
@@ -97,10 +81,10 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @searching.route("/workflows/<id:workflow_id>/logs/search")
     @searching.doc(operationId="searchWorkflow")
-    @searching.arguments(WorkflowSearchQuery, location="query", as_kwargs=True)
+    @searching.arguments(schemas.WorkflowSearchQuery, location="query", as_kwargs=True)
     @searching.response(
         200,
-        WorkflowSearchSchema,
+        schemas.WorkflowSearchSchema,
         description="A page, perhaps an empty one; `Link` names the next. `Searched-To` is how far it has looked.",
         headers={
             "Searched-To": {
@@ -135,8 +119,8 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @comparing.route(f"{JOB_ROUTE}/logs/new")
     @comparing.doc(operationId="listNewLines")
-    @comparing.arguments(NewLinesQuery(), location="query", as_kwargs=True)
-    @comparing.response(200, NewLinesSchema, **_LOOKED_THROUGH)
+    @comparing.arguments(schemas.NewLinesQuery(), location="query", as_kwargs=True)
+    @comparing.response(200, schemas.NewLinesSchema, **_LOOKED_THROUGH)
     @comparing.problem(404)
     @comparing.problem(409, "`reason` is nothing-to-compare: no run is there that this one could be compared with.")
     def new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
@@ -154,8 +138,8 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @summaries.route(f"{JOB_ROUTE}/summary")
     @summaries.doc(operationId="summarizeJob")
-    @summaries.arguments(SummaryQuery, location="query", as_kwargs=True)
-    @summaries.response(200, SummarySchema, description="The summary, in no more bytes than asked for.")
+    @summaries.arguments(schemas.SummaryQuery, location="query", as_kwargs=True)
+    @summaries.response(200, schemas.SummarySchema, description="The summary, in no more bytes than asked for.")
     def summary(workflow_id: str, job_id: str, max_bytes: int, against_label: Sequence[Any] = ()) -> Response:
         """A job's new lines, errors and last lines, as far as they fit."""
         ref = JobRef(workflow_id, job_id)
@@ -164,10 +148,10 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @pasts.route(f"{JOB_ROUTE}/logs/<line:number_text>/history")
     @pasts.doc(operationId="traceLine")
-    @pasts.arguments(HistoryQuery, location="query", as_kwargs=True)
+    @pasts.arguments(schemas.HistoryQuery, location="query", as_kwargs=True)
     @pasts.response(
         200,
-        HistorySchema,
+        schemas.HistorySchema,
         description="A page, perhaps of fewer jobs than asked for; `Link` names the next. Its counts are of this page.",
     )
     def trace_line(
@@ -195,8 +179,8 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @profiles.route(f"{JOB_ROUTE}/profile")
     @profiles.doc(operationId="profileJob")
-    @profiles.arguments(ProfileQuery, location="query", as_kwargs=True)
-    @profiles.response(200, ProfileSchema, description="The profile, as far as the log was looked at.")
+    @profiles.arguments(schemas.ProfileQuery, location="query", as_kwargs=True)
+    @profiles.response(200, schemas.ProfileSchema, description="The profile, as far as the log was looked at.")
     def profile(workflow_id: str, job_id: str, against_label: Sequence[Any] = ()) -> Response:
         """Where the time of a job went, compared with good runs."""
         with pending_scan(deps, ProfileScan, JobRef(workflow_id, job_id), labels=against_label) as pending:
