@@ -260,7 +260,6 @@ class Settings:
         "word",
         "`true` logs each read of a log's text: who, which job, which route and lines"
         " ([more](operations.md#audit)). Never what was searched for.",
-        "`false`",
         default=False,
     )
     otlp_workflow_attributes: tuple[str, ...] = _setting(
@@ -268,20 +267,14 @@ class Settings:
         "names",
         "Which attribute of an OpenTelemetry log record, or else of its resource, names the workflow: the first of"
         " these that is there, separated by spaces ([more](opentelemetry.md)).",
-        "`chronoverse.workflow cicd.pipeline.name k8s.namespace.name service.name`",
         default=("chronoverse.workflow", "cicd.pipeline.name", "k8s.namespace.name", "service.name"),
     )
     otlp_job_attributes: tuple[str, ...] = _setting(
         parse.attribute_names,
         "names",
         "The same for the job.",
-        "`chronoverse.job cicd.pipeline.task.run.id cicd.pipeline.run.id k8s.pod.uid service.instance.id`",
-        default=(
-            "chronoverse.job",
-            "cicd.pipeline.task.run.id",
-            "cicd.pipeline.run.id",
-            "k8s.pod.uid",
-            "service.instance.id",
+        default=parse.attribute_names(
+            "chronoverse.job cicd.pipeline.task.run.id cicd.pipeline.run.id k8s.pod.uid service.instance.id"
         ),
     )
     otlp_idle_seconds: int = _number(
@@ -295,7 +288,6 @@ class Settings:
         "word",
         "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
         " `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say ([more](operations.md#traces)).",
-        "`false`",
         default=False,
     )
     web_concurrency: int = _setting(
@@ -470,6 +462,8 @@ def markdown_table() -> str:
     defaults = {each.name: each.default for each in fields(Settings)}
     for attribute, name, setting in all_settings():
         value = defaults[attribute]
+        # As the variable would have it.
+        value = " ".join(value) if isinstance(value, tuple) else str(value).lower() if type(value) is bool else value
         default = setting.default or ("none" if value is None else f"`{value}`")
         parser = setting.parse
         limits = f", {parser.low} to {parser.high}" if isinstance(parser, parse.WholeNumber) else ""

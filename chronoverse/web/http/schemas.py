@@ -202,6 +202,17 @@ _AGAINST_LABEL: Final = (
 )
 
 
+def exclusive(name: str, other: str) -> Callable[..., None]:
+    """A schema's check that ``name`` is not given together with ``other``."""
+
+    @validates_schema
+    def check(self: Schema, data: dict[str, Any], **kwargs: Any) -> None:
+        if name in data and other in data:
+            raise ValidationError(f"cannot be combined with {other}", name)
+
+    return check
+
+
 class SearchFields(Schema):
     """The parameters ``q`` and ``regex``. ``compile_query`` raises ValueError for what it does not take."""
 
@@ -255,11 +266,7 @@ class EventsQuery(StreamSearchFields):
         maximum=MAX_WAIT_SECONDS,
         load_default=0,
     )
-
-    @validates_schema
-    def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if "offset" in data and "tail" in data:
-            raise ValidationError("cannot be combined with offset", "tail")
+    one_start = exclusive("tail", "offset")
 
 
 def parse_last_event_id(value: str) -> int | None:
@@ -292,11 +299,7 @@ class LogsQuery(Schema):
     stream = _STREAM
     cursor = _PAGE_CURSOR
     offset = QueryInteger("Start strictly after this line, in the order asked for. Not together with `cursor`.")
-
-    @validates_schema
-    def _check_one_start(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if "offset" in data and "cursor" in data:
-            raise ValidationError("cannot be combined with cursor", "offset")
+    one_start = exclusive("offset", "cursor")
 
 
 class RawQuery(SearchFields):
@@ -330,11 +333,7 @@ class NewLinesQuery(LogsQuery):
     against_label = _labels(_AGAINST_LABEL)
     before = _BEFORE
     after = _AFTER
-
-    @validates_schema
-    def _check_one_choice(self, data: dict[str, Any], **kwargs: Any) -> None:
-        if "against" in data and "against_label" in data:
-            raise ValidationError("cannot be combined with against", "against_label")
+    one_choice = exclusive("against_label", "against")
 
 
 class WorkflowSearchQuery(SearchFields):
