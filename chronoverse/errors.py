@@ -20,7 +20,7 @@ class ChronoverseError(Exception):
     detail: ClassVar[str | None] = "Something went wrong here."
     #: How a command exits, by BSD's sysexits.h.
     exit_code: ClassVar[int] = os.EX_SOFTWARE
-    #: In a client, the title of the service's problem document. A class has one for a refusal without a document.
+    #: For clients: the title of the problem document. What the class has is for a refusal without a document.
     title: str = "Error"
 
 

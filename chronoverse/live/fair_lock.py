@@ -10,9 +10,9 @@ from typing import Final
 class FairLock:
     """A lock with up to ``at_once`` holders, of which up to ``each`` belong to one subject (the user of a token).
 
-    The subjects that wait get the lock in turn. So however many requests a subject has, another one waits for one of
-    them only. A holder first calls ``pause``, which lets the rest of the worker run once. After ``seconds`` a caller
-    gets the exception that ``missed`` makes of a text, or that of ``used_up`` if its own subject has ``each`` holders.
+    The subjects that wait get the lock in turn, whoever has more requests. A holder first calls ``pause``, which lets
+    the rest of the worker run once. After ``seconds`` a caller gets the exception that ``missed`` makes of a text, or
+    that of ``used_up`` if its own subject has ``each`` holders.
     """
 
     def __init__(

@@ -239,7 +239,7 @@ class Feed:
 
     @property
     def known(self) -> Known:
-        """What the feed knows now. An answer that was asked for when it knew something else has come too late."""
+        """What the feed knows now. If it has changed since the store was asked, the store's answer came too late."""
         return self.cursor, self.job
 
     # For the tail
@@ -338,7 +338,7 @@ class Feed:
     def seek(self, cursor: int) -> int | None:
         """The position of the first frame after line ``cursor``. None when the ring begins later.
 
-        None also inside a gap: that viewer needs a frame for the rest of the gap only.
+        None also for a cursor inside a gap: the ring's frame names the whole gap, and this viewer needs its rest.
         """
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))

@@ -24,7 +24,7 @@ SHORT_BODIES_BYTES: Final = 16_777_216
 MAX_LONG_BODIES: Final = 8
 #: Bytes of all answers of a worker that their clients have not read yet: eight pages.
 UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
-#: An answer of up to this many bytes is not counted. The kernel's buffer takes it, once the answer before it is read.
+#: An answer of up to this many bytes is not counted. It fits into the kernel's buffer for the connection.
 UNCOUNTED_BYTES: Final = 64 * 2**10
 
 
@@ -76,9 +76,9 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """A function that counts more bytes for one body of ``subject``, until the block is left.
+        """Yields a function that takes memory for the next bytes of one body of ``subject``. It raises as ``take`` does.
 
-        It raises as :meth:`Shares.take` does.
+        At the end of the block all of it is given back.
         """
         short = long = 0
 

@@ -32,7 +32,7 @@ MAX_PAUSE_SECONDS: Final = 1.0
 class TokenBuckets:
     """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
 
-    A full one holds what it gets in ``burst_seconds``.
+    They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``.
     """
 
     def __init__(self, rate: float, burst_seconds: float, clock: Callable[[], float]) -> None:

@@ -57,9 +57,9 @@ class Turns:
     def page(self, ref: JobRef, subject: str) -> Iterator[None]:
         """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
 
-        It does not come while the subject's clients leave so much unread that a large page would be refused, but after
-        :data:`UNREAD_WAIT_SECONDS` at the latest: its page may be a small one. Also raises :class:`ShareExceeded`, when
-        the subject's own other requests held it too long.
+        First waits while the subject's clients leave so much unread that a large page would be refused. After
+        :data:`UNREAD_WAIT_SECONDS` it goes on, because the page may be a small one. Also raises :class:`ShareExceeded`,
+        when the subject's own other requests held the turn too long.
         """
         until = time.monotonic() + UNREAD_WAIT_SECONDS
         while True:

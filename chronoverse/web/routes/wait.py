@@ -96,7 +96,7 @@ class Wait:
     viewer: Viewer
     limit: int
     with_lines: bool
-    #: Bytes of the lines that still fit, as in what a viewer holds that does not read. The first line always does.
+    #: Bytes of lines that the answer still has room for. The first line is there whatever its length.
     _room: int = SLICE_BYTES
     #: The JSON of each line that matches.
     _lines: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ class BroadcastGroup:
     def join(self, member: "StreamWriter") -> bool:
         """Adds a member whose viewer is where the group is. Returns whether it was added.
 
-        It is not while the group is writing. If the viewer is ahead of the group, the group is written to first.
+        While the group is writing, nobody is added. If the viewer is ahead of the group, the group is written to first.
         """
         viewer, feed = member.viewer, self._feed
         position = viewer.ring_position
