@@ -76,9 +76,9 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """Yields a function that takes memory for the next bytes of one body of ``subject``. It raises as ``take`` does.
+        """Yields a function that takes memory for more bytes of one body of ``subject``. It raises as ``take`` does.
 
-        At the end of the block all of it is given back.
+        The memory is given back at the end of the block.
         """
         short = long = 0
 

@@ -1,7 +1,7 @@
 """The routes for the scope ``logs:admin``: redacting lines, listing redactions, deleting jobs, the audit trail."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from chronoverse.live.tail import TICK_SECONDS, check_seconds
 from chronoverse.store.audit import Position
 from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.paging import decode_cursor, encode_cursor, number, page_response
+from chronoverse.web.http.paging import decode_cursor, encode_cursor, number, page_response, read_listing
 from chronoverse.web.http.publish_schemas import JsonBoolean, JsonInteger
 from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import (
@@ -133,12 +133,21 @@ def blueprint(deps: Dependencies) -> Blueprint:
         For the workflows of the token.
         """
         listing = ("audit", query.get("since"), query.get("until"))
-        position: Position | None = None
+        start: Position | None = None
         if "cursor" in query:
             at_ms, entry_number = decode_cursor(query["cursor"], listing, _entry_ms, number)
-            position = at_ms, entry_number
+            start = at_ms, entry_number
         since_ms, until_ms = _milliseconds(query.get("since")), _milliseconds(query.get("until"))
-        found, position = _audit_page(deps, since_ms or 0, until_ms, position, query["limit"])
+        trail, allowed = deps.store.audit_trail, principal().rights[ADMIN]
+
+        def read(position: Position | None) -> Iterator[tuple[Position, Any]]:
+            for found_at, entry in trail.page(since_ms or 0, until_ms, position, AUDIT_BATCH):
+                yield found_at, entry if entry["workflow_id"] in allowed else None
+
+        # The trail's server has no job of its own, so the reference only names its slot.
+        lock_ref = JobRef(trail.slot, "")
+        with deps.turns.page(lock_ref, principal().subject):
+            found, position = read_listing(deps, lock_ref, start, query["limit"], read, AUDIT_BATCH)
         cursor = None if position is None else encode_cursor(listing, position)
         return page_response({"entries": found, "cursor": cursor}, cursor, query)
 
@@ -174,32 +183,6 @@ def _entry_ms(value: Any) -> int:
     if not number(value):
         raise ValueError
     return int(value)
-
-
-def _audit_page(
-    deps: Dependencies, since_ms: int, until_ms: int | None, position: Position | None, limit: int
-) -> tuple[list[dict[str, Any]], Position | None]:
-    """Entries after ``position`` of workflows that the user may administrate, and where the next page begins."""
-    trail, allowed, subject = deps.store.audit_trail, principal().rights[ADMIN], principal().subject
-    # The trail's server has no job of its own, so the reference only names its slot.
-    lock_ref = JobRef(trail.slot, "")
-    found: list[dict[str, Any]] = []
-    # Then a page ends with what it has found.
-    deadline = deps.monotonic() + 0.5
-    with deps.turns.page(lock_ref, subject):
-        while True:
-            with deps.turns.read(lock_ref, subject):
-                batch = trail.page(since_ms, until_ms, position, AUDIT_BATCH)
-            for position, entry in batch:
-                if entry["workflow_id"] in allowed:
-                    found.append(entry)
-                if len(found) == limit:
-                    return found, position
-            if len(batch) < AUDIT_BATCH:
-                return found, None
-            if deps.monotonic() > deadline:
-                return found, position
-            yield_to_loop()
 
 
 def stale_seconds(watched: int) -> float:

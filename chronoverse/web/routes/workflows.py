@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -13,9 +14,8 @@ from chronoverse.joblog.model import JobRef, ListingPosition, iso_or_none
 from chronoverse.store.workflows import Workflow
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
-from chronoverse.web.http.paging import page_response
+from chronoverse.web.http.paging import LISTED_AT_ONCE, listing_cursor, listing_start, page_response, read_listing
 from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSchema
-from chronoverse.web.routes.jobs import BATCH_SIZE, ListingReader, read_listing
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -39,52 +39,57 @@ def blueprint(deps: Dependencies) -> Blueprint:
         wanted = None if allowed.are_all else allowed
 
         def read_list(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
-            listed = workflows.page(position, BATCH_SIZE, wanted)
+            listed = workflows.page(position, LISTED_AT_ONCE, wanted)
             for position, workflow in zip(listed, workflows.read([each for _, each in listed]), strict=True):
-                yield position, workflow and _to_json(position, workflow)
+                yield position, workflow and _to_json(position, workflow, status)
 
         with deps.turns.page(lock_ref, principal().subject):
-            read: ListingReader = read_list
+            read = read_list
             # To pass over 10,000 workflows in the list takes no longer than to read a hundred.
             if not allowed.prefixes and len(allowed.ids) <= 100:
-                read = partial(_after, _read_named(deps, sorted(allowed.ids)))
-            found, cursor = read_listing(deps, lock_ref, listing, query, read, "last_status")
+                read = partial(_after, _read_named(deps, sorted(allowed.ids), status))
+            found, position = read_listing(deps, lock_ref, listing_start(query, listing), query["limit"], read)
+        cursor = listing_cursor(listing, position)
         return page_response({"workflows": found, "cursor": cursor}, cursor, query)
 
     return routes
 
 
-def _read_named(deps: Dependencies, ids: list[str]) -> list[tuple[ListingPosition, Any]]:
+def _read_named(deps: Dependencies, ids: list[str], status: str | None) -> list[tuple[ListingPosition, Any]]:
     """The workflows that a token names, the one with the newest job first. All are read: only then is it known."""
     known: list[tuple[ListingPosition, Any]] = []
-    for start in range(0, len(ids), BATCH_SIZE):
-        batch = ids[start : start + BATCH_SIZE]
+    for start in range(0, len(ids), LISTED_AT_ONCE):
+        batch = ids[start : start + LISTED_AT_ONCE]
         with deps.turns.read(JobRef(batch[0], ""), principal().subject):
             read = deps.store.workflows.read(batch)
         for workflow_id, workflow in zip(batch, read, strict=True):
             if workflow is not None:
                 position = (workflow.last_job_ms if isinstance(workflow, Workflow) else 0.0, workflow_id)
-                known.append((position, _to_json(position, workflow)))
+                known.append((position, _to_json(position, workflow, status)))
         yield_to_loop()
     return sorted(known, key=itemgetter(0), reverse=True)
 
 
 def _after(
     known: list[tuple[ListingPosition, Any]], position: ListingPosition | None
-) -> list[tuple[ListingPosition, Any]]:
-    return [each for each in known if position is None or each[0] < position][:BATCH_SIZE]
+) -> Iterator[tuple[ListingPosition, Any]]:
+    return islice((each for each in known if position is None or each[0] < position), LISTED_AT_ONCE)
 
 
-def _to_json(position: ListingPosition, workflow: Workflow | StoreError) -> dict[str, Any]:
+def _to_json(position: ListingPosition, workflow: Workflow | StoreError, status: str | None) -> dict[str, Any] | None:
+    """The workflow as it is listed. None if its newest job does not have the ``status`` that is asked for."""
     created_ms, workflow_id = position
     known = workflow if isinstance(workflow, Workflow) else None
+    # None while it is not known.
+    last_status = known.recent[0] if known and known.last_job else None
+    if status not in (None, last_status):
+        return None
     return {
         "id": workflow_id,
         "jobs": known and known.jobs,
         "running": known and known.running,
         "last_job_at": iso_or_none(known.last_job_ms if known else created_ms),
         "last_job": known and known.last_job,
-        # None while it is not known.
-        "last_status": known.recent[0] if known and known.last_job else None,
+        "last_status": last_status,
         "recent": list(known.recent) if known else [],
     }
