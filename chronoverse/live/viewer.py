@@ -6,7 +6,7 @@ replays again. So it loses nothing and delays nobody, and memory is bounded for 
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from chronoverse.errors import AtCapacity, ScansUnavailable, ShareExceeded, StoreError
@@ -153,8 +153,11 @@ class Viewer:
         self.cursor = cursor
         return frames
 
-    def try_next(self) -> bytes | None:
-        """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None."""
+    def try_next(self, subjects: Iterable[str] | None = None) -> bytes | None:
+        """As :meth:`next`, without reading the store. Where that is needed, sets ``needs_store_read``, returns None.
+
+        ``subjects`` are those of all who are sent the same. By default it is the viewer's own.
+        """
         now, position, feed = self._tail.clock(), self._position, self.feed
         is_ready = now < self.due and self.line_filter is None
         if is_ready and position is not None and feed is not None and feed.version == self._version:
@@ -170,12 +173,12 @@ class Viewer:
             return None
         chunk: bytes | None
         chunk, self._pending = self._pending, b""
-        chunk = chunk or self._close_early(now) or self._next_from_feed()
+        chunk = chunk or self._close_early(now) or self._next_from_feed(subjects or (self.subject,))
         if chunk:
             self._sent(now)
         return self._idle(now) if chunk is None and not self.needs_store_read else chunk
 
-    # For the broadcast group, which writes for the viewer while it is caught up
+    # For the broadcast group, which writes to several clients what one viewer says, while all are caught up
 
     @property
     def ring_position(self) -> int | None:
@@ -194,10 +197,15 @@ class Viewer:
         """When the stream must end in any case, on the tail's clock."""
         return min(self._expires_at, self._closes_at)
 
-    def advance(self, cursor: int, position: int, sent_at: float, *, has_skipped: bool) -> None:
-        """The group has sent all up to line ``cursor``, at ``position`` in the ring, last at time ``sent_at``."""
-        self.cursor, self._position, self.has_skipped = cursor, position, has_skipped
-        self._sent(sent_at)
+    def follow(self, leader: "Viewer") -> None:
+        """Its client was sent all that ``leader`` has said."""
+        self.cursor, self._position, self.has_skipped = leader.cursor, leader._position, leader.has_skipped
+        self._sent(leader.sent_at)
+
+    def note_skipped(self) -> None:
+        """Its cursor has passed lines that the filter left out."""
+        self.has_skipped = True
+        self._schedule()
 
     @property
     def has_more(self) -> bool:
@@ -251,7 +259,7 @@ class Viewer:
             self._schedule()
         return None
 
-    def _next_from_feed(self) -> bytes | None:
+    def _next_from_feed(self, subjects: Iterable[str]) -> bytes | None:
         """The next bytes from the feed, or None. Sets ``needs_store_read`` when older lines are needed."""
         feed = self.feed
         if feed is None:
@@ -263,7 +271,7 @@ class Viewer:
         # Read before the slice: if the feed was closed by then, the slice is the last.
         final, cursor = feed.final, feed.cursor
         position = feed.seek(self.cursor) if self._position is None else self._position
-        found = feed.take(position, self.line_filter, (self.subject,)) if position is not None else None
+        found = feed.take(position, self.line_filter, subjects) if position is not None else None
         if found is BUSY:
             self.due = min(self.due, self._tail.clock() + BUSY_SECONDS)
             return None
@@ -279,8 +287,7 @@ class Viewer:
         if found.cursor > self.cursor:
             self.cursor = found.cursor
             if not frames:
-                self.has_skipped = True
-                self._schedule()
+                self.note_skipped()
         if final is not None and found.cursor >= cursor:
             final = self._with_cursor(final) if not frames else final
             return self._finish("end" if feed.job and feed.job.end else "error", frames + final)

@@ -6,11 +6,10 @@ In a pass a viewer costs one ``send``. Fetching its own state from memory for ea
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from chronoverse.joblog import sse
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.live.feed import BUSY, WAKES_PER_YIELD, Feed
+from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import BUSY_SECONDS, CURSOR_SECONDS
+from chronoverse.live.viewer import Viewer
 
 if TYPE_CHECKING:
     from chronoverse.web.streaming.stream_writer import StreamWriter
@@ -19,9 +18,10 @@ if TYPE_CHECKING:
 class BroadcastGroup:
     """The caught-up viewers of one feed that have the same ``line_filter``.
 
-    They are all at the same position of the feed's ring. While the group has members, it is in ``feed.groups``, by its
-    ``key``, and in ``feed.waiters`` instead of their viewers. ``encode`` makes of frames what members take. Other
-    greenlets run only where the feed or its filter budget lets them.
+    They are all at the same position of the feed's ring. So one of them, the *leader*, says what all are sent. While
+    the group has members, it is in ``feed.groups``, by its ``key``, and in ``feed.waiters`` instead of their viewers.
+    ``encode`` makes of frames what members take. Other greenlets run only where the feed or its filter budget lets
+    them.
     """
 
     #: All members have caught up.
@@ -42,21 +42,19 @@ class BroadcastGroup:
         self._tail: Final = tail
         self._encode = encode
         self._key: Final = key
-        #: Whether lines at the end of what was sent did not pass the filter, and the clients do not know that yet.
-        self._has_skipped = False
-        #: Each member, and its ``take``.
+        #: Each member, and its ``take``. The viewer of the first one leads.
         self._members: dict[StreamWriter, Callable[[bytes], int]] = {}
-        self._cursor = 0
-        self._position = 0
-        self._version = 0
-        self._sent_at = 0.0
-        #: Seconds, the same for all members.
-        self._heartbeat = 0.0
+        #: When the first of the members must end, or earlier: it may have left.
+        self._ends_at = float("inf")
         self._is_writing = False
         #: Whether the group was woken while it was writing.
         self._woken = False
         #: Who asked to leave while the group was writing.
         self._leaving: list[StreamWriter] = []
+
+    @property
+    def _leader(self) -> Viewer:
+        return next(iter(self._members)).viewer
 
     def join(self, member: "StreamWriter") -> bool:
         """Adds a member whose viewer is where the group is. Returns whether it was added.
@@ -64,43 +62,44 @@ class BroadcastGroup:
         While the group is writing, nobody is added. If the viewer is ahead of the group, the group is written to first.
         """
         viewer, feed = member.viewer, self._feed
-        position = viewer.ring_position
-        if position is None or self._is_writing or feed.final is not None:
+        if viewer.ring_position is None or self._is_writing or feed.final is not None:
             return False
-        if self._members and position != self._position:
+        if self._members and viewer.ring_position != self._leader.ring_position:
             self.wake()
             # Other greenlets ran meanwhile: one may have woken, closed or added this member, or removed all others.
-            position = viewer.ring_position
-            if position is None or member.is_behind or member.group is not None or not self._members:
+            if member.is_behind or member.group is not None or not self._members:
+                return False
+            if viewer.ring_position is None or viewer.ring_position != self._leader.ring_position:
                 return False
         if not self._members:
-            self._cursor, self._position = viewer.cursor, position
-            self._version, self._sent_at = feed.version, viewer.sent_at
-            self._has_skipped, self._heartbeat = False, viewer.heartbeat_seconds
+            self._ends_at = float("inf")
             feed.groups[self._key] = self
             feed.waiters.add(self)
-            self.due = viewer.sent_at + self._heartbeat
-        elif (position, feed.version) != (self._position, self._version):
-            return False
+        elif viewer.has_skipped:
+            self._leader.note_skipped()
         feed.waiters.discard(viewer)
         self._members[member] = member.take
         member.group = self
-        self.due = min(self.due, viewer.ends_at)
-        if viewer.has_skipped:
-            self._note_skipped()
+        self._ends_at = min(self._ends_at, viewer.ends_at)
+        self.due = min(self._leader.due, self._ends_at)
         return True
 
     def remove(self, member: "StreamWriter") -> None:
         """Removes a member. Its viewer goes on by itself from the group's position. Does nothing for a non-member."""
-        if self._members.pop(member, None) is not None:
-            member.group = None
-            viewer = member.viewer
-            viewer.advance(self._cursor, self._position, self._sent_at, has_skipped=self._has_skipped)
-            self._feed.waiters.add(member.viewer)
-            if not self._members:
-                # Otherwise the feed's ring would be in memory until garbage is collected.
-                self._feed.groups.pop(self._key, None)
-                self._feed.waiters.discard(self)
+        if member not in self._members:
+            return
+        leader, feed = self._leader, self._feed
+        del self._members[member]
+        member.group = None
+        feed.waiters.add(member.viewer)
+        if member.viewer is not leader:
+            member.viewer.follow(leader)
+        elif self._members:
+            self._leader.follow(leader)
+        if not self._members:
+            # Otherwise the feed's ring would be in memory until garbage is collected.
+            feed.groups.pop(self._key, None)
+            feed.waiters.discard(self)
 
     def leave(self, member: "StreamWriter") -> bool:
         """Removes a member, and returns True. While the group is writing, returns False, and does it afterwards."""
@@ -129,35 +128,40 @@ class BroadcastGroup:
         feed = self._feed
         # Before anything is read of the feed and the members, which may change meanwhile.
         feed.filter_budget.give_way()
-        new = None
-        if feed.version == self._version and feed.final is None:
-            new = feed.take(self._position, self.line_filter, (member.viewer.subject for member in self._members))
-        if new is None:
-            # The end, a changed job, or lines that the ring has dropped: each viewer handles these for itself.
+        if self._tail.clock() >= self._ends_at:
+            self._let_go()
+        if not self._members:
+            return False
+        leader = self._leader
+        before = leader.ring_position
+        if before is None or feed.final is not None or not self._tail.healthy(feed.ref):
+            # The end, a changed job, or a store that does not answer: each viewer handles these for itself.
             self._dissolve(list(self._members))
             return False
-        now = self._tail.clock()
-        if new.frames:
-            before, self._sent_at = self._cursor, now
-            frames = sse.cursor(before) + new.frames if self._has_skipped else new.frames
-            self._tail.count_delivered(new.position - self._position, len(new.frames), len(self._members))
-            self._cursor, self._position, self._has_skipped = new.cursor, new.position, False
+        frames = leader.try_next(member.viewer.subject for member in self._members)
+        if leader.done:
+            # It must end, and the others go on.
+            member = next(iter(self._members))
+            self.remove(member)
+            member.fall_behind(self._encode(frames or b""))
+            return True
+        if leader.needs_store_read:
+            # The ring has dropped lines.
+            self._dissolve(list(self._members))
+            return False
+        self.due = min(leader.due, self._ends_at)
+        if frames:
+            if lines := (leader.ring_position or before) - before:
+                self._tail.count_delivered(lines, len(frames), len(self._members) - 1)
             self._write(frames)
-            return self._woken or before < self._cursor < feed.cursor
-        if new is BUSY:
-            self.due = min(self.due, now + BUSY_SECONDS)
-        elif new.cursor > self._cursor:
-            self._cursor, self._position = new.cursor, new.position
-            self._note_skipped()
-            if self._cursor < feed.cursor:
-                return True
-        if now >= self.due:
-            self._handle_due(now)
-        return self._woken
+        has_more = bool(self._members) and self._leader.has_more
+        return self._woken or frames == b"" or (bool(frames) and has_more)
 
-    def _note_skipped(self) -> None:
-        self._has_skipped = True
-        self.due = min(self.due, self._sent_at + CURSOR_SECONDS)
+    def _let_go(self) -> None:
+        """Lets members go that must end now."""
+        now = self._tail.clock()
+        self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
+        self._ends_at = min((member.viewer.ends_at for member in self._members), default=float("inf"))
 
     def _write(self, frames: bytes) -> None:
         data, fell_behind = self._encode(frames), []
@@ -176,24 +180,6 @@ class BroadcastGroup:
             if member in self._members:
                 self.remove(member)
                 member.fall_behind(memoryview(data)[sent:])
-
-    def _handle_due(self, now: float) -> None:
-        """Sends the cursor and heartbeats, and lets members go that must end now."""
-        if not self._tail.healthy(self._feed.ref):
-            # The store does not answer. Each viewer knows for itself what to say then.
-            self._dissolve(list(self._members))
-            return
-        if self._has_skipped and now >= self._sent_at + CURSOR_SECONDS:
-            self._has_skipped, self._sent_at = False, now
-            self._write(sse.cursor(self._cursor))
-        if now >= self._sent_at + self._heartbeat:
-            self._sent_at = now
-            self._write(sse.HEARTBEAT)
-        self._dissolve([member for member in self._members if member.viewer.ends_at <= now])
-        ends = [member.viewer.ends_at for member in self._members]
-        self.due = min([self._sent_at + self._heartbeat, *ends])
-        if self._has_skipped:
-            self._note_skipped()
 
     def _dissolve(self, members: list["StreamWriter"]) -> None:
         """Removes ``members``, and wakes each to go on by itself."""

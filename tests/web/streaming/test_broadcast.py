@@ -1,13 +1,14 @@
 """Broadcast groups: which viewers a group takes in, and what it writes to them."""
 
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import pytest
 
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.live.feed import WAKES_PER_YIELD, EventFrame, Feed
+from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.streaming.broadcast import BroadcastGroup
@@ -18,36 +19,14 @@ REF: Final = JobRef("wf_1", "job_1")
 LARGE_RING: Final = 10**9
 
 
-class FakeViewer:
-    """What a group needs of a viewer: a position in the ring of ``feed``."""
-
-    due = ends_at = float("inf")
-    sent_at = 0.0
-    heartbeat_seconds = 15.0
-    line_filter = None
-    is_replaying = False
-
-    def __init__(self, feed: Feed, cursor: int) -> None:
-        self.cursor = cursor
-        self.ring_position = feed.seek(cursor)
-        feed.waiters.add(self)
-
-    has_skipped = False
-
-    def advance(self, cursor: int, position: int, sent_at: float, *, has_skipped: bool) -> None:
-        self.has_skipped = has_skipped
-        self.cursor, self.ring_position, self.sent_at = cursor, position, sent_at
-
-    def wake(self) -> None:
-        """Does nothing."""
-
-
 class FakeWriter:
-    """A member of a group. ``sent`` is what was written to it."""
+    """A member of a group, whose viewer has caught up. ``sent`` is what was written to it."""
 
-    def __init__(self, feed: Feed, cursor: int) -> None:
-        self.fake_viewer = FakeViewer(feed, cursor)
-        self.viewer = cast(Viewer, self.fake_viewer)
+    def __init__(self, feed: Feed, **options: Any) -> None:
+        tail = cast(Tail, FakeTail(feed))
+        self.viewer = Viewer(cast(ReplayCache, None), tail, REF, feed.job, after=feed.cursor, **options)
+        while self.viewer.try_next() is not None:
+            pass
         self.group: BroadcastGroup | None = None
         self.is_behind = False
         self.sent = b""
@@ -64,13 +43,25 @@ class FakeWriter:
 
 
 class FakeTail:
-    """What a group needs of the tail."""
+    """What a group and its viewers need of the tail."""
+
+    lease_seconds = 30.0
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
 
     def clock(self) -> float:
         return 0.0
 
-    def count_delivered(self, lines: int, size: int, viewers: int) -> None:
+    def join(self, ref: JobRef, job: Job | None, viewer: Viewer) -> Feed:
+        self.feed.waiters.add(viewer)
+        return self.feed
+
+    def count_delivered(self, lines: int, size: int, viewers: int = 1) -> None:
         """Does nothing."""
+
+    def silent_seconds(self, ref: JobRef) -> float:
+        return 0.0
 
     def healthy(self, ref: JobRef) -> bool:
         return True
@@ -94,10 +85,10 @@ def feed(on_yield: list[Callable[[], object]]) -> Feed:
     return feed
 
 
-def make_group(feed: Feed, count: int) -> tuple[BroadcastGroup, list[FakeWriter]]:
-    """A group with ``count`` members, which all have line 1."""
-    group = BroadcastGroup(feed, cast(Tail, FakeTail()), bytes)
-    members = [FakeWriter(feed, 1) for _ in range(count)]
+def make_group(feed: Feed, count: int, **options: Any) -> tuple[BroadcastGroup, list[FakeWriter]]:
+    """A group with ``count`` members, which all have line 1. ``options`` are those of their viewers."""
+    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed)), bytes)
+    members = [FakeWriter(feed, **options) for _ in range(count)]
     assert all(group.join(cast(StreamWriter, each)) for each in members)
     return group, members
 
@@ -147,7 +138,7 @@ def test_a_newcomer_is_not_added_when_all_members_leave_while_the_group_catches_
     group, members = make_group(feed, WAKES_PER_YIELD)
     feed.waiters.discard(group)
     publish(feed, 2)
-    newcomer = FakeWriter(feed, 2)
+    newcomer = FakeWriter(feed)
 
     def remove_all() -> None:
         for each in members:
@@ -165,13 +156,13 @@ def test_a_group_catches_up_with_a_newcomer_that_is_ahead_of_it(feed: Feed) -> N
     group, members = make_group(feed, 2)
     feed.waiters.discard(group)
     publish(feed, 2)
-    newcomer = FakeWriter(feed, 2)
+    newcomer = FakeWriter(feed)
 
     assert group.join(cast(StreamWriter, newcomer))
     assert [each.sent for each in (*members, newcomer)] == [b"2;", b"2;", b""]
 
 
-@pytest.mark.parametrize("meanwhile", ["fell behind", "closed", "joined", "moved on"])
+@pytest.mark.parametrize("meanwhile", ["fell behind", "closed", "joined"])
 def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
     feed: Feed, on_yield: list[Callable[[], object]], meanwhile: str
 ) -> None:
@@ -179,12 +170,11 @@ def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
     group, members = make_group(feed, WAKES_PER_YIELD + 1)
     feed.waiters.discard(group)
     publish(feed, 2)
-    newcomer = FakeWriter(feed, 2)
+    newcomer = FakeWriter(feed)
 
     def change_newcomer() -> None:
-        viewer = newcomer.fake_viewer
         newcomer.is_behind = meanwhile == "fell behind"
-        viewer.ring_position = {"closed": None, "moved on": 7}.get(meanwhile, viewer.ring_position)
+        newcomer.viewer.done = meanwhile == "closed"
         newcomer.group = group if meanwhile == "joined" else None
 
     on_yield.append(change_newcomer)
@@ -194,3 +184,39 @@ def test_a_newcomer_that_changed_while_the_group_caught_up_is_not_added(
     publish(feed, 3)
     assert newcomer.sent == b""
     assert {each.sent for each in members} == {b"2;3;"}
+
+
+def test_when_the_leader_leaves_the_others_go_on_from_its_position(feed: Feed) -> None:
+    """It is the first member that says what all are sent. Nobody gets a line twice, and nobody misses one."""
+    group, (leader, *others) = make_group(feed, 3)
+    publish(feed, 2)
+    group.remove(cast(StreamWriter, leader))
+    publish(feed, 3)
+
+    assert [each.sent for each in (leader, *others)] == [b"2;", b"2;3;", b"2;3;"]
+    assert leader.viewer.cursor == 2
+
+
+def test_a_leader_that_must_end_ends_alone(feed: Feed) -> None:
+    """Its last frames are not those of the other members."""
+    group, (leader, *others) = make_group(feed, 3)
+    publish(feed, 2)
+    # As in a drain that comes while the group is writing.
+    leader.viewer.close_with_retry(1000)
+    publish(feed, 3)
+
+    assert leader.viewer.done
+    assert leader.is_behind
+    assert [each.sent for each in (leader, *others)] == [b"2;", b"2;3;", b"2;3;"]
+
+
+def test_what_a_filter_has_left_out_moves_the_cursor_of_all_members(feed: Feed) -> None:
+    """Also of a member whose viewer joined when its client did not know the cursor yet."""
+    line_filter = LineFilter("stdout")
+    group, members = make_group(feed, 2, line_filter=line_filter)
+    newcomer = FakeWriter(feed, line_filter=line_filter)
+    newcomer.viewer.note_skipped()
+
+    assert group.join(cast(StreamWriter, newcomer))
+    publish(feed, 2)
+    assert {each.sent for each in (*members, newcomer)} == {b"id: 1\n\n2;"}
