@@ -57,7 +57,6 @@ ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
 #: The client of a download may be slower. Its kernel may acknowledge nothing until its buffer of 128 KiB was read as a
 #: whole, for which 4.4 kB/s are enough.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
-EVENTS_LIMITS: Final = SendLimits()
 
 
 class Connections:
@@ -258,11 +257,11 @@ def set_socket_options(sock: Any) -> None:
         _set_user_timeout(sock, USER_TIMEOUT_SECONDS)
 
 
-def begin_long_answer(environ: dict[str, Any], limits: SendLimits, until: float = math.inf) -> None:
+def begin_long_answer(environ: dict[str, Any], limits: SendLimits | None = None, until: float = math.inf) -> None:
     """Calls that of the request's socket, where the server is this project's gunicorn worker."""
     sock = environ.get("gunicorn.socket")
     if isinstance(sock, Connection):
-        sock.begin_long_answer(limits, until)
+        sock.begin_long_answer(limits or SendLimits(), until)
 
 
 def stop_receiving(sock: socket.socket) -> None:

@@ -27,7 +27,7 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.guards.admission import StreamTicket, retry_ms
-from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
+from chronoverse.web.guards.connection import begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import scan_page
 from chronoverse.web.http.read_audit import set_start
@@ -195,7 +195,7 @@ class EventStream(Response):
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         writers, viewer = self._deps.stream_writers, self._viewer
-        begin_long_answer(environ, EVENTS_LIMITS)
+        begin_long_answer(environ)
         if writers.can_take_over(environ):
             try:
                 own = {"Transfer-Encoding": "chunked", **stream_headers(self._after)}

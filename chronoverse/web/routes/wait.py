@@ -24,7 +24,7 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.guards.connection import EVENTS_LIMITS, begin_long_answer
+from chronoverse.web.guards.connection import begin_long_answer
 from chronoverse.web.http.dependencies import Dependencies, stream_ticket
 from chronoverse.web.http.paging import PRIVATE_HEADERS, json_response
 from chronoverse.web.http.problems import problem, problem_for
@@ -194,7 +194,7 @@ class WaitResponse(Response):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         del self.headers["Content-Type"]
         wait, headers = self._wait, [*self.headers]
-        begin_long_answer(environ, EVENTS_LIMITS)
+        begin_long_answer(environ)
         if self._deps.stream_writers.can_take_over(environ):
             # This holds on to no more than it needs.
             make = partial(WaitWriter, wait=wait, answer=partial(_answer_bytes, self._deps, wait, headers))
