@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, ChronoverseError, JobNotFound, NotALog, StoreError
+from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog
 from chronoverse.history.tiered_log import only_in_archive
 from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame, redact_frame
@@ -14,7 +14,7 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence
 from chronoverse.live.feed import Feed
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplaySegment
-from chronoverse.live.tail import count_store_error, lines_are_gone, redacted_since
+from chronoverse.live.tail import lines_are_gone, redacted_since
 
 #: Seconds between two checks of an ended log for redactions, while it is replayed. The tail does not check such a log.
 #: A check takes 0.1 ms: a thousand viewers use a fiftieth of a worker's time for it.
@@ -46,8 +46,6 @@ class Replay:
     _check_at: float | None = None
     #: Whether the ended log was redacted during this replay.
     _is_redacted: bool = False
-    #: Since when steps have failed, on the viewer's clock, and what failed first.
-    _failing_since: tuple[float, str] | None = None
 
     def step(self, cursor: int, feed: Feed | None, now: float, ends_at: float) -> tuple[bytes | None, int]:
         """The frames that follow line ``cursor``, None when nothing does yet, and the last number that they cover.
@@ -64,25 +62,10 @@ class Replay:
                 if now >= self._check_at:
                     self._check_at = now + CHECK_SECONDS
                     redacted = self._redactions()
-            found = (redacted, cursor) if redacted else self._step(cursor, feed, ends_at - now)
+            return (redacted, cursor) if redacted else self._step(cursor, feed, ends_at - now)
         except (NotALog, ArchiveDamaged, JobNotFound) as error:
             self.reason = "error"
             return error_frame(str(error)), cursor
-        self._failing_since = None
-        return found
-
-    def record_failure(self, now: float, error: ChronoverseError) -> None:
-        """Remembers that a step has raised ``error``."""
-        what = "archive" if isinstance(error, ArchiveUnavailable) else "store"
-        if isinstance(error, StoreError):
-            count_store_error("replay", error)
-        else:
-            what = "search in the log"
-        self._failing_since = self._failing_since or (now, what)
-
-    def failing_for(self, now: float) -> tuple[float, str]:
-        """For how many seconds every step has failed, and what failed first."""
-        return (now - self._failing_since[0], self._failing_since[1]) if self._failing_since else (0.0, "")
 
     def _step(self, cursor: int, feed: Feed | None, seconds_left: float) -> tuple[bytes | None, int]:
         self._known_job = self._known_job or self.finished or (feed.job if feed else None)

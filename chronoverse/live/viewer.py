@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from chronoverse.errors import AtCapacity, ScansUnavailable, ShareExceeded, StoreError
+from chronoverse.errors import ArchiveUnavailable, AtCapacity, ScansUnavailable, ShareExceeded, StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED, connected_frame, error_frame
 from chronoverse.joblog.line_filter import LineFilter
@@ -17,7 +17,7 @@ from chronoverse.joblog.model import Job, JobRef
 from chronoverse.live.feed import BUSY, Feed
 from chronoverse.live.replay import Replay
 from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.tail import Tail
+from chronoverse.live.tail import Tail, count_store_error
 
 #: Seconds without an answer from the store after which a stream ends with an error.
 STORE_PATIENCE_SECONDS: Final = 30.0
@@ -40,7 +40,7 @@ class Viewer:
     """
 
     __slots__ = (
-        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_finished", "_pending", "_position", "_ref",
+        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_failing", "_finished", "_pending", "_position", "_ref",
         "_replay", "_retry_ms", "_tail", "_version", "_wait", "closes_early", "cursor", "done", "due", "feed",
         "has_skipped", "heartbeat_seconds", "line_filter", "needs_store_read", "on_wake", "reason", "sent_at",
         "subject",
@@ -82,6 +82,8 @@ class Viewer:
         self._cache = cache
         self._tail = tail
         self._replay: Replay | None = None
+        #: Since when its own reads have failed, and what failed first.
+        self._failing: tuple[float, str] | None = None
         self._position: int | None = None
         self._version = 0
         self._ref, self.line_filter, self.subject = ref, line_filter, subject
@@ -247,9 +249,9 @@ class Viewer:
             self._sent(now)
             return sse.cursor(self.cursor)
         silent = self._tail.silent_seconds(feed.ref) if feed else 0.0
-        seconds, which = max((silent, "store"), self._replay.failing_for(now) if self._replay else (0.0, ""))
-        if seconds >= STORE_PATIENCE_SECONDS:
-            return self._fail(f"the {which} has been away for {round(seconds)} s")
+        since, which = min((now - silent, "store"), self._failing or (now, "store"))
+        if now - since >= STORE_PATIENCE_SECONDS:
+            return self._fail(f"the {which} has been away for {round(now - since)} s")
         if self._awaited_until is not None and feed is not None and feed.job is None and now >= self._awaited_until:
             return self._fail(f"no such job came within {self._wait:g} s")
         if now - self.sent_at >= self.heartbeat_seconds and feed is not None and self._tail.healthy(feed.ref):
@@ -279,7 +281,7 @@ class Viewer:
             self._position = None
             self.needs_store_read = True
             return None
-        self._replay = None
+        self._replay = self._failing = None
         self._tail.count_delivered(found.position - position, len(found.frames))
         frames = self._with_cursor(found.frames)
         # A viewer may be ahead of the ring, when the store has lost lines. It looks up its position each time.
@@ -313,9 +315,15 @@ class Viewer:
             self._sent(now)
             return sse.cursor(self.cursor)
         except (StoreError, AtCapacity, ScansUnavailable) as error:
-            self._replay.record_failure(now, error)
+            which = "archive" if isinstance(error, ArchiveUnavailable) else "store"
+            if isinstance(error, StoreError):
+                count_store_error("replay", error)
+            else:
+                which = "search in the log"
+            self._failing = self._failing or (now, which)
             self.due = min(self.due, now + RETRY_READ_SECONDS)
             return None
+        self._failing = None
         self._tail.count_replayed(cursor - self.cursor, len(found or b""))
         frames = self._with_cursor(found or b"")
         self.cursor = cursor
