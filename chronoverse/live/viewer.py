@@ -40,8 +40,8 @@ class Viewer:
     """
 
     __slots__ = (
-        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_failing", "_finished", "_pending", "_position", "_ref",
-        "_replay", "_retry_ms", "_tail", "_version", "_wait", "closes_early", "cursor", "done", "due", "feed",
+        "_awaited_until", "_cache", "_closes_at", "_expires_at", "_failing", "_finished", "_pending", "_position",
+        "_ref", "_replay", "_retry_ms", "_tail", "_version", "_wait", "closes_early", "cursor", "done", "due", "feed",
         "has_skipped", "heartbeat_seconds", "line_filter", "needs_store_read", "on_wake", "reason", "sent_at",
         "subject",
     )  # fmt: skip

@@ -10,6 +10,7 @@ client_ip       finds the client's address behind trusted proxies
 cors            lets pages of other origins read answers
 logging         formats the service's log lines
 tracing         makes OpenTelemetry spans
+read_audit      logs who has read which log
 openapi         makes the OpenAPI document
 
 A request waits for its turn (in ``web.worker``), and its token is verified (:meth:`Dependencies.check_request`). Its

@@ -7,7 +7,8 @@ raw        a log as a download
 jobs       the jobs of a workflow
 workflows  the list of workflows
 publish    what runners send
-admin      redaction and deletion
+otlp       what OpenTelemetry's exporters send
+admin      redaction, deletion and the audit trail
 ops        health, metrics, the OpenAPI document
 ui         the page in the browser
 """
