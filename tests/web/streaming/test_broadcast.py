@@ -199,7 +199,7 @@ def test_when_the_leader_leaves_the_others_go_on_from_its_position(feed: Feed) -
 
 def test_a_leader_that_must_end_ends_alone(feed: Feed) -> None:
     """Its last frames are not those of the other members."""
-    group, (leader, *others) = make_group(feed, 3)
+    _, (leader, *others) = make_group(feed, 3)
     publish(feed, 2)
     # As in a drain that comes while the group is writing.
     leader.viewer.close_with_retry(1000)
