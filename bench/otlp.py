@@ -3,19 +3,27 @@
 ``python -m bench.otlp`` sends 512 records in each request, over some connections, to a service with one worker and a
 store of its own. It prints records a second, and the processor time of the worker and of the store for each record.
 The worker has a processor for itself, and the store and the senders share the others: senders are other computers.
+
+With ``--beside 20`` it measures instead how late the lines of three other jobs come to 50 viewers of a service with two
+workers: for that many seconds while nobody else uses it, and for as many beside the senders. The senders' processes
+have the kernel's idle priority, as in ``bench.hostile``.
 """
 
 import argparse
+import contextlib
 import http.client
+import multiprocessing
 import os
 import statistics
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+from bench.hostile import GOOD, JOBS, NUMBER, VIEWERS, ClientEndpoint, Runners, during, percentile, view
 from tests.support.servers import running
-from tests.support.service import Service
+from tests.support.service import Service, serving
 from tests.web.otlp.messages import TIME, record, request
 
 #: Records of a request, as SDKs and the shipped configurations of collectors have them.
@@ -78,12 +86,13 @@ def measure(senders: int, count: int, *, with_numbers: bool) -> None:
             prepared = [bodies(sender, count, with_numbers=with_numbers) for sender in range(senders + 1)]
             times = send(service, prepared.pop(), (service.worker_pids()[0], server.pid))
             threads = [threading.Thread(target=send, args=(service, each)) for each in prepared]
-            started = time.perf_counter()
+            before, started = processor_time(service.worker_pids()[0]), time.perf_counter()
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
             seconds = time.perf_counter() - started
+            busy = (processor_time(service.worker_pids()[0]) - before) / 1e9 / seconds
         finally:
             service.stop()
             pin(os.getpid(), {first, *others})
@@ -92,14 +101,63 @@ def measure(senders: int, count: int, *, with_numbers: bool) -> None:
         least, middle = (each / BATCH / 1000 for each in (min(used), statistics.median(used)))
         print(f"  processor time of the {process} for a record: {least:.1f} µs at least, {middle:.1f} µs in the middle")
     place = "alone on its processor" if others else "with the store and the senders on one processor"
-    print(f"  {senders} senders, the worker {place}: {senders * count * BATCH / seconds:,.0f} records a second")
+    rate = senders * count * BATCH / seconds
+    print(f"  {senders} senders, the worker {place}: {rate:,.0f} records a second, {busy:.0%} of its processor's time")
+
+
+def send_on(service: Service, job: str, ends_at: float, sent: Any) -> None:
+    """The process of a sender. It puts into ``sent`` how many requests were taken until ``ends_at``."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    records = [
+        record(f"{NUMBER.decode()} GET /workflows/wf_1/jobs/job_1/logs?limit=100 200", x=n) for n in range(BATCH)
+    ]
+    body = request({"service.name": "bench", "service.instance.id": job}, *records).SerializeToString()
+    count = 0
+    while time.monotonic() < ends_at:
+        # Otherwise they would be the same request.
+        send(service, [body.replace(NUMBER, b"%07d" % (count + each)) for each in range(10)])
+        count += 10
+    sent.put(count)
+
+
+def beside(senders: int, seconds: float) -> None:
+    """Measures how late lines are, first in quiet, and then beside the senders."""
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        directory, context = Path(name), multiprocessing.get_context("fork")
+        store = stack.enter_context(running(directory / "store"))
+        service = stack.enter_context(serving(directory, store.url, workers=2))
+        seen, sent = context.Queue(), context.Queue()
+        endpoint, token = ClientEndpoint(service, "127.0.0.1"), service.token(GOOD)
+        for job, count in zip(JOBS, VIEWERS, strict=True):
+            context.Process(target=view, args=(endpoint, job, token, count, seen), daemon=True).start()
+        runners = Runners(directory, store.url, service, token)
+        stack.callback(runners.kill)
+        time.sleep(5)  # until all viewers are connected
+        began = time.monotonic()
+        time.sleep(seconds)
+        for number in range(senders):
+            arguments = (service, f"job-{number}", began + 2 * seconds, sent)
+            context.Process(target=send_on, args=arguments, daemon=True).start()
+        requests = sum(sent.get() for _ in range(senders))
+        runners.stop()
+        results = [seen.get() for _ in JOBS]
+    late = [each for _, _, _, measured in results for each in measured]
+    spans = ((began, began + seconds), (began + seconds, began + 2 * seconds))
+    quiet, busy = (1000 * percentile(during(late, span)) for span in spans)
+    print(f"numbers lost, doubled or out of order: {sum(wrong for wrong, _, _, _ in results)}")
+    print(f"99th percentile of the delay: {quiet:.1f} ms in quiet, {busy:.1f} ms beside", end=" ")
+    print(f"{requests * BATCH / seconds:,.0f} records a second: {busy / quiet:.2f} times")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--requests", type=int, default=120, help="of each sender")
+    parser.add_argument("--beside", type=float, metavar="SECONDS", help="measure viewers beside the senders")
     options = parser.parse_args()
+    if options.beside:
+        beside(options.senders, options.beside)
+        return
     for with_numbers in (True, False):
         measure(options.senders, options.requests, with_numbers=with_numbers)
 

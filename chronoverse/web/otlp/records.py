@@ -6,8 +6,9 @@ The names of the attributes are OpenTelemetry's: https://opentelemetry.io/docs/s
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
@@ -86,12 +87,19 @@ class JobRecords:
         self.plain: list[RecordLines] = []
         self.end: tuple[Status, int | None] | None = None
 
-    def batches(self, digest: str) -> Iterator[tuple[int, RecordBatch]]:
+    def count(self) -> int:
+        """How many records these are."""
+        return sum(each.records for each in chain(self.numbered, self.plain))
+
+    def batches(self, digest: str, pause: Callable[[], None]) -> Iterator[tuple[int, RecordBatch]]:
         """What is appended, step by step, each with the number of its records. ``digest`` is that of the request.
 
-        The same request makes the same batches again. The last one ends the job.
+        The same request makes the same batches again. The last one ends the job. ``pause`` is called often.
         """
-        parts = [*_parts(_in_order(self.numbered)), *_parts(self.plain)]
+        parts = list[list[RecordLines]]()
+        for part in chain(_parts(_in_order(self.numbered, pause)), _parts(self.plain)):
+            pause()
+            parts.append(part)
         for index, part in enumerate(parts, 1):
             count = sum(each.records for each in part)
             yield count, _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
@@ -263,7 +271,7 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
     return None if code is None else (Status.FAILED if code else Status.COMPLETED, code)
 
 
-def _in_order(records: Sequence[RecordLines]) -> Iterator[RecordLines]:
+def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
     """The records, with those of each file sorted by their numbers.
 
     After a rotation there is another file at the same path. It begins with record number 1, which is later than the
@@ -273,6 +281,7 @@ def _in_order(records: Sequence[RecordLines]) -> Iterator[RecordLines]:
     last: dict[str, RecordLines] = {}
     is_sorted = True
     for each in records:
+        pause()
         before = last.get(each.path)
         if before and each.number < before.number + before.records:
             if each.number == 1 and each.time > before.time:

@@ -61,11 +61,10 @@ def _append(
     Raises :class:`RecordsMissing` when some wait for others, and :class:`TooFast` when the job may not begin yet.
     """
     subject = principal().subject
-    refused, batches = sorter.refused, list(records.batches(digest))
-    left = sum(count for count, _ in batches)
+    refused, left = sorter.refused, records.count()
     try:
         principal().require(WRITE, job.workflow_id)
-        for count, batch in batches:
+        for count, batch in records.batches(digest, time_slice.check):
             on_new = partial(deps.new_job_throttle.begin, subject)
             appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds, on_new)
             metrics.PUBLISH_ANSWERS.labels("records", "WAIT" if appended.waits else "OK").inc()
