@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from itertools import accumulate, chain, count, repeat
-from operator import add, attrgetter, floordiv, mod, sub
+from operator import add, attrgetter, sub
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -53,7 +53,7 @@ _IS_FIRST: Final = 2**47
 #: Larger values are stored as this one. Only the time of a clock that jumps between centuries is larger.
 _LARGEST: Final = 2**62
 #: The time of a line that came without one.
-_NO_TIME: Final = "1970-01-01T00:00:00.000Z"
+_NO_TIME: Final = b"1970-01-01T00:00:00.000Z"
 
 
 class Spread(NamedTuple):
@@ -202,55 +202,33 @@ def _values(packed: bytes) -> Sequence[int]:
     return column
 
 
-class _Counters(dict[int, Iterator[int]]):
-    """Says which line of its shape a line is, from 1 on. Of shapes beyond :data:`MAX_SHAPES` it is not known: 0."""
+class _Keys(dict[int, Iterator[int]]):
+    """The keys of the lines of each shape, one after the other. They are 0 for shapes beyond :data:`MAX_SHAPES`."""
 
     def __missing__(self, shape: int) -> Iterator[int]:
         if len(self) >= MAX_SHAPES:
             return repeat(0)
-        self[shape] = found = count(1)
+        first = (shape & _KEY_MASK) + 1
+        self[shape] = found = chain((first + _IS_FIRST,), count(first + 1))
         return found
 
 
-class _Timestamps(dict[int, int]):
-    """Reads timestamps. It remembers the Unix ms of the latest minutes, such as 202603031000."""
+class _Minutes(dict[int, int]):
+    """The Unix ms of the latest minutes, such as 202603031000."""
 
     def __missing__(self, minute: int) -> int:
         text = str(minute)
         seconds = seconds_of(f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[8:10]}:{text[10:]}Z")
         if seconds is None:
-            raise KeyError(minute)
+            raise ValueError(minute)
         if len(self) >= 10_000:
             self.clear()
         self[minute] = found = round(1000 * seconds)
         return found
 
-    def read(self, timestamps: Sequence[str], before: int | None) -> list[int]:
-        """The Unix ms of each. What is no time, or the beginning of 1970, has that of the one before it."""
-        # Lines that are printed quickly have the same time.
-        different = list(dict.fromkeys(timestamps))
-        # Times as we write them become numbers, such as 20260303100005123. That is the fastest way to read many.
-        text = "\n".join(different).encode(errors="replace")
-        digits = text.translate(None, b"-:T.Z")
-        if len(text) != 25 * len(different) - 1 or len(digits) != 18 * len(different) - 1 or _NO_TIME in different:
-            return self._read_others(timestamps, before)
-        try:
-            numbers = orjson.loads(b"[%b]" % digits.replace(b"\n", b","))
-            minutes = map(self.__getitem__, map(floordiv, numbers, repeat(100_000)))
-            times = list(map(add, minutes, map(mod, numbers, repeat(100_000))))
-        except (ValueError, TypeError, KeyError):
-            times = []
-        if len(times) != len(different):
-            return self._read_others(timestamps, before)
-        if len(different) == len(timestamps):
-            return times
-        return list(map(dict(zip(different, times, strict=True)).__getitem__, timestamps))
-
-    def _read_others(self, timestamps: Sequence[str], before: int | None) -> list[int]:
-        read = [round(1000 * seconds) if (seconds := seconds_of(text)) else None for text in timestamps]
-        if before is None:
-            before = next((time for time in read if time is not None), 0)
-        return [before := before if time is None else time for time in read]
+    def read(self, number: int) -> int:
+        """The Unix ms of a time as a number, such as 20260303100005123. Raises ValueError."""
+        return self[number // 100_000] + number % 100_000
 
 
 #: The values of an anchor. A tuple is made in a third of the time.
@@ -261,17 +239,18 @@ class TimelineBuilder:
     """Collects the times of a log from its lines, in their order. It takes some 20 MB of memory at most."""
 
     def __init__(self) -> None:
-        self._counters = _Counters()
-        self._timestamps = _Timestamps()
+        self._keys = _Keys()
+        self._minutes = _Minutes()
         self._lines = self._first = self._last = self._total = self._last_time = 0
         #: All lines, as long as they are not too many.
         self._all: list[_Row] = []
-        #: After that the longest pauses, each with the line before it, and which pauses are not among them.
-        self._longest: list[tuple[_Row, _Row | None]] = []
+        #: After that the longest pauses, and which pauses are not among them. As they are sorted: the pause, negative;
+        #: the key, so that of equal pauses the same are kept in each run; the line; and the line before it.
+        self._longest: list[tuple[int, int, _Row, _Row | None]] = []
         self._threshold = 0
         self._samples: list[_Row] = []
         self._sample_mask = 0
-        self._recent: deque[_Row | None] = deque(maxlen=_RECENT)
+        self._recent: deque[_Row | None] = deque((None,), maxlen=_RECENT)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
         """Adds lines: the hashes of their shapes, their numbers, and their times as the log has them.
@@ -282,44 +261,66 @@ class TimelineBuilder:
             return
         if numbers[0] <= self._last:
             raise ValueError(f"line {numbers[0]} comes after line {self._last}")
-        times = self._timestamps.read(timestamps, self._last_time if self._lines else None)
+        pauses = self._read_pauses(timestamps)
         if not self._lines:
-            self._first, self._last, self._last_time = numbers[0], numbers[0] - 1, times[0]
-        last_time, offset = times[-1], self._total - self._last_time
-        pauses = list(map(sub, times, chain((self._last_time,), times)))
-        if min(pauses) < 0:
-            pauses = [max(0, pause) for pause in pauses]
-            times = list(accumulate(pauses, initial=self._last_time))[1:]
-        counts = list(map(next, map(self._counters.__getitem__, hashes)))
-        unknown = self._unknown(counts, numbers)
+            self._first, self._last = numbers[0], numbers[0] - 1
+        elapsed = list(accumulate(pauses, initial=self._total))
+        keys = list(map(next, map(self._keys.__getitem__, hashes)))
+        unknown = self._unknown(keys, numbers)
 
         def row(index: int) -> _Row | None:
-            if index in unknown:
-                return None
-            return numbers[index], _key(hashes[index], counts[index]), pauses[index], times[index] + offset
+            return None if index in unknown else (numbers[index], keys[index], pauses[index], elapsed[index + 1])
 
         if self._lines <= MAX_ANCHORS:
-            rows = zip(numbers, map(_key, hashes, counts), pauses, map(add, times, repeat(offset)), strict=False)
+            rows = zip(numbers, keys, pauses, elapsed[1:], strict=True)
             self._all += [each for index, each in enumerate(rows) if index not in unknown] if unknown else rows
         else:
-            threshold, mask = self._threshold, self._sample_mask
-            before = self._recent[-1] if self._recent else None
+            threshold, mask, before = self._threshold, self._sample_mask, self._recent[-1]
             for index in [index for index, pause in enumerate(pauses) if pause > threshold]:
                 if found := row(index):
-                    self._longest.append((found, row(index - 1) if index else before))
-            sampled = [index for index, key in enumerate(map(add, hashes, counts)) if not key & mask]
-            self._samples += filter(None, map(row, sampled))
+                    self._longest.append((-found[2], found[1], found, row(index - 1) if index else before))
+            self._samples += filter(None, map(row, [index for index, key in enumerate(keys) if not key & mask]))
             self._recent.extend(map(row, range(max(0, len(numbers) - _RECENT), len(numbers))))
         self._lines += len(numbers)
-        self._last, self._last_time, self._total = numbers[-1], last_time, times[-1] + offset
+        self._last, self._total = numbers[-1], elapsed[-1]
         if self._lines > MAX_ANCHORS:
             self._cut()
 
-    def _unknown(self, counts: Sequence[int], numbers: Sequence[int]) -> set[int]:
+    def _read_pauses(self, timestamps: Sequence[str]) -> list[int]:
+        """The pause before each line. What is no time, or the beginning of 1970, has that of the line before it."""
+        # Times as we write them become numbers, such as 20260303100005123. That is the fastest way to read many.
+        text = "\n".join(timestamps).encode(errors="replace")
+        digits = text.translate(None, b"-:T.Z")
+        try:
+            if not digits.replace(b"\n", b"").isdigit() or len(digits) != 18 * len(timestamps) - 1 or _NO_TIME in text:
+                raise ValueError("these are other times")
+            times = orjson.loads(b"[%b]" % digits.replace(b"\n", b","))
+            pauses = list(map(sub, times, chain(times[:1], times)))
+            # The difference is the pause unless another minute has begun.
+            if min(pauses) < 0 or max(pauses) >= 40_000:
+                for index in [index for index, pause in enumerate(pauses) if not 0 <= pause < 40_000]:
+                    pauses[index] = self._minutes.read(times[index]) - self._minutes.read(times[index - 1])
+            first, last = map(self._minutes.read, (times[0], times[-1]))
+            if len(times) != len(timestamps):
+                raise ValueError("these are other times")
+        except ValueError:
+            times = self._read_others(timestamps)
+            pauses = list(map(sub, times, chain(times[:1], times)))
+            first, last = times[0], times[-1]
+        pauses[0] = first - self._last_time if self._lines else 0
+        self._last_time = last
+        return pauses if min(pauses) >= 0 else [max(0, pause) for pause in pauses]
+
+    def _read_others(self, timestamps: Sequence[str]) -> list[int]:
+        read = [round(1000 * seconds) if (seconds := seconds_of(text)) else None for text in timestamps]
+        before = self._last_time if self._lines else next((time for time in read if time is not None), 0)
+        return [before := before if time is None else time for time in read]
+
+    def _unknown(self, keys: Sequence[int], numbers: Sequence[int]) -> set[int]:
         """The lines of which nobody knows which one of their shape they are, or the pause: they are no anchors."""
         found: set[int] = set()
-        if len(self._counters) >= MAX_SHAPES:
-            found.update(index for index, count in enumerate(counts) if not count)
+        if len(self._keys) >= MAX_SHAPES:
+            found.update(index for index, key in enumerate(keys) if not key)
         if numbers[-1] - self._last != len(numbers):
             steps = map(sub, numbers, chain((self._last,), numbers))
             found.update(index for index, step in enumerate(steps) if step != 1)
@@ -328,16 +329,15 @@ class TimelineBuilder:
     def _cut(self) -> None:
         """Drops the shortest pauses, and every second sample, when there are too many."""
         if self._all:
-            before = chain((None,), self._all)
-            pairs = zip(self._all, before, strict=False)
-            self._longest = [(row, last if last and last[0] == row[0] - 1 else None) for row, last in pairs]
+            for row, last in zip(self._all, chain((None,), self._all), strict=False):
+                self._longest.append((-row[2], row[1], row, last if last and last[0] == row[0] - 1 else None))
             self._samples = self._all
             self._recent.extend(self._all[-_RECENT:])
             self._all = []
         if len(self._longest) > 2 * _MAX_LONGEST:
-            self._longest.sort(key=_by_pause)
+            self._longest.sort()
             del self._longest[_MAX_LONGEST:]
-            self._threshold = self._longest[-1][0][2]
+            self._threshold = -self._longest[-1][0]
         while len(self._samples) > _MAX_SAMPLES:
             self._sample_mask = 2 * self._sample_mask + 1
             self._samples = [row for row in self._samples if not row[1] & self._sample_mask]
@@ -346,23 +346,14 @@ class TimelineBuilder:
         """The timeline of the lines so far. ``ended_at`` is the time when the job ended, if it has."""
         shortest, kept = None, self._all
         if self._lines > MAX_ANCHORS:
-            longest = sorted(self._longest, key=_by_pause)[:_MAX_LONGEST]
-            shortest = longest[-1][0][2] if longest else 0
-            kept = sorted({row for row in (*chain(*longest), *self._samples, *self._recent) if row})
+            longest = sorted(self._longest)[:_MAX_LONGEST]
+            shortest = -longest[-1][0] if longest else 0
+            pairs = chain.from_iterable(each[2:] for each in longest)
+            kept = sorted({row for row in (*pairs, *self._samples, *self._recent) if row})
         anchors = tuple(map(Anchor._make, kept))
         end = seconds_of(ended_at)
         after_last = 0 if end is None or not self._lines else max(0, round(1000 * end) - self._last_time)
         return Timeline(self._lines, self._first, self._last, self._total, after_last, shortest, anchors)
-
-
-def _key(shape: int, count: int) -> int:
-    """The key of a line, which is the one with this number among those of its shape."""
-    return (shape & _KEY_MASK) + (count if count > 1 else _IS_FIRST + 1)
-
-
-def _by_pause(pair: tuple[_Row, _Row | None]) -> tuple[int, int]:
-    """The longest pause first. Of equal ones the same are kept in each run."""
-    return -pair[0][2], pair[0][1]
 
 
 class Pause(NamedTuple):

@@ -4,6 +4,7 @@ import random
 import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import accumulate, pairwise
 
 import pytest
 
@@ -83,6 +84,26 @@ def test_any_text_may_stand_for_a_time() -> None:
         builder = TimelineBuilder()
         builder.add(range(4), range(1, 5), ["".join(text) for text in texts])
         assert [anchor.number for anchor in builder.timeline().anchors] == [1, 2, 3, 4]
+
+
+def test_a_time_with_an_exponent_is_no_time() -> None:
+    """As a number it would be a fraction, and could not be stored."""
+    builder = TimelineBuilder()
+    builder.add(
+        [1, 2, 3], [1, 2, 3], ["2026-03-03T10:00:05.000Z", "2026-03-03T10:00:06.e03Z", "2026-03-03T10:00:05.123Z"]
+    )
+    timeline = Timeline.from_bytes(builder.timeline().to_bytes())
+    assert pauses(timeline) == [(1, 0), (2, 0), (3, 123)]
+
+
+def test_pauses_are_right_whatever_minutes_and_days_are_between() -> None:
+    choice = random.Random(3)
+    steps = [0, 1, 999, 1_000, 39_999, 40_000, 59_999, 60_000, 3_600_000, 86_400_000, -1, -999, -60_000, -86_400_000]
+    times = [*accumulate(choice.choices(steps, k=3_000), initial=0)]
+    expected = [max(0, after - before) for before, after in pairwise(times)]
+    timeline = built(times)
+    assert pauses(timeline) == [*enumerate([0, *expected], 1)]
+    assert [anchor.elapsed for anchor in timeline.anchors] == [*accumulate(expected, initial=0)]
 
 
 def test_a_pause_across_missing_numbers_belongs_to_no_line() -> None:
@@ -165,7 +186,7 @@ def test_the_memory_is_bounded_for_a_log_of_any_length() -> None:
     for start in range(0, MAX_SHAPES + 4 * size, size):
         builder.add([1, *range(start + 2, start + size + 1)], range(start + 1, start + size + 1), stamps)
     timeline = builder.timeline()
-    assert len(builder._counters) <= MAX_SHAPES
+    assert len(builder._keys) <= MAX_SHAPES
     assert len(builder._longest) <= 2 * MAX_ANCHORS
     assert timeline.lines == MAX_SHAPES + 4 * size
     beyond = [anchor for anchor in timeline.anchors if anchor.number > MAX_SHAPES + 2 * size]
