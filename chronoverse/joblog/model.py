@@ -71,7 +71,9 @@ def iso_or_none(milliseconds: float) -> str | None:
 def read_time(text: str) -> str | None:
     """An ISO 8601 time, which anybody may have written, as :func:`iso_timestamp` writes it. None for any other text."""
     seconds = seconds_of(text)
-    return None if seconds is None else iso_or_none(1000 * seconds)
+    if seconds is None:
+        return None
+    return text if TIMESTAMP.fullmatch(text) else iso_or_none(1000 * seconds)
 
 
 class TimeRange(NamedTuple):

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from hashlib import sha1
 from typing import Any, Final
 
@@ -77,6 +76,8 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         end = read_terminal(last if last_id.endswith(b"-0") else last + 1, terminal)
     elif status in Status.__members__ and Status(status).terminal:
         end = _end_from_hash(fields, last, archived, holds_entries=bool(first_id))
+    last_line = end.sequence_num - 1 if end else max(last, archived)
+    first_stored = min(max(entry_number(first_id), 1), MAX_NUMBER) if first_id else last_line + 1
     has_lines = max(last, archived) > 0
     begun = has_lines or (status in Status.__members__ and status != "PENDING")
     created_at = read_time(fields.get("created_at", ""))
@@ -89,17 +90,16 @@ def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
         attempt=parse_number(fields.get("attempt", "")) or int(has_lines),
         created_at=created_at or started_at,
         started_at=started_at if begun else None,
-        last=max(last, archived),
+        first=(parse_number(fields.get("archived_first", "")) or 1) if archived else first_stored,
+        first_stored=first_stored,
+        last=last_line,
         archived=archived,
         redactions=parse_number(fields.get("redactions", "")) or 0,
         # A value that is not UTF-8 is not a label's: it gets half a surrogate pair.
         labels=read_labels(dict(_pairs(labels, "surrogateescape"))),
         archive_sha256=sha256 if _SHA256.fullmatch(sha256 := fields.get("archive_sha256", "")) else None,
     )
-    job = job.ended(end) if end else job
-    first_stored = min(max(entry_number(first_id), 1), MAX_NUMBER) if first_id else job.last + 1
-    first = (parse_number(fields.get("archived_first", "")) or 1) if archived else first_stored
-    return replace(job, first=first, first_stored=first_stored)
+    return job.ended(end) if end else job
 
 
 def _end_from_hash(fields: dict[str, str], last: int, archived: int, *, holds_entries: bool) -> End:
