@@ -1,10 +1,12 @@
-"""A live viewer during a search: ``python -m bench.live_during_search [lines] [--rounds 3] [--seconds 12]``.
+"""A live viewer during scans: ``python -m bench.live_during_search [lines] [--rounds 3] [--seconds 12] [--only TEXT]``.
 
-There are one worker, a real store, and an archive of files with so many lines of a build's output. A viewer watches a
-job that prints a line every 10 ms. The delay of each line is measured from its append to the viewer's socket: first
-while nobody searches, then while a client searches the whole archive for a query, page by page, again and again. Prints
-for each query the median and the 99th percentile of the delays, the latter also as a multiple of the quiet one, and how
-many lines were searched in a second. All of these are medians of the rounds.
+There are one worker, a real store, and an archive of files with so many lines of a build's output, and 200 shorter
+jobs. A viewer watches a job that prints a line every 10 ms. The delay of each line is measured from its append to the
+viewer's socket: first while nobody asks for anything, then while a client searches the whole archive for a query, page
+by page, again and again; asks in which of the 200 jobs a line was seen before; or where the time of a job went. Prints
+for each the median and the 99th percentile of the delays, the latter also as a multiple of the quiet one, and how many
+lines were searched, or answers given, in a second. All of these are medians of the rounds. ``--only`` leaves out the
+queries whose names do not have the text.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -27,10 +29,11 @@ from bench.peers.ours import Ours
 from bench.processes import Failed
 from bench.produce import Plan
 from bench.search import build_output
+from bench.seen import word
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.retention import RetentionPolicy
-from chronoverse.joblog.model import JobRef, LineRun, Status, iso_timestamp
+from chronoverse.joblog.model import JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
 
 JOB: Final = JobRef("bench", "archived")
@@ -46,31 +49,36 @@ ARCHIVE_LINES: Final = 250_000
 HOT_BYTES: Final = 16 * 2**20
 #: Seconds that a searching client waits for an answer.
 ANSWER_SECONDS: Final = 30.0
+#: The workflow with the jobs that are compared, how many there are, and the lines of each.
+RUNS: Final = "runs"
+JOBS: Final = 200
+RUN_LINES: Final = 2_000
 #: Lines of one page of matches: the most that can be asked for.
 PAGE: Final = 1_000
 
 
 class Query(NamedTuple):
-    """A query and its name in the table. An empty query means that nobody searches."""
+    """What is asked for, and its name in the table. Without a path nobody asks for anything."""
 
     name: str
-    q: str = ""
-    regex: bool = False
+    path: str = ""
 
-    @property
-    def path(self) -> str:
-        """The path of the first request."""
-        query = urlencode({"q": self.q, "regex": str(self.regex).lower(), "limit": PAGE})
-        return f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search?{query}"
+
+def search_for(name: str, q: str, *, regex: bool = False) -> Query:
+    """A search of the archived job."""
+    query = urlencode({"q": q, "regex": str(regex).lower(), "limit": PAGE})
+    return Query(name, f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs/search?{query}")
 
 
 QUERIES: Final = (
     Query("quiet"),
-    Query("a text that is nowhere", "undefined reference"),
-    Query("in every fifth line", "unused variable"),
-    Query("an expression", r"took 4\d{3} ms", True),
-    Query("(a+)+$", "(a+)+$", True),
-    Query("(?:a.{0,50}){4}z", "(?:a.{0,50}){4}z", True),
+    search_for("a text that is nowhere", "undefined reference"),
+    search_for("in every fifth line", "unused variable"),
+    search_for("an expression", r"took 4\d{3} ms", regex=True),
+    search_for("(a+)+$", "(a+)+$", regex=True),
+    search_for("(?:a.{0,50}){4}z", "(?:a.{0,50}){4}z", regex=True),
+    Query("history over 200 jobs", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/logs/1000/history"),
+    Query("profile", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/profile"),
 )
 
 
@@ -89,7 +97,7 @@ class ArchivingService(Ours):
         return {"CHRONOVERSE_ARCHIVE_URL": (self.folder / "archive").as_uri()}
 
     def fill(self, lines: int) -> None:
-        """Writes so many lines of :data:`JOB`, and archives all of them."""
+        """Writes so many lines of :data:`JOB`, and the jobs of :data:`RUNS`, and archives all of them."""
         store, output = Store(self.url), build_output()
         attempt = store.open(JOB, "bench")
         archiver = Archiver(
@@ -106,6 +114,12 @@ class ArchivingService(Ours):
             if first % ARCHIVE_LINES == 1:
                 archiver.run_once()
         store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
+        for run in range(JOBS):
+            attempt = store.open(JobRef(RUNS, f"run-{run}"), "bench")
+            steps = (f"step {word(number)}: done in {number} ms" for number in range(RUN_LINES))
+            stamps = (iso_timestamp(1772532000 + number / 50) for number in range(RUN_LINES))
+            store.append(attempt, [Line(*row, "stdout") for row in zip(count(1), stamps, steps, strict=False)])
+            store.finish(attempt, Status.COMPLETED, 0, 0, RUN_LINES + 1)
         archiver.run_once()
         if not store.catalog.archive_state(JOB).complete:
             raise Failed("the log was not archived")
@@ -115,7 +129,7 @@ class ArchivingService(Ours):
 def search(port: int, token: str, path: str, pipe: Connection) -> None:
     """The process of a client that searches: reads pages until ``pipe`` has a message.
 
-    Then it sends how many lines were searched, and the seconds that this took.
+    Then it sends how many lines were searched, or answers given that are no pages, and the seconds that this took.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
     searched = before = 0
@@ -126,7 +140,7 @@ def search(port: int, token: str, path: str, pipe: Connection) -> None:
         answer.read()
         if answer.status != 200:
             raise Failed(f"{next_path} was answered with {answer.status}")
-        number = int(answer.headers["Last-Event-ID"])
+        number = int(answer.headers.get("Last-Event-ID", 1))
         searched, before = searched + number - before, number
         link = answer.headers.get("Link")
         if link is None:
@@ -168,7 +182,7 @@ class Searcher:
 @contextmanager
 def searching(peer: Ours, query: Query) -> Iterator[Searcher | None]:
     """Runs a client that searches during the ``with`` block, unless the query is empty."""
-    if not query.q:
+    if not query.path:
         yield None
         return
     searcher = Searcher(peer, query)
@@ -209,13 +223,15 @@ def main() -> None:
     parser.add_argument("lines", nargs="?", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=12.0)
+    parser.add_argument("--only", default="")
     flags = parser.parse_args()
-    measurements: dict[Query, list[Measurement]] = {query: [] for query in QUERIES}
+    queries = [query for query in QUERIES if not query.path or flags.only in query.name]
+    measurements: dict[Query, list[Measurement]] = {query: [] for query in queries}
     with ArchivingService() as peer:
         peer.fill(flags.lines)
         for number in range(flags.rounds):
-            for index, query in enumerate(QUERIES):
-                job = number * len(QUERIES) + index
+            for index, query in enumerate(queries):
+                job = number * len(queries) + index
                 measurements[query].append(measure(peer, query, job, flags.seconds))
     print(f"{flags.lines:,} archived lines, {RATE} live lines a second, {flags.rounds} rounds")
     show(measurements)
