@@ -80,12 +80,10 @@ class ManyJobs(Ours):
 
 
 def _write_job(store: Store, job: JobRef, texts: list[str], began: float) -> None:
-    attempt, appends = store.open(job, "bench"), store.append_connection()
+    attempt = store.open(job, "bench")
     for start in range(0, len(texts), APPEND_LINES):
         messages = [text.encode() for text in texts[start : start + APPEND_LINES]]
-        appends.send(attempt, start + 1, [LineRun(iso_timestamp(began), "stdout", False, messages)])
-        appends.receive()
-    appends.reset()
+        store.append_runs(attempt, start + 1, [LineRun(iso_timestamp(began), "stdout", False, messages)])
     store.finish(attempt, Status.COMPLETED, 0, 0, len(texts) + 1)
 
 

@@ -106,11 +106,10 @@ class ArchivingService(Ours):
             RetentionPolicy(HOT_BYTES, 0, 86_400),
             stop=threading.Event(),
         )
-        appends = store.append_connection()
         for first in range(1, lines + 1, APPEND_LINES):
             messages = [text.encode() for text in islice(output, min(APPEND_LINES, lines + 1 - first))]
-            appends.send(attempt, first, [LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)])
-            appends.receive()
+            run = LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)
+            store.append_runs(attempt, first, [run])
             if first % ARCHIVE_LINES == 1:
                 archiver.run_once()
         store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)

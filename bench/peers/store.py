@@ -10,13 +10,17 @@ import redis
 from bench.processes import running
 from bench.produce import TIMESTAMP
 from chronoverse.embedded.server import find_binary
-from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status
+from chronoverse.joblog.model import Attempt, JobRef, Status
 from chronoverse.store import Store
+from chronoverse.store.commands import Commands
+from chronoverse.store.keys import RUNNER_KEYS, KeyMap
+from chronoverse.store.replies import accepted
+from chronoverse.store.topology import Topology
 
 WORKFLOW: Final = "bench"
 #: Seconds of the lease: longer than any round, so that no job is declared LOST.
 LEASE_SECONDS: Final = 3600.0
-#: Appends that are sent before their answers are read. More would fill the socket's buffers in both directions.
+#: Appends that are sent in one round trip.
 DEPTH: Final = 100
 #: The client name of the benchmark's own connections.
 PRODUCER: Final = "bench-producer"
@@ -70,21 +74,21 @@ class StoreSink:
         self._attempts: dict[int, Attempt] = {}
 
     def open(self, jobs: range) -> None:
-        self._store = Store(f"{self._url}?client_name={PRODUCER}", lease_seconds=LEASE_SECONDS)
-        self._appends = self._store.append_connection()
+        url = f"{self._url}?client_name={PRODUCER}"
+        self._store = Store(url, lease_seconds=LEASE_SECONDS)
+        self._commands = Commands(Topology(url), KeyMap("chronoverse"))
         self._attempts = {job: self._store.open(job_ref(job), "bench") for job in jobs}
 
     def publish(self, batch: Sequence[tuple[int, int, list[str]]]) -> None:
-        under_way = 0
+        calls = []
         for job, first, texts in batch:
-            messages = [text.encode() for text in texts]
-            self._appends.send(self._attempts[job], first, [LineRun(TIMESTAMP, "stdout", False, messages)])
-            under_way += 1
-            if under_way == DEPTH:
-                self._appends.receive()
-                under_way -= 1
-        for _ in range(under_way):
-            self._appends.receive()
+            attempt = self._attempts[job]
+            keys = [self._commands.keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
+            args = (attempt.token, attempt.attempt, round(1000 * LEASE_SECONDS), first, TIMESTAMP, "stdout", "")
+            calls.append((WORKFLOW, keys, (*args, len(texts), *texts)))
+        for start in range(0, len(calls), DEPTH):
+            for answer in self._commands.scripts("append", calls[start : start + DEPTH]):
+                accepted(answer)
 
     def finish(self, jobs: range, last: int) -> None:
         for job in jobs:

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -46,26 +45,6 @@ class Comparison(NamedTuple):
 def line_digest(line: Line) -> str:
     """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``). Copies of a line are compared by this."""
     return hashlib.sha256(line.encode()).hexdigest()
-
-
-class HttpAppends:
-    """A runner's appends. One is sent when its answer is wanted, since HTTP answers one at a time."""
-
-    def __init__(self, writer: "HttpLogWriter") -> None:
-        self._writer = writer
-        self._waiting: deque[tuple[Attempt, list[Line]]] = deque()
-
-    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
-        """Notes the append."""
-        self._waiting.append((attempt, lines_of(runs, first)))
-
-    def receive(self) -> int:
-        """Sends the oldest append. Returns and raises as :meth:`HttpLogWriter.append`."""
-        return self._writer.append(*self._waiting.popleft())
-
-    def reset(self) -> None:
-        """Forgets the appends that were not sent."""
-        self._waiting.clear()
 
 
 class HttpLogWriter:
@@ -139,9 +118,9 @@ class HttpLogWriter:
         answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
 
-    def append_connection(self) -> HttpAppends:
-        """Where a runner's appends are sent, one after the other."""
-        return HttpAppends(self)
+    def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
+        """Appends the lines of ``runs``, the first with the number ``first``."""
+        return self.append(attempt, lines_of(runs, first))
 
     def job_warnings(self, job: JobRef) -> list[str]:
         """No warnings: the service watches its store itself."""

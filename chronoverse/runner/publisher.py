@@ -11,7 +11,6 @@ import contextlib
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -39,9 +38,8 @@ from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
 from chronoverse.runner.spool.spool import BATCH_LINES, Spool
 
 if TYPE_CHECKING:
-    from chronoverse.runner.http_log_writer import HttpAppends, HttpLogWriter
+    from chronoverse.runner.http_log_writer import HttpLogWriter
     from chronoverse.store import Store
-    from chronoverse.store.append_connection import AppendConnection
 
 #: How long to wait after a failure. The longest delay is how late, at worst, we notice that the store is back. It is
 #: below the grace that a store gives before it declares a job LOST.
@@ -52,8 +50,6 @@ SHORT_PAUSE_SECONDS: Final = 0.05
 
 #: What jobs' logs are written with. The methods of both have the same names and errors; the store documents them.
 LogWriter: TypeAlias = "Store | HttpLogWriter"
-#: Sends appends without waiting, and receives their answers later, in order.
-AppendChannel: TypeAlias = "AppendConnection | HttpAppends"
 
 
 class JobResult(NamedTuple):
@@ -110,8 +106,6 @@ class Publisher:
         # Those that an earlier process has chosen for the job were set first.
         self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
         spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token, labels=dict(self.labels) or None)
-        #: For each append that is not answered, the index after its last line.
-        self._pending: deque[int] = deque()
         #: The index after the last line that was ever sent. The log cannot have later lines of ours.
         self._sent_end = spool.end if self._attempt else 0
         self._sent_at = 0.0
@@ -184,12 +178,8 @@ class Publisher:
             self._probe = store.durability_probe()
             if self._probe is not None:
                 threading.Thread(target=self._release_safe, name="chronoverse-durability", daemon=True).start()
-            channel = store.append_connection()
-            try:
-                while not self._stop.is_set() and not self.ended:
-                    self._try_step(store, channel)
-            finally:
-                channel.reset()
+            while not self._stop.is_set() and not self.ended:
+                self._try_step(store)
         except Exception as error:  # the command must go on, whatever is wrong here, and the user must hear of it
             if not self._stop.is_set():  # else the store may have been closed during a call
                 self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
@@ -198,11 +188,13 @@ class Publisher:
             self._done.set()
             self._opened_or_refused.set()
 
-    def _try_step(self, store: LogWriter, channel: AppendChannel) -> None:
-        """Does one step, and handles the errors that can pass. Raises the others."""
+    def _try_step(self, store: LogWriter) -> None:
+        """Does one step, and handles the errors that can pass. Raises the others.
+
+        After an error, sending starts again at the first line that is not acknowledged.
+        """
         try:
-            self._step(store, channel)
-            return
+            self._step(store)
         except NotALog:
             raise
         except TooFast as error:
@@ -225,21 +217,13 @@ class Publisher:
             if gap.expected - self._base > max(self._sent_end, self.spool.acked):
                 raise ForeignLines("somebody else writes to this job's log") from gap
             self.spool.acknowledge(gap.expected - self._base)
-        # Sending starts again at the first line that is not acknowledged.
-        self._pending.clear()
-        channel.reset()
 
-    def _step(self, store: LogWriter, channel: AppendChannel) -> None:
+    def _step(self, store: LogWriter) -> None:
         attempt = self._attempt
         if attempt is None or not self._has_lease:
             self._open(store)
         elif self._end_written:
             self.ended = self._are_safe(attempt, self._base + self.spool.end + 1)
-        elif self._pending:
-            # The next append is sent before the last is answered, so neither side waits for the other.
-            self._send(store, channel, attempt)
-            self._receive(channel)
-            self._on_success()
         elif time.monotonic() >= self._renew_at:
             store.renew(attempt)
             self._schedule_renewal()
@@ -249,44 +233,35 @@ class Publisher:
             # Seconds for which lines are collected. A line that comes after a longer silence is sent at once.
             self.spool.wait_for_lines(BATCH_LINES, self._sent_at + 0.05 - time.monotonic())
             self._sent_at = time.monotonic()
-            self._send(store, channel, attempt)
+            self._append(store, attempt)
         elif self._result is not None:
             self._finish(store, attempt, self._result)
 
-    def _send(self, store: LogWriter, channel: AppendChannel, attempt: Attempt) -> None:
-        """Sends the lines that wait: any number if no append is pending, else only full batches.
+    def _append(self, store: LogWriter, attempt: Attempt) -> None:
+        """Appends the next lines that wait. Raises :class:`ForeignLines` when somebody else writes to the log.
 
         If neither the store nor the spool has the next line, tells the store, which names it in the log.
         """
-        while len(self._pending) < 2:
-            start = self._pending[-1] if self._pending else self.spool.acked
-            if self._pending and self.spool.end - start < BATCH_LINES:
-                return
-            batch = self.spool.take(start)
-            if batch is None:
-                return
-            if batch.start > start:
-                if not self._pending:
-                    self._name_lost(store, attempt, start, batch.start)
-                return
-            self._sent_end = max(self._sent_end, batch.end)
-            channel.send(attempt, self._base + start, batch.runs)
-            self._pending.append(batch.end)
-
-    def _receive(self, channel: AppendChannel) -> None:
-        """Waits for the oldest answer. Raises :class:`ForeignLines` when somebody else writes to the log."""
+        start = self.spool.acked
+        batch = self.spool.take(start)
+        if batch is None:
+            return
+        if batch.start > start:
+            self._name_lost(store, attempt, start, batch.start)
+            return
+        self._sent_end = max(self._sent_end, batch.end)
         try:
-            index = channel.receive() - self._base
+            index = store.append_runs(attempt, self._base + start, batch.runs) - self._base
         except QuotaReached as quota:
             index = quota.expected - self._base
             if not self._has_said_quota:
                 self._has_said_quota = True
                 self.say(f"{quota}; the job goes on")
         # The store may have more lines than this append had: those of a later append whose answer was lost.
-        if not self._pending.popleft() <= index <= self._sent_end:
+        if not batch.end <= index <= self._sent_end:
             raise ForeignLines("somebody else writes to this job's log")
-        if index > self.spool.acked:
-            self.spool.acknowledge(index)
+        self.spool.acknowledge(index)
+        self._on_success()
 
     def _name_lost(self, store: LogWriter, attempt: Attempt, start: int, end: int) -> None:
         """Tells the store that the lines from ``start`` up to ``end`` are lost."""

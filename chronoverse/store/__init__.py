@@ -14,11 +14,10 @@ Its parts, of which each uses those below it:
 
 These have connections of their own, because they wait or read ahead:
 
-    live_reader        waits for new entries of all jobs that a worker watches: one connection to each server, on which
-                       the server reports what has changed
-    prefetch           reads a log in sequence, one answer ahead of the caller, some 1 MiB at once
-    append_connection  sends an append before the one before it is answered
-    durability         asks whether writes are on the disk or on a replica
+    live_reader  waits for new entries of all jobs that a worker watches: one connection to each server, on which the
+                 server reports what has changed
+    prefetch     reads a log in sequence, one answer ahead of the caller, some 1 MiB at once
+    durability   asks whether writes are on the disk or on a replica
 
 ``keys`` spells the key names. ``server_checks`` warns of servers that may lose logs.
 

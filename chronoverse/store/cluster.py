@@ -81,14 +81,6 @@ class ClusterTopology(Topology):
                 raise
         raise redis.ConnectionError("the servers send us from one to the other")
 
-    def new_connection(self, workflow_id: str, redirect: redis.RedisError | None = None) -> redis.Connection:
-        server = redirect.node_addr if isinstance(redirect, AskError) else self._owner(workflow_id)
-        return self.new_connection_to(server)
-
-    def is_current(self, workflow_id: str, connection: redis.Connection) -> bool:
-        self.refresh()
-        return (connection.host, connection.port) == self._owners[slot_of(workflow_id)]
-
     def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
         if isinstance(error, MovedError):
             self._apply_moved(error)

@@ -129,10 +129,6 @@ class SentinelTopology(Topology):
             self._replace_clients()
             raise
 
-    def is_current(self, workflow_id: str, connection: redis.Connection) -> bool:
-        self.refresh()
-        return not connection.is_connected or (connection.host, connection.port) == self._master
-
     def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
         if isinstance(error, redis.ReadOnlyError):
             self._replace_clients()

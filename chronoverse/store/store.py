@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 import redis
 
@@ -17,7 +17,6 @@ from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
-from chronoverse.store.append_connection import AppendConnection, append_arguments
 from chronoverse.store.audit import AuditTrail
 from chronoverse.store.catalog import JobCatalog
 from chronoverse.store.chunk_index import ChunkIndex
@@ -34,6 +33,11 @@ from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.server_checks import loss_warnings, persistence_warnings, server_info
 from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.workflows import WorkflowList
+
+#: Seconds of pause after an append, at least, when an archiver asks for it. 5,000 short lines a second still pass, and
+#: the rest waits in the spool. Large appends pause for longer: at most ``SLOW_BYTES_PER_SECOND`` pass.
+SLOW_SECONDS: Final = 0.1
+SLOW_BYTES_PER_SECOND: Final = 2**20
 
 
 class Store:
@@ -71,7 +75,7 @@ class Store:
         #: None where the master may change, or where there are several masters: this one connection cannot follow them.
         self._prefetch: PrefetchReader | None = None
         if self._topology.is_fixed:
-            self._prefetch = PrefetchReader(self._topology.new_connection(""), self._keys.log)
+            self._prefetch = PrefetchReader(self._topology.new_connection_to(url), self._keys.log)
         self._use(PoolKind.COMMANDS)
 
     def _use(self, pool: PoolKind) -> None:
@@ -239,17 +243,26 @@ class Store:
             LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
             for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
         ]
-        args = append_arguments(attempt, self._lease_ms, lines[0].sequence_num, runs)
-        return int(self._ask("append", attempt.job, RUNNER_KEYS, *args)[0])
+        return int(self._append(attempt, lines[0].sequence_num, runs)[0])
+
+    def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
+        """As :meth:`append`. The first line has the number ``first``. Pauses if an archiver asks for that."""
+        next_number, *slow = self._append(attempt, first, runs)
+        if slow:
+            size = sum(len(message) for run in runs for message in run.messages)
+            self._sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
+        return int(next_number)
+
+    def _append(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> list[Any]:
+        args: list[Any] = [attempt.token, attempt.attempt, self._lease_ms, first]
+        for run in runs:
+            args += (run.timestamp, run.stream, "1" if run.partial else "", len(run.messages), *run.messages)
+        return self._ask("append", attempt.job, RUNNER_KEYS, *args)
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
         """Appends one entry that says that lines ``first`` to ``last`` are lost. Otherwise as :meth:`append`."""
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()))
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
-
-    def append_connection(self) -> AppendConnection:
-        """A connection on which an append may be sent before the one before it is answered."""
-        return AppendConnection(self._commands, self._lease_ms, self._sleep)
 
     def durability_probe(self) -> "Store | None":
         """This store, whose :meth:`confirm` can be asked. None where a line is safe once it is acknowledged."""

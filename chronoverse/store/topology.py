@@ -36,8 +36,8 @@ class Topology:
 
     Here all keys are on the server at ``url``, with the driver's ``options``. The subclasses are for Sentinels and for
     a Cluster. ``is_single``: all workflows are on one server. ``is_fixed``: that is always the same server. ``version``
-    grows when workflows may be on another server than before. A caller with a connection of its own checks it with
-    :meth:`is_current`, and passes its errors to :meth:`report_error`.
+    grows when workflows may be on another server than before. A caller with a connection of its own passes its errors
+    to :meth:`report_error`.
     """
 
     is_single = True
@@ -63,14 +63,6 @@ class Topology:
         """Calls ``work`` with a client of the workflow's server, and again with another's if the keys have moved."""
         return work(self._client(self._url, pool))
 
-    def new_connection(self, workflow_id: str, redirect: redis.RedisError | None = None) -> redis.Connection:
-        """The caller's own connection to the workflow's server, or to the one that the ASK answer ``redirect`` has."""
-        return new_connection(self._url, **self._options)
-
-    def is_current(self, workflow_id: str, connection: redis.Connection) -> bool:
-        """Whether a caller's connection still leads to the workflow's server."""
-        return True
-
     def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
         """Tells the topology of an error on a caller's connection. The keys may have moved."""
 
@@ -80,7 +72,7 @@ class Topology:
 
     def new_connection_to(self, server: Any) -> redis.Connection:
         """The caller's own connection to a server that :meth:`server_of` has named."""
-        return self.new_connection("")
+        return new_connection(self._url, **self._options)
 
     def refresh(self) -> None:
         """Finds out which server has what, if that is due. Asks servers; when none answers, nothing changes."""

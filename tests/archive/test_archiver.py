@@ -22,7 +22,7 @@ from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.model import Attempt, End, Gap, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
-from chronoverse.store.append_connection import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
+from chronoverse.store.store import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import (
     DAY,
     HOT_BYTES,
@@ -616,11 +616,9 @@ def test_a_runner_is_throttled(bench: Bench) -> None:
     store.chunks.throttle_runner(JOB, 60)
     assert bench.keys() == set()
     attempt = store.open(JOB, "token")
-    appends = store.append_connection()
 
     def append_one(number: int) -> None:
-        appends.send(attempt, number, [LineRun(NOW, "stdout", False, [b"a line"])])
-        assert appends.receive() == number + 1
+        assert store.append_runs(attempt, number, [LineRun(NOW, "stdout", False, [b"a line"])]) == number + 1
 
     append_one(1)
     assert slept == []
@@ -632,10 +630,8 @@ def test_a_runner_is_throttled(bench: Bench) -> None:
     append_one(4)
     assert slept == [SLOW_SECONDS]
     store.chunks.throttle_runner(JOB, 60)
-    appends.send(attempt, 5, [LineRun(NOW, "stdout", False, [b"x" * SLOW_BYTES_PER_SECOND] * 2)])
-    assert appends.receive() == 7
+    assert store.append_runs(attempt, 5, [LineRun(NOW, "stdout", False, [b"x" * SLOW_BYTES_PER_SECOND] * 2)]) == 7
     assert slept[1] == pytest.approx(2, abs=0.01)
-    appends.reset()
     store.close()
 
 

@@ -18,7 +18,6 @@ class _ClosedStore:
 
     def __init__(self) -> None:
         self.asked = threading.Event()
-        self._next = 1
         self.publisher: Publisher
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
@@ -29,19 +28,11 @@ class _ClosedStore:
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         return Attempt(job, token, 1, 1)
 
-    def append_connection(self) -> "_ClosedStore":
-        return self
-
     def durability_probe(self) -> "_ClosedStore":
         return self
 
-    def send(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> None:
-        self._next = first + sum(len(run.messages) for run in runs)
-
-    def receive(self) -> int:
-        return self._next
-
-    def reset(self) -> None: ...
+    def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
+        return first + sum(len(run.messages) for run in runs)
 
     def job_warnings(self, job: JobRef) -> list[str]:
         return []

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from chronoverse.errors import SequenceGap, StoreUnavailable
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.model import End, Gap, Line, LineRun
+from chronoverse.joblog.model import End, Gap, Line
 from chronoverse.runner.publisher import RETRY
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
@@ -399,28 +398,3 @@ def test_a_server_that_cannot_save_gets_every_line_later(server: RedisServer, tm
             assert job.result() == 0
         store.close()
         assert read_lines(server) == numbers(9_000)
-
-
-def test_an_append_is_sent_before_the_last_is_answered(server: RedisServer, tmp_path: Path) -> None:
-    """A slow store then has the next batch when it has stored the last."""
-    store = Store(server.url)
-    attempt = store.open(JOB, "ours")
-    appends = store.append_connection()
-    line = [LineRun("2026-03-03T10:00:05.123Z", "stdout", False, [b"x"])]
-    appends.send(attempt, 1, line)
-    appends.send(attempt, 2, line)
-    assert (appends.receive(), appends.receive()) == (2, 3)
-    appends.send(attempt, 5, line)
-    appends.send(attempt, 6, line)
-    with pytest.raises(SequenceGap):
-        appends.receive()
-    # The pending appends are forgotten. The next answer belongs to the next append.
-    appends.send(attempt, 3, line)
-    assert appends.receive() == 4
-    server.ask("SCRIPT", "FLUSH")
-    appends.send(attempt, 4, line)
-    with pytest.raises(StoreUnavailable):
-        appends.receive()
-    appends.send(attempt, 4, line)
-    assert appends.receive() == 5
-    store.close()

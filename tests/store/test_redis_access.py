@@ -156,10 +156,7 @@ def confirm(store: Store) -> None:
 def run(store: Store) -> None:
     """Does all that a runner does, and then all that ``deliver`` does."""
     attempt = store.open(JOB, "token", labels=(("branch", "main"),))
-    appends = store.append_connection()
-    appends.send(attempt, 1, [LineRun(NOW, "stdout", False, [b"a line"])])
-    appends.receive()
-    appends.reset()
+    store.append_runs(attempt, 1, [LineRun(NOW, "stdout", False, [b"a line"])])
     exceed_quota(store, attempt, 2)
     store.renew(attempt)
     assert store.job_warnings(JOB) == []

@@ -70,10 +70,7 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def publish_and_read(store: Store, job: JobRef = JOB) -> None:
     """Uses each kind of connection that a store has."""
     attempt = store.open(job, "token")
-    appends = store.append_connection()
-    appends.send(attempt, attempt.next, [LineRun(NOW, "stdout", False, [b"a line"])])
-    assert appends.receive() == attempt.next + 1
-    appends.reset()
+    assert store.append_runs(attempt, attempt.next, [LineRun(NOW, "stdout", False, [b"a line"])]) == attempt.next + 1
     reader = store.live_reader(1)
     reader.watch(job, 0)
     wait_until(lambda: [found for found, _, _ in reader.read(10)] == [job], 5, "the line is read")
