@@ -128,7 +128,10 @@ def _finished(
     job: JobRef, first: int, last: int, frames: Sequence[Frame], compressed: Iterable[bytes], text_sha256: str
 ) -> tuple[Chunk, bytes]:
     """The record of a chunk with these ``frames``, whose bytes are ``compressed``; and the object's bytes."""
-    data = b"".join([*compressed, seek_table(frames)])
+    rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
+    # The magic numbers of the seekable format, and of a skippable frame.
+    footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
+    data = b"".join([*compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
     # The name has the hash of the bytes: with another level or zstd, the same lines become other bytes.
     name = object_name(job, first, last, hashlib.sha256(data).hexdigest())
     return Chunk(first, last, name, len(data), text_sha256, tuple(frames)), data
@@ -140,13 +143,6 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
     found = [_TIME.fullmatch(start) for start in starts if not start.startswith((b'{"gap":', b'{"stray":'))]
     times = [each[1].decode() for each in found if each]
     return (min(times), max(times)) if times and len(times) == len(found) else ("", "")
-
-
-def seek_table(frames: Sequence[Frame]) -> bytes:
-    rows = b"".join(struct.pack("<II", frame.size, frame.text_size) for frame in frames)
-    # The magic numbers of the seekable format, and of a skippable frame.
-    footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
-    return struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)) + rows + footer
 
 
 def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int]:

@@ -21,7 +21,7 @@ from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE
 from chronoverse.archive.retention import job_of
 from chronoverse.archive.store_history import MARK
-from chronoverse.errors import ArchiveDamaged, Deleted, NotALog
+from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, seconds_of
@@ -78,12 +78,12 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
         found = dict(zip(left, store.get_jobs(left), strict=True))
         lost += sum(isinstance(job, Job) and job.status is Status.LOST for job in found.values())
         # The import has made the first attempt. A runner that comes back makes the second.
-        left = [ref for ref, job in found.items() if not isinstance(job, Job | None) or _waits(job)]
+        left = [
+            ref
+            for ref, job in found.items()
+            if isinstance(job, StoreError) or (job is not None and job.end is None and job.attempt == 1)
+        ]
     return lost
-
-
-def _waits(job: Job | None) -> bool:
-    return job is not None and job.end is None and job.attempt == 1
 
 
 class _Import(NamedTuple):

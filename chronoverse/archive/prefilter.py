@@ -59,14 +59,13 @@ def _text_candidates(matcher: Matcher, text: bytes) -> Iterator[bytes]:
         # No match extends beyond its line, since JSON escapes a newline in a message.
         start = text.rfind(b"\n", position, found) + 1 or position
         position = text.find(b"\n", found) + 1
-        if wanted is None or _is_in_message(lowercase, wanted, start, position):
-            yield text[start:position]
-
-
-def _is_in_message(lowercase: bytes, wanted: bytes, start: int, end: int) -> bool:
-    """Whether the message of the line from ``start`` to ``end`` contains ``wanted``. A line of a gap has no message."""
-    message = lowercase.find(_MESSAGE, start, end)
-    return message >= 0 and lowercase.find(wanted, message + len(_MESSAGE), lowercase.rfind(_BEHIND, message, end)) >= 0
+        if wanted is not None:
+            # A line of a gap has no message.
+            message = lowercase.find(_MESSAGE, start, position)
+            end = lowercase.rfind(_BEHIND, message, position)
+            if message < 0 or lowercase.find(wanted, message + len(_MESSAGE), end) < 0:
+                continue
+        yield text[start:position]
 
 
 def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ serve    ``serve``: starts gunicorn, and the text that it prints when it is read
 run      ``run`` and ``deliver``: publishing
 logs     ``logs``, and how lines, gaps and notices are printed
 listing  ``jobs`` and ``workflows``, and how lists are printed
-mcp      ``mcp``: reading, for programs that think
+mcp      ``mcp``: reading, for programs that think, with tools in place of commands
 remove   ``redact`` and ``delete``
 admin    ``archive``, ``retention`` and ``token``: for operators
 common   what several commands share: arguments, options, messages, the client and the store

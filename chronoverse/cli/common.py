@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from chronoverse.archive.object_store import ObjectStore
     from chronoverse.client.client import Client
     from chronoverse.store import Store
+
+_Value = TypeVar("_Value")
 
 #: Seconds in the units of :func:`duration`.
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -55,12 +57,20 @@ def moment(text: str) -> str:
     return found
 
 
-def label(text: str) -> tuple[str, str]:
-    """Reads a label."""
-    try:
-        return parse_label(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+def checked(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """``parse`` for click, which would not show the text of a ValueError."""
+
+    def read(text: str) -> _Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return read
+
+
+label = checked(parse_label)
+service_url = checked(parse_service_url)
 
 
 def label_option(name: str, what: str) -> Callable[[Any], Any]:
@@ -72,14 +82,6 @@ def label_option(name: str, what: str) -> Callable[[Any], Any]:
         return list(map("=".join, pairs))
 
     return click.option(name, type=label, multiple=True, metavar="KEY=VALUE", help=what, callback=texts)
-
-
-def service_url(text: str) -> str:
-    """Reads the URL of a service."""
-    try:
-        return parse_service_url(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 def job_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -264,33 +266,28 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
 
     A :class:`JobNotFound` of the ``with`` block is raised with ids that are near.
     """
+    client = make_client(read_settings(), workflow, scope)
+    with contextlib.closing(client), naming_near_ids(client, workflow, job):
+        yield client
+
+
+@contextlib.contextmanager
+def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterator[None]:
+    """A :class:`JobNotFound` of the ``with`` block, which must be about this job, is raised with ids that are near."""
     from chronoverse.client.near import explain_not_found
 
-    client = make_client(read_settings(), workflow, scope)
     try:
-        yield client
+        yield
     except errors.JobNotFound as error:
         if error.__cause__ is not None:  # The log's own last event has said more.
             raise
         raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
-    finally:
-        client.close()
 
 
 def require_jobs(client: "Client", workflow: str) -> None:
     """Raises :class:`JobNotFound` when the workflow has no jobs, since there is no other sign of an unknown one."""
     if not client.read("/workflows/{}/jobs", workflow, limit=1).get("jobs"):
         raise errors.JobNotFound("no such workflow")
-
-
-def require_job(client: "Client", workflow: str, job: str) -> None:
-    """Raises :class:`JobNotFound` with ids that are near, for a job that is not the one of :func:`open_client`."""
-    from chronoverse.client.near import explain_not_found
-
-    try:
-        client.read("/workflows/{}/jobs/{}", workflow, job)
-    except errors.JobNotFound as error:
-        raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
 
 
 def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **options: Any) -> "Client":

@@ -8,15 +8,10 @@ from chronoverse.client.terminal import plain_text
 from chronoverse.settings import Settings, parse
 
 
-def _issuer(text: str) -> str:
-    try:
-        return parse.issuer(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @click.command()
-@click.option("--issuer", type=_issuer, metavar="URL", help="The issuer. Default: what the service says.")
+@click.option(
+    "--issuer", type=common.checked(parse.issuer), metavar="URL", help="The issuer. Default: what the service says."
+)
 @click.option("--client-id", metavar="ID", help="The public client at the issuer. Default: what the service says.")
 def login(issuer: str | None, client_id: str | None) -> None:
     """Sign in at the service's issuer, with the browser of any machine."""

@@ -103,7 +103,8 @@ def logs(
             return 0
         if new:
             if against is not None:
-                common.require_job(client, workflow, against)
+                with common.naming_near_ids(client, workflow, against):
+                    client.job(JobRef(workflow, against))
             found = new_lines(client, ref, against=against, against_label=against_label, **start, **around)
         else:
             query = {"regex": "true" if regex else None, "since": since, "until": until}

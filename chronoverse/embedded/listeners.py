@@ -39,7 +39,11 @@ def is_service(data_dir: Path, host: str, port: int) -> bool:
     except OSError:
         return False
     ours = {address for address in found if _is_recorded(data_dir, str(address), port)}
-    return bool(ours) and not any(_is_listening(str(address), port) for address in found - ours)
+    for address in found - ours if ours else ():
+        # Seconds that a listener on this machine may take to accept a connection.
+        with contextlib.suppress(OSError), socket.create_connection((str(address), port), 1.0):
+            return False
+    return bool(ours)
 
 
 def local_service_url(data_dir: Path) -> str | None:
@@ -68,13 +72,6 @@ def _listening_inodes() -> Iterator[str]:
                 columns = row.split()
                 if columns[3] == "0A":  # the state of a listening socket
                     yield columns[9]
-
-
-def _is_listening(address: str, port: int) -> bool:
-    # Seconds that a listener on this machine may take to accept a connection.
-    with contextlib.suppress(OSError), socket.create_connection((address, port), 1.0):
-        return True
-    return False
 
 
 def _path(data_dir: Path, host: str, port: int) -> Path:

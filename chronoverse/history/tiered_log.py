@@ -96,7 +96,9 @@ class TieredLog:
         def batch_of(entries: Sequence[RawEntry]) -> Batch:
             shown = list(read_entries(entries, position, self.job.first))
             # Nothing is read after the end, nor after a number that is too large: such an entry has no place here.
-            is_last = len(entries) < count or _is_last(shown[-1])
+            newest = shown[-1] if shown else None
+            is_end = isinstance(newest, End) or (isinstance(newest, OutOfSequence) and newest.last)
+            is_last = len(entries) < count or is_end
             return Batch(shown, _last_number(shown, position), is_last)
 
         found, incomplete, _ = read_tiers(self.job, position, read_archive, read_store, self._refresh_job)
@@ -244,10 +246,6 @@ def _last_number(entries: Sequence[Entry], position: int) -> int:
             is_end = isinstance(entry, End)
             return entry.last if isinstance(entry, Gap) else entry.sequence_num - is_end
     return position
-
-
-def _is_last(entry: Entry) -> bool:
-    return isinstance(entry, End) or (isinstance(entry, OutOfSequence) and entry.last)
 
 
 def _first_number(entry: Entry) -> int:

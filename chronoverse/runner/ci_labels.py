@@ -2,64 +2,47 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from chronoverse.joblog.labels import MAX_LABELS, read_labels
 
-
-class CiSystem(NamedTuple):
-    """A CI system: the variable that shows it, with its value if that matters, and what its labels are made of.
-
-    Of several texts the first one counts whose variables are all set.
-    """
-
-    shown_by: str
-    commit: tuple[str, ...]
-    branch: tuple[str, ...]
-    url: tuple[str, ...]
-
-
-#: Each system, with the page that documents its variables. Of a pull request the branch is the one that it comes from.
-SYSTEMS: Final = (
+#: By the variable that shows each system (with its value if that matters) what its labels are made of. Of several texts
+#: the first one counts whose variables are all set. Of a pull request the branch is the one that it comes from.
+SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     # https://docs.github.com/en/actions/reference/workflows-and-actions/variables
-    CiSystem(
-        "GITHUB_ACTIONS=true",
-        ("$GITHUB_SHA",),
-        ("$GITHUB_HEAD_REF", "$GITHUB_REF_NAME"),
-        ("$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID",),
-    ),
+    "GITHUB_ACTIONS=true": {
+        "commit": ("$GITHUB_SHA",),
+        "branch": ("$GITHUB_HEAD_REF", "$GITHUB_REF_NAME"),
+        "url": ("$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID",),
+    },
     # https://docs.gitlab.com/ci/variables/predefined_variables/
-    CiSystem(
-        "GITLAB_CI",
-        ("$CI_COMMIT_SHA",),
-        ("$CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "$CI_COMMIT_BRANCH", "$CI_COMMIT_REF_NAME"),
-        ("$CI_JOB_URL",),
-    ),
+    "GITLAB_CI": {
+        "commit": ("$CI_COMMIT_SHA",),
+        "branch": ("$CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "$CI_COMMIT_BRANCH", "$CI_COMMIT_REF_NAME"),
+        "url": ("$CI_JOB_URL",),
+    },
     # https://buildkite.com/docs/pipelines/configure/environment-variables
-    CiSystem(
-        "BUILDKITE",
-        ("$BUILDKITE_COMMIT",),
-        ("$BUILDKITE_BRANCH",),
-        ("$BUILDKITE_BUILD_URL#$BUILDKITE_JOB_ID", "$BUILDKITE_BUILD_URL"),
-    ),
+    "BUILDKITE": {
+        "commit": ("$BUILDKITE_COMMIT",),
+        "branch": ("$BUILDKITE_BRANCH",),
+        "url": ("$BUILDKITE_BUILD_URL#$BUILDKITE_JOB_ID", "$BUILDKITE_BUILD_URL"),
+    },
     # https://www.jenkins.io/doc/book/pipeline/jenkinsfile/#using-environment-variables and
     # https://plugins.jenkins.io/git/#plugin-content-environment-variables
-    CiSystem(
-        "JENKINS_URL",
-        ("$GIT_COMMIT",),
-        ("$CHANGE_BRANCH", "$BRANCH_NAME", "$GIT_LOCAL_BRANCH", "$GIT_BRANCH"),
-        ("$BUILD_URL",),
-    ),
+    "JENKINS_URL": {
+        "commit": ("$GIT_COMMIT",),
+        "branch": ("$CHANGE_BRANCH", "$BRANCH_NAME", "$GIT_LOCAL_BRANCH", "$GIT_BRANCH"),
+        "url": ("$BUILD_URL",),
+    },
     # https://circleci.com/docs/reference/variables/
-    CiSystem("CIRCLECI", ("$CIRCLE_SHA1",), ("$CIRCLE_BRANCH",), ("$CIRCLE_BUILD_URL",)),
+    "CIRCLECI": {"commit": ("$CIRCLE_SHA1",), "branch": ("$CIRCLE_BRANCH",), "url": ("$CIRCLE_BUILD_URL",)},
     # https://woodpecker-ci.org/docs/usage/environment
-    CiSystem(
-        "CI=woodpecker",
-        ("$CI_COMMIT_SHA",),
-        ("$CI_COMMIT_SOURCE_BRANCH", "$CI_COMMIT_BRANCH"),
-        ("$CI_STEP_URL", "$CI_PIPELINE_URL"),
-    ),
-)
+    "CI=woodpecker": {
+        "commit": ("$CI_COMMIT_SHA",),
+        "branch": ("$CI_COMMIT_SOURCE_BRANCH", "$CI_COMMIT_BRANCH"),
+        "url": ("$CI_STEP_URL", "$CI_PIPELINE_URL"),
+    },
+}
 
 
 def add_ci_labels(given: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -68,10 +51,9 @@ def add_ci_labels(given: Mapping[str, str], environ: Mapping[str, str]) -> Mappi
     A value that cannot be a label's is left out.
     """
     labels = dict(given)
-    for system in SYSTEMS:
-        name, equals, value = system.shown_by.partition("=")
+    for shown_by, texts in SYSTEMS.items():
+        name, equals, value = shown_by.partition("=")
         if environ.get(name) and (not equals or environ[name] == value):
-            texts = {"commit": system.commit, "branch": system.branch, "url": system.url}
             for key, text in read_labels({key: _first(choices, environ) for key, choices in texts.items()}):
                 if len(labels) < MAX_LABELS:
                     labels.setdefault(key, text)

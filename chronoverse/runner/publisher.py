@@ -300,7 +300,12 @@ class Publisher:
             if isinstance(refusal, SequenceGap):
                 error = ForeignLines(f"{self.job} has {counted(refusal.expected - 1)} already")
             if self.find_free_id and last is None:
-                self._try_next_id(error)
+                self._first_refusal = self._first_refusal or error
+                self._tried_ids += 1
+                self.job = self._asked_job._replace(job_id=f"{self._asked_job.job_id}.{self._tried_ids}")
+                if not IDENTIFIER.fullmatch(self.job.job_id):
+                    reason = f"{self.job.job_id} is longer than an id may be (128 characters)"
+                    raise Closed(f"{self._first_refusal}, and {reason}") from None
             elif last is None or not isinstance(error, Closed) or not self._has_ended_as_ours(store, last):
                 raise error from None
             return
@@ -322,14 +327,6 @@ class Publisher:
         with contextlib.suppress(StoreError):
             for warning in store.job_warnings(self.job):
                 self.say(warning)
-
-    def _try_next_id(self, error: ChronoverseError) -> None:
-        """Opens the next of JOB.2, JOB.3, … from now on. Raises :class:`Closed` when its id would be too long."""
-        self._first_refusal = self._first_refusal or error
-        self._tried_ids += 1
-        self.job = self._asked_job._replace(job_id=f"{self._asked_job.job_id}.{self._tried_ids}")
-        if not IDENTIFIER.fullmatch(self.job.job_id):
-            raise Closed(f"{self._first_refusal}, and {self.job.job_id} is longer than an id may be (128 characters)")
 
     def _has_ended_as_ours(self, store: LogWriter, attempt: Attempt) -> bool:
         """Whether the job has ended just as we would end it. Then we did that, and only the answer was lost."""
@@ -426,19 +423,19 @@ class Publisher:
             self.spool.force_spill(False)
             self.say("the other runner is gone" if isinstance(self._last_error, Held) else "the store is back")
 
-    def _has_lines_of_its_own(self) -> bool:
-        """Whether the spool has, or may get, lines of a job that this process has never opened."""
-        return self._attempt is self._earlier_attempt and (self._result is None or self.spool.end > self._earlier_end)
-
     def _give_up(self, error: ChronoverseError) -> None:
         # Whoever deletes a job wants its lines gone, and those in the spool too. These are not that job's lines when
         # the spool was reassigned, or when there never was an attempt.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its lines that waited here are dropped")
+        # Of a job that this process has never opened, the spool may also have lines of our own, or get some.
+        has_own = self._attempt is self._earlier_attempt and (
+            self._result is None or self.spool.end > self._earlier_end
+        )
         with self._lock:
             in_background = self._in_background
-            if deleted and in_background and self._has_lines_of_its_own():
+            if deleted and in_background and has_own:
                 # A command that is new goes on after the lines of an earlier runner. Only those are dropped.
                 self.spool.drop_earlier(self._earlier_end)
                 self.spool.save_state(attempt=None, base=None)

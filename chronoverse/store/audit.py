@@ -18,7 +18,6 @@ MAX_ENTRIES: Final = 100_000
 #: Entries that one process writes for a subject who does the same in a workflow again and again, within a day. Then one
 #: entry stands for that many. So it takes millions of deletions to push the entries of others out of the trail.
 MAX_ALIKE: Final = 100
-DAY_SECONDS: Final = 86_400
 #: Characters of the subject, and of what was done.
 MAX_TEXT: Final = 300
 
@@ -54,7 +53,7 @@ class AuditTrail:
         if job_id is not None:
             fields["id"] = job_id
         audit_log.info("audit", extra={"fields": fields.copy()})
-        if not 0 <= self._clock() - self._day_began < DAY_SECONDS:
+        if not 0 <= self._clock() - self._day_began < 86_400:
             self._alike.clear()
             self._day_began = self._clock()
         alike = sub, did, workflow_id

@@ -24,8 +24,6 @@ from chronoverse.settings import job_environ
 
 #: Seconds for whatever a case waits for: the runner's end, a line, the job's end. The longest case takes 15.
 PATIENCE_SECONDS: Final = 60.0
-#: Bytes of the runner's stderr that are shown when a case does not hold.
-STDERR_BYTES: Final = 2_000
 
 
 class Case(NamedTuple):
@@ -104,7 +102,7 @@ class Trial:
     def stderr(self) -> str:
         """The end of what the runner has written there."""
         path = self._directory / "stderr"
-        return path.read_bytes()[-STDERR_BYTES:].decode("utf-8", "replace") if path.exists() else ""
+        return path.read_bytes()[-2_000:].decode("utf-8", "replace") if path.exists() else ""
 
     @property
     def lines(self) -> list[Line]:

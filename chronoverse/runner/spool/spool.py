@@ -164,7 +164,12 @@ class Spool:
             if len(batch.text) > MAX_BATCH_BYTES:
                 self.dropped += batch.lines
             elif not self._is_abandoned:
-                self._make_room(OVERHEAD_BYTES + len(batch.text))
+                size = OVERHEAD_BYTES + len(batch.text)
+                # Lines that were sent stay in memory if the disk is full, or if the file cannot even be read.
+                with contextlib.suppress(sqlite3.Error):
+                    while self._memory.size and self._memory.size + size > self.room.memory_bytes:
+                        if not self._spill() and not self._drop(self._memory):
+                            break
                 self._memory.add(batch)
                 if self._is_forced:
                     self._spill()
@@ -321,13 +326,6 @@ class Spool:
             yield from (each for each in store.read(index) if each.end > index)
 
     # Making room
-
-    def _make_room(self, size: int) -> None:
-        """Makes room in memory for ``size`` bytes. Lines that were sent stay there if the disk is full."""
-        with contextlib.suppress(sqlite3.Error):  # the file cannot even be read
-            while self._memory.size and self._memory.size + size > self.room.memory_bytes:
-                if not self._spill() and not self._drop(self._memory):
-                    return
 
     def _spill(self) -> bool:
         """Moves all batches from memory to the file, which is created if need be. Whether they are all there."""
