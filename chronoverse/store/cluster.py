@@ -41,16 +41,18 @@ class ClusterTopology(Topology):
     is_single = False
     is_fixed = False
 
-    def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(url.server_url(url.hosts[0]))
+    def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic, **options: Any) -> None:
+        super().__init__(url.server_url(url.hosts[0]), **options)
         self._nodes = url
         self._clock = clock
         #: The map: the master of each slot.
         self._owners: list[Address | None] = [None] * SLOTS
         #: The last node that a MOVED answer named, if any.
         self._newest: list[Address] = []
-        self._asked_at = -MAP_PAUSE_SECONDS
+        self._asked_at = float("-inf")
         self._is_stale = True
+        #: Why a node did not send the map, the last time.
+        self._map_failure = ""
         #: When a node last failed to answer.
         self._failed_at: dict[Address, float] = {}
         #: Until when a node gets no commands of the pool for health checks.
@@ -76,7 +78,7 @@ class ClusterTopology(Topology):
                 client = AskingClient(self._node(server, pool))
             except NO_ANSWER:
                 self._mark_failed(server)
-                if pool is PoolKind.HEALTH:
+                if pool is PoolKind.HEALTH and not self.is_single:
                     self._silent_until[server] = self._clock() + PAUSE_SECONDS
                 raise
         raise redis.ConnectionError("the servers send us from one to the other")
@@ -92,7 +94,7 @@ class ClusterTopology(Topology):
         return self._owners[slot_of(workflow_id)] or self._nodes.hosts[0]
 
     def new_connection_to(self, server: Any) -> redis.Connection:
-        return new_connection(self._nodes.server_url(server))
+        return new_connection(self._nodes.server_url(server), **self._options)
 
     def group_by_node(self, jobs: Sequence[JobRef]) -> Sequence[Sequence[JobRef]]:
         groups: dict[Address, list[JobRef]] = {}
@@ -164,19 +166,30 @@ class ClusterTopology(Topology):
             if not self._is_stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
                 return
             self._asked_at = self._clock()
-            # Nodes asked for the map before a refresh fails.
-            for address in self._failed_last([*self._newest, *self._known_masters(), *self._nodes.hosts])[:5]:
-                server, seconds = self._nodes.server_url(address), MAP_SECONDS
-                client = new_client(server, retries=0, timeout=seconds, socket_connect_timeout=seconds)
-                with contextlib.closing(client):
-                    try:
-                        ranges = client.execute_command("CLUSTER", "SLOTS")
-                    except redis.RedisError:
-                        self._mark_failed(address)
-                        continue
-                self._apply_map(ranges, address)
-                self._is_stale = False
-                return
+            self._ask_nodes()
+
+    def _ask_nodes(self) -> None:
+        # Nodes asked for the map before a refresh fails.
+        for address in self._nodes_to_ask()[:5]:
+            try:
+                ranges = self._ask_map(address)
+            except redis.RedisError as error:
+                self._map_failure = str(error)
+                self._mark_failed(address)
+                continue
+            self._apply_map(ranges, address)
+            self._is_stale = False
+            return
+
+    def _nodes_to_ask(self) -> Sequence[Address]:
+        return self._failed_last([*self._newest, *self._known_masters(), *self._nodes.hosts])
+
+    def _ask_map(self, address: Address) -> list[Any]:
+        """The ranges of slots, as CLUSTER SLOTS has them. Raises the driver's errors."""
+        url, seconds = self._nodes.server_url(address), MAP_SECONDS
+        with contextlib.closing(new_client(url, retries=0, timeout=seconds, socket_connect_timeout=seconds)) as client:
+            ranges: list[Any] = client.execute_command("CLUSTER", "SLOTS")
+            return ranges
 
     def _apply_map(self, ranges: list[Any], asked: Address) -> None:
         owners: list[Address | None] = [None] * SLOTS

@@ -10,7 +10,7 @@ from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection
-from chronoverse.store.sentinel import MasterConnection
+from chronoverse.store.sentinel import require_master
 from tests.support.bench import JOB, make_lines
 from tests.support.fleets import SentinelFleet
 
@@ -59,9 +59,7 @@ def test_no_sentinel_names_a_master(sentinels: SentinelFleet, hosts: str) -> Non
 def test_a_replica_is_not_taken_for_the_master(sentinels: SentinelFleet) -> None:
     """The Sentinels' answer may be old. A server that says that it is a replica is left at once."""
     replica = sentinels.ports[sentinels.servers.index(sentinels.replica)]
-    connection = new_connection(
-        "redis://nowhere", connection_class=MasterConnection, find_master=lambda: ("127.0.0.1", replica)
-    )
+    connection = new_connection(f"redis://127.0.0.1:{replica}", redis_connect_func=require_master)
     with pytest.raises(redis.ConnectionError, match="is not the master"):
         connection.connect()
     connection.disconnect()
