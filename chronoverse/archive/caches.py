@@ -26,10 +26,10 @@ class SingleFlightCache(Generic[_Key, _Value]):
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._cached: LRUCache[_Key, tuple[_Value, int]] = LRUCache(max_bytes, getsizeof=lambda cached: cached[1])
+        self._cached: LRUCache[_Key, tuple[_Value, float]] = LRUCache(max_bytes, getsizeof=lambda cached: cached[1])
         self._loading: dict[_Key, Future[_Value]] = {}
 
-    def get(self, key: _Key, load: Callable[[], tuple[_Value, int]]) -> _Value:
+    def get(self, key: _Key, load: Callable[[], tuple[_Value, float]]) -> _Value:
         """The cached value under ``key``. Without one, calls ``load``, which returns the value and its size in bytes.
 
         A caller that finds another one loading the same key waits for that result, longer than any object store takes.
@@ -60,7 +60,7 @@ class SingleFlightCache(Generic[_Key, _Value]):
                 for key in [key for key in known if matches(key)]:
                     del known[key]
 
-    def _load(self, key: _Key, mine: "Future[_Value]", load: Callable[[], tuple[_Value, int]]) -> _Value:
+    def _load(self, key: _Key, mine: "Future[_Value]", load: Callable[[], tuple[_Value, float]]) -> _Value:
         try:
             value, size = load()
         except BaseException as error:

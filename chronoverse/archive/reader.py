@@ -3,6 +3,7 @@
 When several viewers of a worker want the same frame, it is read and decompressed once: see :class:`SingleFlightCache`.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
@@ -147,34 +148,31 @@ class ArchiveReader:
     def shape_set(self, job: Job) -> PackedShapes | None:
         """The shapes of the lines of an archived job, from the cache or the archive. None when there is no set of them.
 
-        May be called in several threads.
+        May be called in several threads, as may :meth:`timeline`.
         """
-        if job.archive_sha256 is None or self._objects is None:
-            return None
-        sha256 = job.archive_sha256
-
-        def read() -> tuple[PackedShapes | None, int]:
-            found = read_shape_set(self._get_object, job.ref, sha256)
-            # A missing set may be made at any time. What is larger than the whole cache is not kept.
-            return found, found.size if found else SHAPES_BYTES + 1
-
-        return self._shapes_cache.get((job.ref, sha256), read)
+        return self._derived(self._shapes_cache, read_shape_set, lambda found: found.size, job)
 
     def timeline(self, job: Job) -> Timeline | None:
-        """The timeline of an archived job, from the cache or the archive. None when there is none.
+        """The timeline of an archived job, from the cache or the archive. None when there is none."""
+        return self._derived(self._timelines, read_timeline, lambda found: 1, job)
 
-        May be called in several threads.
-        """
+    def _derived(
+        self,
+        cache: "SingleFlightCache[tuple[JobRef, str], _Result | None]",
+        read: Callable[[Callable[[str, int, int], bytes], JobRef, str], _Result | None],
+        size: Callable[[_Result], int],
+        job: Job,
+    ) -> _Result | None:
         if job.archive_sha256 is None or self._objects is None:
             return None
         sha256 = job.archive_sha256
 
-        def read() -> tuple[Timeline | None, int]:
-            found = read_timeline(self._get_object, job.ref, sha256)
-            # A missing one may be made at any time.
-            return found, 1 if found else TIMELINES + 1
+        def load() -> tuple[_Result | None, float]:
+            found = read(self._get_object, job.ref, sha256)
+            # What is missing may be made at any time. What is larger than the whole cache is not kept.
+            return found, math.inf if found is None else size(found)
 
-        return self._timelines.get((job.ref, sha256), read)
+        return cache.get((job.ref, sha256), load)
 
     def forget(self, job: JobRef) -> None:
         """Drops the cached chunk records of ``job``, because they were replaced."""
