@@ -1,8 +1,9 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
 It does one small step, and then decides anew. Running logs that are too large come first, since they fill the store.
-After them it alternates between the garbage of one job and one chunk of an ended log. Between these steps it goes
-through all keys, page by page, for new work and for jobs that are over their retention. That is a *round*.
+After them it alternates between the garbage of one job and one chunk of an ended log. Between these steps it does what
+is repeated: a *round* through all keys, page by page, for new work and for jobs that are over their retention; repairs
+of the list of workflows; and checks whether a retention has changed.
 """
 
 import contextlib

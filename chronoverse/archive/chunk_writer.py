@@ -11,8 +11,8 @@ from chronoverse.errors import AppendRefused
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
+from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import DERIVED_VERSION, ArchiveState
-from chronoverse.store.prefetch import AdaptiveBatch
 
 
 def write_chunk(
@@ -34,7 +34,7 @@ def write_chunk(
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
     builder = ChunkBuilder(to.job, first, level=level, on_frame=on_frame)
-    read = partial(to.store.read_sequential, to.job)
+    read = partial(to.store.read, to.job)
     last = fill(builder, read, state.first, end, text_bytes=text_bytes, on_page=on_page)
     if last is None or builder.last < builder.first:
         return None

@@ -1,8 +1,7 @@
 """Makes the jobs of an archive anew in a store that has lost them.
 
-An ended job has a manifest, which says all that the store knew. Of any other job there are only chunks. Their records
-are made again from the objects, and the job waits for its runner. If that does not come, the job is LOST, and a gap
-stands for the lines that only the store had. What is imported once is known, so an import may be repeated, and several
+An ended job has a manifest, which says all that the store knew. Of any other job there are only chunks: their records
+are made again from the objects, and the job waits for its runner, or is LOST. An import may be repeated, and several
 may run at once.
 """
 

@@ -20,7 +20,7 @@ from chronoverse.errors import AppendRefused, JobNotFound, LineStillOpen, Search
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.store import Store
-from chronoverse.store.prefetch import AdaptiveBatch
+from chronoverse.store.adaptive_batch import AdaptiveBatch
 
 #: The message of a redacted line.
 REDACTED_MESSAGE: Final = "[redacted]"

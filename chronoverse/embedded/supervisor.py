@@ -2,11 +2,9 @@
 
     python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
-:mod:`chronoverse.embedded.server` starts it. ``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``. The server
-inherits that lock: no second server can start on the same files while either of the two lives.
-
-Each lease is a shared lock on ``DIRECTORY/holders``. This program waits for the exclusive lock. When it is granted,
-there is no lease left, and the server is stopped. New leases wait until it has ended, and start a new supervisor. A
+:mod:`chronoverse.embedded.server` starts it. ``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the
+server inherits: no second server can start on the same files while either of the two lives. Each lease is a shared lock
+on ``DIRECTORY/holders``. When this program gets the exclusive one, there is no lease left, and it stops the server. A
 server that ends before that is started again, by the handler of SIGCHLD.
 
 It uses only the standard library, and little of that: each import here delays the first line of a cold start.

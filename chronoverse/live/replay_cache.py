@@ -125,7 +125,7 @@ class ReplayCache:
             with self._locks[self.store.server_of(ref)].hold():
                 if cached := self._find_complete(key):
                     return cached, None
-                entries = self.store.read_sequential(ref, cursor, count)
+                entries = self.store.read(ref, cursor, count)
                 if not in_sequence(entries, cursor):
                     return None, entries
                 with comparing():

@@ -25,7 +25,7 @@ from chronoverse.joblog.events import LOG_IS_GONE, error_frame
 from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence, Status, seconds_of
 from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
 from chronoverse.store import Store
-from chronoverse.store.prefetch import AdaptiveBatch
+from chronoverse.store.adaptive_batch import AdaptiveBatch
 
 #: Seconds that one read waits. It bounds how long a stop takes, and how often the tail knows that it is alive.
 BLOCK_SECONDS: Final = 1.0

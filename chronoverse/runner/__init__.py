@@ -1,9 +1,9 @@
 """The runner: runs a command as a job, and publishes every line of its output.
 
-    Command ──> LineAssembler ──> Spool ──> Publisher ──> LogWriter
-      └──> Tee ──> our own stdout and stderr              (the store, or the service)
+    Command ──> LineAssembler ──> Spool ──> Publisher ──> the store, or the service (HttpLogWriter)
+      └──> Tee ──> our own stdout and stderr
 
-capture/          from a command's pipes or terminal to batches of lines
+capture/          from a command's pipes or terminal to batches of lines: the main thread is here while a command runs
 spool/            where lines wait until the store has them safely
 command           one command, from its start to its exit code, with its signals and the copy of its output
 publisher         opens the job, appends its lines, renews its lease and ends it; releases safe lines from the spool

@@ -1,10 +1,7 @@
 """Delivers a spool to the store: one thread opens the job, appends its lines, renews its lease and ends it.
 
-A second thread asks which lines are safe in the store, and releases them from the spool. Appends never wait for that,
-and the spool can send a line again until it is released.
-
-Nothing that happens here reaches the running command. What can pass is retried: the store is away, full, or has lost
-its last seconds. When a retry cannot help, as when another runner has the job, the publisher stops and says so once.
+A second thread asks which lines are safe in the store, and releases them from the spool. Nothing that happens here
+reaches the running command: what can pass is retried, and what cannot stops the publisher, which says so once.
 """
 
 import contextlib

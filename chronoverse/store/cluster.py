@@ -39,7 +39,6 @@ class ClusterTopology(Topology):
     """The nodes of the Cluster to which the hosts of ``url`` belong. ``clock`` is monotonic, in seconds."""
 
     is_single = False
-    is_fixed = False
 
     def __init__(self, url: RedisUrl, clock: Callable[[], float] = time.monotonic, **options: Any) -> None:
         super().__init__(url.server_url(url.hosts[0]), **options)

@@ -1,10 +1,9 @@
-"""Whether writes are safe: on the store's disk, or on a replica. Two questions, both with WAITAOF and WAIT.
+"""Whether writes are safe: on the store's disk, or on a replica. Both questions are asked with WAITAOF and WAIT.
 
-- For runners, :func:`confirm` says which lines of one job are safe, so that the spool may forget them.
-- For archivers, :func:`is_permanent` says whether anything that was written can still be undone, by a power cut or by
-  a failover to a replica that lacks the last writes.
+For runners, :func:`confirm` says which lines of one job are safe. For archivers, :func:`is_permanent` says whether
+anything that was written can still be undone, by a power cut or by a failover to a replica that lacks the last writes.
+Both commands are about all writes up to the last one of their own connection.
 
-Both commands are about the last write of their own connection, and so about all writes before it.
 https://redis.io/docs/latest/commands/waitaof/ https://redis.io/docs/latest/commands/wait/
 """
 

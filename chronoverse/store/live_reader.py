@@ -61,13 +61,11 @@ class WatchedLog:
 
 
 class NodeReader:
-    """One connection to the server ``server``, and the logs that are read there.
+    """One connection to the server ``server``, and the logs that are read there, for ``live``.
 
-    One thread reads; any thread may add and remove logs. ``live`` is the reader that all nodes belong to.
-
-    Each log is in the queue, or it was read after the last change that the server has reported. Replies and reports
-    arrive in their order on one connection, so no change between a read and its report is missed. On a new connection
-    all logs are queued.
+    One thread reads; any thread may add and remove logs. Each log is in the queue, or it was read after the last change
+    that the server has reported: replies and reports arrive in their order on one connection. On a new connection all
+    logs are queued.
     """
 
     def __init__(self, server: Hashable, live: "LiveReader") -> None:

@@ -27,7 +27,6 @@ from chronoverse.store.durability import Durability, confirm
 from chronoverse.store.keys import RUNNER_KEYS, KeyMap
 from chronoverse.store.listing import JobListing
 from chronoverse.store.live_reader import POLL_SECONDS, LiveReader
-from chronoverse.store.prefetch import PrefetchReader
 from chronoverse.store.records import RecordAppender
 from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.server_checks import loss_warnings, persistence_warnings, server_info
@@ -72,10 +71,6 @@ class Store:
         self._sleep = sleep
         self._topology = _topology_of(url)
         self._keys = KeyMap(prefix)
-        #: None where the master may change, or where there are several masters: this one connection cannot follow them.
-        self._prefetch: PrefetchReader | None = None
-        if self._topology.is_fixed:
-            self._prefetch = PrefetchReader(self._topology.new_connection_to(url), self._keys.log)
         self._use(PoolKind.COMMANDS)
 
     def _use(self, pool: PoolKind) -> None:
@@ -184,10 +179,6 @@ class Store:
         """Up to ``count`` entries that follow line ``after``; all there are now if there are fewer."""
         return self.page(job, after=after, count=count)
 
-    def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        """:meth:`read`, for callers that will read on. A single server is asked for the next entries ahead."""
-        return self._prefetch.read(job, after, count) if self._prefetch else self.read(job, after, count)
-
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
         """Up to ``count`` entries: upwards from line ``after``, or with ``before`` downwards from that line.
 
@@ -204,9 +195,7 @@ class Store:
         return entries
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """As :meth:`ChunkIndex.redacted_ranges`. What was read ahead may hold redacted lines, and is discarded."""
-        if self._prefetch:
-            self._prefetch.discard()
+        """As :meth:`ChunkIndex.redacted_ranges`."""
         return self.chunks.redacted_ranges(job, count)
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
@@ -359,8 +348,6 @@ class Store:
     def close(self) -> None:
         """Closes every connection. The store can be used again."""
         self._topology.close()
-        if self._prefetch:
-            self._prefetch.close()
 
 
 def _milliseconds(seconds: float) -> int:

@@ -34,14 +34,12 @@ class PoolKind(Enum):
 class Topology:
     """Which server has which keys. All of a workflow's keys are always on one server. Raises the driver's errors.
 
-    Here all keys are on the server at ``url``, with the driver's ``options``. The subclasses are for Sentinels and for
-    a Cluster. ``is_single``: all workflows are on one server. ``is_fixed``: that is always the same server. ``version``
-    grows when workflows may be on another server than before. A caller with a connection of its own passes its errors
-    to :meth:`report_error`.
+    Here all keys are on the server at ``url``, with the driver's ``options``. ``is_single``: all workflows are on one
+    server. ``version`` grows when workflows may be on another server than before. A caller with a connection of its own
+    passes its errors to :meth:`report_error`.
     """
 
     is_single = True
-    is_fixed = True
     version = 0
 
     def __init__(self, url: str, **options: Any) -> None:

@@ -1,8 +1,8 @@
 """The list of all workflows, and what is known of each: how many jobs it has, how many run, when the newest began.
 
-The list is a sorted set of its own. In a Cluster its slot is not that of any workflow, so no script can change it
-together with a job. It is written after the job's own script, and so is the set of a workflow's running jobs. A process
-that dies in between leaves them wrong; :meth:`WorkflowList.read` repairs what it finds wrong.
+The list's slot in a Cluster is not that of any workflow, so the list, and the set of a workflow's running jobs, are
+written after the job's own script. A process that dies in between leaves them wrong; :meth:`WorkflowList.read` repairs
+what it finds wrong.
 """
 
 import contextlib

@@ -682,11 +682,11 @@ def test_long_lines_are_read_a_few_at_a_time(bench: Bench, objects: FileObjectSt
         bench.store.append(attempt, [Line(each, NOW, "x" * line_bytes, "stdout") for each in range(first, first + 100)])
     bench.store.finish(attempt, Status.COMPLETED, 0, 0, 401)
     counts: list[int] = []
-    read_sequential = bench.store.read_sequential
+    read = bench.store.read
 
     class Watched(Store):
-        def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-            entries = read_sequential(job, after, count)
+        def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+            entries = read(job, after, count)
             counts.append(len(entries))
             return entries
 

@@ -82,14 +82,14 @@ def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, 
     with FaultTestbed(tmp_path, lease=LEASE_SECONDS, service_lease=60, fleet=sentinels, with_nginx=True) as testbed:
         runner, watchers = testbed.start_job(JobRef("fleet", "row-5"), durability="replicated")
         store = Store(sentinels.url)
-        assert store.read_sequential(runner.job, 0, 1)
+        assert store.read(runner.job, 0, 1)
         lost = sentinels.cut_off()
         wait_until(lambda: sentinels.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
         named = time.monotonic()
         check_recovery(watchers, named + CHECK_MASTER_SECONDS, "cut off")
         seen = watchers[0].highest - 1
         wait_until(
-            lambda: store.read_sequential(runner.job, seen, 1),
+            lambda: store.read(runner.job, seen, 1),
             2 * CHECK_MASTER_SECONDS,
             "old lines come from the new master",
         )

@@ -97,10 +97,6 @@ class ControlledStore(_Hooks, Store):
         found: Sequence[RawEntry] = self._deliver("read", self._store.read(job, after, min(count, self._most)))
         return found
 
-    def read_sequential(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
-        self._check("read")
-        return self._store.read_sequential(job, after, min(count, self._most))
-
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
         self._check("redactions")
         return self._store.redactions(job, count)
