@@ -12,11 +12,8 @@ from chronoverse.joblog.model import JobRef
 
 #: Characters of an id at most. JOB.2 and its like must not be longer than 128.
 _MAX_LENGTH: Final = 120
-#: Between the parts of an id. It is in no part.
-_SEPARATOR: Final = ".."
 #: What an id may not have, and the dots that would be read as a separator or as an escape.
 _ESCAPED: Final = re.compile(r"[^A-Za-z0-9._-]|^\.|\.(?![A-Za-z0-9_-])|\.(?=[0-9A-F]{2})")
-_ESCAPES: Final = re.compile(r"(?:\.[0-9A-F]{2})+")
 #: The end of a log file's path, as Airflow's default ``log_filename_template`` makes it. A triggerer appends its name.
 _PATH: Final = re.compile(
     r"dag_id=([^/]+)/run_id=([^/]+)/task_id=([^/]+)/(?:map_index=([0-9]+)/)?attempt=([0-9]+)\.log(\.trigger\.[^/]*)?\Z"
@@ -59,37 +56,17 @@ def is_of_triggerer(path: str) -> bool:
     return (found := _PATH.search(path)) is not None and found[6] is not None
 
 
-def try_of_job(job: JobRef) -> TaskTry | None:
-    """The try that is published as ``job``. None for other jobs, and for ids that end with a digest."""
-    dags, parts = _parts(job.workflow_id, 1), _parts(job.job_id, 3)
-    number = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", parts[-1])
-    if len(dags) != 1 or len(parts) != 3 or number is None:
-        return None
-    found = TaskTry(dags[0], parts[1], parts[0], int(number[2] or -1), int(number[1]))
-    return found if found.job == job else None
-
-
 def _identifier(*parts: str) -> str:
     """An id that has all of the parts. No two lists of parts have the same."""
-    text = _SEPARATOR.join(_ESCAPED.sub(_escape, part) for part in parts)
+    # The dots between the parts are in no part.
+    text = "..".join(_ESCAPED.sub(_escape, part) for part in parts)
     if not text[:1].isalnum():  # an id begins with a letter or a digit, and an escape with a dot
-        text = f"0{_SEPARATOR}{text}"
+        text = f"0..{text}"
     if len(text) > _MAX_LENGTH:
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
-        text = f"{text[:78].rstrip('.')}{_SEPARATOR}sha256{_SEPARATOR}{digest}"
+        text = f"{text[:78].rstrip('.')}..sha256..{digest}"
     return text
-
-
-def _parts(identifier: str, count: int) -> list[str]:
-    parts = identifier.split(_SEPARATOR)
-    if parts[0] == "0" and len(parts) == count + 1:
-        parts = parts[1:]
-    return [_ESCAPES.sub(_unescape, part) for part in parts]
 
 
 def _escape(found: re.Match[str]) -> str:
     return "".join(f".{byte:02X}" for byte in found[0].encode("utf-8", "replace"))
-
-
-def _unescape(found: re.Match[str]) -> str:
-    return bytes.fromhex(found[0].replace(".", "")).decode("utf-8", "replace")
