@@ -87,10 +87,10 @@ def complete(
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    It may have been so before, when what is derived of it was missing or had the form of an earlier version. The log
-    stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the store knows of the end
-    since then. What is ``derived`` is written, too, if it is that of these chunks. Returns None, or in words why the
-    chunks are not the log; then nothing was written. Raises as :func:`write_chunk` does.
+    It may have been so before, without what is ``derived`` of it in this version, which is written if it is that of
+    these chunks. The log stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the
+    store knows of the end since then. Returns None, or in words why the chunks are not the log; then nothing was
+    written. Raises as :func:`write_chunk` does.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):

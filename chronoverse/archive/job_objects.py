@@ -1,10 +1,9 @@
 """The archive lock of a job, and the objects of a job: how they are written safely, and how garbage is deleted.
 
 An object's name is added to the *garbage* of its job, in the store, before the object is written. The script that
-records the object removes the name. The script that replaces a record adds the old object's name. The next process that
-holds the archive lock deletes what is in the garbage. If the store loses its last seconds, an object is neither
-recorded nor garbage, and is found in the job's folder. The job's manifest, the set of its
-shapes and its timeline need no record.
+records the object removes the name, and the one that replaces a record adds the old object's. The next holder of the
+archive lock deletes what is in the garbage. An object that the store has forgotten is found in the job's folder. The
+manifest, the set of shapes and the timeline need no record.
 """
 
 import contextlib
@@ -131,11 +130,11 @@ class JobObjects:
     ) -> CollectedGarbage:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
-        While the store may go back to older records, only objects that were marked for deletion ``orphan_seconds`` ago
-        are deleted. Objects that are not in the garbage must be ``min_age`` seconds old at ``now``, in Unix time. An
-        object that the job's manifest names must have been replaced by a redaction. With ``check_permanence`` the store
-        is asked even if there is nothing to delete. May be repeated after any error. Raises
-        :class:`ArchiveUnavailable` when the folder cannot be listed, :class:`ArchiveDamaged`; and as the store.
+        While the store may go back to older records, only objects that were marked ``orphan_seconds`` ago are deleted.
+        Objects that are not in the garbage must be ``min_age`` seconds old at ``now``, in Unix time, and one that the
+        manifest names must have been replaced by a redaction. With ``check_permanence`` the store is asked even if
+        there is nothing to delete. May be repeated after any error. Raises :class:`ArchiveUnavailable`,
+        :class:`ArchiveDamaged`; and as the store.
         """
         index = self.store.chunks
         found = self._unrecorded()

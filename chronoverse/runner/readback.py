@@ -4,13 +4,14 @@ They are compared by their digests. So the service can compare for a runner that
 getting the lines again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
-from chronoverse.history.tiered_log import StoredLog, TieredLog
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.history.tiered_log import read_batches
+from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
 from chronoverse.runner.http_log_writer import Comparison, HttpLogWriter, line_digest
 from chronoverse.runner.publisher import LogWriter
 
@@ -28,26 +29,15 @@ def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Com
     if isinstance(writer, HttpLogWriter):
         return writer.compare
 
-    def compare(job: JobRef, lines: Sequence[Line]) -> Comparison:
-        first = lines[0].sequence_num
-        log = _read(writer, archive or ArchiveReader(), job, first)
+    def compare(ref: JobRef, lines: Sequence[Line]) -> Comparison:
+        job, first = writer.get_job(ref), lines[0].sequence_num
+        if job is None:
+            raise JobNotFound("no such job")
+        batches = read_batches(writer, archive or ArchiveReader(), job, first - 1, max_line_bytes=MAX_LINE_BYTES)
+        log = chain.from_iterable(batch.lines for batch in batches)
         return compare_lines(log, first, [line_digest(line) for line in lines])
 
     return compare
-
-
-def _read(store: StoredLog, archive: ArchiveReader, ref: JobRef, first: int) -> Iterator[Line]:
-    job = store.get_job(ref)
-    if job is None:
-        raise JobNotFound("no such job")
-    log, cursor = TieredLog(store, archive, job), first - 1
-    while cursor < job.last:
-        # Entries of one read of the store: 13 MB with lines of 64 KiB.
-        page = log.after(cursor, 200)
-        yield from page.lines
-        if page.is_last or page.position <= cursor:
-            return
-        cursor = page.position
 
 
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:

@@ -36,16 +36,15 @@ def resend_spool(
 ) -> bool:
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it: then it is gone.
 
-    ``connect`` returns the store of a workflow, and ``comparer_for`` how to compare with its lines. With ``job_id`` the
-    lines are published as that job of their workflow, from number 1 on; it must not have any. With ``retry`` the id is
-    the first free one of JOB, JOB.2, JOB.3, … If the job was deleted, ``path`` is removed too. ``say`` gets messages,
-    ``show`` each second how far it is; ``service_url``, if we publish through a service, is for messages.
-    ``docs/runner.md`` says how jobs end, and what happens to a damaged file.
+    ``connect`` returns the store of a workflow, and ``comparer_for`` how to compare with its lines. The lines become
+    those of ``job_id``, or with ``retry`` of the first free one of JOB, JOB.2, JOB.3, …; it must not have any. ``say``
+    gets messages, ``show`` each second how far it is; ``service_url`` is for messages. ``docs/runner.md`` says how jobs
+    end, and what happens to deleted jobs and damaged files.
 
-    Raises: :class:`SpoolError` for another or a damaged file, whose whole lines were delivered;
-    :class:`SpoolNotInLog` when the job has ended without lines of the file; :class:`Held`, :class:`ForeignLines`,
-    :class:`Deleted`, :class:`CorruptLog` or :class:`NotALog` when the job cannot be continued; :class:`StoreError` when
-    the lines cannot be read back.
+    Raises: :class:`SpoolError` for another or a damaged file, whose whole lines were delivered; :class:`SpoolNotInLog`
+    when the job has ended without lines of the file; :class:`Held`, :class:`ForeignLines`, :class:`Deleted`,
+    :class:`CorruptLog` or :class:`NotALog` when the job cannot be continued; :class:`StoreError` when the lines cannot
+    be read back.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

@@ -69,11 +69,10 @@ def run(
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
     ``store`` may be a function, which is called in the publisher's thread. What ``masks`` has is neither published nor
-    spooled. ``out`` and ``err`` get the command's output unchanged; the default is our own. ``pty``, ``require_log``,
-    ``retry`` and ``labels`` are the options of ``chronoverse run``. ``more_follow`` is for one of several commands that
-    are attempts of one job: whether it is not the last. ``service_url``, if we publish through a service, and ``page``,
-    the link to a job's page, are for messages. In the main thread SIGINT, SIGTERM and SIGHUP are forwarded. With
-    ``require_log`` what :meth:`Publisher.start` raises is raised.
+    spooled. ``out`` and ``err`` get the output unchanged, by default our own. ``more_follow``, for one of several
+    commands that are attempts of one job: whether it is not the last. ``service_url`` and ``page``, which makes the
+    link to a job's page, are for messages. The others are options of ``chronoverse run``. In the main thread SIGINT,
+    SIGTERM and SIGHUP are forwarded. Raises what :meth:`Publisher.start` raises, with ``require_log`` only.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),

@@ -24,11 +24,11 @@ DERIVED_VERSION: Final = f"{shapes.VERSION}.{timelines.VERSION}"
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
-    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: and so were its
-    shapes and its timeline, or could not be, in the form of this version; ``swept``: no object without a record is left
-    after that; ``deleting``: the job is hidden, and about to be deleted. The store knows of the job's
-    end for ``ended_seconds``, since ``ended_at`` (Unix seconds, by its own clock). ``first`` and ``last`` are numbers
-    in the store's log, if it ``holds_log``. ``retention_seconds`` is the workflow's own, if it has one.
+    ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: its shapes and its
+    timeline, too, in the form of this version, or they could not be; ``swept``: no object without a record is left
+    after that; ``deleting``: the job is hidden, and about to be deleted. The store knows of the end since ``ended_at``
+    (Unix seconds, by its own clock), for ``ended_seconds``. ``first`` and ``last`` are numbers in the store's log, if
+    it ``holds_log``. ``retention_seconds`` is the workflow's own, if it has one.
     """
 
     archived: int

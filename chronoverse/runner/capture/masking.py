@@ -17,11 +17,10 @@ MAX_BYTES: Final = 65_536
 class Masks:
     r"""The secrets to mask, each any bytes.
 
-    In a secret of several lines, each line that is long enough is masked wherever it occurs, as a line ``***``. Its
-    shorter lines are masked where the whole secret occurs. Ends of lines, and blanks there and at the secret's own
-    ends, do not count: a program may change or remove them.
-
-    Raises :class:`InvalidMask` for a secret that is too short or too long. The error does not contain the secret.
+    Each line of a secret that is long enough is masked wherever it occurs, as a line ``***``; its shorter lines are
+    masked where the whole secret occurs. Ends of lines, and blanks there and at the secret's own ends, do not count: a
+    program may change them. Raises :class:`InvalidMask` for a secret that is too short or too long; the error does not
+    contain it.
     """
 
     def __init__(self, secrets: Iterable[bytes] = ()) -> None:
