@@ -108,8 +108,8 @@ class ArchivingService(Ours):
         )
         for first in range(1, lines + 1, APPEND_LINES):
             messages = [text.encode() for text in islice(output, min(APPEND_LINES, lines + 1 - first))]
-            run = LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)
-            store.append_runs(attempt, first, [run])
+            lines_of_time = LineRun(iso_timestamp(1772532000 + first / 7000), "stdout", False, messages)
+            store.append_runs(attempt, first, [lines_of_time])
             if first % ARCHIVE_LINES == 1:
                 archiver.run_once()
         store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
