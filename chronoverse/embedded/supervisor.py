@@ -103,7 +103,8 @@ def _start_server(command: tuple[str, ...]) -> int:
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        _die_with(supervisor)
+        # A server that hangs ends too. Redis writes to its file before it acknowledges a write.
+        die_with(supervisor, signal.SIGKILL)
         os.execv(command[0], command)
     except OSError as error:
         os.write(2, f"cannot run {command[0]}: {error.strerror}\n".encode())
@@ -111,17 +112,14 @@ def _start_server(command: tuple[str, ...]) -> int:
         os._exit(127)
 
 
-def _die_with(parent: int) -> None:
-    """Makes the kernel kill this process when ``parent`` ends: prctl(2), on Linux only.
-
-    It is SIGKILL, so that a server that hangs ends too. Redis writes to its file before it acknowledges a write.
-    """
+def die_with(parent: int, number: int) -> None:
+    """Makes the kernel send this process a signal when ``parent`` ends: prctl(2), on Linux only."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
 

@@ -1,6 +1,8 @@
 """A service of the kit's own: ``chronoverse serve`` on a free port, with an embedded store that is thrown away."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -14,6 +16,7 @@ from chronoverse.auth.minting import mint
 from chronoverse.cli.serve import serve_command
 from chronoverse.client.client import Client
 from chronoverse.embedded.listeners import local_service_url
+from chronoverse.embedded.supervisor import die_with
 from chronoverse.errors import ChronoverseError, Unreachable
 from chronoverse.settings import job_environ
 
@@ -52,7 +55,11 @@ def running_service() -> Iterator[Target]:
         }
         argv, environ = serve_command("127.0.0.1:0", "1", environ)
         with (directory / "service.log").open("wb") as log:
-            process = subprocess.Popen(argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # The service also ends when the kit is killed.
+            tie = partial(die_with, os.getpid(), signal.SIGTERM)
+            process = subprocess.Popen(
+                argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=tie
+            )
         try:
             url = _wait_until_ready(process, directory)
             make_token = partial(mint, local_secret(directory), "conformance", ttl_seconds=3_600, now=time.time())

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
 from chronoverse.cli.conformance import results_of
@@ -17,8 +19,9 @@ from chronoverse.cli.conformance.service import Target, running_service
 from chronoverse.cli.conformance.trial import filled_in, try_case
 from chronoverse.joblog.model import JobRef
 from tests.cli.conftest import Cli, environ
-from tests.support.service import ROOT
+from tests.support.service import ROOT, is_alive
 from tests.support.tools import tool
+from tests.support.waiting import wait_until
 
 NODE_RUNNER: Final = Path(__file__).with_name("runner.mjs")
 #: The arguments of the runners that take them as the one of docs/runner.md does.
@@ -137,6 +140,36 @@ def test_the_command_prints_what_holds_and_what_does_not(tmp_path: Path) -> None
     assert re.fullmatch("holds +gap .*", gap)
     assert (stderr, summary) == ([], "1 case holds, 1 does not, 0 skipped")
     assert (done.stderr, done.returncode) == ("", 1)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel has no such signal")
+def test_a_kit_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
+    """It cannot stop the service itself then."""
+    options = ("--only", "one-line", "--", "sh", "-c", "sleep 20", "{job}")
+    service = list[int]()
+    # A path of pytest is too long for the sockets of the service.
+    with tempfile.TemporaryDirectory(prefix="cv-", ignore_cleanup_errors=True) as short:
+        kit = subprocess.Popen(
+            [sys.executable, "-m", "chronoverse", "conformance", *options],
+            env={**environ(tmp_path), "TMPDIR": short},
+            stdout=subprocess.DEVNULL,
+        )
+
+        def is_case_running() -> bool:
+            found = {each.pid: each.cmdline() for each in psutil.Process(kit.pid).children(recursive=True)}
+            service[:] = [pid for pid, argv in found.items() if "gunicorn" in argv]
+            return ["sh", "-c", "sleep 20"] in [argv[:3] for argv in found.values()]
+
+        try:
+            wait_until(is_case_running, 60, "the case runs")
+        finally:
+            kit.kill()
+            kit.wait()
+        # A master and a worker; and the store's server, whose socket is there as long as it runs.
+        assert len(service) >= 2
+        (store,) = Path(short).glob("*/server.sock")
+        wait_until(lambda: not any(map(is_alive, service)) and not store.exists(), 30, "the service has ended")
 
 
 def test_the_page_has_every_case() -> None:
