@@ -9,19 +9,19 @@ import contextlib
 import random
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from http.client import HTTPMessage
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import orjson
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.client.follower import Follower, LogEvent, Notice
-from chronoverse.client.service_connection import RequestFailed, ServiceConnection
+from chronoverse.client.service_connection import CONNECTION_ERRORS, RequestFailed, ServiceConnection
 from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog.events import TOKEN_EXPIRED
 from chronoverse.joblog.model import IDENTIFIER, JobRef, Line, parse_number
@@ -147,8 +147,8 @@ class Client:
         if follower.last_number is not None:
             headers["Last-Event-ID"] = str(follower.last_number)
         self._service.close()  # an idle connection may be dead, and then this attempt would fail
-        response = self._service.request("GET", _path("/workflows/{}/jobs/{}/events", *job), query, headers)
-        try:
+        path = _path("/workflows/{}/jobs/{}/events", *job)
+        with self._service.stream("GET", path, query, headers) as response:
             if response.status == 204:
                 follower.ended = True
                 return
@@ -156,21 +156,18 @@ class Client:
                 raise ChronoverseError(
                     f"{self._service.url} does not answer with an event stream: is it the right address?"
                 )
-            follower.start_connection(response.headers.get("Last-Event-ID"))
-            while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
-                if not chunk.strip(b":\n"):
-                    backoff.record_success()  # only heartbeats: the service works, and there is nothing new
-                for item in follower.feed(chunk):
-                    if isinstance(item, Notice) and not follower.ended:
-                        raise _StreamFailed(item.reason)
-                    backoff.record_success()
-                    yield item
-        except (HTTPError, OSError) as error:
-            raise RequestFailed("the connection was lost") from error
-        except ValueError as error:
-            raise RequestFailed(f"the service sent {error}") from error
-        finally:
-            response.close()
+            try:
+                follower.start_connection(response.headers.get("Last-Event-ID"))
+                while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
+                    if not chunk.strip(b":\n"):
+                        backoff.record_success()  # only heartbeats: the service works, and there is nothing new
+                    for item in follower.feed(chunk):
+                        if isinstance(item, Notice) and not follower.ended:
+                            raise _StreamFailed(item.reason)
+                        backoff.record_success()
+                        yield item
+            except ValueError as error:
+                raise RequestFailed(f"the service sent {error}") from error
 
     def job(self, job: JobRef) -> dict[str, Any]:
         """The job, as the service's JSON describes it."""
@@ -256,13 +253,17 @@ class Client:
         """
         headers = {"Accept-Encoding": "gzip"}
         path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
-        response = self._retry(lambda: self._service.request("GET", path, query, headers))
-        try:
-            yield from response.stream(READ_BYTES, decode_content=True)
-        except (HTTPError, OSError) as error:
-            raise Unreachable("the download was cut off before its end") from error
-        finally:
-            response.close()
+        with contextlib.ExitStack() as stack:
+            response = self._retry(lambda: stack.enter_context(self._service.stream("GET", path, query, headers)))
+            is_gzip = response.headers.get("Content-Encoding") == "gzip"
+            inflater = zlib.decompressobj(zlib.MAX_WBITS | 16) if is_gzip else None
+            try:
+                while piece := response.read1(READ_BYTES):
+                    yield inflater.decompress(piece) if inflater else piece
+                if response.length or (inflater and not inflater.eof):
+                    raise EOFError
+            except (*CONNECTION_ERRORS, EOFError, zlib.error) as error:
+                raise Unreachable("the download was cut off before its end") from error
 
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
         """Redacts lines, with as many requests as it takes. ``query`` has the parameters of the service's route.
@@ -275,7 +276,7 @@ class Client:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
 
         def attempt() -> dict[str, Any]:
-            return self._read_json(self._service.request("POST", path, {}, headers, orjson.dumps(body)))
+            return self._read_json("POST", path, {}, headers, orjson.dumps(body))[0]
 
         lines, pending = 0, False
         while True:
@@ -295,7 +296,7 @@ class Client:
             try:
                 self._service.request(
                     "DELETE", _path("/workflows/{}/jobs/{}", *job), {}, {"Accept": "application/json"}
-                ).close()
+                )
             except JobNotFound:
                 # An earlier attempt has deleted the job, although its answer did not come or was an error.
                 if attempts == 1:
@@ -304,11 +305,10 @@ class Client:
         self._retry(attempt)
 
     def _get_once(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
-        response = self._service.request("GET", path, query, {"Accept": "application/json"})
-        body = self._read_json(response)
-        if (reached := parse_number(response.headers.get("Last-Event-ID", ""))) is not None:
+        body, headers = self._read_json("GET", path, query, {"Accept": "application/json"})
+        if (reached := parse_number(headers.get("Last-Event-ID", ""))) is not None:
             body["reached"] = reached
-        if searched_to := response.headers.get("Searched-To"):
+        if searched_to := headers.get("Searched-To"):
             body["searched_to"] = searched_to.partition(";")[0]
         return body
 
@@ -332,14 +332,15 @@ class Client:
             raise failure
         return max(min(backoff.delay(), left), failure.min_delay)
 
-    def _read_json(self, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+    def _read_json(self, *request: Any) -> tuple[dict[str, Any], HTTPMessage]:
+        text, headers = self._service.request(*request)
         try:
-            body = orjson.loads(self._service.read(response))
+            body = orjson.loads(text)
         except ValueError:
             body = None
         if not isinstance(body, dict):
             raise ChronoverseError(f"{self._service.url} does not answer with JSON: is it the right address?")
-        return body
+        return body, headers
 
 
 def _path(route: str, *ids: str) -> str:

@@ -15,12 +15,16 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import orjson
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from chronoverse.auth.local_secret import draft_of, read_own_file
 from chronoverse.auth.tls import certificate_problem, tls_context
-from chronoverse.client.service_connection import RequestFailed
+from chronoverse.client.service_connection import (
+    CONNECTION_ERRORS,
+    RequestFailed,
+    failure_reason,
+    make_connection,
+    target_of,
+)
 from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized, Unreachable
 from chronoverse.settings.parse import bearer_token, jwks_url
 
@@ -68,8 +72,7 @@ class Issuer:
     def __init__(self, url: str, client_id: str, ca_file: Path | None) -> None:
         self._url = url
         self._client_id = client_id
-        timeout = urllib3.Timeout(total=_ANSWER_SECONDS)
-        self._http = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=tls_context(ca_file))
+        self._tls = tls_context(ca_file)
 
     def sign_in(
         self,
@@ -156,17 +159,14 @@ class Issuer:
     def _send(self, method: str, url: str, form: str | None) -> tuple[int, dict[str, Any]]:
         headers = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
         try:
-            response = self._http.request(
-                method, url, body=form, headers=headers, redirect=False, preload_content=False
-            )
-            body = response.read(_ANSWER_BYTES)
-            response.release_conn()
-        except (HTTPError, OSError) as error:
+            with contextlib.closing(make_connection(url, self._tls, _ANSWER_SECONDS)) as connection:
+                connection.request(method, target_of(url), form, headers)
+                response = connection.getresponse()
+                body = response.read(_ANSWER_BYTES)
+        except CONNECTION_ERRORS as error:
             if problem := certificate_problem(error):
                 raise Unreachable(f"the certificate of {self._url} is not trusted: {problem}") from error
-            cause = error.__cause__ or error
-            reason = (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
-            raise RequestFailed(f"the issuer {self._url} does not answer: {reason}") from error
+            raise RequestFailed(f"the issuer {self._url} does not answer: {failure_reason(error)}") from error
         try:
             answer = orjson.loads(body) if body else {}
         except ValueError:

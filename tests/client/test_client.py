@@ -334,7 +334,7 @@ def test_a_connection_without_heartbeats_is_given_up() -> None:
         thread.join()
 
     assert [type(item) for item in items] == [Notice]
-    assert str(items[0]).startswith("Notice(reason='the connection was lost")
+    assert str(items[0]).startswith(f"Notice(reason='the connection to {url} was lost")
 
 
 def test_a_job_that_does_not_appear_in_time_is_not_found() -> None:

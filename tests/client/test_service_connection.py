@@ -1,7 +1,8 @@
 """What the service asks of those who send requests."""
 
+from http.client import HTTPMessage
+
 import pytest
-import urllib3
 
 from chronoverse.client.service_connection import retry_after
 
@@ -9,6 +10,8 @@ from chronoverse.client.service_connection import retry_after
 @pytest.mark.parametrize(("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", 120)])
 def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> None:
     """An invalid header counts as none."""
-    headers = {} if header is None else {"Retry-After": header}
+    headers = HTTPMessage()
+    if header is not None:
+        headers["Retry-After"] = header
 
-    assert retry_after(urllib3.HTTPResponse(headers=headers)) == seconds
+    assert retry_after(headers) == seconds

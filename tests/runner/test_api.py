@@ -396,11 +396,16 @@ def test_the_level_for_stderr_can_be_chosen(
 
 def test_records_of_our_own_requests_are_left_out(logger: logging.Logger) -> None:
     """Each would become a line, and publishing that line would need another request."""
-    library = logging.getLogger("urllib3.connectionpool")
+    library = logging.getLogger("tests.tokens")
     before = library.level
+
+    def token() -> str:
+        library.info("a token is made for a request")
+        return "token"
+
     refused = problem("503 Service Unavailable", "away")
     with ScriptedService(*[refused] * 3) as service:
-        log = JobLog.open(HttpLogWriter(service.url), *JOB, deliver_seconds=0, say=lambda text: None)
+        log = JobLog.open(HttpLogWriter(service.url, token), *JOB, deliver_seconds=0, say=lambda text: None)
         handler = JobLogHandler(log)
         library.addHandler(handler)
         library.setLevel(logging.DEBUG)
