@@ -5,7 +5,7 @@ reaches the running command: what can pass is retried, and what cannot stops the
 """
 
 import contextlib
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -90,7 +90,7 @@ class Publisher:
         self._asked_job, self._tried_ids = job, 1
         self._first_refusal: ChronoverseError | None = None
         self._backoff = Backoff(RETRY)
-        self._token: str = spool.state.get("token") or self.lease_token or secrets.token_hex(16)
+        self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
         #: The sequence number of the spool's line with the index 0.
         self._base: int = spool.state.get("base", 0)
         #: Our last attempt, or that of the process that left the spool; and whether it has the lease.

@@ -11,7 +11,6 @@ when the process ends. So a file that can be locked is orphaned.
 import contextlib
 import os
 import re
-import secrets
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,7 +88,7 @@ class SpoolFile:
         """Creates a file that only this user can read. Raises OSError, sqlite3.Error."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The longest ids would make the name too long.
-        path = directory / f"{name[:64]}-{secrets.token_hex(4)}.sqlite"
+        path = directory / f"{name[:64]}-{os.urandom(4).hex()}.sqlite"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             file = cls(path)
