@@ -77,8 +77,8 @@ QUERIES: Final = (
     search_for("an expression", r"took 4\d{3} ms", regex=True),
     search_for("(a+)+$", "(a+)+$", regex=True),
     search_for("(?:a.{0,50}){4}z", "(?:a.{0,50}){4}z", regex=True),
-    Query("history over 200 jobs", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/logs/1000/history"),
-    Query("profile", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/profile"),
+    Query("history of a line", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/logs/1000/history"),
+    Query("profile of a job", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/profile"),
 )
 
 
