@@ -39,6 +39,8 @@ def explain_not_found(client: Client, workflow_id: str, job_id: str | None = Non
     It raises nothing: when the service cannot be asked any more, no id is named.
     """
     jobs = _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
+    if job_id in (jobs or ()):
+        return f"{job_id} of {workflow_id} has no such line"
     if job_id is not None and jobs:
         text, near = f"there is no job {job_id} in {workflow_id}", near_ids(job_id, jobs)
     elif jobs is None:

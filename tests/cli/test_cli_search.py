@@ -300,6 +300,7 @@ def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:
     assert text[-1].split()[0] == f"{found['jobs'][-1]['id']}:{found['jobs'][-1]['sequence_num']}"
     done = cli("seen", WORKFLOW, "job_2", "21", **settings)
     assert (done.returncode, done.stdout) == (66, "")
+    assert done.stderr == f"chronoverse: job_2 of {WORKFLOW} has no such line\n"
 
 
 def test_a_summary_of_a_long_log(cli: Cli) -> None:

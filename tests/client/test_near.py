@@ -36,3 +36,10 @@ def test_a_job_that_is_not_there() -> None:
     with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"}],"cursor":null}')) as service:
         sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
     assert sentence == "there is no job build-8 in wf_1: did you mean build-7?"
+
+
+def test_a_line_that_is_not_there() -> None:
+    """The job is. What it lacks is a line: nothing else is asked for within a job."""
+    with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"},{"id":"build-8"}],"cursor":null}')) as service:
+        sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
+    assert sentence == "build-8 of wf_1 has no such line"
