@@ -213,24 +213,6 @@ class _Keys(dict[int, Iterator[int]]):
         return found
 
 
-class _Minutes(dict[int, int]):
-    """The Unix ms of the latest minutes, such as 202603031000."""
-
-    def __missing__(self, minute: int) -> int:
-        text = str(minute)
-        seconds = seconds_of(f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[8:10]}:{text[10:]}Z")
-        if seconds is None:
-            raise ValueError(minute)
-        if len(self) >= 10_000:
-            self.clear()
-        self[minute] = found = round(1000 * seconds)
-        return found
-
-    def read(self, number: int) -> int:
-        """The Unix ms of a time as a number, such as 20260303100005123. Raises ValueError."""
-        return self[number // 100_000] + number % 100_000
-
-
 #: The values of an anchor. A tuple is made in a third of the time.
 _Row = tuple[int, int, int, int]
 
@@ -240,7 +222,6 @@ class TimelineBuilder:
 
     def __init__(self) -> None:
         self._keys = _Keys()
-        self._minutes = _Minutes()
         self._lines = self._first = self._last = self._total = self._last_time = 0
         #: All lines, as long as they are not too many.
         self._all: list[_Row] = []
@@ -291,18 +272,18 @@ class TimelineBuilder:
         # Times as we write them become numbers, such as 20260303100005123. That is the fastest way to read many.
         text = "\n".join(timestamps).encode(errors="replace")
         digits = text.translate(None, b"-:T.Z")
+        lines = len(timestamps)
         try:
-            if not digits.replace(b"\n", b"").isdigit() or len(digits) != 18 * len(timestamps) - 1 or _NO_TIME in text:
-                raise ValueError("these are other times")
             times = orjson.loads(b"[%b]" % digits.replace(b"\n", b","))
+            has_form = text[24::25] == b"\n" * (lines - 1) and len(digits) == 18 * lines - 1 and len(times) == lines
+            if not has_form or {*map(type, times)} != {int} or _NO_TIME in text:
+                raise ValueError("these are other times")
             pauses = list(map(sub, times, chain(times[:1], times)))
             # The difference is the pause unless another minute has begun.
             if min(pauses) < 0 or max(pauses) >= 40_000:
                 for index in [index for index, pause in enumerate(pauses) if not 0 <= pause < 40_000]:
-                    pauses[index] = self._minutes.read(times[index]) - self._minutes.read(times[index - 1])
-            first, last = map(self._minutes.read, (times[0], times[-1]))
-            if len(times) != len(timestamps):
-                raise ValueError("these are other times")
+                    pauses[index] = _unix_ms(timestamps[index]) - _unix_ms(timestamps[index - 1])
+            first, last = _unix_ms(timestamps[0]), _unix_ms(timestamps[-1])
         except ValueError:
             times = self._read_others(timestamps)
             pauses = list(map(sub, times, chain(times[:1], times)))
@@ -354,6 +335,14 @@ class TimelineBuilder:
         end = seconds_of(ended_at)
         after_last = 0 if end is None or not self._lines else max(0, round(1000 * end) - self._last_time)
         return Timeline(self._lines, self._first, self._last, self._total, after_last, shortest, anchors)
+
+
+def _unix_ms(timestamp: str) -> int:
+    """Raises ValueError for a text that is no time."""
+    seconds = seconds_of(timestamp)
+    if seconds is None:
+        raise ValueError(f"{timestamp!r} is no time")
+    return round(1000 * seconds)
 
 
 class Pause(NamedTuple):
