@@ -52,7 +52,7 @@ ANSWER_SECONDS: Final = 30.0
 #: The workflow with the jobs that are compared, how many there are, and the lines of each.
 RUNS: Final = "runs"
 JOBS: Final = 200
-RUN_LINES: Final = 2_000
+RUN_LINES: Final = 500
 #: Lines of one page of matches: the most that can be asked for.
 PAGE: Final = 1_000
 
@@ -77,7 +77,7 @@ QUERIES: Final = (
     search_for("an expression", r"took 4\d{3} ms", regex=True),
     search_for("(a+)+$", "(a+)+$", regex=True),
     search_for("(?:a.{0,50}){4}z", "(?:a.{0,50}){4}z", regex=True),
-    Query("history of a line", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/logs/1000/history"),
+    Query("history of a line", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/logs/{RUN_LINES // 2}/history"),
     Query("profile of a job", f"/workflows/{RUNS}/jobs/run-{JOBS - 1}/profile"),
 )
 
