@@ -103,15 +103,16 @@ def run(
     server = common.meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{os.urandom(6).hex()}")
     base = server or settings.url or listeners.local_service_url(settings.data_dir) or settings.service_url
-    room = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
-    open_seconds = runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS
-    limits = runner.RunLimits(settings.max_line_bytes, room, settings.lease_seconds, open_seconds, deliver_timeout)
     with contextlib.ExitStack() as stack:
         return runner.run(
             command,
             partial(_open_log_writer, settings, server, stack, workflow),
             ref,
-            limits=limits,
+            max_line_bytes=settings.max_line_bytes,
+            room=SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes),
+            lease_seconds=settings.lease_seconds,
+            open_seconds=runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS,
+            deliver_seconds=deliver_timeout,
             masks=masks,
             pty=pty,
             require_log=require_log,

@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -37,17 +37,6 @@ UNREACHED_SECONDS: Final = 5.0
 MEMORY_ONLY: Final = SpoolRoom(memory_bytes=67_108_864)
 
 
-@dataclass(frozen=True, slots=True)
-class RunLimits:
-    """The runner's settings, in bytes and seconds. ``room`` bounds the spool."""
-
-    max_line_bytes: int = MAX_LINE_BYTES
-    room: SpoolRoom = MEMORY_ONLY
-    lease_seconds: float = 30.0
-    open_seconds: float = OPEN_SECONDS
-    deliver_seconds: float = DELIVER_SECONDS
-
-
 def run(
     argv: Sequence[str],
     store: "LogWriter | Callable[[], LogWriter]",
@@ -55,7 +44,11 @@ def run(
     *,
     out: BinaryIO | None = None,
     err: BinaryIO | None = None,
-    limits: RunLimits = RunLimits(),
+    max_line_bytes: int = MAX_LINE_BYTES,
+    room: SpoolRoom = MEMORY_ONLY,
+    lease_seconds: float = 30.0,
+    open_seconds: float = OPEN_SECONDS,
+    deliver_seconds: float = DELIVER_SECONDS,
     masks: Masks | None = None,
     pty: bool = False,
     require_log: bool = False,
@@ -69,7 +62,8 @@ def run(
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
     ``store`` may be a function, which is called in the publisher's thread. What ``masks`` has is neither published nor
-    spooled. ``out`` and ``err`` get the output unchanged, by default our own. ``more_follow``, for one of several
+    spooled. ``room`` bounds the spool. ``out`` and ``err`` get
+    the output unchanged, by default our own. ``more_follow``, for one of several
     commands that are attempts of one job: whether it is not the last. ``service_url`` and ``page``, which makes the
     link to a job's page, are for messages. The others are options of ``chronoverse run``. In the main thread SIGINT,
     SIGTERM and SIGHUP are forwarded. Raises what :meth:`Publisher.start` raises, with ``require_log`` only.
@@ -85,7 +79,7 @@ def run(
         connect,
         job,
         say=say,
-        lease_seconds=limits.lease_seconds,
+        lease_seconds=lease_seconds,
         find_free_id=retry,
         labels=labels,
         # The command before may still be delivering its last lines.
@@ -93,7 +87,7 @@ def run(
     )
     if page:
         say(page(job))
-    spool = _open_spool(job, limits.room, say, retry=retry, service_url=service_url)
+    spool = _open_spool(job, room, say, retry=retry, service_url=service_url)
     recovered, recovered_lines = spool.path, spool.line_count
     publisher = make_publisher(spool)
     signals = signals or SignalForwarder()
@@ -101,7 +95,7 @@ def run(
     with signals, _short_switch_interval():
         try:
             # Only these need to know before the command starts whether the job is open.
-            seconds = limits.open_seconds if require_log or retry or recovered is not None else 0
+            seconds = open_seconds if require_log or retry or recovered is not None else 0
             publisher.start(seconds, must_open=require_log)
         except ChronoverseError as error:
             if require_log:
@@ -115,7 +109,7 @@ def run(
                 # Our lines cannot follow those of the earlier runner, whose file stays as it is.
                 spool.preserve()
                 recovered = None
-                spool = Spool(replace(limits.room, name=job.job_id))
+                spool = Spool(replace(room, name=job.job_id))
                 spool.force_spill(True)
                 publisher = make_publisher(spool)
         if page and publisher.job != job:
@@ -127,9 +121,7 @@ def run(
             earlier = spool.state.get("ending") or (None, None)
             before = (earlier[1] or 0) if more_follow is not None and earlier[0] == Status.PENDING else 0
             spool.save_state(ending=None, server=service_url or "")
-            code = run_command(
-                argv, tees, spool.put, signals, max_line_bytes=limits.max_line_bytes, masks=masks, pty=pty
-            )
+            code = run_command(argv, tees, spool.put, signals, max_line_bytes=max_line_bytes, masks=masks, pty=pty)
             status = Status.CANCELED if signals.received else Status.FAILED
             if more_follow and not signals.received:
                 publisher.end(JobResult(Status.PENDING, max(code, before)))
@@ -138,7 +130,7 @@ def run(
             if refusal is None:
                 count = len(signals.received)
                 show = tees["stderr"].show_status
-                wait_delivered(publisher, limits.deliver_seconds, show, lambda: len(signals.received) > count)
+                wait_delivered(publisher, deliver_seconds, show, lambda: len(signals.received) > count)
                 tees["stderr"].clear_status()
         finally:
             publisher.stop()

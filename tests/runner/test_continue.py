@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chronoverse.joblog.model import JobRef, Status
-from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.run import run
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.bench import JOB
@@ -20,9 +21,9 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT
 
 
-def step(store: Store, code: str, *, last: bool = False, job: JobRef = JOB, **limits: object) -> int:
+def step(store: Store, code: str, *, last: bool = False, job: JobRef = JOB, **limits: Any) -> int:
     """Runs one of several commands."""
-    return run(["sh", "-c", code], store, job, more_follow=not last, limits=RunLimits(**limits))  # type: ignore[arg-type]
+    return run(["sh", "-c", code], store, job, more_follow=not last, **limits)
 
 
 def ended(store: Store, job: JobRef = JOB) -> tuple[Status, int | None, int | None, int]:

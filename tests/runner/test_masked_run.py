@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from chronoverse.runner.capture.masking import Masks
-from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.run import run
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.commands import after_link
@@ -55,9 +56,9 @@ def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -
 def test_a_secret_is_nowhere_in_a_spool_file(tmp_path: Path) -> None:
     """The file has masks instead."""
     store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
-    limits = RunLimits(room=SpoolRoom(tmp_path / "spool", JOB.job_id), open_seconds=0.1, deliver_seconds=0.1)
-    out, err = io.BytesIO(), io.BytesIO()
-    assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks, limits=limits) == 0
+    out, err, room = io.BytesIO(), io.BytesIO(), SpoolRoom(tmp_path / "spool", JOB.job_id)
+    run_leaky = partial(run, [sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks)
+    assert run_leaky(room=room, open_seconds=0.1, deliver_seconds=0.1) == 0
     store.close()
     [path] = orphaned_spools(tmp_path / "spool")
     kept = path.read_bytes()

@@ -25,7 +25,7 @@ from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
-from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.run import run
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from chronoverse.store import Store
@@ -278,8 +278,8 @@ def test_a_deletion_that_is_heard_of_late_drops_no_lines_of_a_new_command(
         return store
 
     out, err = BytesIO(), BytesIO()
-    limits = RunLimits(room=room, open_seconds=0.01, deliver_seconds=10)
-    assert run(COMMAND, connect, job, out=out, err=err, limits=limits) == 3
+    limits: dict[str, Any] = {"room": room, "open_seconds": 0.01, "deliver_seconds": 10}
+    assert run(COMMAND, connect, job, out=out, err=err, **limits) == 3
     said = err.getvalue().decode()
     assert "was deleted" in said
     command = printed_command(said)
@@ -416,9 +416,9 @@ def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_refused_one(
 def refuses_to_run(writer: LogWriter, tmp_path: Path, job: JobRef) -> str:
     """The message with which the runner refuses to start a command without its log."""
     ran, out, err = tmp_path / "ran", BytesIO(), BytesIO()
-    limits = RunLimits(room=SpoolRoom(tmp_path / "spool"), open_seconds=0.5)
+    limits: dict[str, Any] = {"room": SpoolRoom(tmp_path / "spool"), "open_seconds": 0.5}
     with pytest.raises(ChronoverseError) as raised:
-        run(["touch", str(ran)], writer, job, out=out, err=err, limits=limits, require_log=True)
+        run(["touch", str(ran)], writer, job, out=out, err=err, **limits, require_log=True)
     assert not ran.exists()
     assert err.getvalue() == b"chronoverse: the command was not started: its log is required, and cannot be published\n"
     return f"{type(raised.value).__name__}: {raised.value}"
@@ -596,10 +596,10 @@ def test_the_job_of_a_retry_stays_its_job(server: RedisServer, store: Store, tmp
     out, err = BytesIO(), BytesIO()
     gate = tmp_path / "gate"
     script = f"echo one; while [ ! -e {gate} ]; do sleep 0.02; done; echo two"
-    limits = RunLimits(room=SpoolRoom(tmp_path / "spool"), deliver_seconds=SOON)
+    limits: dict[str, Any] = {"room": SpoolRoom(tmp_path / "spool"), "deliver_seconds": SOON}
 
     def execute() -> None:
-        run(["sh", "-c", script], store, job, out=out, err=err, limits=limits, retry=True)
+        run(["sh", "-c", script], store, job, out=out, err=err, **limits, retry=True)
 
     thread = threading.Thread(target=execute)
     thread.start()
@@ -699,11 +699,11 @@ def test_with_require_log_what_happens_later_does_not_change_the_exit_code(
     """The log was open when the command started, and is closed while it runs."""
     gate, err, codes = tmp_path / "gate", BytesIO(), list[int]()
     script = f"echo one; while [ ! -e {gate} ]; do sleep 0.02; done; echo two; exit 3"
-    limits = RunLimits(room=SpoolRoom(tmp_path / "spool"), open_seconds=SOON, deliver_seconds=SOON)
+    limits: dict[str, Any] = {"room": SpoolRoom(tmp_path / "spool"), "open_seconds": SOON, "deliver_seconds": SOON}
 
     def execute() -> None:
         argv = ["sh", "-c", script]
-        codes.append(run(argv, store, job, out=BytesIO(), err=err, limits=limits, require_log=True))
+        codes.append(run(argv, store, job, out=BytesIO(), err=err, **limits, require_log=True))
 
     thread = threading.Thread(target=execute)
     thread.start()

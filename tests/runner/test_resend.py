@@ -219,11 +219,11 @@ DRIVER = """
 import sys
 from pathlib import Path
 from chronoverse.joblog.model import JobRef
-from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.run import run
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
-limits = RunLimits(room=SpoolRoom(Path(sys.argv[2]), "job_1"))
-sys.exit(run(sys.argv[3:], Store(sys.argv[1]), JobRef("wf_1", "job_1"), limits=limits))
+room = SpoolRoom(Path(sys.argv[2]), "job_1")
+sys.exit(run(sys.argv[3:], Store(sys.argv[1]), JobRef("wf_1", "job_1"), room=room))
 """
 
 

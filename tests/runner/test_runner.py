@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.runner.command import GRACE_SECONDS
-from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.run import run
 from chronoverse.store import Store
 from tests.runner.descriptors import open_descriptors
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
@@ -64,7 +64,7 @@ def test_the_command_does_not_wait_for_the_store(store: Store, server: RedisServ
         wait_until(started.exists, SOON, "the command has started")
         return store
 
-    assert run(["touch", str(started)], connect, JOB, limits=RunLimits(open_seconds=3 * SOON)) == 0
+    assert run(["touch", str(started)], connect, JOB, open_seconds=3 * SOON) == 0
     assert read_log(server)[1] is not None
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from chronoverse.joblog.model import JobRef
 from chronoverse.runner.command import SignalForwarder
-from chronoverse.runner.run import RunLimits, run
+from chronoverse.runner.run import run
 from chronoverse.store import Store
 from tests.support.servers import RedisServer
 
@@ -56,7 +56,7 @@ class RunningJob:
             "out": self.out,
             "err": self.err,
             "signals": self.signals,
-            "limits": RunLimits(**limits),
+            **limits,
         }
         self._thread = threading.Thread(target=self._run, args=(argv, store, job), kwargs=options)
 
