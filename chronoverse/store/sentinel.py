@@ -64,6 +64,13 @@ class SentinelTopology(ClusterTopology):
         self._is_stale = self._is_stale or isinstance(error, redis.ReadOnlyError)
         super().report_error(workflow_id, error)
 
+    def server_of(self, workflow_id: str) -> Address:
+        # It stands for whichever is the master. The live reader connects again when the version changes.
+        return self._nodes.hosts[0]
+
+    def new_connection_to(self, server: Any) -> redis.Connection:
+        return super().new_connection_to(self._owner(""))
+
     def masters(self) -> Sequence[redis.Redis]:
         return [self._node(self._owner(""), PoolKind.COMMANDS)]
 
