@@ -25,8 +25,8 @@ from tests.support.service import ROOT
 NAMESPACES: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: Environment variables that a RUN step gets from outside: they say where packages come from.
 PASSED_VARIABLES: Final = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-#: Seconds for one step, for the health check to pass, and for the command to stop.
-STEP_SECONDS, HEALTHY_SECONDS, STOP_SECONDS = 300, 30, 15
+#: Seconds on a busy machine for one step, for the health check to pass, and for the command to stop.
+STEP_SECONDS, HEALTHY_SECONDS, STOP_SECONDS = 300, 120, 15
 
 
 class Image:
