@@ -117,6 +117,17 @@ def test_how_a_log_ends_is_told_apart(engine: Engine, reader_service: Service, j
     assert failure(job, service="http://127.0.0.1:1", giveUpAfter=0.1)[0] == "Unreachable"
 
 
+def test_an_entry_that_cannot_be_shown_ends_nothing(node: Node, reader_service: Service, job: Foreign) -> None:
+    """The stream has an error for it, and goes on to the end of a job that has completed."""
+    job.lines(["one", "two"]).add("2-1", "message", "out of sequence")
+    job.lines(["three"]).end()
+    read = node.start("follow", **options(reader_service, job)).result()
+
+    assert (read["numbers"], read["failure"], read["reconnects"]) == ([1, 2, 3], None, [])
+    text = "entry 2-1 has no place in this log's numbering and cannot be shown"
+    assert read["events"] == ["connected", "COMPLETED", text, "COMPLETED", "end"]
+
+
 def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: Foreign) -> None:
     """It is followed as soon as it comes."""
     reading = engine.start("follow", **options(reader_service, job, wait="forever"))

@@ -210,6 +210,8 @@ class FrameReader {
     } else if (event === "job") {
       this.hasJob = true;
     } else if (event === "end") {
+      // An error before it was about a single entry.
+      this.error = null;
       this.isOver = true;
       if (id !== undefined && NUMBER.test(id)) this.#advance(Number(id));
     }
