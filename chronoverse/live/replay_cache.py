@@ -4,9 +4,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
+
+from cachetools import TTLCache
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
@@ -92,15 +94,12 @@ class ReplayCache:
         self._invalidated = 0
         self.throttle: Final = throttle
         self._archive: Final = archive or ArchiveReader()
-        self._clock = clock
         #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(LOCK_SECONDS, StoreUnavailable, pause))
         self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))
-        self._most_bytes = most_bytes
-        #: By key: when the segment was read, and the segment. The oldest comes first. With cachetools' TTLCache
-        #: instead, a viewer that comes back would cost a tenth more: it looks for several segments.
-        self._segments: dict[_Key, tuple[float, ReplaySegment]] = {}
-        self._cached_bytes = 0
+        self._segments: TTLCache[_Key, ReplaySegment] = TTLCache(
+            most_bytes, CACHE_SECONDS, clock, lambda segment: len(segment.frames)
+        )
 
     def read_after(
         self,
@@ -223,7 +222,7 @@ class ReplayCache:
         self._archive.forget(ref)
         self._invalidated += 1
         for key in [key for key in self._segments if key[0] == ref]:
-            self._drop(key)
+            self._segments.pop(key, None)
 
     def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
         """What others have just read after line ``cursor``, and the last number in it. Never waits.
@@ -232,7 +231,7 @@ class ReplayCache:
         """
         found: list[bytes] = []
         size = 0
-        while segment := self._find((ref, line_filter, cursor)):
+        while segment := self._segments.get((ref, line_filter, cursor)):
             size += len(segment.frames)
             if found and size > SEGMENT_BYTES:
                 break
@@ -240,29 +239,15 @@ class ReplayCache:
             cursor = segment.cursor
         return b"".join(found), cursor
 
-    def _find(self, key: _Key) -> ReplaySegment | None:
-        read_at, segment = self._segments.get(key, (0.0, None))
-        return segment if segment and read_at > self._clock() - CACHE_SECONDS else None
-
     def _find_complete(self, key: _Key) -> ReplaySegment | None:
         # The log may have grown since an incomplete segment was read. Such a segment is for :meth:`cached` only.
-        segment = self._find(key)
+        segment = self._segments.get(key)
         return segment if segment and segment.complete else None
 
     def _remember(self, key: _Key, segment: ReplaySegment) -> None:
-        self._drop(key)
-        self._segments[key] = self._clock(), segment
-        self._cached_bytes += len(segment.frames)
-        too_old = self._clock() - CACHE_SECONDS
-        while self._segments:
-            oldest = next(iter(self._segments))
-            if self._cached_bytes <= self._most_bytes and self._segments[oldest][0] > too_old:
-                return
-            self._drop(oldest)
-
-    def _drop(self, key: _Key) -> None:
-        if before := self._segments.pop(key, None):
-            self._cached_bytes -= len(before[1].frames)
+        # A foreign runner may write a line that is larger than the cache.
+        with suppress(ValueError):
+            self._segments[key] = segment
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:

@@ -202,6 +202,15 @@ def test_those_who_began_at_different_lines_meet(rig: Rig) -> None:
     assert rig.source.calls["read"] == reads + 1
 
 
+def test_a_segment_that_is_larger_than_the_cache_is_read_anew(rig: Rig) -> None:
+    """A foreign runner may write a line of any length."""
+    rig.ask("XADD", rig.key, "1-0", *redis_fields(Line(1, STAMP, "x" * SMALL_CACHE_BYTES, "stdout")))
+
+    assert rig.segment(0, lines=1).cursor == 1
+    assert rig.segment(0, lines=1).cursor == 1
+    assert rig.cache.cached(JOB, None, 0) == (b"", 0)
+
+
 def test_a_filter_has_segments_of_its_own(rig: Rig) -> None:
     """Nobody gets another's."""
     rig.write(1, 8, "stderr")
