@@ -61,10 +61,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
         compressed = request.accept_encodings["gzip"] > 0
         if compressed:
             headers["Content-Encoding"] = "gzip"
-        response = Response(content_type=_CONTENT_TYPES[format], headers=headers)
+        # With an iterator the answer to HEAD does not say that the body's length is 0.
+        response = Response(iter(()), content_type=_CONTENT_TYPES[format], headers=headers)
         if request.method == "HEAD":
-            # The length of the body is not known, so the answer must not say that it is 0.
-            response.automatically_set_content_length = False
             return response
         # A download may last as long as a viewer's stream, so it counts as one.
         ticket = stream_ticket(deps)
