@@ -197,6 +197,17 @@ def test_when_the_leader_leaves_the_others_go_on_from_its_position(feed: Feed) -
     assert leader.viewer.cursor == 2
 
 
+@pytest.mark.parametrize("which", range(3))
+def test_who_leaves_is_not_sent_a_line_again(feed: Feed, which: int) -> None:
+    """Its viewer goes on from the group's position, whether or not it is the leader."""
+    group, members = make_group(feed, 3)
+    publish(feed, 2)
+    group.remove(cast(StreamWriter, members[which]))
+
+    assert members[which].viewer.cursor == 2
+    assert members[which].viewer.try_next() is None
+
+
 def test_a_leader_that_must_end_ends_alone(feed: Feed) -> None:
     """Its last frames are not those of the other members."""
     _, (leader, *others) = make_group(feed, 3)
