@@ -7,12 +7,13 @@ import pytest
 
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Job, JobRef, Status
-from chronoverse.live.feed import WAKES_PER_YIELD, EventFrame, Feed
+from chronoverse.live.feed import SLICE_BYTES, WAKES_PER_YIELD, EventFrame, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
 from chronoverse.web.streaming.broadcast import BroadcastGroup
 from chronoverse.web.streaming.stream_writer import StreamWriter
+from tests.support.reading import Clock
 
 REF: Final = JobRef("wf_1", "job_1")
 #: Bytes of a ring that holds everything.
@@ -22,8 +23,8 @@ LARGE_RING: Final = 10**9
 class FakeWriter:
     """A member of a group, whose viewer has caught up. ``sent`` is what was written to it."""
 
-    def __init__(self, feed: Feed, **options: Any) -> None:
-        tail = cast(Tail, FakeTail(feed))
+    def __init__(self, feed: Feed, clock: Clock | None = None, **options: Any) -> None:
+        tail = cast(Tail, FakeTail(feed, clock or Clock()))
         self.viewer = Viewer(cast(ReplayCache, None), tail, REF, feed.job, after=feed.cursor, **options)
         while self.viewer.try_next() is not None:
             pass
@@ -47,11 +48,9 @@ class FakeTail:
 
     lease_seconds = 30.0
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, clock: Clock) -> None:
         self.feed = feed
-
-    def clock(self) -> float:
-        return 0.0
+        self.clock = clock
 
     def join(self, ref: JobRef, job: Job | None, viewer: Viewer) -> Feed:
         self.feed.waiters.add(viewer)
@@ -87,7 +86,8 @@ def feed(on_yield: list[Callable[[], object]]) -> Feed:
 
 def make_group(feed: Feed, count: int, **options: Any) -> tuple[BroadcastGroup, list[FakeWriter]]:
     """A group with ``count`` members, which all have line 1. ``options`` are those of their viewers."""
-    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed)), bytes)
+    clock = options.setdefault("clock", Clock())
+    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed, clock)), bytes)
     members = [FakeWriter(feed, **options) for _ in range(count)]
     assert all(group.join(cast(StreamWriter, each)) for each in members)
     return group, members
@@ -231,3 +231,26 @@ def test_what_a_filter_has_left_out_moves_the_cursor_of_all_members(feed: Feed) 
     assert group.join(cast(StreamWriter, newcomer))
     publish(feed, 2)
     assert {each.sent for each in (*members, newcomer)} == {b"id: 1\n\n2;"}
+
+
+def test_all_that_is_new_is_written_however_many_slices_it_is(feed: Feed) -> None:
+    """Nobody wakes the group for the second slice."""
+    _, members = make_group(feed, 2)
+    frames = [b"%d" % number * SLICE_BYTES for number in (2, 3)]
+    feed.publish([EventFrame(2, "stdout", frames[0]), EventFrame(3, "stdout", frames[1])], 1, LARGE_RING)
+
+    assert {each.sent for each in members} == {b"".join(frames)}
+
+
+def test_a_member_whose_token_expires_leaves_the_group(feed: Feed) -> None:
+    """It ends its stream by itself, and the others go on."""
+    clock = Clock()
+    group, members = make_group(feed, 2, clock=clock)
+    expiring = FakeWriter(feed, clock, expires_at=clock() + 5)
+    assert group.join(cast(StreamWriter, expiring))
+    assert group.due == clock() + 5
+
+    clock.now += 5
+    group.wake()
+    assert expiring.group is None
+    assert [each.group for each in members] == [group, group]
