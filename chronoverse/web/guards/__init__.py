@@ -7,8 +7,7 @@ value of each constant; ``docs/architecture.md`` has it.
 
 turns: how many requests do the same expensive work at the same time. Subjects, or client addresses, get it in turn.
 
-- a request's wait to begin, addresses in turn; a new viewer's: {guards.turns.ACCEPT_WAIT_SECONDS}, then 503; other
-  greenlets run every {guards.event_loop.ACCEPT_SLICE_SECONDS}
+- a request's wait to begin, addresses in turn; a new viewer's: {guards.turns.ACCEPT_WAIT_SECONDS}, then 503
 - pages and listings that are made at the same time, for each server of the store; those of one subject; the wait to
   begin: {guards.turns.MAX_PAGES}; {guards.turns.MAX_SUBJECT_PAGES}; {guards.turns.WAIT_SECONDS}, then 503 or 429
 - reads of stored lines or of many jobs at the same time, for each server of the store, subjects in turn; those of
@@ -17,8 +16,8 @@ turns: how many requests do the same expensive work at the same time. Subjects, 
 
 event_loop: how long a greenlet works before the others run.
 
-- a request's work before other greenlets run: {guards.event_loop.WORK_SLICE_SECONDS}; parsing a body of 8 MiB takes
-  some 15 ms
+- a request's work, and the beginning of requests, before other greenlets run: {guards.event_loop.WORK_SLICE_SECONDS};
+  parsing a body of 8 MiB takes some 15 ms
 - filling sockets before other greenlets run: {streaming.stream_writer.PASS_SECONDS}
 
 memory: shares of bytes. A subject that is alone may have half, a second one half of the rest, and so on.

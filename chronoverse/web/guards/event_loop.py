@@ -5,10 +5,9 @@ from typing import Final
 
 import gevent
 
-#: Seconds that a request works before it lets others run, which takes 20 µs. A live line waits for about two of these.
+#: Seconds that a request works, or that requests begin, before others run, which takes 20 µs. A live line waits for
+#: about two of these.
 WORK_SLICE_SECONDS: Final = 0.001
-#: Seconds for which new viewers are accepted before others run. That is enough for some five of them.
-ACCEPT_SLICE_SECONDS: Final = 0.002
 
 
 def yield_to_loop() -> None:
@@ -25,12 +24,11 @@ def yield_to_loop() -> None:
 class TimeSlice:
     """Bounds how long a greenlet works before it lets others run."""
 
-    def __init__(self, seconds: float = WORK_SLICE_SECONDS) -> None:
-        self._seconds = seconds
-        self._ends_at = time.monotonic() + seconds
+    def __init__(self) -> None:
+        self._ends_at = time.monotonic() + WORK_SLICE_SECONDS
 
     def check(self) -> None:
         """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line."""
         if time.monotonic() >= self._ends_at:
             yield_to_loop()
-            self._ends_at = time.monotonic() + self._seconds
+            self._ends_at = time.monotonic() + WORK_SLICE_SECONDS

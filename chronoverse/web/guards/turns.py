@@ -9,7 +9,7 @@ from typing import Any, Final
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.joblog.model import JobRef
 from chronoverse.live.fair_lock import FairLock
-from chronoverse.web.guards.event_loop import ACCEPT_SLICE_SECONDS, TimeSlice
+from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import UnreadAnswers
 
 #: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
@@ -47,8 +47,8 @@ class Turns:
         self.unread: Final = unread
         #: For beginning a request, by the client's address, and for a new viewer. The event loop runs what else is due
         #: between some of them and the next. After a restart viewers come by the thousand, so they have their own lock.
-        self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
-        self.viewer = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(ACCEPT_SLICE_SECONDS).check)
+        self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
+        self.viewer = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         self._pages = _locks(WAIT_SECONDS, at_once=MAX_PAGES, each=MAX_SUBJECT_PAGES, used_up=ShareExceeded)
         self._reads = _locks(WAIT_SECONDS, at_once=MAX_READS)
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=MAX_READS)
