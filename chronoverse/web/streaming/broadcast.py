@@ -26,6 +26,8 @@ class BroadcastGroup:
 
     #: All members have caught up.
     is_replaying = False
+    #: The tail wakes it in each round of the housekeeper.
+    due = 0.0
 
     def __init__(
         self,
@@ -35,8 +37,6 @@ class BroadcastGroup:
         line_filter: LineFilter | None = None,
         key: object = None,
     ) -> None:
-        #: When the group must be woken though the feed has nothing new, on the tail's clock.
-        self.due = float("inf")
         self.line_filter: Final = line_filter
         self._feed: Final = feed
         self._tail: Final = tail
@@ -81,7 +81,6 @@ class BroadcastGroup:
         self._members[member] = member.take
         member.group = self
         self._ends_at = min(self._ends_at, viewer.ends_at)
-        self.due = min(self._leader.due, self._ends_at)
         return True
 
     def remove(self, member: "StreamWriter") -> None:
@@ -134,8 +133,8 @@ class BroadcastGroup:
             return False
         leader = self._leader
         before = leader.ring_position
-        if before is None or feed.final is not None or not self._tail.healthy(feed.ref):
-            # The end, a changed job, or a store that does not answer: each viewer handles these for itself.
+        if before is None or feed.final is not None:
+            # The end, or a changed job: each viewer handles these for itself.
             self._dissolve(list(self._members))
             return False
         frames = leader.try_next(member.viewer.subject for member in self._members)
@@ -149,7 +148,6 @@ class BroadcastGroup:
             # The ring has dropped lines.
             self._dissolve(list(self._members))
             return False
-        self.due = min(leader.due, self._ends_at)
         if frames:
             if lines := (leader.ring_position or before) - before:
                 self._tail.count_delivered(lines, len(frames), len(self._members) - 1)

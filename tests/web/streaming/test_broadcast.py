@@ -6,11 +6,11 @@ from typing import Any, Final, cast
 import pytest
 
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.model import Job, JobRef, Status
-from chronoverse.live.feed import SLICE_BYTES, WAKES_PER_YIELD, EventFrame, Feed
+from chronoverse.joblog.model import Job, JobRef, Line, Status
+from chronoverse.live.feed import SLICE_BYTES, WAKES_PER_YIELD, EventFrame, Feed, FilterBudget
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
-from chronoverse.live.viewer import Viewer
+from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.web.streaming.broadcast import BroadcastGroup
 from chronoverse.web.streaming.stream_writer import StreamWriter
 from tests.support.reading import Clock
@@ -24,8 +24,10 @@ class FakeWriter:
     """A member of a group, whose viewer has caught up. ``sent`` is what was written to it."""
 
     def __init__(self, feed: Feed, clock: Clock | None = None, **options: Any) -> None:
-        tail = cast(Tail, FakeTail(feed, clock or Clock()))
-        self.viewer = Viewer(cast(ReplayCache, None), tail, REF, feed.job, after=feed.cursor, **options)
+        self.tail = FakeTail(feed, clock or Clock())
+        self.viewer = Viewer(
+            cast(ReplayCache, None), cast(Tail, self.tail), REF, feed.job, after=feed.cursor, **options
+        )
         while self.viewer.try_next() is not None:
             pass
         self.group: BroadcastGroup | None = None
@@ -47,6 +49,7 @@ class FakeTail:
     """What a group and its viewers need of the tail."""
 
     lease_seconds = 30.0
+    silent_for = 0.0
 
     def __init__(self, feed: Feed, clock: Clock) -> None:
         self.feed = feed
@@ -60,10 +63,10 @@ class FakeTail:
         """Does nothing."""
 
     def silent_seconds(self, ref: JobRef) -> float:
-        return 0.0
+        return self.silent_for
 
     def healthy(self, ref: JobRef) -> bool:
-        return True
+        return not self.silent_for
 
 
 def publish(feed: Feed, number: int) -> None:
@@ -248,9 +251,39 @@ def test_a_member_whose_token_expires_leaves_the_group(feed: Feed) -> None:
     group, members = make_group(feed, 2, clock=clock)
     expiring = FakeWriter(feed, clock, expires_at=clock() + 5)
     assert group.join(cast(StreamWriter, expiring))
-    assert group.due == clock() + 5
 
     clock.now += 5
     group.wake()
     assert expiring.group is None
     assert [each.group for each in members] == [group, group]
+
+
+def test_any_member_may_pay_for_comparing_lines() -> None:
+    """The leader's subject has used up its time, and the other one has not."""
+    clock = Clock()
+    budget = FilterBudget(clock)
+    feed = Feed(REF, Job(REF, Status.RUNNING, attempt=1), filter_budget=budget)
+    line_filter = LineFilter(q="x")
+    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed, clock)), bytes, line_filter)
+    members = [FakeWriter(feed, clock, line_filter=line_filter, subject=subject) for subject in ("ada", "bob")]
+    assert all(group.join(cast(StreamWriter, each)) for each in members)
+    for subject, seconds in (("ada", 0.06), ("bob", 0.001)):
+        with budget.spend(subject):
+            clock.now += seconds
+    line = Line(1, "2026-03-03T10:00:05.123Z", "x", "stdout").to_frame()
+    feed.publish([EventFrame(1, "stdout", line)], 0, LARGE_RING)
+
+    assert [each.sent for each in members] == [line, line]
+
+
+def test_when_the_store_does_not_answer_all_members_are_told(feed: Feed) -> None:
+    """The leader ends its stream with an error, and so does each that leads after it."""
+    clock = Clock()
+    group, members = make_group(feed, 3, clock=clock)
+    clock.now += STORE_PATIENCE_SECONDS
+    for each in members:
+        each.tail.silent_for = STORE_PATIENCE_SECONDS
+    group.wake()
+
+    assert [each.viewer.reason for each in members] == ["error"] * 3
+    assert not feed.groups
