@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 def archive(
     once: bool, orphans: bool, delete: bool, imports: bool, address: str | None, output: str, while_stdin: bool
 ) -> int:
-    """Move logs into the archive, and delete those whose time is over, until told to go."""
+    """Move logs into the archive, and delete what is too old.
+
+    It goes on until it is told to go.
+    """
     from chronoverse import metrics
     from chronoverse.archive.archiver import Archiver
     from chronoverse.archive.retention import RetentionPolicy
@@ -184,7 +187,10 @@ def _serve_metrics(address: str) -> None:
 @click.argument("workflow", type=common.identifier)
 @click.argument("time_text", metavar="[TIME|default]", required=False)
 def retention(workflow: str, time_text: str | None) -> None:
-    """Show or set for how long jobs of WORKFLOW are kept after their end: such as 90d."""
+    """Show or set how long jobs of WORKFLOW are kept, such as 90d.
+
+    The time begins when a job ends.
+    """
     from chronoverse.archive.retention import apply_retention
 
     settings = common.read_settings()
@@ -213,7 +219,10 @@ def _bound(_: click.Context, __: click.Parameter, text: str | None) -> int | str
 @click.option("--job-bytes", metavar="N|default", callback=_bound, help="What is stored of one job's messages.")
 @click.option("--day-bytes", metavar="N|default", callback=_bound, help="The same of all jobs of a day (UTC).")
 def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | None) -> None:
-    """Show or set the quotas of WORKFLOW, in bytes: 0 is no bound. They also hold for jobs that run."""
+    """Show or set the quotas of WORKFLOW, in bytes.
+
+    0 is no bound. They also hold for jobs that run.
+    """
     settings = common.read_settings()
     common.require_store(settings)
     with common.open_store(settings) as store:
@@ -239,9 +248,9 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
 )
 @click.option("--until", type=common.moment, metavar="TIME", help="Only what was done then or before.")
 def audit(since: str | None, until: str | None) -> None:
-    """Print who deleted, redacted and changed what, the newest first. This needs a token with logs:admin.
+    """Print who deleted, redacted and changed what.
 
-    Each entry is a line of JSON.
+    This needs a token with logs:admin. The newest comes first, and each entry is a line of JSON.
     """
     with common.open_client("*", scope="logs:admin") as client:
         for page in client.pages("/audit", limit=1_000, since=since, until=until):

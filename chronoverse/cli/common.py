@@ -139,7 +139,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
     def show(text: str) -> None:
         nonlocal shown_at
-        if is_terminal and (not text or time.monotonic() > shown_at + 0.1):
+        if is_terminal and (time.monotonic() > shown_at + 0.1 if text else shown_at):
             shown_at = time.monotonic() if text else 0.0
             click.echo(f"\r\x1b[K{plain_text(text)}", err=True, nl=False)
 
@@ -264,11 +264,23 @@ def open_archive(settings: Settings) -> "ObjectStore":
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
     """A client of the service that the settings name, which may do what ``scope`` says with ``workflow``.
 
-    A :class:`JobNotFound` of the ``with`` block is raised with ids that are near.
+    A :class:`JobNotFound` of the ``with`` block is raised with ids that are near, and other errors with what to do.
     """
-    client = make_client(read_settings(), workflow, scope)
-    with contextlib.closing(client), naming_near_ids(client, workflow, job):
-        yield client
+    settings = read_settings()
+    with status_line() as show:
+        client = make_client(settings, workflow, scope, on_retry=show)
+        try:
+            with contextlib.closing(client), naming_near_ids(client, workflow, job):
+                yield client
+        except errors.Unauthorized as error:
+            if settings.token is None:
+                raise
+            raise errors.Unauthorized(f"{error}; this is about the token in CHRONOVERSE_TOKEN") from error
+        except errors.Unreachable as error:
+            if settings.url is not None:
+                raise
+            hint = "`chronoverse serve` starts a service here, and CHRONOVERSE_URL names another one"
+            raise errors.Unreachable(f"{error}; {hint}") from error
 
 
 @contextlib.contextmanager

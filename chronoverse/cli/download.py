@@ -22,9 +22,10 @@ from chronoverse.joblog.model import JobRef
 @common.regex_option
 @click.option("--raw", is_flag=True, help="Leave colours and control sequences in: only for output you trust.")
 def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
-    """Save the log of JOB as FILE, or as WORKFLOW-JOB.txt; - is the standard output.
+    """Save the log of JOB as FILE.
 
-    FILE appears, or is replaced, when the log has come as a whole.
+    The default is WORKFLOW-JOB.txt, and - is the standard output. FILE appears, or is replaced, when the log has come
+    as a whole.
     """
     if options["regex"] and options["search"] is None:
         raise click.UsageError("--regex goes with --search")

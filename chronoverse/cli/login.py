@@ -14,7 +14,10 @@ from chronoverse.settings import Settings, parse
 )
 @click.option("--client-id", metavar="ID", help="The public client at the issuer. Default: what the service says.")
 def login(issuer: str | None, client_id: str | None) -> None:
-    """Sign in at the service's issuer, with the browser of any machine."""
+    """Sign in at the service's issuer.
+
+    The browser may run on any machine.
+    """
     from chronoverse.client.login import Issuer, LoginFile
 
     settings = common.read_settings()
@@ -61,7 +64,7 @@ def _ask_service(settings: Settings) -> dict[str, str | None]:
 
 @click.command()
 def logout() -> None:
-    """End the sign-in of ``login``, also at the issuer."""
+    """End the sign-in, also at the issuer."""
     from chronoverse.client.login import Issuer, LoginFile
 
     settings = common.read_settings()

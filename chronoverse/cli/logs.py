@@ -72,7 +72,10 @@ def logs(
     context: int,
     **printing: Any,
 ) -> int:
-    """Print the log of JOB in WORKFLOW, or what is found in it: exits with 1 when that is nothing."""
+    """Print the log of JOB, follow it, or find lines in it.
+
+    It exits with 1 when nothing is found, and with -f as the job does.
+    """
     contradictions = {
         "--offset and --tail exclude each other": offset is not None and tail is not None,
         "--wait and --offset latest make sense with -f only": not follow and (wait or offset == "latest"),

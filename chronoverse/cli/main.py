@@ -60,6 +60,18 @@ class _CommandGroup(click.Group):
         command.epilog = f"\b\nExample:\n  chronoverse {example}"
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from chronoverse.client.near import near_ids
+
+            if near := near_ids(args[0], _COMMANDS):
+                ctx.fail(f"there is no command {args[0]}: did you mean {' or '.join(near)}?")
+            raise
+
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:

@@ -17,7 +17,9 @@ from chronoverse.client.terminal import counted, plain_text
 @common.against_label_option
 @common.output_option
 def profile(workflow: str, job: str, against_label: list[str], output: str) -> None:
-    """Print where the time of JOB went: what took longer than in the good runs before it, and its longest pauses.
+    """Print where the time of JOB went.
+
+    That is what took longer than in the good runs before it, and its longest pauses.
 
     Of a running job it says how long it has been silent, what is usual there, and when good runs would have ended.
     """

@@ -50,9 +50,10 @@ def redact(
     reason: str | None,
     yes: bool,
 ) -> int:
-    """Replace what lines of JOB say by [redacted], everywhere and for good. This needs a token with logs:admin.
+    """Replace what lines of JOB say by [redacted], for good.
 
-    The same options show before what will be redacted: chronoverse logs WORKFLOW JOB --search Q
+    This happens everywhere, and needs a token with logs:admin. The same options show before what will be redacted:
+    chronoverse logs WORKFLOW JOB --search Q
     """
     if regex and search is None:
         raise click.UsageError("--regex goes with --search")

@@ -79,7 +79,7 @@ def run(
     command: tuple[str, ...],
     **masks_given: Any,
 ) -> int:
-    """Run CMD as a job: show its output as it is, publish every line, and exit as it does.
+    """Run CMD as a job, publish every line, and exit as it does.
 
     CMD runs whatever the store or the service answers. Lines that cannot be published are kept in a file, and a message
     says how to deliver it.
@@ -140,9 +140,9 @@ def run(
 def deliver(
     file: Path, server: str | None, deliver_timeout: int, job: str | None, retry: bool, only_print: bool, raw: bool
 ) -> int:
-    """Deliver the lines that a runner left behind in FILE, and how its job ended.
+    """Deliver the lines that a runner left behind in FILE.
 
-    FILE is removed when the store has given all of its lines back.
+    How its job ended is delivered, too. FILE is removed when the store has given all of its lines back.
     """
     if raw and not only_print:
         raise click.UsageError("--raw goes with --print")

@@ -32,9 +32,10 @@ from chronoverse.joblog.model import Line
 @common.list_output_option
 @click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
 def search(workflow: str, text: str, regex: bool, max_count: int, output: str, raw: bool, **filters: Any) -> int:
-    """Print the lines that contain TEXT in any job of WORKFLOW, as JOB:NUMBER:line, the newest job first.
+    """Print the lines of all jobs of WORKFLOW that contain TEXT.
 
-    The exit code is that of grep: 0 when a line was found, 1 when none was, 2 when a job could not be searched.
+    They are printed as JOB:NUMBER:line, the newest job first. The exit code is that of grep: 0 when a line was found, 1
+    when none was, 2 when a job could not be searched.
     """
     from chronoverse.client.client import read_items
 

@@ -23,7 +23,7 @@ from chronoverse.client.terminal import counted, plain_text
 @common.label_option("--label", "Only jobs with this label. May be repeated: then they must have all.")
 @common.output_option
 def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output: str) -> None:
-    """Print in which of the newest runs of WORKFLOW a line like line N of JOB was printed.
+    """Print in which runs a line like line N of JOB was printed.
 
     Lines are alike when they differ in numbers, times, hashes, temporary paths and the like only.
     """

@@ -30,7 +30,7 @@ _VERDICTS: Final = {
 @common.against_label_option
 @common.output_option
 def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], output: str) -> None:
-    """Print what matters first of JOB: what is new in it, what looks like an error, and its last lines.
+    """Print why JOB failed, what is new in it, and its last lines.
 
     Of a failed job it names the line that says why, as far as it can tell. A very long log is looked at from the end
     backwards, for two minutes at most.
@@ -68,10 +68,13 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield "No earlier job has COMPLETED, so nothing is known to be new."
         else:
             jobs = ", ".join(map(str, compared_with))
-            yield plain_text(f"{_how_many(summary, 'new', 'new line', 'new lines')}, compared with {jobs}:")
+            yield plain_text(
+                f"{_how_many(summary, 'new', 'new line', 'new lines')}, compared with {jobs}{_colon(summary, 'new')}"
+            )
         yield from map(numbered, summary["new"]["first"])
         yield plain_text(
-            f"{_how_many(summary, 'errors', 'line that looks like an error', 'lines that look like errors')}:"
+            f"{_how_many(summary, 'errors', 'line that looks like an error', 'lines that look like errors')}"
+            f"{_colon(summary, 'errors')}"
         )
         yield from map(numbered, summary["errors"]["first"])
         yield "The last lines:"
@@ -95,6 +98,10 @@ def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:
     if count is not None:
         return counted(count, one, many)
     return f"{many}: {looked_at(summary)}, {sum(line.get('repeated', 1) for line in first) or 'none'} so far"
+
+
+def _colon(summary: dict[str, Any], kind: str) -> str:
+    return ":" if summary[kind]["first"] else "."
 
 
 def _pause_text(pause: dict[str, Any]) -> str:

@@ -47,7 +47,8 @@ class Client:
 
     ``token`` is a bearer token, a function that makes one for each attempt, or None. ``ca_file`` has authorities that
     are trusted beside the system's. A request that is no stream is tried ``max_attempts`` times, and none again after
-    it has failed for ``max_retry_seconds``. ``clock`` is monotonic. ``chance`` returns a random number from 0 to 1.
+    it has failed for ``max_retry_seconds``. ``on_retry`` gets a message before, and an empty one after each delay of
+    those requests. ``clock`` is monotonic. ``chance`` returns a random number from 0 to 1.
 
     Every method raises a :class:`ChronoverseError` when no retry can succeed, such as :class:`Unauthorized` or
     :class:`JobNotFound`, and :class:`Unreachable` when retries did not succeed.
@@ -62,6 +63,7 @@ class Client:
         heartbeat_seconds: float = 15.0,
         max_attempts: int = 4,
         max_retry_seconds: float = 600.0,
+        on_retry: Callable[[str], object] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], object] = time.sleep,
@@ -69,6 +71,7 @@ class Client:
         self._renews_token = callable(token)
         self._max_attempts = max_attempts
         self._max_retry_seconds = max_retry_seconds
+        self._on_retry = on_retry
         self._clock = clock
         self._chance = chance
         self._sleep = sleep
@@ -319,7 +322,10 @@ class Client:
             try:
                 return attempt()
             except RequestFailed as failure:
-                self._sleep(self._delay(backoff, failure, self._max_attempts))
+                delay = self._delay(backoff, failure, self._max_attempts)
+                self._on_retry(f"{failure}; trying again in {delay:.1f} s")
+                self._sleep(delay)
+                self._on_retry("")
 
     def _delay(self, backoff: Backoff, failure: RequestFailed, max_failures: int | None) -> float:
         """Seconds until the next attempt after ``failure``. Raises ``failure`` when there is to be none.

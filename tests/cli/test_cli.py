@@ -655,6 +655,26 @@ def test_a_command_that_asks_a_service_imports_only_what_it_needs(command: str, 
     assert not unused & imported
 
 
+def test_an_error_says_what_to_do(cli: Cli) -> None:
+    """Not only what is wrong."""
+    with ScriptedService(problem("401 Unauthorized", "the token has expired")) as service:
+        refused = cli("jobs", "wf_1", URL=service.url, TOKEN="old")
+
+    assert refused.stderr == "chronoverse: the token has expired; this is about the token in CHRONOVERSE_TOKEN\n"
+    assert refused.returncode == 77
+    assert "there is no command job: did you mean jobs?" in cli("job", "wf_1").stderr
+    assert "No such command 'xyz'" in cli("xyz").stderr
+
+
+def test_the_list_of_commands_has_whole_sentences(cli: Cli) -> None:
+    """Each fits into a terminal of 80 columns."""
+    listed = cli("--help").stdout.partition("Commands:\n")[2].splitlines()
+
+    assert len(listed) == len(visible_commands())
+    assert [each for each in listed if not each.endswith(".")] == []
+    assert [each for each in listed if each.endswith("...")] == []
+
+
 def test_complete_pages_have_no_gaps() -> None:
     """Neither has an empty log."""
     number, lines = attrgetter("sequence_num"), [line(number, "x") for number in (1, 2, 3)]

@@ -319,7 +319,7 @@ def test_a_summary_of_a_long_log(cli: Cli) -> None:
         "truncated": True,
     }
     text = list(summary_text(part))
-    assert text[1] == "new lines: looked at 198,000 of 600,405 lines, none so far, compared with good:"
+    assert text[1] == "new lines: looked at 198,000 of 600,405 lines, none so far, compared with good."
     assert text[2] == "lines that look like errors: looked at 198,000 of 600,405 lines, 5 so far:"
     assert text[-1] == "Not all lines were looked at: the same command goes on from there."
     cause = {"from": 7, "to": 9, "line": line, "kind": "error"}
@@ -331,7 +331,7 @@ def test_a_summary_of_a_long_log(cli: Cli) -> None:
     assert done.stdout.splitlines()[1:] == [
         "Open it at lines 7 to 9. The most telling one:",
         "        7  panic: nil map",
-        "0 new lines, compared with good:",
+        "0 new lines, compared with good.",
         "5 lines that look like errors:",
         "        7  panic: nil map",
         "The last lines:",

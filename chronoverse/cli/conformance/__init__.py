@@ -60,11 +60,11 @@ def _known(context: click.Context, option: click.Parameter, names: tuple[str, ..
 @common.output_option
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, command: tuple[str, ...]) -> int:
-    """Test a runner, in any language, against a service that is started for it.
+    """Test a runner, in any language.
 
-    CMD is run once for each case, with the case's command after it. In its arguments, {workflow} and {job} are replaced
-    by ids, and one with {label} stands for each label, as KEY=VALUE. CHRONOVERSE_URL and CHRONOVERSE_TOKEN say where to
-    publish. Exits with 0 if all cases hold, and with 1 if not.
+    A service is started for it. CMD is run once for each case, with the case's command after it. In its arguments,
+    {workflow} and {job} are replaced by ids, and one with {label} stands for each label, as KEY=VALUE. CHRONOVERSE_URL
+    and CHRONOVERSE_TOKEN say where to publish. Exits with 0 if all cases hold, and with 1 if not.
     """
     from chronoverse.cli.conformance.cases import CASES
     from chronoverse.cli.conformance.service import running_service

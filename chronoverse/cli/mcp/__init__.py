@@ -27,9 +27,10 @@ from chronoverse.errors import SettingsError
     help="The longest wait_for. Many MCP clients give up a call after 60 s.",
 )
 def mcp(max_wait: int) -> None:
-    """Serve logs to programs over the Model Context Protocol, on standard input and output.
+    """Serve logs to programs over the Model Context Protocol.
 
-    An MCP client starts this command. It only reads, with the rights of its token, until standard input ends.
+    An MCP client starts this command, and speaks on standard input and output. It only reads, with the rights of its
+    token, until standard input ends.
     """
     if find_spec("mcp") is None:
         raise SettingsError("chronoverse mcp needs the MCP SDK: install the extra mcp (docs/installing.md)")
