@@ -86,6 +86,10 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui")
     @routes.route("/ui/")
+    def short() -> Response:
+        """Leads to the list of workflows, for those who type the beginning of an address."""
+        return Response(status=302, headers={"Location": "/"})
+
     @routes.route("/ui/<path:rest>")
     def unknown(rest: str = "") -> Response:
         """The ways to the others."""

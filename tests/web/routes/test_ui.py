@@ -52,7 +52,6 @@ def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: 
 @pytest.mark.parametrize(
     "path",
     [
-        "/ui",
         "/ui/static/",
         "/ui/static/none.js",
         "/ui/static/../ui.py",
@@ -74,6 +73,11 @@ def test_there_is_nothing_else(anybody: httpx.Client, path: str) -> None:
     if not is_file:
         assert response.text == (STATIC / "unknown.html").read_text("utf-8")
         assert "default-src 'self'" in response.headers["content-security-policy"]
+
+
+def test_the_beginning_of_an_address_leads_to_the_workflows(anybody: httpx.Client) -> None:
+    """Somebody may type it."""
+    assert {anybody.get(path).headers["location"] for path in ("/ui", "/ui/")} == {"/"}
 
 
 def test_the_old_address_of_a_workflow_leads_to_its_page(anybody: httpx.Client) -> None:
