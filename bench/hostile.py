@@ -7,7 +7,9 @@ has three runners (two publish over HTTP, one to the store) and 50 viewers. Each
 once and in order, and measures how late each line is. Another user searches a stored log of it again and again. At
 first nobody else uses the service, for ``--quiet`` seconds. Then the attackers work on the workflow ``evil`` for
 ``--seconds``. Their processes have the kernel's idle priority, because their computers would not be the service's,
-unless they are to ``--contend`` for the processors.
+unless they are to ``--contend`` for the processors. Two processes of ordinary priority show what is left when the
+processors are shared: one reads a good job's lines from the store, without the service, and one only wants to wake up
+every :data:`NAP_SECONDS`.
 
 Prints a report as JSON. Exits with 1 when the workflow ``good`` lost a line, when one of its jobs was declared lost, or
 when the report passes a bound of :data:`BOUNDS`.
@@ -36,10 +38,12 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import psutil
+import redis
 
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
+from chronoverse.store.keys import KeyMap
 from tests.support.commands import chronoverse_argv
 from tests.support.nginx import Nginx
 from tests.support.servers import running
@@ -61,6 +65,8 @@ RETRY_SECONDS: Final = 0.1
 END_SECONDS: Final = 60.0
 #: Seconds for which tokens are valid.
 TOKEN_SECONDS: Final = 3_600
+#: Seconds for which the process naps that measures how late the kernel runs it.
+NAP_SECONDS: Final = 0.005
 #: Addresses of the clients. nginx as shipped trusts 127.0.0.1 only.
 GOOD_ADDRESS, EVIL_ADDRESS = "127.0.0.3", "127.0.0.2"
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -246,7 +252,34 @@ def view(endpoint: ClientEndpoint, job: JobRef, token: str, count: int, results:
     viewers = ReconnectingViewers(endpoint, path, f"Authorization: Bearer {token}\r\n", count, TimedViewer)
     viewers.run(lambda: False)
     late = [each for viewer in viewers.viewers for each in viewer.late]  # type: ignore[attr-defined]
-    results.put((viewers.errors, sorted({viewer.lines for viewer in viewers.viewers}), dict(viewers.answers), late))
+    lines = sorted({viewer.lines for viewer in viewers.viewers})
+    results.put((job.job_id, viewers.errors, lines, dict(viewers.answers), late))
+
+
+def read_store(url: str, results: Any) -> None:
+    """The process that reads the first good job, which publishes to the store, from there, as a viewer measures it."""
+    store: Any = redis.Redis.from_url(url)
+    key, cursor, late, ended = KeyMap("chronoverse").log(JOBS[0]), b"0", [], False
+    while not ended:
+        for _, entries in store.xread({key: cursor}, block=1_000):
+            now = time.monotonic()
+            cursor = entries[-1][0]
+            for _, fields in entries:
+                sent = fields.get(b"message", b"").removeprefix(b"sent=")
+                ended = not sent
+                if sent:
+                    late.append((now, now - float(sent)))
+    results.put(late)
+
+
+def nap(stop: Any, results: Any) -> None:
+    """The process that measures how late the kernel runs a process that does nothing else than to wake up."""
+    late = []
+    while not stop.is_set():
+        due = time.monotonic() + NAP_SECONDS
+        time.sleep(NAP_SECONDS)
+        late.append((now := time.monotonic(), now - due))
+    results.put(late)
 
 
 class Runners:
@@ -316,9 +349,9 @@ class Probe:
         self._thread.join()
 
 
-def percentile(values: Sequence[float]) -> float:
-    """The 99th percentile."""
-    return sorted(values)[int((len(values) - 1) * 0.99)] if values else float("nan")
+def percentile(values: Sequence[float], share: float = 0.99) -> float:
+    """The value that ``share`` of ``values`` do not exceed."""
+    return sorted(values)[int((len(values) - 1) * share)] if values else float("nan")
 
 
 def during(recorded: Sequence[tuple[float, Any]], span: tuple[float, float]) -> list[Any]:
@@ -355,7 +388,12 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         context.Process(target=work, args=(attack, evil, stop, done, asked.contend), daemon=True) for attack in chosen
     ]
     writer = context.Process(target=write_evil_lines, args=(store.url, stop), daemon=True)
-    for process in (*viewers, writer):
+    in_store, naps = context.Queue(), context.Queue()
+    beside = [
+        context.Process(target=read_store, args=(store.url, in_store), daemon=True),
+        context.Process(target=nap, args=(stop, naps), daemon=True),
+    ]
+    for process in (*viewers, writer, *beside):
         process.start()
     runners = Runners(directory, store.url, server, token("good-writer", "logs:write", GOOD))
     stack.callback(runners.kill)
@@ -373,8 +411,10 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         stop.set()
         answers = dict(done.get(timeout=END_SECONDS) for _ in attackers)
         codes = runners.stop()
-        results = [seen.get(timeout=END_SECONDS) for _ in viewers]
-    late = [each for _, _, _, measured in results for each in measured]
+        results = sorted(seen.get(timeout=END_SECONDS) for _ in viewers)
+        of_store, of_naps = in_store.get(timeout=END_SECONDS), naps.get(timeout=END_SECONDS)
+    late_of = {job_id: measured for job_id, *_, measured in results}
+    late = [each for measured in late_of.values() for each in measured]
     quiet, hostile = (began, attacked), (attacked, over)
     quiet_p99, hostile_p99 = percentile(during(late, quiet)), percentile(during(late, hostile))
     quiet_search, hostile_search = (
@@ -389,16 +429,31 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
     ]
     return {
         "attackers' answers": answers,
-        "good viewers' answers": [answers for _, _, answers, _ in results],
-        "numbers lost, doubled or out of order": sum(wrong for wrong, _, _, _ in results),
+        "good viewers' answers": [answers for _, _, _, answers, _ in results],
+        "numbers lost, doubled or out of order": sum(wrong for _, wrong, _, _, _ in results),
         # The last number is that of the end.
-        "all viewers have all lines": [lines == [job["lines"] + 1] for (_, lines, _, _), job in _paired(results, jobs)],
+        "all viewers have all lines": [
+            lines == [job["lines"] + 1] for (_, _, lines, _, _), job in zip(results, jobs, strict=True)
+        ],
         "statuses": [job["status"] for job in jobs],
         "lines, and those dropped": [(job["lines"], job["dropped"]) for job in jobs],
         "runners' exit codes": codes,
         "live p99 quiet, ms": round(quiet_p99 * 1000, 1),
         "live p99 during the attacks, ms": round(hostile_p99 * 1000, 1),
         "worst, ms": round(max(during(late, hostile)) * 1000, 1),
+        **{
+            f"{name}, p50 and p99 quiet, during the attacks, ms": [
+                [round(percentile(during(measured, span), share) * 1000, 1) for share in (0.5, 0.99)]
+                for span in (quiet, hostile)
+            ]
+            for name, measured in (
+                ("live", late),
+                ("published to the store", late_of[JOBS[0].job_id]),
+                ("published over HTTP", [each for job in JOBS[1:] for each in late_of[job.job_id]]),
+                ("published to the store and read there", of_store),
+                ("a process that wakes up", of_naps),
+            )
+        },
         "times as late": round(hostile_p99 / quiet_p99, 2),
         "healthz p99, s": round(percentile(during(probe.seconds, hostile)), 3),
         "healthz worst, s": round(max(during(probe.seconds, hostile)), 3),
@@ -407,12 +462,6 @@ def play(asked: argparse.Namespace, directory: Path, stack: contextlib.ExitStack
         "searches beyond 3 x quiet, s": round(hostile_search - 3 * quiet_search, 3),
         "workers grow by MB": round(growth / 2**20, 1),
     }
-
-
-def _paired(results: Sequence[Any], jobs: Sequence[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
-    """Pairs the viewers' results, which come in any order, with the jobs that have as many lines."""
-    by_lines = sorted(jobs, key=lambda job: job["lines"])
-    return list(zip(sorted(results, key=lambda result: result[1]), by_lines, strict=True))
 
 
 def main() -> int:
