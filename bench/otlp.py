@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.hostile import GOOD, JOBS, NUMBER, VIEWERS, ClientEndpoint, Runners, during, percentile, view
+from tests.support.processes import processor_time
 from tests.support.servers import running
 from tests.support.service import Service, serving
 from tests.web.otlp.messages import TIME, record, request
@@ -47,11 +48,6 @@ def bodies(sender: int, count: int, *, with_numbers: bool) -> list[bytes]:
             records.append(record(text, time=TIME + number // 50 * 1_000_000, **attributes))
         found.append(request(resource, *records).SerializeToString())
     return found
-
-
-def processor_time(pid: int) -> int:
-    """Nanoseconds that the main thread of a process has run."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0])
 
 
 def send(service: Service, requests: list[bytes], pids: tuple[int, ...] = ()) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+from pathlib import Path
 from typing import Any
 
 
@@ -18,3 +19,8 @@ def stop_process(process: "subprocess.Popen[Any]", seconds: float) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def processor_time(pid: int) -> int:
+    """Nanoseconds that the main thread of a process has run."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0])
