@@ -45,6 +45,7 @@ INSTRUCTIONS: Final = (
 
 _ID: Final = {"type": "string", "pattern": f"^{IDENTIFIER.pattern}$"}
 _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}
+_TEXTS: Final = {"type": "array", "items": {"type": "string"}}
 #: The arguments of the tools. Each gets a description.
 _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "workflow_id": {**_ID, "description": "The workflow's id."},
@@ -55,11 +56,8 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "last": {**_NUMBER, "description": "The number of the last line."},
     "tail": {**_NUMBER, "description": "That many last lines; the cursor leads to older ones. Excludes first, last."},
     "status": {"type": "string", "enum": [each.value for each in Status], "description": "Only jobs with this status."},
-    "label": {
-        "type": "array",
-        "items": {"type": "string"},
-        "description": "Only jobs with all of these labels, each as key=value.",
-    },
+    "label": {**_TEXTS, "description": "Only jobs with all of these labels, each as key=value."},
+    "against_label": {**_TEXTS, "description": "Compare with good runs with all of these labels."},
     "stream": {"type": "string", "enum": list(STREAMS), "description": "Only lines of this stream."},
     "q": {
         "type": "string",
@@ -127,10 +125,6 @@ def tool_list(max_wait: int) -> list[Tool]:
             " the next lists. A line without stream is of stdout. link_prefix and a number make a link. seen: in how"
             " many of the newest runs (looked_at) such a line is, this one included. verdict, a hint: the failure is"
             " new, or there since a run (id), or recurring with good runs in between. slower: the first of profile.",
-            against_label={
-                **_ARGUMENTS["label"],
-                "description": "Compare with good runs with all of these labels.",
-            },
         ),
         _tool(
             "profile",
@@ -139,10 +133,6 @@ def tool_list(max_wait: int) -> list[Tool]:
             "Where the time of a job went, in seconds. slower: pauses between two lines (after, before) that were"
             " longer than in every good run before it, and what is usual. pauses: the longest ones. running: for how"
             " long a job that runs has been silent, what is usual there, and how long it takes yet by the good runs.",
-            against_label={
-                **_ARGUMENTS["label"],
-                "description": "Compare with good runs with all of these labels.",
-            },
         ),
         _tool(
             "seen_before",
