@@ -77,8 +77,8 @@ class ArchiveReader:
     def entries(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[Entry]:
         """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
 
-        Going down, ``position`` is at most the archive's last number and 1. There are fewer entries when they come to
-        :data:`MAX_ENTRIES_BYTES`, and where the archive ends. An empty list means that it has nothing there.
+        Going down, ``position`` is at most the number after the archive's last one. There are fewer entries when they
+        come to :data:`MAX_ENTRIES_BYTES`, and where the archive ends. An empty list means that it has nothing there.
         """
         found: list[Entry] = []
         size, start = 0, position
@@ -106,7 +106,7 @@ class ArchiveReader:
         """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch for each frame.
 
         ``time_range`` only leaves out frames whose lines are all earlier or later. When ``descending``, ``cursor`` is
-        at most the archive's last number and 1. Nothing is cached.
+        at most the number after the archive's last one. Nothing is cached.
         """
         since, until = time_range or (None, None)
 

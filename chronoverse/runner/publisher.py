@@ -285,8 +285,8 @@ class Publisher:
         last = self._attempt
         must_be_new = last is None and (self.find_free_id or self.spool.is_reassigned)
         try:
-            # Always with the same token: a power loss may have brought back an old lease of ours. 1 is the number that
-            # the first line gets in a log that has none.
+            # Always with the same token: a power loss may have brought back an old lease of ours. A new job is opened
+            # only if its first line gets the number 1.
             attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
         except LabelSet as refusal:
             self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)

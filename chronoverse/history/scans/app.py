@@ -50,8 +50,6 @@ from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.store import Store
 
-#: Jobs before a job in which a summary looks for each line that it shows.
-SEEN_JOBS: Final = 200
 #: Seconds for reading the logs of those jobs that are not archived yet; and again for the pauses of a summary.
 HOT_SECONDS: Final = 0.25
 
@@ -135,7 +133,11 @@ class ScanApp:
         new_lines: NewLines | None = None
         compared_with: list[str] = []
         if scan.only_new:
-            known, compared_with = self._read_runs(job, scan.against, scan.labels, budget)
+            named = self._require_job(JobRef(scan.workflow_id, scan.against)) if scan.against else None
+            others = [named] if named else self._good_runs(job, scan.labels)
+            known, compared_with = read_runs(
+                job, others, scan.labels, is_named=named is not None, runs=self._runs, budget=budget
+            )
             if known is None:
                 return Page([], scan.position, True, compared_with=compared_with)
             new_lines = NewLines(known, self._hasher)
@@ -211,7 +213,7 @@ class ScanApp:
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
             # A summary without it is better than none.
             with contextlib.suppress(StoreError):
-                return self._read_past(job, SEEN_JOBS, PageBudget(clock=self._clock), looked_for)[0]
+                return self._read_past(job, 200, PageBudget(clock=self._clock), looked_for)[0]
             return None
 
         def read_pauses() -> Sequence[bytes] | None:
@@ -293,16 +295,6 @@ class ScanApp:
         """
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)
-
-    def _read_runs(
-        self, job: Job, against: str | None, labels: Sequence[Sequence[str]], budget: PageBudget
-    ) -> tuple[Set[int] | None, list[str]]:
-        """What :func:`read_runs` returns for the jobs to compare with. Raises as it does, and :class:`JobNotFound`."""
-        if against is not None:
-            others = [self._require_job(JobRef(job.ref.workflow_id, against))]
-        else:
-            others = self._good_runs(job, labels)
-        return read_runs(job, others, labels, is_named=against is not None, runs=self._runs, budget=budget)
 
     def _good_runs(self, job: Job, labels: Sequence[Sequence[str]]) -> list[Job]:
         """What :func:`runs_before` returns for the job."""

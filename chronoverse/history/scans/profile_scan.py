@@ -15,9 +15,8 @@ from chronoverse.joblog.model import Job, Line, Status, seconds_of
 from chronoverse.joblog.summary import cut_line
 from chronoverse.joblog.timelines import Pause, Profile, Timeline, compare, progress
 
-#: Characters of a message before or after a pause, in a profile and in a summary.
+#: Characters of a message before or after a pause.
 MESSAGE_CHARACTERS: Final = 1_000
-BRIEF_CHARACTERS: Final = 200
 
 
 class JobProfile(NamedTuple):
@@ -84,9 +83,8 @@ def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] |
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]
-    return [
-        orjson.dumps(_pause_json(pause, _lines_around(job, pause.number, read), BRIEF_CHARACTERS)) for pause in first
-    ]
+    # In a summary, messages have 200 characters.
+    return [orjson.dumps(_pause_json(pause, _lines_around(job, pause.number, read), 200)) for pause in first]
 
 
 def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None, Line | None]:

@@ -16,8 +16,9 @@ MIN_LINE_BYTES: Final = 4
 class LineBatch(NamedTuple):
     """Lines of one stream that arrived together, or one piece of a longer line (``partial``).
 
-    ``text`` has ``lines`` lines, with a newline between two of them and none at the end. In a spool it also has what
-    the job had printed before: ``ordinal`` lines, so that this is its first line's index, and ``position`` bytes.
+    ``text`` has ``lines`` lines, with a newline between two of them and none at the end. In a spool, ``ordinal`` is the
+    index of the first line (the number of lines that the job had printed before it), and ``position`` the number of
+    bytes before it.
     """
 
     stream: str

@@ -223,8 +223,8 @@ class Spool:
     def take(self, index: int) -> SpoolBatch | None:
         """The next lines from ``index`` on, at most one append; None at the end, or if the spool is abandoned.
 
-        They begin later if the line ``index`` was dropped, and end before others that were dropped. If all were, the
-        batch is empty and lies at the end.
+        Where lines were dropped, the batch begins after them, or ends before them. When all lines up to the end were
+        dropped, it is empty, and begins at the end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:
