@@ -37,15 +37,13 @@ def mcp(max_wait: int) -> None:
     settings = read_settings()
     # The SDK reads stdin in a thread, for which Python would wait after Ctrl-C. The system's handler ends us at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    import anyio
-
     from chronoverse.auth.minting import EVERY_WORKFLOW
-    from chronoverse.cli.mcp.server import serve
+    from chronoverse.cli.mcp.server import run
     from chronoverse.cli.mcp.tools import Tools
 
     # A wait is asked for in pieces of 20 s, so an answer is lost after three heartbeats of 8 s. All attempts together
     # take longer than a restart of the service, and less than the 60 s after which the SDK for TypeScript gives up.
     client = make_client(settings, EVERY_WORKFLOW, heartbeat_seconds=8, max_attempts=6, max_retry_seconds=20)
-    anyio.run(serve, Tools(client, settings.service_url.rstrip("/")), max_wait)
+    run(Tools(client, settings.service_url.rstrip("/")), max_wait)
     # Threads of calls that were abandoned may still wait for the service. They only read, so nothing is lost.
     os._exit(0)

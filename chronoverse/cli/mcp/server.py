@@ -27,11 +27,15 @@ from chronoverse.errors import ChronoverseError, JobNotFound
 log = logging.getLogger(__name__)
 
 
-async def serve(tools: Tools, max_wait: int) -> None:
+def run(tools: Tools, max_wait: int) -> None:
     """Serves ``tools`` until stdin ends. Calls that are still running then are abandoned, but their threads live on.
 
     ``wait_for`` waits for at most ``max_wait`` seconds.
     """
+    anyio.run(_serve, tools, max_wait)
+
+
+async def _serve(tools: Tools, max_wait: int) -> None:
     listed = tool_list(max_wait)
     by_name = {tool.name: tool for tool in listed}
 
