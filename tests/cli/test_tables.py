@@ -41,6 +41,19 @@ def test_on_a_terminal_jobs_are_a_table(
     assert ("\x1b[31m" in row) == (not no_colour)
 
 
+def test_a_job_that_ends_before_it_starts_has_no_duration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock of its runner went back, or that of this machine is slow."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    jobs = b'{"jobs":[' + JOB.replace(b"T11:30", b"T09:30") + b'],"cursor":null}'
+    with ScriptedService(answer("200 OK", jobs)) as service:
+        monkeypatch.setenv("CHRONOVERSE_URL", service.url)
+        assert main(["jobs", "wf_1"]) == 0
+
+    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["-", "7"]
+
+
 def test_a_table_has_no_control_sequences_of_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
     """An id from the service cannot act on the terminal, and cannot begin a line."""
     print_table(("A", "B"), [("x\x1b[2J\ny", "1")])
