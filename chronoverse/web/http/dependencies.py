@@ -2,12 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
 
-from cachetools import TTLCache
 from flask import Response, g, request
 
 from chronoverse.archive.object_store import ObjectStore
@@ -31,10 +29,6 @@ from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import Blueprint
 from chronoverse.web.http.tracing import SPAN_KEY, Traces
 from chronoverse.web.streaming.stream_writer import StreamWriters
-
-#: Seconds for which an ended job is cached. If it is deleted, expires or is redacted meanwhile, viewers learn of it in
-#: their replay. A thousand viewers that come to a worker in two seconds cause ten reads.
-ENDED_JOB_SECONDS: Final = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +58,9 @@ class Dependencies:
     object_store: ObjectStore | None
     #: None unless the settings ask for traces.
     traces: Traces | None
-    #: Jobs that have just been found ended, some 1 KB each. Of many viewers that come to one, only a few read it.
-    ended_jobs: MutableMapping[JobRef, Job] = field(default_factory=lambda: TTLCache(1_024, ENDED_JOB_SECONDS))
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-
-    def invalidate(self, ref: JobRef) -> None:
-        """Drops what is cached of a job that was redacted or deleted."""
-        self.replay_cache.invalidate(ref)
-        self.ended_jobs.pop(ref, None)
 
     def require_job(self, ref: JobRef) -> Job:
         """The job as the store has it now. Raises :class:`JobNotFound` when there is none."""

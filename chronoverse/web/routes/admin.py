@@ -166,7 +166,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         tombstone_ms = deps.store.retention_ms(workflow_id)
         record = partial(deps.store.audit_trail.record, principal().subject, "delete", *ref, "the job and its log")
         delete_job(deps.store, deps.object_store, ref, tombstone_ms=tombstone_ms, on_hidden=record)
-        deps.invalidate(ref)
+        deps.replay_cache.invalidate(ref)
         return Response(status=204)
 
     return routes
@@ -204,7 +204,7 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
     first, last = body.get("from_", 1), body.get("to", MAX_NUMBER)
     asked = RedactionRequest(first, last, _line_predicate(body), audit, exact="q" not in body)
     done = Redaction(deps.store, deps.object_store, ref, asked, pause=yield_to_loop).run()
-    deps.invalidate(ref)
+    deps.replay_cache.invalidate(ref)
     what = f"{done.lines} lines from {first} to {done.last_checked}{f': {reason}' if reason else ''}"
     deps.store.audit_trail.record(subject, "redact", *ref, what)
     return done

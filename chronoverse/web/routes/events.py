@@ -90,7 +90,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
         if not is_head:
             deps.admission.check(ticket)
-        job = deps.tail.known_job(ref) or _ended_job(deps, ref, given)
+        job = deps.tail.known_job(ref) or deps.store.get_job(ref)
         if job is None and (not query["wait"] or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if given is not None and job is not None and _has_all(job, given):
@@ -130,18 +130,6 @@ def _load(schema: Schema, location: str, values: Mapping[str, str]) -> Mapping[s
     except ValidationError as error:
         abort(400, error, messages={location: error.messages})
     return loaded
-
-
-def _ended_job(deps: Dependencies, ref: JobRef, last_event_id: int | None) -> Job | None:
-    """The job. It is read from the store unless it is known to have ended; before a 204 it is always read."""
-    job = deps.ended_jobs.get(ref)
-    if job is None or (last_event_id is not None and _has_all(job, last_event_id)):
-        job = deps.store.get_job(ref)
-        if job is not None and job.end is not None:
-            deps.ended_jobs[ref] = job
-        else:
-            deps.ended_jobs.pop(ref, None)
-    return job
 
 
 def _has_all(job: Job, last_event_id: int) -> bool:

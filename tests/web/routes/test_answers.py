@@ -8,14 +8,10 @@ from typing import Any, Final
 
 import httpx
 import pytest
-import redis
 from werkzeug.exceptions import BadRequest
 
-from chronoverse.web.http.dependencies import ENDED_JOB_SECONDS
 from chronoverse.web.routes.events import last_event_id, parse_query
-from tests.support.servers import RedisServer
 from tests.support.service import Service
-from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
@@ -94,35 +90,16 @@ def test_a_watched_job_and_an_unknown_one_have_the_same_answer(
 
 @pytest.mark.parametrize(("query", "lines"), [*STARTS, ("offset=11", []), ("", ["Last-Event-ID: 11"])])
 @pytest.mark.usefixtures("ended")
-def test_an_ended_job_has_the_same_answer_when_it_is_cached(
+def test_an_ended_job_has_the_same_answer_when_its_lines_are_cached(
     answer: Callable[..., bytes], query: str, lines: list[str]
 ) -> None:
     """The answer has the rest of the log, or is 204 when the client has all of it."""
     is_whole = "Last-Event-ID: 11" in lines
     until = b"\r\n\r\n" if is_whole else b"\r\n0\r\n\r\n"
-    # What the worker knows of the job is from an earlier test.
-    time.sleep(1.2 * ENDED_JOB_SECONDS)
     found = {answer(query, until, *lines) for _ in range(3)}
 
     assert len(found) == 1
     assert found.pop().startswith(b"HTTP/1.1 204 " if is_whole else b"HTTP/1.1 200 ")
-
-
-@pytest.mark.usefixtures("ended")
-def test_few_of_many_viewers_of_an_ended_job_read_its_state(
-    redis_server: RedisServer, answer: Callable[..., bytes]
-) -> None:
-    """This is about opening. At the end each replay reads the job again, because of redactions."""
-    viewers = 20
-
-    def job_reads() -> int:
-        with redis.Redis.from_url(redis_server.url, protocol=2) as store:
-            store.config_resetstat()
-            for _ in range(viewers):
-                answer("", b"\r\n0\r\n\r\n")
-            return int(store.info("commandstats")["cmdstat_evalsha"]["calls"])
-
-    wait_until(lambda: job_reads() < 1.5 * viewers, PATIENCE_SECONDS, "at least half of them need no read")
 
 
 def test_a_watched_job_admits_nobody_without_a_valid_token(
