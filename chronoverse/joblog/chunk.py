@@ -1,8 +1,8 @@
 """The records of an archived log: its chunks, and the frames of each chunk.
 
-A job's archived lines are in *chunks*, each of which is one object and begins where the one before it ends. A chunk is
-a sequence of *frames*. A frame is a zstd frame of JSON Lines, so a reader of any line needs to read only one frame. The
-store has a record of every chunk under the chunk's last number. Only chunks with a record are part of the log.
+A job's archived lines are in *chunks*, one object each. A chunk is a sequence of *frames*. A frame is a zstd frame of
+JSON Lines, so whoever wants a line reads one frame. The store has a record of every chunk under the chunk's last
+number. Only chunks with a record are part of the log.
 """
 
 import hashlib

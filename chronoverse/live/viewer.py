@@ -35,10 +35,10 @@ class Viewer:
     ``job`` was just fetched. It is None when there is no such job yet; then the viewer waits for ``wait`` seconds. The
     token of ``subject`` expires at ``expires_at``, and the stream is too old at ``closes_at``, on the tail's clock.
 
-    :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither. A worker has thousands of
-    viewers, so they have slots, and keep only what they need.
+    :meth:`next` may read the store, but does not wait; :meth:`try_next` does neither.
     """
 
+    # A worker has thousands of viewers.
     __slots__ = (
         "_awaited_until", "_cache", "_closes_at", "_expires_at", "_failing", "_finished", "_pending", "_position",
         "_ref", "_replay", "_retry_ms", "_tail", "_version", "_wait", "closes_early", "cursor", "done", "due", "feed",

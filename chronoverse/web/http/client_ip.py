@@ -27,9 +27,9 @@ class TrustedProxies:
     def client(self, peer: str, forwarded_for: str | None) -> str:
         """The client's address. For IPv6 it is the client's network: whoever has one address of it has all of them.
 
-        ``peer`` is the connection's other end, and empty on a unix socket, which is trusted. If it is trusted, the
-        client is the last address of ``forwarded_for`` that is no trusted proxy: the client may have made up what comes
-        before. What is no address becomes ``unknown``, or a client could invent names and get a share for each.
+        ``peer`` is the connection's other end. It is empty on a unix socket, which is trusted. Behind a trusted peer
+        the client is the last address of ``forwarded_for`` that is no trusted proxy: anybody may have made up the
+        others. What is no address becomes ``unknown``, or a client could invent names and get a share for each.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

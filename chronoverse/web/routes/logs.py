@@ -2,8 +2,8 @@
 workflow.
 
 A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
-``Last-Event-ID`` is how far it has come, so that a reader of a running job can go on from there later. The scan server
-makes all pages that are not just the log's lines: see :mod:`chronoverse.history.scans`.
+``Last-Event-ID`` is how far it has come. The scan server makes all pages that are not just the log's lines: see
+:mod:`chronoverse.history.scans`.
 """
 
 from collections.abc import Mapping, Sequence
