@@ -1,0 +1,65 @@
+"""Listings: when a page ends."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from flask import Flask, g
+
+from chronoverse.auth.tokens import Principal
+from chronoverse.history.pages import PAGE_BYTES
+from chronoverse.joblog.model import JobRef
+from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.paging import read_listing
+from tests.support.reading import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def deps(clock: Clock) -> Iterator[Dependencies]:
+    """What a listing needs, within a request."""
+    turns = SimpleNamespace(read=lambda ref, subject: nullcontext())
+    with Flask("test").test_request_context():
+        g.principal = Principal("ada", 0.0, {})
+        yield cast(Dependencies, SimpleNamespace(turns=turns, monotonic=clock))
+
+
+def read(position: int | None) -> list[tuple[int, str | None]]:
+    """The next ten of 95 positions. Every other item is not wanted."""
+    start = position or 0
+    return [(each, "item" if each % 2 else None) for each in range(start + 1, min(start + 11, 96))]
+
+
+def test_the_pages_of_a_listing_have_each_item_once(deps: Dependencies) -> None:
+    """Each page starts where the one before it has ended."""
+    position: int | None = None
+    sizes: list[int] = []
+    while not sizes or position is not None:
+        found, position = read_listing(deps, JobRef("wf", ""), position, 20, read)
+        sizes.append(len(found))
+
+    assert sizes == [20, 20, 8]
+
+
+def test_a_page_of_large_items_ends_early(deps: Dependencies) -> None:
+    """A thousand jobs with many long labels would have 17 MB."""
+    item = "x" * (PAGE_BYTES // 3)
+    found, position = read_listing(deps, JobRef("wf", ""), None, 1000, lambda _: [(n, item) for n in range(10)])
+
+    assert (len(found), position) == (3, 2)
+
+
+def test_a_page_for_which_much_is_looked_through_ends_early(deps: Dependencies, clock: Clock) -> None:
+    """It may be empty, and the next one goes on."""
+
+    def read_slowly(position: int | None) -> list[tuple[int, str | None]]:
+        clock.now += 0.2
+        return [(number, None) for number in range(10)]
+
+    assert read_listing(deps, JobRef("wf", ""), None, 20, read_slowly) == ([], 9)
