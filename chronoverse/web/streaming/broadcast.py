@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 
 class BroadcastGroup:
-    """The caught-up viewers of one feed that have the same ``line_filter``.
+    """The caught-up viewers of one feed that have the same filter.
 
     They are all at the same position of the feed's ring. So one of them, the *leader*, says what all are sent. While
     the group has members, it is in ``feed.groups``, by its ``key``, and in ``feed.waiters`` instead of their viewers.
-    ``encode`` makes of frames what members take. Other greenlets run only where the feed or its filter budget lets
-    them.
+    Other greenlets run only where the feed or its filter budget lets them.
     """
 
     #: All members have caught up.
@@ -29,18 +28,9 @@ class BroadcastGroup:
     #: The tail wakes it in each round of the housekeeper.
     due = 0.0
 
-    def __init__(
-        self,
-        feed: Feed,
-        tail: Tail,
-        encode: Callable[[bytes], bytes],
-        line_filter: LineFilter | None = None,
-        key: object = None,
-    ) -> None:
-        self.line_filter: Final = line_filter
+    def __init__(self, feed: Feed, tail: Tail, key: object = None) -> None:
         self._feed: Final = feed
         self._tail: Final = tail
-        self._encode = encode
         self._key: Final = key
         #: Each member, and its ``take``. The viewer of the first one leads.
         self._members: dict[StreamWriter, Callable[[bytes], int]] = {}
@@ -51,6 +41,11 @@ class BroadcastGroup:
         self._woken = False
         #: Who asked to leave while the group was writing.
         self._leaving: list[StreamWriter] = []
+
+    @property
+    def line_filter(self) -> LineFilter | None:
+        """The filter of all members."""
+        return self._leader.line_filter
 
     @property
     def _leader(self) -> Viewer:
@@ -142,7 +137,7 @@ class BroadcastGroup:
             # It must end, and the others go on.
             member = next(iter(self._members))
             self.remove(member)
-            member.fall_behind(self._encode(frames or b""))
+            member.fall_behind(member.encode(frames or b""))
             return True
         if leader.needs_store_read:
             # The ring has dropped lines.
@@ -162,7 +157,7 @@ class BroadcastGroup:
         self._ends_at = min((member.viewer.ends_at for member in self._members), default=float("inf"))
 
     def _write(self, frames: bytes) -> None:
-        data, fell_behind = self._encode(frames), []
+        data, fell_behind = next(iter(self._members)).encode(frames), []
         size = len(data)
         for number, (member, take) in enumerate(list(self._members.items()), 1):
             try:

@@ -369,13 +369,13 @@ class StreamWriters:
 
     def join_group(self, writer: StreamWriter) -> None:
         """Puts a caught-up writer into the group of its feed and filter. Does nothing when a feed has few viewers."""
-        feed, line_filter = writer.viewer.feed, writer.viewer.line_filter
+        feed = writer.viewer.feed
         if feed is None or writer.is_behind or writer.group is not None:
             return
-        key = type(writer), line_filter
+        key = type(writer), writer.viewer.line_filter
         group = feed.groups.get(key)
         # Viewers that a feed must have before its caught-up viewers are written to as a group.
         if group is None and feed.viewer_count >= 16:
-            group = BroadcastGroup(feed, self._tail, writer.encode, line_filter, key)
+            group = BroadcastGroup(feed, self._tail, key)
         if group is not None:
             group.join(writer)

@@ -37,6 +37,9 @@ class FakeWriter:
     def wake(self) -> None:
         """Does nothing."""
 
+    def encode(self, frames: bytes) -> bytes:
+        return frames
+
     def fall_behind(self, unsent: memoryview | bytes) -> None:
         self.is_behind = True
 
@@ -90,7 +93,7 @@ def feed(on_yield: list[Callable[[], object]]) -> Feed:
 def make_group(feed: Feed, count: int, **options: Any) -> tuple[BroadcastGroup, list[FakeWriter]]:
     """A group with ``count`` members, which all have line 1. ``options`` are those of their viewers."""
     clock = options.setdefault("clock", Clock())
-    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed, clock)), bytes)
+    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed, clock)))
     members = [FakeWriter(feed, **options) for _ in range(count)]
     assert all(group.join(cast(StreamWriter, each)) for each in members)
     return group, members
@@ -264,7 +267,7 @@ def test_any_member_may_pay_for_comparing_lines() -> None:
     budget = FilterBudget(clock)
     feed = Feed(REF, Job(REF, Status.RUNNING, attempt=1), filter_budget=budget)
     line_filter = LineFilter(q="x")
-    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed, clock)), bytes, line_filter)
+    group = BroadcastGroup(feed, cast(Tail, FakeTail(feed, clock)))
     members = [FakeWriter(feed, clock, line_filter=line_filter, subject=subject) for subject in ("ada", "bob")]
     assert all(group.join(cast(StreamWriter, each)) for each in members)
     for subject, seconds in (("ada", 0.06), ("bob", 0.001)):
