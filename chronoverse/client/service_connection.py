@@ -63,11 +63,15 @@ class ServiceConnection:
         connect_seconds: float,
         read_seconds: float,
     ) -> None:
+        self._idle: list[HTTPConnection] = []
         self.url: Final = url.rstrip("/")
         self._token = token
         self._tls = tls_context(ca_file)
         self._connect_seconds, self._read_seconds = connect_seconds, read_seconds
-        self._idle: list[HTTPConnection] = []
+
+    def __del__(self) -> None:
+        # Python would warn of them. A request that ends after close() leaves one, too.
+        self.close()
 
     def close(self) -> None:
         """Closes idle connections. Others are opened when they are needed."""

@@ -1,10 +1,13 @@
 """What the service asks of those who send requests."""
 
+import gc
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPMessage
 
 import pytest
 
-from chronoverse.client.service_connection import retry_after
+from chronoverse.client.service_connection import ServiceConnection, retry_after
 
 
 @pytest.mark.parametrize(("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", 120)])
@@ -15,3 +18,21 @@ def test_retry_after_is_read_and_bounded(header: str | None, seconds: float) -> 
         headers["Retry-After"] = header
 
     assert retry_after(headers) == seconds
+
+
+def test_idle_connections_are_closed_with_what_has_them() -> None:
+    """Also if nobody calls ``close``: the other side reads the end, and Python warns of nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        service = ServiceConnection(url, None, ca_file=None, connect_seconds=10, read_seconds=10)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(service.request, "GET", "/", {}, {})
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.settimeout(10)
+                assert accepted.recv(65_536).startswith(b"GET / HTTP/1.1\r\n")
+                accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                assert asked.result(10)[0] == b"ok"
+                del service, asked
+                gc.collect()
+                assert accepted.recv(1) == b""
