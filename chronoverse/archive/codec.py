@@ -28,8 +28,6 @@ else:
 
 #: zstd's level. Chunks are a tenth to a sixth smaller than with its default, 3. A line takes 1.5 µs instead of 0.2.
 COMPRESSION_LEVEL: Final = 9
-#: The level for a log that grows too fast for the store: archiving a line takes 2.8 µs in all, instead of 4.
-FAST_COMPRESSION_LEVEL: Final = 3
 #: The beginning of a line's JSON, with a time as ``iso_timestamp`` formats it. It has 39 bytes.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
 

@@ -22,8 +22,6 @@ from chronoverse.settings import job_environ
 #: Seconds after the first signal. A second signal within them may be a double press, and is forwarded as it is. A later
 #: one kills the command.
 GRACE_SECONDS: Final = 2.0
-#: A shell's exit code for a command that signal n ended is 128 + n. POSIX, XCU 2.8.2.
-BY_SIGNAL: Final = 128
 
 
 def open_standard(descriptor: int) -> BinaryIO:
@@ -149,7 +147,7 @@ def run_command(
     settings. Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started.
     """
     if signals.received:
-        return BY_SIGNAL + signals.received[0]
+        return 128 + signals.received[0]
     child: Child
     try:
         if pty:
@@ -179,4 +177,5 @@ def run_command(
     if code == -signal.SIGINT and may_be_interrupted():
         # The terminal sent the Ctrl-C to the command's process group only.
         signals.received.append(signal.SIGINT)
-    return BY_SIGNAL - code if code < 0 else code
+    # As a shell: POSIX, XCU 2.8.2.
+    return 128 - code if code < 0 else code
