@@ -161,9 +161,11 @@ class ServiceConnection:
 def make_connection(url: str, tls: SSLContext | None, seconds: float) -> HTTPConnection:
     """A connection to the server of ``url``, which waits that many seconds. It opens itself when it is used."""
     parts = urlsplit(url)
+    host = parts.hostname or ""
+    # Without a port, http.client would look for one in an IPv6 address.
     if parts.scheme == "https":
-        return HTTPSConnection(parts.hostname or "", parts.port, timeout=seconds, context=tls)
-    return HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
+        return HTTPSConnection(host, parts.port or HTTPSConnection.default_port, timeout=seconds, context=tls)
+    return HTTPConnection(host, parts.port or HTTPConnection.default_port, timeout=seconds)
 
 
 def target_of(url: str) -> str:

@@ -7,7 +7,7 @@ from http.client import HTTPMessage
 
 import pytest
 
-from chronoverse.client.service_connection import ServiceConnection, retry_after
+from chronoverse.client.service_connection import ServiceConnection, make_connection, retry_after
 
 
 @pytest.mark.parametrize(("header", "seconds"), [(None, 0), ("3", 3), ("no number", 0), ("86400", 120)])
@@ -36,3 +36,18 @@ def test_idle_connections_are_closed_with_what_has_them() -> None:
                 del service, asked
                 gc.collect()
                 assert accepted.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://[::1]/logs", "::1", 80),
+        ("https://[::1]:8443", "::1", 8443),
+        ("https://logs.example.com", "logs.example.com", 443),
+    ],
+)
+def test_a_url_says_where_the_server_is(url: str, host: str, port: int) -> None:
+    """An IPv6 address has colons without a port, too."""
+    connection = make_connection(url, None, 1.0)
+
+    assert (connection.host, connection.port) == (host, port)
