@@ -1,6 +1,8 @@
 """Lines of a job are made safe for a terminal: text and colours stay, everything else is removed."""
 
 import re
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -192,6 +194,20 @@ def test_a_huge_line_is_sanitized_in_linear_time() -> None:
     """It has a million beginnings without ends. A quadratic pattern would take hours."""
     assert sanitize((ESC + "]0;") * 1_000_000, colour=True) == ""
     assert sanitize((ESC + "[0;") * 1_000_000, colour=True) == ""
+
+
+@pytest.mark.parametrize("character", ["\x01", "\u202e"])
+def test_a_huge_line_of_unsafe_characters_takes_less_than_a_function_call_for_each(character: str) -> None:
+    """A download is rendered in the worker, whose viewers wait meanwhile."""
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.thread_time()
+        work()
+        return time.thread_time() - started
+
+    text = character * 2**18
+    calls = min(seconds(lambda: re.sub(character, lambda found: found[0], text)) for _ in range(3))
+    assert min(seconds(lambda: sanitize(text, colour=False)) for _ in range(3)) < calls
 
 
 @pytest.mark.parametrize(

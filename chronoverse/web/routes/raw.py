@@ -18,7 +18,7 @@ from chronoverse.history.tiered_log import BATCH_CHARACTERS, MAX_BATCH, read_bat
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.web.guards.admission import StreamTicket
 from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
-from chronoverse.web.guards.event_loop import yield_to_loop
+from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.guards.turns import DOWNLOAD_WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal, stream_ticket
 from chronoverse.web.http.paging import PRIVATE_HEADERS
@@ -193,11 +193,16 @@ def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: boo
 
     The parts of a long line are joined in ``txt``, unless a line of the other stream is between them.
     """
-    renderer = LineRenderer(colour=False, raw=control_sequences)
+    renderer, time_slice = LineRenderer(colour=False, raw=control_sequences), TimeSlice()
     opening = b"[\n"
     for lines in batches:
         if form == "txt":
-            text = "".join([renderer.render(Line.decode(each)) for each in lines]).encode()
+            rendered: list[str] = []
+            for each in lines:
+                rendered.append(renderer.render(Line.decode(each)))
+                # Lines of control characters take a hundred times as long as others.
+                time_slice.check()
+            text = "".join(rendered).encode()
         elif form == "jsonl":
             text = b"\n".join([*lines, b""])
         elif lines:
