@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any, Final
 
 from chronoverse.errors import StoreError
@@ -41,6 +42,14 @@ class JobListing:
         """The positions of up to ``count`` jobs, newest first, strictly after ``before``. See :func:`newest_first`."""
         command = partial(self._commands.run, workflow_id)
         return newest_first(command, self._commands.keys.of_workflow(workflow_id, "jobs"), before, count)
+
+    def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
+        """Those of the jobs that have ended with another status than this one, but for jobs of foreign runners.
+
+        It takes a small part of the time that reading the jobs takes.
+        """
+        keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]
+        return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 
     def unlist(self, workflow_id: str, job_ids: Sequence[str]) -> None:
         """Removes those of the jobs from the listing that have neither a log nor a hash."""

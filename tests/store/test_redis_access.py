@@ -120,6 +120,7 @@ def serve(store: Store) -> None:
     store.get_jobs([JOB, JobRef("wf_1", "job_2")])
     store.listing.page("wf_1", None, 10)
     store.listing.unlist("wf_1", ["unknown"])
+    store.listing.ended_otherwise("wf_1", [JOB.job_id], Status.LOST)
     assert [workflow_id for _, workflow_id in store.workflows.page(None, 10)] == ["wf_1"]
     store.workflows.read(["wf_1"])
     store.finish(attempt, Status.COMPLETED, 0, 0, 5)

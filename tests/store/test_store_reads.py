@@ -51,6 +51,21 @@ def test_an_unknown_job_is_none(bench: Bench, store: Store) -> None:
     assert bench.keys() == set()
 
 
+def test_jobs_of_our_runners_that_have_ended_otherwise_are_told_without_reading_them(bench: Bench, store: Store) -> None:
+    """What may still change, or is no job of ours, is read."""
+    write_job(store, 1, OTHER)
+    store.register(JobRef("wf_1", "pending"))
+    store.open(JobRef("wf_1", "running"), "token-1")
+    bench.xadd("1-0", "event", "end", "status", "COMPLETED", job=JobRef("wf_1", "foreign"))
+    assert store.get_job(JobRef("wf_1", "foreign")).status is Status.COMPLETED  # type: ignore[union-attr]
+    bench.ask("SET", bench.key("job", JobRef("wf_1", "text")), "no hash")
+    jobs = [OTHER.job_id, "pending", "running", "foreign", "text", "unknown"]
+
+    assert store.listing.ended_otherwise("wf_1", jobs, Status.LOST) == {OTHER.job_id}
+    assert store.listing.ended_otherwise("wf_1", jobs, Status.FAILED) == set()
+    assert store.listing.ended_otherwise("wf_1", jobs, Status.RUNNING) == {OTHER.job_id}
+
+
 def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
     """It is listed. Its hash expires if no runner comes."""
     assert store.register(JOB)

@@ -184,12 +184,11 @@ def read_listing(
     position: _Position | None,
     limit: int,
     read: Callable[[_Position | None], Iterable[tuple[_Position, Any]]],
-    at_once: int = LISTED_AT_ONCE,
 ) -> tuple[list[Any], _Position | None]:
     """Up to ``limit`` items after ``position``, and where the next page starts: None if there is none.
 
-    ``read`` gives the next ``at_once`` positions after one, each with its item, or with None for an item that is gone
-    or not wanted. It is called in turns of the server that has ``lock_ref``.
+    ``read`` gives some of the next positions after one, each with its item, or with None for an item that is gone or
+    not wanted, and nothing at the end. It is called in turns of the server that has ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
@@ -198,6 +197,8 @@ def read_listing(
     while True:
         with deps.turns.read(lock_ref, principal().subject):
             batch = list(read(position))
+        if not batch:
+            return found, None
         for position, item in batch:
             if item is not None:
                 found.append(item)
@@ -205,8 +206,6 @@ def read_listing(
                 size += len(orjson.dumps(item))
                 if len(found) == limit or size > PAGE_BYTES:
                     return found, position
-        if len(batch) < at_once:
-            return found, None
         if deps.monotonic() > deadline:
             return found, position
         yield_to_loop()

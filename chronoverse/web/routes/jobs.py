@@ -36,12 +36,20 @@ def blueprint(deps: Dependencies) -> Blueprint:
         lock_ref = JobRef(workflow_id, "")
 
         def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
-            listed = store.listing.page(workflow_id, position, LISTED_AT_ONCE)
-            jobs = store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
-            gone = [job_id for (_, job_id), job in zip(listed, jobs, strict=True) if job is None]
+            # A hundred jobs of another status take as long as three that are read.
+            listed = store.listing.page(workflow_id, position, 100 if status else LISTED_AT_ONCE)
+            ids = [job_id for _, job_id in listed]
+            others = store.listing.ended_otherwise(workflow_id, ids, status) if status and ids else frozenset()
+            refs = [JobRef(workflow_id, job_id) for job_id in ids if job_id not in others][:LISTED_AT_ONCE]
+            jobs = dict(zip(refs, store.get_jobs(refs), strict=True))
+            gone = [ref.job_id for ref, job in jobs.items() if job is None]
             if gone:
                 store.listing.unlist(workflow_id, gone)
-            for position, job in zip(listed, jobs, strict=True):
+            for position in listed:
+                ref = JobRef(workflow_id, position[1])
+                if ref not in jobs and ref.job_id not in others:
+                    return  # the next call reads it
+                job = jobs.get(ref)
                 if isinstance(job, StoreUnavailable):
                     raise job
                 found = job if isinstance(job, Job) and has_labels(job.labels, labels) else None
