@@ -51,7 +51,7 @@ def test_an_unknown_job_is_none(bench: Bench, store: Store) -> None:
     assert bench.keys() == set()
 
 
-def test_jobs_of_our_runners_that_have_ended_otherwise_are_told_without_reading_them(bench: Bench, store: Store) -> None:
+def test_jobs_of_our_runners_that_have_ended_otherwise(bench: Bench, store: Store) -> None:
     """What may still change, or is no job of ours, is read."""
     write_job(store, 1, OTHER)
     store.register(JobRef("wf_1", "pending"))
