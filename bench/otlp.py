@@ -147,8 +147,8 @@ def beside(senders: int, rounds: int) -> None:
             turns.append((began, began + TURN_SECONDS, began + 2 * TURN_SECONDS))
         runners.stop()
         results = [seen.get() for _ in JOBS]
-    late = [each for _, _, _, measured in results for each in measured]
-    print(f"numbers lost, doubled or out of order: {sum(wrong for wrong, _, _, _ in results)}")
+    late = [each for *_, measured in results for each in measured]
+    print(f"numbers lost, doubled or out of order: {sum(wrong for _, wrong, *_ in results)}")
     print(f"records a second: {requests * BATCH / rounds / TURN_SECONDS:,.0f}")
     ratios = []
     for began, middle, ended in turns:
