@@ -265,7 +265,7 @@ def test_a_signal_ends_the_delivery(server: RedisServer, store: Store, tmp_path:
         wait_for_published(server, 10)
         server.kill()
         job.release()
-        wait_until(lambda: "lines wait here" in job.stderr_text, SOON, "the outage is noticed")
+        wait_until(lambda: "delivering 20 lines" in job.stderr_text, SOON, "the command has ended")
         started = time.monotonic()
         job.signals.send(2)
         assert job.result() is not None
