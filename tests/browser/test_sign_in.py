@@ -188,7 +188,8 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     assert not [secret for secret in secrets if secret in public]
     assert not re.search(r"code=|id_token", signed_in_service.logs() + "".join(map(str, history["entries"])))
     assert not any(signed_in_service.url in (each["referer"] or "") for each in requests)
-    assert tab.faults == other.faults == []
+    # A token is valid for three seconds, and may expire on its way. The page then asks again with another one.
+    assert not [fault for fault in (*tab.faults, *other.faults) if "401 (UNAUTHORIZED)" not in fault]
 
 
 def test_commands_sign_in_and_renew_their_token(

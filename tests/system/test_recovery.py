@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -179,6 +180,9 @@ def test_a_store_that_was_emptied_under_load(site: Site) -> None:
         runners = [start_runner(site, number, ready[number], go) for number in range(3)]
         try:
             wait_until(lambda: all(each.exists() for each in ready), PATIENCE_SECONDS, "the jobs have printed much")
+            stored = partial(site.redis.ask, "XLEN")
+            logs = [f"chronoverse:{{live}}:live_{number}:log" for number in range(3)]
+            wait_until(lambda: min(map(stored, logs)) >= 40_000, PATIENCE_SECONDS, "the store has all lines so far")
             # These lines are in the archive alone.
             site.shell("CHRONOVERSE_HOT_BYTES=1048576 chronoverse archive --once")
             site.redis.ask("FLUSHALL")
