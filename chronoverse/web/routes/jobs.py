@@ -36,7 +36,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         lock_ref = JobRef(workflow_id, "")
 
         def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
-            # A hundred jobs of another status take as long as three that are read.
+            # To pass over a hundred jobs takes as long as to read six.
             listed = store.listing.page(workflow_id, position, 100 if status else LISTED_AT_ONCE)
             ids = [job_id for _, job_id in listed]
             others = store.listing.ended_otherwise(workflow_id, ids, status) if status and ids else frozenset()
