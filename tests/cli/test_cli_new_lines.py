@@ -12,6 +12,8 @@ from tests.support.bench import ticking
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = "wf_new"
 RUNS = {
     "good": (["started in 12 ms", "step a", "step b", "done"], Status.COMPLETED),

@@ -20,6 +20,8 @@ from tests.support.nginx import nginx_for
 from tests.support.servers import RedisServer, running
 from tests.support.service import serving
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = "wf_tls"
 HINT = "CHRONOVERSE_CA_FILE can name a file with your own authority's certificate"
 

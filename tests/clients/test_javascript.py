@@ -19,6 +19,8 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 
+pytestmark = pytest.mark.long
+
 CONNECTED = b'event: connected\ndata: {"status":"connected"}\nretry: 20\n\n'
 JOB = b'event: job\ndata: {"status":"RUNNING","attempt":1,"first_sequence_num":1,"last_sequence_num":0}\n\n'
 END = b'event: end\ndata: {"status":"stream_ended"}\nid: %d\n\n'

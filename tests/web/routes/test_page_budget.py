@@ -19,6 +19,8 @@ from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
+pytestmark = pytest.mark.long
+
 #: Bytes of JSON that a page may have, as documented.
 PAGE_BYTES: Final = 4 * 2**20
 #: Seconds that a page may take on a busy machine: one second of work, and the time for one more line.
