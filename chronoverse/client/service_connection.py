@@ -50,8 +50,8 @@ class ServiceConnection:
     """Connections to the service at ``url``. Threads may share it.
 
     ``token`` may be a function, which is called for each request. ``ca_file`` has authorities that are trusted beside
-    those of the system. When a connection was closed while it was idle, a request is sent again on a new one, and
-    nothing is reported. So each may be repeated, but a DELETE, which is not sent again.
+    those of the system. A server may close a connection while it is idle. Then the request is sent again on a new one,
+    and nothing is reported. Therefore requests must be safe to repeat. Only a DELETE is not sent again.
     """
 
     def __init__(
