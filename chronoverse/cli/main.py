@@ -47,8 +47,6 @@ _COMMANDS: Final = {
 
 
 class _CommandGroup(click.Group):
-    """The group of all commands."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 

@@ -38,7 +38,6 @@ def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output
 
 
 def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two pages as one."""
     with reading("history"):
         for name in ("looked_at", "seen"):
             first[name] = {key: value + second[name][key] for key, value in first[name].items()}

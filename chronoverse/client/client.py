@@ -173,7 +173,6 @@ class Client:
                 raise RequestFailed(f"the service sent {error}") from error
 
     def job(self, job: JobRef) -> dict[str, Any]:
-        """The job, as the service's JSON describes it."""
         return self.read("/workflows/{}/jobs/{}", *job)
 
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:

@@ -62,7 +62,6 @@ class Login:
         return self.at <= now < self.until - early
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time for another token."""
         return not self.is_valid(now, min(_EARLY_SECONDS, (self.until - self.at) / 4))
 
 
@@ -200,7 +199,6 @@ class LoginFile:
 
     @property
     def exists(self) -> bool:
-        """Whether somebody has signed in, and not out."""
         return self._path.exists()
 
     def read(self) -> Login | None:

@@ -127,7 +127,6 @@ class TaskLogs:
         }
 
     def install(self) -> None:
-        """Connects Celery's signals."""
         for event, receiver in self._receivers.items():
             event.connect(receiver, weak=False)
 

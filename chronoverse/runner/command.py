@@ -73,7 +73,6 @@ class Tee:
         self._has_status = True
 
     def clear_status(self) -> None:
-        """Removes the status from the terminal, if one is shown."""
         if self._has_status and self._is_terminal:
             self(b"\r\x1b[K")
         self._has_status = False

@@ -120,7 +120,6 @@ class HttpLogWriter:
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Appends the lines of ``runs``, the first with the number ``first``."""
         return self.append(attempt, lines_of(runs, first))
 
     def job_warnings(self, job: JobRef) -> list[str]:
@@ -151,7 +150,6 @@ class HttpLogWriter:
         return None if answer.get("next") is None else _number(answer, "next")
 
     def renew(self, attempt: Attempt) -> None:
-        """Extends the lease."""
         self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
 
     def finish(

@@ -50,8 +50,6 @@ LogWriter: TypeAlias = "Store | HttpLogWriter"
 
 
 class JobResult(NamedTuple):
-    """How the job ended."""
-
     status: Status
     exit_code: int | None
 

@@ -104,7 +104,6 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
 
 
 def build_app(deps: Dependencies) -> Flask:
-    """The application that uses ``deps``."""
     app = Flask("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters |= {"id": IdentifierConverter, "line": NumberConverter}

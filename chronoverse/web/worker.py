@@ -104,7 +104,6 @@ class Worker(GeventWorker):
         return False
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serves one connection."""
         try:
             super().handle(listener, client, addr)
         finally:

@@ -113,7 +113,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def _answer(self, how: str | int, body: bytes, content: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body of the answer."""
         if isinstance(how, int):
             kind, answer = _ANSWERS[how]
             later = {"Retry-After": str(RETRY_AFTER_SECONDS)} if how == 429 else {}

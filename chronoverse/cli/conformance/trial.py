@@ -106,7 +106,6 @@ class Trial:
 
     @property
     def lines(self) -> list[Line]:
-        """The log's entries that are lines, or pieces of lines."""
         return [each for each in self.events if isinstance(each, Line)]
 
     def messages(self, stream: str) -> list[str]:
@@ -148,7 +147,6 @@ class Trial:
         self.ended = time.time()
 
     def close(self) -> None:
-        """Closes the kit's connections."""
         self.client.close()
         self._writer.close()
 
@@ -164,7 +162,6 @@ class Trial:
                 self._writer.renew(self.other)
 
     def kill(self) -> None:
-        """Kills the runner and everything that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -253,7 +250,6 @@ def check_end(trial: Trial) -> Iterator[str]:
 
 
 def check_exit(trial: Trial) -> Iterator[str]:
-    """The runner has exited with its command's code."""
     if trial.process.returncode != trial.case.code:
         yield f"the runner has exited with {trial.process.returncode}, and its command with {trial.case.code}"
 

@@ -80,8 +80,6 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
 
 
 class Tool(NamedTuple):
-    """One tool, with the JSON schema of its arguments."""
-
     name: str
     description: str
     schema: dict[str, Any]
@@ -180,7 +178,6 @@ def _brief(line: Mapping[str, Any], most: int) -> dict[str, Any]:
 
 
 def _brief_pause(pause: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """A pause between two lines of a log."""
     return {**pause, **{side: pause[side] and _brief(pause[side], most) for side in ("after", "before")}}
 
 
@@ -206,11 +203,9 @@ class Tools:
     clock: Callable[[], float] = time.monotonic
 
     def list_workflows(self, **query: Any) -> bytes:
-        """The workflows, with a cursor for those behind them."""
         return self._list({"link": self._page()}, "workflows", "/workflows", **query)
 
     def list_jobs(self, *, workflow_id: str, **query: Any) -> bytes:
-        """The jobs, with a cursor for those behind them."""
         head = {"workflow_id": workflow_id, "link": self._page(workflow_id)}
         show = partial(_brief_job, max_bytes=query["max_bytes"])
         return self._list(head, "jobs", "/workflows/{}/jobs", workflow_id, show=show, **query)
@@ -393,7 +388,6 @@ class Tools:
         cursor: str | None = None,
         **filters: str | None,
     ) -> bytes:
-        """The lines that match, of one job or of a workflow's."""
         query: dict[str, Any] = {"q": q, "regex": "true" if regex else None, **filters}
         if job_id is None:
             head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
@@ -494,7 +488,6 @@ class Tools:
         return page
 
     def _page(self, workflow_id: str | None = None, job_id: str | None = None) -> str:
-        """The address of the page for people."""
         if workflow_id is None:
             return f"{self.url}/"
         page = f"{self.url}/ui/workflows/{workflow_id}"

@@ -51,7 +51,5 @@ class _Listener:
 
 
 class ChronoversePlugin(AirflowPlugin):
-    """The plugin."""
-
     name = "chronoverse"
     listeners = [_Listener()]  # noqa: RUF012

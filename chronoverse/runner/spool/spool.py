@@ -45,7 +45,6 @@ class MemoryBatches:
         return iter(self._batches)
 
     def add(self, batch: LineBatch) -> None:
-        """Adds a batch after all others."""
         self._batches.append(batch)
         self.size += OVERHEAD_BYTES + len(batch.text)
 
@@ -142,7 +141,6 @@ class Spool:
 
     @property
     def line_count(self) -> int:
-        """How many lines are here."""
         with self._changed:
             return sum(store.count(0, self.end) for store in self._stores)
 

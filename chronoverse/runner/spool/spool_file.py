@@ -231,7 +231,6 @@ class SpoolFile:
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """Removes the file from the disk, and closes it."""
         _unlink(self.path)
         self._connection.close()
 

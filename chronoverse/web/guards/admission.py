@@ -70,7 +70,6 @@ class AdmissionControl:
 
     @property
     def is_draining(self) -> bool:
-        """Whether the worker is shutting down."""
         return self._draining_since is not None
 
     def check(self, ticket: StreamTicket) -> None:
@@ -91,7 +90,6 @@ class AdmissionControl:
         self._counts.update(ticket.owners)
 
     def leave(self, ticket: StreamTicket) -> None:
-        """A stream has ended."""
         self._tickets.remove(ticket)
         for owner in ticket.owners:
             self._counts[owner] -= 1

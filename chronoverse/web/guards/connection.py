@@ -103,7 +103,6 @@ class Connections:
         return bool(closable)
 
     def record_progress(self, connection: "Connection") -> None:
-        """Moves ``connection`` to the end of the order."""
         connection.progress_at = time.monotonic()
         if connection in self._all:
             del self._all[connection]

@@ -60,7 +60,6 @@ class Shares:
             self._held[subject] += amount
 
     def give_back(self, subject: str, amount: int) -> None:
-        """Gives back ``amount`` of what ``subject`` has taken."""
         with self._lock:
             self._held[subject] -= amount
             if not self._held[subject]:
@@ -98,8 +97,6 @@ class BodyMemory:
 
 
 class UnreadAnswers(Shares):
-    """The memory for answers that their clients have not read yet."""
-
     def __init__(self) -> None:
         super().__init__(UNREAD_ANSWERS_BYTES, "answers that are not read yet")
 

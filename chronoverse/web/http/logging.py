@@ -50,7 +50,6 @@ class Console(logging.Formatter):
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The message with its fields."""
         record.message = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), record.message)
         texts = [(name, str(value)) for name, value in record_fields(record).items()]
         pairs = [f" {name}={text if _BARE.fullmatch(text) else json.dumps(text)}" for name, text in texts]
@@ -65,7 +64,6 @@ class Json(logging.Formatter):
     """One object a line: ``time`` (UTC), ``level``, ``logger``, ``pid``, ``message``, the fields, ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
         document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -44,7 +44,6 @@ class OpenApiDocument(Api):
 
 
 def create_document(app: Flask) -> OpenApiDocument:
-    """An empty document for ``app``."""
     app.config.update(
         API_TITLE="Chronoverse",
         API_VERSION="1",

@@ -144,7 +144,6 @@ def labels_in_cursor(labels: Sequence[Any]) -> Sequence[str]:
 
 
 def number(value: Any) -> int:
-    """A number in a cursor."""
     if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise ValueError
     return value
@@ -158,7 +157,6 @@ def created_ms(value: Any) -> float:
 
 
 def identifier(value: Any) -> str:
-    """The id of a job or workflow in a cursor."""
     if not IDENTIFIER.fullmatch(value):
         raise ValueError
     found: str = value

@@ -57,14 +57,12 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
 
 
 def register(app: Flask) -> None:
-    """Makes ``app`` answer every error with a problem document."""
     app.register_error_handler(ChronoverseError, problem_for)
     app.register_error_handler(HTTPException, _problem_for_http_error)
     app.register_error_handler(Exception, _problem_for_unexpected_error)
 
 
 def problem_for(error: ChronoverseError) -> Response:
-    """The problem document for one of our own errors."""
     status = error.status
     if status == 404:
         return problem(404, NOT_FOUND)

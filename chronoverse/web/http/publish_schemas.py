@@ -59,7 +59,6 @@ class UncheckedList(fields.List[Mapping[str, Any]]):
 
 
 def _find_error(line: Any, max_line_bytes: int) -> str | None:
-    """The first error of a line, or None."""
     if type(line) is not dict or not line.keys() <= _KEYS:
         return f"must be an object of {', '.join(sorted(_KEYS))}"
     timestamp, message = line.get("timestamp"), line.get("message")
@@ -96,8 +95,6 @@ class LabelsField(fields.Dict):
 
 
 class RegisterBody(Schema):
-    """Registers a job."""
-
     labels = LabelsField()
 
 
@@ -113,8 +110,6 @@ class RunnerBody(Schema):
 
 
 class AttemptBody(RunnerBody):
-    """Opens a new attempt at a job."""
-
     first = JsonInteger(
         "Where given: refuse with GAP, and change nothing, if the first line would get another number.",
         1,
@@ -171,8 +166,6 @@ class CompareBody(Schema):
 
 
 class EndBody(OpenedBody):
-    """Ends a job after its last line."""
-
     status = one_of(
         [status.value for status in Status if status is not Status.RUNNING],
         "PENDING ends the attempt, and not the job, which waits for its next attempt. LOST is for what is delivered of"

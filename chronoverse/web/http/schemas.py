@@ -39,14 +39,10 @@ JOB_ROUTE: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 
 
 class IdentifierConverter(BaseConverter):
-    """A workflow id or a job id in a path."""
-
     regex = IDENTIFIER.pattern
 
 
 class NumberConverter(BaseConverter):
-    """The number of a line in a path."""
-
     regex = "[0-9]{1,15}"
 
 
@@ -58,8 +54,6 @@ class RequestParser(FlaskParser):
 
 
 class Blueprint(SmorestBlueprint):
-    """flask-smorest's blueprint with our parser."""
-
     ARGUMENTS_PARSER = RequestParser()
 
     def problem(self, status: int, description: str | None = None) -> Callable[[_View], _View]:
@@ -107,12 +101,10 @@ seconds: Final = partial(described, fields.Float)
 
 
 def one_of(values: Collection[str], description: str = "", **options: Any) -> fields.String:
-    """A text that is one of ``values``."""
     return text(description, validate=validate.OneOf(values), **options)
 
 
 def matching(pattern: str, description: str = "", error: str | None = None, **options: Any) -> fields.String:
-    """A text that matches the whole ``pattern``."""
     validator = validate.Regexp(rf"(?:{pattern})\Z", error=error)
     documented = {"description": description} if description else {}
     return fields.String(validate=validator, metadata={**documented, "pattern": f"^{pattern}$"}, **options)
@@ -246,8 +238,6 @@ class StreamSearchFields(SearchFields):
 
 
 class EventsQuery(StreamSearchFields):
-    """The query of ``/events``."""
-
     offset = ParsedText(
         lambda value: value if value == "latest" else parse_number(value),
         "a whole number of at most 15 digits, or latest",
@@ -278,8 +268,6 @@ def parse_last_event_id(value: str) -> int | None:
 
 
 class EventsHeaders(Schema):
-    """The headers of a request for ``/events``."""
-
     last_event_id = ParsedText(
         parse_last_event_id,
         "one whole number of at most 15 digits",
@@ -292,8 +280,6 @@ class EventsHeaders(Schema):
 
 
 class LogsQuery(Schema):
-    """The query of ``/logs``."""
-
     limit = _limit("Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking.")
     order = one_of(("asc", "desc"), load_default="asc")
     stream = _STREAM
@@ -303,8 +289,6 @@ class LogsQuery(Schema):
 
 
 class RawQuery(SearchFields):
-    """The query of ``/logs/raw``."""
-
     format = one_of(("txt", "json", "jsonl"), load_default="txt")
     stream = _STREAM
     control_sequences = _flag(
@@ -313,8 +297,6 @@ class RawQuery(SearchFields):
 
 
 class SearchQuery(LogsQuery, SearchFields):
-    """The query of ``/logs/search``."""
-
     q = _search_text(required=True)
     since = _line_time("not before")
     until = _line_time("not after")
@@ -323,8 +305,6 @@ class SearchQuery(LogsQuery, SearchFields):
 
 
 class NewLinesQuery(LogsQuery):
-    """The query of ``/logs/new``."""
-
     against = matching(
         IDENTIFIER.pattern,
         "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and were created before"
@@ -337,8 +317,6 @@ class NewLinesQuery(LogsQuery):
 
 
 class WorkflowSearchQuery(SearchFields):
-    """The query of a workflow's ``/logs/search``."""
-
     q = _search_text(required=True)
     stream = _STREAM
     status = one_of(STATUSES)
@@ -353,8 +331,6 @@ class WorkflowSearchQuery(SearchFields):
 
 
 class JobsQuery(Schema):
-    """The query of ``/jobs``."""
-
     status = one_of(STATUSES)
     label = _labels(_WITH_LABEL)
     cursor = _PAGE_CURSOR
@@ -362,16 +338,12 @@ class JobsQuery(Schema):
 
 
 class WorkflowsQuery(Schema):
-    """The query of ``/workflows``."""
-
     status = one_of(STATUSES, "Only workflows whose newest job has it.")
     cursor = _PAGE_CURSOR
     limit = _limit("Workflows on the page.")
 
 
 class AuditQuery(Schema):
-    """The query of ``/audit``."""
-
     since = _time("Only what was done at this time or later.")
     until = _time("Only what was done at this time or before.")
     cursor = _PAGE_CURSOR
@@ -379,8 +351,6 @@ class AuditQuery(Schema):
 
 
 class SummaryQuery(Schema):
-    """The query of ``/summary``."""
-
     max_bytes = QueryInteger(
         "Bytes of the answer, at most.", MIN_BYTES, MAX_BYTES, data_key="bytes", load_default=DEFAULT_BYTES
     )
@@ -388,14 +358,10 @@ class SummaryQuery(Schema):
 
 
 class ProfileQuery(Schema):
-    """The query of ``/profile``."""
-
     against_label = _labels(_AGAINST_LABEL)
 
 
 class HistoryQuery(Schema):
-    """The query of a line's ``/history``."""
-
     jobs = QueryInteger(
         "How many ended jobs are looked at: the newest, up to and including this one.", 1, 1_000, load_default=200
     )
@@ -404,8 +370,6 @@ class HistoryQuery(Schema):
 
 
 class WaitQuery(StreamSearchFields):
-    """The query of ``/wait``."""
-
     stream = _STREAM
     offset = QueryInteger("Only a line after this one; by default any.")
     limit = QueryInteger(
@@ -425,12 +389,10 @@ def answer(name: str, members: Members, optional: Members | None = None) -> type
 
 
 def nested(shape: type[Schema], description: str = "", **options: Any) -> fields.Nested:
-    """An object of this shape."""
     return described(partial(fields.Nested, shape), description, **options)
 
 
 def list_of(item: type[Schema] | fields.Field[Any], description: str = "", **options: Any) -> fields.List[Any]:
-    """A list of items of this shape."""
     field = item if isinstance(item, fields.Field) else nested(item)
     return described(partial(fields.List, field), description, **options)
 

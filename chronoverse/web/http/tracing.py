@@ -68,7 +68,6 @@ class Traces:
         self._redact = redact
 
     def register(self, app: Flask) -> None:
-        """Traces every request of ``app``."""
         app.after_request(self._record_response)
         inner = app.wsgi_app
 

@@ -115,7 +115,6 @@ class _ProtobufDecoder:
         self._fields_left = MAX_RECORDS
 
     def decode(self) -> Iterator[Found]:
-        """Yields what it finds, and raises what it says."""
         try:
             for field, start, end in self._fields(0, len(self._body)):
                 self._pause()

@@ -71,11 +71,9 @@ class RecordLines:
 
     @property
     def records(self) -> int:
-        """How many records these are."""
         return 1 if self.messages is None else len(self.messages)
 
     def size(self) -> int:
-        """How many lines these are."""
         return sum(len(messages) for _, messages in self.lines)
 
 
@@ -88,7 +86,6 @@ class JobRecords:
         self.end: tuple[Status, int | None] | None = None
 
     def count(self) -> int:
-        """How many records these are."""
         return sum(each.records for each in chain(self.numbered, self.plain))
 
     def batches(self, digest: str, pause: Callable[[], None]) -> Iterator[tuple[int, RecordBatch]]:

@@ -91,7 +91,6 @@ RedactionsSchema: Final = answer("Redactions", {**IDS, "redactions": list_of(Red
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The routes for administrators."""
     routes = deps.blueprint("admin", "For administrators.", scope=ADMIN)
 
     @routes.route(f"{JOB_ROUTE}/logs/redact", methods=["POST"])

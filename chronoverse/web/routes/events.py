@@ -68,7 +68,6 @@ log = logging.getLogger(__name__)
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The route."""
     routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
 
     @routes.before_request

@@ -22,7 +22,6 @@ from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, JobSchema, JobsQu
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The job routes."""
     routes = deps.blueprint("jobs", "Jobs.")
 
     @routes.route("/workflows/<id:workflow_id>/jobs")

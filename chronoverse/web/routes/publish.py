@@ -46,7 +46,6 @@ _APPEND_REFUSED: Final = (
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The routes for runners."""
     routes = deps.blueprint("publish", "For runners.")
     bodies = deps.body_reader
 

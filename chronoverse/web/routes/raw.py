@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The download route."""
     routes = deps.blueprint("raw", "Downloading.")
 
     @routes.route(f"{JOB_ROUTE}/logs/raw")

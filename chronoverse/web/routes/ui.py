@@ -71,12 +71,10 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/workflows/<id:workflow_id>")
     def workflow(workflow_id: str) -> Response:
-        """A workflow's jobs, and the search in them."""
         return answer("workflow.html")
 
     @routes.route("/ui/workflows/<id:workflow_id>/jobs/<id:job_id>")
     def job(workflow_id: str, job_id: str) -> Response:
-        """A job's log."""
         return answer("job.html")
 
     @routes.route("/ui/sign-in")
@@ -92,12 +90,10 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/<path:rest>")
     def unknown(rest: str = "") -> Response:
-        """The ways to the others."""
         return Response(bodies["unknown.html"], status=404, content_type=_CONTENT_TYPES[".html"], headers=headers)
 
     @routes.route("/ui/static/<path:name>")
     def static(name: str) -> Response:
-        """A file of the page's."""
         return answer(name)
 
     return routes

@@ -46,7 +46,6 @@ _OUTCOMES: Final = {
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The wait route."""
     routes = deps.blueprint("wait", "Waiting.")
 
     @routes.route(f"{JOB_ROUTE}/wait")
@@ -271,11 +270,9 @@ class WaitWriter(StreamWriter):
         return b""
 
     def last_bytes(self) -> bytes:
-        """The answer."""
         return self._answer()
 
     def close(self) -> None:
-        """Also stops the timer."""
         self._timer.stop()
         self._timer.close()
         super().close()

@@ -19,7 +19,6 @@ from chronoverse.web.http.schemas import Blueprint, WorkflowsQuery, WorkflowsSch
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
-    """The route."""
     routes = deps.blueprint("workflows", "Workflows.")
 
     @routes.route("/workflows")

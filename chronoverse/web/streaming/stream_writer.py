@@ -80,7 +80,6 @@ class StreamWriter:
         return self._greenlet is not None or self.write_watch is not None
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
         return self._socket.fileno()
 
     @property
@@ -99,11 +98,9 @@ class StreamWriter:
         return chunk(frames)
 
     def to_send(self, frames: bytes) -> bytes:
-        """What is sent for ``frames``."""
         return chunk(frames)
 
     def last_bytes(self) -> bytes:
-        """What is sent at the end."""
         return LAST_CHUNK
 
     def start(self, head: bytes) -> None:
