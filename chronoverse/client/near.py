@@ -1,7 +1,8 @@
 """Says what was probably meant by the id of a job or workflow that was not found."""
 
 from collections.abc import Iterable
-from itertools import takewhile
+from difflib import SequenceMatcher
+from operator import itemgetter
 
 from chronoverse.client.client import Client, read_items
 from chronoverse.errors import ChronoverseError, JobNotFound
@@ -10,27 +11,17 @@ from chronoverse.errors import ChronoverseError, JobNotFound
 def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
     """Up to three of ``ids`` that are near ``wanted``, the nearest first, and of equally near ones in their order.
 
-    Two ids are near when their common beginning and end are half of the longer one, or one is a part of the other.
-
-    >>> near_ids("buidl-105", ["test-7", "build-104", "build-105"])
+    >>> near_ids("buidl-105", ["test-7", "build-105"])
     ['build-105']
     """
-    near = [(_nearness(wanted.lower(), each.lower()), each) for each in ids if each != wanted]
-    return [each for nearness, each in sorted(near, key=lambda pair: -pair[0]) if nearness >= 0.5][:3]
 
-
-def _nearness(one: str, other: str) -> float:
-    """From 0 to 1, in linear time."""
-    begin = _common(one, other)
-    end = _common(one[begin:][::-1], other[begin:][::-1])
-    shorter, longer = sorted((one, other), key=len)
-    is_part = len(shorter) > 2 and shorter in longer
-    return max((begin + end) / max(len(longer), 1), 0.5 * is_part)
-
-
-def _common(one: str, other: str) -> int:
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    near = []
+    for each in ids:
+        one, other = sorted((wanted.lower(), each.lower()), key=len)
+        nearness = SequenceMatcher(None, one, other).ratio()
+        if each != wanted and (nearness >= 0.6 or (len(one) > 2 and one in other)):
+            near.append((nearness, each))
+    return [each for _, each in sorted(near, key=itemgetter(0), reverse=True)][:3]
 
 
 def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:

@@ -11,7 +11,7 @@ from tests.support.scripted import ScriptedService, answer, problem
     ("wanted", "ids", "near"),
     [
         ("build-999", ["build-105", "test-1", "build-104"], ["build-105", "build-104"]),
-        ("buidl-105", ["build-104", "build-105"], ["build-105"]),
+        ("buidl-105", ["build-104", "build-105"], ["build-105", "build-104"]),
         ("Shop-CI", ["shop-ci", "shop-cd"], ["shop-ci", "shop-cd"]),
         ("105", ["build-105", "build-106"], ["build-105"]),
         ("nightly", ["build-105", "x"], []),

@@ -30,15 +30,18 @@ class Case(NamedTuple):
     """What a runner is given, what happens to it, and what holds afterwards.
 
     ``script`` is the command, for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``; or
-    ``argv`` is. ``before`` and ``during`` are what the kit does before the runner is started, and while it runs.
-    ``check`` yields a sentence for whatever does not hold.
+    ``argv`` is. ``before`` and ``during`` are what the kit does before the runner is started, and when the log has the
+    line "one". ``check`` yields a sentence for whatever does not hold. By default the log has the lines ``out`` and
+    ``err`` (None for any), and ``both`` in this order, and the job has its labels, its command's end, and what ``job``
+    says.
     """
 
     name: str
     holds: str
     script: str = "echo one; echo two"
     out: Sequence[str] = ("one", "two")
-    err: Sequence[str] = ()
+    err: Sequence[str] | None = ()
+    both: Sequence[str] | None = None
     code: int = 0
     argv: Sequence[str] = ()
     labels: Mapping[str, str] = {}
@@ -46,8 +49,7 @@ class Case(NamedTuple):
     before: "Callable[[Trial], object] | None" = None
     during: "Callable[[Trial], object] | None" = None
     check: "Callable[[Trial], Iterator[str]] | None" = None
-    #: How the job ends. By default COMPLETED with 0, and else FAILED.
-    status: Status | None = None
+    job: Mapping[str, Any] = {}
 
 
 class Broken(Exception):
@@ -108,11 +110,11 @@ class Trial:
     def lines(self) -> list[Line]:
         return [each for each in self.events if isinstance(each, Line)]
 
-    def messages(self, stream: str) -> list[str]:
-        """The lines of a stream, each put together from its pieces."""
+    def messages(self, stream: str | None) -> list[str]:
+        """The lines of a stream, or of both, each put together from its pieces."""
         joined, goes_on = list[str](), False
         for line in self.lines:
-            if line.stream == stream:
+            if stream in (None, line.stream):
                 if goes_on:
                     joined[-1] += line.message
                 else:
@@ -140,6 +142,7 @@ class Trial:
                 raise Broken(f"CMD cannot be run: {error.strerror}") from error
         try:
             if case.during:
+                self.wait_for_line("one")
                 case.during(self)
             self._wait_for_end()
         finally:
@@ -225,12 +228,14 @@ def filled_in(command: Sequence[str], ref: JobRef, labels: Mapping[str, str]) ->
 def check_log(trial: Trial) -> Iterator[str]:
     """The log has the command's lines, all of them, once and in order, and its end."""
     trial.read_back()
-    for stream, expected in (("stdout", trial.case.out), ("stderr", trial.case.err)):
-        found = trial.messages(stream)
-        for number, (one, other) in enumerate(itertools.zip_longest(found, expected), 1):
+    for stream, expected in (("stdout", trial.case.out), ("stderr", trial.case.err), (None, trial.case.both)):
+        found = trial.messages(stream) if expected is not None else ()
+        for number, (one, other) in enumerate(itertools.zip_longest(found, expected or ()), 1):
             if one != other:
-                yield f"line {number} of {stream}: {_quoted(one)}, and should be: {_quoted(other)}"
+                yield f"line {number} of {stream or 'both streams'}: {_quoted(one)}, and should be: {_quoted(other)}"
                 break
+    if trial.lines and trial.lines[-1].partial:
+        yield "the log ends with a partial line"
     yield from (
         f"lines {gap.first} to {gap.last} are not there ({gap.reason})" for gap in trial.events if isinstance(gap, Gap)
     )
@@ -241,11 +246,13 @@ def check_log(trial: Trial) -> Iterator[str]:
 
 def check_end(trial: Trial) -> Iterator[str]:
     """The job has ended as its command did, and the runner has exited so."""
-    code = trial.case.code
-    status = trial.case.status or (Status.FAILED if code else Status.COMPLETED)
-    for name, expected in {"status": status.value, "exit_code": code, "lines": len(trial.lines), "dropped": 0}.items():
-        if trial.job[name] != expected:
-            yield f"the job's {name} is {trial.job[name]} and should be {expected}"
+    code, labels = trial.case.code, trial.case.labels
+    end = {"status": "FAILED" if code else "COMPLETED", "exit_code": code, "lines": len(trial.lines), "dropped": 0}
+    for name, expected in {**end, "labels": labels, **trial.case.job}.items():
+        found = trial.job.get(name)
+        # The runner may set labels of its own, such as those of a CI system.
+        if found != expected and not (name == "labels" and expected.items() <= (found or {}).items()):
+            yield f"the job's {name} is {found} and should be {expected}"
     yield from check_exit(trial)
 
 
