@@ -23,7 +23,7 @@ from chronoverse.store import Durability, Store
 from chronoverse.web.guards.admission import AdmissionControl
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.memory import UnreadAnswers, bound_unread_answers
-from chronoverse.web.guards.rates import NewJobThrottle, PublishThrottle, ReplayThrottle
+from chronoverse.web.guards.rates import ReplayThrottle, new_job_throttle, publish_throttle
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http import cors, openapi, problems, read_audit, request_id
 from chronoverse.web.http.bodies import BodyReader
@@ -88,8 +88,8 @@ def build_dependencies(settings: Settings) -> Dependencies:
         stream_writers=StreamWriters(tail),
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,
-        publish_throttle=PublishThrottle(settings.max_publish_rate_per_token),
-        new_job_throttle=NewJobThrottle(),
+        publish_throttle=publish_throttle(settings.max_publish_rate_per_token),
+        new_job_throttle=new_job_throttle(),
         traces=Traces(redact) if settings.traces else None,
     )
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import gevent
@@ -29,15 +29,26 @@ FEW_REPLAYS: Final = 8
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
-class TokenBuckets:
+class Throttle:
     """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
 
-    They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``.
+    They fill at ``rate`` a second, and an empty one is full after ``burst_seconds``. Without a ``rate`` there is no
+    bound. Whoever is refused for this ``reason`` should wait for ``least_wait`` seconds at least.
     """
 
-    def __init__(self, rate: float, burst_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        rate: float | None,
+        burst_seconds: float,
+        reason: str,
+        least_wait: int = 1,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._rate = rate
         self._burst_seconds = burst_seconds
+        self._reason = reason
+        self._least_wait = least_wait
         self._clock = clock
         #: When each bucket will be full again.
         self._full_at: dict[str, float] = {}
@@ -45,61 +56,37 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def seconds_to_wait(self, subject: str) -> float:
-        """Seconds until there is something in the bucket. Below 0 if there is."""
-        return self._full_at.get(subject, -math.inf) - self._burst_seconds - self._clock()
+    def check(self, subject: str) -> None:
+        """Raises :class:`TooFast` when there is nothing in the bucket."""
+        seconds = self._full_at.get(subject, -math.inf) - self._burst_seconds - self._clock()
+        if seconds >= 0:
+            raise TooFast(self._reason, max(math.floor(seconds) + 1, self._least_wait))
 
-    def take(self, subject: str, amount: float) -> None:
-        """Takes ``amount`` out of the bucket, which goes into debt when it has less."""
+    def take(self, subject: str, amounts: Iterable[float]) -> None:
+        """Takes these out of the bucket, which goes into debt when it has less."""
+        if self._rate is None:
+            return
         now = self._clock()
-        self._full_at[subject] = max(self._full_at.get(subject, now), now) + amount / self._rate
+        self._full_at[subject] = max(self._full_at.get(subject, now), now) + sum(amounts) / self._rate
         if len(self._full_at) > MAX_SUBJECTS:
             self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
 
 
-class PublishThrottle:
-    """How fast each subject may publish to a worker: ``rate`` is bytes a second; None is no limit.
-
-    An append is accepted as a whole when the subject's bucket is not empty. ``clock`` is monotonic.
-    """
-
-    def __init__(self, rate: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = rate
-        self.buckets: Final = TokenBuckets(rate or math.inf, BURST_SECONDS, clock)
-
-    def check(self, subject: str) -> None:
-        """Raises :class:`TooFast` when ``subject`` must wait, with the seconds."""
-        seconds = self.buckets.seconds_to_wait(subject)
-        if seconds >= 0:
-            raise TooFast(f"this token may publish {self._rate} bytes a second", math.floor(seconds) + 1)
-
-    def spend(self, subject: str, messages: Iterable[str]) -> None:
-        """Takes lines with these ``messages`` out of the subject's bucket."""
-        if self._rate is not None:
-            size = sum(len(message.encode()) + LINE_OVERHEAD_BYTES for message in messages)
-            self.buckets.take(subject, size)
+def publish_throttle(rate: int | None, clock: Callable[[], float] = time.monotonic) -> Throttle:
+    """How many bytes a second each subject may publish. An append is accepted as a whole if the bucket is not empty."""
+    return Throttle(rate, BURST_SECONDS, f"this token may publish {rate} bytes a second", clock=clock)
 
 
-class NewJobThrottle:
-    """How many jobs each subject may begin by log records: ``burst`` at once, and ``rate`` in each second after that.
+def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
+    """What each of the lines with these messages takes out of a bucket of :func:`publish_throttle`."""
+    return (len(message) + LINE_OVERHEAD_BYTES for message in messages)
 
-    One request may name thousands of jobs, while other requests begin one each. ``clock`` is monotonic.
-    """
 
-    def __init__(
-        self,
-        burst: int = MAX_NEW_JOBS,
-        rate: int = NEW_JOBS_PER_SECOND,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._buckets = TokenBuckets(rate, burst / rate, clock)
-
-    def begin(self, subject: str) -> None:
-        """``subject`` begins a job. Raises :class:`TooFast` when it must not yet."""
-        if self._buckets.seconds_to_wait(subject) >= 0:
-            raise TooFast("this token begins more jobs than it may", NEW_JOBS_SECONDS)
-        self._buckets.take(subject, 1)
+def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
+    """How many jobs each subject may begin by log records. One request may name thousands of jobs, others one each."""
+    burst_seconds = MAX_NEW_JOBS / NEW_JOBS_PER_SECOND
+    reason = "this token begins more jobs than it may"
+    return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, NEW_JOBS_SECONDS, clock=clock)
 
 
 class ReplayThrottle:

@@ -20,7 +20,7 @@ from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
 from chronoverse.store import Store
 from chronoverse.web.guards.admission import AdmissionControl, StreamTicket
-from chronoverse.web.guards.rates import NewJobThrottle, PublishThrottle
+from chronoverse.web.guards.rates import Throttle
 from chronoverse.web.guards.turns import Turns
 from chronoverse.web.http.bodies import BodyReader
 from chronoverse.web.http.client_ip import TrustedProxies
@@ -49,9 +49,9 @@ class Dependencies:
     body_reader: BodyReader
     scans: ScanClient
     #: How fast runners publish.
-    publish_throttle: PublishThrottle
+    publish_throttle: Throttle
     #: How many jobs log records may begin.
-    new_job_throttle: NewJobThrottle
+    new_job_throttle: Throttle
     #: Our lease on the embedded server. None when the store is a server that others run.
     server_lease: ServerLease | None
     #: Where archived logs are stored. None when there is no archive.

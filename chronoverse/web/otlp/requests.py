@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -13,6 +12,7 @@ from chronoverse.auth.tokens import WRITE
 from chronoverse.errors import AppendRefused, ChronoverseError, Forbidden, JobNotFound, NotALog, RecordsMissing, TooFast
 from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.event_loop import TimeSlice
+from chronoverse.web.guards.rates import bytes_of
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.otlp import decoding
 from chronoverse.web.otlp.records import JobRecords, RecordSorter
@@ -62,10 +62,14 @@ def _append(
     """
     subject = principal().subject
     refused, left = sorter.refused, records.count()
+
+    def on_new() -> None:
+        deps.new_job_throttle.check(subject)
+        deps.new_job_throttle.take(subject, [1])
+
     try:
         principal().require(WRITE, job.workflow_id)
         for count, batch in records.batches(digest, time_slice.check):
-            on_new = partial(deps.new_job_throttle.begin, subject)
             appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds, on_new)
             metrics.PUBLISH_ANSWERS.labels("records", "WAIT" if appended.waits else "OK").inc()
             if appended.waits:
@@ -74,8 +78,7 @@ def _append(
                 refused[f"{job}: a quota of bytes is used up"] += min(count, appended.left_out)
             left -= count
             metrics.LINES_APPENDED.inc(sum(len(run.messages) for run in batch.runs))
-            texts = (message.decode() for run in batch.runs for message in run.messages)
-            deps.publish_throttle.spend(subject, texts)
+            deps.publish_throttle.take(subject, bytes_of(message for run in batch.runs for message in run.messages))
             time_slice.check()
     except (Forbidden, JobNotFound):
         refused[f"{job}: the token may not write to this workflow"] += left

@@ -24,6 +24,7 @@ from chronoverse.errors import (
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.runner import readback
 from chronoverse.store import Store
+from chronoverse.web.guards.rates import bytes_of
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response, read_log
 from chronoverse.web.http.publish_schemas import (
@@ -81,17 +82,18 @@ def blueprint(deps: Dependencies) -> Blueprint:
             return page_response({"next": None})
         with _count_answer("append"):
             deps.publish_throttle.check(principal().subject)
-            spend = partial(deps.publish_throttle.spend, principal().subject)
             lines = [
                 Line(number, line["timestamp"], line["message"], line["stream"], line.get("partial", False))
                 for number, line in enumerate(body["lines"], body["first"])
             ]
+            sizes = bytes_of(line.message.encode() for line in lines)
+            spend = partial(deps.publish_throttle.take, principal().subject, sizes)
             try:
                 next_number = deps.store.append(attempt, lines)
             except QuotaReached:
-                spend(line.message for line in lines)
+                spend()
                 raise
-        spend(line.message for line in lines)
+        spend()
         metrics.LINES_APPENDED.inc(len(body["lines"]))
         return page_response({"next": next_number})
 

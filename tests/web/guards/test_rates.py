@@ -8,9 +8,13 @@ from chronoverse.errors import TooFast
 from chronoverse.web.guards.rates import (
     BURST_SECONDS,
     LINE_OVERHEAD_BYTES,
+    MAX_NEW_JOBS,
     MAX_SUBJECTS,
-    NewJobThrottle,
-    PublishThrottle,
+    NEW_JOBS_PER_SECOND,
+    Throttle,
+    bytes_of,
+    new_job_throttle,
+    publish_throttle,
 )
 from tests.support.reading import Clock
 
@@ -19,7 +23,7 @@ RATE = 100_000
 SECOND = "x" * (RATE - LINE_OVERHEAD_BYTES)
 
 
-def seconds_to_wait(buckets: PublishThrottle, subject: str) -> float:
+def seconds_to_wait(buckets: Throttle, subject: str) -> float:
     """The seconds that ``subject`` must wait. 0 when it need not."""
     try:
         buckets.check(subject)
@@ -28,35 +32,39 @@ def seconds_to_wait(buckets: PublishThrottle, subject: str) -> float:
     return 0
 
 
+def spend(buckets: Throttle, subject: str, messages: list[str]) -> None:
+    buckets.take(subject, bytes_of(message.encode() for message in messages))
+
+
 def test_a_burst_is_accepted_and_then_no_more_than_the_rate() -> None:
     """A bucket that is overdrawn fills up with time. After a long silence there is one burst and no more."""
     clock = Clock()
-    buckets = PublishThrottle(RATE, clock=clock)
+    buckets = publish_throttle(RATE, clock)
     for _ in range(int(BURST_SECONDS)):
         assert seconds_to_wait(buckets, "ada") == 0
-        buckets.spend("ada", [SECOND])
+        spend(buckets, "ada", [SECOND])
     assert seconds_to_wait(buckets, "ada") == 1
     assert seconds_to_wait(buckets, "bob") == 0
 
     clock.now += 0.5
-    buckets.spend("ada", [SECOND, SECOND])
+    spend(buckets, "ada", [SECOND, SECOND])
     assert seconds_to_wait(buckets, "ada") == 2
     clock.now += 1.6
     assert seconds_to_wait(buckets, "ada") == 0
 
     clock.now += 1_000_000
-    buckets.spend("ada", [SECOND] * int(BURST_SECONDS))
+    spend(buckets, "ada", [SECOND] * int(BURST_SECONDS))
     assert seconds_to_wait(buckets, "ada") == 1
 
 
 @pytest.mark.parametrize("message", ["", "\N{EURO SIGN}"])
 def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
     """Empty lines count, too: many of them also fill a store."""
-    buckets = PublishThrottle(RATE, clock=Clock())
+    buckets = publish_throttle(RATE, Clock())
     left = int(BURST_SECONDS * RATE) // (len(message.encode()) + LINE_OVERHEAD_BYTES)
-    buckets.spend("ada", [message] * left)
+    spend(buckets, "ada", [message] * left)
     assert seconds_to_wait(buckets, "ada") == 0
-    buckets.spend("ada", [message])
+    spend(buckets, "ada", [message])
     assert seconds_to_wait(buckets, "ada") == 1
 
 
@@ -64,49 +72,51 @@ def test_a_line_counts_its_bytes_and_an_overhead(message: str) -> None:
 def test_no_token_exceeds_the_rate_and_a_burst(appends: list[tuple[float, int]]) -> None:
     """One append may exceed it, because an append is accepted completely or not at all."""
     clock = Clock()
-    buckets, began, taken = PublishThrottle(RATE, clock=clock), clock(), 0
+    buckets, began, taken = publish_throttle(RATE, clock), clock(), 0
     for seconds, size in appends:
         clock.now += seconds
         if not seconds_to_wait(buckets, "ada"):
             assert taken < RATE * (clock() - began + BURST_SECONDS) + 1
-            buckets.spend("ada", ["x" * size])
+            spend(buckets, "ada", ["x" * size])
             taken += size + LINE_OVERHEAD_BYTES
 
 
 def test_without_a_rate_there_is_no_bound() -> None:
     """Nothing is counted without a rate."""
-    buckets = PublishThrottle()
-    buckets.spend("ada", [SECOND] * 1_000)
+    buckets = publish_throttle(None)
+    spend(buckets, "ada", [SECOND] * 1_000)
 
     assert seconds_to_wait(buckets, "ada") == 0
-    assert len(buckets.buckets) == 0
+    assert len(buckets) == 0
 
 
 def test_full_buckets_are_dropped() -> None:
     """The number of buckets stays bounded, however many tokens are used."""
     clock = Clock()
-    buckets = PublishThrottle(RATE, clock=clock)
+    buckets = publish_throttle(RATE, clock)
     for number in range(10 * MAX_SUBJECTS):
         clock.now += 0.01
-        buckets.spend(f"run {number}", ["x"])
-    buckets.spend("ada", [SECOND] * 20)
+        spend(buckets, f"run {number}", ["x"])
+    spend(buckets, "ada", [SECOND] * 20)
 
-    assert len(buckets.buckets) <= MAX_SUBJECTS + 1
+    assert len(buckets) <= MAX_SUBJECTS + 1
     assert seconds_to_wait(buckets, "ada") > 0
 
 
 def test_new_jobs_have_a_burst_and_a_rate() -> None:
     """Each subject has its own."""
     clock = Clock()
-    throttle = NewJobThrottle(4, 2, clock=clock)
+    throttle = new_job_throttle(clock)
     for subject in ("ada", "bob"):
-        for _ in range(4):
-            throttle.begin(subject)
+        throttle.take(subject, [1] * (MAX_NEW_JOBS - 1))
+        throttle.check(subject)
+        throttle.take(subject, [1])
         with pytest.raises(TooFast):
-            throttle.begin(subject)
+            throttle.check(subject)
     clock.now += 1
-    throttle.begin("ada")
-    throttle.begin("ada")
+    throttle.take("ada", [1] * (NEW_JOBS_PER_SECOND - 1))
+    throttle.check("ada")
+    throttle.take("ada", [1])
     with pytest.raises(TooFast) as refused:
-        throttle.begin("ada")
+        throttle.check("ada")
     assert refused.value.seconds == 10
