@@ -5,7 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from chronoverse import metrics
@@ -44,26 +44,20 @@ class StreamTicket:
         return ("token", self.subject), ("address", self.address)
 
 
+@dataclass(eq=False)
 class AdmissionControl:
     """The open streams of a worker, event streams and downloads: up to ``limit``.
 
     ``per_token`` bounds those of one subject, ``per_address`` those of one client address. ``clock`` is monotonic.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        per_token: int | None = None,
-        per_address: int | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._clock = clock
-        self._limit = limit
-        self._shares = {"token": per_token, "address": per_address}
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._tickets: set[StreamTicket] = set()
-        self._draining_since: float | None = None
+    limit: int
+    per_token: int | None = None
+    per_address: int | None = None
+    clock: Callable[[], float] = time.monotonic
+    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _tickets: set[StreamTicket] = field(default_factory=set)
+    _draining_since: float | None = None
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -74,12 +68,12 @@ class AdmissionControl:
 
     def check(self, ticket: StreamTicket) -> None:
         """Raises :class:`AtCapacity` or :class:`ShareExceeded` when ``ticket`` is not admitted."""
-        if self._draining_since is not None and self._clock() > self._draining_since + LATE_ACCEPT_SECONDS:
+        if self._draining_since is not None and self.clock() > self._draining_since + LATE_ACCEPT_SECONDS:
             raise _refused("draining", AtCapacity("This worker is going down; try again."))
-        if len(self._tickets) >= self._limit:
-            raise _refused("full", AtCapacity(f"this worker already serves {self._limit} streams"))
-        for owner in ticket.owners:
-            kind, share = owner[0], self._shares[owner[0]]
+        if len(self._tickets) >= self.limit:
+            raise _refused("full", AtCapacity(f"this worker already serves {self.limit} streams"))
+        for owner, share in zip(ticket.owners, (self.per_token, self.per_address), strict=True):
+            kind = owner[0]
             if share is not None and self._counts[owner] >= share:
                 raise _refused(kind, ShareExceeded(f"this {kind} already has the {share} streams that it may have"))
 
@@ -101,10 +95,10 @@ class AdmissionControl:
 
         Each client is given its own time to connect again.
         """
-        start = self._draining_since = self._clock()
+        start = self._draining_since = self.clock()
         metrics.WORKERS_DRAINING.set(1)
-        while self._tickets or self._clock() <= start + LATE_ACCEPT_SECONDS:
-            steps_left = max((start + seconds - self._clock()) / DRAIN_STEP_SECONDS, 1)
+        while self._tickets or self.clock() <= start + LATE_ACCEPT_SECONDS:
+            steps_left = max((start + seconds - self.clock()) / DRAIN_STEP_SECONDS, 1)
             viewers = [ticket.viewer for ticket in self._tickets if ticket.viewer and not ticket.viewer.closes_early]
             for number, viewer in enumerate(viewers[: math.ceil(len(viewers) / steps_left)], 1):
                 viewer.close_with_retry(retry_ms())

@@ -2,12 +2,11 @@
 
 import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
-import gevent
 from flask import Flask, Response, g, request
 
 from chronoverse.errors import AtCapacity, ShareExceeded
@@ -28,6 +27,7 @@ UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
 UNCOUNTED_BYTES: Final = 64 * 2**10
 
 
+@dataclass(eq=False)
 class Shares:
     """Up to ``total`` of one resource, which ``what`` names in errors. No subject may hold more than is left free.
 
@@ -36,15 +36,14 @@ class Shares:
     thresholds for shared-memory packet switches*, 1998) with a factor of one.
     """
 
-    def __init__(self, total: int, what: str) -> None:
-        self._total = total
-        self._what = what
-        self._held: Counter[str] = Counter()
-        self._lock = threading.Lock()
+    total: int
+    what: str
+    _held: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fits(self, subject: str, amount: int) -> bool:
         """Whether ``subject`` may take ``amount`` now. An amount of 0 always fits."""
-        return not amount or self._held.get(subject, 0) + amount <= self._total - self._held.total() - amount
+        return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
         """Takes ``amount`` for ``subject``.
@@ -55,8 +54,8 @@ class Shares:
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):
-                    raise AtCapacity(f"others use all that this worker has for {self._what}")
-                raise ShareExceeded(f"this token uses all that it may have at a time for {self._what}")
+                    raise AtCapacity(f"others use all that this worker has for {self.what}")
+                raise ShareExceeded(f"this token uses all that it may have at a time for {self.what}")
             self._held[subject] += amount
 
     def give_back(self, subject: str, amount: int) -> None:
@@ -103,11 +102,6 @@ class UnreadAnswers(Shares):
     def has_room(self, subject: str) -> bool:
         """Whether a large page fits, or ``subject`` has nothing unread."""
         return subject not in self._held or self.fits(subject, PAGE_BYTES)
-
-    def wait_for_room(self, subject: str, until: float) -> None:
-        """Returns when :meth:`has_room` is true, or at ``until`` (monotonic seconds)."""
-        while not self.has_room(subject) and time.monotonic() < until:
-            gevent.sleep(0.1)
 
 
 def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import gevent
@@ -29,6 +30,7 @@ FEW_REPLAYS: Final = 8
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
+@dataclass(eq=False)
 class Throttle:
     """Token buckets (https://en.wikipedia.org/wiki/Token_bucket), one for each subject. ``clock`` is monotonic.
 
@@ -36,38 +38,29 @@ class Throttle:
     bound. Whoever is refused for this ``reason`` should wait for ``least_wait`` seconds at least.
     """
 
-    def __init__(
-        self,
-        rate: float | None,
-        burst_seconds: float,
-        reason: str,
-        least_wait: int = 1,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._rate = rate
-        self._burst_seconds = burst_seconds
-        self._reason = reason
-        self._least_wait = least_wait
-        self._clock = clock
-        #: When each bucket will be full again.
-        self._full_at: dict[str, float] = {}
+    rate: float | None
+    burst_seconds: float
+    reason: str
+    least_wait: int = 1
+    clock: Callable[[], float] = time.monotonic
+    #: When each bucket will be full again.
+    _full_at: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._full_at)
 
     def check(self, subject: str) -> None:
         """Raises :class:`TooFast` when there is nothing in the bucket."""
-        seconds = self._full_at.get(subject, -math.inf) - self._burst_seconds - self._clock()
+        seconds = self._full_at.get(subject, -math.inf) - self.burst_seconds - self.clock()
         if seconds >= 0:
-            raise TooFast(self._reason, max(math.floor(seconds) + 1, self._least_wait))
+            raise TooFast(self.reason, max(math.floor(seconds) + 1, self.least_wait))
 
     def take(self, subject: str, amounts: Iterable[float]) -> None:
         """Takes these out of the bucket, which goes into debt when it has less."""
-        if self._rate is None:
+        if self.rate is None:
             return
-        now = self._clock()
-        self._full_at[subject] = max(self._full_at.get(subject, now), now) + sum(amounts) / self._rate
+        now = self.clock()
+        self._full_at[subject] = max(self._full_at.get(subject, now), now) + sum(amounts) / self.rate
         if len(self._full_at) > MAX_SUBJECTS:
             self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
 
@@ -89,32 +82,25 @@ def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
     return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, NEW_JOBS_SECONDS, clock=clock)
 
 
+@dataclass(eq=False)
 class ReplayThrottle:
     """A token bucket for what all replays of a worker write, at ``rate`` bytes a second, to leave time for live lines.
 
     Each replay calls it with the bytes that it has written. ``current_replay`` identifies the one that calls.
     """
 
-    def __init__(
-        self,
-        rate: int,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = gevent.sleep,
-        current_replay: Callable[[], object] = gevent.getcurrent,
-    ) -> None:
-        self._rate: Final = rate
-        self._clock: Final = clock
-        self._sleep: Final = sleep
-        self._current_replay: Final = current_replay
-        #: When the bucket was empty last, or will have no debt any more.
-        self._empty_at = 0.0
-        #: When each replay has called last, the latest at the end.
-        self._called_at: dict[int, float] = {}
+    rate: int
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = gevent.sleep
+    current_replay: Callable[[], object] = gevent.getcurrent
+    #: When the bucket was empty last, or will have no debt any more.
+    _empty_at: float = 0.0
+    #: When each replay has called last, the latest at the end.
+    _called_at: dict[int, float] = field(default_factory=dict)
 
     def __call__(self, size: int) -> None:
         """The calling replay has written ``size`` bytes. Pauses it before it reads on, if necessary."""
-        now, calls, replay = self._clock(), self._called_at, id(self._current_replay())
+        now, calls, replay = self.clock(), self._called_at, id(self.current_replay())
         calls.pop(replay, None)
         calls[replay] = now
         # Replays are counted for longer than the longest pause, so that one that pauses is counted, too.
@@ -123,9 +109,9 @@ class ReplayThrottle:
         if len(calls) < FEW_REPLAYS:
             return
         # A full bucket is 5 ms at the rate. A segment takes less to read and to write.
-        empty_at = max(self._empty_at, now - 0.005) + size / self._rate
+        empty_at = max(self._empty_at, now - 0.005) + size / self.rate
         self._empty_at = min(empty_at, now + MAX_PAUSE_SECONDS)
         # A shorter pause than this, in seconds, is left out. The event loop's clock is no finer.
         if (seconds := self._empty_at - now) >= 0.001:
             metrics.REPLAY_RESTS.inc(seconds)
-            self._sleep(seconds)
+            self.sleep(seconds)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
+import gevent
+
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.joblog.model import JobRef
 from chronoverse.live.fair_lock import FairLock
@@ -63,7 +65,8 @@ class Turns:
         """
         until = time.monotonic() + UNREAD_WAIT_SECONDS
         while True:
-            self.unread.wait_for_room(subject, until)
+            while not self.unread.has_room(subject) and time.monotonic() < until:
+                gevent.sleep(0.1)
             with self._pages[self._server_of(ref)].hold(subject):
                 # Another request may have taken the room meanwhile.
                 if time.monotonic() >= until or self.unread.has_room(subject):

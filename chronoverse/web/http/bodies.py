@@ -4,6 +4,7 @@ import contextlib
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import gevent
@@ -39,19 +40,19 @@ class _UnsupportedContentCoding(UnsupportedMediaType):
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "gzip")]
 
 
+@dataclass(eq=False)
 class BodyReader:
     """Reads bodies of at most ``limit`` bytes, as sent and as inflated. A worker has one. See also :class:`BodyMemory`.
 
     ``read_seconds`` and ``receive_seconds`` are as :data:`READ_SECONDS` and :data:`RECEIVE_SECONDS`.
     """
 
-    def __init__(
-        self, limit: int, *, read_seconds: float = READ_SECONDS, receive_seconds: float = RECEIVE_SECONDS
-    ) -> None:
-        self._limit = limit
-        self._read_seconds = read_seconds
-        self._receive_seconds = receive_seconds
-        self._memory = BodyMemory(limit)
+    limit: int
+    read_seconds: float = READ_SECONDS
+    receive_seconds: float = RECEIVE_SECONDS
+
+    def __post_init__(self) -> None:
+        self._memory = BodyMemory(self.limit)
 
     @contextlib.contextmanager
     def read_json(self, request: Request, subject: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
@@ -81,7 +82,7 @@ class BodyReader:
             sent = self._join(parts, take)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
             # If the connection were closed while the client still sends, it might see a reset instead of the answer.
-            left = 2 * self._limit
+            left = 2 * self.limit
             while left > 0 and (part := next(parts, b"")):
                 left -= len(part)
             if left <= 0:
@@ -100,8 +101,8 @@ class BodyReader:
         return body
 
     def _check_length(self, length: int) -> None:
-        if length > self._limit:
-            raise RequestEntityTooLarge(f"a body may have {self._limit} bytes, as sent and as inflated")
+        if length > self.limit:
+            raise RequestEntityTooLarge(f"a body may have {self.limit} bytes, as sent and as inflated")
 
     def _receive(self, request: Request) -> Iterator[bytes]:
         """The parts of a body as they arrive, of :data:`READ_BYTES` at most.
@@ -109,13 +110,13 @@ class BodyReader:
         Raises 408 when they come too slowly; then nothing more is read from the connection. Raises 400 when the body
         ends too early.
         """
-        ends_at, time_slice = time.monotonic() + self._receive_seconds, TimeSlice()
+        ends_at, time_slice = time.monotonic() + self.receive_seconds, TimeSlice()
         while True:
             time_slice.check()
-            seconds, late = self._read_seconds, f"nothing, or too little, of the body came for {self._read_seconds:g} s"
+            seconds, late = self.read_seconds, f"nothing, or too little, of the body came for {self.read_seconds:g} s"
             left = max(ends_at - time.monotonic(), 0)
             if left < seconds:
-                seconds, late = left, f"the body did not arrive within {self._receive_seconds:g} s"
+                seconds, late = left, f"the body did not arrive within {self.receive_seconds:g} s"
             try:
                 with gevent.Timeout(seconds, RequestTimeout(late)):
                     data: bytes = request.stream.read(READ_BYTES)

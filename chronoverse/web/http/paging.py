@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -97,19 +98,19 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
         return pending.page()
 
 
+@dataclass(frozen=True, slots=True)
 class _LockedStore:
     """The store for :class:`TieredLog`. Each read of lines takes a turn of ``subject``; reads of the archive do not."""
 
-    def __init__(self, deps: Dependencies, subject: str) -> None:
-        self._deps = deps
-        self._subject = subject
+    deps: Dependencies
+    subject: str
 
     def get_job(self, job: JobRef) -> Job | None:
-        return self._deps.store.get_job(job)
+        return self.deps.store.get_job(job)
 
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
-        with self._deps.turns.read(job, self._subject):
-            return self._deps.store.page(job, after=after, before=before, count=count)
+        with self.deps.turns.read(job, self.subject):
+            return self.deps.store.page(job, after=after, before=before, count=count)
 
 
 def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
