@@ -31,14 +31,6 @@ from chronoverse.settings.parse import bearer_token, jwks_url
 #: Seconds that an issuer may take to answer, and bytes that are read of its answer.
 _ANSWER_SECONDS: Final = 10.0
 _ANSWER_BYTES: Final = 262_144
-#: A token is renewed this long before its end, in seconds, or when a quarter of its life is left.
-_EARLY_SECONDS: Final = 60.0
-#: Seconds that a token is used if the issuer does not say how long it lives.
-_DEFAULT_SECONDS: Final = 300
-#: The longest distance between two polls, in seconds, while the issuer does not answer.
-_MAX_POLL_SECONDS: Final = 60.0
-
-_DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +54,8 @@ class Login:
         return self.at <= now < self.until - early
 
     def is_due(self, now: float) -> bool:
-        return not self.is_valid(now, min(_EARLY_SECONDS, (self.until - self.at) / 4))
+        # A minute before its end, or when a quarter of its life is left.
+        return not self.is_valid(now, min(60.0, (self.until - self.at) / 4))
 
 
 class Issuer:
@@ -94,7 +87,10 @@ class Issuer:
         device = self._granted(self._post(metadata["device_authorization_endpoint"], form))
         with self._reading():
             interval, expires = max(1.0, float(device.get("interval", 5))), clock() + float(device["expires_in"])
-            poll = {"grant_type": _DEVICE_GRANT, "device_code": str(device["device_code"])}
+            poll = {
+                "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
+                "device_code": str(device["device_code"]),
+            }
             show(str(device["verification_uri"]), str(device["user_code"]), device.get("verification_uri_complete"))
         while clock() < expires:
             sleep(interval)
@@ -102,7 +98,7 @@ class Issuer:
             try:
                 status, answer = self._post(metadata["token_endpoint"], poll)
             except RequestFailed:
-                interval = min(2 * interval, _MAX_POLL_SECONDS)
+                interval = min(2 * interval, 60.0)
                 continue
             if answer.get("error") == "slow_down":
                 interval += 5
@@ -142,8 +138,8 @@ class Issuer:
                 access_token=bearer_token(answer["access_token"]),
                 refresh_token=answer.get("refresh_token") or refresh,
                 at=at,
-                # The times in a token are whole seconds.
-                until=at + float(answer.get("expires_in", _DEFAULT_SECONDS)) - 1,
+                # The times in a token are whole seconds. The issuer need not say how long it lives.
+                until=at + float(answer.get("expires_in", 300)) - 1,
             )
 
     def _granted(self, answered: tuple[int, dict[str, Any]]) -> dict[str, Any]:

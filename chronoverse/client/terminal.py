@@ -28,9 +28,6 @@ _SHOWN: Final = {
     number: f"<U+{number:04X}>"
     for number in (0x0A, 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
-#: SGR parameters that begin a colour of several parameters: ``38;5;n`` and ``38;2;r;g;b``.
-_COLOUR: Final = {"38", "48", "58"}
-_COLOUR_LENGTH: Final = {"5": 3, "2": 5}
 
 
 def sanitize(text: str, colour: bool) -> str:
@@ -76,7 +73,8 @@ def _visible(parameters: str) -> str:
     given = parameters.split(";")
     visible: list[str] = []
     while given:
-        length = _COLOUR_LENGTH.get(given[1], 1) if given[0] in _COLOUR and len(given) > 1 else 1
+        # Some colours have several parameters: ``38;5;n`` and ``38;2;r;g;b``.
+        length = {"5": 3, "2": 5}.get(given[1], 1) if given[0] in ("38", "48", "58") and len(given) > 1 else 1
         if given[0].partition(":")[0].lstrip("0") != "8":
             visible += given[:length]
         given = given[length:]

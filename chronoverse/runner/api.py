@@ -112,7 +112,7 @@ class JobLog:
                 lambda: writer,
                 JobRef(workflow, job),
                 Spool(replace(room, name=job)),
-                say or _to_stderr,
+                say or (lambda text: print(f"chronoverse: {text}", file=sys.stderr)),
                 lease_seconds=lease_seconds,
                 find_free_id=retry,
                 wait_for_lease=wait_for_lease,
@@ -283,7 +283,3 @@ def connect_writer(
     if url.startswith(("http://", "https://")):
         return HttpLogWriter(url, token, ca_file=ca_file, read_seconds=read_seconds)
     return Store(url, **store_options)
-
-
-def _to_stderr(text: str) -> None:
-    print(f"chronoverse: {text}", file=sys.stderr)

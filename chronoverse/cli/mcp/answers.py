@@ -45,11 +45,8 @@ def visible(text: str) -> str:
     clean = sanitize(text, colour=False)
     if clean.isascii():
         return clean
-    return clean.translate({ord(each): f"<U+{ord(each):04X}>" for each in set(clean) if not _is_visible(each)})
-
-
-def _is_visible(each: str) -> bool:
-    return (each.isprintable() and not _IGNORABLE.match(each)) or each == "\t" or category(each) == "Zs"
+    hidden = {each for each in clean if not each.isprintable() and each != "\t" and category(each) != "Zs"}
+    return clean.translate({ord(each): f"<U+{ord(each):04X}>" for each in hidden.union(_IGNORABLE.findall(clean))})
 
 
 def tidy(value: Any, max_bytes: int = 300) -> Any:

@@ -19,9 +19,6 @@ RETRY_AFTER_SECONDS: Final = 2
 #: One text for every 404, so that a client cannot tell "not yours", "not there" and "no such path" apart.
 NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
 
-#: What a page gets as ordinary answers: this is not an expression, there is no such job, there is nothing to compare.
-_ORDINARY: Final = (400, 404, 409)
-
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +46,7 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     if status in (429, 503):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     # A wait answers when its request's context is gone.
-    if status in _ORDINARY and has_request_context() and request.headers.get("Prefer") == "status=200":
+    if status in (400, 404, 409) and has_request_context() and request.headers.get("Prefer") == "status=200":
         # A browser logs every other status as an error of the page. The document still has the real one.
         response.status_code = 200
         response.headers["Preference-Applied"] = "status=200"

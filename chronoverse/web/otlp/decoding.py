@@ -8,6 +8,7 @@ https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/pr
 
 import base64
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import starmap
 from typing import Any, Final, NamedTuple
 
@@ -105,14 +106,14 @@ def _varint(number: int) -> bytes:
 # Protobuf
 
 
+@dataclass(slots=True)
 class _ProtobufDecoder:
     """Decodes one request. See :func:`decode`."""
 
-    def __init__(self, body: bytearray, wanted: Collection[str], pause: Callable[[], None]) -> None:
-        self._body = body
-        self._wanted = wanted
-        self._pause = pause
-        self._fields_left = MAX_RECORDS
+    _body: bytearray
+    _wanted: Collection[str]
+    _pause: Callable[[], None]
+    _fields_left: int = MAX_RECORDS
 
     def decode(self) -> Iterator[Found]:
         try:
@@ -276,11 +277,6 @@ def _value(value: AnyValue, depth: int) -> Any:
 # JSON: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 
 
-#: The brackets around a record, and around a resource with its records.
-_AROUND_RECORD: Final = b"{[{[{["
-_AROUND_RESOURCE: Final = b"{["
-
-
 def _decode_json(body: bytearray, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
     count = 0
     try:
@@ -300,8 +296,9 @@ def _json_records(
     body: bytearray, wanted: Collection[str], pause: Callable[[], None]
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[dict[str, Any] | str]]]:
     """The attributes of a resource and some of its records as they were parsed, or what is wrong with one."""
-    text, records = cut_lists(body, _AROUND_RECORD, pause)
-    rest, resources = cut_lists(text, _AROUND_RESOURCE, pause)
+    # With the brackets around a record, and around a resource with its records.
+    text, records = cut_lists(body, b"{[{[{[", pause)
+    rest, resources = cut_lists(text, b"{[", pause)
     request = load_json(rest, pause)
     if request is None:
         raise BadValue("it is null")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import orjson
 from flask import Response, request
@@ -16,10 +16,6 @@ from chronoverse.web.guards.rates import bytes_of
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.otlp import decoding
 from chronoverse.web.otlp.records import JobRecords, RecordSorter
-
-#: Reasons that an answer names, and characters of all of them. A client may have made up thousands.
-_REASONS: Final = 5
-_REASON_CHARACTERS: Final = 2_000
 
 
 def handle(deps: Dependencies) -> Response:
@@ -47,8 +43,8 @@ def handle(deps: Dependencies) -> Response:
     if waits:
         raise waits[0]
     refused = sorter.refused
-    texts = [f"{count} of {reason}" for reason, count in refused.most_common(_REASONS)]
-    message = "; ".join(texts)[:_REASON_CHARACTERS]
+    # Reasons that an answer names, and characters of all of them. A client may have made up thousands.
+    message = "; ".join(f"{count} of {reason}" for reason, count in refused.most_common(5))[:2_000]
     answer = decoding.encode_answer(request.mimetype, refused.total(), message)
     return Response(answer, content_type=request.mimetype)
 

@@ -92,7 +92,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         job = deps.tail.known_job(ref) or deps.store.get_job(ref)
         if job is None and (not query["wait"] or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
-        if given is not None and job is not None and _has_all(job, given):
+        if given is not None and job is not None and job.end is not None and given >= job.end.sequence_num:
             return Response(status=204)
         line_filter = line_filter_of(query)
         if after is None:
@@ -129,11 +129,6 @@ def _load(schema: Schema, location: str, values: Mapping[str, str]) -> Mapping[s
     except ValidationError as error:
         abort(400, error, messages={location: error.messages})
     return loaded
-
-
-def _has_all(job: Job, last_event_id: int) -> bool:
-    """Whether a client that has received ``last_event_id`` has all that ``job`` will ever have."""
-    return job.end is not None and last_event_id >= job.end.sequence_num
 
 
 def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
