@@ -117,10 +117,7 @@ def status_option(what: str) -> Callable[[Any], Any]:
 
 
 def read_settings() -> Settings:
-    """The settings of the environment. Variables that look like settings and are none are named on stderr.
-
-    Raises :class:`SettingsError`.
-    """
+    """The settings of the environment. Names unknown ones on stderr. Raises :class:`SettingsError`."""
     for sentence in unknown_names():
         print_message(sentence)
     return Settings.from_env()

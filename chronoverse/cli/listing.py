@@ -56,10 +56,7 @@ def print_list(
     row: Callable[[dict[str, Any]], tuple[str, ...]],
     text: Callable[[dict[str, Any]], str],
 ) -> int:
-    """Prints ``items``, which have an ``id``, as the option ``--output`` says. Returns how many there are.
-
-    As text, a terminal gets a table with ``head`` and a ``row`` for each item. A pipe gets a line of ``text`` for each.
-    """
+    """Prints ``items`` as the option ``--output`` says: a terminal gets a table. Returns how many there are."""
     count, show = 0, common.item_text(output, text)
     with reading("list"):
         if output == "text" and sys.stdout.isatty():

@@ -39,10 +39,7 @@ def serve(bind: str | None, workers: str | None) -> None:
 def serve_command(
     bind: str | None, workers: str | None, base: Mapping[str, str] | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """The arguments and the environment of the gunicorn that ``serve`` becomes. Raises :class:`SettingsError`.
-
-    The environment is made from ``base``, by default from our own.
-    """
+    """The arguments and the environment, made from ``base``, of gunicorn. Raises :class:`SettingsError`."""
     package = Path(__file__).parents[1]
     flags = {"CHRONOVERSE_BIND": bind, "WEB_CONCURRENCY": workers, "PYTHONPATH": str(package.parent)}
     changes = {name: value for name, value in flags.items() if value is not None}
@@ -55,11 +52,7 @@ def serve_command(
 
 
 def service_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings of a service.
-
-    Raises :class:`SettingsError`, also without a key for tokens or a needed library, and when the file with the rights
-    of groups has errors.
-    """
+    """The settings of a service. Raises :class:`SettingsError`, also for a missing key, library or file of rights."""
     from chronoverse.archive.schemes import open_object_store
     from chronoverse.auth.tokens import Verifier
 

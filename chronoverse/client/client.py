@@ -249,10 +249,7 @@ class Client:
             offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
-        """The log as a file, in pieces. ``query`` has the parameters of the service's download route.
-
-        Raises :class:`Unreachable` when the connection ends before the file does.
-        """
+        """The log as a file, in pieces. ``query`` is the route's. Raises :class:`Unreachable` when it is cut off."""
         headers = {"Accept-Encoding": "gzip"}
         path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
         with contextlib.ExitStack() as stack:
@@ -327,10 +324,7 @@ class Client:
                 self._on_retry("")
 
     def _delay(self, backoff: Backoff, failure: RequestFailed, max_failures: int | None) -> float:
-        """Seconds until the next attempt after ``failure``. Raises ``failure`` when there is to be none.
-
-        The last attempt is made when ``max_retry_seconds`` are over.
-        """
+        """Seconds until the next attempt, the last when ``max_retry_seconds`` are over. Raises ``failure`` for none."""
         backoff.record_failure()
         left = self._max_retry_seconds - backoff.seconds_failing()
         if backoff.failures == max_failures or left <= 0 or failure.min_delay > left:

@@ -58,10 +58,7 @@ class Follower:
         self._decoder = sse.Decoder()
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection. Drops the incomplete event of the last one.
-
-        ``starts_after`` is the answer's ``Last-Event-ID`` header: the number after which the stream begins.
-        """
+        """Begins a connection, whose answer has this ``Last-Event-ID``. Drops the incomplete event of the last one."""
         if self.last_number is None and starts_after is not None:
             self.last_number = parse_number(starts_after)
         self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))

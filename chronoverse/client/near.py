@@ -25,10 +25,7 @@ def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
 
 
 def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:
-    """A sentence on what was not found. It names ids that are near, of the newest 200 that the token may see.
-
-    It raises nothing: when the service cannot be asked any more, no id is named.
-    """
+    """A sentence on what was not found, with near ids of the newest 200 that the token may see. Raises nothing."""
     jobs = _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
     if job_id in (jobs or ()):
         return f"{job_id} of {workflow_id} has no such line"

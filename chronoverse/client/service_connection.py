@@ -22,10 +22,7 @@ CONNECTION_ERRORS: Final = (HTTPException, OSError)
 
 
 class RequestFailed(Unreachable):
-    """Raised when a request has failed and a retry may succeed, ``min_delay`` seconds later at the earliest.
-
-    ``answered`` is the status of the answer, 0 if there was none.
-    """
+    """Raised when a retry may succeed, after ``min_delay`` seconds. ``answered`` is the status, 0 without an answer."""
 
     def __init__(self, message: str, min_delay: float = 0, answered: int = 0) -> None:
         super().__init__(message)
@@ -88,10 +85,7 @@ class ServiceConnection:
         body: bytes | None = None,
         max_bytes: int | None = None,
     ) -> tuple[bytes, HTTPMessage]:
-        """Sends a request once. Returns the answer's body, at most ``max_bytes`` of it, and its head.
-
-        Raises as :meth:`stream` does.
-        """
+        """Sends a request once. Returns at most ``max_bytes`` of the body, and the head. Raises as :meth:`stream`."""
         with self.stream(method, path, query, headers, body) as response:
             return response.read() if max_bytes is None else response.read(max_bytes), response.headers
 

@@ -60,11 +60,7 @@ def sanitize(text: str, colour: bool) -> str:
 
 
 def plain_text(text: str) -> str:
-    """``text`` of one or more lines, without control sequences and colours.
-
-    Everything that a command prints goes through this function, except the lines of a log, which go through
-    :class:`LineRenderer`.
-    """
+    """``text`` of one or more lines without control sequences and colours, as commands print all but logs' lines."""
     return "\n".join(sanitize(line, colour=False) for line in text.split("\n"))
 
 

@@ -46,10 +46,7 @@ SYSTEMS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 
 
 def add_ci_labels(given: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The labels ``given``, and those of the first system that ``environ`` shows, as far as there is room.
-
-    A value that cannot be a label's is left out.
-    """
+    """The labels ``given``, and those of the first system that ``environ`` shows, as far as they are valid and fit."""
     labels = dict(given)
     for shown_by, texts in SYSTEMS.items():
         name, equals, value = shown_by.partition("=")

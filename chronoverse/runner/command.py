@@ -57,10 +57,7 @@ class Tee:
             self._stream = None
 
     def say(self, text: str) -> None:
-        """Writes a message of our own. Its prefix distinguishes it from the command's output.
-
-        Control characters are removed, since a message may quote what the service has answered.
-        """
+        """Writes a message of our own, without control characters: it may quote what the service has answered."""
         self.clear_status()
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 

@@ -110,10 +110,7 @@ def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]
 
 
 def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Path) -> SpoolNotInLog | None:
-    """Compares the file's lines with the ended log. None when the log has all of them, else the error that says which.
-
-    Raises: :class:`StoreError` when they cannot be read back now.
-    """
+    """What the ended log lacks of the file's lines, or None. Raises :class:`StoreError` if it cannot be read now."""
     job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
         if spool.line_count == 0:

@@ -61,12 +61,10 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` may be a function, which is called in the publisher's thread. What ``masks`` has is neither published nor
-    spooled. ``room`` bounds the spool. ``out`` and ``err`` get
-    the output unchanged, by default our own. ``more_follow``, for one of several
-    commands that are attempts of one job: whether it is not the last. ``service_url`` and ``page``, which makes the
-    link to a job's page, are for messages. The others are options of ``chronoverse run``. In the main thread SIGINT,
-    SIGTERM and SIGHUP are forwarded. Raises what :meth:`Publisher.start` raises, with ``require_log`` only.
+    ``store`` may be a function, which is called in the publisher's thread. ``out`` and ``err`` get the output
+    unchanged, by default our own. ``more_follow``: whether other commands follow as attempts of this job, None for the
+    only one. ``service_url`` and ``page``, the link to a job's page, are for messages. The others are options of
+    ``chronoverse run``. Raises what :meth:`Publisher.start` raises, with ``require_log`` only.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),
@@ -144,10 +142,7 @@ def run(
 def _open_spool(
     job: JobRef, room: SpoolRoom, say: Callable[[str], None], *, retry: bool, service_url: str | None
 ) -> Spool:
-    """A spool for the job: the one that an earlier runner of this job left behind, if there is one.
-
-    A ``retry`` gets a new one: it has a log of its own.
-    """
+    """A spool for the job: the one that an earlier runner of it left, if any. A ``retry`` has a log of its own."""
     others: list[tuple[Path, dict[str, Any]]] = []
     for path, state in orphaned_spools(room.directory).items() if room.directory else ():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
@@ -168,10 +163,7 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until the last lines are delivered, ``is_stopped()``, or ``seconds`` have passed, and ``show``s that.
-
-    A store that was never reached gets at most :data:`UNREACHED_SECONDS` of them.
-    """
+    """Waits until all is delivered or ``is_stopped()``, and ``show``s it; less for a store that was never reached."""
     start = time.monotonic()
     show_at = start + 1
     # Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
@@ -191,7 +183,7 @@ def wait_delivered(
 def close_and_report(
     publisher: Publisher, service_url: str | None = None, *, delivered: bool, refusal: ChronoverseError | None
 ) -> None:
-    """Closes the spool of a stopped ``publisher``. Reports what was dropped, and how to deliver the rest later.
+    """Closes the spool of a stopped ``publisher``, and says what was dropped, and how to deliver the rest later.
 
     With ``delivered`` the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
     the delivery for good. ``service_url`` is the service that we publish through.

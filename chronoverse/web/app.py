@@ -39,10 +39,7 @@ _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application of one worker. ``settings`` default to the environment's. Connections are opened later.
-
-    Without a ``CHRONOVERSE_REDIS_URL`` the worker holds the embedded server of the data directory.
-    """
+    """The WSGI application of one worker, by default with the environment's settings. Connections are opened later."""
     return build_app(build_dependencies(settings or Settings.from_env()))
 
 
@@ -95,10 +92,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
 
 
 def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
-    """Calls :func:`jwks.fetch_key_set` for at most :data:`jwks.FETCH_SECONDS`.
-
-    Its own timeouts do not cover the look-up of a name or the whole of a slow answer. Raises as it does.
-    """
+    """As :func:`jwks.fetch_key_set`, whose timeouts do not cover looking up a name or a slow answer as a whole."""
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
         return jwks.fetch_key_set(url, ca_file)
 

@@ -43,10 +43,7 @@ _AT_CAPACITY: Final = (
 
 
 class Server(StreamServer):
-    """Accepts a worker's connections, without a bound of its own: :class:`Connections` closes the surplus ones.
-
-    ``writers`` have the sockets that event streams have taken over.
-    """
+    """Accepts connections without a bound: :class:`Connections` closes the surplus. Streams are ``writers``'."""
 
     def __init__(self, listener: Any, handle: Any, connections: Connections, writers: StreamWriters) -> None:
         # An unbounded pool, which only counts greenlets. A full pool would stop the accepting of connections.

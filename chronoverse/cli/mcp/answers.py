@@ -107,10 +107,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
 
 
 class Filling(NamedTuple):
-    """The lines and gaps that have found room, as JSON, and the number that they reach, None when there are none.
-
-    ``is_all`` says that none was left out.
-    """
+    """The lines and gaps that found room; the number that they reach, None for none; whether none was left out."""
 
     parts: list[dict[str, Any]]
     position: int | None

@@ -28,10 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def run(tools: Tools, max_wait: int) -> None:
-    """Serves ``tools`` until stdin ends. Calls that are still running then are abandoned, but their threads live on.
-
-    ``wait_for`` waits for at most ``max_wait`` seconds.
-    """
+    """Serves ``tools`` until stdin ends. ``wait_for`` waits for ``max_wait`` seconds at most."""
     anyio.run(_serve, tools, max_wait)
 
 

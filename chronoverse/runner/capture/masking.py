@@ -57,10 +57,7 @@ class Masks:
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:
-        """The first position, at ``start`` or later, from which the rest of ``text`` is the beginning of a secret.
-
-        If there is none, the length of ``text``.
-        """
+        """The first position from ``start`` on that may begin a secret which ``text`` does not end; else its length."""
         end = len(text)
         for part in self._longest_first:
             position = max(start, len(text) - len(part) + 1)
@@ -78,10 +75,7 @@ def load_masks(
     files: Iterable[Path] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Masks:
-    """The masks of a command line: the secrets themselves, names of variables in ``environ``, and files.
-
-    Raises :class:`InvalidMask`, which names the option and never the secret.
-    """
+    """The masks of a command line. Raises :class:`InvalidMask`, which names the option and never the secret."""
     environ = environ or {}
     given = [("--mask", os.fsencode(value)) for value in values]
     for name in names:

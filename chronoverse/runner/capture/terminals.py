@@ -81,10 +81,7 @@ def _set_foreground(group: int) -> None:
 
 
 class PtyProcess:
-    """A command on a pseudo-terminal. ``stdout`` is all its output, and ``stderr`` is None.
-
-    Raises what subprocess.Popen raises: FileNotFoundError, PermissionError, OSError, ValueError.
-    """
+    """A command on a pseudo-terminal, whose ``stdout`` is all its output. Raises what subprocess.Popen raises."""
 
     stderr: IO[bytes] | None = None
 
@@ -111,10 +108,7 @@ class PtyProcess:
 
 @contextlib.contextmanager
 def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
-    """While entered, what is typed in our terminal goes to the command, and so does the window's size.
-
-    Does nothing if we have no terminal. Yields a function that says whether Ctrl-C was typed.
-    """
+    """While entered, the command gets what is typed, and the window's size. Yields whether Ctrl-C was typed."""
     if not process.interactive:
         yield lambda: False
         return

@@ -122,10 +122,7 @@ class Spool:
 
     @classmethod
     def recover(cls, path: Path, room: SpoolRoom | None = None, *, keep_all: bool = False) -> "Spool":
-        """Opens the spool file that a runner left behind, for more lines. Raises :class:`SpoolError`.
-
-        With ``keep_all`` released lines stay in the file until the spool is abandoned.
-        """
+        """Opens a file that a runner left. With ``keep_all`` it keeps what is released. Raises :class:`SpoolError`."""
         file, saved = SpoolFile.open(path)
         spool = cls(replace(room or SpoolRoom(), directory=path.parent))
         spool._keeps_all, spool._file = keep_all, file
@@ -203,10 +200,7 @@ class Spool:
                 self._spill()
 
     def wait_for_lines(self, lines: int, seconds: float) -> bool:
-        """Waits up to ``seconds`` until that many ``lines`` are not acknowledged, or the spool is closed.
-
-        Returns whether any are not.
-        """
+        """Waits until that many are not acknowledged, or the spool is closed. Returns whether any are not."""
         with self._changed:
             self._awaited = lines
             self._changed.wait_for(lambda: self._is_closed or self.end - self.acked >= lines, max(0.0, seconds))
@@ -377,10 +371,7 @@ class Spool:
         return True
 
     def _remove_safe(self) -> None:
-        """Removes the batches whose lines are all safe, but keeps the newest bytes of them.
-
-        If the disk is full, they stay, and may be sent again. The store skips lines that it has.
-        """
+        """Removes the safe batches but for ``keep_bytes``. If the disk is full, they stay, and the store skips them."""
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
         position = (following.position if following else self._position) - self.room.keep_bytes
         kept = [store.first_kept(self.safe, position) for store in self._stores]

@@ -61,10 +61,7 @@ class SpoolFile:
     """An open and locked spool file. Any method may raise sqlite3.Error: the disk may be full, or gone."""
 
     def __init__(self, path: Path, *, is_damaged: bool = False) -> None:
-        """Opens and locks ``path``. With ``is_damaged`` it may have fewer pages than it says.
-
-        What a process was writing when it was killed is undone.
-        """
+        """Opens and locks ``path``, and undoes what was half written. A damaged file may lack pages."""
         self.path = path
         address = f"{path.absolute().as_uri()}?mode=rw"
         self._connection = sqlite3.connect(address, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
@@ -102,10 +99,7 @@ class SpoolFile:
 
     @classmethod
     def open(cls, path: Path) -> tuple[Self, dict[str, Any]]:
-        """Opens a file that a process left behind. Returns it and its state.
-
-        Raises: :class:`SpoolInUse` while a process has it open; :class:`SpoolError` if it is not a spool file.
-        """
+        """Opens a file that a process left, and reads its state. Raises :class:`SpoolInUse`, :class:`SpoolError`."""
         if not path.is_file() or not path.stat().st_size:
             raise SpoolError(f"{path} {'is not a spool file' if path.exists() else 'does not exist'}")
         file: Self | None = None
@@ -142,10 +136,7 @@ class SpoolFile:
         return int(self._execute(f"SELECT total(lines) FROM batches WHERE {_BETWEEN}", (start, stop)).fetchone()[0])
 
     def write(self, state: dict[str, Any], add: Iterable[LineBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
-        """Writes the state, adds batches, and deletes those that lie from ``delete[0]`` on and before ``delete[1]``.
-
-        When the disk is full, or the process is killed, nothing of this is done.
-        """
+        """Writes the state, adds batches and deletes those between two indexes; or does nothing of it."""
         packed = orjson.dumps(state)
         with self._transaction():
             if delete[0] < delete[1]:

@@ -46,10 +46,7 @@ class StreamTicket:
 
 @dataclass(eq=False)
 class AdmissionControl:
-    """The open streams of a worker, event streams and downloads: up to ``limit``.
-
-    ``per_token`` bounds those of one subject, ``per_address`` those of one client address. ``clock`` is monotonic.
-    """
+    """The open streams and downloads of a worker: of all, of one subject, of one address. ``clock`` is monotonic."""
 
     limit: int
     per_token: int | None = None
@@ -91,10 +88,7 @@ class AdmissionControl:
                 del self._counts[owner]
 
     def drain(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Ends all streams within ``seconds``, evenly spread, and returns when none is left.
-
-        Each client is given its own time to connect again.
-        """
+        """Ends all streams within ``seconds``, evenly spread. Each client gets its own time to connect again."""
         start = self._draining_since = self.clock()
         metrics.WORKERS_DRAINING.set(1)
         while self._tickets or self.clock() <= start + LATE_ACCEPT_SECONDS:

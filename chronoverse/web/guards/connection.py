@@ -43,10 +43,7 @@ HEAD_BYTES: Final = 40 * 2**10
 
 
 class SendLimits(NamedTuple):
-    """How long a client may take to read an answer: ``seconds`` in all, and one more per ``bytes_per_second`` bytes.
-
-    The client may pause for ``stall_seconds`` at most.
-    """
+    """How long a client may pause; and take in all, with a second more for each ``bytes_per_second`` bytes."""
 
     stall_seconds: float = STALL_SECONDS
     seconds: float = math.inf

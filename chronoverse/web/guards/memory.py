@@ -31,9 +31,7 @@ UNCOUNTED_BYTES: Final = 64 * 2**10
 class Shares:
     """Up to ``total`` of one resource, which ``what`` names in errors. No subject may hold more than is left free.
 
-    A subject that is alone can hold half of ``total``, a second one half of the rest, and so on. So there is always
-    room for a newcomer's small request. This is the dynamic threshold of Choudhury and Hahne (*Dynamic queue length
-    thresholds for shared-memory packet switches*, 1998) with a factor of one.
+    So there is always room for a newcomer's small request: the dynamic threshold of Choudhury and Hahne (1998).
     """
 
     total: int
@@ -46,11 +44,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount`` for ``subject``.
-
-        If it does not fit, raises :class:`ShareExceeded` when ``subject`` holds some already, else
-        :class:`AtCapacity`.
-        """
+        """Raises :class:`ShareExceeded` when it does not fit, or :class:`AtCapacity` if ``subject`` holds none."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):
@@ -74,10 +68,7 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """Yields a function that takes memory for more bytes of one body of ``subject``. It raises as ``take`` does.
-
-        The memory is given back at the end of the block.
-        """
+        """Yields a function that takes memory for more bytes of a body, until the block's end. Raises as ``take``."""
         short = long = 0
 
         def take(size: int) -> None:

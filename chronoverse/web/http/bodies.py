@@ -42,10 +42,7 @@ class _UnsupportedContentCoding(UnsupportedMediaType):
 
 @dataclass(eq=False)
 class BodyReader:
-    """Reads bodies of at most ``limit`` bytes, as sent and as inflated. A worker has one. See also :class:`BodyMemory`.
-
-    ``read_seconds`` and ``receive_seconds`` are as :data:`READ_SECONDS` and :data:`RECEIVE_SECONDS`.
-    """
+    """Reads bodies of at most ``limit`` bytes, as sent and as inflated, within :class:`BodyMemory`."""
 
     limit: int
     read_seconds: float = READ_SECONDS
@@ -160,10 +157,7 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
 
 
 def load_json(body: bytes | bytearray, pause: Callable[[], None], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:
-    """The JSON document in ``body``. ``limit`` bounds the brackets, commas and quotation marks around its values.
-
-    ``pause`` is called for each slice. Raises 400 when there are more, and when it is not JSON.
-    """
+    """The JSON document in ``body``. Raises 400 for other text, and for more than ``limit`` brackets and the like."""
     if has_more_values(body, pause, limit):
         raise BadRequest(f"the body has more than {limit} brackets, commas and quotation marks around values")
     try:

@@ -55,10 +55,7 @@ def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descend
 
 
 def read_log(deps: Dependencies, job: Job, position: int, **options: Any) -> Iterator[Batch]:
-    """The log strictly after ``position``, and other greenlets run between two batches.
-
-    ``options`` and errors are those of :func:`~chronoverse.history.tiered_log.read_batches`, and :class:`AtCapacity`.
-    """
+    """The log strictly after ``position``, as :func:`read_batches` has it. Other greenlets run between two batches."""
     return _yielding(_reader(deps)(job, position, **options))
 
 
@@ -233,10 +230,7 @@ def json_response(json: bytes) -> Response:
 def log_page_response(
     ref: JobRef, page: Page, listing: Sequence[Any], query: Mapping[str, Any], *more: int, **members: Any
 ) -> Response:
-    """A page of a job's lines as :func:`page_response` sends it. ``members`` are added to the body.
-
-    The cursor has the page's position in ``listing``, and the numbers ``more``.
-    """
+    """A page of a job's lines, with ``members``. Its cursor has the page's position, and the numbers ``more``."""
     cursor = encode_cursor(listing, [page.position, *more]) if page.has_more else None
     # orjson copies these fragments without encoding them again.
     lines = [orjson.Fragment(each) for each in page.lines]

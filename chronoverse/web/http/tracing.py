@@ -43,10 +43,7 @@ class RequestSpan:
 
 
 class Traces:
-    """Makes and sends a worker's spans. ``redact`` removes tokens from texts.
-
-    A thread sends them, so this must be made after the worker is forked.
-    """
+    """Makes a worker's spans, without tokens (``redact``). A thread sends them: to be made after the fork."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -135,10 +135,7 @@ class RecordSorter:
         self._timestamp = _UNKNOWN_TIME
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str]) -> None:
-        """Adds records of a resource with these attributes. A text says why a record cannot be taken.
-
-        Takes the number of a record out of its attributes.
-        """
+        """Adds records of a resource, or why one cannot be taken. Takes their numbers out of their attributes."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None

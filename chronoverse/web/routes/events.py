@@ -163,10 +163,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Where a :class:`StreamWriter` can take over the socket, it does.
-
-    Its own headers are added last. For the log of reads, a ``Last-Event-ID`` would be how far the answer goes.
-    """
+    """A viewer's response. Its headers come last: in the log of reads ``Last-Event-ID`` is how far an answer goes."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)

@@ -98,10 +98,7 @@ class _Download:
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """The ``parts``, cut to :data:`WRITE_BYTES`, since gunicorn copies each of them.
-
-        An error in between closes the connection. Otherwise a client would take what was sent for the whole log.
-        """
+        """The ``parts``, cut, since gunicorn copies each. An error resets the connection: what was sent is not all."""
         try:
             for part in parts:
                 for start in range(0, len(part), WRITE_BYTES):

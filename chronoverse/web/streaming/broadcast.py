@@ -52,10 +52,7 @@ class BroadcastGroup:
         return next(iter(self._members)).viewer
 
     def join(self, member: "StreamWriter") -> bool:
-        """Adds a member whose viewer is where the group is. Returns whether it was added.
-
-        While the group is writing, nobody is added. If the viewer is ahead of the group, the group is written to first.
-        """
+        """Adds a member whose viewer is where the group is, or ahead of it. While it is writing, nobody is added."""
         viewer, feed = member.viewer, self._feed
         if viewer.ring_position is None or self._is_writing or feed.final is not None:
             return False

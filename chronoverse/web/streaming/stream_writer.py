@@ -262,11 +262,7 @@ class StreamWriter:
 
 
 class WriteScheduler:
-    """Writes to full sockets when they have room again. One greenlet does it for all of a worker's sockets.
-
-    With a greenlet for each, every write would cost a switch of greenlets and a new watch in the event loop. ``clock``
-    is monotonic, in seconds.
-    """
+    """Writes to full sockets when they have room again. One greenlet does it for all of a worker's sockets (ADR 6)."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
@@ -276,10 +272,7 @@ class WriteScheduler:
         self._greenlet: gevent.Greenlet | None = None
 
     def watch(self, writer: StreamWriter) -> None:
-        """Calls ``write_more`` each time that the socket has room, and ``give_up`` when a write takes too long.
-
-        It does so until ``writer`` is removed. Neither may wait.
-        """
+        """Calls ``write_more`` when the socket has room, and ``give_up`` after too long, until it is removed."""
         # libev's EV_WRITE, for which gevent has no public name.
         writer.write_watch = gevent.get_hub().loop.io(writer.fileno(), 2)
         writer.write_watch.start(self._queue, writer)
