@@ -8,6 +8,8 @@ import { get } from "./session.js";
 //: Milliseconds for which a line must stay picked before the service is asked, so that keys may go through many lines.
 const CALM_MS = 200;
 const DAY_MS = 86_400_000;
+//: Further requests while runs could not be looked at. The service reads logs that are not archived for a quarter of a second in each.
+export const MORE_REQUESTS = 3;
 //: How each end of a run is called here.
 const ENDS = { COMPLETED: "good", FAILED: "failed", CANCELED: "cancelled", LOST: "lost" };
 
@@ -59,8 +61,11 @@ export async function showSeen(path, workflow, id, picked) {
   if (!picked || picked.to > picked.from) return;
   await new Promise((done) => setTimeout(done, CALM_MS));
   if (mine !== asked) return;
-  const body = await get(`${path}/logs/${picked.from}/history`).then((answer) => answer.body, () => null);
-  if (mine !== asked || !body) return;
+  let body = null;
+  for (let requests = 0; !body || (body.looked_at.without_shapes && requests <= MORE_REQUESTS); requests += 1) {
+    body = await get(`${path}/logs/${picked.from}/history`).then((answer) => answer.body, () => null);
+    if (mine !== asked || !body) return;
+  }
   const { looked_at: looked, seen, first } = body;
   const lookedAt = Object.keys(ENDS).reduce((sum, end) => sum + looked[end], 0);
   const said = sentence(workflow, id, seen, lookedAt, first);
