@@ -21,7 +21,7 @@ from chronoverse import metrics
 from chronoverse.archive.chunk_writer import complete, inconsistency, write_chunk
 from chronoverse.archive.codec import COMPRESSION_LEVEL
 from chronoverse.archive.derived import DerivedBuilder
-from chronoverse.archive.job_objects import JobObjects, StepHook, archive_lock
+from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy, delete_job
@@ -183,7 +183,6 @@ class Archiver:
         policy: RetentionPolicy,
         *,
         stop: threading.Event,
-        on_step: StepHook = str,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -191,7 +190,6 @@ class Archiver:
         self._objects = objects
         self._policy = policy
         self._stop = stop
-        self._on_step = on_step
         self._clock = clock
         self._monotonic = monotonic
         self._queue = _Queue(monotonic)
@@ -515,7 +513,7 @@ class Archiver:
             if self._history.went_back() or not (state.deleting or self._is_over(ref, state)):
                 self._queue.snooze(ref, RETRY_SECONDS)
                 return
-            delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds, on_step=self._on_step)
+            delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds)
             metrics.JOBS_ARCHIVED.labels("deleted").inc()
             log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": state.ended_seconds}})
             self._queue.forget(ref)
@@ -562,7 +560,7 @@ class Archiver:
     def _locked(self, ref: JobRef) -> Iterator[JobObjects]:
         seconds = self._policy.lock_seconds
         with archive_lock(self._store, ref, seconds) as token:
-            yield JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds, on_step=self._on_step)
+            yield JobObjects(self._store, self._objects, ref, token, lock_seconds=seconds)
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:

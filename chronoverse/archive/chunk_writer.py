@@ -38,10 +38,8 @@ def write_chunk(
     last = fill(builder, read, state.first, end, text_bytes=text_bytes, on_page=on_page)
     if last is None or builder.last < builder.first:
         return None
-    to.on_step("read")
     with to.put_verified(*builder.finish()) as chunk:
         to.store.chunks.commit_chunk(to.job, to.token, chunk, trim=chunk.last if trim else 0, last_entry=last)
-    to.on_step("committed")
     return chunk
 
 
@@ -101,14 +99,12 @@ def complete(
         timeline = derived.lines.timeline.timeline(job.finished_at)
         for name, data in zip(derived_objects, (derived.lines.shapes.to_bytes(), timeline.to_bytes()), strict=True):
             to.objects.put(name, data)
-        to.on_step("derived")
     # The fields of the job's hash, as our own runner leaves them. Foreign runners leave none. They say what the job has
     # said of itself before.
     names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
     state = {name: value for name in names if (value := getattr(job, name)) is not None}
     earlier = to.only_in_manifest({chunk.name for chunk in chunks})
     to.objects.put(manifest_name(to.job), manifest_json(job, state, chunks, sha256, ended_at, earlier))
-    to.on_step("manifest")
     try:
         to.store.chunks.mark_complete(
             to.job,
@@ -126,7 +122,6 @@ def complete(
             for name in derived_objects:
                 to.objects.delete(name)
         raise
-    to.on_step("completed")
     return None
 
 

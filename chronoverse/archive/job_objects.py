@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -30,8 +30,6 @@ LOCK_SECONDS: Final = 10.0
 ORPHAN_SECONDS: Final = 3_600.0
 #: Seconds by which the object store's clock and ours may differ. S3's times are whole seconds.
 CLOCK_SKEW_SECONDS: Final = 60.0
-#: Called after each step, with the step's name. Tests interrupt archivers there.
-StepHook = Callable[[str], object]
 
 
 @contextlib.contextmanager
@@ -88,7 +86,6 @@ class JobObjects:
     job: JobRef
     token: str
     lock_seconds: float = LOCK_SECONDS
-    on_step: StepHook = str
 
     @contextlib.contextmanager
     def put_verified(self, chunk: Chunk, data: bytes) -> Iterator[Chunk]:
@@ -101,12 +98,9 @@ class JobObjects:
         chunk = chunk.with_unique_name(secrets.token_hex(8))
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)
         try:
-            self.on_step("upload begun")
             self.objects.put(chunk.name, data)
-            self.on_step("put")
             if text_sha256(chunk, self.objects.get(chunk.name)) != chunk.sha256:
                 raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
-            self.on_step("read back")
             yield chunk
         except ChronoverseError:
             if not self._delete_unless_recorded(chunk.name):
@@ -159,7 +153,6 @@ class JobObjects:
                     self.objects.delete(name)
                 except ArchiveUnavailable:
                     continue
-                self.on_step("object deleted")
                 deleted += 1
             done.append(name)
         index.clear_garbage(self.job, done)

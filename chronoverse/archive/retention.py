@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chronoverse.archive.derived import derived_names
-from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, StepHook, archive_lock
+from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveDamaged, NotALog
@@ -36,7 +36,6 @@ def delete_job(
     *,
     tombstone_ms: int = 0,
     lock_seconds: float = LOCK_SECONDS,
-    on_step: StepHook = str,
     on_hidden: Callable[[], object] = bool,
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
@@ -49,7 +48,6 @@ def delete_job(
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
         on_hidden()
-        on_step("marked for deletion")
         if tombstone_ms:
             # Meanwhile the tail readers read its terminal entry. Otherwise they might next read what a foreign runner
             # has written under the same id.
@@ -58,13 +56,10 @@ def delete_job(
         if objects is not None and names:
             manifest = manifest_name(job)
             objects.put(manifest, deletion_json(job, time.time()))
-            on_step("deletion noted")
             for name in [*(each for each in names if each != manifest), manifest]:
                 objects.delete(name)
-                on_step("object deleted")
         store.chunks.delete(job, token)
         store.workflows.job_deleted(job)
-        on_step("deleted")
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:

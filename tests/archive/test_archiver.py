@@ -34,6 +34,7 @@ from tests.support.archivers import (
     line_numbers,
     run_until_killed,
     set_ended,
+    stepped,
 )
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
@@ -474,7 +475,7 @@ def test_a_job_that_begins_while_old_objects_are_deleted_stays(bench: Bench, obj
             bench.store.append(bench.store.open(JOB, "token"), make_lines(1, 10))
 
     with pytest.raises(Held):
-        delete_job(bench.store, objects, JOB, on_step=begin)
+        delete_job(*stepped(bench.store, objects, begin), JOB)
     assert names(objects) == []
     assert len(bench.store.read(JOB, 0, 99)) == 10
     assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
@@ -492,7 +493,7 @@ def test_an_interrupted_deletion_is_completed(bench: Bench, objects: FileObjectS
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        delete_job(bench.store, objects, JOB, on_step=cut)
+        delete_job(*stepped(bench.store, objects, cut), JOB)
     assert bench.store.get_job(JOB) is None
     with pytest.raises(Closed):
         bench.store.open(JOB, "another")

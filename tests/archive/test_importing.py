@@ -15,7 +15,7 @@ from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, JobRef, Line, Status
 from chronoverse.store import Store
-from tests.support.archivers import all_entries, archive, line_numbers
+from tests.support.archivers import all_entries, archive, line_numbers, stepped
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, Bench, make_lines
 from tests.support.waiting import wait_until
@@ -358,7 +358,7 @@ def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        delete_job(store, objects, JOB, tombstone_ms=60_000, on_step=interrupt)
+        delete_job(*stepped(store, objects, interrupt), JOB, tombstone_ms=60_000)
     delete_job(store, objects, GROWING, tombstone_ms=60_000)
     assert objects.get(manifest_name(JOB)).startswith(deletion_json(JOB, 0)[:60])
     # The tombstone of one job is lost, and the objects of the other come back.

@@ -25,6 +25,7 @@ from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.store import Store
+from tests.support.archivers import stepped
 from tests.support.archives import archive_up_to
 from tests.support.examples import examples
 from tests.support.reading import SMALL_RING, Clock, ControlledStore, drained, events, redis_fields
@@ -334,7 +335,7 @@ def test_a_replay_of_a_deleted_log_ends_with_an_error(rig: Rig, archived: int, i
             raise InterruptedError
 
     with contextlib.suppress(InterruptedError):
-        delete_job(rig.store, rig.objects, JOB, on_step=stop)
+        delete_job(*stepped(rig.store, rig.objects, stop), JOB)
 
     found = drained(late)
     assert names(found)[-1] == "error"

@@ -1,27 +1,29 @@
 """Archivers for tests, in this process or in one that is killed at a step, and a job's log from both tiers."""
 
 import contextlib
+import copy
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
 from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.codec import decode_entry, frame_text
 from chronoverse.archive.manifest import manifest_name
-from chronoverse.archive.object_store import FileObjectStore, ObjectStore
+from chronoverse.archive.object_store import FileObjectStore, ObjectStore, StoredObject
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.entries import Entry, read_entries
 from chronoverse.joblog.model import JobRef, Line, iso_timestamp
 from chronoverse.store import Store
+from chronoverse.store.chunk_index import ChunkIndex
 from tests.support.bench import Bench
 
 #: The smallest ``hot_bytes`` that is allowed: some 7,000 lines of :func:`padded_lines`.
@@ -43,10 +45,82 @@ def policy(**changes: Any) -> RetentionPolicy:
     return RetentionPolicy(**(values | changes))
 
 
-def archiver(store: Store, objects: ObjectStore, *, on_step: Callable[[str], object] = str, **changes: Any) -> Archiver:
+class _SteppedIndex:
+    """What ``index`` does, with a call of ``on_step`` before or after some of it."""
+
+    def __init__(self, index: ChunkIndex, on_step: Callable[[str], object]) -> None:
+        self._index = index
+        self._on_step = on_step
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._index, name)
+        before = {"begin_upload": "read"}.get(name)
+        steps = {"commit_chunk": "committed", "mark_complete": "completed", "mark_deleting": "marked for deletion"}
+        after = {"begin_upload": "upload begun", **steps}.get(name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            if before:
+                self._on_step(before)
+            answer = found(*args, **options)
+            if after:
+                self._on_step(after)
+            return answer
+
+        return call
+
+
+class _SteppedObjects:
+    """What ``objects`` does, with a call of ``on_step`` after some of it."""
+
+    def __init__(self, objects: ObjectStore, on_step: Callable[[str], object]) -> None:
+        self._objects = objects
+        self._on_step = on_step
+        self._to_read_back = ""
+
+    def put(self, name: str, data: bytes) -> None:
+        self._objects.put(name, data)
+        kind = name.rpartition("/")[2]
+        if kind.endswith(".jsonl.zst"):
+            self._to_read_back = name
+            self._on_step("put")
+        elif kind.startswith("timeline"):
+            self._on_step("derived")
+        elif kind == "job.json":
+            self._on_step("manifest")
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        data = self._objects.get(name, start, stop)
+        if name == self._to_read_back:
+            self._to_read_back = ""
+            self._on_step("read back")
+        return data
+
+    def delete(self, name: str) -> None:
+        self._objects.delete(name)
+        self._on_step("object deleted")
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        return self._objects.list(prefix)
+
+
+def stepped(store: Store, objects: ObjectStore, on_step: Callable[[str], object]) -> tuple[Store, ObjectStore]:
+    """Both stores for an archiver or a deletion. After each of its steps, ``on_step`` is called with the step's name.
+
+    The steps of an archiver are :data:`STEPS`, those of a deletion "marked for deletion" and "object deleted".
+    """
+    stepping = copy.copy(store)
+    stepping.chunks = cast(ChunkIndex, _SteppedIndex(store.chunks, on_step))
+    return stepping, _SteppedObjects(objects, on_step)
+
+
+def archiver(
+    store: Store, objects: ObjectStore, *, on_step: Callable[[str], object] | None = None, **changes: Any
+) -> Archiver:
     """An archiver that has not read anything from the store yet."""
+    if on_step is not None:
+        store, objects = stepped(store, objects, on_step)
     clock = {name: changes.pop(name) for name in ("clock", "monotonic") if name in changes}
-    return Archiver(store, objects, policy(**changes), stop=threading.Event(), on_step=on_step, **clock)
+    return Archiver(store, objects, policy(**changes), stop=threading.Event(), **clock)
 
 
 def archive(store: Store, objects: ObjectStore, **changes: Any) -> int:

@@ -24,7 +24,7 @@ from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
-from tests.support.archivers import archive
+from tests.support.archivers import archive, stepped
 from tests.support.bench import make_lines
 from tests.support.commands import call_main, environ, start_chronoverse
 from tests.support.servers import RedisServer
@@ -164,8 +164,9 @@ def test_an_interrupted_deletion_leaves_the_tombstone(site: Site, step: str) -> 
         if name == step:
             raise StoreUnavailable("the server has gone")
 
+    stores = stepped(site.store, site.objects, fail)
     with pytest.raises(StoreUnavailable):
-        delete_job(site.store, site.objects, reference(job), tombstone_ms=RETENTION_SECONDS * 1000, on_step=fail)
+        delete_job(*stores, reference(job), tombstone_ms=RETENTION_SECONDS * 1000)
     assert Runner(site.client, job).open().json()["reason"] == "DELETED"
 
     archive(site.store, site.objects)

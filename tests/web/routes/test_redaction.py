@@ -15,7 +15,7 @@ from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
-from tests.support.archivers import archive
+from tests.support.archivers import archive, stepped
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.routes.foreign import Foreign
@@ -203,7 +203,7 @@ def test_an_interrupted_deletion_can_be_repeated(site: Site, step: str) -> None:
             raise StoreUnavailable("the server has gone")
 
     with pytest.raises(StoreUnavailable):
-        delete_job(site.store, site.objects, ref, on_step=fail)
+        delete_job(*stepped(site.store, site.objects, fail), ref)
     assert site.client.get(f"{job.path}/logs").status_code == 404
 
     assert [site.client.delete(job.path).status_code for _ in range(2)] == [204, 404]

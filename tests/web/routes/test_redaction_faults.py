@@ -21,7 +21,7 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.archive.s3faults import Fault, S3Faults
 from tests.archive.s3server import BUCKET, s3_server
-from tests.support.archivers import archive, run_until_killed
+from tests.support.archivers import archive, run_until_killed, stepped
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.tools import tool
@@ -194,7 +194,7 @@ def test_an_archiver_completes_a_pending_redaction(store_server: RedisServer, si
 def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> None:
     """Archives a job as an archiver does. ``at`` is called at each step with the token of the archive lock."""
     with archive_lock(site.store, ref(job)) as token:
-        to = JobObjects(site.store, site.objects, ref(job), token, on_step=lambda step: at(step, token))
+        to = JobObjects(*stepped(site.store, site.objects, lambda step: at(step, token)), ref(job), token)
         write_chunk(to, site.store.catalog.archive_state(ref(job)), 101, trim=False)
 
 
