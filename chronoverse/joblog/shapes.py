@@ -10,6 +10,7 @@ A shape is stored as 64 bits of its BLAKE2b hash. Compared with runs that have a
 """
 
 import re
+import struct
 import sys
 from array import array
 from bisect import bisect_left
@@ -229,15 +230,9 @@ class ShapeSet:
         hashes = sorted(self.first)
         # A foreign runner may number its lines beyond 48 bits. Their numbers are not known then.
         numbers = [number if number < 2**48 else 0 for number in map(self.first.__getitem__, hashes)]
-        columns = (
-            array("Q", [self.is_full, *hashes]),
-            array("I", [number & 0xFFFFFFFF for number in numbers]),
-            array("H", [number >> 32 for number in numbers]),
-        )
-        if sys.byteorder == "big":
-            for column in columns:
-                column.byteswap()
-        packed = b"".join(column.tobytes() for column in columns)
+        low, high = [number & 0xFFFFFFFF for number in numbers], [number >> 32 for number in numbers]
+        count = len(hashes)
+        packed = struct.pack(f"<{1 + count}Q{count}I{count}H", self.is_full, *hashes, *low, *high)
         return blake2b(packed, digest_size=_DIGEST_BYTES).digest() + packed
 
 

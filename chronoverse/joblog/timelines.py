@@ -4,9 +4,8 @@ The *pause* before a line is the time since the line before it. A line is found 
 by how many lines of that shape came before it. ``docs/answers.md`` has the rules, and what they cannot know.
 """
 
-import sys
+import struct
 import zlib
-from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -26,8 +25,9 @@ from chronoverse.joblog.shapes import MAX_SHAPES
 VERSION: Final = 1
 #: Lines of a log that are kept to be found again in other runs. A log with fewer lines keeps all of them.
 MAX_ANCHORS: Final = 4_096
-#: Bytes of the longest packed timeline. One of :data:`MAX_ANCHORS` anchors has some 30 KB.
-MAX_TIMELINE_BYTES: Final = 65_536
+#: Bytes of the longest packed timeline, even if nothing in it can be compressed. One of :data:`MAX_ANCHORS` anchors has
+#: some 30 KB.
+MAX_TIMELINE_BYTES: Final = 2**17 + 2**10
 #: Pauses that an answer lists.
 MAX_LISTED: Final = 20
 
@@ -108,16 +108,8 @@ class Timeline(NamedTuple):
         return self.shortest is not None
 
     def to_bytes(self) -> bytes:
-        """The timeline, packed: the BLAKE2b hash of the rest, and the rest, which is compressed.
-
-        A timeline that would take more than :data:`MAX_TIMELINE_BYTES` loses its shortest pauses.
-        """
+        """The timeline, packed: the BLAKE2b hash of the rest, and the rest, which is compressed."""
         packed = zlib.compress(_columns(self), 6)
-        if len(packed) + _DIGEST_BYTES > MAX_TIMELINE_BYTES:
-            kept = sorted(self.anchors, key=lambda anchor: -anchor.pause)
-            keep, rest = kept[: len(kept) * 7 // 8], kept[len(kept) * 7 // 8 :]
-            shortest = max(self.shortest or 0, rest[0].pause)
-            return self._replace(shortest=shortest, anchors=sorted(keep)).to_bytes()
         return blake2b(packed, digest_size=_DIGEST_BYTES).digest() + packed
 
     @classmethod
@@ -175,10 +167,7 @@ def _columns(timeline: Timeline) -> bytes:
     ]
     if max(values) > _LARGEST:
         values = [min(value, _LARGEST) for value in values]
-    column = array("Q", values)
-    if sys.byteorder == "big":
-        column.byteswap()
-    raw = column.tobytes()
+    raw = struct.pack(f"<{len(values)}Q", *values)
     return b"".join(raw[byte::8] for byte in range(8))
 
 
@@ -196,10 +185,7 @@ def _values(packed: bytes) -> Sequence[int]:
     size = len(planes) // 8
     for byte in range(8):
         raw[byte::8] = planes[size * byte : size * (byte + 1)]
-    column = array("Q", bytes(raw))
-    if sys.byteorder == "big":
-        column.byteswap()
-    return column
+    return struct.unpack(f"<{size}Q", raw)
 
 
 class _Keys(dict[int, Iterator[int]]):

@@ -170,12 +170,8 @@ def test_a_timeline_is_never_larger_than_its_bound() -> None:
     times = [choice.randrange(10**14) for _ in numbers]
     timeline = built(times, [choice.getrandbits(64) for _ in numbers], numbers)
     packed = timeline.to_bytes()
-    assert len(packed) <= MAX_TIMELINE_BYTES
-    again = Timeline.from_bytes(packed)
-    assert again.is_cut
-    assert len(again.anchors) > 2_000
-    left_out = {*timeline.anchors} - {*again.anchors}
-    assert max(anchor.pause for anchor in left_out) <= (again.shortest or 0)
+    assert 60_000 < len(packed) <= MAX_TIMELINE_BYTES
+    assert Timeline.from_bytes(packed) == timeline
 
 
 def test_the_memory_is_bounded_for_a_log_of_any_length() -> None:
