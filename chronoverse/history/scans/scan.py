@@ -116,8 +116,9 @@ class WorkflowScan(LineScan):
 class SummaryScan(BaseScan):
     """Asks for the summary of a job in at most ``page_bytes``, compared with good runs that have all ``labels``.
 
-    The ``seconds`` are those for the new lines, and again for the errors: enough for millions of archived lines. The
-    next request goes on with the others.
+    The ``seconds`` are those for the new lines, and again for the errors: enough for millions of archived lines. In a
+    :class:`ProfileScan` they are those for the logs that have no timeline in the archive. The next request goes on with
+    the others.
     """
 
     PATH: ClassVar = "/summary"
@@ -127,16 +128,10 @@ class SummaryScan(BaseScan):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileScan(BaseScan):
-    """Asks where the time of a job went, compared with good runs that have all ``labels``.
-
-    The ``seconds`` are those for the logs that have no timeline in the archive. The next request goes on with the rest.
-    """
+class ProfileScan(SummaryScan):
+    """Asks where the time of a job went, compared with the same runs."""
 
     PATH: ClassVar = "/profile"
-
-    seconds: float = 1.5
-    labels: Sequence[Sequence[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
