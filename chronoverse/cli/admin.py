@@ -200,7 +200,7 @@ def retention(workflow: str, time_text: str | None) -> None:
         if time_text is not None:
             _configure_logging(settings)
             _record(store, "retention", workflow, None, "default" if seconds is None else f"{seconds} s")
-            store.catalog.set_retention(workflow, seconds)
+            store.catalog.set_bound(workflow, "retention_seconds", seconds)
             apply_retention(store, workflow, seconds, settings.retention_seconds)
         own = store.catalog.retention(workflow)
     kept = settings.retention_seconds if own is None else own

@@ -147,12 +147,6 @@ class JobCatalog:
             return _retention(self._commands.run(workflow_id, "HGET", key, "retention_seconds", pool=pool) or b"")
         return None
 
-    def set_retention(self, workflow_id: str, seconds: int | None) -> None:
-        """Sets the workflow's own retention for jobs that begin from now on. None removes it."""
-        write = ("HDEL",) if seconds is None else ("HSET", seconds)
-        key = self._keys.of_workflow(workflow_id, "settings")
-        self._commands.run(workflow_id, write[0], key, "retention_seconds", *write[1:])
-
     # Quotas: how many bytes of messages are stored
 
     def bounds(self, workflow_id: str) -> list[int | None]:
@@ -160,9 +154,12 @@ class JobCatalog:
         key = self._keys.of_workflow(workflow_id, "settings")
         return _numbers(self._commands.run(workflow_id, "HMGET", key, "job_bytes", "day_bytes"))
 
-    def set_bound(self, workflow_id: str, name: str, size: int | None) -> None:
-        """Sets ``job_bytes`` or ``day_bytes``, which holds from the next append on. None removes it."""
-        write = ("HDEL",) if size is None else ("HSET", size)
+    def set_bound(self, workflow_id: str, name: str, value: int | None) -> None:
+        """Sets one of the workflow's own bounds, or with None removes it.
+
+        ``job_bytes`` and ``day_bytes`` hold from the next append on, ``retention_seconds`` for jobs that begin later.
+        """
+        write = ("HDEL",) if value is None else ("HSET", value)
         key = self._keys.of_workflow(workflow_id, "settings")
         self._commands.run(workflow_id, write[0], key, name, *write[1:])
 

@@ -371,7 +371,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     for job in (JOB, other):
         bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
         bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
-    bench.store.catalog.set_retention("wf_2", round(30 * DAY))
+    bench.store.catalog.set_bound("wf_2", "retention_seconds", round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
             set_ended(bench, objects, job, days * DAY)
@@ -386,7 +386,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     left = bench.keys()
     assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
-    bench.store.catalog.set_retention("wf_2", None)
+    bench.store.catalog.set_bound("wf_2", "retention_seconds", None)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     assert names(objects) == []
     assert bench.keys() == set()
@@ -400,7 +400,7 @@ def test_a_changed_retention_is_noticed_within_a_minute(
     clock, workflow = Clock(), JOB.workflow_id
     other = JobRef("wf_2", "job_1")
     if before is not None:
-        bench.store.catalog.set_retention(workflow, round(before * DAY))
+        bench.store.catalog.set_bound(workflow, "retention_seconds", round(before * DAY))
     for job in (JOB, other):
         attempt = bench.store.open(job, "token")
         bench.store.append(attempt, make_lines(1, 3))
@@ -414,7 +414,7 @@ def test_a_changed_retention_is_noticed_within_a_minute(
 
     run(30)
     assert bench.store.catalog.archive_state(JOB).swept
-    bench.store.catalog.set_retention(workflow, 1)
+    bench.store.catalog.set_bound(workflow, "retention_seconds", 1)
     set_ended(bench, objects, JOB, 2)
     run(60)
 

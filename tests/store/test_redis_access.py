@@ -185,8 +185,8 @@ def archive_all(store: Store) -> None:
         assert found.status is Status.LOST
     # As ``chronoverse retention`` does it.
     store.audit_trail.record("os:ada@host", "retention", JOB.workflow_id, None, "5 s")
-    store.catalog.set_retention(JOB.workflow_id, 5)
-    store.catalog.set_retention(JOB.workflow_id, None)
+    store.catalog.set_bound(JOB.workflow_id, "retention_seconds", 5)
+    store.catalog.set_bound(JOB.workflow_id, "retention_seconds", None)
     apply_retention(store, JOB.workflow_id, None, 9)
 
 
