@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from chronoverse.auth.local_secret import draft_of
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 
 
@@ -51,21 +51,12 @@ class FileObjectStore:
         path = self._directory / name
         with _translate_errors():
             self._make_directory(path.parent)
-            # No object's name begins like that.
-            temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
             try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                with open(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.rename(path)
+                with draft_of(path, data) as draft:
+                    draft.rename(path)
             except FileNotFoundError as error:
                 # Meanwhile somebody has deleted the folder with its last object, or the temporary file.
                 raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
             self._sync(path.parent)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
