@@ -27,8 +27,8 @@ class ArchiveState(NamedTuple):
     ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: its shapes and its
     timeline, too, in the form of this version, or they could not be; ``swept``: no object without a record is left
     after that; ``deleting``: the job is hidden, and about to be deleted. The store knows of the end since ``ended_at``
-    (Unix seconds, by its own clock), for ``ended_seconds``. ``first`` and ``last`` are numbers in the store's log, if
-    it ``holds_log``. ``retention_seconds`` is the workflow's own, if it has one.
+    (Unix seconds, by its own clock), for ``ended_seconds``. ``first`` and ``last`` are numbers in the store's log.
+    ``retention_seconds`` is the workflow's own, if it has one.
     """
 
     archived: int
@@ -42,7 +42,6 @@ class ArchiveState(NamedTuple):
     retention_seconds: int | None
     first: int
     last: int
-    holds_log: bool
 
     def retention(self, common_seconds: float) -> float:
         """Seconds for which the job is kept after its end."""
@@ -134,7 +133,6 @@ class JobCatalog:
             retention_seconds=_retention(retention),
             first=entry_number(first) if first else 0,
             last=entry_number(last) if last else 0,
-            holds_log=bool(last),
         )
 
     # A workflow's own retention
