@@ -56,8 +56,7 @@ def fill(
     """Fills ``builder`` with about ``text_bytes`` of entries with numbers below ``end``, after ``change``.
 
     ``read`` returns the store's entries after a line, about as many as asked for. ``first_stored`` is the first number
-    that the store has. Returns the last entry that was read for it: the terminal one only if
-    there is no other.
+    that the store has. Returns the last entry that was read for it: the terminal one only if there is no other.
     """
     last: RawEntry | None = None
     # Each read brings about 1 MiB, since thousands of lines may have 64 KiB each.
@@ -85,10 +84,9 @@ def complete(
 ) -> str | None:
     """Writes the manifest, and notes in the store that the whole log of the ended ``job`` is archived.
 
-    It may have been so before, without what is ``derived`` of it in this version, which is written if it is that of
-    these chunks. The log stays in the store for ``hot_seconds`` more. ``now`` and ``ended_at`` are Unix times: the
-    store knows of the end since then. Returns None, or in words why the chunks are not the log; then nothing was
-    written. Raises as :func:`write_chunk` does.
+    What is ``derived`` of the log is written, too, if it is that of these chunks. The log stays in the store for
+    ``hot_seconds`` more. ``now`` and ``ended_at``, since when the store knows of the end, are Unix times. Returns None,
+    or in words why the chunks are not the log; then nothing was written. Raises as :func:`write_chunk` does.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):

@@ -125,10 +125,9 @@ class JobObjects:
         """Deletes the job's garbage, and the objects in its folder that are neither recorded nor garbage.
 
         While the store may go back to older records, only objects that were marked ``orphan_seconds`` ago are deleted.
-        Objects that are not in the garbage must be ``min_age`` seconds old at ``now``, in Unix time, and one that the
-        manifest names must have been replaced by a redaction. With ``check_permanence`` the store is asked even if
-        there is nothing to delete. May be repeated after any error. Raises :class:`ArchiveUnavailable`,
-        :class:`ArchiveDamaged`; and as the store.
+        Objects that are not in the garbage must be ``min_age`` seconds old at ``now``, in Unix time. What the manifest
+        names stays, unless a redaction has replaced it. May be repeated after any error. Raises
+        :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`; and as the store.
         """
         index = self.store.chunks
         found = self._unrecorded()

@@ -1,9 +1,7 @@
 """The shape of a line: its text without what differs from run to run.
 
-The lines of two runs are compared by their shapes. ``docs/answers.md`` has the rules by which a shape is made: times,
-numbers, hashes, temporary names and the like become ``#``, and a ruler or a progress bar becomes two signs.
-
-They become the same sign, so that a hash of decimal digits alone has the shape of any other hash.
+The lines of two runs are compared by their shapes. ``docs/answers.md`` has the rules. Times, numbers, hashes and
+temporary names become the same sign, so that a hash of decimal digits alone has the shape of any other hash.
 
 A shape is stored as 64 bits of its BLAKE2b hash. Compared with runs that have a million shapes, one new line in
 2 * 10^13 is missed because its hash is one of theirs.

@@ -211,9 +211,8 @@ def compose(
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
     ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
-    compare with. ``read_line`` reads a line that is not at hand. ``read_past`` looks for shapes in the runs before, if
-    there are lines to look for. ``slower`` are the first pauses that are longer than usual, as JSON. They get a quarter
-    of the room at most, and the three kinds of lines share the rest evenly.
+    compare with. ``read_past`` looks for shapes in the runs before. ``slower`` are the first pauses that are longer
+    than usual, as JSON. They get a quarter of the room at most, and the three kinds of lines share the rest evenly.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))

@@ -379,10 +379,9 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
     """For each ``wanted`` anchor: by how much longer its pause is than in a good run, and how long it was there.
 
-    A line is usually after the same lines as before. If it is not, because other lines are between them in one
-    of the runs, the time since the last line that both have has to be longer, too. A line that only the job has is
-    judged with the next one that both have. The excess is the smaller one of both; within the noise it is 0. The second
-    value is None for a line that the good run does not have. Without a line that both have, nothing is returned.
+    Other lines may be before it in one of the runs. So the time since the last line that both have has to be longer,
+    too, and the smaller excess counts; within the noise it is 0. The second value is None for a line that the good run
+    does not have. Without a line that both have, nothing is returned.
     """
     common = _common(timeline, good)
     if not common:

@@ -70,12 +70,11 @@ def read_summary(
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
     read_slower: Callable[[], Sequence[bytes] | None] = lambda: None,
 ) -> bytes:
-    """The summary's JSON in at most ``max_bytes``. Raises what ``read`` raises.
+    """The summary's JSON in at most ``max_bytes``, as :func:`compose` makes it. Raises what ``read`` raises.
 
     ``budgets`` make what bounds the time for the new lines and for the errors. The next request for the same summary
     goes on where that time has ended. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
-    None then, too, and when there was no time to read the jobs to compare with. ``read_past`` looks for shapes in the
-    jobs before, and ``read_slower`` for the pauses that are longer than usual; None when these cannot be read.
+    None then, too, and when there was no time to read the jobs to compare with.
     """
 
     def shape_of(message: str) -> int:
