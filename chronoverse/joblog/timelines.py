@@ -102,11 +102,6 @@ class Timeline(NamedTuple):
     shortest: int | None
     anchors: Sequence[Anchor]
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether only the longest pauses are there."""
-        return self.shortest is not None
-
     def to_bytes(self) -> bytes:
         """The timeline, packed: the BLAKE2b hash of the rest, and the rest, which is compressed."""
         packed = zlib.compress(_columns(self), 6)

@@ -72,7 +72,7 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
             "running": _running_json(job, found, read, now) if job.status is Status.RUNNING else None,
             "complete": found.is_whole,
             "scanned_to": found.scanned_to,
-            "truncated": found.timeline.is_cut,
+            "truncated": found.timeline.shortest is not None,
             "strip": [(elapsed / 1000, number) for elapsed, number in found.timeline.strip()],
         }
     )
