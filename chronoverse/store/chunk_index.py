@@ -219,13 +219,10 @@ class ChunkIndex:
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:
         """The newest :data:`AUDIT_ENTRIES` redactions, the oldest first. Values that are no redaction are left out."""
-        return [each for each in self._redactions(job, AUDIT_ENTRIES) if _names_its_author(each)]
+        return [each for each in self.redactions(job, AUDIT_ENTRIES) if _names_its_author(each)]
 
-    def redacted_ranges(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """The first and the last number of the newest ``count`` redactions, as far as they are stored."""
-        return [(each["from"], each["to"]) for each in self._redactions(job, count)]
-
-    def _redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
+    def redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
+        """The newest ``count`` redactions, the oldest first. Their numbers are checked, and their texts are not."""
         texts = self._run(job, "LRANGE", "audit", -count, -1)
         return [redaction for text in texts if (redaction := _redaction(text)) is not None]
 

@@ -195,8 +195,8 @@ class Store:
         return entries
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """As :meth:`ChunkIndex.redacted_ranges`."""
-        return self.chunks.redacted_ranges(job, count)
+        """The first and the last number of the newest ``count`` redactions, as far as they are stored."""
+        return [(each["from"], each["to"]) for each in self.chunks.redactions(job, count)]
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
         """For the process's tail reader, on connections of its own; see :class:`LiveReader`."""
