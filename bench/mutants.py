@@ -184,7 +184,7 @@ DEFECTS: Final = (
     Defect(
         "codec: frame's number not checked",
         "archive/codec.py",
-        " and _number_in_json(lines[0]) == frame.first",
+        " and _number(decode_entry(lines[0])) == frame.first",
         "",
         "archive",
     ),

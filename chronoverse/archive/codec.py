@@ -212,18 +212,13 @@ def split_lines(frame: Frame, text: bytes) -> list[bytes]:
     """Splits the JSON Lines of a frame. Raises :class:`ArchiveDamaged` for other numbers than in the record."""
     lines = text.splitlines()
     if frame.plain:
-        valid = 0 < len(lines) == frame.last + 1 - frame.first and _number_in_json(lines[0]) == frame.first
+        valid = 0 < len(lines) == frame.last + 1 - frame.first and _number(decode_entry(lines[0])) == frame.first
     else:
-        numbers = [number for line in lines if (number := _number_in_json(line))]
+        numbers = [number for line in lines if (number := _number(decode_entry(line)))]
         valid = numbers == sorted(numbers) and (not numbers or frame.first <= numbers[0] <= numbers[-1] <= frame.last)
     if not valid:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} have other numbers than their record says")
     return lines
-
-
-def _number_in_json(line: bytes) -> int:
-    """The number of an entry's JSON; see :func:`_number`."""
-    return _number(decode_entry(line))
 
 
 def _number(entry: Entry) -> int:
