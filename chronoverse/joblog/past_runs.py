@@ -49,16 +49,12 @@ class PastRuns(NamedTuple):
     runs: Sequence[Run]
     is_whole: bool = True
 
-    def looked_at(self) -> dict[str, int]:
-        """How many runs with each status were looked at, and how many could not be."""
-        known = [run.job.status for run in self.runs if run.first_lines is not None]
-        return {**_count(known), "without_shapes": len(self.runs) - len(known)}
-
     def history(self, shape: int) -> dict[str, Any]:
         """The answer of ``/logs/{n}/history`` for the shape of a line."""
         occurrences = self._occurrences(shape)
+        known = [run.job.status for run in self.runs if run.first_lines is not None]
         return {
-            "looked_at": self.looked_at(),
+            "looked_at": {**_count(known), "without_shapes": len(self.runs) - len(known)},
             "seen": _count([occurrence["status"] for occurrence in occurrences]),
             "first": occurrences[-1] if occurrences else None,
             "last": occurrences[0] if occurrences else None,
