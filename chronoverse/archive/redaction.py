@@ -24,8 +24,6 @@ from chronoverse.store.adaptive_batch import AdaptiveBatch
 
 #: The message of a redacted line.
 REDACTED_MESSAGE: Final = "[redacted]"
-#: Seconds after which one call ends, when it has finished its current chunk. A chunk takes about 1 s.
-CALL_SECONDS: Final = 5.0
 
 log: Final = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ class Redaction:
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
     def run(self) -> RedactionResult:
-        """Redacts all lines, or those that it gets to in :data:`CALL_SECONDS`.
+        """Redacts all lines, or those that it gets to in 5 s, to the end of a chunk. A chunk takes about 1 s.
 
         An error after the first redacted lines is not raised: a repeated redaction would not count these lines. Raises
         :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`, :class:`SearchTooExpensive`, and as the
@@ -99,7 +97,7 @@ class Redaction:
                 )
             job_objects = JobObjects(self.store, self.objects, self.job, token)
             self._last_checked = self.request.first - 1
-            deadline = time.monotonic() + CALL_SECONDS
+            deadline = time.monotonic() + 5.0
             try:
                 self._redact_archived(job_objects, last, deadline)
                 if self._last_checked >= min(job.archived, last):

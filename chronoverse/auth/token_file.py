@@ -1,13 +1,9 @@
 """A bearer token in a file that somebody else renews, such as Kubernetes or an agent of a secret store."""
 
 from pathlib import Path
-from typing import Final
 
 from chronoverse.errors import StaleToken
 from chronoverse.settings.parse import bearer_token
-
-#: Bytes that are read of the file: more than the longest token and blanks around it.
-_READ_BYTES: Final = 16_384
 
 
 def read_token_file(path: Path) -> str:
@@ -17,7 +13,8 @@ def read_token_file(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            return bearer_token(file.read(_READ_BYTES).decode("ascii").strip())
+            # More bytes than the longest token has, and blanks around it.
+            return bearer_token(file.read(16_384).decode("ascii").strip())
     except OSError as error:
         raise StaleToken(f"the token file {path} cannot be read: {error.strerror}") from error
     except ValueError:

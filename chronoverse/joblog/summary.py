@@ -43,8 +43,6 @@ NOTHING_WRONG: Final = re.compile(
     re.IGNORECASE,
 )
 
-#: Characters of a line in which the next three are looked for.
-_WEIGHED: Final = 1_000
 #: What only says that something has failed, or how often.
 _CLOSING: Final = re.compile(
     r"(?i)\b(?:exit(?:ed)?(?: with)? (?:status|code)|process completed|previous errors?"
@@ -76,7 +74,8 @@ def weight_of(message: str, is_error: bool) -> int:
 
     Any other line has 0. ``is_error`` is what :func:`looks_like_error` says.
     """
-    text = strip_sequences(message[:_WEIGHED])
+    # Its first characters say enough.
+    text = strip_sequences(message[:1_000])
     if _COMMIT.search(text):
         return 0
     if _CLOSING.search(text):

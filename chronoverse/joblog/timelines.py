@@ -43,8 +43,6 @@ _RECENT: Final = 32
 _NOISE_MS: Final = 250
 _NOISE_OF_TOTAL: Final = 0.03
 _NOISE_OF_PAUSE: Final = 0.3
-#: Good runs that have to have one of the last lines of a running job, so that the time left is said.
-_MIN_RUNS: Final = 3
 _DIGEST_BYTES: Final = 16
 #: A key has 48 bits. Of two logs with 4,096 anchors each, two lines are confused once in 8 million times.
 _KEY_MASK: Final = 2**47 - 1
@@ -52,8 +50,6 @@ _KEY_MASK: Final = 2**47 - 1
 _IS_FIRST: Final = 2**47
 #: Larger values are stored as this one. Only the time of a clock that jumps between centuries is larger.
 _LARGEST: Final = 2**62
-#: The time of a line that came without one.
-_NO_TIME: Final = b"1970-01-01T00:00:00.000Z"
 
 
 class Spread(NamedTuple):
@@ -257,7 +253,7 @@ class TimelineBuilder:
         try:
             times = orjson.loads(b"[%b]" % digits.replace(b"\n", b","))
             has_form = text[24::25] == b"\n" * (lines - 1) and len(digits) == 18 * lines - 1 and len(times) == lines
-            if not has_form or {*map(type, times)} != {int} or _NO_TIME in text:
+            if not has_form or {*map(type, times)} != {int} or b"1970-01-01T00:00:00.000Z" in text:
                 raise ValueError("these are other times")
             pauses = list(map(sub, times, chain(times[:1], times)))
             # The difference is the pause unless another minute has begun.
@@ -461,7 +457,7 @@ def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progr
         if here.number == timeline.last:
             is_next = run.shortest is None or following is None or following.number == there.number + 1
             usual.append(next_at - there.elapsed if is_next else run.shortest or 0)
-    return Progress(silent, Spread.of(usual) if usual else None, _wider(left) if len(left) >= _MIN_RUNS else None)
+    return Progress(silent, Spread.of(usual) if usual else None, _wider(left) if len(left) >= 3 else None)
 
 
 def _wider(times: Sequence[int]) -> Spread:

@@ -22,8 +22,6 @@ from chronoverse.store.topology import PoolKind, Result, Topology, Work
 SLOTS: Final = 16_384
 #: Seconds that a node may take to connect, or to send the map of the slots.
 MAP_SECONDS: Final = 1.0
-#: Seconds between two questions for the map, however many errors there are.
-MAP_PAUSE_SECONDS: Final = 0.2
 #: Seconds for which a node gets no more commands of the pool for health checks after one was not answered. These are
 #: about what all workflows share, such as their list. No job should wait for it again and again.
 PAUSE_SECONDS: Final = 10.0
@@ -162,7 +160,8 @@ class ClusterTopology(Topology):
         if not self._is_stale:
             return
         with self._map_lock:
-            if not self._is_stale or self._clock() - self._asked_at < MAP_PAUSE_SECONDS:
+            # 0.2 s are between two questions, however many errors there are.
+            if not self._is_stale or self._clock() - self._asked_at < 0.2:
                 return
             self._asked_at = self._clock()
             self._ask_nodes()
