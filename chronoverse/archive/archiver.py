@@ -1,9 +1,8 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
-It does one small step, and then decides anew. Running logs that are too large come first, since they fill the store.
-After them it alternates between the garbage of one job and one chunk of an ended log. Between these steps it does what
-is repeated: a *round* through all keys, page by page, for new work and for jobs that are over their retention; repairs
-of the list of workflows; and checks whether a retention has changed.
+It does one small step, and then decides anew: a chunk of a running log that is too large, or else in turn the garbage
+of a job and a chunk of an ended log. In between, a *round* through all keys, page by page, finds new work and jobs
+that are over their retention; the list of workflows is repaired; and retentions are checked for changes.
 """
 
 import contextlib

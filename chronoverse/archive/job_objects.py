@@ -1,9 +1,8 @@
 """The archive lock of a job, and the objects of a job: how they are written safely, and how garbage is deleted.
 
-An object's name is added to the *garbage* of its job, in the store, before the object is written. The script that
-records the object removes the name, and the one that replaces a record adds the old object's. The next holder of the
-archive lock deletes what is in the garbage. An object that the store has forgotten is found in the job's folder. The
-manifest, the set of shapes and the timeline need no record.
+An object's name is in the *garbage* of its job, in the store, from before it is written until it is recorded. The next
+holder of the archive lock deletes what is there (``docs/architecture.md``). The manifest, the set of shapes and the
+timeline need no record.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Replaces the messages of lines by ``[redacted]``, in store and archive. Numbers, times and streams stay.
 
 Archived lines are written again, in a chunk that replaces the old one. Lines that are only in the store are archived
-now, up to the last line that is redacted. Each chunk is recorded in one step, so a redaction may be repeated. It is
-done when the store cannot go back to its old records, and no object with the text is left.
+now. Each chunk is one step, so a redaction may be repeated. It is done when the store cannot go back to old records and
+no object with the text is left.
 """
 
 import logging

@@ -1,9 +1,8 @@
 """Notices a store whose history went back: it was emptied, restored from an old copy, or has lost a part of its file.
 
-Archivers move a time in the store on, the *age mark*. The bucket's object ``store-mark.json`` has one that the store
-had a minute ago or earlier: a power cut or a failover, which cost the last seconds, are no reason to stop. A store
-whose mark is older may not know objects that it has recorded, so archivers delete nothing until an operator has removed
-the object.
+Archivers move a time in the store on, the *age mark*. The bucket's object ``store-mark.json`` has one that it had
+a minute ago or earlier. A store whose mark is older may not know objects that it has recorded, so archivers delete
+nothing until an operator has removed the object. A power cut that cost the last seconds is no reason to stop.
 """
 
 import contextlib

@@ -1,9 +1,7 @@
 """The public keys that an issuer publishes as a JSON Web Key Set (RFC 7517), fetched once for all workers of a node.
 
-A token names its key by ``kid``. With an unknown ``kid`` the request waits for the next fetch, and gets 503 if that
-takes too long. Anybody can make up a ``kid``, so two fetches begin some seconds apart. :class:`KeySetFile` shares the
-keys between the workers of a node, and keeps them over restarts. :class:`KeySetStore` shares them between nodes: a node
-whose fetch fails takes what another one has fetched.
+A token names its key by ``kid``, and anybody can make one up. ``docs/tokens.md`` has the rules, ADRs 19 and 31 why keys
+are shared in a file and in the store.
 """
 
 import contextlib

@@ -47,10 +47,9 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's standard input ends when this process and all its forks have ended.
 
-    The program must read its standard input all the time (:func:`wait_for_owner_end`): it is asked there whether it
-    still runs, and killed with its process group when it stands still. It has ``file`` as number 3. ``on_death`` gets
-    its process id and the seconds until it is restarted, ``report`` again and again whether it runs. This is no Popen:
-    gevent and gunicorn reap all children.
+    The program must read its standard input all the time (:func:`wait_for_owner_end`); when it stands still, it is
+    killed with its process group. It has ``file`` as number 3. ``on_death`` gets its process id and the seconds until
+    it is restarted, ``report`` whether it runs. This is no Popen: gevent and gunicorn reap all children.
     """
 
     argv: list[str]

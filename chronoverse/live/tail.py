@@ -1,10 +1,8 @@
 """Reads the new lines of all watched jobs, once for all viewers of a worker.
 
-The tail has two threads, which go on after any error. The *reader* waits for new entries of all watched jobs, encodes
-each once, and publishes it into the job's feed. The *housekeeper* checks quiet jobs, because a lost runner writes
-nothing, and wakes viewers whose heartbeat or deadline is due.
-
-Both threads fetch jobs. An answer that comes too late changes nothing (:attr:`Feed.known`): the job is fetched again.
+The tail has two threads, which go on after any error. The *reader* waits for new entries, encodes each once, and
+publishes it into the job's feed. The *housekeeper* checks quiet jobs, and wakes viewers whose heartbeat or deadline is
+due. Both fetch jobs. An answer that comes too late changes nothing (:attr:`Feed.known`): the job is fetched again.
 """
 
 import logging

@@ -138,12 +138,9 @@ class ChunkIndex:
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that all of an ended job is archived, up to number ``archived``, and what was ``derived`` of it:
-        :data:`~chronoverse.store.catalog.DERIVED_VERSION`.
+        """Notes that all of an ended job is archived, up to number ``archived``; ``derived`` is a version.
 
-        The log expires after ``hot_ms``.
-
-        The fields of ``state`` that the job's hash lacks are added. May be repeated.
+        The log expires after ``hot_ms``. The fields of ``state`` that the job's hash lacks are added. May be repeated.
         Raises :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
         """
         fields = [each for pair in state.items() for each in pair]
@@ -178,8 +175,8 @@ class ChunkIndex:
     def mark_deleting(self, job: JobRef, token: str, tombstone_ms: int) -> None:
         """Hides the job from readers and refuses its runners: it is about to be deleted.
 
-        Its tombstone stays for ``tombstone_ms``. With 0 none is made, so that the id is free after the deletion.
-        Raises :class:`Fenced`; :class:`Held` when a live runner holds the job.
+        Its tombstone stays for ``tombstone_ms``; with 0 none is made. Raises :class:`Fenced`; :class:`Held` when a live
+        runner holds the job.
         """
         kinds = ("log", "job", "lease", ARCHIVE_LOCK, "deleted")
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)

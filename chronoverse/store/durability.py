@@ -1,9 +1,7 @@
-"""Whether writes are safe: on the store's disk, or on a replica. Both questions are asked with WAITAOF and WAIT.
+"""Whether writes are safe: on the store's disk, or on a replica. Runners :func:`confirm` the lines of a job, and
+archivers ask whether anything can still be undone (:func:`is_permanent`).
 
-For runners, :func:`confirm` says which lines of one job are safe. For archivers, :func:`is_permanent` says whether
-anything that was written can still be undone, by a power cut or by a failover to a replica that lacks the last writes.
-Both commands are about all writes up to the last one of their own connection.
-
+WAITAOF and WAIT are about all writes up to the last one of their own connection.
 https://redis.io/docs/latest/commands/waitaof/ https://redis.io/docs/latest/commands/wait/
 """
 
