@@ -35,7 +35,7 @@ test: setup ## the suite, without what takes long
 test-all: setup ## every test with every parameter
 	$(BIN)/python -m pytest -m "" --hypothesis-profile=full
 
-test-gevent: setup ## the tests that start no service again, monkey-patched by gevent as the service is
+test-gevent: setup ## the tests of what waits, monkey-patched by gevent as the service is
 	$(BIN)/python tests/gevented.py
 
 bench: setup .bench/.installed ## compare with the peers: docs/benchmarks; SCENARIOS="burst paced", BENCH="--quick"

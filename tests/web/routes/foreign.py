@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import redis
+from redis.connection import parse_url
 
 #: The timestamp of lines, unless a test gives another.
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -63,9 +64,13 @@ class Foreign:
 
 
 def ask_all(url: str, commands: Iterable[Sequence[str | bytes]]) -> None:
-    """Runs ``commands`` on one connection in one pipeline. Without the driver's name, which takes half of the time."""
-    with redis.Redis.from_url(url, protocol=2, driver_info=None) as client:
-        pipeline = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        pipeline.execute()
+    """Runs ``commands`` on one connection, all at once. A client of redis-py would take twice the CPU time for one."""
+    options = {**parse_url(url), "protocol": 2, "driver_info": None}
+    connection: redis.Connection = options.pop("connection_class", redis.Connection)(**options)
+    packed = list(commands)
+    try:
+        connection.send_packed_command(connection.pack_commands(packed))
+        for _ in packed:
+            connection.read_response()
+    finally:
+        connection.disconnect()

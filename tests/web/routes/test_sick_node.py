@@ -18,8 +18,8 @@ from tests.web.routes.wire import Stream
 #: Seconds that anything may take for a job on a healthy node. Normally it takes some milliseconds, and a busy machine
 #: adds to that. A command to the sick node takes five seconds until it is given up.
 MAX_DELAY_SECONDS: Final = 0.5
-#: The same for what the scan server does, and for one request to ``/readyz``. A process that has never asked the Cluster
-#: may ask the sick node first.
+#: The same for what the scan server does, and for one request to ``/readyz``. A process that has never asked the
+#: Cluster may ask the sick node first.
 MAX_SCAN_DELAY_SECONDS: Final = 2.0
 #: How often ``/readyz`` is asked. It pings any master. The first ping to the sick node waits for a second, and after
 #: that this node is asked last.
