@@ -74,7 +74,7 @@ def test_a_job_that_prints_without_end(server: RedisServer, service: Service, wa
         assert isinstance(last, End)
         assert last.dropped == 0
     url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events"
-    events = httpx.get(url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=SOON).text
+    events = httpx.get(url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=SOON, verify=False).text
     assert re.findall("event: gap\ndata: (.*)\n", events) == [f'{{"from":201,"to":{LINES},"reason":"quota"}}']
     # As much as the bound allows, and not 30,000 lines.
     assert server.ask("MEMORY", "USAGE", key("log", job), "SAMPLES", 0) < 64 * BOUND
@@ -98,10 +98,13 @@ def test_the_service_answers_with_the_next_number(service: Service, server: Redi
             json={"token": "a" * 32, "attempt": 1, "first": 3, "lines": [line]},
             headers={"Authorization": f"Bearer {service.token()}"},
             timeout=SOON,
+            verify=False,
         )
         assert (answer.status_code, answer.json()["reason"], answer.json()["expected"]) == (409, "quota", 4)
         writer.finish(attempt, Status.COMPLETED, 0, 0, 4)
     pattern = rf'chronoverse_workflow_bytes_today{{workflow="{JOB.workflow_id}"}} [1-9]'
     wait_until(
-        lambda: re.search(pattern, httpx.get(f"{service.url}/metrics", timeout=SOON).text), SOON, "the bytes are shown"
+        lambda: re.search(pattern, httpx.get(f"{service.url}/metrics", timeout=SOON, verify=False).text),
+        SOON,
+        "the bytes are shown",
     )

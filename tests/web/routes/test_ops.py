@@ -99,7 +99,11 @@ def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> No
 
             store.start()
             ready = f"{service.url}/readyz"
-            wait_until(lambda: httpx.get(ready).status_code == 200, PATIENCE_SECONDS, "the service is ready again")
+            wait_until(
+                lambda: httpx.get(ready, verify=False).status_code == 200,
+                PATIENCE_SECONDS,
+                "the service is ready again",
+            )
             job.line("after the fault")
             stream.wait_for(b"id: 4\n\n")
             job.end()
@@ -135,13 +139,15 @@ def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(tmp_path: Path)
                 "/workflows",
                 "/workflows/wf_1/jobs",
             ):
-                assert (path, httpx.get(service.url + path, headers=headers).status_code) == (path, 200)
-            assert httpx.put(f"{service.url}/workflows/wf_1/jobs/new", headers=headers).status_code == 503
+                assert (path, httpx.get(service.url + path, headers=headers, verify=False).status_code) == (path, 200)
+            assert httpx.put(f"{service.url}/workflows/wf_1/jobs/new", headers=headers, verify=False).status_code == 503
 
             resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             store.ask("BGSAVE")
             wait_until(
-                lambda: "warning" not in httpx.get(f"{service.url}/readyz").json(), PATIENCE_SECONDS, "it writes"
+                lambda: "warning" not in httpx.get(f"{service.url}/readyz", verify=False).json(),
+                PATIENCE_SECONDS,
+                "it writes",
             )
             job.line("after the fault")
             job.end()

@@ -53,7 +53,7 @@ def test_a_node_that_does_not_answer_delays_no_job_of_other_nodes(cluster: Clust
     took: dict[str, float] = {}
 
     def get(workflow: str, path: str) -> None:
-        httpx.get(f"{service.url}/workflows/{workflow}/jobs{path}", headers=headers, timeout=30)
+        httpx.get(f"{service.url}/workflows/{workflow}/jobs{path}", headers=headers, timeout=30, verify=False)
 
     def watch(job: Foreign) -> Stream:
         opened.append(Stream(service, f"{job.path}/events", headers))
@@ -78,7 +78,10 @@ def test_a_node_that_does_not_answer_delays_no_job_of_other_nodes(cluster: Clust
             thread.start()
         time.sleep(SICK_SECONDS)
         for number in range(READY_REQUESTS):
-            timed(f"GET /readyz {number}", lambda: httpx.get(f"{service.url}/readyz", timeout=5).raise_for_status())
+            timed(
+                f"GET /readyz {number}",
+                lambda: httpx.get(f"{service.url}/readyz", timeout=5, verify=False).raise_for_status(),
+            )
         for path in paths:
             timed(f"GET jobs{path}", get, healthy, path)
         for job in (second, third):
