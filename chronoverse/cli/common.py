@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
-#: Seconds in the units of :func:`duration`.
-_UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
 
 def identifier(text: str) -> str:
     """Reads the id of a workflow or a job."""
@@ -41,7 +38,8 @@ def duration(text: str) -> int:
     """Reads numbers with their units, such as ``90s`` or ``1h30m``. Returns seconds."""
     is_duration = re.fullmatch("(?:[0-9]{1,9}[smhd]){1,4}|[0-9]{1,9}", text)
     parts = re.findall("([0-9]+)([smhd]?)", text) if is_duration else []
-    seconds = sum(int(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    units = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+    seconds = sum(int(number) * units[unit] for number, unit in parts)
     if not 0 < seconds <= 315_360_000:
         raise click.BadParameter("give a number of s, m, h or d, such as 90s, 1h or 1h30m, up to ten years")
     return seconds

@@ -27,16 +27,14 @@ if TYPE_CHECKING:
     from chronoverse.cli.conformance.service import Target
     from chronoverse.cli.conformance.trial import Case, Result
 
-#: Cases that run at a time. They wait for most of their time.
-_AT_A_TIME = 8
-
 
 @contextlib.contextmanager
 def results_of(cases: Sequence["Case"], command: Sequence[str], target: "Target") -> Iterator[Iterator["Result"]]:
     """The results of cases, in their order. Those that run at the end of the ``with`` block are stopped."""
     from chronoverse.cli.conformance.trial import try_case
 
-    threads, stop = ThreadPoolExecutor(_AT_A_TIME), threading.Event()
+    # Cases wait for most of their time.
+    threads, stop = ThreadPoolExecutor(8), threading.Event()
     try:
         yield threads.map(partial(try_case, command=command, target=target, stop=stop), cases)
     finally:

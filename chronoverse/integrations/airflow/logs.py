@@ -35,12 +35,6 @@ AWAY_SECONDS: Final = 30.0
 #: The field of the record with which ``plugin`` says how the task has ended: a :class:`Status`.
 END_FIELD: Final = "chronoverse_end"
 
-_ENDS: Final = {
-    Status.COMPLETED: (Status.COMPLETED, 0),
-    Status.FAILED: (Status.FAILED, 1),
-    Status.PENDING: (Status.PENDING, None),
-}
-
 _logger: Final = logging.getLogger("chronoverse.integrations.airflow")
 
 
@@ -109,7 +103,8 @@ class RemoteTaskLogs:
             if running is None:
                 running = self._running[name] = self._begin(name)
         if END_FIELD in record:
-            running.end, running.exit_code = _ENDS[record[END_FIELD]]
+            running.end = Status(record[END_FIELD])
+            running.exit_code = 0 if running.end is Status.COMPLETED else 1
             return True
         if running.log is None:
             return False

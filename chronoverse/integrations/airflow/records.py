@@ -21,8 +21,6 @@ _PRINTED: Final[Mapping[str, Mapping[str, Any]]] = {
     "stdout": {"level": "info", "logger": "task.stdout"},
     "stderr": {"level": "error", "logger": "task.stderr"},
 }
-#: Levels of records that are on stderr.
-_BAD_LEVELS: Final = ("warning", "error", "critical")
 #: What is the same in all records of a try. The job's labels say it.
 _OF_THE_TRY: Final = ("dag_id", "run_id", "task_id", "map_index", "try_number", "ti_id")
 #: The number of a record's lines, if it is not 1.
@@ -42,7 +40,7 @@ def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
     for name in ("error_detail", "exception"):
         if isinstance(rest.get(name), list):
             lines += _traceback(rest.pop(name))
-    stream = "stderr" if rest.get("level") in _BAD_LEVELS else "stdout"
+    stream = "stderr" if rest.get("level") in ("warning", "error", "critical") else "stdout"
     if len(lines) > 1:
         rest[_LINES] = len(lines)
     if rest != _PRINTED[stream] or _split(lines[0])[0] != lines[0]:

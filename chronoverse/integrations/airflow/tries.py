@@ -10,8 +10,6 @@ from typing import Final, NamedTuple
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import JobRef
 
-#: Characters of an id at most. JOB.2 and its like must not be longer than 128.
-_MAX_LENGTH: Final = 120
 #: What an id may not have, and the dots that would be read as a separator or as an escape.
 _ESCAPED: Final = re.compile(r"[^A-Za-z0-9._-]|^\.|\.(?![A-Za-z0-9_-])|\.(?=[0-9A-F]{2})")
 #: The end of a log file's path, as Airflow's default ``log_filename_template`` makes it. A triggerer appends its name.
@@ -62,7 +60,8 @@ def _identifier(*parts: str) -> str:
     text = "..".join(_ESCAPED.sub(_escape, part) for part in parts)
     if not text[:1].isalnum():  # an id begins with a letter or a digit, and an escape with a dot
         text = f"0..{text}"
-    if len(text) > _MAX_LENGTH:
+    # JOB.2 and its like must not be longer than 128.
+    if len(text) > 120:
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         text = f"{text[:78].rstrip('.')}..sha256..{digest}"
     return text

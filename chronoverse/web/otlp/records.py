@@ -40,8 +40,6 @@ _STATUSES: Final = {
     "cancellation": Status.CANCELED,
     "skip": Status.CANCELED,
 }
-#: The lowest severity number of an error.
-_ERROR_SEVERITY: Final = 17
 #: The timestamp of a line whose time is not known, or is none.
 _UNKNOWN_TIME: Final = "1970-01-01T00:00:00.000Z"
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
@@ -161,7 +159,8 @@ class RecordSorter:
             raise BadValue(f"{_NUMBER} must be a whole number from 1 to {MAX_RECORD_NUMBER}")
         if path is None or number is None:
             path, number = "", 0
-        stream = stream or ("stderr" if severity >= _ERROR_SEVERITY else "stdout")
+        # From 17 on it is an error.
+        stream = stream or ("stderr" if severity >= 17 else "stdout")
         text = body.encode() if body else b""
         # Splitting takes time for each byte, too. In JSON a record has no length that tells before it is parsed.
         if len(text) > MAX_RECORD_BYTES:
