@@ -161,20 +161,20 @@ def test_a_thousand_blank_lines_are_a_thousand_lines(server: RedisServer, store:
     assert read_lines(server) == [""] * 1000
 
 
-def test_a_line_of_ten_megabytes_becomes_partial_lines(server: RedisServer, store: Store) -> None:
+def test_a_line_of_two_megabytes_becomes_partial_lines(server: RedisServer, store: Store) -> None:
     """Joined they are the line. Only the last of them is not partial."""
-    python(store, "import sys; sys.stdout.write('é' * 5_000_000 + '\\nnext\\n')")
+    python(store, "import sys; sys.stdout.write('é' * 1_000_000 + '\\nnext\\n')")
     lines, _ = read_log(server)
     *parts, following = lines
-    assert "".join(part["message"] for part in parts) == "é" * 5_000_000
+    assert "".join(part["message"] for part in parts) == "é" * 1_000_000
     assert [part.get("partial") for part in parts] == ["1"] * (len(parts) - 1) + [None]
     assert all(len(part["message"].encode()) <= 65_536 for part in parts)
     assert following["message"] == "next"
 
 
 def test_many_lines_arrive_whole_and_in_order(server: RedisServer, store: Store) -> None:
-    """The hash of thirty thousand lines is that of the command's output."""
-    code = "for i in range(30_000): print(i, 'x' * (i % 97))"
+    """The hash of ten thousand lines is that of the command's output."""
+    code = "for i in range(10_000): print(i, 'x' * (i % 97))"
     _, out, _ = python(store, code)
     written = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
     published = "".join(f"{line}\n" for line in read_lines(server)).encode()
@@ -233,13 +233,13 @@ def test_a_key_that_is_not_a_log_does_not_stop_the_command(server: RedisServer, 
 @pytest.mark.long
 def test_publishing_continues_when_nobody_reads_our_stdout(server: RedisServer) -> None:
     """As with ``| head``, the rest is still published."""
-    code = "for i in range(200_000): print(i)"
+    code = "for i in range(60_000): print(i)"
     with subprocess.Popen(driver(server, sys.executable, "-c", code), stdout=subprocess.PIPE, cwd=ROOT) as runner:
         assert runner.stdout is not None
         assert runner.stdout.readline() == b"0\n"
         runner.stdout.close()
         assert runner.wait(SOON * 3) == 0
-    assert len(read_lines(server)) == 200_000
+    assert len(read_lines(server)) == 60_000
 
 
 DRIVER = """

@@ -238,7 +238,7 @@ def test_a_file_with_markers_of_an_earlier_version_is_refused(tmp_path: Path) ->
         Spool.recover(path)
 
 
-@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 24), marks=pytest.mark.long)], ids=["few", "more"])
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 16), marks=pytest.mark.long)], ids=["few", "more"])
 def test_any_order_of_operations_keeps_the_account(seeds: range, tmp_path: Path) -> None:
     """Each line has its own number, a line that was taken is never dropped, and those two kinds are all lines."""
     for seed in seeds:

@@ -33,8 +33,14 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
+def archive_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of the shared service. Each module has workflows of its own there."""
+    return tmp_path_factory.mktemp("archive")
+
+
+@pytest.fixture(scope="session")
 def services(
-    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, archive_directory: Path
 ) -> Iterator[Callable[[str | None], Service]]:
     """Returns the shared service whose workers are of a class of gunicorn's. It starts at the first call."""
     started: dict[str | None, Service] = {}
@@ -42,9 +48,14 @@ def services(
 
         def service_of(worker_class: str | None) -> Service:
             if worker_class not in started:
-                directory = tmp_path_factory.mktemp("service")
                 started[worker_class] = stack.enter_context(
-                    serving(directory, redis_server.url, worker_class=worker_class, heartbeat_seconds=1)
+                    serving(
+                        tmp_path_factory.mktemp("service"),
+                        redis_server.url,
+                        worker_class=worker_class,
+                        archive_url=archive_directory.as_uri(),
+                        heartbeat_seconds=1,
+                    )
                 )
             return started[worker_class]
 
@@ -53,27 +64,11 @@ def services(
 
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest, services: Callable[[str | None], Service]) -> Service:
-    """The shared service: one worker, one heartbeat a second.
+    """The shared service: one worker, one heartbeat a second, and an archive.
 
     The fixture's parameter, if any, is gunicorn's worker class.
     """
     return services(getattr(request, "param", None))
-
-
-@pytest.fixture(scope="session")
-def archive_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive of :func:`archiving_service`. Each module has workflows of its own there."""
-    return tmp_path_factory.mktemp("archive")
-
-
-@pytest.fixture(scope="session")
-def archiving_service(
-    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, archive_directory: Path
-) -> Iterator[Service]:
-    """A service with an archive, on the same store."""
-    directory, archive_url = tmp_path_factory.mktemp("archiving"), archive_directory.as_uri()
-    with serving(directory, redis_server.url, archive_url=archive_url, heartbeat_seconds=1) as service:
-        yield service
 
 
 @pytest.fixture(scope="session")

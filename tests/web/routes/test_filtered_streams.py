@@ -73,7 +73,7 @@ def test_an_expression_is_compared_with_the_beginning_of_a_long_line(
 
 
 @pytest.fixture(scope="module")
-def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Service:
+def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Service:
     """The service with an archive, and jobs ``live``, ``half`` and ``archived`` of the same lines."""
     store, objects = Store(redis_server.url), FileObjectStore(archive_directory)
     lines = [Line(n, NOW, f"{WORDS[n % 3]} {n}", "stdout") for n in range(1, LINES + 1)]
@@ -85,7 +85,7 @@ def site(archiving_service: Service, archive_directory: Path, redis_server: Redi
             archive_up_to(store, objects, ref, archived, trim=True)
         store.finish(attempt, Status.COMPLETED, 0, 0, LINES + 1)
     store.close()
-    return archiving_service
+    return service
 
 
 @pytest.mark.parametrize("name", ["live", "half", "archived"])

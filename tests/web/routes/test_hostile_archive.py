@@ -30,9 +30,9 @@ Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
-def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
+def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
     with contextlib.closing(Store(redis_server.url)) as store:
-        site = Site(archiving_service, archive_directory, store, "hostile_archive", (READ, WRITE, ADMIN))
+        site = Site(service, archive_directory, store, "hostile_archive", (READ, WRITE, ADMIN))
         yield site
         site.client.close()
 

@@ -35,10 +35,10 @@ _numbers: Final = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
+def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
     """A service with an archive."""
     with contextlib.closing(Store(redis_server.url)) as store:
-        site = Site(archiving_service, archive_directory, store, "model", (READ, WRITE, ADMIN))
+        site = Site(service, archive_directory, store, "model", (READ, WRITE, ADMIN))
         yield site
         site.client.close()
 

@@ -25,9 +25,9 @@ TOMBSTONE = "[redacted]"
 
 
 @pytest.fixture(scope="module")
-def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
+def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
     with contextlib.closing(Store(redis_server.url)) as store:
-        site = Site(archiving_service, archive_directory, store, "redaction", (READ, WRITE, ADMIN))
+        site = Site(service, archive_directory, store, "redaction", (READ, WRITE, ADMIN))
         yield site
         site.client.close()
 

@@ -86,9 +86,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(archiving_service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
+def site(service: Service, archive_directory: Path, redis_server: RedisServer) -> Iterator[Site]:
     with contextlib.closing(Store(redis_server.url)) as store:
-        site = Site(archiving_service, archive_directory, store)
+        site = Site(service, archive_directory, store)
         yield site
         site.client.close()
 
