@@ -41,9 +41,8 @@ def delete_job(
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
 
     The manifest says so first and goes last: an import finds no half of the job. For ``tombstone_ms`` nothing can be
-    written under its id again; a job that is over its retention leaves no tombstone. ``on_hidden`` is called when
-    nothing can prevent the deletion any more. Raises :class:`Held` by a live runner, :class:`ArchiveBusy`,
-    :class:`ArchiveUnavailable`; and as the store does.
+    written under its id again. ``on_hidden`` is called when nothing can prevent the deletion any more. Raises
+    :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)

@@ -1,8 +1,8 @@
 """Which addresses the service of a data directory listens at, so that its tokens are given to nobody else.
 
-Any user may listen on a loopback port while the service does not. So the service leaves a file for each of its
-listening sockets in ``<data_dir>/listeners``, named by its address, with the socket's inode number. While Linux lists
-that number in ``/proc/net/tcp`` or ``tcp6``, nobody else can listen there. Elsewhere the file alone counts.
+Any user may listen on a loopback port. So the service leaves a file for each of its listening sockets in
+``<data_dir>/listeners``, named by its address, with the socket's inode number. While Linux lists that number in
+``/proc/net/tcp`` or ``tcp6``, nobody else can listen there. Elsewhere the file alone counts.
 """
 
 import contextlib

@@ -52,9 +52,8 @@ _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repe
 class Matcher:
     """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
 
-    It is searched for in a line as it was written, and without control sequences, as a person reads it. The ``in_…``
-    patterns find candidates in JSON Lines before these are decoded. Its automaton has ``max_bytes``.
-    Raises ValueError for an expression that is malformed or too expensive.
+    It is searched for in a line as it was written, and without control sequences. The ``in_…`` patterns find candidates
+    in JSON Lines. Its automaton has ``max_bytes``. Raises ValueError for an expression that is malformed or expensive.
     """
 
     def __init__(self, query: str, *, regex: bool = False, max_bytes: int = PROGRAM_BYTES) -> None:

@@ -249,9 +249,8 @@ class Job:
     """The state of a job at the moment when it was fetched.
 
     ``first`` is the first number that can still be read and ``last`` the last line's; there is none when
-    ``first > last``. ``end`` is the terminal entry. The archive has the numbers from ``first`` to ``archived``, and the
-    store those from ``first_stored`` on. ``redactions`` counts what was redacted. ``archive_sha256`` is there when all
-    of an ended log is archived: the hash of its chunks' hashes, in hexadecimal.
+    ``first > last``. The archive has the numbers from ``first`` to ``archived``, and the store those from
+    ``first_stored`` on. ``archive_sha256`` is there when all of an ended log is archived: the hash of its chunks'.
     """
 
     ref: JobRef

@@ -85,9 +85,9 @@ class Anchor(NamedTuple):
 class Timeline(NamedTuple):
     """The times of one log, in ms. ``anchors`` are in the order of the log, and :data:`MAX_ANCHORS` at most.
 
-    ``lines`` counts all lines, of which the numbers are ``first`` to ``last``. ``total`` is the time from the first
-    line to the last, and ``after_last`` that from there to the end of the job, 0 if it is not known. ``shortest`` is
-    None if all lines are anchors. Otherwise the timeline is cut: the pause before any other line is at most that long.
+    ``lines`` counts all lines, ``first`` to ``last``. ``total`` is the time from the first to the last, and
+    ``after_last`` that from there to the end of the job, 0 if it is not known. ``shortest`` is None if all lines are
+    anchors. Otherwise the pause before any other line is at most that long.
     """
 
     lines: int
@@ -400,8 +400,8 @@ def _differences(values: Sequence[int]) -> list[int]:
 def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
     """The anchors that both have in the same order, as many as possible: their indexes in the one and the other.
 
-    So when one run has a line less, the later ones of its shape are not taken for others. It is a longest increasing
-    subsequence, as in a patience diff. A line whose shape no other line has counts three times: it is the same one.
+    It is a longest increasing subsequence, as in a patience diff. A line whose shape no other line has counts three
+    times: it is the same one.
     """
     by_key = {anchor.key: index for index, anchor in enumerate(good.anchors)}
     matched = {index: by_key[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in by_key}

@@ -78,8 +78,7 @@ class FilterBudget:
     """Bounds the time that a worker takes to compare lines with the queries of its viewers.
 
     When the time is used up, viewers with a query are served later. When it is short, subjects that have taken much
-    wait for those that have taken little. So a client with many expensive queries delays its own. ``clock`` is
-    monotonic, in seconds. ``yield_to_loop`` lets others run.
+    wait for those that have taken little. ``yield_to_loop`` lets others run.
     """
 
     def __init__(

@@ -68,9 +68,9 @@ class ReplaySegment(NamedTuple):
 class ReplayCache:
     """Everything that a worker reads of older lines, one segment at a time.
 
-    ``pause`` is called before each segment, and lets live viewers go first. A viewer calls ``throttle`` with the bytes
-    of its last segment before it reads the next one. ``most_lines`` are asked for at once, and ``most_bytes`` are
-    cached. ``scan`` asks the scan server, which compares stored lines with queries; without it, that is done here.
+    ``pause`` lets live viewers go first, before each segment. A viewer calls ``throttle`` with the bytes of its last
+    segment before the next. ``most_lines`` are asked for at once, and ``most_bytes`` cached. ``scan`` asks the scan
+    server, which compares stored lines with queries; without it, that is done here.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """One open event stream: ``connected``, older lines, new lines, the end.
 
 A viewer has a cursor, the number of the last line it has sent. First it replays: it reads older lines itself. When its
-cursor is inside the feed's ring, it takes frames from there, as all viewers do. A slow one that falls out of the ring
-replays again. So it loses nothing and delays nobody, and memory is bounded for each job.
+cursor is inside the feed's ring, it takes frames from there. A slow one that falls out of the ring replays again.
 """
 
 import threading

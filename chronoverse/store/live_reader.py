@@ -306,9 +306,8 @@ class NodeReader:
 class LiveReader:
     """Waits for new entries of many jobs. One thread reads; any thread may watch and unwatch jobs.
 
-    In a Cluster each node has a thread, so that the jobs of the others need not wait for it. ``key`` gives the key of a
-    job's log, and ``read`` reads one log at once, wherever it is. A read waits for up to ``block_seconds``.
-    ``poll_seconds`` is the time between two reads of a log where the server does not report changes.
+    In a Cluster each node has a thread. ``key`` gives the key of a job's log, and ``read`` reads one log. A read waits
+    for up to ``block_seconds``. Logs whose changes the server does not report are read every ``poll_seconds``.
     """
 
     def __init__(

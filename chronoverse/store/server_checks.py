@@ -73,9 +73,8 @@ def watch_servers(
 ) -> None:
     """Updates the metrics of the servers for ever. Runs in a thread of its own.
 
-    ``warnings`` and ``infos`` are those of a :class:`Store`. The first check that succeeds also calls ``warn`` with
-    each warning. Until then ``warn`` is called with the reason why a check has failed, when it is another than before:
-    there may be no request yet that would show it.
+    ``warnings`` and ``infos`` are those of a :class:`Store`. The first check that succeeds calls ``warn`` with each
+    warning. Until then it is called with the reason why a check has failed, when it is another than before.
     """
     # Runners import this module, and need not wait for prometheus_client.
     from chronoverse import metrics

@@ -286,10 +286,9 @@ class Store:
     ) -> None:
         """Ends the job after its last line, which is ``next_number`` - 1.
 
-        With PENDING it ends the attempt, and not the job: for a week the job, which stays RUNNING, waits for its next
-        attempt. The caller makes sure before that all lines are safe. If the attempt's exit code ``counts``, the job
-        ends with it, FAILED, unless it ends with a larger one, or is CANCELED or LOST.
-        Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        With PENDING only the attempt ends, and the job waits for the next one. The caller makes sure before that all
+        lines are safe. If the attempt's exit code ``counts``, the job ends with it, FAILED, unless it ends with a
+        larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())

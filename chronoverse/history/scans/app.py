@@ -59,10 +59,9 @@ log: Final = logging.getLogger(__name__)
 class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
-    The first line of an answer is a JSON object with what a page says beside its lines, such as its position. What was
-    found follows, one piece of JSON on each line. ``clock`` is monotonic, and that of the workers. ``read_replay``
-    finds the frames, and the last number that they cover. The processes of a scan server share ``progress``.
-    ``unix_clock`` is Unix time in seconds.
+    The first line of an answer is a JSON object with what a page says beside its lines. What was found follows, one
+    piece of JSON on each line. ``clock`` is monotonic, and that of the workers. ``read_replay`` finds the frames, and
+    the last number that they cover. The processes of a scan server share ``progress``.
     """
 
     def __init__(
@@ -123,10 +122,9 @@ class ScanApp:
     def read(self, scan: LineScan, client_is_gone: Callable[[], bool] = lambda: False) -> Page:
         """The page that ``scan`` asks for. It ends soon after ``client_is_gone`` returns true.
 
-        A page of new lines may have no line and no progress. Then there was only time to read a part of the jobs that
-        the log is compared with. Raises as the store and the archive do, :class:`AtCapacity`,
-        :class:`SearchTooExpensive`, :class:`JobNotFound`, also for the job to compare with, and
-        :class:`NothingToCompare`.
+        A page of new lines may have no line and no progress, for lack of time to read the jobs to compare with. Raises
+        as the store and the archive do, :class:`AtCapacity`, :class:`SearchTooExpensive`, :class:`NothingToCompare`,
+        and :class:`JobNotFound`, also for the job to compare with.
         """
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
