@@ -43,6 +43,7 @@ _STATUSES: Final = {
 #: The timestamp of a line whose time is not known, or is none.
 _UNKNOWN_TIME: Final = "1970-01-01T00:00:00.000Z"
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
+_DIGITS = re.compile("-?[0-9]{1,9}")
 
 
 #: Lines as runs of (partial, messages). All but the last of a long line are partial.
@@ -253,6 +254,9 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
 def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
     """How a record with these attributes ends its job. None if it does not. Raises :class:`BadValue`."""
     code = attributes.get(_EXIT_CODE)
+    # Senders that take it from a variable of a shell have it as a text.
+    if isinstance(code, str) and _DIGITS.fullmatch(code):
+        code = int(code)
     if code is not None and not (type(code) is int and abs(code) <= 999_999_999):
         raise BadValue(f"{_EXIT_CODE} must be a whole number of at most 9 digits")
     for name in _RESULTS:

@@ -208,7 +208,7 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
         record("n", log__file__record_number=2**62, log__file__path="/a"),
         record("j", chronoverse__job=["a"]),
         record("j", chronoverse__job="a" * 10_000),
-        record("e", chronoverse__exit_code="0"),
+        record("e", chronoverse__exit_code="0x1"),
         record(None, cicd__pipeline__run__result="ok"),
         record(deep),
         record("\n" * 6_000),
@@ -233,6 +233,13 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
     )
     assert sender.rejected(response)[0] == 1
     assert "the token may not write" in sender.rejected(response)[1]
+
+
+def test_an_exit_code_may_be_a_text_of_digits(sender: Sender) -> None:
+    """Senders that take it from a variable of a shell have it as a text."""
+    assert sender.rejected(sender.post(record("end", chronoverse__exit_code="143"))) == (0, "")
+    job = sender.client.get(sender.path).json()
+    assert (job["status"], job["exit_code"]) == ("FAILED", 143)
 
 
 def test_a_job_of_a_runner_is_refused(sender: Sender) -> None:
