@@ -5,8 +5,9 @@ can be read as one, whose fields are lists: the times of all records, their text
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -41,17 +42,51 @@ def _classes() -> dict[str, Any]:
 _CLASSES: Final = _classes()
 
 
-def read(
-    scope: bytes, count: int, wanted: Collection[str]
-) -> Iterator[tuple[dict[str, Any], str, int, int, int]] | None:
-    """The fields of a ``Record`` for each of the ``count`` records of a ScopeLogs message. None if they are not alike.
+class Record(NamedTuple):
+    """A log record. ``attributes`` are those that were wanted. Times are Unix ns, 0 if they are not known.
+
+    ``body`` is a text, or the JSON of another value. It is None for a record without a body.
+    """
+
+    attributes: dict[str, Any]
+    body: str | None
+    time: int
+    observed: int
+    severity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Records that are alike, as lists. Iterating over it makes the records.
+
+    ``same`` has the attributes that are the same in all of them, and ``others`` a list of values for each other one.
+    ``severities`` are none if no record has one.
+    """
+
+    same: dict[str, Any]
+    others: dict[str, Sequence[Any]]
+    texts: Sequence[str]
+    times: Sequence[int]
+    severities: Sequence[int]
+
+    def __iter__(self) -> Iterator[Record]:
+        attributes = [self.same.copy() for _ in self.times]
+        for key, column in self.others.items():
+            for found, value in zip(attributes, column, strict=True):
+                found[key] = value
+        severities = self.severities or repeat(0)
+        return map(Record, attributes, self.texts, self.times, repeat(0), severities)
+
+
+def read(scope: bytes, count: int, wanted: Collection[str]) -> Columns | None:
+    """The ``count`` records of a ScopeLogs message. None if they are not alike.
 
     They are alike if each has a time, a text, and attributes with the same keys in the same order, of which those that
     are ``wanted`` have texts or whole numbers. Raises DecodeError.
     """
     records = _CLASSES["Scope"].FromString(scope).records
     times, severities, texts = records.times[:], records.severities[:], records.body.texts[:]
-    keys, values = records.attributes.keys[:], records.attributes.values[:]
+    keys, values = records.attributes.keys[:], records.attributes.values
     if not len(times) == len(texts) == count or len(severities) not in (0, count) or len(keys) != len(values):
         return None
     # A key comes once in a record at most. So each record has these keys if this is the order of all keys.
@@ -72,8 +107,4 @@ def read(
                 same[key] = held[0]
             else:
                 others[key] = held
-    attributes = [same.copy() for _ in times]
-    for key, column in others.items():
-        for found, value in zip(attributes, column, strict=True):
-            found[key] = value
-    return zip(attributes, texts, times, repeat(0), severities or repeat(0), strict=False)
+    return Columns(same, others, texts, times, severities)

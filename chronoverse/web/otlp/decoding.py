@@ -9,8 +9,7 @@ https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/pr
 import base64
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import starmap
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from google.protobuf.message import DecodeError
@@ -22,6 +21,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from chronoverse.web.http.bodies import SLICE_BYTES, has_more_values, load_json
 from chronoverse.web.otlp import columns
+from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.json_lists import Slice, cut_lists, load_elements
 
 #: Records, resources and scopes of a request. The Collector sends 8,192 records by default.
@@ -46,22 +46,9 @@ class BadValue(ValueError):
     """A record, or a value in it, that cannot be read. The message says why."""
 
 
-class Record(NamedTuple):
-    """A log record. ``attributes`` are those that were wanted. Times are Unix ns, 0 if they are not known.
-
-    ``body`` is a text, or the JSON of another value. It is None for a record without a body.
-    """
-
-    attributes: dict[str, Any]
-    body: str | None
-    time: int
-    observed: int
-    severity: int
-
-
 #: The wanted attributes of a resource, and some of its records, or what is wrong with them. That is a text: an
 #: exception would keep the slice in memory until the garbage collector comes, which took 400 MB for a hostile request.
-Found = tuple[Mapping[str, Any], list[Record | str]]
+Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 
 
 def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
@@ -180,7 +167,7 @@ class _ProtobufDecoder:
         if at != end:
             raise IndexError
 
-    def _slices(self, at: int, end: int) -> Iterator[list[Record | str]]:
+    def _slices(self, at: int, end: int) -> Iterator[list[Record | str] | Columns]:
         """The records of a ScopeLogs message, in slices. A slice of whole fields is such a message itself."""
         start = stop = at
         count = 0
@@ -198,12 +185,12 @@ class _ProtobufDecoder:
             count = 0
         yield self._slice(start, stop, count)
 
-    def _slice(self, start: int, end: int, count: int) -> list[Record | str]:
+    def _slice(self, start: int, end: int, count: int) -> list[Record | str] | Columns:
         content = self._content(start, end)
         try:
             # Of longer ones no two are alike.
-            if count > 1 and len(content) < 2 * SLICE_BYTES and (rows := columns.read(content, count, self._wanted)):
-                return [*starmap(Record, rows)]
+            if count > 1 and len(content) < 2 * SLICE_BYTES and (found := columns.read(content, count, self._wanted)):
+                return found
             return [_record(each, self._wanted) for each in ScopeLogs.FromString(content).log_records]
         except DecodeError:
             # One of them is bad, such as by a text that is not UTF-8. The others are taken.

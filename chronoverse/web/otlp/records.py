@@ -8,13 +8,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, Final
 
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
 from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.store.records import RecordBatch, RecordRun
-from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, BadValue, Record
+from chronoverse.web.otlp.columns import Columns, Record
+from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, BadValue
 
 #: Lines of one step, unless one record has more: 2 ms of the store. Exporters send 512 records in a request.
 BATCH_LINES: Final = 600
@@ -133,11 +134,13 @@ class RecordSorter:
         self._milliseconds = -1
         self._timestamp = _UNKNOWN_TIME
 
-    def add(self, resource: Mapping[str, Any], records: Sequence[Record | str]) -> None:
+    def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
         """Adds records of a resource, or why one cannot be taken. Takes their numbers out of their attributes."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
+        if isinstance(records, Columns) and self._add_alike(records):
+            return
         for record in records:
             if isinstance(record, str):
                 self.refused[record] += 1
@@ -147,20 +150,58 @@ class RecordSorter:
             except BadValue as error:
                 self.refused[str(error)] += 1
 
-    def _add(self, record: Record) -> None:
-        attributes, body, time, observed, severity = record
-        number = attributes.pop(_NUMBER, None)
+    def _add_alike(self, records: Columns) -> bool:
+        """Adds records that differ only in their texts, times and numbers, which are consecutive and have no 1.
+
+        Each is one line. False if there is anything else about them: then each must be added alone.
+        """
+        texts, times, severities = records.texts, records.times, records.severities
+        numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
+        if (
+            len(records.others) != bool(numbers)
+            or _NUMBER in records.same
+            or severities.count(severity) != len(severities)
+        ):
+            return False
+        if numbers and not (type(numbers[0]) is int and 1 < numbers[0] <= MAX_RECORD_NUMBER - len(texts)):
+            return False
+        if numbers and numbers != [*range(numbers[0], numbers[0] + len(texts))]:
+            return False
+        found, path, stream, end = self._meaning_of(records.same)
+        if path is None or not numbers:
+            path, numbers = "", ()
+        messages, joined = [*map(str.encode, texts)], "".join(texts)
+        is_split = "\n" in joined or "\r" in joined or max(map(len, messages)) > self._max_line_bytes
+        if is_split or end or isinstance(found, str) or self._count + len(messages) > MAX_LINES:
+            return False
+        self._count += len(messages)
+        group = found.numbered if numbers else found.plain
+        # From 17 on it is an error.
+        stream = stream or ("stderr" if severity >= 17 else "stdout")
+        start = 0
+        for _, same in groupby([time // 1_000_000 for time in times]):
+            stop = start + len([*same])
+            first = numbers[start] if numbers else 0
+            self._put(group, path, first, "", times[start], stream, messages[start:stop])
+            start = stop
+        return True
+
+    def _meaning_of(self, attributes: Mapping[str, Any]) -> Meaning:
         if attributes != self._attributes:
             self._attributes = attributes
             self._meaning = self._find_meaning(attributes)
-        found, path, stream, end = self._meaning
+        return self._meaning
+
+    def _add(self, record: Record) -> None:
+        attributes, body, time, observed, severity = record
+        number = attributes.pop(_NUMBER, None)
+        found, path, stream, end = self._meaning_of(attributes)
         if isinstance(found, str):
             raise BadValue(found)
         if number is not None and not (type(number) is int and 1 <= number <= MAX_RECORD_NUMBER):
             raise BadValue(f"{_NUMBER} must be a whole number from 1 to {MAX_RECORD_NUMBER}")
         if path is None or number is None:
             path, number = "", 0
-        # From 17 on it is an error.
         stream = stream or ("stderr" if severity >= 17 else "stdout")
         text = body.encode() if body else b""
         # Splitting takes time for each byte, too. In JSON a record has no length that tells before it is parsed.
@@ -175,29 +216,51 @@ class RecordSorter:
         if self._count > MAX_LINES:
             raise BadValue(f"the request has more than {MAX_LINES} lines")
         first = hashlib.sha256(f"{time} {body}".encode()).hexdigest()[:16] if number == 1 else ""
-        time = time or observed
-        if time // 1_000_000 != self._milliseconds:
-            self._milliseconds = time // 1_000_000
-            self._timestamp = iso_or_none(self._milliseconds) or _UNKNOWN_TIME
-        group, timestamp = found.numbered if number else found.plain, self._timestamp
+        group = found.numbered if number else found.plain
         found.end = end or found.end
-        messages = None
         if lines is None:
+            self._put(group, path, number, first, time or observed, stream, [text])
+        else:
+            timestamp = self._timestamp_of(time or observed)
+            group.append(RecordLines(path, number, first, time or observed, timestamp, stream, lines))
+
+    def _put(
+        self,
+        group: list[RecordLines],
+        path: str,
+        number: int,
+        first: str,
+        time: int,
+        stream: str,
+        messages: list[bytes],
+    ) -> None:
+        """Adds records of one line each, which follow each other and have the same time."""
+        timestamp = self._timestamp_of(time)
+        while messages:
             last = group[-1] if group else None
             if (
                 last is not None
-                and (messages := last.messages) is not None
-                and (last.number + len(messages) == number or not number)
+                and (before := last.messages) is not None
+                and (last.number + len(before) == number or not number)
                 and last.timestamp == timestamp
                 and last.stream == stream
                 and last.path == path
-                and len(messages) < BATCH_LINES
+                and len(before) < BATCH_LINES
             ):
-                messages.append(text)
-                return
-            messages = [text]
-            lines = [(False, messages)]
-        group.append(RecordLines(path, number, first, time, timestamp, stream, lines, messages))
+                room = BATCH_LINES - len(before)
+                before += messages[:room]
+            else:
+                room = BATCH_LINES
+                held = messages[:room]
+                group.append(RecordLines(path, number, first, time, timestamp, stream, [(False, held)], held))
+            messages = messages[room:]
+            number += room if number else 0
+
+    def _timestamp_of(self, time: int) -> str:
+        if time // 1_000_000 != self._milliseconds:
+            self._milliseconds = time // 1_000_000
+            self._timestamp = iso_or_none(self._milliseconds) or _UNKNOWN_TIME
+        return self._timestamp
 
     def _find_meaning(self, attributes: Mapping[str, Any]) -> Meaning:
         found = self._records

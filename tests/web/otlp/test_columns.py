@@ -7,7 +7,8 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ScopeLogs
 
 from chronoverse.web.otlp import columns
-from chronoverse.web.otlp.decoding import PROTOBUF, Record, decode
+from chronoverse.web.otlp.columns import Record
+from chronoverse.web.otlp.decoding import PROTOBUF, decode
 from tests.web.otlp.messages import TIME, record, request
 
 WANTED = frozenset({"path", "number", "stream"})
@@ -45,6 +46,6 @@ def test_records_that_are_alike_are_read_together() -> None:
     records = [record("text", path="/a.log", number=number, trace=f"{number}") for number in range(1, 4)]
     found = columns.read(ScopeLogs(log_records=records).SerializeToString(), 3, WANTED)
     assert found is not None
-    assert [row[0] for row in found] == [{"path": "/a.log", "number": number} for number in (1, 2, 3)]
+    assert [each.attributes for each in found] == [{"path": "/a.log", "number": number} for number in (1, 2, 3)]
     for other in (record("text", path="/a.log"), record("text", time=0, path="a", number=1, trace="b")):
         assert columns.read(ScopeLogs(log_records=[*records, other]).SerializeToString(), 4, WANTED) is None

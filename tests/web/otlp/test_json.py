@@ -7,7 +7,8 @@ import pytest
 from google.protobuf import json_format
 from werkzeug.exceptions import BadRequest
 
-from chronoverse.web.otlp.decoding import JSON, PROTOBUF, Record, decode
+from chronoverse.web.otlp.columns import Record
+from chronoverse.web.otlp.decoding import JSON, PROTOBUF, decode
 from tests.web.otlp.messages import record, request
 
 WANTED = frozenset({"service.name", "log.file.path", "text"})

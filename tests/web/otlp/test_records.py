@@ -1,17 +1,26 @@
-"""Batches of a job's records are made in slices, between which others run."""
+"""Records of a request become batches of lines: in slices, between which others run, and at once if they are alike."""
 
+import random
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from chronoverse.web.otlp.decoding import Record
-from chronoverse.web.otlp.records import RecordSorter
+import pytest
+
+from chronoverse.web.otlp.columns import Columns, Record
+from chronoverse.web.otlp.records import MAX_LINES, MAX_RECORD_NUMBER, RecordSorter
+from tests.web.otlp.messages import TIME
+
+PATH, NUMBER = "log.file.path", "log.file.record_number"
+RESOURCE = {"workflow": "w", "job": "j"}
 
 
 def test_many_records_are_put_in_order_in_slices() -> None:
     """The largest request, in which no two records have the same time, once took 0.3 s at once."""
     count = 49_000
     sorter = RecordSorter(["workflow"], ["job"], 65_536)
-    names = {"log.file.path": "/a.log", "workflow": "w", "job": "j"}
-    sorter.add({}, [Record({**names, "log.file.record_number": n}, "x", n * 10**6, 0, 9) for n in range(count, 0, -1)])
+    names = {PATH: "/a.log", **RESOURCE}
+    sorter.add({}, [Record({**names, NUMBER: n}, "x", n * 10**6, 0, 9) for n in range(count, 0, -1)])
     (records,) = sorter.jobs.values()
     spans, began = list[float](), time.process_time()
 
@@ -28,3 +37,76 @@ def test_many_records_are_put_in_order_in_slices() -> None:
     assert [run.number for _, batch in batches for run in batch.runs] == list(range(1, count + 1))
     assert sum(number for number, _ in batches) == records.count() == count
     assert max(spans) < sum(spans) / 3
+
+
+def made_of(slices: Sequence[Columns], *, together: bool) -> tuple[Any, ...]:
+    """What is appended, and what is refused."""
+    sorter = RecordSorter(["workflow"], ["job"], 40)
+    for each in slices:
+        sorter.add(RESOURCE, each if together else [*each])
+    return {job: [*found.batches("digest", lambda: None)] for job, found in sorter.jobs.items()}, sorter.refused
+
+
+def alike(
+    count: int, first: int | None, *, time: int = TIME, step: int = 20_000, attributes: Mapping[str, Any] = RESOURCE
+) -> Columns:
+    """Records of a file, or with None records without numbers."""
+    numbers: dict[str, Sequence[Any]] = {} if first is None else {NUMBER: [*range(first, first + count)]}
+    texts, times = [f"line {n}" for n in range(count)], [time + n * step for n in range(count)]
+    return Columns({**attributes, PATH: "/a.log"}, numbers, texts, times, [9] * count)
+
+
+def test_records_that_are_alike_are_added_as_when_each_is_alone() -> None:
+    """Whatever differs between them, so that a repeated request is cut in the same way by nodes of two versions."""
+    rng = random.Random(4)
+    for _ in range(150):
+        number, slices, steps = rng.choice([1, 2, 50]), [], [rng.choice([0, 20_000, 10**6]), 0]
+        for _ in range(rng.randint(1, 25)):
+            count = rng.randint(2, 64)
+            step = rng.choice(steps)
+            each = alike(count, rng.choice([number, number, None]), time=TIME + number * step, step=step)
+            number += count
+            if rng.random() < 0.3:
+                each = changed(each, rng)
+            slices.append(each)
+        assert made_of(slices, together=True) == made_of(slices, together=False)
+
+
+def changed(records: Columns, rng: random.Random) -> Columns:
+    """One of them, or all, differ from what most records are."""
+    same, others, texts, severities = records.same, records.others, [*records.texts], records.severities
+    count = len(texts)
+    at = rng.randrange(count)
+    match rng.randrange(6):
+        case 0:
+            same[PATH] = rng.choice([None, 7, "/b.log"])
+        case 1:
+            texts[at] = rng.choice(["", "two\r\nlines", "a\rb", "\N{EURO SIGN}" * 30])
+        case 2:
+            hole = [*range(7, 7 + at), *range(9 + at, 9 + count)]
+            last = [*range(MAX_RECORD_NUMBER + 2 - count, MAX_RECORD_NUMBER + 2)]
+            others[NUMBER] = rng.choice([hole, last, [*range(1, count + 1)], ["7"] * count])
+        case 3:
+            severities = rng.choice([[], [17] * count, [9] * at + [17] * (count - at)])
+        case 4:
+            same |= rng.choice([{"job": "other"}, {"job": ["x"]}, {"chronoverse.exit_code": 3}])
+        case 5:
+            others["log.iostream"] = ["stderr"] * at + ["stdout"] * (count - at)
+    return Columns(same, others, texts, records.times, severities)
+
+
+@pytest.mark.parametrize("first", [2, None])
+def test_records_that_are_alike_are_cut_where_a_step_is_full(first: int | None) -> None:
+    """A repeated request is recognised by its steps. So these stay the same, also in a later version."""
+    slices = [alike(64, first and first + n, step=0) for n in range(0, 64 * 20, 64)]
+    (found,) = made_of(slices, together=True)[0].values()
+    assert [[len(run.messages) for run in batch.runs] for _, batch in found] == [[600], [600], [80]]
+
+
+@pytest.mark.parametrize("first", [2, None])
+def test_of_records_that_are_alike_only_as_many_are_added_as_a_request_may_have(first: int | None) -> None:
+    """The others are refused."""
+    slices = [alike(64, first and first + n) for n in range(0, MAX_LINES + 100, 64)]
+    found, refused = made_of(slices, together=True)
+    assert (found, refused) == made_of(slices, together=False)
+    assert refused.total() == 64 * len(slices) - MAX_LINES
