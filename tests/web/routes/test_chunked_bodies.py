@@ -9,7 +9,7 @@ import pytest
 from tests.support.processes import processor_time
 from tests.support.service import Service
 
-CHUNKS = 200_000
+CHUNKS = 80_000
 
 
 @pytest.mark.parametrize(("path", "status"), [("/workflows/chunks/jobs/job_1/logs", 400), ("/nothing", 404)])
