@@ -22,7 +22,6 @@ import pytest
 CHOSEN: Final = (
     "archive/test_caches.py",
     "archive/test_reader.py",
-    "archive/test_s3_store.py",
     "auth/test_jwks.py",
     "history/scans/test_client.py",
     "history/test_history.py",
