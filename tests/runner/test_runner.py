@@ -17,6 +17,7 @@ from chronoverse.runner.run import run
 from chronoverse.store import Store
 from tests.runner.descriptors import open_descriptors
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
+from tests.support.parameters import long_after
 from tests.support.servers import RedisServer, binaries, running
 from tests.support.service import is_alive
 from tests.support.waiting import wait_until
@@ -106,7 +107,7 @@ def test_the_exit_code_is_the_commands_own(
     assert (end["exit_code"], end["status"]) == (str(code), status)
 
 
-@pytest.mark.parametrize("options", [[], ["--pty"]])
+@pytest.mark.parametrize("options", long_after(1, [[], ["--pty"]]))
 def test_the_command_does_not_get_the_runners_settings(server: RedisServer, tmp_path: Path, options: list[str]) -> None:
     """In an earlier version ``run -- env`` published the token, the store's URL and the key that signs tokens."""
     ours = {"TOKEN": "the-token", "JWT_SECRET": "x" * 32, "REDIS_URL": server.url, "DATA_DIR": str(tmp_path)}
@@ -276,7 +277,7 @@ def signalled(server: RedisServer, code: str, *numbers: int, pause: float = 0.0)
             runner.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", long_after(1, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
 def test_signals_are_forwarded(server: RedisServer, number: signal.Signals) -> None:
     """The command dies of the signal as it would without us, and the job counts as canceled."""
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('up'); time.sleep(60)"

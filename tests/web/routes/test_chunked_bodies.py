@@ -12,7 +12,10 @@ from tests.support.service import Service
 CHUNKS = 80_000
 
 
-@pytest.mark.parametrize(("path", "status"), [("/workflows/chunks/jobs/job_1/logs", 400), ("/nothing", 404)])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/workflows/chunks/jobs/job_1/logs", 400), pytest.param("/nothing", 404, marks=pytest.mark.long)],
+)
 def test_others_are_served_while_a_body_of_small_chunks_is_read(service: Service, path: str, status: int) -> None:
     """Also when nobody wants the body: gunicorn reads it before the next request of the connection."""
     headers = f"Authorization: Bearer {service.token('*')}\r\nContent-Type: application/json\r\n"

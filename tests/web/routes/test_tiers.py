@@ -119,7 +119,11 @@ def plain(site: Site) -> Foreign:
     return write(site.job()).end("FAILED", 3)
 
 
-@pytest.fixture(scope="module", params=TIERS, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.long] * (name == "all but the end")) for name in TIERS],
+    ids=str,
+)
 def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
     """The same log, in other tiers."""
     archived, trim, gone = TIERS[request.param]
@@ -257,7 +261,7 @@ def test_the_routes_agree_while_lines_move(site: Site) -> None:
     assert moved.archived == MOVING - 1
 
 
-@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("order", long_after(1, ["asc", "desc"]))
 @pytest.mark.parametrize(
     "query",
     [
