@@ -253,7 +253,7 @@ DEFECTS: Final = (
         "            pass\n",
         "web",
     ),
-    Defect("token bucket never empty", "web/guards/rates.py", ", now) + size / self._rate", ", now)", "web"),
+    Defect("token bucket never empty", "web/guards/rates.py", ", now) + sum(amounts) / self.rate", ", now)", "web"),
     # The runner and the client
     Defect("runner: lease not renewed", "runner/publisher.py", "            store.renew(attempt)\n", "", "runner"),
     Defect(
