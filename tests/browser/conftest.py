@@ -89,9 +89,9 @@ def job(page_store: Store) -> Job:
 
 @pytest.fixture(scope="session")
 def big(page_store: Store) -> Job:
-    """A job of 100,000 lines that name their own number. Every seventh line is on stderr."""
+    """A job of 25,000 lines that name their own number. Every seventh line is on stderr."""
     job = Job(page_store, "big")
-    kinds = (("stderr" if number % 7 == 0 else "stdout") for number in range(1, 100_001))
+    kinds = (("stderr" if number % 7 == 0 else "stdout") for number in range(1, 25_001))
     return job.write((f"line {number}.", kind, False) for number, kind in enumerate(kinds, 1)).end()
 
 

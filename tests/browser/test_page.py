@@ -59,22 +59,22 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
     tab = open_tab(big.ref).wait(is_own, "the first lines")
     assert tab.numbers()[0] == 1
     assert tab.text("#badge") == "completed"
-    assert tab.text("#facts").endswith("100,000 lines")
+    assert tab.text("#facts").endswith("25,000 lines")
     tab.page.evaluate(WATCH)
-    tab.go_to(31_415)
-    tab.wait_number(31_415).wait(is_own, "lines around it")
+    tab.go_to(12_345)
+    tab.wait_number(12_345).wait(is_own, "lines around it")
     tab.page.keyboard.press("G")
-    tab.wait_number(100_000)
+    tab.wait_number(25_000)
     tab.page.keyboard.press("g")
     tab.wait_number(1)
     tab.page.keyboard.press("PageDown")
     tab.wait(lambda rows: 20 < rows[0][0] < 45 and is_own(rows), "the next page")
     tab.page.evaluate(DRAG)
-    tab.wait_number(100_000).wait(is_own, "the last lines")
+    tab.wait_number(25_000).wait(is_own, "the last lines")
     tab.page.mouse.move(600, 400)
     tab.page.mouse.wheel(0, -3000)
     # The row below the last line, which says how the job ended, is one of these.
-    tab.wait(lambda rows: rows[-1][0] == 100_001 - 150 and is_own(rows), "150 rows further up")
+    tab.wait(lambda rows: rows[-1][0] == 25_001 - 150 and is_own(rows), "150 rows further up")
     watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
 
     assert watched["wrong"] == []
@@ -178,21 +178,21 @@ def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) ->
     tab = open_tab(big.ref).wait_number(1)
     tab.page.focus("#log")
     tab.page.keyboard.press("Control+f")
-    tab.page.keyboard.type("LINE 9999")
+    tab.page.keyboard.type("LINE 1999")
     tab.wait_text("#count", "1 of 11")
-    tab.wait_number(9999)
+    tab.wait_number(1999)
     tab.page.keyboard.press("Enter")
     tab.wait_text("#count", "2 of 11")
-    tab.wait_number(99_990)
-    assert tab.page.locator(".current mark").all_inner_texts() == ["line 9999"]
+    tab.wait_number(19_990)
+    assert tab.page.locator(".current mark").all_inner_texts() == ["line 1999"]
     tab.page.keyboard.press("Shift+Enter")
     tab.page.keyboard.press("Shift+Enter")
     tab.wait_text("#count", "11 of 11")
     tab.page.click("#only")
-    tab.wait(lambda rows: [number for number, _ in rows] == [9999, *range(99_990, 100_000)], "the matches alone")
+    tab.wait(lambda rows: [number for number, _ in rows] == [1999, *range(19_990, 20_000)], "the matches alone")
     tab.page.click("#regex")
     tab.find(r"line \d\d9{3}\.")
-    tab.wait_text("#count", "1 of 90")
+    tab.wait_text("#count", "1 of 15")
     assert tab.page.locator("mark").first.inner_text() == "line 10999."
     tab.page.click("#stderr")
     tab.wait(lambda rows: all(number % 7 == 0 for number, _ in rows), "those on stderr")
@@ -270,8 +270,8 @@ def test_lines_are_shared_by_number(open_tab: OpenTab, big: Job) -> None:
     read = "navigator.clipboard.readText()"
     wait_until(lambda: "1204" in tab.page.evaluate(read), PATIENCE_SECONDS, "the lines are on the clipboard")
     assert tab.page.evaluate(read).split("\n") == ["line 1202.", "line 1203.", "line 1204."]
-    tab.page.evaluate("location.hash = 'L77777'")
-    tab.wait_number(77_777)
+    tab.page.evaluate("location.hash = 'L17777'")
+    tab.wait_number(17_777)
     tab.page.click("#copylink")
     wait_until(lambda: tab.page.evaluate(read) == tab.page.url, PATIENCE_SECONDS, "the link is on the clipboard")
 
