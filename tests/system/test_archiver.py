@@ -21,7 +21,7 @@ from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.archivers import DAY, all_entries, append, line_numbers, set_ended
 from tests.support.bench import JOB, Bench, make_lines
-from tests.support.commands import chronoverse_argv, environ, run_chronoverse
+from tests.support.commands import call_main, chronoverse_argv, environ, run_chronoverse
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -107,12 +107,9 @@ def operator_environ(server: RedisServer, prefix: str, tmp_path: Path) -> dict[s
     )
 
 
-def run_command(operator_environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_command(operator_environ: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Runs ``chronoverse …`` to its end."""
-    argv = chronoverse_argv(*arguments)
-    return subprocess.run(
-        argv, env=operator_environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
-    )
+    return call_main(*arguments, environ=operator_environ)
 
 
 def test_archive_and_retention_commands(
