@@ -12,7 +12,7 @@ from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.clients.conftest import options
-from tests.clients.javascript import Engine, Node
+from tests.clients.javascript import PATIENCE_SECONDS, Engine, Node
 from tests.support.bench import NOW
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.service import Service
@@ -55,7 +55,7 @@ def test_a_log_is_read_from_a_cursor(engine: Engine, reader_service: Service, jo
     assert (rest["failure"], rest["reconnects"], rest["cursor"]) == (None, [], 51)
     again = engine.start("follow", **options(reader_service, job, offset=51)).result()
     assert (again["numbers"], again["events"][-1], again["failure"]) == ([], "end", None)
-    wait_until(lambda: streams(reader_service) == 0, 5, "the reader that stopped has closed its stream")
+    wait_until(lambda: streams(reader_service) == 0, PATIENCE_SECONDS, "the reader that stopped has closed its stream")
 
 
 def test_only_what_passes_the_filter_comes(engine: Engine, reader_service: Service, job: Foreign) -> None:
@@ -101,7 +101,7 @@ def test_how_a_log_ends_is_told_apart(engine: Engine, reader_service: Service, j
 
     deleted = job.sibling(f"{job.job_id}-deleted").lines(["a line"])
     reading = engine.start("follow", **options(reader_service, deleted))
-    wait_until(lambda: streams(reader_service) == 1, 10, "it is followed")
+    wait_until(lambda: streams(reader_service) == 1, PATIENCE_SECONDS, "it is followed")
     headers = {"Authorization": f"Bearer {reader_service.token(scopes=[ADMIN])}"}
     assert httpx.delete(f"{reader_service.url}{deleted.path}", headers=headers).status_code == 204
     failed = reading.result()["failure"]
@@ -133,7 +133,7 @@ def test_an_entry_that_cannot_be_shown_ends_nothing(node: Node, reader_service: 
 def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: Foreign) -> None:
     """It is followed as soon as it comes."""
     reading = engine.start("follow", **options(reader_service, job, wait="forever"))
-    wait_until(lambda: streams(reader_service) == 1, 10, "it is waited for")
+    wait_until(lambda: streams(reader_service) == 1, PATIENCE_SECONDS, "it is waited for")
     job.lines(["one", "two"]).end()
     seen = reading.result()
     assert (seen["numbers"], seen["events"][-1], seen["failure"]) == ([1, 2], "end", None)
@@ -167,9 +167,9 @@ def test_an_aborted_reader_leaves_no_connection(engine: Engine, reader_service: 
     assert (aborted["numbers"], aborted["failure"]["name"]) == ([1], "AbortError")
     for scenario, more in (("follow", {}), ("wait", {"q": "needle", "timeout": 60})):
         reading = engine.start(scenario, **options(reader_service, job, abortAfterMs=1500, **more))
-        wait_until(lambda: streams(reader_service) == 1, 10, "its stream is open")
+        wait_until(lambda: streams(reader_service) == 1, PATIENCE_SECONDS, "its stream is open")
         assert reading.result()["failure"]["name"] == "TimeoutError"
-        wait_until(lambda: streams(reader_service) == 0, 5, "its stream is closed")
+        wait_until(lambda: streams(reader_service) == 0, PATIENCE_SECONDS, "its stream is closed")
 
 
 def test_a_log_is_read_in_pages(engine: Engine, reader_service: Service, job: Foreign) -> None:
@@ -203,7 +203,7 @@ def test_a_wait_has_four_outcomes(engine: Engine, reader_service: Service, job: 
     assert (over["answer"]["outcome"], over["answer"]["log"], over["answer"]["cursor"]) == ("timeout", None, 1)
     assert 1 <= over["seconds"] < 10
     matched, ended, unmatched = (start(job, **more) for more in ({"q": "needle"}, {}, {"q": "other"}))
-    wait_until(lambda: streams(reader_service) == 3, 10, "all wait")
+    wait_until(lambda: streams(reader_service) == 3, PATIENCE_SECONDS, "all wait")
     job.lines(["a needle"])
     assert matched.result()["answer"]["log"]["message"] == "a needle"
     both = start(job, q="a", limit=5).result()["answer"]
@@ -234,14 +234,14 @@ def test_the_service_is_cut_and_nothing_is_missed(engine: Engine, reader_service
     everything = engine.start("follow", **options(reader_service, job))
     some = engine.start("follow", **options(reader_service, job, q="0"))
     waiting = engine.start("wait", **options(reader_service, job, q="needle", timeout=60))
-    wait_until(lambda: streams(reader_service) == 3, 10, "all are there")
+    wait_until(lambda: streams(reader_service) == 3, PATIENCE_SECONDS, "all are there")
     for first in (101, 201):
         reader_service.kill()
         job.lines(f"line {number}" for number in range(first, first + 100))
         job.trim(first + 9)
         reader_service.start()
         # Meanwhile everybody may come back or not.
-        time.sleep(first / 50)
+        time.sleep(first / 200)
     job.lines(["needle"]).end()
     seen, found = everything.result(), some.result()
     answered = waiting.result()["answer"]

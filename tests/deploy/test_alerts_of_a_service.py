@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.test_alerts import RULES, promtool
 from tests.support.ports import free_port
 from tests.support.servers import RedisServer, running
-from tests.support.service import PATIENCE_SECONDS, SECRET, Service, serving
+from tests.support.service import PATIENCE_SECONDS, SECRET, START_SECONDS, Service, serving
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
@@ -130,7 +130,7 @@ def archiving(directory: Path, redis_url: str, archive: Path) -> Iterator[tuple[
     with (directory / "archiver.log").open("wb") as log:
         process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        wait_until(lambda: is_working(process, target), PATIENCE_SECONDS, "the archiver works")
+        wait_until(lambda: is_working(process, target), START_SECONDS, "the archiver works")
         yield process, target
     finally:
         process.terminate()

@@ -100,8 +100,12 @@ def test_row_1_a_runner_killed_in_the_middle_of_a_line(healthy_store: FaultTestb
     """All lines of the log stay, the half line is not in it, and the job is declared LOST in time."""
     runner, watchers = healthy_store.start_job(job("row-1"))
     runner.print_half_line()
-    wait_until(lambda: runner.output_lines and len(runner.output_lines[-1]) == 20, 5, "half a line is printed")
-    wait_until(lambda: healthy_store.last_id(runner.job) == runner.begun, 5, "all whole lines are in the log")
+    wait_until(
+        lambda: runner.output_lines and len(runner.output_lines[-1]) == 20, PATIENCE_SECONDS, "half a line is printed"
+    )
+    wait_until(
+        lambda: healthy_store.last_id(runner.job) == runner.begun, PATIENCE_SECONDS, "all whole lines are in the log"
+    )
     runner.process.kill()
     killed = time.monotonic()
     healthy_store.wait_for_end(runner.job)
@@ -144,7 +148,9 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_not_declared_lost(
     runner.proxy.refuse()
     runner.proxy.cut()
     wait_until(
-        lambda: not nobody_lost.redis.ask("EXISTS", nobody_lost.key("lease", runner.job)), 10, "the lease is gone"
+        lambda: not nobody_lost.redis.ask("EXISTS", nobody_lost.key("lease", runner.job)),
+        PATIENCE_SECONDS,
+        "the lease is gone",
     )
     sleep(0.5)
     runner.proxy.heal()
@@ -167,7 +173,9 @@ def test_row_2_a_runner_cut_off_for_longer_than_its_lease_and_declared_lost(heal
     healthy_store.wait_for_end(runner.job)
     log = healthy_store.last_id(runner.job)
     runner.proxy.heal()
-    wait_until(lambda: "publishing stopped" in runner.stderr_text, 10, "the runner reports that it was fenced")
+    wait_until(
+        lambda: "publishing stopped" in runner.stderr_text, PATIENCE_SECONDS, "the runner reports that it was fenced"
+    )
     runner.end_job()
 
     assert runner.wait() == EXIT_CODE
@@ -186,11 +194,13 @@ def test_row_3_a_frozen_runner_is_replaced_and_wakes(nobody_lost: FaultTestbed) 
     with frozen(first.process):
         before = nobody_lost.last_id(first.job)
         wait_until(
-            lambda: not nobody_lost.redis.ask("EXISTS", nobody_lost.key("lease", first.job)), 10, "the lease is gone"
+            lambda: not nobody_lost.redis.ask("EXISTS", nobody_lost.key("lease", first.job)),
+            PATIENCE_SECONDS,
+            "the lease is gone",
         )
         second = nobody_lost.start_runner(first.job, "b")
         nobody_lost.wait_for_more(watchers, 20)
-    wait_until(lambda: "publishing stopped" in first.stderr_text, 10, "the first runner is fenced")
+    wait_until(lambda: "publishing stopped" in first.stderr_text, PATIENCE_SECONDS, "the first runner is fenced")
     first.end_job()
     assert first.wait() == EXIT_CODE
     nobody_lost.wait_for_more(watchers, 5)
@@ -381,7 +391,9 @@ def test_row_7_a_store_that_is_frozen_for_longer_than_a_lease(tmp_path: Path) ->
         with frozen(testbed.redis):
             sleep(testbed.lease * 1.5)
         target = runner.begun
-        wait_until(lambda: watchers[0].ending or watchers[0].highest > target, 10, "the viewers get new lines")
+        wait_until(
+            lambda: watchers[0].ending or watchers[0].highest > target, PATIENCE_SECONDS, "the viewers get new lines"
+        )
         assert not watchers[0].ending
         finish(testbed, runner)
 
@@ -418,7 +430,7 @@ def test_row_17_a_full_disk_of_the_store(tmp_path: Path) -> None:
     ):
         runner, watchers = testbed.start_job(job("row-17"), rate=500)
         filler = fill(disk)
-        wait_until(lambda: "the store will not write" in runner.stderr_text, 10, "the store refuses")
+        wait_until(lambda: "the store will not write" in runner.stderr_text, PATIENCE_SECONDS, "the store refuses")
         sleep(1)
         assert testbed.history(runner.job)
         filler.unlink()
@@ -449,7 +461,7 @@ def test_row_18_foreign_entries_of_every_kind(healthy_store: FaultTestbed) -> No
     healthy_store.wait_for_line(watchers, 5)
     healthy_store.redis.ask("SET", healthy_store.key("log", job("row-18-string")), "no stream")
     healthy_store.redis.ask("XADD", key, "*", "message", "by the clock")
-    wait_until(lambda: watchers[0].highest > 5, 10, "the last entry arrives")
+    wait_until(lambda: watchers[0].highest > 5, PATIENCE_SECONDS, "the last entry arrives")
     healthy_store.wait_for_more(others, 20)
     finish(healthy_store, other)
 
@@ -466,8 +478,12 @@ def test_row_18_a_foreign_entry_in_a_runners_log(healthy_store: FaultTestbed) ->
     """The runner reports that its log is corrupt, and stops publishing. Viewers get its lines and the foreign entry."""
     runner, watchers = healthy_store.start_job(job("row-18-tainted"))
     healthy_store.redis.ask("XADD", healthy_store.key("log", runner.job), "*", "message", "foreign")
-    wait_until(lambda: "publishing stopped" in runner.stderr_text, 10, "the runner reports that its log is corrupt")
-    wait_until(lambda: watchers[0].highest > 1_000_000, 10, "the foreign entry arrives")
+    wait_until(
+        lambda: "publishing stopped" in runner.stderr_text,
+        PATIENCE_SECONDS,
+        "the runner reports that its log is corrupt",
+    )
+    wait_until(lambda: watchers[0].highest > 1_000_000, PATIENCE_SECONDS, "the foreign entry arrives")
     runner.end_job()
     assert runner.wait() == EXIT_CODE
     healthy_store.wait_for_end(runner.job)
@@ -486,9 +502,9 @@ def test_row_19_two_runners_at_the_same_time(healthy_store: FaultTestbed) -> Non
     watchers = healthy_store.start_watchers(job("row-19"), 2)
     healthy_store.wait_for_line(watchers, 20)
     refusal = "nothing is published: another live runner"
-    wait_until(lambda: any(refusal in each.stderr_text for each in both), 20, "one of them is refused")
+    wait_until(lambda: any(refusal in each.stderr_text for each in both), PATIENCE_SECONDS, "one of them is refused")
     winner, loser = sorted(both, key=lambda each: refusal in each.stderr_text)
-    wait_until(lambda: loser.begun >= 20, 20, "the refused runner's command runs")
+    wait_until(lambda: loser.begun >= 20, PATIENCE_SECONDS, "the refused runner's command runs")
     loser.end_job()
     finish(healthy_store, winner)
 

@@ -13,7 +13,7 @@ import redis
 from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.store import Store
-from tests.support.commands import run_chronoverse, start_chronoverse
+from tests.support.commands import PATIENCE_SECONDS, run_chronoverse, start_chronoverse
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -52,7 +52,7 @@ def test_of_two_runners_of_one_job_one_publishes(embedded_service: Service, requ
     first = start_chronoverse(
         embedded_service, "run", "--workflow", *(job.workflow_id, "--job", job.job_id, "--"), *TICKING, **settings
     )
-    wait_until(lambda: bool(entries(embedded_service, job)), 20, "the first runner publishes")
+    wait_until(lambda: bool(entries(embedded_service, job)), PATIENCE_SECONDS, "the first runner publishes")
     options = ["--require-log"] if required else []
     second = run_chronoverse(
         embedded_service,
@@ -86,7 +86,7 @@ def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service
         CHRONOVERSE_LEASE_SECONDS="2",
         **DIRECTLY,
     )
-    wait_until(lambda: bool(entries(embedded_service, job)), 20, "the runner publishes")
+    wait_until(lambda: bool(entries(embedded_service, job)), PATIENCE_SECONDS, "the runner publishes")
     seen: list[Event] = []
     viewer = threading.Thread(target=lambda: seen.extend(events(embedded_service, job)))
     viewer.start()
@@ -97,7 +97,11 @@ def test_a_runner_frozen_for_twice_its_lease_is_lost_and_fenced(embedded_service
     messages: list[bytes] = []
     reader = threading.Thread(target=lambda: messages.extend(runner.stderr or ()))
     reader.start()
-    wait_until(lambda: any(b"publishing stopped" in line for line in messages), 20, "the runner reports it is fenced")
+    wait_until(
+        lambda: any(b"publishing stopped" in line for line in messages),
+        PATIENCE_SECONDS,
+        "the runner reports it is fenced",
+    )
     runner.send_signal(signal.SIGTERM)
     runner.wait(20)
     reader.join()
@@ -122,11 +126,13 @@ def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: S
         CHRONOVERSE_LEASE_SECONDS="2",
         **DIRECTLY,
     )
-    wait_until(lambda: len(entries(embedded_service, job)) >= 3, 20, "the runner publishes")
+    wait_until(lambda: len(entries(embedded_service, job)) >= 3, PATIENCE_SECONDS, "the runner publishes")
     before = entries(embedded_service, job)
     runner.kill()
     runner.communicate()
-    wait_until(lambda: bool((found := embedded_store.get_job(job)) and found.end), 10, "the job is declared LOST")
+    wait_until(
+        lambda: bool((found := embedded_store.get_job(job)) and found.end), PATIENCE_SECONDS, "the job is declared LOST"
+    )
     followed = run_chronoverse(embedded_service, "logs", "-f", job.workflow_id, job.job_id)
 
     assert entries(embedded_service, job)[: len(before)] == before
