@@ -116,16 +116,19 @@ export class Matches {
   /** Asks the service for the matches of the window of a line that the scan has not reached. */
   async fetchAround(number) {
     const { scan } = this;
+    const { signal } = this.#stop;
     const index = Math.floor((number - 1) / WINDOW);
     if (this.#fetching || this.#fetchedWindows.has(index)) return;
     this.#fetching = true;
     this.#fetchedWindows.add(index);
     const range = query(this.criteria, { offset: index * WINDOW, limit: WINDOW });
     try {
-      const { body } = await get(`${this.#path}${route(this.criteria)}?${range}`, this.#stop.signal);
+      const { body } = await get(`${this.#path}${route(this.criteria)}?${range}`, signal);
       for (const line of accepted(this.criteria, body.logs)) scan.highlights.set(line.sequence_num, line.highlights ?? []);
     } catch {
-      // The scan will reach the window later.
+      // A service that is busy refuses it, and the scan may come to the window much later. It is asked for again when it is drawn then.
+      await pause(RETRY_MS, signal).catch(() => {});
+      this.#fetchedWindows.delete(index);
     }
     this.#fetching = false;
     this.#changed();
