@@ -8,11 +8,12 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Route
 
-from chronoverse.joblog.model import JobRef, Status
+from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab
 from tests.browser.conftest import Job
 from tests.browser.test_hostile import ALLOWED, HOSTILE, violations
+from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
@@ -307,12 +308,14 @@ def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: s
     assert violations(tab, axe) == []
 
 
-def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(open_tab: OpenTab, page_store: Store) -> None:
-    """A jump to the end of 20,000 lines. The window there is asked for by itself, again when the service is busy."""
+def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(
+    open_tab: OpenTab, page_service: Service, page_store: Store
+) -> None:
+    """Near the end of 20,000 lines. The window there is asked for by itself, again when the service is busy."""
     lines = [GOOD[number % 300] for number in range(20_000)]
     lines[19_990] = "error: disk full"
     workflow = f"long-new-{time.monotonic_ns()}"
-    job = write_runs(page_store, workflow, *lines)
+    write_runs(page_store, workflow, *lines)
     tab = open_tab()
 
     def scan(route: Route) -> None:
@@ -323,7 +326,7 @@ def test_new_lines_of_a_long_log_are_marked_before_all_is_compared(open_tab: Ope
 
     tab.page.route(re.compile(r"/logs/new\?.*limit=1000"), scan)
     tab.page.route(re.compile(r"/logs/new\?.*limit=200"), lambda route: route.fulfill(status=429), times=1)
-    tab.open(JobRef(workflow, job.ref.job_id))
-    wait_current(tab, 19_991)
+    tab.page.goto(f"{tab.url}/ui/workflows/{workflow}/jobs/failed?new=true#token={page_service.token()}&L19991")
+    tab.wait_number(19_991)
     wait_until(lambda: marked(tab) == [19_991], PATIENCE_SECONDS, "the line is marked")
     assert tab.text("#newcount") != "1 new line"

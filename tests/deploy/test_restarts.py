@@ -141,7 +141,7 @@ class WatchedObjects(FileObjectStore):
 
 
 def test_restarts_under_load_lose_nothing(tmp_path: Path) -> None:
-    """Five restarts at random moments, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
+    """Three restarts at random moments, by SIGTERM or SIGKILL, while jobs print, end and are archived."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(10**6)
     print(f"FAULT_SEED={seed}")
     moments = random.Random(seed)
@@ -167,7 +167,7 @@ def test_restarts_under_load_lose_nothing(tmp_path: Path) -> None:
                 store = stack.enter_context(contextlib.closing(Store(url_of(server, "runner"), lease_seconds=30)))
                 running[job] = stack.enter_context(RunningJob(code, store, directory, job))
 
-        for _ in range(5):
+        for _ in range(3):
             begin(2)
             time.sleep(moments.uniform(0.2, 2))
             moments.choice([server.stop, server.kill])()

@@ -28,9 +28,9 @@ from tests.web.routes.wire import Stream
 #: One of each kind: HTTP/1.1, our own client, and HTTP/2.
 VIEWERS: Final = 3
 #: Seconds in which whatever a test waits for must happen, on a busy machine.
-RECOVERY_SECONDS: Final = 10.0
+RECOVERY_SECONDS: Final = 20.0
 #: Row 23: viewers that open a log at the same time, and its lines.
-REPLAYS, LONG_LINES = 40, 15_000
+REPLAYS, LONG_LINES = 30, 10_000
 #: Row 23: seconds that all of these replays may take.
 REPLAY_SECONDS: Final = 60.0
 #: Row 23: megabytes by which a worker may grow: a write of 256 KiB for each viewer, and the cached segments.
@@ -82,9 +82,9 @@ def test_row_8_workers_are_killed(testbed: FaultTestbed) -> None:
 
 
 def test_row_9_workers_are_replaced(testbed: FaultTestbed) -> None:
-    """SIGHUP replaces them three times while a job runs. No line is lost, and no viewer is refused."""
+    """SIGHUP replaces them twice while a job runs. No line is lost, and no viewer is refused."""
     runner, watchers = testbed.start_job(job("row-9"), viewers=2 * VIEWERS)
-    for _ in range(3):
+    for _ in range(2):
         old = testbed.service.worker_pids()
         testbed.service.signal(signal.SIGHUP)
         wait_until(lambda old=old: not any(map(psutil.pid_exists, old)), 20, "the old workers are gone")  # type: ignore[misc]
@@ -223,7 +223,7 @@ def test_row_20_a_log_is_gone(testbed: FaultTestbed) -> None:
 def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestbed) -> None:
     """Each viewer receives all numbers, but for one gap: from its last line before the trim to the last trimmed one."""
     trimmed = foreign(testbed, "row-21")
-    add_lines(trimmed, 12_000, padding=2000)
+    add_lines(trimmed, 9500, padding=2000)
     late = [testbed.new_watcher(job("row-21"), SlowWatcher).start() for _ in range(2)]
     testbed.wait_for_line(late, 1)
     ask_all(testbed.redis.url, [("XTRIM", trimmed.key, "MINID", "9001-0")])
@@ -241,7 +241,7 @@ def test_row_21_a_log_is_trimmed_before_and_while_it_is_read(testbed: FaultTestb
         numbers = [seen.number for seen in each.lines]
         before = max((number for number in numbers if number < 9001), default=0)
         assert [(gap.number, gap.last, gap.message) for gap in gaps] == [(before + 1, 9000, "trimmed")]
-        assert numbers == [*range(1, before + 1), *range(9001, 12_101)]
+        assert numbers == [*range(1, before + 1), *range(9001, 9601)]
         assert {seen.timestamp for seen in each.lines} == {TIMESTAMP}
     assert all(each.lines[0].number == 1 for each in late)
 

@@ -1,4 +1,4 @@
-"""Two nodes behind the shipped nginx are restarted one after the other, twice, while clients of all kinds use them.
+"""Two nodes behind the shipped nginx are restarted one after the other, while clients of all kinds use them.
 
 As soon as one node is back, the other one is stopped. nginx still avoids the first node then.
 """
@@ -36,7 +36,6 @@ JOB: Final = JobRef("demo", "job-1")
 #: The jobs whose runners publish over HTTP.
 JOBS: Final = (JOB, JobRef("demo", "job-2"), JobRef("demo", "job-3"))
 VIEWERS: Final = 100
-ROUNDS: Final = 2
 #: Seconds between two polls, and between two lines of a runner.
 POLL_SECONDS: Final = 0.05
 LINE_SECONDS: Final = 0.1
@@ -156,10 +155,10 @@ class Example:
 
 
 def restart_all(nodes: list[Service], may_begin: threading.Event, stop: threading.Event) -> None:
-    """Restarts one node after the other, twice, and then sets ``stop``."""
+    """Restarts one node after the other, and then sets ``stop``."""
     try:
         may_begin.wait(PATIENCE_SECONDS)
-        for node in nodes * ROUNDS:
+        for node in nodes:
             node.stop()
             node.start()
     finally:

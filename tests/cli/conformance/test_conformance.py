@@ -1,5 +1,6 @@
-"""``chronoverse conformance``: three runners conform, and each defect that is planted in one of them is found."""
+"""``chronoverse conformance``: runners conform, and each defect that is planted in one of them is found."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -87,15 +88,11 @@ def curl_runner(directory: Path) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("runner", ["ours", "curl", "node"])
+@pytest.mark.parametrize("runner", ["ours", "curl"])
 def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
-    """All cases hold: of ``chronoverse run``, of the script in docs/runner.md, and of a runner in JavaScript."""
+    """All cases hold: of ``chronoverse run``, and of the script in docs/runner.md."""
     ours = (sys.executable, "-m", "chronoverse", "run", "--workflow", "{workflow}", "--job", "{job}", "--label={label}")
-    command: Sequence[str] = (*ours, "--")
-    if runner == "curl":
-        command = curl_runner(tmp_path)
-    elif runner == "node":
-        command = (tool("node"), str(NODE_RUNNER), *ARGUMENTS)
+    command: Sequence[str] = curl_runner(tmp_path) if runner == "curl" else (*ours, "--")
 
     with results_of(CASES, command, target) as results:
         assert [result for result in results if result.problems] == []
@@ -104,16 +101,18 @@ def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_each_planted_defect_is_found(target: Target, tmp_path: Path) -> None:
-    """By the case that is meant for it."""
-    source, tests = NODE_RUNNER.read_text(), []
+    """By the case that is meant for it, which holds of the runner in JavaScript as it is."""
+    source, tests = NODE_RUNNER.read_text(), list[tuple[str, Sequence[str]]]()
     for number, (text, instead, case) in enumerate(DEFECTS):
         assert source.count(text) == 1, text
         path = tmp_path / f"{number}.mjs"
         path.write_text(source.replace(text, instead))
         tests.append((case, (tool("node"), str(path), *ARGUMENTS)))
 
-    found = zip(DEFECTS, problems(tests, target), strict=True)
-    assert [defect for defect, sentences in found if not sentences] == []
+    sound = [(case, (tool("node"), str(NODE_RUNNER), *ARGUMENTS)) for case in sorted({case for *_, case in DEFECTS})]
+    found = problems([*tests, *sound], target)
+    assert [defect for defect, sentences in zip(DEFECTS, found, strict=False) if not sentences] == []
+    assert [sentences for sentences in found[len(DEFECTS) :] if sentences] == []
 
 
 @pytest.mark.long
@@ -157,7 +156,11 @@ def test_a_kit_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
         )
 
         def is_case_running() -> bool:
-            found = {each.pid: each.cmdline() for each in psutil.Process(kit.pid).children(recursive=True)}
+            found = dict[int, list[str]]()
+            for each in psutil.Process(kit.pid).children(recursive=True):
+                # One that has ended meanwhile has no command line.
+                with contextlib.suppress(psutil.Error):
+                    found[each.pid] = each.cmdline()
             service[:] = [pid for pid, argv in found.items() if "gunicorn" in argv]
             return ["sh", "-c", "sleep 20"] in [argv[:3] for argv in found.values()]
 
