@@ -23,7 +23,9 @@ WORKFLOW: Final = "builds"
 JOB: Final = "stdlib"
 PATH: Final = f"/workflows/{WORKFLOW}/jobs/{JOB}"
 
-#: Python compiles a package tree. It prints what it compiles to stdout, and what it imports to stderr.
+#: Packages of the standard library.
+PACKAGES: Final = ("asyncio", "collections", "concurrent", "email", "encodings", "http", "importlib", "json", "logging")
+#: Python compiles a tree of them. It prints what it compiles to stdout, and what it imports to stderr.
 BUILD: Final = (sys.executable, "-vv", "-u", "-m", "compileall", "-f")
 
 
@@ -31,16 +33,16 @@ BUILD: Final = (sys.executable, "-vv", "-u", "-m", "compileall", "-f")
 def written(embedded_service: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The lines that the build printed to stdout and stderr, as ``chronoverse run`` showed them."""
     tree = tmp_path_factory.mktemp("stdlib") / "lib"
-    # Some files of the library's own tests do not compile on purpose, and site-packages are not part of the library.
-    others = shutil.ignore_patterns("site-packages", "test", "tests", "__pycache__", "*.so", "*.a")
-    shutil.copytree(sysconfig.get_paths()["stdlib"], tree, ignore=others)
+    for name in PACKAGES:
+        library = Path(sysconfig.get_paths()["stdlib"], name)
+        shutil.copytree(library, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     run = ("run", "--workflow", WORKFLOW, "--job", JOB, "--", *BUILD, str(tree))
     done = run_chronoverse(embedded_service, *run, CHRONOVERSE_URL="")  # which leaves the embedded store
     assert done.returncode == 0
     # On a busy machine the runner may say on stderr that the store is slow. That is no line of the build.
     stderr = b"".join(line for line in io.BytesIO(done.stderr) if not line.startswith(b"chronoverse: "))
     lines = {"stdout": lines_of(done.stdout), "stderr": lines_of(stderr)}
-    assert len(lines["stdout"]) > 700
+    assert len(lines["stdout"]) > 100
     assert len(lines["stderr"]) > 700
     return lines
 
