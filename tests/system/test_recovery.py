@@ -34,7 +34,7 @@ pytestmark = pytest.mark.long
 PATIENCE_SECONDS: Final = 120
 WORKFLOW: Final = "nightly"
 #: Lines that a job has printed when the store is emptied.
-LINES: Final = 20_000
+LINES: Final = 40_000
 STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED)
 
 
