@@ -23,6 +23,8 @@ from bench.reference import Grammar, Reference, Wrong, message
 from bench.report import table
 from bench.scenario import Outcome, verdict
 
+pytestmark = pytest.mark.long
+
 LINES = 300
 GRAMMAR = Grammar(LOG, NOISE)
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

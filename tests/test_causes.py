@@ -1,6 +1,10 @@
 """A failed job opens where its log says why: on most of a kept set of failures of many tools."""
 
+import pytest
+
 from bench.causes import HELD_OUT, SET, failures, is_on_first_screen, opened_before, summarize
+
+pytestmark = pytest.mark.long
 
 
 def test_the_telling_line_is_on_the_first_screen() -> None:

@@ -18,6 +18,8 @@ from tests.support.faultproxy import DOWN, UP, FaultProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 #: Seconds to wait for something that must happen, and for something that must not.
 SOON: Final = 10.0
 QUIET: Final = 0.2

@@ -1,6 +1,10 @@
 """What is said about the time of a job is right for most runs of five kinds of jobs."""
 
+import pytest
+
 from bench.pauses import KINDS, judge
+
+pytestmark = pytest.mark.long
 
 
 def test_planted_delays_are_found_and_good_runs_are_left_alone() -> None:

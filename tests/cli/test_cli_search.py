@@ -20,6 +20,8 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign, ask_all
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = "wf_search"
 
 

@@ -136,6 +136,7 @@ def job(name: str, workflow: str = WORKFLOW) -> dict[str, str]:
     return {"workflow_id": workflow, "job_id": name}
 
 
+@pytest.mark.long
 def test_where_a_line_was_seen(mcp: McpProgram) -> None:
     """It names the runs with links. A summary says it of each line, and what it means for the failure."""
     found = mcp.call("seen_before", workflow_id=WORKFLOW, job_id="bad", line=11)

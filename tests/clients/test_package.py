@@ -14,6 +14,8 @@ from tests.support.service import ROOT, Service
 from tests.support.tools import tool, unavailable
 from tests.web.routes.foreign import Foreign
 
+pytestmark = pytest.mark.long
+
 README = PACKAGE / "README.md"
 SERVICE = "https://logs.example"
 _FENCE = re.compile(r"^```(?:js|ts)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -18,6 +18,8 @@ from tests.support.service import Service, serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 #: The section's blocks of commands: a whole log, its labels, the start of a job with a lease, a renewal, and an expiry.
 WHOLE_LOG, LABELS, WITH_LEASE, RENEWAL, EXPIRY = re.findall(
     r"```sh\n(redis-cli .*?)```", (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8"), re.DOTALL

@@ -13,6 +13,8 @@ from tests.deploy.conftest import DEPLOY, Gunicorn, uid
 from tests.support.commands import visible_commands
 from tests.support.service import SECRET
 
+pytestmark = pytest.mark.long
+
 #: The oldest release whose preStop can sleep without a shell, and the newest release that the tests know.
 RELEASES: Final = ("1.30", kubernetes_validate.latest_version())
 

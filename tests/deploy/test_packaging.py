@@ -20,6 +20,8 @@ from packaging.version import Version
 from chronoverse import __version__
 from chronoverse.cli.version import build_version
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]

@@ -16,6 +16,8 @@ from tests.support.service import ROOT
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 UNIT: Final = DEPLOY / "chronoverse.service"
 ARCHIVER: Final = DEPLOY / "chronoverse-archiver.service"
 #: The highest exposure that systemd may report, in tenths. Lower is safer; a service without hardening has 96.

@@ -14,6 +14,8 @@ import yaml
 from tests.support.service import ROOT
 from tests.support.tools import tool
 
+pytestmark = pytest.mark.long
+
 WORKFLOWS: Final = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 

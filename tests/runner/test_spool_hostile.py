@@ -27,6 +27,8 @@ from tests.support.jobs import JOB, key, read_lines
 from tests.support.parameters import long_after
 from tests.support.servers import RedisServer, running
 
+pytestmark = pytest.mark.long
+
 NOW: Final = "2026-03-03T10:00:05.123Z"
 #: Exit codes: all is in the store; not a spool file; not delivered in time; the job has ended without the lines.
 OK, DATA, UNAVAILABLE, NOT_IN_LOG = 0, 65, 69, 76

@@ -33,6 +33,8 @@ from tests.support.reading import Clock, ControlledStore, redis_fields
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 #: The workflow of the bad jobs, which has good ones too, and another.
 SHARED, OTHER = "shared", "other"
 #: Seconds. The store declares a job LOST after that time without a lease. Nobody here renews one.

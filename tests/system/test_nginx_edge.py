@@ -18,6 +18,8 @@ from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 from tests.web.routes.wire import receive
 
+pytestmark = pytest.mark.long
+
 PATIENCE_SECONDS: Final = 10.0
 PROBLEM: Final = "application/problem+json"
 EVENTS: Final = "/workflows/w/jobs/j/events"

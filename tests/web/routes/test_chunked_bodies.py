@@ -9,6 +9,8 @@ import pytest
 from tests.support.processes import processor_time
 from tests.support.service import Service
 
+pytestmark = pytest.mark.long
+
 CHUNKS = 80_000
 
 

@@ -11,6 +11,8 @@ from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Endpoint, Stream
 
+pytestmark = pytest.mark.long
+
 ORIGIN = "https://ci.example"
 #: What browsers may send that is not the origin named above.
 OTHERS = (

@@ -15,6 +15,8 @@ from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, exchange, receive, request_bytes
 
+pytestmark = pytest.mark.long
+
 JOB: Final = b"/workflows/hostile/jobs/job_1"
 PROBLEM: Final = "application/problem+json"
 #: A text after each line break that is sent. It shows whether a client can begin a line of its own in a log.
