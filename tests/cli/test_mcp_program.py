@@ -25,6 +25,8 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 TIME = "2026-03-03T10:00:05.123Z"
 #: Seconds in which the program ends on a busy machine. It is much shorter than a wait.
 END_SECONDS = 10
