@@ -28,7 +28,7 @@ from tests.web.routes.wire import Stream
 #: One of each kind: HTTP/1.1, our own client, and HTTP/2.
 VIEWERS: Final = 3
 #: Seconds in which whatever a test waits for must happen, on a busy machine.
-RECOVERY_SECONDS: Final = 20.0
+RECOVERY_SECONDS: Final = 10.0
 #: Row 23: viewers that open a log at the same time, and its lines.
 REPLAYS, LONG_LINES = 30, 10_000
 #: Row 23: seconds that all of these replays may take.

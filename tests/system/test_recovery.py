@@ -195,7 +195,7 @@ def test_a_store_that_was_emptied_under_load(site: Site) -> None:
                 site.shell("CHRONOVERSE_HOT_BYTES=1048576 chronoverse archive --once")
                 return max(map(stored, logs)) <= LINES * 3 // 4
 
-            # A job that changes meanwhile, because its runner was late, is left alone by one round.
+            # The archiver leaves a job alone for 5 s that has changed while it was archived.
             wait_until(is_archived, PATIENCE_SECONDS, "the oldest lines are in the archive alone")
             site.redis.ask("FLUSHALL")
             said = site.shell(page_block("archive --import"))
