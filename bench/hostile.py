@@ -82,7 +82,7 @@ BOUNDS: Final[Mapping[str, float]] = {
 #: In an attack's request, this stands for a number that is another one each time. It has as many digits.
 NUMBER: Final = b"7777777"
 
-#: The command of a good job: it prints the time, RATE times a second, until a file exists.
+#: The command of a good job: it prints the time at a given rate, until a file exists.
 EMITTER: Final = """
 import os, sys, time
 while not os.path.exists(sys.argv[1]):
@@ -285,7 +285,9 @@ def nap(stop: Any, results: Any) -> None:
 class Runners:
     """``chronoverse run`` for each good job, until :meth:`stop`: the first to the store, the others over HTTP."""
 
-    def __init__(self, directory: Path, store: str, endpoint: Service | Nginx, token: str) -> None:
+    def __init__(
+        self, directory: Path, store: str, endpoint: Service | Nginx, token: str, rate: int = RATE
+    ) -> None:
         self._stop = directory / "stop"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         certificate = {"SSL_CERT_FILE": str(endpoint.certificate)} if isinstance(endpoint, Nginx) else {}
@@ -294,7 +296,7 @@ class Runners:
             ours = {"CHRONOVERSE_DATA_DIR": str(directory / job.job_id), "PYTHONPATH": str(ROOT), **certificate}
             ours |= {"CHRONOVERSE_TOKEN": token} if number else {"CHRONOVERSE_REDIS_URL": store}
             server = ("--server", endpoint.url) if number else ()
-            job_command = (sys.executable, "-c", EMITTER, str(self._stop), str(RATE))
+            job_command = (sys.executable, "-c", EMITTER, str(self._stop), str(rate))
             argv = chronoverse_argv(
                 "run", "--workflow", job.workflow_id, "--job", job.job_id, *server, "--", *job_command
             )

@@ -6,7 +6,8 @@ The worker has a processor for itself, and the store and the senders share the o
 
 With ``--beside 7`` it measures instead how late the lines of three other jobs come to 50 viewers of a service with two
 workers: in each of that many rounds while nobody else uses it, and then beside the senders. The senders' processes have
-the kernel's idle priority, as in ``bench.hostile``.
+the kernel's idle priority, as in ``bench.hostile``. ``--rate`` is how many lines a second each of these jobs prints.
+A runner appends at most every 50 ms, so beyond 20 lines a second they wait there for up to 50 ms.
 """
 
 import argparse
@@ -123,7 +124,7 @@ def send_on(service: Service, job: str, ends_at: float, sent: Any) -> None:
     sent.put(count)
 
 
-def beside(senders: int, rounds: int) -> None:
+def beside(senders: int, rounds: int, rate: int) -> None:
     """Measures how late lines are, in turn in quiet and beside the senders."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         directory, context = Path(name), multiprocessing.get_context("fork")
@@ -133,7 +134,7 @@ def beside(senders: int, rounds: int) -> None:
         endpoint, token = ClientEndpoint(service, "127.0.0.1"), service.token(GOOD)
         for job, count in zip(JOBS, VIEWERS, strict=True):
             context.Process(target=view, args=(endpoint, job, token, count, seen), daemon=True).start()
-        runners = Runners(directory, store.url, service, token)
+        runners = Runners(directory, store.url, service, token, rate)
         stack.callback(runners.kill)
         time.sleep(5)  # until all viewers are connected
         turns, requests = [], 0
@@ -163,9 +164,10 @@ def main() -> None:
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--requests", type=int, default=120, help="of each sender")
     parser.add_argument("--beside", type=int, metavar="ROUNDS", help="measure viewers beside the senders")
+    parser.add_argument("--rate", type=int, default=10, metavar="LINES", help="that each job prints in a second then")
     options = parser.parse_args()
     if options.beside:
-        beside(options.senders, options.beside)
+        beside(options.senders, options.beside, options.rate)
         return
     for with_numbers in (True, False):
         measure(options.senders, options.requests, with_numbers=with_numbers)

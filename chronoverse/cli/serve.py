@@ -18,7 +18,7 @@ import click
 from chronoverse import __version__
 from chronoverse.cli.common import open_archive, open_store
 from chronoverse.errors import SettingsError
-from chronoverse.settings import Settings, child_environ, unknown_names
+from chronoverse.settings import Settings, child_environ, reached_at, unknown_names
 
 if TYPE_CHECKING:
     from chronoverse.history.scans.app import ScanApp
@@ -101,18 +101,19 @@ def banner(settings: Settings, address: str, command: str) -> str:
     from chronoverse.auth.minting import mint
 
     secret = local_secret(settings.data_dir)
+    url = reached_at(address)
     token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), _TOKEN_HOURS * 3_600, time.time(), settings)
     return f"""{headline}
 a token, good for {_TOKEN_HOURS} hours:
   export CHRONOVERSE_TOKEN={token}
 
 the page, signed in by what is behind the #, which no server sees:
-  {address}/ui/workflows/demo#token={token}
+  {url}/ui/workflows/demo#token={token}
 
 run a job, and watch it:
   {command} run --workflow demo --job job-1 -- sh -c 'for i in 1 2 3 4 5; do echo line $i; sleep 1; done'
   {command} logs -f demo job-1
-  curl -N -H "Authorization: Bearer $CHRONOVERSE_TOKEN" {address}/workflows/demo/jobs/job-1/events
+  curl -N -H "Authorization: Bearer $CHRONOVERSE_TOKEN" {url}/workflows/demo/jobs/job-1/events
 """
 
 

@@ -332,8 +332,7 @@ class Settings:
         host, _, port = self.bind.rpartition(":")
         if self.url or host == "unix":
             return self.url or "http://127.0.0.1:8000"
-        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"http://{reached}:{port}"
+        return reached_at(f"http://{host}:{port}")
 
     @property
     def archive_location(self) -> str | None:
@@ -381,6 +380,11 @@ class Settings:
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)
+
+
+def reached_at(url: str) -> str:
+    """The URL at which this machine reaches a service: one that is bound to all addresses has no URL of its own."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def all_settings() -> Iterator[tuple[str, str, Setting]]:

@@ -148,10 +148,11 @@ def test_colours_agree_between_style_sheet_and_script() -> None:
             assert "".join(f"{int(part):02x}" for part in rgb) == re.findall(rf"--{variable}: #(\w+)", text)[0]
 
 
-def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path) -> None:
-    """The token comes after the #, and browsers do not send that part."""
+@pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
+def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path, bound: str) -> None:
+    """The token comes after the #, and browsers do not send that part. They need not open 0.0.0.0."""
     settings = Settings(data_dir=tmp_path)
-    (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, "http://127.0.0.1:8000", "chronoverse"))
+    (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, f"http://{bound}:8000", "chronoverse"))
     page, _, token = link.partition("#token=")
     assert page == "http://127.0.0.1:8000/ui/workflows/demo"
     Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).require(READ, "demo")
