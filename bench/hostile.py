@@ -285,9 +285,7 @@ def nap(stop: Any, results: Any) -> None:
 class Runners:
     """``chronoverse run`` for each good job, until :meth:`stop`: the first to the store, the others over HTTP."""
 
-    def __init__(
-        self, directory: Path, store: str, endpoint: Service | Nginx, token: str, rate: int = RATE
-    ) -> None:
+    def __init__(self, directory: Path, store: str, endpoint: Service | Nginx, token: str, rate: int = RATE) -> None:
         self._stop = directory / "stop"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         certificate = {"SSL_CERT_FILE": str(endpoint.certificate)} if isinstance(endpoint, Nginx) else {}

@@ -215,6 +215,7 @@ class Client:
         path = _path("/workflows/{}/jobs/{}/wait", *job)
         backoff = Backoff(RETRY, self._clock, self._chance)
         max_failures: int | None = self._max_attempts
+        was_refused = False
         while True:
             left = WAIT_SECONDS if deadline is None else min(max(ceil(deadline - self._clock()), 0), WAIT_SECONDS)
             asked_at = self._clock()
@@ -234,15 +235,21 @@ class Client:
                     raise
                 self._sleep(backoff.delay())
                 continue
+            except Unauthorized:
+                # The token may have expired during the wait. Then the next request has the new one.
+                if was_refused or not self._renews_token:
+                    raise
+                was_refused = True
+                continue
             except RequestFailed as failure:
                 delay = self._delay(backoff, failure, max_failures)
                 if deadline is not None and self._clock() + delay >= deadline:
                     raise
                 self._sleep(delay)
                 continue
-            max_failures = None
+            max_failures, was_refused = None, False
             backoff.record_success()
-            # A service that shuts down answers early.
+            # Services before 0.3 answer so early when they shut down.
             if answer["outcome"] != "timeout" or (deadline is not None and self._clock() >= deadline):
                 return answer
             # A wait for the end alone begins anew each time.

@@ -498,8 +498,21 @@ def test_a_wait_goes_on_over_cuts_where_it_was() -> None:
     assert waits == [0.75, 1.5, 3, 6, 12]
 
 
+def test_a_wait_goes_on_when_its_token_has_expired() -> None:
+    """With the token that is in the file then. One that is refused at once is a mistake."""
+    expired = problem("401 Unauthorized", "token expired")
+    with ScriptedService(expired, waited("timeout", 7), expired, waited("matched", 9), expired, expired) as service:
+        client = Client(service.url, token=lambda: "a.b.c")
+        found = client.wait(JOB, q="x", regex=False, stream=None, offset=3, seconds=5)
+        assert found["outcome"] == "matched"
+        with pytest.raises(Unauthorized):
+            client.wait(JOB, q="x", regex=False, stream=None, offset=9, seconds=5)
+
+    assert [asked.query["offset"] for asked in service.requests] == ["3", "3", "7", "7", "9", "9"]
+
+
 def test_a_wait_goes_on_when_an_answer_came_before_its_time() -> None:
-    """A service that shuts down answers early."""
+    """A service before 0.3 that shuts down answers early."""
     with ScriptedService(waited("timeout", 7), waited("matched", 9)) as service:
         found = Client(service.url).wait(JOB, q="x", regex=False, stream=None, offset=3, seconds=5)
 

@@ -37,12 +37,8 @@ from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 LOOK_SECONDS: Final = 0.25
 #: Gaps that an answer names. A foreign log may have one for each entry. The others are counted.
 MAX_GAPS: Final = 100
-#: The outcome, by why the wait is over or its viewer is done. With any other reason the log cannot be read.
-_OUTCOMES: Final = {
-    "matched": "matched",
-    "end": "ended",
-    **dict.fromkeys(("age", "drain", "expired", "left", "slow"), "timeout"),
-}
+#: The outcome, by why the wait is over or its viewer is done. With any other reason the wait is cut short.
+_OUTCOMES: Final = {"matched": "matched", "end": "ended", "age": "timeout"}
 
 
 def blueprint(deps: Dependencies) -> Blueprint:
@@ -145,11 +141,12 @@ class Wait:
             if self._lines:
                 # So it is counted as such.
                 viewer.reason = "matched"
+            if viewer.reason not in _OUTCOMES:
+                status = 401 if viewer.reason == "expired" else 503
+                return problem(status, self._error or "The service shuts down; try again.")
             job = self._known_job() or self.deps.store.get_job(self.ref)
             if job is None:
                 return problem_for(JobNotFound("no such job"))
-            if viewer.reason not in _OUTCOMES:
-                return problem(503, self._error)
         except ChronoverseError as error:
             return problem_for(error)
         lines = [orjson.Fragment(line) for line in self._lines]

@@ -5,6 +5,7 @@ import itertools
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from signal import SIGTERM
@@ -157,13 +158,20 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
         streams = [stack.enter_context(watch(limited, job, f"d{n}", f"203.0.113.{n}")) for n in range(20)]
         for stream in streams:
             stream.wait_for(b"id: 3\n\n")
+        # Of a job that is there, and of one that may still come.
+        pool = stack.enter_context(ThreadPoolExecutor())
+        jobs, headers = f"{limited.url}/workflows/drain/jobs", {"Authorization": f"Bearer {token('d0')}"}
+        waits = [
+            pool.submit(httpx.get, f"{jobs}/{name}/wait?timeout=300", headers=headers, timeout=90)
+            for name in (job.job_id, "none")
+        ]
         idle = http.client.HTTPConnection(*address, timeout=PATIENCE_SECONDS)
         stack.callback(idle.close)
         idle.request("GET", "/readyz")
         assert idle.getresponse().read() == b'{"status":"ready"}\n'
         # The connection is accepted before the drain, and the request is sent after it began.
         open_ones = [stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS)) for _ in range(3)]
-        wait_until(lambda: limited.metric("chronoverse_streams_open") == 20, PATIENCE_SECONDS, "all are there")
+        wait_until(lambda: limited.metric("chronoverse_streams_open") == 22, PATIENCE_SECONDS, "all are there")
         limited.signal(SIGTERM)
         start = time.monotonic()
         wait_until(lambda: refuses_connections(address), DRAIN_SECONDS, "nobody listens any more")
@@ -178,6 +186,9 @@ def test_a_drain_ends_all_streams_in_time(limited: Service, job: Foreign) -> Non
             if open_ones and len(open_ones) < 3 and time.monotonic() > start + 1.2:
                 check_draining(answer(open_ones.pop(), f"{job.path}/events"))
                 check_draining(answer(open_ones.pop(), f"{job.path}/events", b"Last-Event-ID: 3"))
+        for each in waits:
+            # Their time is not over.
+            assert (each.result().status_code, each.result().headers["Retry-After"]) == (503, "2")
         # An idle connection is closed, so that no proxy sends its next request there.
         assert idle.sock is None or idle.sock.recv(1) == b""
         # The table of settings promises five seconds, and a busy machine takes longer. After 20 s it would be killed.

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from chronoverse.auth.tokens import mint
+from chronoverse.joblog.events import TOKEN_EXPIRED
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from chronoverse.web.routes.wait import LOOK_SECONDS, MAX_GAPS
@@ -214,7 +215,7 @@ def test_who_may_wait(service: Service, client: httpx.Client, job: Foreign) -> N
     assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)
     short = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('*',), 2, time.time())}"}
     answer = httpx.get(f"{service.url}{job.path}/wait?q=x&timeout=20", headers=short, timeout=20, verify=False)
-    assert answer.json()["outcome"] == "timeout"
+    assert (answer.status_code, answer.json()["detail"]) == (401, TOKEN_EXPIRED)
 
 
 def test_a_lost_runner_ends_the_wait(service: Service, ask: Asking, redis_server: Any, job: Foreign) -> None:
