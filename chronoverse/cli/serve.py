@@ -6,6 +6,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ _TOKEN_HOURS: Final = 12
 def serve(bind: str | None, workers: str | None) -> None:
     """Serve the logs over HTTP."""
     argv, environ = serve_command(bind, workers)
+    check_address(Settings.from_env(environ).bind)
     os.execve(argv[0], argv, environ)
 
 
@@ -49,6 +51,29 @@ def serve_command(
         if config.is_file():
             return [sys.executable, "-m", "gunicorn", "-c", str(config), "chronoverse.web.app:create_app()"], environ
     raise SettingsError("gunicorn.conf.py is neither in the package nor beside it: install chronoverse again")
+
+
+def check_address(bind: str, seconds: float = 5.0) -> None:
+    """Raises :class:`SettingsError` if nobody can listen there for that long. gunicorn would say so ten times.
+
+    The workers of a service that was killed need a second to end. A Unix socket is not looked at: gunicorn replaces one
+    that an earlier service has left.
+    """
+    host, _, port = bind.rpartition(":")
+    if host == "unix":
+        return None
+    family, ends_at = socket.AF_INET6 if host.startswith("[") else socket.AF_INET, time.monotonic() + seconds
+    while True:
+        with socket.socket(family) as probe:
+            # As gunicorn: connections of an earlier service may still be closing.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((host.strip("[]"), int(port)))
+            except OSError as error:
+                if time.monotonic() >= ends_at:
+                    advice = "--bind HOST:PORT takes another address"
+                    raise SettingsError(f"cannot listen at {bind}: {error.strerror}; {advice}") from error
+        time.sleep(0.25)
 
 
 def service_settings(environ: Mapping[str, str]) -> Settings:

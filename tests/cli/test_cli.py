@@ -7,6 +7,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -507,6 +508,25 @@ def test_serve_checks_its_flags_as_settings(bind: str | None, workers: str | Non
     """They are checked before gunicorn starts."""
     with pytest.raises(SettingsError):
         serve_command(bind, workers)
+
+
+@pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_serve_says_once_that_its_port_is_taken(tmp_path: Path, host: str, written: str) -> None:
+    """It is one line, and no service of another kind is replaced."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as other:
+        address = f"{written}:{other.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "app.py")],
+            env=environ(tmp_path, BIND=address),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (78, "")
+    reason = "Address already in use; --bind HOST:PORT takes another address"
+    assert done.stderr == f"chronoverse: cannot listen at {address}: {reason}\n"
 
 
 #: Settings with which no service starts, and what is said.
