@@ -175,9 +175,16 @@ def store(server: RedisServer, prefix: str) -> Iterator[Store]:
         pytest.param((KINDS[2], 2), id=f"{KINDS[2]}-RESP2", marks=pytest.mark.long),
     ]
 )
-def bench(request: pytest.FixtureRequest, servers: Callable[[str], RedisServer], prefix: str) -> Iterator[Bench]:
-    """A test bench on each kind of server, and on one of them with the old version of the protocol."""
-    kind, protocol = request.param
+def bench_server(request: pytest.FixtureRequest) -> tuple[str, int]:
+    """The kind of a bench's server, and the version of the protocol: the old one with one of the kinds."""
+    chosen: tuple[str, int] = request.param
+    return chosen
+
+
+@pytest.fixture
+def bench(bench_server: tuple[str, int], servers: Callable[[str], RedisServer], prefix: str) -> Iterator[Bench]:
+    """A test bench on a server of each kind."""
+    kind, protocol = bench_server
     bench = Bench(servers(kind), prefix, protocol)
     yield bench
     bench.close()

@@ -61,7 +61,7 @@ def test_the_store_uses_the_protocol_of_the_test(request: pytest.FixtureRequest,
     clients = bench.ask("CLIENT", "LIST").decode().splitlines()
     protocols = {word for client in clients if " cmd=ping " in client for word in client.split() if "resp=" in word}
 
-    _, protocol = request.node.callspec.params["bench"]
+    _, protocol = request.node.callspec.params["bench_server"]
     assert f"resp={protocol}" in protocols
 
 
