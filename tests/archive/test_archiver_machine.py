@@ -163,6 +163,8 @@ class Archiving(RuleBasedStateMachine):
         self.batches = self.fresh = 0
         self.ended = False
         self.lost = 0
+        #: Whether a rule has changed anything since the log was read completely. Reading changes nothing.
+        self.changed = True
 
     @initialize(texts=texts)
     def begin(self, texts: list[str]) -> None:
@@ -181,13 +183,14 @@ class Archiving(RuleBasedStateMachine):
         self.messages += texts
         self.batches += 1
         self.fresh += 1
+        self.changed = True
 
     @precondition(lambda self: not self.ended and self.batches >= MIN_BATCHES)
     @rule()
     def finish(self) -> None:
         """The job ends."""
         self.store.finish(self.attempt, Status.COMPLETED, 0, 0, len(self.messages) + 1)
-        self.ended = True
+        self.ended = self.changed = True
 
     @rule(
         texts=texts,
@@ -198,6 +201,7 @@ class Archiving(RuleBasedStateMachine):
     def archive(self, texts: list[str], step: str | None, fault: st.DataObject, meanwhile: str) -> None:
         """An archiver runs, perhaps with a fault or until it is killed. Meanwhile the log may grow or be lost."""
         pending = [] if self.ended else [meanwhile]
+        self.changed = True
         if not self.ended:
             self.write(texts)
 
@@ -221,6 +225,7 @@ class Archiving(RuleBasedStateMachine):
         del self.messages[self.store.catalog.archive_state(self.job).archived :]
         self.lost += 1
         self.fresh = 0
+        self.changed = True
 
     @precondition(lambda self: self.ended)
     @rule()
@@ -228,6 +233,7 @@ class Archiving(RuleBasedStateMachine):
         """The log's key expires, if the job is archived completely."""
         if self.store.catalog.archive_state(self.job).complete:
             self.server.ask("DEL", f"{self.prefix}:{{{self.job.workflow_id}}}:{self.job.job_id}:log")
+            self.changed = True
 
     @rule(
         offset=st.integers(0, 60),
@@ -284,14 +290,20 @@ class Archiving(RuleBasedStateMachine):
         """One of the object store's faults, or none."""
         return self.objects.fault(fault.draw(st.none() | st.sampled_from(self.objects.faults)))
 
+    @precondition(lambda self: self.changed)
     @invariant()
+    def the_log_is_complete(self) -> None:
+        """In both directions."""
+        self.upwards()
+        self.downwards()
+        self.changed = False
+
     def upwards(self) -> None:
         """Every line is in the two tiers once, in order."""
         entries = all_entries(self.store, self.objects.reliable, self.job)
         assert [entry.message for entry in entries if isinstance(entry, Line)] == self.messages
         assert line_numbers(entries) == list(range(1, len(self.messages) + 1))
 
-    @invariant()
     def downwards(self) -> None:
         """Reading from the end gives every line once, too."""
         archive = ArchiveReader(self.objects.reliable, self.store.chunks.chunk)

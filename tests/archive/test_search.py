@@ -114,6 +114,31 @@ def test_an_expression_finds_the_same_as_decoding_each_line(
     assert found(builder, matcher, 0) == expected(messages, matcher)
 
 
+#: The messages of a log, and its archive.
+Archived = tuple[list[str], ArchiveBuilder]
+
+
+@pytest.fixture(scope="module", params=long_after(1, ["\x1b[1m", "", "\x1b]8;;http://example.com\x1b\\"]))
+def coloured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
+    """A log with a sequence in the middle of its lines. Every hundredth line is missing."""
+    messages = [
+        f"line {request.param}{number} {'k' * (number % 20)}{request.param}x the message" for number in range(1, 2_700)
+    ]
+    builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
+    return messages, builder
+
+
+@pytest.fixture(scope="module", params=["", "\u00fc", "\u212a", "\u017f", "\u0130"])
+def frequent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
+    """A log whose lines have one of a few letters, and perhaps one more."""
+    words = ["k", "K", "s", "S", "i", *request.param]
+    messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
+    builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 40 * PART_BYTES)
+    return messages, builder
+
+
 @pytest.mark.parametrize(
     ("query", "regex"),
     [
@@ -136,25 +161,18 @@ def test_an_expression_finds_the_same_as_decoding_each_line(
         ("(?:x|k{1,3}){90}|k{5}x", True),
     ],
 )
-@pytest.mark.parametrize("colour", long_after(1, ["\x1b[1m", "", "\x1b]8;;http://example.com\x1b\\"]))
-def test_frames_in_which_many_lines_nearly_match(tmp_path: Path, query: str, regex: bool, colour: str) -> None:
+def test_frames_in_which_many_lines_nearly_match(coloured: Archived, query: str, regex: bool) -> None:
     """Many lines have the text where it does not count, and there are gaps between the lines."""
-    messages = [f"line {colour}{number} {'k' * (number % 20)}{colour}x the message" for number in range(1, 2_700)]
-    builder = ArchiveBuilder.in_directory(tmp_path)
-    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
+    messages, builder = coloured
     matcher = Matcher(query, regex=regex)
     wanted = [each for each in expected(messages, matcher) if int(each.split(" ")[0]) % 100]
     assert found(builder, matcher, 0) == wanted
 
 
 @pytest.mark.parametrize("query", ["LINE", "k line", '"s\\', "1"])
-@pytest.mark.parametrize("other", ["", "\u00fc", "\u212a", "\u017f", "\u0130"])
-def test_a_frequent_text(tmp_path: Path, query: str, other: str) -> None:
+def test_a_frequent_text(frequent: Archived, query: str) -> None:
     """Also with letters outside of ASCII whose other case is in ASCII."""
-    words = ["k", "K", "s", "S", "i", *other]
-    messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
-    builder = ArchiveBuilder.in_directory(tmp_path)
-    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 40 * PART_BYTES)
+    messages, builder = frequent
     matcher = Matcher(query)
     pattern = re2.compile(f"(?i){re2.escape(query)}")
     wanted = [f"{number} {text}" for number, text in enumerate(messages, 1) if pattern.search(text)]

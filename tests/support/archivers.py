@@ -2,10 +2,9 @@
 
 import contextlib
 import copy
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -171,22 +170,28 @@ def line_numbers(entries: Iterable[Entry]) -> list[int]:
     return [entry.sequence_num for entry in entries if isinstance(entry, Line)]
 
 
+#: Starts processes as copies of one that has imported this module: 15 ms of CPU time each instead of 400.
+_PROCESSES: Final = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([__name__])
+
+
 def run_until_killed(url: str, prefix: str, directory: Path, step: str) -> int:
     """Runs an archiver in a process that kills itself at the first ``step``. Returns its exit code."""
-    program = (sys.executable, "-m", "tests.support.archivers", url, prefix, str(directory), step)
-    return subprocess.run(program, timeout=TIMEOUT_SECONDS, check=False).returncode
+    process = _PROCESSES.Process(target=_archive_until, args=(url, prefix, directory, step))
+    process.start()
+    process.join(TIMEOUT_SECONDS)
+    code = process.exitcode
+    assert code is not None, "the archiver is still busy"
+    process.close()
+    return code
 
 
-def main(url: str, prefix: str, directory: str, step: str) -> None:
-    """The program that :func:`run_until_killed` runs."""
+def _archive_until(url: str, prefix: str, directory: Path, step: str) -> None:
+    """What the process of :func:`run_until_killed` does."""
 
     def kill_at_step(name: str) -> None:
         if name == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = Store(url, prefix=prefix)
-    sys.exit(archive(store, FileObjectStore(Path(directory)), on_step=kill_at_step))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    assert archive(store, FileObjectStore(directory), on_step=kill_at_step) == 0
