@@ -22,7 +22,7 @@ from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 
 SOON: Final = 30.0
-LINES: Final = 30_000
+LINES: Final = 5_000
 #: Bytes of the common quota of a job: its lines have five each.
 BOUND: Final = 1_000
 PRINT: Final = f"for number in range({LINES}): print(f'{{number:05}}')"
@@ -76,7 +76,7 @@ def test_a_job_that_prints_without_end(server: RedisServer, service: Service, wa
     url = f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/events"
     events = httpx.get(url, headers={"Authorization": f"Bearer {service.token()}"}, timeout=SOON, verify=False).text
     assert re.findall("event: gap\ndata: (.*)\n", events) == [f'{{"from":201,"to":{LINES},"reason":"quota"}}']
-    # As much as the bound allows, and not 30,000 lines.
+    # As much as the bound allows, and not 5,000 lines.
     assert server.ask("MEMORY", "USAGE", key("log", job), "SAMPLES", 0) < 64 * BOUND
     objects = FileObjectStore(tmp_path / "archive")
     with contextlib.closing(Store(server.url)) as store:

@@ -101,7 +101,7 @@ REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "bytes for a state": file(raw_state=b"\xff"),
     "nothing for a state": file(sql="UPDATE state SET json = NULL"),
     "deep JSON in the state": file(raw_state="[" * 2000),
-    "a state of 100 MB": file(sql="UPDATE state SET json = zeroblob(100000000)"),
+    "a state of 40 MB": file(sql="UPDATE state SET json = zeroblob(40000000)"),
     "a workflow with a slash": file(workflow="../../etc"),
     "a workflow that is a list": file(workflow=["a"]),
     "a job with a brace": file(job="x}:y"),
@@ -155,12 +155,12 @@ DAMAGED: Final[dict[str, Callable[[Path], None]]] = {
     "a text that is no bytes": file(TWO_LINES, row(text="c")),
     "a text that is nothing": file(TWO_LINES, row(text=None)),
     **{
-        f"a {column} of 100 MB": file(TWO_LINES, row(), sql=f"UPDATE batches SET {column} = {value} WHERE ordinal = 2")
+        f"a {column} of 40 MB": file(TWO_LINES, row(), sql=f"UPDATE batches SET {column} = {value} WHERE ordinal = 2")
         for column in ("text", "stream", "timestamp")
-        for value in ("zeroblob(100000000)",)
+        for value in ("zeroblob(40000000)",)
     },
-    "a stream of 100 MB of text": file(
-        TWO_LINES, row(), sql="UPDATE batches SET stream = replace(hex(zeroblob(50000000)), '0', 'x') WHERE ordinal = 2"
+    "a stream of 40 MB of text": file(
+        TWO_LINES, row(), sql="UPDATE batches SET stream = replace(hex(zeroblob(20000000)), '0', 'x') WHERE ordinal = 2"
     ),
 }
 
@@ -206,8 +206,8 @@ def test_a_file_that_no_runner_has_written_is_refused(
     assert path.read_bytes() == content
 
 
-#: It takes a second, and says of text what "a stream of 100 MB" says of any type.
-SLOW: Final = "a stream of 100 MB of text"
+#: It takes a second, and says of text what "a stream of 40 MB" says of any type.
+SLOW: Final = "a stream of 40 MB of text"
 
 
 @pytest.mark.parametrize("name", long_after(8, sorted((*WHOLE, *DAMAGED), key=lambda name: name == SLOW)))
