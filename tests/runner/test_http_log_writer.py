@@ -5,13 +5,11 @@ import random
 import re
 import secrets
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -34,12 +32,16 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
+from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import RunningJob, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer, running
-from tests.support.service import ROOT, Service, serving
+from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 #: Seconds for anything that should happen soon, on a busy machine.
 SOON: Final = 20.0
@@ -70,6 +72,14 @@ def proxy(service: Service) -> Iterator[FaultProxy]:
     """A proxy before the service."""
     with FaultProxy((service.host, service.port)) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def append_only_file(redis_server: RedisServer) -> Iterator[None]:
+    """The store writes an append-only file during the test."""
+    redis_server.ask("CONFIG", "SET", "appendonly", "yes", "appendfsync", "always")
+    yield
+    redis_server.ask("CONFIG", "SET", "appendonly", "no")
 
 
 @pytest.fixture
@@ -201,13 +211,11 @@ def test_a_service_without_an_append_only_file_cannot_say_what_is_safe(service: 
 
 
 @pytest.mark.long
-def test_a_service_says_what_is_safe(tmp_path: Path, job: JobRef) -> None:
+def test_a_service_says_what_is_safe(
+    service: Service, redis_server: RedisServer, append_only_file: None, job: JobRef
+) -> None:
     """It asks its store, as a runner beside the store does, and answers the end when that is safe."""
-    with (
-        running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server,
-        serving(tmp_path / "service", server.url) as service,
-        closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer,
-    ):
+    with closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer:
         attempt = writer.open(job, token())
         probe = writer.durability_probe()
         assert probe is not None
@@ -338,29 +346,29 @@ def test_lost_answers_never_cause_double_lines(
 
 
 @pytest.mark.long
-def test_a_service_that_comes_back_gets_every_line(tmp_path: Path, redis_server: RedisServer, job: JobRef) -> None:
+def test_a_service_that_comes_back_gets_every_line(
+    service: Service, redis_server: RedisServer, tmp_path: Path, job: JobRef
+) -> None:
     """The job does not notice that the service was killed."""
-    with serving(tmp_path / "s", redis_server.url) as service:
-        writer = HttpLogWriter(service.url, service.token())
-        code = "print('before', flush=True); wait()\nfor n in range(1000): print(n)\nsys.stdout.flush(); wait()"
-        with closing(writer), RunningJob(code, writer, tmp_path, job) as run:  # type: ignore[arg-type]
-            wait_until(lambda: redis_server.ask("XLEN", key("log", job)) == 1, SOON, "the first line")
-            service.kill()
-            run.release()
-            wait_until(lambda: b"999" in run.out.getvalue(), SOON, "the job printed on")
-            service.start()
-            run.release()
-            assert run.result() == 0
+    writer = HttpLogWriter(service.url, service.token())
+    code = "print('before', flush=True); wait()\nfor n in range(1000): print(n)\nsys.stdout.flush(); wait()"
+    with closing(writer), RunningJob(code, writer, tmp_path, job) as run:  # type: ignore[arg-type]
+        wait_until(lambda: redis_server.ask("XLEN", key("log", job)) == 1, SOON, "the first line")
+        service.kill()
+        run.release()
+        wait_until(lambda: b"999" in run.out.getvalue(), SOON, "the job printed on")
+        service.start()
+        run.release()
+        assert run.result() == 0
     assert read_lines(redis_server, job) == ["before", *map(str, range(1000))]
     assert run.stderr_text.count("lines wait here") == 1
 
 
-def chronoverse(*arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
+def chronoverse(*arguments: str, **settings: object) -> "CompletedProcess[str]":
     """The command line, with these settings and no others."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
     environ |= {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "chronoverse", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return call_main(*arguments, environ=environ)
 
 
 def test_the_command_line_publishes_through_a_service(
@@ -390,18 +398,6 @@ def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, 
 
     done = chronoverse(*run, "--require-log", "--", "echo", "shown", data_dir=tmp_path)
     assert (done.returncode, done.stdout) == (77, "")
-
-
-@pytest.mark.long
-def test_no_token_is_needed_for_a_service_with_the_same_data_directory(tmp_path: Path) -> None:
-    """The token is made with the secret in the data directory."""
-    with serving(tmp_path) as service:
-        run = ("run", "--server", service.url, "--workflow", "wf", "--job", "j", "--", "echo", "hello")
-        done = chronoverse(*run, data_dir=service.data_dir)
-        assert done.returncode == 0
-        assert done.stderr == f"chronoverse: job j of workflow wf is at {service.url}/ui/workflows/wf/jobs/j\n"
-        shown = chronoverse("logs", "wf", "j", url=service.url, data_dir=service.data_dir)
-    assert shown.stdout == "hello\n"
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ import redis
 from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.store import Store
-from tests.support.commands import PATIENCE_SECONDS, run_chronoverse, start_chronoverse
+from tests.support.commands import PATIENCE_SECONDS, call_main, environ, run_chronoverse, start_chronoverse
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -138,3 +138,18 @@ def test_a_killed_runner_leaves_all_its_lines_and_a_lost_job(embedded_service: S
     assert entries(embedded_service, job)[: len(before)] == before
     assert followed.returncode == 74
     assert followed.stdout.startswith(b"tick 0\ntick 1\ntick 2\n")
+
+
+def test_no_token_is_needed_for_a_service_with_the_same_data_directory(embedded_service: Service) -> None:
+    """The token is made with the secret in the data directory, to publish over HTTP and to read."""
+    job = JobRef("runners", f"no-token-{secrets.token_hex(4)}")
+    ours = environ(embedded_service)
+    run = ("run", "--server", embedded_service.url, "--workflow", job.workflow_id, "--job", job.job_id, "--")
+    done = call_main(*run, "echo", "hello", environ=ours)
+    assert done.returncode == 0
+    page = f"{embedded_service.url}/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
+    link, *others = done.stderr.splitlines()
+    assert link == f"chronoverse: job {job.job_id} of workflow {job.workflow_id} is at {page}"
+    # Other tests of this service have left lines.
+    assert all("undelivered lines of" in each for each in others), others
+    assert call_main("logs", *job, environ=ours).stdout == "hello\n"
