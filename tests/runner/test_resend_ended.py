@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import pytest
 
@@ -55,11 +55,19 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server that loses nothing when it is killed."""
-    with running(tmp_path / "server", None, "--appendonly", "yes", "--appendfsync", "always") as server:
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    with running(tmp_path_factory.mktemp("server"), None, *options) as server:
         yield server
+
+
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    """The server, with nothing in it."""
+    shared_server.ask("FLUSHALL")
+    return shared_server
 
 
 def environ(server: RedisServer, tmp_path: Path, **settings: Any) -> dict[str, str]:
@@ -78,8 +86,55 @@ def deliver(
     return call_main("deliver", *map(str, arguments), environ=environ(server, tmp_path, **settings))
 
 
-def kill_runner(server: RedisServer, tmp_path: Path, **settings: Any) -> Path:
-    """The file of a runner that was killed while the store was away. The store is back."""
+class Killed(NamedTuple):
+    """What a runner has left that was killed while the store was away."""
+
+    #: Its spool file: the name and the content.
+    name: str
+    content: bytes
+    #: The store's keys: the name, the milliseconds to live or -1, and the value as DUMP has it.
+    keys: list[tuple[bytes, int, bytes]]
+
+
+class KillRunner(Protocol):
+    """Gives a test what a killed runner has left: see :func:`kill_runner`."""
+
+    def __call__(self, **settings: Any) -> Path: ...
+
+
+@pytest.fixture(scope="module")
+def killed() -> dict[str, Killed]:
+    """What runners have left, by their settings."""
+    return {}
+
+
+@pytest.fixture
+def kill_runner(server: RedisServer, tmp_path: Path, killed: dict[str, Killed]) -> KillRunner:
+    """Returns the file of a runner that was killed while the store was away. The store is back.
+
+    A runner with the same settings as an earlier one leaves the same. So it is killed once, and the tests share that.
+    """
+
+    def kill(**settings: Any) -> Path:
+        settings = {"durability": "fsynced", "lease_seconds": 1, **settings}
+        if (name := str(settings)) not in killed:
+            path = _kill_runner(server, tmp_path, settings)
+            keys = [(each, server.ask("PTTL", each), server.ask("DUMP", each)) for each in server.ask("KEYS", "*")]
+            # The lease may expire meanwhile.
+            killed[name] = Killed(path.name, path.read_bytes(), [each for each in keys if each[1] and each[2]])
+            return path
+        left = killed[name]
+        for each, milliseconds, value in left.keys:
+            server.ask("RESTORE", each, max(0, milliseconds), value)
+        path = tmp_path / "data" / "spool" / left.name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(left.content)
+        return path
+
+    return kill
+
+
+def _kill_runner(server: RedisServer, tmp_path: Path, settings: dict[str, Any]) -> Path:
     command = [sys.executable, "-m", "chronoverse", "run", "--workflow", JOB.workflow_id, "--job", JOB.job_id]
     with subprocess.Popen(
         [*command, "--", sys.executable, "-c", PRINTER],
@@ -113,10 +168,10 @@ def wait_until_lost(server: RedisServer) -> None:
 
 @pytest.mark.parametrize("durability", ["acked", "fsynced"])
 def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
-    server: RedisServer, tmp_path: Path, durability: str
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path, durability: str
 ) -> None:
     """An earlier version said that all of them were in the store, and removed their only copy."""
-    path = kill_runner(server, tmp_path, durability=durability)
+    path = kill_runner(durability=durability)
     wait_until_lost(server)
     started = time.monotonic()
     done = deliver(server, tmp_path, path, durability=durability)
@@ -130,10 +185,10 @@ def test_lines_that_a_lost_job_did_not_get_stay_in_the_file(
 
 @pytest.mark.parametrize("durability", ["acked", "fsynced"])
 def test_after_a_kill_a_complete_log_is_recognised_at_once(
-    server: RedisServer, tmp_path: Path, durability: str
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path, durability: str
 ) -> None:
     """The job is LOST. An earlier version took that for another runner's lease, and tried until the end."""
-    path = kill_runner(server, tmp_path, durability=durability, lease_seconds=30)
+    path = kill_runner(durability=durability, lease_seconds=30)
     started = time.monotonic()
     done = deliver(server, tmp_path, path, durability=durability, lease_seconds=30)
     assert time.monotonic() - started < SOON
@@ -149,9 +204,11 @@ def test_after_a_kill_a_complete_log_is_recognised_at_once(
 
 
 @pytest.mark.long
-def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_path: Path) -> None:
+def test_the_lines_can_be_published_under_another_id(
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path
+) -> None:
     """They begin at number 1 and have their own times and streams. Nobody knows how the command ended."""
-    path = kill_runner(server, tmp_path)
+    path = kill_runner()
     wait_until_lost(server)
     spool = Spool.recover(path)
     held = list(spool.entries())
@@ -169,9 +226,11 @@ def test_the_lines_can_be_published_under_another_id(server: RedisServer, tmp_pa
     assert len(read_log(server)[0]) == BEFORE
 
 
-def test_lines_are_not_published_as_a_job_that_has_lines(server: RedisServer, tmp_path: Path) -> None:
+def test_lines_are_not_published_as_a_job_that_has_lines(
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path
+) -> None:
     """A foreign runner's job may have no lease. It stays unchanged, and the file still belongs to its own job."""
-    path = kill_runner(server, tmp_path)
+    path = kill_runner()
     wait_until_lost(server)
     server.ask("XADD", key("log", OTHER), "1-0", "timestamp", "t", "message", "theirs", "stream", "stdout")
     content = path.read_bytes()
@@ -183,9 +242,9 @@ def test_lines_are_not_published_as_a_job_that_has_lines(server: RedisServer, tm
     assert deliver(server, tmp_path, path).returncode == ENDED
 
 
-def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
+def test_a_file_can_be_printed(server: RedisServer, kill_runner: KillRunner, tmp_path: Path) -> None:
     """All of its lines go to stdout. The store is not asked, and the file stays unchanged."""
-    path = kill_runner(server, tmp_path)
+    path = kill_runner()
     server.kill()
     content = path.read_bytes()
     done = deliver(server, tmp_path, "--print", path)
@@ -193,12 +252,13 @@ def test_a_file_can_be_printed(server: RedisServer, tmp_path: Path) -> None:
     assert sorted(map(int, done.stdout.split()))[-(ALL - BEFORE) :] == list(range(BEFORE, ALL))
     assert path.read_bytes() == content
     assert deliver(server, tmp_path, "--print", "--as", "x", path).returncode == 64
+    server.start()
 
 
 @pytest.mark.long
-def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, tmp_path: Path) -> None:
+def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, kill_runner: KillRunner, tmp_path: Path) -> None:
     """The log has all lines, and the job was declared LOST. Only the file says how the command ended."""
-    path = kill_runner(server, tmp_path, lease_seconds=30)
+    path = kill_runner(lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -212,9 +272,11 @@ def test_a_file_that_knows_the_jobs_end_is_kept(server: RedisServer, tmp_path: P
 
 
 @pytest.mark.long
-def test_a_file_is_kept_if_the_log_has_other_lines(server: RedisServer, tmp_path: Path) -> None:
+def test_a_file_is_kept_if_the_log_has_other_lines(
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path
+) -> None:
     """The log has all numbers, and somebody else wrote one of the messages."""
-    path = kill_runner(server, tmp_path, lease_seconds=30)
+    path = kill_runner(lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -271,17 +333,19 @@ def test_dropped_lines_are_reported_everywhere(server: RedisServer, tmp_path: Pa
     assert len(printed) + end.dropped == 30_000
 
 
-@pytest.fixture
-def service(server: RedisServer, tmp_path: Path) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def service(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service beside the server."""
-    with Service(tmp_path / "service", server.url, lease_seconds=1) as service:
+    with Service(tmp_path_factory.mktemp("service"), shared_server.url, lease_seconds=1) as service:
         yield service
 
 
 @pytest.mark.long
-def test_delivery_through_a_service_is_the_same(server: RedisServer, service: Service, tmp_path: Path) -> None:
+def test_delivery_through_a_service_is_the_same(
+    server: RedisServer, kill_runner: KillRunner, service: Service, tmp_path: Path
+) -> None:
     """The token may write and not read. A runner may still ask whether the log has its lines."""
-    path = kill_runner(server, tmp_path)
+    path = kill_runner()
     wait_until_lost(server)
     token = service.token(scopes=["logs:write"])
     done = deliver(server, tmp_path, "--server", service.url, path, token=token)
@@ -311,9 +375,11 @@ def test_a_service_says_how_far_a_log_has_the_same_lines(server: RedisServer, se
 
 
 @pytest.mark.long
-def test_archived_lines_are_read_back_from_the_archive(server: RedisServer, tmp_path: Path) -> None:
+def test_archived_lines_are_read_back_from_the_archive(
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path
+) -> None:
     """The log has left the store. Without access to the archive the file is kept."""
-    path = kill_runner(server, tmp_path, lease_seconds=30)
+    path = kill_runner(lease_seconds=30)
     content = path.read_bytes()
     assert deliver(server, tmp_path, path, lease_seconds=30).returncode == 0
     path.write_bytes(content)
@@ -336,9 +402,11 @@ def _away(job: JobRef, lines: Sequence[Line]) -> Comparison:
 
 
 @pytest.mark.long
-def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(server: RedisServer, tmp_path: Path) -> None:
+def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path
+) -> None:
     """The store is away after the job's end, before the lines are read back."""
-    path = kill_runner(server, tmp_path, lease_seconds=30)
+    path = kill_runner(lease_seconds=30)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store:
         with pytest.raises(StoreUnavailable):
@@ -353,10 +421,10 @@ def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(server: Redis
 
 @pytest.mark.long
 def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
-    server: RedisServer, tmp_path: Path
+    server: RedisServer, kill_runner: KillRunner, tmp_path: Path
 ) -> None:
     """Its log may have all of them. So no message suggests another id, under which the lines would be stored twice."""
-    path = kill_runner(server, tmp_path)
+    path = kill_runner()
     wait_until_lost(server)
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
