@@ -31,11 +31,11 @@ def test_a_text_passes_where_a_search_finds_it(messages: list[str], q: str, stre
     assert LineFilter(stream, q).select(frames(messages)) == expected
 
 
-@pytest.mark.parametrize("q", ["^a", "b$", r"\ba.b\b", "(?:ab|ba)+", r"a\\b", 'a"', "[^a]", "log", r"\s", "É?€"])
 @given(messages=st.lists(TEXTS, max_size=8))
-def test_an_expression_passes_where_a_search_finds_it(q: str, messages: list[str]) -> None:
-    expected = [Matcher(q, regex=True).matches(text) for text in messages]
-    assert LineFilter(None, q, True).select(frames(messages)) == expected
+def test_an_expression_passes_where_a_search_finds_it(messages: list[str]) -> None:
+    for q in ("^a", "b$", r"\ba.b\b", "(?:ab|ba)+", r"a\\b", 'a"', "[^a]", "log", r"\s", "É?€"):
+        expected = [Matcher(q, regex=True).matches(text) for text in messages]
+        assert LineFilter(None, q, True).select(frames(messages)) == expected, q
 
 
 def test_what_is_not_a_line_always_passes() -> None:

@@ -1,5 +1,6 @@
 """New lines are those that a brute-force comparison finds, in every tier, over any number of pages."""
 
+import functools
 import itertools
 import json
 import random
@@ -42,6 +43,12 @@ def scan(job_id: str, **fields: Any) -> LineScan:
     return asked
 
 
+@functools.cache
+def shape_of(message: str) -> str:
+    """The shape of a message."""
+    return ShapeHasher().shape(message)
+
+
 class Logs:
     """Jobs of one workflow in ``store``, and their lines by job, the oldest first."""
 
@@ -73,8 +80,8 @@ class Logs:
         before = list(self.lines)[: list(self.lines).index(job_id)][::-1]
         good = [each for each in before if self.statuses[each] is Status.COMPLETED][:COMPARED_JOBS]
         others = good if against is None else [against]
-        known = {ShapeHasher().shape(line.message) for each in others for line in self.lines[each]}
-        return others, [line for line in self.lines[job_id] if ShapeHasher().shape(line.message) not in known]
+        known = {shape_of(line.message) for each in others for line in self.lines[each]}
+        return others, [line for line in self.lines[job_id] if shape_of(line.message) not in known]
 
 
 @pytest.fixture
