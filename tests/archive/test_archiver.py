@@ -44,7 +44,7 @@ from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 #: More lines than HOT_BYTES have room for.
-MANY = 12_000
+MANY = 8_000
 
 
 @pytest.fixture
@@ -642,7 +642,7 @@ def test_the_runner_of_a_log_that_grows_while_a_chunk_is_moved_is_throttled(
     bench: Bench, objects: FileObjectStore
 ) -> None:
     """Not only between two chunks. On a busy machine a log may outgrow its bound while one chunk is moved."""
-    half, grown, asked = MANY // 4, list[int](), list[object]()
+    half, grown, asked = 3_000, list[int](), list[object]()
     attempt = bench.store.open(JOB, "token")
     append(bench.store, attempt, 1, half)
     (size,) = bench.store.catalog.sizes([JOB]).values()

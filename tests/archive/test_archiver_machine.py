@@ -48,7 +48,7 @@ READ_SECONDS: Final = 0.2
 PAUSE_SECONDS: Final = 0.005
 #: Random runs, and the steps of each. 25 runs take 15 seconds with files, and a minute with S3. The variable
 #: ARCHIVE_RUNS sets another number of runs.
-RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", examples(6)))
+RUNS: Final = int(os.environ.get("ARCHIVE_RUNS", examples(4)))
 STEP_COUNT: Final = 20
 #: Batches of lines before the job may end. Most faults are possible only while it runs.
 MIN_BATCHES: Final = 4

@@ -151,7 +151,7 @@ def test_what_an_earlier_version_has_archived_gets_both(bench: Bench, objects: F
 def test_what_is_derived_of_several_chunks(store: Store, objects: FileObjectStore) -> None:
     """The chunks are read again in order, each in one step, since some were written while the job ran."""
     attempt = store.open(JOB, "token")
-    lines = [line._replace(timestamp=stamp(line.sequence_num)) for line in padded_lines(1, 12_000)]
+    lines = [line._replace(timestamp=stamp(line.sequence_num)) for line in padded_lines(1, 3_000)]
     for start in range(0, len(lines), 1_000):
         store.append(attempt, lines[start : start + 1_000])
     archive(store, objects)
@@ -202,13 +202,13 @@ def test_nothing_of_a_redacted_text_is_left(bench: Bench, objects: FileObjectSto
     assert firsts(stored(store, objects)) == expected([MESSAGES[0], "[redacted]", *MESSAGES[2:]])
 
 
-@pytest.mark.parametrize("redacted", [1, 11_000])
+@pytest.mark.parametrize("redacted", [1, 2_900])
 def test_a_redaction_between_two_chunks_begins_the_set_anew(
     redacted: int, store: Store, objects: FileObjectStore
 ) -> None:
     """The set has nothing of the old text, whether its chunk was read before or not."""
     attempt = store.open(JOB, "token")
-    following = append(store, attempt, 1, 12_000)
+    following = append(store, attempt, 1, 3_000)
     archive(store, objects)
     store.finish(attempt, Status.COMPLETED, 0, 0, following)
     steps = []
@@ -269,7 +269,7 @@ def test_orphans_are_sets_that_do_not_follow_from_the_jobs_chunks(store: Store, 
 def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, objects: FileObjectStore) -> None:
     """It is completed without a set, and not tried again."""
     attempt = store.open(JOB, "token")
-    following = append(store, attempt, 1, 12_000)
+    following = append(store, attempt, 1, 3_000)
     archive(store, objects)
     store.finish(attempt, Status.COMPLETED, 0, 0, following)
     objects.delete(store.chunks.chunks(JOB)[0].name)

@@ -122,10 +122,10 @@ Archived = tuple[list[str], ArchiveBuilder]
 def coloured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
     """A log with a sequence in the middle of its lines. Every hundredth line is missing."""
     messages = [
-        f"line {request.param}{number} {'k' * (number % 20)}{request.param}x the message" for number in range(1, 2_700)
+        f"line {request.param}{number} {'k' * (number % 20)}{request.param}x the message" for number in range(1, 1_700)
     ]
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
-    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 1000, 30_000)
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 600, 30_000)
     return messages, builder
 
 

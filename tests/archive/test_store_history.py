@@ -70,13 +70,13 @@ def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectS
     """Until an operator says so, and what a manifest names not even then. The jobs ran when the snapshot was made."""
     attempts = {job: own.store.open(job, "token") for job in (JOB, GROWING)}
     for attempt in attempts.values():
-        append(own.store, attempt, 1, 12_000)
+        append(own.store, attempt, 1, 3_000)
     archive_after(own, objects, 0)
     own.ask("SAVE")
     snapshot = (own.server.directory / "dump.rdb").read_bytes()
     for attempt in attempts.values():
-        append(own.store, attempt, 12_001, 12_000)
-    own.store.finish(attempts[JOB], Status.COMPLETED, 0, 0, 24_001)
+        append(own.store, attempt, 3_001, 3_000)
+    own.store.finish(attempts[JOB], Status.COMPLETED, 0, 0, 6_001)
     archive_after(own, objects, 1, 2, 3)
     before, manifest = names(objects), read_manifest(objects, JOB)
     assert manifest
@@ -88,7 +88,7 @@ def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectS
         for job in (JOB, GROWING):
             write(own, job, 3, "another")
     else:
-        own.store.finish(attempts[JOB], Status.FAILED, 1, 0, 12_001)
+        own.store.finish(attempts[JOB], Status.FAILED, 1, 0, 3_001)
     archive_after(own, objects, 3, 4, 5)
     assert before <= names(objects)
     assert REGISTRY.get_sample_value("chronoverse_archive_store_went_back") == 1
