@@ -141,14 +141,14 @@ def test_a_lease_in_another_process_shares_the_server(data_dir: Path) -> None:
 
 @pytest.mark.long
 def test_concurrent_leases_share_one_server(data_dir: Path) -> None:
-    """Eight processes that lease at the same moment get one server."""
+    """Four processes that lease at the same moment get one server."""
     code = (
         "import sys, redis; from chronoverse.embedded.server import ServerLease; print('ready', flush=True); "
         "sys.stdin.readline(); h = ServerLease(sys.argv[1]); "
         "print(redis.Redis.from_url(h.url).info('server')['process_id'], flush=True); "
     )
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(python(code + WAIT, data_dir)) for _ in range(8)]
+        processes = [stack.enter_context(python(code + WAIT, data_dir)) for _ in range(4)]
         assert {read_line(process) for process in processes} == {"ready"}
         for process in processes:
             assert process.stdin

@@ -219,7 +219,7 @@ def test_an_answer_that_comes_too_late_changes_nothing(answers: type[Answers]) -
     run_state_machine_as_test(
         answers,
         settings=settings(
-            max_examples=examples(25),
+            max_examples=examples(16),
             stateful_step_count=40,
             deadline=None,
             derandomize=False,

@@ -52,7 +52,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
     """The job does not notice. The lines that it prints meanwhile wait, and the log is complete in the end."""
-    code = NUMBERS + "say(0, 1000); wait(); say(1000, 30_000); print('unhindered', file=sys.stderr, flush=True); wait()"
+    code = NUMBERS + "say(0, 1000); wait(); say(1000, 10_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path) as job:
         wait_for_published(server, 1000)
         server.kill()
@@ -62,9 +62,9 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
         job.release()
         assert job.result() == 0
     lines, end = read_log(server)
-    assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(30_000)
+    assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(10_000)
     assert end is not None
-    assert (end["status"], end["lines"], end["dropped"]) == ("COMPLETED", "30001", "0")
+    assert (end["status"], end["lines"], end["dropped"]) == ("COMPLETED", "10001", "0")
     assert "lines wait here, the job goes on" in job.stderr_text
     assert job.stderr_text.count("chronoverse: the store is back\n") == 1
 
@@ -206,7 +206,7 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     server: RedisServer, store: Store, tmp_path: Path
 ) -> None:
     """Every line has its own number. A gap has the numbers of the others, and the end says how many they are."""
-    code = NUMBERS + "say(0, 100); wait(); say(100, 50_000); print('unhindered', file=sys.stderr, flush=True); wait()"
+    code = NUMBERS + "say(0, 100); wait(); say(100, 20_000); print('unhindered', file=sys.stderr, flush=True); wait()"
     with RunningJob(code, store, tmp_path, room=SpoolRoom(memory_bytes=120_000)) as job:
         wait_for_published(server, 100)
         server.kill()
@@ -219,8 +219,8 @@ def test_without_room_lines_are_dropped_and_the_log_says_how_many(
     gaps = [entry.last - entry.first + 1 for entry in entries if isinstance(entry, Gap)]
     lines = [entry for entry in entries if isinstance(entry, Line)]
     assert isinstance(end, End)
-    assert (sum(gaps), end.lines) == (end.dropped, 50_001)
-    assert len(lines) + end.dropped == 50_001
+    assert (sum(gaps), end.lines) == (end.dropped, 20_001)
+    assert len(lines) + end.dropped == 20_001
     assert end.dropped > 0
     # One of them, somewhere at the end, is the line of stderr.
     assert all(line.sequence_num - int(line.message) in (1, 2) for line in lines if line.message.isdigit())
@@ -297,7 +297,7 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
     store = everysec(server)
     kept = server.directory / "appendonlydir"
     with RunningJob(
-        NUMBERS + "say(0, 50); wait(); say(50, 60_000); wait()", store, tmp_path, room=small_room(tmp_path)
+        NUMBERS + "say(0, 50); wait(); say(50, 20_000); wait()", store, tmp_path, room=small_room(tmp_path)
     ) as job:
         wait_for_published(server, 50)
         with redis.Redis.from_url(server.url) as client:
@@ -307,18 +307,18 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, t
         server.ask("CONFIG", "SET", "appendfsync", "no")
         safe = {path: path.stat().st_size for path in kept.glob("*.incr.aof")}
         job.release()
-        wait_for_published(server, 60_000)
+        wait_for_published(server, 20_000)
         server.kill()
         for path, size in safe.items():
             os.truncate(path, size)
         server.start()
         server.ask("CONFIG", "SET", "appendfsync", "everysec")
-        assert server.ask("XLEN", key("log")) < 60_000
+        assert server.ask("XLEN", key("log")) < 20_000
         job.release()
         assert job.result() == 0
     store.close()
     lines, end = read_log(server)
-    assert [line["message"] for line in lines] == numbers(60_000)
+    assert [line["message"] for line in lines] == numbers(20_000)
     assert end is not None
     assert list((tmp_path / "spool").iterdir()) == []
 

@@ -381,7 +381,7 @@ changes = st.lists(
 
 @pytest.mark.long
 @given(changes)
-@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_refused_or_read(
     written: Path, tmp_path: Path, changes: list[tuple[float, str, bytes]]
 ) -> None:
