@@ -78,80 +78,98 @@ def test_operators_routes_cannot_be_written(client: httpx.Client, path: str) -> 
     assert "GET" in response.headers["allow"]
 
 
-@pytest.mark.long
-def test_without_its_store_the_service_is_up_and_not_ready(tmp_path: Path) -> None:
-    """Every route says so, with a time to retry. A viewer who is connected stays connected and misses nothing."""
-    store = RedisServer(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always")
-    with store, serving(tmp_path / "service", store.url) as service:
-        headers = {"Authorization": f"Bearer {service.token()}"}
-        job = Foreign(store.url, "wf_1", "job_1").lines(["x"] * 3)
-        with Stream(service, f"{job.path}/events", headers) as stream:
-            stream.wait_for(b"id: 3\n\n")
-            store.kill()
-            assert httpx.get(f"{service.url}/healthz", verify=service.verify).status_code == 200
-            for path in ("/readyz", f"{job.path}/events", f"{job.path}/logs", job.path, "/workflows/wf_1/jobs"):
-                response = httpx.get(service.url + path, headers=headers, verify=service.verify)
-                assert (path, response.status_code) == (path, 503)
-                assert response.headers["content-type"] == PROBLEM
-                assert int(response.headers["retry-after"]) > 0
-                # A client must not learn where the store is.
-                assert "redis.sock" not in response.text
-
-            store.start()
-            ready = f"{service.url}/readyz"
-            wait_until(
-                lambda: httpx.get(ready, verify=False).status_code == 200,
-                PATIENCE_SECONDS,
-                "the service is ready again",
-            )
-            job.line("after the fault")
-            stream.wait_for(b"id: 4\n\n")
-            job.end()
-            assert stream.wait_end().numbers() == [1, 2, 3, 4]
-
-
-@pytest.mark.long
-def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(tmp_path: Path) -> None:
-    """MISCONF after a real snapshot has failed. Everything that is stored can be read, and streams go on."""
+@pytest.fixture(scope="module")
+def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, Service]]:
+    """A server that tests break and repair, and a service on it."""
+    directory = tmp_path_factory.mktemp("frail")
+    options = ("--appendonly", "yes", "--appendfsync", "always")
     with (
-        RedisServer(tmp_path / "store", binary(KINDS[1])) as store,
-        serving(tmp_path / "service", store.url, heartbeat_seconds=1) as service,
+        RedisServer(directory / "store", binary(KINDS[1]), *options) as store,
+        serving(directory / "service", store.url, heartbeat_seconds=1) as service,
     ):
-        headers = {"Authorization": f"Bearer {service.token()}"}
-        job = Foreign(store.url, "wf_1", "job_1").lines(["x"] * 3)
-        with Stream(service, f"{job.path}/events", headers) as stream:
-            stream.wait_for(b"id: 3\n\n")
-            store.ask("CONFIG", "SET", "save", "3600 1")
-            store.ask("SET", "junk", os.urandom(3_000_000))
-            resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
-            store.ask("BGSAVE")
-            failed = b"rdb_last_bgsave_status:err"
-            wait_until(lambda: failed in store.ask("INFO", "persistence"), PATIENCE_SECONDS, "the snapshot failed")
-            ready = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_SECONDS, verify=service.verify)
-            assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-            assert "takes no writes" in ready.json()["warning"]
-            beats = stream.body.count(b"\n:")
-            wait_until(lambda: stream.body.count(b"\n:") > beats + 1, PATIENCE_SECONDS, "heartbeats")
-            for path in (
-                job.path,
-                f"{job.path}/logs",
-                f"{job.path}/logs/search?q=x",
-                "/workflows",
-                "/workflows/wf_1/jobs",
-            ):
-                assert (path, httpx.get(service.url + path, headers=headers, verify=False).status_code) == (path, 200)
-            assert httpx.put(f"{service.url}/workflows/wf_1/jobs/new", headers=headers, verify=False).status_code == 503
+        yield store, service
 
-            resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            store.ask("BGSAVE")
-            wait_until(
-                lambda: "warning" not in httpx.get(f"{service.url}/readyz", verify=False).json(),
-                PATIENCE_SECONDS,
-                "it writes",
-            )
-            job.line("after the fault")
-            job.end()
-            assert stream.wait_end().numbers() == [1, 2, 3, 4]
+
+@pytest.mark.long
+def test_without_its_store_the_service_is_up_and_not_ready(frail: tuple[RedisServer, Service]) -> None:
+    """Every route says so, with a time to retry. A viewer who is connected stays connected and misses nothing.
+
+    The tail reader and a request count apart, and the metric of the tail's silence grows.
+    """
+    store, service = frail
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    failures = 'chronoverse_store_errors_total{during="%s",kind="unavailable"}'
+    job = Foreign(store.url, "wf_1", "job_1").lines(["x"] * 3)
+    with Stream(service, f"{job.path}/events", headers) as stream:
+        stream.wait_for(b"id: 3\n\n")
+        store.kill()
+        assert httpx.get(f"{service.url}{job.path}/logs", headers=headers, verify=False).status_code == 503
+        assert service.metric(failures % "request") == 1
+        assert httpx.get(f"{service.url}/healthz", verify=service.verify).status_code == 200
+        for path in ("/readyz", f"{job.path}/events", f"{job.path}/logs", job.path, "/workflows/wf_1/jobs"):
+            response = httpx.get(service.url + path, headers=headers, verify=service.verify)
+            assert (path, response.status_code) == (path, 503)
+            assert response.headers["content-type"] == PROBLEM
+            assert int(response.headers["retry-after"]) > 0
+            # A client must not learn where the store is.
+            assert "redis.sock" not in response.text
+        wait_until(lambda: service.metric(failures % "tail") >= 1, PATIENCE_SECONDS, "the tail has noticed")
+        wait_until(lambda: service.metric("chronoverse_tail_silence_seconds") > 1.5, PATIENCE_SECONDS, "it is silent")
+
+        store.start()
+        ready = f"{service.url}/readyz"
+        wait_until(
+            lambda: httpx.get(ready, verify=False).status_code == 200,
+            PATIENCE_SECONDS,
+            "the service is ready again",
+        )
+        job.line("after the fault")
+        stream.wait_for(b"id: 4\n\n")
+        job.end()
+        assert stream.wait_end().numbers() == [1, 2, 3, 4]
+
+
+@pytest.mark.long
+def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(frail: tuple[RedisServer, Service]) -> None:
+    """MISCONF after a real snapshot has failed. Everything that is stored can be read, and streams go on."""
+    store, service = frail
+    # Its append-only file would be too large for the limit, too.
+    store.ask("CONFIG", "SET", "appendonly", "no")
+    headers = {"Authorization": f"Bearer {service.token()}"}
+    job = Foreign(store.url, "wf_2", "job_1").lines(["x"] * 3)
+    with Stream(service, f"{job.path}/events", headers) as stream:
+        stream.wait_for(b"id: 3\n\n")
+        store.ask("CONFIG", "SET", "save", "3600 1")
+        store.ask("SET", "junk", os.urandom(3_000_000))
+        resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+        store.ask("BGSAVE")
+        failed = b"rdb_last_bgsave_status:err"
+        wait_until(lambda: failed in store.ask("INFO", "persistence"), PATIENCE_SECONDS, "the snapshot failed")
+        ready = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_SECONDS, verify=service.verify)
+        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+        assert "takes no writes" in ready.json()["warning"]
+        beats = stream.body.count(b"\n:")
+        wait_until(lambda: stream.body.count(b"\n:") > beats + 1, PATIENCE_SECONDS, "heartbeats")
+        for path in (
+            job.path,
+            f"{job.path}/logs",
+            f"{job.path}/logs/search?q=x",
+            "/workflows",
+            "/workflows/wf_2/jobs",
+        ):
+            assert (path, httpx.get(service.url + path, headers=headers, verify=False).status_code) == (path, 200)
+        assert httpx.put(f"{service.url}/workflows/wf_2/jobs/new", headers=headers, verify=False).status_code == 503
+
+        resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        store.ask("BGSAVE")
+        wait_until(
+            lambda: "warning" not in httpx.get(f"{service.url}/readyz", verify=False).json(),
+            PATIENCE_SECONDS,
+            "it writes",
+        )
+        job.line("after the fault")
+        job.end()
+        assert stream.wait_end().numbers() == [1, 2, 3, 4]
 
 
 def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.Client) -> None:

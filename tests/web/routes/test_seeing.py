@@ -111,12 +111,12 @@ def lose(service: Service, pid: int, number: signal.Signals) -> None:
 
 @pytest.mark.long
 def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Through eight generations of workers, replaced or killed, no scrape sees a sum go back, and no count is lost."""
+    """Through four generations of workers, replaced or killed, no scrape sees a sum go back, and no count is lost."""
     refused, gone = 'chronoverse_requests_refused_total{status="404"}', threading.Event()
     scraped: list[float] = []
 
     def scrape(service: Service) -> None:
-        while not gone.is_set():
+        while not gone.wait(0.02):
             with contextlib.suppress(httpx.TransportError):
                 scraped.append(service.metric(refused))
 
@@ -124,13 +124,15 @@ def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_s
         thread = threading.Thread(target=scrape, args=(service,))
         thread.start()
         try:
-            for generation in range(8):
+            for generation in range(4):
                 for _ in range(5):
                     httpx.get(f"{service.url}/nowhere", verify=service.verify)
+                count = len(scraped) + 6
                 if generation % 2:
                     lose(service, min(service.worker_pids()), signal.SIGKILL)
                 else:
                     lose(service, service.pid, signal.SIGHUP)
+                wait_until(lambda: len(scraped) >= count, PATIENCE_SECONDS, "some scrapes")  # noqa: B023
         finally:
             gone.set()
             thread.join()
@@ -138,7 +140,7 @@ def test_counters_outlive_their_workers_in_as_many_files(tmp_path: Path, redis_s
 
         assert scraped == sorted(scraped)
         assert len(scraped) > 20
-        assert service.metric(refused) == 40
+        assert service.metric(refused) == 20
         wait_until(lambda: service.metric("chronoverse_workers") == 2, PATIENCE_SECONDS, "only running workers count")
         assert set(files) <= {f"counter_worker{number}.db" for number in range(4)}
 
@@ -223,25 +225,6 @@ def test_the_stores_answers_to_runners_are_counted(seen: Service) -> None:
     after = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
     assert [two - one for one, two in zip(before, after, strict=True)] == [1, 1, 1, 1]
     assert seen.metric("chronoverse_lines_appended_total") - lines == 2
-
-
-@pytest.mark.long
-def test_a_store_that_is_away_is_counted_by_what_failed(tmp_path: Path) -> None:
-    """The tail reader and a request count apart, and the metric of the tail's silence grows."""
-    store = RedisServer(tmp_path / "store")
-    with store, serving(tmp_path / "service", store.url) as service:
-        job = Foreign(store.url, "seeing", "unreachable").lines(["x"])
-        headers = {"Authorization": f"Bearer {service.token()}"}
-        with Stream(service, f"{job.path}/events", headers) as stream:
-            stream.wait_for(b"id: 1\n\n")
-            store.kill()
-            assert httpx.get(f"{service.url}{job.path}/logs", headers=headers, verify=False).status_code == 503
-            name = 'chronoverse_store_errors_total{during="%s",kind="unavailable"}'
-            assert service.metric(name % "request") == 1
-            wait_until(lambda: service.metric(name % "tail") >= 1, PATIENCE_SECONDS, "the tail has noticed")
-            wait_until(
-                lambda: service.metric("chronoverse_tail_silence_seconds") > 1.5, PATIENCE_SECONDS, "it is silent"
-            )
 
 
 def test_no_token_is_in_any_log(seen: Service) -> None:
