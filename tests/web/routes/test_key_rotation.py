@@ -1,11 +1,11 @@
 """An issuer changes its keys while several workers serve, and strangers ask with made-up keys."""
 
-import contextlib
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,8 @@ pytestmark = pytest.mark.long
 #: Private keys by name. The issuer publishes ``known`` at the beginning of each test, and never ``stranger``.
 KEYS: Final = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("known", "stranger")}
 WORKERS: Final = 3
+#: Seconds between two requests of each of twenty strangers.
+FLOOD_SECONDS: Final = 0.2
 #: Seconds in which a new key must be accepted: those until the next fetch, and some for a busy machine.
 SOON_SECONDS: Final = MIN_REFETCH_SECONDS + 10
 
@@ -81,20 +83,35 @@ def job(redis_server: RedisServer) -> None:
 
 @pytest.fixture(scope="module")
 def shared_issuer() -> Iterator[Issuer]:
-    """An issuer with one key."""
+    """An issuer that is away at first."""
     with Issuer() as issuer:
-        issuer.keys = published("known")
+        issuer.keys = None
         yield issuer
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A service of several workers that has begun without keys, and what it said of itself before it had them."""
+
+    service: Service
+    #: The status and the type of ten answers about its readiness.
+    readiness: Counter[tuple[int, str]]
+    keys_age_seconds: float
+
+
 @pytest.fixture(scope="module")
-def shared_service(
+def begun(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, shared_issuer: Issuer
-) -> Iterator[Service]:
-    """A service of several workers that fetches this issuer's keys."""
+) -> Iterator[Begun]:
+    """A service that fetches this issuer's keys. The issuer comes back once the service has said how it is."""
     directory, url = tmp_path_factory.mktemp("service"), shared_issuer.url
     with serving(directory, redis_server.url, workers=WORKERS, jwt_secret="", jwt_jwks_url=url) as service:
-        yield service
+        answers = [readiness(service) for _ in range(10)]
+        said = Counter((answer.status_code, answer.headers["content-type"]) for answer in answers)
+        age = service.metric("chronoverse_issuer_keys_age_seconds")
+        shared_issuer.keys = published("known")
+        wait_until(lambda: readiness(service).status_code == 200, PATIENCE_SECONDS, "it has the keys")
+        yield Begun(service, said, age)
 
 
 @pytest.fixture
@@ -106,11 +123,20 @@ def issuer(shared_issuer: Issuer) -> Issuer:
 
 
 @pytest.fixture
-def service(shared_service: Service, issuer: Issuer) -> Service:
+def service(begun: Begun, issuer: Issuer) -> Service:
     """The service, which has that key."""
-    ask_until_accepted(shared_service, token("known"))
+    ask_until_accepted(begun.service, token("known"))
     issuer.requests = issuer.most_at_once = 0
-    return shared_service
+    return begun.service
+
+
+def test_a_node_is_ready_only_once_it_has_keys(begun: Begun, service: Service) -> None:
+    """Nobody sends it a request before that, so it fetches them without one."""
+    assert begun.readiness == {(503, "application/problem+json"): 10}
+    assert begun.keys_age_seconds == math.inf
+    # One worker has fetched them. The others find them in the file.
+    assert Counter(readiness(service).status_code for _ in range(10)) == {200: 10}
+    assert Counter(ask(service, token("known")).status_code for _ in range(10)) == {200: 10}
 
 
 def test_a_new_key_is_never_answered_with_401(service: Service, issuer: Issuer) -> None:
@@ -134,7 +160,7 @@ def test_made_up_kids_do_not_hold_up_a_new_key(service: Service, issuer: Issuer)
 
     def flood(number: int) -> None:
         asked = 0
-        while not stop.is_set():
+        while not stop.wait(FLOOD_SECONDS):
             asked += 1
             statuses[ask(service, token("stranger", f"made-up-{number}-{asked}")).status_code] += 1
 
@@ -219,25 +245,6 @@ def test_a_new_node_serves_while_the_issuer_is_away(
         wait_until(lambda: readiness(new).status_code == 200, PATIENCE_SECONDS, "the new node is ready")
         assert Counter(ask(new, token(name)).status_code for _ in range(10)) == {200: 10}
         assert 0 < new.metric("chronoverse_issuer_keys_age_seconds") < 60
-
-
-def test_a_node_is_ready_only_once_it_has_keys(redis_server: RedisServer, tmp_path: Path) -> None:
-    """Nobody sends it a request before that, so it fetches them without one."""
-    with contextlib.ExitStack() as stack:
-        issuer = stack.enter_context(Issuer())
-        issuer.keys = None
-        service = stack.enter_context(
-            serving(tmp_path, redis_server.url, workers=2, jwt_secret="", jwt_jwks_url=issuer.url)
-        )
-        for _ in range(10):
-            answer = readiness(service)
-            assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
-        assert service.metric("chronoverse_issuer_keys_age_seconds") == math.inf
-        issuer.keys = published("known")
-        wait_until(lambda: readiness(service).status_code == 200, PATIENCE_SECONDS, "it has the keys")
-        # The other workers find them in the file.
-        assert Counter(readiness(service).status_code for _ in range(10)) == {200: 10}
-        assert Counter(ask(service, token("known")).status_code for _ in range(10)) == {200: 10}
 
 
 def test_a_stream_with_a_new_key_opens(service: Service, issuer: Issuer) -> None:
