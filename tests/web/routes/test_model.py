@@ -30,7 +30,7 @@ from tests.web.routes.test_tiers import Site
 MESSAGES: Final = ("", "hay", "a needle", "\x1b[1mnee\x1b[0mdle needle", "error: Needle", "e\x1b[31me", "ü 0 errors")
 QUERIES: Final = (("needle", False), ("NEEDLE|hay", True), ("e+", True), ("^$", True), ("nowhere", False))
 #: One example is some 150 requests. Three take about two seconds.
-EXAMPLES: Final = 8 if settings().max_examples >= FULL_EXAMPLES else 3
+EXAMPLES: Final = 5 if settings().max_examples >= FULL_EXAMPLES else 3
 _numbers: Final = itertools.count(1)
 
 

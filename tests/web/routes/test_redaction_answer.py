@@ -24,6 +24,8 @@ pytestmark = pytest.mark.long
 #: Redactions of a test, and the lines of each.
 ROUNDS: Final = 2
 LINES: Final = 10
+#: Seconds between two requests of each of the eight who ask. Without them the processors would do nothing else.
+PAUSE_SECONDS: Final = 0.05
 
 
 class Poller(threading.Thread):
@@ -37,7 +39,7 @@ class Poller(threading.Thread):
         self.answers: list[tuple[float, set[int]]] = []
 
     def run(self) -> None:
-        while not self._stopped.is_set():
+        while not self._stopped.wait(PAUSE_SECONDS):
             began, text = time.monotonic(), b""
             with httpx.stream("GET", self._url, headers=self._headers, timeout=20, verify=False) as response:
                 assert response.status_code == 200
