@@ -1,7 +1,8 @@
 """Runs tests in a process that gevent has patched before anything else is imported. Takes pytest's options.
 
 gevent replaces sockets, locks, threads and sleeping. So these are the tests of code that waits for one of them inside a
-worker, or inside a program that uses ``chronoverse.api``. The modules are named one by one. Others would find nothing:
+worker, or inside a program that uses ``chronoverse.api``. The modules are named one by one, and of some modules the
+only test with threads. Others would find nothing:
 
 * The service always runs under gevent. Commands, runners, archivers and the scan server are processes without it.
 * What computes, or keeps its state in one thread, is the same code and meets nothing that was replaced.
@@ -18,19 +19,17 @@ from typing import Final
 
 import pytest
 
-#: Folders and modules below ``tests/``.
+#: Folders, modules and tests below ``tests/``.
 CHOSEN: Final = (
     "archive/test_caches.py",
-    "archive/test_reader.py",
+    "archive/test_reader.py::test_several_readers_read_a_frame_once",
     "auth/test_jwks.py",
     "history/scans/test_client.py",
-    "history/test_history.py",
+    "history/test_history.py::test_many_replays_read_each_frame_of_the_archive_once",
     "live/test_fair_lock.py",
-    "live/test_feed.py",
+    "live/test_feed.py::test_a_line_that_several_threads_publish_is_in_the_ring_once",
     "live/test_replay_cache.py",
-    "live/test_replay_scanner.py",
     "live/test_tail.py",
-    "live/test_viewer.py",
     "runner/test_api.py",
     "runner/test_durability.py",
     "runner/test_http_log_writer.py",
