@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.archive.s3server import BUCKET, s3_server
 from tests.support.bench import make_lines
-from tests.support.commands import chronoverse_argv, environ
+from tests.support.commands import call_main, chronoverse_argv, environ
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, Service, serving
 from tests.support.waiting import deadline, wait_until
@@ -33,8 +34,11 @@ pytestmark = pytest.mark.long
 #: Seconds for a command on a busy machine; and those of an import of a thousand jobs.
 PATIENCE_SECONDS: Final = 120
 WORKFLOW: Final = "nightly"
-#: Lines that a job has printed when the store is emptied.
-LINES: Final = 40_000
+#: Jobs that run when the store is emptied, and lines that each has printed by then, and bytes of each line. Together
+#: they are more than the least that a log may take in the store.
+RUNNING: Final = 2
+LINES: Final = 12_000
+LINE_BYTES: Final = 400
 STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED)
 
 
@@ -58,17 +62,44 @@ class Site:
         self.redis = RedisServer(directory / "redis", shutil.which("redis-server"), "--port", "0")
         self.archive_url = archive_url or self.archive.as_uri()
         (directory / "backup" / "archive").mkdir(parents=True)
+        #: The commands that a shell has run.
+        self._ran: set[str] = set()
 
-    def shell(self, command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Runs a command of the page. ``redis-cli -u`` does not know unix sockets, so it gets the socket instead."""
+    def shell(self, command: str) -> "subprocess.CompletedProcess[str]":
+        """Runs a command of the page. ``redis-cli -u`` does not know unix sockets, so it gets the socket instead.
+
+        A command of the program that a shell has run once runs in this process from then on, which takes a tenth of
+        the CPU time.
+        """
+        if command in self._ran and command.startswith("chronoverse ") and "\n" not in command:
+            return self.command(*shlex.split(command)[1:])
+        self._ran.add(command)
         command = command.replace('-u "$CHRONOVERSE_REDIS_URL"', f'-s "{self.redis.socket}"')
         tools = self.directory / "bin"
         tools.mkdir(exist_ok=True)
         program = tools / "chronoverse"
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m chronoverse "$@"\n')
         program.chmod(0o755)
+        done = subprocess.run(
+            ["sh", "-ec", command],
+            env=self._environ({"PATH": f"{tools}:{os.environ['PATH']}"}),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def command(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Runs ``chronoverse …`` in this process."""
+        done = call_main(*arguments, environ=self._environ(variables))
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def _environ(self, more: dict[str, str]) -> dict[str, str]:
         variables = {
-            "PATH": f"{tools}:{os.environ['PATH']}",
             "CHRONOVERSE_URL": "",
             "CHRONOVERSE_REDIS_URL": self.redis.url,
             "CHRONOVERSE_ARCHIVE_URL": self.archive_url,
@@ -79,17 +110,7 @@ class Site:
             "REDIS_DIR": str(self.redis.directory),
             "BACKUP": str(self.directory / "backup"),
         }
-        done = subprocess.run(
-            ["sh", "-ec", command],
-            env=environ(Service(self.directory), **variables),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        return done
+        return environ(Service(self.directory), **{**variables, **more})
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[httpx.Client]:
@@ -179,36 +200,35 @@ def test_a_store_that_was_emptied_under_load(site: Site) -> None:
     """Every route says of ended jobs what it said before. Those that run go on, after their archived lines."""
     count = int(os.environ.get("RECOVERY_JOBS", "6"))
     jobs = write_jobs(site, range(count))
-    site.shell("chronoverse archive --once")
+    site.command("archive", "--once")
     with site.serving() as client:
         before = all_routes(site, client, jobs)
-        ready = [site.directory / f"ready_{number}" for number in range(3)]
+        ready = [site.directory / f"ready_{number}" for number in range(RUNNING)]
         go = site.directory / "go"
-        runners = [start_runner(site, number, ready[number], go) for number in range(3)]
+        runners = [start_runner(site, number, ready[number], go) for number in range(RUNNING)]
         try:
             wait_until(lambda: all(each.exists() for each in ready), PATIENCE_SECONDS, "the jobs have printed much")
             stored = partial(site.redis.ask, "XLEN")
-            logs = [f"chronoverse:{{live}}:live_{number}:log" for number in range(3)]
+            logs = [f"chronoverse:{{live}}:live_{number}:log" for number in range(RUNNING)]
             wait_until(lambda: min(map(stored, logs)) >= LINES, PATIENCE_SECONDS, "the store has all lines so far")
 
             def is_archived() -> object:
-                site.shell("CHRONOVERSE_HOT_BYTES=1048576 chronoverse archive --once")
+                site.command("archive", "--once", CHRONOVERSE_HOT_BYTES="1048576")
                 return max(map(stored, logs)) <= LINES * 3 // 4
 
             # The archiver leaves a job alone for 5 s that has changed while it was archived.
             wait_until(is_archived, PATIENCE_SECONDS, "the oldest lines are in the archive alone")
             site.redis.ask("FLUSHALL")
             said = site.shell(page_block("archive --import"))
-            assert re.match(
-                rf"({count}|{count + 1}|{count + 2}|{count + 3}) jobs imported, 0 of them LOST", said.stdout
-            )
+            possible = "|".join(str(count + each) for each in range(RUNNING + 1))
+            assert re.match(rf"({possible}) jobs imported, 0 of them LOST", said.stdout)
             go.touch()
-            assert [runner.wait(PATIENCE_SECONDS) for runner in runners] == [0, 0, 0]
+            assert [runner.wait(PATIENCE_SECONDS) for runner in runners] == [0] * RUNNING
         finally:
             for runner in runners:
                 runner.kill()
                 runner.wait()
-        for number in range(3):
+        for number in range(RUNNING):
             job = client.get(f"/workflows/live/jobs/live_{number}").json()
             assert (job["status"], job["attempt"] > 0, job["first_sequence_num"]) == ("COMPLETED", True, 1), job
             raw = client.get(f"/workflows/live/jobs/live_{number}/logs/raw?format=jsonl").text
@@ -228,10 +248,10 @@ def start_runner(site: Site, number: int, ready: Path, go: Path) -> "subprocess.
     """Runs a job that prints :data:`LINES` lines, waits, and prints ten more."""
     code = (
         "import pathlib, sys, time\n"
-        f"for n in range(1, {LINES + 1}): print(n, 'x' * 100)\n"
+        f"for n in range(1, {LINES + 1}): print(n, 'x' * {LINE_BYTES})\n"
         f"sys.stdout.flush(); pathlib.Path({str(ready)!r}).touch()\n"
         f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.1)\n"
-        f"for n in range({LINES + 1}, {LINES + 11}): print(n, 'x' * 100)\n"
+        f"for n in range({LINES + 1}, {LINES + 11}): print(n, 'x' * {LINE_BYTES})\n"
     )
     argv = ("run", "--workflow", "live", "--job", f"live_{number}", "--", sys.executable, "-c", code)
     variables = {
@@ -301,22 +321,22 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
         run("retention nightly")
         run("store-mark.json", on_archive=True)
         assert MARK not in [each.name for each in objects.list("")]
-        site.shell("chronoverse archive --once")
+        site.command("archive", "--once")
         assert answers(jobs) == before
 
     first = write_jobs(site, range(3))
-    site.shell("chronoverse archive --once")
+    site.command("archive", "--once")
     as_backed_up = answers(first)
     run("--rdb", on_archive=True)
 
-    # The archive is gone.
-    restore_archive()
-    assert "0 jobs imported" in site.shell(page_block("archive --import")).stdout
-    assert answers(first) == as_backed_up
+    if not is_s3:  # What it has of the archive comes once more below.
+        # The archive is gone.
+        restore_archive()
+        assert "0 jobs imported" in site.shell(page_block("archive --import")).stdout
+        assert answers(first) == as_backed_up
 
-    if not is_s3:  # Nothing here is about the archive.
         jobs = first + write_jobs(site, range(3, 6))
-        site.shell("chronoverse archive --once")
+        site.command("archive", "--once")
         before = answers(jobs)
 
         # The store is gone, and there is no copy of it. Then there is one.
