@@ -4,7 +4,6 @@ import http.client
 import random
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,16 +14,16 @@ from chronoverse.store import Store
 from tests.support.service import Service, serving
 from tests.support.waiting import deadline
 
-LINES: Final = 20_000
+LINES: Final = 8_000
 CUTS: Final = 50
-BATCH: Final = 500
+BATCH: Final = 200
 READ_BYTES: Final = 16_384
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with an embedded server and two workers. A viewer may reconnect to either."""
-    with serving(tmp_path_factory.mktemp("cuts"), workers=2) as service:
+    """A service with an embedded server, without an archive, and two workers. A viewer may reconnect to either."""
+    with serving(tmp_path_factory.mktemp("cuts"), workers=2, archive_url="none") as service:
         yield service
 
 
@@ -73,11 +72,11 @@ class Viewer:
         return response.status
 
 
-def publish(store: Store, attempt: Attempt, lines: int = LINES) -> None:
-    """Publishes ``lines`` lines and the end."""
-    for first in range(1, lines + 1, BATCH):
+def publish(store: Store, attempt: Attempt) -> None:
+    """Publishes all lines and the end."""
+    for first in range(1, LINES + 1, BATCH):
         store.append(attempt, [line(number) for number in range(first, first + BATCH)])
-    store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
+    store.finish(attempt, Status.COMPLETED, 0, 0, LINES + 1)
 
 
 def line(number: int) -> Line:
@@ -130,21 +129,3 @@ def test_viewers_that_connect_before_during_and_after_a_job_agree(service: Servi
     assert middle.ended
     assert late.ended
     assert [viewer.watch() for viewer in (early, middle, late)] == [204, 204, 204]
-
-
-@pytest.mark.long
-def test_a_log_is_complete_after_the_service_was_killed(tmp_path: Path) -> None:
-    """The embedded server ends with the service, and is restarted with every acknowledged line."""
-    job = JobRef("cuts", "restarted")
-    service = Service(tmp_path)
-    with service:
-        store = Store(f"unix://{service.data_dir}/server.sock")
-        publish(store, store.open(job, "token"), 2000)
-        store.close()
-        service.kill()
-        service.start()
-        viewer = Viewer(service, job)
-        viewer.watch()
-
-    assert viewer.numbers == list(range(1, 2001))
-    assert viewer.ended
