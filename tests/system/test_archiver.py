@@ -21,7 +21,7 @@ from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.archivers import DAY, all_entries, append, line_numbers, set_ended
 from tests.support.bench import JOB, Bench, make_lines
-from tests.support.commands import call_main, chronoverse_argv, environ, run_chronoverse
+from tests.support.commands import call_main, chronoverse_argv, environ
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -89,9 +89,9 @@ def test_there_is_no_archiver_without_an_archive(tmp_path: Path) -> None:
     """``CHRONOVERSE_ARCHIVE_URL=none`` switches the archive off, and ``chronoverse archive`` exits with 78."""
     with serving(tmp_path, archive_url="none") as service:
         assert archivers(service.pid) == []
-        done = run_chronoverse(service, "archive", "--once", CHRONOVERSE_ARCHIVE_URL="none")
+        done = run_command(environ(service, CHRONOVERSE_ARCHIVE_URL="none"), "archive", "--once")
         assert done.returncode == 78
-        assert b"CHRONOVERSE_ARCHIVE_URL" in done.stderr
+        assert "CHRONOVERSE_ARCHIVE_URL" in done.stderr
 
 
 @pytest.fixture
