@@ -140,31 +140,6 @@ def opened(store: Store, name: str) -> Attempt:
     return attempt
 
 
-def test_a_killed_node_cuts_only_its_own_streams_and_fails_no_request(
-    nginx: Nginx, second: Service, stream: Callable[..., Curl], embedded_store: Store
-) -> None:
-    """A client can distinguish a cut from an end in both versions of HTTP. Requests go to the other node."""
-    attempt = opened(embedded_store, "cut")
-    curls = [stream("cut", version) for version in VERSIONS for _ in range(4)]
-    for curl in curls:
-        curl.wait_for(b"id: 1\n\n")
-    cut = int(second.metric("chronoverse_streams_open"))
-    second.kill()
-    wait_until(lambda: sum(c.process.poll() in CUT_OFF for c in curls) == cut, PATIENCE_SECONDS, f"{cut} cuts")
-    with nginx.client() as client:
-        answers = [client.get("/readyz").status_code for _ in range(10)]
-    embedded_store.append(attempt, [line(2)])
-    embedded_store.finish(attempt, Status.COMPLETED, 0, 0, 3)
-    second.start()
-
-    assert 0 < cut < len(curls)
-    assert answers == [200] * 10
-    codes = [curl.process.wait(PATIENCE_SECONDS) for curl in curls]
-    assert codes.count(0) == len(curls) - cut
-    for curl, code in zip(curls, codes, strict=True):
-        assert [event.event for event in curl.events()] == ["connected", "log", *([] if code else ["log", "end"])]
-
-
 def test_a_reload_cuts_no_stream(nginx: Nginx, stream: Callable[..., Curl], embedded_store: Store) -> None:
     """nginx's old worker still serves its streams for a while. The new worker answers new requests."""
     attempt = opened(embedded_store, "reload")
@@ -224,3 +199,30 @@ def test_no_token_is_in_any_log(nginx: Nginx, embedded_service: Service, second:
     assert CANARY not in logs
     assert token not in logs
     assert token.rpartition(".")[2] not in logs
+
+
+def test_a_killed_node_cuts_only_its_own_streams_and_fails_no_request(
+    nginx: Nginx, second: Service, stream: Callable[..., Curl], embedded_store: Store
+) -> None:
+    """A client can distinguish a cut from an end in both versions of HTTP. Requests go to the other node.
+
+    No test after it needs the second node.
+    """
+    attempt = opened(embedded_store, "cut")
+    curls = [stream("cut", version) for version in VERSIONS for _ in range(4)]
+    for curl in curls:
+        curl.wait_for(b"id: 1\n\n")
+    cut = int(second.metric("chronoverse_streams_open"))
+    second.kill()
+    wait_until(lambda: sum(c.process.poll() in CUT_OFF for c in curls) == cut, PATIENCE_SECONDS, f"{cut} cuts")
+    with nginx.client() as client:
+        answers = [client.get("/readyz").status_code for _ in range(10)]
+    embedded_store.append(attempt, [line(2)])
+    embedded_store.finish(attempt, Status.COMPLETED, 0, 0, 3)
+
+    assert 0 < cut < len(curls)
+    assert answers == [200] * 10
+    codes = [curl.process.wait(PATIENCE_SECONDS) for curl in curls]
+    assert codes.count(0) == len(curls) - cut
+    for curl, code in zip(curls, codes, strict=True):
+        assert [event.event for event in curl.events()] == ["connected", "log", *([] if code else ["log", "end"])]
