@@ -35,9 +35,9 @@ from tests.system.readme import CLIENTS, client_command, what_a_client_lacks
 JOB: Final = JobRef("demo", "job-1")
 #: The jobs whose runners publish over HTTP.
 JOBS: Final = (JOB, JobRef("demo", "job-2"), JobRef("demo", "job-3"))
-VIEWERS: Final = 100
+VIEWERS: Final = 40
 #: Seconds between two polls, and between two lines of a runner.
-POLL_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.1
 LINE_SECONDS: Final = 0.1
 #: Seconds between two attempts of a runner at a request that failed.
 RETRY_SECONDS: Final = 0.1
@@ -111,7 +111,7 @@ class Runner:
 
 
 def poll(nginx: Nginx, token: str, stop: threading.Event, statuses: Counter[int]) -> None:
-    """Asks for a page of the log twenty times a second."""
+    """Asks for a page of the log ten times a second."""
     with nginx.client(headers={"Authorization": f"Bearer {token}"}) as client:
         due = time.monotonic()
         while not stop.wait(max(due - time.monotonic(), 0)):
