@@ -7,7 +7,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -322,15 +322,42 @@ def test_a_server_that_stands_still_starts_again(service: Service) -> None:
     assert took < WAIT_SECONDS + 8
 
 
-def test_whoever_cleans_temporary_files_does_not_stop_searches(redis_server: RedisServer, tmp_path: Path) -> None:
-    """Not even when the scan server starts again afterwards. A service that is killed leaves nothing for ever."""
+def stop_in_a_search(service: Service, number: signal.Signals) -> None:
+    """Ends the master in the middle of a search with that signal, and waits until all of its processes have gone."""
+    server = scan_server(service)
+    left = [server, *server.children(), *psutil.Process(service.pid).children()]
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            with contextlib.suppress(httpx.HTTPError):
+                search(service)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        busy_process(service)
+        service.signal(number)
+    finally:
+        over.set()
+    service.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not any(is_alive(each.pid) for each in left), PATIENCE_SECONDS, "all have gone")
+    asking.join(PATIENCE_SECONDS)
+
+
+@pytest.mark.timeout(300)
+def test_no_process_and_no_file_outlives_its_service(redis_server: RedisServer, tmp_path: Path) -> None:
+    """However the master ends, and also in the middle of a search. A killed service leaves no file for ever.
+
+    Whoever cleans temporary files does not stop searches, also when the scan server starts again afterwards.
+    """
     temporary, data = tmp_path / "temporary", tmp_path / "data"
     temporary.mkdir()
     environ = {"TMPDIR": str(temporary), "PROMETHEUS_MULTIPROC_DIR": ""}
     with Service(data, redis_server.url, environ=environ) as service:
         assert scan_server(service)
         (made,) = temporary.iterdir()
-        service.kill()
+        stop_in_a_search(service, signal.SIGKILL)
         service.start()
         assert scan_server(service)
         (made_again,) = temporary.iterdir()
@@ -340,6 +367,9 @@ def test_whoever_cleans_temporary_files_does_not_stop_searches(redis_server: Red
         assert search(service).status_code == 200
         scan_server(service).kill()
         assert search(service).status_code == 200
+        stop_in_a_search(service, signal.SIGTERM)
+        service.start()
+        stop_in_a_search(service, signal.SIGINT)
 
 
 def test_a_search_without_a_client_ends(service: Service) -> None:
@@ -353,26 +383,6 @@ def test_a_search_without_a_client_ends(service: Service) -> None:
     time.sleep(1)
 
     assert sum(map(cpu_seconds, processes(service))) - before < 0.2
-
-
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_its_service(redis_server: RedisServer, tmp_path: Path, end: signal.Signals) -> None:
-    """However the master ends, and also in the middle of a search."""
-    with serving(tmp_path, redis_server.url) as service:
-        server = scan_server(service)
-        left = [server, *server.children(), *psutil.Process(service.pid).children()]
-        asking = threading.Thread(target=lambda: _suppressed(lambda: search(service)))
-        asking.start()
-        busy_process(service)
-        service.signal(end)
-        service.wait(PATIENCE_SECONDS)
-        wait_until(lambda: not any(is_alive(each.pid) for each in left), PATIENCE_SECONDS, "all have gone")
-        asking.join(PATIENCE_SECONDS)
-
-
-def _suppressed(work: Callable[[], object]) -> None:
-    with contextlib.suppress(httpx.HTTPError):
-        work()
 
 
 def test_a_reload_starts_the_server_again(service: Service) -> None:
