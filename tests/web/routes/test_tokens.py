@@ -215,6 +215,15 @@ HEADER_KINDS: Final = ("none", "malformed", "not a bearer", "empty", "two spaces
 USUAL_KINDS: Final = {*GOOD_KINDS, *HEADER_KINDS, "wrong key"}
 
 
+def routes_for(kind: str) -> list[str]:
+    """The names of the routes that are asked with a kind: every third one for an unusual kind, which none accepts.
+
+    Other unusual kinds ask the other routes.
+    """
+    names = list(ROUTES)
+    return names if kind in USUAL_KINDS else names[list(MATRIX).index(kind) % 3 :: 3]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "kind", "absent"),
     [
@@ -236,7 +245,8 @@ def test_every_route_answers_every_token_as_documented(anonymous: httpx.Client, 
     """The status, the kind of document, and the challenge of a 401. A refusal does not reveal what exists."""
     make, expected = MATRIX[kind]
     headers = named(make())
-    for route, (method, path) in ROUTES.items():
+    for route in routes_for(kind):
+        method, path = ROUTES[route]
         status = expected[route if route in expected else "else"]
         if absent and "/mine/jobs/job" in path:
             path = path.replace("/jobs/job", f"/jobs/none_{next(_numbers)}")
