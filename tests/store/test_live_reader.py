@@ -495,7 +495,7 @@ def is_busy(server: RedisServer) -> bool:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("options", "rounds"), [("", examples(250)), (POLLING, examples(100))], ids=["reported", "polled"]
+    ("options", "rounds"), [("", examples(150)), (POLLING, examples(60))], ids=["reported", "polled"]
 )
 def test_random_events_lose_no_line(server: RedisServer, options: str, rounds: int) -> None:
     """New lines, jobs that come and go, closed connections, forgotten keys: each job gets every number."""

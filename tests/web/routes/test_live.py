@@ -275,6 +275,6 @@ def test_viewers_that_leave_are_not_counted_any_more(service: Service, auth: dic
     job.lines(["x"] * 3)
     token = auth["Authorization"].removeprefix("Bearer ")
     request = request_bytes(f"{job.path}/events".encode(), token)
-    open_short_streams(service, [(request, b"id: 3\n\n")], streams=600, at_once=64)
+    open_short_streams(service, [(request, b"id: 3\n\n")], streams=250, at_once=64)
 
     wait_until(lambda: service.metric(OPEN_STREAMS) == 0, PATIENCE_SECONDS, "no stream is counted any more")

@@ -220,7 +220,7 @@ def test_the_routes_agree(site: Site, tiered: Foreign) -> None:
 #: Unusual messages: empty, several lines, what JSON escapes, every plane of Unicode, very long.
 ODD: Final = ("", "a\nb\n", "\r\n", "ü\u2028\U0001f642\x00", '"\\u001b"', "\x1b[1mbold\x1b[0m", "long " * 13_000, " ")
 #: The number of lines of a log that moves to the archive, one by one.
-MOVING: Final = 400
+MOVING: Final = 160
 
 
 def downloaded(site: Site, job: Foreign) -> list[list[dict[str, Any]]]:
