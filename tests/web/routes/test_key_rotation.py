@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from chronoverse.auth.jwks import FETCH_SECONDS, MIN_REFETCH_SECONDS
+from chronoverse.auth.jwks import MIN_REFETCH_SECONDS
 from tests.support.issuer import Issuer
 from tests.support.servers import RedisServer
 from tests.support.service import PATIENCE_SECONDS, Service, serving
@@ -219,18 +219,6 @@ def test_while_the_issuer_is_away_nobody_can_tell(service: Service, issuer: Issu
     assert set(statuses) <= {503}
     assert seconds < SOON_SECONDS
     assert "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: HTTP Error 503" in service.logs()
-
-
-def test_a_restarted_service_knows_the_keys_without_its_issuer(service: Service, issuer: Issuer) -> None:
-    """A node that restarts while the issuer is away goes on with the keys in its data directory."""
-    issuer.keys = None
-    service.stop()
-    service.start()
-    began = time.monotonic()
-
-    assert Counter(ask(service, token("known")).status_code for _ in range(10)) == {200: 10}
-    # If each of them waited for the issuer, it would be ten times that.
-    assert time.monotonic() - began < 4 * FETCH_SECONDS
 
 
 def test_a_new_node_serves_while_the_issuer_is_away(
