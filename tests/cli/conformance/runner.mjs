@@ -1,6 +1,8 @@
 // A small runner: node runner.mjs WORKFLOW JOB [KEY=VALUE...] -- CMD...
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import http from "node:http";
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { TextDecoder } from "node:util";
@@ -18,13 +20,14 @@ async function post(route, body) {
     let wait = pause;
     try {
       const headers = { Authorization: `Bearer ${bearer}`, "Content-Type": "application/json" };
-      const job = `${url}/workflows/${workflow}/jobs/${id}`;
-      const answer = await fetch(`${job}/${route}`, { method: "POST", headers, body: JSON.stringify({ token, ...body }) });
-      const text = await answer.text();
-      if (![408, 429, 500, 502, 503, 504].includes(answer.status)) {
-        return { status: answer.status, ...(text && JSON.parse(text)) };
+      // The start of fetch takes a third of the processor time of a short run.
+      const request = http.request(`${url}/workflows/${workflow}/jobs/${id}/${route}`, { method: "POST", headers });
+      const [answer] = await once(request.end(JSON.stringify({ token, ...body })), "response");
+      const text = Buffer.concat(await answer.toArray()).toString();
+      if (![408, 429, 500, 502, 503, 504].includes(answer.statusCode)) {
+        return { status: answer.statusCode, ...(text && JSON.parse(text)) };
       }
-      wait = Math.max(wait, 1_000 * Number(answer.headers.get("Retry-After") ?? 0));
+      wait = Math.max(wait, 1_000 * Number(answer.headers["retry-after"] ?? 0));
     } catch {
       // There was no answer.
     }
