@@ -1,7 +1,15 @@
-"""``clients/js``: logs followed, paged and waited for with its module, in Node.js and in a page of another origin."""
+"""``clients/js``: logs followed, paged and waited for with its module, in Node.js and in a page of another origin.
+
+The examples of its README run here, too, because they need the same service.
+"""
 
 import contextlib
+import os
+import re
+import signal
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +20,11 @@ from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.clients.conftest import options
-from tests.clients.javascript import PATIENCE_SECONDS, Engine, Node
+from tests.clients.javascript import PACKAGE, PATIENCE_SECONDS, Chromium, Engine, Node
 from tests.support.bench import NOW
 from tests.support.scripted import ScriptedService, answer, problem, stream
 from tests.support.service import Service
+from tests.support.tools import tool
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 
@@ -26,6 +35,9 @@ JOB = b'event: job\ndata: {"status":"RUNNING","attempt":1,"first_sequence_num":1
 END = b'event: end\ndata: {"status":"stream_ended"}\nid: %d\n\n'
 #: The errors of the module.
 ERRORS = ("Refused", "StreamError", "Unreachable")
+README = PACKAGE / "README.md"
+#: The address in its examples.
+EXAMPLE_SERVICE = "https://logs.example"
 #: A job of a scripted service.
 SCRIPTED: dict[str, Any] = {"workflow": "w", "job": "j", "token": "a token"}
 
@@ -228,33 +240,49 @@ def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_
 
 
 @pytest.mark.long
-def test_the_service_is_cut_and_nothing_is_missed(engine: Engine, reader_service: Service, job: Foreign) -> None:
-    """Readers come back by themselves: one that follows, one with a filter, and one that waits."""
-    job.lines(f"line {number}" for number in range(1, 101))
-    everything = engine.start("follow", **options(reader_service, job))
-    some = engine.start("follow", **options(reader_service, job, q="0"))
-    waiting = engine.start("wait", **options(reader_service, job, q="needle", timeout=60))
-    wait_until(lambda: streams(reader_service) == 3, PATIENCE_SECONDS, "all are there")
-    for first in (101, 201):
-        reader_service.kill()
-        job.lines(f"line {number}" for number in range(first, first + 100))
-        job.trim(first + 9)
-        reader_service.start()
-        # Meanwhile everybody may come back or not.
-        time.sleep(first / 200)
-    job.lines(["needle"]).end()
-    seen, found = everything.result(), some.result()
-    answered = waiting.result()["answer"]
+def test_the_service_is_cut_and_nothing_is_missed(
+    node: Node, browser: Browser, origin: str, reader_service: Service, job: Foreign
+) -> None:
+    """Readers in Node.js and in a page come back by themselves.
 
-    named = {number for gap in seen["gaps"] for number in range(gap["from"], gap["to"] + 1)}
-    assert sorted([*seen["numbers"], *named]) == list(range(1, 302))
-    assert seen["numbers"] == sorted(seen["numbers"])
-    assert (seen["failure"], seen["events"][-1]) == (None, "end")
-    assert seen["reconnects"]
-    named = {number for gap in found["gaps"] for number in range(gap["from"], gap["to"] + 1)}
-    wanted = [number for number in range(1, 301) if "0" in str(number) and number not in named]
-    assert [number for number in found["numbers"] if number not in named] == wanted
-    assert (answered["outcome"], answered["cursor"]) == ("matched", 301)
+    In each are one that follows, one with a filter, and one that waits.
+    """
+    job.lines(f"line {number}" for number in range(1, 101))
+    with contextlib.closing(Chromium(browser, origin)) as page:
+        engines: tuple[Engine, ...] = (node, page)
+        readings = [
+            (
+                engine.start("follow", **options(reader_service, job)),
+                engine.start("follow", **options(reader_service, job, q="0")),
+                engine.start("wait", **options(reader_service, job, q="needle", timeout=60)),
+            )
+            for engine in engines
+        ]
+        wait_until(lambda: streams(reader_service) == 6, PATIENCE_SECONDS, "all are there")
+        # First the worker dies, and then nothing listens.
+        (worker,) = reader_service.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        job.lines(f"line {number}" for number in range(101, 201)).trim(110)
+        # Meanwhile everybody may come back or not.
+        time.sleep(0.5)
+        reader_service.kill()
+        job.lines(f"line {number}" for number in range(201, 301)).trim(210)
+        reader_service.start()
+        time.sleep(1)
+        job.lines(["needle"]).end()
+        results = [tuple(reading.result() for reading in each) for each in readings]
+
+    for seen, found, waited in results:
+        named = {number for gap in seen["gaps"] for number in range(gap["from"], gap["to"] + 1)}
+        assert sorted([*seen["numbers"], *named]) == list(range(1, 302))
+        assert seen["numbers"] == sorted(seen["numbers"])
+        assert (seen["failure"], seen["events"][-1]) == (None, "end")
+        assert seen["reconnects"]
+        named = {number for gap in found["gaps"] for number in range(gap["from"], gap["to"] + 1)}
+        wanted = [number for number in range(1, 301) if "0" in str(number) and number not in named]
+        assert [number for number in found["numbers"] if number not in named] == wanted
+        answered = waited["answer"]
+        assert (answered["outcome"], answered["cursor"]) == ("matched", 301)
 
 
 def test_torn_streams_are_joined(node: Node) -> None:
@@ -351,3 +379,28 @@ def test_a_job_that_is_hidden_is_not_asked_for_all_the_time(node: Node, reader_s
     assert seen["failure"]["status"] == 404
     assert 1.9 <= seen["seconds"] < 15
     assert reader_service.logs().count(f"{job.path}/wait") - asked <= 4
+
+
+@pytest.mark.parametrize("example", ["follow", "page", "wait"])
+def test_an_example_of_the_readme_runs(
+    installed: tuple[Path, list[str]], reader_service: Service, job: Foreign, example: str
+) -> None:
+    """As it is printed, but for the service's address and the job."""
+    job.lines(["line 1", "an error", "ready"]).end(status="FAILED", exit_code=3)
+    blocks = re.findall(r"^```js\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (printed,) = [block for block in blocks if f"import {{ {example}" in block]
+    assert EXAMPLE_SERVICE in printed
+    text = printed.replace(EXAMPLE_SERVICE, reader_service.url).replace('"demo"', f'"{job.workflow_id}"')
+    path = installed[0] / f"{example}.mjs"
+    path.write_text(text.replace('"job-1"', f'"{job.job_id}"'))
+    environ = os.environ | {"TOKEN": reader_service.token()}
+    done = subprocess.run(
+        [tool("node"), str(path)], env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
+
+    expected = {
+        "follow": "1 line 1\n2 an error\n3 ready\nFAILED 3\n",
+        "page": "2 an error\n",
+        "wait": "ready: line 3\n",
+    }
+    assert (done.stdout, done.stderr, done.returncode) == (expected[example], "", 0)

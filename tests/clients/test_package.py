@@ -1,7 +1,6 @@
-"""``clients/js`` as an npm package: its files, its types, its version, and the examples of its README."""
+"""``clients/js`` as an npm package: its files, its types, its version, and that the examples of its README compile."""
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,14 +9,12 @@ import pytest
 
 from chronoverse import __version__
 from tests.clients.javascript import HERE, PACKAGE, PATIENCE_SECONDS
-from tests.support.service import ROOT, Service
+from tests.support.service import ROOT
 from tests.support.tools import tool, unavailable
-from tests.web.routes.foreign import Foreign
 
 pytestmark = pytest.mark.long
 
 README = PACKAGE / "README.md"
-SERVICE = "https://logs.example"
 _FENCE = re.compile(r"^```(?:js|ts)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What the examples do not define themselves.
 _ELSEWHERE = """declare const process: { env: Record<string, string | undefined> };
@@ -67,11 +64,6 @@ def compile_types(directory: Path, *files: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_typed_program_compiles(installed: tuple[Path, list[str]]) -> None:
-    """With the declarations of the package. Mistakes are found, as the program says."""
-    assert compile_types(installed[0], "types.ts") == ""
-
-
 def examples() -> dict[str, str]:
     """The examples of the module in all documents, as they are printed, by the name of a file."""
     documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), README]
@@ -79,13 +71,16 @@ def examples() -> dict[str, str]:
     return {f"example{at}.mts": text for at, text in enumerate(printed) if 'from "chronoverse"' in text}
 
 
-def test_the_examples_compile(installed: tuple[Path, list[str]]) -> None:
-    """With the strictest types, also those that are JavaScript. Only what they have from elsewhere is added."""
+def test_programs_with_types_compile(installed: tuple[Path, list[str]]) -> None:
+    """With the declarations of the package: a program in which mistakes are found, as it says, and all examples.
+
+    The types are the strictest, also for examples that are JavaScript. Only what these have from elsewhere is added.
+    """
     found = examples()
     assert len(found) >= 5
     for name, text in {**found, "elsewhere.d.ts": _ELSEWHERE}.items():
         (installed[0] / name).write_text(text)
-    assert compile_types(installed[0], "elsewhere.d.ts", *found) == ""
+    assert compile_types(installed[0], "types.ts", "elsewhere.d.ts", *found) == ""
 
 
 @pytest.mark.long
@@ -108,28 +103,3 @@ def test_the_declarations_are_those_of_the_code() -> None:
     modules = sorted(path.name for path in PACKAGE.glob("*.js"))
     assert all((PACKAGE / name).read_text("utf-8").startswith("// @ts-check\n") for name in modules)
     assert compile_types(PACKAGE.resolve(), "--allowJs", "index.d.ts", *modules) == ""
-
-
-@pytest.mark.parametrize("example", ["follow", "page", "wait"])
-def test_an_example_of_the_readme_runs(
-    installed: tuple[Path, list[str]], reader_service: Service, job: Foreign, example: str
-) -> None:
-    """As it is printed, but for the service's address and the job."""
-    job.lines(["line 1", "an error", "ready"]).end(status="FAILED", exit_code=3)
-    blocks = re.findall(r"^```js\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    (printed,) = [block for block in blocks if f"import {{ {example}" in block]
-    assert SERVICE in printed
-    text = printed.replace(SERVICE, reader_service.url).replace('"demo"', f'"{job.workflow_id}"')
-    path = installed[0] / f"{example}.mjs"
-    path.write_text(text.replace('"job-1"', f'"{job.job_id}"'))
-    environ = os.environ | {"TOKEN": reader_service.token()}
-    done = subprocess.run(
-        [tool("node"), str(path)], env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
-    )
-
-    expected = {
-        "follow": "1 line 1\n2 an error\n3 ready\nFAILED 3\n",
-        "page": "2 an error\n",
-        "wait": "ready: line 3\n",
-    }
-    assert (done.stdout, done.stderr, done.returncode) == (expected[example], "", 0)
