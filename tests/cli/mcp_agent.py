@@ -1,20 +1,13 @@
-"""A script that reads answers as a model would, and finds out why ten jobs of real tools have failed."""
+"""An agent: a script that reads answers as a model would. It finds out why ten jobs of real tools have failed."""
 
 import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-import pytest
-
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
-from tests.cli.mcp_client import McpProgram, mcp_program
+from tests.cli.mcp_client import McpProgram
 from tests.joblog.test_shapes_of_real_logs import FAILURES, planted, read_run
-from tests.support.bench import ticking
-from tests.support.servers import RedisServer
-from tests.support.service import serving
-
-pytestmark = pytest.mark.long
 
 TIME: Final = "2026-03-03T10:00:05.123Z"
 #: A line that says what has failed.
@@ -75,30 +68,3 @@ class Agent:
         lines = [line for line in around["logs"] if line["sequence_num"] >= suspect]
         best = max(lines, key=lambda line: bool(re.search("(?i)error|fail|exception", line["message"])))
         return best["sequence_num"], best["message"]
-
-
-def test_the_failing_lines_of_ten_jobs_are_found(
-    tmp_path_factory: pytest.TempPathFactory, server: RedisServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each with answers of at most 4,000 tokens."""
-    runs = list(failed_runs())
-    assert len(runs) == 10
-    store = Store(server.url, clock=ticking())
-    for name, kind, messages in runs:
-        for good in ("good1", "good2", "good3"):
-            publish(store, JobRef(f"wf_{name}", good), read_run(kind, good), Status.COMPLETED)
-        publish(store, JobRef(f"wf_{name}", "broken"), messages, Status.FAILED)
-    store.close()
-    with (
-        serving(tmp_path_factory.mktemp("service"), server.url) as service,
-        mcp_program(URL=service.url, TOKEN=service.token(scopes=["logs:read"])) as program,
-    ):
-        for name, kind, messages in runs:
-            agent = Agent(program)
-            number, message = agent.find(f"wf_{name}")
-            whole = sum(len(text.encode()) + 1 for text in messages)
-            with capsys.disabled():
-                print(f"\n{name}: line {number}, {agent.bytes // 4} tokens of {whole // 4}: {message[:80]}", end="")
-            assert re.search(CAUSES[kind], message)
-            assert number - 1 in planted(kind, messages)
-            assert agent.bytes <= MAX_BYTES

@@ -1,4 +1,4 @@
-"""``chronoverse logs --search`` and ``jobs``: what they ask the service, and what they print."""
+"""``chronoverse logs --search`` and ``--new``, and ``jobs``: what they ask the service, print, and exit with."""
 
 import json
 import time
@@ -15,6 +15,7 @@ from chronoverse.cli.summary import summary_text
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
+from tests.support.bench import ticking
 from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
@@ -23,6 +24,12 @@ from tests.web.routes.foreign import Foreign, ask_all
 pytestmark = pytest.mark.long
 
 WORKFLOW = "wf_search"
+NEW_WORKFLOW = "wf_new"
+#: A good run, and a failed one after it.
+RUNS = {
+    "good": (["started in 12 ms", "step a", "step b", "done"], Status.COMPLETED),
+    "failed": (["started in 13 ms", "step a", "error: x", "step b", "step c", "gave up"], Status.FAILED),
+}
 
 
 @pytest.fixture(scope="module")
@@ -431,3 +438,61 @@ def test_a_run_with_labels_is_found_by_them(cli: Cli, service: Service, tmp_path
     for bad in ("branch", "Branch=x", "a=", "a=\x1b"):
         assert cli(*run, "--label", bad, "--", "true", **settings).returncode == 64
         assert cli("jobs", "wf_labels", "--label", bad, **settings).returncode == 64
+
+
+@pytest.fixture(scope="module")
+def new_lines(service: Service, backend: RedisServer) -> dict[str, str]:
+    """The settings for the service, which has the two runs."""
+    store = Store(backend.url, clock=ticking())
+    for job_id, (messages, status) in RUNS.items():
+        attempt = store.open(JobRef(NEW_WORKFLOW, job_id), "a" * 32)
+        stamp = "2026-03-03T10:00:00.000Z"
+        store.append(attempt, [Line(number, stamp, text, "stdout") for number, text in enumerate(messages, 1)])
+        store.finish(attempt, status, 0, 0, len(messages) + 1)
+    store.close()
+    return {"URL": service.url, "TOKEN": service.token()}
+
+
+def test_new_lines_are_printed(cli: Cli, new_lines: dict[str, str]) -> None:
+    """What they were compared with is on stderr."""
+    done = cli("logs", NEW_WORKFLOW, "failed", "--new", **new_lines)
+    assert (done.returncode, done.stdout) == (0, "error: x\nstep c\ngave up\n")
+    assert done.stderr.endswith("compared with good\n")
+    with_context = cli("logs", NEW_WORKFLOW, "failed", "--new", "--context", "1", "--offset", "4", **new_lines)
+    assert with_context.stdout == "step b\nstep c\ngave up\n"
+    as_json = cli("logs", NEW_WORKFLOW, "failed", "--new", "-o", "json", **new_lines)
+    assert [json.loads(line)["sequence_num"] for line in as_json.stdout.splitlines()] == [3, 5, 6]
+
+
+def test_a_job_may_be_named(cli: Cli, new_lines: dict[str, str]) -> None:
+    """Compared with itself, it has nothing new: the exit code is grep's."""
+    done = cli("logs", NEW_WORKFLOW, "good", "--new", "--against", "failed", **new_lines)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    done = cli("logs", NEW_WORKFLOW, "good", "--new", "--against", "good", **new_lines)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_without_a_run_to_compare_with_it_says_so(cli: Cli, new_lines: dict[str, str]) -> None:
+    """So does a name of no job."""
+    done = cli("logs", NEW_WORKFLOW, "good", "--new", **new_lines)
+    assert (done.returncode, done.stdout) == (66, "")
+    assert "no job of this workflow has COMPLETED before good" in done.stderr
+    assert cli("logs", NEW_WORKFLOW, "failed", "--new", "--against", "unknown", **new_lines).returncode == 66
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--new", "-f"),
+        ("--new", "--tail", "3"),
+        ("--new", "--search", "x"),
+        ("--new", "--since", "5m"),
+        ("--new", "--until", "5m"),
+        ("--against", "good"),
+        ("--context", "3"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together(cli: Cli, new_lines: dict[str, str], arguments: tuple[str, ...]) -> None:
+    """The command line is wrong."""
+    assert cli("logs", NEW_WORKFLOW, "failed", *arguments, **new_lines).returncode == 64

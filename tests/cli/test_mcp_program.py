@@ -1,8 +1,9 @@
-"""``chronoverse mcp`` as a process: cuts of the service, and how it ends."""
+"""``chronoverse mcp`` as a process: what an agent finds with it, cuts of the service, and how it ends."""
 
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,17 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, environ
+from tests.cli.mcp_agent import CAUSES, MAX_BYTES, Agent, failed_runs, publish
 from tests.cli.mcp_client import McpProgram, mcp_program
-from tests.support.ports import free_port
+from tests.joblog.test_shapes_of_real_logs import planted, read_run
+from tests.support.bench import ticking
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -44,6 +46,13 @@ def logs(server: RedisServer) -> Iterator[Store]:
     store = Store(server.url, lease_seconds=3_600)
     yield store
     store.close()
+
+
+@pytest.fixture(scope="module")
+def program(service: Service) -> Iterator[McpProgram]:
+    """A program of the service."""
+    with mcp_program(URL=service.url, TOKEN=service.token(scopes=["logs:read"])) as program:
+        yield program
 
 
 def line(number: int, text: str) -> list[Line]:
@@ -77,48 +86,58 @@ class Pending:
         return self._answer
 
 
+def test_the_failing_lines_of_ten_jobs_are_found(
+    server: RedisServer, program: McpProgram, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By an agent, each with answers of at most 4,000 tokens."""
+    runs = list(failed_runs())
+    assert len(runs) == 10
+    store = Store(server.url, clock=ticking())
+    for name, kind, messages in runs:
+        for good in ("good1", "good2", "good3"):
+            publish(store, JobRef(f"wf_{name}", good), read_run(kind, good), Status.COMPLETED)
+        publish(store, JobRef(f"wf_{name}", "broken"), messages, Status.FAILED)
+    store.close()
+    for name, kind, messages in runs:
+        agent = Agent(program)
+        number, message = agent.find(f"wf_{name}")
+        whole = sum(len(text.encode()) + 1 for text in messages)
+        with capsys.disabled():
+            print(f"\n{name}: line {number}, {agent.bytes // 4} tokens of {whole // 4}: {message[:80]}", end="")
+        assert re.search(CAUSES[kind], message)
+        assert number - 1 in planted(kind, messages)
+        assert agent.bytes <= MAX_BYTES
+
+
 @pytest.mark.long
-def test_a_wait_goes_on_when_a_worker_is_killed(service: Service, logs: Store) -> None:
+def test_a_wait_goes_on_when_a_worker_is_killed(service: Service, logs: Store, program: McpProgram) -> None:
     """The line that is printed meanwhile is found."""
-    job = JobRef("wf_cut", "job_1")
-    attempt = logs.open(job, "a" * 32)
-    with mcp_program(URL=service.url, TOKEN=service.token()) as program:
-        for number in range(1, 3):
-            q = f"ready {number}"
-            with waiting(service):
-                pending = Pending(program, "wait_for", workflow_id="wf_cut", job_id="job_1", q=q, timeout=50)
-            (worker,) = service.worker_pids()
-            os.kill(worker, signal.SIGKILL)
-            logs.append(attempt._replace(next=number), line(number, f"ready {number}"))
-            answer = pending.result()
-            assert (answer["outcome"], answer["cursor"]) == ("matched", number)
+    attempt = logs.open(JobRef("wf_cut", "job_1"), "a" * 32)
+    with waiting(service):
+        pending = Pending(program, "wait_for", workflow_id="wf_cut", job_id="job_1", q="ready", timeout=50)
+    (worker,) = service.worker_pids()
+    os.kill(worker, signal.SIGKILL)
+    logs.append(attempt, line(1, "ready"))
+    answer = pending.result()
+    assert (answer["outcome"], answer["cursor"]) == ("matched", 1)
 
 
 @pytest.mark.long
-def test_reads_and_waits_go_on_over_a_restart(service: Service, logs: Store) -> None:
-    """A call during the restart waits for it. One for which the service stays away says so."""
+def test_reads_and_waits_go_on_over_a_restart(service: Service, logs: Store, program: McpProgram) -> None:
+    """A call during the restart waits for it."""
     job = {"workflow_id": "wf_restart", "job_id": "job_1"}
     attempt = logs.open(JobRef("wf_restart", "job_1"), "a" * 32)
     logs.append(attempt, line(1, "before"))
-    gone = f"http://127.0.0.1:{free_port()}"
-    with (
-        mcp_program(URL=gone, TOKEN=service.token()) as lonely,
-        mcp_program(URL=service.url, TOKEN=service.token()) as program,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        refused = pool.submit(lonely.error, "read_lines", **job)
-        assert len(program.call("read_lines", **job)["logs"]) == 1
-        with waiting(service):
-            pending = Pending(program, "wait_for", **job, q="after", timeout=50)
-        service.kill()
-        reading = Pending(program, "read_lines", **job)
-        time.sleep(1)
-        service.start()
-        assert len(reading.result()["logs"]) == 1
-        logs.append(attempt._replace(next=2), line(2, "after"))
-        assert pending.result()["log"]["message"] == "after"
-        title, detail = refused.result(60)
-        assert (title, "does not answer" in detail) == ("Service Unavailable", True)
+    assert len(program.call("read_lines", **job)["logs"]) == 1
+    with waiting(service):
+        pending = Pending(program, "wait_for", **job, q="after", timeout=50)
+    service.kill()
+    reading = Pending(program, "read_lines", **job)
+    time.sleep(1)
+    service.start()
+    assert len(reading.result()["logs"]) == 1
+    logs.append(attempt._replace(next=2), line(2, "after"))
+    assert pending.result()["log"]["message"] == "after"
 
 
 def send(process: "subprocess.Popen[bytes]", method: str, number: int | None, **params: Any) -> None:
@@ -129,67 +148,97 @@ def send(process: "subprocess.Popen[bytes]", method: str, number: int | None, **
     process.stdin.flush()
 
 
-def test_a_text_that_cannot_be_encoded_is_refused(tmp_path: Path) -> None:
-    """In an argument, its name or the id, with an answer if that is possible. The program goes on."""
+@contextlib.contextmanager
+def raw_program(home: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program with pipes, which was told nothing yet. Its service is at ``port``."""
     pipe = subprocess.PIPE
-    settings = environ(tmp_path, URL="http://127.0.0.1:9", TOKEN="a.b.c")
-    with subprocess.Popen([*COMMAND, "mcp"], env=settings, stdin=pipe, stdout=pipe) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        info = {"name": "test", "version": "1"}
-        send(process, "initialize", 1, protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
-        send(process, "notifications/initialized", None)
-        for number, arguments in enumerate([{"workflow_id": "\ud800"}, {"\udfff": 1}, {"q": ["\udc00\ud800"]}], 2):
-            send(process, "tools/call", number, name="list_jobs", arguments=arguments)
-        process.stdin.write(b'{"jsonrpc":"2.0","id":"\\ud800","method":"tools/list"}\n{"id":7\n')
-        send(process, "tools/call", 5, name="list_jobs", arguments={"workflow_id": 5})
-        late = threading.Timer(60, process.kill)
+    settings = environ(home, URL=f"http://127.0.0.1:{port}", TOKEN="a.b.c")
+    with subprocess.Popen([*COMMAND, "mcp"], env=settings, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        late = threading.Timer(100, process.kill)
         late.start()
-        answers: dict[int, Any] = {}
-        while len(answers) < 5 and (text := process.stdout.readline()):
-            answer = json.loads(text)
-            answers[answer["id"]] = answer
-        late.cancel()
-        process.stdin.close()
-    assert sorted(answers) == [1, 2, 3, 4, 5]
-    for number in (2, 3, 4):
-        assert "half of a surrogate pair" in answers[number]["error"]["message"]
-    assert "Bad Request" in answers[5]["result"]["content"][0]["text"]
+        try:
+            yield process
+        finally:
+            late.cancel()
+            process.kill()
 
 
-@pytest.mark.parametrize("how", ["its input ends", pytest.param("Ctrl-C", marks=pytest.mark.long)])
-def test_it_ends_at_once(tmp_path: Path, how: str) -> None:
-    """Also while a call waits, here for a service that never answers. Only answers have come on stdout."""
-    pipe = subprocess.PIPE
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        listener.settimeout(60)
-        settings = environ(tmp_path, URL=f"http://127.0.0.1:{listener.getsockname()[1]}", TOKEN="a.b.c")
-        command = [*COMMAND, "mcp"]
-        process = stack.enter_context(subprocess.Popen(command, env=settings, stdin=pipe, stdout=pipe, stderr=pipe))
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        info = {"name": "test", "version": "1"}
-        send(process, "initialize", 1, protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
-        answers = [json.loads(process.stdout.readline())]
-        send(process, "notifications/initialized", None)
-        send(process, "tools/call", 2, name="wait_for", arguments={"workflow_id": "wf_end", "job_id": "job_1"})
-        connection, _ = listener.accept()
-        with connection:
-            started = time.monotonic()
-            if how == "Ctrl-C":
-                process.send_signal(signal.SIGINT)
-            else:
+def initialize(process: "subprocess.Popen[bytes]") -> None:
+    """Begins the session. It answers with its name, and that what jobs print is no instruction."""
+    info = {"name": "test", "version": "1"}
+    send(process, "initialize", 1, protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
+    answer = receive(process)
+    assert answer["result"]["serverInfo"]["name"] == "chronoverse"
+    assert "never instructions" in answer["result"]["instructions"]
+    send(process, "notifications/initialized", None)
+
+
+def receive(process: "subprocess.Popen[bytes]") -> Any:
+    """The next message."""
+    assert process.stdout is not None
+    message = json.loads(process.stdout.readline())
+    assert message["jsonrpc"] == "2.0"
+    return message
+
+
+@contextlib.contextmanager
+def ending_at_once(process: "subprocess.Popen[bytes]", listener: socket.socket, exits: int) -> Iterator[None]:
+    """The program ends in the ``with`` block, although a call waits for a service that never answers.
+
+    Before that, nothing but answers has come on stdout, and nothing on stderr.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    send(process, "tools/call", 9, name="wait_for", arguments={"workflow_id": "wf_end", "job_id": "job_1"})
+    connection, _ = listener.accept()
+    with connection:
+        started = time.monotonic()
+        yield
+        assert process.wait(60) == exits
+        assert time.monotonic() - started < END_SECONDS
+    for text in process.stdout.read().splitlines():
+        assert json.loads(text)["jsonrpc"] == "2.0"
+    assert process.stderr.read() == b""
+
+
+def test_what_a_program_sends_is_answered_until_its_input_ends(tmp_path: Path) -> None:
+    """A text that cannot be encoded is refused: in an argument, its name or the id, with an answer if possible.
+
+    A service that is not there does not answer. The program goes on after all of these.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        with raw_program(tmp_path, listener.getsockname()[1]) as process:
+            assert process.stdin is not None
+            initialize(process)
+            for number, arguments in enumerate([{"workflow_id": "\ud800"}, {"\udfff": 1}, {"q": ["\udc00\ud800"]}], 2):
+                send(process, "tools/call", number, name="list_jobs", arguments=arguments)
+            process.stdin.write(b'{"jsonrpc":"2.0","id":"\\ud800","method":"tools/list"}\n{"id":7\n')
+            send(process, "tools/call", 5, name="list_jobs", arguments={"workflow_id": 5})
+            send(process, "tools/call", 6, name="read_lines", arguments={"workflow_id": "wf_gone", "job_id": "job_1"})
+            answers = {answer["id"]: answer for answer in (receive(process) for _ in range(5))}
+            assert sorted(answers) == [2, 3, 4, 5, 6]
+            for number in (2, 3, 4):
+                assert "half of a surrogate pair" in answers[number]["error"]["message"]
+            assert "Bad Request" in answers[5]["result"]["content"][0]["text"]
+            error = json.loads(answers[6]["result"]["content"][0]["text"])["error"]
+            assert answers[6]["result"]["isError"]
+            assert (error["title"], "does not answer" in error["detail"]) == ("Service Unavailable", True)
+            listener.listen()
+            listener.settimeout(60)
+            with ending_at_once(process, listener, 0):
                 process.stdin.close()
-            assert process.wait(60) == (-signal.SIGINT if how == "Ctrl-C" else 0)
-            assert time.monotonic() - started < END_SECONDS
-        out, err = process.stdout.read(), process.stderr.read()
-    answers += [json.loads(text) for text in out.splitlines()]
-    assert answers[0]["result"]["serverInfo"]["name"] == "chronoverse"
-    assert "never instructions" in answers[0]["result"]["instructions"]
-    assert all(answer["jsonrpc"] == "2.0" for answer in answers)
-    assert err == b""
+
+
+@pytest.mark.long
+def test_it_ends_at_once_at_ctrl_c(tmp_path: Path) -> None:
+    """Also while a call waits."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        with raw_program(tmp_path, listener.getsockname()[1]) as process:
+            initialize(process)
+            with ending_at_once(process, listener, -signal.SIGINT):
+                process.send_signal(signal.SIGINT)
 
 
 @pytest.mark.long
