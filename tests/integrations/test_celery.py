@@ -133,6 +133,17 @@ def prefork(broker: RedisServer, store: RedisServer, tmp_path_factory: pytest.Te
         yield started
 
 
+@pytest.fixture(scope="module")
+def lone(broker: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A worker with one process, and a store that nobody else has."""
+    directory = tmp_path_factory.mktemp("lone")
+    with (
+        running(directory / "store", None, "--appendonly", "yes", "--appendfsync", "always") as store,
+        shop(broker, store, directory, "-P", "prefork", "-c", "1", "-Q", "lone") as started,
+    ):
+        yield started
+
+
 def texts(server: RedisServer, job: JobRef, stream: str) -> list[str]:
     return [line["message"] for line in read_log(server, job)[0] if line["stream"] == stream]
 
@@ -392,77 +403,72 @@ def test_other_pools(broker: RedisServer, store: RedisServer, tmp_path: Path, po
         assert texts(store, job, "stdout") == ["attempt 1", "attempt 2"]
 
 
-@pytest.mark.long
-def test_a_store_that_is_away_delays_tasks_only_a_little(broker: RedisServer, tmp_path: Path) -> None:
-    """The first task waits for some seconds, and the others do not. What they say is in files.
-
-    A task that runs on until the store is back has all of its lines in its log.
-    """
-    with (
-        running(tmp_path / "store", None, "--appendonly", "yes", "--appendfsync", "always") as store,
-        shop(broker, store, tmp_path, "-P", "prefork", "-c", "1", "-Q", "away") as worker,
-    ):
-        through = worker.send("speak", "through", 3, queue="away")
-        job = worker.job("speak", through)
-        wait_until(lambda: read_lines(store, job), SOON, "the first line")
-        store.kill()
-        wait_until(lambda: "the job goes on" in worker.worker_log, SOON, "the outage is noticed")
-        store.start()
-        assert worker.end(job) == ("COMPLETED", "0")
-        assert read_lines(store, job) == ["through", "through again"]
-
-        store.kill()
-        begun = time.monotonic()
-        first, *others = [worker.send("talk", number, queue="away") for number in range(20)]
-        assert first.get(timeout=SOON) == 1
-        wait_until(lambda: len(spooled(worker)) == 1, SOON, "the first file")
-        assert time.monotonic() - begun < OPEN_SECONDS + DELIVER_SECONDS + 10
-        begun = time.monotonic()
-        assert [result.get(timeout=SOON) for result in others] == list(range(2, 21))
-        assert time.monotonic() - begun < 19 * 1
-        wait_until(lambda: worker.worker_log.count("deliver later with") == 20, SOON, "the ends of all tasks")
-        assert len(spooled(worker)) == 20
-
-        store.start()
-        last = worker.job("talk", worker.send("talk", 0, queue="away"))
-        assert worker.end(last) == ("COMPLETED", "0")
-        assert len(spooled(worker)) == 20
-        deliver = [sys.executable, "-m", "chronoverse", "deliver", *map(str, spooled(worker)[:1])]
-        subprocess.run(deliver, env=worker.environ, cwd=ROOT, check=True, capture_output=True)
-        assert len(spooled(worker)) == 19
-
-
 def spooled(shop: Shop) -> list[Path]:
     """The files with lines that were not delivered."""
     return sorted(shop.spool.glob("*.sqlite"))
 
 
 @pytest.mark.long
-def test_many_tasks_leave_nothing_behind(broker: RedisServer, store: RedisServer, tmp_path: Path) -> None:
+def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
     """No thread, descriptor, connection to the store, file or memory."""
-    count = 100
-    with shop(broker, store, tmp_path, "-P", "prefork", "-c", "1", "-Q", "many") as worker:
+    count = 50
 
-        def run() -> dict[str, int]:
-            """What the pool's process has after that many tasks, when it has nothing to do."""
-            for number in range(count):
-                worker.send("talk", number, queue="many", ignore_result=True)
-            process = psutil.Process(usage()["process"])
-            wait_until(lambda: process.num_threads() == 1, SOON, "the end of the logs' threads")
-            connections = len(store.ask("CLIENT", "LIST").splitlines())
-            return {**usage(), "descriptors": process.num_fds(), "connections": connections}
+    def run() -> dict[str, int]:
+        """What the pool's process has after that many tasks, when it has nothing to do."""
+        for number in range(count):
+            lone.send("talk", number, queue="lone", ignore_result=True)
+        process = psutil.Process(usage()["process"])
+        wait_until(lambda: process.num_threads() == 1, SOON, "the end of the logs' threads")
+        connections = len(lone.store.ask("CLIENT", "LIST").splitlines())
+        return {**usage(), "descriptors": process.num_fds(), "connections": connections}
 
-        def usage() -> dict[str, int]:
-            found: dict[str, int] = worker.app.send_task("celery.usage", queue="many").get(timeout=2 * SOON)
-            return found
+    def usage() -> dict[str, int]:
+        found: dict[str, int] = lone.app.send_task("celery.usage", queue="lone").get(timeout=2 * SOON)
+        return found
 
-        # The first round also fills caches. The memory of the process would say less: it comes and goes by megabytes.
-        _, before, after = run(), run(), run()
-        assert after.pop("blocks") - before.pop("blocks") < 3 * count
-        assert after.pop("bytes") - before.pop("bytes") < count * 1024
-        assert before == after
-        assert spooled(worker) == []
-        assert "Traceback" not in worker.worker_log
+    # The first round also fills caches. The memory of the process would say less: it comes and goes by megabytes.
+    _, before, after = run(), run(), run()
+    assert after.pop("blocks") - before.pop("blocks") < 3 * count
+    assert after.pop("bytes") - before.pop("bytes") < count * 1024
+    assert before == after
+    assert spooled(lone) == []
+    assert "Traceback" not in lone.worker_log
+
+
+@pytest.mark.long
+def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
+    """The first task waits for some seconds, and the others do not. What they say is in files.
+
+    A task that runs on until the store is back has all of its lines in its log.
+    """
+    through = lone.send("speak", "through", 3, queue="lone")
+    job = lone.job("speak", through)
+    wait_until(lambda: read_lines(lone.store, job), SOON, "the first line")
+    lone.store.kill()
+    wait_until(lambda: "the job goes on" in lone.worker_log, SOON, "the outage is noticed")
+    lone.store.start()
+    assert lone.end(job) == ("COMPLETED", "0")
+    assert read_lines(lone.store, job) == ["through", "through again"]
+
+    lone.store.kill()
+    begun = time.monotonic()
+    first, *others = [lone.send("talk", number, queue="lone") for number in range(20)]
+    assert first.get(timeout=SOON) == 1
+    wait_until(lambda: len(spooled(lone)) == 1, SOON, "the first file")
+    assert time.monotonic() - begun < OPEN_SECONDS + DELIVER_SECONDS + 10
+    begun = time.monotonic()
+    assert [result.get(timeout=SOON) for result in others] == list(range(2, 21))
+    assert time.monotonic() - begun < 19 * 1
+    wait_until(lambda: lone.worker_log.count("deliver later with") == 20, SOON, "the ends of all tasks")
+    assert len(spooled(lone)) == 20
+
+    lone.store.start()
+    last = lone.job("talk", lone.send("talk", 0, queue="lone"))
+    assert lone.end(last) == ("COMPLETED", "0")
+    assert len(spooled(lone)) == 20
+    deliver = [sys.executable, "-m", "chronoverse", "deliver", *map(str, spooled(lone)[:1])]
+    subprocess.run(deliver, env=lone.environ, cwd=ROOT, check=True, capture_output=True)
+    assert len(spooled(lone)) == 19
 
 
 def example(containing: str, store: RedisServer) -> str:
