@@ -541,22 +541,49 @@ CANNOT_START: Final = {
         "must be a usable key",
     ),
     "no address": ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
-    "no driver": ({"ARCHIVE_URL": "s3://bucket"}, "S3 needs boto3: install the extra s3 (docs/installing.md)"),
 }
-GUNICORN: Final = ("-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"))
+
+
+def check_refusal(done: "subprocess.CompletedProcess[str]", message: str) -> None:
+    """It is one line, with the exit code of bad settings."""
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("chronoverse: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(("settings", "message"), CANNOT_START.values(), ids=CANNOT_START)
+def test_serve_says_why_no_service_can_start(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str
+) -> None:
+    """Before it becomes gunicorn."""
+    becoming = list[object]()
+    monkeypatch.setattr(os, "execve", lambda *program: becoming.append(program))
+    check_refusal(cli("serve", **settings), message)
+    assert becoming == []
 
 
 @pytest.mark.parametrize(
     ("argv", "settings", "message"),
     [
-        *(pytest.param([str(ROOT / "app.py")], *each, id=name) for name, each in CANNOT_START.items()),
-        pytest.param(GUNICORN, *CANNOT_START["no key"], id="gunicorn", marks=pytest.mark.long),
+        pytest.param(
+            [str(ROOT / "app.py")],
+            {"ARCHIVE_URL": "s3://bucket"},
+            "S3 needs boto3: install the extra s3 (docs/installing.md)",
+            id="no driver",
+        ),
+        pytest.param(
+            ["-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")],
+            *CANNOT_START["no key"],
+            id="gunicorn",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_service_that_cannot_start_says_why(
     tmp_path: Path, argv: Sequence[str], settings: dict[str, str], message: str
 ) -> None:
-    """It is one line, before it listens, with the exit code of bad settings; also where gunicorn is called directly."""
+    """Before it listens, also where gunicorn is called directly."""
     # As if boto3 was not installed.
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u; f = u.find_spec; "
@@ -572,11 +599,7 @@ def test_a_service_that_cannot_start_says_why(
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-
-    assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.startswith("chronoverse: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    check_refusal(done, message)
 
 
 def test_a_typo_in_a_name_is_said(cli: Cli) -> None:
