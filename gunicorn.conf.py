@@ -135,6 +135,8 @@ def on_starting(server: Any) -> None:
         stale.unlink()
     if _settings.redis_url is None:
         server.chronoverse_lease = embedded.ServerLease(_settings.data_dir)
+    # The workers, its forks, share what it has imported.
+    import chronoverse.web.app  # noqa: F401
 
 
 def when_ready(server: Any) -> None:

@@ -8,7 +8,3 @@ streaming/  event streams: who writes to their sockets
 http/       what all routes share: dependencies, schemas, pages, bodies, problems, tracing
 static/     the log page
 """
-
-from chronoverse.web.app import create_app
-
-__all__ = ["create_app"]

