@@ -411,7 +411,7 @@ def spooled(shop: Shop) -> list[Path]:
 @pytest.mark.long
 def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
     """No thread, descriptor, connection to the store, file or memory."""
-    count = 50
+    count = 100
 
     def run() -> dict[str, int]:
         """What the pool's process has after that many tasks, when it has nothing to do."""
