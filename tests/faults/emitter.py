@@ -13,7 +13,7 @@ import select
 import sys
 import time
 
-TICK_SECONDS = 0.01
+TICK_SECONDS = 0.05
 EXIT_CODE = 7
 
 
