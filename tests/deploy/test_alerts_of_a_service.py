@@ -31,6 +31,8 @@ pytestmark = pytest.mark.long
 INTERVAL_SECONDS: Final = 15
 BEFORE: Final = 20
 AFTER: Final = 40
+#: Seconds between two of our own scrapes while a test waits, at most.
+SCRAPE_SECONDS: Final = 0.5
 #: What a scrape gave: the values by their series.
 Scrape = dict[str, float]
 
@@ -45,7 +47,7 @@ class Target:
     def scrape(self) -> Scrape:
         """Our samples, and ``up``, which is all that there is when nobody answers."""
         try:
-            text = httpx.get(self._url, timeout=5).text
+            text = httpx.get(self._url, timeout=5, verify=False).text
         except httpx.TransportError:
             return {self._series("up", {}): 0.0}
         samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
@@ -107,11 +109,24 @@ def check(directory: Path, *tests: dict[str, Any]) -> None:
     promtool("test", "rules", str(path))
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A store with the settings that docs/redis.md asks for."""
-    with running(tmp_path / "store", None, "--appendonly", "yes") as server:
+    with running(tmp_path_factory.mktemp("store"), None, "--appendonly", "yes") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the archive."""
+    return tmp_path_factory.mktemp("archive")
+
+
+@pytest.fixture(scope="module")
+def service(server: RedisServer, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with an archive."""
+    with serving(tmp_path_factory.mktemp("service"), server.url, archive_url=archive.as_uri()) as service:
+        yield service
 
 
 @contextlib.contextmanager
@@ -130,7 +145,7 @@ def archiving(directory: Path, redis_url: str, archive: Path) -> Iterator[tuple[
     with (directory / "archiver.log").open("wb") as log:
         process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        wait_until(lambda: is_working(process, target), START_SECONDS, "the archiver works")
+        wait_until(lambda: is_working(process, target), START_SECONDS, "the archiver works", SCRAPE_SECONDS)
         yield process, target
     finally:
         process.terminate()
@@ -153,17 +168,20 @@ def break_jobs(server: RedisServer, archiver: Target, first: int, last: int) -> 
     for number in range(first, last + 1):
         server.ask("HSET", f"chronoverse:{{wf_1}}:broken_{number}:job", "status", "COMPLETED")
         server.ask("SET", f"chronoverse:{{wf_1}}:broken_{number}:log", "no stream")
-    wait_until(lambda: archiver.value("archive_errors_total") >= last, PATIENCE_SECONDS, "it has failed at all of them")
+    wait_until(
+        lambda: archiver.value("archive_errors_total") >= last,
+        PATIENCE_SECONDS,
+        "it has failed at all of them",
+        SCRAPE_SECONDS,
+    )
 
 
-def test_an_archiver_that_fails_and_one_that_is_stopped(server: RedisServer, tmp_path: Path) -> None:
+def test_an_archiver_that_fails_and_one_that_is_stopped(
+    server: RedisServer, archive: Path, service: Service, tmp_path: Path
+) -> None:
     """Its errors fire an alert. When it has ended, Prometheus cannot scrape it, and the node misses an archiver."""
-    archive = tmp_path / "archive"
-    with (
-        serving(tmp_path / "service", server.url, archive_url=archive.as_uri()) as service,
-        archiving(tmp_path, server.url, archive) as (process, archiver),
-    ):
-        target = node(service)
+    target = node(service)
+    with archiving(tmp_path, server.url, archive) as (process, archiver):
         well, archives = target.scrape(), archiver.scrape()
         break_jobs(server, archiver, 1, 1)
         fails = archiver.scrape()
@@ -187,10 +205,10 @@ def test_an_archiver_that_fails_and_one_that_is_stopped(server: RedisServer, tmp
     )
 
 
-def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, tmp_path: Path) -> None:
+def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, service: Service, tmp_path: Path) -> None:
     """The node's metrics say so, also when somebody else than the node was denied something."""
-    with serving(tmp_path / "service", server.url) as service:
-        before = node(service).scrape()
+    target = node(service)
+    before = target.scrape()
     server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     server.ask("ACL", "SETUSER", "stranger", "on", ">secret", "-@all")
     with (
@@ -198,11 +216,9 @@ def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, tmp_pat
         pytest.raises(redis.exceptions.NoPermissionError),
     ):
         stranger.get("chronoverse:{wf_1}:job_1:lease")
-    # A service checks when it starts, and then every ten seconds.
-    with serving(tmp_path / "service", server.url) as service:
-        target = node(service)
-        wait_until(lambda: target.value("store_denied") > 0, PATIENCE_SECONDS, "the store was asked")
-        after = target.scrape()
+    # A service checks every ten seconds.
+    wait_until(lambda: target.value("store_denied") > 0, START_SECONDS, "the store was asked", SCRAPE_SECONDS)
+    after = target.scrape()
 
     may_evict = target.alert("critical", "the store of {} may throw logs away: its maxmemory-policy is not noeviction")
     denies = target.alert("warning", "the store of {} denies somebody commands, keys or a log-in; ACL LOG says whom")

@@ -26,6 +26,8 @@ RETRIES: Final = 4
 GIVEN_UP_SECONDS: Final = 6.2
 #: Seconds that may be added to a bound on a busy machine.
 SLACK_SECONDS: Final = 8.0
+#: Seconds between two looks at the service's metrics, at most. Each look is work for the service.
+METRICS_SECONDS: Final = 0.5
 #: The links: nginx to the service, and to viewers.
 SERVICE_LINK, VIEWER_LINK = 0, 1
 
@@ -110,7 +112,9 @@ def test_row_12_the_link_between_nginx_and_the_service_becomes_silent(network: S
         wait_for_line(direct, 40, 2)
         wait_until(lambda: all(each.connections > 1 for each in through), READ_SECONDS + SLACK_SECONDS, "nginx closes")
         bound = USER_TIMEOUT_SECONDS + HEARTBEAT_SECONDS
-        wait_until(lambda: network.service.metric(slow) == 2, bound + SLACK_SECONDS, "the service closes")
+        wait_until(
+            lambda: network.service.metric(slow) == 2, bound + SLACK_SECONDS, "the service closes", METRICS_SECONDS
+        )
         print(f"open for {time.monotonic() - began:.1f} s")
         assert open_streams(network.service) == 1
     wait_for_line(watchers, 40, SILENCE_SECONDS + SLACK_SECONDS)
@@ -133,7 +137,9 @@ def test_row_12_the_link_between_nginx_and_its_viewers_becomes_silent(network: S
     with network.links.silent(VIEWER_LINK):
         began = time.monotonic()
         bound = HEARTBEAT_SECONDS + GIVEN_UP_SECONDS
-        wait_until(lambda: open_streams(network.service) == 1, bound + SLACK_SECONDS, "nginx has closed both")
+        wait_until(
+            lambda: open_streams(network.service) == 1, bound + SLACK_SECONDS, "nginx has closed both", METRICS_SECONDS
+        )
         print(f"open for {time.monotonic() - began:.1f} s")
         assert network.service.metric(left) == before + 2
         add_lines(job, 20)

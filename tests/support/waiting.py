@@ -25,9 +25,12 @@ def deadline(timeout: float, what: str) -> Callable[[], bool]:
     return in_time
 
 
-def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> None:
-    """Returns once ``predicate()`` is true. Raises AssertionError with ``what`` after ``timeout`` seconds."""
+def wait_until(predicate: Callable[[], object], timeout: float, what: str, slowest: float = SLOW_POLL_SECONDS) -> None:
+    """Returns once ``predicate()`` is true. Raises AssertionError with ``what`` after ``timeout`` seconds.
+
+    It is called every ``slowest`` seconds at least.
+    """
     in_time = deadline(timeout, what)
     began = time.monotonic()
     while not predicate() and in_time():
-        time.sleep(min(max((time.monotonic() - began) / 10, POLL_SECONDS), SLOW_POLL_SECONDS))
+        time.sleep(min(max((time.monotonic() - began) / 10, POLL_SECONDS), slowest))
