@@ -1,4 +1,4 @@
-"""Random schedules of faults: three jobs with five viewers each, and one fault after another, chosen at random.
+"""Random schedules of faults: three jobs with three viewers each, and one fault after another, chosen at random.
 
 Every fault is shorter than the runners' lease, so no job may be declared LOST: each viewer must receive every line once
 and in order. ``python -m bench.soak.schedule`` runs many of them.
@@ -19,7 +19,7 @@ from tests.faults.runner import Runner
 from tests.faults.testbed import FaultTestbed, sleep
 
 JOBS: Final = 3
-VIEWERS: Final = 5
+VIEWERS: Final = 3
 #: Lines/s of each job.
 RATES: Final = (50, 150, 400)
 #: Whole seconds of the lease. It outlasts a fault and the pause before the runner's next attempt to reach the store.

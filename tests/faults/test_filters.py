@@ -30,12 +30,12 @@ SEEDS: Final = [20261126, *(int(seed) for seed in [os.environ.get("FAULT_SEED")]
 JOB: Final = JobRef("filters", "job")
 WORKERS: Final = 2
 #: How often all connections to the service, or all to nginx, are cut, and the seconds between two cuts.
-CUTS: Final = 24
+CUTS: Final = 12
 PAUSE_SECONDS: Final = (0.05, 0.5)
 #: After that many cuts a worker is killed. After the last of these kills both are.
-KILLS: Final = (6, 13, 19)
+KILLS: Final = (4, 8)
 #: Each time after that many cuts, nearly all lines are archived and taken out of the store.
-ARCHIVE_EVERY: Final = 5
+ARCHIVE_EVERY: Final = 3
 #: Lines that stay in the store then, at most.
 HOT_LINES: Final = 200
 #: The sizes of a writer's appends. The last one is more than a worker compares with a query at once.
@@ -84,11 +84,11 @@ PATTERNS: Final = (
 TEXTS: Final = {
     "straw": 60,
     "need le, \x1b[1mbold\x1b[0m needl": 10,
-    "a Needle in it": 2,
-    '\x1b[31mNEEDLE\x1b[0m \\n "quoted"': 1,
+    "a Needle in it": 4,
+    '\x1b[31mNEEDLE\x1b[0m \\n "quoted"': 2,
     'they say "Ü" and "ü"': 3,
     "no panic here": 5,
-    "panic: no ü left": 1,
+    "panic: no ü left": 4,
     "took {} ms": 18,
 }
 

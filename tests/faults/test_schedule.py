@@ -15,7 +15,7 @@ SEEDS: Final = [20261124, *(int(seed) for seed in [os.environ.get("FAULT_SEED")]
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.long
 def test_a_schedule_of_faults_is_clean(tmp_path: Path, seed: int) -> None:
-    """Three jobs with five viewers each: no line is lost, doubled, reordered, changed or invented."""
+    """Three jobs with three viewers each: no line is lost, doubled, reordered, changed or invented."""
     report = run_schedule(tmp_path, Report(seed, SECONDS))
     print(report)
     assert report.clean, str(report)

@@ -105,9 +105,9 @@ class FaultTestbed:
     def start_watchers(self, job: JobRef, viewers: int = 1) -> list[Watcher]:
         """Starts watchers of a job.
 
-        Without nginx the second, the seventh, … use our own client, and all others read the raw stream.
+        Without nginx the second, the fifth, … use our own client, and all others read the raw stream.
         """
-        cycle = (Watcher, ClientWatcher, Http2Watcher) if self._with_nginx else (Watcher, ClientWatcher, *[Watcher] * 3)
+        cycle = (Watcher, ClientWatcher, Http2Watcher) if self._with_nginx else (Watcher, ClientWatcher, Watcher)
         started = [self.new_watcher(job, cycle[number % len(cycle)]).start() for number in range(viewers)]
         self.watchers.setdefault(job, []).extend(started)
         return started
