@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,6 @@ from chronoverse.store.sentinel import CHECK_MASTER_SECONDS
 from tests.faults.testbed import FaultTestbed, sleep
 from tests.faults.watching import Watcher, longest_silence, seconds_to_next_line
 from tests.support.fleets import Cluster, SentinelFleet
-from tests.support.service import serving
 from tests.support.waiting import wait_until
 
 #: Whole seconds of the lease: longer than any change of servers takes.
@@ -77,32 +77,47 @@ def test_a_slot_moves_and_a_master_dies_in_a_cluster(cluster: Cluster, tmp_path:
         testbed.finish(other)
 
 
-def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def replicated(sentinels: SentinelFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTestbed]:
+    """A service over Sentinels. What is published over HTTP is delivered when a replica has it."""
+    with FaultTestbed(
+        tmp_path_factory.mktemp("replicated"),
+        lease=LEASE_SECONDS,
+        service_lease=60,
+        fleet=sentinels,
+        with_nginx=True,
+        durability="replicated",
+    ) as testbed:
+        yield testbed
+
+
+def test_row_5_a_master_is_cut_off_from_its_sentinels(sentinels: SentinelFleet, replicated: FaultTestbed) -> None:
     """It still answers us, but runner and service leave it. Lines that only the old master has are sent again."""
-    with FaultTestbed(tmp_path, lease=LEASE_SECONDS, service_lease=60, fleet=sentinels, with_nginx=True) as testbed:
-        runner, watchers = testbed.start_job(JobRef("fleet", "row-5"), durability="replicated")
-        store = Store(sentinels.url)
-        assert store.read(runner.job, 0, 1)
-        lost = sentinels.cut_off()
-        wait_until(lambda: sentinels.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
-        named = time.monotonic()
-        check_recovery(watchers, named + CHECK_MASTER_SECONDS, "cut off")
-        seen = watchers[0].highest - 1
-        wait_until(
-            lambda: store.read(runner.job, seen, 1),
-            2 * CHECK_MASTER_SECONDS,
-            "old lines come from the new master",
-        )
-        store.close()
-        sentinels.rejoin(lost)
-        testbed.finish(runner)
+    job = JobRef("fleet", f"row-5-{secrets.token_hex(4)}")
+    runner, watchers = replicated.start_job(job, durability="replicated")
+    store = Store(sentinels.url)
+    assert store.read(runner.job, 0, 1)
+    lost = sentinels.cut_off()
+    wait_until(lambda: sentinels.master is not lost, RECOVERY_SECONDS, "the Sentinels name another master")
+    named = time.monotonic()
+    check_recovery(watchers, named + CHECK_MASTER_SECONDS, "cut off")
+    seen = watchers[0].highest - 1
+    wait_until(
+        lambda: store.read(runner.job, seen, 1),
+        2 * CHECK_MASTER_SECONDS,
+        "old lines come from the new master",
+    )
+    store.close()
+    sentinels.rejoin(lost)
+    replicated.finish(runner)
 
 
-def test_a_runner_over_http_keeps_its_lines_until_a_replica_has_them(sentinels: SentinelFleet, tmp_path: Path) -> None:
+def test_a_runner_over_http_keeps_its_lines_until_a_replica_has_them(
+    sentinels: SentinelFleet, replicated: FaultTestbed
+) -> None:
     """A master that is cut off from its Sentinels still accepts the last lines and the end. Both are sent again."""
-    job = JobRef("fleet", f"http-{secrets.token_hex(4)}")
+    job, service = JobRef("fleet", f"http-{secrets.token_hex(4)}"), replicated.service
     with (
-        serving(tmp_path, sentinels.url, lease_seconds=60, durability="replicated") as service,
         closing(HttpLogWriter(service.url, service.token(), durable=True)) as writer,
         closing(Store(sentinels.url)) as store,
     ):
