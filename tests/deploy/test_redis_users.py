@@ -16,11 +16,15 @@ import redis
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.jwks import PublishedKeys
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
+from tests.deploy.answers import all_answers, all_objects, write
 from tests.deploy.conftest import DEPLOY
+from tests.support.bench import make_lines
 from tests.support.commands import call_main
 from tests.support.guarded_server import USERS, GuardedServer
 from tests.support.issuer import Issuer
@@ -66,12 +70,16 @@ def messages(service: Service, job: str) -> list[str]:
 
 
 def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path: Path) -> None:
-    """Runners of each kind, a retry, viewers, an archiver, a redaction, a retention and a deletion."""
+    """Runners of each kind, a retry, viewers, an archiver, a redaction, a retention and a deletion.
+
+    After a restart of the server all is as before, and works again.
+    """
     runner, archiver = server.url_of("runner"), server.url_of("archiver")
     run = ("run", "--workflow", "wf_1", "--job")
     with (
         serving(tmp_path, server.url_of("service"), archive_url=(tmp_path / "archive").as_uri()) as service,
         redis.Redis.from_url(server.url_of("foreign-runner"), protocol=2, driver_info=None) as foreign,
+        contextlib.closing(Store(runner, lease_seconds=60)) as store,
         httpx.Client(
             base_url=f"{service.url}/workflows/wf_1",
             headers={"Authorization": f"Bearer {service.token(scopes=(READ, WRITE, ADMIN))}"},
@@ -106,8 +114,27 @@ def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path:
         assert client.delete("/jobs/direct").status_code == 204
         assert client.get("/jobs/direct").status_code == 404
         chronoverse(archiver, tmp_path, "retention", "wf_1", "90d")
+        live, ended = JobRef("wf_1", "live"), JobRef("wf_1", "ended")
+        attempt = store.open(live, "token")
+        store.append(attempt, make_lines(1, 3))
+        write(store, ended)
+        over = [ended, *(JobRef("wf_1", name) for name in ("direct", "direct.2", "http", "foreign"))]
+        others, objects = [live, JobRef("wf_1", "registered")], FileObjectStore(tmp_path / "archive")
+        before, kept = all_answers(client, over, others), all_objects(objects)
+        assert server.ask("ACL", "LOG") == []
 
+        server.stop()
+        server.start()
+
+        assert all_answers(client, over, others) == before
+        assert store.append(attempt, make_lines(4, 1)) == 5
+        store.finish(attempt, Status.COMPLETED, 0, 0, 5)
+        assert chronoverse(archiver, tmp_path, "archive", "--once").count(" archived ") == 2
+        after = all_objects(objects)
+        assert kept.items() <= after.items()
+        assert {name.split("/")[1] for name in after.keys() - kept.keys()} == {"live", "ended"}
     assert server.ask("ACL", "LOG") == []
+    assert b"NOPERM" not in (tmp_path / "store" / "server.log").read_bytes()
 
 
 LOG, JOB, LEASE = (f"chronoverse:{{wf_1}}:job_1:{kind}" for kind in ("log", "job", "lease"))
