@@ -1,10 +1,11 @@
 """One log over all tiers: wherever its lines are stored, every route has the same lines."""
 
 import contextlib
+import functools
 import itertools
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,6 +120,18 @@ def plain(site: Site) -> Foreign:
     return write(site.job()).end("FAILED", 3)
 
 
+@pytest.fixture(scope="module")
+def plain_events(site: Site, plain: Foreign) -> Callable[[str], list[dict[str, Any]]]:
+    """What the log's stream has for a query. It is asked once for all tiers."""
+    return functools.cache(lambda query: site.events(plain, query))
+
+
+@pytest.fixture(scope="module")
+def plain_pages(site: Site, plain: Foreign) -> Callable[[str], list[Any]]:
+    """The lines of all pages of the log for a path below the job's. They are asked for once for all tiers."""
+    return functools.cache(lambda path: site.pages(f"{plain.path}/{path}"))
+
+
 @pytest.fixture(
     scope="module",
     params=[pytest.param(name, marks=[pytest.mark.long] * (name == "all but the end")) for name in TIERS],
@@ -139,11 +152,13 @@ def tiered(request: pytest.FixtureRequest, site: Site) -> Foreign:
 @pytest.mark.parametrize(
     "query", long_after(3, ["", "?offset=131", "?tail=150&stream=stdout", "?offset=100", "?stream=stderr", "?tail=50"])
 )
-def test_events_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
+def test_events_are_the_same(
+    site: Site, plain_events: Callable[[str], list[dict[str, Any]]], tiered: Foreign, query: str
+) -> None:
     """Byte for byte, with the same gaps."""
     found = site.events(tiered, query)
 
-    assert found == site.events(plain, query)
+    assert found == plain_events(query)
     assert found[-1]["event"] == "end"
 
 
@@ -165,20 +180,22 @@ def test_events_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query:
         ],
     ),
 )
-def test_pages_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
+def test_pages_are_the_same(site: Site, plain_pages: Callable[[str], list[Any]], tiered: Foreign, query: str) -> None:
     """In both orders, from any position."""
-    assert site.pages(f"{tiered.path}/logs?{query}") == site.pages(f"{plain.path}/logs?{query}")
+    assert site.pages(f"{tiered.path}/logs?{query}") == plain_pages(f"logs?{query}")
 
 
 @pytest.mark.parametrize(
     "query", ["q=line+1&limit=29", "q=LINE+.3&regex=true&order=desc&limit=5", "q=foreign", "q=line&stream=stderr"]
 )
-def test_searches_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
+def test_searches_are_the_same(
+    site: Site, plain_pages: Callable[[str], list[Any]], tiered: Foreign, query: str
+) -> None:
     """The same lines and highlights."""
     found = site.pages(f"{tiered.path}/logs/search?{query}")
 
     assert found
-    assert found == site.pages(f"{plain.path}/logs/search?{query}")
+    assert found == plain_pages(f"logs/search?{query}")
 
 
 @pytest.mark.parametrize("query", ["limit=1", "order=desc&before=1", "stream=stdout&after=2"])
