@@ -8,11 +8,10 @@ from playwright.sync_api import Browser, Page, Route
 
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
-from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
 from tests.browser.test_hostile import HOSTILE
 from tests.support.service import Service
-from tests.support.waiting import wait_until
 
 #: The default run starts a browser for one file only.
 pytestmark = pytest.mark.long

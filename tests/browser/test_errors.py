@@ -5,10 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from chronoverse.joblog.model import Status
-from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
 from tests.browser.test_new_lines import wait_current
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 

@@ -6,10 +6,9 @@ import pytest
 
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
-from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
 from tests.browser.test_hostile import ALLOWED
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 

@@ -7,10 +7,9 @@ import pytest
 from playwright.sync_api import Browser
 
 from chronoverse.joblog.model import Status
-from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
 from tests.support.service import Service
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
