@@ -108,10 +108,13 @@ def test_links_and_colours_are_what_they_look_like(open_tab: OpenTab, job: Job) 
     assert tab.page.locator(".m .paint").all_inner_texts() == ["orange", "dark"]
 
 
-def violations(tab: Tab, axe: str) -> list[str]:
+def violations(tab: Tab, axe: str, options: str = "") -> list[str]:
     """The serious and critical violations that axe-core finds."""
-    tab.page.evaluate(axe)
-    found: list[dict[str, Any]] = tab.page.evaluate("axe.run(document).then((result) => result.violations)")
+    if not tab.page.evaluate("'axe' in window"):
+        tab.page.evaluate(axe)
+    found: list[dict[str, Any]] = tab.page.evaluate(
+        f"axe.run(document, {{ resultTypes: ['violations'], {options} }}).then((result) => result.violations)"
+    )
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
 
 
@@ -123,7 +126,7 @@ def test_axe_finds_nothing_serious(open_tab: OpenTab, axe: str, job: Job) -> Non
     tab = open_tab(job.ref, "L3-L5").wait_number(3)
     assert violations(tab, axe) == []
     tab.page.emulate_media(color_scheme="dark")
-    assert violations(tab, axe) == []
+    assert violations(tab, axe, "runOnly: ['color-contrast', 'link-in-text-block']") == []
     tab.page.click("#time")
     tab.find("colour")
     tab.wait(lambda rows: tab.page.locator("mark").count() > 5, "marks")

@@ -12,12 +12,11 @@ from playwright.sync_api import Page, Position, Route
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
-from tests.browser.browsing import PATIENCE_SECONDS, Tab
+from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
-from tests.browser.test_accessible import COLOURS, FINDINGS
+from tests.browser.test_accessible import COLOURS, FINDINGS, SHAPES
 from tests.browser.test_new_lines import COVERED, wait_current
 from tests.support.service import Service
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
@@ -221,11 +220,11 @@ def test_a_strip_of_time_leads_to_what_was_slower(open_tab: OpenTab, page_store:
     assert page.url.endswith("#L40")
     page.wait_for_selector("#runs a")
     page.evaluate(axe)
-    for width in (1280, 390):
+    for width, found in ((1280, FINDINGS), (390, SHAPES)):
         page.set_viewport_size({"width": width, "height": 760})
         page.emulate_media(color_scheme="light", reduced_motion="reduce")
         page.focus("#strip")
-        assert (width, page.evaluate(FINDINGS), page.evaluate(COVERED)) == (width, [], [])
+        assert (width, page.evaluate(found), page.evaluate(COVERED)) == (width, [], [])
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate("document.getElementById('slower').scrollWidth <= innerWidth")
     page.emulate_media(color_scheme="dark")
