@@ -62,7 +62,10 @@ class Agent:
         """The number and the text of the line that says what has failed."""
         (job,) = self._ask("list_jobs", workflow_id=workflow, status="FAILED", limit=1)["jobs"]
         named = {"workflow_id": workflow, "job_id": job["id"]}
-        summary = self._ask("summary", **named, max_bytes=6_000)
+        before = self.bytes
+        while not (summary := self._ask("summary", **named, max_bytes=6_000))["complete"]:
+            # On a busy machine the first answer is of a part. The next one goes on, and takes its place.
+            self.bytes = before
         suspect = summary["cause"]["line"]["sequence_num"]
         around = self._ask("read_lines", **named, first=max(suspect - 3, 1), last=suspect + 8, max_bytes=6_000)
         lines = [line for line in around["logs"] if line["sequence_num"] >= suspect]
