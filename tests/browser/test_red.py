@@ -119,6 +119,22 @@ def test_a_list_that_is_idle_asks_only_for_what_is_new(
     assert len(asked) <= 3
 
 
+def test_a_click_on_show_more_is_not_lost(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
+    """Also when another request takes the place of its own, such as that of a tab that comes to the front again."""
+    for number in range(60):
+        Job(page_store, f"more-{number:03}", "more").end()
+    tab = open_tab()
+    tab.page.goto(f"{tab.url}/ui/workflows/more#token={page_service.token()}")
+    tab.page.wait_for_selector("tbody tr:nth-child(50)")
+    tab.page.evaluate(
+        """() => {
+             document.querySelector("#more").click();
+             document.dispatchEvent(new Event("visibilitychange"));
+           }"""
+    )
+    tab.page.wait_for_selector("tbody tr:nth-child(60)")
+
+
 def test_a_token_can_be_left(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The button says whose the token is. It leads to another one, or to none, also for tabs that open later."""
     job.lines("a line").end()

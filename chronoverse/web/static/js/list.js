@@ -19,6 +19,8 @@ export class List {
   #request = 0;
   #rows = new Map();
   #focusAt = null;
+  //: Whether further items were asked for, and have not come yet.
+  #wantsMore = false;
 
   /**
    * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is what its answer calls the items.
@@ -31,7 +33,8 @@ export class List {
     this.#options = { size: 50, pages: 1, arrange: (items) => items, ...options };
     $("more").addEventListener("click", () => {
       this.#focusAt = this.items.length;
-      this.refresh(true);
+      this.#wantsMore = true;
+      this.refresh();
     });
     document.addEventListener("visibilitychange", () => document.hidden || (this.#timer && this.refresh()));
   }
@@ -46,22 +49,23 @@ export class List {
   /** Begins at the first page, because the filters are others now. */
   restart() {
     this.#chunks = [];
+    this.#wantsMore = false;
     this.refresh();
   }
 
-  /** Requests what is new and what runs, and further items if there is to be `more`. Then again every few seconds. */
-  refresh(more = false) {
+  /** Requests what is new and what runs, and further items if they were asked for. Then again every few seconds. */
+  refresh() {
     clearTimeout(this.#timer);
     const request = (this.#request += 1);
-    this.#load(request, more).catch((error) => {
+    this.#load(request).catch((error) => {
       if (request !== this.#request) return;
-      const again = more && isTransient(error);
-      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh(again));
+      if (isTransient(error)) showRetry(IDLE_MS, error, () => this.refresh());
+      else this.#wantsMore = false;
       if (!this.#chunks.length) {
         notice(this.#options.refused(error));
         this.#options.loaded?.();
       }
-      this.#schedule(IDLE_MS, again);
+      this.#schedule(IDLE_MS);
     });
   }
 
@@ -72,9 +76,9 @@ export class List {
     this.#timer = 0;
   }
 
-  #schedule(ms, more = false) {
+  #schedule(ms) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS, more) : this.refresh(more)), ms);
+    this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS) : this.refresh()), ms);
   }
 
   /** The items after `cursor`, as a chunk, and the cursor behind them. */
@@ -85,7 +89,8 @@ export class List {
     return [{ after, items: body[this.#options.name] }, body.cursor];
   }
 
-  async #load(request, more) {
+  async #load(request) {
+    const more = this.#wantsMore;
     const isCurrent = () => request === this.#request;
     const [first, cursor] = await this.#fetch(null);
     if (!isCurrent()) return;
@@ -101,6 +106,7 @@ export class List {
       this.#cursor = following;
       if (more) break;
     }
+    this.#wantsMore = false;
     // Of what is further down only one chunk is asked for again, in turn, as long as something in it runs.
     const busy = this.#chunks.slice(1).filter(({ items }) => items.some(this.#options.isBusy));
     if (busy.length && !begins && !more) {
