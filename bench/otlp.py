@@ -6,19 +6,22 @@ The worker has a processor for itself, and the store and the senders share the o
 
 With ``--beside 7`` it measures instead how late the lines of three other jobs come to 50 viewers of a service with two
 workers: in each of that many rounds while nobody else uses it, and then beside the senders. The senders' processes have
-the kernel's idle priority, as in ``bench.hostile``. ``--rate`` is how many lines a second each of these jobs prints.
-A runner appends at most every 50 ms, so beyond 20 lines a second they wait there for up to 50 ms.
+the kernel's idle priority, as in ``bench.hostile``. ``--rate`` is how many lines a second each of these jobs prints. A
+runner appends at most every 50 ms, so beyond 20 lines a second they wait there for up to 50 ms. ``--records`` is how
+many records a second all senders send at most.
 """
 
 import argparse
 import contextlib
 import http.client
+import itertools
 import multiprocessing
 import os
 import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +54,7 @@ def bodies(sender: int, count: int, *, with_numbers: bool) -> list[bytes]:
     return found
 
 
-def send(service: Service, requests: list[bytes], pids: tuple[int, ...] = ()) -> list[list[int]]:
+def send(service: Service, requests: Iterable[bytes], pids: tuple[int, ...] = ()) -> list[list[int]]:
     """Sends the requests one after the other. Returns how long each of these processes has run for each of them."""
     connection = http.client.HTTPConnection(service.host, service.port, timeout=60)
     headers = {"Content-Type": "application/x-protobuf", "Authorization": f"Bearer {service.token('*')}"}
@@ -109,23 +112,33 @@ def measure(senders: int, count: int, *, with_numbers: bool) -> None:
     print(f"{statistics.median(rates):,.0f} records a second in the middle, {max(rates):,.0f} at most")
 
 
-def send_on(service: Service, job: str, ends_at: float, sent: Any) -> None:
-    """The process of a sender. It puts into ``sent`` how many requests were taken until ``ends_at``."""
+def send_on(service: Service, job: str, ends_at: float, interval: float, sent: Any) -> None:
+    """The process of a sender. It begins a request each ``interval`` seconds, or when the last one is done.
+
+    It puts into ``sent`` how many requests were taken until ``ends_at``.
+    """
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     records = [
         record(f"{NUMBER.decode()} GET /workflows/wf_1/jobs/job_1/logs?limit=100 200", x=n) for n in range(BATCH)
     ]
     body = request({"service.name": "bench", "service.instance.id": job}, *records).SerializeToString()
-    count = 0
-    while time.monotonic() < ends_at:
-        # Otherwise they would be the same request.
-        send(service, [body.replace(NUMBER, b"%07d" % (count + each)) for each in range(10)])
-        count += 10
-    sent.put(count)
+
+    def requests() -> Iterator[bytes]:
+        due = time.monotonic()
+        for number in itertools.count():
+            if due >= ends_at or time.monotonic() >= ends_at:
+                return
+            time.sleep(max(0.0, due - time.monotonic()))
+            # Otherwise they would be the same request.
+            yield body.replace(NUMBER, b"%07d" % number)
+            due = max(due + interval, time.monotonic() - 1)
+
+    sent.put(len(send(service, requests())))
 
 
-def beside(senders: int, rounds: int, rate: int) -> None:
-    """Measures how late lines are, in turn in quiet and beside the senders."""
+def beside(senders: int, rounds: int, rate: int, records_per_second: int | None) -> None:
+    """Measures how late lines are, in turn in quiet and beside the senders. By default these send all the time."""
+    interval = senders * BATCH / records_per_second if records_per_second else 0.0
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         directory, context = Path(name), multiprocessing.get_context("fork")
         store = stack.enter_context(running(directory / "store"))
@@ -142,7 +155,7 @@ def beside(senders: int, rounds: int, rate: int) -> None:
             began = time.monotonic()
             time.sleep(TURN_SECONDS)
             for number in range(senders):
-                arguments = (service, f"job-{turn}-{number}", began + 2 * TURN_SECONDS, sent)
+                arguments = (service, f"job-{turn}-{number}", began + 2 * TURN_SECONDS, interval, sent)
                 context.Process(target=send_on, args=arguments, daemon=True).start()
             requests += sum(sent.get() for _ in range(senders))
             turns.append((began, began + TURN_SECONDS, began + 2 * TURN_SECONDS))
@@ -165,9 +178,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=120, help="of each sender")
     parser.add_argument("--beside", type=int, metavar="ROUNDS", help="measure viewers beside the senders")
     parser.add_argument("--rate", type=int, default=10, metavar="LINES", help="that each job prints in a second then")
+    parser.add_argument("--records", type=int, metavar="N", help="that all senders send in a second then, at most")
     options = parser.parse_args()
     if options.beside:
-        beside(options.senders, options.beside, options.rate)
+        beside(options.senders, options.beside, options.rate, options.records)
         return
     for with_numbers in (True, False):
         measure(options.senders, options.requests, with_numbers=with_numbers)
