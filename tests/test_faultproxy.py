@@ -1,4 +1,4 @@
-"""The fault proxy causes the faults that it promises, with plain sockets and a real server, as thread and process."""
+"""The fault proxy causes the faults that it promises, with plain sockets and a real server."""
 
 import contextlib
 import socket
@@ -13,7 +13,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support.faultprocess import ProxyProcess
 from tests.support.faultproxy import DOWN, UP, FaultProxy
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -26,8 +25,6 @@ QUIET: Final = 0.2
 
 #: A retry policy of redis-py that repeats no command.
 ONCE: Final = Retry(NoBackoff(), 0)
-
-Proxy = FaultProxy | ProxyProcess
 
 
 class EchoServer:
@@ -71,15 +68,15 @@ def echo() -> Iterator[EchoServer]:
         yield echo
 
 
-@pytest.fixture(params=[FaultProxy, ProxyProcess], ids=["thread", "process"])
-def proxy(request: pytest.FixtureRequest, echo: EchoServer) -> Iterator[Proxy]:
-    """A proxy in front of the echo server, of either kind."""
-    with request.param(echo.address) as proxy:
+@pytest.fixture
+def proxy(echo: EchoServer) -> Iterator[FaultProxy]:
+    """A proxy in front of the echo server."""
+    with FaultProxy(echo.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def connect(proxy: Proxy) -> Iterator[Callable[[], socket.socket]]:
+def connect(proxy: FaultProxy) -> Iterator[Callable[[], socket.socket]]:
     """Connects to the proxy. All connections are closed at the end."""
     with contextlib.ExitStack() as stack:
         address = proxy.address
@@ -110,7 +107,7 @@ def is_silent(sock: socket.socket) -> bool:
     return False
 
 
-def test_bytes_and_ends_pass_both_ways(proxy: Proxy, connect: Connect) -> None:
+def test_bytes_and_ends_pass_both_ways(proxy: FaultProxy, connect: Connect) -> None:
     """There are more bytes than any buffer holds. A half-closed connection still gets its answers."""
     sock, sent = connect(), bytes(range(256)) * 8192
 
@@ -128,7 +125,7 @@ def test_bytes_and_ends_pass_both_ways(proxy: Proxy, connect: Connect) -> None:
     wait_until(lambda: proxy.traffic.open == 0, SOON, "the connection is forgotten")
 
 
-def test_cut_resets_open_connections_and_nothing_else(proxy: Proxy, connect: Connect) -> None:
+def test_cut_resets_open_connections_and_nothing_else(proxy: FaultProxy, connect: Connect) -> None:
     """A new connection works."""
     sock = connect()
     sock.sendall(b"a")
@@ -144,7 +141,7 @@ def test_cut_resets_open_connections_and_nothing_else(proxy: Proxy, connect: Con
     assert proxy.traffic[:3] == (2, 1, 1)
 
 
-def test_refuse_refuses_until_healed(proxy: Proxy, connect: Connect) -> None:
+def test_refuse_refuses_until_healed(proxy: FaultProxy, connect: Connect) -> None:
     """Connections that are already open continue to work."""
     earlier = connect()
     earlier.sendall(b"a")
@@ -162,7 +159,7 @@ def test_refuse_refuses_until_healed(proxy: Proxy, connect: Connect) -> None:
 
 @pytest.mark.parametrize(("direction", "arrives"), [(UP, b""), (DOWN, b"hello")])
 def test_stalled_bytes_arrive_after_healing(
-    proxy: Proxy, echo: EchoServer, connect: Connect, direction: str, arrives: bytes
+    proxy: FaultProxy, echo: EchoServer, connect: Connect, direction: str, arrives: bytes
 ) -> None:
     """Only the stalled direction is stalled. New connections are still accepted."""
     proxy.stall(direction)
@@ -176,7 +173,7 @@ def test_stalled_bytes_arrive_after_healing(
     assert read(sock, 5) == b"hello"
 
 
-def test_throttling_bounds_the_rate(proxy: Proxy, connect: Connect) -> None:
+def test_throttling_bounds_the_rate(proxy: FaultProxy, connect: Connect) -> None:
     """Ten thousand bytes at 20,000 a second take half a second. After healing there is no limit."""
     proxy.throttle(20_000)
     sock, started = connect(), time.monotonic()
@@ -191,7 +188,7 @@ def test_throttling_bounds_the_rate(proxy: Proxy, connect: Connect) -> None:
     assert len(read(sock, 9_999)) == 9_999
 
 
-def test_the_request_of_a_dropped_reply_has_arrived(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+def test_the_request_of_a_dropped_reply_has_arrived(proxy: FaultProxy, echo: EchoServer, connect: Connect) -> None:
     """The given number of bytes of the answer arrive, and then the connection is reset. This happens once."""
     proxy.drop_reply(3)
     sock = connect()
@@ -206,7 +203,7 @@ def test_the_request_of_a_dropped_reply_has_arrived(proxy: Proxy, echo: EchoServ
     assert proxy.traffic.down == 3 + 5
 
 
-def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+def test_a_dropped_request_arrives_in_part(proxy: FaultProxy, echo: EchoServer, connect: Connect) -> None:
     """The given number of its bytes arrive. This happens the given number of times."""
     proxy.drop_request(2, times=2)
     for _ in range(2):
@@ -221,7 +218,7 @@ def test_a_dropped_request_arrives_in_part(proxy: Proxy, echo: EchoServer, conne
     wait_until(lambda: sorted(echo.received) == sorted(b"rere!"), SOON, "two parts and a whole request")
 
 
-def test_only_the_reply_to_the_given_request_is_dropped(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+def test_only_the_reply_to_the_given_request_is_dropped(proxy: FaultProxy, echo: EchoServer, connect: Connect) -> None:
     """Also if the request arrives in two parts."""
     proxy.drop_reply(request=b"secret")
     sock = connect()
@@ -236,7 +233,7 @@ def test_only_the_reply_to_the_given_request_is_dropped(proxy: Proxy, echo: Echo
     assert echo.received == b"opensecret"
 
 
-def test_a_request_is_dropped_after_the_given_text(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+def test_a_request_is_dropped_after_the_given_text(proxy: FaultProxy, echo: EchoServer, connect: Connect) -> None:
     """The bytes that still arrive are counted from the end of the text. So a test can cut any one message."""
     proxy.drop_request(1, request=b"BEGIN")
     sock = connect()
@@ -248,7 +245,7 @@ def test_a_request_is_dropped_after_the_given_text(proxy: Proxy, echo: EchoServe
     wait_until(lambda: echo.received == b"one BEGIN ", SOON, "the beginning")
 
 
-def test_healing_cancels_faults_that_have_not_happened(proxy: Proxy, connect: Connect) -> None:
+def test_healing_cancels_faults_that_have_not_happened(proxy: FaultProxy, connect: Connect) -> None:
     """Also on a connection on which the fault has already begun to count bytes."""
     proxy.drop_reply(2)
     proxy.drop_request(request=b"never")
@@ -261,7 +258,9 @@ def test_healing_cancels_faults_that_have_not_happened(proxy: Proxy, connect: Co
     assert read(sock, 5) == b"never"
 
 
-def test_a_stopped_server_looks_stopped_through_the_proxy(proxy: Proxy, echo: EchoServer, connect: Connect) -> None:
+def test_a_stopped_server_looks_stopped_through_the_proxy(
+    proxy: FaultProxy, echo: EchoServer, connect: Connect
+) -> None:
     """The connection is reset or closed as soon as it is made, or before."""
     echo.__exit__()
 
@@ -269,13 +268,12 @@ def test_a_stopped_server_looks_stopped_through_the_proxy(proxy: Proxy, echo: Ec
         assert connect().recv(1) == b""
 
 
-@pytest.mark.parametrize("kind", [FaultProxy, ProxyProcess])
 def test_it_works_with_unix_sockets_and_a_real_server(
-    kind: type[FaultProxy] | type[ProxyProcess], server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The command whose answer was lost has been executed. The socket's file is removed in the end."""
     path = tmp_path_factory.mktemp("p") / "s"
-    with kind(server.socket, path) as proxy, redis.Redis.from_url(proxy.redis_url, retry=ONCE) as client:
+    with FaultProxy(server.socket, path) as proxy, redis.Redis.from_url(proxy.redis_url, retry=ONCE) as client:
         client.ping()
         proxy.drop_reply(request=b"faultproxy:key")
         with pytest.raises(redis.ConnectionError):

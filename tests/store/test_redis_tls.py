@@ -12,13 +12,34 @@ from chronoverse.joblog.model import JobRef, LineRun
 from chronoverse.store import Store
 from tests.conftest import binary
 from tests.support.bench import JOB, NOW, make_lines
-from tests.support.certificates import Authority, TlsCertificates
+from tests.support.certificates import Authority
 from tests.support.fleets import Cluster, SentinelFleet, node
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_until
 
 #: Seconds for a failover on a busy machine.
 FAILOVER_SECONDS: Final = 20.0
+
+
+class TlsCertificates:
+    """Certificates for Redis servers that speak only TLS, and for their clients. All trust one authority."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = Authority(directory)
+        self._server, self._client = self.authority.issue("server"), self.authority.issue("client")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """A server's options, also for its connections to other servers. Its port is a ``--tls-port``."""
+        return (
+            *("--tls-cert-file", str(self._server), "--tls-key-file", str(self._server.with_suffix(".key"))),
+            *("--tls-ca-cert-file", str(self.authority.path), "--tls-replication", "yes", "--tls-cluster", "yes"),
+        )
+
+    def query(self, ca: Path | None = None, client: bool = True) -> str:
+        """The query of a store's URL: by default with our authority and a client's certificate."""
+        own = f"&ssl_certfile={self._client}&ssl_keyfile={self._client.with_suffix('.key')}" if client else ""
+        return f"?ssl_ca_certs={ca or self.authority.path}{own}"
 
 
 class Secured(NamedTuple):

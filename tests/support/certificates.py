@@ -58,26 +58,5 @@ class Authority:
         return path
 
 
-class TlsCertificates:
-    """Certificates for Redis servers that speak only TLS, and for their clients. All trust one authority."""
-
-    def __init__(self, directory: Path) -> None:
-        self.authority = Authority(directory)
-        self._server, self._client = self.authority.issue("server"), self.authority.issue("client")
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """A server's options, also for its connections to other servers. Its port is a ``--tls-port``."""
-        return (
-            *("--tls-cert-file", str(self._server), "--tls-key-file", str(self._server.with_suffix(".key"))),
-            *("--tls-ca-cert-file", str(self.authority.path), "--tls-replication", "yes", "--tls-cluster", "yes"),
-        )
-
-    def query(self, ca: Path | None = None, client: bool = True) -> str:
-        """The query of a store's URL: by default with our authority and a client's certificate."""
-        own = f"&ssl_certfile={self._client}&ssl_keyfile={self._client.with_suffix('.key')}" if client else ""
-        return f"?ssl_ca_certs={ca or self.authority.path}{own}"
-
-
 def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

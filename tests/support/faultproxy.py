@@ -13,7 +13,6 @@ side is a TCP or a unix socket::
         proxy.heal()                               # ends all faults; open connections stay open
 
 A method returns when its fault is in force. One thread does all the work; :meth:`FaultProxy.stop` ends it.
-:class:`tests.support.faultprocess.ProxyProcess` is the same in a process of its own, which is faster.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
-"""Servers that publish the keys with which tokens are checked."""
+"""A server that publishes the keys with which tokens are checked."""
 
 import contextlib
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -56,43 +55,6 @@ class Issuer(ThreadingHTTPServer):
         finally:
             with self._count:
                 self.at_once -= 1
-
-
-class DrippingIssuer:
-    """A server that sends every answer one byte at a time, without end. It serves inside a ``with`` block."""
-
-    def __init__(self, every_seconds: float = 0.1) -> None:
-        self._every_seconds = every_seconds
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/jwks.json"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stopped.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while not self._stopped.is_set():
-            with contextlib.suppress(OSError):
-                connection, _ = self._listener.accept()
-                with connection:
-                    self._drip(connection)
-
-    def _drip(self, connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nX-Padding: ")
-        while not self._stopped.is_set():
-            connection.sendall(b"x")
-            time.sleep(self._every_seconds)
 
 
 class _Answer(BaseHTTPRequestHandler):

@@ -1,14 +1,17 @@
 """Authorisation: every kind of token with every kind of route, and where a token must never appear."""
 
 import base64
+import contextlib
 import hmac
 import itertools
 import json
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx
 import jwt
@@ -18,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth.jwks import FETCH_SECONDS
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
-from tests.support.issuer import DrippingIssuer, Issuer
+from tests.support.issuer import Issuer
 from tests.support.keys import RSA
 from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
@@ -347,6 +350,43 @@ def keyed(
             Nginx(directory, [(service.host, service.port)]) as nginx,
         ):
             yield {"direct": service, "nginx": nginx}
+
+
+class DrippingIssuer:
+    """A server that sends every answer one byte at a time, without end. It serves inside a ``with`` block."""
+
+    def __init__(self, every_seconds: float = 0.1) -> None:
+        self._every_seconds = every_seconds
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/jwks.json"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = self._listener.accept()
+                with connection:
+                    self._drip(connection)
+
+    def _drip(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nX-Padding: ")
+        while not self._stopped.is_set():
+            connection.sendall(b"x")
+            time.sleep(self._every_seconds)
 
 
 @pytest.mark.long
