@@ -8,6 +8,7 @@ may run at once.
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -118,13 +119,20 @@ class _Import(NamedTuple):
                 if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
                     fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
-        is_new = self.store.chunks.import_job(
+        make = partial(
+            self.store.chunks.import_job,
             self.job,
             chunks,
             fields,
             created_ms=round(created * 1000),
             wait_seconds=None if manifest else wait_seconds,
         )
+        give_up_at = time.monotonic() + wait_seconds
+        while (is_new := make()) is None:
+            if time.monotonic() >= give_up_at:
+                self._report(str(self.job), "its runner has not sent again yet what it has: repeat the import")
+                return None
+            time.sleep(0.1)
         if is_new and manifest is None:
             self.store.workflows.job_begun(self.job, created * 1000)
         elif is_new:

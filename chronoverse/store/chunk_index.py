@@ -155,9 +155,10 @@ class ChunkIndex:
         *,
         created_ms: int,
         wait_seconds: float | None,
-    ) -> bool:
+    ) -> bool | None:
         """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
 
+        None when its runner has come back, and has not sent again yet what it has. Then this is to be repeated.
         ``wait_seconds`` is None for a job that has ended. Any other is LOST if its runner does not come back in that
         time. May be repeated. Raises :class:`Deleted`.
         """
@@ -166,7 +167,8 @@ class ChunkIndex:
         flat = [each for pair in fields.items() for each in pair]
         records = [each for chunk in chunks for each in (chunk.last, chunk.to_json())]
         kinds = ("log", "job", "lease", "archive", "jobs")
-        return bool(self._commands.ask("import_job", job, kinds, *numbers, len(flat), *flat, *records)[0])
+        answer = self._commands.ask("import_job", job, kinds, *numbers, len(flat), *flat, *records)[0]
+        return (False, True, None)[answer]
 
     def mark_swept(self, job: JobRef) -> None:
         """Notes that a complete job has no objects but those that are recorded."""

@@ -1,6 +1,7 @@
 """Jobs that a store has lost are made anew from the archive: whole, once, and beside jobs of other names."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -186,6 +187,26 @@ def test_a_runner_that_came_back_before_the_import_gets_its_archived_lines(
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 61), *range(101, 121)]
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
+
+
+def test_an_import_waits_until_a_runner_has_sent_again_what_it_has(bench: Bench, objects: FileObjectStore) -> None:
+    """Otherwise the archive's lines would count as lost. It waits no longer than for a runner that is away."""
+    store = bench.store
+    write_growing(store, objects)
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    repeat = "its runner has not sent again yet what it has: repeat the import"
+    assert [each.problem for each in import_jobs(store, objects, 0.2)] == [repeat]
+    with ThreadPoolExecutor() as pool:
+        importing = pool.submit(run_import, store, objects)
+        store.append_lost(attempt, 1, 25)
+        store.append(attempt, make_lines(26, 15))
+        assert [each.problem for each in import_jobs(store, objects, 0.2)] == [repeat]
+        store.append(attempt, make_lines(41, 40))
+        assert made(importing.result(LEASE_SECONDS / 2)) == {"growing"}
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 81)]
+    assert not [each for each in kept if isinstance(each, Gap)]
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])

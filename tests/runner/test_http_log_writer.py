@@ -261,11 +261,14 @@ def test_every_answer_of_a_service_becomes_an_error_of_ours(said: bytes, error: 
 
 def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
     """The connection is refused, or cut, or silent."""
-    with closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=0.2)) as writer:
+    with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
         attempt = writer.open(job, token())
         proxy.stall()
-        with pytest.raises(StoreUnavailable):
-            writer.renew(attempt)
+        with (
+            closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=0.2)) as impatient,
+            pytest.raises(StoreUnavailable),
+        ):
+            impatient.renew(attempt)
         proxy.heal()
         writer.renew(attempt)
         proxy.refuse()

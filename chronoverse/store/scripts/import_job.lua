@@ -3,7 +3,7 @@
 -- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), for how many ms a
 --       job without an end waits for its runner ('' for one that has ended), how many of the next arguments are fields of
 --       the hash as field, value, …; after them the chunks, each as last number, record
--- ->    OK 1 (made) or 0 (the store knows it) | DELETED
+-- ->    OK 1 (made), 0 (the store knows it) or 2 (its runner has come back, and has not sent again yet what it has) | DELETED
 -- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines. It
 -- is the same job if it was created at the same time, or has the first of the chunks. A runner that came back before this
 -- call has begun its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added.
@@ -19,11 +19,15 @@ if is_known then
   local stored, problem, has_log = head(log, job)
   if deleting or problem == 'TAINTED' then return {'OK', 0} end
   if problem == 'CLOSED' then stored = stored - 1 end
-  local begin = has_log and not archived and stream_info(log)['first-entry']
-  goes_on = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1' and stored >= last
+  local begin, holder = has_log and not archived and stream_info(log)['first-entry'], redis.call('GET', lease)
+  local lacks = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
+  goes_on = lacks and stored >= last
   local is_same = created_at and created_at == ARGV[5] or redis.call('ZSCORE', archive, ARGV[records + 1])
-  local went_back = is_same and stored < last and is_free(redis.call('GET', lease))
-  if not goes_on and not went_back then return {'OK', 0} end
+  local went_back = is_same and stored < last and is_free(holder)
+  if not goes_on and not went_back then
+    local still_sends = ARGV[6] ~= '' and not is_free(holder) and (lacks or (not has_log and not archived))
+    return {'OK', still_sends and 2 or 0}
+  end
 end
 
 -- The first write is the only one that can be refused for memory.
