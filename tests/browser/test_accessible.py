@@ -163,6 +163,7 @@ def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str)
     tab.find("Gateway")
     tab.page.wait_for_selector(".row mark")
     tab.page.click(".row.current .n")
+    tab.page.wait_for_selector("#copylink")
     for width in (1280, 640, 390):
         tab.page.set_viewport_size({"width": width, "height": 760})
         if width == 640:
