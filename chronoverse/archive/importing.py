@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -47,27 +47,49 @@ class Imported(NamedTuple):
     waits: bool = False
 
 
+#: A job that is made after the others, and what makes it. That returns None as long as it is too early.
+_Later: TypeAlias = tuple[JobRef, Callable[[], Imported | None]]
+
+
 def import_jobs(
     store: Store, objects: ObjectStore, lease_seconds: float, clock: Callable[[], float] = time.time
 ) -> Iterator[Imported]:
     """Makes every job of the archive that the store does not know, or of which it knows less. ``clock`` is Unix time.
 
-    A job without an end waits for its runner for ``lease_seconds``. Objects that are damaged, or no part of an archive,
-    are named, and the rest is imported. One job's records are in memory at a time. Raises as both stores do.
+    A job without an end waits for its runner for ``lease_seconds``. A job whose runner is just sending again what it
+    has is made after all others; if the runner needs longer than that, the job has a problem. Objects that are damaged,
+    or no part of an archive, are named, and the rest is imported. In memory are one job's records, and those of jobs
+    that are made last. Raises as both stores do.
     """
+    later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
         if job is None:
             yield from (Imported(None, each.name, "no part of an archive") for each in listed if each.name != MARK)
             continue
         problems: list[Imported] = []
-        try:
-            if found := _Import(store, objects, job, list(listed), problems).run(lease_seconds, clock()):
-                yield found
-        except Deleted:
-            problems.append(Imported(job, str(job), "it was deleted, and its objects were not"))
-        except (ArchiveDamaged, NotALog) as error:
-            problems.append(Imported(job, str(job), str(error)))
+        one = _Import(store, objects, job, list(listed), problems, later)
+        yield from _or_problem(job, partial(one.run, lease_seconds, clock()))
         yield from problems
+    give_up_at = time.monotonic() + lease_seconds
+    while later and time.monotonic() < give_up_at:
+        time.sleep(0.1)
+        for each in tuple(later):
+            if found := list(_or_problem(*each)):
+                later.remove(each)
+                yield from found
+    for job, _ in later:
+        yield Imported(job, str(job), "its runner has not sent again yet what it has: repeat the import")
+
+
+def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Imported]:
+    """What ``make`` returns, or why it cannot make this job. Nothing if it returns None."""
+    try:
+        if found := make():
+            yield found
+    except Deleted:
+        yield Imported(job, str(job), "it was deleted, and its objects were not")
+    except (ArchiveDamaged, NotALog) as error:
+        yield Imported(job, str(job), str(error))
 
 
 def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
@@ -87,16 +109,20 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Import(NamedTuple):
-    """The import of one job, of which the archive has the objects ``listed``. Adds to ``problems`` what is wrong."""
+    """The import of one job, of which the archive has the objects ``listed``.
+
+    Adds to ``problems`` what is wrong, and to ``later`` the job if its runner is just sending again what it has.
+    """
 
     store: Store
     objects: ObjectStore
     job: JobRef
     listed: Sequence[StoredObject]
     problems: list[Imported]
+    later: list[_Later]
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
-        """None when there is no job: no object in the folder belongs to one."""
+        """None when the job is made ``later``, or there is none: no object in the folder belongs to one."""
         manifest = read_manifest(self.objects, self.job)
         if manifest and "deleted_at" in manifest.fields:
             raise Deleted
@@ -119,25 +145,26 @@ class _Import(NamedTuple):
                 if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
                     fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
-        make = partial(
-            self.store.chunks.import_job,
-            self.job,
-            chunks,
-            fields,
-            created_ms=round(created * 1000),
-            wait_seconds=None if manifest else wait_seconds,
+        make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds)
+        found = make()
+        if found is None:
+            self.later.append((self.job, make))
+        return found
+
+    def _put_job(
+        self, chunks: Sequence[Chunk], fields: dict[str, Any], created: float, wait_seconds: float | None
+    ) -> Imported | None:
+        """None while the job's runner is sending again what it has. ``wait_seconds`` is None for an ended job."""
+        is_new = self.store.chunks.import_job(
+            self.job, chunks, fields, created_ms=round(created * 1000), wait_seconds=wait_seconds
         )
-        give_up_at = time.monotonic() + wait_seconds
-        while (is_new := make()) is None:
-            if time.monotonic() >= give_up_at:
-                self._report(str(self.job), "its runner has not sent again yet what it has: repeat the import")
-                return None
-            time.sleep(0.1)
-        if is_new and manifest is None:
+        if is_new is None:
+            return None
+        if is_new and wait_seconds is not None:
             self.store.workflows.job_begun(self.job, created * 1000)
         elif is_new:
             self.store.workflows.add(self.job.workflow_id, created * 1000)
-        return Imported(self.job, known=not is_new, waits=is_new and manifest is None)
+        return Imported(self.job, known=not is_new, waits=is_new and wait_seconds is not None)
 
     def _spans(self) -> dict[tuple[int, int], list[StoredObject]]:
         """The job's chunks by their first and last number, as their names say. Names all other objects."""

@@ -249,7 +249,7 @@ class Client:
                 continue
             max_failures, was_refused = None, False
             backoff.record_success()
-            # Services before 0.3 answer so early when they shut down.
+            # One request waits for WAIT_SECONDS at most.
             if answer["outcome"] != "timeout" or (deadline is not None and self._clock() >= deadline):
                 return answer
             # A wait for the end alone begins anew each time.

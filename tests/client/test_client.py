@@ -512,7 +512,7 @@ def test_a_wait_goes_on_when_its_token_has_expired() -> None:
 
 
 def test_a_wait_goes_on_when_an_answer_came_before_its_time() -> None:
-    """A service before 0.3 that shuts down answers early."""
+    """One request does not wait as long as the user may want to."""
     with ScriptedService(waited("timeout", 7), waited("matched", 9)) as service:
         found = Client(service.url).wait(JOB, q="x", regex=False, stream=None, offset=3, seconds=5)
 
