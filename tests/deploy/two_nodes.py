@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import httpx
 import yaml
 
 from tests.archive.s3server import BUCKET, s3_server
@@ -33,7 +34,7 @@ def blocks() -> list[tuple[str, str]]:
 
 
 def make_root(directory: Path) -> None:
-    """A view of this machine to which only we can write. Programs that the path installs are there."""
+    """A view of this machine to which only we can write. What ``apt-get`` is to install is there already."""
     run("ip", "link", "set", "lo", "up")
     run("mount", "-t", "tmpfs", "tmpfs", str(directory))
     for name in ("etc", "opt", "run", "var"):
@@ -43,7 +44,6 @@ def make_root(directory: Path) -> None:
         run("mount", "-t", "overlay", "overlay", "-o", options, f"/{name}")
     with open("/etc/hosts", "a", encoding="utf-8") as hosts:
         hosts.write(f"127.0.0.1 {HOST}\n")
-    write_program(Path("/opt/chronoverse/bin/chronoverse"), f'exec {sys.executable} -m chronoverse "$@"')
     tools = directory / "bin"
     write_program(tools / "systemctl", f'exec {sys.executable} {Path(__file__).with_name("systemctl.py")} "$@"')
     write_program(tools / "apt-get", "")
@@ -63,18 +63,26 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_SECONDS)
 
 
-def follow(directory: Path, provider: Provider, variables: dict[str, str]) -> None:
-    """Runs all steps in one shell, and compares what they show. Signs in where a command asks for it."""
+def follow(directory: Path, wheels: Path, provider: Provider, variables: dict[str, str]) -> None:
+    """Runs all steps in one shell, and compares what they show. Signs in where a command asks for it.
+
+    Only the values of the first block are replaced, with ``variables``.
+    """
     (first, _), *steps = blocks()
-    assert set(re.findall(r"(\w+)=", first)) <= variables.keys()
-    # Libraries are not installed again. The tests of the packaging and of the image do that.
-    commands = [re.sub(r"(?m)^python3 -m venv .*\n", "", command) for command, _ in steps]
-    script = "\n".join(["set -eu", *(f"printf '\\036'\n{command}" for command in commands)])
+    yours = re.sub(r"(\w+)=\S+", lambda found: f"{found[1]}={variables[found[1]]}", first)
+    script = "\n".join(["set -eu", yours, *(f"printf '\\036'\n{command}" for command, _ in steps)])
     messages = directory / "messages"
     with messages.open("wb") as stderr:
         process = subprocess.Popen(
             ["bash", "-c", script],
-            env={"PATH": f"{directory}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), **variables},
+            env={
+                "PATH": f"{directory}/bin:{os.environ['PATH']}",
+                "HOME": str(directory),
+                "WEB_CONCURRENCY": "1",
+                # There is no network here.
+                "PIP_NO_INDEX": "1",
+                "PIP_FIND_LINKS": str(wheels),
+            },
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -95,12 +103,15 @@ def follow(directory: Path, provider: Provider, variables: dict[str, str]) -> No
         pattern = ".*".join(map(re.escape, expected.strip().split("…")))
         assert re.fullmatch(pattern, text.strip()), f"{command}\nshows\n{text}\nand not\n{expected}"
 
+    # It answers 404 without the extra `otlp`.
+    assert httpx.post("http://127.0.0.1:8000/v1/logs", json={}).status_code == 401
+
     # There is no Grafana here. What it would read is at least YAML.
     provisioned = [yaml.safe_load(path.read_text()) for path in Path("/etc/grafana/provisioning").glob("*/*.yaml")]
     assert [each["apiVersion"] for each in provisioned] == [1, 1]
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, wheels: Path) -> None:
     make_root(directory)
     with providing(directory) as provider, s3_server() as (host, port):
         variables = {
@@ -112,11 +123,9 @@ def main(directory: Path) -> None:
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "HOME": str(directory),
-            "WEB_CONCURRENCY": "1",
         }
-        follow(directory, provider, variables)
+        follow(directory, wheels, provider, variables)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
