@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -276,29 +275,3 @@ def test_a_double_overrides_only_methods_that_exist() -> None:
     assert [name for text in derived for name in stale_overrides(text)] == []
     double = "from chronoverse.live.tail import Tail\nclass Small(Tail):\n    def _ring_bytes(self): ..."
     assert list(stale_overrides(double)) == ["Small._ring_bytes"]
-
-
-def bounds_without_a_home(document: str) -> Iterator[str]:
-    """Names in the last column of the tables of bounds that no module has, as ``live.tail.RING_BYTES``.
-
-    A name without a module is in the one that is named before it. Settings, paths and files are left out.
-    """
-    for row in document[document.index("## Bounds") :].splitlines():
-        module = ""
-        for name in re.findall(r"`([a-z_.]+\.\w+|[A-Z_]+)`", row.rpartition(" | ")[2]) if row.startswith("| ") else ():
-            if name.endswith(".py") or name.startswith(("CHRONOVERSE_", "OTEL_")):
-                continue
-            module = name.rpartition(".")[0] or module
-            try:
-                if module:
-                    pkgutil.resolve_name(f"{PACKAGE.name}.{module}.{name.rpartition('.')[2]}")
-            except (ImportError, AttributeError):
-                yield f"{module}.{name.rpartition('.')[2]}"
-
-
-def test_the_documented_bounds_exist() -> None:
-    """A bound that is renamed or moved is renamed in docs/architecture.md, too."""
-    document = (TESTS.parent / "docs/architecture.md").read_text("utf-8")
-    assert list(bounds_without_a_home(document)) == []
-    gone = "## Bounds\n| a | 1 | `live.tail.RING_BYTES`, `GONE_BYTES` |"
-    assert list(bounds_without_a_home(gone)) == ["live.tail.GONE_BYTES"]
