@@ -25,6 +25,7 @@ from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy, delete_job
 from chronoverse.archive.store_history import StoreHistory
+from chronoverse.archive.workflow_settings import save_settings
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
     AppendRefused,
@@ -467,7 +468,9 @@ class Archiver:
             yield
 
     def _classify(self, page: CatalogPage) -> None:
-        """Checks the jobs of a page of the round, and notes their garbage."""
+        """Checks the jobs of a page of the round, notes their garbage, and saves settings of workflows."""
+        with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
+            save_settings(self._store, self._objects, self._history, page.settings)
         for ref in page.garbage:
             self._queue.note_garbage(ref, min(RETRY_SECONDS, self._policy.orphan_seconds))
         refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.can_skip(ref)]

@@ -21,6 +21,7 @@ from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE
 from chronoverse.archive.retention import job_of
 from chronoverse.archive.store_history import MARK
+from chronoverse.archive.workflow_settings import import_settings, settings_owner
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256
 from chronoverse.joblog.labels import read_labels
@@ -37,7 +38,7 @@ _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", 
 class Imported(NamedTuple):
     """What an import found: a job that it has made or that is ``known``, or an object with a ``problem``, in words.
 
-    ``waits``: the job was made without an end.
+    ``waits``: the job was made without an end. Without a job and a problem, these are a workflow's settings.
     """
 
     job: JobRef | None
@@ -64,7 +65,7 @@ def import_jobs(
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
         if job is None:
-            yield from (Imported(None, each.name, "no part of an archive") for each in listed if each.name != MARK)
+            yield from (_settings_or_problem(store, objects, each.name) for each in listed if each.name != MARK)
             continue
         problems: list[Imported] = []
         one = _Import(store, objects, job, list(listed), problems, later)
@@ -79,6 +80,15 @@ def import_jobs(
                 yield from found
     for job, _ in later:
         yield Imported(job, str(job), "its runner has not sent again yet what it has: repeat the import")
+
+
+def _settings_or_problem(store: Store, objects: ObjectStore, name: str) -> Imported:
+    if (workflow_id := settings_owner(name)) is None:
+        return Imported(None, name, "no part of an archive")
+    try:
+        return Imported(None, name, known=not import_settings(store, objects, workflow_id))
+    except ArchiveDamaged as error:
+        return Imported(None, name, str(error))
 
 
 def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Imported]:

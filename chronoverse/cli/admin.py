@@ -134,7 +134,7 @@ def _import(store: "Store", settings: Settings) -> int:
     from chronoverse.archive.store_history import StoreHistory
 
     objects = common.open_archive(settings)
-    made, known, problems, waiting = 0, 0, 0, []
+    made, known, settings_made, problems, waiting = 0, 0, 0, 0, []
     recorded: str | None = None
     with common.status_line() as show:
         for found in import_jobs(store, objects, settings.lease_seconds):
@@ -142,11 +142,13 @@ def _import(store: "Store", settings: Settings) -> int:
                 problems += 1
                 click.echo(f"{plain_text(found.name)}: {plain_text(found.problem)}", err=True)
             elif found.known:
-                known += 1
+                known += found.job is not None
+            elif found.job is None:
+                settings_made += 1
             else:
                 made += 1
                 # Jobs come workflow by workflow.
-                if found.job and found.job.workflow_id != recorded:
+                if found.job.workflow_id != recorded:
                     recorded = found.job.workflow_id
                     _record(store, "import", recorded, None, "jobs of the archive that the store did not know")
             if found.waits and found.job:
@@ -156,7 +158,8 @@ def _import(store: "Store", settings: Settings) -> int:
             show(f"waiting for the runners of {len(waiting):,} jobs without an end")
         # No job is declared LOST before the server has been up for a lease.
         lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
-    click.echo(f"{made} jobs imported, {lost} of them LOST; {known} were known; {problems} problems")
+    of_workflows = f"settings of {settings_made} workflows; " if settings_made else ""
+    click.echo(f"{made} jobs imported, {lost} of them LOST; {known} were known; {of_workflows}{problems} problems")
     # If the store went back, this logs what an operator has to confirm.
     StoreHistory(store, objects).went_back()
     return os.EX_DATAERR if problems else 0
@@ -200,7 +203,7 @@ def retention(workflow: str, time_text: str | None) -> None:
         if time_text is not None:
             _configure_logging(settings)
             _record(store, "retention", workflow, None, "default" if seconds is None else f"{seconds} s")
-            store.catalog.set_bound(workflow, "retention_seconds", seconds)
+            store.catalog.change_settings(workflow, retention_seconds=seconds)
             apply_retention(store, workflow, seconds, settings.retention_seconds)
         own = store.catalog.retention(workflow)
     kept = settings.retention_seconds if own is None else own
@@ -232,9 +235,10 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
             _configure_logging(settings)
             what = ", ".join(f"{name} {value}" for name, value in changed.items())
             _record(store, "limits", workflow, None, what)
-        for name, value in changed.items():
-            store.catalog.set_bound(workflow, name, None if isinstance(value, str) else value)
-        own = store.catalog.bounds(workflow)
+            values = {name: None if isinstance(value, str) else value for name, value in changed.items()}
+            store.catalog.change_settings(workflow, **values)
+        found = store.catalog.settings([workflow])[workflow]
+        own = found.job_bytes, found.day_bytes
         service = store.catalog.common_bounds() or [0, 0]
     for name, bound, default in zip(("a job", "a day"), own, service, strict=True):
         size = default if bound is None else bound

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -49,21 +49,44 @@ class ArchiveState(NamedTuple):
 
 
 class CatalogPage(NamedTuple):
-    """Some of the store's jobs: those that have a log or an archive, and those that have ``garbage`` to delete."""
+    """Some of the store's jobs: those that have a log or an archive, and those that have ``garbage`` to delete.
+
+    ``settings`` are workflows that have a key for settings.
+    """
 
     jobs: list[JobRef]
     garbage: list[JobRef]
+    settings: list[str]
+
+
+class WorkflowSettings(NamedTuple):
+    """A workflow's own settings: None where the common one applies. A quota of 0 bytes is no bound.
+
+    ``changed_ms`` is the time of the last change, and ``saved_ms`` that of the change that the archive has, in Unix ms.
+    """
+
+    retention_seconds: int | None = None
+    job_bytes: int | None = None
+    day_bytes: int | None = None
+    changed_ms: int = 0
+    saved_ms: int = 0
+
+    @property
+    def own(self) -> dict[str, int | None]:
+        """The three settings by name."""
+        return {"retention_seconds": self.retention_seconds, "job_bytes": self.job_bytes, "day_bytes": self.day_bytes}
 
 
 class JobCatalog:
     """All the jobs of a store, for archivers. Every method raises as those of :class:`chronoverse.store.Store`."""
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands
         self._keys = commands.keys
+        self._clock = clock
         prefix, identifier = re.escape(self._keys.prefix.encode()), IDENTIFIER.pattern.encode()
         self._key_pattern: Final = re.compile(
-            rb"%b:\{(%b)\}:(%b):(log|archive|garbage)" % (prefix, identifier, identifier)
+            rb"%b:\{(%b)\}:(?:settings|(%b):(log|archive|garbage))" % (prefix, identifier, identifier)
         )
 
     def jobs(self) -> Iterator[CatalogPage]:
@@ -87,8 +110,11 @@ class JobCatalog:
                 pattern = f"{self._keys.prefix}:{{*"
                 # Keys that one SCAN goes through: some 0.2 ms of the server's time.
                 cursor, keys = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
-            page = CatalogPage([], [])
+            page = CatalogPage([], [], [])
             for found in filter(None, map(self._key_pattern.fullmatch, keys)):
+                if found[2] is None:
+                    page.settings.append(found[1].decode())
+                    continue
                 jobs = page.garbage if found[3] == b"garbage" else page.jobs
                 jobs.append(JobRef(found[1].decode(), found[2].decode()))
             yield page
@@ -145,21 +171,38 @@ class JobCatalog:
             return _retention(self._commands.run(workflow_id, "HGET", key, "retention_seconds", pool=pool) or b"")
         return None
 
-    # Quotas: how many bytes of messages are stored
+    # A workflow's own settings
 
-    def bounds(self, workflow_id: str) -> list[int | None]:
-        """The workflow's own bounds: for a job, and for a day of the workflow. 0 is no bound, None the common one."""
-        key = self._keys.of_workflow(workflow_id, "settings")
-        return _numbers(self._commands.run(workflow_id, "HMGET", key, "job_bytes", "day_bytes"))
+    def settings(self, workflow_ids: Sequence[str]) -> dict[str, WorkflowSettings]:
+        """The settings of these workflows, without those that cannot be read."""
+        answers = self._on_settings(workflow_ids, "HMGET", *WorkflowSettings._fields)
+        found = {each: answer for each, answer in answers.items() if isinstance(answer, list)}
+        return {
+            each: WorkflowSettings(
+                _retention(retention or b""), job_bytes, day_bytes, changed_ms=changed_ms or 0, saved_ms=saved_ms or 0
+            )
+            for each, (retention, *numbers) in found.items()
+            for job_bytes, day_bytes, changed_ms, saved_ms in [_numbers(numbers)]
+        }
 
-    def set_bound(self, workflow_id: str, name: str, value: int | None) -> None:
-        """Sets one of the workflow's own bounds, or with None removes it.
+    def change_settings(self, workflow_id: str, **changes: int | None) -> None:
+        """Sets some of a workflow's own settings, or with None removes them. An archiver saves them in the archive.
 
         ``job_bytes`` and ``day_bytes`` hold from the next append on, ``retention_seconds`` for jobs that begin later.
         """
-        write = ("HDEL",) if value is None else ("HSET", value)
+        changes = {"changed_ms": round(1000 * self._clock()), **changes}
         key = self._keys.of_workflow(workflow_id, "settings")
-        self._commands.run(workflow_id, write[0], key, name, *write[1:])
+        if removed := [name for name, value in changes.items() if value is None]:
+            self._commands.run(workflow_id, "HDEL", key, *removed)
+        # The new time comes last: an archiver that has read the settings meanwhile reads them again.
+        fields = [each for name, value in changes.items() if value is not None for each in (name, value)]
+        self._commands.run(workflow_id, "HSET", key, *fields)
+
+    def settings_saved(self, workflow_id: str, changed_ms: int) -> None:
+        """Notes that the archive has the workflow's settings as they were changed then."""
+        self._commands.run(workflow_id, "HSET", self._keys.of_workflow(workflow_id, "settings"), "saved_ms", changed_ms)
+
+    # Quotas: how many bytes of messages are stored
 
     def common_bounds(self, pool: PoolKind | None = None) -> list[int] | None:
         """The bounds of workflows without their own. None when they are not known. Never raises."""

@@ -78,7 +78,7 @@ class Store:
         self._commands = commands = Commands(self._topology, self._keys, pool)
         self.listing = JobListing(commands, self._clock)
         self.workflows = WorkflowList(commands, self.listing, self.get_jobs)
-        self.catalog = JobCatalog(commands)
+        self.catalog = JobCatalog(commands, self._clock)
         self.chunks = ChunkIndex(commands)
         self.audit_trail = AuditTrail(commands, self._clock)
         self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self._clock)

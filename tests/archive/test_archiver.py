@@ -16,6 +16,7 @@ from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import apply_retention, delete_job, orphans
+from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import combined_sha256
@@ -378,7 +379,7 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     for job in (JOB, other):
         bench.store.append(attempt := bench.store.open(job, "token"), make_lines(1, 10))
         bench.store.finish(attempt, Status.COMPLETED, 0, 0, 11)
-    bench.store.catalog.set_bound("wf_2", "retention_seconds", round(30 * DAY))
+    bench.store.catalog.change_settings("wf_2", retention_seconds=round(30 * DAY))
     for days in (1, 6):
         for job in (JOB, other):
             set_ended(bench, objects, job, days * DAY)
@@ -393,10 +394,11 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     left = bench.keys()
     assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
-    bench.store.catalog.set_bound("wf_2", "retention_seconds", None)
+    bench.store.catalog.change_settings("wf_2", retention_seconds=None)
     archive(bench.store, objects, retention_seconds=7 * DAY)
-    assert names(objects) == []
-    assert bench.keys() == set()
+    # That the workflow has no settings any more.
+    assert names(objects) == [settings_name("wf_2")]
+    assert bench.keys() == {f"{bench.prefix}:{{wf_2}}:settings"}
 
 
 @pytest.mark.parametrize("before", [pytest.param(None, marks=pytest.mark.long), 30])
@@ -407,7 +409,7 @@ def test_a_changed_retention_is_noticed_within_a_minute(
     clock, workflow = Clock(), JOB.workflow_id
     other = JobRef("wf_2", "job_1")
     if before is not None:
-        bench.store.catalog.set_bound(workflow, "retention_seconds", round(before * DAY))
+        bench.store.catalog.change_settings(workflow, retention_seconds=round(before * DAY))
     for job in (JOB, other):
         attempt = bench.store.open(job, "token")
         bench.store.append(attempt, make_lines(1, 3))
@@ -421,7 +423,7 @@ def test_a_changed_retention_is_noticed_within_a_minute(
 
     run(30)
     assert bench.store.catalog.archive_state(JOB).swept
-    bench.store.catalog.set_bound(workflow, "retention_seconds", 1)
+    bench.store.catalog.change_settings(workflow, retention_seconds=1)
     set_ended(bench, objects, JOB, 2)
     run(60)
 

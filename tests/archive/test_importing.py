@@ -1,10 +1,12 @@
 """Jobs that a store has lost are made anew from the archive: whole, once, and beside jobs of other names."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import pytest
 
 from chronoverse.archive.importing import Imported, import_jobs, wait_for_ends
@@ -12,13 +14,15 @@ from chronoverse.archive.manifest import deletion_json, manifest_name
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
+from chronoverse.archive.store_history import MARK
+from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archivers import all_entries, archive, line_numbers, stepped
 from tests.support.archives import archive_up_to
-from tests.support.bench import JOB, Bench, make_lines
+from tests.support.bench import JOB, Bench, make_lines, ticking
 from tests.support.waiting import wait_until
 
 #: A job that has not ended, and of which a part is archived.
@@ -402,3 +406,50 @@ def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore
     # Deleting it again finishes what was begun.
     delete_job(store, objects, JOB, tombstone_ms=60_000)
     assert problems(run_import(store, objects)).keys() == {str(GROWING)}
+
+
+def own_settings(store: Store) -> dict[str, dict[str, int | None]]:
+    return {each: found.own for each, found in store.catalog.settings(["wf_1", "wf_2", "wf_3"]).items()}
+
+
+def test_settings_of_workflows_come_back(bench: Bench, objects: FileObjectStore) -> None:
+    """Also of a workflow without jobs. What was set since the loss stays, and is saved after the import alone."""
+    store = bench.new_store(clock=ticking())
+    store.catalog.change_settings("wf_1", retention_seconds=900, job_bytes=0)
+    store.catalog.change_settings("wf_2", day_bytes=5, job_bytes=6)
+    store.catalog.change_settings("wf_2", job_bytes=None)
+    # As an earlier version has set it.
+    bench.ask("HSET", bench.key("settings", JobRef("wf_3", "")), "retention_seconds", 70)
+    for _ in range(2):
+        assert archive(store, objects) == 0
+    before = own_settings(store)
+    names = {settings_name(each) for each in before}
+    assert names <= {each.name for each in objects.list("")}
+    assert not {each.name for each in run_import(store, objects) if not each.known}
+
+    empty(bench)
+    objects.put(MARK, orjson.dumps({"mark": time.time()}))
+    store.catalog.change_settings("wf_1", job_bytes=7)
+    assert archive(store, objects) == 0
+    assert {each.name for each in run_import(store, objects) if not each.known} == names
+    assert own_settings(store) == {**before, "wf_1": {"retention_seconds": 900, "job_bytes": 7, "day_bytes": None}}
+    objects.delete(MARK)
+    # A copy of the store that is older than the change gets it, too.
+    old = bench.ask("DUMP", bench.key("settings"))
+    store.catalog.change_settings("wf_1", retention_seconds=None, day_bytes=8)
+    assert archive(store, objects) == 0
+    before = own_settings(store)
+    bench.ask("RESTORE", bench.key("settings"), 0, old, "REPLACE")
+    assert [each.name for each in run_import(store, objects) if not each.known] == [settings_name("wf_1")]
+    assert own_settings(store) == before
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"job_bytes":-1}', b'{"job_bytes":"1"}', b'{"other":1}'])
+def test_settings_that_cannot_be_read_are_named(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
+    objects.put(settings_name("wf_1"), data)
+    write_ended(bench.store, JobRef("wf_1", "zz"), Status.COMPLETED, 0, 3)
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+    empty(bench)
+    found = run_import(bench.store, objects)
+    assert (made(found), problems(found)) == ({"zz"}, {settings_name("wf_1"): "wf_1/_settings.json cannot be read"})
+    assert bench.ask("EXISTS", bench.key("settings")) == 0

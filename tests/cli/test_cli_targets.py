@@ -112,7 +112,8 @@ def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix:
     )
     done = cli("limits", "wf_1", "--job-bytes", "default", "--day-bytes", "0", **place)
     assert done.stdout == "a job: no bound (the default)\na day: no bound\n"
-    assert store.catalog.bounds("wf_1") == [None, 0]
+    own = store.catalog.settings(["wf_1"])["wf_1"]
+    assert (own.job_bytes, own.day_bytes) == (None, 0)
     for text in ("-1", "1G", "", "9" * 16):
         assert cli("limits", "wf_1", f"--day-bytes={text}", **place).returncode == 64
     store.close()

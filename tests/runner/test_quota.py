@@ -51,7 +51,7 @@ def test_a_job_that_prints_without_end(server: RedisServer, service: Service, wa
     job = JobRef("wf_1", way)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(server.url, durability=Durability.FSYNCED)))
-        store.catalog.set_bound("wf_2", "job_bytes", 0)
+        store.catalog.change_settings("wf_2", job_bytes=0)
         writer: Any = store
         if way == "service":
             writer = HttpLogWriter(service.url, service.token(), durable=True)

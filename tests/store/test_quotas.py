@@ -11,6 +11,7 @@ from chronoverse.errors import QuotaReached
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import Attempt, End, Gap, JobRef, Line, LineRun, Status
 from chronoverse.store import Store
+from chronoverse.store.catalog import WorkflowSettings
 from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.bench import JOB, NOW, Bench
 from tests.support.waiting import wait_until
@@ -50,7 +51,7 @@ def shape(bench: Bench, job: JobRef = JOB) -> list[Any]:
 
 def test_a_job_is_stored_up_to_its_bound(bench: Bench, store: Store) -> None:
     """What is beyond is left out, named by one gap, and counted as dropped beside what its runner has dropped."""
-    store.catalog.set_bound("wf_1", "job_bytes", 35)
+    store.catalog.change_settings("wf_1", job_bytes=35)
     attempt = store.open(JOB, "token")
     assert append(store, attempt, 1, 5) == 6
     assert shape(bench) == [1, 2, 3, Gap(4, 5, "quota")]
@@ -68,7 +69,7 @@ def test_a_job_is_stored_up_to_its_bound(bench: Bench, store: Store) -> None:
 
 def test_an_empty_line_counts_as_one_byte(bench: Bench, store: Store) -> None:
     """Otherwise a job of empty lines would have no bound. That is so for a runner and for log records."""
-    store.catalog.set_bound("wf_1", "job_bytes", 3)
+    store.catalog.change_settings("wf_1", job_bytes=3)
     attempt = store.open(JOB, "token")
     with pytest.raises(QuotaReached):
         store.append(attempt, [Line(number, NOW, "", "stdout") for number in range(1, 6)])
@@ -79,7 +80,7 @@ def test_an_empty_line_counts_as_one_byte(bench: Bench, store: Store) -> None:
 
 def test_a_repeated_append_counts_nothing_twice(bench: Bench, store: Store) -> None:
     """Its lines have their numbers already, whether they were stored or left out."""
-    store.catalog.set_bound("wf_1", "job_bytes", 25)
+    store.catalog.change_settings("wf_1", job_bytes=25)
     attempt = store.open(JOB, "token")
     append(store, attempt, 1, 5)
     before = bench.snapshot()
@@ -93,7 +94,7 @@ def test_a_repeated_append_counts_nothing_twice(bench: Bench, store: Store) -> N
 
 def test_nothing_fits(bench: Bench, store: Store) -> None:
     """A log may begin with what was left out. It is LOST with the exact numbers when its runner dies."""
-    store.catalog.set_bound("wf_1", "job_bytes", 5)
+    store.catalog.change_settings("wf_1", job_bytes=5)
     append(store, store.open(JOB, "token"), 1, 2)
     attempt = store.open(JOB, "token")
     append(store, attempt, 3, 4)
@@ -109,11 +110,11 @@ def test_quotas_change_while_a_job_runs(bench: Bench, store: Store) -> None:
     store.catalog.set_common_bounds(20, 0, ["wf_1"])
     append(store, attempt, 1, 4)
     append(store, attempt, 5, 6)
-    store.catalog.set_bound("wf_1", "job_bytes", 40)
+    store.catalog.change_settings("wf_1", job_bytes=40)
     append(store, attempt, 7, 9)
-    store.catalog.set_bound("wf_1", "job_bytes", 0)
+    store.catalog.change_settings("wf_1", job_bytes=0)
     assert store.append(attempt, tens(10, 30)) == 31
-    store.catalog.set_bound("wf_1", "job_bytes", None)
+    store.catalog.change_settings("wf_1", job_bytes=None)
     append(store, attempt, 31, 31)
     store.append_lost(attempt, 32, 33)
     append(store, attempt, 34, 34)
@@ -126,7 +127,7 @@ def test_quotas_change_while_a_job_runs(bench: Bench, store: Store) -> None:
 
 def test_jobs_of_a_workflow_share_a_day(bench: Bench, store: Store) -> None:
     """When another day has begun, lines are stored again."""
-    store.catalog.set_bound("wf_1", "day_bytes", 55)
+    store.catalog.change_settings("wf_1", day_bytes=55)
     attempt, other = store.open(JOB, "token"), store.open(OTHER, "token")
     elsewhere = store.open(JobRef("wf_2", "job_1"), "token")
     store.append(attempt, tens(1, 4))
@@ -151,7 +152,7 @@ def test_common_bounds_reach_new_workflows(bench: Bench, store: Store) -> None:
     store.catalog.set_common_bounds(10, 0, [])
     attempt = store.open(JOB, "token")
     append(store, attempt, 1, 2)
-    assert (store.catalog.bounds("wf_1"), store.catalog.common_bounds()) == ([None, None], [10, 0])
+    assert (store.catalog.settings(["wf_1"])["wf_1"], store.catalog.common_bounds()) == (WorkflowSettings(), [10, 0])
 
 
 def test_a_settings_key_of_another_type_sets_no_quota(bench: Bench, store: Store) -> None:
@@ -164,7 +165,7 @@ def test_a_settings_key_of_another_type_sets_no_quota(bench: Bench, store: Store
 
 def test_appends_go_on_after_the_quota(bench: Bench, store: Store) -> None:
     """The answer is no failure: lines are numbered on."""
-    store.catalog.set_bound("wf_1", "job_bytes", 10)
+    store.catalog.change_settings("wf_1", job_bytes=10)
     attempt = store.open(JOB, "token")
     for first in (1, 3, 5):
         with pytest.raises(QuotaReached) as reached:
@@ -179,7 +180,8 @@ def test_every_number_is_a_line_or_in_a_gap(bench: Bench, store: Store, seed: in
     attempt, last = store.open(JOB, "token"), 0
     for _ in range(40):
         if draw.random() < 0.2:
-            store.catalog.set_bound("wf_1", draw.choice(["job_bytes", "day_bytes"]), draw.choice([0, 100, 300, 700]))
+            name = draw.choice(["job_bytes", "day_bytes"])
+            store.catalog.change_settings("wf_1", **{name: draw.choice([0, 100, 300, 700])})
         if draw.random() < 0.1:
             bench.ask("DEL", bench.key("lease"))
             attempt = store.open(JOB, f"token-{draw.random()}")

@@ -87,12 +87,12 @@ def exceed_quota(store: Store, attempt: Attempt, number: int) -> None:
 
 def append_records(store: Store) -> None:
     """Appends log records of both kinds. Some are missing, and some are left out."""
-    store.catalog.set_bound(RECORDS.workflow_id, "job_bytes", 1)
+    store.catalog.change_settings(RECORDS.workflow_id, job_bytes=1)
     run = RecordRun(NOW, "stdout", False, 1, 1, 1, [b"a", b"b"])
     store.records.append(RECORDS, RecordBatch([run, run._replace(number=9)], "1", [("file", "first")]))
     run = run._replace(source=0, number=0, step=0)
     store.records.append(RECORDS, RecordBatch([run], "2", end=(Status.COMPLETED, 0)))
-    store.catalog.set_bound(RECORDS.workflow_id, "job_bytes", 0)
+    store.catalog.change_settings(RECORDS.workflow_id, job_bytes=0)
 
 
 def serve(store: Store) -> None:
@@ -185,17 +185,17 @@ def archive_all(store: Store) -> None:
         assert found.status is Status.LOST
     # As ``chronoverse retention`` does it.
     store.audit_trail.record("os:ada@host", "retention", JOB.workflow_id, None, "5 s")
-    store.catalog.set_bound(JOB.workflow_id, "retention_seconds", 5)
-    store.catalog.set_bound(JOB.workflow_id, "retention_seconds", None)
+    store.catalog.change_settings(JOB.workflow_id, retention_seconds=5)
+    store.catalog.change_settings(JOB.workflow_id, retention_seconds=None)
     apply_retention(store, JOB.workflow_id, None, 9)
 
 
 def prepare(store: Store) -> None:
     """Writes the jobs that are there before."""
     store.open(LOST, "token")
-    store.catalog.set_bound(JOB.workflow_id, "job_bytes", 12)
+    store.catalog.change_settings(JOB.workflow_id, job_bytes=12)
     exceed_quota(store, store.open(OVER, "token"), 1)
-    store.catalog.set_bound(JOB.workflow_id, "job_bytes", None)
+    store.catalog.change_settings(JOB.workflow_id, job_bytes=None)
     append(store, store.open(LARGE, "token"), 1, 5_000)
     store.append(attempt := store.open(ENDED, "token"), make_lines(1, 3))
     store.finish(attempt, Status.COMPLETED, 0, 0, 4)

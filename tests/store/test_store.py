@@ -403,7 +403,7 @@ def test_a_workflow_may_have_a_retention_of_its_own(
 ) -> None:
     """It holds for a job that ends, one that is LOST, and one that nobody starts."""
     lost, pending = JobRef(JOB.workflow_id, "lost"), JobRef(JOB.workflow_id, "pending")
-    store.catalog.set_bound(JOB.workflow_id, "retention_seconds", own)
+    store.catalog.change_settings(JOB.workflow_id, retention_seconds=own)
     finish(store, store.open(JOB, attempt.token))
     store.append(store.open(lost, "token-1"), make_lines(1, 1))
     bench.ask("DEL", bench.key("lease", lost))

@@ -196,7 +196,7 @@ def test_a_log_of_our_runner_ends_where_it_has_ended(bench: Bench, store: Store)
 
 def test_a_foreign_job_is_kept_for_as_long_as_its_workflow_says(bench: Bench, store: Store) -> None:
     """An expiry that its runner has set stays."""
-    store.catalog.set_bound(JOB.workflow_id, "retention_seconds", 9)
+    store.catalog.change_settings(JOB.workflow_id, retention_seconds=9)
     other = JobRef(JOB.workflow_id, "job_2")
     for job in (JOB, other):
         bench.xadd("1-0", "event", "end", job=job)

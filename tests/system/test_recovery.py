@@ -318,13 +318,17 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
         objects.put(MARK, json.dumps({"mark": time.time()}).encode())
         assert "the store has lost its history" in run("archive --import")
         assert answers(jobs) == before
-        run("retention nightly")
+        assert [site.command(name, WORKFLOW).stdout for name in ("retention", "limits")] == settings
         run("store-mark.json", on_archive=True)
         assert MARK not in [each.name for each in objects.list("")]
         site.command("archive", "--once")
         assert answers(jobs) == before
 
     first = write_jobs(site, range(3))
+    settings = [
+        site.command("retention", WORKFLOW, "90d").stdout,
+        site.command("limits", WORKFLOW, "--job-bytes", "100000").stdout,
+    ]
     site.command("archive", "--once")
     as_backed_up = answers(first)
     run("--rdb", on_archive=True)

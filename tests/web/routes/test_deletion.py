@@ -180,7 +180,7 @@ def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None
     """That is after the retention, or the workflow's own. Then there is a new job, without anything of the old one."""
     assert ask(site, "TTL", tombstone(deleted(site))) > RETENTION_SECONDS - 60
     job = Foreign(str(site.service.redis_url), "deletion-short", "job_1")
-    site.store.catalog.set_bound(job.workflow_id, "retention_seconds", 1)
+    site.store.catalog.change_settings(job.workflow_id, retention_seconds=1)
     job.lines(["secret 1", "secret 2"]).end()
     assert site.client.delete(job.path).status_code == 204
     runner = Runner(site.client, job)

@@ -1,0 +1,69 @@
+"""The settings that workflows have of their own, as objects in the archive, for an import."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import orjson
+
+from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.store_history import StoreHistory
+from chronoverse.errors import ArchiveDamaged
+from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER
+from chronoverse.store import Store
+from chronoverse.store.catalog import WorkflowSettings
+
+#: No job's folder has this name: no id begins so.
+_NAME: Final = "_settings.json"
+
+
+def settings_name(workflow_id: str) -> str:
+    return f"{workflow_id}/{_NAME}"
+
+
+def settings_owner(name: str) -> str | None:
+    """The workflow whose settings an object has; None for any other object."""
+    workflow_id, _, rest = name.partition("/")
+    return workflow_id if rest == _NAME and IDENTIFIER.fullmatch(workflow_id) else None
+
+
+def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, workflow_ids: Sequence[str]) -> None:
+    """Saves the settings that were changed since they were last saved. Raises as both stores do.
+
+    A store that went back saves nothing: the archive may have what it has lost.
+    """
+    for workflow_id, found in store.catalog.settings(workflow_ids).items():
+        changed_ms = found.changed_ms
+        if not changed_ms and any(value is not None for value in found.own.values()):
+            # An earlier version has set them.
+            store.catalog.change_settings(workflow_id)
+        elif changed_ms != found.saved_ms and not history.went_back():
+            objects.put(settings_name(workflow_id), orjson.dumps({**found.own, "changed_ms": changed_ms}))
+            store.catalog.settings_saved(workflow_id, changed_ms)
+
+
+def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
+    """Gives a store that has lost a workflow's settings those of the archive. Returns whether it had.
+
+    What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and as both stores do.
+    """
+    saved = _read(objects, workflow_id)
+    known = store.catalog.settings([workflow_id]).get(workflow_id)
+    if known is None or known.saved_ms >= saved.changed_ms:
+        return False
+    kept = saved.own
+    if known.changed_ms > saved.changed_ms:
+        kept |= {name: value for name, value in known.own.items() if value is not None}
+    store.catalog.change_settings(workflow_id, **kept)
+    return True
+
+
+def _read(objects: ObjectStore, workflow_id: str) -> WorkflowSettings:
+    name = settings_name(workflow_id)
+    try:
+        found = WorkflowSettings(**orjson.loads(objects.get(name)))
+    except (ValueError, TypeError) as error:
+        raise ArchiveDamaged(f"{name} cannot be read") from error
+    numbers = [found.changed_ms, *(value for value in found.own.values() if value is not None)]
+    if not all(type(each) is int and 0 <= each <= MAX_NUMBER for each in numbers):
+        raise ArchiveDamaged(f"{name} cannot be read")
+    return found
