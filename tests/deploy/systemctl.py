@@ -38,7 +38,7 @@ class Unit:
                 self.environ |= dict(each.split("=", 1) for each in shlex.split(value))
             elif key == "EnvironmentFile" and (not value.startswith("-") or Path(value[1:]).exists()):
                 text = Path(value.removeprefix("-")).read_text()
-                self.environ |= dict(re.findall(r'^(\w+)="?(.*?)"?$', text, re.MULTILINE))
+                self.environ |= dict(re.findall(r"""^(\w+)=["']?(.*?)["']?$""", text, re.MULTILINE))
 
     def start(self) -> Callable[[], object]:
         """Starts it. What this returns waits until it has started, as its type says."""
