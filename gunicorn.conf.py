@@ -215,21 +215,32 @@ def post_worker_init(worker: Any) -> None:
     threading.Thread(target=watch_worker, name="worker-watchdog", daemon=True).start()
     # Each worker sets the metrics, because any of them may be the last one. Only one warns. There is always a worker0.
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
-    checks = (partial(_set_bounds, deps.store), partial(_server_infos, deps.store), warn)
+    checks = (partial(_first_check, deps.store), partial(_server_infos, deps.store), warn)
     threading.Thread(target=watch_servers, args=checks, name="store-watch", daemon=True).start()
     if worker.chronoverse_name == "worker0" and deps.verifier.published:
         threading.Thread(target=deps.verifier.published.keep_fresh, name="issuer-keys", daemon=True).start()
 
 
-def _set_bounds(store: Store) -> list[str]:
-    """Writes the quotas of the settings into the store, for the runners there. Returns the store's warnings."""
-    workflow_ids = [workflow_id for _, workflow_id in store.workflows.page(None, 10_000)]
-    store.catalog.set_common_bounds(_settings.max_job_bytes, _settings.max_workflow_bytes_per_day, workflow_ids)
+def _set_bounds(store: Store) -> None:
+    """Writes the quotas of the settings into the store, for the runners there."""
+
+    def list_workflows() -> list[str]:
+        return [workflow_id for _, workflow_id in store.workflows.page(None, 10_000)]
+
+    store.catalog.set_common_bounds(_settings.max_job_bytes, _settings.max_workflow_bytes_per_day, list_workflows)
+
+
+def _first_check(store: Store) -> list[str]:
+    """Sets the quotas. Returns the store's warnings."""
+    _set_bounds(store)
     return store.warnings()
 
 
 def _server_infos(store: Store) -> list[dict[str, str]]:
     """What the servers say of themselves. Also reads the bytes of the 500 workflows with the newest jobs."""
+    if store.catalog.common_bounds() is None:
+        # The store was emptied. Otherwise they are those of the service that has started last.
+        _set_bounds(store)
     workflow_ids = [workflow_id for _, workflow_id in store.workflows.page(None, 500)]
     metrics.WORKFLOW_BYTES.sizes = store.catalog.bytes_today(workflow_ids, int(time.time() // 86_400))
     return store.server_infos()

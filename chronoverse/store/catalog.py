@@ -212,17 +212,19 @@ class JobCatalog:
             return None if None in found else [each or 0 for each in found]
         return None
 
-    def set_common_bounds(self, job_bytes: int, day_bytes: int, workflow_ids: Sequence[str]) -> None:
-        """Sets the common bounds for jobs that begin from now on, and for the running jobs of these workflows.
+    def set_common_bounds(self, job_bytes: int, day_bytes: int, list_workflows: Callable[[], Sequence[str]]) -> None:
+        """Sets the common bounds for jobs that begin from now on, and for the running jobs of the listed workflows.
 
         Where the same bounds hold already, or there were never any, nothing is written.
         """
         if (self.common_bounds() or [0, 0]) == [job_bytes, day_bytes]:
             return
         fields = ("common_job_bytes", job_bytes, "common_day_bytes", day_bytes)
-        self._on_settings(workflow_ids, "HSET", *fields)
+        self._on_settings(list_workflows(), "HSET", *fields)
         key = self._keys.limits
         self._commands.run(key, "HSET", key, "job_bytes", job_bytes, "day_bytes", day_bytes)
+        # Meanwhile jobs may have begun without them.
+        self._on_settings(list_workflows(), "HSET", *fields)
 
     def bytes_today(self, workflow_ids: Sequence[str], day: int) -> dict[str, int]:
         """Bytes of messages that workflows have stored on ``day`` (days since 1970), where a quota counts them."""

@@ -104,7 +104,7 @@ def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix:
     """What is not named stays as it is. A number that is none is refused."""
     place = {"REDIS_URL": server.url, "KEY_PREFIX": prefix}
     store = Store(server.url, prefix=prefix)
-    store.catalog.set_common_bounds(0, 70, [])
+    store.catalog.set_common_bounds(0, 70, list)
 
     assert cli("limits", "wf_1", **place).stdout == "a job: no bound (the default)\na day: 70 bytes (the default)\n"
     assert (

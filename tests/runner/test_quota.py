@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,3 +109,18 @@ def test_the_service_answers_with_the_next_number(service: Service, server: Redi
         SOON,
         "the bytes are shown",
     )
+
+
+@pytest.mark.long
+def test_a_store_that_was_emptied_gets_its_quotas_back(service: Service, server: RedisServer) -> None:
+    """Without a restart of the service. They hold for a job that was opened again before, and for later ones."""
+    ask = partial(server.ask, "HGET", "chronoverse:{wf_3}:settings", "common_job_bytes")
+    lines = [Line(number, "2026-03-03T10:00:05.123Z", "x" * 100, "stdout") for number in range(1, 21)]
+    with contextlib.closing(Store(server.url)) as store:
+        store.open(JobRef("wf_3", "before"), "token")
+        server.ask("FLUSHALL")
+        before = store.open(JobRef("wf_3", "before"), "token")
+        wait_until(lambda: ask() == b"%d" % BOUND, SOON, "the quota is back")
+        for attempt in (before, store.open(JobRef("wf_4", "after"), "token")):
+            with pytest.raises(QuotaReached):
+                store.append(attempt, lines)

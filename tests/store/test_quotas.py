@@ -107,7 +107,7 @@ def test_nothing_fits(bench: Bench, store: Store) -> None:
 def test_quotas_change_while_a_job_runs(bench: Bench, store: Store) -> None:
     """A higher one lets lines in again, a lower one holds at once, the workflow's own goes before the common one."""
     attempt = store.open(JOB, "token")
-    store.catalog.set_common_bounds(20, 0, ["wf_1"])
+    store.catalog.set_common_bounds(20, 0, lambda: ["wf_1"])
     append(store, attempt, 1, 4)
     append(store, attempt, 5, 6)
     store.catalog.change_settings("wf_1", job_bytes=40)
@@ -146,10 +146,10 @@ def test_jobs_of_a_workflow_share_a_day(bench: Bench, store: Store) -> None:
 
 def test_common_bounds_reach_new_workflows(bench: Bench, store: Store) -> None:
     """A job gets them from the store when it is opened. A service without any writes none."""
-    store.catalog.set_common_bounds(0, 0, ["wf_1"])
+    store.catalog.set_common_bounds(0, 0, lambda: ["wf_1"])
     assert bench.keys() == set()
     assert store.catalog.common_bounds() is None
-    store.catalog.set_common_bounds(10, 0, [])
+    store.catalog.set_common_bounds(10, 0, list)
     attempt = store.open(JOB, "token")
     append(store, attempt, 1, 2)
     assert (store.catalog.settings(["wf_1"])["wf_1"], store.catalog.common_bounds()) == (WorkflowSettings(), [10, 0])
@@ -157,7 +157,7 @@ def test_common_bounds_reach_new_workflows(bench: Bench, store: Store) -> None:
 
 def test_a_settings_key_of_another_type_sets_no_quota(bench: Bench, store: Store) -> None:
     """Lines are stored all the same."""
-    store.catalog.set_common_bounds(10, 10, [])
+    store.catalog.set_common_bounds(10, 10, list)
     bench.ask("SET", bench.key("settings"), "foreign")
     attempt = store.open(JOB, "token")
     assert store.append(attempt, tens(1, 9)) == 10

@@ -195,7 +195,7 @@ def status_of(store: Store) -> Status | None:
 
 def test_quotas_leave_lines_out(bench: Bench, store: Store) -> None:
     """Their numbers are in a gap, and their records count as appended."""
-    store.catalog.set_common_bounds(16, 0, [])
+    store.catalog.set_common_bounds(16, 0, list)
     assert store.records.append(JOB, numbered(1, 6)).left_out == 2
     assert store.records.append(JOB, numbered(5, 8)).left_out == 2
     age_holes(bench, 0)
