@@ -307,7 +307,7 @@ CASES: Final = (
     ),
     Case(
         "refused",
-        "401: the command runs all the same",
+        "401: the command still runs",
         _FAILING,
         code=5,
         faults=(Fault(401, "", 1_000),),
