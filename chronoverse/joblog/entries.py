@@ -23,9 +23,10 @@ from chronoverse.joblog.model import (
     read_time,
 )
 
-#: A line that is not partial: its JSON and a newline, and its frame, whose last placeholder is the number again.
-_PLAIN_JSON_LINE: Final = LINE_JSON.replace(b'"%b}', b'"}') + b"\n"
-_PLAIN_FRAME: Final = LOG_FRAME.replace(b"%b\n", _PLAIN_JSON_LINE)
+#: The frame of a line that is not partial. Its last placeholder is the number again.
+_PLAIN_FRAME: Final = LOG_FRAME.replace(b"%b", LINE_JSON.replace(b'"%b}', b'"}'))
+#: Bytes before the JSON in a frame.
+_FRAME_HEAD: Final = LOG_FRAME.index(b"%b")
 
 Entry = Line | Gap | End | OutOfSequence
 #: An entry as Redis returns it: its id, then a list of field, value, field, value, …
@@ -85,9 +86,19 @@ def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.
     frame costs a third of ``Line.to_frame``, which makes the same. Stops after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
-    left = most_bytes
-    for timestamp, message, number, stream in _plain_values(entries, after):
-        frame = _PLAIN_FRAME % (timestamp, message, number, stream, number)
+    number, stamp, stamp_json, left = after, None, b"", most_bytes
+    for entry_id, fields in entries:
+        number += 1
+        if len(fields) != 6 or entry_id != b"%d-0" % number or number > MAX_NUMBER:
+            break
+        name_1, timestamp, name_2, message, name_3, stream = fields
+        if name_1 != b"timestamp" or name_2 != b"message" or name_3 != b"stream":
+            break
+        if timestamp != stamp:
+            stamp = timestamp
+            stamp_json = orjson.dumps(_text(stamp))
+        stream = b"stderr" if stream == b"stderr" else b"stdout"
+        frame = _PLAIN_FRAME % (stamp_json, orjson.dumps(message.decode("utf-8", "replace")), number, stream, number)
         frames.append(frame)
         left -= len(frame)
         if left <= 0:
@@ -97,23 +108,7 @@ def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.
 
 def plain_json_lines(entries: Iterable[RawEntry], after: int) -> list[bytes]:
     """The same lines as :func:`plain_frames`, each as JSON and a newline."""
-    return [_PLAIN_JSON_LINE % values for values in _plain_values(entries, after)]
-
-
-def _plain_values(entries: Iterable[RawEntry], after: int) -> Iterator[tuple[bytes, bytes, int, bytes]]:
-    """Each plain line at the beginning of ``entries``: timestamp and message as JSON, number, stream."""
-    number, stamp, stamp_json = after, None, b""
-    for entry_id, fields in entries:
-        number += 1
-        if len(fields) != 6 or fields[0] != b"timestamp" or fields[2] != b"message" or fields[4] != b"stream":
-            return
-        if entry_id != b"%d-0" % number or number > MAX_NUMBER:
-            return
-        if fields[1] != stamp:
-            stamp = fields[1]
-            stamp_json = orjson.dumps(_text(stamp))
-        stream = b"stderr" if fields[5] == b"stderr" else b"stdout"
-        yield stamp_json, orjson.dumps(fields[3].decode("utf-8", "replace")), number, stream
+    return [frame[_FRAME_HEAD : frame.rindex(b"id: ")] for frame in plain_frames(entries, after)]
 
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:

@@ -23,6 +23,7 @@ from chronoverse.joblog.model import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequ
 from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.feed import EventFrame, encode, join
 from chronoverse.store import Store
+from chronoverse.store.sequential_reader import SequentialReader
 
 #: Bytes that a segment should have. Larger segments are no faster.
 SEGMENT_BYTES: Final = 64 * 2**10
@@ -96,6 +97,8 @@ class ReplayCache:
         self._archive: Final = archive or ArchiveReader()
         #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(LOCK_SECONDS, StoreUnavailable, pause))
+        #: Those of the same servers. Whoever holds the lock may use the reader.
+        self._readers: dict[Hashable, SequentialReader] = {}
         self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))
         self._segments: TTLCache[_Key, ReplaySegment] = TTLCache(
             most_bytes, CACHE_SECONDS, clock, lambda segment: len(segment.frames)
@@ -121,10 +124,13 @@ class ReplayCache:
         key = (ref, line_filter, cursor)
 
         def read_store() -> tuple[ReplaySegment | None, Sequence[RawEntry] | None]:
-            with self._locks[self.store.server_of(ref)].hold():
+            server = self.store.server_of(ref)
+            with self._locks[server].hold():
                 if cached := self._find_complete(key):
                     return cached, None
-                entries = self.store.read(ref, cursor, count)
+                if server not in self._readers:
+                    self._readers[server] = self.store.sequential_reader(server)
+                entries = self._readers[server].read(ref, cursor, count)
                 if not in_sequence(entries, cursor):
                     return None, entries
                 with comparing():
@@ -221,6 +227,8 @@ class ReplayCache:
         """Drops everything that was read of ``ref``, because its log was changed."""
         self._archive.forget(ref)
         self._invalidated += 1
+        for reader in self._readers.values():
+            reader.discard()
         for key in [key for key in self._segments if key[0] == ref]:
             self._segments.pop(key, None)
 

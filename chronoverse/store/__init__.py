@@ -11,7 +11,8 @@ Each of these uses those below it:
     driver    redis-py with our timeouts and errors
     scripts/  Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
 
-``live_reader`` waits for new entries of all jobs that a worker watches, on connections of its own. ``durability`` asks
+``live_reader`` waits for new entries of all jobs that a worker watches, on connections of its own, and
+``sequential_reader`` has one for replays. ``durability`` asks
 whether writes are on the disk or on a replica, ``keys`` has the names of keys, ``adaptive_batch`` says how many lines
 are read at once, and ``server_checks`` warns of servers that may lose logs.
 

@@ -29,6 +29,7 @@ from chronoverse.store.listing import JobListing
 from chronoverse.store.live_reader import POLL_SECONDS, LiveReader
 from chronoverse.store.records import RecordAppender
 from chronoverse.store.sentinel import SentinelTopology
+from chronoverse.store.sequential_reader import SequentialReader
 from chronoverse.store.server_checks import loss_warnings, persistence_warnings, server_info
 from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.workflows import WorkflowList
@@ -193,6 +194,10 @@ class Store:
             return ()
         entries: Sequence[RawEntry] = self._commands.run(job.workflow_id, *command)
         return entries
+
+    def sequential_reader(self, server: Hashable) -> SequentialReader:
+        """:meth:`read` for jobs of a server that :meth:`server_of` has named, one after the other."""
+        return SequentialReader(self._topology, server, self._keys.log, self.read)
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
         """The first and the last number of the newest ``count`` redactions, as far as they are stored."""

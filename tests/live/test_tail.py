@@ -32,11 +32,11 @@ STAMP: Final = "2026-03-03T10:00:05.123Z"
 class WatchedJob:
     """A viewer that runs in its own thread, and a check of everything that it sent so far."""
 
-    def __init__(self, job: JobRef, store: Store, tail: Tail, written: dict[int, Line]) -> None:
+    def __init__(self, job: JobRef, cache: ReplayCache, tail: Tail, written: dict[int, Line]) -> None:
         self.check = StreamCheck(0, None, written, lambda first, last: False)
         self.arrived: dict[int, float] = {}
         self.failure: AssertionError | None = None
-        self.viewer = Viewer(ReplayCache(store), tail, job, store.get_job(job), wait=SOON)
+        self.viewer = Viewer(cache, tail, job, cache.store.get_job(job), wait=SOON)
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
 
@@ -73,6 +73,7 @@ class World:
         self.store = Store(server.url, prefix=prefix)
         self.runner = Store(server.url, prefix=prefix)
         self.tail = Tail(source(self.store))
+        self.cache = ReplayCache(self.store)
         self.written: dict[JobRef, dict[int, Line]] = {}
         self.watched: list[WatchedJob] = []
 
@@ -91,7 +92,7 @@ class World:
     def watch(self, job: JobRef) -> WatchedJob:
         """Starts a viewer of the job from its first line on."""
         self.tail.start()
-        self.watched.append(WatchedJob(job, self.store, self.tail, self.written.setdefault(job, {})))
+        self.watched.append(WatchedJob(job, self.cache, self.tail, self.written.setdefault(job, {})))
         return self.watched[-1]
 
     def waiting(self) -> list[bytes]:

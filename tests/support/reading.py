@@ -14,6 +14,7 @@ from chronoverse.joblog.sse import Decoder, Event
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from chronoverse.store.live_reader import Found, LiveReader
+from chronoverse.store.sequential_reader import SequentialReader
 
 #: Seconds that a read blocks. It is short, so a read without new entries returns at once.
 BLOCK_SECONDS: Final = 0.001
@@ -97,6 +98,9 @@ class ControlledStore(_Hooks, Store):
         found: Sequence[RawEntry] = self._deliver("read", self._store.read(job, after, min(count, self._most)))
         return found
 
+    def sequential_reader(self, server: Hashable) -> SequentialReader:
+        return _PlainReader(self.read)
+
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
         self._check("redactions")
         return self._store.redactions(job, count)
@@ -104,6 +108,16 @@ class ControlledStore(_Hooks, Store):
     def live_reader(self, block_seconds: float, poll_seconds: float = 0) -> LiveReader:
         reader = self._reading.live_reader(BLOCK_SECONDS, poll_seconds)
         return _ControlledReader(reader, self._most, self._check, self._deliver)
+
+
+class _PlainReader(SequentialReader):
+    """Reads nothing ahead, so that a test's clock and faults decide what each read sees."""
+
+    def __init__(self, read: Callable[[JobRef, int, int], Sequence[RawEntry]]) -> None:
+        self.read = read  # type: ignore[method-assign, assignment]
+
+    def discard(self) -> None:
+        pass
 
 
 class _ControlledReader(LiveReader):

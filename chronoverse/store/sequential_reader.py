@@ -1,0 +1,103 @@
+"""Reads logs in sequence, and asks for the next entries before the caller wants them."""
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+import redis
+
+from chronoverse.joblog.entries import RawEntry, entry_number
+from chronoverse.joblog.model import JobRef
+from chronoverse.store.driver import translate_errors
+from chronoverse.store.topology import Topology
+
+#: Seconds for which an answer that came ahead is used. After that the log may have changed, and is asked again.
+AHEAD_SECONDS: Final = 1.0
+
+#: What was asked for: a job, a line number, and how many entries after that line.
+_Request = tuple[JobRef, int, int]
+
+
+class SequentialReader:
+    """Reads logs of ``server`` for one caller at a time, on a connection of its own, without a pool's checks.
+
+    After two reads in sequence the third is sent at once, and the server works on it while the caller encodes the
+    second. ``key`` is a log's key. ``read`` reads without any of this, and is called when the connection fails.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        server: Hashable,
+        key: Callable[[JobRef], str],
+        read: Callable[[JobRef, int, int], Sequence[RawEntry]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topology = topology
+        self._server = server
+        self._key = key
+        self._read = read
+        self._clock = clock
+        self._version = topology.version
+        self._connection: redis.Connection | None = None
+        #: The request whose answer has not been read yet, and when it was sent.
+        self._pending: _Request | None = None
+        self._sent_at = 0.0
+        #: What the last read makes likely.
+        self._likely: _Request | None = None
+
+    def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
+        """As :meth:`Store.read`."""
+        request = (job, after, count)
+        with translate_errors():
+            try:
+                entries = self._receive(request)
+                continues, self._likely = request == self._likely, None
+                if len(entries) == count:
+                    self._likely = job, entry_number(entries[-1][0]), count
+                    # Of very long lines a caller may use fewer than it was given, and then it asks for others.
+                    if continues and count * max(map(len, entries[-1][1])) < 2**20:
+                        self._send(self._likely)
+            except redis.TimeoutError:
+                raise
+            except redis.RedisError:
+                self.close()
+                return self._read(job, after, count)
+            return entries
+
+    def discard(self) -> None:
+        """Makes the next read ask again, because a log has changed."""
+        self._sent_at = float("-inf")
+
+    def close(self) -> None:
+        """Closes the connection. The next read opens another."""
+        self._pending = None
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+
+    def _receive(self, request: _Request) -> Sequence[RawEntry]:
+        # The keys may be on another server now, and this one may still answer.
+        if self._version != self._topology.version:
+            self.close()
+            self._version = self._topology.version
+        if self._pending is not None:
+            entries, pending = self._answer()
+            # One that is not full may have become longer.
+            if pending == request and len(entries) == request[2] and self._clock() - self._sent_at < AHEAD_SECONDS:
+                return entries
+        self._send(request)
+        return self._answer()[0]
+
+    def _send(self, request: _Request) -> None:
+        job, after, count = request
+        if self._connection is None:
+            self._connection = self._topology.new_connection_to(self._server)
+        self._connection.send_command("XRANGE", self._key(job), f"{after + 1}-0", "+", "COUNT", count)
+        self._pending, self._sent_at = request, self._clock()
+
+    def _answer(self) -> tuple[Sequence[RawEntry], _Request | None]:
+        """The answer to the request that was sent, and that request."""
+        assert self._connection is not None
+        pending, self._pending = self._pending, None
+        return self._connection.read_response(), pending
