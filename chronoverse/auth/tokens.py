@@ -5,9 +5,10 @@ The claims are ``sub``, ``exp``, ``scope`` or ``scp`` (words separated by spaces
 key decides which algorithms are allowed. Nothing in a token does.
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, Self
@@ -73,9 +74,9 @@ _SIGNATURES: Final = jwt.PyJWS()
 
 
 class Verifier:
-    """Turns Authorization headers into principals, with one key or with an issuer's published keys."""
+    """Turns Authorization headers into principals, with given keys or with an issuer's published keys."""
 
-    def __init__(self, keys: Key | PublishedKeys, settings: Settings) -> None:
+    def __init__(self, keys: Sequence[Key] | PublishedKeys, settings: Settings) -> None:
         self._keys = keys
         self._settings = settings
         #: The rights of groups. None when tokens name workflows.
@@ -94,8 +95,8 @@ class Verifier:
             fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
             return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, store=store, fetch=fetch), settings)
         if settings.jwt_public_key is not None:
-            return cls(_pem_key(settings.jwt_public_key), settings)
-        return cls(_secret_key(signing_secret(settings)), settings)
+            return cls([_pem_key(settings.jwt_public_key)], settings)
+        return cls([_secret_key(secret) for secret in secrets(settings)], settings)
 
     @property
     def published(self) -> PublishedKeys | None:
@@ -120,8 +121,7 @@ class Verifier:
     def _claims(self, token: str) -> dict[str, Any]:
         """The claims of a token whose signature is valid. Only then may a message say what is wrong with the token."""
         try:
-            key = self._key(token)
-            signed = _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
+            signed = self._signed(token)
         except jwt.InvalidSignatureError as error:
             raise Unauthorized(_INVALID, "the token's signature was not made with the key") from error
         except jwt.InvalidAlgorithmError as error:
@@ -138,10 +138,23 @@ class Verifier:
             raise Unauthorized("the token's claims are not a JSON object")
         return claims
 
-    def _key(self, token: str) -> Key:
-        if isinstance(self._keys, Key):
-            return self._keys
-        published = self._keys.get(jwt.get_unverified_header(token).get("kid"))
+    def _signed(self, token: str) -> dict[str, Any]:
+        """The token's parts. Raises InvalidSignatureError if it was made with none of the keys."""
+
+        def decode(key: Key) -> dict[str, Any]:
+            return _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
+
+        if isinstance(self._keys, PublishedKeys):
+            return decode(self._published_key(token, self._keys))
+        *others, last = self._keys
+        for key in others:
+            with contextlib.suppress(jwt.InvalidSignatureError):
+                return decode(key)
+        return decode(last)
+
+    @staticmethod
+    def _published_key(token: str, keys: PublishedKeys) -> Key:
+        published = keys.get(jwt.get_unverified_header(token).get("kid"))
         try:
             key = _public_key(published.key)
         except ValueError as error:
@@ -150,6 +163,8 @@ class Verifier:
 
 
 def _principal(claims: dict[str, Any], settings: Settings, groups: WorkflowsMap | None, now: float) -> Principal:
+    if "cnf" in claims:  # https://www.rfc-editor.org/rfc/rfc7800#section-3.1
+        raise Unauthorized("the token is bound to a key (cnf), as with DPoP: only bearer tokens are accepted")
     subject, expires_at = claims.get("sub"), _time(claims, "exp")
     if settings.jwt_issuer is not None and claims.get("iss") != settings.jwt_issuer:
         raise Unauthorized("the token's issuer (iss) is not CHRONOVERSE_JWT_ISSUER")
@@ -247,12 +262,15 @@ def _public_key(material: object) -> Key:
     raise ValueError("not a public key that may be used")
 
 
-def signing_secret(settings: Settings) -> bytes:
-    """The HS256 key of ``settings``. Raises :class:`SettingsError` when they name another kind of key, or none."""
+def secrets(settings: Settings) -> list[bytes]:
+    """The HS256 keys of ``settings``: all are accepted, and the first one signs.
+
+    Raises :class:`SettingsError` when they name another kind of key, or none.
+    """
     if settings.jwt_secret is not None:
-        return settings.jwt_secret
+        return settings.jwt_secret.split(b",")
     if settings.has_local_secret:
-        return local_secret(settings.data_dir)
+        return [local_secret(settings.data_dir)]
     if settings.jwt_public_key or settings.jwt_jwks_url:
         raise SettingsError("tokens are made by the holder of the private key, not here")
     raise SettingsError("CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, _JWT_PUBLIC_KEY and _JWT_JWKS_URL")

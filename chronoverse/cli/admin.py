@@ -297,7 +297,7 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     """Print a token."""
     from chronoverse.auth.local_secret import secret_path
     from chronoverse.auth.minting import EVERY_WORKFLOW, mint
-    from chronoverse.auth.tokens import signing_secret
+    from chronoverse.auth.tokens import secrets
 
     settings = common.read_settings()
     host = urlsplit(settings.service_url).hostname
@@ -311,5 +311,4 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
             f"no service has made its secret in {settings.data_dir} yet: start it first, or set CHRONOVERSE_DATA_DIR "
             "or CHRONOVERSE_JWT_SECRET to what the service has"
         )
-    secret = signing_secret(settings)
-    click.echo(mint(secret, subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), settings))
+    click.echo(mint(secrets(settings)[0], subject, scopes, workflows or [EVERY_WORKFLOW], ttl, time.time(), settings))

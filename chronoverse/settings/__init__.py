@@ -92,7 +92,7 @@ class Settings:
     jwt_secret: bytes | None = _setting(
         parse.secret,
         "text",
-        "The tokens' HS256 key, 32 bytes at least.",
+        "The tokens' HS256 key, 32 bytes at least, or two separated by a comma ([rotation](tokens.md#a-secret-hs256)).",
         "with the embedded server, made once",
         repr=False,
     )

@@ -174,12 +174,12 @@ def archive_url(text: str) -> str:
 
 
 def secret(text: str) -> bytes:
-    """Reads an HS256 key."""
-    key = os.fsencode(text)
+    """Reads one or two HS256 keys, separated by a comma."""
+    keys = os.fsencode(text).split(b",")
     # As many bytes as the hash has. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
-    if len(key) < 32:
-        raise ValueError("must be at least 32 bytes long")
-    return key
+    if len(keys) > 2 or any(len(key) < 32 for key in keys):
+        raise ValueError("must be a secret of at least 32 bytes, or two separated by a comma")
+    return os.fsencode(text)
 
 
 def public_key(text: str) -> str:

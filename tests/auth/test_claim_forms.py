@@ -27,7 +27,7 @@ from tests.auth.claim_forms import (
 )
 from tests.support.keys import RSA
 
-SECRET: Final = b"a secret of at least 32 bytes, for HS256"
+SECRET: Final = b"a secret of at least 32 bytes for HS256"
 PEM: Final = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 JWK: Final = {**jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True), "kid": "k1"}
 

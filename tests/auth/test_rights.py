@@ -14,7 +14,7 @@ from chronoverse.cli.serve import service_settings
 from chronoverse.errors import Forbidden, JobNotFound, RightsUnavailable, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 
-SECRET: Final = b"a secret of at least 32 bytes, for HS256"
+SECRET: Final = b"a secret of at least 32 bytes for HS256"
 NOW: Final = 1_800_000_000.0
 GROUPS: Final = """
 [developers]

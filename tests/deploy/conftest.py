@@ -52,7 +52,7 @@ COMPOSE_ENVIRONMENT: Final = {
     "REDIS_ADMIN_PASSWORD": "the-administrators-password",
     "REDIS_SERVICE_PASSWORD": "the-services-password",
     "REDIS_ARCHIVER_PASSWORD": "the-archivers-password",
-    "CHRONOVERSE_JWT_SECRET": "a secret of this test alone, long enough for HS256",
+    "CHRONOVERSE_JWT_SECRET": "a secret of this test alone that is long enough for HS256",
     "TLS_CERTIFICATE": "/etc/tls/fullchain.pem",
     "TLS_KEY": "/etc/tls/privkey.pem",
 }

@@ -27,7 +27,7 @@ START_SECONDS: Final = 60.0
 #: Seconds for which a token is valid unless a test says otherwise: longer than the suite takes.
 TOKEN_SECONDS: Final = 3600
 #: The key that signs tokens when a test has its own store. With the embedded default the service makes a key.
-SECRET: Final = b"a secret of the tests alone, which signs nothing else"
+SECRET: Final = b"a secret of the tests alone that signs nothing else"
 
 _SERVES_AT = re.compile(r"serves at https?://([0-9.]+):([0-9]+)")
 _BOOTED = re.compile(r"Booting worker with pid: ([0-9]+)")

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth.jwks import FETCH_SECONDS
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from tests.support.commands import call_main
 from tests.support.issuer import Issuer
 from tests.support.keys import RSA
 from tests.support.nginx import Nginx
@@ -147,6 +148,10 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "no key": (lambda: signed(b"", {"kid": "../../dev/null"}), {"else": 401}),
     "another algorithm": (lambda: signed(header={"alg": "HS512"}, digest="sha512"), {"else": 401}),
     "crit": (lambda: signed(header={"crit": ["exp"]}), {"else": 401}),
+    "bound to a key by DPoP": (
+        lambda: signed(cnf={"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}),
+        {"else": 401},
+    ),
     **{name: (partial(signed, header=head), GOOD) for name, head in POINTERS.items()},
     **{f"wrong key, {name}": (partial(signed, THEIRS, head), {"else": 401}) for name, head in POINTERS.items()},
     "other workflow": (lambda: signed(workflows=["theirs"]), UNSEEN),
@@ -551,3 +556,19 @@ def test_operators_need_no_token(service: Service, path: str) -> None:
     """A bad token does no harm there."""
     assert ask(service, "GET", path, None).status_code == 200
     assert ask(service, "GET", path, "Bearer not.a.token").status_code == 200
+
+
+def test_a_secret_is_rotated_without_a_gap(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Of two secrets both are accepted, and the first one signs."""
+    old, new = "an old secret of at least 32 bytes", "a new secret of at least 32 bytes"
+    secret = f"{new},{old}"
+    with serving(tmp_path, redis_server.url, jwt_secret=secret) as service:
+
+        def status(key: str) -> int:
+            token = service.token(secret=key.encode())
+            return ask(service, "GET", ROUTES["jobs"][1], f"Bearer {token}").status_code
+
+        assert [status(key) for key in (new, old, secret, THEIRS.decode())] == [200, 200, 401, 401]
+        environ = {"CHRONOVERSE_JWT_SECRET": secret, "CHRONOVERSE_REDIS_URL": redis_server.url}
+        made = call_main("token", environ=environ).stdout.strip()
+    assert jwt.decode(made, new, ["HS256"])["sub"] == "cli"
