@@ -266,6 +266,16 @@ def begin_long_answer(environ: dict[str, Any], limits: SendLimits | None = None,
         sock.begin_long_answer(limits or SendLimits(), until)
 
 
+def has_left(environ: dict[str, Any]) -> bool:
+    """Whether the request's client has closed its side."""
+    try:
+        return "gunicorn.socket" in environ and not _peek(environ["gunicorn.socket"])
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def stop_receiving(sock: socket.socket) -> None:
     """Closes the receiving side. A greenlet that waits for the next request sees the end of the connection."""
     # After gevent's own shutdown that greenlet would fail as if the descriptor were closed.

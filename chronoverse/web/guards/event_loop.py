@@ -27,8 +27,13 @@ class TimeSlice:
     def __init__(self) -> None:
         self._ends_at = time.monotonic() + WORK_SLICE_SECONDS
 
-    def check(self) -> None:
-        """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line."""
-        if time.monotonic() >= self._ends_at:
-            yield_to_loop()
-            self._ends_at = time.monotonic() + WORK_SLICE_SECONDS
+    def check(self) -> bool:
+        """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line.
+
+        Returns whether others ran.
+        """
+        if time.monotonic() < self._ends_at:
+            return False
+        yield_to_loop()
+        self._ends_at = time.monotonic() + WORK_SLICE_SECONDS
+        return True

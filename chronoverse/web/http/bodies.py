@@ -156,7 +156,7 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
         raise BadRequest("the body is not one whole gzip member")
 
 
-def load_json(body: bytes | bytearray, pause: Callable[[], None], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:
+def load_json(body: bytes | bytearray, pause: Callable[[], object], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:
     """The JSON document in ``body``. Raises 400 for other text, and for more than ``limit`` brackets and the like."""
     if has_more_values(body, pause, limit):
         raise BadRequest(f"the body has more than {limit} brackets, commas and quotation marks around values")
@@ -180,7 +180,7 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     return loaded
 
 
-def has_more_values(body: bytes | bytearray, pause: Callable[[], None], limit: int) -> bool:
+def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit: int) -> bool:
     """Whether ``body`` has more than ``limit`` brackets, commas and quotation marks around its values."""
     found = 0
     for part in without_strings(body, pause):
@@ -190,7 +190,7 @@ def has_more_values(body: bytes | bytearray, pause: Callable[[], None], limit: i
     return False
 
 
-def without_strings(body: bytes | bytearray, pause: Callable[[], None]) -> Iterator[bytes]:
+def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[bytes]:
     """The body in slices, with zeros in the place of what is in its strings. ``pause`` is called for each slice.
 
     Escapes are left out as a parser reads them. Every quotation mark that is left begins or ends a string.

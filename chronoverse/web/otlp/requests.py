@@ -1,16 +1,18 @@
 """Handles a request with OpenTelemetry's log records, as OTLP over HTTP says."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 from flask import Response, request
+from werkzeug.exceptions import BadRequest
 
 from chronoverse import metrics
 from chronoverse.auth.tokens import WRITE
 from chronoverse.errors import AppendRefused, ChronoverseError, Forbidden, JobNotFound, NotALog, RecordsMissing, TooFast
 from chronoverse.joblog.model import JobRef
+from chronoverse.web.guards.connection import has_left
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.rates import bytes_of
 from chronoverse.web.http.dependencies import Dependencies, principal
@@ -23,21 +25,27 @@ def handle(deps: Dependencies) -> Response:
 
     Raises :class:`RecordsMissing` and :class:`TooFast`, with all else appended, while some records wait for others, and
     when the subject may not begin more jobs yet; :class:`TooFast` also when it publishes too fast; :class:`StoreError`,
-    and as :meth:`BodyReader.read`. The sender repeats the whole request, unless it was malformed.
+    and as :meth:`BodyReader.read`. The sender repeats the whole request, unless it was malformed. Nothing more is
+    appended once it has left.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)
     time_slice = TimeSlice()
+
+    def pause() -> None:
+        if time_slice.check() and has_left(request.environ):
+            raise BadRequest("the client has left")
+
     sorter = RecordSorter(settings.otlp_workflow_attributes, settings.otlp_job_attributes, settings.max_line_bytes)
     # The lines take about as much memory as the body. Both count until the lines are appended.
     with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as body:
         digest = hashlib.sha256(body).hexdigest()[:32]
-        for resource, found in decoding.decode(body, request.mimetype, sorter.wanted, time_slice.check):
+        for resource, found in decoding.decode(body, request.mimetype, sorter.wanted, pause):
             sorter.add(resource, found)
         waits: list[ChronoverseError] = []
         for job, records in sorter.jobs.items():
             try:
-                _append(deps, job, records, digest, sorter, time_slice)
+                _append(deps, job, records, digest, sorter, pause)
             except (RecordsMissing, TooFast) as error:
                 waits.append(error)
     if waits:
@@ -50,7 +58,12 @@ def handle(deps: Dependencies) -> Response:
 
 
 def _append(
-    deps: Dependencies, job: JobRef, records: JobRecords, digest: str, sorter: RecordSorter, time_slice: TimeSlice
+    deps: Dependencies,
+    job: JobRef,
+    records: JobRecords,
+    digest: str,
+    sorter: RecordSorter,
+    pause: Callable[[], None],
 ) -> None:
     """Appends the records of one job, and counts those that are refused.
 
@@ -65,7 +78,7 @@ def _append(
 
     try:
         principal().require(WRITE, job.workflow_id)
-        for count, batch in records.batches(digest, time_slice.check):
+        for count, batch in records.batches(digest, pause):
             appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds, on_new)
             metrics.PUBLISH_ANSWERS.labels("records", "WAIT" if appended.waits else "OK").inc()
             if appended.waits:
@@ -75,7 +88,7 @@ def _append(
             left -= count
             metrics.LINES_APPENDED.inc(sum(len(run.messages) for run in batch.runs))
             deps.publish_throttle.take(subject, bytes_of(message for run in batch.runs for message in run.messages))
-            time_slice.check()
+            pause()
     except (Forbidden, JobNotFound):
         refused[f"{job}: the token may not write to this workflow"] += left
     except (AppendRefused, NotALog) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import orjson
+import psutil
 import pytest
 import redis
 from google.protobuf import json_format
@@ -233,6 +234,24 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
     )
     assert sender.rejected(response)[0] == 1
     assert "the token may not write" in sender.rejected(response)[1]
+
+
+def test_a_request_whose_client_has_left_ends(sender: Sender, service: Service) -> None:
+    """Nothing of it is appended. It would take a second, in which nobody waits for the answer."""
+    body = gzip.compress(request(sender.resource, *[record([None] * 900)] * 2_000).SerializeToString())
+    head = f"POST /v1/logs HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {service.token()}\r\nContent-Encoding: gzip\r\n"
+    head += f"Content-Type: application/x-protobuf\r\nContent-Length: {len(body)}\r\n\r\n"
+    worker = psutil.Process(service.worker_pids()[0])
+    with service.connect(5) as sock:
+        ours = sock.getsockname()
+
+        def is_open() -> bool:
+            return any(each.raddr == ours for each in worker.net_connections())
+
+        sock.sendall(head.encode() + body)
+        wait_until(is_open, 20, "the connection is accepted")
+    wait_until(lambda: not is_open(), 60, "the worker has closed the connection")
+    assert sender.client.get(sender.path).status_code == 404
 
 
 def test_an_exit_code_may_be_a_text_of_digits(sender: Sender) -> None:
