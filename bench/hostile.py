@@ -39,16 +39,21 @@ from typing import Any, Final, NamedTuple
 import httpx
 import psutil
 import redis
+from google.protobuf import json_format
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from chronoverse.store.keys import KeyMap
+from chronoverse.web.otlp.decoding import JSON, PROTOBUF
 from tests.support.commands import chronoverse_argv
 from tests.support.nginx import Nginx
 from tests.support.servers import running
 from tests.support.service import ROOT, Service, serving
 from tests.support.viewers import ReconnectingViewer, ReconnectingViewers
+from tests.web.otlp.messages import pairs, record
+from tests.web.otlp.messages import request as log_records
 
 WORKERS: Final = 2
 GOOD, EVIL = "good", "evil"
@@ -111,11 +116,26 @@ def attacks(reader: str, writer: str) -> list[Attack]:
     def get(path: str, token: str = reader, more: str = "Connection: close\r\n") -> bytes:
         return f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n{more}\r\n".encode()
 
-    def post(path: str, body: bytes, length: int) -> bytes:
+    def post(path: str, body: bytes, length: int, mimetype: str = JSON) -> bytes:
         head = f"POST {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {writer}\r\nContent-Encoding: gzip\r\n"
-        return f"{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode() + body
+        return f"{head}Content-Type: {mimetype}\r\nContent-Length: {length}\r\n\r\n".encode() + body
+
+    def records(each: LogRecord, count: int, mimetype: str = PROTOBUF) -> bytes:
+        message = log_records({"service.name": EVIL, "service.instance.id": "records"}, *[each] * count)
+        content = (
+            json_format.MessageToJson(message, indent=None).encode()
+            if mimetype == JSON
+            else message.SerializeToString()
+        )
+        body = gzip.compress(content)
+        return post("/v1/logs", body, len(body), mimetype)
 
     jobs = f"/workflows/{EVIL}/jobs"
+    nested: Any = None
+    for _ in range(30):
+        nested = {"": nested}
+    paths = record("x")
+    paths.attributes.extend(pairs({"log.file.path": [None] * 240}) * 999)
     bomb = gzip.compress(b" " * 2**23, 9)
     dense = gzip.compress(b"[" + b",".join([b'""'] * (2**23 // 3 - 1)) + b"]", 9)
     query = "q=(?:a.{0,50}){4}z|b&regex=true&limit=1000".replace("{", "%7B").replace("}", "%7D").replace("|", "%7C")
@@ -137,6 +157,11 @@ def attacks(reader: str, writer: str) -> list[Attack]:
         Attack("expressions that are refused", 24, get(f"{jobs}/stdout/events?regex=true&q={refused}"), reads=True),
         Attack("replays with an expression", 30, get(f"{jobs}/stdout/events?regex=true&q={costly}"), reads=True),
         Attack("summaries", 8, get(f"{jobs}/stdout/summary"), reads=True),
+        Attack("records of 32,000 values", 1, records(record([None] * 32_000), 120), reads=True),
+        Attack("records of 990 values", 1, records(record([None] * 990), 4_000), reads=True),
+        Attack("key-value lists", 1, records(record([nested] * 30), 500), reads=True),
+        Attack("key-value lists in JSON", 1, records(record([nested] * 30), 100, JSON), reads=True),
+        Attack("paths that are lists", 1, records(paths, 16), reads=True),
         Attack("filters of live lines", 256, get(f"{jobs}/live/events?regex=true&q={costly}"), reads=True),
     ]
 

@@ -19,23 +19,20 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ScopeLogs
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
-from chronoverse.web.http.bodies import SLICE_BYTES, has_more_values, load_json
+from chronoverse.web.http.bodies import MAX_STRUCTURAL_CHARACTERS, SLICE_BYTES, has_more_values, load_json
 from chronoverse.web.otlp import columns
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.json_lists import Slice, cut_lists, load_elements
 
 #: Records, resources and scopes of a request. The Collector sends 8,192 records by default.
 MAX_RECORDS: Final = 50_000
-#: Bytes of one record. It is parsed at once, which may take 20 ms, whatever it is made of.
+#: Bytes of one record. It is parsed at once, which may take 3 ms, whatever it is made of.
 MAX_RECORD_BYTES: Final = 524_288
 #: Records that are parsed at once, in a slice of the body, if they are short.
 SLICE_RECORDS: Final = 64
-#: Brackets, commas and quotation marks outside of the strings of one record in JSON, if it is long.
-MAX_RECORD_VALUES: Final = 65_536
-#: Levels of lists and maps in a value. Bytes of a value that is no text, which may take 30 ms to read. Attributes of a
-#: record or a resource.
+#: Levels of lists and maps in a body, and values in it, each of which takes 1 µs. Attributes of a record or a resource.
 MAX_DEPTH: Final = 32
-MAX_VALUE_BYTES: Final = 65_536
+MAX_VALUES: Final = 1_000
 MAX_ATTRIBUTES: Final = 1_000
 
 PROTOBUF: Final = "application/x-protobuf"
@@ -45,6 +42,9 @@ JSON: Final = "application/json"
 class BadValue(ValueError):
     """A record, or a value in it, that cannot be read. The message says why."""
 
+
+#: The value of an attribute that is neither a text nor an integer. It is not read.
+OTHER: Final = object()
 
 #: The wanted attributes of a resource, and some of its records, or what is wrong with them. That is a text: an
 #: exception would keep the slice in memory until the garbage collector comes, which took 400 MB for a hostile request.
@@ -104,7 +104,7 @@ class _ProtobufDecoder:
 
     def decode(self) -> Iterator[Found]:
         try:
-            for field, start, end in self._fields(0, len(self._body)):
+            for field, start, end in self._counted_fields(0, len(self._body)):
                 self._pause()
                 if field == 1:
                     yield from self._resource_logs(start, end)
@@ -115,7 +115,8 @@ class _ProtobufDecoder:
 
     def _resource_logs(self, start: int, end: int) -> Iterator[Found]:
         resource, scopes = dict[str, Any](), []
-        for field, field_start, field_end in self._fields(start, end):
+        for field, field_start, field_end in self._counted_fields(start, end):
+            self._pause()
             if field == 1:
                 if field_end - field_start > MAX_RECORD_BYTES:
                     raise BadValue(f"it has more than {MAX_RECORD_BYTES} bytes")
@@ -132,11 +133,19 @@ class _ProtobufDecoder:
     def _content(self, start: int, end: int) -> bytes:
         return bytes(self._body[start:end])
 
+    def _counted_fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """As :meth:`_fields`. Raises 413 when all messages have too many fields."""
+        for field in self._fields(at, end):
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise _too_many_records()
+            yield field
+
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
 
-        Fields without a length are left out: these messages have none. Raises IndexError when the message is torn, and
-        413 when all messages have too many fields. https://protobuf.dev/programming-guides/encoding/
+        A field without a length has the number 0 here: these messages have none. Raises IndexError when the message is
+        torn. https://protobuf.dev/programming-guides/encoding/
         """
         body = self._body
         while at < end:
@@ -144,9 +153,6 @@ class _ProtobufDecoder:
             at += 1
             if tag > 0x7F:
                 tag, at = _read_varint(body, at - 1)
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise _too_many_records()
             kind = tag & 7
             if kind == 2:
                 size = body[at]
@@ -160,8 +166,10 @@ class _ProtobufDecoder:
                 at = stop
             elif kind == 0:
                 _, at = _read_varint(body, at)
+                yield 0, at, at
             elif kind in (1, 5):
                 at += 8 if kind == 1 else 4
+                yield 0, at, at
             else:
                 raise IndexError
         if at != end:
@@ -171,7 +179,7 @@ class _ProtobufDecoder:
         """The records of a ScopeLogs message, in slices. A slice of whole fields is such a message itself."""
         start = stop = at
         count = 0
-        for field, content, stop_of_field in self._fields(at, end):
+        for field, content, stop_of_field in self._counted_fields(at, end):
             if field == 2 and stop_of_field - content <= MAX_RECORD_BYTES:
                 count += 1
                 stop = stop_of_field
@@ -191,16 +199,25 @@ class _ProtobufDecoder:
             # Of longer ones no two are alike.
             if count > 1 and len(content) < 2 * SLICE_BYTES and (found := columns.read(content, count, self._wanted)):
                 return found
-            return [_record(each, self._wanted) for each in ScopeLogs.FromString(content).log_records]
+            return [self._read(each) for each in ScopeLogs.FromString(content).log_records]
         except DecodeError:
             # One of them is bad, such as by a text that is not UTF-8. The others are taken.
             return [self._single(content, stop) for _, content, stop in self._fields(start, end)]
 
     def _single(self, start: int, end: int) -> Record | str:
         try:
-            return _record(LogRecord.FromString(self._content(start, end)), self._wanted)
+            return self._read(LogRecord.FromString(self._content(start, end)))
         except DecodeError:
             return "a record is not valid protobuf, or has text that is not UTF-8"
+
+    def _read(self, record: Any) -> Record | str:
+        self._pause()
+        try:
+            body = record.body.string_value or _body(_value(record.body, _Bound()))
+            attributes = _attributes(record.attributes, self._wanted)
+        except BadValue as error:
+            return str(error)
+        return Record(attributes, body, record.time_unix_nano, record.observed_time_unix_nano, record.severity_number)
 
 
 def _too_many_records() -> RequestEntityTooLarge:
@@ -220,42 +237,51 @@ def _read_varint(body: bytearray, at: int) -> tuple[int, int]:
             raise IndexError
 
 
-def _record(record: Any, wanted: Collection[str]) -> Record | str:
-    try:
-        body = record.body.string_value or _body(_value(record.body, 0))
-        attributes = _attributes(record.attributes, wanted)
-    except BadValue as error:
-        return str(error)
-    return Record(attributes, body, record.time_unix_nano, record.observed_time_unix_nano, record.severity_number)
-
-
 def _attributes(pairs: Any, wanted: Collection[str]) -> dict[str, Any]:
     if len(pairs) > MAX_ATTRIBUTES:
         raise BadValue(f"there are more than {MAX_ATTRIBUTES} attributes")
-    found = {}
+    found = dict[str, Any]()
     for pair in pairs:
         key = pair.key
         if key in wanted:
             value = pair.value
-            found[key] = value.string_value or value.int_value or _value(value, 0)
+            found[key] = value.string_value or value.int_value or _scalar(value)
     return found
+
+
+def _scalar(value: AnyValue) -> Any:
+    """The value of an attribute: a text or an integer, None if it is empty, :data:`OTHER` for anything else."""
+    kind = value.WhichOneof("value")
+    return getattr(value, kind) if kind in ("string_value", "int_value") else OTHER if kind else None
 
 
 def _body(value: Any) -> str | None:
     return value if value is None or type(value) is str else orjson.dumps(value).decode()
 
 
-def _value(value: AnyValue, depth: int) -> Any:
+class _Bound:
+    """Bounds the values of one body, and their levels."""
+
+    _count = 0
+
+    def take(self, values: Any, depth: int) -> Any:
+        """The values of a list or a map at this ``depth``. Raises :class:`BadValue`."""
+        self._count += len(values)
+        if self._count > MAX_VALUES:
+            raise BadValue(f"a body has more than {MAX_VALUES} values")
+        if depth == MAX_DEPTH:
+            raise BadValue(f"a body has more than {MAX_DEPTH} levels of lists and maps")
+        return values
+
+
+def _value(value: AnyValue, bound: _Bound, depth: int = 0) -> Any:
     """What an AnyValue holds: None, a text, a number, a boolean, base64 for bytes, a list or a dict."""
     kind = value.WhichOneof("value")
-    if depth > MAX_DEPTH:
-        raise BadValue(f"a value has more than {MAX_DEPTH} levels of lists and maps")
-    if depth == 0 and kind in ("array_value", "kvlist_value", "bytes_value") and value.ByteSize() > MAX_VALUE_BYTES:
-        raise BadValue(f"a value that is no text has more than {MAX_VALUE_BYTES} bytes")
     if kind == "array_value":
-        return [_value(each, depth + 1) for each in value.array_value.values]
+        return [_value(each, bound, depth + 1) for each in bound.take(value.array_value.values, depth)]
     if kind == "kvlist_value":
-        return {each.key: _value(each.value, depth + 1) for each in value.kvlist_value.values}
+        pairs = bound.take(value.kvlist_value.values, depth)
+        return {each.key: _value(each.value, bound, depth + 1) for each in pairs}
     if kind == "bytes_value":
         return base64.b64encode(value.bytes_value).decode()
     return getattr(value, kind) if kind else None
@@ -272,9 +298,11 @@ def _decode_json(body: bytearray, wanted: Collection[str], pause: Callable[[], N
             if count > MAX_RECORDS:
                 raise _too_many_records()
             for start in range(0, len(records), SLICE_RECORDS):
-                pause()
                 part = records[start : start + SLICE_RECORDS]
-                yield attributes, [each if isinstance(each, str) else _json_record(each, wanted) for each in part]
+                yield (
+                    attributes,
+                    [each if isinstance(each, str) else _json_record(each, wanted, pause) for each in part],
+                )
     except BadValue as error:
         raise BadRequest(f"the body is not a message of log records: {error}") from error
 
@@ -291,8 +319,8 @@ def _json_records(
         raise BadValue("it is null")
     for resource in map(resources.__getitem__, _list(request, "resourceLogs")):
         pause()
-        if resource[1] - resource[0] > MAX_RECORD_BYTES:
-            raise BadValue(f"a resource has more than {MAX_RECORD_BYTES} bytes")
+        if reason := _too_long(text, resource, pause):
+            raise BadValue(f"a resource has {reason}")
         for group in _objects(load_elements(text, resource)):
             attributes = _json_attributes(_object(group.get("resource")), wanted)
             for scope in _objects(_list(group, "scopeLogs")):
@@ -301,18 +329,27 @@ def _json_records(
 
 
 def _json_slice(body: bytearray, where: Slice, pause: Callable[[], None]) -> Sequence[dict[str, Any] | str]:
-    if where[1] - where[0] > MAX_RECORD_BYTES:
-        return [f"a record has more than {MAX_RECORD_BYTES} bytes"]
-    if where[1] - where[0] > MAX_VALUE_BYTES and has_more_values(body[slice(*where)], pause, MAX_RECORD_VALUES):
-        return [f"a record has more than {MAX_RECORD_VALUES} brackets, commas and quotation marks around values"]
+    if reason := _too_long(body, where, pause):
+        return [f"a record has {reason}"]
     return _objects(load_elements(body, where))
 
 
-def _json_record(record: dict[str, Any], wanted: Collection[str]) -> Record | str:
+def _too_long(body: bytearray, where: Slice, pause: Callable[[], None]) -> str:
+    """What is wrong with a slice that would take long to parse, else an empty text."""
+    size = where[1] - where[0]
+    if size > MAX_RECORD_BYTES:
+        return f"more than {MAX_RECORD_BYTES} bytes"
+    if size > SLICE_BYTES and has_more_values(body[slice(*where)], pause, MAX_STRUCTURAL_CHARACTERS):
+        return f"more than {MAX_STRUCTURAL_CHARACTERS} brackets, commas and quotation marks around values"
+    return ""
+
+
+def _json_record(record: dict[str, Any], wanted: Collection[str], pause: Callable[[], None]) -> Record | str:
+    pause()
     try:
         return Record(
             _json_attributes(record, wanted),
-            _body(_json_value(record.get("body"), 0)),
+            _body(_json_value(record.get("body"), _Bound())),
             _json_integer(record.get("timeUnixNano") or 0),
             _json_integer(record.get("observedTimeUnixNano") or 0),
             _json_integer(record.get("severityNumber") or 0),
@@ -355,13 +392,21 @@ def _json_integer(value: Any) -> int:
 
 
 def _json_attributes(message: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
-    pairs = _objects(_list(message, "attributes"))
-    return {key: _json_value(pair.get("value"), 0) for pair in pairs if (key := str(pair.get("key"))) in wanted}
+    listed = _list(message, "attributes")
+    if len(listed) > MAX_ATTRIBUTES:
+        raise BadValue(f"there are more than {MAX_ATTRIBUTES} attributes")
+    pairs = _objects(listed)
+    return {key: _json_scalar(pair.get("value")) for pair in pairs if (key := str(pair.get("key"))) in wanted}
 
 
-def _json_value(value: Any, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise BadValue(f"a value has more than {MAX_DEPTH} levels of lists and maps")
+def _json_scalar(value: Any) -> Any:
+    """As :func:`_scalar`."""
+    if isinstance(value, dict) and not value.keys().isdisjoint(("stringValue", "intValue")):
+        return _json_value(value, _Bound())
+    return OTHER if value else None
+
+
+def _json_value(value: Any, bound: _Bound, depth: int = 0) -> Any:
     for kind, held in _object(value).items():
         if kind in ("stringValue", "bytesValue") and isinstance(held, str):
             return held
@@ -373,12 +418,10 @@ def _json_value(value: Any, depth: int) -> Any:
             return float(held)
         if kind == "doubleValue" and held in ("NaN", "Infinity", "-Infinity"):
             return None
-        if kind == "arrayValue":
-            return [_json_value(each, depth + 1) for each in _objects(_list(held, "values"))]
-        if kind == "kvlistValue":
-            return {
-                str(each.get("key")): _json_value(each.get("value"), depth + 1)
-                for each in _objects(_list(held, "values"))
-            }
+        if kind in ("arrayValue", "kvlistValue"):
+            values = _objects(bound.take(_list(held, "values"), depth))
+            if kind == "arrayValue":
+                return [_json_value(each, bound, depth + 1) for each in values]
+            return {str(each.get("key")): _json_value(each.get("value"), bound, depth + 1) for each in values}
         raise BadValue("a value of a record is not of the type that its name says")
     return None

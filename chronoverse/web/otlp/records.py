@@ -9,13 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any, Final
 
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
 from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.store.records import RecordBatch, RecordRun
 from chronoverse.web.otlp.columns import Columns, Record
-from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, BadValue
+from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, OTHER, BadValue
 
 #: Lines of one step, unless one record has more: 2 ms of the store. Exporters send 512 records in a request.
 BATCH_LINES: Final = 600
@@ -303,8 +304,8 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
         value = attributes.get(name)
         if value is None:
             continue
-        if isinstance(value, list | dict):
-            raise BadValue(f"{name} must be a text, to name the {what}")
+        if value is OTHER:
+            raise BadValue(f"{name} must be a text or an integer, to name the {what}")
         if len(str(value)) > 128:
             raise BadValue(f"{name} has more than the 128 characters that the id of a {what} may have")
         # An id begins with a letter or a digit.
@@ -345,21 +346,28 @@ def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iter
         before = last.get(each.path)
         if before and each.number < before.number + before.records:
             if each.number == 1 and each.time > before.time:
-                yield from waiting if is_sorted else _sort(waiting)
+                yield from waiting if is_sorted else _sort(waiting, pause)
                 waiting, last, is_sorted = [], {}, True
             else:
                 is_sorted = False
         last[each.path] = each
         waiting.append(each)
-    yield from waiting if is_sorted else _sort(waiting)
+    yield from waiting if is_sorted else _sort(waiting, pause)
 
 
-def _sort(records: list[RecordLines]) -> list[RecordLines]:
+def _sort(records: list[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
     """Sorts the records of each file by their numbers. The positions of each file in the list stay the same."""
     of_file: defaultdict[str, list[RecordLines]] = defaultdict(list)
-    for each in sorted(records, key=lambda each: -each.number):
+    for each in records:
+        pause()
         of_file[each.path].append(each)
-    return [of_file[each.path].pop() for each in records]
+    for held in of_file.values():
+        pause()
+        held.sort(key=attrgetter("number"))
+    in_order = {path: iter(held) for path, held in of_file.items()}
+    for each in records:
+        pause()
+        yield next(in_order[each.path])
 
 
 def _parts(records: Iterator[RecordLines] | Sequence[RecordLines]) -> Iterator[list[RecordLines]]:

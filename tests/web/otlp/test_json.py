@@ -73,3 +73,19 @@ def test_a_record_that_takes_long_to_parse_is_rejected_alone() -> None:
     assert isinstance(second, str)
     assert isinstance(first, Record)
     assert (first.severity, third) == (1, Record({}, None, 0, 0, 0))
+
+
+@pytest.mark.parametrize("mimetype", [JSON, PROTOBUF])
+def test_other_requests_run_between_records_that_take_long(mimetype: str) -> None:
+    """They are short, so many of them are parsed at once."""
+    message = request({}, *[record([None] * 60)] * 60)
+    document = json_format.MessageToJson(message, use_integers_for_enums=True, indent=None).encode()
+    pauses = list[int]()
+    parts = decode(
+        bytearray(document if mimetype == JSON else message.SerializeToString()),
+        mimetype,
+        WANTED,
+        lambda: pauses.append(1),
+    )
+    assert sum(len([*records]) for _, records in parts) == 60
+    assert len(pauses) >= 60

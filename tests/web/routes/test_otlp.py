@@ -236,6 +236,35 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
     assert "the token may not write" in sender.rejected(response)[1]
 
 
+def as_json(message: ExportLogsServiceRequest) -> bytes:
+    text: str = json_format.MessageToJson(message, use_integers_for_enums=True)
+    return text.encode()
+
+
+@pytest.mark.parametrize("body", [[None] * 1_001, {"a": [{str(n): None} for n in range(600)]}], ids=["list", "map"])
+def test_the_values_of_a_body_are_counted(sender: Sender, body: Any) -> None:
+    """Each takes time, and two bytes. Those of a naming attribute are not read at all."""
+    message = request(
+        sender.resource, record([None] * 1_000), record(body), record("x", log__file__path=[None] * 1_001)
+    )
+    assert sender.rejected(sender.send(message)) == (1, "1 of a body has more than 1000 values")
+    message.resource_logs[0].resource.attributes[1].value.string_value = "of_json"
+    answer = sender.client.post("/v1/logs", content=as_json(message), headers={"Content-Type": "application/json"})
+    assert answer.json()["partialSuccess"]["errorMessage"] == "1 of a body has more than 1000 values"
+    of_json = sender.client.get(sender.path.replace("job_1", "of_json") + "/logs").json()["logs"]
+    assert [line["message"] for line in of_json] == sender.messages() == [f"[{','.join(['null'] * 1_000)}]", "x"]
+
+
+def test_of_many_records_only_those_with_a_bad_text_are_rejected(sender: Sender) -> None:
+    """One in each slice that is parsed at once."""
+    texts = ["bad" if number % 64 == 0 else "good" for number in range(30_000)]
+    torn = request(sender.resource, *map(record, texts)).SerializeToString().replace(b"bad", b"b\xffd")
+    response = sender.client.post("/v1/logs", content=torn, headers=PROTOBUF)
+    reason = "469 of a record is not valid protobuf, or has text that is not UTF-8"
+    assert sender.rejected(response) == (469, reason)
+    assert sender.client.get(sender.path).json()["lines"] == 30_000 - 469
+
+
 def test_a_request_whose_client_has_left_ends(sender: Sender, service: Service) -> None:
     """Nothing of it is appended. It would take a second, in which nobody waits for the answer."""
     body = gzip.compress(request(sender.resource, *[record([None] * 900)] * 2_000).SerializeToString())
