@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Do all that is due now, and exit.")
-@click.option("--orphans", is_flag=True, help="Only list what is in the archive and unknown to the store.")
-@click.option("--delete", is_flag=True, help="With --orphans: delete it. After a restore of the store, list it first.")
-@click.option("--import", "imports", is_flag=True, help="Only make the jobs of the archive that the store has lost.")
-@click.option("--metrics", "address", metavar="HOST:PORT", help="Show Prometheus metrics there.")
+@click.option("--once", is_flag=True, help="Archive everything that is due, then exit.")
+@click.option("--orphans", is_flag=True, help="List archived objects unknown to the store.")
+@click.option("--delete", is_flag=True, help="With --orphans: delete them. After restoring the store, list first.")
+@click.option("--import", "imports", is_flag=True, help="Restore jobs that the store has lost.")
+@click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
 @common.list_output_option
-@click.option("--while-stdin", is_flag=True, hidden=True, help="Go when standard input ends.")
+@click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
 def archive(
     once: bool, orphans: bool, delete: bool, imports: bool, address: str | None, output: str, while_stdin: bool
 ) -> int:
@@ -51,11 +51,11 @@ def archive(
     from chronoverse.archive.retention import RetentionPolicy
 
     if delete and not orphans:
-        raise click.UsageError("--delete goes with --orphans")
+        raise click.UsageError("--delete requires --orphans")
     if imports and (once or orphans):
-        raise click.UsageError("--import goes with neither --once nor --orphans")
+        raise click.UsageError("--import cannot be combined with --once or --orphans")
     if output != "text" and not orphans:
-        raise click.UsageError("--output goes with --orphans")
+        raise click.UsageError("--output requires --orphans")
     settings = Settings.from_env() if while_stdin else common.read_settings()
     stop = threading.Event()
     # An import may be interrupted at any time.
@@ -114,7 +114,7 @@ def _print_orphans(store: "Store", settings: Settings, delete: bool, output: str
         if delete:
             # Objects come job by job.
             if (job := job_of(name)) and job != recorded:
-                _record(store, "delete", *job, "objects that the store does not know")
+                _record(store, "delete", *job, "objects unknown to the store")
                 recorded = job
             objects.delete(name)
     return 0
@@ -150,12 +150,12 @@ def _import(store: "Store", settings: Settings) -> int:
                 # Jobs come workflow by workflow.
                 if found.job.workflow_id != recorded:
                     recorded = found.job.workflow_id
-                    _record(store, "import", recorded, None, "jobs of the archive that the store did not know")
+                    _record(store, "import", recorded, None, "jobs unknown to the store")
             if found.waits and found.job:
                 waiting.append(found.job)
             show(f"{made:,} jobs imported, {known:,} known")
         if waiting:
-            show(f"waiting for the runners of {len(waiting):,} jobs without an end")
+            show(f"waiting for the runners of {len(waiting):,} unfinished jobs")
         # No job is declared LOST before the server has been up for a lease.
         lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
     of_workflows = f"settings of {settings_made} workflows; " if settings_made else ""
@@ -213,14 +213,14 @@ def retention(workflow: str, time_text: str | None) -> None:
 
 def _bound(_: click.Context, __: click.Parameter, text: str | None) -> int | str | None:
     if text is not None and text != "default" and not re.fullmatch("[0-9]{1,15}", text):
-        raise click.BadParameter("it is neither a number of bytes (0 is no bound) nor `default`")
+        raise click.BadParameter("expected a number of bytes (0 for no limit) or `default`")
     return int(text) if text not in (None, "default") else text
 
 
 @click.command()
 @click.argument("workflow", type=common.identifier)
-@click.option("--job-bytes", metavar="N|default", callback=_bound, help="What is stored of one job's messages.")
-@click.option("--day-bytes", metavar="N|default", callback=_bound, help="The same of all jobs of a day (UTC).")
+@click.option("--job-bytes", metavar="N|default", callback=_bound, help="Bytes stored of one job's messages.")
+@click.option("--day-bytes", metavar="N|default", callback=_bound, help="Bytes stored of all jobs per UTC day.")
 def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | None) -> None:
     """Show or set the quotas of WORKFLOW, in bytes.
 
@@ -247,10 +247,8 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
 
 
 @click.command()
-@click.option(
-    "--since", type=common.moment, metavar="TIME", help="Only what was done then or later: a time, or 1h, 2d."
-)
-@click.option("--until", type=common.moment, metavar="TIME", help="Only what was done then or before.")
+@click.option("--since", type=common.moment, metavar="TIME", help="Actions since this time or age, such as 1h or 2d.")
+@click.option("--until", type=common.moment, metavar="TIME", help="Actions until this time.")
 def audit(since: str | None, until: str | None) -> None:
     """Print who deleted, redacted and changed what.
 
@@ -278,7 +276,7 @@ def _workflow_entry(text: str) -> str:
     multiple=True,
     type=_workflow_entry,
     metavar="ID",
-    help="May see this one, or with PREFIX* those that begin so. Default: all.",
+    help="Workflow to grant, or PREFIX*. Default: all.",
 )
 @click.option(
     "--scope",
@@ -287,12 +285,10 @@ def _workflow_entry(text: str) -> str:
     type=click.Choice(["logs:read", "logs:write", "logs:admin"]),
     default=["logs:read"],
     show_default=True,
-    help="May do this.",
+    help="Scope to grant.",
 )
-@click.option(
-    "--ttl", type=common.duration, metavar="TIME", default="1h", show_default=True, help="How long it is valid."
-)
-@click.option("--subject", default="cli", show_default=True, help="Whose it is.")
+@click.option("--ttl", type=common.duration, metavar="TIME", default="1h", show_default=True, help="Validity.")
+@click.option("--subject", default="cli", show_default=True, help="Subject.")
 def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject: str) -> None:
     """Print a token."""
     from chronoverse.auth.local_secret import secret_path
@@ -304,7 +300,7 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     if settings.has_local_secret and not is_loopback(host):
         # Its secret is not here, and a new one would make tokens that it refuses.
         raise errors.SettingsError(
-            f"the service at {settings.service_url} is elsewhere: whoever operates it has its tokens"
+            f"the service at {settings.service_url} runs elsewhere: ask its administrator for a token"
         )
     if settings.has_local_secret and not secret_path(settings.data_dir).exists():
         raise errors.SettingsError(

@@ -30,7 +30,7 @@ _Value = TypeVar("_Value")
 def identifier(text: str) -> str:
     """Reads the id of a workflow or a job."""
     if not IDENTIFIER.fullmatch(text):
-        raise click.BadParameter("ids are 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit")
+        raise click.BadParameter("expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
     return text
 
 
@@ -41,7 +41,7 @@ def duration(text: str) -> int:
     units = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
     seconds = sum(int(number) * units[unit] for number, unit in parts)
     if not 0 < seconds <= 315_360_000:
-        raise click.BadParameter("give a number of s, m, h or d, such as 90s, 1h or 1h30m, up to ten years")
+        raise click.BadParameter("expected a duration such as 90s, 1h, 1h30m or 7d, up to ten years")
     return seconds
 
 
@@ -51,7 +51,7 @@ def moment(text: str) -> str:
         return iso_timestamp(time.time() - duration(text))
     found = read_time(text)
     if found is None:
-        raise click.BadParameter("give a time, such as 2026-03-03T10:00:05Z, or how long ago, such as 5m or 1h30m")
+        raise click.BadParameter("expected ISO 8601, such as 2026-03-03T10:00Z, or an age, such as 5m or 1h30m")
     return found
 
 
@@ -92,21 +92,21 @@ output_option = click.option(
     "--output",
     type=click.Choice(["text", "json", "jsonl"]),
     default="text",
-    help="json, jsonl: an object a line.",
+    help="Output format; json and jsonl print one object per line.",
 )
 list_output_option = click.option(
     "-o",
     "--output",
     type=click.Choice(["text", "json", "jsonl", "name"]),
     default="text",
-    help="How it is printed. json and jsonl: one object a line. name: only the ids.",
+    help="Output format; json and jsonl print one object per line, name prints ids.",
 )
 against_label_option = label_option(
-    "--against-label", "Compare with good runs that have this label. May be repeated: then they must have all."
+    "--against-label", "Compare with good runs that have this label. Repeatable; all must match."
 )
-regex_option = click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
-search_option = click.option("--search", metavar="Q", help="Only lines that contain Q, in any case of letters.")
-stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Only this stream's lines.")
+regex_option = click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
+search_option = click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
+stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Lines of this stream.")
 
 
 def status_option(what: str) -> Callable[[Any], Any]:
@@ -251,7 +251,7 @@ def open_archive(settings: Settings) -> "ObjectStore":
     from chronoverse.archive.schemes import open_object_store
 
     if settings.archive_location is None:
-        raise errors.SettingsError("there is no archive: set CHRONOVERSE_ARCHIVE_URL, the same for every node")
+        raise errors.SettingsError("no archive is configured: set CHRONOVERSE_ARCHIVE_URL, the same on every node")
     return open_object_store(settings.archive_location)
 
 
@@ -274,7 +274,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
         except errors.Unreachable as error:
             if settings.url is not None:
                 raise
-            hint = "`chronoverse serve` starts a service here, and CHRONOVERSE_URL names another one"
+            hint = "start one with `chronoverse serve`, or set CHRONOVERSE_URL"
             raise errors.Unreachable(f"{error}; {hint}") from error
 
 

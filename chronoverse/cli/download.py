@@ -20,7 +20,7 @@ from chronoverse.joblog.model import JobRef
 @common.stream_option
 @common.search_option
 @common.regex_option
-@click.option("--raw", is_flag=True, help="Leave colours and control sequences in: only for output you trust.")
+@click.option("--raw", is_flag=True, help="Keep colors and control sequences. Use only for trusted output.")
 def download(workflow: str, job: str, file: str | None, form: str, **options: Any) -> int:
     """Save the log of JOB as FILE.
 
@@ -28,9 +28,9 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
     as a whole.
     """
     if options["regex"] and options["search"] is None:
-        raise click.UsageError("--regex goes with --search")
+        raise click.UsageError("--regex requires --search")
     if options["raw"] and form != "txt":
-        raise click.UsageError("--raw goes with --format txt: JSON always has all of a line")
+        raise click.UsageError("--raw requires --format txt; JSON is always complete")
     query = {
         "format": form,
         "stream": options["stream"],

@@ -17,13 +17,13 @@ from chronoverse.settings import no_color
 
 @click.command()
 @click.argument("workflow", type=common.identifier)
-@common.status_option("Only jobs that stand so.")
-@common.label_option("--label", "Only jobs with this label. May be repeated: then they must have all.")
+@common.status_option("Only jobs with this status.")
+@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @click.option(
     "--since",
     type=common.moment,
     metavar="TIME",
-    help="Only jobs that were created then or later: a time, or 5m, 1h, 2d.",
+    help="Jobs created since this time or age, such as 5m or 2d.",
 )
 @common.list_output_option
 def jobs(workflow: str, status: str | None, label: list[str], since: str | None, output: str) -> None:
@@ -39,7 +39,7 @@ def jobs(workflow: str, status: str | None, label: list[str], since: str | None,
 
 
 @click.command()
-@common.status_option("Only workflows whose newest job stands so.")
+@common.status_option("Workflows whose newest job has this status.")
 @common.list_output_option
 def workflows(status: str | None, output: str) -> None:
     """List the workflows, the one with the newest job first."""

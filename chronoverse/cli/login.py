@@ -9,10 +9,8 @@ from chronoverse.settings import Settings, parse
 
 
 @click.command()
-@click.option(
-    "--issuer", type=common.checked(parse.issuer), metavar="URL", help="The issuer. Default: what the service says."
-)
-@click.option("--client-id", metavar="ID", help="The public client at the issuer. Default: what the service says.")
+@click.option("--issuer", type=common.checked(parse.issuer), metavar="URL", help="Issuer. Default: the service's.")
+@click.option("--client-id", metavar="ID", help="Public client id. Default: the service's.")
 def login(issuer: str | None, client_id: str | None) -> None:
     """Sign in at the service's issuer.
 
@@ -39,9 +37,9 @@ def login(issuer: str | None, client_id: str | None) -> None:
     except errors.Unauthorized as error:
         raise errors.Unauthorized(f"the issuer {told['issuer']} did not sign you in: {error}") from error
     LoginFile(settings.data_dir, settings.service_url).write(signed_in)
-    common.print_message(f"signed in for {settings.service_url}")
+    common.print_message(f"signed in to {settings.service_url}")
     if settings.token or settings.token_file:
-        common.print_message("but CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE is set, and goes before")
+        common.print_message("but CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE is set, and takes precedence")
 
 
 def _ask_service(settings: Settings) -> dict[str, str | None]:
@@ -71,9 +69,9 @@ def logout() -> None:
     file = LoginFile(settings.data_dir, settings.service_url)
     signed_in = file.remove() if file.exists else None
     if signed_in is None:
-        return common.print_message(f"you were not signed in for {settings.service_url}")
+        return common.print_message(f"not signed in to {settings.service_url}")
     try:
         Issuer(signed_in.issuer, signed_in.client_id, settings.ca_file).revoke(signed_in)
     except errors.Unreachable as error:
-        common.print_message(f"{error}, so the refresh token, which is gone from this machine, was not revoked")
-    return common.print_message(f"signed out for {settings.service_url}")
+        common.print_message(f"the refresh token was removed here but not revoked: {error}")
+    return common.print_message(f"signed out of {settings.service_url}")

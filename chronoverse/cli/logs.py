@@ -22,7 +22,7 @@ _SEARCH: Final = "/workflows/{}/jobs/{}/logs/search"
 def _offset(text: str) -> int | str:
     number = parse_number(text)
     if number is None and text != "latest":
-        raise click.BadParameter("give a line's number, or 'latest'")
+        raise click.BadParameter("expected a line number or 'latest'")
     return text if number is None else number
 
 
@@ -32,12 +32,12 @@ def _wait(text: str) -> int:
 
 @click.command()
 @common.job_arguments
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends, and exit with its code.")
-@click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line.")
+@click.option("-f", "--follow", is_flag=True, help="Follow until the job ends, and exit with its code.")
+@click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line number.")
 @click.option("-n", "--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @common.stream_option
-@click.option("--wait", type=_wait, default="0", metavar="TIME", help="With -f: for how long the job may still come.")
-@click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
+@click.option("--wait", type=_wait, default="0", metavar="TIME", help="With -f: how long to wait for the job to exist.")
+@click.option("-t", "--timestamps", is_flag=True, help="Show timestamps.")
 @common.output_option
 @common.search_option
 @common.regex_option
@@ -48,12 +48,12 @@ def _wait(text: str) -> int:
     help="Start with the first line of this time or later: ISO 8601, UTC unless it says otherwise, or 5m for 5 minutes"
     " ago. With --search: only lines of this time or later.",
 )
-@click.option("--until", type=common.moment, metavar="TIME", help="Stop after the last line of this time or before.")
-@click.option("--new", is_flag=True, help="Only lines that are new, compared with the good runs before.")
+@click.option("--until", type=common.moment, metavar="TIME", help="Stop after the last line until this time.")
+@click.option("--new", is_flag=True, help="Lines that no earlier good run has.")
 @click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
 @common.against_label_option
-@click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Also N lines before and after.")
-@click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
+@click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Show N lines before and after.")
+@click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
 def logs(
     workflow: str,
     job: str,
@@ -77,17 +77,17 @@ def logs(
     It exits with 1 when nothing is found, and with -f as the job does.
     """
     contradictions = {
-        "--offset and --tail exclude each other": offset is not None and tail is not None,
-        "--wait and --offset latest make sense with -f only": not follow and (wait or offset == "latest"),
-        "--regex goes with --search": regex and search is None,
-        "--context goes with --search or --new": context and search is None and not new,
-        "--against and --against-label go with --new": (against is not None or against_label) and not new,
-        "--against and --against-label exclude each other": against is not None and against_label,
-        "--new excludes --follow, --tail, --search, --since and --until": new
+        "--offset and --tail cannot be combined": offset is not None and tail is not None,
+        "--wait and --offset latest require -f": not follow and (wait or offset == "latest"),
+        "--regex requires --search": regex and search is None,
+        "--context requires --search or --new": context and search is None and not new,
+        "--against and --against-label require --new": (against is not None or against_label) and not new,
+        "--against and --against-label cannot be combined": against is not None and against_label,
+        "--new cannot be combined with --follow, --tail, --search, --since or --until": new
         and (follow or any(each is not None for each in (tail, search, since, until))),
-        "--until excludes --follow": follow and until is not None,
-        "--search and --tail go together with -f only": search is not None and not follow and tail is not None,
-        "--context excludes --follow": follow and context,
+        "--until and --follow cannot be combined": follow and until is not None,
+        "--search with --tail requires -f": search is not None and not follow and tail is not None,
+        "--context and --follow cannot be combined": follow and context,
     }
     for sentence, is_so in contradictions.items():
         if is_so:

@@ -67,7 +67,7 @@ class _CommandGroup(click.Group):
             from chronoverse.client.near import near_ids
 
             if near := near_ids(args[0], _COMMANDS):
-                ctx.fail(f"there is no command {args[0]}: did you mean {' or '.join(near)}?")
+                ctx.fail(f"unknown command {args[0]}: did you mean {' or '.join(near)}?")
             raise
 
 

@@ -40,29 +40,23 @@ def profile_text(profile: dict[str, Any]) -> Iterator[str]:
         job, compared_with, usual = profile["job"], profile["compared_with"], profile["usual"]
         yield plain_text(f"{job['id']} of {job['workflow_id']}: {job['status']}")
         runs = f" in {', '.join(map(str, compared_with))}" if compared_with else ""
-        yield plain_text(
-            f"From its first line to its last: {common.took(profile['seconds'])}{common.usually(usual)}{runs}."
-        )
+        yield plain_text(f"Duration: {common.took(profile['seconds'])}{common.usually(usual)}{runs}.")
         slower, pauses = profile["slower"], profile["pauses"]
         if compared_with is None:
-            yield "No earlier job has COMPLETED, so nothing is known to be slower."
+            yield "No earlier job has COMPLETED: nothing to compare with."
         elif usual:
-            yield (
-                "Slower than in every one of these runs:"
-                if slower
-                else "Nothing was clearly slower than in every one of them."
-            )
+            yield ("Slower than in any of these runs:" if slower else "Nothing was slower than usual.")
             yield from (text for pause in slower for text in _pause_text(pause))
         others = [pause for pause in pauses if pause not in slower]
         if others:
-            yield "The longest of the other pauses:" if slower else "The longest pauses:"
+            yield "Other long pauses:" if slower else "The longest pauses:"
         elif not pauses:
-            yield "There was no pause."
+            yield "No pauses."
         yield from (text for pause in others[:5] for text in _pause_text(pause))
         if running := profile["running"]:
             yield from _running_text(running)
     if profile.get("complete") is False:
-        yield "Not all lines were looked at: the same command goes on from there."
+        yield "Not all lines are scanned yet: repeat the command to continue."
 
 
 def _pause_text(pause: dict[str, Any]) -> Iterator[str]:
@@ -72,8 +66,8 @@ def _pause_text(pause: dict[str, Any]) -> Iterator[str]:
 
 def _running_text(running: dict[str, Any]) -> Iterator[str]:
     if running["silent_seconds"] is not None:
-        yield f"It has been silent for {common.took(running['silent_seconds'])}{common.usually(running['usual'])}."
+        yield f"Silent for {common.took(running['silent_seconds'])}{common.usually(running['usual'])}."
     if left := running["seconds_left"]:
-        yield f"By the good runs, it takes another {common.took(left['least'])} to {common.took(left['most'])}."
+        yield f"Time left, by the good runs: {common.took(left['least'])} to {common.took(left['most'])}."
     else:
-        yield "It is not known how long it will take: fewer than three good runs have its last lines."
+        yield "Time left is unknown: fewer than three good runs have its last lines."

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What redacting and deleting need, and naming the jobs that are near one that is not there.
 _SCOPES = "logs:admin logs:read"
 
-_yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+_yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 
 
 def _line_range(text: str) -> tuple[int, int | None]:
@@ -30,16 +30,16 @@ def _line_range(text: str) -> tuple[int, int | None]:
     first = parse_number(found[1]) if found else None
     last = parse_number(found[3]) if found and found[3] else None
     if not found or not first or (found[3] and not (found[2] and last)) or (last and last < first):
-        raise click.BadParameter("give a line or a range, such as 5, 5-9 or 5-")
+        raise click.BadParameter("expected a line or a range, such as 5, 5-9 or 5-")
     return first, last if found[2] else first
 
 
 @click.command()
 @common.job_arguments
-@click.option("--lines", type=_line_range, metavar="N[-M]", help="These lines; with --search, those that match.")
-@click.option("--search", metavar="Q", help="Lines that contain Q, in any case of letters.")
-@click.option("--regex", is_flag=True, help="Q is a regular expression, in RE2's syntax.")
-@click.option("--reason", metavar="TEXT", help="Why. It is kept and logged, so it must not have the secret.")
+@click.option("--lines", type=_line_range, metavar="N[-M]", help="Line range; with --search, the matching lines of it.")
+@click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
+@click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
+@click.option("--reason", metavar="TEXT", help="Reason, stored and logged: must not contain the secret.")
 @_yes_option
 def redact(
     workflow: str,
@@ -56,9 +56,9 @@ def redact(
     chronoverse logs WORKFLOW JOB --search Q
     """
     if regex and search is None:
-        raise click.UsageError("--regex goes with --search")
+        raise click.UsageError("--regex requires --search")
     if search is None and (lines is None or lines[1] is None):
-        raise click.UsageError("give --search, or --lines with an end")
+        raise click.UsageError("pass --search, or --lines with an end")
     first, last = lines or (None, None)
     what = "lines" if lines is None else f"line {first}" if first == last else f"lines {first} to {last or 'the end'}"
     if search is not None:
@@ -70,9 +70,7 @@ def redact(
         count, pending = client.redact(JobRef(workflow, job), **query)
     click.echo(f"{counted(count)} redacted")
     if pending:
-        common.print_message(
-            "the old text can still come back if the store does; repeat the command later to make sure"
-        )
+        common.print_message("the store may still bring the old text back: repeat the command later")
         return os.EX_TEMPFAIL
     return 0
 
@@ -80,7 +78,7 @@ def redact(
 @click.command()
 @click.argument("workflow", type=common.identifier)
 @click.argument("job", type=common.identifier, required=False)
-@click.option("--all", "all_jobs", is_flag=True, help="All jobs that WORKFLOW has now, in place of JOB.")
+@click.option("--all", "all_jobs", is_flag=True, help="All current jobs of WORKFLOW.")
 @_yes_option
 def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
     """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin.
@@ -88,7 +86,7 @@ def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
     A job whose runner is alive stays.
     """
     if all_jobs == (job is not None):
-        raise click.UsageError("give either JOB or --all")
+        raise click.UsageError("pass either JOB or --all")
     if job is not None:
         if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
             return 1
@@ -141,5 +139,5 @@ def _may_go_on(question: str, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise click.UsageError("this cannot be undone, and there is nobody to ask: give --yes")
+        raise click.UsageError("cannot ask for confirmation, not a terminal: pass --yes")
     return click.confirm(question, err=True)

@@ -24,7 +24,7 @@ _server_option = click.option(
     "--server",
     metavar="URL",
     type=common.service_url,
-    help="Publish through this service; else to CHRONOVERSE_REDIS_URL, else through CHRONOVERSE_URL.",
+    help="Service to publish through. Default: CHRONOVERSE_REDIS_URL, else CHRONOVERSE_URL.",
 )
 
 
@@ -34,34 +34,32 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option(
-    "--workflow", required=True, type=common.identifier, metavar="ID", help="The workflow that the job belongs to."
-)
-@click.option("--job", type=common.identifier, metavar="ID", help="The job's id. By default one is made and told.")
+@click.option("--workflow", required=True, type=common.identifier, metavar="ID", help="Workflow of the job.")
+@click.option("--job", type=common.identifier, metavar="ID", help="Job id. Generated and printed if omitted.")
 @_server_option
-@_timeout_option("How long to deliver after CMD has ended.")
-@click.option("--require-log", is_flag=True, help="Do not start CMD unless its log can be published.")
-@click.option("--retry", is_flag=True, help="If the id is not free, publish as the first free JOB.2, JOB.3, ...")
-@click.option(
-    "--continue", "continues", is_flag=True, help="CMD is one of several whose output is one log: JOB goes on after it."
-)
-@click.option(
-    "--last", is_flag=True, help="With --continue: CMD is the last. JOB ends with the worst exit code of all."
-)
-@click.option("--pty", is_flag=True, help="Give CMD a terminal; its stderr then counts as stdout.")
+@_timeout_option("How long to deliver after CMD ends.")
+@click.option("--require-log", is_flag=True, help="Start CMD only if its log can be published.")
+@click.option("--retry", is_flag=True, help="Publish as the first free JOB.2, JOB.3, ... if the id is taken.")
+@click.option("--continue", "continues", is_flag=True, help="CMD is one of several that share one log.")
+@click.option("--last", is_flag=True, help="With --continue: CMD is the last. JOB ends with the worst exit code.")
+@click.option("--pty", is_flag=True, help="Allocate a terminal for CMD; stderr becomes stdout.")
 @click.option(
     "--label",
     "labels",
     multiple=True,
     type=common.label,
     metavar="KEY=VALUE",
-    help="What the job is for, such as branch=main. May be repeated.",
+    help="Label, such as branch=main. Repeatable.",
 )
-@click.option("--no-ci-labels", is_flag=True, help="Without the commit, branch and url of the CI system.")
-@click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Publish *** for this variable's value.")
-@click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="... for what this file holds.")
+@click.option("--no-ci-labels", is_flag=True, help="Omit the CI system's commit, branch and url.")
+@click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Mask this variable's value as ***.")
+@click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="Mask this file's content.")
 @click.option(
-    "--mask", "values", multiple=True, metavar="VALUE", help="... for VALUE, which ps shows: prefer the others."
+    "--mask",
+    "values",
+    multiple=True,
+    metavar="VALUE",
+    help="Mask VALUE. Visible in `ps`; prefer --mask-env or --mask-file.",
 )
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -93,11 +91,13 @@ def run(
     from chronoverse.runner.spool.spool_file import SpoolRoom
 
     if last and not continues:
-        raise click.UsageError("--last goes with --continue")
+        raise click.UsageError("--last requires --continue")
     if continues and (retry or job is None):
-        raise click.UsageError("--continue excludes --retry, and needs --job: the same for all commands")
+        raise click.UsageError(
+            "--continue requires the same --job for all commands, and cannot be combined with --retry"
+        )
     if len(given := dict(labels)) > MAX_LABELS:
-        raise click.UsageError(f"a job may have {MAX_LABELS} labels")
+        raise click.UsageError(f"a job can have {MAX_LABELS} labels")
     masks = masking.load_masks(**masks_given, environ=os.environ)
     settings = common.read_settings()
     server = common.meant_service(settings, server)
@@ -130,12 +130,10 @@ def run(
 @click.command()
 @_timeout_option("How long to try.")
 @_server_option
-@click.option(
-    "--as", "job", type=common.identifier, metavar="JOB", help="Publish them as this new job of their workflow."
-)
-@click.option("--retry", is_flag=True, help="Publish them under the first free id: theirs, JOB.2, JOB.3, ...")
-@click.option("--print", "only_print", is_flag=True, help="Only print the lines, and leave FILE as it is.")
-@click.option("--raw", is_flag=True, help="With --print: leave control sequences in, only for output you trust.")
+@click.option("--as", "job", type=common.identifier, metavar="JOB", help="Publish as this new job of the workflow.")
+@click.option("--retry", is_flag=True, help="Publish under the first free id: JOB, JOB.2, JOB.3, ...")
+@click.option("--print", "only_print", is_flag=True, help="Print the lines; do not deliver.")
+@click.option("--raw", is_flag=True, help="With --print: keep control sequences. Use only for trusted output.")
 @click.argument("file", type=Path)
 def deliver(
     file: Path, server: str | None, deliver_timeout: int, job: str | None, retry: bool, only_print: bool, raw: bool
@@ -145,9 +143,9 @@ def deliver(
     How its job ended is delivered, too. FILE is removed when the store has given all of its lines back.
     """
     if raw and not only_print:
-        raise click.UsageError("--raw goes with --print")
+        raise click.UsageError("--raw requires --print")
     if only_print and (server or job or retry):
-        raise click.UsageError("--print excludes --server, --as and --retry")
+        raise click.UsageError("--print cannot be combined with --server, --as or --retry")
     if only_print:
         _print_spool(file, raw)
         return 0
@@ -205,8 +203,6 @@ def _print_spool(file: Path, raw: bool) -> None:
     print_log(spool.entries(spool.state.get("base", 1)), raw=raw)
     spool.preserve()
     if spool.dropped:
-        common.print_message(
-            f"{counted(spool.dropped, 'line was', 'lines were')} dropped: there was no room to keep them"
-        )
+        common.print_message(f"{counted(spool.dropped, 'line was', 'lines were')} dropped: the spool was full")
     if damage:
         raise SpoolError(damage)

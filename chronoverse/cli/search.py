@@ -13,24 +13,24 @@ from chronoverse.joblog.model import Line
 @click.command()
 @click.argument("workflow", type=common.identifier)
 @click.argument("text")
-@click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
+@click.option("--regex", is_flag=True, help="Treat TEXT as an RE2 regular expression.")
 @common.stream_option
-@common.status_option("Only jobs that stand so.")
-@common.label_option("--label", "Only jobs with this label. May be repeated: then they must have all.")
+@common.status_option("Only jobs with this status.")
+@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @click.option(
-    "--since", type=common.moment, metavar="TIME", help="Only jobs that started then or later: a time, or 5m, 1h, 2d."
+    "--since", type=common.moment, metavar="TIME", help="Jobs started since this time or age, such as 5m or 2d."
 )
-@click.option("--until", type=common.moment, metavar="TIME", help="Only jobs that started then or before.")
+@click.option("--until", type=common.moment, metavar="TIME", help="Jobs started until this time.")
 @click.option(
     "-m",
     "--max-count",
     type=click.IntRange(1, 100),  # The service allows no more.
     default=100,
     show_default=True,
-    help="Lines of each job, at most.",
+    help="Maximum lines per job.",
 )
 @common.list_output_option
-@click.option("--raw", is_flag=True, help="Leave control sequences in: only for output you trust.")
+@click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
 def search(workflow: str, text: str, regex: bool, max_count: int, output: str, raw: bool, **filters: Any) -> int:
     """Print the lines of all jobs of WORKFLOW that contain TEXT.
 
@@ -61,7 +61,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
             failed = True
             common.print_message(f"{job_id}: {job['error']}")
         elif job["more"] and counts[job_id] >= max_count:
-            common.print_message(f"{job_id}: there are more than {max_count} such lines")
+            common.print_message(f"{job_id}: more than {max_count} matches")
 
     with common.open_client(workflow) as client, common.status_line() as show:
         for page in client.pages("/workflows/{}/logs/search", workflow, **query):

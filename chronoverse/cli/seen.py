@@ -18,9 +18,9 @@ from chronoverse.client.terminal import counted, plain_text
     type=click.IntRange(1, 1_000),
     default=200,
     show_default=True,
-    help="How many ended jobs are looked at, up to and including JOB.",
+    help="Number of ended jobs to scan, up to JOB.",
 )
-@common.label_option("--label", "Only jobs with this label. May be repeated: then they must have all.")
+@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @common.output_option
 def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output: str) -> None:
     """Print in which runs a line like line N of JOB was printed.
@@ -59,7 +59,7 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
             f"A line like line {found['sequence_num']} of {found['id']} is in {total} of {looked_at}: {ends}."
         )
         if missing:
-            yield f"{counted(missing, 'more run', 'more runs')} could not be looked at."
+            yield f"{counted(missing, 'more run', 'more runs')} could not be read."
         for name in ("first", "last"):
             if run := found[name]:
                 yield plain_text(f"{name.capitalize()} in {_run_text(run)}.")

@@ -29,8 +29,8 @@ _TOKEN_HOURS: Final = 12
 
 
 @click.command()
-@click.option("--bind", metavar="HOST:PORT", help="Where to listen; CHRONOVERSE_BIND otherwise.")
-@click.option("--workers", metavar="N", help="How many processes; WEB_CONCURRENCY otherwise.")
+@click.option("--bind", metavar="HOST:PORT", help="Address to listen on. Default: CHRONOVERSE_BIND.")
+@click.option("--workers", metavar="N", help="Number of workers. Default: WEB_CONCURRENCY.")
 def serve(bind: str | None, workers: str | None) -> None:
     """Serve the logs over HTTP."""
     argv, environ = serve_command(bind, workers)
@@ -50,7 +50,7 @@ def serve_command(
     for config in (package / "gunicorn.conf.py", package.parent / "gunicorn.conf.py"):
         if config.is_file():
             return [sys.executable, "-m", "gunicorn", "-c", str(config), "chronoverse.web.app:create_app()"], environ
-    raise SettingsError("gunicorn.conf.py is neither in the package nor beside it: install chronoverse again")
+    raise SettingsError("gunicorn.conf.py not found: reinstall chronoverse")
 
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
@@ -71,7 +71,7 @@ def check_address(bind: str, seconds: float = 5.0) -> None:
                 return probe.bind((host.strip("[]"), int(port)))
             except OSError as error:
                 if time.monotonic() >= ends_at:
-                    advice = "--bind HOST:PORT takes another address"
+                    advice = "choose another address with --bind HOST:PORT"
                     raise SettingsError(f"cannot listen at {bind}: {error.strerror}; {advice}") from error
         time.sleep(0.25)
 

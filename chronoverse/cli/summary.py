@@ -11,9 +11,9 @@ from chronoverse.client.client import reading
 from chronoverse.client.terminal import counted, plain_text, sanitize
 
 _VERDICTS: Final = {
-    "new": "No run before has that line.",
-    "since": "All failed runs since {} have it.",
-    "recurring": "It comes and goes: failed runs before have it, with good ones in between.",
+    "new": "New: no earlier run has this line.",
+    "since": "Every failure since {} has it.",
+    "recurring": "Flaky: earlier failures have it, with passing runs in between.",
 }
 
 
@@ -25,7 +25,7 @@ _VERDICTS: Final = {
     type=click.IntRange(1_024, 262_144),
     default=16_384,
     show_default=True,
-    help="Bytes of the summary, as JSON.",
+    help="Maximum size in bytes, as JSON.",
 )
 @common.against_label_option
 @common.output_option
@@ -56,16 +56,16 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         if labels := job.get("labels"):
             yield plain_text(", ".join(f"{key}={value}" for key, value in labels.items()))
         if cause := summary.get("cause"):
-            yield f"Open it at lines {cause['from']:,} to {cause['to']:,}. The most telling one:"
+            yield f"Most likely cause (lines {cause['from']:,}-{cause['to']:,}):"
             yield numbered(cause["line"])
         if verdict := summary.get("verdict"):
             yield plain_text(_VERDICTS[verdict["kind"]].format(verdict["id"]))
         elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
-            yield f"Whether it is new is not known: {counted(unknown, 'run', 'runs')} could not be looked at."
+            yield f"Unknown whether it is new: {counted(unknown, 'run', 'runs')} could not be read."
         if slower := summary.get("slower"):
-            yield f"Slower than every good run: {'; '.join(_pause_text(pause) for pause in slower if pause['before'])}."
+            yield f"Slower than any good run: {'; '.join(_pause_text(pause) for pause in slower if pause['before'])}."
         if compared_with is None:
-            yield "No earlier job has COMPLETED, so nothing is known to be new."
+            yield "No earlier job has COMPLETED: nothing to compare with."
         else:
             jobs = ", ".join(map(str, compared_with))
             yield plain_text(
@@ -77,12 +77,12 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             f"{_colon(summary, 'errors')}"
         )
         yield from map(numbered, summary["errors"]["first"])
-        yield "The last lines:"
+        yield "Last lines:"
         yield from map(numbered, summary["last"])
     if summary.get("complete") is False:
-        yield "Not all lines were looked at: the same command goes on from there."
+        yield "Not all lines are scanned yet: repeat the command to continue."
     elif summary.get("truncated"):
-        yield "This is not all: more fits with a larger --bytes, and the log has the rest."
+        yield "Truncated: use a larger --bytes, or read the log."
 
 
 def looked_at(summary: dict[str, Any]) -> str:

@@ -15,12 +15,12 @@ from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
 
 @click.command()
 @common.job_arguments
-@click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, in any case of letters.")
-@click.option("--regex", is_flag=True, help="TEXT is a regular expression, in RE2's syntax.")
+@click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, case-insensitive.")
+@click.option("--regex", is_flag=True, help="Treat TEXT as an RE2 regular expression.")
 @common.stream_option
-@click.option("--offset", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Only a line after line N.")
+@click.option("--offset", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Only lines after line N.")
 @click.option(
-    "--timeout", type=common.duration, metavar="TIME", help="How long to wait, such as 10m. By default for ever."
+    "--timeout", type=common.duration, metavar="TIME", help="How long to wait, such as 10m. Default: no limit."
 )
 @common.output_option
 def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any) -> int:
@@ -30,7 +30,7 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
     end and exit with the job's own code. When the time is over, exit with 124.
     """
     if query["q"] is None and (query["regex"] or query["stream"] or query["offset"] is not None):
-        raise click.UsageError("--regex, --stream and --offset go with --for")
+        raise click.UsageError("--regex, --stream and --offset require --for")
 
     with common.open_client(workflow, job) as client:
         answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
@@ -47,6 +47,6 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
         return 124  # as ``timeout`` exits
     if query["q"] is not None:
         if line is None:
-            common.print_message(f"the job ended without such a line: {state.status}")
+            common.print_message(f"the job ended without a match: {state.status}")
         return 0 if line is not None else 1
     return exit_code(state)

@@ -194,7 +194,7 @@ def close_and_report(
     if delivered:
         spool.abandon()
     if spool.dropped:
-        say(f"{counted(spool.dropped, 'line was', 'lines were')} dropped: there was no room to keep them")
+        say(f"{counted(spool.dropped, 'line was', 'lines were')} dropped: the spool was full")
     if delivered or (path is None and isinstance(refusal, Deleted)):
         return
     if undelivered:

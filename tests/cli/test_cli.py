@@ -133,7 +133,7 @@ def test_no_secret_is_made_for_a_service_elsewhere(cli: Cli, tmp_path: Path) -> 
     done = cli("token", URL="https://logs.example.com")
 
     assert (done.returncode, done.stdout) == (78, "")
-    assert "the service at https://logs.example.com is elsewhere" in done.stderr
+    assert "the service at https://logs.example.com runs elsewhere" in done.stderr
     assert list(tmp_path.iterdir()) == []
     assert cli("token", URL="https://logs.example.com", JWT_SECRET=SECRET).returncode == 0
 
@@ -525,7 +525,7 @@ def test_serve_says_once_that_its_port_is_taken(tmp_path: Path, host: str, writt
             check=False,
         )
     assert (done.returncode, done.stdout) == (78, "")
-    reason = "Address already in use; --bind HOST:PORT takes another address"
+    reason = "Address already in use; choose another address with --bind HOST:PORT"
     assert done.stderr == f"chronoverse: cannot listen at {address}: {reason}\n"
 
 
@@ -712,7 +712,7 @@ def test_an_error_says_what_to_do(cli: Cli) -> None:
 
     assert refused.stderr == "chronoverse: the token has expired; this is about the token in CHRONOVERSE_TOKEN\n"
     assert refused.returncode == 77
-    assert "there is no command job: did you mean jobs?" in cli("job", "wf_1").stderr
+    assert "unknown command job: did you mean jobs?" in cli("job", "wf_1").stderr
     assert "No such command 'xyz'" in cli("xyz").stderr
 
 

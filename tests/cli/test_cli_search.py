@@ -272,8 +272,8 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     settings = {"URL": service.url, "TOKEN": service.token()}
     assert cli("profile", WORKFLOW, "job_2", **settings).stdout.splitlines()[:6] == [
         f"job_2 of {WORKFLOW}: FAILED",
-        "From its first line to its last: 19m, usually 19m in job_1.",
-        "Nothing was clearly slower than in every one of them.",
+        "Duration: 19m, usually 19m in job_1.",
+        "Nothing was slower than usual.",
         "The longest pauses:",
         "1m, usually 1m, between these lines:",
         "        1  step 1",
@@ -286,17 +286,17 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     found["pauses"] = []
     found["running"] = {"silent_seconds": 250, "usual": usual, "seconds_left": {"least": 61, "median": 80, "most": 130}}
     assert list(profile_text(found))[2:] == [
-        "Slower than in every one of these runs:",
+        "Slower than in any of these runs:",
         "3.15 s, usually 0.1 s to 0.2 s, between these lines:",
         "        3  step 3",
         "        4  step 4",
-        "There was no pause.",
-        "It has been silent for 4m10s, usually 0.1 s to 0.2 s.",
-        "By the good runs, it takes another 1m1s to 2m10s.",
+        "No pauses.",
+        "Silent for 4m10s, usually 0.1 s to 0.2 s.",
+        "Time left, by the good runs: 1m1s to 2m10s.",
     ]
     none = {"count": 0, "first": []}
     summary = {**found, "new": none, "errors": none, "last": []}
-    assert list(summary_text(summary))[1] == "Slower than every good run: 3.15 s before line 4, usually 0.1 s to 0.2 s."
+    assert list(summary_text(summary))[1] == "Slower than any good run: 3.15 s before line 4, usually 0.1 s to 0.2 s."
 
 
 def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:
@@ -330,7 +330,7 @@ def test_a_summary_of_a_long_log(cli: Cli) -> None:
     text = list(summary_text(part))
     assert text[1] == "new lines: looked at 198,000 of 600,405 lines, none so far, compared with good."
     assert text[2] == "lines that look like errors: looked at 198,000 of 600,405 lines, 5 so far:"
-    assert text[-1] == "Not all lines were looked at: the same command goes on from there."
+    assert text[-1] == "Not all lines are scanned yet: repeat the command to continue."
     cause = {"from": 7, "to": 9, "line": line, "kind": "error"}
     none = {"count": 0, "first": []}
     whole = part | {"complete": True, "scanned_to": 1, "cause": cause, "new": none, "truncated": False}
@@ -343,7 +343,7 @@ def test_a_summary_of_a_long_log(cli: Cli) -> None:
         "0 new lines, compared with good.",
         "5 lines that look like errors:",
         "        7  panic: nil map",
-        "The last lines:",
+        "Last lines:",
         "        7  panic: nil map",
     ]
 

@@ -307,7 +307,7 @@ def test_hostile_text_stays_data(mcp: McpProgram, tool: str, max_bytes: int) -> 
     answer = mcp.answer(tool, **asked)
     assert not answer.is_error
     assert answer.size <= max_bytes
-    assert "nobody vouches" in answer.json["notice"]
+    assert "untrusted data" in answer.json["notice"]
     assert answer.text.replace("\\t", "").isprintable()
     last = [line for line in answer.json.get("last", []) if not isinstance(line, int)]
     by_tool = {"summary": last, "wait_for": [answer.json.get("log")]}
@@ -434,7 +434,7 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
         ("search", {**job("bad"), "q": "x", "cursor": "x"}, "Bad Request", "cursor: it is not one of a search"),
         ("wait_for", {**job("bad"), "regex": True}, "Bad Request", "regex, stream: they go with q"),
         ("wait_for", {**job("bad"), "timeout": 51}, "Bad Request", "timeout: 51 is greater than the maximum of 50"),
-        ("delete_job", job("bad"), "Not Found", "there is no tool delete_job"),
+        ("delete_job", job("bad"), "Not Found", "unknown tool delete_job"),
     ],
     ids=str,
 )

@@ -17,7 +17,6 @@ TESTED: Final = (
     ("docs/recovery.md", "export ARCHIVE=", "tests/system/test_recovery.py"),
     ("docs/recovery.md", "--rdb", "tests/system/test_recovery.py"),
     ("docs/recovery.md", "archive --import", "tests/system/test_recovery.py"),
-    ("docs/recovery.md", "retention nightly", "tests/system/test_recovery.py"),
     ("docs/recovery.md", 'rm -f "$ARCHIVE/store-mark.json"', "tests/system/test_recovery.py"),
     ("docs/recovery.md", 'rm -rf "$REDIS_DIR', "tests/system/test_recovery.py"),
     ("docs/recovery.md", "appendonly yes", "tests/system/test_recovery.py"),

@@ -51,9 +51,13 @@ def _known(context: click.Context, option: click.Parameter, names: tuple[str, ..
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--only", multiple=True, metavar="CASE", callback=_known, help="Only this case. May be repeated.")
+@click.option("--only", multiple=True, metavar="CASE", callback=_known, help="Run this case only. Repeatable.")
 @click.option(
-    "--skip", multiple=True, metavar="CASE", callback=_known, help="Not this case, which the runner does not claim."
+    "--skip",
+    multiple=True,
+    metavar="CASE",
+    callback=_known,
+    help="Skip this case, which the runner does not support. Repeatable.",
 )
 @common.output_option
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -68,7 +72,7 @@ def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, comma
     from chronoverse.cli.conformance.service import running_service
 
     if not any("{job}" in argument for argument in command):
-        raise click.UsageError("CMD must have {workflow} and {job} in its arguments, where the ids belong")
+        raise click.UsageError("CMD needs {workflow} and {job} in its arguments")
     if not shutil.which(command[0]):
         raise click.UsageError(f"there is no program {command[0]!r}")
     chosen = [case for case in CASES if not only or case.name in only]

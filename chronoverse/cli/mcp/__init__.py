@@ -24,7 +24,7 @@ from chronoverse.errors import SettingsError
     default=50,
     show_default=True,
     metavar="SECONDS",
-    help="The longest wait_for. Many MCP clients give up a call after 60 s.",
+    help="Longest wait_for. Many MCP clients abort calls after 60 s.",
 )
 def mcp(max_wait: int) -> None:
     """Serve logs to programs over the Model Context Protocol.

@@ -89,7 +89,7 @@ def _unreadable_id(error: Any) -> int | str | None:
 def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any]) -> tuple[bool, bytes]:
     """Whether the call has failed, and the answer's JSON, or the error's."""
     if tool is None:
-        return True, _error_json("Not Found", f"there is no tool {name}")
+        return True, _error_json("Not Found", f"unknown tool {name}")
     try:
         problem = next(Draft202012Validator(tool.schema).iter_errors(arguments), None)
         if problem is not None:
@@ -103,7 +103,7 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
         return True, _error_json(error.title, str(error))
     except Exception:
         log.exception("the tool %s failed", tool.name)
-        return True, _error_json("Internal Error", "something went wrong here; the program's stderr says what")
+        return True, _error_json("Internal Error", "internal error: see the program's stderr")
 
 
 def _with_defaults(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:

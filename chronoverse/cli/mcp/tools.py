@@ -63,11 +63,11 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "type": "string",
         "minLength": 1,
         "maxLength": MAX_QUERY,
-        "description": "What the line contains, in any case of letters.",
+        "description": "Text that the line contains, case-insensitive.",
     },
     "regex": {"type": "boolean", "default": False, "description": "q is a regular expression (RE2)."},
     "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 20, "description": "Jobs, at most."},
-    "cursor": {"type": "string", "maxLength": 768, "description": "The cursor of the answer before, to go on."},
+    "cursor": {"type": "string", "maxLength": 768, "description": "Cursor of the previous answer."},
     "timeout": {"type": "integer", "minimum": 0, "description": "Seconds to wait, at most."},
     "max_bytes": {
         "type": "integer",
@@ -259,7 +259,7 @@ class Tools:
             is_truncated = True
             longest = max(("last", "new", "errors"), key=lambda name: len(lists[name]))
             if not lists[longest]:
-                raise ChronoverseError("not even the job fits: ask for more bytes")
+                raise ChronoverseError("max_bytes is too small for the job")
             lists[longest].pop(0 if longest == "last" else -1)
 
     def profile(
@@ -286,7 +286,7 @@ class Tools:
         }
         while len(json := orjson.dumps(body)) > max_bytes:
             if not (slower or pauses):
-                raise ChronoverseError("not even the job fits: ask for more bytes")
+                raise ChronoverseError("max_bytes is too small for the job")
             (pauses or slower).pop()
             body["left_out"] += 1
         return json
@@ -473,7 +473,7 @@ class Tools:
             if len(json) <= max_bytes:
                 return json
             if len(items) == 1:
-                raise ChronoverseError("not even one entry fits: ask for more bytes")
+                raise ChronoverseError("max_bytes is too small for one entry")
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:

@@ -241,12 +241,12 @@ def test_a_summary_says_what_was_seen_before_and_what_the_verdict_is(workflow: W
 
 
 def test_a_verdict_that_a_damaged_set_leaves_open_is_said(workflow: Workflow) -> None:
-    """The failure may have been there before. The summary says how many jobs could not be looked at."""
+    """The failure may have been there before. The summary says how many jobs could not be read."""
     workflow.write("good", ["started 1"])
     workflow.write("bad", ["started 2", "error: disk"], Status.FAILED)
     archive(workflow.store, workflow.objects)
     scan = SummaryScan(workflow_id="wf_1", job_id="bad", asked_at=BEGAN, patience=5.0, page_bytes=16_384)
-    said = "Whether it is new is not known: 1 run could not be looked at."
+    said = "Unknown whether it is new: 1 run could not be read."
     assert orjson.loads(workflow.app().read_summary(scan))["verdict"] == {"kind": "new", "id": None}
     workflow.objects.put(workflow.set_name("good"), b"damaged")
     summary = orjson.loads(workflow.app().read_summary(scan))

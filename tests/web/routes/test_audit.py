@@ -140,8 +140,8 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
     printed = show("audit", "--since", "1h", CHRONOVERSE_TOKEN=site.service.token(WORKFLOW, scopes=[ADMIN]))
     found = [json.loads(line) for line in printed.splitlines()][: -known or None]
     assert [(each["did"], each["id"], each["what"]) for each in found] == [
-        ("delete", "gone", "objects that the store does not know"),
-        ("import", None, "jobs of the archive that the store did not know"),
+        ("delete", "gone", "objects unknown to the store"),
+        ("import", None, "jobs unknown to the store"),
         ("retention", None, "default"),
         ("limits", None, "job_bytes 1000, day_bytes default"),
         ("retention", None, "7776000 s"),

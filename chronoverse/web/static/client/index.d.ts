@@ -174,7 +174,7 @@ interface WaitedOf<Outcome extends string, Found> {
   /** How far it has looked. As `offset` of another wait it misses nothing, and sees nothing twice. */
   cursor: number;
   job: Job;
-  /** Lines that could not be looked at. Of each request of the wait these are the first 100 gaps. */
+  /** Lines that could not be read. Of each request of the wait these are the first 100 gaps. */
   gaps: Gap[];
   /** How many gaps the last request had beyond these. */
   more_gaps?: number;

@@ -8,7 +8,7 @@ import { get } from "./session.js";
 //: Milliseconds for which a line must stay picked before the service is asked, so that keys may go through many lines.
 const CALM_MS = 200;
 const DAY_MS = 86_400_000;
-//: Further requests while runs could not be looked at. The service reads logs that are not archived for a quarter of a second in each.
+//: Further requests while runs could not be read. The service reads logs that are not archived for a quarter of a second in each.
 export const MORE_REQUESTS = 3;
 //: How each end of a run is called here.
 const ENDS = { COMPLETED: "good", FAILED: "failed", CANCELED: "cancelled", LOST: "lost" };
