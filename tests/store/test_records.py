@@ -2,6 +2,7 @@
 
 import random
 import secrets
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -162,6 +163,19 @@ def test_a_job_of_a_runner_is_refused(bench: Bench, store: Store) -> None:
     bench.ask("SET", bench.key("deleted", gone), "1")
     with pytest.raises(Deleted):
         store.records.append(gone, plain("d", "y"))
+
+
+def test_records_go_on_with_an_imported_job_until_a_runner_has_it(bench: Bench, store: Store) -> None:
+    """The import does not know whose it was. These are the keys that it makes."""
+    fields = {"status": "RUNNING", "attempt": "1", "archived": "3", "archived_first": "1", "imported": "3"}
+    bench.ask("HSET", bench.key("job"), *chain(*fields.items()))
+    bench.ask("SET", bench.key("lease"), "next")
+    store.records.append(JOB, plain("a", "x"))
+    attempt = store.open(JOB, "token")
+    assert (attempt.attempt, attempt.next) == (2, 5)
+    store.finish(attempt, Status.PENDING, 0, 0, 5)
+    with pytest.raises(Held):
+        store.records.append(JOB, plain("b", "y"))
 
 
 def test_a_registered_job_begins_with_its_first_record(bench: Bench, store: Store) -> None:

@@ -28,7 +28,7 @@ check_types(log, job, lease, files, batches, jobs)
 local time = now_ms()
 if tonumber(call('ZSCORE', batches, digest) or 0) > time - ARGV[5] then return {'OK', 0, '', ''} end
 if is_deleted(lease) then return {'DELETED'} end
-local values = call('HMGET', job, 'archived', 'skipped', 'attempt', 'status', 'bytes', 'left_out', 'otlp', 'deleting')
+local values = call('HMGET', job, 'archived', 'skipped', 'attempt', 'status', 'bytes', 'left_out', 'otlp', 'deleting', 'imported')
 local last, problem, exists, ends_in_gap = head(log, job, values)
 if problem == 'TAINTED' or last > HIGHEST then return {'TAINTED', last} end
 
@@ -69,7 +69,9 @@ local is_new = not exists and last == 0 and not values[3] and (not values[4] or 
 if problem == 'CLOSED' or is_terminal(values[4]) or values[8] then
   return {has_news() and 'CLOSED' or 'OK', 0, '', ''}
 end
-if not is_free(holder) or not (is_new or values[7] or holder == WAITS) then
+-- From a runner's first attempt on it has the job for itself. Of an imported job that waits nobody knows whose it was.
+local is_of_records = values[7] == '1' or (not values[7] and values[9] and holder == WAITS)
+if not is_free(holder) or not (is_new or is_of_records) then
   return {has_news() and 'HELD' or 'OK', 0, '', ''}
 end
 local begun, score = '', ''

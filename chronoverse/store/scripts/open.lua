@@ -13,7 +13,7 @@ local token, ttl = ARGV[1], ARGV[2]
 if is_deleted(lease) then return {'DELETED'} end
 check_types(log, job, lease, jobs)
 local last, problem, has_log = head(log, job)
-local status, deleting = unpack(redis.call('HMGET', job, 'status', 'deleting'))
+local status, deleting, otlp, imported = unpack(redis.call('HMGET', job, 'status', 'deleting', 'otlp', 'imported'))
 if problem == 'CLOSED' or is_terminal(status) or deleting then return {'CLOSED'} end
 if problem == 'TAINTED' then return {'TAINTED', last} end
 
@@ -30,6 +30,8 @@ if is_free(holder) then
   attempt = attempt + 1
 end
 redis.call('HSET', job, 'status', 'RUNNING', 'attempt', string.format('%.0f', attempt))
+-- Log records are refused from now on, also while the job waits for its next attempt.
+if otlp or imported then redis.call('HSET', job, 'otlp', '0') end
 -- A job that has a log already has begun earlier: its first entry and the listing say when.
 if not has_log then
   redis.call('HSETNX', job, 'created_at', ARGV[3])

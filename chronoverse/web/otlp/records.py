@@ -211,7 +211,7 @@ class RecordSorter:
         lines: Lines | None = None
         if len(text) > self._max_line_bytes or b"\n" in text or b"\r" in text:
             lines = self._split(text, stream)
-        elif body is None and end and not number:
+        elif not body and end and not number:
             lines = []
         self._count += 1
         if self._count > MAX_LINES:

@@ -298,6 +298,31 @@ def test_a_job_of_a_runner_is_refused(sender: Sender) -> None:
     assert (count, "another live runner holds this job" in why) == (3, True)
 
 
+def test_a_job_of_a_runner_is_refused_between_its_steps(sender: Sender) -> None:
+    """Also one that records began. A record would end it before its next step."""
+    end = record(None, chronoverse__exit_code=0)
+    for path, begin in ((sender.path, [end]), (sender.path + "_of_records", [record("x"), end])):
+        job_id = path.rpartition("/")[2]
+        assert sender.rejected(sender.post(*begin[:-1], service__instance__id=job_id)) == (0, "")
+        attempt = sender.client.post(f"{path}/attempts", json={"token": "a" * 32}).json()
+        step = {"token": "a" * 32, "attempt": attempt["attempt"], "next": attempt["next"], "status": "PENDING"}
+        assert sender.client.post(f"{path}/end", json={**step, "dropped": 0}).status_code == 204
+        assert sender.rejected(sender.post(*begin, service__instance__id=job_id))[0] == len(begin)
+        assert sender.client.get(path).json()["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize("body", ["", None])
+def test_an_end_without_a_text_is_no_line(sender: Sender, body: str | None) -> None:
+    """Unless it has a number, which would be missing."""
+    number: dict[str, Any] = {"log__file__path": "/var/log/a.log", "log__file__record_number": 3}
+    end = record(body, chronoverse__exit_code=0)
+    assert sender.rejected(sender.post(*numbered(1, 2), end)) == (0, "")
+    assert sender.messages() == ["line 1", "line 2"]
+    numbered_end = record(body, chronoverse__exit_code=0, **number)
+    assert sender.rejected(sender.post(*numbered(1, 2), numbered_end, service__instance__id="job_2")) == (0, "")
+    assert sender.client.get(sender.path.replace("job_1", "job_2")).json()["lines"] == 3
+
+
 @pytest.mark.parametrize(
     ("content", "headers", "status"),
     [
