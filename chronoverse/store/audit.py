@@ -15,8 +15,8 @@ from chronoverse.store.commands import Commands
 
 #: Entries that the store keeps, a hundred more at most. They take 15 MB.
 MAX_ENTRIES: Final = 100_000
-#: Entries that one process writes for a subject who does the same in a workflow again and again, within a day. Then one
-#: entry stands for that many. So it takes millions of deletions to push the entries of others out of the trail.
+#: Entries that one process writes in a day for a subject who repeats an action, in all workflows together: anybody can
+#: invent workflows. Then one entry stands for that many. So it takes millions of deletions to push out those of others.
 MAX_ALIKE: Final = 100
 #: Characters of the subject, and of what was done.
 MAX_TEXT: Final = 300
@@ -38,8 +38,8 @@ class AuditTrail:
     def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands
         self._clock = clock
-        #: How often each subject did the same in a workflow, since the beginning of a day.
-        self._alike: Counter[tuple[str, str, str]] = Counter()
+        #: How often each subject did the same, since the beginning of a day.
+        self._alike: Counter[tuple[str, str]] = Counter()
         self._day_began = clock()
         #: The trail's key. In a Cluster it decides which server has the trail, as a workflow's id does for its jobs.
         self.slot: Final = commands.keys.audit_trail
@@ -56,7 +56,7 @@ class AuditTrail:
         if not 0 <= self._clock() - self._day_began < 86_400:
             self._alike.clear()
             self._day_began = self._clock()
-        alike = sub, did, workflow_id
+        alike = sub, did
         count = self._alike[alike]
         if count >= MAX_ALIKE:
             if count % MAX_ALIKE:
