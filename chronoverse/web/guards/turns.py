@@ -20,7 +20,8 @@ ACCEPT_WAIT_SECONDS: Final = 10.0
 #: batch, so the store's other clients and the worker's live viewers wait for two batches at most.
 MAX_READS: Final = 2
 #: Pages and listings that a worker makes at the same time, and how many of them for one subject. The others wait, and
-#: hold no memory, so these have 48 MiB. A live line waits for a millisecond of each.
+#: hold no memory, so these have 48 MiB. A live line waits for a millisecond of each. As many scans may be under way
+#: besides: a worker only waits for them.
 MAX_PAGES: Final = 12
 MAX_SUBJECT_PAGES: Final = 2
 #: Seconds that a request waits for its turn, and again for the scan server to begin with its scan. A turn takes
@@ -51,23 +52,32 @@ class Turns:
         #: between some of them and the next. After a restart viewers come by the thousand, so they have their own lock.
         self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         self.viewer = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
-        self._pages = _locks(WAIT_SECONDS, at_once=MAX_PAGES, each=MAX_SUBJECT_PAGES, used_up=ShareExceeded)
+        self._pages, self._scans = (
+            _locks(WAIT_SECONDS, at_once=MAX_PAGES, each=MAX_SUBJECT_PAGES, used_up=ShareExceeded) for _ in range(2)
+        )
         self._reads = _locks(WAIT_SECONDS, at_once=MAX_READS)
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=MAX_READS)
 
-    @contextmanager
-    def page(self, ref: JobRef, subject: str) -> Iterator[None]:
+    def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.
 
         First waits while the subject's clients leave so much unread that a large page would be refused. After
-        :data:`UNREAD_WAIT_SECONDS` it goes on, because the page may be a small one. Also raises :class:`ShareExceeded`,
-        when the subject's own other requests held the turn too long.
+        :data:`UNREAD_WAIT_SECONDS` it continues, because the page may be a small one. Also raises
+        :class:`ShareExceeded`, when the subject's own other requests held the turn too long.
         """
+        return self._answer(self._pages, ref, subject)
+
+    def scan(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
+        """For a scan of ``ref`` or its workflow. Otherwise as :meth:`page`, whose turns are independent of these."""
+        return self._answer(self._scans, ref, subject)
+
+    @contextmanager
+    def _answer(self, locks: dict[Hashable, FairLock], ref: JobRef, subject: str) -> Iterator[None]:
         until = time.monotonic() + UNREAD_WAIT_SECONDS
         while True:
             while not self.unread.has_room(subject) and time.monotonic() < until:
                 gevent.sleep(0.1)
-            with self._pages[self._server_of(ref)].hold(subject):
+            with locks[self._server_of(ref)].hold(subject):
                 # Another request may have taken the room meanwhile.
                 if time.monotonic() >= until or self.unread.has_room(subject):
                     yield

@@ -72,13 +72,13 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 
 @contextlib.contextmanager
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
-    """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for pages of ``ref``.
+    """Asks the scan server for a scan of this ``kind`` with these ``fields``, in the turn for scans of ``ref``.
 
-    The answer ends soon when the request's client closes its side. Raises as :meth:`Turns.page` and
+    The answer ends soon when the request's client closes its side. Raises as :meth:`Turns.scan` and
     :meth:`ScanClient.ask` do.
     """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
-    with deps.turns.page(ref, subject):
+    with deps.turns.scan(ref, subject):
         scan = kind(**ref._asdict(), asked_at=deps.monotonic(), patience=WAIT_SECONDS, **fields)
         with deps.scans.ask(scan, subject) as pending, contextlib.ExitStack() as undo:
             if isinstance(sock, gevent.socket.socket):

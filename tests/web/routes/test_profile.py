@@ -1,8 +1,10 @@
 """``GET …/profile``: its form, the same in ``/summary``, and who may ask."""
 
+import concurrent.futures
 import time
 
 import httpx
+import psutil
 
 from chronoverse.auth.tokens import mint
 from chronoverse.joblog.model import iso_timestamp
@@ -64,3 +66,31 @@ def test_where_the_time_of_a_job_went(service: Service, client: httpx.Client, jo
     headers = {"Authorization": f"Bearer {mint(SECRET, 'other', ('logs:read',), ('elsewhere',), 600, time.time())}"}
     hidden = httpx.get(f"{service.url}{slow.path}/profile", headers=headers, verify=service.verify)
     assert (missing.status_code, hidden.status_code, hidden.content) == (404, 404, missing.content)
+
+
+def test_a_page_does_not_wait_for_scans_of_the_same_token(service: Service, client: httpx.Client, job: Foreign) -> None:
+    """As many as the job's page asks for at a time. Nothing scans meanwhile."""
+    write(job, 0, 1, 1).end()
+    paths = [f"{job.path}/profile", f"{job.path}/logs/1/history", f"{job.path}/logs?stream=stdout"]
+    wait_until(lambda: client.get(paths[0]).status_code == 200, 60, "the scan server answers")
+    (server,) = [each for each in psutil.Process(service.pid).children() if "scans" in each.cmdline()]
+    scanning = server.children()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        try:
+            for each in scanning:
+                each.suspend()
+            asked = [pool.submit(client.get, path) for path in paths]
+            concurrent.futures.wait(asked, 0.5)
+            began = time.monotonic()
+            answer = client.get(f"{job.path}/logs")
+            took = time.monotonic() - began
+            waiting = [each for each in asked if not each.done()]
+        finally:
+            for each in scanning:
+                each.resume()
+        statuses = [each.result().status_code for each in asked]
+
+    assert len(waiting) == len(paths)
+    assert (answer.status_code, len(answer.json()["logs"])) == (200, 3)
+    assert took < 2
+    assert statuses == [200, 200, 200]
