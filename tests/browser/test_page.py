@@ -1,6 +1,7 @@
 """The page of a job on the screen: reading, following, searching and sharing."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -169,6 +170,34 @@ def test_a_cut_and_a_restart_lose_and_repeat_nothing(open_tab: OpenTab, page_ser
     assert seen == stored
     assert watched["wrong"] == []
     assert (tab.text("#link"), tab.text("#notice"), tab.page.locator("dialog[open]").count()) == ("", "", 0)
+
+
+def test_a_visible_tab_is_back_five_seconds_after_an_outage(open_tab: OpenTab, job: Job) -> None:
+    """However long that was. The browser's clock stands still unless the test moves it."""
+    job.lines("line 1.")
+    tab = open_tab()
+    tab.expected = "net::ERR_FAILED"
+    tab.page.route("**/events?*", lambda route: route.abort())
+    tab.open(job.ref).wait_number(1)
+    tab.page.clock.install()
+    tab.page.clock.pause_at(time.time() + 3_600)
+    counts_down = "aside.trouble:has-text('Next attempt in')"
+
+    def is_down() -> bool:
+        tab.page.clock.fast_forward(60_000)
+        return tab.page.is_visible(counts_down)
+
+    wait_until(is_down, PATIENCE_SECONDS, "the page says when it tries again")
+    for _ in range(6):
+        # It tries at once, and fails.
+        tab.page.clock.fast_forward(60_000)
+        tab.page.wait_for_selector(counts_down)
+    job.lines("line 2.")
+    tab.page.unroute("**/events?*")
+    tab.page.clock.fast_forward(5_000)
+    tab.page.wait_for_selector("aside.trouble", state="hidden", timeout=15_000)
+    tab.page.clock.resume()
+    tab.wait_number(2)
 
 
 @pytest.mark.long

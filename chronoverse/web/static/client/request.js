@@ -6,9 +6,11 @@
 
 //: Milliseconds after which an unanswered request is aborted.
 export const REQUEST_MS = 30_000;
-//: Milliseconds until the second attempt, before the service has sent a `retry`; and the longest delay.
+//: Milliseconds until the second attempt, before the service has sent a `retry`; the longest delay, and that of a tab
+//: that somebody sees. Jitter makes each a quarter longer or shorter.
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
+const MAX_VISIBLE_RETRY_MS = 4000;
 //: Statuses of answers that another attempt may not get.
 const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
 
@@ -199,7 +201,8 @@ export class Backoff {
 
   /** Milliseconds until the next attempt, with jitter, and no fewer than the Retry-After of `error`. @param {unknown} error */
   delay(error) {
-    const base = Math.min(MAX_RETRY_MS, this.retryMs * 2 ** Math.max(0, this.failures - 1));
+    const most = globalThis.document?.visibilityState === "visible" ? MAX_VISIBLE_RETRY_MS : MAX_RETRY_MS;
+    const base = Math.min(most, this.retryMs * 2 ** Math.max(0, this.failures - 1));
     return Math.max(base * (0.75 + Math.random() / 2), error instanceof Refused ? error.retryAfter * 1000 : 0);
   }
 }
