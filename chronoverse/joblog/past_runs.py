@@ -83,15 +83,16 @@ class PastRuns(NamedTuple):
         None while that is not known, and when none of the three holds. ``docs/answers.md`` has the rule.
         """
         # A canceled run says neither that the failure is there nor that it is not.
-        before = [run for run in self.runs if run.job.ref != job.ref and run.job.status is not Status.CANCELED]
+        runs = [run for run in self.runs if run.job.status is not Status.CANCELED]
+        before = [run for run in runs if run.job.ref != job.ref]
         has = [run.occurrence(shape) is not None for run in before]
         red = [run.job.status in _RED for run in before]
         good = red.index(False) if False in red else len(before)
         if any(map(all, zip(has[good:], red[good:], strict=True))):
             return {"kind": "recurring", "id": None}
-        if not self.is_whole or any(run.first_lines is None for run in self.runs):
+        if not self.is_whole or any(run.first_lines is None for run in runs):
             return None
-        if not any(run.occurrence(shape) for run in self.runs if run.job.ref != job.ref):
+        if not any(has):
             return {"kind": "new", "id": None}
         row = len([*takewhile(bool, has[:good])])
         if not row or has[good : good + 1] == [True]:

@@ -30,6 +30,10 @@ def past(runs: str, is_whole: bool = True) -> PastRuns:
     [
         ("F+", ("new", None)),
         ("C- F- X- L- F+", ("new", None)),
+        # Canceled runs do not count, whether they have the line, do not have it, or cannot be looked at.
+        ("C- X+ F+", ("new", None)),
+        ("X? F+", ("new", None)),
+        ("C- F+ X? F+", ("since", "job_1")),
         ("C- F+ F+", ("since", "job_1")),
         ("F+ L+ L+", ("since", "job_0")),
         # A canceled run is no part of the row, and does not break it.

@@ -240,6 +240,14 @@ def test_a_summary_says_what_was_seen_before_and_what_the_verdict_is(workflow: W
     assert summary["verdict"] == {"kind": "recurring", "id": None}
 
 
+def test_a_verdict_does_not_count_canceled_runs(workflow: Workflow) -> None:
+    workflow.write("good", ["started 1"])
+    workflow.write("canceled", ["started 2", "error: disk"], Status.CANCELED)
+    workflow.write("bad", ["started 3", "error: disk"], Status.FAILED)
+    scan = SummaryScan(workflow_id="wf_1", job_id="bad", asked_at=BEGAN, patience=5.0, page_bytes=16_384)
+    assert orjson.loads(workflow.app().read_summary(scan))["verdict"] == {"kind": "new", "id": None}
+
+
 def test_a_verdict_that_a_damaged_set_leaves_open_is_said(workflow: Workflow) -> None:
     """The failure may have been there before. The summary says how many jobs could not be read."""
     workflow.write("good", ["started 1"])
