@@ -21,7 +21,7 @@ class RecordRun(NamedTuple):
     """Consecutive lines with the same time and stream. They are of records of one file, or of no file (``source`` 0).
 
     ``source`` counts from 1. ``number`` is the first record's. Each message has the next record's with ``step`` 1;
-    with 0 they are the lines of one record. ``messages`` are UTF-8.
+    with 0 they are the lines of one record. ``messages`` are UTF-8. ``time`` is the first record's in Unix µs.
     """
 
     timestamp: str
@@ -31,6 +31,7 @@ class RecordRun(NamedTuple):
     number: int
     step: int
     messages: list[bytes]
+    time: int = 0
 
 
 class RecordBatch(NamedTuple):
@@ -112,8 +113,8 @@ class RecordAppender:
         args += ("" if code is None else code, self._retention_ms, *begin, len(batch.sources))
         for source in batch.sources:
             args += source
-        for timestamp, stream, partial, source_number, number, step, messages in batch.runs:
-            args += (timestamp, stream, "1" if partial else "", len(messages), source_number, number, step)
+        for timestamp, stream, partial, source_number, number, step, messages, time in batch.runs:
+            args += (timestamp, stream, "1" if partial else "", len(messages), source_number, number, step, time)
             args += messages
         keys = [self._commands.keys.of(job, kind) for kind in RECORD_KEYS]
         reply: list[Any] = self._commands.script("append_records", job.workflow_id, keys, *args, pool=PoolKind.APPENDS)

@@ -21,13 +21,13 @@ def store(bench: Bench) -> Store:
     return bench.store
 
 
-def numbered(first: int, last: int, generation: str = "aa", name: str = "a.log") -> RecordBatch:
-    """Records of one file, each with one line that is its number and the file's generation."""
+def numbered(first: int, last: int, generation: str = "aa", name: str = "a.log", time: int = 0) -> RecordBatch:
+    """Records of one file, each with one line that is its number and the file's generation. ``time`` is the first's."""
     messages = [f"{generation} {number}".encode() for number in range(first, last + 1)]
     # Another batch with the same records, such as of another sender.
     digest = secrets.token_hex(8)
     source = (name, generation if first == 1 else "")
-    return RecordBatch([RecordRun(NOW, "stdout", False, 1, first, 1, messages)], digest, [source])
+    return RecordBatch([RecordRun(NOW, "stdout", False, 1, first, 1, messages, time)], digest, [source])
 
 
 def plain(digest: str, *texts: str, end: tuple[Status, int | None] | None = None) -> RecordBatch:
@@ -49,9 +49,9 @@ def texts(first: int, last: int, generation: str = "aa") -> list[str]:
 def age_holes(bench: Bench, seconds: float) -> None:
     """Makes the store believe that it waits for missing records for that much longer."""
     for name, value in _pairs(bench.ask("HGETALL", bench.key("files"))):
-        number, first, since, least = value.decode().split(" ")
+        number, first, since, *rest = value.decode().split(" ")
         since = str(int(since) - round(1000 * seconds)) if since != "0" else since
-        bench.ask("HSET", bench.key("files"), name, " ".join((number, first, since, least)))
+        bench.ask("HSET", bench.key("files"), name, " ".join((number, first, since, *rest)))
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -106,6 +106,67 @@ def test_a_rotated_file_begins_anew(bench: Bench, store: Store) -> None:
     for batch in (numbered(1, 5), numbered(1, 5), numbered(1, 2, "bb"), numbered(3, 9, "bb"), numbered(1, 2, "bb")):
         assert not store.records.append(JOB, batch).waits
     assert content(bench) == [*texts(1, 5), *texts(1, 9, "bb")]
+
+
+@pytest.mark.parametrize("ends_at", [500, 75])
+def test_the_rest_of_a_rotated_file_may_come_after_the_next_file(bench: Bench, store: Store, ends_at: int) -> None:
+    """It is told by its time, also where its numbers are the next ones of the other file, and when it comes again."""
+    rest = [numbered(first, first + 19, time=first) for first in range(ends_at + 1, ends_at + 81, 20)]
+    store.records.append(JOB, numbered(1, ends_at, time=1))
+    store.records.append(JOB, numbered(1, 2, "bb", time=1000))
+    assert store.records.append(JOB, numbered(4, 4, "bb", time=999)).waits
+    for batch in (
+        numbered(3, 75, "bb", time=1003),
+        # The times of a program need not be in order. Where the numbers fit both files, they must be.
+        numbered(76, 80, "bb", time=900 if ends_at == 500 else 1076),
+        rest[0],
+        numbered(81, 90, "bb", time=1081),
+        rest[0],
+    ):
+        assert not store.records.append(JOB, batch).waits
+    assert store.records.append(JOB, rest[2]).waits
+    for batch in (rest[1], rest[2], rest[3], numbered(91, 700, "bb", time=1091), rest[3]):
+        assert not store.records.append(JOB, batch).waits
+    both = content(bench)
+    assert [text for text in both if "aa" in text] == texts(1, ends_at + 80)
+    assert [text for text in both if "bb" in text] == texts(1, 700, "bb")
+
+
+def test_the_rest_of_a_rotated_file_may_have_the_time_of_the_next_file(bench: Bench, store: Store) -> None:
+    """Some programs give times in seconds, and some senders give none. Then the numbers tell, if they can."""
+    for first, last, generation in ((1, 500, "aa"), (1, 75, "bb"), (501, 600, "aa"), (76, 80, "bb"), (601, 610, "aa")):
+        assert not store.records.append(JOB, numbered(first, last, generation)).waits
+    assert content(bench) == [
+        *texts(1, 500),
+        *texts(1, 75, "bb"),
+        *texts(501, 600),
+        *texts(76, 80, "bb"),
+        *texts(601, 610),
+    ]
+
+
+def test_files_that_are_rotated_while_senders_overtake_each_other_lose_nothing(bench: Bench, store: Store) -> None:
+    """Each batch is one of the next four, and comes again after it has waited."""
+    rng, batches, expected = random.Random(5), list[RecordBatch](), dict[str, list[str]]()
+    for generation in ("aa", "bb", "cc", "dd"):
+        count, number = rng.randint(150, 400), 1
+        expected[generation] = texts(1, count, generation)
+        while number <= count:
+            last = min(number + rng.randint(0, 30), count)
+            batches.append(numbered(number, last, generation, time=1_000_000 * len(expected) + number))
+            number = last + 1
+    firsts = [batch for batch in batches if batch.sources[0][1]]
+    while batches:
+        batch = rng.choice(batches[:4])
+        # What comes before the first record of a file cannot be told from it.
+        if batch is not batches[0] and any(each in firsts for each in batches[: batches.index(batch)]):
+            continue
+        if not store.records.append(JOB, batch).waits:
+            batches.remove(batch)
+    found = content(bench)
+    for generation, lines in expected.items():
+        assert [text for text in found if generation in str(text)] == lines
+    assert len(found) == sum(map(len, expected.values()))
 
 
 def test_a_record_of_several_lines_is_appended_whole(bench: Bench, store: Store) -> None:
@@ -209,13 +270,31 @@ def status_of(store: Store) -> Status | None:
 
 def test_quotas_leave_lines_out(bench: Bench, store: Store) -> None:
     """Their numbers are in a gap, and their records count as appended."""
-    store.catalog.set_common_bounds(16, 0, list)
+    store.catalog.set_common_bounds(116, 0, list)
     assert store.records.append(JOB, numbered(1, 6)).left_out == 2
     assert store.records.append(JOB, numbered(5, 8)).left_out == 2
     age_holes(bench, 0)
     assert not store.records.append(JOB, numbered(1, 8)).left_out
     store.records.append(JOB, plain("d", end=(Status.COMPLETED, 0)))
     assert content(bench) == [*texts(1, 4), Gap(5, 8, "quota"), Status.COMPLETED]
+
+
+def test_marks_of_files_count_in_quotas(bench: Bench, store: Store) -> None:
+    """Without room for its mark the records of a file are left out at once, whatever their numbers are."""
+    store.catalog.set_common_bounds(2_000, 0, list)
+    for first in range(0, 100, 10):
+        sources = [(f"{number}.log", "aa") for number in range(first, first + 10)]
+        runs = [RecordRun(NOW, "stdout", False, source, 1, 1, [b"text"] * 2) for source in range(1, 11)]
+        store.records.append(JOB, RecordBatch(runs, f"{first}", sources))
+    assert bench.ask("HLEN", bench.key("files")) <= 20
+    appended = store.records.append(JOB, numbered(3, 4, name="99.log"))
+    assert (appended.left_out, appended.waits) == (2, False)
+    store.records.append(JOB, plain("d", end=(Status.COMPLETED, 0)))
+    found = content(bench)
+    assert found[-2:] == [Gap(found.index(found[-2]) + 1, 202, "quota"), Status.COMPLETED]
+    job = store.get_job(JOB)
+    assert job is not None
+    assert job.dropped == 202 - (len(found) - 2)
 
 
 def test_whatever_comes_in_whatever_order_no_record_is_doubled(bench: Bench, store: Store) -> None:

@@ -10,19 +10,23 @@
 --       '1' if a new job may begin, the workflow's own retention in ms ('' for none), the common bounds in bytes for a job
 --       and for a day ('' if they are not known), how many sources; for each source its id, and the digest of its record
 --       number 1 if that is here; then runs: timestamp, stream, partial ('' or '1'), how many, source (0 for none), number
---       of the first record, how much each message adds to that number (0: all are of one record), the messages
+--       of the first record, how much each message adds to that number (0: all are of one record), the first record's
+--       time (Unix microseconds), the messages
 -- ->    OK left_out begun score (begun: '1' for a new job, with its creation time in the listing) | WAIT left_out begun
 --       score (records in between are missing; what comes before them was appended, and the job goes on) | NEW (there is no
 --       such job; nothing was done) | FILES (there are too many files) | DELETED | HELD | CLOSED | TAINTED last-id
 -- A value in `files` is: the number of the last record, the digest of the first one, since when records after it are
 -- missing (Unix ms, or 0), and the least number that has come after these.
 -- After a rotation there is another file under the same name, whose numbers begin with 1 again. Its first record tells.
+-- The rest of the file before may come after it. It is told by its times and numbers: see mark_of(). Its mark is
+-- `<id>:before`: the number of the last record when the other file began, that number now, the last two values as above,
+-- and the time of the other file's first record.
 local log, job, lease, files, batches, jobs = unpack(KEYS)
 local argv, now, digest, status, call = ARGV, ARGV[1], ARGV[4], ARGV[8], redis.call
 -- The last number of a log that lines can be appended to. A log that has used up its numbers cannot end.
 local HIGHEST = 5e11
--- Files of one job. Each takes some 100 bytes for as long as the job is stored.
-local MOST_FILES = 10000
+-- Files of one job, and the bytes that each takes for as long as the job is stored. Quotas count them.
+local MOST_FILES, FILE_BYTES = 10000, 100
 
 check_types(log, job, lease, files, batches, jobs)
 local time = now_ms()
@@ -35,14 +39,19 @@ if problem == 'TAINTED' or last > HIGHEST then return {'TAINTED', last} end
 local marks, at = {}, 16
 for source = 1, tonumber(ARGV[15]) do
   local number, first, since, least
-  local value = call('HGET', files, argv[at])
+  local value, before = unpack(call('HMGET', files, argv[at], argv[at] .. ':before'))
   if value then
     number, first, since, least = string.match(value, '^(%d+) (%x*) (%d+) (%d+)$')
   elseif call('HLEN', files) >= MOST_FILES then
     return {'FILES'}
   end
   local mark = {id = argv[at], number = tonumber(number) or 0, first = first or '', since = tonumber(since) or 0}
-  mark.least, mark.new_first = tonumber(least) or 0, argv[at + 1]
+  mark.least, mark.new_first, mark.is_new = tonumber(least) or 0, argv[at + 1], not value
+  if before then
+    local from, rest, missing_since, least_of_rest, ends = string.match(before, '^(%d+) (%d+) (%d+) (%d+) (-?%d+)$')
+    mark.before = {number = tonumber(rest) or 0, since = tonumber(missing_since) or 0, least = tonumber(least_of_rest) or 0}
+    mark.before.from, mark.before.ends = tonumber(from) or 0, tonumber(ends) or -math.huge
+  end
   marks[source] = mark
   at = at + 2
 end
@@ -52,14 +61,26 @@ local function is_rotated(mark, number)
   return number == 1 and mark.number > 0 and mark.first ~= '' and mark.new_first ~= '' and mark.first ~= mark.new_first
 end
 
+-- The mark that a record counts for: that of the file before the last rotation if it belongs to its rest. It is not later
+-- than the other file's first record, and goes on where the rest is. Where it could be of both, the other file's next
+-- record is of that file: the times of a program need not be in order.
+local function mark_of(mark, number, time)
+  local before = mark.before
+  if not before or number <= before.from or time > before.ends then return mark end
+  local is_next, follows = number == mark.number + 1, number == before.number + 1 or number == before.open
+  local is_of_rest = time < before.ends and (follows or not is_next) or follows and not is_next
+  return is_of_rest and before or mark
+end
+
 -- Whether something in the runs is not in the log yet.
 local function has_news()
   if #marks == 0 then return true end
   local run = at
   while run <= #argv do
-    local mark, count, number = marks[tonumber(argv[run + 4])], argv[run + 3], tonumber(argv[run + 5])
+    local count, number = argv[run + 3], tonumber(argv[run + 5])
+    local mark = mark_of(marks[tonumber(argv[run + 4])], number, tonumber(argv[run + 7]))
     if number + (count - 1) * argv[run + 6] > mark.number or is_rotated(mark, number) then return true end
-    run = run + 7 + count
+    run = run + 8 + count
   end
   return false
 end
@@ -89,8 +110,10 @@ if is_new then
   begun, score = '1', listed_score(jobs, ARGV[3])
 end
 
-local write, name_missing, close = line_writer(log, job, values[5], values[6], exists, last, ends_in_gap)
+local write, name_missing, close, charge = line_writer(log, job, values[5], values[6], exists, last, ends_in_gap)
 local next_number, waits = last + 1, false
+-- A file for whose mark there is no room has none. Its records are left out, whatever their numbers are.
+for _, mark in ipairs(marks) do mark.is_left_out = mark.is_new and not charge(FILE_BYTES) end
 
 -- Whether a record may be appended now. It follows the mark, or the time is over for which the log waits for the records
 -- in between. Then the one with the least number comes first, or any of them if that one does not come at all.
@@ -110,11 +133,16 @@ end
 while at <= #argv do
   local timestamp, stream, partial, count = argv[at], argv[at + 1], argv[at + 2], tonumber(argv[at + 3])
   local mark, number, step = marks[tonumber(argv[at + 4])], tonumber(argv[at + 5]), tonumber(argv[at + 6])
-  for message = at + 7, at + 6 + count do
+  local record_time = tonumber(argv[at + 7])
+  if mark then mark = mark_of(mark, number, record_time) end
+  for message = at + 8, at + 7 + count do
     local is_wanted = true
     -- A record may have several lines.
-    if mark and number ~= mark.open then
+    if mark and number ~= mark.open and not mark.is_left_out then
       if is_rotated(mark, number) then
+        if mark.before or charge(FILE_BYTES) then
+          mark.before = {from = mark.number, number = mark.number, since = mark.since, least = mark.least, ends = record_time}
+        end
         mark.number, mark.since = 0, 0
       end
       is_wanted = is_due(mark, number)
@@ -132,11 +160,18 @@ while at <= #argv do
     end
     number = number + step
   end
-  at = at + 7 + count
+  at = at + 8 + count
 end
 local left_out = close(next_number, now)
 for _, mark in ipairs(marks) do
-  call('HSET', files, mark.id, string.format('%.0f %s %.0f %.0f', mark.number, mark.first, mark.since, mark.least))
+  if not mark.is_left_out then
+    call('HSET', files, mark.id, string.format('%.0f %s %.0f %.0f', mark.number, mark.first, mark.since, mark.least))
+  end
+  local rest = mark.before
+  if rest then
+    local value = string.format('%.0f %.0f %.0f %.0f %.0f', rest.from, rest.number, rest.since, rest.least, rest.ends)
+    call('HSET', files, mark.id .. ':before', value)
+  end
 end
 if not values[7] then call('HSET', job, 'otlp', '1') end
 if ARGV[7] == '' then

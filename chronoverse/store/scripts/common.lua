@@ -207,9 +207,11 @@ local function name_lost(call, log, from, to, reason, now)
   call('XSETID', log, id, 'ENTRIESADDED', string.format('%.0f', to))
 end
 
--- Three functions that append to a log whose last number is `last`, as far as quotas allow. `write` takes a line, whose
+-- Four functions that append to a log whose last number is `last`, as far as quotas allow. `write` takes a line, whose
 -- number is one more than the last one's. `name_missing` takes the first of some numbers that are missing, how many these
 -- are, and the time. `close` takes the number after the last one, and the time, and returns how many lines were left out.
+-- `charge` takes bytes of something else that the quotas count, and returns whether there is room; if not, all lines after
+-- it are left out.
 -- `bytes` and `left_out_before` are the hash's `bytes` and `left_out`; the others are what head() returns. When the server
 -- is out of memory, the first write raises an error. It is an XADD, or what makes one possible.
 local function line_writer(log, job, bytes, left_out_before, exists, last, ends_in_gap)
@@ -236,10 +238,16 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
     ends_in_gap = false
   end
 
+  local function charge(size)
+    used = used + size
+    if used > room then return false end
+    stored = used
+    return true
+  end
+
   local function write(number, timestamp, stream, partial, text)
     -- An empty line counts as one byte: otherwise no bound would hold for empty lines.
-    used = used + math.max(#text, 1)
-    if used > room then
+    if not charge(math.max(#text, 1)) then
       left_out = left_out + 1
       return
     end
@@ -250,7 +258,6 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
     else
       call('XADD', log, id, 'timestamp', timestamp, 'message', text, 'stream', stream, 'partial', '1')
     end
-    stored = used
   end
 
   local function name_missing(number, count, timestamp)
@@ -280,7 +287,7 @@ local function line_writer(log, job, bytes, left_out_before, exists, last, ends_
     return left_out
   end
 
-  return write, name_missing, close
+  return write, name_missing, close, charge
 end
 
 -- Removes the lines up to a number from the log, but never its last entry.

@@ -394,6 +394,7 @@ def _batch(part: list[RecordLines], digest: str, end: tuple[Status, int | None] 
         source = sources.setdefault(each.path, len(sources) + 1) if each.number else 0
         step = int(source > 0 and each.messages is not None)
         for partial, messages in each.lines:
-            runs.append(RecordRun(each.timestamp, each.stream, partial, source, each.number, step, messages))
+            time = each.time // 1_000
+            runs.append(RecordRun(each.timestamp, each.stream, partial, source, each.number, step, messages, time))
     ids = [(hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest(), firsts.get(path, "")) for path in sources]
     return RecordBatch(runs, digest, ids, end)

@@ -190,6 +190,38 @@ def test_records_after_a_rotation_are_of_another_file(sender: Sender) -> None:
     assert sender.messages() == ["line 1", "line 2", "line 3", "new 1", "new 2", "new 3", "new 4"]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_the_rest_of_a_rotated_file_may_come_after_the_next_file(sender: Sender, together: bool) -> None:
+    """In the same request, or in another one of a sender with several connections. None waits, and none is missing."""
+
+    def of_file(text: str, first: int, last: int, time: int) -> list[LogRecord]:
+        numbers = range(first, last + 1)
+        return [record(f"{text} {n}", time=time, log__file__path="/a", log__file__record_number=n) for n in numbers]
+
+    old, new = of_file("old", 1, 600, TIME), of_file("new", 1, 150, TIME + 1)
+    requests = [old[:500], new[:75], old[500:], new[75:]]
+    if together:
+        requests = [requests[0], [*requests[1], *requests[2]], requests[3]]
+    for records in (*requests, *requests[1:]):
+        assert sender.rejected(sender.post(*records)) == (0, "")
+    found = sender.messages()
+    for text, count in (("old", 600), ("new", 150)):
+        assert [each for each in found if text in each] == [f"{text} {n}" for n in range(1, count + 1)]
+
+
+def test_marks_of_files_count_in_quotas(sender: Sender, redis_server: RedisServer) -> None:
+    """A job may have thousands of files, and a request names hundreds of them."""
+    workflow = sender.resource["service.name"]
+    with redis.Redis.from_url(redis_server.url, protocol=2) as store:
+        store.hset(f"chronoverse:{{{workflow}}}:settings", "day_bytes", 10_000)
+        for job in ("job_1", "job_2"):
+            many = [record("", log__file__path=f"/{n}", log__file__record_number=1) for n in range(600)]
+            count, why = sender.rejected(sender.post(*many, service__instance__id=job))
+            assert (count > 500, "a quota of bytes is used up" in why) == (True, True)
+        marks = [store.hlen(f"chronoverse:{{{workflow}}}:{job}:files") for job in ("job_1", "job_2")]
+    assert marks == [100, 0]
+
+
 def test_a_record_of_a_carriage_return_alone_is_an_empty_line(sender: Sender) -> None:
     """So none is missing before the one that follows it."""
     returns = record("\r", log__file__path="/var/log/a.log", log__file__record_number=2)
