@@ -143,9 +143,13 @@ BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, a
 JOBS_ARCHIVED = Counter("chronoverse_archive_jobs", "Jobs that archivers have finished, by what they did.", ["done"])
 ARCHIVE_ERRORS = Counter("chronoverse_archive_errors", "Steps of archivers that failed.", ["kind"])
 ARCHIVE_LAG = _largest(
-    "chronoverse_archive_lag_seconds", "Since the end of the job that has waited longest to be archived whole."
+    "chronoverse_archive_lag_seconds",
+    "Since the end of the job that has waited longest to be archived, or since lines of a running job were due.",
 )
-ARCHIVE_WAITING = _largest("chronoverse_archive_waiting_jobs", "Ended jobs that an archiver knows to be archived.")
+ARCHIVE_WAITING = _largest(
+    "chronoverse_archive_waiting_jobs",
+    "Ended jobs that are not archived yet, and running jobs with lines that are due.",
+)
 HOT_BYTES_LARGEST = _largest(
     "chronoverse_archive_largest_log_bytes", "What the largest log of a running job takes in the store."
 )

@@ -1,18 +1,20 @@
 """The archiver: moves logs that are large or have ended into the archive. Several archivers may run at once.
 
 It does one small step, and then decides anew: a chunk of a running log that is too large, or else in turn the garbage
-of a job and a chunk of an ended log. In between, a *round* through all keys, page by page, finds new work and jobs
-that are over their retention; the list of workflows is repaired; and retentions are checked for changes.
+of a job, the deletion of one that is over its retention, a chunk of an ended log, and what a running log has for too
+long. In between, a *round* through all keys, page by page, finds new work; the list of workflows is repaired; and
+retentions are checked for changes.
 """
 
 import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from cachetools import FIFOCache
 
@@ -39,6 +41,7 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
+from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
@@ -53,6 +56,8 @@ MEASURE_SECONDS: Final = 0.1
 #: The part of the archiver's time that rounds through all keys may take, four a second at most; and so may repairs of
 #: the list of workflows, and checks of their retentions.
 ROUND_SHARE: Final = 0.05
+#: The part of ``running_seconds`` after which the lines of a running job move. The rest is for rounds and other jobs.
+RUNNING_SHARE: Final = 0.8
 #: The most seconds until a job that needs nothing is checked again.
 MAX_SNOOZE_SECONDS: Final = 300.0
 #: Seconds until a job whose step has failed is tried again.
@@ -100,6 +105,13 @@ class _Repeated:
         self.steps, self.due_at = None, 0.0
 
 
+class _Waiting(NamedTuple):
+    """A running log that was archived up to number ``archived`` when it was looked at: it is ``due_at`` that time."""
+
+    archived: int
+    due_at: float
+
+
 class _Queue:
     """The jobs of an archiver. Each is running, ended, snoozed or unknown, and it may have garbage as well."""
 
@@ -108,8 +120,15 @@ class _Queue:
         self.running: Final[dict[JobRef, int]] = {}
         #: Running jobs whose runners are throttled.
         self.throttled: Final[set[JobRef]] = set()
-        #: Ended jobs that are to be archived, with the time of their end in Unix seconds.
-        self.ended: Final[dict[JobRef, float]] = {}
+        #: When the lines of running jobs are to move, and those for which it is time. These values have no meaning.
+        self.waiting: Final[dict[JobRef, _Waiting]] = {}
+        self.due: Final[dict[JobRef, None]] = {}
+        #: Ended jobs that are to be archived, and those that are to be deleted. The values have no meaning.
+        self.ended: Final[dict[JobRef, None]] = {}
+        self.over: Final[dict[JobRef, None]] = {}
+        #: Ended jobs that are not archived yet, and running ones that are due, whatever delays them: since when they
+        #: have waited, in Unix seconds.
+        self.late_since: Final[dict[JobRef, float]] = {}
         #: Archived jobs that lack a set of shapes or a timeline of this version. The values have no meaning.
         self.without_derived: Final[dict[JobRef, None]] = {}
         #: Jobs that may have garbage, in the order in which it is to be collected. The values have no meaning.
@@ -118,14 +137,27 @@ class _Queue:
         self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
         #: Jobs whose error was logged.
         self.reported: Final[FIFOCache[JobRef, None]] = FIFOCache(10_000)
+        self._turns: Final = deque([self.with_garbage, self.over, self.ended, self.due])
         self._monotonic = monotonic
 
     def can_skip(self, ref: JobRef) -> bool:
         """Whether the job is snoozed, or is known to be archived next."""
-        return ref in self.ended or ref in self.without_derived or self._snoozed_until.get(ref, 0) > self._monotonic()
+        is_known = ref in self.ended or ref in self.over or ref in self.without_derived
+        return is_known or self._snoozed_until.get(ref, 0) > self._monotonic()
+
+    def next_kind(self) -> "dict[JobRef, None] | None":
+        """The kind of work that comes next, without running logs that are too large. Kinds take turns."""
+        # What an earlier version has archived comes last. There may be very much of it.
+        ended = self.ended or self.without_derived
+        for _ in range(len(self._turns)):
+            self._turns.rotate(-1)
+            kind = ended if self._turns[0] is self.ended else self._turns[0]
+            if kind:
+                return kind
+        return None
 
     def snooze(self, ref: JobRef, seconds: float) -> None:
-        self.forget(ref)
+        self._drop(ref)
         self._snoozed_until[ref] = self._monotonic() + max(0.0, seconds)
 
     def snoozed_workflows(self) -> set[str]:
@@ -149,7 +181,14 @@ class _Queue:
             self._garbage_checked_at[ref] = self._monotonic()
 
     def forget(self, ref: JobRef) -> None:
+        self._drop(ref)
+        self.late_since.pop(ref, None)
+
+    def _drop(self, ref: JobRef) -> None:
         self.running.pop(ref, None)
+        self.waiting.pop(ref, None)
+        self.due.pop(ref, None)
+        self.over.pop(ref, None)
         self.ended.pop(ref, None)
         self.without_derived.pop(ref, None)
         self._snoozed_until.pop(ref, None)
@@ -194,8 +233,6 @@ class Archiver:
         self._round_found: set[JobRef] = set()
         #: The shapes and the timeline of the ended log that is archived just now, as far as its lines were added.
         self._derived: DerivedBuilder | None = None
-        #: Whether the last step on jobs without a large log was to collect garbage.
-        self._collected_last = False
 
     def run(self) -> None:
         """Runs until ``stop`` is set. While the store or the archive does not answer, it waits and tries again."""
@@ -258,28 +295,28 @@ class Archiver:
 
         Returns how many lines it moved; None when there was nothing to do.
         """
-        largest = max(self._queue.running.items(), key=lambda item: item[1], default=None)
-        with_garbage, ended = next(iter(self._queue.with_garbage), None), next(iter(self._queue.ended), None)
-        # What an earlier version has archived comes last. There may be very much of it.
-        ended = ended or next(iter(self._queue.without_derived), None)
+        queue = self._queue
+        largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0
         if largest is not None and largest[1] >= self._policy.hot_bytes * HIGH_MARK:
             with self._isolated(largest[0]):
                 moved = self._shrink(*largest)
-        # Garbage and ended logs alternate, since there may be very many of either.
-        elif with_garbage is not None and (ended is None or not self._collected_last):
-            self._collected_last = True
-            with self._isolated(with_garbage):
-                # This is noted before the work, so that other jobs come first after an error.
-                self._queue.garbage_checked(with_garbage)
-                try:
-                    self._collect_garbage(with_garbage)
-                except ArchiveBusy:
-                    self._queue.garbage_checked(with_garbage, failed=True)
-        elif ended is not None:
-            self._collected_last = False
-            with self._isolated(ended):
-                moved = self._archive_ended(ended)
+        elif (kind := queue.next_kind()) is not None:
+            ref = next(iter(kind))
+            with self._isolated(ref):
+                if kind is queue.with_garbage:
+                    # This is noted before the work, so that other jobs come first after an error.
+                    queue.garbage_checked(ref)
+                    try:
+                        self._collect_garbage(ref)
+                    except ArchiveBusy:
+                        queue.garbage_checked(ref, failed=True)
+                elif kind is queue.over:
+                    self._delete(ref)
+                elif kind is queue.due:
+                    moved = self._archive_running(ref)
+                else:
+                    moved = self._archive_ended(ref)
         else:
             return None
         return moved
@@ -291,8 +328,8 @@ class Archiver:
             self._queue.running.update(self._store.catalog.sizes(list(self._queue.running)))
         now = self._clock()
         metrics.HOT_BYTES_LARGEST.set(max(self._queue.running.values(), default=0))
-        metrics.ARCHIVE_WAITING.set(len(self._queue.ended))
-        metrics.ARCHIVE_LAG.set(max(0.0, now - min(self._queue.ended.values(), default=now)))
+        metrics.ARCHIVE_WAITING.set(len(self._queue.late_since))
+        metrics.ARCHIVE_LAG.set(max(0.0, now - min(self._queue.late_since.values(), default=now)))
 
     def _shrink(self, ref: JobRef, size: int) -> int:
         """Moves one chunk of a running log, which is to shrink to the low mark."""
@@ -310,7 +347,7 @@ class Archiver:
                     state,
                     state.last,
                     text_bytes=text_bytes,
-                    trim=True,
+                    trim=state.last,
                     level=level,
                     on_page=partial(self._watch_size, ref),
                 )
@@ -325,6 +362,22 @@ class Archiver:
         self._queue.running[ref] = size = self._store.catalog.sizes([ref]).get(ref, 0)
         self._throttle(ref, size)
         return self._count_chunk(ref, chunk)
+
+    def _archive_running(self, ref: JobRef) -> int:
+        """Moves what a running log has had for long enough. What was moved before leaves the store now.
+
+        So viewers who are a moment behind find the newest lines in the store, and an idle log has one line there.
+        """
+        with self._locked(ref) as job_objects:
+            now, state = self._monotonic(), self._store.catalog.archive_state(ref)
+            chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)
+            if chunk is None and (last := self._store.chunks.chunk(ref, state.archived)):
+                self._store.chunks.commit_chunk(ref, job_objects.token, last, trim=state.archived)
+        if chunk is None or chunk.last >= state.last:
+            self._queue.due.pop(ref, None)
+            self._queue.late_since.pop(ref, None)
+            self._queue.waiting[ref] = _Waiting(state.last, now + RUNNING_SHARE * self._policy.running_seconds)
+        return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _watch_size(self, ref: JobRef) -> None:
         """Measures the log again while one of its chunks is moved, since that may take long on a busy machine."""
@@ -365,7 +418,7 @@ class Archiver:
                 # The terminal entry is read, too: numbers may be missing just before it.
                 end = job.end.sequence_num + 1
                 on_frame = derived.lines.add_text if is_next else bool
-                chunk = write_chunk(job_objects, state, end, trim=False, on_frame=on_frame)
+                chunk = write_chunk(job_objects, state, end, on_frame=on_frame)
                 if chunk is not None and is_next:
                     derived.chunks.append(chunk)
             if chunk is not None:
@@ -408,6 +461,7 @@ class Archiver:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, MAX_SNOOZE_SECONDS)
             return
+        self._queue.late_since.pop(job.ref, None)
         if not state.complete:
             metrics.JOBS_ARCHIVED.labels("archived").inc()
             log.info("archived", extra={"fields": {"job": str(job.ref), "lines": job.last}})
@@ -444,7 +498,7 @@ class Archiver:
             self._classify(page._replace(jobs=[ref for ref in page.jobs if ref not in self._round_found]))
             self._round_found.update(page.jobs)
             yield
-        for gone in [ref for ref in self._queue.running if ref not in self._round_found]:
+        for gone in [ref for ref in (*self._queue.running, *self._queue.late_since) if ref not in self._round_found]:
             self._queue.forget(gone)
 
     def _compare_history(self) -> None:
@@ -490,42 +544,69 @@ class Archiver:
         if self._queue.running.setdefault(ref, 0) == 0:
             # This also restores a job hash that was lost.
             self._store.catalog.archive_state(ref)
+        self._note_waiting(ref, job)
         if job.archived:
             # Objects that are neither recorded nor garbage can be found only by their age.
             self._queue.note_garbage(ref, self._policy.orphan_seconds)
 
+    def _note_waiting(self, ref: JobRef, job: Job) -> None:
+        """Notes when the lines of a running job are to move, by the time of the first that is not archived.
+
+        That time may be a wrong clock's, or from long ago. So what this archiver itself has moved counts first.
+        """
+        now, seconds = self._monotonic(), RUNNING_SHARE * self._policy.running_seconds
+        known = self._queue.waiting.get(ref)
+        if job.last <= job.archived and job.first_stored >= job.last:
+            self._queue.waiting[ref] = _Waiting(job.archived, now + seconds)
+            return
+        if known is None or known.archived != job.archived:
+            written_at = [seconds_of(_time_text(entry)) for entry in self._store.read(ref, job.archived, 1)]
+            waited = max(0.0, self._clock() - written_at[0]) if written_at and written_at[0] is not None else 0.0
+            known = self._queue.waiting[ref] = _Waiting(job.archived, now + seconds - min(waited, seconds))
+        if known.due_at <= now and ref not in self._queue.due:
+            self._queue.due[ref] = None
+            self._queue.late_since.setdefault(ref, self._clock())
+
     def _handle_ended(self, ref: JobRef, job: Job | None) -> None:
-        """Does what is due of a job that has ended, or that readers cannot see."""
+        """Notes what is due of a job that has ended, or that readers cannot see."""
         self._queue.running.pop(ref, None)
+        self._queue.waiting.pop(ref, None)
+        self._queue.due.pop(ref, None)
         now, state = self._clock(), self._store.catalog.archive_state(ref)
         left = self._seconds_left(ref, state)
         if state.deleting or (job is not None and left <= 0):
-            if self._history.went_back() or not (state.deleting or self._is_over(ref, state)):
-                self._queue.snooze(ref, RETRY_SECONDS)
-                return
-            delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds)
-            metrics.JOBS_ARCHIVED.labels("deleted").inc()
-            log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": state.ended_seconds}})
             self._queue.forget(ref)
+            self._queue.over[ref] = None
         elif job is None:
             # A foreign runner may still write under the id of a deleted job. Reading the job's state deletes its lines.
             self._queue.snooze(ref, BUSY_SECONDS)
         elif not state.archived and job.first > job.last:
             self._queue.snooze(ref, RETRY_SECONDS)
         elif not state.complete:
-            self._queue.ended[ref] = now - (state.ended_seconds or 0.0)
+            self._queue.ended[ref] = None
+            self._queue.late_since.setdefault(ref, now - (state.ended_seconds or 0.0))
         else:
-            # From then on every unrecorded object of the job is garbage.
-            sweep_at = (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
+            self._queue.late_since.pop(ref, None)
+            sweep_at = self._sweep_at(state)
             if not state.swept and sweep_at <= now:
-                with self._isolated(ref):
-                    if self._collect_garbage(ref):
-                        self._store.chunks.mark_swept(ref)
+                self._queue.note_garbage(ref, 0)
             elif not state.swept:
                 left = min(left, sweep_at - now)
             self._queue.snooze(ref, min(MAX_SNOOZE_SECONDS, left))
             if not state.has_derived:
                 self._queue.without_derived[ref] = None
+
+    def _delete(self, ref: JobRef) -> None:
+        """Deletes a job that is over its retention, or whose deletion was interrupted."""
+        state = self._store.catalog.archive_state(ref)
+        is_over = state.deleting or (self._seconds_left(ref, state) <= 0 and self._is_over(ref, state))
+        if not is_over or self._history.went_back():
+            self._queue.snooze(ref, RETRY_SECONDS)
+            return
+        delete_job(self._store, self._objects, ref, lock_seconds=self._policy.lock_seconds)
+        metrics.JOBS_ARCHIVED.labels("deleted").inc()
+        log.info("deleted", extra={"fields": {"job": str(ref), "ended_seconds": state.ended_seconds}})
+        self._queue.forget(ref)
 
     def _is_over(self, ref: JobRef, state: ArchiveState) -> bool:
         """Whether a job is over its retention by its own dates, too: the store may have lost its dates."""
@@ -533,16 +614,22 @@ class Archiver:
         manifest = read_manifest(self._objects, ref)
         return manifest is None or not manifest.keeps(state.retention(self._policy.retention_seconds), now)
 
-    def _collect_garbage(self, ref: JobRef) -> bool:
-        """Collects a job's garbage, unless the store has lost its history. Returns whether all of it is deleted."""
+    def _sweep_at(self, state: ArchiveState) -> float:
+        """From when on every unrecorded object of a complete job is garbage, in Unix seconds."""
+        return (seconds_of(state.archived_at) or 0.0) + self._policy.orphan_seconds
+
+    def _collect_garbage(self, ref: JobRef) -> None:
+        """Collects a job's garbage, unless the store has lost its history."""
         if self._history.went_back():
-            return False
+            return
         orphan_seconds = self._policy.orphan_seconds
         with self._locked(ref) as job_objects:
             garbage = job_objects.collect_garbage(self._clock(), min_age=orphan_seconds, orphan_seconds=orphan_seconds)
         if garbage.deleted:
             log.info("swept", extra={"fields": {"job": str(ref), "objects": garbage.deleted}})
-        return not garbage.remaining
+        state = self._store.catalog.archive_state(ref)
+        if not garbage.remaining and state.complete and not state.swept and self._sweep_at(state) <= self._clock():
+            self._store.chunks.mark_swept(ref)
 
     # Errors
 
@@ -579,3 +666,10 @@ class Archiver:
         fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
         log.debug("chunk committed", extra={"fields": fields})
         return chunk.last - chunk.first + 1
+
+
+def _time_text(entry: RawEntry) -> str:
+    """The timestamp of an entry of a log, as its writer gave it; empty without one."""
+    fields = entry[1]
+    text: bytes = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"timestamp", b"")
+    return text[:64].decode("utf-8", "replace")

@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
-from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder
+from chronoverse.archive.codec import COMPRESSION_LEVEL, ChunkBuilder, text_sha256
 from chronoverse.archive.derived import DerivedBuilder, derived_names
 from chronoverse.archive.job_objects import JobObjects
 from chronoverse.archive.manifest import manifest_json, manifest_name
-from chronoverse.errors import AppendRefused
+from chronoverse.errors import AppendRefused, ArchiveDamaged
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import DERIVED_VERSION, ArchiveState
+
+#: Bytes of JSON Lines from which on a chunk of a running log stays as it is. A read brings about as many at once.
+MERGE_BYTES: Final = 2**20
 
 
 def write_chunk(
@@ -21,26 +25,44 @@ def write_chunk(
     end: int,
     *,
     text_bytes: int = CHUNK_BYTES,
-    trim: bool,
+    trim: int = 0,
+    merge: bool = False,
     level: int = COMPRESSION_LEVEL,
     on_page: Callable[[], object] = lambda: None,
     on_frame: Callable[[bytes], object] = bool,
 ) -> Chunk | None:
     """Moves the next lines, about ``text_bytes`` of JSON, into the archive. Their numbers are less than ``end``.
 
-    With ``trim`` they are removed from the store. ``level`` is zstd's. ``on_page`` is called after each read, and
-    ``on_frame`` with the JSON Lines of each frame. Returns None when there are no such lines. Raises :class:`Fenced`,
-    :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged` and :class:`ArchiveUnavailable`.
+    Of the lines that are archived then, those up to ``trim`` leave the store. With ``merge`` the lines of the last
+    chunk, if that is small, come first, and the new one replaces it. ``level`` is zstd's. ``on_page`` is called after
+    each read, and ``on_frame`` with the JSON Lines of each frame. Returns None when there are no such lines.
+    Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
+    :class:`ArchiveUnavailable`.
     """
     first = state.archived + 1 if state.archived else max(state.first, 1)
-    builder = ChunkBuilder(to.job, first, level=level, on_frame=on_frame)
+    old, data = _small_chunk(to, state.archived) if merge and state.archived else (None, b"")
+    builder = ChunkBuilder(to.job, old.first if old else first, level=level, on_frame=on_frame)
+    if old:
+        builder.add_chunk(old, data)
     read = partial(to.store.read, to.job)
     last = fill(builder, read, state.first, end, text_bytes=text_bytes, on_page=on_page)
-    if last is None or builder.last < builder.first:
+    if last is None or builder.last < first:
         return None
     with to.put_verified(*builder.finish()) as chunk:
-        to.store.chunks.commit_chunk(to.job, to.token, chunk, trim=chunk.last if trim else 0, last_entry=last)
+        to.store.chunks.commit_chunk(to.job, to.token, chunk, trim=min(trim, chunk.last), last_entry=last, old=old)
     return chunk
+
+
+def _small_chunk(to: JobObjects, last: int) -> tuple[Chunk | None, bytes]:
+    """The chunk that ends with the number ``last``, and its object; None if it is large, or its object is lost."""
+    chunk = to.store.chunks.chunk(to.job, last)
+    if chunk is None or chunk.last != last or chunk.text_size >= MERGE_BYTES:
+        return None, b""
+    try:
+        data = to.objects.get(chunk.name)
+        return (chunk, data) if text_sha256(chunk, data) == chunk.sha256 else (None, b"")
+    except ArchiveDamaged:
+        return None, b""
 
 
 def fill(

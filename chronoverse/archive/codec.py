@@ -69,6 +69,18 @@ class ChunkBuilder:
         """Bytes of JSON Lines added so far, including the frame that is not complete yet."""
         return self.text_size + self._size
 
+    def add_chunk(self, chunk: Chunk, data: bytes) -> None:
+        """Begins with the lines of ``chunk``, whose object is ``data``. Its last frame may grow.
+
+        Raises :class:`ArchiveDamaged`.
+        """
+        for frame in chunk.frames:
+            text = frame_text(frame, data)
+            self._text, self._size, self._plain = [*text.splitlines(keepends=True)], len(text), frame.plain
+            self._first, self.last = frame.first, frame.last
+            if frame.last < chunk.last or self._size >= self._frame_bytes:
+                self._close_frame(data[frame.offset : frame.offset + frame.size])
+
     def add(self, entries: Sequence[RawEntry], first_stored: int = 1) -> None:
         """Adds the raw ``entries`` that follow ``last``, without the terminal one, which stays in the store.
 
@@ -105,13 +117,13 @@ class ChunkBuilder:
         if self._size >= self._frame_bytes:
             self._close_frame()
 
-    def _close_frame(self) -> None:
+    def _close_frame(self, compressed: bytes | None = None) -> None:
         if not self._text:
             return
         earliest, latest = _time_bounds(self._text)
         text = b"".join(self._text)
         self._on_frame(text)
-        compressed = compress_frame(text, self._level)
+        compressed = compressed or compress_frame(text, self._level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
         span = (self._first, self.last, offset, len(compressed), len(text))

@@ -25,6 +25,8 @@ class RetentionPolicy(NamedTuple):
     hot_seconds: float
     #: Seconds after a job's end after which it is deleted, unless its workflow has a retention of its own.
     retention_seconds: float
+    #: Seconds after which a line of a running job is archived at the latest.
+    running_seconds: float = 300.0
     orphan_seconds: float = ORPHAN_SECONDS
     lock_seconds: float = LOCK_SECONDS
 

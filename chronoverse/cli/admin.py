@@ -87,7 +87,9 @@ def archive(
         with contextlib.suppress(errors.StoreUnavailable):
             for warning in store.warnings():
                 log.warning("%s", warning)
-        limits = RetentionPolicy(settings.hot_bytes, settings.hot_seconds, settings.retention_seconds)
+        limits = RetentionPolicy(
+            settings.hot_bytes, settings.hot_seconds, settings.retention_seconds, settings.archive_running_seconds
+        )
         archiver = Archiver(store, common.open_archive(settings), limits, stop=stop)
         if once:
             with common.status_line() as show:

@@ -154,6 +154,12 @@ class Settings:
         "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
         default=67_108_864,
     )
+    archive_running_seconds: int = _number(
+        (1, 604_800),
+        "seconds",
+        "How long after they were written the lines of a running job are in the archive at the latest.",
+        default=300,
+    )
     archive_url: str | None = _setting(
         parse.archive_url,
         "URL",

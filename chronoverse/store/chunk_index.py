@@ -20,10 +20,14 @@ AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
-    """An object is to be deleted since ``seconds``. ``replaced`` says that a redaction has replaced it."""
+    """An object is to be deleted since ``seconds``.
+
+    ``replaced``: a redaction has replaced it; ``merged``: its lines are in a larger chunk as well.
+    """
 
     seconds: float
     replaced: bool
+    merged: bool
 
 
 class ChunkIndex:
@@ -91,8 +95,8 @@ class ChunkIndex:
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
         return {
-            name.decode("utf-8", "replace"): GarbageMark(float(seconds), bool(replaced))
-            for name, seconds, replaced in marks
+            name.decode("utf-8", "replace"): GarbageMark(float(seconds), why == b"replaced", why == b"merged")
+            for name, seconds, why in marks
         }
 
     def garbage(self, job: JobRef) -> set[str]:
@@ -115,16 +119,27 @@ class ChunkIndex:
         return self._commands.work(job.workflow_id, lambda client: is_permanent(client, *write), PoolKind.WAITS)
 
     def commit_chunk(
-        self, job: JobRef, token: str, chunk: Chunk, *, trim: int = 0, last_entry: RawEntry | None = None
+        self,
+        job: JobRef,
+        token: str,
+        chunk: Chunk,
+        *,
+        trim: int = 0,
+        last_entry: RawEntry | None = None,
+        old: Chunk | None = None,
     ) -> None:
         """Records ``chunk``, whose object was read back, and removes lines up to ``trim`` from the log.
+
+        It comes after all others, or replaces ``old``, the last of them, whose lines it begins with.
 
         ``token`` is also the one of :meth:`begin_upload`. With ``last_entry``, the last that was read for the chunk,
         nothing is done unless the log still has it. The log's last entry is never removed. May be repeated.
         Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
         """
-        args = (token, chunk.first, chunk.last, chunk.to_json(), trim, *entry_fingerprint(last_entry), chunk.name)
-        self._commands.ask("commit_chunk", job, ("log", "job", ARCHIVE_LOCK, "archive", "garbage"), *args)
+        numbers = (old.last + 1 if old else chunk.first, chunk.last)
+        args = (token, *numbers, chunk.to_json(), trim, *entry_fingerprint(last_entry), chunk.name)
+        replaced = (old.to_json(), old.name) if old else ("", "")
+        self._commands.ask("commit_chunk", job, ("log", "job", ARCHIVE_LOCK, "archive", "garbage"), *args, *replaced)
 
     def mark_complete(
         self,

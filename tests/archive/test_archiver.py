@@ -458,7 +458,7 @@ def test_lines_under_a_deleted_id_are_not_archived(bench: Bench, objects: FileOb
     bench.xadd("2-0", "message", "secret")
     state = bench.store.catalog.archive_state(JOB)
     with archive_lock(bench.store, JOB) as token, pytest.raises(Deleted):
-        write_chunk(JobObjects(bench.store, objects, JOB, token), state, 2, trim=True)
+        write_chunk(JobObjects(bench.store, objects, JOB, token), state, 2, trim=1)
     assert names(objects) == []
     assert not bench.ask("EXISTS", *(bench.key(kind) for kind in ("archive", "garbage", "job")))
 

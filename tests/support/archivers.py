@@ -39,6 +39,7 @@ def policy(**changes: Any) -> RetentionPolicy:
         "hot_bytes": HOT_BYTES,
         "hot_seconds": 3_600,
         "retention_seconds": 3_650 * DAY,
+        "running_seconds": 36_500 * DAY,
         "orphan_seconds": 0,
     }
     return RetentionPolicy(**(values | changes))
@@ -175,9 +176,9 @@ _PROCESSES: Final = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
 
 
-def run_until_killed(url: str, prefix: str, directory: Path, step: str) -> int:
+def run_until_killed(url: str, prefix: str, directory: Path, step: str, **changes: Any) -> int:
     """Runs an archiver in a process that kills itself at the first ``step``. Returns its exit code."""
-    process = _PROCESSES.Process(target=_archive_until, args=(url, prefix, directory, step))
+    process = _PROCESSES.Process(target=_archive_until, args=(url, prefix, directory, step, changes))
     process.start()
     process.join(TIMEOUT_SECONDS)
     code = process.exitcode
@@ -186,7 +187,7 @@ def run_until_killed(url: str, prefix: str, directory: Path, step: str) -> int:
     return code
 
 
-def _archive_until(url: str, prefix: str, directory: Path, step: str) -> None:
+def _archive_until(url: str, prefix: str, directory: Path, step: str, changes: dict[str, Any]) -> None:
     """What the process of :func:`run_until_killed` does."""
 
     def kill_at_step(name: str) -> None:
@@ -194,4 +195,4 @@ def _archive_until(url: str, prefix: str, directory: Path, step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = Store(url, prefix=prefix)
-    assert archive(store, FileObjectStore(directory), on_step=kill_at_step) == 0
+    assert archive(store, FileObjectStore(directory), on_step=kill_at_step, **changes) == 0

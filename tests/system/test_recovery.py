@@ -82,7 +82,7 @@ class Site:
         program.chmod(0o755)
         done = subprocess.run(
             ["sh", "-ec", command],
-            env=self._environ({"PATH": f"{tools}:{os.environ['PATH']}"}),
+            env=self.variables({"PATH": f"{tools}:{os.environ['PATH']}"}),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -94,11 +94,11 @@ class Site:
 
     def command(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Runs ``chronoverse …`` in this process."""
-        done = call_main(*arguments, environ=self._environ(variables))
+        done = call_main(*arguments, environ=self.variables(variables))
         assert done.returncode == 0, done.stderr
         return done
 
-    def _environ(self, more: dict[str, str]) -> dict[str, str]:
+    def variables(self, more: dict[str, str]) -> dict[str, str]:
         variables = {
             "CHRONOVERSE_URL": "",
             "CHRONOVERSE_REDIS_URL": self.redis.url,
@@ -356,3 +356,49 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
     restore_archive()
     restore_store()
     import_and_confirm(first, as_backed_up)
+
+
+def send_records(client: httpx.Client, job_id: str, first: int, count: int) -> None:
+    """Sends log records without numbers, as a collector does that reads a pod's output."""
+    resource = {"attributes": [attribute("service.name", "pods"), attribute("service.instance.id", job_id)]}
+    stamp = str(time.time_ns())
+    records = [{"timeUnixNano": stamp, "body": {"stringValue": f"line {each}"}} for each in range(first, first + count)]
+    content = {"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": records}]}]}
+    answer = client.post("/v1/logs", json=content)
+    assert (answer.status_code, answer.json()) == (200, {})
+
+
+def attribute(key: str, value: str) -> dict[str, Any]:
+    return {"key": key, "value": {"stringValue": value}}
+
+
+def test_open_jobs_of_records_are_in_the_archive(site: Site, stack: contextlib.ExitStack) -> None:
+    """Nobody ends them, and no runner holds them. They come back after the store was emptied, and are LOST."""
+    jobs, lines = [f"pod-{number}" for number in range(6)], 296
+    client = stack.enter_context(site.serving())
+    variables = site.variables({"CHRONOVERSE_ARCHIVE_RUNNING_SECONDS": "1"})
+    archiver = subprocess.Popen(chronoverse_argv("archive"), env=variables, stdin=subprocess.DEVNULL)
+    try:
+        for job_id in jobs:
+            send_records(client, job_id, 1, lines)
+
+        def archived() -> int:
+            return len({each.name.split("/")[1] for each in open_object_store(site.archive_url).list("pods/")})
+
+        wait_until(lambda: archived() == len(jobs), PATIENCE_SECONDS, "the archive has a part of each job")
+    finally:
+        archiver.terminate()
+        archiver.wait(PATIENCE_SECONDS)
+    site.redis.ask("FLUSHALL")
+    said = site.shell(page_block("archive --import"))
+    assert said.stdout == "6 jobs imported, 6 of them LOST; 0 were known; 0 problems\n"
+    for job_id in jobs:
+        job = client.get(f"/workflows/pods/jobs/{job_id}").json()
+        assert (job["status"], job["first_sequence_num"], job["last_sequence_num"]) == ("LOST", 1, lines + 1)
+        shown = pages(client, f"/workflows/pods/jobs/{job_id}/logs?limit=1000")
+        assert [line["message"] for page in shown for line in page["logs"]] == [
+            f"line {number}" for number in range(1, lines + 1)
+        ]
+        with Stream(site.service, f"/workflows/pods/jobs/{job_id}/events", dict(client.headers)) as stream:
+            (gap,) = (each for each in blocks(stream.wait_end().body) if each.get("event") == "gap")
+            assert gap["data"] == {"from": lines + 1, "to": lines + 1, "reason": "lost"}

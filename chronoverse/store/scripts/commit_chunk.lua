@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- Records an archived chunk, and removes old lines from the store's own log.
 -- KEYS  log, job, archive lock, archive, garbage
--- ARGV  token, first number, last number, record, number up to which lines leave the store (0: none do),
+-- ARGV  token, first number that was not archived yet, last number, record, number up to which lines leave the store (0: none do),
 --       id of the last entry that was read for the chunk ('' for no such check), SHA-1 of its fields,
---       name of the chunk's object
+--       name of the chunk's object, record of the last chunk so far that this one replaces ('' for none), name of its object,
+--       which becomes garbage in the same step
 -- ->    OK | GAP expected first number | DELETED | FENCED
 -- A chunk that is recorded already is OK again. The chunk's object was read back before, and nothing is refused for
 -- memory after the ZADD. So a line is always in one of the two places, and the log's last entry never leaves the store.
@@ -21,6 +22,10 @@ local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
 if archived == 0 or archived + 1 == first then
   if not holds_entry(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end
   if redis.call('HGET', garbage, ARGV[8]) ~= 'writer:' .. ARGV[1] then return {'FENCED'} end
+  if ARGV[9] ~= '' then
+    if redis.call('ZREM', archive, ARGV[9]) == 0 then return {'GAP', archived + 1} end
+    redis.call('HSET', garbage, ARGV[10], 'merged:' .. redis.call('TIME')[1])
+  end
   redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
   redis.call('HDEL', garbage, ARGV[8])
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))

@@ -2,7 +2,7 @@
 -- Marks objects for deletion. From now on no script can record them, however late it arrives.
 -- KEYS  archive lock, garbage
 -- ARGV  token, names of objects that have no record and are not in the garbage
--- ->    {name, seconds since it was marked, 1 if a redaction has replaced it, name, …}
+-- ->    {name, seconds since it was marked, 'replaced' by a redaction, 'merged' into a larger chunk or '', name, …}
 -- The holder of the lock marks all objects in the garbage, since their writers have lost the lock. A caller that has lost
 -- the lock marks only the objects whose upload it began itself, and gets only those back.
 -- No job has more than some thousand objects to delete. If there are more than MOST names, somebody else has written
@@ -23,8 +23,9 @@ end
 local answer, flat = {}, redis.call('HGETALL', garbage)
 for at = 1, #flat, 2 do
   local name, value = flat[at], flat[at + 1]
-  local replaced = string.match(value, '^replaced:(%d+)$')
-  local since = whole_number(replaced or value)
+  local why, marked_at = string.match(value, '^(%a+):(%d+)$')
+  if why ~= 'replaced' and why ~= 'merged' then why = nil end
+  local since = whole_number(why and marked_at or value)
   local is_own = value == 'writer:' .. token
   if not since and (is_holder or is_own) then
     redis.call('HSET', garbage, name, time[1])
@@ -35,7 +36,7 @@ for at = 1, #flat, 2 do
   if since then
     answer[#answer + 1] = name
     answer[#answer + 1] = string.format('%.0f', now - since)
-    answer[#answer + 1] = replaced and 1 or 0
+    answer[#answer + 1] = why or ''
   end
 end
 return answer

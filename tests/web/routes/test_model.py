@@ -101,7 +101,7 @@ def archive_up_to(site: Site, ref: JobRef, last: int, *, trim: bool) -> None:
     """Archives the numbers up to ``last`` as an archiver does."""
     with archive_lock(site.store, ref) as token:
         to = JobObjects(site.store, site.objects, ref, token)
-        chunk_writer.write_chunk(to, site.store.catalog.archive_state(ref), last + 1, trim=trim)
+        chunk_writer.write_chunk(to, site.store.catalog.archive_state(ref), last + 1, trim=last if trim else 0)
 
 
 def complete(site: Site, ref: JobRef) -> None:
