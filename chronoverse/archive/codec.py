@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from chronoverse.errors import ArchiveDamaged
-from chronoverse.joblog.chunk import FRAME_BYTES, Chunk, Frame, object_name
+from chronoverse.joblog.chunk import FRAME_BYTES, MAX_FRAME_BYTES, Chunk, Frame, object_name
 from chronoverse.joblog.entries import Entry, RawEntry, plain_json_lines, read_entries
 from chronoverse.joblog.model import End, Gap, JobRef, Line, OutOfSequence
 
@@ -122,6 +122,8 @@ class ChunkBuilder:
             return
         earliest, latest = _time_bounds(self._text)
         text = b"".join(self._text)
+        if len(text) > MAX_FRAME_BYTES:
+            raise ArchiveDamaged(f"line {self.last} of {self._job} is too long for the archive: {len(text)} bytes")
         self._on_frame(text)
         compressed = compressed or compress_frame(text, self._level)
         self._hash.update(text)
@@ -167,13 +169,19 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
         count = struct.unpack("<IBI", data[-9:])[0]
         for size, text_size in struct.iter_unpack("<II", data[-9 - 8 * count : -9]):
             frame = Frame(first, first, offset, size, text_size, "", "", plain=True)
-            lines = frame_text(frame, data).splitlines(keepends=True)
+            if text_size > MAX_FRAME_BYTES:
+                raise ValueError
+            text = frame_text(frame, data)
+            # Before its last line a frame is not full. A redaction makes short lines longer, by a sixth at most.
+            if text.rfind(b"\n", 0, -1) > 2 * FRAME_BYTES:
+                raise ValueError
+            lines = text.splitlines(keepends=True)
             entries = list(map(decode_entry, lines))
             last = max((_number(each) for each in entries), default=0) or first - 1
             plain = all(isinstance(each, Line) for each in entries) and len(entries) == last - first + 1
             frames.append(Frame(first, last, offset, size, text_size, *_time_bounds(lines), plain))
             found += sum(isinstance(each, Line) and each.message == message for each in entries)
-            text_hash.update(b"".join(lines))
+            text_hash.update(text)
             first, offset = last + 1, offset + size
         chunk = Chunk(frames[0].first, frames[-1].last, name, len(data), text_hash.hexdigest(), tuple(frames))
     except (struct.error, ValueError, TypeError, LookupError) as error:

@@ -19,6 +19,8 @@ from chronoverse.joblog.model import MAX_NUMBER, JobRef
 
 #: Bytes of JSON Lines in one frame, the least that a page reads. Larger frames do not compress better.
 FRAME_BYTES: Final = 256 * 2**10
+#: The most that a frame may have: it ends with the line that fills it. Only a foreign runner writes lines of megabytes.
+MAX_FRAME_BYTES: Final = 64 * 2**20
 #: Bytes of JSON Lines in one chunk, approximately. An archiver holds one chunk in memory, and writes it at once.
 CHUNK_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".jsonl.zst"
@@ -105,7 +107,9 @@ def _invalidity(job: JobRef, chunk: Chunk) -> str:
     texts = [chunk.name, chunk.sha256, *(text for frame in chunk.frames for text in (frame.earliest, frame.latest))]
     if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers) or chunk.first < 1:
         return "has numbers that no line has"
-    if not all(type(size) is int and 0 <= size <= MAX_NUMBER for size in sizes):
+    if not all(type(size) is int and 0 <= size <= MAX_NUMBER for size in sizes) or any(
+        frame.text_size > MAX_FRAME_BYTES for frame in chunk.frames
+    ):
         return "has sizes that no object has"
     if not all(isinstance(text, str) for text in texts):
         return "has other values where texts should be"

@@ -17,7 +17,7 @@ from chronoverse.archive.codec import (
 )
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
-from chronoverse.joblog.chunk import Chunk, object_name
+from chronoverse.joblog.chunk import MAX_FRAME_BYTES, Chunk, object_name
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.model import End, JobRef
 from tests.support.tools import tool
@@ -141,3 +141,9 @@ def test_a_file_instead_of_the_directory_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "archive").write_text("")
     with pytest.raises(ArchiveUnavailable):
         FileObjectStore(tmp_path / "archive").put("wf_1/job_1/a", b"1")
+
+
+def test_a_line_that_no_frame_can_have_is_not_archived() -> None:
+    """Nobody could read it back."""
+    with pytest.raises(ArchiveDamaged, match="line 1 of wf_1/job_1 is too long for the archive"):
+        ChunkBuilder(JOB, 1).add([raw(1, "x" * MAX_FRAME_BYTES)])

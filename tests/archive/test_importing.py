@@ -1,5 +1,8 @@
 """Jobs that a store has lost are made anew from the archive: whole, once, and beside jobs of other names."""
 
+import hashlib
+import struct
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +20,16 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced
+from chronoverse.joblog.chunk import object_name
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.archivers import all_entries, archive, line_numbers, stepped
 from tests.support.archives import archive_up_to
-from tests.support.bench import JOB, Bench, make_lines, ticking
+from tests.support.bench import JOB, NOW, Bench, make_lines, ticking
+from tests.support.commands import chronoverse_argv, environ
+from tests.support.service import Service
+from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 #: A job that has not ended, and of which a part is archived.
@@ -428,7 +435,7 @@ def test_settings_of_workflows_come_back(bench: Bench, objects: FileObjectStore)
     assert not {each.name for each in run_import(store, objects) if not each.known}
 
     empty(bench)
-    objects.put(MARK, orjson.dumps({"mark": time.time()}))
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
     store.catalog.change_settings("wf_1", job_bytes=7)
     assert archive(store, objects) == 0
     assert {each.name for each in run_import(store, objects) if not each.known} == names
@@ -453,3 +460,57 @@ def test_settings_that_cannot_be_read_are_named(bench: Bench, objects: FileObjec
     found = run_import(bench.store, objects)
     assert (made(found), problems(found)) == ({"zz"}, {settings_name("wf_1"): "wf_1/_settings.json cannot be read"})
     assert bench.ask("EXISTS", bench.key("settings")) == 0
+
+
+def put_packed(objects: FileObjectStore, job: JobRef, begin: str, text: str, count: int, end: str) -> str:
+    """Puts a chunk of one frame, with the text that many times, as its own table says. Returns its name."""
+    command = '{ printf %s "$2"; head -c "$4" /dev/zero | tr "\\000" "$3"; printf %s "$5"; } | "$1" -1 -q -c'
+    argv = ["sh", "-c", command, "sh", tool("zstd"), begin, text, str(count), end]
+    frame = subprocess.run(argv, capture_output=True, timeout=100, check=True).stdout
+    size = len(begin) + count + len(end)
+    data = frame + struct.pack("<IIIIIBI", 0x184D2A5E, 17, len(frame), size, 1, 0, 0x8F92EAB1)
+    name = object_name(job, 1, 3, hashlib.sha256(data).hexdigest())
+    objects.put(name, data)
+    return name
+
+
+@pytest.mark.long
+def test_objects_that_unpack_to_gigabytes_are_named(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+    """A process with little memory imports the rest. So it does if a manifest says that they are so large."""
+    size = 1_500 * 2**20
+    begin, end = Line(1, NOW, "|", "stdout").encode().decode().split("|")
+    bombs = {
+        "one_line": (begin, "x", size, f"{end}\n"),
+        "newlines": ("", "\\n", size, ""),
+        "few_newlines": ("", "\\n", 60 * 2**20, ""),
+    }
+    names = [put_packed(objects, JobRef("wf_1", name), *parts) for name, parts in bombs.items()]
+    store, ended = bench.store, JobRef("wf_1", "ended")
+    for job in (JobRef("wf_1", "rest"), ended):
+        write_ended(store, job, Status.COMPLETED, 0, 3)
+    assert archive(store, objects, hot_seconds=0) == 0
+    name = put_packed(objects, ended, *bombs["one_line"])
+    packed = len(objects.get(name))
+    manifest = orjson.loads(objects.get(manifest_name(ended)))
+    (record,) = manifest["chunks"]
+    record |= {"object": name, "bytes": packed}
+    record["frames"][0][1:3] = packed - 25, size + len(begin + end) + 1
+    objects.put(manifest_name(ended), orjson.dumps(manifest))
+    empty(bench)
+    variables = {
+        "CHRONOVERSE_URL": "",
+        "CHRONOVERSE_REDIS_URL": bench.server.url,
+        "CHRONOVERSE_KEY_PREFIX": bench.prefix,
+        "CHRONOVERSE_ARCHIVE_URL": (tmp_path / "archive").as_uri(),
+    }
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -v 1000000; exec "$@"', "sh", *chronoverse_argv("archive", "--import")],
+        env=environ(Service(tmp_path), **variables),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "1 jobs imported" in done.stdout, done.stderr
+    assert all(f"{name}: {name} is not what was archived" in done.stderr for name in names), done.stderr
+    assert "wf_1/ended: the record of a chunk of wf_1/ended has sizes that no object has" in done.stderr
