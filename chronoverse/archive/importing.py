@@ -145,15 +145,13 @@ class _Import(NamedTuple):
         chunks = self._recorded_chunks(records, spans) if records else self._found_chunks(spans)
         if not chunks:
             raise ArchiveDamaged("none of its lines can be read")
-        fields = _running_fields(chunks, spans)
-        if manifest:
-            fields = _ended_fields(manifest, now)
-            if chunks == records:
-                # Otherwise an archiver completes the archive again.
-                sha256 = combined_sha256(chunks)
-                fields |= {"archive_state": "complete", "archive_sha256": sha256, "archived_at": iso_timestamp(now)}
-                if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
-                    fields["archive_shapes"] = DERIVED_VERSION
+        fields = _ended_fields(manifest, now) if manifest else _running_fields(chunks, spans)
+        if chunks == records:
+            # Otherwise an archiver completes the archive again.
+            sha256 = combined_sha256(chunks)
+            fields |= {"archive_state": "complete", "archive_sha256": sha256, "archived_at": iso_timestamp(now)}
+            if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
+                fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
         make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds)
         found = make()

@@ -354,6 +354,24 @@ def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(21, 40, "lost")]
 
 
+def test_an_ended_job_without_times_whose_chunk_is_gone(bench: Bench, objects: FileObjectStore) -> None:
+    """Its lines have no time, or it has no line. The missing object is named, and the rest is imported."""
+    store, jobs = bench.store, [JobRef("wf_1", name) for name in ("no_time", "no_line", "other")]
+    for job, name in zip(jobs, ("message", "note", "message"), strict=True):
+        bench.xadd("1-0", name, "something", job=job)
+        bench.xadd("2-0", "event", "end", "status", "FAILED", job=job)
+    assert archive(store, objects, hot_seconds=0) == 0
+    before = seen(store, objects, jobs[2])
+    gone = [store.chunks.chunks(job)[0].name for job in jobs[:2]]
+    for name in gone:
+        objects.delete(name)
+    empty(bench)
+    found = run_import(store, objects)
+    assert made(found) == {job.job_id for job in jobs}
+    assert problems(found) == dict.fromkeys(gone, "the object is missing")
+    assert seen(store, objects, jobs[2]) == before
+
+
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
 def test_what_was_redacted_stays_redacted(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
     """Even when the object with the old text is still there, and the manifest still names it."""
