@@ -17,7 +17,7 @@ class ChronoverseError(Exception):
     #: The ``reason`` in the problem document of a 409, for programs.
     reason: ClassVar[str | None] = None
     #: What a client is told of an error on our side. The message is for operators only, unless this is None.
-    detail: ClassVar[str | None] = "Something went wrong here."
+    detail: ClassVar[str | None] = "Internal error."
     #: How a command exits, by BSD's sysexits.h.
     exit_code: ClassVar[int] = os.EX_SOFTWARE
     #: For clients: the title of the problem document. What the class has is for a refusal without a document.
@@ -95,7 +95,7 @@ class ScansUnavailable(ChronoverseError):
     """Raised when the scan server does not answer: it has just died, or hangs. A retry may succeed."""
 
     status = 503
-    detail = "Searches are not answered now; try again."
+    detail = "Searches are unavailable; try again."
 
 
 class ShareExceeded(ChronoverseError):
@@ -121,17 +121,17 @@ class SpoolInUse(SpoolError):
 
 
 class SigningKeysUnavailable(ChronoverseError):
-    """Raised when the keys that tokens are checked with cannot be fetched. A retry may succeed."""
+    """Raised when the issuer's keys cannot be fetched. A retry may succeed."""
 
     status = 503
-    detail = "The keys that tokens are checked with cannot be fetched; try again."
+    detail = "The issuer's keys cannot be fetched; try again."
 
 
 class RightsUnavailable(ChronoverseError):
     """Raised while nobody can tell what groups may do, because their file has errors. A retry may succeed."""
 
     status = 503
-    detail = "What the token allows cannot be told now; try again."
+    detail = "The token's rights cannot be determined; try again."
 
 
 class Unreachable(ChronoverseError):
@@ -154,7 +154,7 @@ class StoreError(ChronoverseError):
     """The root of all errors of the store and the archive."""
 
     status = 502
-    detail = "The store gave an unexpected answer."
+    detail = "Unexpected answer from the store."
     exit_code = os.EX_UNAVAILABLE
 
 
@@ -162,7 +162,7 @@ class StoreUnavailable(StoreError):
     """Raised when the store cannot be reached, is loading its data, or does not answer in time. A retry may succeed."""
 
     status = 503
-    detail = "The store cannot be reached; try again."
+    detail = "The store is unreachable; try again."
 
 
 class StaleToken(StoreUnavailable, Unauthorized):
@@ -189,7 +189,7 @@ class StoreRefused(StoreError):
     """Raised when the store answers but does not write: out of memory, disk full, read-only. A retry may succeed."""
 
     status = 503
-    detail = "The store does not take writes now; try again."
+    detail = "The store rejects writes; try again."
     exit_code = os.EX_TEMPFAIL
 
 
@@ -200,13 +200,13 @@ class NotDurable(StoreError):
 class ArchiveUnavailable(StoreUnavailable):
     """Raised when the archive's object store cannot be reached or does not answer in time. A retry may succeed."""
 
-    detail = "This part of the log is in the archive, which cannot be reached; try again."
+    detail = "This part of the log is in the archive, which is unreachable; try again."
 
 
 class ArchiveBusy(StoreUnavailable):
     """Raised when another process archives or deletes the job at this moment. A retry may succeed."""
 
-    detail = "The job is being archived or deleted just now; try again."
+    detail = "The job is being archived or deleted; try again."
 
 
 class ArchiveDamaged(StoreError):
@@ -308,7 +308,7 @@ class TooManyFiles(AppendRefused):
 
 
 class RecordsMissing(ChronoverseError):
-    """Raised when log records are missing before some that have come. A retry may succeed: others may bring them."""
+    """Raised when log records are earlier records of that have come. A retry may succeed: others may bring them."""
 
     status = 503
     detail: ClassVar[str | None] = None
@@ -337,7 +337,7 @@ class QuotaReached(SequenceGap):
 
     def __init__(self, expected: int):
         super().__init__(expected)
-        self.args = ("the quota of bytes is used up: lines are left out, and the log names their numbers",)
+        self.args = ("byte quota exceeded: lines are dropped, and the log names their numbers",)
 
 
 def errors_by_reason(kind: type[ChronoverseError] = ChronoverseError) -> Mapping[str, type[ChronoverseError]]:

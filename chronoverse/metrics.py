@@ -57,7 +57,7 @@ _largest = partial(Gauge, multiprocess_mode="livemax")
 _newest = partial(Gauge, multiprocess_mode="livemostrecent")
 
 WORKERS = _summed("chronoverse_workers", "Workers that are up, those going down included.")
-WORKERS_DRAINING = _summed("chronoverse_workers_draining", "Workers that were told to go and still end streams.")
+WORKERS_DRAINING = _summed("chronoverse_workers_draining", "Workers that are draining.")
 
 STREAMS_OPEN = _summed("chronoverse_streams_open", "Event streams being served.")
 STREAMS_LIMIT = _summed("chronoverse_streams_limit", "Event streams that all workers together may serve.")

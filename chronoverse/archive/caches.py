@@ -51,7 +51,7 @@ class SingleFlightCache(Generic[_Key, _Value]):
                 # The caller that was loading it was itself stopped.
                 continue
             except TimeoutError as error:
-                raise ArchiveUnavailable("the archive was not read within 60 s") from error
+                raise ArchiveUnavailable("reading the archive timed out after 60 s") from error
 
     def forget(self, matches: Callable[[_Key], bool]) -> None:
         """Drops the values whose keys match. Values that are just being loaded are returned, but not cached."""

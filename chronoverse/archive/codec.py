@@ -163,7 +163,7 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
     Raises :class:`ArchiveDamaged` when these are not the bytes that the name was made for.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
-        raise ArchiveDamaged(f"{name} is not what was archived")
+        raise ArchiveDamaged(f"{name} does not match what was archived")
     text_hash, frames, found, offset = hashlib.sha256(), [], 0, 0
     try:
         count = struct.unpack("<IBI", data[-9:])[0]
@@ -185,7 +185,7 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
             first, offset = last + 1, offset + size
         chunk = Chunk(frames[0].first, frames[-1].last, name, len(data), text_hash.hexdigest(), tuple(frames))
     except (struct.error, ValueError, TypeError, LookupError) as error:
-        raise ArchiveDamaged(f"{name} is not what was archived") from error
+        raise ArchiveDamaged(f"{name} does not match what was archived") from error
     return Chunk.from_json(job, chunk.to_json()), found
 
 
@@ -207,7 +207,7 @@ def frame_text(frame: Frame, data: bytes, start: int = 0) -> bytes:
     except zstd.ZstdError as error:
         raise ArchiveDamaged(f"lines {frame.first} to {frame.last} cannot be unpacked: {error}") from error
     if len(text) != frame.text_size or not decompressor.eof:
-        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} are not what was archived")
+        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} do not match what was archived")
     return text
 
 
@@ -225,7 +225,7 @@ def decode_lines(text: bytes) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = orjson.loads(b"[%b]" % text.rstrip(b"\n").replace(b"\n", b","))
         return [entry for entry in entries if isinstance(entry.get("message"), str)]
     except (ValueError, AttributeError) as error:
-        raise ArchiveDamaged("a part of the log is not what was archived") from error
+        raise ArchiveDamaged("a part of the log does not match what was archived") from error
 
 
 def split_lines(frame: Frame, text: bytes) -> list[bytes]:

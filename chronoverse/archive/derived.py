@@ -74,7 +74,7 @@ class LineCollector:
             columns = [[line[name] for line in lines] for name in ("message", "sequence_num", "timestamp")]
             self.add(*columns)
         except (ValueError, TypeError, LookupError) as error:
-            raise ArchiveDamaged("a part of the log is not what was archived") from error
+            raise ArchiveDamaged("a part of the log does not match what was archived") from error
 
 
 class DerivedBuilder:

@@ -79,7 +79,7 @@ def import_jobs(
                 later.remove(each)
                 yield from found
     for job, _ in later:
-        yield Imported(job, str(job), "its runner has not sent again yet what it has: repeat the import")
+        yield Imported(job, str(job), "its runner is still resending lines: repeat the import")
 
 
 def _settings_or_problem(store: Store, objects: ObjectStore, name: str) -> Imported:
@@ -97,7 +97,7 @@ def _or_problem(job: JobRef, make: Callable[[], Imported | None]) -> Iterator[Im
         if found := make():
             yield found
     except Deleted:
-        yield Imported(job, str(job), "it was deleted, and its objects were not")
+        yield Imported(job, str(job), "it was deleted, but its objects were not")
     except (ArchiveDamaged, NotALog) as error:
         yield Imported(job, str(job), str(error))
 
@@ -182,7 +182,7 @@ class _Import(NamedTuple):
             if found := _CHUNK_NAME.fullmatch(name):
                 spans.setdefault((int(found[1]), int(found[2])), []).append(each)
             elif each.name != manifest_name(self.job) and not _DERIVED_NAME.fullmatch(name):
-                self._report(each.name, "no part of a job, or written by half")
+                self._report(each.name, "not part of a job, or incomplete")
         return spans
 
     def _recorded_chunks(

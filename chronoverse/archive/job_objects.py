@@ -42,7 +42,7 @@ def archive_lock(
     token, give_up_at = secrets.token_hex(16), time.monotonic() + wait_seconds
     while not store.chunks.acquire_lock(job, token, seconds):
         if time.monotonic() >= give_up_at:
-            raise ArchiveBusy("somebody else archives the job just now")
+            raise ArchiveBusy("another archiver holds the job")
         time.sleep(0.1)
     released = threading.Event()
 
@@ -99,7 +99,7 @@ class JobObjects:
         try:
             self.objects.put(chunk.name, data)
             if text_sha256(chunk, self.objects.get(chunk.name)) != chunk.sha256:
-                raise ArchiveDamaged(f"{chunk.name} was read back otherwise than it was written")
+                raise ArchiveDamaged(f"{chunk.name} failed read-back verification")
             yield chunk
         except ChronoverseError:
             if not self._delete_unless_recorded(chunk.name):

@@ -220,7 +220,7 @@ class ArchiveReader:
 
 
 def _refuse(*_: object) -> NoReturn:
-    raise ArchiveUnavailable("this part of the log is in an archive, and CHRONOVERSE_ARCHIVE_URL names none")
+    raise ArchiveUnavailable("this part of the log is in an archive, and CHRONOVERSE_ARCHIVE_URL is not set")
 
 
 def _entries(frame: Frame, lines: list[bytes], position: int, descending: bool) -> Iterable[Entry]:

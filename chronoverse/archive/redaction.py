@@ -93,7 +93,7 @@ class Redaction:
             last = min(self.request.last, job.last if job.end else job.last - 1)
             if self.request.exact and last < min(self.request.last, job.last):
                 raise LineStillOpen(
-                    f"line {job.last} is the newest of a running job: it can be redacted behind the next"
+                    f"line {job.last} is the newest of a running job: it can be redacted once another line follows"
                 )
             job_objects = JobObjects(self.store, self.objects, self.job, token)
             self._last_checked = self.request.first - 1
@@ -105,7 +105,7 @@ class Redaction:
             except (StoreError, AppendRefused, SearchTooExpensive) as error:
                 if not self._count:
                     raise
-                log.warning("a redaction broke off: %s", error, extra={"fields": {"job": str(self.job)}})
+                log.warning("a redaction was interrupted: %s", error, extra={"fields": {"job": str(self.job)}})
             return RedactionResult(
                 self._count, self._last_checked, self._last_checked >= last, self._is_pending(job_objects)
             )
@@ -116,7 +116,7 @@ class Redaction:
             # The object store's clock may be ahead of ours.
             garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
         except (StoreError, AppendRefused) as error:
-            log.warning("redacted text is still to be deleted: %s", error, extra={"fields": {"job": str(self.job)}})
+            log.warning("redacted text is not deleted yet: %s", error, extra={"fields": {"job": str(self.job)}})
             return True
         return garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 

@@ -74,7 +74,7 @@ def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
         error.close()
         raise
     except http.client.HTTPException as error:
-        raise ValueError("the issuer does not answer as HTTP has it") from error
+        raise ValueError("the issuer's answer is not valid HTTP") from error
     if len(document) > MAX_KEY_SET_BYTES:
         raise ValueError(f"the issuer's key set has more than {MAX_KEY_SET_BYTES} bytes")
     return document
@@ -234,7 +234,7 @@ class PublishedKeys:
         """Raises :class:`SigningKeysUnavailable` when no token can be checked: keys never came, or are too old."""
         self._load()
         if not self._usable():
-            raise SigningKeysUnavailable("the keys that tokens are checked with cannot be fetched")
+            raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
 
     def get(self, kid: object) -> jwt.PyJWK:
         """The key with the id ``kid``, or the only key if ``kid`` is None.
@@ -257,10 +257,10 @@ class PublishedKeys:
         if (key := self._find(kid)) is not None:
             return key
         if self._record.failed:
-            raise SigningKeysUnavailable("the keys that tokens are checked with cannot be fetched")
+            raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
         if kid is None:
             raise Unauthorized("the token names no key (kid), and the issuer does not publish exactly one")
-        raise Unauthorized("the token is not signed with a key that is published")
+        raise Unauthorized("the token's key is not published by the issuer")
 
     @property
     def _interval(self) -> float:
@@ -284,7 +284,7 @@ class PublishedKeys:
         Raises :class:`SigningKeysUnavailable` when it takes too long.
         """
         if self.waiting >= MAX_WAITING:
-            raise SigningKeysUnavailable("many tokens name keys that are not known, and wait for the issuer")
+            raise SigningKeysUnavailable("too many tokens with unknown keys wait for the issuer")
         self.waiting += 1
         try:
             if not self._lock.acquire(timeout=WAIT_SECONDS):
@@ -353,11 +353,11 @@ class PublishedKeys:
             if self._record.fetched_at < found.fetched_at <= self._record.tried_at + CHECK_SECONDS:
                 self._keys = parse_key_set(found.document)
                 self._record = replace(found, tried_at=self._record.tried_at)
-                log.warning("tokens are checked with the keys that another node has fetched")
+                log.warning("using the issuer's keys that another node fetched")
         except StoreError as error:
             log.warning("the keys of other nodes cannot be read: %s", error)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
-            log.warning("what another node has stored is no key set")
+            log.warning("the stored key set is invalid")
 
     def _load(self) -> None:
         """Takes over what another worker has fetched."""

@@ -36,7 +36,7 @@ def local_secret(data_dir: Path) -> bytes:
     if secret is None:
         raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
     if len(secret.strip()) < 32:
-        raise SettingsError(f"{path} holds no secret: remove it, and a new one is made")
+        raise SettingsError(f"{path} contains no secret: remove it to generate a new one")
     return secret.strip()
 
 

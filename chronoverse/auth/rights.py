@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 def entry_problem(entry: object) -> str | None:
     """What is wrong with an entry, or None. Nobody may get more than was meant, so no entry is guessed at."""
     if not isinstance(entry, str):
-        return "an entry must be a text"
+        return "an entry must be a string"
     if not entry:
         return "an entry must not be empty"
     if "*" in entry[:-1]:
-        return "a * may only be the last character"
+        return "* is allowed only as the last character"
     if entry != "*" and not IDENTIFIER.fullmatch(entry.removesuffix("*")):
-        return "an entry must be the id of a workflow, or begin like one and end with *"
+        return "an entry must be a workflow id or a prefix followed by *"
     return None
 
 
@@ -102,7 +102,7 @@ class WorkflowsMap:
         return groups
 
     def refresh(self) -> bool:
-        """Reads the file if it has changed. If it has errors, the log says so, and what was read before stays in use.
+        """Reads the file if it has changed. If it has errors, the log says so, and the previous content stays in use.
 
         Returns whether it has none.
         """
@@ -119,7 +119,7 @@ class WorkflowsMap:
                 log.info("CHRONOVERSE_JWT_WORKFLOWS_MAP: %d groups were read", len(self._groups))
                 self._is_valid = True
             except SettingsError as error:
-                log.error("%s; what was read before stays in use", error)
+                log.error("%s; the previous content stays in use", error)
                 self._is_valid = False
         return self._is_valid
 
@@ -127,7 +127,7 @@ class WorkflowsMap:
         """The groups. Raises :class:`RightsUnavailable` when this process has never read a file without errors."""
         self.refresh()
         if self._groups is None:
-            raise RightsUnavailable("CHRONOVERSE_JWT_WORKFLOWS_MAP has errors, and was never read without")
+            raise RightsUnavailable("CHRONOVERSE_JWT_WORKFLOWS_MAP is invalid, and no earlier content is loaded")
         return self._groups
 
     def rights(self, names: Iterable[str], scopes: frozenset[str]) -> dict[str, Workflows]:

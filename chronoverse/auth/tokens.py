@@ -33,7 +33,7 @@ from chronoverse.settings import Settings
 MAX_HEADER_BYTES: Final = 8_192
 
 #: What a client is told about a token whose signature is not valid.
-_INVALID: Final = "the token is not valid"
+_INVALID: Final = "invalid token"
 _BEARER = re.compile(r"bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.ASCII | re.IGNORECASE)
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
@@ -110,12 +110,12 @@ class Verifier:
         rights of groups :class:`Forbidden` or :class:`chronoverse.errors.RightsUnavailable`.
         """
         if authorization is None:
-            raise Unauthorized("a bearer token is needed")
+            raise Unauthorized("a bearer token is required")
         if len(authorization) > MAX_HEADER_BYTES:
             raise Unauthorized(f"the Authorization header has more than {MAX_HEADER_BYTES} bytes")
         found = _BEARER.fullmatch(authorization)
         if found is None:
-            raise Unauthorized("the Authorization header is not one bearer token")
+            raise Unauthorized("the Authorization header is not a bearer token")
         return _principal(self._claims(found[1]), self._settings, self.groups, now)
 
     def _claims(self, token: str) -> dict[str, Any]:
@@ -123,13 +123,13 @@ class Verifier:
         try:
             signed = self._signed(token)
         except jwt.InvalidSignatureError as error:
-            raise Unauthorized(_INVALID, "the token's signature was not made with the key") from error
+            raise Unauthorized(_INVALID, "the token's signature is invalid") from error
         except jwt.InvalidAlgorithmError as error:
             raise Unauthorized(_INVALID, "the token's algorithm (alg) is not one of the key's") from error
         except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, RecursionError) as error:
             raise Unauthorized(_INVALID, "the token's header cannot be read") from error
         if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
-            raise Unauthorized("the token asks for extensions (crit) that are not understood")
+            raise Unauthorized("the token requires unsupported extensions (crit)")
         try:
             claims = json.loads(signed["payload"])
         except (ValueError, RecursionError):
@@ -158,7 +158,7 @@ class Verifier:
         try:
             key = _public_key(published.key)
         except ValueError as error:
-            raise Unauthorized(_INVALID, "the published key that the token names may not be used") from error
+            raise Unauthorized(_INVALID, "the token's key is not usable") from error
         return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
 
 
@@ -170,7 +170,7 @@ def _principal(claims: dict[str, Any], settings: Settings, groups: WorkflowsMap 
         raise Unauthorized("the token's issuer (iss) is not CHRONOVERSE_JWT_ISSUER")
     _check_audience(claims.get("aud"), settings.jwt_audience)
     if expires_at is None:
-        raise Unauthorized("the token has no exp, or one that is not a time in seconds")
+        raise Unauthorized("the token's exp is missing or not a time in seconds")
     if now >= expires_at:
         raise Unauthorized("the token has expired")
     for claim in ("nbf", "iat"):
@@ -178,9 +178,9 @@ def _principal(claims: dict[str, Any], settings: Settings, groups: WorkflowsMap 
         if claim in claims and ((start := _time(claims, claim)) is None or start > now + 60):
             raise Unauthorized(f"the token is not valid yet ({claim})")
     if not isinstance(subject, str):
-        raise Unauthorized("the token has no sub, or one that is not a text")
+        raise Unauthorized("the token's sub is missing or not a string")
     if not isinstance(claims.get("jti", ""), str):
-        raise Unauthorized("the token's jti is not a text")
+        raise Unauthorized("the token's jti is not a string")
     name = settings.jwt_workflows_claim
     if groups is None:
         return Principal(subject, expires_at, dict.fromkeys(_scopes(claims), _workflows(claims, name)))
@@ -191,7 +191,7 @@ def _principal(claims: dict[str, Any], settings: Settings, groups: WorkflowsMap 
     scopes = _scopes(claims) if claims.keys() & {"scope", "scp"} else frozenset[str]()
     rights = groups.rights(names, scopes)
     if not rights:
-        raise Forbidden(f"no group of the token (claim {name}) has a right by CHRONOVERSE_JWT_WORKFLOWS_MAP")
+        raise Forbidden(f"no group of the token (claim {name}) has rights in CHRONOVERSE_JWT_WORKFLOWS_MAP")
     return Principal(subject, expires_at, rights)
 
 
@@ -202,7 +202,7 @@ def _check_audience(claim: object, audience: str | None) -> None:
     """
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
-        raise Unauthorized("the token's audience (aud) is neither a text nor a list of texts")
+        raise Unauthorized("the token's audience (aud) must be a string or a list of strings")
     if audience is None and any(named):
         raise Unauthorized("the token names an audience (aud), and CHRONOVERSE_JWT_AUDIENCE is not set")
     if audience is not None and audience not in named:
@@ -215,7 +215,7 @@ def _scopes(claims: dict[str, Any]) -> frozenset[str]:
     value = claims.get(name)
     words = value.split(" ") if isinstance(value, str) else value
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise Unauthorized(f"the token has no {name}, or one that is neither a text nor a list of texts")
+        raise Unauthorized(f"the token has no {name}, or it is not a string or a list of strings")
     return frozenset(words) - {""}
 
 
@@ -259,7 +259,7 @@ def _public_key(material: object) -> Key:
         return Key(material, _EC_ALGORITHMS[material.curve.name])
     if isinstance(material, ed25519.Ed25519PublicKey):
         return Key(material, ("EdDSA",))
-    raise ValueError("not a public key that may be used")
+    raise ValueError("unsupported public key")
 
 
 def secrets(settings: Settings) -> list[bytes]:
@@ -272,5 +272,5 @@ def secrets(settings: Settings) -> list[bytes]:
     if settings.has_local_secret:
         return [local_secret(settings.data_dir)]
     if settings.jwt_public_key or settings.jwt_jwks_url:
-        raise SettingsError("tokens are made by the holder of the private key, not here")
+        raise SettingsError("only the holder of the private key can make tokens")
     raise SettingsError("CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, _JWT_PUBLIC_KEY and _JWT_JWKS_URL")

@@ -82,7 +82,7 @@ class Issuer:
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:
-            raise ChronoverseError(f"the issuer {self._url} knows no device authorization (RFC 8628)")
+            raise ChronoverseError(f"the issuer {self._url} does not support device authorization (RFC 8628)")
         form = {"scope": scopes, **({"audience": audience} if audience else {})}
         device = self._granted(self._post(metadata["device_authorization_endpoint"], form))
         with self._reading():
@@ -104,7 +104,7 @@ class Issuer:
                 interval += 5
             elif answer.get("error") != "authorization_pending":
                 return self._login(self._granted((status, answer)), metadata, None, at)
-        raise Unauthorized("nobody signed in in time")
+        raise Unauthorized("the sign-in timed out")
 
     def renew(self, login: Login, now: float) -> Login:
         """Gets another token. Raises :class:`Unauthorized` when the sign-in is over, and :class:`Unreachable`."""
@@ -177,7 +177,7 @@ class Issuer:
         try:
             yield
         except (KeyError, TypeError, ValueError) as error:
-            raise ChronoverseError(f"the issuer {self._url} sent an answer that cannot be used") from error
+            raise ChronoverseError(f"the issuer {self._url} sent an invalid answer") from error
 
 
 class LoginFile:
@@ -257,7 +257,7 @@ class LoginFile:
         if login.refresh_token is None:
             if login.is_valid(now):
                 return login
-            reason = login.ended or "the issuer gave no refresh token"
+            reason = login.ended or "the issuer issued no refresh token"
             raise StaleToken(f"the sign-in at {login.issuer} is over ({reason}): run `chronoverse login`")
         try:
             renewed = Issuer(login.issuer, login.client_id, self._ca_file).renew(login, now)

@@ -30,7 +30,7 @@ def explain_not_found(client: Client, workflow_id: str, job_id: str | None = Non
     if job_id in (jobs or ()):
         return f"{job_id} of {workflow_id} has no such line"
     if job_id is not None and jobs:
-        text, near = f"there is no job {job_id} in {workflow_id}", near_ids(job_id, jobs)
+        text, near = f"no job {job_id} in {workflow_id}", near_ids(job_id, jobs)
     elif jobs is None:
         return f"there is no {workflow_id if job_id is None else f'{workflow_id}/{job_id}'} that this token may see"
     else:

@@ -117,7 +117,7 @@ class ServiceConnection:
                 answer = response.read(65_536)
                 if response.status == 401 and token is None:
                     hint = "set CHRONOVERSE_TOKEN, or run `chronoverse login`"
-                    raise errors.Unauthorized(f"{self.url} wants a token, and there is none: {hint}")
+                    raise errors.Unauthorized(f"{self.url} requires a token: {hint}")
                 raise _refusal(response, answer)
             yield response
         except CONNECTION_ERRORS as error:

@@ -103,7 +103,7 @@ def redaction_notice(first: int, last: int) -> str:
     '--- lines 2-9 have been redacted: what they said above is to be shown no more ---'
     """
     which = f"line {first} has" if first == last else f"lines {first}-{last} have"
-    return f"--- {which} been redacted: what they said above is to be shown no more ---"
+    return f"--- {which} been redacted ---"
 
 
 class LineRenderer:

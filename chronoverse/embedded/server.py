@@ -71,7 +71,7 @@ class ServerLease:
             deadline = time.monotonic() + START_SECONDS
             while not _try_lock(self._lock, fcntl.LOCK_SH):  # a supervisor has it, which is stopping its server
                 if time.monotonic() > deadline:
-                    raise EmbeddedError(f"the last server of {directory} does not end.{_log_tail(directory)}")
+                    raise EmbeddedError(f"the previous server of {directory} does not stop.{_log_tail(directory)}")
                 time.sleep(POLL_SECONDS)
             self._address = _address(directory)
             self.url: Final = "unix://" + quote(str(self._address))

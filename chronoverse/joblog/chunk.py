@@ -116,7 +116,7 @@ def _invalidity(job: JobRef, chunk: Chunk) -> str:
     # A frame that has only entries out of sequence ends with the same number as the frame before it.
     if not lasts or lasts != sorted(lasts) or lasts[-1] != chunk.last or not chunk.first <= lasts[0] + 1:
         return "has frames that do not follow each other"
-    return "" if is_object_of(job, chunk.name) else "names an object that is not the job's"
+    return "" if is_object_of(job, chunk.name) else "names an object of another job"
 
 
 def combined_sha256(chunks: Sequence[Chunk]) -> str:

@@ -38,7 +38,7 @@ def _check(key: str, value: str) -> tuple[str, str]:
 def check_labels(labels: object) -> Labels:
     """The labels of a mapping that somebody has given us. Raises ValueError, which says what is wrong."""
     if not isinstance(labels, Mapping) or any(type(text) is not str for pair in labels.items() for text in pair):
-        raise ValueError("labels are an object of texts by their keys")
+        raise ValueError("labels must be an object of strings")
     if len(labels) > MAX_LABELS:
         raise ValueError(f"a job can have {MAX_LABELS} labels")
     return tuple(sorted(_check(key, value) for key, value in labels.items()))

@@ -172,7 +172,7 @@ def _compiled(query: str, literal: bool, max_bytes: int) -> Any:
         detail = message.decode("utf-8", "replace") if isinstance(message, bytes) else message
         if detail.startswith("pattern too large"):
             raise ValueError(_TOO_EXPENSIVE) from error
-        raise ValueError(f"is not a regular expression that RE2 takes: {detail}") from error
+        raise ValueError(f"invalid regular expression: {detail}") from error
 
 
 def strip_sequences(text: str) -> str:

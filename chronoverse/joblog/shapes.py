@@ -244,7 +244,7 @@ class PackedShapes:
         packed = memoryview(data)[_DIGEST_BYTES:]
         count, rest = divmod(len(packed) - HASH_BYTES, ENTRY_BYTES)
         if data[:_DIGEST_BYTES] != blake2b(packed, digest_size=_DIGEST_BYTES).digest() or count < 0 or rest:
-            raise ValueError("this is not a set of shapes, or a damaged one")
+            raise ValueError("not a set of shapes, or damaged")
         hashes_end = HASH_BYTES * (1 + count)
         self.is_full: Final = bool(packed[0])
         self.hashes: Final = _column("Q", packed[HASH_BYTES:hashes_end])

@@ -108,7 +108,7 @@ class Timeline(NamedTuple):
         """The timeline that :meth:`to_bytes` packed. Raises ValueError for anything else."""
         digest, packed = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if digest != blake2b(packed, digest_size=_DIGEST_BYTES).digest():
-            raise ValueError("this is not a timeline, or a damaged one")
+            raise ValueError("not a timeline, or damaged")
         values = _values(packed)
         if len(values) < 7 or values[0] != VERSION or len(values) % 4 != 3:
             raise ValueError("this is a timeline of another version")

@@ -324,7 +324,7 @@ class Tail:
             # may still be under way.
             before = self._checkers.get(server)
             if before is None or not before.is_alive():
-                check = partial(_logging_errors, "the tail cannot check some of its jobs", self.check_jobs, theirs)
+                check = partial(_logging_errors, "the tail reader cannot check some jobs", self.check_jobs, theirs)
                 self._checkers[server] = threading.Thread(target=check, name="tail-checker", daemon=True)
                 self._checkers[server].start()
 
@@ -350,7 +350,7 @@ class Tail:
     def _read_loop(self) -> None:
         backoff = Backoff(RetryPolicy(first=0.05, longest=1.0))
         while not self._stopped.is_set():
-            self._failing = not _logging_errors("the tail cannot read", self.read_once)
+            self._failing = not _logging_errors("the tail reader cannot read", self.read_once)
             if self._failing:
                 backoff.record_failure()
                 self._stopped.wait(backoff.delay())
@@ -361,7 +361,7 @@ class Tail:
 
     def _housekeeping_loop(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):
-            if not _logging_errors("the tail cannot check its jobs", self.housekeep_once):
+            if not _logging_errors("the tail reader cannot check its jobs", self.housekeep_once):
                 self._stopped.wait(1.0)
 
 

@@ -100,7 +100,7 @@ class JobLog:
         is not trusted. When the store is away, or refuses the token of a function, nothing is raised, and lines wait.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
-            raise ValueError("expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
+            raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
         with ExitStack() as stack:
             writer: LogWriter
             if isinstance(store, str):

@@ -210,7 +210,7 @@ class Publisher:
             self._stop.wait(SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
             if gap.expected - self._base > max(self._sent_end, self.spool.acked):
-                raise ForeignLines("somebody else writes to this job's log") from gap
+                raise ForeignLines("another writer is appending to this job's log") from gap
             self.spool.acknowledge(gap.expected - self._base)
 
     def _step(self, store: LogWriter) -> None:
@@ -251,10 +251,10 @@ class Publisher:
             index = quota.expected - self._base
             if not self._has_said_quota:
                 self._has_said_quota = True
-                self.say(f"{quota}; the job goes on")
+                self.say(f"{quota}; the job continues")
         # The store may have more lines than this append had: those of a later append whose answer was lost.
         if not batch.end <= index <= self._sent_end:
-            raise ForeignLines("somebody else writes to this job's log")
+            raise ForeignLines("another writer is appending to this job's log")
         self.spool.acknowledge(index)
         self._on_success()
 
@@ -266,7 +266,7 @@ class Publisher:
         store.append_lost(attempt, first, last)
         self.spool.acknowledge(end)
         if were_sent:
-            self.say(f"lines {first} to {last} are neither in the store nor kept here any more: the log names them")
+            self.say(f"lines {first} to {last} are in neither the store nor the spool: the log names them")
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
@@ -288,7 +288,7 @@ class Publisher:
             attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
         except LabelSet as refusal:
             self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)
-            self.say(f"{refusal}; the job goes on without it")
+            self.say(f"{refusal}; continuing without it")
             return
         except (Closed, Deleted, Held, SequenceGap) as refusal:
             error: ChronoverseError = refusal
@@ -372,7 +372,7 @@ class Publisher:
             else:
                 unconfirmed = unconfirmed + 1 if next_number is None else 0
                 if unconfirmed == 5:  # after ten seconds
-                    self.say("the store answers but does not confirm that lines are safe; they are kept here too")
+                    self.say("the store does not confirm that lines are safe; keeping them here too")
                 if next_number is not None:
                     self.spool.release(min(next_number - self._base, self.spool.end))
 
@@ -403,12 +403,12 @@ class Publisher:
         self._last_error = error
         if not self._backoff.failures:
             if not self._must_open and not self._stop.is_set():
-                self.say(f"{error}; lines wait here, the job goes on")
+                self.say(f"{error}; lines wait here, the job continues")
             self.spool.force_spill(True)
             self._has_warned_of_file = False
         if self.spool.file_error is not None and not self._has_warned_of_file:
             self._has_warned_of_file = True
-            self.say(f"the spool's file cannot be written ({self.spool.file_error}): the newest lines wait in memory")
+            self.say(f"the spool's file cannot be written ({self.spool.file_error}): the newest lines stay in memory")
         self._backoff.record_failure()
         self._stop.wait(min(self._backoff.delay(), self._renew_seconds / 2))
 
@@ -423,7 +423,7 @@ class Publisher:
         # the spool was reassigned, or when there never was an attempt.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
-            error = Deleted(f"{error}; its lines that waited here are dropped")
+            error = Deleted(f"{error}; its waiting lines are dropped")
         # Of a job that this process has never opened, the spool may also have lines of our own, or get some.
         has_own = self._attempt is self._earlier_attempt and (
             self._result is None or self.spool.end > self._earlier_end

@@ -99,10 +99,10 @@ def run(
             if require_log:
                 publisher.stop()
                 spool.preserve()
-                say("the command was not started: its log is required, and cannot be published")
+                say("command not started: --require-log is set and the log cannot be published")
                 raise
             refusal = error
-            say(f"nothing is published: {error}; the command runs all the same")
+            say(f"nothing is published: {error}; the command still runs")
             if recovered is not None and _refuses_id(error):
                 # Our lines cannot follow those of the earlier runner, whose file stays as it is.
                 spool.preserve()
@@ -156,7 +156,7 @@ def _open_spool(
         server = state.get("server", service_url)
         # A file of a run that published to the store itself. The service of CHRONOVERSE_URL may have another one.
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
-        say(f"undelivered lines of {runs}; {oldest}{prefix}{_deliver_command(path, server)}")
+        say(f"{runs} left undelivered lines. Upload them with: {oldest}{prefix}{_deliver_command(path, server)}")
     return Spool(replace(room, name=job.job_id))
 
 
@@ -200,7 +200,7 @@ def close_and_report(
     if undelivered:
         say(f"{counted(undelivered, 'line was', 'lines were')} not delivered to the store")
     elif publisher.ended:
-        say("the store has all lines, as far as it says; they were not read back")
+        say("the store acknowledged all lines; they were not read back")
     else:
         say("the job's end was not delivered to the store")
     if path is None:
@@ -208,10 +208,10 @@ def close_and_report(
             say(f"they could not be kept: {spool.file_error}")
         return
     if _refuses_id(refusal):
-        say(f"publish them under another id with: {_deliver_command(path, service_url, '--retry')}")
+        say(f"publish them under another id: {_deliver_command(path, service_url, '--retry')}")
     else:
         options = ("--retry",) if publisher.find_free_id and publisher.base is None else ()
-        say(f"deliver later with: {_deliver_command(path, service_url, *options)}")
+        say(f"deliver later: {_deliver_command(path, service_url, *options)}")
 
 
 def _deliver_command(path: Path, service_url: str | None, *options: str) -> str:

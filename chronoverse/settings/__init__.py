@@ -71,7 +71,7 @@ class Settings:
     key_prefix: str = _setting(
         parse.matching("[A-Za-z0-9._:-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ : -"),
         "text",
-        "What every key in the store starts with.",
+        "Prefix of every key in the store.",
         default="chronoverse",
     )
     data_dir: Path = _setting(
@@ -86,7 +86,7 @@ class Settings:
     bind: str = _setting(
         parse.bind,
         "address",
-        "Where the service listens: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.",
+        "Listening address: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.",
         default="127.0.0.1:8000",
     )
     jwt_secret: bytes | None = _setting(
@@ -96,39 +96,39 @@ class Settings:
         "with the embedded server, made once",
         repr=False,
     )
-    jwt_public_key: str | None = _setting(parse.public_key, "PEM or path", "The tokens' RSA, EC or Ed25519 public key.")
-    jwt_jwks_url: str | None = _setting(parse.jwks_url, "URL", "Where the tokens' public keys are published, as JWKS.")
+    jwt_public_key: str | None = _setting(
+        parse.public_key, "PEM or path", "RSA, EC or Ed25519 public key of the tokens."
+    )
+    jwt_jwks_url: str | None = _setting(parse.jwks_url, "URL", "URL of the issuer's JSON Web Key Set.")
     jwt_audience: str | None = _setting(
         parse.printable,
         "text",
-        "What a token's `aud` must be or contain ([more](tokens.md)).",
-        "a token that names an audience is refused",
+        "Required `aud` of tokens ([more](tokens.md)).",
+        "tokens with an audience are refused",
     )
     jwt_issuer: str | None = _setting(
-        parse.printable, "text", "What a token's `iss` must be, letter by letter.", "`iss` is not looked at"
+        parse.printable, "text", "Required `iss` of tokens, compared exactly.", "`iss` is not checked"
     )
     jwt_workflows_claim: str = _setting(
-        parse.claim_name, "text", "The claim with the list of workflows that a token is for.", default="workflows"
+        parse.claim_name, "text", "Claim that lists a token's workflows.", default="workflows"
     )
     jwt_workflows_map: Path | None = _setting(
         parse.absolute_path,
         "path",
         "A file that says which workflows and scopes the groups in that claim have"
         " ([more](tokens.md#rights-of-groups)). It is read again when it changes.",
-        "the claim has workflows",
+        "the claim lists workflows",
     )
     oidc_issuer: str | None = _setting(
         parse.issuer,
         "URL",
         "The OpenID Connect issuer at which the page and `chronoverse login` sign in ([more](tokens.md#signing-in)).",
-        "tokens are pasted",
+        "readers paste tokens",
     )
     oidc_client_id: str | None = _setting(
-        parse.printable, "text", "The public client at this issuer, of the page and of `chronoverse login`."
+        parse.printable, "text", "Public client id of the page and `chronoverse login`."
     )
-    oidc_scopes: str = _setting(
-        parse.scopes, "words", "The scopes that are asked for there.", default="openid offline_access logs:read"
-    )
+    oidc_scopes: str = _setting(parse.scopes, "words", "Requested scopes.", default="openid offline_access logs:read")
     heartbeat_seconds: int = _number(
         (1, 300),
         "seconds",
@@ -137,10 +137,10 @@ class Settings:
         default=15,
     )
     lease_seconds: int = _number(
-        (1, 3_600), "seconds", "Silence after which a runner is given up and its job LOST.", default=30
+        (1, 3_600), "seconds", "Silence after which a runner is lost and its job LOST.", default=30
     )
     retention_seconds: int = _number(
-        (1, 315_360_000), "seconds", "How long a log is kept after its job has ended.", default=604_800
+        (1, 315_360_000), "seconds", "Retention of a log after its job's end.", default=604_800
     )
     hot_seconds: int = _number(
         (0, 315_360_000),
@@ -168,7 +168,7 @@ class Settings:
         "`archive` in the data directory with the embedded server, else none",
     )
     max_line_bytes: int = _number(
-        (256, 1_048_576), "bytes", "A longer line is cut into `partial` pieces.", default=65_536
+        (256, 1_048_576), "bytes", "Longer lines are split into `partial` pieces.", default=65_536
     )
     max_job_bytes: int = _number(
         (0, 999_999_999_999_999),
@@ -180,13 +180,13 @@ class Settings:
     max_workflow_bytes_per_day: int = _number(
         (0, 999_999_999_999_999),
         "bytes",
-        "The same for all jobs of one workflow together, on one day (UTC).",
+        "The same for all jobs of a workflow per UTC day.",
         default=0,
     )
     max_body_bytes: int = _number(
         (65_536, 33_554_432),
         "bytes",
-        "A longer request body, as sent or as inflated, is refused with 413.",
+        "Larger request bodies, as sent or inflated, get 413.",
         default=8_388_608,
     )
     durability: str = _setting(
@@ -202,28 +202,26 @@ class Settings:
         "What a runner keeps on disk while the store is away. Beyond it, the oldest lines are dropped.",
         default=1_073_741_824,
     )
-    max_streams: int = _number(
-        (1, 1_000_000), "streams per worker", "Those beyond it are refused with 503.", default=8_000
-    )
+    max_streams: int = _number((1, 1_000_000), "streams per worker", "Further ones get 503.", default=8_000)
     max_streams_per_token: int | None = _number(
         (1, 1_000_000),
         "streams per worker",
         "Those beyond it of tokens with the same `sub` are refused with 429.",
-        "as many as the worker takes",
+        "the worker's limit",
     )
     max_streams_per_address: int | None = _number(
         (1, 1_000_000),
         "streams per worker",
         "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
         " the address counts when gunicorn's `FORWARDED_ALLOW_IPS` names the proxy.",
-        "as many as the worker takes",
+        "the worker's limit",
     )
     max_publish_rate_per_token: int | None = _number(
         (65_536, 1_099_511_627_776),
         "bytes a second per worker",
         "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
         " 48 bytes beside its message. Appends beyond it are refused with 429 until it is made up for.",
-        "as many as the worker takes",
+        "the worker's limit",
     )
     max_replay_rate: int = _number(
         (1_000_000, 1_099_511_627_776),
@@ -235,13 +233,13 @@ class Settings:
     max_stream_seconds: int = _number(
         (1, 86_400),
         "seconds",
-        "Age at which a stream is ended, up to a tenth earlier, for its client to resume.",
+        "Age at which a stream ends, up to a tenth earlier; its client resumes.",
         default=3_600,
     )
     drain_seconds: int = _number(
         (0, 600),
         "seconds",
-        "Over how long a worker that was told to go spreads the ends of its streams. It has gone 5 s later.",
+        "Time over which a worker that shuts down ends its streams; it exits 5 s later.",
         default=10,
     )
     cors_origins: tuple[str, ...] = _setting(
@@ -249,17 +247,17 @@ class Settings:
         "origins",
         "Whose pages may read the service's answers in a browser: exact origins such as `https://ci.example`,"
         " separated by spaces ([more](operations.md#pages-of-other-origins)).",
-        "no other origin's",
+        "no other origin",
         default=(),
     )
     log_format: str = _setting(
         parse.one_of("console", "json"),
         "word",
-        "How the service logs: `console` lines, or a `json` object a line.",
+        "Log format: `console` lines, or one `json` object per line.",
         default="console",
     )
     log_level: str = _setting(
-        parse.one_of(*_LOG_LEVELS), "level", f"How much the service logs: {', '.join(_LOG_LEVELS)}.", default="info"
+        parse.one_of(*_LOG_LEVELS), "level", f"Log level: {', '.join(_LOG_LEVELS)}.", default="info"
     )
     audit_reads: bool = _setting(
         parse.boolean,
@@ -278,7 +276,7 @@ class Settings:
     otlp_job_attributes: tuple[str, ...] = _setting(
         parse.attribute_names,
         "names",
-        "The same for the job.",
+        "The same, for the job.",
         default=parse.attribute_names(
             "chronoverse.job cicd.pipeline.task.run.id cicd.pipeline.run.id k8s.pod.uid service.instance.id"
         ),
@@ -309,8 +307,8 @@ class Settings:
     token: str | None = _setting(
         parse.bearer_token,
         "token",
-        "What `chronoverse logs` and `run --server` show to the service.",
-        "beside an embedded server, made on the spot",
+        "Bearer token of the client commands.",
+        "made automatically beside an embedded server",
         repr=False,
     )
     token_file: Path | None = _setting(
@@ -380,7 +378,7 @@ class Settings:
                 problems.append(f"{name} {error}")
         for names in _EXCLUSIVE:
             if len(given := [name for name in names if environ.get(name)]) > 1:
-                problems.append(f"{' and '.join(given)} exclude each other")
+                problems.append(f"{' and '.join(given)} cannot be combined")
         if bool(environ.get("CHRONOVERSE_OIDC_ISSUER")) != bool(environ.get("CHRONOVERSE_OIDC_CLIENT_ID")):
             problems.append("CHRONOVERSE_OIDC_ISSUER and CHRONOVERSE_OIDC_CLIENT_ID go together")
         if problems:

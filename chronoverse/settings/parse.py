@@ -33,7 +33,7 @@ class WholeNumber:
     def __call__(self, text: str) -> int:
         if re.fullmatch("[0-9]{1,15}", text) and self.low <= int(text) <= self.high:
             return int(text)
-        raise ValueError(f"must be a whole number from {self.low} to {self.high}")
+        raise ValueError(f"must be an integer from {self.low} to {self.high}")
 
 
 def matching(pattern: str, what: str) -> Callable[[str], str]:
@@ -51,7 +51,7 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
 printable: Final = matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces")
 #: Reads scopes that are asked for. Only with ``openid`` does an issuer say whom it has signed in.
 scopes: Final = matching(
-    "(?=(.* )?openid( |$))[!-~]{1,128}( [!-~]{1,128}){0,31}", "words with spaces between them, and openid one of them"
+    "(?=(.* )?openid( |$))[!-~]{1,128}( [!-~]{1,128}){0,31}", "words separated by spaces, including openid"
 )
 #: Reads a bearer token (RFC 6750).
 bearer_token: Final = matching("[A-Za-z0-9._~+/=-]{1,8192}", "a bearer token")
@@ -89,7 +89,7 @@ def claim_name(text: str) -> str:
     """Reads the name of a claim that has no other meaning. A URL is a usual name for a claim of one's own."""
     taken = ("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "scope", "scp")
     if not re.fullmatch("[!-~]{1,256}", text) or text in taken:
-        raise ValueError("must be 1 to 256 printable ASCII characters without spaces, and none of the standard claims")
+        raise ValueError("must be 1 to 256 printable ASCII characters without spaces, and not a standard claim")
     return text
 
 
@@ -103,7 +103,7 @@ def jwks_url(text: str) -> str:
     """Reads the URL of a key set: HTTPS or on this machine, so that nobody else can answer for the issuer."""
     parts = _url(text, "https", "http")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ValueError("must be https:// unless it is on this machine")
+        raise ValueError("must be https:// except for this machine")
     return text
 
 
@@ -143,7 +143,7 @@ def attribute_names(text: str) -> tuple[str, ...]:
     """Reads names of attributes, separated by spaces or commas."""
     names = tuple(text.replace(",", " ").split())
     if not names or not all(re.fullmatch("[!-~]{1,256}", name) for name in names):
-        raise ValueError("must be names of attributes, separated by spaces")
+        raise ValueError("must be attribute names separated by spaces")
     return names
 
 
@@ -192,7 +192,7 @@ def public_key(text: str) -> str:
         except (OSError, ValueError):
             raise ValueError("must be a PEM public key or the path of a readable one") from None
     if "PRIVATE KEY-----" in text:
-        raise ValueError("must be the public half of the key, not the private one")
+        raise ValueError("must be a public key, not a private one")
     if "-----BEGIN PUBLIC KEY-----" not in text:
         raise ValueError("must be a PEM public key (-----BEGIN PUBLIC KEY-----)")
     return text
@@ -215,7 +215,7 @@ def absolute_path(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
-        raise ValueError("must be a path that is not in a home directory, as there is none") from None
+        raise ValueError("must be a path outside a home directory, because there is none") from None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -62,7 +62,7 @@ class ClusterTopology(Topology):
         # After a move it takes one redirection, and one more while the next move goes on.
         for _ in range(5):
             if pool is PoolKind.HEALTH and self._clock() < self._silent_until.get(server, float("-inf")):
-                raise redis.ConnectionError("the node did not answer a moment ago")
+                raise redis.ConnectionError("the node did not answer recently")
             try:
                 return work(client)
             except MovedError as error:
@@ -78,7 +78,7 @@ class ClusterTopology(Topology):
                 if pool is PoolKind.HEALTH and not self.is_single:
                     self._silent_until[server] = self._clock() + PAUSE_SECONDS
                 raise
-        raise redis.ConnectionError("the servers send us from one to the other")
+        raise redis.ConnectionError("redirect loop between the servers")
 
     def report_error(self, workflow_id: str, error: redis.RedisError) -> None:
         if isinstance(error, MovedError):

@@ -123,7 +123,7 @@ def take_message(connection: redis.Connection, *, wait: bool) -> bool:
     if answer is not PUSH_CONSUMED:
         # It is no longer certain which reply belongs to which command, nor that each message was handled: the driver
         # does not raise errors of the handler.
-        raise redis.ConnectionError("the store said something else than what has changed")
+        raise redis.ConnectionError("unexpected message instead of an invalidation")
     return True
 
 
@@ -201,17 +201,17 @@ def to_store_error(error: redis.RedisError) -> StoreError:
     text = str(error).rstrip(".")  # it becomes a part of a sentence of ours
     word = text.partition(" ")[0]
     if "WRONGTYPE" in text:
-        return NotALog("the job's key in the store holds something that is not a log")
+        return NotALog("the job's key in the store is not a log")
     if isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError) or word in _REFUSALS:
-        return StoreRefused(f"the store will not write: {text}")
+        return StoreRefused(f"the store rejects writes: {text}")
     if isinstance(error, MovedError):
         return StoreUnavailable("the job's keys have just moved to another server")
     if isinstance(error, AskError | TryAgainError):
         return KeysMoving("the job's keys are being moved to another server")
     if isinstance(error, redis.AuthenticationError):
-        return StoreUnavailable(f"the store does not accept our user or password: {text}")
+        return StoreUnavailable(f"the store rejects our user or password: {text}")
     if isinstance(error, NoPermissionError):
-        return StoreError(f"the store forbids this to our user: {text}")
+        return StoreError(f"the store's ACL denies this: {text}")
     if isinstance(error, NO_ANSWER) or word == "UNBLOCKED":
-        return StoreUnavailable(f"the store cannot be reached: {text}")
-    return StoreError(f"the store gave an unexpected answer: {text}")
+        return StoreUnavailable(f"the store is unreachable: {text}")
+    return StoreError(f"unexpected answer from the store: {text}")

@@ -61,7 +61,7 @@ def confirm(
     if isinstance(reply, redis.RedisError):
         # A server that is gone, or no longer the master, is asked again later. Any other error is final.
         if type(to_store_error(reply)) is StoreError:
-            raise NotDurable(f"the store cannot say what is on its disk: {reply}")
+            raise NotDurable(f"the store cannot report what is on its disk: {reply}")
         raise reply
     return next_number if (reply if replicated else reply[0]) >= 1 else None
 

@@ -209,7 +209,7 @@ class NodeReader:
                 raise answer
             refusal = str(answer)
         if not self._has_warned:
-            log.warning("the store does not report changes, so all watched logs are read again and again: %s", refusal)
+            log.warning("the store does not report changes; polling all watched logs: %s", refusal)
             self._has_warned = True
         return False
 
@@ -422,7 +422,7 @@ class LiveReader:
             except Exception as error:  # The thread must go on, or its jobs would stay silent.
                 failures += 1
                 if failures == 1:
-                    log.warning("the tail cannot read some of its jobs: %s", error)
+                    log.warning("the tail reader cannot read some jobs: %s", error)
                 self._errors[node.server] = error if isinstance(error, StoreError) else StoreError(repr(error))
                 self._closed.wait(RetryPolicy(first=0.05, longest=0.5).delay(failures))
                 continue

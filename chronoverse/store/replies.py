@@ -141,14 +141,14 @@ def accepted(answer: list[Any]) -> list[Any]:
         raise QuotaReached(answer[1])
     if word == "LABEL_SET":
         keys = [key.decode() for key in answer[1:]]
-        reason = "another value is set already, or the job has as many labels as it may have, or has ended"
+        reason = "it has another value, the job has the maximum number of labels, or the job has ended"
         raise LabelSet(f"label {', '.join(keys)}: {reason}", keys)
     raise {
         "HELD": Held("another live runner holds this job"),
         "RUNS": Held("a live runner holds this job"),
-        "DELETED": Deleted("the job was deleted, and nothing can be written under its id for now"),
+        "DELETED": Deleted("the job was deleted, and its id is blocked"),
         "CLOSED": Closed("the job has already ended"),
-        "FENCED": Fenced("this runner's lease is gone: it expired, or another runner took the job over"),
+        "FENCED": Fenced("lease lost: it expired, or another runner took over the job"),
         "FILES": TooManyFiles("the records of this job come from too many files"),
         "TAINTED": CorruptLog("the log holds entry ids that are not 1-0, 2-0, 3-0, …"),
     }[word]

@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError
 from chronoverse.errors import StoreError, StoreUnavailable
 
 #: The warning where the server's user may not run INFO.
-UNKNOWN_POLICY: Final = "nobody can tell whether the store may throw logs away: its user may not ask it (ACL +info)"
+UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lacks ACL +info"
 #: Seconds between two checks, each of which is one INFO for each server.
 CHECK_SECONDS: Final = 10.0
 
@@ -28,9 +28,7 @@ def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
     try:
         policy = server_info(client, "memory").get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
-            yield (
-                f"the store may throw logs away without a word: its maxmemory-policy is {policy} and must be noeviction"
-            )
+            yield (f"the store may evict logs: its maxmemory-policy is {policy} and must be noeviction")
     except NoPermissionError:
         yield UNKNOWN_POLICY
     with contextlib.suppress(redis.ResponseError):

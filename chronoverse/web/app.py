@@ -93,7 +93,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
 
 def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
     """As :func:`jwks.fetch_key_set`, whose timeouts do not cover looking up a name or a slow answer as a whole."""
-    with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer did not send its keys in time")):
+    with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer's keys were not fetched in time")):
         return jwks.fetch_key_set(url, ca_file)
 
 

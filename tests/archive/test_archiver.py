@@ -719,9 +719,7 @@ def test_a_problem_of_a_job_is_logged_once(
     for _ in range(5):
         assert ours.run_once() == 1
         clock.now += RETRY_SECONDS + 1
-    assert [record.message for record in caplog.records] == [
-        "not archived: the job's key in the store holds something that is not a log"
-    ]
+    assert [record.message for record in caplog.records] == ["not archived: the job's key in the store is not a log"]
 
 
 def test_garbage_is_deleted_at_most_a_minute_later(bench: Bench, objects: FileObjectStore) -> None:

@@ -208,7 +208,7 @@ def test_an_import_waits_until_a_runner_has_sent_again_what_it_has(bench: Bench,
     assert archive(store, objects, hot_seconds=0) == 0
     empty(bench)
     attempt = store.open(GROWING, "token")
-    repeat = "its runner has not sent again yet what it has: repeat the import"
+    repeat = "its runner is still resending lines: repeat the import"
     found = import_jobs(store, objects, 0.2)
     # The job of another workflow does not wait.
     assert next(found).job == JobRef("wf_2", "other")
@@ -327,11 +327,11 @@ def test_damaged_and_foreign_objects_are_named_and_the_rest_is_imported(
     assert problems(found) == {
         "README.txt": "no part of an archive",
         "a/b/c/d": "no part of an archive",
-        "wf_1/good/.writing-0123456789abcdef": "no part of a job, or written by half",
-        "wf_1/notes/notes.txt": "no part of a job, or written by half",
+        "wf_1/good/.writing-0123456789abcdef": "not part of a job, or incomplete",
+        "wf_1/notes/notes.txt": "not part of a job, or incomplete",
         "wf_1/half_manifest": "the manifest of wf_1/half_manifest cannot be read",
-        "wf_1/another": "the record of a chunk of wf_1/another names an object that is not the job's",
-        chunks["half_chunk"]: f"{chunks['half_chunk']} is not what was archived",
+        "wf_1/another": "the record of a chunk of wf_1/another names an object of another job",
+        chunks["half_chunk"]: f"{chunks['half_chunk']} does not match what was archived",
         chunks["no_chunk"]: "the object is missing",
     }
     assert entries(store, objects, jobs["good"]) == before[0]
@@ -348,7 +348,7 @@ def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
     path = tmp_path / "archive" / damaged.name
     path.write_bytes(path.read_bytes()[:-100])
     found = run_import(bench.store, objects)
-    assert problems(found) == {damaged.name: f"{damaged.name} is not what was archived"}
+    assert problems(found) == {damaged.name: f"{damaged.name} does not match what was archived"}
     kept = entries(bench.store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 21), *range(41, 61)]
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(21, 40, "lost")]
@@ -424,7 +424,7 @@ def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore
             objects.put(name, data)
     found = run_import(store, objects)
     assert made(found) == set()
-    assert problems(found) == {str(job): "it was deleted, and its objects were not" for job in (JOB, GROWING)}
+    assert problems(found) == {str(job): "it was deleted, but its objects were not" for job in (JOB, GROWING)}
     assert store.get_job(JOB) is None
     with pytest.raises(Deleted):
         store.open(GROWING, "token")

@@ -280,7 +280,7 @@ def test_before_the_signature_is_valid_only_the_log_has_the_reason(verifier: Ver
     with pytest.raises(Unauthorized) as caught:
         verifier.verify("Bearer " + token, NOW)
 
-    assert str(caught.value) == "the token is not valid"
+    assert str(caught.value) == "invalid token"
     assert reason in caught.value.explanation
 
 
@@ -319,8 +319,8 @@ def test_an_entry_of_a_scope_list_is_one_scope(verifier: Verifier) -> None:
         ("other logs", "audience"),
         ([], "audience"),
         (["other"], "audience"),
-        (["logs", 7], "list of texts"),
-        ({"logs": 1}, "list of texts"),
+        (["logs", 7], "list of strings"),
+        ({"logs": 1}, "list of strings"),
     ],
 )
 def test_a_token_must_be_for_the_audience_in_the_settings(tmp_path: Path, aud: object, reason: str) -> None:

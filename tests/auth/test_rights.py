@@ -102,10 +102,10 @@ ERRORS: Final = {
     "a = 1": "group 'a': is not a table",
     "[a]": "group 'a': workflows is not a list",
     "[a]\nworkflows = 'x'": "group 'a': workflows is not a list",
-    "[b]\nworkflows = ['x']\n[a]\nworkflows = ['x', '*-x']": "group 'a': workflows has '*-x': a * may only be the last",
-    "[a]\nworkflows = ['a*b']": "has 'a*b': a * may only be the last",
+    "[b]\nworkflows = ['x']\n[a]\nworkflows = ['x', '*-x']": "group 'a': workflows has '*-x': * is allowed only as the last",
+    "[a]\nworkflows = ['a*b']": "has 'a*b': * is allowed only as the last",
     "[a]\nworkflows = ['']": "has '': an entry must not be empty",
-    "[a]\nworkflows = [7]": "an entry must be a text",
+    "[a]\nworkflows = [7]": "an entry must be a string",
     "[a]\nworkflows = ['x']\nscopes = ['logs:raed']": "group 'a': has scopes that are not",
     "[a]\nworkflows = ['x']\nscopes = []": "group 'a': has scopes that are not",
     "[a]\nworkflows = ['x']\nscopes = 'logs:read'": "group 'a': has scopes that are not",
@@ -171,7 +171,7 @@ def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptur
         assert groups.rights(["developers"], frozenset()).keys() == {READ}
     (record,) = caplog.records
     assert "CHRONOVERSE_JWT_WORKFLOWS_MAP" in record.getMessage()
-    assert "what was read before stays in use" in record.getMessage()
+    assert "the previous content stays in use" in record.getMessage()
     path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
     assert groups.refresh()
     assert groups.rights(["developers"], frozenset()).keys() == {WRITE}

@@ -241,7 +241,7 @@ def test_commands_sign_in_and_renew_their_token(
     assert run_chronoverse(signed_in_service, "logout", **data).returncode == 0
     assert not path.exists()
     assert provider.requests()[-1]["target"] == "/token/revocation"
-    assert read()[2].endswith("there is none: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n")
+    assert read()[2].endswith("requires a token: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n")
 
 
 def lie(changes: dict[str, str]) -> Callable[[Route], None]:

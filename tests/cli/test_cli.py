@@ -90,7 +90,7 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
 
 
 def no_token(url: str) -> str:
-    return f"chronoverse: {url} wants a token, and there is none: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n"
+    return f"chronoverse: {url} requires a token: set CHRONOVERSE_TOKEN, or run `chronoverse login`\n"
 
 
 def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> No
 
     No secret is made for it.
     """
-    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
+    with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
         done = cli("logs", "wf_1", "job_1", URL=url)
 
@@ -110,7 +110,7 @@ def test_logs_sends_no_token_to_another_listener(cli: Cli, tmp_path: Path) -> No
 @pytest.mark.parametrize("settings", [{"JWT_SECRET": SECRET}, {"REDIS_URL": "redis://127.0.0.1:1"}])
 def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[str, str]) -> None:
     """The operators of these decide who may read."""
-    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
+    with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
         done = cli("logs", "wf_1", "job_1", URL=url, **settings)
 
@@ -120,7 +120,7 @@ def test_logs_makes_no_token_with_another_store_or_key(cli: Cli, settings: dict[
 
 def test_run_says_that_there_is_no_token(cli: Cli, tmp_path: Path) -> None:
     """The service's own words would not say what to do."""
-    with ScriptedService(problem("401 Unauthorized", "a bearer token is needed")) as service:
+    with ScriptedService(problem("401 Unauthorized", "a bearer token is required")) as service:
         url = service.url
         done = cli("run", "--workflow", "wf_1", "--job", "job_1", "--server", url, "--", "true")
 

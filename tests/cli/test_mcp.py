@@ -386,7 +386,7 @@ def test_waiting(mcp: McpProgram) -> None:
 def test_what_is_not_found_has_near_ids(mcp: McpProgram) -> None:
     """Those of jobs and workflows that the token may see."""
     title, detail = mcp.error("summary", **job("badd"))
-    assert (title, detail) == ("Not Found", f"there is no job badd in {WORKFLOW}: did you mean bad?")
+    assert (title, detail) == ("Not Found", f"no job badd in {WORKFLOW}: did you mean bad?")
     _, detail = mcp.error("read_lines", **job("bad", f"{WORKFLOW}x"))
     assert detail.startswith(f"there is no workflow {WORKFLOW}x that this token may see: did you mean {WORKFLOW}")
 
@@ -419,12 +419,12 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
 @pytest.mark.parametrize(
     ("tool", "asked", "title", "detail"),
     [
-        ("read_lines", job("nobody"), "Not Found", f"there is no job nobody in {WORKFLOW}"),
+        ("read_lines", job("nobody"), "Not Found", f"no job nobody in {WORKFLOW}"),
         ("list_jobs", {"workflow_id": "../x"}, "Bad Request", "workflow_id: '../x' does not match"),
         ("list_jobs", {"workflow_id": "wf\n"}, "Not Found", "there is no workflow wf"),
         ("list_jobs", {}, "Bad Request", "'workflow_id' is a required property"),
         ("list_jobs", {"workflow_id": "w", "sort": "x"}, "Bad Request", "'sort' was unexpected"),
-        ("list_jobs", {"workflow_id": "w", "cursor": "x"}, "Bad Request", "cursor: this is not one of ours"),
+        ("list_jobs", {"workflow_id": "w", "cursor": "x"}, "Bad Request", "cursor: invalid"),
         ("list_jobs", {"workflow_id": "w", "max_bytes": LEAST - 1}, "Bad Request", "max_bytes: 2047 is less than"),
         ("list_jobs", {"workflow_id": "w", "max_bytes": MOST + 1}, "Bad Request", "max_bytes: 262145 is greater"),
         ("read_lines", {**job("bad"), "tail": 3, "last": 9}, "Bad Request", "tail: it cannot be combined"),

@@ -99,7 +99,7 @@ def test_a_job_that_is_not_there_is_said_with_those_that_are_near(cli: Cli, comm
     with ScriptedService(MISSING, JOBS) as service:
         done = cli(*command.split(), "wf_1", "jbo_1", URL=service.url, TOKEN="a.b.c")
 
-    assert (done.returncode, done.stderr) == (66, "chronoverse: there is no job jbo_1 in wf_1: did you mean job_1?\n")
+    assert (done.returncode, done.stderr) == (66, "chronoverse: no job jbo_1 in wf_1: did you mean job_1?\n")
 
 
 def test_a_job_to_compare_with_that_is_not_there_is_the_one_that_is_named(cli: Cli) -> None:
@@ -107,7 +107,7 @@ def test_a_job_to_compare_with_that_is_not_there_is_the_one_that_is_named(cli: C
     with ScriptedService(MISSING, JOBS) as service:
         done = cli("logs", "--new", "wf_1", "job_2", "--against", "jbo_1", URL=service.url, TOKEN="a.b.c")
 
-    assert (done.returncode, done.stderr) == (66, "chronoverse: there is no job jbo_1 in wf_1: did you mean job_1?\n")
+    assert (done.returncode, done.stderr) == (66, "chronoverse: no job jbo_1 in wf_1: did you mean job_1?\n")
 
 
 @pytest.mark.parametrize("command", [("jobs", "wf_2"), ("search", "wf_2", "oops")], ids=str)

@@ -64,11 +64,11 @@ def test_a_sign_in_fails_with_the_issuers_reason() -> None:
     refused = says("400 Bad Request", error="access_denied", error_description="the user said no")
     with pytest.raises(Unauthorized, match="the user said no"):
         sign_in(ScriptedService(refused), [])
-    with pytest.raises(Unauthorized, match="nobody signed in in time"):
+    with pytest.raises(Unauthorized, match="the sign-in timed out"):
         sign_in(ScriptedService(*[says("400 Bad Request", **PENDING)] * 20), [])
     with pytest.raises(ChronoverseError, match="says that it is https://other"):
         sign_in(ScriptedService(), [], "https://other")
-    with pytest.raises(ChronoverseError, match="sent an answer that cannot be used"):
+    with pytest.raises(ChronoverseError, match="sent an invalid answer"):
         sign_in(ScriptedService(tokens(1, access_token="two\nlines")), [])
 
 

@@ -35,7 +35,7 @@ def test_a_job_that_is_not_there() -> None:
     """The newest jobs of its workflow are near."""
     with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"build-7"}],"cursor":null}')) as service:
         sentence = explain_not_found(Client(service.url), "wf_1", "build-8")
-    assert sentence == "there is no job build-8 in wf_1: did you mean build-7?"
+    assert sentence == "no job build-8 in wf_1: did you mean build-7?"
 
 
 def test_a_line_that_is_not_there() -> None:

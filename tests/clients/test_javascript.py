@@ -167,7 +167,7 @@ def test_a_token_that_is_refused_is_replaced(
 
     assert (renewed["failure"], renewed["calls"]) == (None, [None, 401])
     assert (refused["failure"]["status"], refused["calls"]) == (401, [None, 401])
-    message = "the Authorization header is not one bearer token"
+    message = "the Authorization header is not a bearer token"
     assert wrong["failure"] == {"name": "Refused", "message": message, "status": 401}
 
 

@@ -428,7 +428,7 @@ def test_row_17_a_full_disk_of_the_store(tmp_path: Path) -> None:
     ):
         runner, watchers = testbed.start_job(job("row-17"), rate=500)
         filler = fill(disk)
-        wait_until(lambda: "the store will not write" in runner.stderr_text, PATIENCE_SECONDS, "the store refuses")
+        wait_until(lambda: "the store rejects writes" in runner.stderr_text, PATIENCE_SECONDS, "the store refuses")
         sleep(1)
         assert testbed.history(runner.job)
         filler.unlink()

@@ -252,7 +252,7 @@ def test_a_try_is_published_while_it_runs(
     away = "dag_id=d/run_id=r/task_id=t/attempt=5.log"
     say(tmp_path / away, logs, "later")
     logs.close()
-    assert "deliver later with: chronoverse deliver" in caplog.text
+    assert "deliver later: chronoverse deliver" in caplog.text
     assert len(list((tmp_path / "data" / "spool").glob("*.sqlite"))) == 1
     (source,), streams = logs.stream(away, None)
     assert "does not answer" in source

@@ -459,7 +459,7 @@ def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
     begun = time.monotonic()
     assert [result.get(timeout=SOON) for result in others] == list(range(2, 21))
     assert time.monotonic() - begun < 19 * 1
-    wait_until(lambda: lone.worker_log.count("deliver later with") == 20, SOON, "the ends of all tasks")
+    wait_until(lambda: lone.worker_log.count("deliver later:") == 20, SOON, "the ends of all tasks")
     assert len(spooled(lone)) == 20
 
     lone.store.start()

@@ -33,7 +33,7 @@ def test_what_is_no_label_is_refused_with_what_is_wrong_and_left_out_of_what_the
             parse_label(text)
     wrong: tuple[object, ...] = ([], "a=b", None, {"a": 1}, {"a": None}, {1: "a"})
     for labels in wrong:
-        with pytest.raises(ValueError, match="object of texts"):
+        with pytest.raises(ValueError, match="object of strings"):
             check_labels(labels)
 
 

@@ -25,7 +25,7 @@ OTHER = JobRef("wf_1", "job_2")
 
 CONNECTED = b'event: connected\ndata: {"status":"connected"}\nretry: 2417\n\n'
 GONE = "the log is gone from the store: it expired or was deleted"
-NO_LOG = "the job's key in the store holds something that is not a log"
+NO_LOG = "the job's key in the store is not a log"
 
 
 class Rig:

@@ -297,7 +297,7 @@ def test_a_refusal_is_raised_at_once(store: Store, open_log: Callable[..., JobLo
 @pytest.mark.parametrize(("workflow", "job"), [("a b", "j"), ("w", ""), ("w", "../x")])
 def test_invalid_ids_are_refused(store: Store, workflow: str, job: str) -> None:
     """They are refused before the store is asked."""
-    with pytest.raises(ValueError, match="ids"):
+    with pytest.raises(ValueError, match="invalid id"):
         JobLog.open(store, workflow, job)
 
 

@@ -152,7 +152,7 @@ def test_the_stores_refusals_are_raised(writer: HttpLogWriter, redis_server: Red
 def test_an_insufficient_token_is_refused(service: Service, job: JobRef) -> None:
     """No token, a token that may only read, and a token for another workflow."""
     for shown, error, reason in (
-        (None, Unauthorized, "there is none: set CHRONOVERSE_TOKEN"),
+        (None, Unauthorized, "requires a token: set CHRONOVERSE_TOKEN"),
         (service.token(scopes=[READ]), Forbidden, "lacks the scope logs:write"),
         (
             service.token("another"),
@@ -397,7 +397,7 @@ def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, 
     run = ("run", "--server", service.url, "--workflow", "wf")
     done = chronoverse(*run, "--", "echo", "shown", data_dir=tmp_path)
     assert (done.returncode, done.stdout) == (0, "shown\n")
-    assert "there is none: set CHRONOVERSE_TOKEN" in done.stderr
+    assert "requires a token: set CHRONOVERSE_TOKEN" in done.stderr
 
     done = chronoverse(*run, "--require-log", "--", "echo", "shown", data_dir=tmp_path)
     assert (done.returncode, done.stdout) == (77, "")
@@ -440,7 +440,7 @@ def test_undelivered_lines_are_delivered_later_through_the_service(
     proxy.refuse()
     done = chronoverse(*run, job.job_id, "--", "echo", "late", **shown)
     assert (done.returncode, done.stdout) == (0, "late\n")
-    _, _, named = done.stderr.partition("deliver later with: chronoverse ")
+    _, _, named = done.stderr.partition("deliver later: chronoverse ")
     assert named.startswith(f"deliver --server {proxy.http_url} ")
 
     proxy.heal()

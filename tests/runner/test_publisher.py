@@ -65,7 +65,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_line(
     assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(10_000)
     assert end is not None
     assert (end["status"], end["lines"], end["dropped"]) == ("COMPLETED", "10001", "0")
-    assert "lines wait here, the job goes on" in job.stderr_text
+    assert "lines wait here, the job continues" in job.stderr_text
     assert job.stderr_text.count("chronoverse: the store is back\n") == 1
 
 
@@ -89,7 +89,7 @@ def test_a_server_out_of_memory_gets_every_line_later(server: RedisServer, store
         wait_for_published(server, 700)
         server.ask("CONFIG", "SET", "maxmemory", "1")
         job.release()
-        wait_until(lambda: "the store will not write" in job.stderr_text, SOON, "it was refused")
+        wait_until(lambda: "the store rejects writes" in job.stderr_text, SOON, "it was refused")
         server.ask("PEXPIRE", key("lease"), 5_000)
         wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the lease was renewed")
         assert server.ask("XLEN", key("log")) == 700
@@ -365,7 +365,7 @@ def test_a_server_without_a_disk_is_reported_once(tmp_path: Path) -> None:
             assert job.result() == 0
         store.close()
         assert read_lines(server) == numbers(3_000)
-    assert job.stderr_text.count("cannot say what is on its disk") == 1
+    assert job.stderr_text.count("cannot report what is on its disk") == 1
 
 
 def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_line_is_safe_once_a_replica_has_it(server: RedisServer, tmp_path: Pat
     with RunningJob(NUMBERS + "say(0, 10)", store, tmp_path, room=small_room(tmp_path), deliver_seconds=0.5) as job:
         assert job.result() == 0
     store.close()
-    assert "the job's end was not delivered to the store\nchronoverse: deliver later with: " in job.stderr_text
+    assert "the job's end was not delivered to the store\nchronoverse: deliver later: " in job.stderr_text
 
 
 def test_a_server_that_cannot_save_gets_every_line_later(server: RedisServer, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_a_service_that_is_away_does_not_stop_the_command(
     with scripted(status) as away:
         arguments = run_arguments(job, "--server", away)
         done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, TOKEN=service.token())
-    assert_ran(done, "lines wait here, the job goes on")
+    assert_ran(done, "lines wait here, the job continues")
     assert ("does not answer" if status == "refused" else "we are busy") in done.stderr
 
     command = [service.url if word == away else word for word in printed_command(done.stderr)]
@@ -196,7 +196,7 @@ def test_a_service_that_was_never_reached_holds_the_end_for_five_seconds(tmp_pat
     done = chronoverse(*arguments, data_dir=tmp_path)
     seconds = time.monotonic() - started
 
-    assert_ran(done, "lines wait here, the job goes on")
+    assert_ran(done, "lines wait here, the job continues")
     assert 4 < seconds < 30
     (file,) = orphaned_spools(tmp_path / "spool")
     waiting = r"chronoverse: delivering 3 lines, for up to [45] s; Ctrl-C keeps them in (.*)\n"
@@ -422,7 +422,7 @@ def refuses_to_run(writer: LogWriter, tmp_path: Path, job: JobRef) -> str:
     with pytest.raises(ChronoverseError) as raised:
         run(["touch", str(ran)], writer, job, out=out, err=err, **limits, require_log=True)
     assert not ran.exists()
-    assert err.getvalue() == b"chronoverse: the command was not started: its log is required, and cannot be published\n"
+    assert err.getvalue() == b"chronoverse: command not started: --require-log is set and the log cannot be published\n"
     return f"{type(raised.value).__name__}: {raised.value}"
 
 

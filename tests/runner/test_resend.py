@@ -65,7 +65,7 @@ def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
         server.kill()
         job.release()
         assert job.result() == 9
-    found = re.search(r"deliver later with: chronoverse deliver (\S+)\n$", job.stderr_text)
+    found = re.search(r"deliver later: chronoverse deliver (\S+)\n$", job.stderr_text)
     assert found is not None
     undelivered = re.search(
         r"^chronoverse: (\d+) lines were not delivered to the store$", job.stderr_text, re.MULTILINE
@@ -144,7 +144,7 @@ def test_a_store_that_is_still_away_leaves_the_file(
     path = leave_spool(server, store, tmp_path, room)
     said: list[str] = []
     assert not resend_spool(path, lambda _: store, said.append, seconds=0.3)
-    assert said[-1] == f"deliver later with: chronoverse deliver {path}"
+    assert said[-1] == f"deliver later: chronoverse deliver {path}"
     server.start()
     assert resend_spool(path, lambda _: store, said.append)
     assert read_lines(server) == numbers(3000)
@@ -163,7 +163,7 @@ def test_a_job_that_was_declared_lost_stays_lost(
     with pytest.raises(Closed):
         resend_spool(path, lambda _: store, said.append)
     assert len(read_log(server)[0]) == 10
-    assert said[-1] == f"publish them under another id with: chronoverse deliver --retry {path}"
+    assert said[-1] == f"publish them under another id: chronoverse deliver --retry {path}"
     assert Spool.recover(path).end == 3000
 
 

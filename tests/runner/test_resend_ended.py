@@ -410,8 +410,8 @@ def test_lines_that_cannot_be_read_back_now_can_be_delivered_later(
         with pytest.raises(StoreUnavailable):
             resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _away)
         assert said == [
-            "the store has all lines, as far as it says; they were not read back",
-            f"deliver later with: chronoverse deliver {path}",
+            "the store acknowledged all lines; they were not read back",
+            f"deliver later: chronoverse deliver {path}",
         ]
         assert resend_spool(path, lambda _: store, said.append)
     assert not path.exists()
@@ -427,5 +427,5 @@ def test_an_ended_job_whose_lines_cannot_be_read_back_is_not_published_again(
     said: list[str] = []
     with contextlib.closing(Store(server.url)) as store, pytest.raises(StoreUnavailable):
         resend_spool(path, lambda _: store, said.append, comparer_for=lambda _: _away)
-    assert said[-1] == f"deliver later with: chronoverse deliver {path}"
+    assert said[-1] == f"deliver later: chronoverse deliver {path}"
     assert not any("--retry" in text for text in said)

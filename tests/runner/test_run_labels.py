@@ -42,8 +42,8 @@ def test_a_label_that_is_refused_is_said_once_and_the_job_goes_on(store: Store) 
     job = found(store)
     assert (dict(job.labels), job.lines) == ({"branch": "main", "step": "test"}, 1)
     (sentence,) = said
-    assert sentence.startswith("label branch: another value is set already")
-    assert sentence.endswith("the job goes on without it")
+    assert sentence.startswith("label branch: it has another value")
+    assert sentence.endswith("continuing without it")
 
 
 def test_labels_of_a_job_that_could_not_be_opened_are_delivered_with_its_lines(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_a_key_that_is_not_a_log_does_not_stop_the_command(server: RedisServer, 
     server.ask("SET", key("log"), "x")
     code, out, err = execute(store, "sh", "-c", "echo shown; exit 3")
     assert (code, out) == (3, b"shown\n")
-    assert err.startswith(b"chronoverse: nothing is published: the job's key in the store holds something")
+    assert err.startswith(b"chronoverse: nothing is published: the job's key in the store is not a log")
     assert b"1 line was not delivered" in err
     assert server.ask("GET", key("log")) == b"x"
 

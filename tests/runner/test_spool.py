@@ -333,7 +333,7 @@ def test_a_file_that_is_being_written_cannot_be_recovered(tmp_path: Path) -> Non
     assert spool.path is not None
     for _ in range(2):
         assert not orphaned_spools(tmp_path)
-        with pytest.raises(SpoolInUse, match="still being written"):
+        with pytest.raises(SpoolInUse, match="is in use"):
             Spool.recover(spool.path)
 
 

@@ -172,12 +172,12 @@ def test_all_invalid_values_are_named_at_once() -> None:
     assert all(
         name in message for name in ("_BIND", "_MAX_STREAMS", "WEB_CONCURRENCY", "_JWT_SECRET must", "_JWKS_URL must")
     )
-    assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL exclude each other" in message
+    assert "CHRONOVERSE_JWT_SECRET and CHRONOVERSE_JWT_JWKS_URL cannot be combined" in message
 
 
 def test_a_token_and_a_token_file_exclude_each_other() -> None:
     """Nobody could tell which of them counts."""
-    with pytest.raises(SettingsError, match="CHRONOVERSE_TOKEN and CHRONOVERSE_TOKEN_FILE exclude each other"):
+    with pytest.raises(SettingsError, match="CHRONOVERSE_TOKEN and CHRONOVERSE_TOKEN_FILE cannot be combined"):
         read(TOKEN="a.b.c", TOKEN_FILE="/run/token")
 
 

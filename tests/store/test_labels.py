@@ -30,7 +30,7 @@ def test_labels_are_set_once_by_each_way_in(bench: Bench, store: Store) -> None:
     assert labels(store) == everything
     before = bench.snapshot()
     for refused in (lambda given: store.open(JOB, "token", labels=given), lambda given: store.register(JOB, given)):
-        with pytest.raises(LabelSet, match="label branch, step: another value is set") as error:
+        with pytest.raises(LabelSet, match="label branch, step: it has another value") as error:
             refused(check_labels({"branch": "next", "step": "build", "url": "https://ci.example.com/1"}))
         assert error.value.keys == ("branch", "step")
     assert bench.snapshot() == before

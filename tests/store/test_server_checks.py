@@ -99,7 +99,7 @@ def test_after_the_start_an_outage_is_not_reported_here() -> None:
 def test_a_metric_says_whether_the_store_answered_the_last_check() -> None:
     """Also when nobody asks for anything. A store that answers and refuses is not away."""
     store, found = ScriptedStore(), list[float | None]()
-    outcomes = iter([StoreUnavailable("away"), StoreRefused("the store will not write"), None])
+    outcomes = iter([StoreUnavailable("away"), StoreRefused("the store rejects writes"), None])
 
     def fail_next(_: float) -> None:
         found.append(REGISTRY.get_sample_value("chronoverse_store_away"))
@@ -240,7 +240,5 @@ def test_a_runner_whose_log_is_evicted_names_the_lost_lines(safe: RedisServer, t
         job.release()
         assert job.result() == 0
 
-    assert re.search(
-        "lines 1 to [0-9]+ are neither in the store nor kept here any more: the log names them", job.stderr_text
-    )
+    assert re.search("lines 1 to [0-9]+ are in neither the store nor the spool: the log names them", job.stderr_text)
     assert safe.ask("XREVRANGE", key("log"), "+", "-", "COUNT", 2)[1][0] == b"3001-0"

@@ -232,7 +232,7 @@ def test_a_process_that_dies_fails_only_its_own_search(service: Service) -> None
     assert len(failed) <= len(victims)
     assert {each.status_code for each in failed} == {503}
     assert int(failed[0].headers["retry-after"]) > 0
-    assert failed[0].json()["detail"] == "Searches are not answered now; try again."
+    assert failed[0].json()["detail"] == "Searches are unavailable; try again."
     assert answers[-1].status_code == 200
     assert not set(victims) & set(processes(service))
 
@@ -311,7 +311,7 @@ def test_a_server_that_stands_still_starts_again(service: Service) -> None:
     refused = search(service)
     took = time.monotonic() - began
     wait_until(lambda: "warning" in ready(), PATIENCE_SECONDS, "it is noticed")
-    assert ready() == {"status": "ready", "warning": "Searches are not answered now."}
+    assert ready() == {"status": "ready", "warning": "Searches are unavailable."}
     assert service.metric("chronoverse_scans_up") == 0
     wait_until(lambda: ready() == {"status": "ready"}, PATIENCE_SECONDS, "all is well again")
     assert search(service).status_code == 200

@@ -74,7 +74,7 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         "minimum": MIN_BYTES,
         "maximum": MAX_BYTES,
         "default": DEFAULT_BYTES,
-        "description": "Bytes of the answer, at most.",
+        "description": "Maximum size of the answer in bytes.",
     },
 }
 

@@ -94,8 +94,8 @@ class ScanApp:
             head, found = self._answer(environ["PATH_INFO"], data, lambda: _has_closed(sock))
             status, body = "200 OK", b"\n".join([orjson.dumps(head, default=tuple), *found])
         except MemoryError:
-            log.error("a scan takes more memory than it may: %s", data.decode("utf-8", "replace"))
-            body = error_to_json(ScansUnavailable("the scan takes too much memory"))
+            log.error("a scan exceeded its memory limit: %s", data.decode("utf-8", "replace"))
+            body = error_to_json(ScansUnavailable("the scan exceeded its memory limit"))
         except ChronoverseError as error:
             body = error_to_json(error)
         start_response(status, [("Content-Type", "application/octet-stream"), ("Content-Length", str(len(body)))])

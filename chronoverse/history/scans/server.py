@@ -105,4 +105,4 @@ def _lower_priority(worker: Any) -> None:
     try:
         os.nice(NICENESS)
     except OSError as error:
-        worker.log.warning("searches have the same priority as live lines: %s", error)
+        worker.log.warning("searches run at the priority of live lines: %s", error)

@@ -254,7 +254,7 @@ class SpoolFile:
         except orjson.JSONDecodeError:
             state = None
         if not isinstance(state, dict):
-            raise SpoolError(f"{self.path} is damaged: its state cannot be right")
+            raise SpoolError(f"{self.path} is damaged: invalid state")
         if state.get("ranges") or state.get("shift"):  # version 0.2 has dropped lines from the middle, without numbers
             raise SpoolError(f"{self.path} {_EARLIER}")
         for name, pattern in _STATE.items():
@@ -289,7 +289,7 @@ def _unlink(path: Path) -> None:
 def _unreadable(path: Path, error: sqlite3.Error) -> SpoolError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return SpoolInUse(f"{path} is still being written: its runner lives")
+        return SpoolInUse(f"{path} is in use: its runner is alive")
     if code != sqlite3.SQLITE_NOTADB:
         return SpoolError(f"{path} {'is damaged' if code == sqlite3.SQLITE_CORRUPT else 'cannot be opened'}: {error}")
     with contextlib.suppress(OSError), path.open("rb") as file:

@@ -66,13 +66,13 @@ class AdmissionControl:
     def check(self, ticket: StreamTicket) -> None:
         """Raises :class:`AtCapacity` or :class:`ShareExceeded` when ``ticket`` is not admitted."""
         if self._draining_since is not None and self.clock() > self._draining_since + LATE_ACCEPT_SECONDS:
-            raise _refused("draining", AtCapacity("This worker is going down; try again."))
+            raise _refused("draining", AtCapacity("This worker is shutting down; try again."))
         if len(self._tickets) >= self.limit:
-            raise _refused("full", AtCapacity(f"this worker already serves {self.limit} streams"))
+            raise _refused("full", AtCapacity(f"this worker has its maximum of {self.limit} streams"))
         for owner, share in zip(ticket.owners, (self.per_token, self.per_address), strict=True):
             kind = owner[0]
             if share is not None and self._counts[owner] >= share:
-                raise _refused(kind, ShareExceeded(f"this {kind} already has the {share} streams that it may have"))
+                raise _refused(kind, ShareExceeded(f"this {kind} has its maximum of {share} streams"))
 
     def enter(self, ticket: StreamTicket) -> None:
         """Admits and counts a stream. Raises as :meth:`check` does."""

@@ -1,4 +1,4 @@
-"""The memory of a worker for request bodies, and for answers that are not read yet. No subject can take all of it."""
+"""The memory of a worker for request bodies, and for unread answers. No subject can take all of it."""
 
 import contextlib
 import threading
@@ -48,8 +48,8 @@ class Shares:
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):
-                    raise AtCapacity(f"others use all that this worker has for {self.what}")
-                raise ShareExceeded(f"this token uses all that it may have at a time for {self.what}")
+                    raise AtCapacity(f"this worker has no room for {self.what}")
+                raise ShareExceeded(f"this token has used its share of {self.what}")
             self._held[subject] += amount
 
     def give_back(self, subject: str, amount: int) -> None:
@@ -88,7 +88,7 @@ class BodyMemory:
 
 class UnreadAnswers(Shares):
     def __init__(self) -> None:
-        super().__init__(UNREAD_ANSWERS_BYTES, "answers that are not read yet")
+        super().__init__(UNREAD_ANSWERS_BYTES, "unread answers")
 
     def has_room(self, subject: str) -> bool:
         """Whether a large page fits, or ``subject`` has nothing unread."""

@@ -67,7 +67,9 @@ class Throttle:
 
 def publish_throttle(rate: int | None, clock: Callable[[], float] = time.monotonic) -> Throttle:
     """How many bytes a second each subject may publish. An append is accepted as a whole if the bucket is not empty."""
-    return Throttle(rate, BURST_SECONDS, f"this token may publish {rate} bytes a second", clock=clock)
+    return Throttle(
+        rate, BURST_SECONDS, f"publish rate exceeded: this token may publish {rate} bytes a second", clock=clock
+    )
 
 
 def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
@@ -78,7 +80,7 @@ def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
 def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
     """How many jobs each subject may begin by log records. One request may name thousands of jobs, others one each."""
     burst_seconds = MAX_NEW_JOBS / NEW_JOBS_PER_SECOND
-    reason = "this token begins more jobs than it may"
+    reason = "rate limit exceeded: this token starts too many jobs"
     return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, NEW_JOBS_SECONDS, clock=clock)
 
 

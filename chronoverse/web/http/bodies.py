@@ -72,7 +72,7 @@ class BodyReader:
             raise UnsupportedMediaType(f"the body must be {' or '.join(mimetypes)}")
         coding = request.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", "gzip", "x-gzip"):
-            raise _UnsupportedContentCoding("a body may be encoded with gzip, and with nothing else")
+            raise _UnsupportedContentCoding("unsupported Content-Encoding: only gzip is accepted")
         length, parts = request.content_length or 0, self._receive(request)
         try:
             self._check_length(length)
@@ -86,7 +86,7 @@ class BodyReader:
                 _stop_reading(request)
             raise
         if len(sent) < length:
-            raise BadRequest("the body broke off")
+            raise BadRequest("incomplete request body")
         return self._join(_inflate_slices(sent), take) if "gzip" in coding else sent
 
     def _join(self, parts: Iterable[bytes], take: Callable[[int], None]) -> bytearray:
@@ -99,7 +99,7 @@ class BodyReader:
 
     def _check_length(self, length: int) -> None:
         if length > self.limit:
-            raise RequestEntityTooLarge(f"a body may have {self.limit} bytes, as sent and as inflated")
+            raise RequestEntityTooLarge(f"the body exceeds {self.limit} bytes, as sent or inflated")
 
     def _receive(self, request: Request) -> Iterator[bytes]:
         """The parts of a body as they arrive, of :data:`READ_BYTES` at most.
@@ -121,7 +121,7 @@ class BodyReader:
                 _stop_reading(request)
                 raise
             except Exception as error:  # gunicorn's errors for malformed chunks have no common base class
-                raise BadRequest("the body broke off") from error
+                raise BadRequest("incomplete request body") from error
             if not data:
                 return
             yield data
@@ -147,13 +147,13 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
             except zlib.error as error:
                 raise BadRequest("the body is not gzip") from error
             if inflater.unused_data:
-                raise BadRequest("the body is more than one gzip member")
+                raise BadRequest("the body has more than one gzip member")
             yield part
             rest = inflater.unconsumed_tail
             # After a full slice zlib may have more output for input that it has already read.
             more = bool(rest) or len(part) == SLICE_BYTES
     if not inflater.eof:
-        raise BadRequest("the body is not one whole gzip member")
+        raise BadRequest("the body is not a complete gzip member")
 
 
 def load_json(body: bytes | bytearray, pause: Callable[[], object], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:
@@ -173,7 +173,7 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
-        refusal = BadRequest("the body is not as it should be")
+        refusal = BadRequest("invalid request body")
         # webargs puts its findings there, too, so that all bad parameters are reported in the same way.
         refusal.data = {"messages": {"body": error.messages}}  # type: ignore[attr-defined]
         raise refusal from error

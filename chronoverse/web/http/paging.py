@@ -125,7 +125,7 @@ def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any],
         bound_to, position = values[: len(listing)], values[len(listing) :]
         parsed = [parse(value) for parse, value in zip(parsers, position, strict=True)]
     except (ValueError, TypeError, LookupError) as error:
-        raise BadRequest("cursor: this is not one of ours") from error
+        raise BadRequest("cursor: invalid") from error
     if bound_to != list(listing):
         raise BadRequest("cursor: it was made for another job, order or filter")
     return parsed

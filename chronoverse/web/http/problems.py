@@ -17,7 +17,7 @@ from chronoverse.web.http.request_id import request_id
 RETRY_AFTER_SECONDS: Final = 2
 
 #: One text for every 404, so that a client cannot tell "not yours", "not there" and "no such path" apart.
-NOT_FOUND: Final = "There is nothing here, or nothing that this token may see."
+NOT_FOUND: Final = "Not found, or no access."
 
 log = logging.getLogger(__name__)
 
@@ -124,4 +124,4 @@ def _detail(details: Any) -> str:
 
 def _problem_for_unexpected_error(error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
-    return problem(500, "Something went wrong here; it has been logged.")
+    return problem(500, "Internal error; it has been logged.")

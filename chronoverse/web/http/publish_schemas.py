@@ -42,11 +42,9 @@ class NewLineSchema(Schema):
     """A line to append. Its number is ``first`` plus its index in the list."""
 
     timestamp = matching(_TIMESTAMP.pattern, "ISO 8601, UTC, milliseconds.", required=True)
-    message = matching(
-        r"[^\n]*", "Without a newline; at most CHRONOVERSE_MAX_LINE_BYTES bytes of UTF-8.", required=True
-    )
+    message = matching(r"[^\n]*", "UTF-8 without a newline, at most CHRONOVERSE_MAX_LINE_BYTES bytes.", required=True)
     stream = one_of(STREAMS, required=True)
-    partial_ = boolean("True when the line goes on in the stream's next one.", data_key="partial")
+    partial_ = boolean("True when the next line of the stream continues this one.", data_key="partial")
 
 
 class UncheckedList(fields.List[Mapping[str, Any]]):
@@ -81,7 +79,7 @@ class LabelsField(fields.Dict):
     """The labels of a job, by their keys. They are loaded as :data:`~chronoverse.joblog.labels.Labels`."""
 
     def __init__(self) -> None:
-        description = "Each is set once: another value for one that is set is refused, and nothing is done."
+        description = "Set once: a different value for an existing label is refused, and nothing changes."
         # For OpenAPI. What check_labels() says is clearer.
         value = fields.String(metadata={"minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"})
         bounds = {"maxProperties": MAX_LABELS}
@@ -103,7 +101,7 @@ class RunnerBody(Schema):
 
     token = matching(
         "[0-9a-f]{32,128}",
-        "The runner's own, unguessable, the same in all requests of an attempt.",
+        "Chosen by the runner, unguessable, the same for all requests of an attempt.",
         error="must be 32 to 128 hexadecimal digits",
         required=True,
     )
@@ -181,8 +179,8 @@ class EndBody(OpenedBody):
             " one, or is CANCELED or LOST."
         },
     )
-    dropped = JsonInteger("Lines that the runner could not keep.", 0, load_default=0)
-    next = JsonInteger("The number behind the last line's.", 1, required=True)
+    dropped = JsonInteger("Lines that the runner dropped.", 0, load_default=0)
+    next = JsonInteger("One past the last line number.", 1, required=True)
 
 
 #: While an attempt holds its lease, only its runner may append.

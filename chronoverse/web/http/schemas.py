@@ -27,7 +27,7 @@ MAX_WAIT_SECONDS: Final = 300
 STATUSES: Final = tuple(status.value for status in Status)
 
 #: What the OpenAPI document says of a body that is refused with 429.
-SHARE_USED: Final = "The token's other request bodies use all the memory that it may have at a time."
+SHARE_USED: Final = "The token's request bodies have used its share of memory."
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 _Field = TypeVar("_Field", bound=fields.Field[Any])
@@ -120,7 +120,7 @@ class QueryInteger(fields.Integer):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         number = parse_number(value)
         if number is None:
-            raise ValidationError("must be a whole number of at most 15 digits")
+            raise ValidationError("must be an integer of at most 15 digits")
         return number
 
 
@@ -179,15 +179,15 @@ def _context(side: str) -> QueryInteger:
 
 _BEFORE: Final = _context("before")
 _AFTER: Final = _context("after")
-_STREAM: Final = one_of(STREAMS, "Only the lines of this stream.")
-_PAGE_CURSOR: Final = text("From the page before.", validate=validate.Length(1, 512))
+_STREAM: Final = one_of(STREAMS, "Lines of this stream.")
+_PAGE_CURSOR: Final = text("From the previous page.", validate=validate.Length(1, 512))
 #: What a search looks for. The schema checks it, because that depends on ``regex``.
 _search_text: Final = partial(
-    text, "What a line must contain, in any case of letters.", validate=validate.Length(1, MAX_QUERY)
+    text, "Text that a line contains, case-insensitive.", validate=validate.Length(1, MAX_QUERY)
 )
 
 
-_WITH_LABEL: Final = "Only jobs with this label, KEY=VALUE; may be repeated, and then they must have all."
+_WITH_LABEL: Final = "Jobs with this label, KEY=VALUE. Repeatable; all must match."
 _AGAINST_LABEL: Final = (
     "Compare with good runs that have this label, KEY=VALUE; may be repeated, and then they must have all. They are"
     f" looked for among the {LABELLED_JOBS:,} jobs before this one."
@@ -212,7 +212,7 @@ class SearchFields(Schema):
 
     q = _search_text()
     regex = _flag(
-        "`q` is a regular expression, in RE2's syntax. RE2 makes instructions of it: at most"
+        "`q` is an RE2 regular expression. RE2 makes instructions of it: at most"
         f" {MAX_PROGRAM:,}. `\\p{{L}}` alone has 1,200."
     )
 
@@ -231,7 +231,7 @@ class StreamSearchFields(SearchFields):
     compile_query = staticmethod(matcher_of)
 
     regex = _flag(
-        "`q` is a regular expression, in RE2's syntax. RE2 makes instructions of it: at most"
+        "`q` is an RE2 regular expression. RE2 makes instructions of it: at most"
         f" {MAX_JOINED_PROGRAM}, fewer than for a search, because each new line is compared with it at once. A line is"
         f" compared in its first {MAX_CHARACTERS:,} characters."
     )
@@ -240,7 +240,7 @@ class StreamSearchFields(SearchFields):
 class EventsQuery(StreamSearchFields):
     offset = ParsedText(
         lambda value: value if value == "latest" else parse_number(value),
-        "a whole number of at most 15 digits, or latest",
+        "an integer of at most 15 digits, or latest",
         metadata={
             "type": ["integer", "string"],
             "description": "Start strictly after this line; 0 is the beginning, `latest` the live end.",
@@ -270,7 +270,7 @@ def parse_last_event_id(value: str) -> int | None:
 class EventsHeaders(Schema):
     last_event_id = ParsedText(
         parse_last_event_id,
-        "one whole number of at most 15 digits",
+        "one integer of at most 15 digits",
         data_key="Last-Event-ID",
         metadata={
             "description": "The last number received; wins over `offset` and `tail`.",
@@ -280,20 +280,18 @@ class EventsHeaders(Schema):
 
 
 class LogsQuery(Schema):
-    limit = _limit("Lines on the page, at most. A page has up to 4 MiB, and ends after a second of looking.")
+    limit = _limit("Maximum lines per page. A page also ends after 4 MiB or one second.")
     order = one_of(("asc", "desc"), load_default="asc")
     stream = _STREAM
     cursor = _PAGE_CURSOR
-    offset = QueryInteger("Start strictly after this line, in the order asked for. Not together with `cursor`.")
+    offset = QueryInteger("Start strictly after this line, in the requested order. Excludes `cursor`.")
     one_start = exclusive("offset", "cursor")
 
 
 class RawQuery(SearchFields):
     format = one_of(("txt", "json", "jsonl"), load_default="txt")
     stream = _STREAM
-    control_sequences = _flag(
-        "`txt` keeps colours and all other control sequences. Otherwise they are left out. JSON always has them."
-    )
+    control_sequences = _flag("`txt` keeps control sequences, which are otherwise removed. JSON always has them.")
 
 
 class SearchQuery(LogsQuery, SearchFields):
@@ -321,13 +319,13 @@ class WorkflowSearchQuery(SearchFields):
     stream = _STREAM
     status = one_of(STATUSES)
     label = _labels(_WITH_LABEL)
-    since = _time("Only jobs that started at this time or later.")
-    until = _time("Only jobs that started at this time or before.")
+    since = _time("Jobs started since this time.")
+    until = _time("Jobs started until this time.")
     before = _BEFORE
     after = _AFTER
     per_job = QueryInteger("Lines of a job; `more` says that it has others.", 1, 100, load_default=5)
     limit = QueryInteger("Jobs with a match on the page.", 1, 100, load_default=20)
-    cursor = text("From the page before.", validate=validate.Length(1, 768))
+    cursor = text("From the previous page.", validate=validate.Length(1, 768))
 
 
 class JobsQuery(Schema):
@@ -338,21 +336,21 @@ class JobsQuery(Schema):
 
 
 class WorkflowsQuery(Schema):
-    status = one_of(STATUSES, "Only workflows whose newest job has it.")
+    status = one_of(STATUSES, "Workflows whose newest job has this status.")
     cursor = _PAGE_CURSOR
     limit = _limit("Workflows on the page.")
 
 
 class AuditQuery(Schema):
-    since = _time("Only what was done at this time or later.")
-    until = _time("Only what was done at this time or before.")
+    since = _time("Actions since this time.")
+    until = _time("Actions until this time.")
     cursor = _PAGE_CURSOR
     limit = _limit("Entries on the page.")
 
 
 class SummaryQuery(Schema):
     max_bytes = QueryInteger(
-        "Bytes of the answer, at most.", MIN_BYTES, MAX_BYTES, data_key="bytes", load_default=DEFAULT_BYTES
+        "Maximum size of the answer in bytes.", MIN_BYTES, MAX_BYTES, data_key="bytes", load_default=DEFAULT_BYTES
     )
     against_label = _labels(_AGAINST_LABEL)
 
@@ -371,14 +369,14 @@ class HistoryQuery(Schema):
 
 class WaitQuery(StreamSearchFields):
     stream = _STREAM
-    offset = QueryInteger("Only a line after this one; by default any.")
+    offset = QueryInteger("Only lines after this one. Default: all.")
     limit = QueryInteger(
         "The answer also has `logs`: the first line that matches, and up to so many in all that are there already,"
         " within 252 KiB and a quarter of a second. Without it there is only `log`.",
         1,
         MAX_PAGE_LIMIT,
     )
-    timeout = QueryInteger("Seconds after which to answer anyway.", maximum=MAX_WAIT_SECONDS, load_default=30)
+    timeout = QueryInteger("Timeout in seconds.", maximum=MAX_WAIT_SECONDS, load_default=30)
 
 
 def answer(name: str, members: Members, optional: Members | None = None) -> type[Schema]:
@@ -404,7 +402,7 @@ EVENT_SCHEMA: Final = {
         "event": {"type": "string", "enum": [name.value for name in EventName]},
         "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
         "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
-        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back."},
+        "retry": {"type": "integer", "description": "Milliseconds to wait before reconnecting."},
     },
 }
 
@@ -415,7 +413,7 @@ _LINE: Final[Members] = {
     "stream": one_of(STREAMS),
 }
 _LINE_MARKS: Final[Members] = {
-    "partial": boolean("True when the line goes on in the stream's next one."),
+    "partial": boolean("True when the next line of the stream continues this one."),
     "truncated": boolean(
         "True when `message` is only the first 1,048,576 characters of a line that a foreign runner wrote. `/events`"
         " and `/logs/raw` have all of it."
@@ -464,7 +462,7 @@ FoundJobSchema: Final = answer(
             " one goes on in it."
         ),
     },
-    {"error": text("Why this job could not be searched any further.")},
+    {"error": text("Why the search of this job stopped.")},
 )
 WorkflowSearchSchema: Final = answer(
     "WorkflowSearch", {"workflow_id": text(), "jobs": list_of(FoundJobSchema), **_CURSOR}
@@ -484,7 +482,7 @@ JobSchema: Final = answer(
         "first_sequence_num": integer(),
         "last_sequence_num": integer(),
     },
-    {"labels": fields.Dict(text(), text(), metadata={"description": "What the job was for. Not there without any."})},
+    {"labels": fields.Dict(text(), text(), metadata={"description": "The job's labels. Omitted when there are none."})},
 )
 JobsSchema: Final = answer("Jobs", {"workflow_id": text(), "jobs": list_of(JobSchema), **_CURSOR})
 #: In how many ended jobs something is, by their statuses.

@@ -111,7 +111,7 @@ class _ProtobufDecoder:
         except (DecodeError, IndexError) as error:
             raise BadRequest("the body is not a protobuf message of log records") from error
         except BadValue as error:
-            raise BadRequest(f"a resource is not as it should be: {error}") from error
+            raise BadRequest(f"invalid resource: {error}") from error
 
     def _resource_logs(self, start: int, end: int) -> Iterator[Found]:
         resource, scopes = dict[str, Any](), []
@@ -362,7 +362,7 @@ def _object(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadValue("there is another value where an object should be")
+        raise BadValue("expected an object")
     return value
 
 
@@ -388,7 +388,7 @@ def _json_integer(value: Any) -> int:
                 return number
     except ValueError:
         pass
-    raise BadValue("an integer of a record is none")
+    raise BadValue("a record has an invalid integer")
 
 
 def _json_attributes(message: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
@@ -423,5 +423,5 @@ def _json_value(value: Any, bound: _Bound, depth: int = 0) -> Any:
             if kind == "arrayValue":
                 return [_json_value(each, bound, depth + 1) for each in values]
             return {str(each.get("key")): _json_value(each.get("value"), bound, depth + 1) for each in values}
-        raise BadValue("a value of a record is not of the type that its name says")
+        raise BadValue("a record has a value of the wrong type")
     return None

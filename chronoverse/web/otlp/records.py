@@ -200,7 +200,7 @@ class RecordSorter:
         if isinstance(found, str):
             raise BadValue(found)
         if number is not None and not (type(number) is int and 1 <= number <= MAX_RECORD_NUMBER):
-            raise BadValue(f"{_NUMBER} must be a whole number from 1 to {MAX_RECORD_NUMBER}")
+            raise BadValue(f"{_NUMBER} must be an integer from 1 to {MAX_RECORD_NUMBER}")
         if path is None or number is None:
             path, number = "", 0
         stream = stream or ("stderr" if severity >= 17 else "stdout")
@@ -322,7 +322,7 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
     if isinstance(code, str) and _DIGITS.fullmatch(code):
         code = int(code)
     if code is not None and not (type(code) is int and abs(code) <= 999_999_999):
-        raise BadValue(f"{_EXIT_CODE} must be a whole number of at most 9 digits")
+        raise BadValue(f"{_EXIT_CODE} must be an integer of at most 9 digits")
     for name in _RESULTS:
         if name in attributes:
             result = attributes[name]

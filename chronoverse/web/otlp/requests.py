@@ -82,9 +82,9 @@ def _append(
             appended = deps.store.records.append(job, batch, deps.settings.otlp_idle_seconds, on_new)
             metrics.PUBLISH_ANSWERS.labels("records", "WAIT" if appended.waits else "OK").inc()
             if appended.waits:
-                raise RecordsMissing(f"records of {job} are missing before some that have come; try again")
+                raise RecordsMissing(f"earlier records of {job} are missing; try again")
             if appended.left_out:
-                refused[f"{job}: a quota of bytes is used up"] += min(count, appended.left_out)
+                refused[f"{job}: byte quota exceeded"] += min(count, appended.left_out)
             left -= count
             metrics.LINES_APPENDED.inc(sum(len(run.messages) for run in batch.runs))
             deps.publish_throttle.take(subject, bytes_of(message for run in batch.runs for message in run.messages))

@@ -152,7 +152,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(JOB_ROUTE, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
-    @routes.response(204, description="It is gone, from the archive and from the store.")
+    @routes.response(204, description="Deleted from the archive and the store.")
     @routes.problem(409, "`reason` is HELD: its runner lives.")
     def delete(workflow_id: str, job_id: str) -> Response:
         """Delete a job and its log everywhere. Nothing can be written under its id for as long as jobs are kept.
@@ -196,7 +196,7 @@ def stale_seconds(watched: int) -> float:
 def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
     deps.require_job(ref)
     if deps.object_store is None:
-        raise ArchiveNotConfigured("lines are redacted on their way to the archive, and there is none")
+        raise ArchiveNotConfigured("redaction needs an archive, and none is configured")
     subject, reason = principal().subject, body.get("reason")
     at = iso_timestamp(deps.wall_clock())
     audit = {"at": at, "subject": subject, "request_id": request_id(), "reason": reason}

@@ -57,7 +57,7 @@ _OPERATION: Final[dict[str, Any]] = {
         "204": {"description": "`Last-Event-ID` is at or past the end: there is nothing more, ever."},
         "400": "BAD_REQUEST",
         "429": {
-            "description": "The token or the client's address has as many streams as it may.",
+            "description": "The token or the client's address has its maximum of streams.",
             "content": {"application/problem+json": {"schema": ProblemSchema}},
         },
         "default": "DEFAULT_ERROR",
@@ -241,7 +241,7 @@ def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPSt
     fixed = {"Server": SERVER, "Date": formatdate(now, usegmt=True), "Connection": "close"}
     lines = [f"{name}: {value}" for name, value in (*fixed.items(), *headers)]
     if _FORBIDDEN.search("".join(lines)):
-        raise ValueError("a header has a character that headers may not have")
+        raise ValueError("a header has an invalid character")
     return "\r\n".join((f"HTTP/1.1 {status.value} {status.phrase}", *lines, "\r\n")).encode("latin-1")
 
 

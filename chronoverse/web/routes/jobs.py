@@ -70,8 +70,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
     @routes.route(JOB_ROUTE, methods=["PUT"])
     @routes.doc(operationId="registerJob")
-    @routes.response(200, JobSchema, description="It was registered already.")
-    @routes.alt_response(201, schema=JobSchema, description="It is registered, PENDING.")
+    @routes.response(200, JobSchema, description="Already registered.")
+    @routes.alt_response(201, schema=JobSchema, description="Registered, PENDING.")
     @routes.problem(
         409,
         "`reason` is DELETED: there was such a job, and its id is not free yet. Or it is label-set: a label has another"

@@ -32,23 +32,23 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     @routes.route("/readyz")
     @routes.doc(operationId="getReadiness", security=[])
     @routes.response(
-        200, StatusSchema, description="The store answers, tokens can be checked, and the worker is not going down."
+        200, StatusSchema, description="The store answers, tokens can be checked, and the worker is not shutting down."
     )
     @routes.problem(503)
     def readyz() -> Response:
         """Can it serve."""
         if deps.admission.is_draining:
-            raise AtCapacity("This worker is going down; try again.")
+            raise AtCapacity("This worker is shutting down; try again.")
         if deps.verifier.published:
             deps.verifier.published.check()
         if deps.verifier.groups:
             deps.verifier.groups.check()
-        warnings = ["Searches are not answered now."] if deps.scans.is_down else []
+        warnings = ["Searches are unavailable."] if deps.scans.is_down else []
         try:
             deps.store.ping()
         except StoreRefused:
             # A disk is full. No other node could write either, and all of them can serve readers.
-            warnings.append("The store takes no writes. What it has can be read.")
+            warnings.append("The store rejects writes; reads work.")
         return jsonify(status="ready", **({"warning": " ".join(warnings)} if warnings else {}))
 
     @routes.route("/oidc")

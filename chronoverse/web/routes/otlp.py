@@ -50,7 +50,7 @@ def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
             "401": {"description": "A google.rpc.Status.", "content": answers},
             "403": {"description": "A google.rpc.Status: the token lacks the scope.", "content": answers},
             "429": {"description": f"{SHARE_USED} Or it publishes faster than it may.", "content": answers},
-            "503": {"description": "To be repeated. Records may be missing before some.", "content": answers},
+            "503": {"description": "To be repeated. Records may be earlier records of.", "content": answers},
             "default": {
                 "description": "A google.rpc.Status. Of another method than POST, a problem document.",
                 "content": {**answers, "application/problem+json": {"schema": {"type": "object"}}},
@@ -69,7 +69,7 @@ def _without_extra() -> Blueprint:
 
     @routes.route(_PATH, methods=["POST"])
     @routes.doc(operationId="postOtlpLogs", security=[])
-    @routes.problem(404, "The service lacks the extra `otlp`.")
+    @routes.problem(404, "The extra `otlp` is not installed.")
     def logs() -> Response:
         """Append log records: not without the extra `otlp`."""
         title = "Not Found: this service lacks the extra otlp (docs/installing.md)"

@@ -98,7 +98,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"next": next_number})
 
     @routes.route(f"{JOB_ROUTE}/logs/lost", methods=["POST"])
-    @routes.response(200, NextSchema, description="Readers are told of these numbers in a gap with the reason `lost`.")
+    @routes.response(200, NextSchema, description="Readers see these numbers as a gap with the reason `lost`.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.takes_body(bodies, LostBody())
     def lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:

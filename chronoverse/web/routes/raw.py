@@ -47,7 +47,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{JOB_ROUTE}/logs/raw")
     @routes.doc(operationId="downloadJobLog", responses={200: {"content": _DOCUMENTED}})
     @routes.arguments(RawQuery, location="query", as_kwargs=True)
-    @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log, as it is by now.")
+    @routes.response(200, {"type": "string"}, content_type="text/plain", description="The log so far.")
     def raw(workflow_id: str, job_id: str, format: str, regex: bool, control_sequences: bool, **query: Any) -> Response:
         """Download a job's log: all that is stored when it is asked for, also while the job runs.
 

@@ -48,7 +48,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.doc(operationId="waitForLine")
     @routes.arguments(WaitQuery, location="query", as_kwargs=True)
     @routes.response(200, WaitSchema, description="What came first.")
-    @routes.problem(429, "The token or the client's address has as many streams as it may.")
+    @routes.problem(429, "The token or the client's address has its maximum of streams.")
     def wait(workflow_id: str, job_id: str, timeout: int, **query: Any) -> Response:
         """Wait until a line matches, the job ends, or the time is over. Without `q`, wait for the end."""
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
@@ -143,7 +143,7 @@ class Wait:
                 viewer.reason = "matched"
             if viewer.reason not in _OUTCOMES:
                 status = 401 if viewer.reason == "expired" else 503
-                return problem(status, self._error or "The service shuts down; try again.")
+                return problem(status, self._error or "The service is shutting down; try again.")
             job = self._known_job() or self.deps.store.get_job(self.ref)
             if job is None:
                 return problem_for(JobNotFound("no such job"))

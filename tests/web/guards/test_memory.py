@@ -12,7 +12,7 @@ def test_one_subject_can_hold_half() -> None:
     for _ in range(5):
         shares.take("a", 10)
 
-    with pytest.raises(ShareExceeded, match="this token uses all that it may have at a time for tests"):
+    with pytest.raises(ShareExceeded, match="this token has used its share of tests"):
         shares.take("a", 10)
 
 
@@ -32,7 +32,7 @@ def test_an_amount_that_does_not_fit_is_not_the_fault_of_its_subject() -> None:
     shares = Shares(10, "tests")
     shares.take("a", 5)
 
-    with pytest.raises(AtCapacity, match="others use all"):
+    with pytest.raises(AtCapacity, match="this worker has no room"):
         shares.take("b", 4)
 
 

@@ -61,7 +61,7 @@ def test_other_words_stay() -> None:
     assert redact("eye.of.newt at 10.0.0.1, bearer") == "eye.of.newt at 10.0.0.1, bearer"
 
 
-@pytest.mark.parametrize("reason", ["a bearer token is needed", "the Authorization header is not one bearer token"])
+@pytest.mark.parametrize("reason", ["a bearer token is required", "the Authorization header is not a bearer token"])
 def test_the_reason_of_a_refusal_stays(reason: str) -> None:
     """docs/tokens.md quotes these lines of the log."""
     assert redact(f"refused with 401: {reason}") == f"refused with 401: {reason}"

@@ -17,7 +17,7 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 
 OpenStream = Callable[..., Stream]
 
-NOT_A_NUMBER: Final = "must be a whole number of at most 15 digits"
+NOT_A_NUMBER: Final = "must be an integer of at most 15 digits"
 #: Where a stream may start: the query, the other lines of the request, and what the answer has at last.
 STARTS: Final = [
     ("", []),
@@ -128,8 +128,8 @@ def test_a_watched_job_admits_nobody_without_a_valid_token(
         ("stream=both", None, "stream", "Must be one of: stdout, stderr."),
         ("nonsense=1", None, "nonsense", "Unknown field."),
         ("nonsense=1", "+4", "nonsense", "Unknown field."),
-        ("", "+4", "Last-Event-ID", "must be one whole number of at most 15 digits"),
-        ("", "1, 2", "Last-Event-ID", "must be one whole number of at most 15 digits"),
+        ("", "+4", "Last-Event-ID", "must be one integer of at most 15 digits"),
+        ("", "1, 2", "Last-Event-ID", "must be one integer of at most 15 digits"),
     ],
 )
 def test_a_bad_request_learns_what_is_wrong(

@@ -291,7 +291,7 @@ def test_nothing_is_inflated_before_it_is_complete() -> None:
 
     error = refusal(BodyReader(1000), Broken([bomb[:-1]]), Content_Encoding="gzip")
     assert isinstance(error, HTTPException)
-    assert (error.code, error.description) == (400, "the body broke off")
+    assert (error.code, error.description) == (400, "incomplete request body")
 
 
 class Broken:
@@ -318,11 +318,11 @@ def test_a_full_worker_says_what_is_used_up() -> None:
 
     @app.route("/")
     def full() -> str:
-        raise AtCapacity("others use all that this worker has for long request bodies")
+        raise AtCapacity("this worker has no room that this worker has for long request bodies")
 
     response = app.test_client().get("/")
     assert response.status_code == 503
-    assert response.get_json()["detail"] == "others use all that this worker has for long request bodies"
+    assert response.get_json()["detail"] == "this worker has no room that this worker has for long request bodies"
 
 
 # Bodies that are expensive

@@ -102,7 +102,7 @@ def test_a_label_that_is_set_is_refused_and_nothing_is_done(client: httpx.Client
     ):
         problem = answer.json()
         assert (answer.status_code, problem["reason"], problem["labels"]) == (409, "label-set", ["branch"])
-        assert "label branch: another value is set already" in problem["detail"]
+        assert "label branch: it has another value" in problem["detail"]
     found = client.get(job.path).json()
     assert (found["status"], found["labels"]) == ("PENDING", {"branch": "main", "step": "test"})
     assert attempt(client, job, labels={"branch": "main"}).status_code == 200

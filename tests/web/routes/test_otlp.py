@@ -153,7 +153,7 @@ def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender) -> None:
     response = sender.send(message)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
     assert response.headers["Content-Type"] == "application/x-protobuf"
-    assert b"missing before some" in response.content
+    assert b"earlier records of" in response.content
     assert sender.rejected(sender.post(*reversed(numbered(1, 3)))) == (0, "")
     assert sender.rejected(sender.send(message)) == (0, "")
     assert sender.messages() == [f"line {number}" for number in range(1, 7)]
@@ -257,7 +257,7 @@ def test_what_cannot_be_taken_is_counted_and_explained(sender: Sender, service: 
     assert len(why) < 2_100
     count, why = sender.rejected(sender.post(record("good"), *bad[:3], *bad[:1]))
     assert count == 4
-    assert "3 of log.file.record_number must be a whole number" in why
+    assert "3 of log.file.record_number must be an integer" in why
     assert sender.messages() == ["good"]
     token = service.token("another")
     headers = {**PROTOBUF, "Authorization": f"Bearer {token}"}

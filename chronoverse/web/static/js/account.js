@@ -12,7 +12,7 @@ export function scopeText() {
   return named.length ? named.join(", ") : "no workflow";
 }
 
-/** Two buttons: for another token, where tokens are pasted, and to sign out. */
+/** Two buttons: for another token, where readers paste tokens, and to sign out. */
 export function tokenButtons() {
   const other = make("button", "", "Use another token");
   const out = make("button", "", "Sign out");
