@@ -46,7 +46,7 @@ PLAIN_FORMS: Final[dict[str, tuple[dict[str, Any], Refused | None]]] = {
         {"workflows": ["mine", "*-x"]},
         Refused(401, "claim workflows has '*-x': * is allowed only as the last"),
     ),
-    "a star in the middle": ({"workflows": ["a*b"]}, Refused(401, "claim workflows has 'a*b': a * may only be")),
+    "a star in the middle": ({"workflows": ["a*b"]}, Refused(401, "claim workflows has 'a*b': * is allowed only")),
     "two stars": ({"workflows": ["mi**"]}, Refused(401, "claim workflows has 'mi**': * is allowed only as the last")),
     "an empty entry": ({"workflows": ["mine", ""]}, Refused(401, "has '': an entry must not be empty")),
     "a prefix of no id": ({"workflows": [".*"]}, Refused(401, "has '.*': an entry must be the id of a workflow, or")),

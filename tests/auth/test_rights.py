@@ -102,7 +102,7 @@ ERRORS: Final = {
     "a = 1": "group 'a': is not a table",
     "[a]": "group 'a': workflows is not a list",
     "[a]\nworkflows = 'x'": "group 'a': workflows is not a list",
-    "[b]\nworkflows = ['x']\n[a]\nworkflows = ['x', '*-x']": "group 'a': workflows has '*-x': * is allowed only as the last",
+    "[b]\nworkflows = ['x']\n[a]\nworkflows = ['x', '*-x']": "workflows has '*-x': * is allowed only as the last",
     "[a]\nworkflows = ['a*b']": "has 'a*b': * is allowed only as the last",
     "[a]\nworkflows = ['']": "has '': an entry must not be empty",
     "[a]\nworkflows = [7]": "an entry must be a string",
