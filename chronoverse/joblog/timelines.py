@@ -132,8 +132,13 @@ class Timeline(NamedTuple):
             return []
         found: list[tuple[int, int]] = []
         step = max(1, -(-self.total // max(1, points // 2 - 1)))
+        # The first line after a gap is no anchor, but the line after it has its time.
+        anchors = [
+            point
+            for anchor in self.anchors
+            for point in ((anchor.elapsed - anchor.pause, anchor.number - 1), (anchor.elapsed, anchor.number))
+        ]
         # The last line before each step, and the first one after it: so a long pause keeps both of its ends.
-        anchors = [(anchor.elapsed, anchor.number) for anchor in self.anchors]
         for elapsed, number in [(0, self.first), *anchors, (self.total, self.last)]:
             if len(found) > 1 and found[-1][0] // step == found[-2][0] // step == elapsed // step:
                 found[-1] = (elapsed, number)
