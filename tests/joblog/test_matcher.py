@@ -1,6 +1,7 @@
 """Where a query matches a line."""
 
 import contextlib
+import re
 import time
 from random import Random
 
@@ -77,6 +78,27 @@ def any_expression(random: Random, depth: int) -> str:
     if shape == "{}":
         return "".join(parts)
     return shape.format(random.choice(["", "|"]).join(parts)) + random.choice([*QUANTIFIERS, ""])
+
+
+@pytest.mark.parametrize(("count", "seed"), [(30, 3), pytest.param(400, 4, marks=pytest.mark.long)])
+def test_spans_are_those_of_re2(count: int, seed: int) -> None:
+    """Also where an expression matches nothing at many characters, which are not looked at one by one."""
+    random, jumped = Random(seed), 0
+    options = re2.Options()
+    options.case_sensitive, options.never_capture, options.log_errors = False, True, False
+    while jumped < count:
+        # These may match within a character, where the module counts wrong.
+        expression = re.sub(r"\\[BC]", ".", any_expression(random, random.randint(1, 3)))
+        parts = (
+            random.choice("abxé🙂.7") * random.choice((1, 2, 63, 64, 65, 130)) for _ in range(random.randint(1, 6))
+        )
+        text = "".join(parts)
+        with contextlib.suppress(ValueError):
+            found = list(Matcher(expression, regex=True).spans(text))
+            matches = [match.span() for match in re2.compile(expression, options).finditer(text)]
+            spans = [(start, end) for start, end in matches if start < end]
+            assert [span for span in found if span] == spans[:MAX_SPANS], (expression, text)
+            jumped += len(found) < min(len(matches), MAX_SPANS)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(60, 27), pytest.param(120, 28, marks=pytest.mark.long)])
