@@ -158,6 +158,8 @@ def read_page(
     """
     found: dict[int, bytes] = {}
     count, has_progress = 0, False
+    # Otherwise the lines of a batch take no time, and all of them are looked at, however late they came.
+    is_search = search is not None or matcher is not None
 
     def page(has_more: bool) -> Page:
         return Page([found[number] for number in sorted(found, reverse=descending)], position, has_more, count)
@@ -165,7 +167,7 @@ def read_page(
     try:
         for batch in read(job, position, descending=descending, search=search):
             for line in batch.lines:
-                if has_progress and budget.is_used_up():
+                if is_search and has_progress and budget.is_used_up():
                     return page(True)
                 has_progress = True
                 budget.entries_left -= 1

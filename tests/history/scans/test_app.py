@@ -106,6 +106,14 @@ def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: str, exp
         assert {key: found.get(key) for key in expected} == expected
 
 
+def test_lines_that_were_read_are_looked_at_however_late_they_came(app: ScanApp, store: Store) -> None:
+    """A busy machine took longer than a page may to connect to the store. The tail of one stream is still found."""
+    times = iter([NOW, NOW])
+    late = ScanApp(store, ArchiveReader(), 65_536, lambda: next(times, NOW + 2 * PAGE_SECONDS))
+    asked = scan(position=11, limit=2, descending=True, form="number", stream="stderr")
+    assert late.read(asked).lines == app.read(asked).lines == [b"9", b"7"]
+
+
 def test_a_scan_that_has_waited_too_long_is_refused(app: ScanApp) -> None:
     """By then the worker does not wait for it any more."""
     assert app.read(scan(asked_at=NOW - 4.9)).lines

@@ -14,6 +14,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.support.faultproxy import DOWN, FaultProxy
+from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
@@ -281,6 +283,16 @@ def test_a_tail_of_one_stream_lets_others_go_first(service: Service, auth: dict[
         asking.result().close()
 
     assert slowest < 1
+
+
+def test_a_tail_of_one_stream_is_whole_over_a_slow_link_to_the_store(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Two answers of the store take longer than a page may. The second one has the lines."""
+    job = Foreign(redis_server.url, "slow-link", "job").lines([f"line {n}" for n in range(1, 11)], ("stdout", "stderr"))
+    with FaultProxy(redis_server.socket) as link, Service(tmp_path, link.redis_url) as service:
+        headers = {"Authorization": f"Bearer {service.token()}"}
+        link.throttle(700, DOWN)
+        with Stream(service, f"{job.path}/events?tail=2&stream=stderr", headers) as stream:
+            assert stream.headers["last-event-id"] == "7"
 
 
 @pytest.mark.long
