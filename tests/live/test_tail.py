@@ -14,7 +14,8 @@ from chronoverse.live.feed import WAKES_PER_YIELD, Feed
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import RING_BYTES, RINGS_BYTES, Tail, check_seconds, pause_seconds, ring_bytes
 from chronoverse.live.viewer import Viewer
-from chronoverse.store import Store
+from chronoverse.store import Store, live_reader
+from chronoverse.store.driver import set_changed_keys_handler
 from tests.support.reading import ControlledStore, StreamCheck
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
@@ -149,6 +150,23 @@ def test_many_jobs_lose_nothing(world: World) -> None:
     for each in jobs[:40]:
         world.write(each)
     wait_until(lambda: all(watched.has(5) for watched in world.watched[:40]), SOON, "each viewer has its last line")
+
+
+def test_a_line_whose_report_was_lost_comes_with_the_next_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some proxies lose the server's reports. The server sends no other one until the log is read."""
+    is_lost = threading.Event()
+
+    def lose(connection: Any, handler: Callable[[Any], object]) -> bool:
+        return set_changed_keys_handler(connection, lambda message: is_lost.is_set() or handler(message))
+
+    monkeypatch.setattr(live_reader, "set_changed_keys_handler", lose)
+    world.write(job())
+    watched = world.watch(job())
+    wait_until(lambda: watched.has(1) and world.waiting(), SOON, "the reader waits for reports")
+    is_lost.set()
+    for number in (2, 3):
+        world.write(job())
+        wait_until(lambda: watched.has(number), SOON, "the viewer has the line")  # noqa: B023
 
 
 def test_a_new_job_does_not_wait_for_other_jobs(world: World) -> None:

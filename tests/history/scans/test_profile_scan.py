@@ -219,6 +219,22 @@ def test_without_time_the_same_request_goes_on(workflow: Workflow) -> None:
     assert numbers(found["slower"]) == [(2_000, 2_001)]
 
 
+def test_one_good_run_that_is_half_read_is_no_comparison(workflow: Workflow) -> None:
+    """The next one is in the archive, so all of it is known. The job itself is short."""
+    workflow.write("archived", [0, 1, 1])
+    archive(workflow.store, workflow.objects, hot_seconds=0)
+    workflow.write("long", [0.01] * 3_000, messages=[f"line {number}" for number in range(3_000)])
+    workflow.write("this", [0, 1, 9])
+    ticks = itertools.count()
+    app = workflow.app(lambda: NOW + 0.4 * next(ticks))
+    found = profile(app, "this")
+    assert (found["complete"], found["scanned_to"], found["compared_with"]) == (False, 3, ["long", "archived"])
+    assert (found["usual"], found["slower"]) == (None, [])
+    while not found["complete"]:
+        found = profile(app, "this")
+    assert found["usual"] is not None
+
+
 def test_a_running_job(workflow: Workflow) -> None:
     """How long it was silent, what is usual there, and how much longer good runs took. Two are too few to say that."""
     for run in range(3):

@@ -1,9 +1,12 @@
 """A stream whose socket is full: nothing that waits is lost, and the stream ends only after it was sent."""
 
 import contextlib
+import gc
 import socket
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -13,7 +16,8 @@ import pytest
 
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import Viewer
-from chronoverse.web.streaming.stream_writer import LAST_CHUNK, StreamWriters
+from chronoverse.web.routes.wait import Wait, WaitWriter
+from chronoverse.web.streaming.stream_writer import LAST_CHUNK, StreamWriter, StreamWriters
 
 #: Seconds that anything here may take.
 MAX_WAIT_SECONDS: Final = 10.0
@@ -26,7 +30,7 @@ class FakeViewer:
 
     needs_store_read = False
     feed = line_filter = None
-    due = float("inf")
+    due = ends_at = float("inf")
 
     def __init__(self, frames: list[bytes]) -> None:
         self.frames = frames
@@ -50,6 +54,9 @@ class FakeViewer:
 
     next = try_next
 
+    def wake(self) -> None:
+        """Does nothing."""
+
     def close(self) -> None:
         """Does nothing."""
 
@@ -57,13 +64,13 @@ class FakeViewer:
 class OpenStream:
     """A stream writer and its ``peer``. ``closed`` counts how often the writer said that it was closed."""
 
-    def __init__(self, frames: list[bytes]) -> None:
+    def __init__(self, viewer: FakeViewer, make_writer: Callable[..., StreamWriter] = StreamWriter) -> None:
         ours, self.peer = gevent.socket.socketpair()
         self.closed = 0
-        self.viewer = FakeViewer(frames)
+        self.viewer = viewer
         writers = StreamWriters(cast(Tail, SimpleNamespace(clock=time.monotonic)))
         environ = {"gunicorn.socket": ours}
-        writers.take_over(cast(Viewer, self.viewer), environ, self._count_closed, b"HEAD\r\n\r\n")
+        writers.take_over(cast(Viewer, viewer), environ, self._count_closed, b"HEAD\r\n\r\n", make_writer)
         ours.close()
 
     def _count_closed(self) -> None:
@@ -95,7 +102,7 @@ ALL_SENT: Final = b"HEAD\r\n\r\n" + b"".join(map(chunk, FRAMES))
 @pytest.fixture
 def stream() -> Iterator[OpenStream]:
     """A stream with three frames, the first of which does not fit into the socket."""
-    stream = OpenStream(list(FRAMES))
+    stream = OpenStream(FakeViewer(list(FRAMES)))
     assert stream.viewer.frames
     yield stream
     stream.peer.close()
@@ -130,3 +137,18 @@ def test_the_stream_of_a_peer_that_has_gone_is_closed(stream: OpenStream) -> Non
     stream.wait_closed()
     gevent.sleep(0)
     assert stream.closed == 1
+
+
+def test_a_wait_is_forgotten_when_its_client_leaves() -> None:
+    """Not only when its time is over, five minutes later. Thousands may come and leave."""
+    viewer = FakeViewer([])
+    viewer.ends_at = time.monotonic() + 300
+    wait = cast(Wait, SimpleNamespace(is_over=False))
+    stream = OpenStream(viewer, partial(WaitWriter, wait=wait, answer=bytes))
+    left = weakref.ref(viewer)
+    stream.peer.close()
+    stream.wait_closed()
+    del stream, viewer, wait
+    gevent.sleep(0)
+    gc.collect()
+    assert left() is None
