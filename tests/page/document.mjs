@@ -1,0 +1,55 @@
+// Of a browser only what the page's modules use of it, for tests of their logic in Node.js. To be imported before them.
+
+class Element {
+  constructor(name) {
+    this.name = name;
+    this.hidden = true;
+    this.dataset = {};
+    this.classList = { add() {} };
+    this.children = [];
+  }
+
+  append(...children) {
+    this.children.push(...children);
+  }
+
+  replaceChildren(...children) {
+    this.children = children;
+  }
+
+  get textContent() {
+    return this.children.map((each) => each.textContent ?? each).join("");
+  }
+
+  set textContent(text) {
+    this.children = [text];
+  }
+
+  /** The links in it. */
+  get links() {
+    return this.children.flatMap((each) => (each.name === "a" ? [each] : (each.links ?? [])));
+  }
+}
+
+const elements = new Map();
+const stored = new Map();
+
+globalThis.document = {
+  documentElement: new Element("html"),
+  createElement: (name) => new Element(name),
+  createTextNode: (text) => text,
+  getElementById(id) {
+    if (!elements.has(id)) elements.set(id, new Element("div"));
+    return elements.get(id);
+  },
+};
+globalThis.location = new URL("http://127.0.0.1/ui/workflows/w/jobs/j");
+globalThis.sessionStorage = {
+  getItem: (key) => stored.get(key) ?? null,
+  setItem: (key, value) => stored.set(key, value),
+  removeItem: (key) => stored.delete(key),
+};
+// It would keep the process from ending.
+delete globalThis.BroadcastChannel;
+
+export const $ = (id) => document.getElementById(id);
