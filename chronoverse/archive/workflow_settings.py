@@ -1,11 +1,12 @@
 """The settings that workflows have of their own, as objects in the archive, for an import."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import orjson
 
 from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.retention import apply_retention
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER
@@ -14,6 +15,31 @@ from chronoverse.store.catalog import WorkflowSettings
 
 #: No job's folder has this name: no id begins so.
 _NAME: Final = "_settings.json"
+
+
+def change_settings(
+    store: Store,
+    workflow_id: str,
+    changes: Mapping[str, int | None],
+    default_retention: int,
+    record: Callable[[str, str], object],
+) -> None:
+    """Sets some of a workflow's own settings, or with None removes them, also for jobs that have begun.
+
+    ``record`` gets what is done, and how, before. A retention in ``changes`` is applied to the jobs even if it was set
+    already, so that it may be repeated after an error. Raises as the store does.
+    """
+    own = store.catalog.settings_of(workflow_id).own
+    changed = {name: value for name, value in changes.items() if value != own[name]}
+    texts = {name: "default" if value is None else str(value) for name, value in changed.items()}
+    if seconds := texts.pop("retention_seconds", None):
+        record("retention", seconds if seconds == "default" else f"{seconds} s")
+    if texts:
+        record("limits", ", ".join(f"{name} {text}" for name, text in texts.items()))
+    if changed:
+        store.catalog.change_settings(workflow_id, **changed)
+    if "retention_seconds" in changes:
+        apply_retention(store, workflow_id, changes["retention_seconds"], default_retention)
 
 
 def settings_name(workflow_id: str) -> str:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -196,21 +197,37 @@ def retention(workflow: str, time_text: str | None) -> None:
 
     The time begins when a job ends.
     """
-    from chronoverse.archive.retention import apply_retention
-
     settings = common.read_settings()
-    common.require_store(settings)
     seconds = None if time_text in (None, "default") else common.duration(time_text)
+    changes = {} if time_text is None else {"retention_seconds": seconds}
+    own, _ = _workflow_settings(settings, workflow, changes)
+    kept = own["retention_seconds"]
+    if kept is None and common.means_other_store(settings):
+        click.echo("default")
+        return
+    shown = settings.retention_seconds if kept is None else kept
+    text = common.spoken(shown) if sys.stdout.isatty() else f"{shown} s"
+    click.echo(f"{text}{' (the default)' if kept is None else ''}")
+
+
+def _workflow_settings(
+    settings: Settings, workflow: str, changes: Mapping[str, int | None]
+) -> tuple[dict[str, int | None], list[int] | None]:
+    """The workflow's own settings after ``changes``, and the quotas of others, which only a store tells."""
+    if common.means_other_store(settings):
+        with common.open_client(workflow, scope="logs:admin") as client:
+            return client.workflow_settings(workflow, changes), None
+    from chronoverse.archive.workflow_settings import change_settings
+
     with common.open_store(settings) as store:
-        if time_text is not None:
+        if changes:
             _configure_logging(settings)
-            _record(store, "retention", workflow, None, "default" if seconds is None else f"{seconds} s")
-            store.catalog.change_settings(workflow, retention_seconds=seconds)
-            apply_retention(store, workflow, seconds, settings.retention_seconds)
-        own = store.catalog.retention(workflow)
-    kept = settings.retention_seconds if own is None else own
-    text = common.spoken(kept) if sys.stdout.isatty() else f"{kept} s"
-    click.echo(f"{text}{' (the default)' if own is None else ''}")
+
+        def record(did: str, what: str) -> None:
+            _record(store, did, workflow, None, what)
+
+        change_settings(store, workflow, changes, settings.retention_seconds, record)
+        return store.catalog.settings_of(workflow).own, store.catalog.common_bounds() or [0, 0]
 
 
 def _bound(_: click.Context, __: click.Parameter, text: str | None) -> int | str | None:
@@ -228,24 +245,15 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
 
     0 is no bound. They also hold for jobs that run.
     """
-    settings = common.read_settings()
-    common.require_store(settings)
-    with common.open_store(settings) as store:
-        given = {"job_bytes": job_bytes, "day_bytes": day_bytes}
-        changed = {name: value for name, value in given.items() if value is not None}
-        if changed:
-            _configure_logging(settings)
-            what = ", ".join(f"{name} {value}" for name, value in changed.items())
-            _record(store, "limits", workflow, None, what)
-            values = {name: None if isinstance(value, str) else value for name, value in changed.items()}
-            store.catalog.change_settings(workflow, **values)
-        found = store.catalog.settings([workflow])[workflow]
-        own = found.job_bytes, found.day_bytes
-        service = store.catalog.common_bounds() or [0, 0]
-    for name, bound, default in zip(("a job", "a day"), own, service, strict=True):
+    given = {"job_bytes": job_bytes, "day_bytes": day_bytes}
+    changes = {name: None if value == "default" else int(value) for name, value in given.items() if value is not None}
+    own, others = _workflow_settings(common.read_settings(), workflow, changes)
+    for name, bound, default in zip(
+        ("a job", "a day"), (own["job_bytes"], own["day_bytes"]), others or (None, None), strict=True
+    ):
         size = default if bound is None else bound
-        text = f"{size} bytes" if size else "no bound"
-        click.echo(f"{name}: {text}{' (the default)' if bound is None else ''}")
+        text = "default" if size is None else f"{size} bytes" if size else "no bound"
+        click.echo(f"{name}: {text}{' (the default)' if bound is None and size is not None else ''}")
 
 
 @click.command()

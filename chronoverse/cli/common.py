@@ -205,12 +205,17 @@ def meant_service(settings: Settings, server: str | None = None) -> str | None:
 
 def require_store(settings: Settings) -> None:
     """For commands that no service can do. Raises :class:`SettingsError` if a service with another store is meant."""
-    url = meant_service(settings)
-    if url is not None and not _is_own_service(settings, url):
+    if means_other_store(settings):
         raise errors.SettingsError(
-            f"CHRONOVERSE_URL names the service at {url}, and this command needs that service's store: set "
+            f"CHRONOVERSE_URL names the service at {settings.url}, and this command needs that service's store: set "
             "CHRONOVERSE_REDIS_URL, or unset CHRONOVERSE_URL if the embedded store of this machine is meant"
         )
+
+
+def means_other_store(settings: Settings) -> bool:
+    """Whether a service is meant whose store these settings do not name."""
+    url = meant_service(settings)
+    return url is not None and not _is_own_service(settings, url)
 
 
 def _is_own_service(settings: Settings, url: str) -> bool:

@@ -35,6 +35,9 @@ READ_BYTES: Final = 65_536
 #: Lines of one page: the most that the service allows.
 PAGE_LINES: Final = 1_000
 
+#: What HTTP calls a setting of a workflow.
+_SETTING_NAMES: Final = {"day_bytes": "bytes_per_day"}
+
 _Result = TypeVar("_Result")
 
 
@@ -309,6 +312,23 @@ class Client:
                     raise
 
         self._retry(attempt)
+
+    def workflow_settings(self, workflow_id: str, changes: Mapping[str, int | None]) -> dict[str, int | None]:
+        """The workflow's own settings, named as in :class:`chronoverse.store.catalog.WorkflowSettings`.
+
+        ``changes`` are made before, and the others stay.
+        """
+        path = "/workflows/{}/settings"
+        found = self.read(path, workflow_id)
+        if changes:
+            body = {**found, **{_SETTING_NAMES.get(name, name): value for name, value in changes.items()}}
+            headers = {"Accept": "application/json", "Content-Type": "application/json"}
+            text = orjson.dumps(body)
+            found, _ = self._retry(lambda: self._read_json("PUT", _path(path, workflow_id), {}, headers, text))
+        with reading("page"):
+            return {
+                name: found[_SETTING_NAMES.get(name, name)] for name in ("retention_seconds", "job_bytes", "day_bytes")
+            }
 
     def _get_once(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
         body, headers = self._read_json("GET", path, query, {"Accept": "application/json"})

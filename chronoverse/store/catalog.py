@@ -176,14 +176,14 @@ class JobCatalog:
     def settings(self, workflow_ids: Sequence[str]) -> dict[str, WorkflowSettings]:
         """The settings of these workflows, without those that cannot be read."""
         answers = self._on_settings(workflow_ids, "HMGET", *WorkflowSettings._fields)
-        found = {each: answer for each, answer in answers.items() if isinstance(answer, list)}
-        return {
-            each: WorkflowSettings(
-                _retention(retention or b""), job_bytes, day_bytes, changed_ms=changed_ms or 0, saved_ms=saved_ms or 0
-            )
-            for each, (retention, *numbers) in found.items()
-            for job_bytes, day_bytes, changed_ms, saved_ms in [_numbers(numbers)]
-        }
+        return {each: _settings(answer) for each, answer in answers.items() if isinstance(answer, list)}
+
+    def settings_of(self, workflow_id: str) -> WorkflowSettings:
+        """The workflow's settings. A key that is no hash holds none."""
+        key = self._keys.of_workflow(workflow_id, "settings")
+        with contextlib.suppress(NotALog):
+            return _settings(self._commands.run(workflow_id, "HMGET", key, *WorkflowSettings._fields))
+        return WorkflowSettings()
 
     def change_settings(self, workflow_id: str, **changes: int | None) -> None:
         """Sets some of a workflow's own settings, or with None removes them. An archiver saves them in the archive.
@@ -255,6 +255,11 @@ class JobCatalog:
 
 def _numbers(values: Sequence[bytes | None]) -> list[int | None]:
     return [parse_number((each or b"").decode("utf-8", "replace")) for each in values]
+
+
+def _settings(values: Sequence[bytes | None]) -> WorkflowSettings:
+    job_bytes, day_bytes, changed_ms, saved_ms = _numbers(values[1:])
+    return WorkflowSettings(_retention(values[0] or b""), job_bytes, day_bytes, changed_ms or 0, saved_ms or 0)
 
 
 def _retention(text: bytes) -> int | None:

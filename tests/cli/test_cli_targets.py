@@ -66,8 +66,6 @@ def test_a_store_counts_before_a_service(cli: Cli, server: RedisServer, prefix: 
 @pytest.mark.parametrize(
     "argv",
     [
-        ["retention", "wf_1", "1d"],
-        ["limits", "wf_1", "--job-bytes", "1"],
         ["archive", "--once"],
         ["archive", "--orphans", "--delete"],
     ],

@@ -35,6 +35,7 @@ Members = Mapping[str, fields.Field[Any]]
 
 
 #: A job's path. The routes below it have the same beginning.
+SETTINGS_ROUTE: Final = "/workflows/<id:workflow_id>/settings"
 JOB_ROUTE: Final = "/workflows/<id:workflow_id>/jobs/<id:job_id>"
 
 

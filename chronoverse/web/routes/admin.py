@@ -1,4 +1,4 @@
-"""The routes for the scope ``logs:admin``: redacting lines, listing redactions, deleting jobs, the audit trail."""
+"""The routes for the scope ``logs:admin``: redactions, deletions, settings of workflows, the audit trail."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import gevent
 from flask import Response
-from marshmallow import ValidationError, validate, validates_schema
+from marshmallow import Schema, ValidationError, validate, validates_schema
 
 from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, has_leftovers
+from chronoverse.archive.workflow_settings import change_settings
 from chronoverse.auth.tokens import ADMIN
 from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.history.pages import matches
@@ -20,6 +21,7 @@ from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp, se
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import TICK_SECONDS, check_seconds
 from chronoverse.store.audit import Position
+from chronoverse.store.catalog import RETENTION_SECONDS
 from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import decode_cursor, encode_cursor, number, page_response, read_listing
@@ -28,6 +30,7 @@ from chronoverse.web.http.request_id import request_id
 from chronoverse.web.http.schemas import (
     IDS,
     JOB_ROUTE,
+    SETTINGS_ROUTE,
     AuditQuery,
     AuditSchema,
     Blueprint,
@@ -59,6 +62,25 @@ class RedactBody(SearchFields):
             raise ValidationError("is before from", "to")
 
 
+class WorkflowSettingsBody(Schema):
+    """A workflow's own settings. Those that are left out or null are the service's."""
+
+    retention_seconds = JsonInteger(
+        "How long jobs are kept after their end.", 1, RETENTION_SECONDS, allow_none=True, load_default=None
+    )
+    job_bytes = JsonInteger("Bytes stored of one job's messages; 0: no limit.", allow_none=True, load_default=None)
+    day_bytes = JsonInteger(
+        "Bytes stored of all jobs per UTC day; 0: no limit.",
+        data_key="bytes_per_day",
+        allow_none=True,
+        load_default=None,
+    )
+
+
+WorkflowSettingsSchema: Final = answer(
+    "WorkflowSettings",
+    {name: integer(allow_none=True) for name in ("retention_seconds", "job_bytes", "bytes_per_day")},
+)
 RedactedSchema: Final = answer(
     "Redacted",
     {
@@ -150,6 +172,26 @@ def blueprint(deps: Dependencies) -> Blueprint:
         cursor = None if position is None else encode_cursor(listing, position)
         return page_response({"entries": found, "cursor": cursor}, cursor, query)
 
+    @routes.route(SETTINGS_ROUTE)
+    @routes.doc(operationId="getWorkflowSettings")
+    @routes.response(200, WorkflowSettingsSchema)
+    def get_settings(workflow_id: str) -> Response:
+        """A workflow's own retention and quotas; null where the service's apply."""
+        return _settings_response(deps.store.catalog.settings_of(workflow_id).own)
+
+    @routes.route(SETTINGS_ROUTE, methods=["PUT"])
+    @routes.doc(operationId="putWorkflowSettings")
+    @routes.response(200, WorkflowSettingsSchema)
+    @routes.takes_body(deps.body_reader, WorkflowSettingsBody())
+    def put_settings(workflow_id: str, body: Mapping[str, Any]) -> Response:
+        """Replace them. They hold at once, also for jobs that have begun."""
+
+        def record(did: str, what: str) -> None:
+            deps.store.audit_trail.record(principal().subject, did, workflow_id, None, what)
+
+        change_settings(deps.store, workflow_id, body, deps.settings.retention_seconds, record)
+        return _settings_response(body)
+
     @routes.route(JOB_ROUTE, methods=["DELETE"])
     @routes.doc(operationId="deleteJob")
     @routes.response(204, description="Deleted from the archive and the store.")
@@ -169,6 +211,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return Response(status=204)
 
     return routes
+
+
+def _settings_response(own: Mapping[str, int | None]) -> Response:
+    return page_response({"bytes_per_day" if name == "day_bytes" else name: value for name, value in own.items()})
 
 
 def _milliseconds(timestamp: str | None) -> int | None:

@@ -122,7 +122,7 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
     known = len(trail(site))
     said = change("retention", WORKFLOW, "90d", CHRONOVERSE_LOG_LEVEL="error")
     assert re.search(f'audit sub=os:.*did=retention workflow_id={WORKFLOW} what="7776000 s"', said)
-    change("limits", WORKFLOW, "--job-bytes", "1000", "--day-bytes", "default")
+    change("limits", WORKFLOW, "--job-bytes", "1000", "--day-bytes", "2000")
     for command in ("limits", "retention"):
         show(command, WORKFLOW, **store)
     change("retention", WORKFLOW, "default")
@@ -142,7 +142,7 @@ def test_commands_that_write_to_the_store_are_recorded(site: Site) -> None:
         ("delete", "gone", "objects unknown to the store"),
         ("import", None, "jobs unknown to the store"),
         ("retention", None, "default"),
-        ("limits", None, "job_bytes 1000, day_bytes default"),
+        ("limits", None, "job_bytes 1000, day_bytes 2000"),
         ("retention", None, "7776000 s"),
     ]
     assert {each["sub"].partition("@")[0] for each in found} == {said.partition("sub=")[2].partition("@")[0]}
@@ -214,7 +214,11 @@ def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
     """Of every route that has text, also of one that is new. Not what was searched for, and no refusal."""
     job = site.job().lines(["secret 1", "secret 2", "secret 3"]).end()
     document = site.client.get("/openapi.json").json()
-    without_text = ("/workflows/{workflow_id}/jobs", job_route := "/workflows/{workflow_id}/jobs/{job_id}")
+    without_text = (
+        "/workflows/{workflow_id}/jobs",
+        "/workflows/{workflow_id}/settings",
+        job_route := "/workflows/{workflow_id}/jobs/{job_id}",
+    )
     known = [path for path, item in document["paths"].items() if "{workflow_id}" in path and "get" in item]
     routes = set(known) - {*without_text, f"{job_route}/logs/redactions"}
     start, queries = site.service.log_size(), {"logs": "?offset=1", "logs/new": "?against=" + job.job_id}

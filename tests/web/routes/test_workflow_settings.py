@@ -1,0 +1,126 @@
+"""A workflow's own retention and quotas over HTTP, for a team without a password of the store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from tests.support.commands import call_main, environ
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+
+NONE: Final = {"retention_seconds": None, "job_bytes": None, "bytes_per_day": None}
+
+
+@pytest.fixture
+def admin(service: Service) -> Iterator[httpx.Client]:
+    """A client with a token for workflows that begin with ``wf_`` or ``team.``."""
+    token = service.token("wf_*", "team.*", scopes=(READ, WRITE, ADMIN), subject="ada")
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=service.url, headers=headers, timeout=10) as client:
+        yield client
+
+
+def recorded(client: httpx.Client, workflow_id: str) -> list[tuple[str, str, str]]:
+    """Who did what to the workflow, the oldest first."""
+    entries = client.get("/audit", params={"limit": 1_000}).json()["entries"]
+    return [(each["sub"], each["did"], each["what"]) for each in entries[::-1] if each["workflow_id"] == workflow_id]
+
+
+def test_a_team_sets_its_own_retention_and_quotas(admin: httpx.Client) -> None:
+    """What is set is what is read. What is left out has the service's value. The audit trail has each change."""
+    path = "/workflows/team.a/settings"
+    assert admin.get(path).json() == NONE
+    all_three = {"retention_seconds": 86_400, "job_bytes": 0, "bytes_per_day": 10**12}
+    for body, found in (
+        (all_three, all_three),
+        (all_three, all_three),
+        ({"retention_seconds": 3_600, "bytes_per_day": None}, {**NONE, "retention_seconds": 3_600}),
+        ({}, NONE),
+    ):
+        answer = admin.put(path, json=body)
+        assert (answer.status_code, answer.json()) == (200, found), answer.text
+        assert admin.get(path).json() == found
+    assert recorded(admin, "team.a") == [
+        ("ada", "retention", "86400 s"),
+        ("ada", "limits", "job_bytes 0, day_bytes 1000000000000"),
+        ("ada", "retention", "3600 s"),
+        ("ada", "limits", "job_bytes default, day_bytes default"),
+        ("ada", "retention", "default"),
+    ]
+
+
+def test_they_hold_at_once(service: Service, admin: httpx.Client, redis_server: RedisServer) -> None:
+    """A quota for the next line of a job that runs, and a retention for a job that has ended."""
+    jobs, token = "/workflows/team.f/jobs", {"token": "0" * 32}
+    attempts = [admin.post(f"{jobs}/{job}/attempts", json=token).json()["attempt"] for job in ("ended", "running")]
+    end = {**token, "attempt": attempts[0], "next": 1, "status": "COMPLETED", "exit_code": 0, "dropped": 0}
+    assert admin.post(f"{jobs}/ended/end", json=end).status_code == 204
+
+    settings = {"retention_seconds": 60, "job_bytes": 10}
+    assert admin.put("/workflows/team.f/settings", json=settings).status_code == 200
+
+    line = {"timestamp": "2026-03-03T10:00:05.123Z", "message": "more than ten bytes", "stream": "stdout"}
+    batch = {**token, "attempt": attempts[1], "first": 1, "lines": [line]}
+    refused = admin.post(f"{jobs}/running/logs", json=batch)
+    assert (refused.status_code, refused.json()["reason"]) == (409, "quota")
+    with redis.Redis.from_url(redis_server.url, protocol=2) as client:
+        assert 0 < client.pttl("chronoverse:{team.f}:ended:log") <= 60_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"retention_seconds": 0},
+        {"retention_seconds": 315_360_001},
+        {"retention_seconds": "60"},
+        {"job_bytes": -1},
+        {"job_bytes": True},
+        {"bytes_per_day": 10**15},
+        {"bytes_per_day": 1.5},
+        {"day_bytes": 1},
+        [],
+    ],
+    ids=str,
+)
+def test_what_is_no_setting_is_refused(admin: httpx.Client, body: Any) -> None:
+    """Nothing is changed or recorded then."""
+    answer = admin.put("/workflows/team.b/settings", json=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert admin.get("/workflows/team.b/settings").json() == NONE
+    assert recorded(admin, "team.b") == []
+
+
+def test_only_administrators_of_the_workflow_see_and_set_them(service: Service, admin: httpx.Client) -> None:
+    """A workflow of others is as one that does not exist."""
+    path = "/workflows/team.c/settings"
+    publisher = {"Authorization": f"Bearer {service.token('team.c')}"}
+    assert admin.get(path, headers=publisher).status_code == 403
+    assert admin.put(path, json={"job_bytes": 1}, headers=publisher).status_code == 403
+    assert admin.put("/workflows/teams/settings", json={"job_bytes": 1}).status_code == 404
+    assert admin.get(path).json() == NONE
+
+
+def test_the_commands_use_the_service_where_no_store_is_configured(service: Service, tmp_path: Path) -> None:
+    """One changes what it names, and keeps the rest. The embedded store of this machine is not touched."""
+    token = service.token("team.d", scopes=[ADMIN])
+    variables = environ(service, CHRONOVERSE_TOKEN=token, CHRONOVERSE_DATA_DIR=str(tmp_path))
+
+    def printed(*arguments: str) -> str:
+        done = call_main(*arguments, environ=variables)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert printed("retention", "team.d") == "default\n"
+    assert printed("retention", "team.d", "90d") == "7776000 s\n"
+    assert printed("limits", "team.d", "--job-bytes", "1000") == "a job: 1000 bytes\na day: default\n"
+    assert printed("limits", "team.d", "--day-bytes", "0") == "a job: 1000 bytes\na day: no bound\n"
+    assert printed("retention", "team.d") == "7776000 s\n"
+    assert printed("retention", "team.d", "default") == "default\n"
+    assert printed("limits", "team.d", "--job-bytes", "default") == "a job: default\na day: no bound\n"
+    assert call_main("retention", "team.e", "1d", environ=variables).returncode == 66
+    assert list(tmp_path.iterdir()) == []
