@@ -86,7 +86,7 @@ def _decisions() -> str:
 def _openapi() -> str:
     """The reference of HTTP: each operation with its parameters and answers."""
     with tempfile.TemporaryDirectory() as name:
-        settings = Settings(data_dir=Path(name), redis_url=f"unix://{name}/none.sock", jwt_secret="0" * 32)
+        settings = Settings(data_dir=Path(name), redis_url=f"unix://{name}/none.sock", jwt_secret=b"0" * 32)
         document = create_app(settings).test_client().get("/openapi.json").get_json()
     parts = [
         "# Every route\n\n*For whoever writes a client of their own.*\n\n"

@@ -125,27 +125,27 @@ def test_the_recipes_work_with_the_shells_that_they_consist_of(server: RedisServ
         "CUSTOM_ENV_CI_COMMIT_REF_NAME": "main",
         "CUSTOM_ENV_CI_JOB_URL": "https://gitlab.example.com/1",
     }
-    recipes = (ROOT / "docs" / "runner.md").read_text("utf-8")
+    github, gitlab_page = ((ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("github-actions", "gitlab"))
     script = tmp_path / "step.sh"
 
     def execute(command: list[str], text: str) -> int:
         script.write_text(text)
         return subprocess.run(command, env=environ, capture_output=True, timeout=60).returncode
 
-    each, last = (line for line in re.findall(r"shell: (bash -c .*)", recipes))
+    each, last = (line for line in re.findall(r"shell: (bash -c .*)", github))
     codes = [
         execute(shlex.split(line.replace("{0}", str(script))), text)
         for line, text in ((each, "echo one"), (each, "false | true\necho not reached"), (last, "echo over"))
     ]
     assert codes == [0, 1, 0]
-    run_exec, cleanup_exec = re.findall(r"```sh\n(#!/bin/sh\n# (?:run|cleanup)_exec.*?)```", recipes, re.DOTALL)
+    run_exec, cleanup_exec = re.findall(r"```sh\n(#!/bin/sh\n# (?:run|cleanup)_exec.*?)```", gitlab_page, re.DOTALL)
     gitlab = [execute(["sh", "-c", run_exec, "run_exec", str(script)], text) for text in ("echo one", "exit 3")]
     assert [*gitlab, execute(["sh", "-c", cleanup_exec], "")] == [0, 1, 0]
 
     store = Store(server.url, prefix=prefix)
-    github, job = JobRef("ci", "build-17-1"), JobRef("group-app", "99")
-    assert ended(store, github) == (Status.FAILED, 1, 2, 3)
-    assert [entry[1][3] for entry in store.read(github, 0, 2)] == [b"one", b"over"]
+    actions, job = JobRef("ci", "build-17-1"), JobRef("group-app", "99")
+    assert ended(store, actions) == (Status.FAILED, 1, 2, 3)
+    assert [entry[1][3] for entry in store.read(actions, 0, 2)] == [b"one", b"over"]
     assert ended(store, job) == (Status.FAILED, 3, 1, 3)
     found = store.get_job(job)
     assert found is not None

@@ -24,9 +24,9 @@ TESTED: Final = (
     ("docs/conformance.md", "", "tests/cli/conformance/test_conformance.py"),
     ("docs/redis.md", "redis-cli", "tests/deploy/test_foreign_runners.py"),
     ("docs/redis.md", "umask 077", "tests/deploy/test_redis_users.py"),
-    ("docs/runner.md", "# run_exec", "tests/runner/test_continue.py"),
-    ("docs/runner.md", "# cleanup_exec", "tests/runner/test_continue.py"),
-    ("docs/runner.md", "# runner.sh", "tests/cli/conformance/test_conformance.py"),
+    ("docs/gitlab.md", "# run_exec", "tests/runner/test_continue.py"),
+    ("docs/gitlab.md", "# cleanup_exec", "tests/runner/test_continue.py"),
+    ("docs/any-language.md", "# runner.sh", "tests/cli/conformance/test_conformance.py"),
 )
 #: Blocks that are not run: the page, a text of the block, and the reason.
 NOT_RUN: Final = (
@@ -53,7 +53,7 @@ NOT_RUN: Final = (
         "it needs systemd. The path to two nodes restarts its nodes so",
     ),
     ("docs/faults.md", "", "each takes minutes"),
-    ("docs/runner.md", "docker run", "it needs Docker, and an image with the command"),
+    ("docs/kubernetes.md", "docker run", "it needs Docker, and an image with the command"),
     ("docs/tokens.md", "oauth2-proxy", "it needs that program, and an issuer"),
 )
 _FENCE: Final = re.compile(r"^ *```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

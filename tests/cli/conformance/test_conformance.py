@@ -27,7 +27,7 @@ from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 NODE_RUNNER: Final = Path(__file__).with_name("runner.mjs")
-#: The arguments of the runners that take them as the one of docs/runner.md does.
+#: The arguments of the runners that take them as the one of docs/any-language.md does.
 ARGUMENTS: Final = ("{workflow}", "{job}", "{label}", "--")
 #: A text of the runner in JavaScript, what is there instead, and the case that finds it.
 DEFECTS: Final = (
@@ -79,8 +79,10 @@ def problems(tests: Sequence[tuple[str, Sequence[str]]], target: Target) -> list
 
 
 def curl_runner(directory: Path) -> list[str]:
-    """The one of docs/runner.md."""
-    (script,) = re.findall(r"```sh\n(#!/bin/sh\n# runner\.sh .*?)```", (ROOT / "docs/runner.md").read_text(), re.S)
+    """The one of docs/any-language.md."""
+    (script,) = re.findall(
+        r"```sh\n(#!/bin/sh\n# runner\.sh .*?)```", (ROOT / "docs/any-language.md").read_text(), re.S
+    )
     path = directory / "runner.sh"
     path.write_text(script)
     for program in ("curl", "jq", "openssl", "stdbuf"):
@@ -92,7 +94,7 @@ def curl_runner(directory: Path) -> list[str]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("runner", ["ours", "curl"])
 def test_a_runner_conforms(runner: str, target: Target, tmp_path: Path) -> None:
-    """All cases hold: of ``chronoverse run``, and of the script in docs/runner.md."""
+    """All cases hold: of ``chronoverse run``, and of the script in docs/any-language.md."""
     ours = (sys.executable, "-m", "chronoverse", "run", "--workflow", "{workflow}", "--job", "{job}", "--label={label}")
     command: Sequence[str] = curl_runner(tmp_path) if runner == "curl" else (*ours, "--")
 
