@@ -67,6 +67,18 @@ def test_a_job_is_stored_up_to_its_bound(bench: Bench, store: Store) -> None:
     assert (job.lines, job.dropped, job.last) == (9, 8, 9)
 
 
+def test_a_gap_that_is_archived_is_not_replaced(bench: Bench, store: Store) -> None:
+    """The archive has its numbers. What is left out after it gets an entry of its own."""
+    store.catalog.change_settings("wf_1", job_bytes=35)
+    attempt = store.open(JOB, "token")
+    append(store, attempt, 1, 5)
+    bench.ask("HSET", bench.key("job"), "archived", 5)
+    append(store, attempt, 6, 8)
+    append(store, attempt, 9, 9)
+    store.finish(attempt, Status.COMPLETED, 0, 0, 10)
+    assert shape(bench) == [1, 2, 3, Gap(4, 5, "quota"), Gap(6, 9, "quota"), (10, 6)]
+
+
 def test_an_empty_line_counts_as_one_byte(bench: Bench, store: Store) -> None:
     """Otherwise a job of empty lines would have no bound. That is so for a runner and for log records."""
     store.catalog.change_settings("wf_1", job_bytes=3)

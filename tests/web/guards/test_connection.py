@@ -224,3 +224,20 @@ def test_a_pipelined_request_is_noticed(client: Client) -> None:
     connection.end_request(pipelined=False)
 
     assert (before, connection.is_pipelined) == (False, True)
+
+
+def test_a_head_that_drips_makes_room(connections: Connections) -> None:
+    """Its bytes are no progress: a client could hold its place for ever with one now and then."""
+    dripping = Client(connections)
+    reading = gevent.spawn(lambda: [dripping.connection.recv(1) for _ in range(4)])
+    run_loop()
+    # This one has come later, and waits for its client, too.
+    waiting = Client(connections)
+    for _ in range(4):
+        gevent.sleep(MIN_IDLE_SECONDS / 4)
+        dripping.sock.send(b"x")
+    assert reading.get(timeout=5) == [b"x"] * 4
+    newest = Client(connections)
+    assert [each.connection in list(connections) for each in (dripping, waiting, newest)] == [False, True, True]
+    for client in (dripping, waiting, newest):
+        client.close()

@@ -1,9 +1,12 @@
 """Dividing a limited amount between subjects."""
 
+import contextlib
+import itertools
+
 import pytest
 
 from chronoverse.errors import AtCapacity, ShareExceeded
-from chronoverse.web.guards.memory import Shares
+from chronoverse.web.guards.memory import SHORT_BODY_BYTES, BodyMemory, Shares
 
 
 def test_one_subject_can_hold_half() -> None:
@@ -53,3 +56,25 @@ def test_an_amount_of_zero_always_fits() -> None:
     shares.take("b", 25)
 
     shares.take("a", 0)
+
+
+@pytest.mark.parametrize("size", [SHORT_BODY_BYTES, 50_000, 1_000_000])
+def test_bodies_that_are_refused_midway_give_back_what_they_took(size: int) -> None:
+    """Otherwise each refusal would leave their subject more room."""
+    memory = BodyMemory(100_000)
+
+    def count_parts() -> int:
+        """Takes quarters of bodies until one is refused."""
+        with contextlib.ExitStack() as bodies:
+            for body in itertools.count():
+                take = bodies.enter_context(memory.hold("a"))
+                for part in range(4):
+                    try:
+                        take(size // 4)
+                    except ShareExceeded:
+                        return 4 * body + part
+        raise AssertionError
+
+    first = count_parts()
+    assert first > 1
+    assert [count_parts(), count_parts()] == [first, first]

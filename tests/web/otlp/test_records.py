@@ -3,14 +3,20 @@
 import gc
 import random
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import count, islice
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 
 from chronoverse.web.otlp.columns import Columns, Record
-from chronoverse.web.otlp.records import MAX_LINES, MAX_RECORD_NUMBER, RecordSorter
-from tests.web.otlp.messages import TIME
+from chronoverse.web.otlp.decoding import JSON, PROTOBUF, decode
+from chronoverse.web.otlp.records import MAX_LINES, MAX_RECORD_NUMBER, Lines, RecordSorter
+from tests.web.otlp.messages import TIME, record, request
 
 PATH, NUMBER = "log.file.path", "log.file.record_number"
 RESOURCE = {"workflow": "w", "job": "j"}
@@ -97,6 +103,73 @@ def changed(records: Columns, rng: random.Random) -> Columns:
         case 5:
             others["log.iostream"] = ["stderr"] * at + ["stdout"] * (count - at)
     return Columns(same, others, texts, records.times, severities)
+
+
+def meaning(mimetype: str, *bodies: bytes) -> tuple[dict[Any, list[Any]], Counter[str]]:
+    """What each job gets of these requests: its records with their lines, and its end. And what is refused."""
+    jobs, refused = defaultdict[Any, list[Any]](list), Counter[str]()
+    for body in bodies:
+        sorter = RecordSorter(["service.name"], ["service.instance.id"], 65_536)
+        for resource, records in decode(bytearray(body), mimetype, sorter.wanted, lambda: None):
+            sorter.add(resource, records)
+        refused += sorter.refused
+        for job, held in sorter.jobs.items():
+            for kind, group in enumerate((held.numbered, held.plain)):
+                for each in group:
+                    alone: list[Lines] = [[(False, [message])] for message in each.messages or []]
+                    for index, lines in enumerate(alone or [each.lines]):
+                        number, first = (each.number + index, each.first * (not index)) if each.number else (0, "")
+                        jobs[job, kind].append(
+                            (each.path, number, first, each.time // 10**6, each.timestamp, each.stream, lines)
+                        )
+            if held.end:
+                jobs[job, "end"] = [held.end]
+    return dict(jobs), refused
+
+
+def random_request(rng: random.Random) -> ExportLogsServiceRequest:
+    """Runs of records that are alike but for a few, of resources that differ or are named by equal attributes."""
+    found, numbers = ExportLogsServiceRequest(), count(1)
+    attributes: dict[str, Any] = {}
+    for _ in range(rng.randint(1, 12)):
+        if rng.random() < 0.6:
+            file = {PATH: rng.choice(["/a", "/b"]), NUMBER: 0}
+            attributes = rng.choice([{}, file, {**file, "other": 1}, {"log.iostream": "stderr"}, {"service.name": "x"}])
+        names: list[dict[str, Any]] = [{}, {"service.name": "a"}, {"service.name": "b", "service.instance.id": 7}]
+        severity, step, run = rng.choice([0, 9, 17]), rng.choice([0, 1, 10**6]), list[LogRecord]()
+        for number in islice(numbers, rng.choice([1, 2, 30, 100])):
+            own = {"service.instance.id": "j", **attributes}
+            if NUMBER in own:
+                own[NUMBER] = number
+            each = record(f"line {number}", time=TIME + number * step, severity=severity, **own)
+            if rng.random() < 0.03:
+                odd: Any = rng.choice(["two\r\nlines", "", None, [1, {"a": None}], "BAD!"])
+                more: dict[str, Any] = rng.choice(
+                    [{}, {NUMBER: 1}, {"chronoverse.exit_code": 3}, {"service.name": [1]}]
+                )
+                each = record(odd, time=rng.choice([0, TIME]), severity=rng.choice([0, 9, 17]), **own | more)
+                each.observed_time_unix_nano = TIME
+            run.append(each)
+        found.MergeFrom(request(rng.choice(names), *run))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_request_means_the_same_as_its_records_one_at_a_time(seed: int) -> None:
+    """Whatever is read at once, or remembered from the record or the resource before."""
+    whole = random_request(random.Random(seed))
+    singles = [
+        ExportLogsServiceRequest(
+            resource_logs=[ResourceLogs(resource=of.resource, scope_logs=[ScopeLogs(log_records=[r])])]
+        )
+        for of in whole.resource_logs
+        for scope in of.scope_logs
+        for r in scope.log_records
+    ]
+    bad = [each.SerializeToString().replace(b"BAD!", b"B\xff\xfe!") for each in (whole, *singles)]
+    assert meaning(PROTOBUF, bad[0]) == meaning(PROTOBUF, *bad[1:])
+    document = json_format.MessageToJson(whole, use_integers_for_enums=True).encode()
+    assert meaning(JSON, document) == meaning(PROTOBUF, *(each.SerializeToString() for each in singles))
 
 
 @pytest.mark.parametrize("first", [2, None])
