@@ -137,6 +137,13 @@ STORE_WENT_BACK = _largest(
     "chronoverse_archive_store_went_back",
     "1 if the store has lost a part of its history, and archivers delete nothing.",
 )
+BUCKET_LOST = _largest(
+    "chronoverse_archive_bucket_lost",
+    "1 if the archive is not the one of the store: it was emptied, or is another one. Archivers delete nothing.",
+)
+ARCHIVE_DAMAGED = Counter(
+    "chronoverse_archive_damaged_reads", "Reads of archived lines whose object was missing or damaged."
+)
 CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
 LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
 BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])
@@ -181,6 +188,21 @@ def exposition() -> bytes:
     registry.register(_FileCollector())
     registry.register(WORKFLOW_BYTES)
     return generate_latest(registry)
+
+
+class _ArchiverCollector(Collector):
+    """Collects what an archiver measures, and nothing of what only services do."""
+
+    def collect(self) -> Iterable[Metric]:
+        names = ("chronoverse_archive", "python_", "process_")
+        return (each for each in REGISTRY.collect() if each.name.startswith(names))
+
+
+def archiver_registry() -> CollectorRegistry:
+    """The metrics of an archiver that is a process of its own."""
+    registry = CollectorRegistry()
+    registry.register(_ArchiverCollector())
+    return registry
 
 
 class _FileCollector(Collector):

@@ -584,7 +584,7 @@ class Archiver:
             self._queue.snooze(ref, RETRY_SECONDS)
         elif not state.complete:
             self._queue.ended[ref] = None
-            self._queue.late_since.setdefault(ref, now - (state.ended_seconds or 0.0))
+            self._queue.late_since[ref] = now - (state.ended_seconds or 0.0)
         else:
             self._queue.late_since.pop(ref, None)
             sweep_at = self._sweep_at(state)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import Final, NoReturn, TypeVar
 
+from chronoverse import metrics
 from chronoverse.archive.caches import ChunkRecordCache, SingleFlightCache
 from chronoverse.archive.codec import decode_entry, frame_text, split_lines
 from chronoverse.archive.derived import read_shape_set, read_timeline
@@ -200,6 +201,7 @@ class ArchiveReader:
             # A redaction may have replaced the chunk meanwhile. Then the old object is gone and a new one is recorded.
             fresh = self._record_cache.fresh_chunk(job, number)
             if fresh is not None and fresh.name == chunk.name:
+                metrics.ARCHIVE_DAMAGED.inc()
                 raise
             return read(fresh) if fresh else None
 

@@ -1,12 +1,14 @@
-"""Notices a store whose history went back: it was emptied, restored from an old copy, or has lost a part of its file.
+"""Notices a store whose history went back, and a bucket that is not the store's: emptied, or another one.
 
 Archivers move a time in the store on, the *age mark*. The bucket's object ``store-mark.json`` has one that it had
-a minute ago or earlier. A store whose mark is older may not know objects that it has recorded, so archivers delete
-nothing until an operator has removed the object. A power cut that cost the last seconds is no reason to stop.
+a minute ago or earlier, and the bucket's id, which the store has, too. A store whose mark is older may not know objects
+that it has recorded, and in a bucket without that id they may be missing. Then archivers delete nothing until an
+operator has confirmed that both are as they should be. A power cut that cost the last seconds is no reason to stop.
 """
 
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from typing import Final
@@ -34,44 +36,85 @@ class StoreHistory:
         self._store: Final = store
         self._objects: Final = objects
         self._clock: Final = clock
-        #: The bucket's mark, when it was read, and whether the log says that the store went back.
-        self._known = 0.0
+        #: The bucket's mark and id, and when they were read.
+        self._known, self._id = 0.0, ""
         self._read_at = float("-inf")
-        self._reported = False
+        #: Whether the bucket is not the one that the store knows.
+        self.bucket_lost = False
+        #: What the log says of it.
+        self._reported = (False, False)
 
     def went_back(self) -> bool:
-        """Whether the store has lost a part of its history. Moves the marks on if not. Raises as both stores do."""
-        now = self._clock()
-        if abs(now - self._read_at) >= MARK_SECONDS:
-            self._known, self._read_at = self._read(), now
-        mark = self._store.catalog.mark()
+        """Whether the store or the bucket has lost a part of its history. Moves the marks on if not.
+
+        Raises as both stores do.
+        """
+        now, mark = self._clock(), self._store.catalog.mark()
+        is_due = now - mark >= MARK_SECONDS
+        # A bucket that was emptied a moment ago must not get a new mark.
+        if abs(now - self._read_at) >= MARK_SECONDS or (is_due and mark > self._known):
+            self._known, self._id = self._read()
+            self._read_at = now
+            own = self._store.catalog.bucket()
+            self.bucket_lost = bool(own) and self._id != own
         went_back = mark < self._known
-        if not went_back and now - mark >= MARK_SECONDS:
+        if is_due and not went_back and not self.bucket_lost:
             # A store that is full must be relieved all the same.
             with contextlib.suppress(StoreRefused):
                 self._store.catalog.move_mark(now)
             if mark > self._known:
-                self._objects.put(MARK, orjson.dumps({"mark": mark, "time": iso_timestamp(mark)}))
-                self._known = mark
+                self._put(mark)
         metrics.STORE_WENT_BACK.set(went_back)
-        if went_back and not self._reported:
+        metrics.BUCKET_LOST.set(self.bucket_lost)
+        self._report(went_back, mark)
+        return went_back or self.bucket_lost
+
+    def confirm(self) -> None:
+        """Notes that the store and the bucket are as they should be, and belong together. Raises as both stores do."""
+        with contextlib.suppress(ArchiveDamaged):
+            self._id = self._read()[1]
+        mark = self._store.catalog.mark()
+        self._store.catalog.move_mark(self._clock())
+        self._put(mark)
+        self._read_at = float("-inf")
+
+    def _put(self, mark: float) -> None:
+        """Writes the bucket's mark, and then its id into the store: what the store knows, the bucket has."""
+        self._id = self._id or self._store.catalog.bucket() or secrets.token_hex(8)
+        self._objects.put(MARK, orjson.dumps({"mark": mark, "time": iso_timestamp(mark), "bucket": self._id}))
+        self._known = mark
+        with contextlib.suppress(StoreRefused):
+            self._store.catalog.set_bucket(self._id)
+
+    def _report(self, went_back: bool, mark: float) -> None:
+        before, self._reported = self._reported, (went_back, self.bucket_lost)
+        if went_back and not before[0]:
             log.error(
                 "the store has lost its history: it is as it was at %s, and the archive has seen it at %s; nothing is "
-                "deleted from the archive until its object %s is removed (docs/operations.md)",
+                "deleted from the archive until `chronoverse archive --confirm-store` (docs/operations.md)",
                 iso_timestamp(mark) if mark else "no time",
                 iso_timestamp(self._known),
-                MARK,
             )
-        self._reported = went_back
-        return went_back
+        if self.bucket_lost and not before[1]:
+            log.error(
+                "the archive is not the one of this store: %s; `chronoverse archive --verify` names what is missing, "
+                "and nothing is deleted until `chronoverse archive --confirm-store` (docs/operations.md)",
+                f"its {MARK} is another one's" if self._id else f"it has no {MARK}, as if it was emptied",
+            )
 
-    def _read(self) -> float:
-        """The bucket's mark; 0 when it has none. Raises :class:`ArchiveDamaged` for one that cannot be read."""
+    def _read(self) -> tuple[float, str]:
+        """The bucket's mark and id; 0 and "" when it has none. Raises :class:`ArchiveDamaged` for an invalid one.
+
+        A mark of an earlier version has no id. It counts as the one that the store knows.
+        """
         try:
             data = self._objects.get(MARK)
         except ArchiveDamaged:
-            return 0.0
+            return 0.0, ""
         try:
-            return float(orjson.loads(data)["mark"])
-        except (ValueError, TypeError, LookupError) as error:
-            raise ArchiveDamaged(f"{MARK} in the archive cannot be read: remove it") from error
+            fields = orjson.loads(data)
+            return float(fields["mark"]), str(fields.get("bucket") or self._store.catalog.bucket())
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ArchiveDamaged(
+                f"{MARK} in the archive cannot be read: run chronoverse archive --confirm-store"
+            ) from error

@@ -26,6 +26,8 @@ from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from chronoverse.joblog.model import JobRef
     from chronoverse.store import Store
 
@@ -37,11 +39,23 @@ log = logging.getLogger(__name__)
 @click.option("--orphans", is_flag=True, help="List archived objects unknown to the store.")
 @click.option("--delete", is_flag=True, help="With --orphans: delete them. After restoring the store, list first.")
 @click.option("--import", "imports", is_flag=True, help="Restore jobs that the store has lost.")
+@click.option("--verify", is_flag=True, help="List archived objects that are missing or damaged. Exit code 1 if any.")
+@click.option(
+    "--confirm-store", is_flag=True, help="Let archivers delete again after the store or the archive was lost."
+)
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
 @common.list_output_option
 @click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
 def archive(
-    once: bool, orphans: bool, delete: bool, imports: bool, address: str | None, output: str, while_stdin: bool
+    once: bool,
+    orphans: bool,
+    delete: bool,
+    imports: bool,
+    verify: bool,
+    confirm_store: bool,
+    address: str | None,
+    output: str,
+    while_stdin: bool,
 ) -> int:
     """Move logs into the archive, and delete what is too old.
 
@@ -53,14 +67,14 @@ def archive(
 
     if delete and not orphans:
         raise click.UsageError("--delete requires --orphans")
-    if imports and (once or orphans):
-        raise click.UsageError("--import cannot be combined with --once or --orphans")
-    if output != "text" and not orphans:
-        raise click.UsageError("--output requires --orphans")
+    if once + orphans + imports + verify + confirm_store > 1:
+        raise click.UsageError("--once, --orphans, --import, --verify and --confirm-store cannot be combined")
+    if output != "text" and not (orphans or verify):
+        raise click.UsageError("--output requires --orphans or --verify")
     settings = Settings.from_env() if while_stdin else common.read_settings()
     stop = threading.Event()
-    # An import may be interrupted at any time.
-    for name in () if imports else (signal.SIGTERM, signal.SIGINT):
+    # An import and a verification may be interrupted at any time.
+    for name in () if imports or verify else (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if while_stdin:
         metrics.name_process(metrics.SUPERVISED)
@@ -74,7 +88,7 @@ def archive(
         common.require_store(settings)
     _configure_logging(settings)
     if address:
-        _serve_metrics(address)
+        _serve_metrics(address, metrics.archiver_registry())
     gc.freeze()
     # Python's garbage collector runs after that many objects. A page of entries makes thousands, and reference counting
     # frees all of them.
@@ -84,6 +98,10 @@ def archive(
             return _print_orphans(store, settings, delete, output)
         if imports:
             return _import(store, settings)
+        if verify:
+            return _verify(store, settings, output)
+        if confirm_store:
+            return _confirm_store(store, settings)
         # The first step of the archiver reports an unreachable store.
         with contextlib.suppress(errors.StoreUnavailable):
             for warning in store.warnings():
@@ -163,9 +181,39 @@ def _import(store: "Store", settings: Settings) -> int:
         lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
     of_workflows = f"settings of {settings_made} workflows; " if settings_made else ""
     click.echo(f"{made} jobs imported, {lost} of them LOST; {known} were known; {of_workflows}{problems} problems")
-    # If the store went back, this logs what an operator has to confirm.
-    StoreHistory(store, objects).went_back()
-    return os.EX_DATAERR if problems else 0
+    # If the store went back, or the archive is not the store's, this logs what an operator has to confirm.
+    history = StoreHistory(store, objects)
+    history.went_back()
+    return os.EX_DATAERR if problems or history.bucket_lost else 0
+
+
+def _verify(store: "Store", settings: Settings, output: str) -> int:
+    from chronoverse.archive.store_history import StoreHistory
+    from chronoverse.archive.verifying import verify
+
+    objects = common.open_archive(settings)
+    show = common.item_text(output, lambda item: "\t".join(map(str, item.values())))
+    whole = problems = 0
+    with common.status_line() as progress:
+        for name, problem in verify(store, objects):
+            if problem:
+                problems += 1
+                click.echo(show({"id": name, "problem": problem}))
+            else:
+                whole += 1
+            progress(f"{whole:,} objects are whole, {problems:,} are missing or damaged")
+    history = StoreHistory(store, objects)
+    history.went_back()
+    click.echo(f"{whole} objects are whole, {problems} are missing or damaged", err=True)
+    return 1 if problems or history.bucket_lost else 0
+
+
+def _confirm_store(store: "Store", settings: Settings) -> int:
+    from chronoverse.archive.store_history import StoreHistory
+
+    StoreHistory(store, common.open_archive(settings)).confirm()
+    click.echo("confirmed: within a minute, archivers delete again what is over its retention or garbage")
+    return 0
 
 
 def _configure_logging(settings: Settings) -> None:
@@ -179,12 +227,12 @@ def _configure_logging(settings: Settings) -> None:
     logger.setLevel(settings.log_level.upper())
 
 
-def _serve_metrics(address: str) -> None:
+def _serve_metrics(address: str, registry: "CollectorRegistry") -> None:
     from prometheus_client import start_http_server
 
     host, _, port = address.rpartition(":")
     try:
-        start_http_server(int(port), host.strip("[]") or "127.0.0.1")
+        start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
     except (ValueError, OSError, OverflowError) as error:
         raise click.BadParameter(f"--metrics {address}: {error}") from error
 

@@ -20,6 +20,9 @@ RETENTION_SECONDS: Final = 315_360_000
 #: The versions of what is derived of an archived log: of the set of its shapes, and of its timeline.
 DERIVED_VERSION: Final = f"{shapes.VERSION}.{timelines.VERSION}"
 
+#: How the member of the age mark's key begins that has the bucket's id. Its score is 0.
+_BUCKET: Final = "bucket:"
+
 
 class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
@@ -128,6 +131,18 @@ class JobCatalog:
         """Moves the age mark on to ``seconds``, and never back."""
         key = self._keys.mark
         self._commands.run(key, "ZADD", key, "GT", round(seconds), "archivers")
+
+    def bucket(self) -> str:
+        """The id of the bucket that this store's archive is in; empty when it is not known yet."""
+        found = self._commands.run(self._keys.mark, "ZRANGE", self._keys.mark, 0, 0, "BYSCORE")
+        names = [each.decode("utf-8", "replace") for each in found]
+        return next((each.removeprefix(_BUCKET) for each in names if each.startswith(_BUCKET)), "")
+
+    def set_bucket(self, bucket: str) -> None:
+        key, old = self._keys.mark, self.bucket()
+        if bucket != old:
+            self._commands.run(key, "ZADD", key, 0, f"{_BUCKET}{bucket}")
+            self._commands.run(key, "ZREM", key, f"{_BUCKET}{old}")
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
         """The estimated bytes of their logs: 0 for a log that is gone. Jobs on a server that is away are left out."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import orjson
 import pytest
 from prometheus_client import REGISTRY
 
@@ -93,7 +94,7 @@ def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectS
     assert before <= names(objects)
     assert REGISTRY.get_sample_value("chronoverse_archive_store_went_back") == 1
 
-    objects.delete(MARK)
+    StoreHistory(own.store, objects).confirm()
     archive_after(own, objects, 6, 7, 8)
     assert REGISTRY.get_sample_value("chronoverse_archive_store_went_back") == 0
     assert manifest.names <= names(objects)
@@ -150,3 +151,52 @@ def test_a_job_is_kept_until_its_own_date(bench: Bench, objects: FileObjectStore
     set_ended(bench, objects, JOB, 8 * DAY)
     assert archive(bench.store, objects, retention_seconds=7 * DAY) == 0
     assert names(objects) == set()
+
+
+def test_a_bucket_that_is_not_the_stores_is_noticed(own: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
+    """It was emptied, or it is another one. It gets no mark, nothing is deleted, and an operator confirms."""
+    now = [time.time()]
+    history = StoreHistory(own.store, objects, lambda: now[0])
+    for _ in range(3):
+        assert not history.went_back()
+        now[0] += 61
+    mark = objects.get(MARK)
+
+    objects.delete(MARK)
+    for _ in range(3):
+        now[0] += 61
+        assert history.went_back()
+        assert REGISTRY.get_sample_value("chronoverse_archive_bucket_lost") == 1
+        assert REGISTRY.get_sample_value("chronoverse_archive_store_went_back") == 0
+    assert list(objects.list("")) == []
+    other = FileObjectStore(tmp_path / "other")
+    other.put(MARK, mark.replace(orjson.loads(mark)["bucket"].encode(), b"another"))
+    assert StoreHistory(own.store, other, lambda: now[0]).went_back()
+
+    objects.put(MARK, mark)
+    now[0] += 61
+    assert not history.went_back()
+    objects.delete(MARK)
+    StoreHistory(own.store, objects, lambda: now[0]).confirm()
+    now[0] += 61
+    assert not history.went_back()
+    assert REGISTRY.get_sample_value("chronoverse_archive_bucket_lost") == 0
+    StoreHistory(own.store, other, lambda: now[0]).confirm()
+    assert not StoreHistory(own.store, other, lambda: now[0]).went_back()
+    now[0] += 61
+    assert history.went_back()
+
+
+def test_a_mark_of_an_earlier_version_gets_an_id(own: Bench, objects: FileObjectStore) -> None:
+    """Its archivers, which may still run beside ours, write it without one."""
+    now = [time.time()]
+    own.store.catalog.move_mark(now[0] - 90)
+    objects.put(MARK, orjson.dumps({"mark": now[0] - 150}))
+    history = StoreHistory(own.store, objects, lambda: now[0])
+    assert not history.went_back()
+    known = orjson.loads(objects.get(MARK))["bucket"]
+    assert known == own.store.catalog.bucket()
+    objects.put(MARK, orjson.dumps({"mark": now[0] - 5}))
+    now[0] += 61
+    assert not history.went_back()
+    assert orjson.loads(objects.get(MARK))["bucket"] == known

@@ -6,9 +6,13 @@ labels that Prometheus adds to a target. So a rule fires only if it uses the nam
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +22,11 @@ import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from chronoverse.joblog.model import JobRef, Status
+from chronoverse.store import Store
 from tests.deploy.test_alerts import RULES, promtool
+from tests.support.bench import make_lines
+from tests.support.commands import call_main
 from tests.support.ports import free_port
 from tests.support.servers import RedisServer, running
 from tests.support.service import PATIENCE_SECONDS, SECRET, START_SECONDS, Service, serving
@@ -65,6 +73,10 @@ class Target:
             "exp_annotations": {"summary": summary.format(self.labels["instance"])},
         }
 
+    def has(self, name: str) -> bool:
+        """Whether it exports this metric."""
+        return any(series.startswith(f"chronoverse_{name}{{") for series in self.scrape())
+
     def _series(self, name: str, labels: dict[str, str]) -> str:
         shown = ",".join(f'{name}="{value}"' for name, value in sorted({**labels, **self.labels}.items()))
         return f"{name}{{{shown}}}"
@@ -83,8 +95,8 @@ def history(*scrapes: Scrape) -> list[dict[str, str]]:
     return [{"series": series, "values": values(series)} for series in sorted(set().union(*scrapes))]
 
 
-def fires(alert: str, series: list[dict[str, str]], expected: dict[str, Any], after: int = AFTER) -> dict[str, Any]:
-    """A test for promtool: ``alert`` does not fire before the fault, and is ``expected`` in the last state.
+def fires(alert: str, series: list[dict[str, str]], *expected: dict[str, Any], after: int = AFTER) -> dict[str, Any]:
+    """A test for promtool: ``alert`` does not fire before the fault, and is ``expected`` in the last state, if at all.
 
     It is evaluated after that many scrapes of that state, by default after all of them.
     """
@@ -95,7 +107,7 @@ def fires(alert: str, series: list[dict[str, str]], expected: dict[str, Any], af
         "input_series": series,
         "alert_rule_test": [
             {"alertname": alert, "eval_time": f"{INTERVAL_SECONDS * (count - 1)}s", "exp_alerts": alerts}
-            for count, alerts in zip(scrapes, ([], [expected]), strict=True)
+            for count, alerts in zip(scrapes, ([], [*expected]), strict=True)
         ],
     }
 
@@ -226,4 +238,104 @@ def test_a_store_that_may_evict_and_denies_commands(server: RedisServer, service
         tmp_path,
         fires("ChronoverseStoreMayEvict", history(before, after), may_evict),
         fires("ChronoverseStoreDenies", history(before, after), denies),
+    )
+
+
+def write_ended(service: Service, job_id: str, lines: int = 3) -> JobRef:
+    """A job that has ended, in the store."""
+    job = JobRef("wf_alerts", job_id)
+    with contextlib.closing(Store(service.redis_url or "")) as store:
+        attempt = store.open(job, "token")
+        store.append(attempt, make_lines(1, lines))
+        store.finish(attempt, Status.COMPLETED, 0, 0, lines + 1)
+    return job
+
+
+def is_archived(server: RedisServer, job: JobRef) -> bool:
+    key = f"chronoverse:{{{job.workflow_id}}}:{job.job_id}"
+    return bool(server.ask("HGET", f"{key}:job", "archive_state") == b"complete")
+
+
+def test_an_archiver_that_works_fires_nothing(
+    server: RedisServer, archive: Path, service: Service, tmp_path: Path
+) -> None:
+    """As a process of its own it has neither streams nor a scan server, and says nothing of them."""
+    with archiving(tmp_path, server.url, archive) as (_, archiver):
+        job = write_ended(service, "fine")
+        wait_until(lambda: is_archived(server, job), PATIENCE_SECONDS, "it works", SCRAPE_SECONDS)
+        assert not archiver.has("scans_up")
+        series = history(archiver.scrape(), archiver.scrape())
+    names = re.findall(r"- alert: (\w+)", RULES.read_text("utf-8"))
+    check(tmp_path, *(fires(name, series) for name in names))
+
+
+def test_an_archive_that_is_away(server: RedisServer, service: Service, tmp_path: Path) -> None:
+    """What waits is counted for as long as it waits, though each try fails."""
+    bucket = tmp_path / "bucket"
+    with archiving(tmp_path, server.url, bucket) as (_, archiver):
+        before = archiver.scrape()
+        shutil.rmtree(bucket, ignore_errors=True)
+        bucket.write_text("a file where a directory should be")
+        job = write_ended(service, "waits")
+        key = f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:job"
+        server.ask("HSET", key, "end_seen_ms", round(1000 * (time.time() - 1_000)))
+
+        def errors() -> float:
+            return archiver.value("archive_errors_total")
+
+        wait_until(lambda: errors() > 3, PATIENCE_SECONDS, "it has tried several times", SCRAPE_SECONDS)
+        after = archiver.scrape()
+        bucket.unlink()
+        wait_until(lambda: is_archived(server, job), PATIENCE_SECONDS, "it is archived", SCRAPE_SECONDS)
+        wait_until(lambda: archiver.value("archive_waiting_jobs") == 0, PATIENCE_SECONDS, "none waits", SCRAPE_SECONDS)
+        again = archiver.scrape()
+    behind = archiver.alert("warning", "lines have waited over 15 minutes for the archiver of {}")
+    check(
+        tmp_path,
+        fires("ChronoverseArchiveBehind", history(before, after), behind),
+        fires("ChronoverseArchiveBehind", history(before, after, again)),
+    )
+
+
+def test_an_archive_that_came_back_empty(server: RedisServer, tmp_path: Path) -> None:
+    """Readers get 502, and both the archiver and the node say so, until an operator has confirmed it."""
+    bucket = tmp_path / "bucket"
+
+    def command(*arguments: str) -> None:
+        environ = {
+            **os.environ,
+            "CHRONOVERSE_URL": "",
+            "CHRONOVERSE_REDIS_URL": server.url,
+            "CHRONOVERSE_ARCHIVE_URL": bucket.as_uri(),
+        }
+        assert call_main(*arguments, environ=environ).returncode == 0
+
+    with serving(tmp_path / "service", server.url, archive_url=bucket.as_uri()) as service:
+        job = write_ended(service, "lost")
+        command("archive", "--confirm-store")
+        target = node(service)
+        with archiving(tmp_path, server.url, bucket) as (_, archiver):
+            wait_until(lambda: is_archived(server, job), PATIENCE_SECONDS, "it is archived", SCRAPE_SECONDS)
+            before, node_before = archiver.scrape(), target.scrape()
+        server.ask("DEL", f"chronoverse:{{{job.workflow_id}}}:{job.job_id}:log")
+        shutil.rmtree(bucket)
+        headers = {"Authorization": f"Bearer {service.token()}"}
+        answer = httpx.get(f"{service.url}/workflows/{job.workflow_id}/jobs/{job.job_id}/logs", headers=headers)
+        assert answer.status_code == 502
+        node_after = target.scrape()
+        # One that runs reads the archive's mark each minute.
+        with archiving(tmp_path, server.url, bucket) as (_, archiver):
+            lost = partial(archiver.value, "archive_bucket_lost")
+            wait_until(lambda: lost() == 1, PATIENCE_SECONDS, "it has noticed", SCRAPE_SECONDS)
+            after = archiver.scrape()
+        command("archive", "--confirm-store")
+        with archiving(tmp_path, server.url, bucket) as (_, archiver):
+            confirmed = archiver.scrape()
+    gone = "the archive was emptied or is not that of the store; the archiver of {} deletes nothing any more"
+    asked = "archived lines that readers of {} asked for are missing or damaged"
+    check(
+        tmp_path,
+        fires("ChronoverseArchiveLost", history(before, after), archiver.alert("critical", gone)),
+        fires("ChronoverseArchiveLost", history(before, after, confirmed)),
+        fires("ChronoverseArchiveDamaged", history(node_before, node_after), target.alert("critical", asked), after=8),
     )
