@@ -104,7 +104,7 @@ class _ProtobufDecoder:
 
     def decode(self) -> Iterator[Found]:
         try:
-            for field, start, end in self._counted_fields(0, len(self._body)):
+            for field, start, end in self._fields(0, len(self._body)):
                 self._pause()
                 if field == 1:
                     yield from self._resource_logs(start, end)
@@ -115,7 +115,7 @@ class _ProtobufDecoder:
 
     def _resource_logs(self, start: int, end: int) -> Iterator[Found]:
         resource, scopes = dict[str, Any](), []
-        for field, field_start, field_end in self._counted_fields(start, end):
+        for field, field_start, field_end in self._fields(start, end):
             self._pause()
             if field == 1:
                 if field_end - field_start > MAX_RECORD_BYTES:
@@ -133,19 +133,11 @@ class _ProtobufDecoder:
     def _content(self, start: int, end: int) -> bytes:
         return bytes(self._body[start:end])
 
-    def _counted_fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """As :meth:`_fields`. Raises 413 when all messages have too many fields."""
-        for field in self._fields(at, end):
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise _too_many_records()
-            yield field
-
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Each field of the message ``body[at:end]``: its number, and where its content begins and ends.
 
         A field without a length has the number 0 here: these messages have none. Raises IndexError when the message is
-        torn. https://protobuf.dev/programming-guides/encoding/
+        torn, and 413 when all messages have too many fields. https://protobuf.dev/programming-guides/encoding/
         """
         body = self._body
         while at < end:
@@ -153,6 +145,9 @@ class _ProtobufDecoder:
             at += 1
             if tag > 0x7F:
                 tag, at = _read_varint(body, at - 1)
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise _too_many_records()
             kind = tag & 7
             if kind == 2:
                 size = body[at]
@@ -179,7 +174,7 @@ class _ProtobufDecoder:
         """The records of a ScopeLogs message, in slices. A slice of whole fields is such a message itself."""
         start = stop = at
         count = 0
-        for field, content, stop_of_field in self._counted_fields(at, end):
+        for field, content, stop_of_field in self._fields(at, end):
             if field == 2 and stop_of_field - content <= MAX_RECORD_BYTES:
                 count += 1
                 stop = stop_of_field
@@ -201,7 +196,8 @@ class _ProtobufDecoder:
                 return found
             return [self._read(each) for each in ScopeLogs.FromString(content).log_records]
         except DecodeError:
-            # One of them is bad, such as by a text that is not UTF-8. The others are taken.
+            # One of them is bad, such as by a text that is not UTF-8. The others are taken. All were counted already.
+            self._fields_left += count
             return [self._single(content, stop) for _, content, stop in self._fields(start, end)]
 
     def _single(self, start: int, end: int) -> Record | str:
@@ -211,9 +207,8 @@ class _ProtobufDecoder:
             return "a record is not valid protobuf, or has text that is not UTF-8"
 
     def _read(self, record: Any) -> Record | str:
-        self._pause()
         try:
-            body = record.body.string_value or _body(_value(record.body, _Bound()))
+            body = record.body.string_value or _body(_value(record.body, _Bound(self._pause)))
             attributes = _attributes(record.attributes, self._wanted)
         except BadValue as error:
             return str(error)
@@ -240,7 +235,7 @@ def _read_varint(body: bytearray, at: int) -> tuple[int, int]:
 def _attributes(pairs: Any, wanted: Collection[str]) -> dict[str, Any]:
     if len(pairs) > MAX_ATTRIBUTES:
         raise BadValue(f"there are more than {MAX_ATTRIBUTES} attributes")
-    found = dict[str, Any]()
+    found: dict[str, Any] = {}
     for pair in pairs:
         key = pair.key
         if key in wanted:
@@ -260,12 +255,15 @@ def _body(value: Any) -> str | None:
 
 
 class _Bound:
-    """Bounds the values of one body, and their levels."""
+    """Bounds the values of one body, and their levels. Lets others run between its lists."""
 
-    _count = 0
+    def __init__(self, pause: Callable[[], object]) -> None:
+        self._pause = pause
+        self._count = 0
 
     def take(self, values: Any, depth: int) -> Any:
         """The values of a list or a map at this ``depth``. Raises :class:`BadValue`."""
+        self._pause()
         self._count += len(values)
         if self._count > MAX_VALUES:
             raise BadValue(f"a body has more than {MAX_VALUES} values")
@@ -339,17 +337,16 @@ def _too_long(body: bytearray, where: Slice, pause: Callable[[], None]) -> str:
     size = where[1] - where[0]
     if size > MAX_RECORD_BYTES:
         return f"more than {MAX_RECORD_BYTES} bytes"
-    if size > SLICE_BYTES and has_more_values(body[slice(*where)], pause, MAX_STRUCTURAL_CHARACTERS):
+    if size > 2 * SLICE_BYTES and has_more_values(body[slice(*where)], pause, MAX_STRUCTURAL_CHARACTERS):
         return f"more than {MAX_STRUCTURAL_CHARACTERS} brackets, commas and quotation marks around values"
     return ""
 
 
 def _json_record(record: dict[str, Any], wanted: Collection[str], pause: Callable[[], None]) -> Record | str:
-    pause()
     try:
         return Record(
             _json_attributes(record, wanted),
-            _body(_json_value(record.get("body"), _Bound())),
+            _body(_json_value(record.get("body"), _Bound(pause))),
             _json_integer(record.get("timeUnixNano") or 0),
             _json_integer(record.get("observedTimeUnixNano") or 0),
             _json_integer(record.get("severityNumber") or 0),
@@ -401,8 +398,11 @@ def _json_attributes(message: dict[str, Any], wanted: Collection[str]) -> dict[s
 
 def _json_scalar(value: Any) -> Any:
     """As :func:`_scalar`."""
-    if isinstance(value, dict) and not value.keys().isdisjoint(("stringValue", "intValue")):
-        return _json_value(value, _Bound())
+    if isinstance(value, dict):
+        if isinstance(text := value.get("stringValue"), str):
+            return text
+        if "intValue" in value:
+            return _json_integer(value["intValue"])
     return OTHER if value else None
 
 
