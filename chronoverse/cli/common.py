@@ -104,6 +104,7 @@ list_output_option = click.option(
 against_label_option = label_option(
     "--against-label", "Compare with good runs that have this label. Repeatable; all must match."
 )
+yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 regex_option = click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
 search_option = click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
 stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Lines of this stream.")
@@ -124,6 +125,15 @@ def read_settings() -> Settings:
 def print_message(text: str) -> None:
     """Prints a message of ours to stderr. Control sequences are taken out, since ``text`` may quote the service."""
     click.echo(f"chronoverse: {plain_text(text)}", err=True)
+
+
+def may_go_on(question: str, yes: bool) -> bool:
+    """Whether the user agrees, with ``yes`` (``--yes``) or on the terminal."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise click.UsageError("cannot ask for confirmation, not a terminal: pass --yes")
+    return click.confirm(question, err=True)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ from chronoverse.settings import Settings, parse
 @click.command()
 @click.option("--issuer", type=common.checked(parse.issuer), metavar="URL", help="Issuer. Default: the service's.")
 @click.option("--client-id", metavar="ID", help="Public client id. Default: the service's.")
-def login(issuer: str | None, client_id: str | None) -> None:
+@common.yes_option
+def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
     """Sign in at the service's issuer.
 
-    The browser may run on any machine.
+    The browser may run on any machine. What the service names is shown and confirmed first.
     """
     from chronoverse.client.login import Issuer, LoginFile
 
@@ -23,6 +24,14 @@ def login(issuer: str | None, client_id: str | None) -> None:
     told = dict(settings.sign_in)
     if not (issuer or told["issuer"]) or not (client_id or told["client_id"]):
         told = _ask_service(settings)
+        audience = f"audience {told['audience']}" if told["audience"] else "no audience"
+        common.print_message(
+            f"{settings.service_url} asks for a token of {told['issuer']} "
+            f"(client {told['client_id']}, {audience}, scopes {told['scopes']})"
+        )
+        # It may name what belongs to another service.
+        if not common.may_go_on("It can use this token wherever that is accepted. Sign in?", yes):
+            return 1
     told |= {name: value for name, value in given.items() if value}
 
     def show(address: str, code: str, complete: str | None) -> None:
@@ -40,6 +49,7 @@ def login(issuer: str | None, client_id: str | None) -> None:
     common.print_message(f"signed in to {settings.service_url}")
     if settings.token or settings.token_file:
         common.print_message("but CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE is set, and takes precedence")
+    return 0
 
 
 def _ask_service(settings: Settings) -> dict[str, str | None]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 #: What redacting and deleting need, and naming the jobs that are near one that is not there.
 _SCOPES = "logs:admin logs:read"
 
-_yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
-
 
 def _line_range(text: str) -> tuple[int, int | None]:
     """Reads ``5``, ``5-9`` or ``5-``, which has no end."""
@@ -40,7 +37,7 @@ def _line_range(text: str) -> tuple[int, int | None]:
 @click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
 @click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
 @click.option("--reason", metavar="TEXT", help="Reason, stored and logged: must not contain the secret.")
-@_yes_option
+@common.yes_option
 def redact(
     workflow: str,
     job: str,
@@ -63,7 +60,7 @@ def redact(
     what = "lines" if lines is None else f"line {first}" if first == last else f"lines {first} to {last or 'the end'}"
     if search is not None:
         what += f" that match {search!r}"
-    if not _may_go_on(f"Redact {what} of {workflow}/{job}? This cannot be undone.", yes):
+    if not common.may_go_on(f"Redact {what} of {workflow}/{job}? This cannot be undone.", yes):
         return 1
     query = {"from": first, "to": last, "q": search, "regex": regex or None, "reason": reason}
     with common.open_client(workflow, job, _SCOPES) as client:
@@ -79,7 +76,7 @@ def redact(
 @click.argument("workflow", type=common.identifier)
 @click.argument("job", type=common.identifier, required=False)
 @click.option("--all", "all_jobs", is_flag=True, help="All current jobs of WORKFLOW.")
-@_yes_option
+@common.yes_option
 def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
     """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin.
 
@@ -88,7 +85,7 @@ def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
     if all_jobs == (job is not None):
         raise click.UsageError("pass either JOB or --all")
     if job is not None:
-        if not _may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
+        if not common.may_go_on(f"Delete {workflow}/{job} and its log? This cannot be undone.", yes):
             return 1
         with common.open_client(workflow, job, _SCOPES) as client:
             client.delete(JobRef(workflow, job))
@@ -106,7 +103,7 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
     if not count:
         raise JobNotFound("no such workflow")
     jobs = "the only job" if count == 1 else f"all {count:,} jobs"
-    if not _may_go_on(f"Delete {jobs} of {workflow}, with their logs? This cannot be undone.", yes):
+    if not common.may_go_on(f"Delete {jobs} of {workflow}, with their logs? This cannot be undone.", yes):
         return 1
     deleted, kept = 0, 0
     with common.status_line() as show:
@@ -133,11 +130,3 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
 def _listed(client: "Client", workflow: str) -> Iterator[dict[str, Any]]:
     for page in client.pages("/workflows/{}/jobs", workflow, limit=1_000):
         yield from read_items(page, "jobs", dict)
-
-
-def _may_go_on(question: str, yes: bool) -> bool:
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        raise click.UsageError("cannot ask for confirmation, not a terminal: pass --yes")
-    return click.confirm(question, err=True)

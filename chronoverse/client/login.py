@@ -129,6 +129,9 @@ class Issuer:
         return found
 
     def _login(self, answer: Mapping[str, Any], endpoints: Mapping[str, Any], refresh: str | None, at: float) -> Login:
+        # https://www.rfc-editor.org/rfc/rfc6749#section-7.1
+        if (kind := str(answer.get("token_type", "Bearer"))).lower() != "bearer":
+            raise ChronoverseError(f"the issuer {self._url} issued a token of type {kind}: only Bearer can be used")
         with self._reading():
             return Login(
                 issuer=self._url,

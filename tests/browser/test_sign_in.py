@@ -206,14 +206,17 @@ def test_commands_sign_in_and_renew_their_token(
         return done.returncode, done.stdout.decode().splitlines(), done.stderr.decode()
 
     def log_in(*options: str) -> None:
-        login = start_chronoverse(signed_in_service, "login", *options, **data)
+        login = start_chronoverse(signed_in_service, "login", "--yes", *options, **data)
         assert login.stderr is not None
+        if "--issuer" not in options:
+            named = f"asks for a token of {provider.url} (client page, audience chronoverse, scopes "
+            assert named in login.stderr.readline().decode()
         asked = login.stderr.readline().decode() + login.stderr.readline().decode()
         found = re.fullmatch(f"Open {provider.url}/device and enter the code (.*)\nor open (\\S+)\n", asked)
         assert found, asked
         provider.approve(found[2], "ben")
         _, said = login.communicate(timeout=PATIENCE_SECONDS)
-        assert (login.returncode, said.decode()) == (0, f"chronoverse: signed in for {signed_in_service.url}\n")
+        assert (login.returncode, said.decode()) == (0, f"chronoverse: signed in to {signed_in_service.url}\n")
 
     log_in()
     (path,) = tmp_path.glob("login-*.json")

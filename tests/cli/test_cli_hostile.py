@@ -108,7 +108,10 @@ CALLS: Final = {
     "audit": (("audit",), json_answers({"entries": [{"at": EVIL, "what": {"reason": EVIL}}], "cursor": None})),
     "completion": (("completion", EVIL), ()),
     "conformance": (("conformance", "--only", EVIL, "--", "{job}"), ()),
-    "login": (("login",), json_answers(_REFUSAL, status="409 Conflict")),
+    "login": (
+        ("login",),
+        json_answers({"issuer": "https://id.example", "client_id": EVIL, "scopes": EVIL, "audience": EVIL}),
+    ),
     "logout": (("logout",), ()),
     "token": (("token", "--workflow", EVIL), ()),
     "retention": (("retention", "wf_1", EVIL), ()),

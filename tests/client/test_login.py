@@ -68,6 +68,8 @@ def test_a_sign_in_fails_with_the_issuers_reason() -> None:
         sign_in(ScriptedService(*[says("400 Bad Request", **PENDING)] * 20), [])
     with pytest.raises(ChronoverseError, match="says that it is https://other"):
         sign_in(ScriptedService(), [], "https://other")
+    with pytest.raises(ChronoverseError, match="issued a token of type DPoP"):
+        sign_in(ScriptedService(tokens(1, token_type="DPoP")), [])
     with pytest.raises(ChronoverseError, match="sent an invalid answer"):
         sign_in(ScriptedService(tokens(1, access_token="two\nlines")), [])
 

@@ -22,6 +22,11 @@ export class SignedOut extends Error {
   name = "SignedOut";
 }
 
+/** Throws SignedOut for a token that is bound to a key, such as DPoP's. */
+export function requireBearer({ token_type = "Bearer" }) {
+  if (token_type.toLowerCase() !== "bearer") throw new SignedOut(`the issuer's token has the type ${token_type}, and only Bearer can be used`);
+}
+
 /** What renews a token, to be stored: from the issuer's answer to a request of the time `at`, and from its metadata or
  * from the session before. Times are those of this machine, so that it does not matter whether its clock is right. */
 export function sessionOf(answer, { token_endpoint, revocation_endpoint, refresh }, at) {
@@ -65,6 +70,7 @@ export async function renew(session) {
   if (response.status >= 500 || response.status === 429) throw new IssuerAway(`The issuer ${issuer} answers ${response.status}.`);
   if (!response.ok) throw new SignedOut(`the issuer says: ${answer?.error_description ?? answer?.error ?? response.status}`);
   if (typeof answer?.access_token !== "string") throw new SignedOut("the issuer's answer has no token");
+  requireBearer(answer);
   return [answer.access_token, sessionOf(answer, session, at)];
 }
 

@@ -3,7 +3,7 @@
 
 import * as oauth from "../vendor/oauth4webapi/index.js";
 import { $, link, make } from "./dom.js";
-import { audience, clientId, issuer, ISSUER_MS, scopes, sessionOf } from "./oidc.js";
+import { audience, clientId, issuer, ISSUER_MS, requireBearer, scopes, sessionOf } from "./oidc.js";
 import { signedIn, takeReturnAddress } from "./session.js";
 
 //: What a sign-in that has begun needs when the issuer answers.
@@ -62,6 +62,7 @@ async function finish(parameters) {
     server, client, oauth.None(), accepted, redirectUri, begun.verifier, options(),
   );
   const answer = await oauth.processAuthorizationCodeResponse(server, client, response, { expectedNonce: begun.nonce });
+  requireBearer(answer);
   signedIn(answer.access_token, sessionOf(answer, server, at));
   const address = takeReturnAddress();
   if (address) return location.replace(address);
