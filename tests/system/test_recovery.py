@@ -17,6 +17,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.schemes import open_object_store
 from chronoverse.archive.store_history import MARK
 from chronoverse.joblog.model import JobRef, Status
@@ -24,7 +25,8 @@ from chronoverse.store import Store
 from tests.archive.s3server import BUCKET, s3_server
 from tests.support.bench import make_lines
 from tests.support.commands import call_main, chronoverse_argv, environ
-from tests.support.servers import RedisServer
+from tests.support.guarded_server import GuardedServer
+from tests.support.ports import free_port
 from tests.support.service import ROOT, Service, serving
 from tests.support.waiting import deadline, wait_until
 from tests.web.routes.wire import Stream, blocks
@@ -42,15 +44,11 @@ LINE_BYTES: Final = 400
 STATUSES: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED)
 
 
-def page_block(containing: str, *, s3: bool = False) -> str:
-    """The only block of the page with this text. With ``s3`` its comments are the commands, in place of the others."""
+def page_block(containing: str) -> str:
+    """The only block of the page with this text."""
     page = (ROOT / "docs" / "recovery.md").read_text("utf-8")
     (found,) = (each for each in re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.M | re.S) if containing in each)
-    lines = [line.strip() for line in found.splitlines()]
-    assert any(line.startswith("# aws") for line in lines) or not s3
-    if s3:
-        lines = [line for line in lines if not line.startswith("cp -a")]
-    return "\n".join(line.removeprefix("# ") if s3 else line for line in lines)
+    return "\n".join(line.strip() for line in found.splitlines())
 
 
 class Site:
@@ -59,14 +57,30 @@ class Site:
     def __init__(self, directory: Path, archive_url: str = "") -> None:
         self.directory = directory
         self.archive = directory / "archive"
-        self.redis = RedisServer(directory / "redis", shutil.which("redis-server"), "--port", "0")
+        self.port = free_port()
+        self.redis = GuardedServer(directory / "redis", shutil.which("redis-server"), "--port", str(self.port))
         self.archive_url = archive_url or self.archive.as_uri()
         (directory / "backup" / "archive").mkdir(parents=True)
         #: The commands that a shell has run.
         self._ran: set[str] = set()
 
+    def url(self, user: str) -> str:
+        """The store's URL for one of its users."""
+        return f"redis://{user}:{self.redis.password_of(user)}@127.0.0.1:{self.port}/0"
+
+    def exports(self) -> str:
+        """The page's variables, with the values of this site."""
+        text = page_block("export ARCHIVE=")
+        values = {f"redis://{user}:PASSWORD@127.0.0.1:6379/0": self.url(user) for user in ("archiver", "admin")}
+        values |= {"file:///srv/archive": self.archive_url, "/srv/archive": str(self.archive)}
+        values |= {"/var/lib/redis": str(self.redis.directory), "/srv/backup": str(self.directory / "backup")}
+        for shown, value in values.items():
+            assert shown in text
+            text = text.replace(shown, value)
+        return text
+
     def shell(self, command: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a command of the page. ``redis-cli -u`` does not know unix sockets, so it gets the socket instead.
+        """Runs a command of the page as it stands there.
 
         A command of the program that a shell has run once runs in this process from then on, which takes a tenth of
         the CPU time.
@@ -74,14 +88,13 @@ class Site:
         if command in self._ran and command.startswith("chronoverse ") and "\n" not in command:
             return self.command(*shlex.split(command)[1:])
         self._ran.add(command)
-        command = command.replace('-u "$CHRONOVERSE_REDIS_URL"', f'-s "{self.redis.socket}"')
         tools = self.directory / "bin"
         tools.mkdir(exist_ok=True)
         program = tools / "chronoverse"
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m chronoverse "$@"\n')
         program.chmod(0o755)
         done = subprocess.run(
-            ["sh", "-ec", command],
+            ["sh", "-ec", f"{self.exports()}\n{command}"],
             env=self.variables({"PATH": f"{tools}:{os.environ['PATH']}"}),
             cwd=ROOT,
             capture_output=True,
@@ -101,21 +114,18 @@ class Site:
     def variables(self, more: dict[str, str]) -> dict[str, str]:
         variables = {
             "CHRONOVERSE_URL": "",
-            "CHRONOVERSE_REDIS_URL": self.redis.url,
+            "CHRONOVERSE_REDIS_URL": self.url("archiver"),
             "CHRONOVERSE_ARCHIVE_URL": self.archive_url,
             "CHRONOVERSE_LEASE_SECONDS": "2",
             # Every log that has ended is read from the archive.
             "CHRONOVERSE_HOT_SECONDS": "0",
-            "ARCHIVE": str(self.archive),
-            "REDIS_DIR": str(self.redis.directory),
-            "BACKUP": str(self.directory / "backup"),
         }
         return environ(Service(self.directory), **{**variables, **more})
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[httpx.Client]:
         settings: dict[str, Any] = {"archive_url": self.archive_url, "lease_seconds": 2}
-        with serving(self.directory / "service", self.redis.url, **settings) as service:
+        with serving(self.directory / "service", self.url("service"), **settings) as service:
             headers = {"Authorization": f"Bearer {service.token()}"}
             with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
                 self.service = service
@@ -138,7 +148,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def write_jobs(site: Site, numbers: range) -> list[JobRef]:
     """Writes ended jobs of a few lines each, some of which fail."""
     jobs = [JobRef(WORKFLOW, f"job_{number}") for number in numbers]
-    with contextlib.closing(Store(site.redis.url)) as store:
+    with contextlib.closing(Store(site.url("runner"))) as store:
         for number, job in zip(numbers, jobs, strict=True):
             attempt = store.open(job, "token")
             count = 3 + number % 5
@@ -256,7 +266,7 @@ def start_runner(site: Site, number: int, ready: Path, go: Path) -> "subprocess.
     argv = ("run", "--workflow", "live", "--job", f"live_{number}", "--", sys.executable, "-c", code)
     variables = {
         "CHRONOVERSE_URL": "",
-        "CHRONOVERSE_REDIS_URL": site.redis.url,
+        "CHRONOVERSE_REDIS_URL": site.url("runner"),
         "CHRONOVERSE_LEASE_SECONDS": "2",
         "CHRONOVERSE_DATA_DIR": str(site.directory / f"runner_{number}"),
     }
@@ -272,8 +282,6 @@ def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[S
     with contextlib.ExitStack() as stack:
         is_s3 = request.param == "S3"
         if is_s3:
-            if shutil.which("aws") is None:
-                pytest.skip("the AWS command line is not installed")
             stack.enter_context(s3_server())
         site = Site(tmp_path, f"s3://{BUCKET}/logs" if is_s3 else "")
         stack.enter_context(site.redis)
@@ -293,9 +301,18 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
     site, is_s3 = any_site
     objects = open_object_store(site.archive_url)
 
-    def run(containing: str, *, on_archive: bool = False) -> str:
-        command = page_block(containing, s3=is_s3 and on_archive)
-        return site.shell(command.replace("s3://BUCKET/PREFIX", f"s3://{BUCKET}/logs")).stderr
+    backup = FileObjectStore(site.directory / "backup" / "archive")
+
+    def copy(source: ObjectStore, target: ObjectStore) -> None:
+        """What the page's ``aws s3 sync`` does, which is not installed here."""
+        for each in source.list(""):
+            target.put(each.name, source.get(each.name))
+
+    def run(containing: str) -> str:
+        lines = page_block(containing).splitlines()
+        if is_s3:
+            lines = [line for line in lines if not line.startswith("cp -a")]
+        return site.shell("\n".join(lines)).stderr
 
     def restore_store() -> None:
         site.redis.kill()
@@ -306,7 +323,9 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
     def restore_archive() -> None:
         for each in list(objects.list("")):
             objects.delete(each.name)
-        run("BACKUP/archive/.", on_archive=True)
+        run("BACKUP/archive/.")
+        if is_s3:
+            copy(backup, objects)
 
     client = stack.enter_context(site.serving())
 
@@ -331,7 +350,9 @@ def test_the_page_as_it_is_printed(any_site: tuple[Site, bool], stack: contextli
     ]
     site.command("archive", "--once")
     as_backed_up = answers(first)
-    run("--rdb", on_archive=True)
+    run("--rdb")
+    if is_s3:
+        copy(objects, backup)
 
     if not is_s3:  # What it has of the archive comes once more below.
         # The archive is gone.
