@@ -106,19 +106,14 @@ def read_reply(connection: redis.Connection) -> Any:
     return answer
 
 
-def take_message(connection: redis.Connection, *, wait: bool) -> bool:
-    """Passes the next message to its handler. Returns False when none has arrived; with ``wait`` waits for one.
+def take_message(connection: redis.Connection) -> bool:
+    """Passes the next message to its handler. Returns False when none has arrived.
 
     Raises the driver's ConnectionError when the connection is closed, or something else than a message has arrived.
     """
     try:
-        if wait:
-            answer = connection.read_response(push_request=True)
-        else:
-            answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
+        answer = connection.read_response(push_request=True, timeout=0, disconnect_on_error=False)
     except redis.TimeoutError:
-        if wait:
-            raise
         return False
     if answer is not PUSH_CONSUMED:
         # It is no longer certain which reply belongs to which command, nor that each message was handled: the driver
@@ -136,16 +131,14 @@ def has_buffered(connection: redis.Connection) -> bool:
     return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())
 
 
-def wait_readable(connection: redis.Connection | None, other: socket.socket, seconds: float) -> tuple[bool, bool]:
-    """Waits until ``connection``, if there is one, or ``other`` has something to read. Returns whether each has."""
+def wait_readable(connection: redis.Connection | None, other: socket.socket, seconds: float) -> bool:
+    """Waits until ``connection``, if any, or ``other`` has something to read. Returns whether ``other`` has."""
     poll = select.poll()
     poll.register(other, select.POLLIN)
     if connection is not None:
         # redis-py has no public way to a connection's socket.
         poll.register(connection._sock, select.POLLIN)  # type: ignore[arg-type]
-    found = [fd for fd, _ in poll.poll(seconds * 1000)]
-    is_other = other.fileno() in found
-    return len(found) > is_other, is_other
+    return other.fileno() in dict(poll.poll(seconds * 1000))
 
 
 def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> redis.BlockingConnectionPool:

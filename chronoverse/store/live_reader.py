@@ -38,9 +38,9 @@ from chronoverse.store.topology import Topology
 
 #: Logs that are asked for in one round trip.
 READ_LOGS: Final = 500
-#: Seconds for which changes are collected after two reads in a row that brought no entries. A log can be changed all
-#: the time without an append (PEXPIRE, XTRIM). 10,000 such changes a second took most of a CPU.
-EMPTY_READ_SECONDS: Final = 0.01
+#: Seconds from the beginning of a read to the next one, if a change is reported within half that time: what changes
+#: meanwhile is read with it. A change that is reported later is read at once.
+GATHER_SECONDS: Final = 0.004
 #: Seconds between two reads of a log whose changes the server does not report, at least.
 POLL_SECONDS: Final = 0.05
 
@@ -83,6 +83,8 @@ class NodeReader:
         #: has taken since that was done last.
         self._poll_at = float("inf")
         self._poll_took = 0.0
+        #: When the last read began.
+        self._read_at = float("-inf")
         #: The version of the topology with which the logs were last compared, and when.
         self._version = live.topology.version
         self._compared_at = float("-inf")
@@ -153,15 +155,11 @@ class NodeReader:
             connection.disconnect()
 
     def _read(self, count: int, until: float) -> list[Found]:
-        empty_reads = 0
         while self.logs and (connection := self._opened()):
             self._take_messages(connection, until)
-            if watched := self._next_logs():
-                if found := self._ask(connection, watched, count):
-                    return found
-                empty_reads += 1
-                if empty_reads > 1:
-                    self._wait(None, EMPTY_READ_SECONDS)
+            watched = self._next_logs()
+            if watched and (found := self._ask(connection, watched, count)):
+                return found
             if time.monotonic() >= until:
                 # A dead server reports nothing either, so ask whether it is alive.
                 self._request(connection, [("PING",)])
@@ -219,19 +217,22 @@ class NodeReader:
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived."""
+        """Waits until there is a log to read, ``until`` then at most, and takes all messages that have arrived.
+
+        What changes soon after a read is gathered for :data:`GATHER_SECONDS`.
+        """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
             # Reading many logs takes a quarter of the time.
             self._poll_at = now + max(self._live.poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
-        if not self._queue and not has_buffered(connection):
-            if self._wait(connection, min(until, self._poll_at) - now):
-                take_message(connection, wait=True)
-            while has_buffered(connection):
-                take_message(connection, wait=True)
-        else:
-            while take_message(connection, wait=False):
-                pass
+        if not self._queue:
+            if not has_buffered(connection):
+                self._wait(connection, min(until, self._poll_at) - now)
+            since = time.monotonic() - self._read_at
+            if since < GATHER_SECONDS / 2:
+                time.sleep(GATHER_SECONDS - since)
+        while take_message(connection) and has_buffered(connection):
+            pass
 
     def _next_logs(self) -> list[WatchedLog]:
         """The next logs of the queue, each once."""
@@ -249,7 +250,7 @@ class NodeReader:
     def _ask(self, connection: redis.Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
         """The entries after the cursors. Raises the driver's error when nothing was found because of a refusal."""
         asked = [(each, each.cursor) for each in watched]
-        began = time.monotonic()
+        self._read_at = began = time.monotonic()
         answers = self._request(
             connection,
             [("XREAD", "COUNT", count, "STREAMS", each.key, replies.id_after(cursor)) for each, cursor in asked],
@@ -291,16 +292,13 @@ class NodeReader:
         self._asked_at = None
         return answers
 
-    def _wait(self, connection: redis.Connection | None, seconds: float) -> bool:
-        """Waits until a log is queued, or ``connection`` has something to read. Returns whether it has."""
+    def _wait(self, connection: redis.Connection | None, seconds: float) -> None:
+        """Waits until a log is queued, or ``connection`` has something to read."""
         self._is_waiting = True
-        has_message = is_woken = False
-        if not self._queue:
-            has_message, is_woken = wait_readable(connection, self._wakeup[0], max(seconds, 0.0))
+        is_woken = not self._queue and wait_readable(connection, self._wakeup[0], max(seconds, 0.0))
         self._is_waiting = False
         if is_woken:
             self._wakeup[0].recv(4096)
-        return has_message
 
 
 class LiveReader:

@@ -21,7 +21,7 @@ from chronoverse.joblog.entries import entry_number
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection, set_changed_keys_handler
-from chronoverse.store.live_reader import EMPTY_READ_SECONDS, READ_LOGS, LiveReader
+from chronoverse.store.live_reader import GATHER_SECONDS, READ_LOGS, LiveReader
 from chronoverse.store.topology import Topology
 from tests.support.examples import examples
 from tests.support.servers import RedisServer
@@ -339,7 +339,7 @@ def test_changes_without_lines_are_collected(world: World) -> None:
         stop.set()
         other.join(SOON)
 
-    assert world.asked() - before <= 2 * (BLOCK / EMPTY_READ_SECONDS + 4)
+    assert world.asked() - before <= 2 * (2 * BLOCK / GATHER_SECONDS + 4)
 
 
 def keep_changing(world: World, job: JobRef, stop: threading.Event) -> None:
@@ -347,6 +347,41 @@ def keep_changing(world: World, job: JobRef, stop: threading.Event) -> None:
     with redis.Redis.from_url(world.server.url) as client:
         while not stop.is_set():
             client.execute_command("PEXPIRE", world.key(job), 1_000_000)
+
+
+def test_lines_that_follow_each_other_are_read_together(world: World) -> None:
+    """A read costs as much as the lines of some jobs. So one that follows another soon begins 4 ms after it."""
+    lines = 300
+    world.watch(*JOBS[:lines])
+    world.read()
+
+    def write() -> None:
+        for job in JOBS[:lines]:
+            world.write(job, 1)
+
+    writer = threading.Thread(target=write)
+    began, reads, found = time.monotonic(), 0, 0
+    writer.start()
+    in_time = deadline(SOON, "every line is read")
+    while in_time() and found < lines:
+        found += len(world.read())
+        reads += 1
+    took = time.monotonic() - began
+    writer.join(SOON)
+
+    assert reads <= took / (GATHER_SECONDS / 2) + 2
+
+
+def test_a_line_after_a_quiet_time_is_read_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to wait for."""
+    world.watch(*JOBS[:3])
+    world.read()
+    pauses: list[float] = []
+    monkeypatch.setattr("chronoverse.store.live_reader.time.sleep", pauses.append)
+    world.write(JOBS[1], 1)
+
+    assert world.read() == {JOBS[1]: [1]}
+    assert pauses == []
 
 
 def test_a_closed_connection_loses_no_line(server: RedisServer, world: World) -> None:
