@@ -271,14 +271,17 @@ class Settings:
         "names",
         "Which attribute of an OpenTelemetry log record, or else of its resource, names the workflow: the first of"
         " these that is there, separated by spaces ([more](opentelemetry.md)).",
-        default=("chronoverse.workflow", "cicd.pipeline.name", "k8s.namespace.name", "service.name"),
+        default=parse.attribute_names(
+            "chronoverse.workflow cicd.pipeline.name buildkite.pipeline.slug k8s.namespace.name service.name"
+        ),
     )
     otlp_job_attributes: tuple[str, ...] = _setting(
         parse.attribute_names,
         "names",
         "The same, for the job.",
         default=parse.attribute_names(
-            "chronoverse.job cicd.pipeline.task.run.id cicd.pipeline.run.id k8s.pod.uid service.instance.id"
+            "chronoverse.job cicd.pipeline.task.run.id cicd.pipeline.run.id buildkite.job.id k8s.pod.uid"
+            " service.instance.id"
         ),
     )
     otlp_idle_seconds: int = _number(

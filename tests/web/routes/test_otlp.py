@@ -331,6 +331,18 @@ def test_a_job_of_a_runner_is_refused(sender: Sender) -> None:
     assert (count, "another live runner holds this job" in why) == (3, True)
 
 
+def test_the_log_of_a_buildkite_job_needs_no_settings(sender: Sender) -> None:
+    """Its agent sends a request for each line, as a service of its own, and maybe from a pod."""
+    pod = {"service.name": "buildkite-agent", "k8s.namespace.name": "ci", "k8s.pod.uid": "6e1"}
+    names: dict[str, Any] = {
+        "buildkite__pipeline__slug": sender.resource["service.name"],
+        "buildkite__job__id": "job_1",
+    }
+    for text in ("--- build", "$ make"):
+        assert sender.rejected(sender.send(request(pod, record(text, **names)))) == (0, "")
+    assert sender.messages() == ["--- build", "$ make"]
+
+
 def test_a_job_of_a_runner_is_refused_between_its_steps(sender: Sender) -> None:
     """Also one that records began. A record would end it before its next step."""
     end = record(None, chronoverse__exit_code=0)
