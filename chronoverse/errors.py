@@ -308,7 +308,7 @@ class TooManyFiles(AppendRefused):
 
 
 class RecordsMissing(ChronoverseError):
-    """Raised when log records are earlier records of that have come. A retry may succeed: others may bring them."""
+    """Raised when earlier log records are missing. A retry may succeed once they have come."""
 
     status = 503
     detail: ClassVar[str | None] = None

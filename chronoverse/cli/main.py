@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Final
 
 import click
@@ -48,10 +49,11 @@ _COMMANDS: Final = {
 
 class _CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        # An optional package, such as cli.mcp, can be deleted with its folder.
+        return [name for name, (module, _) in _COMMANDS.items() if find_spec(f"chronoverse.cli.{module}")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in _COMMANDS or not find_spec(f"chronoverse.cli.{_COMMANDS[cmd_name][0]}"):
             return None
         module, example = _COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(f"chronoverse.cli.{module}"), cmd_name)

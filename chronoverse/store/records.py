@@ -51,7 +51,7 @@ class RecordBatch(NamedTuple):
 class Appended(NamedTuple):
     """What became of a batch. ``left_out`` lines were left out by a quota.
 
-    ``waits``: records are earlier records of, and these were not appended.
+    ``waits``: earlier records are missing, and these were not appended.
     """
 
     left_out: int

@@ -13,9 +13,9 @@ _PATH = "/v1/logs"
 
 
 def is_installed() -> bool:
-    """Whether the packages of the extra ``otlp`` are there."""
+    """Whether the packages of the extra ``otlp``, and our own ``web.otlp``, are there."""
     try:
-        return find_spec("opentelemetry.proto.collector.logs.v1") is not None
+        return None not in map(find_spec, ("opentelemetry.proto.collector.logs.v1", "chronoverse.web.otlp.requests"))
     except ModuleNotFoundError:
         return False
 
@@ -50,7 +50,7 @@ def blueprint(deps: Dependencies, installed: bool) -> Blueprint:
             "401": {"description": "A google.rpc.Status.", "content": answers},
             "403": {"description": "A google.rpc.Status: the token lacks the scope.", "content": answers},
             "429": {"description": f"{SHARE_USED} Or it publishes faster than it may.", "content": answers},
-            "503": {"description": "To be repeated. Records may be earlier records of.", "content": answers},
+            "503": {"description": "Retry. Earlier records may be missing.", "content": answers},
             "default": {
                 "description": "A google.rpc.Status. Of another method than POST, a problem document.",
                 "content": {**answers, "application/problem+json": {"schema": {"type": "object"}}},
