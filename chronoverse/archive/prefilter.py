@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from chronoverse.archive.codec import decode_lines
 from chronoverse.errors import SearchTooExpensive
-from chronoverse.joblog.matcher import Matcher, strip_sequences
+from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Line
 
 #: Bytes of JSON in which an expression is searched for at once, or one line if it is longer. That takes 0.2 ms.
@@ -97,9 +97,21 @@ def _expression_candidates(pattern: Any, part: bytes) -> bytes | None:
 def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
     decoded = decode_lines(lines)
     if matcher.in_joined_lines is not None:
-        # One search in all of them is faster than one in each, and mostly it finds nothing.
-        messages = [each["message"] for each in decoded]
-        plain = [strip_sequences(message) for message in messages if "\x1b" in message]
-        if matcher.in_joined_lines.search("\n".join(messages + plain).encode()) is None:
-            return []
+        decoded = [*_joined_candidates(matcher.in_joined_lines, decoded)]
     return [Line.from_json(each) for each in decoded if matcher.matches(each["message"])]
+
+
+def _joined_candidates(pattern: Any, decoded: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The lines that may match. One search in all messages is several times as fast as one in each."""
+    joined = "\n".join([each["message"] for each in decoded]).encode()
+    start = found = 0
+    for line in decoded:
+        message = line["message"]
+        stop = start + (len(message) if message.isascii() else len(message.encode())) + 1
+        if found < start:
+            match = pattern.search(joined, start)
+            found = len(joined) + 1 if match is None else match.start()
+        # Without its control sequences a line may match although it does not with them.
+        if found < stop or "\x1b" in message:
+            yield line
+        start = stop
