@@ -1,5 +1,8 @@
 """Whether a failed job opens where its log says why: ``python -m bench.causes`` prints a table.
 
+``--data DIR`` measures on labelled failures instead: see :mod:`bench.labelled`. Without good runs, each fifth of the
+projects is measured with weights that the others teach. ``--learn`` prints the weights that all of them teach.
+
 ``bench/failures/set.txt`` has failed runs of some thirty tools, written after real ones. Each is compared with three
 good runs. The telling line is on the first screen if it is among the 40 lines from five above ``cause.from``.
 
@@ -10,6 +13,7 @@ differ each time, ``{w}`` a word, which is the same in all runs, and ``{c}`` the
 print before and after stands around each run: ``before`` and ``after``.
 """
 
+import argparse
 import random
 import re
 from collections.abc import Iterator
@@ -19,10 +23,12 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from bench.labelled import ABOVE, SCREEN, example, labelled, learn, outcome, print_outcomes, print_weights, unseen
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
 from chronoverse.history.tiered_log import Search
+from chronoverse.joblog.causes import LineReader
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import ShapeHasher
@@ -31,9 +37,6 @@ SET: Final = Path(__file__).parent / "failures" / "set.txt"
 #: Runs that were written when the rule seemed to be ready. It had the telling line of four on the first screen then.
 HELD_OUT: Final = SET.with_name("held_out.txt")
 GOOD_RUNS: Final = 3
-#: Lines of the first screen, and how many of them are above the line at which the page opens.
-SCREEN: Final = 40
-ABOVE: Final = 5
 SUBJECTS: Final = ("Bump the cache", "Round half up", "Sort imports", "Fix errors in the checkout of vouchers")
 _LINE: Final = re.compile(r"([-+! ]|(?=\*))(?:\*([0-9]+) )?(.*)")
 
@@ -115,7 +118,9 @@ def summarize(failure: Failure) -> dict[str, Any]:
 
     hasher = ShapeHasher()
     new = NewLines({shape for messages in failure.good for shape in hasher.hashes(messages)}, hasher)
-    json = read_summary(job, read, (PageBudget, PageBudget), hasher, new, ["good"], SummaryProgress(), 65_536)
+    json = read_summary(
+        job, read, (PageBudget, PageBudget), hasher, LineReader(), new, ["good"], SummaryProgress(), 65_536
+    )
     return {**orjson.loads(json), "new_numbers": [line.sequence_num for line in lines if new.is_new(line)]}
 
 
@@ -133,9 +138,32 @@ def opened_before(failure: Failure, summary: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Prints a table for each set."""
-    for path in (SET, HELD_OUT):
-        print_table(list(failures(path)))
+    """Prints a table for each set, or one of the labelled failures of ``--data``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, help="Directory of labelled failures.")
+    parser.add_argument("--learn", action="store_true", help="Print the weights that they teach.")
+    options = parser.parse_args()
+    if options.data is None:
+        for path in (SET, HELD_OUT):
+            print_table(list(failures(path)))
+        return
+    runs = list(labelled(options.data))
+    reader = LineReader()
+    examples = [example(run, reader) for run in runs]
+    if options.learn:
+        print_weights(learn(examples))
+        return
+    print("| set | good runs | logs | screen | line | last 40 lines | screen if confidence is high | if it is low |")
+    print("|---|---|---|---|---|---|---|---|")
+    print_outcomes("no", list(unseen(examples)))
+    for title, most in (("one", 1), ("all", 5)):
+        outcomes = []
+        for run in runs:
+            if run.good:
+                cause = summarize(Failure(run.name, run.messages, 0, run.good[:most]))["cause"]
+                is_high = cause["confidence"] == "high"
+                outcomes.append(outcome(run, cause["from"], cause["line"]["sequence_num"], is_high))
+        print_outcomes(title, outcomes)
 
 
 def print_table(rows: list[Failure]) -> None:

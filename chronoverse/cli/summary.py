@@ -56,7 +56,9 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         if labels := job.get("labels"):
             yield plain_text(", ".join(f"{key}={value}" for key, value in labels.items()))
         if cause := summary.get("cause"):
-            yield f"Most likely cause (lines {cause['from']:,}-{cause['to']:,}):"
+            title = "Last lines" if cause["kind"] == "last" else "Cause"
+            likely = "Most likely cause" if title == "Cause" and cause.get("confidence") == "low" else title
+            yield f"{likely} (lines {cause['from']:,}-{cause['to']:,}):"
             yield numbered(cause["line"])
         if verdict := summary.get("verdict"):
             yield plain_text(_VERDICTS[verdict["kind"]].format(verdict["id"]))

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, Final
 
@@ -56,13 +56,17 @@ class Matcher:
     """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
 
     It is searched for in a line as it was written, and without control sequences. The ``in_…`` patterns find candidates
-    in JSON Lines. Its automaton has ``max_bytes``. Raises ValueError for an expression that is malformed or expensive.
+    in JSON Lines, for programs of up to ``max_joined`` instructions. Its automaton has ``max_bytes``. Raises ValueError
+    for an expression that is malformed or expensive.
     """
 
-    def __init__(self, query: str, *, regex: bool = False, max_bytes: int = PROGRAM_BYTES) -> None:
+    def __init__(
+        self, query: str, *, regex: bool = False, max_bytes: int = PROGRAM_BYTES, max_joined: int = MAX_JOINED_PROGRAM
+    ) -> None:
         self._query: Final = query
         self._regex: Final = regex
         self._max_bytes: Final = max_bytes
+        self._max_joined: Final = max_joined
         #: Only says whether the query is one, and how large. It is never searched for, so it has no automaton.
         self._size: Final = int(_compiled(query, not regex, UNKNOWN_PROGRAM_BYTES).programsize)
         if regex and self._size > MAX_PROGRAM:
@@ -127,14 +131,14 @@ class Matcher:
     @cached_property
     def in_joined_lines(self) -> Any:
         """A pattern for messages joined by newlines, if there is one. It may also match if none of them does."""
-        if not self._regex or self._size > MAX_JOINED_PROGRAM or _ENDS.search(self._query):
+        if not self._regex or self._size > self._max_joined or _ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}", False, self._max_bytes)
 
     @cached_property
     def in_unescaped_json(self) -> Any:
         """A pattern that matches in the JSON of every matching line without escapes, if there is one, and in others."""
-        if not self._regex or self._size > MAX_JOINED_PROGRAM:
+        if not self._regex or self._size > self._max_joined:
             return None
         return self._pattern if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
 
@@ -189,13 +193,23 @@ class Matcher:
         return found if found.programsize <= MAX_PROGRAM else None
 
 
+class ExpressionSet:
+    """Expressions of RE2, all of which are searched for at once. Upper and lower case are the same."""
+
+    def __init__(self, expressions: Iterable[str]) -> None:
+        self._set: Final = re2.Set.SearchSet(_options(32 * 2**20))
+        for expression in expressions:
+            self._set.Add(expression)
+        self._set.Compile()
+
+    def matches(self, text: bytes) -> frozenset[int]:
+        """The indices of the expressions that match somewhere in ``text``, which is UTF-8."""
+        return frozenset(self._set.Match(text) or ())
+
+
 def _compiled(query: str, literal: bool, max_bytes: int) -> Any:
-    options = re2.Options()
+    options = _options(max_bytes)
     options.literal = literal
-    options.case_sensitive = False
-    options.never_capture = True
-    options.log_errors = False
-    options.max_mem = max_bytes
     try:
         # The module would keep the last 128 patterns with their automata. Whoever needs a pattern again keeps it.
         compiled = re2.compile(query, options)
@@ -207,6 +221,15 @@ def _compiled(query: str, literal: bool, max_bytes: int) -> Any:
         if detail.startswith("pattern too large"):
             raise ValueError(_TOO_EXPENSIVE) from error
         raise ValueError(f"invalid regular expression: {detail}") from error
+
+
+def _options(max_bytes: int) -> Any:
+    options = re2.Options()
+    options.case_sensitive = False
+    options.never_capture = True
+    options.log_errors = False
+    options.max_mem = max_bytes
+    return options
 
 
 def strip_sequences(text: str) -> str:

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import orjson
 
+from chronoverse.joblog.causes import CAUSE_LINES, HIGH, Cause
 from chronoverse.joblog.labels import fit_labels
-from chronoverse.joblog.matcher import Matcher, strip_sequences
+from chronoverse.joblog.matcher import strip_sequences
 from chronoverse.joblog.model import Job, Line, Status
 from chronoverse.joblog.past_runs import PastRuns
 
@@ -26,22 +27,10 @@ MAX_LAST_LINES: Final = 50
 MAX_GROUPS: Final = 1_000
 #: Hunks that are kept, at most: of more, those with the highest ranks.
 MAX_HUNKS: Final = 200
-#: Lines from where a failed log is opened to its most telling line, at most: they fit on one screen.
-CAUSE_LINES: Final = 30
 #: Characters of one message: this part of the summary's bytes, within these bounds.
 MESSAGE_SHARE: Final = 1 / 16
 MESSAGE_CHARACTERS: Final = (80, 1_000)
 
-#: The words of a line that looks like an error, as an expression of RE2, in any case of letters.
-ERROR_WORDS: Final = (
-    r"\b(([a-z.]{3,})?errors?|fatal|panic(ked)?|[a-z.]*exception|traceback|fail(ed|ures?)|segfault|segmentation fault"
-    r"|core dumped|out of memory|permission denied|command not found|undefined reference|unhandled)\b|\berr!"
-)
-#: Phrases that have such words, but say that nothing is wrong. They are taken out of a line before it is matched.
-NOTHING_WRONG: Final = re.compile(
-    r"\b(?:0|no|without) (?:errors?|fail(?:ed|ures?)|exceptions?)\b|\b(?:errors?|fail(?:ed|ures?))\s?[:=]\s?0\b",
-    re.IGNORECASE,
-)
 
 #: What only says that something has failed, or how often.
 _CLOSING: Final = re.compile(
@@ -58,7 +47,8 @@ _WHY: Final = re.compile(
     r"|:[0-9]+:[0-9]+:? +(?:fatal )?(?:error|[a-z]+[0-9]+)\b|_test\.go:[0-9]+: |\bexpect(?:ed)?\b.*\b(?:to|but)\b"
     r"|\bfailed: +\S|\bproblem: +\S|\baccess denied"
     r"|segmentation fault|\bkilled\b|no space left|out of memory|permission denied|command not found|no such file"
-    r"|undefined reference|(?:time|deadline) ?(?:d out|out|exceeded)|\brefused\b"
+    r"|undefined reference|^E   +assert |\brefused\b|timed? out|deadline exceeded"
+    r"|timeout (?:after|exceeded|reached|expired|waiting)"
 )
 #: What else looks like a failure, but is no word of an error: it is common in the names of good tests.
 _FAIL: Final = re.compile(r"\bFAIL\b|\u2718|\u2717|\bNOT OK\b|^not ok\b")
@@ -72,22 +62,15 @@ _COMMIT: Final = re.compile(
 def weight_of(message: str, is_error: bool) -> int:
     """How telling a line is: 3 if it says why, 2 for another failure, 1 if it only says that something has failed.
 
-    Any other line has 0. ``is_error`` is what :func:`looks_like_error` says.
+    Any other line has 0, and one that is new in every run -1. ``is_error`` is what :func:`looks_like_error` says.
     """
     # Its first characters say enough.
     text = strip_sequences(message[:1_000])
     if _COMMIT.search(text):
-        return 0
+        return -1
     if _CLOSING.search(text):
         return 1
     return 3 if _WHY.search(text) else 2 if is_error or _FAIL.search(text) else 0
-
-
-def looks_like_error(matcher: Matcher, message: str) -> bool:
-    """Whether a line looks like an error. ``matcher`` is for :data:`ERROR_WORDS`, and matches the line."""
-    text = strip_sequences(message)
-    rest = NOTHING_WRONG.sub("", text)
-    return rest == text or matcher.matches(rest)
 
 
 @dataclass(slots=True)
@@ -155,6 +138,8 @@ class FoundLines:
         self._add_to_hunks(number, weight)
 
     def _add_to_hunks(self, number: int, weight: int) -> None:
+        if weight < 0:
+            return
         hunks = self._hunks
         for hunk in (hunks[0], hunks[-1]) if hunks else ():
             # One other line may be between two lines of a hunk.
@@ -204,14 +189,16 @@ def compose(
     read_line: Callable[[int], Line],
     compared_with: Sequence[str] | None = None,
     new: FoundLines | None = None,
+    guess: Cause | None = None,
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
     slower: Sequence[bytes] | None = None,
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
     ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
-    compare with. ``read_past`` looks for shapes in the runs before. ``slower`` are the first pauses that are longer
-    than usual, as JSON. They get a quarter of the room at most, and the three kinds of lines share the rest evenly.
+    compare with, ``guess`` is the cause as far as it can be told without one. ``read_past`` looks for shapes in the
+    runs before. ``slower`` are the first pauses that are longer than usual, as JSON. They get a quarter of the room at
+    most, and the three kinds of lines share the rest evenly.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
@@ -254,18 +241,18 @@ def compose(
                 listed.append((line, group.repeated, errors.shape_of(whole.message)))
         return listed
 
-    cause = _cause(job, errors, new, last)
+    cause = _cause(job, guess, new, last)
     groups = [may_fit(new), may_fit(errors)]
     looked_for = {shape for each in groups for _, _, shape in each}
     if cause is not None:
-        first, final, telling, kind = cause
+        first, final, telling, kind, confidence = cause
         line = last[-1] if telling == last[-1].sequence_num else read_line(telling)
         cause_shape = errors.shape_of(line.message)
         looked_for.add(cause_shape)
     past = read_past(looked_for) if looked_for else None
     if cause is not None:
         seen = past and past.seen(cause_shape)
-        body["cause"] = {"from": first, "to": final, "line": None, "kind": kind}
+        body["cause"] = {"from": first, "to": final, "line": None, "kind": kind, "confidence": confidence}
         for size in (characters, 0):
             body["cause"]["line"] = orjson.Fragment(cut_line(line, size, seen=seen))
             if len(orjson.dumps(body)) <= max_bytes:
@@ -306,17 +293,19 @@ def _count(found: FoundLines, begin: int) -> int | None:
 
 
 def _cause(
-    job: Job, errors: FoundLines, new: FoundLines | None, last: Sequence[Line]
-) -> tuple[int, int, int, str] | None:
-    """Where the log of a failed or lost job is to be opened: first and last line, the most telling one, and why."""
+    job: Job, guess: Cause | None, new: FoundLines | None, last: Sequence[Line]
+) -> tuple[int, int, int, str, str] | None:
+    """Where the log of a failed or lost job is to be opened: first, last and most telling line, kind, confidence."""
     if job.status not in (Status.FAILED, Status.LOST) or not last:
         return None
-    hunk = None if job.status is Status.LOST else (new and new.best_hunk(job.first)) or errors.best_hunk(job.first)
-    if hunk is None:
-        end = last[-CAUSE_LINES:]
-        return end[0].sequence_num, end[-1].sequence_num, end[-1].sequence_num, "last"
-    first = max(hunk.first, hunk.telling - CAUSE_LINES + 1)
-    return first, hunk.last, hunk.telling, "error" if hunk.weight else "new"
+    if job.status is Status.FAILED and new and (hunk := new.best_hunk(job.first)):
+        first = max(hunk.first, hunk.telling - CAUSE_LINES + 1)
+        kind, confidence = ("error", "high") if hunk.weight else ("new", "low")
+        return first, hunk.last, hunk.telling, kind, confidence
+    if job.status is Status.FAILED and guess:
+        return guess.first, guess.last, guess.telling, "error", "high" if guess.share >= HIGH else "low"
+    end = last[-CAUSE_LINES:]
+    return end[0].sequence_num, end[-1].sequence_num, end[-1].sequence_num, "last", "low"
 
 
 def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[bytes]], list[bool]]:

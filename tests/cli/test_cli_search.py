@@ -338,7 +338,7 @@ def test_a_summary_of_a_long_log(cli: Cli) -> None:
     with ScriptedService(*(answer("200 OK", orjson.dumps(each)) for each in (part, part, whole))) as service:
         done = cli("summary", "wf_1", "job_1", URL=service.url, TOKEN="a.b.c")
     assert done.stdout.splitlines()[1:] == [
-        "Open it at lines 7 to 9. The most telling one:",
+        "Cause (lines 7-9):",
         "        7  panic: nil map",
         "0 new lines, compared with good.",
         "5 lines that look like errors:",

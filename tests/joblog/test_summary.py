@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.causes import Cause, LineReader
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.summary import (
-    ERROR_WORDS,
     MAX_BYTES,
     MAX_GROUPS,
     MIN_BYTES,
     FoundLines,
     compose,
-    looks_like_error,
+    weight_of,
 )
 
 NOW = "2026-03-03T10:00:05.123Z"
@@ -149,27 +148,48 @@ def test_the_order_of_looking_makes_no_difference(is_found: list[bool], start: i
 
 
 def cause(messages: dict[int, str], status: Status = Status.FAILED, new: FoundLines | None = None) -> Any:
-    """The cause of a job whose lines from 1 to 100 are none of ``messages``, but these."""
+    """The cause of a job whose lines from 1 to 100 are none of ``messages``, but these. A guess is that of line 40."""
     lines = [line(number, messages.get(number, "step")) for number in range(1, 101)]
-    errors = group([])
-    for each in lines:
-        if "error" in each.message:
-            errors.add(each)
+    guess = Cause(30, 59, 40, 0.7) if messages else None
     job = Job(JobRef("w", "j"), status, last=100)
     more: dict[str, Any] = {"new": new, "compared_with": ["good"]} if new else {}
-    found = orjson.loads(compose(job, errors, lines[-50:], max_bytes=16_384, read_line=read(lines), **more))["cause"]
-    return found and (found["from"], found["to"], found["line"]["sequence_num"], found["kind"])
+    json = compose(job, group([]), lines[-50:], max_bytes=16_384, read_line=read(lines), guess=guess, **more)
+    found = orjson.loads(json)["cause"]
+    return found and (found["from"], found["to"], found["line"]["sequence_num"], found["kind"], found["confidence"])
 
 
 def test_the_cause_of_a_job() -> None:
-    """It is the best hunk of new lines, or of errors, or the last lines. Only failed and lost jobs have one."""
-    errors = {40: "error a", 41: "error b", 90: "error c"}
-    assert cause(errors) == (40, 41, 40, "error")
-    assert cause(errors, new=group([line(70, "x"), line(71, "y")])) == (70, 71, 70, "new")
-    assert cause(errors, new=group([])) == (40, 41, 40, "error")
-    assert cause({}) == (71, 100, 100, "last")
-    assert cause(errors, Status.LOST) == (71, 100, 100, "last")
+    """It is the best hunk of new lines, or the guess, or the last lines. Only failed and lost jobs have one."""
+    errors = {40: "error a", 90: "error c"}
+    assert cause(errors) == (30, 59, 40, "error", "high")
+    assert cause(errors, new=group([line(70, "x"), line(71, "error y")])) == (70, 71, 71, "error", "high")
+    assert cause(errors, new=group([line(70, "x"), line(71, "y")])) == (70, 71, 70, "new", "low")
+    assert cause(errors, new=group([])) == (30, 59, 40, "error", "high")
+    assert cause({}) == (71, 100, 100, "last", "low")
+    assert cause(errors, Status.LOST) == (71, 100, 100, "last", "low")
     assert {cause(errors, status) for status in (Status.RUNNING, Status.COMPLETED, Status.CANCELED)} == {None}
+
+
+def test_the_subject_of_a_commit_is_no_hunk() -> None:
+    """It is new in every run."""
+    found = FoundLines(hash, lambda message: weight_of(message, "error" in message), 1, 9)
+    found.add(line(3, "HEAD is now at 0a1b2c3 Fix the error of the totals"))
+    assert (found.count, found.best_hunk()) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("message", "weight"),
+    [
+        ("> smtp.send(mail, timeout=5)", 0),
+        ("helm upgrade --timeout 10m shop ./chart", 0),
+        ("E       assert 3 == 4", 3),
+        ("request timed out", 3),
+        ("timeout exceeded", 3),
+        ("Process completed with exit code 1", 1),
+    ],
+)
+def test_how_telling_a_line_is(message: str, weight: int) -> None:
+    assert weight_of(message, False) == weight
 
 
 @given(
@@ -205,12 +225,14 @@ def test_it_never_has_more_bytes_than_it_may(
         "\x1b[31mFatal\x1b[0m: bad object",
         "3 errors, 0 failures",
         "thread 'main' panicked at src/main.rs:2",
+        "--- FAIL: TestTotals (0.00s)",
+        "not ok 3 - adds",
+        "  \u2717 adds",
+        "x" * 5_000 + " error",
     ],
 )
 def test_what_looks_like_an_error(message: str) -> None:
-    matcher = Matcher(ERROR_WORDS, regex=True)
-    assert matcher.matches(message)
-    assert looks_like_error(matcher, message)
+    assert LineReader().read(message).is_error
 
 
 @pytest.mark.parametrize(
@@ -222,8 +244,14 @@ def test_what_looks_like_an_error(message: str) -> None:
         "12 passed, 0 failed",
         "terror",
         "failsafe",
+        "tests/test_errors.py::test_an_error PASSED",
+        "test errors::an_error_is_kept ... ok",
+        "  \u2713 throws an error",
+        "--- PASS: TestError (0.00s)",
+        "ok 12 - an error is raised",
+        "compiling src/error.rs",
+        "fail-fast: true",
     ],
 )
 def test_what_does_not_look_like_an_error(message: str) -> None:
-    matcher = Matcher(ERROR_WORDS, regex=True)
-    assert not (matcher.matches(message) and looks_like_error(matcher, message))
+    assert not LineReader().read(message).is_error

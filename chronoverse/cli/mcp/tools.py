@@ -117,12 +117,13 @@ def tool_list(max_wait: int) -> list[Tool]:
             "summary",
             "workflow_id job_id",
             "against_label",
-            "What matters first of a job: cause, the lines at which a failed job is to be opened; lines that are new"
-            " compared with the good runs before it; lines that look like errors; the last lines. Lines that differ in"
-            " numbers and the like only come once (repeated). What stands in new or errors already is only a number in"
-            " the next lists. A line without stream is of stdout. link_prefix and a number make a link. seen: in how"
-            " many of the newest runs (looked_at) such a line is, this one included. verdict, a hint: the failure is"
-            " new, or there since a run (id), or recurring with good runs in between. slower: the first of profile.",
+            "What matters first of a job: cause, the lines at which a failed job is to be opened, with low"
+            " confidence if that is a guess; lines that are new compared with the good runs before it; lines that"
+            " look like errors; the last lines. Lines that differ in numbers and the like only come once"
+            " (repeated). What stands in new or errors already is only a number in the next lists. A line without"
+            " stream is of stdout. link_prefix and a number make a link. seen: in how many of the newest runs"
+            " (looked_at) such a line is, this one included. verdict, a hint: the failure is new, or there since a"
+            " run (id), or recurring with good runs in between. slower: the first of profile.",
         ),
         _tool(
             "profile",

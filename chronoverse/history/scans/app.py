@@ -43,6 +43,7 @@ from chronoverse.history.scans.scan import (
 from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
 from chronoverse.history.tiered_log import BatchReader, Search, read_batches
+from chronoverse.joblog.causes import LineReader
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
@@ -80,6 +81,7 @@ class ScanApp:
         self._clock = clock
         self._unix_clock = unix_clock
         self._hasher = ShapeHasher()
+        self._reader = LineReader()
         self._runs = DerivedReader(archive, self._read, self._hasher)
         # S3 takes some 20 ms for each answer, and this process some 2 ms.
         self._pool = ThreadPoolExecutor(8, "archive")
@@ -225,6 +227,7 @@ class ScanApp:
             self._read,
             budgets,
             self._hasher,
+            self._reader,
             new_lines,
             compared_with,
             self._progress,

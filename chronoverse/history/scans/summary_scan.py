@@ -15,11 +15,11 @@ from chronoverse.archive.prefilter import matching_lines
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.tiered_log import BatchReader, Search
-from chronoverse.joblog.matcher import Matcher
+from chronoverse.joblog.causes import Clues, LineReader
 from chronoverse.joblog.model import Job, Line
 from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
-from chronoverse.joblog.summary import ERROR_WORDS, MAX_LAST_LINES, FoundLines, compose, looks_like_error, weight_of
+from chronoverse.joblog.summary import MAX_LAST_LINES, FoundLines, compose, weight_of
 
 #: The jobs whose progress is kept, and bytes of each at most: the groups and hunks of both kinds. The file has holes,
 #: so it takes only what was written, some 2 KB for most jobs.
@@ -63,6 +63,7 @@ def read_summary(
     read: BatchReader,
     budgets: tuple[Callable[[], PageBudget], Callable[[], PageBudget]],
     hasher: ShapeHasher,
+    reader: LineReader,
     new_lines: NewLines | None,
     compared_with: Sequence[str] | None,
     progress: SummaryProgress,
@@ -84,39 +85,40 @@ def read_summary(
         lines = next(read(job, number - 1, limit=1)).lines
         return lines[0] if lines else Line(number, "", "", "stdout")
 
-    matcher = Matcher(ERROR_WORDS, regex=True)
-
-    def is_error(message: str) -> bool:
-        is_match = matcher.is_feasible(len(message)) and matcher.matches(message)
-        return is_match and looks_like_error(matcher, message)
-
     def weigh(message: str) -> int:
-        return weight_of(message, is_error(message))
+        return weight_of(message, reader.read(message).is_error)
 
     new, errors = (FoundLines(shape_of, weigh, job.last + 1, job.last) for _ in range(2))
+    clues = Clues()
     # A job that begins anew under its id, or loses lines or what they said, is another one here.
     version = job.created_at, job.started_at, job.redactions, job.first
     key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
     if (kept := progress.get(key)) is not None:
         new.restore(kept[0])
         errors.restore(kept[1])
+        clues.restore(kept[2])
     if new_lines is not None:
         for line, is_match in _lines(job, read, budgets[0](), Search(new_lines.matching_lines), new):
             if is_match or new_lines.is_new(line):
                 new.add(line)
-    for line, is_match in _lines(job, read, budgets[1](), Search(partial(matching_lines, matcher)), errors):
-        if looks_like_error(matcher, line.message) if is_match else is_error(line.message):
-            errors.add(line)
-    progress.put(key, [new.to_json(), errors.to_json()])
+    for line, is_match in _lines(job, read, budgets[1](), Search(partial(matching_lines, reader.signal)), errors):
+        if is_match or reader.is_signal(line.message):
+            features, is_error = reader.read(line.message)
+            clues.add(line.sequence_num, features)
+            if is_error:
+                errors.add(line)
+    progress.put(key, [new.to_json(), errors.to_json(), clues.to_json()])
     newest = chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True))
+    last = list(islice(newest, MAX_LAST_LINES))[::-1]
     return compose(
         job,
         errors,
-        list(islice(newest, MAX_LAST_LINES))[::-1],
+        last,
         max_bytes=max_bytes,
         read_line=read_line,
         compared_with=compared_with,
         new=new if compared_with is not None else None,
+        guess=clues.best(job.first, last[-1].sequence_num, reader.read(last[-1].message).features) if last else None,
         read_past=read_past,
         slower=read_slower(),
     )

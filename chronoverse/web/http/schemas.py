@@ -534,6 +534,7 @@ CauseSchema: Final = answer(
         "to": integer(),
         "line": nested(SummaryLineSchema, "The most telling one."),
         "kind": one_of(("error", "new", "last"), "Whether they hold an error, are new, or are just the last lines."),
+        "confidence": one_of(("high", "low"), "How often each is right: docs/answers.md."),
     },
 )
 VerdictSchema: Final = answer(

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
+from chronoverse.joblog.causes import ERROR_WORDS, NOTHING_WRONG
 from chronoverse.joblog.model import IDENTIFIER
-from chronoverse.joblog.summary import ERROR_WORDS, NOTHING_WRONG
 from chronoverse.settings import Settings
 
 _HEADERS: Final = {

@@ -112,7 +112,7 @@ def test_a_summary_without_time_goes_on_in_another_process(store: Store, tmp_pat
     assert (summary["scanned_to"], summary["truncated"], summary["compared_with"]) == (1, False, ["good"])
     expected = [lines[699].to_json(), {**lines[699].to_json(), "sequence_num": 2_001, "message": "fatal: the end"}]
     assert summary["errors"] == summary["new"] == {"count": 2, "first": expected}
-    assert summary["cause"] == {"from": 2_001, "to": 2_001, "line": expected[1], "kind": "error"}
+    assert summary["cause"] == {"from": 2_001, "to": 2_001, "line": expected[1], "kind": "error", "confidence": "high"}
 
 
 def test_an_empty_log_and_no_log(store: Store, tmp_path: Path) -> None:

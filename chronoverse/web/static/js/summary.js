@@ -43,9 +43,9 @@ export function code({ message }) {
 
 /** What is said of the cause, as elements. */
 function reason({ job, cause }) {
-  const { line, kind } = cause;
+  const { line, kind, confidence } = cause;
   const where = linkToLine(line.sequence_num, code(line), " ", make("span", "where", `line ${count(line.sequence_num)}`));
-  if (kind !== "last") return ["Why it failed: ", where];
+  if (kind !== "last") return [confidence === "low" ? "Most likely: " : "Why it failed: ", where];
   if (job.status !== "LOST") return ["Its last line: ", where];
   const [at, before] = [new Date(line.timestamp), ago(line.timestamp)];
   const since = Number.isNaN(at.getTime()) ? "" : ` since ${before.includes("ago") ? `${at.toLocaleTimeString()} (${before})` : before}`;

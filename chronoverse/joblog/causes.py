@@ -1,0 +1,380 @@
+"""Where a failed log says why, if there is no good run to compare it with: a linear score of its lines.
+
+A line's score is the sum of the weights of its :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). There
+are two scores: ``screen`` selects the part of the log to show, ``line`` the most telling line in it. The weights are
+learnt: ``python -m bench.causes --data DIR --learn`` prints them. Pure.
+"""
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from chronoverse.joblog.matcher import MAX_PROGRAM, ExpressionSet, Matcher, strip_sequences
+
+#: Lines of a cause, at most: they fit on one screen.
+CAUSE_LINES: Final = 30
+#: The unit of all weights, as in the exponent of a probability.
+UNIT: Final = 10
+#: Lines that are kept, at most, while a log is gone through. Those with the lowest scores are left out first.
+MAX_CLUES: Final = 2_000
+#: A cause whose screen has this part of all that speaks for any is said with high confidence.
+HIGH: Final = 0.6
+
+#: The words of a line that looks like an error, as an expression of RE2, in any case of letters. It is a query of the
+#: page, too.
+ERROR_WORDS: Final = (
+    r"\b(([a-z.]{3,})?errors?|fatal|panic(ked)?|[a-z.]*exception|traceback|fail(s|ed|ing|ures?)?|segfault"
+    r"|segmentation fault|core dumped|out of memory|permission denied|command not found|undefined reference|unhandled"
+    r"|not ok)\b|\berr!|[✕-✘❌]"
+)
+#: What has such a word, but says that nothing is wrong: some phrases, names of files and modules, and the line of a
+#: test that has passed. It is taken out of a line before it is matched. JavaScript uses it, too.
+NOTHING_WRONG: Final = re.compile(
+    r"\b(?:0|no|without|zero) (?:errors?|fail(?:ed|ures?)|exceptions?)\b|\b(?:errors?|fail(?:ed|ures?))\s?[:=]\s?0\b"
+    r"|[/\\._-](?:errors?|exceptions?|fail(?:s|ed|ures?)?|panic|fatal)\b"
+    r"|\b(?:errors?|exceptions?|fail(?:s|ed|ures?)?|panic|fatal)(?:[/\\_-]\w|\.[a-z]{1,5}\b)"
+    r"|^\s*(?:[\u2713\u2714\u2705]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
+    r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$",
+    re.IGNORECASE,
+)
+#: Lines that are looked at, in any case of letters: wider than any feature, and without anchors, so that the prefilter
+#: of archived lines can use it.
+SIGNAL: Final = (
+    r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
+    r"|undefined|unhandled|abort|can ?not|can't|could ?n|unable|invalid|missing|unexpected|unknown|refused|illegal"
+    r"|does ?n|(?:is|was) not|no such|not (?:ok|defined|allowed|supported|installed|permitted|match|declared)"
+    r"|unrecognized|undeclared|unresolved|mismatch|incompatible|conflict|timed? ?out|time limit|deadline|no output"
+    r"|killed|no space|connection reset|sig(?:segv|abrt|kill|term|ill|bus)|overflow|use-after-free|expect"
+    r"|should (?:be|have|equal|not|match)|to (?:equal|be|deeply|match|contain|have)\b|but (?:got|was|found|instead)"
+    r"|actual|received|assert|caused by|reason:|problem:|non-zero|exit(?:ed|s)?\b|exceeded|terminated|unsuccessful"
+    r"|[0-9] (?:\w+ )?(?:problems?|broken|offenses?|warnings?|tests?|passed|examples?|specs?|passing)\b"
+    r"|\*\*\* |\x1b\[(?:[0-9;]*;)?(?:31|91)m|[\x{2715}-\x{2718}\x{274c}\x{d7}\x{25cf}\x{203c}]|\^\^| \^"
+    r"|\w\.[a-z]\w{0,5}(?::[0-9]|\([0-9]+[,)])"
+    r"|post job cleanup|cleaning up project|after_script|task finished|uploading artifacts|your build"
+)
+
+
+class Feature(NamedTuple):
+    """What a line may have, as an expression of RE2, and what that weighs."""
+
+    name: str
+    screen: int
+    line: int
+    pattern: str
+
+
+#: Upper and lower case are the same, unless the expression says otherwise.
+FEATURES: Final = (
+    Feature("word of an error", 18, 9, ERROR_WORDS),
+    Feature(
+        "begins with one",
+        20,
+        2,
+        r"^\W*(?:[\w./-]+:\s*)?(?:fatal|[a-z.]*error|[a-z.]*exception|panic|fail(?:ed|ures?)?)(?:[^\w-]|$)",
+    ),
+    Feature(
+        "a kind of error, and a text",
+        6,
+        9,
+        r"\b(?:[a-z.]*error|fatal|[a-z.]*exception|panic|failure)(?:\[[\w-]+\]| [a-z]*[0-9]+)?!?: +\S",
+    ),
+    Feature("name of an error", 2, 14, r"\b(?-i:[A-Z][a-zA-Z]*(?:Error|Exception|Failure)\b)"),
+    Feature("in capitals", 16, 3, r"(?-i:\b(?:ERROR|FATAL|FAIL|FAILED|FAILURES?|PANIC|ERR!|NOT OK)\b)"),
+    Feature(
+        "not as it should be",
+        -1,
+        2,
+        r"\b(?:not found|can ?not|can't|could ?n[o']t|unable|invalid|missing|undefined|unexpected|unknown|denied"
+        r"|refused|illegal|does ?n[o']t|is not|was not|no such|not (?:defined|allowed|supported|installed|permitted"
+        r"|match\w*|declared)|unrecognized|undeclared|unresolved|mismatch\w*|incompatible|conflict\w*)\b",
+    ),
+    Feature(
+        "timed out",
+        -6,
+        9,
+        r"\b(?:timed? ?out|timeout (?:after|exceeded|reached|expired|waiting|of)|time limit|deadline exceeded"
+        r"|no output has been received)\b",
+    ),
+    Feature(
+        "words of a system",
+        12,
+        19,
+        r"\b(?:killed|no space left|out of memory|segmentation fault|segfault|core dumped|permission denied"
+        r"|command not found|no such file|undefined reference|access denied|connection (?:refused|reset)|sig(?:segv"
+        r"|abrt|kill|term|ill|bus)|stack overflow|heap-use-after-free)\b",
+    ),
+    Feature(
+        "expected and actual",
+        6,
+        8,
+        r"\b(?:expected|expecting)\b.*\b(?:to|but|got|actual|received|found|instead|not)\b|\bshould (?:be|have|equal"
+        r"|not|match)\b|\bto (?:equal|be|deeply|match|contain|have)\b|\bbut (?:got|was|found|actual|instead)\b"
+        r"|^\W*(?:expected|actual|received|got|want|left|right)\b\W*[:=]",
+    ),
+    Feature("assertion", 8, 14, r"\bassert(?:ion)?s?\b|\bassert[_(A-Z]|^E   "),
+    Feature(
+        "heading of a failure",
+        19,
+        5,
+        r"^\s*(?:--- FAIL|FAIL(?:ED)?(?:[^\w-]|$)|not ok\b|[0-9]+\) \S|\* ?FAIL|# FAIL|\(failed\)|_{3,} .* _{3,}"
+        r"|={3,} (?:FAIL|ERROR)|\x{25cf} |failures?:|errors?:)",
+    ),
+    Feature("cross", 10, 7, r"[\x{2715}-\x{2718}\x{274c}\x{d7}\x{2a2f}\x{203c}\x{1f6a8}\x{1f4a5}]|^\s*(?:\[x\]|x )"),
+    Feature(
+        "passed",
+        -15,
+        -13,
+        r"[\x{2713}\x{2714}\x{2705}]|^\s*(?:ok\b|\[ok\]|pass\b|--- PASS|PASS:?\b|=== RUN)|\bok$|\.\.\. ?ok\b"
+        r"|\bpass(?:ed)?$|\[\s*OK\s*\]",
+    ),
+    Feature("place in a file", 6, 18, r"(?:^|[\s(\"'\[])[\w./\\~@+-]*\w\.[a-z]\w{0,5}(?::[0-9]+|\([0-9]+[,)])"),
+    Feature(
+        "place, and a severity",
+        7,
+        -6,
+        r"\.[a-z]\w{0,6}[:(][0-9]+(?:[:,][0-9]+)?\)?:? +(?:fatal |syntax )?(?:error|warning|note)",
+    ),
+    Feature(
+        "how many failed",
+        -4,
+        -13,
+        r"\b[0-9]+ (?:\w+ )?(?:errors?|fail(?:ed|ures?|ing)|problems?|broken|offenses?|warnings?)\b|\b(?:errors?"
+        r"|fail(?:ed|ures?)|problems)\s?[:=] ?[0-9]|\b[0-9]+ (?:tests?|passed|examples?|specs?|assertions|scenarios"
+        r"|passing)\b",
+    ),
+    Feature(
+        "a tool's farewell",
+        8,
+        -15,
+        r"\bmake(?:\[[0-9]+\])?: \*\*\*|\bninja: build stopped|npm ERR!|\berror: command\b|recipe for target"
+        r"|\bELIFECYCLE\b",
+    ),
+    Feature(
+        "word in a name",
+        -12,
+        -10,
+        r"[/\\._-](?:errors?|exceptions?|fail(?:ed|ures?|s)?|panic|fatal)(?:[/\\._-]|\b)|\b(?:errors?|exceptions?"
+        r"|fail(?:ed|ures?|s)?)(?:[/\\_-]\w|\.[a-z]{1,5}\b)",
+    ),
+    Feature("address", -6, -1, r"\bhttps?://"),
+    Feature(
+        "mark of an error",
+        -5,
+        6,
+        r"^\s*(?:\[(?:error|fatal|fail(?:ed|ure)?|err|critical|severe)\]|##\[error\]|::error|\((?:error|EE)\)|e/|e:"
+        r"|error\b|fatal\b|!|\*\* |panic|critical)",
+    ),
+    Feature("a program says", -2, 12, r"^[\w./+-]+: (?:line [0-9]+: )?[\w./$\"'` -]+: \S|^\S*sh: "),
+    Feature("red", 17, 12, r"\x1b\[(?:[0-9;]*;)?(?:31|91)m"),
+    Feature("green", -5, -8, r"\x1b\[(?:[0-9;]*;)?(?:32|92)m"),
+    Feature("indented", 2, 9, r"^(?:\s{2,}|\t)\S"),
+    Feature("three words", -12, 3, r"[a-z]{2,} [a-z]{2,} [a-z]{2,}"),
+    Feature("ends with a colon", 10, 11, r":\s*$"),
+    Feature(
+        "mark of a CI system",
+        16,
+        1,
+        r"^(?:##\[error\](?:process completed with exit code|the process .* failed|the operation was canceled|(?:bash"
+        r"|cmd|powershell) exited)|the command \".*(?:exited with [1-9]|failed (?:and|[0-9]+ times))|error: job failed"
+        r"|exited with code [1-9]|no output has been received|the job exceeded the maximum|finished: failure"
+        r"|build step .* marked build as failure|error: script returned exit code|script returned exit code [1-9]"
+        r"|error: build step .* failed|the build has been terminated|\[taskcluster:error\]|unsuccessful task run)",
+    ),
+    Feature(
+        "after the steps",
+        -1,
+        -1,
+        r"^(?:post job cleanup|cleaning up project directory|running after_script|##\[error\]|=== task finished"
+        r"|uploading artifacts|done\. your build)",
+    ),
+)
+#: The features that the rules below name, by their indices.
+_MARK, _AFTER = (
+    next(index for index, each in enumerate(FEATURES) if each.name == name)
+    for name in ("mark of a CI system", "after the steps")
+)
+
+#: Distance before the first line by which a CI system ends a failed step, or else before the log's end; and the weights
+#: from there on, for the screen and for the line.
+BEFORE: Final = (
+    (0, 16, 7),
+    (1, -4, 5),
+    (3, 2, 20),
+    (6, 8, 14),
+    (11, -1, 15),
+    (21, 14, 8),
+    (41, 3, 3),
+    (81, 4, 3),
+    (161, -11, -13),
+    (321, -16, -22),
+)
+#: The same for lines after it.
+AFTER: Final = ((1, 9, -7), (21, -14, -15), (201, -12, -17))
+
+#: Makes all digits 1, except 0.
+_DIGITS: Final = bytes.maketrans(b"23456789", b"11111111")
+#: Characters of a line that are read, at most. Only the words of an error are looked for in all of it.
+MAX_CHARACTERS: Final = 1_200
+#: Lines that are known, at most. They take some 10 MB.
+MAX_KNOWN: Final = 20_000
+#: Times, and what else stands before the text of each line of some logs.
+_PREFIX: Final = re.compile(
+    r"(?:\[[^\]]{0,40}[0-9][^\]]{0,40}\] *|[0-9][0-9T:.,Z/+-]{7,} +|#[0-9]+ [0-9.]+ "
+    r"|[0-9]{1,2}:[0-9]{2}:[0-9]{2}[.,0-9]* +)+"
+)
+
+
+def shown_text(message: str) -> str:
+    """The beginning of a line, as a terminal shows it, without times in front."""
+    text = strip_sequences(message[:MAX_CHARACTERS]).rstrip("\r").rpartition("\r")[2][:1_000]
+    found = _PREFIX.match(text)
+    return text[found.end() :] if found else text
+
+
+class Reading(NamedTuple):
+    """The indices of a line's :data:`FEATURES`, and whether it looks like an error."""
+
+    features: frozenset[int]
+    is_error: bool
+
+
+class LineReader:
+    """Reads lines. Those that differ only in digits other than 0 are read once, which no feature tells apart."""
+
+    def __init__(self) -> None:
+        self._features: Final = ExpressionSet(feature.pattern for feature in FEATURES)
+        #: Finds the lines that are worth reading.
+        self.signal: Final = Matcher(SIGNAL, regex=True, max_joined=MAX_PROGRAM)
+        self._words: Final = Matcher(ERROR_WORDS, regex=True)
+        self._known: Final[dict[bytes, Reading]] = {}
+
+    def is_signal(self, message: str) -> bool:
+        """Whether the line is worth reading."""
+        return self.signal.is_feasible(len(message)) and self.signal.matches(message)
+
+    def read(self, message: str) -> Reading:
+        """What a line has."""
+        raw = message[:MAX_CHARACTERS].encode("utf-8", "replace")
+        # A colour is a number.
+        is_coloured = b"\x1b" in raw
+        key = raw if is_coloured else raw.translate(_DIGITS)
+        if len(message) <= MAX_CHARACTERS and (known := self._known.get(key)) is not None:
+            return known
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        text = shown_text(message)
+        features = self._features.matches(text.encode("utf-8", "replace"))
+        if is_coloured:
+            features |= self._features.matches(raw)
+        if len(message) > MAX_CHARACTERS:
+            return Reading(features, self._is_error(strip_sequences(message)))
+        return self._known.setdefault(key, Reading(features, self._is_error(text)))
+
+    def _is_error(self, text: str) -> bool:
+        return self._words.matches(text) and self._words.matches(NOTHING_WRONG.sub("", text))
+
+
+#: The weights of the features, of the places before the mark, and of those after it: for the screen and for the line.
+Weights = Sequence[tuple[int, int]]
+WEIGHTS: Final[Weights] = tuple(
+    (screen, line) for *_, screen, line in [each[:3] for each in FEATURES] + [*BEFORE] + [*AFTER]
+)
+
+
+def place_of(number: int, mark: int) -> int:
+    """The index in :data:`WEIGHTS` of where a line is, if the step's end is line ``mark``."""
+    table, distance = (BEFORE, mark - number) if number <= mark else (AFTER, number - mark)
+    index = bisect_right([each[0] for each in table], distance) - 1
+    return len(FEATURES) + index + (0 if number <= mark else len(BEFORE))
+
+
+class Cause(NamedTuple):
+    """The lines from ``first`` to ``last``, of which ``telling`` is the most telling one.
+
+    ``share`` is the part of all that speaks for any cause which these lines have, from 0 to 1.
+    """
+
+    first: int
+    last: int
+    telling: int
+    share: float
+
+
+@dataclass(slots=True)
+class Clues:
+    """The lines with a signal that were looked at, in any order: the number of each, and its scores without its place.
+
+    Of more than twice :data:`MAX_CLUES`, those with the lowest scores are left out.
+    """
+
+    weights: Weights = WEIGHTS
+    #: The first line by which a CI system ends a failed step, and the first that it prints after all steps.
+    _mark: int | None = None
+    _after: int | None = None
+    _lines: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, number: int, features: frozenset[int]) -> None:
+        """Adds a line."""
+        if _MARK in features and (self._mark is None or number < self._mark):
+            self._mark = number
+        if _AFTER in features and (self._after is None or number < self._after):
+            self._after = number
+        self._lines.append(self._clue(number, features))
+        if len(self._lines) > 2 * MAX_CLUES:
+            last = max(number for number, *_ in self._lines)
+            self._lines = sorted(self._placed(last), key=lambda clue: clue[1])[MAX_CLUES:]
+            self._lines = [self._moved(clue, last, -1) for clue in self._lines]
+
+    def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
+        """The cause in a log from line ``first`` to ``last``, which has these features. None without any clue."""
+        end = self.end(last)
+        clues = [clue for clue in self._placed(last) if first <= clue[0] <= last]
+        if not clues:
+            return None
+        if end == last and not any(number == last for number, *_ in clues):
+            clues.append(self._moved(self._clue(last, last_features), last, 1))
+        clues.sort()
+        highest = max(screen for _, screen, _ in clues)
+        parts = [math.exp((screen - highest) / UNIT) for _, screen, _ in clues]
+        best, best_sum, stop, total = (0, 1), 0.0, 0, 0.0
+        for start, (number, *_) in enumerate(clues):
+            while stop < len(clues) and clues[stop][0] < number + CAUSE_LINES:
+                total += parts[stop]
+                stop += 1
+            if total > best_sum:
+                best, best_sum = (start, stop), total
+            total -= parts[start]
+        shown = clues[slice(*best)]
+        room = CAUSE_LINES - 1 - (shown[-1][0] - shown[0][0])
+        top = max(first, shown[0][0] - room // 2)
+        telling = max(shown, key=lambda clue: (clue[2], -clue[0]))[0]
+        return Cause(top, min(top + CAUSE_LINES - 1, last), telling, best_sum / sum(parts))
+
+    def to_json(self) -> list[Any]:
+        """What :meth:`restore` reads: numbers only."""
+        return [self._mark, self._after, self._lines]
+
+    def restore(self, json: list[Any]) -> None:
+        """Continues with what was found before."""
+        self._mark, self._after, lines = json
+        self._lines = [tuple(clue) for clue in lines]
+
+    def _clue(self, number: int, features: frozenset[int]) -> tuple[int, int, int]:
+        weights = [self.weights[each] for each in features]
+        return number, sum(screen for screen, _ in weights), sum(line for _, line in weights)
+
+    def end(self, last: int) -> int:
+        """The line at which the failed step ends; the log ends at line ``last``."""
+        return self._mark or self._after or last
+
+    def _placed(self, last: int) -> list[tuple[int, int, int]]:
+        """The clues with the weights of their places."""
+        return [self._moved(clue, last, 1) for clue in self._lines]
+
+    def _moved(self, clue: tuple[int, int, int], last: int, sign: int) -> tuple[int, int, int]:
+        number, screen, line = clue
+        more = self.weights[place_of(number, self.end(last))]
+        return number, screen + sign * more[0], line + sign * more[1]
