@@ -9,7 +9,7 @@ from chronoverse.archive.derived import DerivedBuilder, derived_names
 from chronoverse.archive.job_objects import JobObjects
 from chronoverse.archive.manifest import manifest_json, manifest_name
 from chronoverse.errors import AppendRefused, ArchiveDamaged
-from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256
+from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256, redactions_in
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
 from chronoverse.store.adaptive_batch import AdaptiveBatch
@@ -48,7 +48,7 @@ def write_chunk(
     last = fill(builder, read, state.first, end, text_bytes=text_bytes, on_page=on_page)
     if last is None or builder.last < first:
         return None
-    with to.put_verified(*builder.finish()) as chunk:
+    with to.put_verified(*builder.finish(), redactions_in([old.name]) if old else 0) as chunk:
         to.store.chunks.commit_chunk(to.job, to.token, chunk, trim=min(trim, chunk.last), last_entry=last, old=old)
     return chunk
 

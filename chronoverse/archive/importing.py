@@ -23,9 +23,9 @@ from chronoverse.archive.retention import job_of
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import import_settings, settings_owner
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
-from chronoverse.joblog.chunk import Chunk, combined_sha256
+from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
 from chronoverse.joblog.labels import read_labels
-from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, seconds_of
+from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, parse_number, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import DERIVED_VERSION
 
@@ -153,18 +153,31 @@ class _Import(NamedTuple):
             if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
                 fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
-        make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds)
+        # Of redactions since the manifest was written, the names of the objects tell.
+        said = parse_number(str(manifest.fields["job"].get("redactions"))) if manifest else 0
+        redactions = max(said or 0, redactions_in(each.name for each in self.listed))
+        make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds, redactions)
         found = make()
         if found is None:
             self.later.append((self.job, make))
         return found
 
     def _put_job(
-        self, chunks: Sequence[Chunk], fields: dict[str, Any], created: float, wait_seconds: float | None
+        self,
+        chunks: Sequence[Chunk],
+        fields: dict[str, Any],
+        created: float,
+        wait_seconds: float | None,
+        redactions: int,
     ) -> Imported | None:
         """None while the job's runner is sending again what it has. ``wait_seconds`` is None for an ended job."""
         is_new = self.store.chunks.import_job(
-            self.job, chunks, fields, created_ms=round(created * 1000), wait_seconds=wait_seconds
+            self.job,
+            chunks,
+            fields,
+            created_ms=round(created * 1000),
+            wait_seconds=wait_seconds,
+            redactions=redactions,
         )
         if is_new is None:
             return None
@@ -265,7 +278,7 @@ def _records(job: JobRef, manifest: Manifest | None) -> list[Chunk]:
 def _ended_fields(manifest: Manifest, now: float) -> dict[str, Any]:
     said = manifest.fields["job"]
     names = ("status", "attempt", "created_at", "started_at", "finished_at", "exit_code", "lines", "dropped")
-    fields: dict[str, Any] = {name: str(said[name]) for name in (*names, "redactions") if said.get(name) is not None}
+    fields: dict[str, Any] = {name: str(said[name]) for name in names if said.get(name) is not None}
     if labels := read_labels(said.get("labels")):
         fields |= {"labels": len(labels), **{f"label:{key}": value for key, value in labels}}
     if manifest.ended_at is not None:

@@ -87,14 +87,14 @@ class JobObjects:
     lock_seconds: float = LOCK_SECONDS
 
     @contextlib.contextmanager
-    def put_verified(self, chunk: Chunk, data: bytes) -> Iterator[Chunk]:
+    def put_verified(self, chunk: Chunk, data: bytes, redactions: int = 0) -> Iterator[Chunk]:
         """Writes a chunk's object under a new name, reads it back and compares it, and gives the chunk with that name.
 
-        The caller records the chunk inside the ``with`` block. If that fails, the object is deleted. An error that
-        hides a success, such as a lost answer, is not raised. Raises :class:`Fenced`, :class:`ArchiveDamaged`,
-        :class:`ArchiveUnavailable`; and as the store does.
+        ``redactions`` is for :meth:`Chunk.with_unique_name`. The caller records the chunk inside the ``with`` block. If
+        that fails, the object is deleted. An error that hides a success, such as a lost answer, is not raised. Raises
+        :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
         """
-        chunk = chunk.with_unique_name(secrets.token_hex(8))
+        chunk = chunk.with_unique_name(secrets.token_hex(8), redactions)
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)
         try:
             self.objects.put(chunk.name, data)

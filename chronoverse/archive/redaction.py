@@ -17,6 +17,7 @@ from chronoverse.archive.codec import ChunkBuilder, rewrite
 from chronoverse.archive.job_objects import CLOCK_SKEW_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import AppendRefused, JobNotFound, LineStillOpen, SearchTooExpensive, StoreError
+from chronoverse.joblog.chunk import folder, redactions_in
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.model import Job, JobRef, Line
 from chronoverse.store import Store
@@ -75,6 +76,8 @@ class Redaction:
     pause: Callable[[], object] = bool
     busy_seconds: float = 5.0
     _count: int = 0
+    #: How often the job was redacted, also before the store may have gone back.
+    _redactions: int = 0
     #: All lines up to this number are redacted, as far as they are to be.
     _last_checked: int = 0
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
@@ -96,6 +99,8 @@ class Redaction:
                     f"line {job.last} is the newest of a running job: it can be redacted once another line follows"
                 )
             job_objects = JobObjects(self.store, self.objects, self.job, token)
+            names = (each.name for each in self.objects.list(folder(self.job)))
+            self._redactions = max(job.redactions, redactions_in(names))
             self._last_checked = self.request.first - 1
             deadline = time.monotonic() + 5.0
             try:
@@ -127,8 +132,11 @@ class Redaction:
             if rewritten is not None:
                 new_chunk, data, numbers = rewritten
                 audit = self.request.audit_entry(numbers)
-                with job_objects.put_verified(new_chunk, data) as new_chunk:
-                    self.store.chunks.redact(self.job, job_objects.token, new_chunk, audit, old=chunk)
+                self._redactions += 1
+                with job_objects.put_verified(new_chunk, data, self._redactions) as new_chunk:
+                    self.store.chunks.redact(
+                        self.job, job_objects.token, new_chunk, audit, redactions=self._redactions, old=chunk
+                    )
                 self._count += len(numbers)
             self._last_checked = chunk.last
             if time.monotonic() > deadline:
@@ -151,10 +159,13 @@ class Redaction:
             )
             if builder.last < first:
                 break
-            with job_objects.put_verified(*builder.finish()) as chunk:
+            self._redactions += bool(numbers)
+            with job_objects.put_verified(*builder.finish(), self._redactions if numbers else 0) as chunk:
                 if numbers:
                     audit = self.request.audit_entry(numbers)
-                    self.store.chunks.redact(self.job, token, chunk, audit, last_entry=newest)
+                    self.store.chunks.redact(
+                        self.job, token, chunk, audit, redactions=self._redactions, last_entry=newest
+                    )
                 else:
                     self.store.chunks.commit_chunk(self.job, token, chunk, trim=chunk.last, last_entry=newest)
             self._count += len(numbers)

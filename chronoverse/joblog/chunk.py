@@ -8,7 +8,7 @@ number. Only chunks with a record are part of the log.
 import hashlib
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +26,8 @@ CHUNK_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".jsonl.zst"
 #: The names that objects in a job's folder may have: a single part of a path, and neither ``.`` nor ``..``.
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
+
+_REDACTED: Final = re.compile(r"-[0-9a-f]{16}([0-9a-f]{8})\.jsonl\.zst$")
 
 _last_number = attrgetter("last")
 
@@ -76,9 +78,13 @@ class Chunk(NamedTuple):
         fields = {"first": self.first, "last": self.last, "object": self.name, "bytes": self.size}
         return orjson.dumps({**fields, "sha256": self.sha256, "frames": frames})
 
-    def with_unique_name(self, unique: str) -> "Chunk":
-        """The chunk under a name that was never used before, so that a late deletion deletes no other object."""
-        return self._replace(name=f"{self.name.removesuffix(_SUFFIX)}-{unique}{_SUFFIX}")
+    def with_unique_name(self, unique: str, redactions: int = 0) -> "Chunk":
+        """The chunk under a name that was never used before, so that a late deletion deletes no other object.
+
+        A chunk that a redaction has written has the number of the job's ``redactions`` so far in its name.
+        """
+        count = f"{redactions:08x}" if redactions else ""
+        return self._replace(name=f"{self.name.removesuffix(_SUFFIX)}-{unique}{count}{_SUFFIX}")
 
     @classmethod
     def from_json(cls, job: JobRef, text: bytes) -> "Chunk":
@@ -133,6 +139,11 @@ def is_object_of(job: JobRef, name: str) -> bool:
     """Whether ``name`` is a valid name in the job's folder."""
     prefix = folder(job)
     return name.startswith(prefix) and _OBJECT.fullmatch(name[len(prefix) :]) is not None
+
+
+def redactions_in(names: Iterable[str]) -> int:
+    """How often a job was redacted, as the names of its objects say; 0 if none does."""
+    return max((int(found[1], 16) for name in names if (found := _REDACTED.search(name))), default=0)
 
 
 def object_name(job: JobRef, first: int, last: int, sha256: str) -> str:

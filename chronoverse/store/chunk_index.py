@@ -170,19 +170,20 @@ class ChunkIndex:
         *,
         created_ms: int,
         wait_seconds: float | None,
+        redactions: int,
     ) -> bool | None:
         """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
 
         None when its runner has come back, and has not sent again yet what it has. Then this is to be repeated.
         ``wait_seconds`` is None for a job that has ended. Any other is LOST if its runner does not come back in that
-        time. May be repeated. Raises :class:`Deleted`.
+        time. The count of ``redactions`` never goes back. May be repeated. Raises :class:`Deleted`.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)
         flat = [each for pair in fields.items() for each in pair]
         records = [each for chunk in chunks for each in (chunk.last, chunk.to_json())]
         kinds = ("log", "job", "lease", "archive", "jobs")
-        answer = self._commands.ask("import_job", job, kinds, *numbers, len(flat), *flat, *records)[0]
+        answer = self._commands.ask("import_job", job, kinds, *numbers, redactions, len(flat), *flat, *records)[0]
         return (False, True, None)[answer]
 
     def mark_swept(self, job: JobRef) -> None:
@@ -216,19 +217,20 @@ class ChunkIndex:
         chunk: Chunk,
         audit: dict[str, Any],
         *,
+        redactions: int,
         old: Chunk | None = None,
         last_entry: RawEntry | None = None,
     ) -> None:
         """Records ``chunk``, whose object was read back, instead of ``old``; without ``old``, after all other chunks.
 
-        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` is added
-        to the list. ``last_entry`` is as for :meth:`commit_chunk`. May be repeated.
+        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, ``audit`` is added to
+        the list, and the job's count is ``redactions``. ``last_entry`` is as for :meth:`commit_chunk`. May be repeated.
         Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")
         names = (chunk.name, old.name if old else "")
-        more = (orjson.dumps(audit), AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names)
+        more = (orjson.dumps(audit), AUDIT_ENTRIES, *entry_fingerprint(last_entry), *names, redactions)
         self._commands.ask("redact", job, kinds, *args, *more)
 
     def audit(self, job: JobRef) -> list[dict[str, Any]]:

@@ -12,7 +12,9 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from chronoverse.archive.chunk_writer import write_chunk
 from chronoverse.archive.importing import Imported, import_jobs, wait_for_ends
+from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest
@@ -59,6 +61,18 @@ def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> A
     for to in (20, 40, 60):
         archive_up_to(store, objects, GROWING, to, trim=True)
     return attempt
+
+
+def redact(store: Store, objects: FileObjectStore, job: JobRef, number: int) -> None:
+    audit = {"at": "2026-03-03T10:00:05.123Z", "subject": "me"}
+    request = RedactionRequest(number, number, lambda line: True, audit, exact=True)
+    assert Redaction(store, objects, job, request).run().lines == 1
+
+
+def redactions(store: Store) -> int:
+    job = store.get_job(GROWING)
+    assert job
+    return job.redactions
 
 
 def empty(bench: Bench) -> None:
@@ -382,9 +396,7 @@ def test_what_was_redacted_stays_redacted(bench: Bench, objects: FileObjectStore
     else:
         write_growing(store, objects)
     old = {each.name: objects.get(each.name) for each in objects.list("wf_1/")}
-    audit = {"at": "2026-03-03T10:00:05.123Z", "subject": "me"}
-    request = RedactionRequest(7, 7, lambda line: True, audit, exact=True)
-    assert Redaction(store, objects, GROWING, request).run().lines == 1
+    redact(store, objects, GROWING, 7)
     for name, data in old.items():
         objects.put(name, data)
     empty(bench)
@@ -395,6 +407,73 @@ def test_what_was_redacted_stays_redacted(bench: Bench, objects: FileObjectStore
     if ended:
         assert archive(store, objects, hot_seconds=0) == 0
         assert store.catalog.archive_state(GROWING).complete
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
+def test_the_count_of_redactions_never_goes_back(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
+    """Caches know by it which state of a log they have. No archiver returns to the job between redaction and loss."""
+    store = bench.store
+    if ended:
+        write_ended(store, GROWING, Status.COMPLETED, 0, 100)
+        assert archive(store, objects, hot_seconds=0) == 0
+    else:
+        attempt = write_growing(store, objects)
+    for count, number in enumerate((7, 30, 8, 70), 1):
+        redact(store, objects, GROWING, number)
+        assert redactions(store) == count
+        if count == 3:
+            continue
+        empty(bench)
+        assert made(run_import(store, objects)) == {"growing"}
+        assert redactions(store) == count
+        if not ended and count == 2:
+            # A runner that came back before the import.
+            empty(bench)
+            attempt = store.open(GROWING, "token")
+            store.append_lost(attempt, 1, 60)
+            store.append(attempt, make_lines(61, 40))
+            assert made(run_import(store, objects)) == {"growing"}
+            assert redactions(store) == count
+
+
+def test_a_merged_chunk_keeps_the_count_of_redactions(bench: Bench, objects: FileObjectStore) -> None:
+    store = bench.store
+    write_growing(store, objects)
+    redact(store, objects, GROWING, 50)
+    with archive_lock(store, GROWING) as token:
+        to = JobObjects(store, objects, GROWING, token)
+        assert write_chunk(to, store.catalog.archive_state(GROWING), 90, merge=True)
+    assert [(each.first, each.last) for each in store.chunks.chunks(GROWING)] == [(1, 20), (21, 40), (41, 89)]
+    for each in objects.list("wf_1/growing/"):
+        if "000000000000041-000000000000060" in each.name:
+            objects.delete(each.name)
+    empty(bench)
+    assert made(run_import(store, objects)) == {"growing"}
+    assert redactions(store) == 1
+
+
+def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:
+    """It names objects that are gone, or has the old text. So it is once an archiver has completed the archive."""
+    store = bench.store
+    write_ended(store, GROWING, Status.COMPLETED, 0, 100)
+    assert archive(store, objects) == 0
+    kinds = ("log", "job", "archive")
+    old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in kinds}
+    redact(store, objects, GROWING, 7)
+    assert archive(store, objects) == 0
+    before = seen(store, objects, GROWING)
+    bench.ask("DEL", *(bench.key(kind, GROWING) for kind in (*kinds, "audit", "garbage")))
+    for kind, dump in old.items():
+        bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump)
+    assert redactions(store) == 0
+    assert made(run_import(store, objects)) == {"growing"}
+    assert seen(store, objects, GROWING) == before
+    assert redactions(store) == 1
+    assert not made(run_import(store, objects))
+    # A redaction counts on from what the archive knows, whatever the store does.
+    bench.ask("HDEL", bench.key("job", GROWING), "redactions")
+    redact(store, objects, GROWING, 8)
+    assert redactions(store) == 2
 
 
 def test_a_deleted_job_does_not_come_back(bench: Bench, objects: FileObjectStore) -> None:
@@ -530,5 +609,5 @@ def test_objects_that_unpack_to_gigabytes_are_named(bench: Bench, objects: FileO
         check=False,
     )
     assert "1 jobs imported" in done.stdout, done.stderr
-    assert all(f"{name}: {name} is not what was archived" in done.stderr for name in names), done.stderr
+    assert all(f"{name}: {name} does not match what was archived" in done.stderr for name in names), done.stderr
     assert "wf_1/ended: the record of a chunk of wf_1/ended has sizes that no object has" in done.stderr

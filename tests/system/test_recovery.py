@@ -20,7 +20,8 @@ import pytest
 from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.schemes import open_object_store
 from chronoverse.archive.store_history import MARK
-from chronoverse.joblog.model import JobRef, Status
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.store import Store
 from tests.archive.s3server import BUCKET, s3_server
 from tests.support.bench import make_lines
@@ -126,7 +127,7 @@ class Site:
     def serving(self) -> Iterator[httpx.Client]:
         settings: dict[str, Any] = {"archive_url": self.archive_url, "lease_seconds": 2}
         with serving(self.directory / "service", self.url("service"), **settings) as service:
-            headers = {"Authorization": f"Bearer {service.token()}"}
+            headers = {"Authorization": f"Bearer {service.token(scopes=[READ, WRITE, ADMIN])}"}
             with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
                 self.service = service
                 yield client
@@ -190,7 +191,8 @@ def all_routes(site: Site, client: httpx.Client, jobs: list[JobRef]) -> dict[str
     headers = {"Authorization": client.headers["Authorization"]}
     for job in jobs:
         path = f"{workflow}/jobs/{job.job_id}"
-        answers = [ask(client, path + rest) for rest in ("", "/logs/raw?format=json", "/summary", "/wait")]
+        rests = ("", "/logs/raw?format=json", "/summary", "/wait", "/logs/1/history")
+        answers = [ask(client, path + rest) for rest in rests]
         found[path] = [(answer.status_code, re.sub('"request_id":"[^"]*"', "", answer.text)) for answer in answers]
         if (answer := ask(client, f"{path}/logs/new")).status_code == 200:
             # Nor is it always the first page that has the new lines.
@@ -252,6 +254,27 @@ def test_a_store_that_was_emptied_under_load(site: Site) -> None:
         assert client.get("/workflows").status_code == 200
         # The list of workflows is repaired by whoever reads it.
         assert all_routes(site, client, jobs) == before
+
+
+def test_what_was_redacted_is_in_no_answer_from_before(site: Site) -> None:
+    """The store is emptied before an archiver has returned to the jobs. The service has answers from each state."""
+    jobs = write_jobs(site, range(6))
+    running = JobRef("live", "running")
+    with contextlib.closing(Store(site.url("admin"), lease_seconds=600)) as store, site.serving() as client:
+        store.append(store.open(running, "token"), make_lines(1, 20))
+        all_routes(site, client, jobs)
+        site.command("archive", "--once")
+        all_routes(site, client, jobs)
+        for number in (1, 2):
+            for job in (*jobs, running):
+                path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/logs/redact"
+                assert client.post(path, json={"from": number, "to": number}).json()["redacted"] == 1
+        before = all_routes(site, client, jobs)
+        site.redis.ask("FLUSHALL")
+        site.command("archive", "--import")
+        counts = [job.redactions for job in store.get_jobs([*jobs, running]) if isinstance(job, Job)]
+        assert counts == [2] * (len(jobs) + 1)
+        assert all_routes(site, client, jobs) | {"/workflows": None} == before | {"/workflows": None}
 
 
 def start_runner(site: Site, number: int, ready: Path, go: Path) -> "subprocess.Popen[bytes]":

@@ -1,19 +1,20 @@
 -- Makes a job of what the archive has of it, if the store does not know the job, or knows less of it.
 -- KEYS  log, job, lease, archive, jobs
 -- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), for how many ms a
---       job without an end waits for its runner ('' for one that has ended), how many of the next arguments are fields of
---       the hash as field, value, …; after them the chunks, each as last number, record
+--       job without an end waits for its runner ('' for one that has ended), how often it was redacted, how many of the next
+--       arguments are fields of the hash as field, value, …; after them the chunks, each as last number, record
 -- ->    OK 1 (made), 0 (the store knows it) or 2 (its runner has come back, and has not sent again yet what it has) | DELETED
--- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines. It
--- is the same job if it was created at the same time, or has the first of the chunks. A runner that came back before this
+-- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines, or a
+-- redaction of an archive that is complete. It is the same job if it was created at the same time, or has the first of the chunks. A runner that came back before this
 -- call has begun its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local last, fields = tonumber(ARGV[4]), tonumber(ARGV[7])
-local records = 8 + fields
+local last, redactions, fields = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local records = 9 + fields
 
 check_types(log, job, lease, archive, jobs)
 if is_deleted(lease) then return {'DELETED'} end
 local is_known, goes_on = redis.call('EXISTS', log, job) > 0, false
+local redacted = whole_number(redis.call('HGET', job, 'redactions')) or 0
 if is_known then
   local created_at, archived, deleting = unpack(redis.call('HMGET', job, 'created_at', 'archived', 'deleting'))
   local stored, problem, has_log = head(log, job)
@@ -23,7 +24,8 @@ if is_known then
   local lacks = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
   goes_on = lacks and stored >= last
   local is_same = created_at and created_at == ARGV[5] or redis.call('ZSCORE', archive, ARGV[records + 1])
-  local went_back = is_same and stored < last and is_free(holder)
+  local is_older = stored < last or (redacted < redactions and field(ARGV, 'archive_state') == 'complete')
+  local went_back = is_same and is_older and is_free(holder)
   if not goes_on and not went_back then
     local still_sends = ARGV[6] ~= '' and not is_free(holder) and (lacks or (not has_log and not archived))
     return {'OK', still_sends and 2 or 0}
@@ -35,10 +37,11 @@ redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
 redis.call('UNLINK', archive)
 for at = records, #ARGV, 2 do redis.call('ZADD', archive, ARGV[at], ARGV[at + 1]) end
 redis.call('PERSIST', job)
+if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 if goes_on then return {'OK', 1} end
 redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id')
-redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes')
-for at = 8, records - 1, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
+redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
+for at = 9, records - 1, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
 redis.call('UNLINK', log, lease)
 if ARGV[6] ~= '' then
   -- Its runner may come back and go on. If it does not, the job is LOST, and end_job() names what nobody has.

@@ -3,7 +3,7 @@
 -- ARGV  token, first number, last number, record, the record that it replaces ('' when it comes after all others),
 --       the redaction for the audit list, how many redactions are stored, then as for commit_chunk: id of the last entry
 --       that was read for the chunk ('' for no such check), SHA-1 of its fields, name of the chunk's object; name of the
---       object that it replaces ('' for none), which becomes garbage in the same step
+--       object that it replaces ('' for none), which becomes garbage in the same step; how often the job was redacted then
 -- ->    OK | GAP expected first number | FENCED
 -- A chunk that is recorded already is OK again. The chunk's object was read back before, and nothing is refused for
 -- memory after the ZADD.
@@ -33,8 +33,7 @@ else
 end
 -- These fields describe the archive as it was before. The archiver makes them again.
 redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
-local redactions = whole_number(redis.call('HGET', job, 'redactions')) or 0
-redis.call('HSET', job, 'redactions', string.format('%.0f', redactions + 1))
+redis.call('HSET', job, 'redactions', ARGV[12])
 redis.call('PERSIST', job)
 redis.call('RPUSH', audit, ARGV[6])
 redis.call('LTRIM', audit, -tonumber(ARGV[7]), -1)
