@@ -6,17 +6,19 @@ viewer's socket: first while nobody asks for anything, then while a client searc
 by page, again and again; asks in which of the 200 jobs a line was seen before; or where the time of a job went. Prints
 for each the median and the 99th percentile of the delays, the latter also as a multiple of the quiet one, and how many
 lines were searched, or answers given, in a second. All of these are medians of the rounds. ``--only`` leaves out the
-queries whose names do not have the text.
+queries whose names do not have the text. Last come the times of pages of the archived log, also as a multiple of the
+quiet one, while the same token has scans under way.
 """
 
 import argparse
 import http.client
 import multiprocessing
+import random
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import count, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -203,6 +205,41 @@ def measure(peer: Ours, query: Query, job: int, seconds: float) -> Measurement:
     return Measurement(found["p50_ms"], found["p99_ms"], searched)
 
 
+def page_ms(peer: Ours, queries: Sequence[Query], lines: int, seconds: float) -> list[float]:
+    """The milliseconds of each page of 100 lines from anywhere, while the same token asks for all ``queries``."""
+    connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=ANSWER_SECONDS)
+    chance, headers, took = random.Random(1), {"Authorization": f"Bearer {peer.token('searcher')}"}, list[float]()
+    with ExitStack() as stack:
+        for query in queries:
+            stack.callback(Searcher(peer, query).close)
+        time.sleep(2 if queries else 0)
+        ends = time.monotonic() + seconds
+        while (began := time.monotonic()) < ends:
+            path = f"/workflows/{JOB.workflow_id}/jobs/{JOB.job_id}/logs?offset={chance.randrange(lines)}"
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise Failed(f"{path} was answered with {answer.status}")
+            took.append(1000 * (time.monotonic() - began))
+            time.sleep(0.02)
+    return sorted(took)
+
+
+def show_pages(peer: Ours, lines: int, rounds: int, seconds: float) -> None:
+    """Prints the times of pages, quiet and beside scans of the same token, in turns."""
+    beside = {"quiet": [], "a profile, a history": QUERIES[-2:], "two searches": [QUERIES[1], QUERIES[3]]}
+    found: dict[str, list[float]] = {name: [] for name in beside}
+    for _ in range(rounds):
+        for name, queries in beside.items():
+            found[name] += page_ms(peer, queries, lines, seconds)
+    quiet = statistics.median(found["quiet"])
+    print(f"\n{'a page beside':24} {'p50 ms':>8} {'p99 ms':>8} {'times quiet':>11}")
+    for name, took in found.items():
+        p50, p99 = statistics.median(took), statistics.quantiles(took, n=100)[98]
+        print(f"{name:24} {p50:8.2f} {p99:8.2f} {p50 / quiet:11.2f}", flush=True)
+
+
 def show(measurements: dict[Query, list[Measurement]]) -> None:
     """Prints a row for each query."""
     quiet = next(iter(measurements.values()))
@@ -232,7 +269,8 @@ def main() -> None:
             for index, query in enumerate(queries):
                 job = number * len(queries) + index
                 measurements[query].append(measure(peer, query, job, flags.seconds))
-    print(f"{flags.lines:,} archived lines, {RATE} live lines a second, {flags.rounds} rounds")
+        show_pages(peer, flags.lines, flags.rounds, flags.seconds / 2)
+    print(f"\n{flags.lines:,} archived lines, {RATE} live lines a second, {flags.rounds} rounds")
     show(measurements)
 
 

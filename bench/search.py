@@ -1,66 +1,61 @@
-"""The archive alone: ``python -m bench.search [lines] [--rounds 3]``.
+"""Searches: ``python -m bench.search [lines] [--rounds 3]``, and what an engineer would type instead.
 
-Archives so many lines of a build's output in files. Prints the compressed size, the speed of searches (in turns with
-``zstd -dc | rg -i -c`` over the same objects), the speed of conversion to SSE frames, and the time for a page of which
-nothing is cached.
+Archives so many lines of a build's output as one job, and a quarter as many as 200 jobs of a workflow. Searches them in
+the code of the scan server, page by page, and with ``zstd -dc CHUNKS | rg`` over the same objects: in turns, each on
+one core. The jobs are read from files, and from a server that waits 15 ms before each answer, as S3 does; from there
+``curl`` fetches eight objects at a time before. Prints for each query the lines that match, the seconds that both take,
+and their ratio; the megabytes of text a second; and how long the first page takes with empty caches. These are medians.
+Then come pages of the long log, with empty caches, and the speed of its conversion to SSE frames.
 """
 
 import argparse
+import multiprocessing
 import os
 import random
-import resource
 import statistics
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
-from itertools import count
-from pathlib import Path
-from typing import Final, NamedTuple
+from itertools import count, islice
+from typing import Any, Final
 
-from bench.processes import folder
-from chronoverse.archive.codec import ChunkBuilder
-from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.archive.prefilter import matching_lines
+from bench.peers.store import start_store
+from bench.processes import Failed, folder
+from bench.seen import serve_slowly
+from chronoverse.archive.archiver import Archiver
+from chronoverse.archive.object_store import FileObjectStore, ObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk
-from chronoverse.joblog.entries import RawEntry
+from chronoverse.archive.retention import RetentionPolicy
+from chronoverse.archive.s3_store import S3ObjectStore
+from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.scan import LineScan, WorkflowScan
 from chronoverse.joblog.events import LOG_FRAME
-from chronoverse.joblog.matcher import Matcher
-from chronoverse.joblog.model import JobRef, iso_timestamp
+from chronoverse.joblog.model import JobRef, LineRun, Status, iso_timestamp
+from chronoverse.store import Store
 
+#: The long job, and the workflow with many.
 JOB: Final = JobRef("wf_1", "job_1")
-#: The queries: a rare text, the date of each line, a word of each line's JSON, expressions.
+MANY: Final = "wf_2"
+JOBS: Final = 200
+#: Texts that one line of each workflow has, and every hundredth line.
+RARE: Final = "undefined reference"
+COMMON: Final = "checkpoint"
+#: What is searched for: a name, the query, and whether it is an expression.
 QUERIES: Final = (
-    ("undefined reference", False),
-    ("unused variable", False),
-    ("2026-03-0", False),
-    ("sequence", False),
-    (r"error:.*expected \d+", True),
-    (r"took 4\d{3} ms", True),
+    ("a rare text", RARE, False),
+    ("an expression", r"ok \(took 49\d\d ms\)", True),
+    ("a text in every 100th line", COMMON, False),
 )
 #: Names of the parts of the program that is built.
 PARTS: Final = ("core", "net", "http", "json", "auth", "store", "cache", "codec", "index", "query", "parse", "event")
 #: Pages that are opened, each by a reader with empty caches.
 PAGES: Final = 200
-
-
-class Cost(NamedTuple):
-    """Seconds by the clock, and of CPU time."""
-
-    wall: float
-    cpu: float
-
-
-class Log:
-    """The records of one job's chunks, in memory."""
-
-    def __init__(self) -> None:
-        self.chunks: list[Chunk] = []
-
-    def chunk(self, job: JobRef, number: int) -> Chunk | None:
-        """The chunks, as the store returns them."""
-        return next((each for each in self.chunks if job == JOB and each.last >= number), None)
+#: Lines of one append, and lines between two runs of the archiver.
+APPEND_LINES: Final = 1_000
+ARCHIVE_LINES: Final = 250_000
 
 
 def build_output(seed: int = 7) -> Iterator[str]:
@@ -85,79 +80,110 @@ def build_output(seed: int = 7) -> Iterator[str]:
             yield f"\x1b[32m   Finished\x1b[0m {part} sha256:{chance.getrandbits(128):032x}"
 
 
-def archived(directory: Path, lines: int) -> tuple[Log, int]:
-    """Archives so many lines, with a few for each millisecond. Returns the archive and the bytes of their text."""
-    log, objects, text, size = Log(), FileObjectStore(directory), build_output(), 0
-    packer = ChunkBuilder(JOB, 1)
-    for first in range(1, lines + 1, 500):
-        batch: list[RawEntry] = []
-        for number in range(first, min(first + 500, lines + 1)):
-            message = next(text).encode()
-            stamp = iso_timestamp(1772532000 + number // 7 / 1000).encode()
-            batch.append((b"%d-0" % number, [b"timestamp", stamp, b"message", message, b"stream", b"stdout"]))
-            size += len(message) + 1
-        packer.add(batch)
-        if packer.text_size >= CHUNK_BYTES or packer.last == lines:
-            chunk, data = packer.finish()
-            objects.put(chunk.name, data)
-            log.chunks.append(chunk)
-            packer = ChunkBuilder(JOB, packer.last + 1)
-    return log, size
+def fill(store: Store, objects: ObjectStore, jobs: Sequence[JobRef], lines: int) -> int:
+    """Writes and archives ``jobs`` with so many lines together. Returns the bytes of their text."""
+    archiver = Archiver(store, objects, RetentionPolicy(16 * 2**20, 0, 86_400), stop=threading.Event())
+    output, each, size, written = build_output(), lines // len(jobs), 0, 0
+    for job in jobs:
+        attempt = store.open(job, "bench")
+        for first in range(1, each + 1, APPEND_LINES):
+            texts = [*islice(output, min(APPEND_LINES, each + 1 - first))]
+            texts[::100] = [f"{COMMON} {number}" for number in range(len(texts[::100]))]
+            if written <= lines // 2 < written + len(texts):
+                texts[1] = f"ld: main.o: {RARE} to `start'"
+            stamp = iso_timestamp(1772532000 + first / 7000)
+            store.append_runs(attempt, first, [LineRun(stamp, "stdout", False, [text.encode() for text in texts])])
+            written, size = written + len(texts), size + sum(map(len, texts)) + len(texts)
+            if written % ARCHIVE_LINES == 0:
+                archiver.run_once()
+        store.finish(attempt, Status.COMPLETED, 0, 0, each + 1)
+    archiver.run_once()
+    if not all(store.catalog.archive_state(job).complete for job in jobs):
+        raise Failed("a log was not archived")
+    return size
 
 
-def timed(work: Callable[[], object]) -> Cost:
-    """The cost of a call, including the processes that it starts."""
+def chunks(store: Store, job: JobRef) -> Iterator[str]:
+    """The names of a job's objects with lines."""
+    number = 1
+    while chunk := store.chunks.chunk(job, number):
+        yield chunk.name
+        number = chunk.last + 1
 
-    def cpu() -> float:
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
-    began, used = time.perf_counter(), cpu()
+def seconds(work: Callable[[], object]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
     work()
-    return Cost(time.perf_counter() - began, cpu() - used)
+    return time.perf_counter() - began
 
 
-def compare(directory: Path, log: Log, lines: int, rounds: int) -> None:
-    """Prints the medians for each query, with our search and theirs in turn."""
-    objects = FileObjectStore(directory)
-    files = " ".join(str(directory / chunk.name) for chunk in log.chunks)
-    print(
-        f"{'query':24} {'lines':>8} {'ours /s':>12} {'per CPU s':>12} {'zstd|rg /s':>12} {'per CPU s':>12} {'time':>6}"
-    )
-    for query, regex in QUERIES:
-        matched = 0
+class Searched:
+    """The archived ``jobs`` in ``objects``. ``fetch`` is the command that makes files of them, and ``files`` are these.
 
-        def ours(query: str = query, regex: bool = regex) -> None:
-            nonlocal matched
-            found = ArchiveReader(objects, log.chunk).search(
-                JOB, partial(matching_lines, Matcher(query, regex=regex)), 0
-            )
-            matched = sum(len(each.lines) for each in found)
+    ``size`` is their text's, in bytes.
+    """
 
-        def theirs(query: str = query, regex: bool = regex) -> None:
-            how = "" if regex else "-F"
-            command = f"zstd -dc {files} | rg {how} -i -c -e '{query}'"
-            subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, check=False)
+    def __init__(
+        self, store: Store, objects: ObjectStore, jobs: Sequence[JobRef], size: int, files: str, fetch: str = ":"
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._jobs = jobs
+        self._size = size
+        self._theirs = f"{fetch} && zstd -dcq {files} | rg"
 
-        pairs = [(timed(ours), timed(theirs)) for _ in range(rounds)]
-        own, other = (Cost(*map(statistics.median, zip(*side, strict=True))) for side in zip(*pairs, strict=True))
-        ratio = statistics.median(mine.wall / other.wall for mine, other in pairs)
-        rates = [lines / each for each in (own.wall, own.cpu, other.wall, other.cpu)]
-        print(f"{query:24} {matched:8} {' '.join(f'{rate:12,.0f}' for rate in rates)} {ratio:6.2f}", flush=True)
+    def pages(self, query: str, regex: bool, limit: int) -> Iterator[int]:
+        """The matches on each page of up to ``limit`` lines, or jobs. All caches are empty at first."""
+        app = ScanApp(self._store, ArchiveReader(self._objects, self._store.chunks.chunk), 65_536)
+        job, position, start, has_more = self._jobs[0], 0, None, True
+        asked: dict[str, Any] = {"workflow_id": job.workflow_id, "q": query, "regex": regex, "patience": 60.0}
+        while has_more:
+            asked["asked_at"] = time.monotonic()
+            if len(self._jobs) == 1:
+                page = app.read(LineScan(job_id=job.job_id, position=position, limit=limit, **asked))
+                yield page.match_count
+                position, has_more = page.position, page.has_more
+            else:
+                jobs, start = app.read_workflow(
+                    WorkflowScan(job_id="", start=start, per_job=100, limit=min(limit, 100), **asked)
+                )
+                yield sum(each.count(b'"highlights":[[') for each in jobs)
+                has_more = start is not None
+
+    def compare(self, name: str, query: str, regex: bool, rounds: int) -> None:
+        """Prints a row."""
+        found, first, ours, theirs = 0, list[float](), list[float](), list[float]()
+        command = f"{self._theirs} -i {'-e' if regex else '-F -e'} '{query}' | wc -l"
+
+        def search() -> None:
+            nonlocal found
+            found = sum(self.pages(query, regex, 1_000))
+
+        def search_files() -> None:
+            lines = int(subprocess.check_output(command, shell=True))
+            if lines != found:
+                raise Failed(f"{query} is in {lines} lines, and {found} were found")
+
+        for _ in range(rounds):
+            first.append(1000 * seconds(lambda: next(self.pages(query, regex, 100))))
+            ours.append(seconds(search))
+            theirs.append(seconds(search_files))
+        own, other = statistics.median(ours), statistics.median(theirs)
+        speeds = f"{self._size / own / 1e6:10.0f} {self._size / other / 1e6:10.0f}"
+        row = f"{found:8,} {own:8.2f} {other:8.2f} {own / other:6.2f} {speeds} {statistics.median(first):10.1f}"
+        print(f"{name:34} {row}", flush=True)
 
 
-def pages(directory: Path, log: Log, lines: int) -> list[float]:
-    """Prints the milliseconds for a hundred lines from anywhere, each time for a reader with empty caches."""
-    chance, took = random.Random(1), []
-    for _ in range(PAGES):
-        page = partial(ArchiveReader(FileObjectStore(directory), log.chunk).entries, JOB, chance.randrange(lines), 100)
-        took.append(1000 * timed(page).wall)
-    return sorted(took)
+def page_ms(reader: Callable[[], ArchiveReader], lines: int) -> list[float]:
+    """The milliseconds for a hundred lines from anywhere, each time for a reader with empty caches."""
+    chance = random.Random(1)
+    return sorted(1000 * seconds(partial(reader().entries, JOB, chance.randrange(lines), 100)) for _ in range(PAGES))
 
 
-def replay(directory: Path, log: Log) -> None:
+def replay(archive: ArchiveReader) -> None:
     """Reads the whole log as frames, in segments as a viewer does."""
-    archive, cursor = ArchiveReader(FileObjectStore(directory), log.chunk), 0
+    cursor = 0
     while lines := archive.json_lines(JOB, cursor, 512):
         b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
         cursor += len(lines)
@@ -169,18 +195,44 @@ def main() -> None:
     parser.add_argument("lines", nargs="?", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
-    with folder() as directory:
-        log, size = archived(directory, flags.lines)
-        packed = sum(os.path.getsize(directory / chunk.name) for chunk in log.chunks)
-        print(
-            f"{flags.lines:,} lines, {size:,} bytes of text, archived in {packed:,}: 1/{size / packed:.1f}", flush=True
-        )
-        compare(directory, log, flags.lines, flags.rounds)
-        print(f"replay: {flags.lines / timed(lambda: replay(directory, log)).wall:,.0f} lines/s as SSE frames")
-        took = pages(directory, log, flags.lines)
-        print(
-            f"a page of 100 lines: median {took[PAGES // 2]:.2f} ms, 99th percentile {took[PAGES * 99 // 100]:.2f} ms"
-        )
+    many = [JobRef(MANY, f"job_{number}") for number in range(JOBS)]
+    with ExitStack() as stack:
+        directory = stack.enter_context(folder())
+        store = Store(start_store(directory, stack)[0])
+        objects, bucket = FileObjectStore(directory / "archive"), directory / "archive"
+        sizes = [fill(store, objects, jobs, flags.lines // part) for jobs, part in (([JOB], 1), (many, 4))]
+        files = [[name for job in jobs for name in chunks(store, job)] for jobs in ([JOB], many)]
+        ports: Any = multiprocessing.Queue()
+        server = multiprocessing.Process(target=serve_slowly, args=(str(bucket), ports), daemon=True)
+        server.start()
+        stack.callback(server.terminate)
+        url = f"http://127.0.0.1:{ports.get()}"
+        os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+        os.environ["AWS_ENDPOINT_URL_S3"] = url
+        # boto3 is imported by the first request of a process.
+        s3 = S3ObjectStore("b")
+        s3.get(files[0][0])
+        (directory / "fetched").mkdir()
+        wanted = (f'url = "{url}/b/{name}"\noutput = "{n}.zst"\n' for n, name in enumerate(files[1]))
+        (directory / "wanted").write_text("".join(wanted))
+        fetch = f"cd {directory}/fetched && curl -sZ --parallel-max 8 -K ../wanted"
+        paths = [" ".join(str(bucket / name) for name in names) for names in files]
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        print(f"{flags.lines:,} lines, {sizes[0] / 1e6:.0f} MB of text, and {JOBS} jobs with {sizes[1] / 1e6:.0f} MB")
+        columns = f"{'lines':>8} {'ours s':>8} {'theirs s':>8} {'ratio':>6} {'our MB/s':>10} {'their MB/s':>10}"
+        print(f"{'':34} {columns} {'first ms':>10}")
+        for where, searched in (
+            ("one job", Searched(store, objects, [JOB], sizes[0], paths[0])),
+            ("200 jobs", Searched(store, objects, many, sizes[1], paths[1])),
+            ("200 jobs, S3", Searched(store, s3, many, sizes[1], "*.zst", fetch)),
+        ):
+            for name, query, regex in QUERIES:
+                searched.compare(f"{where}: {name}", query, regex, flags.rounds)
+        archive = partial(ArchiveReader, objects, store.chunks.chunk)
+        took = page_ms(archive, flags.lines)
+        print(f"a page of 100 lines: median {took[PAGES // 2]:.2f} ms, p99 {took[PAGES * 99 // 100]:.2f} ms")
+        print(f"replay: {flags.lines / seconds(lambda: replay(archive())):,.0f} lines/s as SSE frames")
+        store.close()
 
 
 if __name__ == "__main__":
