@@ -153,19 +153,27 @@ class Matcher:
 
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         data, position, remaining = text.encode(), 0, MAX_SPANS
+        is_ascii = len(data) == len(text)
         # How many characters come before a byte.
         counted = characters = 0
-        while remaining and position <= len(data) and (match := self._pattern.search(data, position)):
-            start, end = match.span()
-            if start == end:
-                yield None
-                position = self._after_empty_match(data, end)
-                continue
-            # `\C` matches a part of a character.
-            begin = characters + len(data[counted:start].decode(errors="replace"))
-            counted, characters = end, begin + len(data[start:end].decode(errors="replace"))
-            yield begin, characters
-            position, remaining = end, remaining - 1
+        while position <= len(data):
+            for match in self._pattern.finditer(data, position):
+                start, end = match.span()
+                if start == end:
+                    yield None
+                    position = self._after_empty_match(data, end)
+                    break
+                if not is_ascii:
+                    # `\C` matches a part of a character.
+                    begin = characters + len(data[counted:start].decode(errors="replace"))
+                    characters = begin + len(data[start:end].decode(errors="replace"))
+                    start, counted, end = begin, end, characters
+                yield start, end
+                remaining -= 1
+                if not remaining:
+                    return
+            else:
+                return
 
     def _after_empty_match(self, data: bytes, start: int) -> int:
         """Where the next match may begin. A step over each character would take 2 s in a line of 1 MiB."""
