@@ -183,6 +183,8 @@ def read_batches(
                 ):
                     position = found.position
                     yield found
+                    if log.job.end and not descending and position >= log.job.last:
+                        return
                 if descending:
                     return
             except ArchiveUnavailable:
