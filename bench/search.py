@@ -1,6 +1,6 @@
 """Searches: ``python -m bench.search [lines] [--rounds 3]``, and what an engineer would type instead.
 
-Archives so many lines of a build's output as one job, and a quarter as many as 200 jobs of a workflow. Searches them in
+Archives so many lines of a build's output as one job, and half as many as 200 jobs of a workflow. Searches them in
 the code of the scan server, page by page, and with ``zstd -dc CHUNKS | rg`` over the same objects: in turns, each on
 one core. The jobs are read from files, and from a server that waits 15 ms before each answer, as S3 does; from there
 ``curl`` fetches eight objects at a time before. Prints for each query the lines that match, the seconds that both take,
@@ -133,8 +133,8 @@ class Searched:
         self._size = size
         self._theirs = f"{fetch} && zstd -dcq {files} | rg"
 
-    def pages(self, query: str, regex: bool, limit: int) -> Iterator[int]:
-        """The matches on each page of up to ``limit`` lines, or jobs. All caches are empty at first."""
+    def pages(self, query: str, regex: bool, limit: int, per_job: int = 100) -> Iterator[int]:
+        """The matches on each page of up to ``limit`` lines, or of 100 jobs. All caches are empty at first."""
         app = ScanApp(self._store, ArchiveReader(self._objects, self._store.chunks.chunk), 65_536)
         job, position, start, has_more = self._jobs[0], 0, None, True
         asked: dict[str, Any] = {"workflow_id": job.workflow_id, "q": query, "regex": regex, "patience": 60.0}
@@ -146,7 +146,7 @@ class Searched:
                 position, has_more = page.position, page.has_more
             else:
                 jobs, start = app.read_workflow(
-                    WorkflowScan(job_id="", start=start, per_job=100, limit=min(limit, 100), **asked)
+                    WorkflowScan(job_id="", start=start, per_job=per_job, limit=min(limit, 100), **asked)
                 )
                 yield sum(each.count(b'"highlights":[[') for each in jobs)
                 has_more = start is not None
@@ -166,7 +166,7 @@ class Searched:
                 raise Failed(f"{query} is in {lines} lines, and {found} were found")
 
         for _ in range(rounds):
-            first.append(1000 * seconds(lambda: next(self.pages(query, regex, 100))))
+            first.append(1000 * seconds(lambda: next(self.pages(query, regex, 20, 5))))
             ours.append(seconds(search))
             theirs.append(seconds(search_files))
         own, other = statistics.median(ours), statistics.median(theirs)
@@ -200,7 +200,7 @@ def main() -> None:
         directory = stack.enter_context(folder())
         store = Store(start_store(directory, stack)[0])
         objects, bucket = FileObjectStore(directory / "archive"), directory / "archive"
-        sizes = [fill(store, objects, jobs, flags.lines // part) for jobs, part in (([JOB], 1), (many, 4))]
+        sizes = [fill(store, objects, jobs, flags.lines // part) for jobs, part in (([JOB], 1), (many, 2))]
         files = [[name for job in jobs for name in chunks(store, job)] for jobs in ([JOB], many)]
         ports: Any = multiprocessing.Queue()
         server = multiprocessing.Process(target=serve_slowly, args=(str(bucket), ports), daemon=True)

@@ -30,6 +30,10 @@ CACHE_BYTES: Final = 4 * 2**20
 SHAPES_BYTES: Final = 32 * 2**20
 #: Timelines in the cache, of 800 KB each at most: those of five jobs, each with the runs that it is compared with.
 TIMELINES: Final = 32
+#: Bytes of the cache of first reads of searches that come next: eight of :data:`SEARCH_BYTES` and a frame each.
+AHEAD_BYTES: Final = 12 * 2**20
+#: Bytes of an object that one read for a search brings, approximately: S3 takes 10 ms for each answer.
+SEARCH_BYTES: Final = 2**20
 #: Bytes of lines after which one read of entries ends, at the end of a frame.
 MAX_ENTRIES_BYTES: Final = 2**20
 
@@ -61,6 +65,9 @@ class ArchiveReader:
         self._shapes_cache: SingleFlightCache[tuple[JobRef, str], PackedShapes | None] = SingleFlightCache(SHAPES_BYTES)
         self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(TIMELINES)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(CACHE_BYTES)
+        self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(AHEAD_BYTES)
+        #: How long the last read for a search took. Until then it may take long.
+        self.read_seconds = math.inf
 
     def json_lines(self, job: JobRef, position: int, count: int, *, descending: bool = False) -> list[bytes]:
         """The JSON of up to ``count`` lines after or before the number ``position``, all from one frame of a chunk.
@@ -107,7 +114,7 @@ class ArchiveReader:
         """The lines after ``cursor``, or before it, that ``frame_filter`` finds: a batch for each frame.
 
         ``time_range`` only leaves out frames whose lines are all earlier or later. When ``descending``, ``cursor`` is
-        at most the number after the archive's last one. Nothing is cached.
+        at most the number after the archive's last one. Nothing is cached that was not :meth:`read_ahead`.
         """
         since, until = time_range or (None, None)
 
@@ -119,16 +126,11 @@ class ArchiveReader:
             """The next frames that are to be read, and the bytes of the object with them; or one that is not."""
             index = chunk.frame_index(number)
             frames = chunk.frames[index::-1] if descending else chunk.frames[index:]
-            wanted: list[Frame] = []
-            for frame in takewhile(lambda frame: not skip(frame), frames):
-                # One read of a megabyte, since S3 takes 10 ms for each answer.
-                if wanted and abs(frame.offset - wanted[0].offset) >= 2**20:
-                    break
-                wanted.append(frame)
+            wanted = _wanted(frames, skip)
             if not wanted:
                 return frames[:1], 0, None
             low, high = (wanted[-1], wanted[0]) if descending else (wanted[0], wanted[-1])
-            return wanted, low.offset, self._get_object(chunk.name, low.offset, high.offset + high.size)
+            return wanted, low.offset, self._ahead.get(*self._read_of(chunk, low, high, math.inf))
 
         while (number := cursor - 1 if descending else cursor + 1) > 0 and (
             found := self._read_chunk(job, number, read_wanted)
@@ -145,6 +147,26 @@ class ArchiveReader:
                     lines = [line for line in lines if line.sequence_num > cursor]
                     cursor = frame.last
                 yield Batch([*lines], cursor, is_last=False, is_match=True)
+
+    def read_ahead(self, job: JobRef) -> None:
+        """Makes the first read of a :meth:`search` of the whole log of ``job``. May be called in several threads."""
+        if chunk := self._record_cache.chunk(job, 1):
+            wanted = _wanted(chunk.frames, lambda frame: False)
+            self._ahead.get(*self._read_of(chunk, wanted[0], wanted[-1], 1))
+
+    def _read_of(
+        self, chunk: Chunk, low: Frame, high: Frame, size: float
+    ) -> tuple[tuple[str, int, int], Callable[[], tuple[bytes, float]]]:
+        """The key of a read of the frames from ``low`` to ``high``, and the read. A byte of it counts as ``size``."""
+        key = chunk.name, low.offset, high.offset + high.size
+
+        def read() -> tuple[bytes, float]:
+            began = time.monotonic()
+            data = self._get_object(*key)
+            self.read_seconds = time.monotonic() - began
+            return data, size * len(data)
+
+        return key, read
 
     def shape_set(self, job: Job) -> PackedShapes | None:
         """The shapes of the lines of an archived job, from the cache or the archive. None when there is no set of them.
@@ -198,6 +220,7 @@ class ArchiveReader:
             return read(chunk)
         except ArchiveDamaged:
             self._read_cache.forget(lambda key: key[0] == chunk.name)
+            self._ahead.forget(lambda key: key[0] == chunk.name)
             # A redaction may have replaced the chunk meanwhile. Then the old object is gone and a new one is recorded.
             fresh = self._record_cache.fresh_chunk(job, number)
             if fresh is not None and fresh.name == chunk.name:
@@ -219,6 +242,16 @@ class ArchiveReader:
         lines = split_lines(frame, frame_text(frame, self._read_cache.get((chunk.name, block), read), start))
         # A line takes 48 bytes besides its text.
         return lines, frame.text_size + 48 * len(lines)
+
+
+def _wanted(frames: Sequence[Frame], skip: Callable[[Frame], bool]) -> list[Frame]:
+    """The first of ``frames``, up to one that is skipped, that one read for a search brings."""
+    wanted: list[Frame] = []
+    for frame in takewhile(lambda frame: not skip(frame), frames):
+        if wanted and abs(frame.offset - wanted[0].offset) >= SEARCH_BYTES:
+            break
+        wanted.append(frame)
+    return wanted
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -6,7 +6,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -42,7 +42,7 @@ from chronoverse.history.scans.scan import (
 )
 from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
-from chronoverse.history.tiered_log import BatchReader, Search, read_batches
+from chronoverse.history.tiered_log import BatchReader, Search, in_archive, read_batches
 from chronoverse.joblog.causes import LineReader
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.matcher import Matcher
@@ -76,6 +76,7 @@ class ScanApp:
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._archive = archive
         self._read: Final[BatchReader] = partial(read_batches, store, archive, max_line_bytes=max_line_bytes)
         self._read_replay = read_replay
         self._clock = clock
@@ -195,7 +196,13 @@ class ScanApp:
             # The times of the scan are those at which jobs started.
             return self._page(one_job, job, budget, matcher, TimeRange())
 
-        return read_jobs_page(scan, self._listed(scan), search, budget)
+        def read_ahead(job: Job) -> Future[None] | None:
+            # A read of a file takes less time than another thread. An error is raised again by the search.
+            if not in_archive(job, 1) or self._archive.read_seconds < 0.002:
+                return None
+            return self._pool.submit(self._archive.read_ahead, job.ref)
+
+        return read_jobs_page(scan, self._listed(scan), search, budget, read_ahead)
 
     def read_summary(self, scan: SummaryScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
         """The summary's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""

@@ -1,6 +1,8 @@
 """Searches the jobs of a workflow, the newest job first. Each page looks through a bounded part of them."""
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 import orjson
@@ -28,25 +30,27 @@ class JobsPage(NamedTuple):
 
 
 def read_jobs_page(
-    scan: WorkflowScan, listed: Iterable[ListedJob], search: Callable[[Job, int, int, bool], Page], budget: PageBudget
+    scan: WorkflowScan,
+    listed: Iterable[ListedJob],
+    search: Callable[[Job, int, int, bool], Page],
+    budget: PageBudget,
+    read_ahead: Callable[[Job], Future[None] | None] = lambda job: None,
 ) -> JobsPage:
     """Searches ``listed``, which are the jobs from ``scan.start`` on, and a part of a job at least.
 
     ``search`` takes a job, the line after which to begin, and how many lines to find. When its last argument is true,
     their numbers are enough. When the ``budget`` is used up, the page ends. Raises what ``search`` raises. An error
-    that concerns one job only is named in the page instead.
+    that concerns one job only is named in the page instead. ``read_ahead`` is called with jobs that are searched soon.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
-    time_range = TimeRange(scan.since, scan.until)
-    for number, (created_ms, job_id, job) in enumerate(listed):
+    wanted = _ahead(_wanted(scan, listed), read_ahead)
+    for number, (created_ms, job_id, job) in enumerate(wanted):
         if len(jobs) == scan.limit or (number and budget.is_used_up()):
             return JobsPage(jobs, position)
         is_resumed = start is not None and start.line is not None and start.job_id == job_id
         line, found = (start.line or 0, start.found) if start and is_resumed else (0, 0)
-        started = (job and (job.started_at or job.created_at)) or ""
-        is_wanted = job is not None and scan.status in (None, job.status) and has_labels(job.labels, scan.labels)
-        if job is not None and is_wanted and time_range.has(started):
+        if job is not None:
             try:
                 matches, more = _search_job(job, line, max(1, scan.per_job - found), search)
             except JobNotFound:
@@ -66,6 +70,40 @@ def read_jobs_page(
                     return JobsPage(jobs, WorkflowPosition(repr(created_ms), job_id, matches.position, found))
         position = WorkflowPosition(repr(created_ms), job_id)
     return JobsPage(jobs, None)
+
+
+def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJob]:
+    """The same, without the jobs that are not to be searched: only where they are in the listing is left of them."""
+    time_range = TimeRange(scan.since, scan.until)
+    for each in listed:
+        job = each.job
+        started = (job and (job.started_at or job.created_at)) or ""
+        is_wanted = job is not None and scan.status in (None, job.status) and has_labels(job.labels, scan.labels)
+        yield each if is_wanted and time_range.has(started) else each._replace(job=None)
+
+
+def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
+    """The same. Jobs are given to ``read_ahead`` while the eight before them are still searched."""
+    waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
+
+    def begin() -> ListedJob:
+        each, reading = waiting.popleft()
+        # A read that has not begun is left to the search, so that nothing is read twice.
+        if reading is not None and not reading.cancel():
+            wait([reading])
+        return each
+
+    try:
+        for each in listed:
+            waiting.append((each, read_ahead(each.job) if each.job and waiting else None))
+            if len(waiting) > 8:
+                yield begin()
+        while waiting:
+            yield begin()
+    finally:
+        for _, reading in waiting:
+            if reading is not None:
+                reading.cancel()
 
 
 def _search_job(job: Job, line: int, wanted: int, search: Callable[[Job, int, int, bool], Page]) -> tuple[Page, bool]:

@@ -24,6 +24,7 @@ from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW
 from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 #: The monotonic time of the tests, in seconds.
 BEGAN: Final = 1000.0
@@ -210,6 +211,37 @@ def test_an_archive_that_is_away_ends_the_page(server: RedisServer, prefix: str,
 
 def _needles(count: int) -> list[Line]:
     return [Line(number, NOW, "needle", "stdout") for number in range(1, count + 1)]
+
+
+class BusyObjects(FileObjectStore):
+    """Answers the first reads when four of them are under way."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.read: list[str] = []
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.read.append(name)
+        wait_until(lambda: len(self.read) >= 4, 20, "four reads are under way")
+        return super().get(name, start, stop)
+
+
+def test_jobs_are_read_ahead_from_an_archive_that_takes_its_time(
+    server: RedisServer, prefix: str, tmp_path: Path
+) -> None:
+    """Only those that are searched, and each once."""
+    times = itertools.count(1_772_532_005)
+    store = Store(server.url, prefix=prefix, clock=lambda: float(next(times)))
+    for number in range(20):
+        status = Status.COMPLETED if number % 2 else Status.FAILED
+        write(store, f"job_{number}", [Line(1, NOW, f"needle {number}", "stdout")], status)
+    archive(store, FileObjectStore(tmp_path))
+    objects = BusyObjects(tmp_path)
+    app = app_of(store, objects)
+    assert found(pages(app, status="FAILED")) == [(f"job_{number}", [1]) for number in range(18, -1, -2)]
+    chunks = [store.chunks.chunk(JobRef("wf_1", f"job_{number}"), 1) for number in range(0, 20, 2)]
+    assert sorted(objects.read) == sorted(chunk.name for chunk in chunks if chunk)
+    store.close()
 
 
 def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[str, list[Line]]]) -> None:
