@@ -14,8 +14,8 @@
 All of these use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens), ``embedded`` (the server of the
 default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A package imports only packages to its left:
 
-    errors, metrics, backoff, settings; joblog; auth; store; embedded; archive; history; live; client; runner;
-    integrations; web; cli
+    errors, metrics, backoff, files, fair_lock, settings; joblog; auth; store; embedded; archive; history; live; client;
+    runner; integrations; web; cli
 
 ``api`` is what programs of other people import. ``docs/architecture.md`` says more, and ``docs/glossary.md`` explains
 the terms.

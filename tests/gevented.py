@@ -26,7 +26,7 @@ CHOSEN: Final = (
     "auth/test_jwks.py",
     "history/scans/test_client.py",
     "history/test_history.py::test_many_replays_read_each_frame_of_the_archive_once",
-    "live/test_fair_lock.py",
+    "test_fair_lock.py",
     "live/test_feed.py::test_a_line_that_several_threads_publish_is_in_the_ring_once",
     "live/test_replay_cache.py",
     "live/test_tail.py",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from chronoverse.auth.local_secret import draft_of
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
+from chronoverse.files import draft_of
 
 
 class StoredObject(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from chronoverse.archive.object_store import StoredObject
 from chronoverse.auth.tls import certificate_problem
+from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 
 #: Attempts at one request, since S3 is busy at times.
@@ -26,8 +27,8 @@ _Answer = TypeVar("_Answer")
 class S3ObjectStore:
     """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
-    ``read_seconds`` is the wait for the next bytes of an answer: S3 takes 0.1 s, and 1 s on a bad day. Before attempt
-    n + 1 it waits n times ``retry_seconds``. Raises :class:`SettingsError` when boto3 is not installed.
+    ``read_seconds`` is the wait for the next bytes of an answer: S3 takes 0.1 s, and 1 s on a bad day. Retries wait
+    ``retry_seconds``, then twice as long. Raises :class:`SettingsError` when boto3 is not installed.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class S3ObjectStore:
             raise SettingsError("CHRONOVERSE_ARCHIVE_URL: S3 needs boto3: install the extra s3 (docs/installing.md)")
         self._read_seconds: Final = read_seconds
         self._answer_seconds: Final = answer_seconds
-        self._retry_seconds: Final = retry_seconds
+        self._retries: Final = RetryPolicy(retry_seconds, longest=2 * retry_seconds)
         self._bucket: Final = bucket
         self._prefix: Final = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._cached_client: Any = None
@@ -84,7 +85,7 @@ class S3ObjectStore:
                 translated, is_transient = _translate(error, name)
                 if attempt == ATTEMPTS or not is_transient or time.monotonic() > give_up_at:
                     raise translated from error
-            time.sleep(self._retry_seconds * attempt)
+            time.sleep(self._retries.delay(attempt))
         raise AssertionError("the last attempt returns or raises")
 
     def _client(self) -> Any:

@@ -23,9 +23,10 @@ from typing import Final, Protocol, Self
 import jwt
 import orjson
 
-from chronoverse.auth.local_secret import draft_of, read_own_file
+from chronoverse.auth.local_secret import read_own_file
 from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import SettingsError, SigningKeysUnavailable, StoreError, Unauthorized
+from chronoverse.files import draft_of
 
 #: Seconds of each wait for the issuer. One request waits for a fetch; the others use the cached keys meanwhile.
 FETCH_SECONDS: Final = 3.0

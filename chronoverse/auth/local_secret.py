@@ -7,10 +7,10 @@ Random bytes come from ``os.urandom``, as those of :mod:`secrets` do, whose impo
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from chronoverse.errors import SettingsError
+from chronoverse.files import draft_of
 
 
 def secret_path(data_dir: Path) -> Path:
@@ -47,18 +47,3 @@ def read_own_file(path: Path, max_bytes: int, forbidden: int) -> bytes | None:
         status = os.fstat(descriptor)
         is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & forbidden
         return file.read(max_bytes) if is_ours else None
-
-
-@contextlib.contextmanager
-def draft_of(path: Path, content: bytes) -> Iterator[Path]:
-    """A file beside ``path``, with all of ``content`` on the disk, to be linked or renamed to it. Raises OSError."""
-    draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)

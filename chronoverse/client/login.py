@@ -16,8 +16,9 @@ from urllib.parse import urlencode
 
 import orjson
 
-from chronoverse.auth.local_secret import draft_of, read_own_file
+from chronoverse.auth.local_secret import read_own_file
 from chronoverse.auth.tls import certificate_problem, tls_context
+from chronoverse.backoff import RetryPolicy
 from chronoverse.client.service_connection import (
     CONNECTION_ERRORS,
     RequestFailed,
@@ -26,6 +27,7 @@ from chronoverse.client.service_connection import (
     target_of,
 )
 from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized, Unreachable
+from chronoverse.files import draft_of
 from chronoverse.settings.parse import bearer_token, jwks_url
 
 #: Seconds that an issuer may take to answer, and bytes that are read of its answer.
@@ -92,14 +94,16 @@ class Issuer:
                 "device_code": str(device["device_code"]),
             }
             show(str(device["verification_uri"]), str(device["user_code"]), device.get("verification_uri_complete"))
+        failures = 0
         while clock() < expires:
-            sleep(interval)
+            sleep(RetryPolicy(interval, longest=60.0, jitter=0).delay(failures + 1))
             at = clock()
             try:
                 status, answer = self._post(metadata["token_endpoint"], poll)
             except RequestFailed:
-                interval = min(2 * interval, 60.0)
+                failures += 1
                 continue
+            failures = 0
             if answer.get("error") == "slow_down":
                 interval += 5
             elif answer.get("error") != "authorization_pending":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from chronoverse.auth.local_secret import draft_of
+from chronoverse.files import draft_of
 
 #: Addresses at which a service is reached under every address of its family, and one of those.
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}

@@ -5,5 +5,4 @@ feed          what a worker holds of a watched job: a ring of encoded frames
 viewer        one reader's cursor: replay first, then the ring, then the end
 replay        a viewer's walk through lines that are older than the ring
 replay_cache  parts of logs that several replays read, each read once
-fair_lock     a lock that is handed over in the order of asking
 """

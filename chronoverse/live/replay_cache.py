@@ -12,6 +12,7 @@ from cachetools import TTLCache
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreUnavailable
+from chronoverse.fair_lock import FairLock
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.history.tiered_log import read_tiers
@@ -20,7 +21,6 @@ from chronoverse.joblog.entries import RawEntry, in_sequence, plain_frames, read
 from chronoverse.joblog.events import LOG_FRAME
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_LINE_BYTES, End, Job, JobRef, OutOfSequence
-from chronoverse.live.fair_lock import FairLock
 from chronoverse.live.feed import EventFrame, encode, join
 from chronoverse.store import Store
 from chronoverse.store.sequential_reader import SequentialReader

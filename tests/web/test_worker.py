@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from chronoverse.errors import AtCapacity
-from chronoverse.live.fair_lock import FairLock
+from chronoverse.fair_lock import FairLock
 from chronoverse.web.guards.connection import Connection
 from chronoverse.web.http.client_ip import TrustedProxies
 from chronoverse.web.worker import Worker

@@ -23,7 +23,7 @@ import gevent.socket
 from gunicorn.http.errors import LimitRequestHeaders
 
 from chronoverse import metrics
-from chronoverse.live.fair_lock import FairLock
+from chronoverse.fair_lock import FairLock
 from chronoverse.web.guards.event_loop import TimeSlice
 
 #: Seconds for which a client may take nothing of an answer or an event stream. Then its connection is cut.

@@ -9,8 +9,8 @@ from typing import Any, Final
 import gevent
 
 from chronoverse.errors import AtCapacity, ShareExceeded
+from chronoverse.fair_lock import FairLock
 from chronoverse.joblog.model import JobRef
-from chronoverse.live.fair_lock import FairLock
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import UnreadAnswers
 

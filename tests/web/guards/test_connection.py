@@ -10,7 +10,7 @@ import gevent
 import gevent.socket
 import pytest
 
-from chronoverse.live.fair_lock import FairLock
+from chronoverse.fair_lock import FairLock
 from chronoverse.web.guards.connection import (
     MIN_IDLE_SECONDS,
     SEND_BUFFER_BYTES,

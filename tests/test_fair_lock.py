@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from chronoverse.live.fair_lock import FairLock
+from chronoverse.fair_lock import FairLock
 from tests.support.waiting import wait_until
 
 LONG: Final = 20.0
