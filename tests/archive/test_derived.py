@@ -124,9 +124,9 @@ def test_chunks_that_were_written_just_now_are_not_read_again(store: Store, tmp_
     assert sum(name.endswith(".zst") for name in reads) == 1
 
 
-@pytest.mark.parametrize("version", ["", "2"])
+@pytest.mark.parametrize("version", ["", "2", "2.1"])
 def test_what_an_earlier_version_has_archived_gets_both(bench: Bench, objects: FileObjectStore, version: str) -> None:
-    """When an archiver comes by. 0.2 has made neither, and a development version no timelines."""
+    """When an archiver comes by. 0.2 has made neither, a development version no timelines, another one other shapes."""
     store = bench.store
     write(store, MESSAGES)
     archive(store, objects)
