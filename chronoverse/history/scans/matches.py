@@ -43,6 +43,9 @@ class MatchEncoder:
         json = line_json(line, **highlights)
         if not (has_all or is_first) or not budget.take(json):
             return None
+        if self._following_count == self._leading_count == 0:
+            self._lines_left -= 1
+            return {line.sequence_num: json} if self._lines_left >= 0 else None
         is_context = self._complete_to is not None and self._steps(line.sequence_num) <= 0
         context, has_all = self._read_context(line.sequence_num, budget)
         self._lines_left -= len(context) + (not is_context)
