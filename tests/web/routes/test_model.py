@@ -15,6 +15,7 @@ from hypothesis import Phase, given, settings
 
 from chronoverse.archive import chunk_writer
 from chronoverse.archive.derived import DerivedBuilder
+from chronoverse.archive.importing import import_jobs
 from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
@@ -176,13 +177,23 @@ def check(site: Site, job: Foreign, log: Log, data: st.DataObject) -> None:
             assert answer["job"] == said
 
 
+def redact(site: Site, job: Foreign, log: Log, data: st.DataObject) -> Log:
+    """Redacts some lines. Returns the log as it is then."""
+    low: int = data.draw(st.integers(1, log.last))
+    high: int = data.draw(st.integers(low, log.last))
+    assert site.client.post(f"{job.path}/logs/redact", json={"from": low, "to": high}).status_code == 200
+    log = log.redacted(low, high)
+    check(site, job, log, data)
+    return log
+
+
 @pytest.mark.timeout(400)
 # A failure is not shrunk: each example takes a second or more.
 @pytest.mark.long
 @settings(max_examples=EXAMPLES, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data())
 def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> None:
-    """Before and after the end, trimmed, archived in part, redacted, complete, and when the store has lost the log."""
+    """Before and after the end, trimmed, archived in part, redacted, complete, without a log in the store, imported."""
     ended, own = data.draw(logs())
     log = replace(ended, end=None)
     job = Foreign(str(site.service.redis_url), f"model_{next(_numbers)}", "job_1")
@@ -229,13 +240,16 @@ def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> No
     if not log.kept:
         return
     # A redaction takes a second.
-    if data.draw(st.integers(0, 3)) == 0:
-        low: int = data.draw(st.integers(1, log.last))
-        high: int = data.draw(st.integers(low, log.last))
-        assert site.client.post(f"{job.path}/logs/redact", json={"from": low, "to": high}).status_code == 200
-        log = log.redacted(low, high)
-        check(site, job, log, data)
+    redacted_first, redacted_last = (data.draw(st.integers(0, 3)) == 0 for _ in range(2))
+    if redacted_first:
+        log = redact(site, job, log, data)
     complete(site, ref)
     check(site, job, log, data)
+    if redacted_last:
+        log = redact(site, job, log, data)
     ask_all(job.url, [("DEL", job.key)])
+    check(site, job, log, data)
+    empty = "return redis.call('DEL', unpack(redis.call('KEYS', ARGV[1])))"
+    ask_all(job.url, [("EVAL", empty, "0", f"chronoverse:{{{job.workflow_id}}}:*")])
+    assert [each.problem for each in import_jobs(site.store, site.objects, 0) if not each.known] == [""]
     check(site, job, log, data)

@@ -195,7 +195,7 @@ def archive_job(site: Site, job: Foreign, at: Callable[[str, str], None]) -> Non
     """Archives a job as an archiver does. ``at`` is called at each step with the token of the archive lock."""
     with archive_lock(site.store, ref(job)) as token:
         to = JobObjects(*stepped(site.store, site.objects, lambda step: at(step, token)), ref(job), token)
-        write_chunk(to, site.store.catalog.archive_state(ref(job)), 101, trim=False)
+        write_chunk(to, site.store.catalog.archive_state(ref(job)), 101)
 
 
 @pytest.mark.long
