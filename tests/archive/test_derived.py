@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from chronoverse.archive.codec import decode_lines
-from chronoverse.archive.derived import derived_names, read_shape_set, read_timeline, shape_set_name, timeline_name
+from chronoverse.archive.derived import (
+    DerivedBuilder,
+    derived_names,
+    read_shape_set,
+    read_timeline,
+    shape_set_name,
+    timeline_name,
+)
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job, orphans
@@ -18,6 +25,7 @@ from chronoverse.joblog.shapes import ENTRY_BYTES, MAX_SET_BYTES, MAX_SHAPES, Pa
 from chronoverse.joblog.timelines import MAX_TIMELINE_BYTES, Timeline, TimelineBuilder
 from chronoverse.store import Store
 from tests.support.archivers import DAY, append, archive, archiver, padded_lines
+from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, Bench
 
 MESSAGES = ["started in 12 ms", "password is hunter", "started in 13 ms", "done"]
@@ -276,6 +284,25 @@ def test_a_chunk_that_cannot_be_read_does_not_hold_up_the_job(store: Store, obje
     assert archive(store, objects) == 0
     assert store.catalog.archive_state(JOB).complete
     assert store.catalog.archive_state(JOB).has_derived
+    assert set_names(objects) == []
+
+
+def test_nothing_is_made_of_a_part_of_a_chunk(store: Store, objects: FileObjectStore, tmp_path: Path) -> None:
+    """The end of the last chunk is damaged, and its first lines can be read."""
+    attempt = store.open(JOB, "token")
+    store.append(attempt, padded_lines(1, 1_000))
+    archive_up_to(store, objects, JOB, 999)
+    archive_up_to(store, objects, JOB, 1_000)
+    store.finish(attempt, Status.COMPLETED, 0, 0, 1_001)
+    chunks = store.chunks.chunks(JOB)
+    path = tmp_path / "archive" / chunks[-1].name
+    builder = DerivedBuilder(JOB)
+    builder.add_chunk(chunks[0], objects.get(chunks[0].name))
+    path.write_bytes(b"?" * chunks[-1].size)
+    with pytest.raises(ArchiveDamaged):
+        builder.add_chunk(chunks[1], objects.get(chunks[1].name))
+    assert builder.missing(chunks) == chunks[1:]
+    assert archive(store, objects) == 0
     assert set_names(objects) == []
 
 

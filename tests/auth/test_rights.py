@@ -186,3 +186,14 @@ def test_without_any_good_file_nobody_is_told_what_is_allowed(path: Path) -> Non
 
     path.write_text(GROUPS)
     assert groups.rights(["developers"], frozenset()).keys() == {READ}
+
+
+def test_prefixes_of_several_groups_are_joined(path: Path) -> None:
+    """For the same scope, whichever group comes first."""
+    path.write_text(GROUPS + '[readers]\nworkflows = ["team-c.*"]\nscopes = ["logs:read"]\n')
+    for groups in (["developers", "readers"], ["readers", "developers"]):
+        user = principal(path, groups)
+        for workflow in ("team-a.x", "team-c.x", "shared"):
+            user.require(READ, workflow)
+        with pytest.raises(JobNotFound):
+            user.require(READ, "team-b.x")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.errors import NotALog, StoreUnavailable
+from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import JobRef, Line
@@ -381,3 +382,19 @@ def test_nothing_old_is_at_hand(rig: Rig) -> None:
     rig.clock.now += CACHE_SECONDS
 
     assert rig.cache.cached(JOB, None, 0) == (b"", 0)
+
+
+def test_a_scan_that_began_before_a_redaction_is_nobodys(rig: Rig) -> None:
+    """Its lines may be as they were before. Without a redaction they are there for all."""
+    asked: list[ReplayScan] = []
+
+    def scan(asking: ReplayScan, subject: str) -> tuple[bytes, int]:
+        asked.append(asking)
+        if len(asked) == 1:
+            cache.invalidate(JOB)
+        return b"old" if len(asked) == 1 else b"new", 8
+
+    cache = Eights(rig.source, clock=rig.clock, scan=scan)
+    found = [cache.scan_after(JOB, LineFilter(q="x"), 0, "me", 5.0, is_redacted=False) for _ in range(3)]
+    assert [each and each.frames for each in found] == [b"old", b"new", b"new"]
+    assert len(asked) == 2

@@ -11,7 +11,8 @@ from chronoverse.errors import AtCapacity, ChronoverseError, ScansUnavailable, S
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.model import JobRef
+from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.live.replay import CHECK_SECONDS
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache, ReplayScanner, read_frames
 from chronoverse.live.tail import Tail
 from chronoverse.live.viewer import RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
@@ -43,6 +44,12 @@ class Rig:
         if self.fault:
             raise self.fault
         return read_frames(self._theirs, scan, PageBudget(page_bytes=300, clock=self.clock))
+
+    def redact(self, number: int) -> None:
+        """Notes a redaction, as the script does that records it."""
+        job = self._key.removesuffix("log")
+        self._server.ask("HSET", f"{job}job", "redactions", "1")
+        self._server.ask("RPUSH", f"{job}audit", f'{{"from":{number},"to":{number},"count":1}}')
 
     def write(self, chance: random.Random, count: int) -> None:
         """A log with lines of both streams, and with all that a foreign runner may write."""
@@ -129,3 +136,23 @@ def test_a_stream_that_waits_for_others_of_its_token_shows_that_it_lives(rig: Ri
     rig.fault = None
     assert b"NEEDLE" in drained(viewer)
     viewer.close()
+
+
+def test_the_scan_server_is_told_of_a_redaction_of_an_ended_log(rig: Rig, store: Store) -> None:
+    """It has a cache of its own. The redaction happens midway."""
+    attempt = store.open(JOB, "token")
+    store.append(attempt, [Line(number, STAMP, f"a needle {number}", "stdout") for number in range(1, 201)])
+    store.finish(attempt, Status.COMPLETED, 0, 0, 201)
+
+    def scan(asked: ReplayScan, subject: str) -> tuple[bytes, int]:
+        if not rig.asked:
+            rig.redact(7)
+            rig.clock.now += CHECK_SECONDS
+        return rig.scan(asked, subject)
+
+    viewer = rig.viewer(FILTERS[0], 0, scan)
+    assert b"event: redact" in drained(viewer)
+    assert viewer.done
+    viewer.close()
+    told = [each.is_redacted for each in rig.asked]
+    assert (told[0], set(told[1:])) == (False, {True})

@@ -208,6 +208,10 @@ def test_a_service_without_an_append_only_file_cannot_say_what_is_safe(service: 
         with pytest.raises(NotDurable, match="CHRONOVERSE_DURABILITY=acked"):
             probe.confirm(attempt)
         writer.finish(attempt, Status.COMPLETED, 0, 0, 1)
+        # The end of one job says nothing of another one, which the same writer publishes.
+        other = writer.open(job._replace(job_id=f"{job.job_id}-other"), token())
+        with pytest.raises(NotDurable):
+            probe.confirm(other)
 
 
 @pytest.mark.long

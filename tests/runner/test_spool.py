@@ -16,7 +16,7 @@ from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.model import Gap, Line
 from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import BATCH_LINES, OVERHEAD_BYTES, Spool, SpoolBatch
-from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolRoom, orphaned_spools
+from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.parameters import long_after
 
 NOW = "2026-03-03T10:00:05.123Z"
@@ -498,3 +498,29 @@ def test_acknowledged_lines_that_a_full_disk_keeps_do_not_stop_the_job(tmp_path:
     command = [sys.executable, "-c", ACKNOWLEDGED, str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True, text=True, timeout=30)
     assert done.stdout.split() == ["5000", "True", "500", "4999"]
+
+
+def test_a_store_that_went_back_needs_lines_that_were_safe() -> None:
+    """They are not safe any more, until it says so again."""
+    spool = Spool()
+    fill(spool, 0, 100)
+    for index in (100, 50):
+        spool.acknowledge(index)
+        spool.release(index)
+        assert (spool.acked, spool.safe) == (index, index)
+    spool.acknowledge(80)
+    assert spool.safe == 50
+
+
+def test_a_state_that_was_not_written_is_written_the_next_time(tmp_path: Path) -> None:
+    """The write has failed because of its lines."""
+    file = SpoolFile.create(tmp_path, "job")
+    lines = make_batch("a")
+    file.write({"first": 1}, add=[lines])
+    with pytest.raises(sqlite3.IntegrityError):
+        file.write({"first": 2}, add=[lines])
+    file.write({"first": 2})
+    file.close()
+    reopened, state = SpoolFile.open(file.path)
+    reopened.close()
+    assert state["first"] == 2

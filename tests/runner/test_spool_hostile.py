@@ -355,6 +355,21 @@ def test_the_beginning_of_a_truncated_file_is_delivered(
     assert [each.read_bytes() for each in tmp_path.glob("x*")] == [large[: len(large) // 2]]
 
 
+def test_the_journal_of_a_damaged_file_goes_with_it(
+    large: bytes, tmp_path: Path, environ: None, monkeypatch: pytest.MonkeyPatch, server: RedisServer
+) -> None:
+    """SQLite would apply it to the new file of that name."""
+    server.ask("FLUSHALL")
+    monkeypatch.setenv("CHRONOVERSE_REDIS_URL", server.url)
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(bytes(BLOCK) + large[BLOCK:])
+    Path(f"{path}-journal").write_bytes(bytes(1_024))
+    assert main(["deliver", str(path)]) == DATA
+    kept = {each.suffix: each for each in tmp_path.glob("x*")}
+    assert kept.keys() == {".damaged", ".damaged-journal"}
+    assert kept[".damaged-journal"].read_bytes() == bytes(1_024)
+
+
 @pytest.mark.parametrize("at", [0, PAGE - BLOCK, 2 * PAGE, 3 * PAGE, 8 * PAGE, 9 * PAGE + BLOCK, 12 * PAGE - BLOCK])
 def test_what_is_around_a_lost_block_is_taken(
     at: int, large: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], environ: None

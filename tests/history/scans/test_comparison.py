@@ -187,6 +187,20 @@ def test_a_redaction_reaches_the_comparison(logs: Logs) -> None:
     assert [line.message for line in logs.expected("later")[1]] == ["password is hunter"]
 
 
+def test_a_redaction_reaches_shapes_that_were_cached(logs: Logs) -> None:
+    """No archiver has made a set of the job, neither before nor after."""
+    logs.write("good", ["started 1", "password is hunter"])
+    good = JobRef("wf_1", "good")
+    archive_up_to(logs.store, logs.objects, good, 2)
+    logs.write("later", ["started 2", "password is hunter", "[redacted]"])
+    app = logs.app()
+    check(logs, app, "later")
+    Redaction(logs.store, logs.objects, good, RedactionRequest(2, 2, lambda line: True, {}, True)).run()
+    logs.lines["good"][1] = logs.lines["good"][1]._replace(message="[redacted]")
+    check(logs, app, "later")
+    assert [line.message for line in logs.expected("later")[1]] == ["password is hunter"]
+
+
 def test_a_deletion_reaches_the_comparison(logs: Logs) -> None:
     """An older run takes the place of the deleted one. A new job of the same id is not taken for the old one."""
     for number in range(COMPARED_JOBS + 2):
