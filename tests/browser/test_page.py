@@ -195,7 +195,7 @@ def test_a_visible_tab_is_back_five_seconds_after_an_outage(open_tab: OpenTab, j
     job.lines("line 2.")
     tab.page.unroute("**/events?*")
     tab.page.clock.fast_forward(5_000)
-    tab.page.wait_for_selector("aside.trouble", state="hidden", timeout=15_000)
+    tab.page.wait_for_selector("aside.trouble", state="hidden")
     tab.page.clock.resume()
     tab.wait_number(2)
 
