@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 from gevent import monkey
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, sync_playwright
 
 from chronoverse.joblog.model import JobRef
 from tests.support import waiting
@@ -52,13 +52,18 @@ def chromium() -> Iterator[Browser]:
     """One of Debian's builds of Chromium. Without it the test is skipped, or fails where it is required (``CI``)."""
     if monkey.is_module_patched("socket"):
         pytest.skip("the browser's driver has an event loop of its own; the service runs under gevent in any case")
-    # The build without windows is the same engine. A tab takes it a third of the CPU time: 0.5 s instead of 1.4.
-    binary = shutil.which("chromium-headless-shell") or tool("chromium")
     with sync_playwright() as driver:
-        # Chromium's sandbox does not work for root. Without it, this browser loads only pages of this machine.
-        browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        browser = launch(driver.chromium)
         yield browser
         browser.close()
+
+
+def launch(kind: BrowserType, **options: Any) -> Browser:
+    """A browser, which its caller closes."""
+    # The build without windows is the same engine. A tab takes it a third of the CPU time: 0.5 s instead of 1.4.
+    binary = shutil.which("chromium-headless-shell") or tool("chromium")
+    # Chromium's sandbox does not work for root. Without it, this browser loads only pages of this machine.
+    return kind.launch(executable_path=binary, args=["--no-sandbox"], **options)
 
 
 class Tab:

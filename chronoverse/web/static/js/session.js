@@ -12,6 +12,8 @@ const KEY = "chronoverse.token";
 const SESSION = "chronoverse.session";
 //: Where the reader was when the sign-in began.
 const RETURN = "chronoverse.return";
+//: The last sign-out of this browser, for all tabs: a name for it, and in each tab the one before its token came.
+const SIGNED_OUT = "chronoverse.signed-out";
 //: Milliseconds that a tab waits for another tab of the same browser to send its token.
 const HANDOVER_MS = 150;
 //: Milliseconds after which a token that is refused may be renewed. A newer one would be refused again.
@@ -29,8 +31,14 @@ let cameIn = () => {};
 let heard = () => {};
 let renewing = null;
 
-export const token = () => sessionStorage.getItem(KEY);
+const lastSignOut = () => localStorage.getItem(SIGNED_OUT) ?? "";
 const session = () => JSON.parse(sessionStorage.getItem(SESSION));
+
+/** The token, or null. A tab that was elsewhere when the reader signed out has a token yet, and forgets it here. */
+export function token() {
+  if (sessionStorage.getItem(KEY) !== null && (sessionStorage.getItem(SIGNED_OUT) ?? "") !== lastSignOut()) forget();
+  return sessionStorage.getItem(KEY);
+}
 
 /** Whether the token is renewed. */
 export const isRenewed = () => session() !== null;
@@ -38,12 +46,13 @@ export const isRenewed = () => session() !== null;
 /** Stores the token and what renews it: null for a token that the reader has given. */
 function keep(value, renewal) {
   sessionStorage.setItem(KEY, value);
+  if (lastSignOut()) sessionStorage.setItem(SIGNED_OUT, lastSignOut());
   if (renewal) sessionStorage.setItem(SESSION, JSON.stringify(renewal));
   else sessionStorage.removeItem(SESSION);
 }
 
 function forget() {
-  for (const key of [KEY, SESSION]) sessionStorage.removeItem(key);
+  for (const key of [KEY, SESSION, SIGNED_OUT]) sessionStorage.removeItem(key);
 }
 
 const tell = () => channel?.postMessage({ token: token(), session: session() });
@@ -75,6 +84,7 @@ async function renewOnce(old) {
       const renewed = await renew(old);
       // The reader may have signed out meanwhile.
       if (session()?.at === old.at) keep(...renewed);
+      else if (!token()) revoke(renewed[1]);
       tell();
     });
   } catch (error) {
@@ -109,11 +119,11 @@ function takeFromFragment() {
   return value !== "";
 }
 
-/** Forgets the token, in this tab and in all others, so that no new tab gets it from one of them. */
+/** Forgets the token, in this tab and in all others, also in those that are elsewhere and come back. */
 export function signOut() {
   const old = session();
   forget();
-  channel?.postMessage({ forget: true });
+  localStorage.setItem(SIGNED_OUT, String(Math.random()));
   if (old) revoke(old);
 }
 
@@ -122,10 +132,6 @@ function listen() {
   if (!channel) return;
   channel.onmessage = ({ data }) => {
     if (data?.ask && token()) tell();
-    if (data?.forget && token()) {
-      forget();
-      location.reload();
-    }
     const isNewer = session() && data?.session?.at > session().at;
     if (typeof data?.token !== "string" || (token() && !isNewer)) return;
     keep(data.token, data.session);
@@ -151,6 +157,11 @@ export async function begin() {
   // A link with a token was opened in a page that is open already. What it shows, and asks, is for the token before.
   addEventListener("hashchange", () => takeFromFragment() && location.reload());
   listen();
+  const hadToken = () => sessionStorage.getItem(KEY) !== null;
+  const reloadIfSignedOut = () => hadToken() && !token() && location.reload();
+  // Another tab has signed out, now or while this page was in the browser's cache.
+  addEventListener("storage", reloadIfSignedOut);
+  addEventListener("pageshow", reloadIfSignedOut);
   if (!token()) await hear();
   if (!token()) await signIn(issuer ? "Sign in to read logs." : "Paste a token to read logs.", { isEmpty: true });
 }

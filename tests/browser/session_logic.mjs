@@ -1,0 +1,48 @@
+// The logic of session.js in Node.js, where a sign-out can come in the middle of anything. Prints what was seen as JSON.
+// Arguments: the directory of the page's modules, and the issuer's address, which answers a renewal when it is told to.
+
+import { pathToFileURL } from "node:url";
+
+const [modules, issuer] = process.argv.slice(2);
+
+class Store {
+  #values = new Map();
+  getItem = (key) => this.#values.get(key) ?? null;
+  setItem = (key, value) => this.#values.set(key, String(value));
+  removeItem = (key) => this.#values.delete(key);
+}
+const events = new EventTarget();
+Object.assign(globalThis, {
+  sessionStorage: new Store(),
+  localStorage: new Store(),
+  document: { documentElement: { dataset: { issuer, clientId: "page" } }, getElementById: () => null },
+  location: { hash: "", pathname: "/", search: "", reload: () => {} },
+  history: { replaceState: () => {} },
+  addEventListener: events.addEventListener.bind(events),
+});
+Object.defineProperty(globalThis, "navigator", { value: { locks: { request: (_, work) => work() } } });
+
+delete globalThis.BroadcastChannel;
+const page = await import(pathToFileURL(`${modules}/session.js`));
+const at = Date.now() - 100_000;
+page.signedIn("old-token", {
+  refresh: "old-refresh",
+  token_endpoint: `${issuer}/token`,
+  revocation_endpoint: `${issuer}/revoke`,
+  at,
+  until: Date.now() + 10_000,
+});
+// The token is due, so this begins a renewal. The reader signs out while the issuer is still to answer.
+const used = await page.currentToken();
+await fetch(`${issuer}/asked`);
+page.signOut();
+const after = page.token();
+await fetch(`${issuer}/answer`);
+await fetch(`${issuer}/revoked`);
+const later = page.token();
+// Another tab signs out while this one has a token.
+page.signedIn("another-token", null);
+const again = page.token();
+localStorage.setItem("chronoverse.signed-out", "by another tab");
+console.log(JSON.stringify({ used, after, later, again, elsewhere: page.token() }));
+process.exit();
