@@ -69,7 +69,8 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         if compared_with is None:
             yield "No earlier job has COMPLETED: nothing to compare with."
         else:
-            jobs = ", ".join(map(str, compared_with))
+            chosen = f" with {baseline['label']}" if (baseline := summary.get("baseline")) else ""
+            jobs = ", ".join(map(str, compared_with)) + chosen
             yield plain_text(
                 f"{_how_many(summary, 'new', 'new line', 'new lines')}, compared with {jobs}{_colon(summary, 'new')}"
             )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
+from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.model import Job, Status
 
 #: The runs with a line of the shape that are listed one by one.
@@ -43,11 +44,13 @@ class Run(NamedTuple):
 class PastRuns(NamedTuple):
     """The ended runs of a workflow up to one job, the newest first.
 
-    ``is_whole`` is False when there was no time to read all runs that were asked for.
+    ``is_whole`` is False when there was no time to read all runs that were asked for. With ``own``, a verdict is first
+    that of the runs with all of these labels, such as those of the job's branch.
     """
 
     runs: Sequence[Run]
     is_whole: bool = True
+    own: Sequence[Sequence[str]] = ()
 
     def history(self, shape: int) -> dict[str, Any]:
         """The answer of ``/logs/{n}/history`` for the shape of a line."""
@@ -82,8 +85,18 @@ class PastRuns(NamedTuple):
 
         None while that is not known, and when none of the three holds. ``docs/answers.md`` has the rule.
         """
+        if self.own:
+            is_own = [has_labels(run.job.labels, self.own) for run in self.runs]
+            found = self._verdict([run for run, own in zip(self.runs, is_own, strict=True) if own], job, shape)
+            others = [run for run, own in zip(self.runs, is_own, strict=True) if not own]
+            if others and found and found["kind"] == "new":
+                return self._verdict(others, job, shape)
+            return found
+        return self._verdict(self.runs, job, shape)
+
+    def _verdict(self, runs: Sequence[Run], job: Job, shape: int) -> dict[str, Any] | None:
         # A canceled run says neither that the failure is there nor that it is not.
-        runs = [run for run in self.runs if run.job.status is not Status.CANCELED]
+        runs = [run for run in runs if run.job.status is not Status.CANCELED]
         before = [run for run in runs if run.job.ref != job.ref]
         has = [run.occurrence(shape) is not None for run in before]
         red = [run.job.status in _RED for run in before]

@@ -192,12 +192,14 @@ def compose(
     guess: Cause | None = None,
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
     slower: Sequence[bytes] | None = None,
+    baseline: str | None = None,
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
     ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
     compare with, ``guess`` is the cause as far as it can be told without one. ``read_past`` looks for shapes in the
-    runs before. ``slower`` are the first pauses that are longer than usual, as JSON. They get a quarter of the room at
+    runs before. ``baseline`` are the labels of the runs compared with.
+    ``slower`` are the first pauses that are longer than usual, as JSON. They get a quarter of the room at
     most, and the three kinds of lines share the rest evenly.
     """
     least, most = MESSAGE_CHARACTERS
@@ -214,6 +216,7 @@ def compose(
     body: dict[str, Any] = {
         "job": shown_job,
         "compared_with": compared,
+        "baseline": baseline and {"label": baseline},
         "new": {"count": _count(new, begin) if new else 0, "first": []},
         "errors": {"count": _count(errors, begin), "first": []},
         "last": [],
@@ -264,6 +267,8 @@ def compose(
         body["verdict"] = past.verdict(job, cause_shape)
         if len(orjson.dumps(body)) > max_bytes:
             body["verdict"] = None
+    if len(orjson.dumps(body)) > max_bytes:
+        body["baseline"] = None
     while compared and len(orjson.dumps(body)) > max_bytes:
         # Five ids may have more characters than the smallest summary.
         compared.pop()

@@ -67,11 +67,8 @@ def test_chips_say_what_jobs_were_for_and_choose_them(
     tab.open(failed.end(Status.FAILED, 1).ref)
     tab.wait_text("#runs", "compared with 4 runs: bare other script good")
     page.wait_for_selector("#past:not([hidden])")
-    assert page.locator("#among option").all_inner_texts() == [
-        "all good runs",
-        "with branch=next",
-        f"with note={hostile}",
-    ]
+    assert page.locator("#among option").all_inner_texts() == ["this branch", "main", "all"]
+    assert page.input_value("#among") == "*"
     page.select_option("#among", "branch=next")
     tab.wait_text("#runs", "compared with 1 run: other")
     assert "against_label=branch%3Dnext" in page.url

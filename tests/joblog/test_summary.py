@@ -49,7 +49,7 @@ def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **m
     summary: dict[str, Any] = orjson.loads(json)
     kinds = ["new", "errors", "last"]
     said = ["cause", "complete", "scanned_to", "truncated", "verdict", "slower"]
-    assert list(summary) == ["job", "compared_with", *kinds, *said]
+    assert list(summary) == ["job", "compared_with", "baseline", *kinds, *said]
     return summary
 
 

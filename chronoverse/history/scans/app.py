@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 import orjson
@@ -26,7 +26,7 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, PageBudget, encode_line, read_page
-from chronoverse.history.scans.comparison import DerivedReader, NewLines, read_runs, runs_before
+from chronoverse.history.scans.comparison import LABELLED_JOBS, Baseline, DerivedReader, NewLines, baseline, read_runs
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.past_runs import PastRunReader
 from chronoverse.history.scans.profile_scan import read_job_profile, read_profile, read_slower
@@ -135,9 +135,9 @@ class ScanApp:
         compared_with: list[str] = []
         if scan.only_new:
             named = self._require_job(JobRef(scan.workflow_id, scan.against)) if scan.against else None
-            others = [named] if named else self._good_runs(job, scan.labels)
+            others = [named] if named else self._baseline(job, scan.labels).runs
             known, compared_with = read_runs(
-                job, others, scan.labels, is_named=named is not None, runs=self._runs, budget=budget
+                job, others, scan.labels or (), is_named=named is not None, runs=self._runs, budget=budget
             )
             if known is None:
                 return Page([], scan.position, True, compared_with=compared_with)
@@ -210,9 +210,9 @@ class ScanApp:
         job = self._require_job(scan.ref)
         known: Set[int] | None = None
         compared_with: list[str] | None = None
-        others = self._good_runs(job, scan.labels)
+        others, labels = self._baseline(job, scan.labels)
         with contextlib.suppress(NothingToCompare):
-            known, compared_with = read_runs(job, others, scan.labels, is_named=False, runs=self._runs, budget=budget)
+            known, compared_with = read_runs(job, others, labels, is_named=False, runs=self._runs, budget=budget)
         new_lines = None if known is None else NewLines(known, self._hasher)
         # The comparison and the new lines may use up all the time. The errors have as much for themselves.
         budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
@@ -220,7 +220,8 @@ class ScanApp:
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
             # A summary without it is better than none.
             with contextlib.suppress(StoreError):
-                return self._read_past(job, 200, PageBudget(clock=self._clock), looked_for)[0]
+                own = () if scan.labels is not None else [each for each in job.labels if each[0] == "branch"]
+                return self._read_past(job, 200, PageBudget(clock=self._clock), looked_for, labels, own=own)[0]
             return None
 
         def read_pauses() -> Sequence[bytes] | None:
@@ -241,13 +242,14 @@ class ScanApp:
             scan.page_bytes,
             read_past,
             read_pauses,
+            ",".join(map("=".join, labels)) or None,
         )
 
     def read_profile(self, scan: ProfileScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
         """The profile's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""
         budget = self._budget(scan, client_is_gone)
         job = self._require_job(scan.ref)
-        found = read_job_profile(job, self._good_runs(job, scan.labels), self._runs, budget)
+        found = read_job_profile(job, self._baseline(job, scan.labels).runs, self._runs, budget)
         return read_profile(job, found, self._read, self._unix_clock(), self._pool)
 
     def read_history(
@@ -280,21 +282,26 @@ class ScanApp:
         looked_for: Collection[int],
         labels: Sequence[Sequence[str]] = (),
         start: tuple[str, str] | None = None,
+        own: Sequence[Sequence[str]] | None = None,
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The ended jobs with all ``labels`` from ``start`` on, or up to and including ``job``, the newest first.
 
-        They say where the shapes that are ``looked_for`` stand.
+        They say where the shapes that are ``looked_for`` stand. With ``own``, these are ``job`` and jobs with all
+        ``labels`` or all of ``own``, if there are any, among the newest :data:`LABELLED_JOBS`.
         """
         before = self._position_of(job) if start is None else (float(start[0]), start[1])
-        own = [ListedJob(before[0] if before else math.inf, job.ref.job_id, job)] if start is None else []
+        first = [ListedJob(before[0] if before else math.inf, job.ref.job_id, job)] if start is None else []
         older = self._listed_after(job.ref.workflow_id, before, 50)
-        listed = chain(own, (each for each in older if each.job_id != job.ref.job_id))
+        listed = chain(first, (each for each in older if each.job_id != job.ref.job_id))
+        looked_at = islice(listed, LABELLED_JOBS) if own is not None and labels else listed
         hot_budget = PageBudget(seconds=HOT_SECONDS, clock=self._clock)
 
         def is_wanted(each: Job) -> bool:
-            return has_labels(each.labels, labels)
+            is_own = own is not None and (each.ref == job.ref or (bool(own) and has_labels(each.labels, own)))
+            return is_own or has_labels(each.labels, labels)
 
-        return self._past_runs.read(listed, count, budget, hot_budget, is_wanted, looked_for)
+        past, position = self._past_runs.read(looked_at, count, budget, hot_budget, is_wanted, looked_for)
+        return past._replace(own=own or ()), position
 
     def _position_of(self, job: Job) -> ListingPosition | None:
         """Where the job stands in the listing of its workflow; None for a foreign job without any time.
@@ -304,10 +311,10 @@ class ScanApp:
         created = job.created_seconds
         return None if created is None else (round(1000 * created), job.ref.job_id)
 
-    def _good_runs(self, job: Job, labels: Sequence[Sequence[str]]) -> list[Job]:
-        """What :func:`runs_before` returns for the job."""
+    def _baseline(self, job: Job, labels: Sequence[Sequence[str]] | None) -> Baseline:
+        """What :func:`baseline` returns for the job."""
         listed = self._listed_after(job.ref.workflow_id, self._position_of(job))
-        return runs_before(job, (each.job for each in listed), labels)
+        return baseline(job, (each.job for each in listed), labels)
 
     def _require_job(self, ref: JobRef) -> Job:
         job = self._store.get_job(ref)

@@ -23,6 +23,12 @@ from chronoverse.joblog.timelines import MAX_ANCHORS, Timeline
 
 #: The runs that a log is compared with, if none is named.
 COMPARED_JOBS: Final = 5
+#: Good runs that a branch must have, so that a job is compared with them alone.
+LEAST_RUNS: Final = 3
+#: The branches, of which the first with enough good runs is taken when the job's own has too few.
+DEFAULT_BRANCHES: Final = ("main", "master")
+#: Jobs that are looked at to find the good runs.
+RECENT_JOBS: Final = 200
 #: Jobs that are looked at to find the good runs with certain labels, which takes 0.1 s. A branch may have few of them.
 LABELLED_JOBS: Final = 1_000
 
@@ -130,14 +136,39 @@ class DerivedReader:
         cached.position = max(cached.position, job.last)
 
 
-def runs_before(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] = ()) -> list[Job]:
-    """The good runs with all ``labels`` that ``job`` is compared with, the newest first.
+class Baseline(NamedTuple):
+    """The good runs that a job is compared with, the newest first, and the labels by which they were chosen."""
 
-    They are looked for among 200 jobs that were ``listed`` before it, or with labels :data:`LABELLED_JOBS`.
+    runs: list[Job]
+    labels: Sequence[Sequence[str]]
+
+
+def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
+    """The good runs with all ``labels``, among the jobs that were ``listed`` before ``job``.
+
+    Without ``labels``, those of the job's branch if there are :data:`LEAST_RUNS`; else those of the first of
+    :data:`DEFAULT_BRANCHES` with as many; else all. A job without a branch is compared with all. Looks at 200 jobs, or
+    with labels or a branch at up to :data:`LABELLED_JOBS`.
     """
-    looked_at = islice(listed, LABELLED_JOBS if labels else 200)
-    good = (each for each in looked_at if each and each.status is Status.COMPLETED and has_labels(each.labels, labels))
-    return list(islice((each for each in good if each.ref != job.ref), COMPARED_JOBS))
+    good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
+    branch = dict(job.labels).get("branch")
+    if branch is None or labels is not None:
+        found = islice(good, LABELLED_JOBS if labels else RECENT_JOBS)
+        wanted = (each for each in found if each and has_labels(each.labels, labels or ()))
+        return Baseline(list(islice(wanted, COMPARED_JOBS)), labels or ())
+    recent: list[Job] = []
+    lines: dict[str, list[Job]] = {each: [] for each in (branch, *DEFAULT_BRANCHES)}
+    for index, each in enumerate(islice(good, LABELLED_JOBS)):
+        is_enough = index >= RECENT_JOBS and any(len(runs) >= LEAST_RUNS for runs in lines.values())
+        if is_enough or len(lines[branch]) == COMPARED_JOBS:
+            break
+        if each:
+            recent += [each] if index < RECENT_JOBS else []
+            lines.get(dict(each.labels).get("branch", ""), []).append(each)
+    for name, runs in lines.items():
+        if len(runs) >= LEAST_RUNS:
+            return Baseline(runs[:COMPARED_JOBS], [("branch", name)])
+    return Baseline(recent[:COMPARED_JOBS], ())
 
 
 def read_runs(

@@ -55,9 +55,10 @@ class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
     The query ``q`` is an expression with ``regex``. With ``only_new``, only lines pass that are new, compared with the
-    job ``against``, or with the newest good runs before the job that have all ``labels``. ``form`` is what the page has
-    of each line: ``page`` is its JSON as on a page, with the spans that match, and with ``before`` and ``after`` lines
-    of context; ``whole`` its JSON in full; ``number`` its number alone, which takes nothing from ``page_bytes``.
+    job ``against``, or with the good runs before the job that :func:`~.comparison.baseline` chooses by ``labels``.
+    ``form`` is what the page has of each line: ``page`` is its JSON as on a page, with the spans that match, and with
+    ``before`` and ``after`` lines of context; ``whole`` its JSON in full; ``number`` its number alone, which takes
+    nothing from ``page_bytes``.
     """
 
     PATH: ClassVar = "/"
@@ -73,7 +74,7 @@ class LineScan(BaseScan):
     until: str | None = None
     only_new: bool = False
     against: str | None = None
-    labels: Sequence[Sequence[str]] = field(default_factory=list)
+    labels: Sequence[Sequence[str]] | None = None
     before: int = 0
     after: int = 0
 
@@ -114,7 +115,7 @@ class WorkflowScan(LineScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryScan(BaseScan):
-    """Asks for the summary of a job in at most ``page_bytes``, compared with good runs that have all ``labels``.
+    """Asks for the summary of a job in at most ``page_bytes``, compared with good runs as in a :class:`LineScan`.
 
     The ``seconds`` are those for the new lines, and again for the errors: enough for millions of archived lines. In a
     :class:`ProfileScan` they are those for the logs that have no timeline in the archive. The next request goes on with
@@ -124,7 +125,7 @@ class SummaryScan(BaseScan):
     PATH: ClassVar = "/summary"
 
     seconds: float = 1.5
-    labels: Sequence[Sequence[str]] = field(default_factory=list)
+    labels: Sequence[Sequence[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

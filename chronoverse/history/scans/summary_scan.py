@@ -70,12 +70,14 @@ def read_summary(
     max_bytes: int,
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
     read_slower: Callable[[], Sequence[bytes] | None] = lambda: None,
+    baseline: str | None = None,
 ) -> bytes:
     """The summary's JSON in at most ``max_bytes``, as :func:`compose` makes it. Raises what ``read`` raises.
 
     ``budgets`` make what bounds the time for the new lines and for the errors. The next request for the same summary
     goes on where that time has ended. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
-    None then, too, and when there was no time to read the jobs to compare with.
+    None then, too, and when there was no time to read the jobs to compare with. ``baseline`` is the label that these
+    have.
     """
 
     def shape_of(message: str) -> int:
@@ -121,6 +123,7 @@ def read_summary(
         guess=clues.best(job.first, last[-1].sequence_num, reader.read(last[-1].message).features) if last else None,
         read_past=read_past,
         slower=read_slower(),
+        baseline=baseline,
     )
 
 

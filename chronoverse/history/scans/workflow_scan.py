@@ -78,7 +78,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
     for each in listed:
         job = each.job
         started = (job and (job.started_at or job.created_at)) or ""
-        is_wanted = job is not None and scan.status in (None, job.status) and has_labels(job.labels, scan.labels)
+        is_wanted = job is not None and scan.status in (None, job.status) and has_labels(job.labels, scan.labels or ())
         yield each if is_wanted and time_range.has(started) else each._replace(job=None)
 
 

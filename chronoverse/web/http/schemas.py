@@ -149,6 +149,17 @@ def _labels(description: str) -> fields.List[Any]:
     return described(partial(fields.List, item), description, validate=validate.Length(max=MAX_LABELS))
 
 
+def _against_labels() -> fields.List[Any]:
+    """The same for good runs. ``*`` is an empty pair: runs with any labels."""
+    field = _labels(
+        "Compare with good runs that have this label, KEY=VALUE; may be repeated, and then they must have all. They are"
+        f" looked for among the {LABELLED_JOBS:,} jobs before this one. `*` is all good runs. Without it, those of the"
+        " job's `branch`, if three are good; else those of `main` or `master`; else all."
+    )
+    field.inner = ParsedText(lambda text: () if text == "*" else parse_label(text))
+    return field
+
+
 def _limit(description: str) -> QueryInteger:
     return QueryInteger(description, 1, MAX_PAGE_LIMIT, load_default=100)
 
@@ -189,10 +200,6 @@ _search_text: Final = partial(
 
 
 _WITH_LABEL: Final = "Jobs with this label, KEY=VALUE. Repeatable; all must match."
-_AGAINST_LABEL: Final = (
-    "Compare with good runs that have this label, KEY=VALUE; may be repeated, and then they must have all. They are"
-    f" looked for among the {LABELLED_JOBS:,} jobs before this one."
-)
 
 
 def exclusive(name: str, other: str) -> Callable[..., None]:
@@ -309,7 +316,7 @@ class NewLinesQuery(LogsQuery):
         "Compare with this job of the workflow. Otherwise with the newest 5 that have COMPLETED and were created before"
         " this one.",
     )
-    against_label = _labels(_AGAINST_LABEL)
+    against_label = _against_labels()
     before = _BEFORE
     after = _AFTER
     one_choice = exclusive("against_label", "against")
@@ -353,11 +360,11 @@ class SummaryQuery(Schema):
     max_bytes = QueryInteger(
         "Maximum size of the answer in bytes.", MIN_BYTES, MAX_BYTES, data_key="bytes", load_default=DEFAULT_BYTES
     )
-    against_label = _labels(_AGAINST_LABEL)
+    against_label = _against_labels()
 
 
 class ProfileQuery(Schema):
-    against_label = _labels(_AGAINST_LABEL)
+    against_label = _against_labels()
 
 
 class HistoryQuery(Schema):
@@ -537,6 +544,7 @@ CauseSchema: Final = answer(
         "confidence": one_of(("high", "low"), "How often each is right: docs/answers.md."),
     },
 )
+BaselineSchema: Final = answer("Baseline", {"label": text("KEY=VALUE.")})
 VerdictSchema: Final = answer(
     "Verdict",
     {
@@ -612,6 +620,9 @@ SummarySchema: Final = answer(
             fields.String(),
             "The jobs whose lines are not new. Null when there are none to compare with.",
             allow_none=True,
+        ),
+        "baseline": nested(
+            BaselineSchema, "Which jobs these are, and those of `verdict`; null for all.", allow_none=True
         ),
         "new": nested(SummaryLinesSchema),
         "errors": nested(SummaryLinesSchema),

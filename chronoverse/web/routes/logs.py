@@ -126,8 +126,8 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     def new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
         """The lines with a shape that none of the runs has that the log is compared with."""
         ref = JobRef(workflow_id, job_id)
-        labels = query.get("against_label", ())
-        compared = (query.get("against"), *labels_in_cursor(labels))
+        labels = _chosen(query.get("against_label"))
+        compared = (query.get("against"), *(["*"] if labels == [] else labels_in_cursor(labels or ())))
         listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), *compared)
         position, waited = start_position(query, listing, deps.require_job(ref), more=1)
         page = scan_page(deps, ref, **_scanned(query, position), only_new=True, labels=labels)
@@ -140,10 +140,10 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @summaries.doc(operationId="summarizeJob")
     @summaries.arguments(schemas.SummaryQuery, location="query", as_kwargs=True)
     @summaries.response(200, schemas.SummarySchema, description="The summary, in no more bytes than asked for.")
-    def summary(workflow_id: str, job_id: str, max_bytes: int, against_label: Sequence[Any] = ()) -> Response:
+    def summary(workflow_id: str, job_id: str, max_bytes: int, against_label: Sequence[Any] | None = None) -> Response:
         """A job's new lines, errors and last lines, as far as they fit."""
         ref = JobRef(workflow_id, job_id)
-        with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes, labels=against_label) as pending:
+        with pending_scan(deps, SummaryScan, ref, page_bytes=max_bytes, labels=_chosen(against_label)) as pending:
             return json_response(pending.answer()[1])
 
     @pasts.route(f"{JOB_ROUTE}/logs/<line:number_text>/history")
@@ -181,9 +181,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @profiles.doc(operationId="profileJob")
     @profiles.arguments(schemas.ProfileQuery, location="query", as_kwargs=True)
     @profiles.response(200, schemas.ProfileSchema, description="The profile, as far as the log was looked at.")
-    def profile(workflow_id: str, job_id: str, against_label: Sequence[Any] = ()) -> Response:
+    def profile(workflow_id: str, job_id: str, against_label: Sequence[Any] | None = None) -> Response:
         """Where the time of a job went, compared with good runs."""
-        with pending_scan(deps, ProfileScan, JobRef(workflow_id, job_id), labels=against_label) as pending:
+        with pending_scan(deps, ProfileScan, JobRef(workflow_id, job_id), labels=_chosen(against_label)) as pending:
             return json_response(pending.answer()[1])
 
     return history, searching, comparing, summaries, pasts, profiles
@@ -194,6 +194,11 @@ def _scanned(query: Mapping[str, Any], position: int) -> dict[str, Any]:
     others = ("cursor", "offset", "order", "against_label")
     fields = {name: value for name, value in query.items() if name not in others}
     return {**fields, "position": position, "descending": query["order"] == "desc"}
+
+
+def _chosen(labels: Sequence[Any] | None) -> Sequence[Any] | None:
+    """The labels that good runs must have. None is for the service to choose."""
+    return None if labels is None else [label for label in labels if label]
 
 
 def _line_or_none(value: Any) -> int | None:

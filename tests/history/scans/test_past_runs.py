@@ -45,9 +45,12 @@ class Workflow:
         self.objects = objects
         self.jobs: dict[str, tuple[Status | None, list[str]]] = {}
 
-    def write(self, job_id: str, messages: list[str], status: Status | None = Status.COMPLETED) -> None:
+    def write(
+        self, job_id: str, messages: list[str], status: Status | None = Status.COMPLETED, branch: str | None = None
+    ) -> None:
         """Writes a job. With ``status`` None it still runs."""
-        attempt = self.store.open(JobRef("wf_1", job_id), "token")
+        labels = (("branch", branch),) if branch else ()
+        attempt = self.store.open(JobRef("wf_1", job_id), "token", labels=labels)
         if messages:
             self.store.append(attempt, [Line(at, NOW, text, "stdout") for at, text in enumerate(messages, 1)])
         if status is not None:
@@ -246,6 +249,58 @@ def test_a_verdict_does_not_count_canceled_runs(workflow: Workflow) -> None:
     workflow.write("bad", ["started 3", "error: disk"], Status.FAILED)
     scan = SummaryScan(workflow_id="wf_1", job_id="bad", asked_at=BEGAN, patience=5.0, page_bytes=16_384)
     assert orjson.loads(workflow.app().read_summary(scan))["verdict"] == {"kind": "new", "id": None}
+
+
+def summarize(workflow: Workflow, job_id: str, **more: Any) -> dict[str, Any]:
+    """A job's summary."""
+    fields: dict[str, Any] = {"asked_at": BEGAN, "patience": 5.0, "page_bytes": 16_384, **more}
+    scan = SummaryScan.from_json(SummaryScan(workflow_id="wf_1", job_id=job_id, **fields).to_json())
+    found: dict[str, Any] = orjson.loads(workflow.app().read_summary(scan))
+    return found
+
+
+def test_a_good_run_of_another_branch_does_not_end_a_row(workflow: Workflow) -> None:
+    """By default, and when the label is named; all runs count with ``*``, which are no labels."""
+    for number in range(3):
+        workflow.write(f"good_{number}", ["started"], branch="main")
+    workflow.write("bad_1", ["started", "error: disk"], Status.FAILED, "main")
+    workflow.write("topic", ["started"], branch="topic")
+    workflow.write("bad_2", ["started", "error: disk"], Status.FAILED, "main")
+    of_main = {"label": "branch=main"}
+    for labels in (None, [["branch", "main"]]):
+        summary = summarize(workflow, "bad_2", labels=labels)
+        assert (summary["baseline"], summary["verdict"]) == (of_main, {"kind": "since", "id": "bad_1"})
+        assert summary["compared_with"] == ["good_2", "good_1", "good_0"]
+        assert summary["cause"]["line"]["seen"]["looked_at"] == 5
+    summary = summarize(workflow, "bad_2", labels=[])
+    assert (summary["baseline"], summary["verdict"]) == (None, {"kind": "recurring", "id": None})
+    assert summary["compared_with"] == ["topic", "good_2", "good_1", "good_0"]
+
+
+def test_a_branch_with_few_good_runs_is_compared_with_the_default_branch(workflow: Workflow) -> None:
+    """With fewer good runs there, too, a job is compared with all. So is one without a branch."""
+    for number in range(2):
+        workflow.write(f"main_{number}", ["started"], branch="main")
+    workflow.write("topic_0", ["started", "odd"], branch="topic")
+    workflow.write("bad_0", ["started", "error: disk"], Status.FAILED, "topic")
+    summary = summarize(workflow, "bad_0")
+    assert (summary["baseline"], summary["compared_with"]) == (None, ["topic_0", "main_1", "main_0"])
+    workflow.write("main_2", ["started"], branch="main")
+    workflow.write("bad_1", ["started", "error: disk"], Status.FAILED, "topic")
+    summary = summarize(workflow, "bad_1")
+    assert (summary["baseline"], summary["compared_with"]) == ({"label": "branch=main"}, ["main_2", "main_1", "main_0"])
+    # Its own runs come first, and good runs of the default branch do not end their row.
+    assert summary["verdict"] == {"kind": "since", "id": "bad_0"}
+    workflow.write("main_3", ["started", "error: net"], Status.FAILED, "main")
+    workflow.write("bad_net", ["started", "error: net"], Status.FAILED, "topic_2")
+    assert summarize(workflow, "bad_net")["verdict"] == {"kind": "since", "id": "main_3"}
+    for number in range(1, 3):
+        workflow.write(f"topic_{number}", ["started"], branch="topic")
+    workflow.write("bad_2", ["started", "odd"], Status.FAILED, "topic")
+    summary = summarize(workflow, "bad_2")
+    assert (summary["baseline"], summary["new"]["count"]) == ({"label": "branch=topic"}, 0)
+    workflow.write("bad_3", ["started"], Status.FAILED)
+    assert summarize(workflow, "bad_3")["baseline"] is None
 
 
 def test_a_verdict_that_a_damaged_set_leaves_open_is_said(workflow: Workflow) -> None:

@@ -190,7 +190,10 @@ def test_good_runs_are_chosen_by_labels(client: httpx.Client, job: Foreign) -> N
         assert new_lines(client, job, limit=1, **query) == (runs, new)
         summary = whole_summary(client, job, **query)
         assert (summary["compared_with"], summary["new"]["count"]) == (runs, 2)
-    assert new_lines(client, job) == (["good_next", "good_main"], [4])
+    for query in ({}, {"against_label": "*"}):
+        assert new_lines(client, job, **query) == (["good_next", "good_main"], [4])
+        assert whole_summary(client, job, **query)["baseline"] is None
+    assert whole_summary(client, job, against_label="branch=next")["baseline"] == {"label": "branch=next"}
     refused = client.get(f"{job.path}/logs/new?against_label=branch=gone")
     assert refused.json()["reason"] == "nothing-to-compare"
     assert "no job of this workflow with branch=gone has COMPLETED" in refused.json()["detail"]

@@ -7,7 +7,7 @@ import { Errors, looksLikeError } from "./errors.js";
 import { Find } from "./find.js";
 import { count, ended, lines, outcome } from "./format.js";
 import { Groups } from "./groups.js";
-import { labelChips, labelText } from "./labels.js";
+import { labelChips } from "./labels.js";
 import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
 import { NewLines } from "./new_lines.js";
@@ -387,7 +387,7 @@ function showLabels(labels = {}) {
   $("labels").dataset.shown = shown;
   $("labels").replaceChildren(...labelChips(workflow, labels));
   $("labels").hidden = !$("labels").childElementCount;
-  newLines.labels = Object.entries(labels).map(labelText);
+  newLines.offer(labels.branch);
 }
 
 /** Shows why no more lines come. `why` is null when the log is complete. */
@@ -465,6 +465,7 @@ function summarize(opens, answered) {
   const until = performance.now() + CAUSE_MS;
   return showSummary(path, (body) => {
     newLines.showCount(body.compared_with && body.new.count);
+    newLines.offer(body.job.labels?.branch, body.baseline ?? null);
     if (opens && !hasReaderActed) showCause(body, performance.now() < until);
     answered?.();
   }).then(answered);

@@ -23,17 +23,19 @@ export class NewLines extends Matches {
     });
   }
 
-  /** Offers to compare only with good runs that have one of these labels, each as KEY=VALUE. */
-  set labels(labels) {
+  /** Offers to compare with good runs of the job's `branch`, if it has one, or with others. `baseline` is that of a summary. */
+  offer(branch, baseline) {
     const chosen = againstLabels().map(([, label]) => label).join(" ");
-    const options = ["", ...new Set([...labels, chosen].filter(Boolean))].map((label) => {
-      const option = make("option", "", label ? `with ${label}` : "all good runs");
-      option.value = label;
-      return option;
-    });
+    const own = branch && `branch=${branch}`;
+    const label = baseline?.label;
+    const usual = label && label !== own ? label : "branch=main";
+    const names = new Map([[own, "this branch"], [usual, usual.replace("branch=", "")], ["*", "all"]]);
+    if (own === usual) names.set(own, "this branch");
+    if (chosen && !names.has(chosen)) names.set(chosen, chosen);
+    const options = [...names].filter(([value]) => value).map(([value, name]) => Object.assign(make("option", "", name), { value }));
     $("among").replaceChildren(...options);
-    $("among").value = chosen;
-    $("among").hidden = options.length === 1 || new URLSearchParams(location.search).has("against");
+    $("among").value = chosen || (baseline === undefined ? "" : label ?? "*");
+    $("among").hidden = !(own || chosen) || new URLSearchParams(location.search).has("against");
   }
 
   /** Whether the line is marked as a new one. */
