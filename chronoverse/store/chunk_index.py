@@ -176,7 +176,8 @@ class ChunkIndex:
 
         None when its runner has come back, and has not sent again yet what it has. Then this is to be repeated.
         ``wait_seconds`` is None for a job that has ended. Any other is LOST if its runner does not come back in that
-        time. The count of ``redactions`` never goes back. May be repeated. Raises :class:`Deleted`.
+        time. The count of ``redactions`` never goes back. May be repeated. Raises :class:`Deleted`;
+        :class:`ArchiveDamaged` when the store has another job of this name.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)
@@ -184,6 +185,8 @@ class ChunkIndex:
         records = [each for chunk in chunks for each in (chunk.last, chunk.to_json())]
         kinds = ("log", "job", "lease", "archive", "jobs")
         answer = self._commands.ask("import_job", job, kinds, *numbers, redactions, len(flat), *flat, *records)[0]
+        if answer == 3:
+            raise ArchiveDamaged("the store has begun another job of this name: its archived lines are not shown")
         return (False, True, None)[answer]
 
     def mark_swept(self, job: JobRef) -> None:

@@ -296,3 +296,53 @@ def test_what_waits_is_counted_while_the_archive_is_away(bench: Bench, tmp_path:
     objects.away = False
     archiving.look(SECONDS)
     assert waiting() == (0, 0)
+
+
+@WRITERS
+@pytest.mark.parametrize("archived", [True, False], ids=["archived", "stored"])
+def test_a_store_from_an_old_copy_gets_what_was_merged_since(
+    bench: Bench,
+    objects: FileObjectStore,
+    writer: Callable[[Bench], Callable[[list[Line]], object]],
+    archived: bool,
+) -> None:
+    """Its record, if it has one, is of an object that is gone: the import knows the job by the time of line 1."""
+    archiving = Archiving(bench.store, objects)
+    write = writer(bench)
+    write(archiving.lines(1, 5))
+    if archived:
+        archiving.look(SECONDS)
+    kept = [key for key in sorted(bench.keys()) if not key.endswith((":lease", ":sealer"))]
+    copy = {key: bench.ask("DUMP", key) for key in kept}
+    write(archiving.lines(6, 5))
+    archiving.look(2 * SECONDS)
+    before = all_entries(bench.store, objects, JOB)
+    age_garbage(bench)
+    archiving.look(2 * SECONDS)
+    assert len(names(objects)) == 1
+
+    bench.ask("DEL", *bench.keys())
+    for key, dump in copy.items():
+        bench.ask("RESTORE", key, 0, dump)
+    store = bench.new_store(lease_seconds=0.2)
+    (found,) = import_jobs(store, objects, 0.2)
+    assert (found.problem, found.known) == ("", False)
+    assert wait_for_ends(store, [JOB], 10) == 1
+    assert all_entries(bench.store, objects, JOB)[:-1] == [*before, Gap(11, 11, "lost")]
+
+
+def test_a_job_that_records_began_anew_is_named(bench: Bench, objects: FileObjectStore) -> None:
+    """Its sender went on while the store was empty. Numbers cannot change, so the archived lines are not shown."""
+    archiving = Archiving(bench.store, objects)
+    # The store's own clock stands still, so a job of the same time would be the same.
+    archiving.look(LOOK_SECONDS)
+    by_records(bench)(archiving.lines(1, 5))
+    archiving.look(SECONDS)
+    assert [(each.problem, each.known) for each in import_jobs(bench.store, objects, 0.2)] == [("", True)]
+    bench.ask("DEL", *bench.keys())
+    by_records(bench)(archiving.lines(1, 2))
+    (found,) = import_jobs(bench.store, objects, 0.2)
+    assert "another job of this name" in found.problem
+    job = bench.store.get_job(JOB)
+    assert job is not None
+    assert (job.last, job.archived) == (2, 0)

@@ -3,13 +3,24 @@
 -- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), for how many ms a
 --       job without an end waits for its runner ('' for one that has ended), how often it was redacted, how many of the next
 --       arguments are fields of the hash as field, value, …; after them the chunks, each as last number, record
--- ->    OK 1 (made), 0 (the store knows it) or 2 (its runner has come back, and has not sent again yet what it has) | DELETED
+-- ->    OK 1 (made), 0 (the store knows it), 2 (its runner has come back, and has not sent again yet what it has) or 3 (the
+--       store has another running job of this name) | DELETED
 -- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines, or a
--- redaction of an archive that is complete. It is the same job if it was created at the same time, or has the first of the chunks. A runner that came back before this
--- call has begun its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added.
+-- redaction of an archive that is complete. It is the same job if it was created at the same time, has the first of the
+-- chunks, or a line 1 of the same time: that chunk may be merged since. A runner that came back before this call has begun its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local last, redactions, fields = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local records = 9 + fields
+
+-- The time of the store's own line 1, by its first record (the earliest of that frame) or its log. Nil without one.
+local function first_time()
+  local record = redis.call('ZRANGE', archive, 0, 0)[1]
+  local entry = not record and redis.call('XRANGE', log, '1-0', '1-0')[1]
+  if entry then return field(entry[2], 'timestamp') end
+  local is_json, chunk = pcall(cjson.decode, record or '')
+  local frame = is_json and type(chunk) == 'table' and type(chunk.frames) == 'table' and chunk.frames[1]
+  return type(frame) == 'table' and chunk.first == 1 and frame[4] or nil
+end
 
 check_types(log, job, lease, archive, jobs)
 if is_deleted(lease) then return {'DELETED'} end
@@ -23,12 +34,14 @@ if is_known then
   local begin, holder = has_log and not archived and stream_info(log)['first-entry'], redis.call('GET', lease)
   local lacks = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
   goes_on = lacks and stored >= last
-  local is_same = created_at and created_at == ARGV[5] or redis.call('ZSCORE', archive, ARGV[records + 1])
+  local began = ARGV[3] == '1' and ARGV[5] ~= '' and first_time() or nil
+  local is_same = created_at and created_at == ARGV[5] or redis.call('ZSCORE', archive, ARGV[records + 1]) or began == ARGV[5]
   local is_older = stored < last or (redacted < redactions and field(ARGV, 'archive_state') == 'complete')
   local went_back = is_same and is_older and is_free(holder)
   if not goes_on and not went_back then
     local still_sends = ARGV[6] ~= '' and not is_free(holder) and (lacks or (not has_log and not archived))
-    return {'OK', still_sends and 2 or 0}
+    local is_other = ARGV[6] ~= '' and began and not is_same and not lacks
+    return {'OK', still_sends and 2 or is_other and 3 or 0}
   end
 end
 
