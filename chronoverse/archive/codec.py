@@ -157,14 +157,15 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
     return (min(times), max(times)) if times and len(times) == len(found) else ("", "")
 
 
-def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int]:
-    """The record of a chunk, made from its object ``name`` of these bytes; and how many of its lines are ``message``.
+def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int, int]:
+    """The record of a chunk, made from its object ``name`` of these bytes.
 
+    Also how many of its lines are ``message``, and the bytes of all its messages, as a quota counts them.
     Raises :class:`ArchiveDamaged` when these are not the bytes that the name was made for.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
         raise ArchiveDamaged(f"{name} does not match what was archived")
-    text_hash, frames, found, offset = hashlib.sha256(), [], 0, 0
+    text_hash, frames, found, message_bytes, offset = hashlib.sha256(), [], 0, 0, 0
     try:
         count = struct.unpack("<IBI", data[-9:])[0]
         for size, text_size in struct.iter_unpack("<II", data[-9 - 8 * count : -9]):
@@ -180,13 +181,15 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
             last = max((_number(each) for each in entries), default=0) or first - 1
             plain = all(isinstance(each, Line) for each in entries) and len(entries) == last - first + 1
             frames.append(Frame(first, last, offset, size, text_size, *_time_bounds(lines), plain))
-            found += sum(isinstance(each, Line) and each.message == message for each in entries)
+            messages = [each.message for each in entries if isinstance(each, Line)]
+            found += messages.count(message)
+            message_bytes += sum(max(len(each.encode()), 1) for each in messages)
             text_hash.update(text)
             first, offset = last + 1, offset + size
         chunk = Chunk(frames[0].first, frames[-1].last, name, len(data), text_hash.hexdigest(), tuple(frames))
     except (struct.error, ValueError, TypeError, LookupError) as error:
         raise ArchiveDamaged(f"{name} does not match what was archived") from error
-    return Chunk.from_json(job, chunk.to_json()), found
+    return Chunk.from_json(job, chunk.to_json()), found, message_bytes
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:

@@ -68,7 +68,7 @@ def import_jobs(
             yield from (_settings_or_problem(store, objects, each.name) for each in listed if each.name != MARK)
             continue
         problems: list[Imported] = []
-        one = _Import(store, objects, job, list(listed), problems, later)
+        one = _Import(store, objects, job, list(listed), problems, later, {})
         yield from _or_problem(job, partial(one.run, lease_seconds, clock()))
         yield from problems
     give_up_at = time.monotonic() + lease_seconds
@@ -121,7 +121,8 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 class _Import(NamedTuple):
     """The import of one job, of which the archive has the objects ``listed``.
 
-    Adds to ``problems`` what is wrong, and to ``later`` the job if its runner is just sending again what it has.
+    Adds to ``problems`` what is wrong, and to ``later`` the job if its runner is just sending again what it has. Of the
+    chunks that were read, ``sizes`` are the bytes of their messages, by name.
     """
 
     store: Store
@@ -130,6 +131,7 @@ class _Import(NamedTuple):
     listed: Sequence[StoredObject]
     problems: list[Imported]
     later: list[_Later]
+    sizes: dict[str, int]
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
         """None when the job is made ``later``, or there is none: no object in the folder belongs to one."""
@@ -178,6 +180,7 @@ class _Import(NamedTuple):
             created_ms=round(created * 1000),
             wait_seconds=wait_seconds,
             redactions=redactions,
+            sizes={} if wait_seconds is None else self.sizes,
         )
         if is_new is None:
             return None
@@ -238,7 +241,8 @@ class _Import(NamedTuple):
         for each in found:
             first = int(each.name.rpartition("/")[2][:15])
             try:
-                chunk, redacted = read_chunk(self.job, each.name, first, self.objects.get(each.name), REDACTED_MESSAGE)
+                data = self.objects.get(each.name)
+                chunk, redacted, self.sizes[each.name] = read_chunk(self.job, each.name, first, data, REDACTED_MESSAGE)
             except ArchiveDamaged as error:
                 self._report(each.name, str(error))
                 continue

@@ -171,18 +171,20 @@ class ChunkIndex:
         created_ms: int,
         wait_seconds: float | None,
         redactions: int,
+        sizes: Mapping[str, int],
     ) -> bool | None:
         """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
 
         None when its runner has come back, and has not sent again yet what it has. Then this is to be repeated.
         ``wait_seconds`` is None for a job that has ended. Any other is LOST if its runner does not come back in that
-        time. The count of ``redactions`` never goes back. May be repeated. Raises :class:`Deleted`;
-        :class:`ArchiveDamaged` when the store has another job of this name.
+        time. The count of ``redactions`` never goes back. ``sizes`` are the bytes that a quota counts, by a chunk's
+        name. May be repeated. Raises :class:`Deleted`; :class:`ArchiveDamaged` when the store has another job of this
+        name.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)
         flat = [each for pair in fields.items() for each in pair]
-        records = [each for chunk in chunks for each in (chunk.last, chunk.to_json())]
+        records = [each for chunk in chunks for each in (chunk.last, chunk.to_json(), sizes.get(chunk.name, 0))]
         kinds = ("log", "job", "lease", "archive", "jobs")
         answer = self._commands.ask("import_job", job, kinds, *numbers, redactions, len(flat), *flat, *records)[0]
         if answer == 3:

@@ -21,7 +21,7 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import settings_name
-from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced
+from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced, QuotaReached
 from chronoverse.joblog.chunk import object_name
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, JobRef, Line, Status
@@ -450,6 +450,29 @@ def test_a_merged_chunk_keeps_the_count_of_redactions(bench: Bench, objects: Fil
     empty(bench)
     assert made(run_import(store, objects)) == {"growing"}
     assert redactions(store) == 1
+
+
+@pytest.mark.parametrize("is_back", [False, True], ids=["before", "after"])
+def test_a_quota_counts_what_a_running_job_has_in_the_archive(
+    bench: Bench, objects: FileObjectStore, is_back: bool
+) -> None:
+    """Whether its runner is back after the import or before: then without chunks of which it has sent lines again."""
+    store, sizes = bench.store, [len(line.message) for line in make_lines(1, 60)]
+    write_growing(store, objects, 60)
+    empty(bench)
+    bound = sum(sizes[:40]) + sum(sizes[50:] if is_back else sizes[40:]) + 20
+    store.catalog.change_settings("wf_1", job_bytes=bound)
+    if is_back:
+        attempt = store.open(GROWING, "token")
+        store.append_lost(attempt, 1, 50)
+        store.append(attempt, make_lines(51, 10))
+    assert made(run_import(store, objects)) == {"growing"}
+    attempt = store.open(GROWING, "token")
+    with pytest.raises(QuotaReached):
+        store.append(attempt, make_lines(61, 5))
+    # Two lines of seven bytes.
+    assert line_numbers(entries(store, objects, GROWING))[-1] == 62
+    assert bench.hash(GROWING)["bytes"] == str(bound)
 
 
 def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:

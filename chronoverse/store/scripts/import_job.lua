@@ -2,12 +2,15 @@
 -- KEYS  log, job, lease, archive, jobs
 -- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), for how many ms a
 --       job without an end waits for its runner ('' for one that has ended), how often it was redacted, how many of the next
---       arguments are fields of the hash as field, value, …; after them the chunks, each as last number, record
+--       arguments are fields of the hash as field, value, …; after them the chunks, each as last number, record, and bytes of
+--       its messages (0 if unknown)
 -- ->    OK 1 (made), 0 (the store knows it), 2 (its runner has come back, and has not sent again yet what it has) or 3 (the
 --       store has another running job of this name) | DELETED
 -- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines, or a
 -- redaction of an archive that is complete. It is the same job if it was created at the same time, has the first of the
--- chunks, or a line 1 of the same time: that chunk may be merged since. A runner that came back before this call has begun its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added.
+-- chunks, or a line 1 of the same time: that chunk may be merged since. A runner that came back before this call has begun
+-- its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added. For its quota, chunks
+-- of which it has sent lines again do not count.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local last, redactions, fields = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local records = 9 + fields
@@ -24,7 +27,7 @@ end
 
 check_types(log, job, lease, archive, jobs)
 if is_deleted(lease) then return {'DELETED'} end
-local is_known, goes_on = redis.call('EXISTS', log, job) > 0, false
+local is_known, goes_on, lacks_to = redis.call('EXISTS', log, job) > 0, false, math.huge
 local redacted = whole_number(redis.call('HGET', job, 'redactions')) or 0
 if is_known then
   local created_at, archived, deleting = unpack(redis.call('HMGET', job, 'created_at', 'archived', 'deleting'))
@@ -34,6 +37,7 @@ if is_known then
   local begin, holder = has_log and not archived and stream_info(log)['first-entry'], redis.call('GET', lease)
   local lacks = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
   goes_on = lacks and stored >= last
+  if goes_on then lacks_to = tonumber(string.match(begin[1], '^%d+')) end
   local began = ARGV[3] == '1' and ARGV[5] ~= '' and first_time() or nil
   local is_same = created_at and created_at == ARGV[5] or redis.call('ZSCORE', archive, ARGV[records + 1]) or began == ARGV[5]
   local is_older = stored < last or (redacted < redactions and field(ARGV, 'archive_state') == 'complete')
@@ -48,7 +52,12 @@ end
 -- The first write is the only one that can be refused for memory.
 redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
 redis.call('UNLINK', archive)
-for at = records, #ARGV, 2 do redis.call('ZADD', archive, ARGV[at], ARGV[at + 1]) end
+local bytes = goes_on and whole_number(redis.call('HGET', job, 'bytes')) or 0
+for at = records, #ARGV, 3 do
+  redis.call('ZADD', archive, ARGV[at], ARGV[at + 1])
+  if tonumber(ARGV[at]) <= lacks_to then bytes = bytes + tonumber(ARGV[at + 2]) end
+end
+if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes)) end
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 if goes_on then return {'OK', 1} end
