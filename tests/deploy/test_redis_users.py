@@ -137,7 +137,8 @@ def test_everything_works_and_nothing_is_denied(server: GuardedServer, tmp_path:
     assert b"NOPERM" not in (tmp_path / "store" / "server.log").read_bytes()
 
 
-LOG, JOB, LEASE = (f"chronoverse:{{wf_1}}:job_1:{kind}" for kind in ("log", "job", "lease"))
+KINDS: Final = ("log", "job", "lease", "deleted", "garbage", "archive")
+LOG, JOB, LEASE, DELETED, GARBAGE, ARCHIVE = (f"chronoverse:{{wf_1}}:job_1:{kind}" for kind in KINDS)
 #: An issuer's public keys. Whoever could write them could make tokens.
 KEYS: Final = "chronoverse-issuer:0123456789abcdef"
 ISSUER_KEYS: Final = [f"SET {KEYS} x", f"GET {KEYS}", f"DEL {KEYS}", f"EXPIRE {KEYS} 1"]
@@ -160,6 +161,13 @@ DENIED: Final = {
         f"XTRIM {LOG} MAXLEN 0",
         "SCAN 0",
         f"XREAD STREAMS {LOG} 0",
+        # A tombstone, objects to delete, a chunk's record, the common quotas, and what tells that the store went back.
+        f"SET {DELETED} x",
+        f"HSET {GARBAGE} wf_2/job_1/1.zst 0",
+        f"ZADD {ARCHIVE} 1 x",
+        "HSET chronoverse:limits job_bytes 0",
+        "ZADD chronoverse:mark 1 archivers",
+        "XADD chronoverse-audit * sub x",
         *ISSUER_KEYS,
     ],
     "foreign-runner": [
@@ -192,6 +200,30 @@ def test_nobody_may_do_what_he_has_no_use_for(server: GuardedServer) -> None:
         for words in ("PING", "AUTH x", "AUTH default default", "HELLO 3 AUTH default x", "AUTH default"):
             with pytest.raises(redis.exceptions.RedisError, match=r"(?i)auth|wrongpass|invalid"):
                 client.execute_command(*words.split(), *[""] * (words == "AUTH default"))
+
+
+#: What Redis cannot forbid: the commands are needed, and ACLs compare no options and fields. docs/redis.md says so.
+UNAVOIDABLE: Final = {
+    "service": ["XADD chronoverse-audit MAXLEN 0 * sub x"],
+    "archiver": ["XADD chronoverse-audit MAXLEN 0 * sub x"],
+    "runner": [
+        f"XADD {LOG} MAXLEN 0 9-0 message x",
+        f"PEXPIRE {LOG} 1",
+        "HSET chronoverse:{wf_1}:settings job_bytes 0",
+    ],
+    "foreign-runner": [f"XADD {LOG} MAXLEN 0 9-0 message x", f"EXPIRE {LOG} 1"],
+}
+
+
+def test_the_document_says_what_redis_cannot_forbid(server: GuardedServer) -> None:
+    """Each of these commands is in it, with other keys."""
+    document = (DEPLOY.parent / "docs" / "redis.md").read_text("utf-8")
+    section = document.partition("### What Redis cannot forbid\n")[2].partition("\n### ")[0]
+    for user, commands in UNAVOIDABLE.items():
+        for command in commands:
+            assert server.ask("ACL", "DRYRUN", user, *command.split()) == b"OK", (user, command)
+            assert command.split()[0] in section
+            assert f"`{user}`" in section
 
 
 def test_only_services_share_an_issuers_keys(tmp_path: Path) -> None:
