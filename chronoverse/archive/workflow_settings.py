@@ -80,6 +80,7 @@ def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> boo
     if known.changed_ms > saved.changed_ms:
         kept |= {name: value for name, value in known.own.items() if value is not None}
     store.catalog.change_settings(workflow_id, **kept)
+    store.catalog.settings_saved(workflow_id, saved.changed_ms)
     return True
 
 

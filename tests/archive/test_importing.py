@@ -560,6 +560,10 @@ def test_settings_of_workflows_come_back(bench: Bench, objects: FileObjectStore)
     assert archive(store, objects) == 0
     assert {each.name for each in run_import(store, objects) if not each.known} == names
     assert own_settings(store) == {**before, "wf_1": {"retention_seconds": 900, "job_bytes": 7, "day_bytes": None}}
+    # A repeated import undoes nothing that was set since.
+    store.catalog.change_settings("wf_2", day_bytes=None)
+    assert all(each.known for each in run_import(store, objects))
+    store.catalog.change_settings("wf_2", day_bytes=5)
     objects.delete(MARK)
     # A copy of the store that is older than the change gets it, too.
     old = bench.ask("DUMP", bench.key("settings"))

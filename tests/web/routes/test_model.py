@@ -17,6 +17,8 @@ from chronoverse.archive import chunk_writer
 from chronoverse.archive.derived import DerivedBuilder
 from chronoverse.archive.importing import import_jobs
 from chronoverse.archive.job_objects import JobObjects, archive_lock
+from chronoverse.archive.store_history import StoreHistory
+from chronoverse.archive.workflow_settings import save_settings
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
@@ -249,7 +251,13 @@ def test_every_route_answers_as_the_model(site: Site, data: st.DataObject) -> No
         log = redact(site, job, log, data)
     ask_all(job.url, [("DEL", job.key)])
     check(site, job, log, data)
+    catalog, workflow_ids = site.store.catalog, [job.workflow_id]
+    catalog.change_settings(job.workflow_id, retention_seconds=data.draw(st.sampled_from((None, 90_000))), job_bytes=9)
+    save_settings(site.store, site.objects, StoreHistory(site.store, site.objects), workflow_ids)
+    saved = catalog.settings(workflow_ids)[job.workflow_id].own
     empty = "return redis.call('DEL', unpack(redis.call('KEYS', ARGV[1])))"
     ask_all(job.url, [("EVAL", empty, "0", f"chronoverse:{{{job.workflow_id}}}:*")])
-    assert [each.problem for each in import_jobs(site.store, site.objects, 0) if not each.known] == [""]
+    # The job, and the settings of its workflow.
+    assert [each.problem for each in import_jobs(site.store, site.objects, 0) if not each.known] == ["", ""]
+    assert catalog.settings(workflow_ids)[job.workflow_id].own == saved
     check(site, job, log, data)
