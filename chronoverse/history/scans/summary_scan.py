@@ -90,7 +90,9 @@ def read_summary(
     def weigh(message: str) -> int:
         return weight_of(message, reader.read(message).is_error)
 
-    new, errors = (FoundLines(shape_of, weigh, job.last + 1, job.last) for _ in range(2))
+    new = FoundLines(shape_of, weigh, job.last + 1, job.last)
+    # Only new lines make hunks.
+    errors = FoundLines(shape_of, lambda _: -1, job.last + 1, job.last)
     clues = Clues()
     # A job that begins anew under its id, or loses lines or what they said, is another one here.
     version = job.created_at, job.started_at, job.redactions, job.first
