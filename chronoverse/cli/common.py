@@ -13,7 +13,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.client.terminal import plain_text
-from chronoverse.joblog.labels import MAX_LABELS, parse_label
+from chronoverse.joblog.labels import MAX_LABELS, parse_choice, parse_label
 from chronoverse.joblog.model import IDENTIFIER, STREAMS, Status, iso_timestamp, read_time
 from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
@@ -71,15 +71,15 @@ label = checked(parse_label)
 service_url = checked(parse_service_url)
 
 
-def label_option(name: str, what: str) -> Callable[[Any], Any]:
+def label_option(name: str, what: str, parse: Callable[[str], Any] = parse_label) -> Callable[[Any], Any]:
     """An option for labels, which may be repeated. ``what`` is its help. Its value is a list of KEY=VALUE."""
 
     def texts(context: click.Context, option: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> list[str]:
         if len(pairs) > MAX_LABELS:
             raise click.BadParameter(f"at most {MAX_LABELS}")
-        return list(map("=".join, pairs))
+        return ["=".join(pair) or "*" for pair in pairs]
 
-    return click.option(name, type=label, multiple=True, metavar="KEY=VALUE", help=what, callback=texts)
+    return click.option(name, type=checked(parse), multiple=True, metavar="KEY=VALUE", help=what, callback=texts)
 
 
 def job_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +102,10 @@ list_output_option = click.option(
     help="Output format; json and jsonl print one object per line, name prints ids.",
 )
 against_label_option = label_option(
-    "--against-label", "Compare with good runs that have this label. Repeatable; all must match."
+    "--against-label",
+    "Compare with good runs that have this label, * with all. Repeatable; all must match. Default: those of the job's"
+    " branch, else of main.",
+    parse_choice,
 )
 yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 regex_option = click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")

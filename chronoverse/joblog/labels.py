@@ -27,6 +27,11 @@ def parse_label(text: str) -> tuple[str, str]:
     return _check(key, value)
 
 
+def parse_choice(text: str) -> tuple[()] | tuple[str, str]:
+    """A label that good runs must have; ``*``, which all have, is an empty one. Raises ValueError as above."""
+    return () if text == "*" else parse_label(text)
+
+
 def _check(key: str, value: str) -> tuple[str, str]:
     if not _KEY.fullmatch(key):
         raise ValueError("a label's key is 1 to 63 of a-z 0-9 . _ / - and starts with a letter from a to z")

@@ -434,6 +434,9 @@ def test_a_run_with_labels_is_found_by_them(cli: Cli, service: Service, tmp_path
         assert "only here" in done.stdout
         assert "compared with one" in done.stdout + done.stderr
         assert "two" not in done.stdout + done.stderr
+        all_runs = cli(command, "wf_labels", "hostile", *new, "--against-label", "*", **settings)
+        assert "compared with two, one" in all_runs.stdout + all_runs.stderr
+    assert "compared with one with commit=4f0c1de" in done.stdout
     assert "branch=topic, note=<U+202E>evil" in done.stdout
     for bad in ("branch", "Branch=x", "a=", "a=\x1b"):
         assert cli(*run, "--label", bad, "--", "true", **settings).returncode == 64

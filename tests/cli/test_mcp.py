@@ -453,7 +453,8 @@ def test_labels_choose_jobs_and_take_a_part_of_an_answer(mcp: McpProgram) -> Non
     assert (found["id"], found["labels"]) == ("small", {"branch": "main", "note": "zero<U+200B>width"})
     assert mcp.call("search", workflow_id="wf_labels", q="ready", label=["branch=next"])["jobs"] == []
     large = {"workflow_id": "wf_labels", "job_id": "large", "max_bytes": LEAST}
-    assert mcp.call("summary", **large, against_label=["branch=main"])["job"]["labels"]["branch"] == "main"
+    summary = mcp.call("summary", **large, against_label=["branch=main"])
+    assert (summary["job"]["labels"]["branch"], summary["baseline"]) == ("main", {"label": "branch=main"})
     waited = mcp.answer("wait_for", **large)
     assert waited.size <= LEAST
     shown = waited.json["job"]

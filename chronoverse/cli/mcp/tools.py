@@ -231,6 +231,7 @@ class Tools:
             "link_prefix": f"{self._page(workflow_id, job_id)}#L",
             "cause": found["cause"] and {**found["cause"], "line": _brief(found["cause"]["line"], most)},
             "compared_with": tidy(found["compared_with"]),
+            "baseline": tidy(found.get("baseline")),
             "complete": found["complete"],
             "scanned_to": found["scanned_to"],
             "verdict": tidy(found.get("verdict")),

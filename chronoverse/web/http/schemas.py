@@ -12,7 +12,7 @@ from werkzeug.routing import BaseConverter
 
 from chronoverse.history.scans.comparison import LABELLED_JOBS
 from chronoverse.joblog.events import EventName
-from chronoverse.joblog.labels import MAX_LABELS, parse_label
+from chronoverse.joblog.labels import MAX_LABELS, parse_choice, parse_label
 from chronoverse.joblog.line_filter import MAX_CHARACTERS, matcher_of
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, MAX_PROGRAM, MAX_QUERY, Matcher
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, Status, parse_number, read_time
@@ -156,7 +156,7 @@ def _against_labels() -> fields.List[Any]:
         f" looked for among the {LABELLED_JOBS:,} jobs before this one. `*` is all good runs. Without it, those of the"
         " job's `branch`, if three are good; else those of `main` or `master`; else all."
     )
-    field.inner = ParsedText(lambda text: () if text == "*" else parse_label(text))
+    field.inner = ParsedText(parse_choice)
     return field
 
 
