@@ -87,7 +87,8 @@ DELIVERY_DELAY = Histogram(
 )
 REPLAY_READS = Counter("chronoverse_replay_reads", "Reads of the store made for one viewer alone.")
 REPLAY_RESTS = Counter(
-    "chronoverse_replay_rest_seconds", "For which replays rested to leave room for others, summed over all replays."
+    "chronoverse_replay_rest_seconds",
+    "For which replays were paused to leave room for others, summed over all replays.",
 )
 VIEWERS_BEHIND = _summed("chronoverse_viewers_behind", "Viewers of live jobs who read for themselves now.")
 JOBS_WATCHED = _summed("chronoverse_jobs_watched", "Jobs read live, summed over workers.")
@@ -144,9 +145,9 @@ BUCKET_LOST = _largest(
 ARCHIVE_DAMAGED = Counter(
     "chronoverse_archive_damaged_reads", "Reads of archived lines whose object was missing or damaged."
 )
-CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks that archivers have sealed.")
-LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Numbers of lines in sealed chunks.")
-BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of sealed chunks, as JSON Lines and as packed.", ["form"])
+CHUNKS_ARCHIVED = Counter("chronoverse_archive_chunks", "Chunks that archivers have committed.")
+LINES_ARCHIVED = Counter("chronoverse_archive_lines", "Numbers of lines in committed chunks.")
+BYTES_ARCHIVED = Counter("chronoverse_archive_bytes", "Bytes of committed chunks, by form.", ["form"])
 JOBS_ARCHIVED = Counter("chronoverse_archive_jobs", "Jobs that archivers have finished, by what they did.", ["done"])
 ARCHIVE_ERRORS = Counter("chronoverse_archive_errors", "Steps of archivers that failed.", ["kind"])
 ARCHIVE_LAG = _largest(

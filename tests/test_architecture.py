@@ -165,6 +165,15 @@ def prints_on_import(modules: dict[str, Module]) -> Iterator[str]:
             waiting += ast.iter_child_nodes(node)
 
 
+def modules_without_a_line(modules: dict[str, Module]) -> Iterator[str]:
+    """Modules that the docstring of their package does not name."""
+    for name in modules:
+        package, _, last = name.rpartition(".")
+        named = re.findall(r"\w+", ast.get_docstring(modules[package].tree) or "") if package in modules else []
+        if name and last != "__main__" and last not in named:
+            yield f"{name} is not in the docstring of its package"
+
+
 Rule = Callable[[dict[str, Module]], Iterator[str]]
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -174,6 +183,7 @@ RULES: Final[tuple[Rule, ...]] = (
     environment_reads,
     monkey_patches,
     prints_on_import,
+    modules_without_a_line,
 )
 
 
@@ -215,6 +225,7 @@ VALID_FILES: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/vi
         (environment_reads, "store.py", "from os import getenv as g", "store uses os.getenv"),
         (monkey_patches, "web/x.py", "from gevent import monkey\nmonkey.patch_all()", "web.x calls patch_all"),
         (prints_on_import, "sse.py", "if True:\n    print()", "sse prints when it is imported"),
+        (modules_without_a_line, "joblog/sse.py", "", "joblog.sse is not in the docstring of its package"),
     ],
 )
 def test_a_broken_rule_is_noticed(tmp_path: Path, rule: Rule, file_name: str, text: str, finding: str) -> None:

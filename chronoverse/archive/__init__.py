@@ -11,7 +11,7 @@ chunk_writer   moves the next lines of one job from the store into a chunk
 archiver       finds jobs that need a chunk written, or are to be deleted
 store_history  notices a store that has lost a part of its history, and a bucket that is not the store's
 verifying      compares the store's records with the archive
-retention      how long jobs are kept; deletes a whole job
+retention      how long jobs are kept; deletes a whole job. workflow_settings has those of one workflow, for an import
 redaction      replaces text in store and archive
-importing      makes jobs anew that the store has lost
+importing      restores jobs that the store has lost
 """

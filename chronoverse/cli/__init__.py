@@ -5,11 +5,13 @@ serve    ``serve``: starts gunicorn, and the text that it prints when it is read
 run      ``run`` and ``deliver``: publishing
 logs     ``logs``, and how lines, gaps and notices are printed
 listing  ``jobs`` and ``workflows``, and how lists are printed
-mcp      ``mcp``: reading, for programs that think, with tools in place of commands
+mcp      ``mcp``: reading for AI agents, with tools in place of commands
 remove   ``redact`` and ``delete``
 admin    ``archive``, ``retention`` and ``token``: for operators
+login    ``login`` and ``logout``
 common   what several commands share: arguments, options, messages, the client and the store
+version  the version of a build
 
-``search``, ``summary``, ``wait`` and ``download`` have modules of their names. Each command imports what it needs when
-it is called, so that ``run`` does not wait for a web framework.
+``search``, ``summary``, ``seen``, ``profile``, ``wait``, ``download``, ``conformance`` and ``completion`` have modules
+of their names. Each command imports what it needs when it is called, so that ``run`` does not wait for a web framework.
 """

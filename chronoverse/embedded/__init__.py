@@ -4,6 +4,7 @@
                         lock, which the kernel releases when the process ends
     supervisor          a program that runs one server for as long as there is a lease, and restarts it when it dies
     supervised_process  runs another program next to the service, such as the archiver
+    owned_directory     temporary directories of a service, removed by the next one if it was killed
     listeners           says which listening sockets belong to the service of a data directory
 
 The first lease starts the supervisor, which is no child of its process: the server lives as long as any lease.

@@ -5,9 +5,12 @@ entries      what the entries of a job's stream in Redis mean, and which numbers
 events       the events of a stream: their names and their frames
 sse          encodes and decodes Server-Sent Events
 chunk        the records of archived chunks of lines
+labels       what a job was for, such as its branch
 matcher      whether a line matches a search, and where
 line_filter  which lines a stream with a filter has
 shapes       the shape of a line: lines of two runs with the same shape differ only in numbers, times and the like
 timelines    the pauses of a log, compared with those of good runs; how long a running job has yet
+causes       where a failed log says why, without a good run to compare with
+past_runs    which runs have printed lines of one shape, and what that says of a failure
 summary      a job's new lines, errors and last lines, in a bounded number of bytes
 """

@@ -8,6 +8,7 @@ spool/            where lines wait until the store has them safely
 command           one command, from its start to its exit code, with its signals and the copy of its output
 publisher         opens the job, appends its lines, renews its lease and ends it; releases safe lines from the spool
 http_log_writer   publishes through the service, for who cannot reach the store
+ci_labels         the labels that a run gets from the environment of a CI system
 readback          compares a log with a copy of its lines before that is deleted
 run               all of these together: ``chronoverse run``
 resend            delivers the spool file that a runner left behind: ``chronoverse deliver``

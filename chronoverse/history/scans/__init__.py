@@ -3,6 +3,8 @@
 scan           what a worker asks for: a page of lines that pass a filter, or what a stream with a query replays
 comparison     finds the lines of a log that are new, compared with other runs
 summary_scan   makes the summary of a job
+profile_scan   finds where the time of a job went
+past_runs      finds in which runs of a workflow a line was seen before
 workflow_scan  searches the jobs of a workflow, one after the other
 matches        makes the JSON of matching lines, with their highlights and context
 app            answers scans: a WSGI application, because gunicorn serves it
