@@ -61,7 +61,7 @@ def test_a_job_that_prints_without_end(server: RedisServer, service: Service, wa
         running_jobs = [stack.enter_context(RunningJob(PRINT, writer, tmp_path, each)) for each in jobs]
         assert [each.result() for each in running_jobs] == [0, 0, 0, 0]
     assert len(re.findall("quota", running_jobs[0].stderr_text)) == 1
-    assert "the job goes on" in running_jobs[0].stderr_text
+    assert "the job continues" in running_jobs[0].stderr_text
     *lines, gap, end = read_entries(server.ask("XRANGE", key("log", job), "-", "+"), 0)
     assert [line.message for line in lines if isinstance(line, Line)] == [f"{n:05}" for n in range(BOUND // 5)]
     assert len(lines) == BOUND // 5
