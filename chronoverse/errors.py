@@ -303,6 +303,10 @@ class LabelSet(AppendRefused):
         self.keys = tuple(keys)
 
 
+class EarlierService(ChronoverseError):
+    """Raised once when the service does not take runs of lines. The same append, sent again, has another form."""
+
+
 class TooManyFiles(AppendRefused):
     """Raised when the numbered log records of a job would be of more files than are remembered for one job."""
 

@@ -4,6 +4,7 @@ They are sent with :mod:`http.client`. The import of urllib3 would take 60 ms mo
 """
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -61,6 +62,7 @@ class ServiceConnection:
         read_seconds: float,
     ) -> None:
         self._idle: list[HTTPConnection] = []
+        self._pipeline: Pipeline | None = None
         self.url: Final = url.rstrip("/")
         self._token = token
         self._tls = tls_context(ca_file)
@@ -72,6 +74,7 @@ class ServiceConnection:
 
     def close(self) -> None:
         """Closes idle connections. Others are opened when they are needed."""
+        self._end_pipeline()
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
@@ -100,9 +103,7 @@ class ServiceConnection:
         when the certificate is not trusted; or the error of a refusal that no retry can change.
         """
         token = self._token() if callable(self._token) else self._token
-        headers = {"User-Agent": f"chronoverse/{__version__}", **headers}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+        headers = _with_token(headers, token)
         arguments = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
         url = f"{self.url}{path}?{arguments}" if arguments else f"{self.url}{path}"
         try:
@@ -130,6 +131,40 @@ class ServiceConnection:
                 response.close()
                 connection.close()
 
+    def post_ahead(self, path: str, headers: Mapping[str, str], body: bytes) -> Callable[[], bytes | None]:
+        """Sends a POST behind those that are not answered yet, on a connection of their own.
+
+        The result waits for the body of the answer, and is called in the order in which they were sent. It raises the
+        errors of a refusal, and returns None when the connection was lost: then the request has to be sent again.
+        """
+        token = self._token() if callable(self._token) else self._token
+        try:
+            pipeline = self._pipeline = self._pipeline or Pipeline(self.url, self._tls, self._connect_seconds)
+            pipeline.sock.settimeout(self._read_seconds)
+            number = pipeline.send(path, _with_token(headers, token), body)
+        except CONNECTION_ERRORS:
+            self._end_pipeline()
+            return lambda: None
+
+        def receive() -> bytes | None:
+            try:
+                response, answer = pipeline.receive(number)
+            except CONNECTION_ERRORS:
+                self._end_pipeline()
+                return None
+            if response.status != 200 or response.will_close:
+                self._end_pipeline()
+            if response.status != 200:
+                raise _refusal(response, answer)
+            return answer
+
+        return receive
+
+    def _end_pipeline(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[HTTPConnection, HTTPResponse]:
@@ -150,6 +185,67 @@ class ServiceConnection:
                 if method == "DELETE" or not was_idle:
                     raise
                 self.close()  # the others are as old
+
+
+class Pipeline:
+    """One connection, on which requests are sent before the last is answered. Answers come in the same order.
+
+    https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2 http.client cannot do this.
+    """
+
+    def __init__(self, url: str, tls: SSLContext | None, connect_seconds: float) -> None:
+        self._host, self._base = urlsplit(url).netloc.rpartition("@")[2], urlsplit(url).path
+        self._connection = make_connection(url, tls, connect_seconds)
+        self._connection.connect()
+        self.sock: socket.socket = self._connection.sock
+        self._answers = _Answers(self.sock)
+        self._sent = self._received = 0
+
+    def send(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Sends a POST. Returns what :meth:`receive` takes."""
+        head = {"Host": self._host, **headers, "Content-Length": len(body)}
+        lines = [f"POST {self._base}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
+        self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        self._sent += 1
+        return self._sent
+
+    def receive(self, number: int) -> tuple[HTTPResponse, bytes]:
+        """The next answer, which must be that to request ``number``. Raises :data:`CONNECTION_ERRORS`."""
+        if number != self._received + 1 or self._answers.file.closed:
+            raise HTTPException("the connection was closed, or nobody has taken the answers before this one")
+        response = HTTPResponse(self._answers, method="POST")  # type: ignore[arg-type]
+        response.begin()
+        # More than this is no answer of the service.
+        answer = response.read(65_536)
+        if not response.isclosed():
+            raise HTTPException("the answer is too long")
+        self._received = number
+        return response, answer
+
+    def close(self) -> None:
+        self._answers.file.close()
+        self._connection.close()
+
+
+class _Answers:
+    """What :class:`HTTPResponse` takes for a socket. Its file remains open, for the next answer is in it, too."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.file = sock.makefile("rb")
+
+    def makefile(self, mode: str) -> "_Answers":
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def close(self) -> None:
+        """An answer is read. Nothing is closed."""
+
+
+def _with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]:
+    found = {"User-Agent": f"chronoverse/{__version__}", **headers}
+    return found if token is None else {**found, "Authorization": f"Bearer {token}"}
 
 
 def make_connection(url: str, tls: SSLContext | None, seconds: float) -> HTTPConnection:

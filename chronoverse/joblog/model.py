@@ -5,10 +5,12 @@ in pages and in links. An *offset* is a number after which reading starts.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -173,6 +175,36 @@ class LineRun(NamedTuple):
     stream: str
     partial: bool
     messages: list[bytes]
+
+
+def runs_of(lines: Iterable[Line]) -> list[LineRun]:
+    """Consecutive ``lines`` as runs."""
+    return [
+        LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
+        for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
+    ]
+
+
+def split_runs(runs: Iterable[LineRun], most: int) -> Iterator[list[LineRun]]:
+    """The ``runs`` in parts of up to ``most`` lines."""
+    part: list[LineRun] = []
+    room = most
+    for timestamp, stream, partial, messages in runs:
+        start = 0
+        while start < len(messages):
+            taken = messages[start : start + room]
+            part.append(LineRun(timestamp, stream, partial, taken))
+            start, room = start + len(taken), room - len(taken)
+            if not room:
+                yield part
+                part, room = [], most
+    if part:
+        yield part
+
+
+def count_lines(runs: Iterable[LineRun]) -> int:
+    """How many lines the ``runs`` have."""
+    return sum(len(run.messages) for run in runs)
 
 
 def lines_of(runs: Iterable[LineRun], first: int) -> list[Line]:

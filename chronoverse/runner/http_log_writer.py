@@ -3,15 +3,18 @@
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import orjson
 
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong
 from chronoverse.errors import (
     BadRequest,
+    EarlierService,
     JobNotFound,
     LabelSet,
     NotDurable,
@@ -23,11 +26,21 @@ from chronoverse.errors import (
     Unreachable,
 )
 from chronoverse.joblog.labels import Labels
-from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, lines_of
+from chronoverse.joblog.model import (
+    Attempt,
+    JobRef,
+    Line,
+    LineRun,
+    Status,
+    count_lines,
+    lines_of,
+    runs_of,
+    split_runs,
+)
 
 #: Seconds that the service may be silent before or within an answer. It waits less long for its store.
 READ_SECONDS: Final = 10.0
-#: Bodies of that many bytes and more are compressed. Shorter ones fit into one packet anyway.
+#: Bodies of that many bytes and more are compressed, except for this machine. Shorter ones fit into one packet anyway.
 GZIP_BYTES: Final = 1_400
 
 
@@ -60,6 +73,9 @@ class HttpLogWriter:
     :class:`Unreachable` when the certificate is not trusted and was not before.
     """
 
+    #: How many appends may be sent before the first is answered: a link of 50 ms then takes 200,000 lines a second.
+    appends_ahead = 4
+
     def __init__(
         self,
         url: str,
@@ -74,6 +90,10 @@ class HttpLogWriter:
         #: The job whose end the service has answered last, and the number after its terminal entry.
         self._last_end: tuple[JobRef | None, int] = None, 0
         self._durable = durable
+        self._takes_runs = True
+        host = urlsplit(url).hostname or ""
+        #: Whether the service is on this machine. Then compressing takes longer than sending.
+        self._is_near = host in ("localhost", "::1") or host.startswith("127.")
         self._service = ServiceConnection(
             url, self._next_token, ca_file=ca_file, connect_seconds=2.0, read_seconds=read_seconds
         )
@@ -95,18 +115,73 @@ class HttpLogWriter:
             ) from error
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
 
+    @property
+    def batch_lines(self) -> int:
+        """How many lines an append has at most."""
+        return 5_000 if self._takes_runs else 500
+
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Appends ``lines``, all or none. Only if they are too long for the service, they are sent in halves."""
-        try:
-            body = _lines(attempt, lines[0].sequence_num, [_to_json(line) for line in lines])
-            return _number(self._post(attempt.job, "logs", body), "next")
-        except TooLong:
-            if len(lines) == 1:
-                raise
-        half = len(lines) // 2
+        """As :meth:`append_runs`."""
+        runs = runs_of(lines)
+        with contextlib.suppress(EarlierService):
+            return self.append_runs(attempt, lines[0].sequence_num, runs)
+        return self.append_runs(attempt, lines[0].sequence_num, runs)
+
+    def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
+        """Appends ``runs``. If they are too long for the service, they are sent in halves.
+
+        Raises :class:`EarlierService` when the next call, with the same lines, will send them in another form.
+        """
+        lines = count_lines(runs)
+        if self._fits(lines, len(runs)):
+            try:
+                return _number(self._post(attempt.job, "logs", self._append_body(attempt, first, runs)), "next")
+            except TooLong:
+                if lines == 1:
+                    raise
+            except BadRequest as error:
+                if not self._takes_runs:
+                    raise
+                self._takes_runs = False
+                raise EarlierService(
+                    f"{self._service.url} takes lines only one by one, which is slower: is it an earlier version?"
+                ) from error
+        one, other = split_runs(runs, (lines + 1) // 2)
         with contextlib.suppress(QuotaReached):  # so is the other half, and that says it
-            self.append(attempt, lines[:half])
-        return self.append(attempt, lines[half:])
+            self.append_runs(attempt, first, one)
+        return self.append_runs(attempt, first + count_lines(one), other)
+
+    def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
+        """Sends an append behind those that are not answered yet. The result returns and raises as the append does."""
+        plain = partial(self.append_runs, attempt, first, runs)
+        if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
+            return plain
+        path, headers, content = self._request(attempt.job, "logs", self._append_body(attempt, first, runs))
+        receive = self._service.post_ahead(path, headers, content)
+
+        def answer() -> int:
+            try:
+                with self._translated(attempt.job):
+                    body = receive()
+                    return plain() if body is None else _number(orjson.loads(body), "next")
+            except BadRequest:
+                return plain()
+
+        return answer
+
+    def _fits(self, lines: int, runs: int) -> bool:
+        """Whether a request may have so many. The service parses no more than 20,000 quotation marks and the like."""
+        return lines <= self.batch_lines and 3 * lines + 19 * runs < 19_900
+
+    def _append_body(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:
+        if not self._takes_runs:
+            return _lines(attempt, first, [_to_json(line) for line in lines_of(runs, first)])
+        return {
+            "token": attempt.token,
+            "attempt": attempt.attempt,
+            "first": first,
+            "runs": [_run_to_json(run) for run in runs],
+        }
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
         """Records in the log that lines ``first`` to ``last`` are lost. Returns the next number."""
@@ -118,9 +193,6 @@ class HttpLogWriter:
         body = {"first": lines[0].sequence_num, "lines": [line_digest(line) for line in lines]}
         answer = self._post(job, "logs/compare", body)
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
-
-    def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        return self.append(attempt, lines_of(runs, first))
 
     def job_warnings(self, job: JobRef) -> list[str]:
         """No warnings: the service watches its store itself."""
@@ -183,20 +255,30 @@ class HttpLogWriter:
         self._had_token = token is not None
         return token
 
-    def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
-        """Sends one request. Returns the answer's JSON, or None if it has no body."""
-        path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}/{route}"
+    def _request(self, job: JobRef, route: str, body: Mapping[str, Any]) -> tuple[str, dict[str, str], bytes]:
+        """The path, the headers and the content of a POST."""
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         content = orjson.dumps(body)
-        if len(content) >= GZIP_BYTES:
+        if len(content) >= GZIP_BYTES and not self._is_near:
             headers["Content-Encoding"] = "gzip"
             # zlib's fastest level. Log lines shrink to a fifth, at 100 MB/s.
             content = zlib.compress(content, 1, wbits=zlib.MAX_WBITS | 16)
-        try:
+        return f"/workflows/{job.workflow_id}/jobs/{job.job_id}/{route}", headers, content
+
+    def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
+        """Sends one request. Returns the answer's JSON, or None if it has no body."""
+        path, headers, content = self._request(job, route, body)
+        with self._translated(job):
             # Bytes of an answer that are read. The service's answers have a few hundred.
             answer = self._service.request("POST", path, {}, headers, content, 65_536)[0]
             self._was_answered = True
             return orjson.loads(answer) if answer else None
+
+    @contextlib.contextmanager
+    def _translated(self, job: JobRef) -> Iterator[None]:
+        """Raises our errors of a runner instead of those of a request."""
+        try:
+            yield
         except Unreachable as error:
             if isinstance(error, RequestFailed) and error.answered == 429:
                 raise TooFast(str(error), error.min_delay) from error
@@ -221,6 +303,12 @@ class HttpLogWriter:
 def _to_json(line: Line) -> dict[str, Any]:
     spelled: dict[str, Any] = {"timestamp": line.timestamp, "message": line.message, "stream": line.stream}
     return {**spelled, "partial": True} if line.partial else spelled
+
+
+def _run_to_json(run: LineRun) -> dict[str, Any]:
+    texts = b"\n".join(run.messages).decode().split("\n")
+    spelled: dict[str, Any] = {"timestamp": run.timestamp, "stream": run.stream, "messages": texts}
+    return {**spelled, "partial": [*range(len(texts))]} if run.partial else spelled
 
 
 def _lines(attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -18,6 +19,7 @@ from chronoverse.errors import (
     ChronoverseError,
     Closed,
     Deleted,
+    EarlierService,
     Fenced,
     ForeignLines,
     Held,
@@ -32,7 +34,7 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
-from chronoverse.runner.spool.spool import BATCH_LINES, Spool
+from chronoverse.runner.spool.spool import Spool
 
 if TYPE_CHECKING:
     from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -104,6 +106,8 @@ class Publisher:
         #: The index after the last line that was ever sent. The log cannot have later lines of ours.
         self._sent_end = spool.end if self._attempt else 0
         self._sent_at = 0.0
+        #: The appends that are not answered: the index after the last line of each, and what waits for its answer.
+        self._unanswered: deque[tuple[int, Callable[[], int]]] = deque()
         #: What to ask for safe lines; None when lines are safe once they are acknowledged.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
@@ -190,8 +194,11 @@ class Publisher:
         """
         try:
             self._step(store)
+            return
         except NotALog:
             raise
+        except EarlierService as error:
+            self.say(f"{error}; the job continues")
         except TooFast as error:
             self._last_error = error
             seconds = max(error.seconds, SHORT_PAUSE_SECONDS)
@@ -212,6 +219,7 @@ class Publisher:
             if gap.expected - self._base > max(self._sent_end, self.spool.acked):
                 raise ForeignLines("another writer is appending to this job's log") from gap
             self.spool.acknowledge(gap.expected - self._base)
+        self._unanswered.clear()
 
     def _step(self, store: LogWriter) -> None:
         attempt = self._attempt
@@ -219,6 +227,8 @@ class Publisher:
             self._open(store)
         elif self._end_written:
             self.ended = self._are_safe(attempt, self._base + self.spool.end + 1)
+        elif self._unanswered:
+            self._append(store, attempt)
         elif time.monotonic() >= self._renew_at:
             store.renew(attempt)
             self._schedule_renewal()
@@ -226,34 +236,42 @@ class Publisher:
             self._stop.wait(pause)
         elif self.spool.wait_for_lines(1, self._renew_at - time.monotonic()):
             # Seconds for which lines are collected. A line that comes after a longer silence is sent at once.
-            self.spool.wait_for_lines(BATCH_LINES, self._sent_at + 0.05 - time.monotonic())
+            self.spool.wait_for_lines(store.batch_lines, self._sent_at + 0.05 - time.monotonic())
             self._sent_at = time.monotonic()
             self._append(store, attempt)
         elif self._result is not None:
             self._finish(store, attempt, self._result)
 
     def _append(self, store: LogWriter, attempt: Attempt) -> None:
-        """Appends the next lines that wait. Raises :class:`ForeignLines` when somebody else writes to the log.
+        """Sends the next lines, and waits for the oldest answer. What fills an append is sent before that.
 
-        If neither the store nor the spool has the next line, tells the store, which names it in the log.
+        Raises :class:`ForeignLines` when somebody else writes to the log. If neither the store nor the spool has the
+        next line, tells the store, which names it in the log.
         """
-        start = self.spool.acked
-        batch = self.spool.take(start)
-        if batch is None:
+        while len(self._unanswered) < store.appends_ahead:
+            start = self._unanswered[-1][0] if self._unanswered else self.spool.acked
+            if self._unanswered and self.spool.end - start < store.batch_lines:
+                break
+            batch = self.spool.take(start, store.batch_lines)
+            if batch is None or (batch.start > start and self._unanswered):
+                break
+            if batch.start > start:
+                self._name_lost(store, attempt, start, batch.start)
+                return
+            self._sent_end = max(self._sent_end, batch.end)
+            self._unanswered.append((batch.end, store.append_ahead(attempt, self._base + start, batch.runs)))
+        if not self._unanswered:
             return
-        if batch.start > start:
-            self._name_lost(store, attempt, start, batch.start)
-            return
-        self._sent_end = max(self._sent_end, batch.end)
+        end, receive = self._unanswered.popleft()
         try:
-            index = store.append_runs(attempt, self._base + start, batch.runs) - self._base
+            index = receive() - self._base
         except QuotaReached as quota:
             index = quota.expected - self._base
             if not self._has_said_quota:
                 self._has_said_quota = True
                 self.say(f"{quota}; the job continues")
         # The store may have more lines than this append had: those of a later append whose answer was lost.
-        if not batch.end <= index <= self._sent_end:
+        if not end <= index <= self._sent_end:
             raise ForeignLines("another writer is appending to this job's log")
         self.spool.acknowledge(index)
         self._on_success()

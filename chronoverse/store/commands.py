@@ -38,7 +38,9 @@ class Commands:
         """The reply to one command."""
         return self.work(workflow_id, lambda client: client.execute_command(*command), pool)
 
-    def pipeline(self, workflow_id: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def pipeline(
+        self, workflow_id: str, commands: Sequence[tuple[Any, ...]], pool: PoolKind | None = None
+    ) -> list[Any]:
         """The replies to ``commands``, sent in one round trip. The driver's error about one stands as its reply."""
         if not commands:
             return []
@@ -49,7 +51,7 @@ class Commands:
                 pipeline.execute_command(*command)
             return pipeline.execute(raise_on_error=False)
 
-        return self.work(workflow_id, send)
+        return self.work(workflow_id, send, pool)
 
     def script(self, name: str, workflow_id: str, keys: Sequence[str], *args: Any, pool: PoolKind | None = None) -> Any:
         """The reply of a script."""
@@ -61,16 +63,18 @@ class Commands:
         keys = [self.keys.of(job, kind) for kind in kinds]
         return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
 
-    def scripts(self, name: str, calls: Sequence[tuple[str, Sequence[str], Sequence[Any]]]) -> list[Any]:
+    def scripts(
+        self, name: str, calls: Sequence[tuple[str, Sequence[str], Sequence[Any]]], pool: PoolKind | None = None
+    ) -> list[Any]:
         """The replies of a script to ``calls`` on one server: workflow id, keys, arguments. Errors stand among them."""
         sha = self.script_named(name).sha
         commands = [("EVALSHA", sha, len(keys), *keys, *args) for _, keys, args in calls]
-        answers = self.pipeline(calls[0][0], commands) if calls else []
+        answers = self.pipeline(calls[0][0], commands, pool) if calls else []
         for at, (workflow_id, keys, args) in enumerate(calls):
             # The server does not have the script yet, or another server has the workflow now.
             if isinstance(answers[at], NoScriptError | MovedError | AskError):
                 try:
-                    answers[at] = self.script(name, workflow_id, keys, *args)
+                    answers[at] = self.script(name, workflow_id, keys, *args, pool=pool)
                 except StoreError as error:
                     answers[at] = error
             elif isinstance(answers[at], redis.RedisError):

@@ -5,16 +5,16 @@ import copy
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
 import redis
 
-from chronoverse.errors import NotALog, StoreError
+from chronoverse.errors import NotALog, QuotaReached, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.labels import Labels
-from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, iso_timestamp
+from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, count_lines, iso_timestamp, runs_of
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.audit import AuditTrail
@@ -49,6 +49,10 @@ class Store:
     Every method may raise :class:`StoreUnavailable`, :class:`StoreRefused`, :class:`NotALog`, or another
     :class:`StoreError` for an unexpected answer.
     """
+
+    #: What a runner sends: lines of one append, and appends before the first is answered.
+    batch_lines = 500
+    appends_ahead = 1
 
     def __init__(
         self,
@@ -233,25 +237,48 @@ class Store:
         Raises :class:`SequenceGap`, :class:`QuotaReached` (the log has all numbers of the batch, and not all lines),
         :class:`Fenced`, :class:`Closed`, :class:`Deleted`, :class:`CorruptLog`.
         """
-        runs = [
-            LineRun(timestamp, stream, partial, [line.message.encode() for line in alike])
-            for (timestamp, stream, partial), alike in groupby(lines, key=itemgetter(1, 3, 4))
-        ]
-        return int(self._append(attempt, lines[0].sequence_num, runs)[0])
+        args = self._append_args(attempt, lines[0].sequence_num, runs_of(lines))
+        return int(self._ask("append", attempt.job, RUNNER_KEYS, *args)[0])
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
         """As :meth:`append`. The first line has the number ``first``. Pauses if an archiver asks for that."""
-        next_number, *slow = self._append(attempt, first, runs)
+        next_number, *slow = self._ask("append", attempt.job, RUNNER_KEYS, *self._append_args(attempt, first, runs))
         if slow:
-            size = sum(len(message) for run in runs for message in run.messages)
-            self._sleep(max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND))
+            self._sleep(_slow_seconds(runs))
         return int(next_number)
 
-    def _append(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> list[Any]:
+    def append_parts(self, attempt: Attempt, first: int, parts: Sequence[Sequence[LineRun]]) -> int:
+        """As :meth:`append_runs` for one of ``parts`` after the other, in one round trip."""
+        keys = [self._keys.of(attempt.job, kind) for kind in RUNNER_KEYS]
+        calls = []
+        for part in parts:
+            calls.append((attempt.job.workflow_id, keys, self._append_args(attempt, first, part)))
+            first += count_lines(part)
+        answers = self._commands.scripts("append", calls, PoolKind.APPENDS)
+        pause, has_quota = 0.0, False
+        for part, answer in zip(parts, answers, strict=True):
+            if isinstance(answer, StoreError):
+                raise answer
+            try:
+                first, *slow = replies.accepted(answer)
+            except QuotaReached as error:
+                first, slow, has_quota = error.expected, [], True
+            pause += _slow_seconds(part) if slow else 0
+        if pause:
+            self._sleep(pause)
+        if has_quota:
+            raise QuotaReached(first)
+        return first
+
+    def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
+        """:meth:`append_runs`, when the result is called: a store is so near that one append at a time is as fast."""
+        return partial(self.append_runs, attempt, first, runs)
+
+    def _append_args(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> list[Any]:
         args: list[Any] = [attempt.token, attempt.attempt, self._lease_ms, first]
         for run in runs:
             args += (run.timestamp, run.stream, "1" if run.partial else "", len(run.messages), *run.messages)
-        return self._ask("append", attempt.job, RUNNER_KEYS, *args)
+        return args
 
     def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
         """Appends one entry that says that lines ``first`` to ``last`` are lost. Otherwise as :meth:`append`."""
@@ -352,6 +379,12 @@ class Store:
     def close(self) -> None:
         """Closes every connection. The store can be used again."""
         self._topology.close()
+
+
+def _slow_seconds(runs: Sequence[LineRun]) -> float:
+    """How long a runner pauses after these lines, when an archiver asks for that."""
+    size = sum(len(message) for run in runs for message in run.messages)
+    return max(SLOW_SECONDS, size / SLOW_BYTES_PER_SECOND)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,7 +1,7 @@
 """The thread that asks which lines are safe."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from chronoverse.joblog.labels import Labels
@@ -15,6 +15,8 @@ from tests.support.waiting import wait_until
 
 class _ClosedStore:
     """Takes lines. It is closed during the first question: the driver then raises whatever it happens to meet."""
+
+    batch_lines, appends_ahead = 500, 1
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -31,8 +33,8 @@ class _ClosedStore:
     def durability_probe(self) -> "_ClosedStore":
         return self
 
-    def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        return first + sum(len(run.messages) for run in runs)
+    def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
+        return lambda: first + sum(len(run.messages) for run in runs)
 
     def job_warnings(self, job: JobRef) -> list[str]:
         return []

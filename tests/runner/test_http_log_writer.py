@@ -19,6 +19,7 @@ from chronoverse.errors import (
     ChronoverseError,
     Closed,
     CorruptLog,
+    EarlierService,
     Fenced,
     Forbidden,
     Held,
@@ -30,7 +31,7 @@ from chronoverse.errors import (
     TooFast,
     Unauthorized,
 )
-from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status, runs_of
 from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
 from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
@@ -295,13 +296,51 @@ def test_a_connection_that_was_closed_while_idle_is_not_an_error(
 
 
 def test_only_long_bodies_are_compressed() -> None:
-    """A body that fits into one packet is not compressed."""
+    """A body that fits into one packet is not compressed, nor one for this machine."""
     appended = answer("200 OK", b'{"next":2}')
     attempt = Attempt(SCRIPTED, token(), 1, 1)
-    with ScriptedService(appended, appended) as service, closing(HttpLogWriter(service.url)) as writer:
-        writer.append(attempt, lines(1, "short"))
-        writer.append(attempt, lines(1, "x" * GZIP_BYTES))
-    assert [asked.headers.get("content-encoding") for asked in service.requests] == [None, "gzip"]
+    with ScriptedService(appended, appended, appended) as service:
+        # Linux takes this address for its own machine, and the writer does not.
+        far = service.url.replace("127.0.0.1", "0.0.0.0")
+        with closing(HttpLogWriter(far)) as writer, closing(HttpLogWriter(service.url)) as near:
+            writer.append(attempt, lines(1, "short"))
+            writer.append(attempt, lines(1, "x" * GZIP_BYTES))
+            near.append(attempt, lines(1, "x" * GZIP_BYTES))
+    assert [asked.headers.get("content-encoding") for asked in service.requests] == [None, "gzip", None]
+
+
+def test_a_service_of_an_earlier_version_gets_each_line_as_an_object() -> None:
+    """It refuses runs. That is raised once, and the same lines are then sent in the old form, 500 at most."""
+    refused, appended = problem("400 Bad Request", "runs: Unknown field."), answer("200 OK", b'{"next":502}')
+    attempt, runs = Attempt(SCRIPTED, token(), 1, 1), runs_of(lines(1, *["x"] * 501))
+    with (
+        ScriptedService(refused, refused, appended, appended) as service,
+        closing(HttpLogWriter(service.url)) as writer,
+    ):
+        assert writer.batch_lines == 5000
+        with pytest.raises(EarlierService, match="is it an earlier version"):
+            writer.append_ahead(attempt, 1, runs)()
+        assert (writer.batch_lines, writer.append_ahead(attempt, 1, runs)()) == (500, 502)
+    sizes = [int(asked.headers["content-length"]) for asked in service.requests]
+    assert sizes[0] == sizes[1] < 3000 < 10_000 < sizes[3] < sizes[2]
+
+
+def test_appends_are_sent_before_the_last_is_answered(service: Service, job: JobRef, proxy: FaultProxy) -> None:
+    """In their order, on one connection. When it is lost, they are sent again, and no line is doubled."""
+    with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
+        attempt = writer.open(job, token())
+        ahead = [writer.append_ahead(attempt, first, runs_of(lines(first, "x", "y"))) for first in (1, 3, 5)]
+        assert [receive() for receive in ahead] == [3, 5, 7]
+        proxy.drop_reply()
+        ahead = [writer.append_ahead(attempt, first, runs_of(lines(first, "x", "y"))) for first in (7, 9)]
+        # The service may have the second, too, when the first is sent again.
+        assert [receive() for receive in ahead] in ([9, 11], [11, 11])
+        assert proxy.traffic.cut == 1
+        skipped, gap = (writer.append_ahead(attempt, first, runs_of(lines(first, "z"))) for first in (11, 15))
+        with pytest.raises(SequenceGap):
+            # Nobody has taken the answer before this one, so that it is sent again.
+            gap()
+        assert skipped() == 12
 
 
 # The runner with this writer
@@ -412,7 +451,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
     tmp_path: Path, redis_server: RedisServer, job: JobRef
 ) -> None:
     """It tries again when the service said, and not earlier. The job does not notice."""
-    count, line = 1_020, "x" * 960
+    count, line = 2_040, "x" * 960
     with serving(tmp_path / "s", redis_server.url, max_publish_rate_per_token=65_536) as service:
         writer = HttpLogWriter(service.url, service.token())
         code = f"for n in range({count}): print(f'{{n:05}}{line[5:]}')\nsys.stdout.flush(); wait()"
@@ -423,7 +462,7 @@ def test_a_runner_that_is_too_fast_waits_and_loses_nothing(
 
     assert read_lines(redis_server, job) == [f"{number:05}{line[5:]}" for number in range(count)]
     assert read_log(redis_server, job)[1] is not None
-    # These are 1 MB in three appends or more. The service takes ten seconds' worth of bytes at once, and the append
+    # These are 2 MB in two appends or more. The service takes ten seconds' worth of bytes at once, and the append
     # that makes the debt as a whole. The next one waits for some six seconds.
     assert 1 <= refused <= 6
     assert re.fullmatch("(chronoverse: delivering [0-9]+ lines, for up to [0-9]+ s; .*\n)?", run.stderr_text)

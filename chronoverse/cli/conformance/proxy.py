@@ -86,6 +86,10 @@ class Proxy(ThreadingHTTPServer):
         """The runner was killed, or has given up a request."""
 
 
+def _count_lines(content: Mapping[str, Any]) -> int:
+    return len(content.get("lines") or ()) + sum(len(run.get("messages", ())) for run in content.get("runs") or ())
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Proxy
     protocol_version = "HTTP/1.1"
@@ -95,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = b"".join(self._receive())
         route = urlsplit(self.path).path.rpartition("/")[2]
         content = self._parse(body)
-        has_lines = bool(content.get("lines"))
+        has_lines = _count_lines(content) > 0 or self.headers.get_content_type() == "text/plain"
         how = self.server.choose(route, route == "logs" and not has_lines)
         status, headers, answer = self._answer(how, body, content)
         if has_lines:
@@ -118,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             later = {"Retry-After": str(RETRY_AFTER_SECONDS)} if how == 429 else {}
             return how, {"Content-Type": kind, **later}, answer
         if how == "swallow":
-            next_number = content["first"] + len(content["lines"])
+            next_number = content["first"] + _count_lines(content)
             return 200, {"Content-Type": "application/json"}, b'{"next":%d}' % next_number
         if how == "lose request":
             return 0, {}, b""

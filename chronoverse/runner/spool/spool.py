@@ -212,8 +212,8 @@ class Spool:
         with self._changed:
             return self._changed.wait_for(lambda: self.acked > self.safe, seconds)
 
-    def take(self, index: int) -> SpoolBatch | None:
-        """The next lines from ``index`` on, at most one append; None at the end, or if the spool is abandoned.
+    def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
+        """Up to ``lines`` lines from ``index`` on, one append; None at the end, or if the spool is abandoned.
 
         Where lines were dropped, the batch begins after them, or ends before them. When all lines up to the end were
         dropped, it is empty, and begins at the end.
@@ -224,7 +224,7 @@ class Spool:
             runs: list[LineRun] = []
             start = end = index
             # An append takes no more lines when it has 1 MiB.
-            lines, size = BATCH_LINES, 1_048_576
+            size = 1_048_576
             for each in self._batches(index):
                 if not runs:
                     start = end = max(index, each.ordinal)

@@ -170,12 +170,17 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
     time_slice = TimeSlice()
     document = load_json(body, time_slice.check)
     time_slice.check()
+    return load(document, schema, "body")
+
+
+def load(document: Any, schema: Schema, where: str) -> Mapping[str, Any]:
+    """``document`` as ``schema`` loads it. Raises 400 with what is wrong in the place ``where``."""
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
         refusal = BadRequest("invalid request body")
         # webargs puts its findings there, too, so that all bad parameters are reported in the same way.
-        refusal.data = {"messages": {"body": error.messages}}  # type: ignore[attr-defined]
+        refusal.data = {"messages": {where: error.messages}}  # type: ignore[attr-defined]
         raise refusal from error
     return loaded
 
@@ -183,8 +188,9 @@ def _load(body: bytearray, schema: Schema) -> Mapping[str, Any]:
 def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit: int) -> bool:
     """Whether ``body`` has more than ``limit`` brackets, commas and quotation marks around its values."""
     found = 0
-    for part in without_strings(body, pause):
-        found += part.count(b'"') + part.count(b",") + part.count(b"[") + part.count(b"{")
+    for parts, in_string in _at_quotation_marks(body, pause):
+        outside = b"".join(parts[in_string::2])
+        found += len(parts) - 1 + outside.count(b",") + outside.count(b"[") + outside.count(b"{")
         if found > limit:
             return True
     return False
@@ -193,7 +199,17 @@ def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit:
 def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[bytes]:
     """The body in slices, with zeros in the place of what is in its strings. ``pause`` is called for each slice.
 
-    Escapes are left out as a parser reads them. Every quotation mark that is left begins or ends a string.
+    Every quotation mark that is left begins or ends a string.
+    """
+    for parts, in_string in _at_quotation_marks(body, pause):
+        parts[1 - in_string :: 2] = [bytes(len(part)) for part in parts[1 - in_string :: 2]]
+        yield b'"'.join(parts)
+
+
+def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[tuple[list[bytes], int]]:
+    """The body in slices, split at the quotation marks around strings, and whether the first part is in a string.
+
+    Escapes are left out as a parser reads them.
     """
     in_string, escape = 0, False
     for start in range(0, len(body), SLICE_BYTES):
@@ -208,6 +224,6 @@ def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Ite
             escape = data.endswith(b"\\")
             data = data.replace(rb"\"", b"\0\0")
         parts = data.split(b'"')
-        parts[1 - in_string :: 2] = [bytes(len(part)) for part in parts[1 - in_string :: 2]]
-        in_string ^= (len(parts) - 1) % 2
-        yield b'"'.join(parts)
+        count = len(parts)
+        yield parts, in_string
+        in_string ^= (count - 1) % 2

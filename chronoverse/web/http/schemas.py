@@ -63,18 +63,30 @@ class Blueprint(SmorestBlueprint):
         return document
 
     def takes_body(
-        self, reader: BodyReader, schema: Schema, refused: str = SHARE_USED, *, required: bool = True
+        self,
+        reader: BodyReader,
+        schema: Schema,
+        refused: str = SHARE_USED,
+        *,
+        required: bool = True,
+        load_text: Callable[[bytearray], Any] | None = None,
     ) -> Callable[[_View], _View]:
         """Gives the view the request's ``body``, loaded by ``schema``. Documents this, and 429.
 
-        With ``required`` false, a request without a body counts as one with an empty object.
+        With ``required`` false, a request without a body counts as one with an empty object. With ``load_text``, plain
+        text is a body, too, and is loaded by that.
         """
+
+        text = {"text/plain": {"schema": {"type": "string"}}} if load_text else {}
 
         def decorate(view: _View) -> _View:
             @wraps(view)
             def with_body(**arguments: Any) -> Any:
                 if not required and not request.content_length and "Transfer-Encoding" not in request.headers:
                     return view(body=schema.load({}), **arguments)
+                if load_text is not None and request.mimetype != "application/json":
+                    with reader.read(request, g.principal.subject, "application/json", "text/plain") as sent:
+                        return view(body=load_text(sent), **arguments)
                 with reader.read_json(request, g.principal.subject, schema) as body:
                     return view(body=body, **arguments)
 
@@ -82,7 +94,7 @@ class Blueprint(SmorestBlueprint):
                 requestBody={
                     "required": required,
                     "description": "May be sent with `Content-Encoding: gzip`.",
-                    "content": {"application/json": {"schema": schema}},
+                    "content": {"application/json": {"schema": schema}} | text,
                 }
             )(self.problem(429, refused)(with_body))
             return documented

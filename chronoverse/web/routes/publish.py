@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-from flask import Response
+from flask import Response, request
+from werkzeug.exceptions import UnsupportedMediaType
 
 from chronoverse import metrics
 from chronoverse.errors import (
@@ -21,13 +22,18 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
 )
-from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status, count_lines, iso_timestamp, split_runs
 from chronoverse.runner import readback
+from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.store import Store
 from chronoverse.web.guards.rates import bytes_of
+from chronoverse.web.http.bodies import load
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response, read_log
 from chronoverse.web.http.publish_schemas import (
+    MAX_LINES,
+    MAX_RUN_LINES,
+    TEXT_PARAMETERS,
     AttemptBody,
     AttemptSchema,
     CompareBody,
@@ -36,6 +42,8 @@ from chronoverse.web.http.publish_schemas import (
     LinesBody,
     LostBody,
     NextSchema,
+    TextForm,
+    require_few_lines,
 )
 from chronoverse.web.http.schemas import JOB_ROUTE, SHARE_USED, Blueprint
 
@@ -63,38 +71,37 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{JOB_ROUTE}/logs", methods=["POST"])
     @routes.response(200, NextSchema, description="The log has them, whoever sent them first.")
     @routes.problem(409, _APPEND_REFUSED)
-    @routes.problem(413, "More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated.")
-    @routes.problem(415, "Not JSON, or encoded with anything but gzip.")
+    @routes.problem(413, f"More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated, or {MAX_RUN_LINES} lines.")
+    @routes.problem(415, "Neither JSON nor plain text in UTF-8, or encoded with anything but gzip.")
     @routes.takes_body(
         bodies,
         LinesBody(deps.settings.max_line_bytes),
         f"The token publishes faster than it may; no lines at all always may. Or: {SHARE_USED}",
+        load_text=partial(_load_text, deps),
     )
+    @routes.doc(parameters=TEXT_PARAMETERS)
     def append(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Append lines, or renew the lease."""
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["first"])
-        if not body["lines"] and body["safe"]:
+        runs = body["runs"]
+        if not runs and body["safe"]:
             with _count_answer("confirm"):
                 return page_response(_safe_below(deps.store.durability_probe(), attempt))
-        if not body["lines"]:
+        if not runs:
             with _count_answer("renew"):
                 deps.store.renew(attempt)
             return page_response({"next": None})
         with _count_answer("append"):
             deps.publish_throttle.check(principal().subject)
-            lines = [
-                Line(number, line["timestamp"], line["message"], line["stream"], line.get("partial", False))
-                for number, line in enumerate(body["lines"], body["first"])
-            ]
-            sizes = bytes_of(line.message.encode() for line in lines)
+            sizes = bytes_of(message for run in runs for message in run.messages)
             spend = partial(deps.publish_throttle.take, principal().subject, sizes)
             try:
-                next_number = deps.store.append(attempt, lines)
+                next_number = deps.store.append_parts(attempt, attempt.next, [*split_runs(runs, MAX_LINES)])
             except QuotaReached:
                 spend()
                 raise
         spend()
-        metrics.LINES_APPENDED.inc(len(body["lines"]))
+        metrics.LINES_APPENDED.inc(count_lines(runs))
         return page_response({"next": next_number})
 
     @routes.route(f"{JOB_ROUTE}/logs/lost", methods=["POST"])
@@ -139,6 +146,20 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return Response(status=204)
 
     return routes
+
+
+def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
+    """What :class:`LinesBody` loads, from a request with plain text."""
+    if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "us-ascii"):
+        raise UnsupportedMediaType("the text must be UTF-8")
+    names = ("Chronoverse-Attempt", "Chronoverse-Token")
+    headers = {name: request.headers[name] for name in names if name in request.headers}
+    form = load({**request.args, **headers}, TextForm(), "query")
+    splitter = LineSplitter(form["stream"], deps.settings.max_line_bytes)
+    batches = splitter.feed(bytes(body), iso_timestamp(deps.wall_clock())) + splitter.close()
+    require_few_lines(sum(batch.lines for batch in batches))
+    runs = [LineRun(each.timestamp, each.stream, each.partial, each.messages()) for each in batches]
+    return {**form, "runs": runs, "safe": False}
 
 
 def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""Publishing runs of lines, and plain text."""
+
+import gzip
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.test_publish import MAX_LINE, Runner, messages, refusal
+
+LATER = "2026-03-03T10:00:06.000Z"
+
+
+@pytest.fixture
+def opened(client: httpx.Client, job: Foreign) -> Runner:
+    """A runner that has opened its job."""
+    runner = Runner(client, job)
+    assert runner.open().status_code == 200
+    return runner
+
+
+def run(*texts: Any, **more: Any) -> dict[str, Any]:
+    return {"timestamp": TIMESTAMP, "stream": "stdout", "messages": list(texts), **more}
+
+
+def publish(runner: Runner, first: int, *runs: Any, **more: Any) -> httpx.Response:
+    body = {"token": runner.token, "attempt": runner.attempt, "first": first, "runs": list(runs), **more}
+    return runner.post("logs", body)
+
+
+def text(runner: Runner, client: httpx.Client, job: Foreign, body: bytes, **more: Any) -> httpx.Response:
+    """As ``curl --data-binary``. ``more`` are parameters and headers in place of the usual ones, None for none."""
+    usual = {"first": 1, "stream": "stderr", "Content-Type": "text/plain; charset=utf-8"}
+    usual |= {"Chronoverse-Attempt": runner.attempt, "Chronoverse-Token": runner.token}
+    sent = {name: str(value) for name, value in {**usual, **more}.items() if value is not None}
+    query = {name: sent.pop(name) for name in list(sent) if name.islower()}
+    return client.post(f"{job.path}/logs", content=body, params=query, headers=sent)
+
+
+def test_runs_are_lines_of_one_time_and_stream(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """Numbers go on through all runs, and lines that the log has are skipped."""
+    runs = [run("one", "", "thr"), run("€", "five", timestamp=LATER, stream="stderr"), run()]
+    runs[0]["partial"] = [2]
+    for _ in range(2):
+        assert publish(opened, 1, *runs).json() == {"next": 6}
+
+    logs = client.get(f"{job.path}/logs").json()["logs"]
+    assert [(line["sequence_num"], line["message"], line["stream"], line["timestamp"]) for line in logs] == [
+        (1, "one", "stdout", TIMESTAMP),
+        (2, "", "stdout", TIMESTAMP),
+        (3, "thr", "stdout", TIMESTAMP),
+        (4, "€", "stderr", LATER),
+        (5, "five", "stderr", LATER),
+    ]
+    assert [line.get("partial") for line in logs] == [None, None, True, None, None]
+    assert publish(opened, 9, run("nine")).json()["expected"] == 6
+
+
+def test_no_runs_renew_the_lease(opened: Runner) -> None:
+    """As no lines do."""
+    assert publish(opened, 1).json() == {"next": None}
+    assert publish(opened, 1, run()).json() == {"next": None}
+
+
+def test_a_batch_has_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """It is several appends, in the right order. One line more is refused."""
+    assert publish(opened, 1, *[run(*[str(number)] * 2500) for number in range(2)]).json() == {"next": 5001}
+    found = [
+        line
+        for first in range(0, 5000, 1000)
+        for line in client.get(f"{job.path}/logs", params={"limit": 1000, "offset": first}).json()["logs"]
+    ]
+    assert [line["message"] for line in found] == ["0"] * 2500 + ["1"] * 2500
+
+    refused = publish(opened, 5001, run(*["x"] * 5001))
+    assert (refused.status_code, "5000 lines" in refused.json()["detail"]) == (413, True)
+    assert publish(opened, 5001, run("the next")).json() == {"next": 5002}
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ("text", "list of runs"),
+        ([5], "0: must be an object of messages, partial, stream, timestamp"),
+        ([run("a"), run("a", number=1)], "1: must be an object"),
+        ([run("a", timestamp="now")], "timestamp must be like"),
+        ([run("a", stream="other")], "stream must be stdout or stderr"),
+        ([run("a", messages="text")], "messages must be a list"),
+        ([run("a", messages={"a": 1})], "messages must be a list"),
+        ([run("a", messages=None)], "messages must be a list"),
+        ([run("a", 5)], "messages must be a list of texts"),
+        ([run("a", "b\nc")], "without a newline"),
+        ([run("a", "b" * (MAX_LINE + 1))], f"messages.1: message must have at most {MAX_LINE} bytes"),
+        ([run("a", partial=[1])], "partial must be"),
+        ([run("a", "b", partial=[1, 0])], "partial must be"),
+        ([run("a", partial=[0, 0])], "partial must be"),
+        ([run("a", partial=[False])], "partial must be"),
+        ([run("a", partial=True)], "partial must be"),
+    ],
+)
+def test_bad_runs_are_refused(client: httpx.Client, job: Foreign, opened: Runner, runs: Any, says: str) -> None:
+    """With 400 and what is wrong, and nothing is stored."""
+    body = {"token": opened.token, "attempt": 1, "first": 1, "runs": runs}
+    refused = opened.post("logs", body)
+
+    assert (refused.status_code, says in refused.json()["detail"]) == (400, True), refused.text
+    assert messages(client, job) == []
+
+
+def test_a_request_has_lines_or_runs(opened: Runner) -> None:
+    """Not both, and not neither."""
+    both = publish(opened, 1, run("a"), lines=[])
+    neither = opened.post("logs", {"token": opened.token, "attempt": 1, "first": 1})
+
+    for refused in (both, neither):
+        assert refused.status_code == 400
+        assert refusal(refused)["errors"] == [{"parameter": "lines", "detail": "either lines or runs are required"}]
+
+
+def test_a_message_may_have_replacements_for_each_byte(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """A runner cuts lines by their original bytes."""
+    assert publish(opened, 1, run("\ufffd" * MAX_LINE, "x" * MAX_LINE)).json() == {"next": 3}
+
+
+def test_plain_text_is_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """The last may have no newline. A long one is cut into pieces. What is not UTF-8 is replaced."""
+    assert text(opened, client, job, b"one\n\n" + b"x" * (MAX_LINE + 1) + b"\ncaf\xe9").json() == {"next": 6}
+    packed = gzip.compress(b"six\n")
+    assert text(opened, client, job, packed, first=6, stream=None, **{"Content-Encoding": "gzip"}).json() == {"next": 7}
+
+    logs = client.get(f"{job.path}/logs").json()["logs"]
+    assert [line["message"] for line in logs] == ["one", "", "x" * MAX_LINE, "x", "caf\ufffd", "six"]
+    assert [line.get("partial") for line in logs] == [None, None, True, None, None, None]
+    assert [line["stream"] for line in logs] == ["stderr"] * 5 + ["stdout"]
+    assert text(opened, client, job, b"", first=7).json() == {"next": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "says"),
+    [
+        ({"first": None}, 400, "first: Missing data"),
+        ({"first": "x"}, 400, "first: must be an integer"),
+        ({"first": 0}, 400, "first: "),
+        ({"stream": "both"}, 400, "stream: "),
+        ({"lines": 5}, 400, "lines: Unknown field"),
+        ({"Chronoverse-Attempt": None}, 400, "Chronoverse-Attempt: Missing data"),
+        ({"Chronoverse-Token": "short"}, 400, "Chronoverse-Token: "),
+        ({"Chronoverse-Attempt": 2}, 409, "lease"),
+        ({"first": 5}, 409, "the log's next line is 1"),
+        ({"Content-Type": "text/plain; charset=latin-1"}, 415, "UTF-8"),
+        ({"Content-Type": "text/html"}, 415, "application/json or text/plain"),
+    ],
+)
+def test_bad_text_requests_are_refused(
+    client: httpx.Client, job: Foreign, opened: Runner, more: dict[str, Any], status: int, says: str
+) -> None:
+    refused = text(opened, client, job, b"a\n", **more)
+
+    assert (refused.status_code, says in refused.json()["detail"]) == (status, True), refused.text
+    assert messages(client, job) == []
+
+
+def test_a_text_has_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+    """More are refused as a whole."""
+    assert text(opened, client, job, b"x\n" * 5001).status_code == 413
+    assert text(opened, client, job, b"x\n" * 5000).json() == {"next": 5001}
