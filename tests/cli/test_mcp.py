@@ -451,6 +451,9 @@ def test_labels_choose_jobs_and_take_a_part_of_an_answer(mcp: McpProgram) -> Non
     """Of a job with very long ones, in the shortest answer, too. What is invisible in them is shown."""
     (found,) = mcp.call("list_jobs", workflow_id="wf_labels", label=["branch=main", "note=zero\u200bwidth"])["jobs"]
     assert (found["id"], found["labels"]) == ("small", {"branch": "main", "note": "zero<U+200B>width"})
+    for answer in (mcp.call("list_jobs", workflow_id="wf_labels"), mcp.call("list_workflows")):
+        assert "labels" in answer["notice"]
+        assert "untrusted data" in answer["notice"]
     assert mcp.call("search", workflow_id="wf_labels", q="ready", label=["branch=next"])["jobs"] == []
     large = {"workflow_id": "wf_labels", "job_id": "large", "max_bytes": LEAST}
     summary = mcp.call("summary", **large, against_label=["branch=main"])

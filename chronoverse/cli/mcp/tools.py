@@ -471,7 +471,7 @@ class Tools:
         while True:
             found = self._look(key, route, *ids, limit=limit, **query)
             items = [show({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]
-            json = orjson.dumps({**head, key: items, "cursor": found["cursor"]})
+            json = orjson.dumps({"notice": NOTICE, **head, key: items, "cursor": found["cursor"]})
             if len(json) <= max_bytes:
                 return json
             if len(items) == 1:
