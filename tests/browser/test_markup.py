@@ -88,4 +88,8 @@ def test_links_with_a_text_keep_their_target(open_tab: OpenTab, job: Job) -> Non
             (a) => [a.getAttribute("href"), a.textContent, a.getAttributeNames()])"""
     )
     assert [link[:2] for link in links] == [[each, text] for each in good for text in ("see ", "this")]
+    # The text may show another host.
+    shown = "() => Array.from(document.querySelectorAll('.m a'), (a) => getComputedStyle(a, '::after').content)"
+    assert tab.page.evaluate(shown) == ["none", '" (example.org)"'] * 2
+    assert tab.page.locator(".m a[data-host='example.org']").count() == 2
     assert all(set(names) <= ALLOWED["A"] for _, _, names in links)

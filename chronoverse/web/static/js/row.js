@@ -122,7 +122,7 @@ export class RowMaker {
 const NO_COLOURS = { ink: null, ground: null, inverse: false };
 
 /** A segment of a message as an element, or as a text node if it has no style. */
-export function segmentElement({ text, style, code, link, mark }) {
+export function segmentElement({ text, style, code, link, host, mark }) {
   const classes = [];
   // A match has the colours of a mark, and not its own.
   const { ink, ground, inverse } = mark ? NO_COLOURS : style;
@@ -145,5 +145,6 @@ export function segmentElement({ text, style, code, link, mark }) {
   if (classes.length) element.className = classes.join(" ");
   const anchor = link && mark ? make("a", "", element) : link ? element : null;
   if (anchor) Object.assign(anchor, { href: link, target: "_blank", rel: "noopener noreferrer nofollow", tabIndex: -1 });
+  if (host) anchor.dataset.host = host;
   return anchor ?? element;
 }

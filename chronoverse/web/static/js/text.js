@@ -128,13 +128,13 @@ function balanced(address) {
 }
 
 /**
- * A message cut where its style changes: `{text, style, code?, link?, mark}`.
+ * A message cut where its style changes: `{text, style, code?, link?, host?, mark}`.
  * `marks` are spans [start, end) in UTF-16 units, in order.
  */
 export function segments(message, marks) {
   const found = [];
-  for (const run of runs(message)) {
-    const { text, start, style, code, target } = run;
+  const parts = runs(message);
+  for (const [part, { text, start, style, code, target }] of parts.entries()) {
     if (code !== undefined) {
       found.push({ text, style, code, mark: marks.some(([from, to]) => from <= start && start < to) });
       continue;
@@ -152,6 +152,8 @@ export function segments(message, marks) {
       const link = linked.find(([first, last]) => first <= from && from < last)?.[2];
       found.push({ text: text.slice(from, to), style, link, mark });
     }
+    // The text of such a link may show another host than the one that it leads to.
+    if (target && parts[part + 1]?.target !== target) found.at(-1).host = new URL(target).host;
   }
   return found;
 }
