@@ -258,7 +258,7 @@ DEFECTS: Final = (
     Defect("runner: lease not renewed", "runner/publisher.py", "            store.renew(attempt)\n", "", "runner"),
     Defect(
         "splitter: a long line loses a byte",
-        "runner/capture/line_splitter.py",
+        "joblog/line_splitter.py",
         "position = newline + 1",
         "position = newline + 2",
         "runner",

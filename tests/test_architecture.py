@@ -165,6 +165,15 @@ def prints_on_import(modules: dict[str, Module]) -> Iterator[str]:
             waiting += ast.iter_child_nodes(node)
 
 
+def both_sides_of_the_wire(modules: dict[str, Module]) -> Iterator[str]:
+    """Imports of the service that are for its clients. What both need is in a package above both."""
+    for module in modules.values():
+        for imported in module.imports() if module.name.startswith("web.") else ():
+            name = target(imported, modules)
+            if name is not None and name.partition(".")[0] in ("client", "runner", "integrations"):
+                yield f"{module.name} imports {name}"
+
+
 def modules_without_a_line(modules: dict[str, Module]) -> Iterator[str]:
     """Modules that the docstring of their package does not name."""
     for name in modules:
@@ -183,6 +192,7 @@ RULES: Final[tuple[Rule, ...]] = (
     environment_reads,
     monkey_patches,
     prints_on_import,
+    both_sides_of_the_wire,
     modules_without_a_line,
 )
 
@@ -200,7 +210,14 @@ def test_the_package_follows_the_rule(package: dict[str, Module], rule: Rule) ->
 
 
 #: The files of a small package that breaks no rule.
-VALID_FILES: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/viewer.py", "web/__init__.py")
+VALID_FILES: Final = (
+    "__init__.py",
+    "errors.py",
+    "joblog/__init__.py",
+    "live/viewer.py",
+    "runner/__init__.py",
+    "web/__init__.py",
+)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +242,7 @@ VALID_FILES: Final = ("__init__.py", "errors.py", "joblog/__init__.py", "live/vi
         (environment_reads, "store.py", "from os import getenv as g", "store uses os.getenv"),
         (monkey_patches, "web/x.py", "from gevent import monkey\nmonkey.patch_all()", "web.x calls patch_all"),
         (prints_on_import, "sse.py", "if True:\n    print()", "sse prints when it is imported"),
+        (both_sides_of_the_wire, "web/x.py", "import chronoverse.runner", "web.x imports runner"),
         (modules_without_a_line, "joblog/sse.py", "", "joblog.sse is not in the docstring of its package"),
     ],
 )

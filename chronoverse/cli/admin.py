@@ -20,8 +20,8 @@ import click
 from chronoverse import errors
 from chronoverse.cli import common
 from chronoverse.client.client import read_items
-from chronoverse.client.terminal import plain_text
 from chronoverse.embedded.supervised_process import wait_for_owner_end
+from chronoverse.joblog.terminal import plain_text
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
 

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import click
 
 from chronoverse import errors
-from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.labels import MAX_LABELS, parse_choice, parse_label
 from chronoverse.joblog.model import IDENTIFIER, STREAMS, Status, iso_timestamp, read_time
+from chronoverse.joblog.terminal import plain_text
 from chronoverse.settings import Settings, unknown_names
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url

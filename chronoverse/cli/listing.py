@@ -10,8 +10,8 @@ import click
 
 from chronoverse.cli import common
 from chronoverse.client.client import read_items, reading
-from chronoverse.client.terminal import plain_text
 from chronoverse.joblog.model import read_time, seconds_of
+from chronoverse.joblog.terminal import plain_text
 from chronoverse.settings import no_color
 
 

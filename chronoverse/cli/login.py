@@ -4,7 +4,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli import common
-from chronoverse.client.terminal import plain_text
+from chronoverse.joblog.terminal import plain_text
 from chronoverse.settings import Settings, parse
 
 

@@ -12,9 +12,9 @@ import click
 from chronoverse.cli import common
 from chronoverse.client.client import PAGE_LINES, Client, read_items
 from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps
-from chronoverse.client.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 from chronoverse.errors import JobNotFound
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, Status, parse_number
+from chronoverse.joblog.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 
 _SEARCH: Final = "/workflows/{}/jobs/{}/logs/search"
 

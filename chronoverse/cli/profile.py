@@ -9,7 +9,7 @@ import click
 from chronoverse.cli import common
 from chronoverse.cli.summary import numbered
 from chronoverse.client.client import reading
-from chronoverse.client.terminal import counted, plain_text
+from chronoverse.joblog.terminal import counted, plain_text
 
 
 @click.command()

@@ -10,9 +10,9 @@ import click
 
 from chronoverse.cli import common
 from chronoverse.client.client import read_items
-from chronoverse.client.terminal import counted
 from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.joblog.model import JobRef, parse_number
+from chronoverse.joblog.terminal import counted
 
 if TYPE_CHECKING:
     from chronoverse.client.client import Client

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chronoverse.cli import common
-from chronoverse.client.terminal import counted
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import JobRef
+from chronoverse.joblog.terminal import counted
 from chronoverse.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from chronoverse.cli import common
-from chronoverse.client.terminal import LineRenderer, plain_text
 from chronoverse.joblog.model import Line
+from chronoverse.joblog.terminal import LineRenderer, plain_text
 
 
 @click.command()

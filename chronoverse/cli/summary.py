@@ -8,7 +8,7 @@ import click
 
 from chronoverse.cli import common
 from chronoverse.client.client import reading
-from chronoverse.client.terminal import counted, plain_text, sanitize
+from chronoverse.joblog.terminal import counted, plain_text, sanitize
 
 _VERDICTS: Final = {
     "new": "New: no earlier run has this line.",

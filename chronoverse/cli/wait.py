@@ -9,8 +9,8 @@ from chronoverse.cli import common
 from chronoverse.cli.logs import exit_code
 from chronoverse.client.client import reading
 from chronoverse.client.follower import JobState
-from chronoverse.client.terminal import LineRenderer, gap_notice
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
+from chronoverse.joblog.terminal import LineRenderer, gap_notice
 
 
 @click.command()

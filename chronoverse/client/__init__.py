@@ -6,5 +6,4 @@ follower            ``Follower`` turns the bytes of event streams into lines, ga
                     It gives each number once, and after a reconnection its last one is the ``Last-Event-ID``
 login               ``LoginFile`` keeps a sign-in at an issuer, and renews its token
 near                what was probably meant by an id that was not found
-terminal            ``LineRenderer`` turns lines into text that is safe to print on a terminal
 """

@@ -12,5 +12,8 @@ shapes       the shape of a line: lines of two runs with the same shape differ o
 timelines    the pauses of a log, compared with those of good runs; how long a running job has yet
 causes       where a failed log says why, without a good run to compare with
 past_runs    which runs have printed lines of one shape, and what that says of a failure
+line_splitter splits bytes into lines, also progress bars
+comparing    compares a copy of lines with a log, by digests
+terminal     makes lines safe to print on a terminal
 summary      a job's new lines, errors and last lines, in a bounded number of bytes
 """

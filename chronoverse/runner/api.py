@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from chronoverse.joblog.labels import check_labels
+from chronoverse.joblog.line_splitter import LineSplitter
 from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, STREAMS, JobRef, Status, iso_timestamp
-from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, MEMORY_ONLY, OPEN_SECONDS, close_and_report

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO, Final, Self, cast
 
-from chronoverse.client.terminal import plain_text
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
-from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.joblog.terminal import plain_text
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -25,6 +25,7 @@ from chronoverse.errors import (
     Unauthorized,
     Unreachable,
 )
+from chronoverse.joblog.comparing import Comparison, line_digest
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import (
     Attempt,
@@ -42,23 +43,6 @@ from chronoverse.joblog.model import (
 READ_SECONDS: Final = 10.0
 #: Bodies of that many bytes and more are compressed, except for this machine. Shorter ones fit into one packet anyway.
 GZIP_BYTES: Final = 1_400
-
-
-class Comparison(NamedTuple):
-    """How far a log agrees with a copy of its lines: all lines below ``next_number`` are the same.
-
-    ``differs``: the log has a line ``next_number`` too, and it is another one.
-    """
-
-    next_number: int
-    differs: bool
-
-
-def line_digest(line: Line) -> str:
-    """SHA-256, in hexadecimal, of the line's JSON (``Line.to_json``). Copies of a line are compared by this."""
-    import hashlib  # which takes 3 ms, and no run needs it
-
-    return hashlib.sha256(line.encode()).hexdigest()
 
 
 class HttpLogWriter:

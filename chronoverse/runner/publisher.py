@@ -14,7 +14,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from chronoverse.backoff import Backoff, RetryPolicy
-from chronoverse.client.terminal import counted
 from chronoverse.errors import (
     ChronoverseError,
     Closed,
@@ -34,6 +33,7 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import IDENTIFIER, Attempt, JobRef, Status
+from chronoverse.joblog.terminal import counted
 from chronoverse.runner.spool.spool import Spool
 
 if TYPE_CHECKING:

@@ -1,22 +1,15 @@
-"""Compares lines with those of a log, before a copy of them is deleted.
+"""How a runner compares its lines with those of a log, before it deletes its copy of them."""
 
-They are compared by their digests. So the service can compare for a runner that reaches only the service, without
-getting the lines again.
-"""
-
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Final
 
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import JobNotFound
 from chronoverse.history.tiered_log import read_batches
+from chronoverse.joblog.comparing import Comparison, compare_lines, line_digest
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
-from chronoverse.runner.http_log_writer import Comparison, HttpLogWriter, line_digest
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
-
-#: A comparison stops after messages of that many characters. Comparing them takes some 10 ms.
-ANSWER_CHARACTERS: Final = 2 * 2**20
 
 #: Compares consecutive lines (at least one) with the job's log. It may stop before the last of them.
 #: Raises: :class:`JobNotFound`, :class:`StoreError`.
@@ -38,19 +31,3 @@ def comparer_for(writer: LogWriter, archive: ArchiveReader | None = None) -> Com
         return compare_lines(log, first, [line_digest(line) for line in lines])
 
     return compare
-
-
-def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
-    """Compares the lines of ``log``, which begins with number ``first``, with lines that have the ``digests``.
-
-    It stops after as many lines as there are digests, and after messages of :data:`ANSWER_CHARACTERS`.
-    """
-    next_number, characters = first, 0
-    for digest, line in zip(digests, log, strict=False):
-        if line.sequence_num != next_number or characters >= ANSWER_CHARACTERS:
-            break
-        if line_digest(line) != digest:
-            return Comparison(next_number, differs=True)
-        next_number += 1
-        characters += len(line.message)
-    return Comparison(next_number, differs=False)

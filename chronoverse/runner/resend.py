@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from chronoverse.client.terminal import counted
 from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
+from chronoverse.joblog.comparing import Comparison
 from chronoverse.joblog.model import JobRef, Status
+from chronoverse.joblog.terminal import counted
 from chronoverse.runner import readback
-from chronoverse.runner.http_log_writer import Comparison
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.readback import Compare
 from chronoverse.runner.run import DELIVER_SECONDS, close_and_report, wait_delivered

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from chronoverse.client.terminal import counted
 from chronoverse.errors import AppendRefused, ChronoverseError, Closed, Deleted, NotALog, SpoolError
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Status
+from chronoverse.joblog.terminal import counted
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher

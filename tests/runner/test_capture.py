@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
 from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS
-from chronoverse.runner.capture.line_splitter import LineBatch, LineSplitter
 from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture
 
 NOW = "2026-03-03T10:00:05.123Z"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from chronoverse.joblog.labels import Labels
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Attempt, JobRef, LineRun
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.spool.spool import Spool
 from tests.support.jobs import JOB

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable
 
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.runner.capture.line_assembler import PARTIAL_SECONDS, STATE_SECONDS, LineAssembler
-from chronoverse.runner.capture.line_splitter import LineBatch
 
 NOW = "2026-03-03T10:00:05.123Z"
 

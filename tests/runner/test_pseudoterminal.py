@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.runner.command import SignalForwarder, Tee, run_command
 from tests.runner.descriptors import open_descriptors
 

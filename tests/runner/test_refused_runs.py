@@ -21,8 +21,8 @@ import pytest
 from chronoverse.auth.token_file import read_token_file
 from chronoverse.auth.tokens import READ
 from chronoverse.errors import ChronoverseError, Forbidden, Unauthorized
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
 from chronoverse.runner.run import run

@@ -11,9 +11,9 @@ import pytest
 
 from chronoverse.errors import Closed, Held, SpoolError
 from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
 from chronoverse.runner.api import JobLog
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools

@@ -18,9 +18,10 @@ from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.errors import BadRequest, JobNotFound, StoreUnavailable
+from chronoverse.joblog.comparing import Comparison
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
-from chronoverse.runner.http_log_writer import Comparison, HttpLogWriter
+from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import orphaned_spools

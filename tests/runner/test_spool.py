@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from chronoverse.errors import SpoolError, SpoolInUse
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Gap, Line
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import BATCH_LINES, OVERHEAD_BYTES, Spool, SpoolBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.parameters import long_after
@@ -377,7 +377,7 @@ def test_removed_lines_are_named(tmp_path: Path) -> None:
 WRITER = """
 import os, sys
 from pathlib import Path
-from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 100_000, 300_000, 0))
@@ -420,7 +420,7 @@ def test_without_a_writable_directory_lines_stay_in_memory(tmp_path: Path) -> No
 FULL = """
 import os, resource, signal, sys
 from pathlib import Path
-from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -472,7 +472,7 @@ def test_a_full_disk_makes_the_spool_drop_lines(limits: list[int], tmp_path: Pat
 ACKNOWLEDGED = """
 import resource, sys
 from pathlib import Path
-from chronoverse.runner.capture.line_splitter import LineBatch
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 spool = Spool(SpoolRoom(Path(sys.argv[1]), "job_1", 20_000, 10_000_000, 0))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from chronoverse.cli.main import main
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import End, Gap, Line
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.salvage import recover_whole
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools

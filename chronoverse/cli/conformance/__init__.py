@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chronoverse.cli import common
-from chronoverse.client.terminal import counted, plain_text
+from chronoverse.joblog.terminal import counted, plain_text
 
 if TYPE_CHECKING:
     from chronoverse.cli.conformance.service import Target

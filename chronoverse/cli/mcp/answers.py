@@ -11,10 +11,10 @@ from unicodedata import category
 
 import orjson
 
-from chronoverse.client.terminal import sanitize
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.model import Gap
 from chronoverse.joblog.summary import MESSAGE_CHARACTERS, MESSAGE_SHARE
+from chronoverse.joblog.terminal import sanitize
 
 #: Bytes of an answer: the fewest, the most, and how many it has if nobody asks for a number.
 MIN_BYTES: Final = 2_048

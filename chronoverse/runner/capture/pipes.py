@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import IO, Final, NamedTuple, TypeAlias
 
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import MAX_LINE_BYTES, iso_timestamp
 from chronoverse.runner.capture.line_assembler import LineAssembler
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.terminals import PtyProcess
 

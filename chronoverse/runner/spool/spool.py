@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from chronoverse.errors import SpoolError
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import MAX_NUMBER, Gap, Line, LineRun, lines_of
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom
 
 #: Bytes that a batch in memory takes beside its text, about.

@@ -22,8 +22,8 @@ from typing import Any, Final, Self
 import orjson
 
 from chronoverse.errors import SpoolError, SpoolInUse
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, TIMESTAMP
-from chronoverse.runner.capture.line_splitter import LineBatch
 
 #: Bytes that may wait in memory. More goes to the file.
 MEMORY_BYTES: Final = 16_777_216

@@ -12,8 +12,8 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Final
 
+from chronoverse.joblog.line_splitter import LineSplitter, ProgressFilter
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
-from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.store.records import RecordBatch, RecordRun
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, OTHER, BadValue
@@ -288,8 +288,9 @@ class RecordSorter:
 
     def _split(self, text: bytes, stream: str) -> Lines:
         """The lines of a text, split as a runner splits what a command prints."""
-        assembler = LineAssembler(stream, self._max_line_bytes)
-        batches = [*assembler.feed(text, "", 0), *assembler.close()]
+        progress, splitter = ProgressFilter(), LineSplitter(stream, self._max_line_bytes)
+        parts = progress.feed(text), progress.release()
+        batches = [*chain.from_iterable(splitter.feed(part, "") for part in parts if part), *splitter.close()]
         lines = sum(batch.lines for batch in batches)
         if lines > MAX_RECORD_LINES:
             raise BadValue(f"a record has more than {MAX_RECORD_LINES} lines")

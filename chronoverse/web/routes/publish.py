@@ -22,9 +22,9 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
 )
+from chronoverse.joblog.comparing import compare_lines
+from chronoverse.joblog.line_splitter import LineSplitter
 from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status, count_lines, iso_timestamp, split_runs
-from chronoverse.runner import readback
-from chronoverse.runner.capture.line_splitter import LineSplitter
 from chronoverse.store import Store
 from chronoverse.web.guards.rates import bytes_of
 from chronoverse.web.http.bodies import load
@@ -124,7 +124,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         first, digests = body["first"], body["lines"]
         job = deps.require_job(JobRef(workflow_id, job_id))
         batches = read_log(deps, job, first - 1, limit=len(digests))
-        compared = readback.compare_lines((line for batch in batches for line in batch.lines), first, digests)
+        compared = compare_lines((line for batch in batches for line in batch.lines), first, digests)
         return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{JOB_ROUTE}/end", methods=["POST"])

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from flask import Response, request
 
-from chronoverse.client.terminal import LineRenderer
 from chronoverse.errors import ChronoverseError, StoreUnavailable, Unauthorized
 from chronoverse.history.pages import MAX_ENTRIES, Page, read_all_lines
 from chronoverse.history.scans.scan import SHORT_SCAN_SECONDS, LineScan
 from chronoverse.history.tiered_log import BATCH_CHARACTERS, MAX_BATCH, read_batches
 from chronoverse.joblog.model import Job, JobRef, Line
+from chronoverse.joblog.terminal import LineRenderer
 from chronoverse.web.guards.admission import StreamTicket
 from chronoverse.web.guards.connection import DOWNLOAD_LIMITS, begin_long_answer
 from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop

@@ -18,8 +18,8 @@ from chronoverse.api import JobLog
 from chronoverse.archive.retention import delete_job
 from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.errors import StoreUnavailable
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef
-from chronoverse.runner.capture.line_splitter import LineBatch
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.client.terminal import LineRenderer, gap_notice, sanitize
 from chronoverse.joblog.model import Gap, Line
+from chronoverse.joblog.terminal import LineRenderer, gap_notice, sanitize
 
 ESC, BEL, ST = "\x1b", "\x07", "\x1b\\"
 TIME = "2026-03-03T10:00:05.123Z"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronoverse.runner.capture.line_assembler import ProgressFilter
+from chronoverse.joblog.line_splitter import ProgressFilter
 from tests.support.parameters import long_after
 
 #: Bytes of a state that these tests hold back.
