@@ -218,8 +218,8 @@ AFTER: Final = ((1, 9, -7), (21, -14, -15), (201, -12, -17))
 _DIGITS: Final = bytes.maketrans(b"23456789", b"11111111")
 #: Characters of a line that are read, at most. Only the words of an error are looked for in all of it.
 MAX_CHARACTERS: Final = 1_200
-#: Lines that are known, at most. They take some 10 MB.
-MAX_KNOWN: Final = 20_000
+#: Lines that are known, at most. They take some 5 MB.
+MAX_KNOWN: Final = 5_000
 #: Times, and what else stands before the text of each line of some logs.
 _PREFIX: Final = re.compile(
     r"(?:\[[^\]]{0,40}[0-9][^\]]{0,40}\] *|[0-9][0-9T:.,Z/+-]{7,} +|#[0-9]+ [0-9.]+ "
@@ -229,7 +229,7 @@ _PREFIX: Final = re.compile(
 
 def shown_text(message: str) -> str:
     """The beginning of a line, as a terminal shows it, without times in front."""
-    text = strip_sequences(message[:MAX_CHARACTERS]).rstrip("\r").rpartition("\r")[2][:1_000]
+    text = strip_sequences(message[:MAX_CHARACTERS]).rstrip("\r").rpartition("\r")[2]
     found = _PREFIX.match(text)
     return text[found.end() :] if found else text
 
@@ -263,15 +263,18 @@ class LineReader:
         key = raw if is_coloured else raw.translate(_DIGITS)
         if len(message) <= MAX_CHARACTERS and (known := self._known.get(key)) is not None:
             return known
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
         text = shown_text(message)
         features = self._features.matches(text.encode("utf-8", "replace"))
         if is_coloured:
             features |= self._features.matches(raw)
         if len(message) > MAX_CHARACTERS:
             return Reading(features, self._is_error(strip_sequences(message)))
-        return self._known.setdefault(key, Reading(features, self._is_error(text)))
+        found = Reading(features, self._is_error(text))
+        if len(key) <= 256:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return found
 
     def _is_error(self, text: str) -> bool:
         return self._words.matches(text) and self._words.matches(NOTHING_WRONG.sub("", text))

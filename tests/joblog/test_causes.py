@@ -103,3 +103,10 @@ def test_lines_that_differ_in_digits_are_told_apart_where_that_matters() -> None
     assert "red" not in features("\x1b[34mgone\x1b[0m")
     assert "begins with one" in features("2026-03-03T10:00:05.123Z error: gone")
     assert "begins with one" in features("progress 10 %\rerror: gone")
+
+
+def test_all_of_a_line_is_searched_for_words_of_an_error() -> None:
+    """Also in a line that is not remembered."""
+    for size in (100, 300, 1_100, 5_000):
+        assert READER.read("x" * size + " error").is_error
+        assert not READER.read("x" * size + " steps").is_error

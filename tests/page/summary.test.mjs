@@ -36,6 +36,11 @@ test("the cause links to its most telling line, and not to the first of the line
   equal(summary.textContent, "Why it failed: E GatewayError: 409 line 121 · 3 errors");
 });
 
+test("a cause with low confidence is only the most likely one", async () => {
+  const summary = await shown({ from: 110, to: 131, kind: "error", confidence: "low", line: line(121, "no such branch") });
+  equal(summary.textContent, "Most likely: no such branch line 121 · 3 errors");
+});
+
 test("without a cause, a failed job links to its last line", async () => {
   const summary = await shown({ from: 171, to: 200, kind: "last", line: line(200, "bye") });
   deepEqual([summary.links[0].href, summary.textContent], ["#L200", "Its last line: bye line 200 · 3 errors"]);
