@@ -15,7 +15,8 @@ import pytest
 from chronoverse.errors import SpoolError, SpoolInUse
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Gap, Line
-from chronoverse.runner.spool.spool import BATCH_LINES, OVERHEAD_BYTES, Spool, SpoolBatch
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.spool.spool import BATCH_LINES, BATCH_RUNS, OVERHEAD_BYTES, Spool, SpoolBatch
 from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.parameters import long_after
 
@@ -524,3 +525,16 @@ def test_a_state_that_was_not_written_is_written_the_next_time(tmp_path: Path) -
     reopened, state = SpoolFile.open(file.path)
     reopened.close()
     assert state["first"] == 2
+
+
+def test_an_append_has_a_bounded_number_of_runs() -> None:
+    """Else a service might refuse to parse it, while the appends after it are sent already."""
+    spool = Spool()
+    for number in range(BATCH_RUNS + 1):
+        spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", str(number).encode(), 1))
+
+    first = spool.take(0, 5000)
+    assert first is not None
+    assert (first.end, len(first.runs)) == (BATCH_RUNS, BATCH_RUNS)
+    writer = HttpLogWriter("http://127.0.0.1:1")
+    assert writer._fits(5000, BATCH_RUNS)

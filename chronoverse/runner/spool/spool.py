@@ -29,6 +29,8 @@ from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, Spoo
 OVERHEAD_BYTES: Final = 400
 #: Lines of one append: enough to make the round trip cheap, few enough to occupy the server for only a millisecond.
 BATCH_LINES: Final = 500
+#: Runs of an append with more lines. With as many, 5,000 lines stay below the quotation marks that a service parses.
+BATCH_RUNS: Final = 250
 
 _ordinal: Final = attrgetter("ordinal")
 
@@ -225,6 +227,7 @@ class Spool:
             start = end = index
             # An append takes no more lines when it has 1 MiB.
             size = 1_048_576
+            most_runs = BATCH_RUNS if lines > BATCH_LINES else lines
             for each in self._batches(index):
                 if not runs:
                     start = end = max(index, each.ordinal)
@@ -239,7 +242,7 @@ class Spool:
                 end += len(messages)
                 lines -= len(messages)
                 size -= len(each.text)
-                if lines <= 0 or size <= 0:
+                if lines <= 0 or size <= 0 or len(runs) == most_runs:
                     break
             return SpoolBatch(start, end, runs) if runs else SpoolBatch(self.end, self.end, [])
 
