@@ -53,9 +53,6 @@ HIGH_MARK: Final = 1 / 4
 THROTTLE_MARK: Final = 5 / 8
 #: Seconds between two measurements of the running logs. A log grows by 4 MB in that time at most.
 MEASURE_SECONDS: Final = 0.1
-#: The part of the archiver's time that rounds through all keys may take, four a second at most; and so may repairs of
-#: the list of workflows, and checks of their retentions.
-ROUND_SHARE: Final = 0.05
 #: The part of ``running_seconds`` after which the lines of a running job move. The rest is for rounds and other jobs.
 RUNNING_SHARE: Final = 0.8
 #: The most seconds until a job that needs nothing is checked again.
@@ -65,8 +62,6 @@ RETRY_SECONDS: Final = 60.0
 #: Seconds until a job is checked again that another archiver works on, that has changed during a step, or that was
 #: deleted. A step takes half a second, so one job that changes every time takes a third of the archiver's time.
 BUSY_SECONDS: Final = 1.0
-#: Snoozed jobs that are remembered, some 400 bytes each. Others are checked more often.
-MAX_SNOOZED: Final = 200_000
 #: Workflows that one step of a repair reads, in a few milliseconds.
 _WORKFLOWS_AT_ONCE: Final = 10
 
@@ -77,7 +72,7 @@ log: Final = logging.getLogger(__name__)
 class _Repeated:
     """Work that is done in small steps, again and again.
 
-    It begins ``seconds`` after its end at the earliest, and its steps take :data:`ROUND_SHARE` of the time at most.
+    It begins ``seconds`` after its end at the earliest, and its steps take a twentieth of the time at most.
     """
 
     begin: Callable[[], Iterator[None]]
@@ -98,7 +93,7 @@ class _Repeated:
             self.took += self.monotonic() - began
             return True
         self.steps = None
-        self.due_at = began + max(self.seconds, self.took / ROUND_SHARE)
+        self.due_at = began + max(self.seconds, 20 * self.took)
         return False
 
     def restart(self) -> None:
@@ -133,8 +128,9 @@ class _Queue:
         self.without_derived: Final[dict[JobRef, None]] = {}
         #: Jobs that may have garbage, in the order in which it is to be collected. The values have no meaning.
         self.with_garbage: Final[dict[JobRef, None]] = {}
-        self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
-        self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(MAX_SNOOZED)
+        # Some 400 bytes for each. Jobs beyond that are checked more often.
+        self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
+        self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
         #: Jobs whose error was logged.
         self.reported: Final[FIFOCache[JobRef, None]] = FIFOCache(10_000)
         self._turns: Final = deque([self.with_garbage, self.over, self.ended, self.due])

@@ -28,14 +28,8 @@ READ_BYTES: Final = 256 * 2**10
 CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of the cache of shapes: those of a thousand jobs of 2,000 shapes each. Only processes that scan have any.
 SHAPES_BYTES: Final = 32 * 2**20
-#: Timelines in the cache, of 800 KB each at most: those of five jobs, each with the runs that it is compared with.
-TIMELINES: Final = 32
-#: Bytes of the cache of first reads of searches that come next: eight of :data:`SEARCH_BYTES` and a frame each.
-AHEAD_BYTES: Final = 12 * 2**20
 #: Bytes of an object that one read for a search brings, approximately: S3 takes 10 ms for each answer.
 SEARCH_BYTES: Final = 2**20
-#: Bytes of lines after which one read of entries ends, at the end of a frame.
-MAX_ENTRIES_BYTES: Final = 2**20
 
 _Result = TypeVar("_Result")
 #: Returns the lines of a frame's JSON Lines that are wanted, in order.
@@ -63,9 +57,11 @@ class ArchiveReader:
         self._record_cache: Final = ChunkRecordCache(find_chunk if objects and find_chunk else _refuse, clock)
         self._read_cache: SingleFlightCache[tuple[str, int], bytes] = SingleFlightCache(CACHE_BYTES)
         self._shapes_cache: SingleFlightCache[tuple[JobRef, str], PackedShapes | None] = SingleFlightCache(SHAPES_BYTES)
-        self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(TIMELINES)
+        # Of 800 KB each at most: those of five jobs, each with the runs that it is compared with.
+        self._timelines: SingleFlightCache[tuple[JobRef, str], Timeline | None] = SingleFlightCache(32)
         self._line_cache: SingleFlightCache[tuple[str, int], list[bytes]] = SingleFlightCache(CACHE_BYTES)
-        self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(AHEAD_BYTES)
+        # The first reads of eight searches that come next.
+        self._ahead: SingleFlightCache[tuple[str, int, int], bytes] = SingleFlightCache(12 * SEARCH_BYTES)
         #: How long the last read for a search took. Until then it may take long.
         self.read_seconds = math.inf
 
@@ -86,11 +82,11 @@ class ArchiveReader:
         """Up to ``count`` entries after the number ``position``, or lines and gaps before it when ``descending``.
 
         Going down, ``position`` is at most the number after the archive's last one. There are fewer entries when they
-        come to :data:`MAX_ENTRIES_BYTES`, and where the archive ends. An empty list means that it has nothing there.
+        come to 1 MiB, and where the archive ends. An empty list means that it has nothing there.
         """
         found: list[Entry] = []
         size, start = 0, position
-        while len(found) < count and (size < MAX_ENTRIES_BYTES or not found):
+        while len(found) < count and (size < 2**20 or not found):
             number = position - 1 if descending else position + 1
             read = self._frame_with(job, number) if number > 0 else None
             if read is None or (descending and read[0].first > number):

@@ -16,11 +16,6 @@ from chronoverse.auth.tls import certificate_problem
 from chronoverse.backoff import RetryPolicy
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 
-#: Attempts at one request, since S3 is busy at times.
-ATTEMPTS: Final = 3
-#: Seconds after which no further attempt begins, and after which an answer's body is given up.
-ANSWER_SECONDS: Final = 10.0
-
 _Answer = TypeVar("_Answer")
 
 
@@ -37,7 +32,8 @@ class S3ObjectStore:
         prefix: str = "",
         *,
         read_seconds: float = 5.0,
-        answer_seconds: float = ANSWER_SECONDS,
+        # After these no further attempt begins, and an answer's body is given up.
+        answer_seconds: float = 10.0,
         retry_seconds: float = 0.3,
     ) -> None:
         if find_spec("boto3") is None:
@@ -78,12 +74,13 @@ class S3ObjectStore:
         give_up_at = time.monotonic() + self._answer_seconds
         location = {"Bucket": self._bucket, "Key": self._prefix + name}
         client = self._client()
-        for attempt in range(1, ATTEMPTS + 1):
+        # S3 is busy at times.
+        for attempt in (1, 2, 3):
             try:
                 return request(client, location)
             except Exception as error:
                 translated, is_transient = _translate(error, name)
-                if attempt == ATTEMPTS or not is_transient or time.monotonic() > give_up_at:
+                if attempt == 3 or not is_transient or time.monotonic() > give_up_at:
                     raise translated from error
             time.sleep(self._retries.delay(attempt))
         raise AssertionError("the last attempt returns or raises")

@@ -23,8 +23,6 @@ from chronoverse.store import Store
 
 #: The object's name.
 MARK: Final = "store-mark.json"
-#: Seconds between two marks, and between two reads of the object.
-MARK_SECONDS: Final = 60.0
 
 log: Final = logging.getLogger(__name__)
 
@@ -50,9 +48,10 @@ class StoreHistory:
         Raises as both stores do.
         """
         now, mark = self._clock(), self._store.catalog.mark()
-        is_due = now - mark >= MARK_SECONDS
+        # Once a minute a mark is written, and the object read.
+        is_due = now - mark >= 60.0
         # A bucket that was emptied a moment ago must not get a new mark.
-        if abs(now - self._read_at) >= MARK_SECONDS or (is_due and mark > self._known):
+        if abs(now - self._read_at) >= 60.0 or (is_due and mark > self._known):
             self._known, self._id = self._read()
             self._read_at = now
             own = self._store.catalog.bucket()

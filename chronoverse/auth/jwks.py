@@ -36,8 +36,6 @@ MAX_KEY_SET_BYTES: Final = 262_144
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
 #: Seconds after which keys are fetched again. A withdrawn key is accepted for no longer than this.
 REFRESH_SECONDS: Final = 300.0
-#: Seconds after which they are fetched again when that has failed. The cached keys are used meanwhile.
-RETRY_SECONDS: Final = 30.0
 #: Seconds between two looks of :meth:`PublishedKeys.keep_fresh`, and two of its fetches while there are no keys at all.
 CHECK_SECONDS: Final = 5.0
 #: Seconds between the beginnings of two fetches for unknown ``kid``s.
@@ -265,8 +263,8 @@ class PublishedKeys:
 
     @property
     def _interval(self) -> float:
-        """Seconds between two fetches while there are keys."""
-        return RETRY_SECONDS if self._record.failed else REFRESH_SECONDS
+        """Seconds between two fetches while there are keys. The cached ones are used after a failure."""
+        return 30.0 if self._record.failed else REFRESH_SECONDS
 
     def _usable(self) -> bool:
         """Whether there are keys, and they are not too old."""

@@ -19,11 +19,8 @@ POLL_SECONDS: Final = 0.5
 #: How long to wait before a restart. After a run that was longer than the longest delay, the first delay is used.
 RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
 #: Seconds after which a program that has not read a question stands still, and is killed. Until it has read its first
-#: one, it has as long as a start takes on a machine that is very busy.
+#: one, it has as long as a start takes on a machine that is very busy: a minute.
 ANSWER_SECONDS: Final = 5.0
-START_SECONDS: Final = 60.0
-#: Seconds that the program has to end after SIGTERM. It finishes a step of its work, perhaps on a slow disk.
-STOP_SECONDS: Final = 10.0
 
 
 def wait_for_owner_end() -> None:
@@ -80,7 +77,8 @@ class SupervisedProcess:
         self._stopped.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGTERM)
-            deadline = time.monotonic() + STOP_SECONDS
+            # It finishes a step of its work, perhaps on a slow disk.
+            deadline = time.monotonic() + 10.0
             while self._is_running() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS / 10)
             if self._is_running():
@@ -116,7 +114,7 @@ class SupervisedProcess:
         silent = time.monotonic() - self._asked_at
         if self._has_answered:
             self.report(silent < ANSWER_SECONDS)
-        return silent > (ANSWER_SECONDS if self._has_answered else START_SECONDS)
+        return silent > (ANSWER_SECONDS if self._has_answered else 60.0)
 
     def _is_running(self) -> bool:
         try:

@@ -17,10 +17,6 @@ MAX_PROGRAM: Final = 2000
 PROGRAM_BYTES: Final = 4 * 2**20
 #: The same for a query of a stream.
 SMALL_PROGRAM_BYTES: Final = 384 * 2**10
-#: The same for an expression until its size is known, which an event loop waits for. With it RE2 gives up `\pL{145}`
-#: after 0.8 ms, with 384 KiB after 2 ms, and with 4 MiB after 49 ms. RE2 simplifies a program only when that is
-#: complete: one of 2,000 instructions took 39,000 bytes, and 71,000 with many empty groups.
-UNKNOWN_PROGRAM_BYTES: Final = 128 * 2**10
 #: The most matches that are returned of one line.
 MAX_SPANS: Final = 1000
 
@@ -67,8 +63,10 @@ class Matcher:
         self._regex: Final = regex
         self._max_bytes: Final = max_bytes
         self._max_joined: Final = max_joined
-        #: Only says whether the query is one, and how large. It is never searched for, so it has no automaton.
-        self._size: Final = int(_compiled(query, not regex, UNKNOWN_PROGRAM_BYTES).programsize)
+        #: Only says whether the query is one, and how large. It is never searched for, so it has no automaton. An event
+        #: loop waits for it: with 128 KiB RE2 gives up `\pL{145}` after 0.8 ms, with 4 MiB after 49 ms. It simplifies a
+        #: program only when that is complete: one of 2,000 instructions took 39,000 bytes, 71,000 with empty groups.
+        self._size: Final = int(_compiled(query, not regex, 128 * 2**10).programsize)
         if regex and self._size > MAX_PROGRAM:
             raise ValueError(_TOO_EXPENSIVE)
         #: The query in lower case; None when only RE2 can compare it.

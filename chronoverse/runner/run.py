@@ -31,8 +31,6 @@ OPEN_SECONDS: Final = 1.0
 REQUIRED_OPEN_SECONDS: Final = 10.0
 #: Seconds for which lines are delivered after the command has ended, by default.
 DELIVER_SECONDS: Final = 60.0
-#: Seconds of these for a store that was never reached. Whoever runs a command waits for them.
-UNREACHED_SECONDS: Final = 5.0
 #: A spool without a file: 64 MiB of lines may wait in memory.
 MEMORY_ONLY: Final = SpoolRoom(memory_bytes=67_108_864)
 
@@ -163,14 +161,14 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until all is delivered or ``is_stopped()``, and ``show``s it; less for a store that was never reached."""
+    """Waits until all is delivered or ``is_stopped()``, and ``show``s it; at most 5 s for a store never reached."""
     start = time.monotonic()
     show_at = start + 1
     # Seconds between two checks for a signal while the last lines are delivered. A signal handler cannot wake a waiting
     # thread.
     while not publisher.join(0.1):
         now = time.monotonic()
-        left = start - now + (min(seconds, UNREACHED_SECONDS) if publisher.is_unreached else seconds)
+        left = start - now + (min(seconds, 5.0) if publisher.is_unreached else seconds)
         if is_stopped() or left <= 0:
             return
         if now >= show_at:

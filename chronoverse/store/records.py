@@ -11,8 +11,6 @@ from chronoverse.store.replies import accepted
 from chronoverse.store.topology import PoolKind
 from chronoverse.store.workflows import WorkflowList
 
-#: Seconds for which a batch is remembered. Exporters give up earlier.
-BATCH_SECONDS: Final = 600
 #: Seconds for which a log waits for records that are missing between others, before a gap names them.
 MISSING_SECONDS: Final = 5
 
@@ -108,7 +106,8 @@ class RecordAppender:
     def _run(self, job: JobRef, batch: RecordBatch, idle_seconds: int, begin: Sequence[Any]) -> list[Any]:
         now = self._clock()
         status, code = batch.end or ("", None)
-        args: list[Any] = [iso_timestamp(now), round(1000 * now), job.job_id, batch.digest, 1000 * BATCH_SECONDS]
+        # A batch is remembered for ten minutes. Exporters give up earlier.
+        args: list[Any] = [iso_timestamp(now), round(1000 * now), job.job_id, batch.digest, 600_000]
         args += (1000 * MISSING_SECONDS, 1000 * idle_seconds if idle_seconds else "", status)
         args += ("" if code is None else code, self._retention_ms, *begin, len(batch.sources))
         for source in batch.sources:

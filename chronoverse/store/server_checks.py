@@ -12,8 +12,6 @@ from chronoverse.errors import StoreError, StoreUnavailable
 
 #: The warning where the server's user may not run INFO.
 UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lacks ACL +info"
-#: Seconds between two checks, each of which is one INFO for each server.
-CHECK_SECONDS: Final = 10.0
 
 
 def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
@@ -97,4 +95,5 @@ def watch_servers(
             if warn is not None and str(error) != reported:
                 reported = str(error)
                 warn(reported)
-        sleep(CHECK_SECONDS)
+        # A check is one INFO for each server.
+        sleep(10.0)

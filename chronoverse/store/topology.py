@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import redis
 
@@ -11,9 +11,6 @@ from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, new_client, new_co
 
 Result = TypeVar("Result")
 Work = Callable[[redis.Redis], Result]
-
-#: Seconds in which a server must answer a health check. Whoever asks, such as a kubelet, waits for seconds at most.
-HEALTH_SECONDS: Final = 1.0
 
 
 class PoolKind(Enum):
@@ -53,7 +50,8 @@ class Topology:
         found = self._clients.get((url, pool))
         if found is None:
             retries = 0 if pool in (PoolKind.APPENDS, PoolKind.WAITS) else 1
-            timeout = HEALTH_SECONDS if pool is PoolKind.HEALTH else COMMAND_TIMEOUT_SECONDS
+            # Whoever asks for a health check, such as a kubelet, waits for seconds at most.
+            timeout = 1.0 if pool is PoolKind.HEALTH else COMMAND_TIMEOUT_SECONDS
             found = self._clients[url, pool] = new_client(url, retries=retries, timeout=timeout, **self._options)
         return found
 

@@ -26,11 +26,6 @@ from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.problems import RETRY_AFTER_SECONDS
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: Seconds that requests and full sockets have after the drain. The table of settings states it too.
-LINGER_SECONDS: Final = 5.0
-#: File descriptors that are reserved for everything else: files, and connections to the store and the archive.
-SPARE_DESCRIPTORS: Final = 100
-
 _DETAIL: Final = (
     b'{"type":"about:blank","title":"Service Unavailable","status":503,'
     b'"detail":"This worker has too many requests at a time; try again."}'
@@ -75,7 +70,8 @@ def max_connections() -> float:
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY:
         return math.inf
-    return descriptors - min(SPARE_DESCRIPTORS, descriptors // 2)
+    # The others are for files, and connections to the store and the archive.
+    return descriptors - min(100, descriptors // 2)
 
 
 class Worker(GeventWorker):
@@ -164,7 +160,8 @@ class Worker(GeventWorker):
             if connection.is_idle:
                 # Otherwise a proxy could send its next request here.
                 stop_receiving(connection)
-        deadline = time.monotonic() + deps.settings.drain_seconds + LINGER_SECONDS
+        # For requests and full sockets. The table of settings states it, too.
+        deadline = time.monotonic() + deps.settings.drain_seconds + 5.0
         while time.monotonic() < deadline and (
             deps.stream_writers.open_count or any(len(each.pool) for each in servers)
         ):

@@ -21,16 +21,12 @@ from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
 from chronoverse.joblog.summary import MAX_LAST_LINES, FoundLines, compose, weight_of
 
-#: The jobs whose progress is kept, and bytes of each at most: the groups and hunks of both kinds. The file has holes,
-#: so it takes only what was written, some 2 KB for most jobs.
-SLOTS: Final = 512
-SLOT_BYTES: Final = 256 * 2**10
-
 
 class SummaryProgress:
     """How far the summaries of some jobs have come, for all processes that are forked after it is made.
 
-    It is a file without a name and without text of a log. When two jobs have the same slot, the earlier begins anew.
+    It is a file without a name and without text of a log, with 512 slots of 256 KiB for groups and hunks. It has holes,
+    so most jobs take some 2 KB. When two jobs have the same slot, the earlier one starts over.
     """
 
     def __init__(self) -> None:
@@ -39,7 +35,7 @@ class SummaryProgress:
 
     def get(self, key: bytes) -> Any:
         """What was put last under ``key``, 16 bytes. None when it is gone."""
-        data = os.pread(self._file, SLOT_BYTES, self._offset(key))
+        data = os.pread(self._file, 2**18, self._offset(key))
         json = data[20 : 20 + int.from_bytes(data[16:20], "big")]
         # Two processes may write at the same time.
         return orjson.loads(json) if data[:16] == _digest(key + json) else None
@@ -51,7 +47,7 @@ class SummaryProgress:
             os.pwrite(self._file, _digest(key + json) + len(json).to_bytes(4, "big") + json, self._offset(key))
 
     def _offset(self, key: bytes) -> int:
-        return int.from_bytes(key[:4], "big") % SLOTS * SLOT_BYTES
+        return int.from_bytes(key[:4], "big") % 512 * 2**18
 
 
 def _digest(data: bytes) -> bytes:

@@ -20,12 +20,8 @@ from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.terminals import PtyProcess
 
-#: Bytes of one read. They are many, so that a busy command costs few reads. A batch has at most this and one line.
-READ_BYTES: Final = 262_144
 #: Seconds of silence after the command's end until its pipe is closed, though a grandchild still has it open.
 ORPHAN_QUIET_SECONDS: Final = 2.0
-#: Seconds after the command's end until such a pipe is closed even if text still comes.
-ORPHAN_SECONDS: Final = 10.0
 
 
 #: A started command.
@@ -115,7 +111,8 @@ class Capture:
     def _read(self, pipe: _Pipe) -> int:
         """Reads once, and closes the pipe at its end. Returns the number of bytes."""
         try:
-            data = os.read(pipe.source.fileno(), READ_BYTES)
+            # Much at once, so that a busy command costs few reads. A batch has at most this and one line.
+            data = os.read(pipe.source.fileno(), 262_144)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -142,10 +139,10 @@ class Capture:
         self._pipes.discard(pipe)
 
     def _deadline(self) -> float:
-        """When to close the pipes that are still open; infinite while the command runs."""
+        """When to close the pipes that are still open, even if text still comes; infinite while the command runs."""
         if not self._pipes:
             return self._ended_at
-        return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + ORPHAN_SECONDS)
+        return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + 10.0)
 
     def _timeout(self) -> float:
         moment = min([self._deadline(), *(pipe.assembler.due for pipe in self._pipes)])

@@ -21,10 +21,6 @@ SHORT_BODIES_BYTES: Final = 16_777_216
 #: How many bodies of the greatest length fit into the memory for the rest of all bodies. A body that was sent with gzip
 #: may take the room of two: as sent and as inflated.
 MAX_LONG_BODIES: Final = 8
-#: Bytes of all answers of a worker that their clients have not read yet: eight pages.
-UNREAD_ANSWERS_BYTES: Final = 32 * 2**20
-#: An answer of up to this many bytes is not counted. It fits into the kernel's buffer for the connection.
-UNCOUNTED_BYTES: Final = 64 * 2**10
 
 
 @dataclass(eq=False)
@@ -88,7 +84,8 @@ class BodyMemory:
 
 class UnreadAnswers(Shares):
     def __init__(self) -> None:
-        super().__init__(UNREAD_ANSWERS_BYTES, "unread answers")
+        # Eight pages.
+        super().__init__(8 * PAGE_BYTES, "unread answers")
 
     def has_room(self, subject: str) -> bool:
         """Whether a large page fits, or ``subject`` has nothing unread."""
@@ -103,7 +100,8 @@ def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
         # A download and an event stream are no sequence. They are sent as they are made.
         has_bytes = response.is_sequence and request.method != "HEAD"
         size = (response.calculate_content_length() or 0) if has_bytes else 0
-        if size <= UNCOUNTED_BYTES or "principal" not in g:
+        # So little fits into the kernel's buffer for the connection.
+        if size <= 64 * 2**10 or "principal" not in g:
             return response
         subject = g.principal.subject
         try:

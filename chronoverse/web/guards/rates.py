@@ -19,8 +19,6 @@ LINE_OVERHEAD_BYTES: Final = 48
 #: at least, and some milliseconds of the request. The Collector may meet the pods of a whole cluster at once.
 MAX_NEW_JOBS: Final = 5_000
 NEW_JOBS_PER_SECOND: Final = 10
-#: Seconds after which a request that may begin no more jobs should be repeated. It is read again as a whole.
-NEW_JOBS_SECONDS: Final = 10
 #: Buckets that are stored. When there are more, full ones are dropped: the bucket of a new subject is full anyway.
 MAX_SUBJECTS: Final = 1_000
 #: Fewer replays of a worker than this are never slowed down. One replay fills a processor, and live lines have another.
@@ -78,10 +76,12 @@ def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
 
 
 def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
-    """How many jobs each subject may begin by log records. One request may name thousands of jobs, others one each."""
+    """How many jobs each subject may begin by log records. One request may name thousands of jobs, others one each.
+
+    A refused request should wait for 10 s, since all of it is read again."""
     burst_seconds = MAX_NEW_JOBS / NEW_JOBS_PER_SECOND
     reason = "rate limit exceeded: this token starts too many jobs"
-    return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, NEW_JOBS_SECONDS, clock=clock)
+    return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, least_wait=10, clock=clock)
 
 
 @dataclass(eq=False)

@@ -16,14 +16,6 @@ from chronoverse.web.guards.memory import UnreadAnswers
 
 #: Seconds that a request or a new viewer waits for its turn. Thousands that come together all begin within that time.
 ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Requests that read stored lines or look at many jobs at the same moment. A request takes its turn again for each
-#: batch, so the store's other clients and the worker's live viewers wait for two batches at most.
-MAX_READS: Final = 2
-#: Pages and listings that a worker makes at the same time, and how many of them for one subject. The others wait, and
-#: hold no memory, so these have 48 MiB. A live line waits for a millisecond of each. As many scans may be under way
-#: besides: a worker only waits for them.
-MAX_PAGES: Final = 12
-MAX_SUBJECT_PAGES: Final = 2
 #: Seconds that a request waits for its turn, and again for the scan server to begin with its scan. A turn takes
 #: milliseconds, unless the store is away.
 WAIT_SECONDS: Final = 5.0
@@ -52,11 +44,12 @@ class Turns:
         #: between some of them and the next. After a restart viewers come by the thousand, so they have their own lock.
         self.request = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         self.viewer = FairLock(ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
-        self._pages, self._scans = (
-            _locks(WAIT_SECONDS, at_once=MAX_PAGES, each=MAX_SUBJECT_PAGES, used_up=ShareExceeded) for _ in range(2)
-        )
-        self._reads = _locks(WAIT_SECONDS, at_once=MAX_READS)
-        self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=MAX_READS)
+        # Pages and listings made at the same time. Others hold no memory, so these have 48 MiB. A live line waits
+        # for a millisecond of each. As many scans may be under way besides: a worker only waits for them.
+        self._pages, self._scans = (_locks(WAIT_SECONDS, at_once=12, each=2, used_up=ShareExceeded) for _ in range(2))
+        # A request takes its turn again for each batch, so others wait for two batches at most.
+        self._reads = _locks(WAIT_SECONDS, at_once=2)
+        self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=2)
 
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
         """For making a page of ``ref``, or a listing of its workflow. Its holder may wait for :meth:`read`.

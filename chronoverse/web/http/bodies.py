@@ -21,11 +21,6 @@ from chronoverse.web.guards.memory import BodyMemory
 #: Bytes of one read from the connection. gunicorn copies what it has left after each read: with 16 KiB a body would
 #: take four times as long.
 READ_BYTES: Final = 65_536
-#: Seconds within which the next :data:`READ_BYTES` must arrive, or the body's end. This refuses a client that stalls,
-#: and one that sends a long body at less than 13 KB a second.
-READ_SECONDS: Final = 5.0
-#: Seconds that a whole body may take to arrive. nginx's own limit is between two reads.
-RECEIVE_SECONDS: Final = 20.0
 #: Bytes that are inflated or scanned at once. That takes 0.2 ms, whatever they are.
 SLICE_BYTES: Final = 16_384
 #: Brackets, commas and quotation marks outside of strings. A body with more is not parsed, because parsing takes time
@@ -45,8 +40,10 @@ class BodyReader:
     """Reads bodies of at most ``limit`` bytes, as sent and as inflated, within :class:`BodyMemory`."""
 
     limit: int
-    read_seconds: float = READ_SECONDS
-    receive_seconds: float = RECEIVE_SECONDS
+    #: Within which the next :data:`READ_BYTES` must arrive, or the body's end: 13 KB a second.
+    read_seconds: float = 5.0
+    #: For a whole body. nginx's own limit is between two reads.
+    receive_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         self._memory = BodyMemory(self.limit)

@@ -30,9 +30,7 @@ MAX_RECORDS: Final = 50_000
 MAX_RECORD_BYTES: Final = 524_288
 #: Records that are parsed at once, in a slice of the body, if they are short.
 SLICE_RECORDS: Final = 64
-#: Levels of lists and maps in a body, and values in it, each of which takes 1 µs. Attributes of a record or a resource.
-MAX_DEPTH: Final = 32
-MAX_VALUES: Final = 1_000
+#: Attributes of a record or a resource.
 MAX_ATTRIBUTES: Final = 1_000
 
 PROTOBUF: Final = "application/x-protobuf"
@@ -265,10 +263,10 @@ class _Bound:
         """The values of a list or a map at this ``depth``. Raises :class:`BadValue`."""
         self._pause()
         self._count += len(values)
-        if self._count > MAX_VALUES:
-            raise BadValue(f"a body has more than {MAX_VALUES} values")
-        if depth == MAX_DEPTH:
-            raise BadValue(f"a body has more than {MAX_DEPTH} levels of lists and maps")
+        if self._count > 1_000:
+            raise BadValue("a body has more than 1000 values")
+        if depth == 32:
+            raise BadValue("a body has more than 32 levels of lists and maps")
         return values
 
 
