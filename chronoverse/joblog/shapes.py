@@ -180,13 +180,13 @@ class ShapeHasher(dict[bytes, int]):
         if (
             b"branch '" in masked
             or b" -B " in masked
-            or b"ref" in masked
+            or b"(ref is " in masked
             or b"HEAD " in masked
             or b">]" in masked
             or b"=]" in masked
             or b"> ]" in masked
-            or masked[-5:] in (b" read", b"write")
-            or masked.startswith(b"Secret ")
+            or masked.startswith((b"ref: ", b"Secret source: "))
+            or masked.endswith((b": read", b": write"))
         ):
             masked = _PHRASES.sub(b"#", masked)
         return masked.replace(b"\x01", b"")
