@@ -1,6 +1,6 @@
 """The comparison: ``python -m bench [scenario …] [--rounds 3] [--quick] [--only side …] [--out DIR]``.
 
-Runs the service and its peers in turns, checks every byte, prints ratios, and writes JSON, charts and a page.
+Runs the service and its peers in turns, checks every byte, prints ratios, and writes JSON and a page.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The results of a run: a table on the terminal, a JSON file and a chart for each scenario, and one page for all."""
+"""The results of a run: a table on the terminal, a JSON file for each scenario, and one page for all."""
 
 import json
 import statistics
@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.chart import chart, number
 from bench.scenario import Metric, Outcome, Round, verdict
+
+
+def number(value: float) -> str:
+    """Three figures, thousands with commas."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
@@ -72,13 +76,12 @@ def _cell(outcome: Outcome, side: str, metric: Metric, compared: dict[str, dict[
 
 
 def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path) -> None:
-    """Writes the scenario's two files, and the page again."""
+    """Writes the scenario's file."""
     directory.mkdir(parents=True, exist_ok=True)
     found = record(outcome, machine, date)
     page = "\n".join(section(outcome, machine["quick"]))
     name = outcome.scenario.name
     (directory / f"{name}.json").write_text(_json(found | {"page": page}) + "\n")
-    (directory / f"{name}.svg").write_text(chart(outcome))
 
 
 def section(outcome: Outcome, quick: bool) -> list[str]:
@@ -96,7 +99,7 @@ def section(outcome: Outcome, quick: bool) -> list[str]:
         *sentences,
         *(["", "```", *outcome.more, "```"] if outcome.more else []),
         "",
-        f"![{scenario.title}]({scenario.name}.svg) [all numbers]({scenario.name}.json)",
+        f"[all numbers]({scenario.name}.json)",
         "",
     ]
 
