@@ -168,7 +168,7 @@ def _against_labels() -> fields.List[Any]:
         f" looked for among the {LABELLED_JOBS:,} jobs before this one. `*` is all good runs. Without it, those of the"
         " job's `branch`, if three are good; else those of `main` or `master`; else all."
     )
-    field.inner = ParsedText(parse_choice)
+    field.inner = ParsedText(parse_choice, metadata={"examples": ["branch=main", "*"]})
     return field
 
 
