@@ -53,9 +53,8 @@ class NothingToCompare(ChronoverseError):
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by a key of ours.
 
-    The message is for whoever sent the token. ``explanation`` is for the service's log only. It says what the message
-    leaves out because it could help to forge a token. Neither has anything of the token, except an entry of its
-    workflows that is none.
+    The message is for whoever sent the token. ``explanation`` is for the service's log: it could help to forge a token.
+    Neither contains the token, only an invalid ``workflows`` entry.
     """
 
     status = 401

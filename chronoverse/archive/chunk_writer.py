@@ -31,11 +31,10 @@ def write_chunk(
     on_page: Callable[[], object] = lambda: None,
     on_frame: Callable[[bytes], object] = bool,
 ) -> Chunk | None:
-    """Moves the next lines, about ``text_bytes`` of JSON, into the archive. Their numbers are less than ``end``.
+    """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None when there are none.
 
-    Of the lines that are archived then, those up to ``trim`` leave the store. With ``merge`` the lines of the last
-    chunk, if that is small, come first, and the new one replaces it. ``level`` is zstd's. ``on_page`` is called after
-    each read, and ``on_frame`` with the JSON Lines of each frame. Returns None when there are no such lines.
+    Lines up to ``trim`` leave the store. With ``merge`` a small last chunk is replaced by one that begins with its
+    lines. ``level`` is zstd's. ``on_page`` is called after each read, ``on_frame`` with the JSON Lines of each frame.
     Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap`, :class:`ArchiveDamaged`,
     :class:`ArchiveUnavailable`.
     """

@@ -57,10 +57,9 @@ def import_jobs(
 ) -> Iterator[Imported]:
     """Makes every job of the archive that the store does not know, or of which it knows less. ``clock`` is Unix time.
 
-    A job without an end waits for its runner for ``lease_seconds``. A job whose runner is just sending again what it
-    has is made after all others; if the runner needs longer than that, the job has a problem. Objects that are damaged,
-    or no part of an archive, are named, and the rest is imported. In memory are one job's records, and those of jobs
-    that are made last. Raises as both stores do.
+    A job without an end waits for its runner for ``lease_seconds``. A job whose runner is sending again what it has is
+    made last; if that takes longer, the job has a problem. Damaged and foreign objects are named, and the rest is
+    imported. Raises as both stores do.
     """
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):

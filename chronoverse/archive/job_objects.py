@@ -90,9 +90,9 @@ class JobObjects:
     def put_verified(self, chunk: Chunk, data: bytes, redactions: int = 0) -> Iterator[Chunk]:
         """Writes a chunk's object under a new name, reads it back and compares it, and gives the chunk with that name.
 
-        ``redactions`` is for :meth:`Chunk.with_unique_name`. The caller records the chunk inside the ``with`` block. If
-        that fails, the object is deleted. An error that hides a success, such as a lost answer, is not raised. Raises
-        :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`; and as the store does.
+        ``redactions`` is for :meth:`Chunk.with_unique_name`. The caller records the chunk in the ``with`` block; if
+        that fails, the object is deleted. Raises :class:`Fenced`, :class:`ArchiveDamaged`, :class:`ArchiveUnavailable`;
+        and as the store does, unless it has recorded the chunk.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8), redactions)
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)

@@ -40,11 +40,11 @@ def delete_job(
     lock_seconds: float = LOCK_SECONDS,
     on_hidden: Callable[[], object] = bool,
 ) -> None:
-    """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. May be repeated.
+    """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
 
-    The manifest says so first and goes last: an import finds no half of the job. For ``tombstone_ms`` nothing can be
-    written under its id again. ``on_hidden`` is called when nothing can prevent the deletion any more. Raises
-    :class:`Held` by a live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
+    The manifest is marked first and deleted last, so that an import finds no half of the job. Its id is blocked for
+    ``tombstone_ms``. ``on_hidden`` is called when nothing can prevent the deletion any more. Raises :class:`Held` by a
+    live runner, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`; and as the store does.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)

@@ -46,15 +46,14 @@ class _StreamFailed(RequestFailed):
 
 
 class Client:
-    """A client of the service at ``url``.
+    """A client of the service at ``url``. ``token`` is a bearer token, a function that makes one for each attempt, or
+    None.
 
-    ``token`` is a bearer token, a function that makes one for each attempt, or None. ``ca_file`` has authorities that
-    are trusted beside the system's. A request that is no stream is tried ``max_attempts`` times, and none again after
-    it has failed for ``max_retry_seconds``. ``on_retry`` gets a message before, and an empty one after each delay of
-    those requests. ``clock`` is monotonic. ``chance`` returns a random number from 0 to 1.
+    ``ca_file`` has authorities to trust beside the system's. Requests other than streams are tried ``max_attempts``
+    times within ``max_retry_seconds``. ``on_retry`` gets a message before each of their delays, and an empty one after
+    it. ``clock`` is monotonic; ``chance`` returns a random number from 0 to 1.
 
-    Every method raises a :class:`ChronoverseError` when no retry can succeed, such as :class:`Unauthorized` or
-    :class:`JobNotFound`, and :class:`Unreachable` when retries did not succeed.
+    Raises a :class:`ChronoverseError` when no retry can succeed, and :class:`Unreachable` when retries did not.
     """
 
     def __init__(
@@ -100,10 +99,9 @@ class Client:
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Only lines of ``stream`` come, and those that match ``q``, an expression with ``regex``, where these are given.
-        Yields each number once and in order, or a Gap that names it. The last JobState says how the job ended. The job
-        must begin to exist within ``wait`` seconds. ``stop`` ends a delay at once, and a connection at its next byte,
-        which is a heartbeat at the latest.
+        Yields each number once and in order, or a Gap that names it; with ``stream`` or ``q`` (an expression with
+        ``regex``) only lines that match. The last JobState says how the job ended. The job must begin to exist within
+        ``wait`` seconds. ``stop`` ends a delay at once, and a connection at its next byte.
         """
         stop = stop or threading.Event()
         follower = Follower()

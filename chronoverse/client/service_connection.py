@@ -45,11 +45,11 @@ _FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
 
 
 class ServiceConnection:
-    """Connections to the service at ``url``. Threads may share it.
+    """Connections to the service at ``url``. Threads may share it. ``token`` may be a function, called for each
+    request.
 
-    ``token`` may be a function, which is called for each request. ``ca_file`` has authorities that are trusted beside
-    those of the system. A server may close a connection while it is idle. Then the request is sent again on a new one,
-    and nothing is reported. Therefore requests must be safe to repeat. Only a DELETE is not sent again.
+    ``ca_file`` has authorities to trust beside the system's. A request on an idle connection that the server closed is
+    sent again on a new one, except a DELETE. So requests must be idempotent.
     """
 
     def __init__(

@@ -54,10 +54,8 @@ def read_tiers(
     """Reads what follows line ``after`` from the right tier. Streams, pages and downloads all choose by this function.
 
     ``known`` is the job as it was fetched some time ago. ``read_archive`` returns None when the archive has nothing
-    there. ``read_store`` returns a result, or, when numbers are left out, None and the raw entries.
-
-    Returns the result, or None and the store's entries, whose missing numbers the caller reports as gaps; and the job,
-    if it was fetched again.
+    there, ``read_store`` None and raw entries when numbers are left out. Returns the result, or None and these entries,
+    whose missing numbers the caller reports as gaps; and the job, if it was fetched again.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None

@@ -65,10 +65,8 @@ def install(
     """Publishes all tasks of ``app`` from now on, except Celery's own (``celery.…``). Call it where the app is made.
 
     ``workflow`` is one workflow for all tasks; by default each task's name is its workflow. ``store`` is the URL of a
-    store, or of a service, for which ``token`` is as for :meth:`chronoverse.api.JobLog.open`; ``docs/celery.md`` has
-    the defaults. ``formatter`` is for log records; by default a line is the message.
-
-    Raises ValueError for a URL that is not valid, and :class:`chronoverse.errors.SettingsError`.
+    store or a service, ``token`` as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` is for log records. Raises
+    ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
     """
     settings = settings or Settings.from_env()
     url = store or settings.redis_url or settings.service_url

@@ -35,9 +35,9 @@ _last_number = attrgetter("last")
 class Frame(NamedTuple):
     """A zstd frame of ``size`` bytes at ``offset`` of its object, with the numbers ``first`` to ``last``.
 
-    ``text_size`` is the bytes of its JSON Lines. ``earliest`` and ``latest`` are the bounds of its lines' times, as
-    ``iso_timestamp`` formats them; both are empty when a line has a time of another format. ``plain`` means that every
-    number is a line, and that there are no other entries.
+    ``text_size`` is the bytes of its JSON Lines. ``earliest`` and ``latest`` bound its lines' times, both empty when a
+    line has a time of another format than ``iso_timestamp``'s. ``plain``: every number is a line, without other
+    entries.
     """
 
     first: int

@@ -130,10 +130,9 @@ def _incomplete_bytes(text: bytes) -> int:
 class ProgressFilter:
     r"""Turns progress bars into lines: drops what a carriage return overwrites. It has no clock: the caller has one.
 
-    ``\r`` before ``\n`` belongs to the end of the line. Any other ``\r`` ends a *state* of the line. A state is dropped
-    if it was overwritten before :meth:`release` was called. If it was there at the time of a call, or is longer than
-    ``state_bytes``, it becomes a line: a published line cannot be taken back. The last state always stays, and is the
-    line.
+    ``\r`` before ``\n`` belongs to the end of the line. Any other ``\r`` ends a *state* of the line. A state becomes a
+    line if it was there when :meth:`release` was called, is longer than ``state_bytes``, or is the last; others are
+    dropped.
     """
 
     def __init__(self, state_bytes: int = 4_096) -> None:

@@ -49,11 +49,11 @@ _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repe
 
 
 class Matcher:
-    """A compiled query: a literal text or a regular expression. Upper and lower case are the same.
+    """A compiled query: a literal text or a regular expression, case-insensitive.
 
     It is searched for in a line as it was written, and without control sequences. The ``in_…`` patterns find candidates
-    in JSON Lines, for programs of up to ``max_joined`` instructions. Its automaton has ``max_bytes``. Raises ValueError
-    for an expression that is malformed or expensive.
+    in JSON Lines, for programs of up to ``max_joined`` instructions. ``max_bytes`` bounds its automaton. Raises
+    ValueError for a malformed or expensive expression.
     """
 
     def __init__(

@@ -102,11 +102,11 @@ class Hunk:
 
 @dataclass(slots=True)
 class FoundLines:
-    """The lines of one kind among those from number ``low`` to ``high``, which were looked at.
+    """The lines of one kind among those from number ``low`` to ``high``, which were looked at. The next is added at an
+    end.
 
-    Lines of one shape are one group; ``shape_of`` says what shape a message has, and ``weigh`` how telling it is.
-    ``is_whole`` says that all of the ``count`` lines are in groups: there may be more than :data:`MAX_GROUPS` shapes.
-    The next line that is added is either the lowest or the highest.
+    Lines of one shape are one group: ``shape_of`` returns a message's shape, ``weigh`` how telling it is. ``is_whole``:
+    all of the ``count`` lines are in groups; there may be more than :data:`MAX_GROUPS` shapes.
     """
 
     shape_of: Callable[[str], int]
@@ -196,11 +196,10 @@ def compose(
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
-    ``last`` are the log's last lines in their order. ``compared_with`` and ``new`` are None when there is no run to
-    compare with, ``guess`` is the cause as far as it can be told without one. ``read_past`` looks for shapes in the
-    runs before. ``baseline`` are the labels of the runs compared with.
-    ``slower`` are the first pauses that are longer than usual, as JSON. They get a quarter of the room at
-    most, and the three kinds of lines share the rest evenly.
+    ``last`` are the log's last lines. ``compared_with`` and ``new`` are None without a run to compare with; ``guess``
+    is the cause without one. ``read_past`` looks for shapes in the runs before. ``baseline`` are the labels of the runs
+    compared with. ``slower`` are pauses as JSON, in a quarter of the room at most; the three kinds of lines share the
+    rest.
     """
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))

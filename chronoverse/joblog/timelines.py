@@ -375,9 +375,8 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
     """For each ``wanted`` anchor: by how much longer its pause is than in a good run, and how long it was there.
 
-    Other lines may be before it in one of the runs. So the time since the last line that both have has to be longer,
-    too, and the smaller excess counts; within the noise it is 0. The second value is None for a line that the good run
-    does not have. Without a line that both have, nothing is returned.
+    Other lines may be before it in one of the runs, so the time since the last line that both have must be longer, too:
+    the smaller excess applies, 0 within the noise. The second value is None for a line that the good run lacks.
     """
     common = _common(timeline, good)
     if not common:

@@ -145,8 +145,8 @@ class JobLog:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
         Only newlines end lines, and the last line needs none. A line over the limit is published as ``partial`` lines.
-        ``at`` is Unix time in seconds, by default now. Bytes that are not UTF-8 are replaced. Raises ValueError for any
-        other stream, and after the log is finished.
+        ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for any other stream, and after the log is
+        finished.
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")
@@ -163,9 +163,9 @@ class JobLog:
                     self._publisher.spool.put(batch)
 
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
-        """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits for its lines.
+        """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits up to ``deliver_seconds`` for its
+        lines.
 
-        It waits up to ``deliver_seconds``. LOST is for what was killed, so that nobody knows how it would have ended.
         ``PENDING`` ends only this attempt: the next :meth:`open`, by any process within a week, continues the log.
         Returns whether the store has all lines and the end. A second call changes nothing. Raises ValueError for any
         other status.

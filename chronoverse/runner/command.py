@@ -139,8 +139,8 @@ def run_command(
 ) -> int:
     """Runs ``argv``. Its output goes to ``tees`` unchanged and to ``publish`` masked; ``signals`` are forwarded to it.
 
-    With ``pty`` it gets a pseudo-terminal instead of two pipes, and all its output is stdout. It does not see our
-    settings. Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started.
+    With ``pty`` it gets a pseudo-terminal instead of two pipes, and all is stdout. It does not see our settings.
+    Returns the exit code: the command's own, 128 + n for signal n, 127 or 126 if it could not be started.
     """
     if signals.received:
         return 128 + signals.received[0]

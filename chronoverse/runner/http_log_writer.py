@@ -48,13 +48,13 @@ GZIP_BYTES: Final = 1_400
 class HttpLogWriter:
     """The service at ``url``. Threads may share it. ``token`` may be a function, which is called for each request.
 
-    When a function's token is refused, :class:`StaleToken` is raised, since the next one may be accepted. None after a
-    token counts as a service that is away. ``ca_file`` has authorities to trust beside the system's. With ``durable`` a
-    line is safe when the service says so, else when it is acknowledged.
+    When a function's token is refused, :class:`StaleToken` is raised. None after a token counts as a service that is
+    away. ``ca_file`` has authorities to trust beside the system's. With ``durable`` a line is safe when the service
+    says so.
 
-    Every method raises what the same method of :class:`chronoverse.store.Store` raises, :class:`TooFast`, and errors
-    that no retry changes: :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest`, and
-    :class:`Unreachable` when the certificate is not trusted and was not before.
+    Raises what :class:`chronoverse.store.Store` raises, :class:`TooFast`, and without a chance for a retry
+    :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest`, and :class:`Unreachable` for
+    an untrusted certificate.
     """
 
     #: How many appends may be sent before the first is answered: a link of 50 ms then takes 200,000 lines a second.

@@ -34,17 +34,16 @@ def resend_spool(
     service_url: str | None = None,
     show: Callable[[str], object] = lambda text: None,
 ) -> bool:
-    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it: then it is gone.
+    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether the store has all of it: then it is
+    deleted.
 
-    ``connect`` returns the store of a workflow, and ``comparer_for`` how to compare with its lines. The lines become
-    those of ``job_id``, or with ``retry`` of the first free one of JOB, JOB.2, JOB.3, …; it must not have any. ``say``
-    gets messages, ``show`` each second how far it is; ``service_url`` is for messages. ``docs/runner.md`` says how jobs
-    end, and what happens to deleted jobs and damaged files.
+    ``connect`` returns the store of a workflow, ``comparer_for`` how to compare with its lines. The lines become those
+    of ``job_id``, which must have none, or with ``retry`` of the first free one of JOB, JOB.2, …; ``say`` gets
+    messages, ``show`` the progress each second.
 
     Raises: :class:`SpoolError` for another or a damaged file, whose whole lines were delivered; :class:`SpoolNotInLog`
-    when the job has ended without lines of the file; :class:`Held`, :class:`ForeignLines`, :class:`Deleted`,
-    :class:`CorruptLog` or :class:`NotALog` when the job cannot be continued; :class:`StoreError` when the lines cannot
-    be read back.
+    when the job ended without lines of the file; :class:`AppendRefused` or :class:`NotALog` when the job cannot be
+    continued; :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

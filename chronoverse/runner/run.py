@@ -59,10 +59,10 @@ def run(
 ) -> int:
     """Runs ``argv`` as ``job`` and returns its exit code: 128 + n for signal n, 127 not found, 126 not executable.
 
-    ``store`` may be a function, which is called in the publisher's thread. ``out`` and ``err`` get the output
-    unchanged, by default our own. ``more_follow``: whether other commands follow as attempts of this job, None for the
-    only one. ``service_url`` and ``page``, the link to a job's page, are for messages. The others are options of
-    ``chronoverse run``. Raises what :meth:`Publisher.start` raises, with ``require_log`` only.
+    ``store`` may be a function, called in the publisher's thread. ``out`` and ``err`` get the output unchanged.
+    ``more_follow``: whether other commands follow as attempts of this job. ``service_url`` and ``page`` are for
+    messages; the others are options of ``chronoverse run``. With ``require_log``, raises what :meth:`Publisher.start`
+    raises.
     """
     tees = {
         "stdout": Tee(out or open_standard(1)),

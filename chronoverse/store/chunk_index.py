@@ -128,13 +128,12 @@ class ChunkIndex:
         last_entry: RawEntry | None = None,
         old: Chunk | None = None,
     ) -> None:
-        """Records ``chunk``, whose object was read back, and removes lines up to ``trim`` from the log.
+        """Records ``chunk``, whose object was read back, and removes lines up to ``trim`` from the log, but not its
+        last entry.
 
-        It comes after all others, or replaces ``old``, the last of them, whose lines it begins with.
-
-        ``token`` is also the one of :meth:`begin_upload`. With ``last_entry``, the last that was read for the chunk,
-        nothing is done unless the log still has it. The log's last entry is never removed. May be repeated.
-        Raises :class:`Fenced`, :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
+        It comes after all others, or replaces ``old``, the last of them, whose lines it begins with. With
+        ``last_entry``, nothing is done unless the log still has that. Idempotent. Raises :class:`Fenced`,
+        :class:`Deleted`, :class:`SequenceGap` when the archive's next number is another.
         """
         numbers = (old.last + 1 if old else chunk.first, chunk.last)
         args = (token, *numbers, chunk.to_json(), trim, *entry_fingerprint(last_entry), chunk.name)
@@ -227,10 +226,11 @@ class ChunkIndex:
         last_entry: RawEntry | None = None,
     ) -> None:
         """Records ``chunk``, whose object was read back, instead of ``old``; without ``old``, after all other chunks.
+        Idempotent.
 
-        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, ``audit`` is added to
-        the list, and the job's count is ``redactions``. ``last_entry`` is as for :meth:`commit_chunk`. May be repeated.
-        Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has changed.
+        In the same step the object of ``old`` becomes garbage, the lines leave the store's log, and ``audit`` and the
+        count of ``redactions`` are stored. Raises :class:`Fenced`, :class:`SequenceGap` when the archive or the log has
+        changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")

@@ -316,11 +316,10 @@ class Store:
         *,
         counts: bool = False,
     ) -> None:
-        """Ends the job after its last line, which is ``next_number`` - 1.
+        """Ends the job after its last line, ``next_number`` - 1. The caller makes sure before that all lines are safe.
 
-        With PENDING only the attempt ends, and the job waits for the next one. The caller makes sure before that all
-        lines are safe. If the attempt's exit code ``counts``, the job ends with it, FAILED, unless it ends with a
-        larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        With PENDING only the attempt ends. If its exit code ``counts``, the job ends with it, FAILED, unless it ends
+        with a larger one, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self._clock())

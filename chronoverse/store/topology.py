@@ -29,11 +29,10 @@ class PoolKind(Enum):
 
 
 class Topology:
-    """Which server has which keys. All of a workflow's keys are always on one server. Raises the driver's errors.
+    """Which server has which keys: here the one at ``url``, with the driver's ``options``. Raises the driver's errors.
 
-    Here all keys are on the server at ``url``, with the driver's ``options``. ``is_single``: all workflows are on one
-    server. ``version`` grows when workflows may be on another server than before. A caller with a connection of its own
-    passes its errors to :meth:`report_error`.
+    All of a workflow's keys are on one server; ``is_single``: all workflows are. ``version`` grows when workflows may
+    have moved. A caller with a connection of its own passes its errors to :meth:`report_error`.
     """
 
     is_single = True

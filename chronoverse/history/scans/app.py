@@ -60,9 +60,9 @@ log: Final = logging.getLogger(__name__)
 class ScanApp:
     """Answers scans: with a :class:`Page`, a :class:`JobsPage`, a job's summary or profile, or event frames.
 
-    The first line of an answer is a JSON object with what a page says beside its lines. What was found follows, one
-    piece of JSON on each line. ``clock`` is monotonic, and that of the workers. ``read_replay`` finds the frames, and
-    the last number that they cover. The processes of a scan server share ``progress``.
+    The first line of an answer is a JSON object with what a page says beside its lines; what was found follows, a line
+    each. ``clock`` is monotonic, and that of the workers. ``read_replay`` finds frames, and the last number that they
+    cover. The processes of a scan server share ``progress``.
     """
 
     def __init__(

@@ -54,11 +54,10 @@ class BaseScan:
 class LineScan(BaseScan):
     """Asks for up to ``limit`` lines strictly after ``position``, in the order asked for, that pass every filter.
 
-    The query ``q`` is an expression with ``regex``. With ``only_new``, only lines pass that are new, compared with the
-    job ``against``, or with the good runs before the job that :func:`~.comparison.baseline` chooses by ``labels``.
-    ``form`` is what the page has of each line: ``page`` is its JSON as on a page, with the spans that match, and with
-    ``before`` and ``after`` lines of context; ``whole`` its JSON in full; ``number`` its number alone, which takes
-    nothing from ``page_bytes``.
+    With ``only_new``, lines are compared with the job ``against``, or with the good runs that
+    :func:`~.comparison.baseline` chooses by ``labels``. ``form`` is what the page has of each line: ``page`` is its
+    JSON with highlights, and ``before`` and ``after`` lines of context; ``whole`` its JSON in full; ``number`` its
+    number, which takes nothing from ``page_bytes``.
     """
 
     PATH: ClassVar = "/"

@@ -70,10 +70,9 @@ def read_summary(
 ) -> bytes:
     """The summary's JSON in at most ``max_bytes``, as :func:`compose` makes it. Raises what ``read`` raises.
 
-    ``budgets`` make what bounds the time for the new lines and for the errors. The next request for the same summary
-    goes on where that time has ended. ``compared_with`` is None when there is nothing to compare with. ``new_lines`` is
-    None then, too, and when there was no time to read the jobs to compare with. ``baseline`` is the label that these
-    have.
+    ``budgets`` bound the time for the new lines and for the errors; the next request for the same summary continues
+    there. ``compared_with`` is None when there is nothing to compare with, ``new_lines`` also when there was no time
+    for it. ``baseline`` is the label of the runs compared with.
     """
 
     def shape_of(message: str) -> int:

@@ -36,11 +36,12 @@ def read_jobs_page(
     budget: PageBudget,
     read_ahead: Callable[[Job], Future[None] | None] = lambda job: None,
 ) -> JobsPage:
-    """Searches ``listed``, which are the jobs from ``scan.start`` on, and a part of a job at least.
+    """Searches ``listed``, the jobs from ``scan.start`` on, until the ``budget`` is used up, and a part of a job at
+    least.
 
-    ``search`` takes a job, the line after which to begin, and how many lines to find. When its last argument is true,
-    their numbers are enough. When the ``budget`` is used up, the page ends. Raises what ``search`` raises. An error
-    that concerns one job only is named in the page instead. ``read_ahead`` is called with jobs that are searched soon.
+    ``search`` takes a job, the line after which to begin, how many lines to find, and whether their numbers are enough.
+    Raises what it raises; an error of one job only is named in the page. ``read_ahead`` gets jobs that are searched
+    soon.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start

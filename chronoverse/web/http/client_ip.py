@@ -25,11 +25,11 @@ class TrustedProxies:
                 self._networks.append(ip_network(proxy, strict=False))
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
-        """The client's address. For IPv6 it is the client's network: whoever has one address of it has all of them.
+        """The client's address, or its /64 for IPv6. What is no address is ``unknown``, so that clients invent no
+        names.
 
-        ``peer`` is the connection's other end. It is empty on a unix socket, which is trusted. Behind a trusted peer
-        the client is the last address of ``forwarded_for`` that is no trusted proxy: anybody may have made up the
-        others. What is no address becomes ``unknown``, or a client could invent names and get a share for each.
+        ``peer`` is the connection's other end, empty on a unix socket, which is trusted. Behind a trusted peer the
+        client is the last address of ``forwarded_for`` that is no trusted proxy: anybody may have made up the others.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

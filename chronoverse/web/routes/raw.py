@@ -151,10 +151,9 @@ def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
 def _check_pages(deps: Dependencies, job: Job, pages: Iterator[Page], expires_at: float) -> Iterator[list[bytes]]:
     """The JSON of the lines up to ``job.last``, at most :data:`MAX_BATCH` at a time.
 
-    The caller clears each list once it is encoded. So while a slow client reads, only the bytes to send are in memory.
-
-    Raises :class:`StoreError` when the store fails, when the log is deleted, or when the job has another log by then.
-    Raises :class:`Unauthorized` at the monotonic time ``expires_at``.
+    The caller clears each list once it is encoded, so that only the bytes to send are in memory. Raises
+    :class:`StoreError`, also when the log is deleted or another one by then, and :class:`Unauthorized` at the monotonic
+    time ``expires_at``.
     """
     for lines, position, has_more, *_ in pages:
         is_end = position >= job.last
