@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-.PHONY: help setup serve fmt lint type test test-all test-gevent test-airflow bench lock site site-serve release-check check
+.PHONY: help setup serve fmt lint type test test-all test-gevent test-airflow bench bench-against lock site site-serve release-check check
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ test-gevent: setup ## the tests of what waits, monkey-patched by gevent as the s
 
 bench: setup .bench/.installed ## compare with the peers: docs/benchmarks; SCENARIOS="burst paced", BENCH="--quick"
 	$(BIN)/python -m bench $(SCENARIOS) $(BENCH)
+
+bench-against: setup ## compare with another commit: REV=v1.2.3, SCENARIOS="replay publish", BENCH="--quick"
+	$(BIN)/python -m bench.against $(REV) $(SCENARIOS) $(BENCH)
 
 .bench/.installed: bench/requirements.txt
 	$(PYTHON) -m venv .bench

@@ -63,14 +63,18 @@ def folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def running(
-    argv: Sequence[str], ready: Callable[[], bool], log: Path, environ: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    ready: Callable[[], bool],
+    log: Path,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
 ) -> Iterator[int]:
     """Runs a server during the ``with`` block. Yields its process id once it is ``ready``. ``log`` gets its output."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PYTHON"))}
     with log.open("ab") as out:
         process = subprocess.Popen(
             argv,
-            cwd=ROOT,
+            cwd=cwd,
             env={**inherited, **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -1,4 +1,4 @@
-"""What ``chronoverse run`` costs a job: ``python -m bench.runner [flat] [paced] [start] [labels] [away]``.
+"""What ``chronoverse run`` costs a job: ``python -m bench.runner [flat] [paced] [start] [away]``.
 
 Jobs run with and without it, in one run of this program.
 
@@ -7,7 +7,6 @@ Jobs run with and without it, in one run of this program.
     paced  5,000 lines/s for five seconds: wall time of the job
     start  ``run -- true`` through a service and to the store, ``logs``, ``--version``, and what they cannot do without:
            Python, and its imports of click, http.client and ssl. Milliseconds over ``true``
-    labels how fast a job with 16 labels is published, as a part of one without labels: by ``run``, and with XADD alone
     away   2,000 lines/s, the store unreachable for a while, watched by three ``logs -f``: wall time of the job, rate at
            which the backlog is delivered, and what the viewers saw
 
@@ -26,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import redis
 
@@ -40,11 +39,6 @@ VIEWERS: Final = 3
 SEEN_SECONDS: Final = 30
 ROUNDS: Final = 3
 START_ROUNDS: Final = 12
-#: Labels of one job: as many as it may have.
-LABELS: Final = {f"key{number}": "a value of some length" for number in range(16)}
-#: Lines that are written with XADD, and those of one round trip.
-XADD_LINES: Final = 200_000
-PIPELINE_LINES: Final = 500
 FLAT: Final = f"import sys\nw = sys.stdout.write\nfor i in range({LINES}): w('%099d\\n' % i)"
 #: Prints ``sys.argv[1]`` lines/s for ``sys.argv[2]`` seconds, and leaves its own wall time in ``sys.argv[3]``.
 PACED: Final = """
@@ -65,20 +59,19 @@ open(sys.argv[3], "w").write(str(time.monotonic() - began))
 class DataDirectory:
     """A data directory with its embedded server, which runs during the ``with`` block."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, root: Path = ROOT) -> None:
+        self.directory, self.root = directory, root
         self.environ = {name: text for name, text in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         self.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         self.environ |= {
             "CHRONOVERSE_DATA_DIR": str(directory / "data"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(root),
             "PYTHONPYCACHEPREFIX": str(directory / "pyc"),
         }
         self.count = 0
 
-    def run(self, *argv: str, labels: Mapping[str, str] | None = None) -> list[str]:
+    def run(self, *argv: str) -> list[str]:
         self.count += 1
-        flags = [flag for pair in (labels or {}).items() for flag in ("--label", "=".join(pair))]
         return [
             sys.executable,
             "-m",
@@ -88,7 +81,6 @@ class DataDirectory:
             "bench",
             "--job",
             f"j{self.count}",
-            *flags,
             "--",
             *argv,
         ]
@@ -98,16 +90,28 @@ class DataDirectory:
 
     def published(self) -> int:
         """The number of the newest entry of the latest job's log. An archiver may have taken the entries before it."""
-        newest = self.client().xinfo_stream(f"chronoverse:{{bench}}:j{self.count}:log")["last-generated-id"]
+        newest = self.client().xinfo_stream(self._log)["last-generated-id"]
         return int(newest.partition(b"-")[0])
+
+    def settle(self) -> None:
+        """Waits until the archiver has stopped moving lines of the latest job, which takes a core from the next."""
+        length = -1
+        while (now := self.client().xlen(self._log)) != length:
+            length = now
+            time.sleep(1)
+
+    @property
+    def _log(self) -> str:
+        return f"chronoverse:{{bench}}:j{self.count}:log"
 
 
 @contextlib.contextmanager
-def data_directory() -> Iterator[DataDirectory]:
+def data_directory(root: Path = ROOT) -> Iterator[DataDirectory]:
+    """A directory with its server, for the checkout in ``root``."""
     from chronoverse.embedded.server import ServerLease
 
-    with tempfile.TemporaryDirectory() as name:
-        found = DataDirectory(Path(name))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        found = DataDirectory(Path(name), root)
         with ServerLease(Path(name) / "data"):
             execute(found.run("true"), found)
             yield found
@@ -125,7 +129,7 @@ def execute(argv: list[str], at: DataDirectory, out: Path | None = None) -> Spen
     """Runs a command."""
     with open(out or os.devnull, "wb") as file:
         began = time.monotonic()
-        with subprocess.Popen(argv, stdout=file, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as child:
+        with subprocess.Popen(argv, stdout=file, stderr=subprocess.PIPE, env=at.environ, cwd=at.root) as child:
             assert child.stderr is not None
             errors = child.stderr.read()
             _, status, usage = os.wait4(child.pid, 0)
@@ -140,20 +144,37 @@ def flat(at: DataDirectory) -> None:
     mark = at.directory / "wall"
     timed = f"import time; t = time.monotonic()\n{FLAT}\nsys.stdout.flush()"
     job = [sys.executable, "-c", f"{timed}\nopen({str(mark)!r}, 'w').write(str(time.monotonic() - t))"]
-    rounds: list[tuple[float, float, float, float]] = []
-    with serving(at):
+    rounds: list[tuple[float, float, float, float, float]] = []
+    with serving(at) as environ:
+        through = through_service(at, environ)
         for number in range(1, ROUNDS + 1):
             alone = execute(job, at, at.directory / "direct")
             direct = float(mark.read_text())
             ours = execute(at.run(*job), at, at.directory / "ours")
-            assert at.published() == LINES + 1, at.published()
             ratio, rate = float(mark.read_text()) / direct, LINES / ours.seconds
+            assert at.published() == LINES + 1, at.published()
+            at.settle()
+            over_http = LINES / execute(through.run(*job), through).seconds
+            assert through.published() == LINES + 1, through.published()
+            through.settle()
             cpu = 1e6 * (ours.cpu - alone.cpu) / LINES
-            rounds.append((ratio, rate, ours.peak, cpu))
+            rounds.append((ratio, rate, over_http, ours.peak, cpu))
             said = f"job {ratio:.2f}x of > file ({direct:.2f} s), {rate:,.0f} lines/s, {ours.peak:.0f} MB"
-            print(f"flat   round {number}: {said}, {cpu:.2f} us of the runner's CPU a line", flush=True)
-    ratios, rates, peaks, cpus = (sorted(each)[ROUNDS // 2] for each in zip(*rounds, strict=True))
-    print(f"flat   median: job {ratios:.2f}x, {rates:,.0f} lines/s, {peaks:.0f} MB, {cpus:.2f} us of CPU a line")
+            said = f"{said}, {cpu:.2f} us of the runner's CPU a line; over HTTP {over_http:,.0f} lines/s"
+            print(f"flat   round {number}: {said}", flush=True)
+    ratios, rates, https, peaks, cpus = (sorted(each)[ROUNDS // 2] for each in zip(*rounds, strict=True))
+    said = f"job {ratios:.2f}x, {rates:,.0f} lines/s, over HTTP {https:,.0f} ({https / rates:.2f}x)"
+    print(f"flat   median: {said}, {peaks:.0f} MB, {cpus:.2f} us of CPU a line")
+
+
+def through_service(at: DataDirectory, environ: Mapping[str, str]) -> DataDirectory:
+    """The same directory for commands that publish through its service."""
+    argv = [sys.executable, "-m", "chronoverse", "token", "--scope", "logs:read", "--scope", "logs:write"]
+    token = subprocess.check_output(argv, env=environ, cwd=at.root, text=True).strip()
+    through = DataDirectory(at.directory, at.root)
+    through.environ = {**environ, "CHRONOVERSE_TOKEN": token}
+    through.count = 1_000  # its jobs have other ids
+    return through
 
 
 def paced(at: DataDirectory) -> None:
@@ -169,9 +190,7 @@ def start(at: DataDirectory) -> None:
     """The commands take turns, so that the machine is as busy for each of them."""
     chronoverse = [sys.executable, "-m", "chronoverse"]
     with serving(at) as environ:
-        token = subprocess.check_output([*chronoverse, "token"], env=environ, cwd=ROOT, text=True).strip()
-        through = DataDirectory(at.directory)
-        through.environ = {**environ, "CHRONOVERSE_TOKEN": token}
+        through = through_service(at, environ)
         commands: dict[str, tuple[DataDirectory, Callable[[], list[str]]]] = {
             "true": (at, lambda: ["true"]),
             "python -c pass": (at, lambda: [sys.executable, "-c", "pass"]),
@@ -181,7 +200,6 @@ def start(at: DataDirectory) -> None:
             "logs": (through, lambda: [*chronoverse, "logs", "bench", "j1"]),
             "run, store": (at, lambda: at.run("true")),
         }
-        at.count = 1_000  # the jobs of the two have other ids
         took: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(START_ROUNDS):
             for name, (where, argv) in commands.items():
@@ -192,45 +210,6 @@ def start(at: DataDirectory) -> None:
         print(f"start  {name:14} {best:4.0f} ms over true at best, median {median:.0f}")
 
 
-def labels(at: DataDirectory) -> None:
-    """Pairs of jobs, with and without labels. The first one of a pair has labels in every second pair."""
-
-    def run(labels: Mapping[str, str]) -> float:
-        return execute(at.run(sys.executable, "-c", FLAT, labels=labels), at).seconds
-
-    def xadd(labels: Mapping[str, str]) -> float:
-        at.count += 1
-        job, client = f"chronoverse:{{bench}}:x{at.count}", at.client()
-        if labels:
-            client.hset(f"{job}:job", mapping={f"label:{key}": value for key, value in labels.items()})
-        began = time.monotonic()
-        for first in range(1, XADD_LINES + 1, PIPELINE_LINES):
-            pipeline = client.pipeline(transaction=False)
-            for number in range(first, first + PIPELINE_LINES):
-                line: dict[Any, Any] = {
-                    "timestamp": "2026-03-03T10:00:05.123Z",
-                    "message": f"{number:099d}",
-                    "stream": "stdout",
-                }
-                pipeline.xadd(f"{job}:log", line, id=f"{number}-0")
-            pipeline.execute()
-        took = time.monotonic() - began
-        client.xadd(f"{job}:log", {"event": "end", "status": "COMPLETED"}, id=f"{XADD_LINES + 1}-0")
-        return took
-
-    with serving(at):
-        for name, publish in (("run", run), ("XADD", xadd)):
-            ratios: list[float] = []
-            for number in range(2 * ROUNDS):
-                took = {labelled: publish(LABELS if labelled else {}) for labelled in (number % 2, 1 - number % 2)}
-                ratios.append(took[0] / took[1])
-            ratios.sort()
-            said = f"the least {ratios[0]:.2f}, the most {ratios[-1]:.2f} of {len(ratios)} pairs"
-            print(
-                f"labels {name}: {statistics.median(ratios):.2f} times as many lines/s as without; {said}", flush=True
-            )
-
-
 def away(at: DataDirectory) -> None:
     mark = at.directory / "wall"
     seconds = AWAY_SECONDS + 2 * NORMAL_SECONDS
@@ -239,7 +218,9 @@ def away(at: DataDirectory) -> None:
     argv = at.run(*job)
     with (
         watched(at) as viewers,
-        subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=at.environ, cwd=ROOT) as runner,
+        subprocess.Popen(
+            argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=at.environ, cwd=at.root
+        ) as runner,
     ):
         time.sleep(NORMAL_SECONDS)
         os.kill(pid, signal.SIGSTOP)
@@ -270,7 +251,7 @@ def serving(at: DataDirectory) -> Iterator[dict[str, str]]:
         port = probe.getsockname()[1]
     environ = {**at.environ, "CHRONOVERSE_BIND": f"127.0.0.1:{port}", "CHRONOVERSE_URL": f"http://127.0.0.1:{port}"}
     with subprocess.Popen(
-        [sys.executable, "app.py"], env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "app.py"], env=environ, cwd=at.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as service:
         try:
             assert service.stdout is not None
@@ -300,7 +281,6 @@ def main(names: list[str]) -> None:
         "flat": flat,
         "paced": paced,
         "start": start,
-        "labels": labels,
         "away": away,
     }
     for name in names or list(parts):

@@ -33,6 +33,8 @@ class Ours(Peer):
     name = "chronoverse"
     about = "the service: gunicorn with gevent workers, one reader per worker for all viewers"
     grammar = Grammar(LOG, NOISE)
+    #: The checkout that it runs.
+    root = ROOT
 
     @classmethod
     def missing(cls) -> str:
@@ -43,7 +45,7 @@ class Ours(Peer):
         self.port, self.secret = free_port(), secrets.token_urlsafe(32)
         master = stack.enter_context(
             running(
-                [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")],
+                [sys.executable, "-m", "gunicorn", "-c", str(self.root / "gunicorn.conf.py")],
                 lambda: listens(self.port),
                 self.folder / "service.log",
                 {
@@ -55,6 +57,7 @@ class Ours(Peer):
                     "WEB_CONCURRENCY": str(self.workers),
                     **self.settings(),
                 },
+                self.root,
             )
         )
         # Before, the scan server may still be a fork of the master: it would be taken for the worker.

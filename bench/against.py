@@ -1,0 +1,87 @@
+"""Compares with another commit of this repository: ``python -m bench.against REV [--rounds 3] [--quick]``.
+
+Runs replay, burst, storm, 4,000 jobs, and publishing to the store and over HTTP, of both commits in turns, in the
+environment of this one. Prints each round, and the ratios of the medians.
+"""
+
+import argparse
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from bench import live, runner, stored
+from bench.machine import raise_limits
+from bench.peers.ours import Ours
+from bench.processes import ROOT
+from bench.scenario import Side
+
+#: The results that are compared.
+KEYS: Final = {
+    "replay": (stored.replay, ("lines_per_s",)),
+    "burst": (live.burst, ("deliveries_per_s",)),
+    "storm": (stored.storm, ("connects_per_s",)),
+    "many": (live.many, ("all_cpu_us_per_delivery", "p50_ms", "p99_ms")),
+}
+BURST_LINES: Final = 20_000
+
+
+def measure(name: str, root: Path, quick: bool) -> Iterator[tuple[str, float]]:
+    """One round of a scenario with the checkout in ``root``."""
+    if name == "publish":
+        lines = runner.LINES
+        with runner.data_directory(root) as at, runner.serving(at) as environ:
+            for way, to in (("store", at), ("http", runner.through_service(at, environ))):
+                argv = to.run(sys.executable, "-c", runner.FLAT)
+                yield f"lines_per_s, {way}", lines / runner.execute(argv, to).seconds
+                assert to.published() == lines + 1, to.published()
+                to.settle()
+        return
+    run, keys = KEYS[name]
+    side = type("Side", (Ours,), {"root": root})
+    found = run(Side(side, lines=BURST_LINES if name == "burst" else 0), quick)
+    assert not found["wrong"], found["stories"]
+    yield from ((key, found[key]) for key in keys)
+    yield "reader's share of a core", found["share"]
+
+
+@contextlib.contextmanager
+def checkout(rev: str) -> Iterator[Path]:
+    """A worktree of ``rev``, for the ``with`` block."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name) / "root"
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", root, rev], cwd=ROOT, check=True)
+        try:
+            yield root
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", root], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.against", description=__doc__)
+    parser.add_argument("rev", help="the other commit")
+    parser.add_argument("scenarios", nargs="*", help=f"of {', '.join([*KEYS, 'publish'])}; all by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the load, to see that it works")
+    flags = parser.parse_args()
+    raise_limits()
+    with checkout(flags.rev) as theirs:
+        for name in flags.scenarios or [*KEYS, "publish"]:
+            values: dict[str, tuple[list[float], list[float]]] = {}
+            for number in range(flags.rounds):
+                for which, root in enumerate((ROOT, theirs)):
+                    for key, value in measure(name, root, flags.quick):
+                        values.setdefault(key, ([], []))[which].append(value)
+                        side = ("this", flags.rev)[which]
+                        print(f"  {name} {number + 1} {side}: {key} {value:,.2f}", flush=True)
+            for key, (ours, other) in values.items():
+                this, that = statistics.median(ours), statistics.median(other)
+                print(f"{name}: {key} {this:,.2f} and {that:,.2f}, ratio {this / that:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
