@@ -199,6 +199,6 @@ def test_a_phone_has_one_button_for_the_tools_and_lines_wrap(
         "[...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= 391)"
     )
     tab.page.tap("#stderr")
-    tab.wait_text("#notice", "No such lines.")
+    tab.wait_text("#notice", "No matching lines.")
     assert tab.faults == []
     context.close()

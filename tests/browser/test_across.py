@@ -157,7 +157,7 @@ def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None
     assert set(names) == {"SECTION", "H2", "A", "SPAN", "OL", "LI", "MARK", "P"}
     assert all(link.startswith(f"{tab.url}/ui/workflows/hostile/jobs/%22%3E%3Cimg") for link in links)
     assert page.inner_text("#found h2") == evil
-    assert page.inner_text("#found .problem") == f"Not searched any further: {evil}"
+    assert page.inner_text("#found .problem") == f"Search stopped: {evil}"
     assert page.evaluate("'hacked' in window") is False
 
 

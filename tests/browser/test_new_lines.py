@@ -102,7 +102,7 @@ def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -
     assert tab.numbers()[0] == 146
     said = "Why it failed: GatewayError: 409 <b>conflict</b> line 152 · 4 more new lines · 1 error"
     tab.wait_text("#summary", said)
-    tab.wait_text("#new", "New vs. good runs (5)")
+    tab.wait_text("#new", "New lines (5)")
     wait_until(lambda: marked(tab) == [151, 152, 153], PATIENCE_SECONDS, "the new lines are marked")
     assert tab.page.url.endswith("/failed")
     tab.page.keyboard.press("j")
@@ -131,15 +131,15 @@ def test_a_failed_job_says_where_its_line_was_seen_before(open_tab: OpenTab, pag
         run.end(Status.COMPLETED if is_good else Status.FAILED, int(not is_good))
     job = Job(page_store, "failed", workflow_id).lines(*flaky, "a word that is only here").end(Status.FAILED, 1)
     tab = open_tab(job.ref)
-    seen = r"Such a line was in 2 of the last 5 runs, all failed; first .*(ago|now) in run-1"
-    said = re.compile(rf"{seen}\. It comes and goes")
+    seen = r"Seen in 2 of the last 5 runs, all of them failed; first .*(ago|now) in run-1"
+    said = re.compile(rf"{seen}\. Flaky: passing runs in between")
     wait_until(lambda: said.fullmatch(tab.text("#past")), PATIENCE_SECONDS, "all runs were looked at")
     # A screen reader reads it, after why the job failed.
-    tab.wait_said(rf"Why it failed: TimeoutError: .*\. {seen}\. It comes and goes")
+    tab.wait_said(rf"Why it failed: TimeoutError: .*\. {seen}\. Flaky: passing runs in between")
     assert str(tab.page.get_attribute("#past a", "href")).endswith("/jobs/run-1#L21")
     tab.go_to(302)
-    tab.wait_text("#seen", "Such a line was in none of the last 4 runs")
-    tab.wait_text("#said", "Such a line was in none of the last 4 runs")
+    tab.wait_text("#seen", "Not seen in the last 4 runs")
+    tab.wait_text("#said", "Not seen in the last 4 runs")
     tab.page.set_viewport_size({"width": 390, "height": 800})
     tab.go_to(21)
     tab.page.wait_for_selector("#seen a")
@@ -173,15 +173,15 @@ def test_runs_that_could_not_be_looked_at_are_asked_for_again(open_tab: OpenTab,
     tab = open_tab()
     tab.page.route(re.compile(r"/summary\?|/logs/[0-9]+/history"), answer)
     tab.open(job.ref)
-    tab.wait_said(r"Why it failed: TimeoutError: .*\. Such a line was in none of the last 2 runs")
-    assert tab.text("#past") == "Such a line was in none of the last 2 runs"
+    tab.wait_said(r"Why it failed: TimeoutError: .*\. Not seen in the last 2 runs")
+    assert tab.text("#past") == "Not seen in the last 2 runs"
     assert asked == ["summary"] * 3
     tab.go_to(21)
-    tab.wait_text("#seen", "Such a line was in none of the last 2 runs")
+    tab.wait_text("#seen", "Not seen in the last 2 runs")
     assert asked == ["summary"] * 3 + ["history"] * 2
     known["summary"] = 100
     tab.page.reload()
-    tab.wait_said(".* not in the run before; 1 run could not be looked at")
+    tab.wait_said(".* Not seen in the last run; 1 run could not be read")
     assert asked.count("summary") == 7
 
 
@@ -190,7 +190,7 @@ def test_a_lost_job_opens_at_its_end(open_tab: OpenTab, page_store: Store) -> No
     job = Job(page_store, "lost", f"lost-{time.monotonic_ns()}").lines(*GOOD).end(Status.LOST)
     tab = open_tab(job.ref).wait_number(300)
     tab.page.wait_for_selector("#summary a")
-    said = r"The runner is silent since 3/3/2026, .*: step 300 took 300 ms line 300 · no line looks like an error"
+    said = r"No sign of the runner since 3/3/2026, .*: step 300 took 300 ms line 300 · no line looks like an error"
     assert re.fullmatch(said, tab.text("#summary"))
 
 
@@ -241,7 +241,7 @@ def test_a_job_without_runs_to_compare_with_opens_at_its_error(open_tab: OpenTab
     wait_current(tab, 301)
     tab.wait_text("#summary", "Why it failed: error: disk full line 301 · 1 error")
     tab.page.click("#new")
-    tab.wait_text("#newcount", "There is no earlier run that this one can be compared with.")
+    tab.wait_text("#newcount", "No earlier run to compare with.")
     assert (tab.text("#runs"), tab.page.is_visible("#nextnew"), marked(tab)) == ("", False, [])
     wait_until(lambda: "no earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
 

@@ -74,9 +74,9 @@ def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Serv
     assert sorted(counts) == ["1 completed", "1 running", "3 failed"]
     links = "(links) => links.map((each) => [each.textContent, each.title])"
     assert tab.page.locator("#overview a").evaluate_all(links) == [
-        ["Last red run", "run-4"],
+        ["Last failure", "run-4"],
         ["Last good run", "run-0"],
-        ["Red since", "run-1"],
+        ["Failing since", "run-1"],
     ]
     choice = tab.page.locator("tbody tr:nth-child(2) select")
     choice.focus()

@@ -43,5 +43,5 @@ test("a cause with low confidence is only the most likely one", async () => {
 
 test("without a cause, a failed job links to its last line", async () => {
   const summary = await shown({ from: 171, to: 200, kind: "last", line: line(200, "bye") });
-  deepEqual([summary.links[0].href, summary.textContent], ["#L200", "Its last line: bye line 200 · 3 errors"]);
+  deepEqual([summary.links[0].href, summary.textContent], ["#L200", "Last line: bye line 200 · 3 errors"]);
 });

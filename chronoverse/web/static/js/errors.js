@@ -41,7 +41,7 @@ export class Errors extends Matches {
     const { found, far } = this.progress;
     const none = scan.done ? "No line looks like an error" : `Looking for errors…${far}`;
     const text = scan.count ? `${found} ${scan.count === 1 ? "error" : "errors"}${far}` : none;
-    $("errorcount").textContent = scan.error ? `Not looked at: ${scan.error.message}` : text;
+    $("errorcount").textContent = scan.error ? `Not scanned: ${scan.error.message}` : text;
     if (scan.done) this.say(`${count(scan.count)} errors`);
   }
 }

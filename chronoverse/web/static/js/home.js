@@ -66,7 +66,7 @@ const list = new List({
     row[3].title = at ?? "";
   },
   isBusy: ({ running }) => running > 0,
-  empty: "No workflows yet. One appears here when its first job begins.",
+  empty: "No workflows yet. They appear here when their first job starts.",
   refused: (error) => `The workflows cannot be listed: ${error.message}. You can still open one by its name.`,
   loaded: showEmpty,
 });
@@ -78,7 +78,7 @@ $("choose").addEventListener("submit", (event) => {
   const isExact = list.items.some(({ id }) => id === name);
   if (name && first && !isExact) return location.assign(first.href);
   if (IDENTIFIER.test(name)) return location.assign(workflowPage(name));
-  return notice("A workflow's name has letters, digits and . _ - in it.");
+  return notice("A workflow's name consists of letters, digits and . _ -");
 });
 $("workflow").addEventListener("input", () => list.show());
 

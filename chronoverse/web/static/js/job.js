@@ -171,7 +171,7 @@ function showScan(scan) {
     target = 0;
   }
   if (scan.count) notice(null);
-  else notice(scan.done ? "No such lines." : "Looking through the log…");
+  else notice(scan.done ? "No matching lines." : "Scanning the log…");
 }
 
 // What the reader does: clicks and keys.
@@ -290,7 +290,7 @@ $("foldall").addEventListener("click", foldAll);
 $("help").addEventListener("click", () => $("keys").showModal());
 $("downloads").addEventListener("toggle", () => {
   const shown = filtered === null ? "the log" : filtered === find.scan ? "the matches" : "stderr";
-  $("downloadwhat").textContent = `Save ${shown} as`;
+  $("downloadwhat").textContent = `Download ${shown} as`;
 });
 $("downloads").addEventListener("click", async (event) => {
   const { format } = event.target.dataset;
@@ -298,7 +298,7 @@ $("downloads").addEventListener("click", async (event) => {
   $("downloads").hidePopover();
   const stream = $("stderr").ariaPressed === "true" ? "stderr" : "";
   const criteria = filtered === null ? {} : filtered === find.scan ? find.criteria : { stream };
-  await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Not saved: ${error.message}`));
+  await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Download failed: ${error.message}`));
 });
 $("goto").addEventListener("close", () => {
   const number = Number($("line").value);

@@ -160,7 +160,7 @@ export class List {
     $("more").hidden = !this.#cursor;
     document.querySelector("table").hidden = !items.length;
     if (items.length) notice(null);
-    else if (this.#cursor) notice("Nothing on this page. “Show more” looks further.");
+    else if (this.#cursor) notice("No matches on this page. “Show more” continues.");
     else notice(all.length ? `None of ${count(all.length)} ${name}.` : empty);
     const ids = new Set(all.map(({ id }) => id));
     for (const id of this.#rows.keys()) if (!ids.has(id)) this.#rows.delete(id);

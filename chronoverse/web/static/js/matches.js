@@ -36,7 +36,7 @@ export class Matches {
     this.criteria = { stream: "", ...criteria };
     $(previous).addEventListener("click", () => this.step(-1));
     $(next).addEventListener("click", () => this.step(1));
-    Object.assign(this.#more, { type: "button", hidden: true, title: "Look for further ones" });
+    Object.assign(this.#more, { type: "button", hidden: true, title: "Find more" });
     this.#more.addEventListener("click", () => {
       this.scan.goOn();
       this.#changed();

@@ -61,7 +61,7 @@ export class NewLines extends Matches {
 
   /** Shows on the button how many lines are new. Null if that is not known. */
   showCount(all) {
-    $("new").textContent = `New vs. good runs${all === null ? "" : ` (${count(all)})`}`;
+    $("new").textContent = `New lines${all === null ? "" : ` (${count(all)})`}`;
   }
 
   /** Marks the new lines, or none, and puts that into the address. It jumps to the next one from the top if `jumps`. */
@@ -92,7 +92,7 @@ export class NewLines extends Matches {
   }
 
   #text(scan) {
-    if (scan.error?.reason === "nothing-to-compare") return "There is no earlier run that this one can be compared with.";
+    if (scan.error?.reason === "nothing-to-compare") return "No earlier run to compare with.";
     if (scan.error) return `Not compared: ${scan.error.message}`;
     const { found, far } = this.progress;
     if (scan.count) return `${found} ${scan.count === 1 ? "new line" : "new lines"}${far}`;

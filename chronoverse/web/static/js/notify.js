@@ -4,11 +4,11 @@ import { $, announce, toggle } from "./dom.js";
 
 $("notify").addEventListener("click", async () => {
   if (!toggle($("notify"))) return;
-  if ((await Notification.requestPermission()) === "granted") return announce("A notification will say how the job ends");
+  if ((await Notification.requestPermission()) === "granted") return announce("You will be notified when the job ends");
   toggle($("notify"), false);
   $("notify").disabled = true;
   $("notify").textContent = "notify: blocked";
-  $("notify").title = "The browser does not allow this page to notify";
+  $("notify").title = "Notifications are blocked by the browser";
   return announce($("notify").title);
 });
 

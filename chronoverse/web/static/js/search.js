@@ -124,7 +124,7 @@ export class WorkflowSearch {
     this.#setMore(group, job.more);
     group.list.append(...job.logs.map((line) => matchElement(this.#workflow, job.id, line, query(this.#criteria, {}))));
     group.list.hidden = !group.matches;
-    group.problem.textContent = job.error ? `Not searched any further: ${job.error}` : "";
+    group.problem.textContent = job.error ? `Search stopped: ${job.error}` : "";
     group.problem.hidden = !job.error;
   }
 

@@ -35,10 +35,10 @@ export function sentence(workflow, id, seen, lookedAt, first) {
   const isFirst = total === 1 && first.id === id;
   const others = lookedAt - Number(isFirst);
   if (!others) return [];
-  if (!total || isFirst) return [others === 1 ? "not in the run before" : `in none of the last ${runs(others)}`];
-  const how = ends.length === 1 ? `${total === 1 ? "" : "all "}${ENDS[ends[0]]}` : ends.map((end) => `${count(seen[end])} ${ENDS[end]}`).join(", ");
+  if (!total || isFirst) return [`Not seen in the last ${others === 1 ? "run" : runs(others)}`];
+  const how = ends.length === 1 ? `${total === 1 ? "" : "all of them "}${ENDS[ends[0]]}` : ends.map((end) => `${count(seen[end])} ${ENDS[end]}`).join(", ");
   const since = when(first.started_at);
-  return [`in ${count(total)} of the last ${runs(lookedAt)}, ${how}; first ${since}${since ? " " : ""}in `, toRun(workflow, first.id, first.sequence_num)];
+  return [`Seen in ${count(total)} of the last ${runs(lookedAt)}, ${how}; first ${since}${since ? " " : ""}in `, toRun(workflow, first.id, first.sequence_num)];
 }
 
 /** Says at the top of a failed job where the line that says why was seen before. `body` is a summary. */
@@ -46,10 +46,9 @@ export function showPast({ job, cause, verdict }) {
   const seen = cause && cause.kind !== "last" ? cause.line.seen : null;
   const first = seen && { id: seen.first_id, sequence_num: seen.first_sequence_num, started_at: seen.first_started_at };
   const said = seen ? sentence(job.workflow_id, job.id, seen, seen.looked_at, first) : [];
-  if (said.length) said.unshift("Such a line was ");
-  if (verdict?.kind === "since") said.push(". All failed runs have it since ", toRun(job.workflow_id, verdict.id));
-  if (verdict?.kind === "recurring") said.push(". It comes and goes");
-  if (said.length && !verdict && seen.without_shapes) said.push(`; ${runs(seen.without_shapes)} could not be looked at`);
+  if (verdict?.kind === "since") said.push(". Every failure since ", toRun(job.workflow_id, verdict.id));
+  if (verdict?.kind === "recurring") said.push(". Flaky: passing runs in between");
+  if (said.length && !verdict && seen.without_shapes) said.push(`; ${runs(seen.without_shapes)} could not be read`);
   $("past").replaceChildren(...said);
   $("past").hidden = !said.length;
 }
@@ -69,7 +68,7 @@ export async function showSeen(path, workflow, id, picked) {
   const { looked_at: looked, seen, first } = body;
   const lookedAt = Object.keys(ENDS).reduce((sum, end) => sum + looked[end], 0);
   const said = sentence(workflow, id, seen, lookedAt, first);
-  $("seen").replaceChildren(...(said.length ? ["Such a line was ", ...said] : []));
+  $("seen").replaceChildren(...said);
   $("seen").hidden = !said.length;
   if (said.length) announce($("seen").textContent);
 }

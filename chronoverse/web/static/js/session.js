@@ -62,9 +62,9 @@ const tell = () => channel?.postMessage({ token: token(), session: session() });
 export async function currentToken(refused) {
   const current = session();
   if (!current) {
-    if (refused) await signIn(issuer ? "The token is not accepted any more." : "The token is not accepted any more. Paste another.");
+    if (refused) await signIn(issuer ? "Token invalid or expired." : "Token invalid or expired. Paste another.");
   } else if (refused && isValid(current) && Date.now() - current.at < YOUNG_MS) {
-    await signIn(`The service does not accept your sign-in: ${refused.message}.`);
+    await signIn(`The service rejected your sign-in: ${refused.message}.`);
   } else if (refused || isDue(current)) {
     renewing ??= renewOnce(current).finally(() => (renewing = null));
     // Before its end, the token is used until there is another. An issuer that is away or slow delays nothing.
@@ -90,7 +90,7 @@ async function renewOnce(old) {
   } catch (error) {
     if (!(error instanceof SignedOut)) throw error;
     forget();
-    await signIn(`You are signed out: ${error.message}.`);
+    await signIn(`Signed out: ${error.message}.`);
   }
 }
 
@@ -174,14 +174,14 @@ async function objection(value) {
   try {
     headers.set("Authorization", `Bearer ${value}`);
   } catch {
-    return "This is not a token.";
+    return "Not a token.";
   }
   try {
     const options = { headers, cache: "no-store", signal: AbortSignal.timeout(REQUEST_MS) };
     const response = await fetch(`/workflows/${workflow}/jobs?limit=1`, options);
     if (response.ok || response.status === 404) return null;
     const { message, status } = await refusal(response);
-    return status === 401 ? `The token is not accepted: ${message}.` : `The service answers ${status}: ${message}.`;
+    return status === 401 ? `Token rejected: ${message}.` : `The service answers ${status}: ${message}.`;
   } catch {
     return "The service does not answer. Try again.";
   }
@@ -240,7 +240,7 @@ function askForToken(form, reason, done) {
   Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
   const button = make("button", "", "Sign in");
   const command = make("code", "", "chronoverse token");
-  const hint = make("p", "hint", "Whoever operates the service gives you one. On its own machine, ", command, " may print one.");
+  const hint = make("p", "hint", "Ask your administrator for a token. On the service's machine, ", command, " may print one.");
   form.append(make("label", "", "Token ", input), button, hint);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -68,7 +68,7 @@ async function finish(parameters) {
   if (address) return location.replace(address);
   // It was opened beside a page, which has the tokens now.
   close();
-  return $("said").replaceChildren("You are signed in, and can close this tab. ", link("/", "All workflows"));
+  return $("said").replaceChildren("Signed in. You can close this tab. ", link("/", "All workflows"));
 }
 
 /** Why the sign-in has failed, as a sentence. */
@@ -80,7 +80,7 @@ function sentence(error) {
   if (error.name === "TimeoutError" || (error instanceof TypeError && !error.code)) {
     return `The issuer ${issuer} does not answer, or does not allow requests from ${location.origin}.`;
   }
-  return `The answer of the issuer ${issuer} is not accepted: ${error.message}.`;
+  return `Invalid answer from the issuer ${issuer}: ${error.message}.`;
 }
 
 function show(error) {

@@ -46,10 +46,10 @@ function reason({ job, cause }) {
   const { line, kind, confidence } = cause;
   const where = linkToLine(line.sequence_num, code(line), " ", make("span", "where", `line ${count(line.sequence_num)}`));
   if (kind !== "last") return [confidence === "low" ? "Most likely: " : "Why it failed: ", where];
-  if (job.status !== "LOST") return ["Its last line: ", where];
+  if (job.status !== "LOST") return ["Last line: ", where];
   const [at, before] = [new Date(line.timestamp), ago(line.timestamp)];
   const since = Number.isNaN(at.getTime()) ? "" : ` since ${before.includes("ago") ? `${at.toLocaleTimeString()} (${before})` : before}`;
-  return [`The runner is silent${since}: `, where];
+  return [`No sign of the runner${since}: `, where];
 }
 
 function show(body) {

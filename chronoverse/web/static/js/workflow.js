@@ -54,11 +54,11 @@ function showOverview() {
   const parts = [...counts].map(([status, many]) => badgeElement({ status }, `${count(many)} ${STATUS[status] ?? status}`));
   const red = items.find(({ status }) => isRed(status));
   const good = items.find(({ status }) => status === "COMPLETED");
-  if (red) parts.push(linkTo("Last red run", red));
+  if (red) parts.push(linkTo("Last failure", red));
   if (good) parts.push(linkTo("Last good run", good));
   // The first red job after the last good one is where it broke.
   const after = good ? items.slice(0, items.indexOf(good)).filter(({ status }) => isRed(status)) : [];
-  if (after.length > 1) parts.push(linkTo("Red since", after.at(-1)));
+  if (after.length > 1) parts.push(linkTo("Failing since", after.at(-1)));
   $("overview").replaceChildren(make("span", "sr", "Of the listed jobs: "), ...parts);
   $("overview").hidden = !items.length;
 }
@@ -91,7 +91,7 @@ const list = new List({
   arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
   loaded: () => (showOverview(), showEmpty()),
   isBusy: (job) => !ended(job.status),
-  empty: "No jobs yet. They appear here as they begin.",
+  empty: "No jobs yet. They appear here when they start.",
   refused: (error) => error.message,
 });
 
