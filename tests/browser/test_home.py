@@ -50,7 +50,7 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(
     assert not tab.page.evaluate("() => sessionStorage.length")
     tab.page.fill(".sign-in input", "not ☂ a token")
     tab.page.click(".sign-in button")
-    tab.page.wait_for_selector(".sign-in p:has-text('This is not a token.')")
+    tab.page.wait_for_selector(".sign-in p:has-text('Not a token.')")
     tab.page.fill(".sign-in input", f"  Bearer {token} ")
     tab.page.click(".sign-in button")
     tab.wait_number(1)

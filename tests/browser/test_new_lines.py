@@ -243,7 +243,7 @@ def test_a_job_without_runs_to_compare_with_opens_at_its_error(open_tab: OpenTab
     tab.page.click("#new")
     tab.wait_text("#newcount", "No earlier run to compare with.")
     assert (tab.text("#runs"), tab.page.is_visible("#nextnew"), marked(tab)) == ("", False, [])
-    wait_until(lambda: "no earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
+    wait_until(lambda: "No earlier run" in tab.page.inner_text("#said"), PATIENCE_SECONDS, "it is read out")
 
 
 def test_a_reader_who_has_acted_is_not_moved(open_tab: OpenTab, failed: Job) -> None:
