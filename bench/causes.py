@@ -17,6 +17,7 @@ import argparse
 import random
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -26,12 +27,13 @@ import orjson
 from bench.labelled import ABOVE, SCREEN, example, labelled, learn, outcome, print_outcomes, print_weights, unseen
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import NewLines
-from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
+from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryReader
 from chronoverse.history.tiered_log import Search
 from chronoverse.joblog.causes import LineReader
 from chronoverse.joblog.entries import Batch
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.shapes import ShapeHasher
+from chronoverse.joblog.summary import compose
 
 SET: Final = Path(__file__).parent / "failures" / "set.txt"
 #: Runs that were written when the rule seemed to be ready. It had the telling line of four on the first screen then.
@@ -118,8 +120,9 @@ def summarize(failure: Failure) -> dict[str, Any]:
 
     hasher = ShapeHasher()
     new = NewLines({shape for messages in failure.good for shape in hasher.hashes(messages)}, hasher)
-    json = read_summary(
-        job, read, (PageBudget, PageBudget), hasher, LineReader(), new, ["good"], SummaryProgress(), 65_536
+    summaries = SummaryReader(read, hasher, SummaryProgress())
+    json = compose(
+        job, summaries.find(job, new, ["good"], PageBudget(), PageBudget), 65_536, partial(summaries.line, job)
     )
     return {**orjson.loads(json), "new_numbers": [line.sequence_num for line in lines if new.is_new(line)]}
 

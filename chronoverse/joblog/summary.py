@@ -7,7 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -180,27 +180,35 @@ class FoundLines:
         self._hunks = deque(Hunk(*each) for each in hunks)
 
 
+class Findings(NamedTuple):
+    """What was found in a log: errors, the last lines in their order, new lines, and the ids ``compared_with``.
+
+    ``new`` and ``compared_with`` are None without a run to compare with; ``guess`` is the cause as far as it can be
+    told without one. ``slower`` are the first pauses longer than usual, as JSON, or None.
+    """
+
+    errors: FoundLines
+    last: Sequence[Line]
+    compared_with: Sequence[str] | None = None
+    new: FoundLines | None = None
+    guess: Cause | None = None
+    slower: Sequence[bytes] | None = None
+
+
 def compose(
     job: Job,
-    errors: FoundLines,
-    last: Sequence[Line],
-    *,
+    found: Findings,
     max_bytes: int,
     read_line: Callable[[int], Line],
-    compared_with: Sequence[str] | None = None,
-    new: FoundLines | None = None,
-    guess: Cause | None = None,
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
-    slower: Sequence[bytes] | None = None,
     baseline: str | None = None,
 ) -> bytes:
     """The summary as JSON, in at most ``max_bytes``, which are :data:`MIN_BYTES` or more.
 
-    ``last`` are the log's last lines. ``compared_with`` and ``new`` are None without a run to compare with; ``guess``
-    is the cause without one. ``read_past`` looks for shapes in the runs before. ``baseline`` are the labels of the runs
-    compared with. ``slower`` are pauses as JSON, in a quarter of the room at most; the three kinds of lines share the
-    rest.
+    ``read_past`` looks for shapes in the runs before. ``baseline`` are the labels of the runs compared with. Pauses get
+    a quarter of the room at most, and the three kinds of lines share the rest evenly.
     """
+    errors, last, compared_with, new, guess, slower = found
     least, most = MESSAGE_CHARACTERS
     characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
     compared = None if compared_with is None else list(compared_with)

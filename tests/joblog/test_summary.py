@@ -15,6 +15,7 @@ from chronoverse.joblog.summary import (
     MAX_BYTES,
     MAX_GROUPS,
     MIN_BYTES,
+    Findings,
     FoundLines,
     compose,
     weight_of,
@@ -44,7 +45,8 @@ def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **m
     """A summary, which is no longer than it may be."""
     job = Job(JobRef("w" * 128, "j" * 128), more.pop("status", Status.FAILED), last=len(last))
     found = group(errors, more.pop("low", 1))
-    json = compose(job, found, last, max_bytes=max_bytes, read_line=read(errors), **more)
+    others = {name: more.pop(name) for name in ("read_past", "baseline") if name in more}
+    json = compose(job, Findings(found, last, **more), max_bytes, read(errors), **others)
     assert len(json) <= max_bytes
     summary: dict[str, Any] = orjson.loads(json)
     kinds = ["new", "errors", "last"]
@@ -153,7 +155,7 @@ def cause(messages: dict[int, str], status: Status = Status.FAILED, new: FoundLi
     guess = Cause(30, 59, 40, 0.7) if messages else None
     job = Job(JobRef("w", "j"), status, last=100)
     more: dict[str, Any] = {"new": new, "compared_with": ["good"]} if new else {}
-    json = compose(job, group([]), lines[-50:], max_bytes=16_384, read_line=read(lines), guess=guess, **more)
+    json = compose(job, Findings(group([]), lines[-50:], guess=guess, **more), 16_384, read(lines))
     found = orjson.loads(json)["cause"]
     return found and (found["from"], found["to"], found["line"]["sequence_num"], found["kind"], found["confidence"])
 

@@ -40,15 +40,15 @@ from chronoverse.history.scans.scan import (
     WorkflowScan,
     error_to_json,
 )
-from chronoverse.history.scans.summary_scan import SummaryProgress, read_summary
+from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryReader
 from chronoverse.history.scans.workflow_scan import JobsPage, ListedJob, read_jobs_page
 from chronoverse.history.tiered_log import BatchReader, Search, in_archive, read_batches
-from chronoverse.joblog.causes import LineReader
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
 from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
+from chronoverse.joblog.summary import compose
 from chronoverse.store import Store
 
 #: Seconds for reading the logs of those jobs that are not archived yet; and again for the pauses of a summary.
@@ -82,12 +82,11 @@ class ScanApp:
         self._clock = clock
         self._unix_clock = unix_clock
         self._hasher = ShapeHasher()
-        self._reader = LineReader()
         self._runs = DerivedReader(archive, self._read, self._hasher)
         # S3 takes some 20 ms for each answer, and this process some 2 ms.
         self._pool = ThreadPoolExecutor(8, "archive")
         self._past_runs = PastRunReader(archive, self._runs, self._pool)
-        self._progress = progress or SummaryProgress()
+        self._summaries = SummaryReader(self._read, self._hasher, progress or SummaryProgress())
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         """The answer to one scan: 200 with a page, or 500 with one of our errors."""
@@ -214,8 +213,6 @@ class ScanApp:
         with contextlib.suppress(NothingToCompare):
             known, compared_with = read_runs(job, others, labels, is_named=False, runs=self._runs, budget=budget)
         new_lines = None if known is None else NewLines(known, self._hasher)
-        # The comparison and the new lines may use up all the time. The errors have as much for themselves.
-        budgets = (lambda: budget), (lambda: self._page_budget(scan, client_is_gone))
 
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
             # A summary without it is better than none.
@@ -224,26 +221,14 @@ class ScanApp:
                 return self._read_past(job, 200, PageBudget(clock=self._clock), looked_for, labels, own=own)[0]
             return None
 
-        def read_pauses() -> Sequence[bytes] | None:
-            with contextlib.suppress(StoreError):
-                found = read_job_profile(job, others, self._runs, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
-                return read_slower(job, found, self._read)
-            return None
-
-        return read_summary(
-            job,
-            self._read,
-            budgets,
-            self._hasher,
-            self._reader,
-            new_lines,
-            compared_with,
-            self._progress,
-            scan.page_bytes,
-            read_past,
-            read_pauses,
-            ",".join(map("=".join, labels)) or None,
-        )
+        # The comparison and the new lines may use up all the time. The errors have as much for themselves.
+        renew = partial(self._page_budget, scan, client_is_gone)
+        found = self._summaries.find(job, new_lines, compared_with, budget, renew)
+        with contextlib.suppress(StoreError):
+            pauses = read_job_profile(job, others, self._runs, PageBudget(seconds=HOT_SECONDS, clock=self._clock))
+            found = found._replace(slower=read_slower(job, pauses, self._read))
+        baseline = ",".join(map("=".join, labels)) or None
+        return compose(job, found, scan.page_bytes, partial(self._summaries.line, job), read_past, baseline)
 
     def read_profile(self, scan: ProfileScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
         """The profile's JSON. It ends soon after ``client_is_gone`` returns true. Raises as :meth:`read` does."""

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
@@ -17,9 +18,8 @@ from chronoverse.history.scans.comparison import NewLines
 from chronoverse.history.tiered_log import BatchReader, Search
 from chronoverse.joblog.causes import Clues, LineReader
 from chronoverse.joblog.model import Job, Line
-from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.shapes import ShapeHasher
-from chronoverse.joblog.summary import MAX_LAST_LINES, FoundLines, compose, weight_of
+from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, weight_of
 
 
 class SummaryProgress:
@@ -54,74 +54,67 @@ def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def read_summary(
-    job: Job,
-    read: BatchReader,
-    budgets: tuple[Callable[[], PageBudget], Callable[[], PageBudget]],
-    hasher: ShapeHasher,
-    reader: LineReader,
-    new_lines: NewLines | None,
-    compared_with: Sequence[str] | None,
-    progress: SummaryProgress,
-    max_bytes: int,
-    read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
-    read_slower: Callable[[], Sequence[bytes] | None] = lambda: None,
-    baseline: str | None = None,
-) -> bytes:
-    """The summary's JSON in at most ``max_bytes``, as :func:`compose` makes it. Raises what ``read`` raises.
+@dataclass(frozen=True, slots=True)
+class SummaryReader:
+    """Finds what a summary has in logs that ``read`` reads. The processes of a scan server share ``progress``."""
 
-    ``budgets`` bound the time for the new lines and for the errors; the next request for the same summary continues
-    there. ``compared_with`` is None when there is nothing to compare with, ``new_lines`` also when there was no time
-    for it. ``baseline`` is the label of the runs compared with.
-    """
+    read: BatchReader
+    hasher: ShapeHasher
+    progress: SummaryProgress
+    lines: LineReader = field(default_factory=LineReader)
 
-    def shape_of(message: str) -> int:
-        return hasher.hashes([message])[0]
+    def find(
+        self,
+        job: Job,
+        new_lines: NewLines | None,
+        compared_with: Sequence[str] | None,
+        budget: PageBudget,
+        renew: Callable[[], PageBudget],
+    ) -> Findings:
+        """What was found in the log, without its pauses. Raises what ``read`` raises.
 
-    def read_line(number: int) -> Line:
-        lines = next(read(job, number - 1, limit=1)).lines
+        ``budget`` is for the new lines, and ``renew`` makes that for the errors. The next request for the same summary
+        continues where their time has ended. ``compared_with`` is None when there is nothing to compare with, and
+        ``new_lines`` also when there was no time to read that.
+        """
+        new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
+        # Only new lines make hunks.
+        errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)
+        clues, reader = Clues(), self.lines
+        # A job that begins anew under its id, or loses lines or what they said, is another one here.
+        version = job.created_at, job.started_at, job.redactions, job.first
+        key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
+        if (kept := self.progress.get(key)) is not None:
+            new.restore(kept[0])
+            errors.restore(kept[1])
+            clues.restore(kept[2])
+        if new_lines is not None:
+            for line, is_match in _lines(job, self.read, budget, Search(new_lines.matching_lines), new):
+                if is_match or new_lines.is_new(line):
+                    new.add(line)
+        search = Search(partial(matching_lines, reader.signal))
+        for line, is_match in _lines(job, self.read, renew(), search, errors):
+            if is_match or reader.is_signal(line.message):
+                features, is_error = reader.read(line.message)
+                clues.add(line.sequence_num, features)
+                if is_error:
+                    errors.add(line)
+        self.progress.put(key, [new.to_json(), errors.to_json(), clues.to_json()])
+        newest = chain.from_iterable(batch.lines for batch in self.read(job, job.last + 1, descending=True))
+        last = list(islice(newest, MAX_LAST_LINES))[::-1]
+        guess = clues.best(job.first, last[-1].sequence_num, reader.read(last[-1].message).features) if last else None
+        return Findings(errors, last, compared_with, None if compared_with is None else new, guess)
+
+    def line(self, job: Job, number: int) -> Line:
+        """The line with this number, or an empty one. Raises what ``read`` raises."""
+        lines = next(self.read(job, number - 1, limit=1)).lines
         return lines[0] if lines else Line(number, "", "", "stdout")
 
-    def weigh(message: str) -> int:
-        return weight_of(message, reader.read(message).is_error)
+    def _shape_of(self, message: str) -> int:
+        return self.hasher.hashes([message])[0]
 
-    new = FoundLines(shape_of, weigh, job.last + 1, job.last)
-    # Only new lines make hunks.
-    errors = FoundLines(shape_of, lambda _: -1, job.last + 1, job.last)
-    clues = Clues()
-    # A job that begins anew under its id, or loses lines or what they said, is another one here.
-    version = job.created_at, job.started_at, job.redactions, job.first
-    key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
-    if (kept := progress.get(key)) is not None:
-        new.restore(kept[0])
-        errors.restore(kept[1])
-        clues.restore(kept[2])
-    if new_lines is not None:
-        for line, is_match in _lines(job, read, budgets[0](), Search(new_lines.matching_lines), new):
-            if is_match or new_lines.is_new(line):
-                new.add(line)
-    for line, is_match in _lines(job, read, budgets[1](), Search(partial(matching_lines, reader.signal)), errors):
-        if is_match or reader.is_signal(line.message):
-            features, is_error = reader.read(line.message)
-            clues.add(line.sequence_num, features)
-            if is_error:
-                errors.add(line)
-    progress.put(key, [new.to_json(), errors.to_json(), clues.to_json()])
-    newest = chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True))
-    last = list(islice(newest, MAX_LAST_LINES))[::-1]
-    return compose(
-        job,
-        errors,
-        last,
-        max_bytes=max_bytes,
-        read_line=read_line,
-        compared_with=compared_with,
-        new=new if compared_with is not None else None,
-        guess=clues.best(job.first, last[-1].sequence_num, reader.read(last[-1].message).features) if last else None,
-        read_past=read_past,
-        slower=read_slower(),
-        baseline=baseline,
-    )
+    def _weigh(self, message: str) -> int:
+        return weight_of(message, self.lines.read(message).is_error)
 
 
 def _lines(
