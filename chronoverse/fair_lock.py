@@ -19,7 +19,7 @@ class FairLock:
         self,
         seconds: float,
         missed: Callable[[str], Exception],
-        pause: Callable[[], object] = bool,
+        pause: Callable[[], object] = lambda: None,
         at_once: int = 1,
         each: int | None = None,
         used_up: Callable[[str], Exception] | None = None,

@@ -13,7 +13,7 @@ from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256, redact
 from chronoverse.joblog.entries import RawEntry, entry_number
 from chronoverse.joblog.model import Job, iso_timestamp
 from chronoverse.store.adaptive_batch import AdaptiveBatch
-from chronoverse.store.catalog import DERIVED_VERSION, ArchiveState
+from chronoverse.store.catalog import ArchiveState
 
 #: Bytes of JSON Lines from which on a chunk of a running log stays as it is. A read brings about as many at once.
 MERGE_BYTES: Final = 2**20
@@ -29,7 +29,7 @@ def write_chunk(
     merge: bool = False,
     level: int = COMPRESSION_LEVEL,
     on_page: Callable[[], object] = lambda: None,
-    on_frame: Callable[[bytes], object] = bool,
+    on_frame: Callable[[bytes], object] | None = None,
 ) -> Chunk | None:
     """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None when there are none.
 
@@ -128,9 +128,7 @@ def complete(
         to.store.chunks.mark_complete(
             to.job,
             to.token,
-            archived=chunks[-1].last,
-            sha256=sha256,
-            derived=DERIVED_VERSION,
+            chunks,
             hot_ms=round(hot_seconds * 1000),
             created_ms=round((job.created_seconds or now) * 1000),
             state={**state, "archived_at": iso_timestamp(now)},

@@ -45,7 +45,7 @@ class ChunkBuilder:
         first: int,
         frame_bytes: int = FRAME_BYTES,
         level: int = COMPRESSION_LEVEL,
-        on_frame: Callable[[bytes], object] = bool,
+        on_frame: Callable[[bytes], object] | None = None,
     ) -> None:
         self.first: Final = first
         self.last = first - 1
@@ -124,7 +124,8 @@ class ChunkBuilder:
         text = b"".join(self._text)
         if len(text) > MAX_FRAME_BYTES:
             raise ArchiveDamaged(f"line {self.last} of {self._job} is too long for the archive: {len(text)} bytes")
-        self._on_frame(text)
+        if self._on_frame:
+            self._on_frame(text)
         compressed = compressed or compress_frame(text, self._level)
         self._hash.update(text)
         offset = self._frames[-1].offset + self._frames[-1].size if self._frames else 0
@@ -267,7 +268,7 @@ def rewrite(
     first: int,
     last: int,
     change: Callable[[Line], Line | None],
-    pause: Callable[[], object] = bool,
+    pause: Callable[[], object] = lambda: None,
 ) -> tuple[Chunk, bytes, list[int]] | None:
     """Replaces lines from ``first`` to ``last`` of ``chunk``, whose object is ``data``, unless ``change`` returns None.
 

@@ -73,7 +73,7 @@ class Redaction:
     objects: ObjectStore
     job: JobRef
     request: RedactionRequest
-    pause: Callable[[], object] = bool
+    pause: Callable[[], object] = lambda: None
     busy_seconds: float = 5.0
     _count: int = 0
     #: How often the job was redacted, also before the store may have gone back.

@@ -38,7 +38,7 @@ def delete_job(
     *,
     tombstone_ms: int = 0,
     lock_seconds: float = LOCK_SECONDS,
-    on_hidden: Callable[[], object] = bool,
+    on_hidden: Callable[[], object] = lambda: None,
 ) -> None:
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
 

@@ -54,7 +54,7 @@ class SupervisedProcess:
     on_death: Callable[[int, float], None]
     _: KW_ONLY
     file: int | None = None
-    report: Callable[[bool], object] = bool
+    report: Callable[[bool], object] = lambda _: None
 
     def __post_init__(self) -> None:
         self._owner = os.getpid()

@@ -6,9 +6,10 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chronoverse.errors import ArchiveDamaged
-from chronoverse.joblog.chunk import Chunk
+from chronoverse.joblog.chunk import Chunk, combined_sha256
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import MAX_NUMBER, JobRef
+from chronoverse.store.catalog import DERIVED_VERSION
 from chronoverse.store.commands import Commands
 from chronoverse.store.durability import is_permanent
 from chronoverse.store.keys import ARCHIVE_LOCK, JOB_KEYS
@@ -144,21 +145,20 @@ class ChunkIndex:
         self,
         job: JobRef,
         token: str,
+        chunks: Sequence[Chunk],
         *,
-        archived: int,
-        sha256: str,
-        derived: str,
         hot_ms: int,
         created_ms: int,
         state: Mapping[str, Any],
     ) -> None:
-        """Notes that all of an ended job is archived, up to number ``archived``; ``derived`` is a version.
+        """Notes that all of an ended job is archived, in ``chunks``, and what is derived of them. Idempotent.
 
-        The log expires after ``hot_ms``. The fields of ``state`` that the job's hash lacks are added. May be repeated.
+        The log expires after ``hot_ms``. The fields of ``state`` that the job's hash lacks are added.
         Raises :class:`Fenced`, :class:`SequenceGap` when the archive ends elsewhere.
         """
         fields = [each for pair in state.items() for each in pair]
-        args = (token, archived, sha256, hot_ms, job.job_id, created_ms, derived, *fields)
+        whole = chunks[-1].last, combined_sha256(chunks)
+        args = (token, *whole, hot_ms, job.job_id, created_ms, DERIVED_VERSION, *fields)
         self._commands.ask("mark_complete", job, ("log", "job", ARCHIVE_LOCK, "archive", "jobs"), *args)
 
     def import_job(

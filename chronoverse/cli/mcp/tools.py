@@ -192,6 +192,14 @@ def _brief_job(job: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
     return shown
 
 
+def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) -> bytes:
+    """The JSON of ``body``. What has no room is dropped from the ends of its ``lists``, one by one, and counted."""
+    while len(json := orjson.dumps(body)) > max_bytes and (full := next(filter(None, lists), None)):
+        full.pop()
+        body[counter] += 1
+    return json
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """The tools' calls. ``url`` is the service's address in links. Each method returns the answer's JSON.
@@ -286,11 +294,9 @@ class Tools:
             "pauses": pauses,
             "left_out": 0,
         }
-        while len(json := orjson.dumps(body)) > max_bytes:
-            if not (slower or pauses):
-                raise ChronoverseError("max_bytes is too small for the job")
-            (pauses or slower).pop()
-            body["left_out"] += 1
+        json = _fit(body, max_bytes, "left_out", pauses, slower)
+        if len(json) > max_bytes:
+            raise ChronoverseError("max_bytes is too small for the job")
         return json
 
     def _ask_until_complete(self, route: str, workflow_id: str, job_id: str, **query: Any) -> dict[str, Any]:
@@ -309,10 +315,7 @@ class Tools:
         for place in filter(None, (body["first"], body["last"], *body["jobs"])):
             page = self._page(workflow_id, place["id"])
             place["link"] = page if place["sequence_num"] is None else f"{page}#L{place['sequence_num']}"
-        while len(json := orjson.dumps(body)) > max_bytes and body["jobs"]:
-            body["jobs"].pop()
-            body["jobs_left_out"] += 1
-        return json
+        return _fit(body, max_bytes, "jobs_left_out", body["jobs"])
 
     def read_lines(
         self,
@@ -446,9 +449,7 @@ class Tools:
         gaps = [tidy(gap) for gap in answer.get("gaps", [])]
         if gaps:
             body |= {"gaps": gaps, "gaps_left_out": 0}
-            while len(orjson.dumps(body)) > max_bytes // 2 and gaps:
-                gaps.pop()
-                body["gaps_left_out"] += 1
+            _fit(body, max_bytes // 2, "gaps_left_out", gaps)
         if answer["log"] is not None:
             page = self._page(workflow_id, job_id)
             body["log"] = line_json(
