@@ -82,7 +82,7 @@ class FilterBudget:
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.perf_counter, yield_to_loop: Callable[[], object] = bool
+        self, clock: Callable[[], float] = time.perf_counter, yield_to_loop: Callable[[], object] = lambda: None
     ) -> None:
         self._clock = clock
         self._yield_to_loop = yield_to_loop
@@ -202,7 +202,7 @@ class Feed:
         self,
         ref: JobRef,
         job: Job | None,
-        yield_to_loop: Callable[[], object] = bool,
+        yield_to_loop: Callable[[], object] = lambda: None,
         filter_budget: "FilterBudget | None" = None,
     ) -> None:
         self.ref = ref

@@ -39,8 +39,6 @@ READ_BYTES: Final = 32 * 2**20
 FIRST_LINES: Final = 32
 #: Seconds for which a segment is cached. The tail needs as long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
-#: Seconds that a viewer waits for the lock. A thousand viewers need a tenth of a second.
-LOCK_SECONDS: Final = 5.0
 
 
 #: Asks for a scan in the name of a subject. Returns the frames, and the last number that they cover.
@@ -82,8 +80,8 @@ class ReplayCache:
         max_line_bytes: int = MAX_LINE_BYTES,
         most_lines: int = SEGMENT_LINES[1],
         most_bytes: int = 8 * 2**20,
-        pause: Callable[[], object] = bool,
-        throttle: Callable[[int], object] = bool,
+        pause: Callable[[], object] = lambda: None,
+        throttle: Callable[[int], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         scan: ReplayScanner | None = None,
     ) -> None:
@@ -96,7 +94,8 @@ class ReplayCache:
         self.throttle: Final = throttle
         self._archive: Final = archive or ArchiveReader()
         #: One for each server of the store. When one does not answer, only viewers of its own jobs wait.
-        self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(LOCK_SECONDS, StoreUnavailable, pause))
+        #: Viewers wait for up to 5 s. A thousand need a tenth of a second.
+        self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, pause))
         #: Those of the same servers. Whoever holds the lock may use the reader.
         self._readers: dict[Hashable, SequentialReader] = {}
         self._most_lines = min(most_lines, _power_of_two(READ_BYTES // max_line_bytes))

@@ -65,7 +65,7 @@ class Tail:
         store: Store,
         *,
         lease_seconds: float = 30,
-        redacted: Callable[[JobRef], object] = bool,
+        redacted: Callable[[JobRef], object] = lambda _: None,
         ring_bytes: tuple[int, int] = RING_BYTES,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,

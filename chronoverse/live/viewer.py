@@ -24,8 +24,6 @@ STORE_PATIENCE_SECONDS: Final = 30.0
 RETRY_READ_SECONDS: Final = 0.5
 #: Seconds after which a client is told the cursor when no line passes its filter. It may be told half a second late.
 CURSOR_SECONDS: Final = 0.4
-#: Seconds until a viewer asks again when there was no time to compare lines with its query.
-BUSY_SECONDS: Final = 0.1
 
 
 class Viewer:
@@ -265,7 +263,8 @@ class Viewer:
         position = feed.seek(self.cursor) if self._position is None else self._position
         found = feed.take(position, self.line_filter, subjects) if position is not None else None
         if found is BUSY:
-            self.due = min(self.due, self._tail.clock() + BUSY_SECONDS)
+            # There was no time to compare lines with its query.
+            self.due = min(self.due, self._tail.clock() + 0.1)
             return None
         if position is None or found is None:
             self._position = None
