@@ -94,15 +94,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# A run in the background (`nohup pytest`, `pytest &` in a script) starts with signals ignored, and every process that a
-# test starts would inherit that. Tests send these signals.
-for number, handler in (
-    (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGTERM, signal.SIG_DFL),
-    (signal.SIGHUP, signal.SIG_DFL),
-):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, handler)
+# These signals end a run as Ctrl-C does, so the fixtures stop their servers. A run in the background (`nohup pytest`,
+# `pytest &` in a script) starts with them ignored, which every process that a test starts would inherit.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.default_int_handler)
 
 # The option --hypothesis-profile chooses one of these. They set no deadline: how long an example takes says more about
 # the machine than about the code.
