@@ -234,7 +234,7 @@ class LinesBody(OpenedBody):
     It has ``lines`` or ``runs``, and is loaded with ``runs``.
     """
 
-    first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_RUN_LINES, required=True)
+    first = JsonInteger("The first line's number.", 1, MAX_NUMBER - MAX_LINES, required=True)
     lines = LinesField(NewLineSchema, _read_lines, metadata={"maxItems": MAX_LINES})
     runs = LinesField(NewRunSchema, _read_runs, metadata={"description": f"At most {MAX_RUN_LINES} lines in all."})
     safe = JsonBoolean(
@@ -249,6 +249,8 @@ class LinesBody(OpenedBody):
     def _check_form(self, data: Mapping[str, Any], **kwargs: Any) -> None:
         if ("lines" in data) == ("runs" in data):
             raise ValidationError("either lines or runs are required", "lines")
+        if data["first"] > MAX_NUMBER - count_lines(data.get("runs", ())):
+            raise ValidationError("too high for so many lines", "first")
 
     @post_load
     def _as_runs(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -118,6 +118,13 @@ def test_a_request_has_lines_or_runs(opened: Runner) -> None:
         assert refusal(refused)["errors"] == [{"parameter": "lines", "detail": "either lines or runs are required"}]
 
 
+def test_no_run_goes_beyond_the_highest_number(opened: Runner) -> None:
+    """The bound is that of a body with lines for as many lines."""
+    refused = publish(opened, 10**15 - 501, run(*["x"] * 501))
+    assert refusal(refused)["errors"] == [{"parameter": "first", "detail": "too high for so many lines"}]
+    assert publish(opened, 10**15 - 501, run(*["x"] * 500)).json()["expected"] == 1
+
+
 def test_a_message_may_have_replacements_for_each_byte(client: httpx.Client, job: Foreign, opened: Runner) -> None:
     """A runner cuts lines by their original bytes."""
     assert publish(opened, 1, run("\ufffd" * MAX_LINE, "x" * MAX_LINE)).json() == {"next": 3}
