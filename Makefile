@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-.PHONY: help setup serve fmt lint type test test-all test-gevent test-airflow bench bench-against lock site site-serve release-check check
+.PHONY: help setup serve fmt lint type test test-all test-gevent mutants test-airflow bench bench-against lock site site-serve release-check check
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,14 @@ bench-against: setup ## compare with another commit: REV=v1.2.3, SCENARIOS="repl
 .bench/.installed: bench/requirements.txt
 	$(PYTHON) -m venv .bench
 	.bench/bin/pip install -q -r bench/requirements.txt
+	touch $@
+
+mutants: setup .mutants/.installed ## plant random defects and tell which the tests find; SEED=1, SAMPLE=300
+	.mutants/bin/python bench/mutants.py --seed $(or $(SEED),1) --sample $(or $(SAMPLE),300) $(MUTANTS)
+
+.mutants/.installed:
+	$(PYTHON) -m venv .mutants
+	.mutants/bin/pip install -q 'cosmic-ray>=8.7,<9'
 	touch $@
 
 test-airflow: setup .airflow/.installed ## the integration with Airflow, in a real one

@@ -1,335 +1,177 @@
-"""Checks the tests: plants one defect at a time in a copy of the tree, and reports which of them the tests find.
+"""Checks the tests: plants random defects, one at a time, in a copy of the tree, and tells which ones the tests find.
 
-    python -m bench.mutants               # every defect
-    python -m bench.mutants gap lease     # those whose names contain one of these words
-    python -m bench.mutants --check       # only whether each defect can be planted
+    make mutants SEED=1              # 300 defects. Takes a night
+    make mutants SEED=1 SAMPLE=30
+    make mutants SEED=1 SAMPLE=30 MUTANTS="--words auth live --package-tests"
 
-For each defect the tests of its package run first, and the whole default run only if none of them fails. A defect is a
-text that is in its file exactly once, and what replaces it. Exits with 1 if a defect was not found, and
-with 2 if one cannot be planted because the code has changed.
+cosmic-ray plants those in Python, in a virtual environment of its own. :data:`LUA` and removed statements are added.
+For each defect the tests of its package run first, and the whole default run only if none of them fails.
+Prints the diffs of the defects that no test has found, and how many were found, by package. Survivors in
+:data:`EQUIVALENT` are left out.
 """
 
 import argparse
+import ast
+import difflib
+import random
+import re
 import subprocess
-import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import cosmic_ray.ast
+import cosmic_ray.mutating
+import cosmic_ray.plugins
 
 ROOT: Final = Path(__file__).parents[1]
 #: Seconds for one run of pytest. A defect that makes tests hang counts as found.
 TEST_SECONDS: Final = 900
+#: Where defects are planted, below ``chronoverse/``, and where the tests of each are.
+TARGETS: Final = {
+    "joblog/*.py": "joblog",
+    "auth/rights.py": "auth",
+    "auth/tokens.py": "auth",
+    "store/replies.py": "store",
+    "store/scripts/*.lua": "store",
+    "archive/codec.py": "archive",
+    "archive/manifest.py": "archive",
+    "archive/importing.py": "archive",
+    "archive/redaction.py": "archive web/routes/test_redaction.py",
+    "live/*.py": "live",
+    "history/*.py": "history archive",
+    "history/scans/*.py": "history web/routes/test_search.py web/routes/test_summary.py",
+    "web/guards/*.py": "web/guards web/routes/test_rates.py web/routes/test_bodies.py",
+    "web/otlp/*.py": "web/otlp web/routes/test_otlp.py",
+    "web/routes/wait.py": "web/routes/test_wait.py",
+    "runner/publisher.py": "runner",
+    "runner/spool/*.py": "runner",
+}
+#: Patterns in Lua, and what replaces the first group.
+LUA: Final = (
+    (r"(==)", "~="),
+    (r"(~=)", "=="),
+    (r"(<=?)", ">"),
+    (r"(>=?)", "<"),
+    (r" (and) ", "or"),
+    (r" (or) ", "and"),
+    (r"(\+ 1)\b", "+ 2"),
+    (r"(- 1)\b", "- 2"),
+    (r"\b(true)\b", "false"),
+    (r"\b(false)\b", "true"),
+    (r"(not )", ""),
+    (r"^ *(redis\.call\([^()]*\))$", "local _"),
+)
+#: cosmic-ray's operators that mostly make an equivalent, or what Python refuses at once.
+LEFT_OUT: Final = re.compile("BitOr|_Is(Not)?(_|$)|RemoveDecorator|Variable|ExceptionReplacer")
+#: Defects that change nothing that anybody could see: the file, the line, and the line with the defect.
+EQUIVALENT: Final = {
+    # -1 ms becomes 0 at the end of the function.
+    (
+        "joblog/timelines.py",
+        "if min(pauses) < 0 or max(pauses) >= 40_000:",
+        "if min(pauses) < -1 or max(pauses) >= 40_000:",
+    ),
+    # plain_frames() returns no frames, and its caller makes the same ones in the general way.
+    ("joblog/entries.py", "number += 1", "pass"),
+    # start never exceeds the length.
+    ("joblog/model.py", "while start < len(messages):", "while start != len(messages):"),
+    # A job that is not known is read from the store.
+    (
+        "live/replay.py",
+        "self._known_job = self._known_job or self.finished or (feed.job if feed else None)",
+        "self._known_job = self._known_job or self.finished and (feed.job if feed else None)",
+    ),
+    # It is compared with a monotonic clock that is later.
+    ("web/guards/connection.py", "self._made_room_at = 0.0", "self._made_room_at = -1.0"),
+    # A choice: the bounds of a message and of the whole summary remain.
+    ("joblog/summary.py", "MESSAGE_SHARE: Final = 1 / 16", "MESSAGE_SHARE: Final = 2 / 16"),
+}
 
 
 class Defect(NamedTuple):
-    """``old`` in the file ``chronoverse/<path>`` becomes ``new``. ``tests`` is where the tests of that file are."""
+    """A file below ``chronoverse/`` with the defect. ``text`` is the whole file."""
 
-    name: str
     path: str
-    old: str
-    new: str
     tests: str
+    text: str
 
 
-DEFECTS: Final = (
-    # What a log is
-    Defect("SSE frame without its last newline", "joblog/sse.py", 'return block + b"\\n"', "return block", "joblog"),
-    Defect(
-        "SSE: cursor block without its blank line",
-        "joblog/sse.py",
-        'b"id: %d\\n\\n" % id',
-        'b"id: %d\\n" % id',
-        "joblog live",
-    ),
-    Defect(
-        "SSE decoder: a torn block moves the cursor",
-        "joblog/sse.py",
-        "            self._id = value\n",
-        "            self._id = self.last_event_id = value\n",
-        "joblog client",
-    ),
-    Defect("entry at the cursor is read again", "joblog/entries.py", "number <= cursor", "number < cursor", "joblog"),
-    Defect("gap not named", "joblog/entries.py", "start > cursor + 1", "start > cursor + 2", "joblog"),
-    Defect(
-        "gap ends one line too late",
-        "joblog/events.py",
-        '"to": last, "reason"',
-        '"to": last + 1, "reason"',
-        "joblog web",
-    ),
-    Defect("plain frame: number not checked", "joblog/entries.py", 'entry_id != b"%d-0" % number or ', "", "joblog"),
-    Defect(
-        "frame: stderr shown as stdout",
-        "joblog/entries.py",
-        'b"stderr" if fields[5]',
-        'b"stdout" if fields[5]',
-        "joblog",
-    ),
-    Defect("number of 16 digits accepted", "joblog/model.py", "[0-9]{1,15}", "[0-9]{1,16}", "joblog"),
-    Defect("time range: end excluded", "joblog/model.py", "time <= self.until", "time < self.until", "joblog web"),
-    # Who may do what
-    Defect("scope not checked", "auth/tokens.py", "if scope not in self.rights:", "if not self.rights:", "auth web"),
-    Defect("star in the middle accepted", "auth/rights.py", 'if "*" in entry[:-1]:', "if False:", "auth web"),
-    Defect(
-        "scope of one group for the workflows of another",
-        "auth/tokens.py",
-        "workflow_id in self.rights[scope]:",
-        "any(workflow_id in each for each in self.rights.values()):",
-        "auth web",
-    ),
-    Defect(
-        "rights of groups not read again", "auth/rights.py", "if seen != self._seen:", "if not self._seen:", "auth web"
-    ),
-    Defect("token valid at its expiry", "auth/tokens.py", "now >= expires_at", "now > expires_at", "auth"),
-    Defect("audience not checked", "auth/tokens.py", "audience is not None and audience not in named", "False", "auth"),
-    Defect("critical extension ignored", "auth/tokens.py", '"crit" in signed', '"critical" in signed', "auth"),
-    # The store
-    Defect("append: gap accepted", "store/scripts/append.lua", "first > last + 1", "first > last + 2", "store"),
-    Defect(
-        "append: repeated lines stored twice",
-        "store/scripts/append.lua",
-        "if number > last then",
-        "if true then",
-        "store",
-    ),
-    Defect(
-        "append: lease not renewed", "store/scripts/append.lua", "redis.call('PEXPIRE', lease, ttl)\n", "\n", "store"
-    ),
-    Defect(
-        "renew: lease not renewed",
-        "store/scripts/renew.lua",
-        "redis.call('PEXPIRE', lease, ARGV[3])\n",
-        "\n",
-        "store",
-    ),
-    Defect(
-        "lease: token not compared", "store/scripts/common.lua", "redis.call('GET', lease) == token and", "", "store"
-    ),
-    Defect(
-        "open: lease taken from a live runner", "store/scripts/open.lua", "return {'HELD'}", "holder = false", "store"
-    ),
-    Defect(
-        "open: wrong next number",
-        "store/scripts/open.lua",
-        "{'OK', attempt, last + 1,",
-        "{'OK', attempt, last,",
-        "store",
-    ),
-    Defect(
-        "finish: a repeated end of another attempt is accepted",
-        "store/scripts/finish.lua",
-        "ended[2] == ARGV[8] and tonumber(",
-        "tonumber(",
-        "store",
-    ),
-    Defect("open: hash may expire", "store/scripts/open.lua", "redis.call('PERSIST', job)\n", "\n", "store"),
-    Defect(
-        "chunk: gap in the archive accepted",
-        "store/scripts/commit_chunk.lua",
-        "archived + 1 == first",
-        "true",
-        "store archive",
-    ),
-    Defect(
-        "chunk: lock not checked",
-        "store/scripts/commit_chunk.lua",
-        "~= ARGV[1] then return {'FENCED'} end\nlocal",
-        "== '' then return {'FENCED'} end\nlocal",
-        "store archive",
-    ),
-    Defect("job LOST without a grace period", "store/scripts/get_job.lua", "now < grace_end", "false", "store"),
-    Defect(
-        "foreign entry after deletion stays",
-        "store/scripts/get_job.lua",
-        "'UNLINK', log, job, lease",
-        "'UNLINK', job",
-        "store web",
-    ),
-    Defect(
-        "end: an entry after a foreign end hides it",
-        "store/scripts/get_job.lua",
-        "'COUNT', LOOK_BACK",
-        "'COUNT', 1",
-        "store",
-    ),
-    Defect(
-        "end: pages show what follows it",
-        "history/tiered_log.py",
-        "        if self.job.is_past_end(position):\n",
-        "        if False:\n",
-        "web",
-    ),
-    # The archive
-    Defect(
-        "archive reader: first line left out",
-        "archive/reader.py",
-        "start = number - frame.first",
-        "start = number + 1 - frame.first",
-        "archive",
-    ),
-    Defect(
-        "archive reader: gap not named",
-        "archive/reader.py",
-        "found += missing_numbers(number - 1, frame.first, frame.first)",
-        "pass",
-        "archive history",
-    ),
-    Defect(
-        "archive reader: frames after a hole",
-        "archive/reader.py",
-        " or found[0].first > number",
-        "",
-        "archive",
-    ),
-    Defect(
-        "codec: frame's number not checked",
-        "archive/codec.py",
-        " and _number(decode_entry(lines[0])) == frame.first",
-        "",
-        "archive",
-    ),
-    Defect("archiver: swept too early", "archive/archiver.py", "sweep_at <= now", "True", "archive"),
-    Defect(
-        "archive state: next chunk one too far",
-        "archive/chunk_writer.py",
-        "first = state.archived + 1 if",
-        "first = state.archived + 2 if",
-        "archive",
-    ),
-    # Streams
-    Defect(
-        "feed: viewer inside a gap not noticed", "live/feed.py", ".first <= cursor)", ".first < cursor - 1)", "live"
-    ),
-    Defect(
-        "feed: base one too low",
-        "live/feed.py",
-        "self.base = self._frames[count - 1].number",
-        "self.base = self._frames[count - 1].number - 1",
-        "live",
-    ),
-    Defect(
-        "feed: positions are wrong after a full ring",
-        "live/feed.py",
-        "        self._first_position += count\n        self._dropped_bytes",
-        "        self._dropped_bytes",
-        "live",
-    ),
-    Defect(
-        "tail: an answer that is too late is applied", "live/tail.py", "if feed.known != known:", "if False:", "live"
-    ),
-    Defect(
-        "feed: a job that was fetched too early is stored",
-        "live/feed.py",
-        "if asked is not None and self.known != asked:",
-        "if False:",
-        "live",
-    ),
-    Defect(
-        "tail: lines that only a replaced master counts are missing",
-        "live/tail.py",
-        " and store.get_job(job.ref) == job",
-        "",
-        "live",
-    ),
-    Defect(
-        "tail: a log is closed before its last lines",
-        "live/tail.py",
-        "                return\n            _observe_delay",
-        "                pass\n            _observe_delay",
-        "live",
-    ),
-    Defect("viewer: token's expiry ignored", "live/viewer.py", "now >= self._expires_at", "False", "live web"),
-    Defect(
-        "tail starts one line too early",
-        "web/routes/events.py",
-        "max(job.last - tail,",
-        "max(job.last - tail - 1,",
-        "web",
-    ),
-    Defect(
-        "download goes on in another log",
-        "web/routes/raw.py",
-        "            _check_same_log(deps, job)\n",
-        "            pass\n",
-        "web",
-    ),
-    Defect("token bucket never empty", "web/guards/rates.py", ", now) + sum(amounts) / self.rate", ", now)", "web"),
-    # The runner and the client
-    Defect("runner: lease not renewed", "runner/publisher.py", "            store.renew(attempt)\n", "", "runner"),
-    Defect(
-        "splitter: a long line loses a byte",
-        "joblog/line_splitter.py",
-        "position = newline + 1",
-        "position = newline + 2",
-        "runner",
-    ),
-    Defect(
-        "mask: last byte of a buffered secret is published",
-        "runner/capture/masking.py",
-        "len(text) - len(part) + 1",
-        "len(text) - len(part) + 2",
-        "runner",
-    ),
-    Defect(
-        "spool: rows of a file not checked",
-        "runner/spool/spool_file.py",
-        "            if not _is_plausible(each):\n",
-        "            if not each:\n",
-        "runner",
-    ),
-    Defect(
-        "spool: lines that are under way are dropped",
-        "runner/spool/spool.py",
-        "(max(self._sent, self.acked), self.end)",
-        "(self.acked, self.end)",
-        "runner",
-    ),
-    Defect(
-        "client: repeated number shown again",
-        "client/follower.py",
-        "number <= self.last_number",
-        "number < self.last_number",
-        "client",
-    ),
-    Defect(
-        "client: last gap not named",
-        "client/follower.py",
-        "reached = end if item is None",
-        "reached = None if item is None",
-        "client cli",
-    ),
-)
+def python_defects(source: str) -> Iterator[tuple[tuple[int, int], str, int]]:
+    """Where each defect is, its operator, and which of the operator's defects in the file it is."""
+    nodes = [*cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source))]
+    for name in sorted(cosmic_ray.plugins.operator_names()):
+        if not LEFT_OUT.search(name):
+            operator = cosmic_ray.plugins.get_operator(name)()
+            places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
+            yield from ((place, name, number) for number, place in enumerate(places))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.AugAssign | ast.Delete) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ):
+            yield (node.lineno, node.col_offset), "remove", node.end_lineno or node.lineno
 
 
-def plant(defect: Defect, text: str) -> str | None:
-    """The file with the defect, or None if ``defect.old`` is not in it exactly once."""
-    return text.replace(defect.old, defect.new) if text.count(defect.old) == 1 else None
+def plant(source: str, place: tuple[int, int], name: str, number: int) -> str:
+    """The file with the defect."""
+    if name == "remove":
+        lines = source.splitlines(keepends=True)
+        lines[place[0] - 1 : number] = [lines[place[0] - 1][: place[1]] + "pass\n"]
+        return "".join(lines)
+    changed: str | None = cosmic_ray.mutating.mutate_code(source, cosmic_ray.plugins.get_operator(name)(), number)
+    return changed or source
 
 
-def tests_fail(tree: Path, *arguments: str) -> bool:
+def lua_defects(source: str) -> Iterator[tuple[tuple[int, int], str]]:
+    """Where each defect is, and the file with it."""
+    at = 0
+    for number, line in enumerate(source.splitlines(keepends=True)):
+        for pattern, new in LUA:
+            for found in re.finditer(pattern, line.partition("--")[0].rstrip()):
+                start, end = (at + each for each in found.span(1))
+                yield (number, found.start(1)), source[:start] + new + source[end:]
+        at += len(line)
+
+
+def choose(seed: int, size: int, words: list[str]) -> list[Defect]:
+    """``size`` places of all, each with one of its defects."""
+    choice = random.Random(seed)
+    places: dict[tuple[str, str, tuple[int, int]], list[tuple[str, int]]] = {}
+    for pattern, tests in TARGETS.items():
+        for path in sorted((ROOT / "chronoverse").glob(pattern)):
+            name, source = str(path.relative_to(ROOT / "chronoverse")), path.read_text("utf-8")
+            if words and not any(word in name for word in words):
+                continue
+            if path.suffix == ".lua":
+                for place, text in lua_defects(source):
+                    places.setdefault((name, tests, place), []).append((text, -1))
+            else:
+                for place, operator, number in python_defects(source):
+                    places.setdefault((name, tests, place), []).append((operator, number))
+    defects = []
+    for name, tests, place in choice.sample(sorted(places), min(size, len(places))):
+        operator, number = choice.choice(places[name, tests, place])
+        text = operator
+        if number >= 0:
+            text = plant((ROOT / "chronoverse" / name).read_text("utf-8"), place, operator, number)
+            try:
+                ast.parse(text)
+            except SyntaxError:
+                continue
+        defects.append(Defect(name, tests, text))
+    return defects
+
+
+def tests_fail(tree: Path, python: str, *arguments: str) -> bool:
     """Whether a test fails in ``tree``."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
+    command = [python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
     try:
         done = subprocess.run(command, cwd=tree, stdin=subprocess.DEVNULL, capture_output=True, timeout=TEST_SECONDS)
     except subprocess.TimeoutExpired:
         return True
     return done.returncode != 0
-
-
-def find(defect: Defect, tree: Path, processes: str) -> str:
-    """Plants the defect in ``tree``, runs tests, and removes it. Returns which tests found it, or ``NOT FOUND``."""
-    path = tree / "chronoverse" / defect.path
-    clean = path.read_text("utf-8")
-    planted = plant(defect, clean)
-    assert planted is not None
-    path.write_text(planted, "utf-8")
-    try:
-        directories = [f"tests/{name}" for name in defect.tests.split()]
-        if tests_fail(tree, "-n", processes, *directories):
-            return "its package's tests"
-        return "another package's tests" if tests_fail(tree) else "NOT FOUND"
-    finally:
-        path.write_text(clean, "utf-8")
 
 
 def copy_tree(directory: Path) -> None:
@@ -341,29 +183,43 @@ def copy_tree(directory: Path) -> None:
             (directory / name).write_bytes((ROOT / name).read_bytes())
 
 
-def main() -> int:
+def main() -> None:
     """Runs what the arguments ask for."""
-    parser = argparse.ArgumentParser(prog="python -m bench.mutants", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("words", nargs="*", help="only defects whose names contain one of these")
-    parser.add_argument("--check", action="store_true", help="run no tests")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--sample", type=int, default=300)
+    parser.add_argument("--words", nargs="*", default=[], help="only files whose paths contain one of these")
+    parser.add_argument("--package-tests", action="store_true", help="never run all tests")
+    parser.add_argument("--list", action="store_true", help="run no tests; print the diffs of all")
+    parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="runs the tests")
     parser.add_argument("--processes", default="2", help="processes for the tests of one package")
     asked = parser.parse_args()
-    chosen = [each for each in DEFECTS if not asked.words or any(word in each.name for word in asked.words)]
-    stale = [each for each in chosen if plant(each, (ROOT / "chronoverse" / each.path).read_text("utf-8")) is None]
-    for each in stale:
-        print(f"cannot be planted in {each.path}: {each.name}")
-    if stale or asked.check:
-        return 2 if stale else 0
-    missed = 0
+    planted, found = Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="cv-") as directory:
-        copy_tree(Path(directory))
-        for each in chosen:
-            found = find(each, Path(directory), asked.processes)
-            missed += found == "NOT FOUND"
-            print(f"{each.name}: {found}", flush=True)
-    print(f"{len(chosen) - missed} of {len(chosen)} defects found")
-    return 1 if missed else 0
+        tree = Path(directory)
+        copy_tree(tree)
+        for defect in choose(asked.seed, asked.sample, asked.words):
+            path = tree / "chronoverse" / defect.path
+            clean = path.read_text("utf-8")
+            diff = [*difflib.unified_diff(clean.splitlines(), defect.text.splitlines(), lineterm="", n=1)][2:]
+            old, new = (next((line[1:].strip() for line in diff if line[0] == sign), "") for sign in "-+")
+            if (defect.path, old, new) in EQUIVALENT:
+                continue
+            package = str(Path(defect.path).parent)
+            planted[package] += 1
+            path.write_text(defect.text, "utf-8")
+            tests = [f"tests/{name}" for name in defect.tests.split()]
+            is_found = not asked.list and tests_fail(tree, asked.python, "-n", asked.processes, *tests)
+            if not (is_found or asked.package_tests or asked.list):
+                is_found = tests_fail(tree, asked.python)
+            path.write_text(clean, "utf-8")
+            found[package] += is_found
+            answer = f"{'found' if is_found else 'NOT FOUND'}: {defect.path}"
+            print(answer, *([] if is_found else diff), sep="\n", flush=True)
+    for package in sorted(planted):
+        print(f"{package}: {found[package]} of {planted[package]}")
+    print(f"{found.total()} of {planted.total()} found")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

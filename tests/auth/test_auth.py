@@ -462,6 +462,14 @@ def test_a_public_key_checks_tokens_of_its_private_one(tmp_path: Path, key: Any,
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm), NOW).subject == "ada"
 
 
+def test_an_rsa_key_may_be_longer(tmp_path: Path) -> None:
+    """2048 bits is the least, and not the only length."""
+    key = rsa.generate_private_key(65_537, 2_560)
+    verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=pem(key)))
+
+    assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, "RS256"), NOW).subject == "ada"
+
+
 @pytest.mark.parametrize("key", [ED25519, EC, RSA])
 def test_a_public_key_is_not_used_as_an_hmac_secret(tmp_path: Path, key: Any) -> None:
     """RFC 8725 section 2.1: an attacker signs with HS256 and the public key, which everybody has."""

@@ -608,7 +608,7 @@ def test_a_log_beyond_all_numbers_cannot_be_ended(bench: Bench, store: Store, en
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefix: str) -> None:
-    """With ``everysec`` the server's own sync would take half a second on average."""
+    """With ``everysec`` the server's own sync would take half a second on average. The probe renews the lease."""
     synced: list[int] = []
     with RedisServer(tmp_path, binary(kind), "--appendonly", "yes", "--appendfsync", "everysec") as server:
         store = Store(
@@ -620,6 +620,10 @@ def test_the_probe_may_sync_this_machines_files(kind: str, tmp_path: Path, prefi
         for number in range(1, 21):
             store.append(attempt, make_lines(number, 1))
             assert probe.confirm(attempt, may_sync=True) == number + 1
+        lease = f"{prefix}:{{{JOB.workflow_id}}}:{JOB.job_id}:lease"
+        server.ask("PEXPIRE", lease, 5_000)
+        probe.confirm(attempt)
+        assert server.ask("PTTL", lease) > 5_000
         store.close()
     # While the server itself runs an fsync, the probe asks the server instead.
     assert len(synced) > 10
