@@ -49,7 +49,7 @@ class Backoff:
         self.failures += 1
 
     def record_success(self) -> None:
-        """Starts anew: the next failure is a first one."""
+        """Resets the count: the next failure is a first one."""
         self.failures, self._failing_since = 0, None
 
     def delay(self) -> float:

@@ -16,7 +16,7 @@ class ChronoverseError(Exception):
     status: ClassVar[int] = 500
     #: The ``reason`` in the problem document of a 409, for programs.
     reason: ClassVar[str | None] = None
-    #: What a client is told of an error on our side. The message is for operators only, unless this is None.
+    #: What a client learns of an error on our side. The message is for operators only, unless this is None.
     detail: ClassVar[str | None] = "Internal error."
     #: How a command exits, by BSD's sysexits.h.
     exit_code: ClassVar[int] = os.EX_SOFTWARE

@@ -99,7 +99,7 @@ class DerivedBuilder:
         self.chunks.append(chunk)
 
     def missing(self, chunks: Sequence[Chunk]) -> Sequence[Chunk] | None:
-        """Those of the job's ``chunks`` that are to be added yet. None when it must begin anew: it has other chunks."""
+        """Those of the job's ``chunks`` that are to be added yet. None to begin again: it has other chunks."""
         names = [chunk.name for chunk in chunks]
         added = len(self.chunks)
         return chunks[added:] if names[:added] == [chunk.name for chunk in self.chunks] else None

@@ -1,4 +1,4 @@
-"""Makes the jobs of an archive anew in a store that has lost them.
+"""Recreates the jobs of an archive in a store that has lost them.
 
 An ended job has a manifest, which says all that the store knew. Of any other job there are only chunks: their records
 are made again from the objects, and the job waits for its runner, or is LOST. An import may be repeated, and several
@@ -219,7 +219,7 @@ class _Import(NamedTuple):
         return chunks
 
     def _found_chunks(self, spans: dict[tuple[int, int], list[StoredObject]]) -> list[Chunk]:
-        """The chunks of a job without a manifest, one after the other. A hole becomes a chunk that says so."""
+        """The chunks of a job without a manifest, one after the other. A hole becomes a chunk of lost lines."""
         by_first: dict[int, list[StoredObject]] = {}
         for (first, _), found in sorted(spans.items()):
             by_first.setdefault(first, []).extend(found)
@@ -285,7 +285,7 @@ def _ended_fields(manifest: Manifest, now: float) -> dict[str, Any]:
     if labels := read_labels(said.get("labels")):
         fields |= {"labels": len(labels), **{f"label:{key}": value for key, value in labels}}
     if manifest.ended_at is not None:
-        # The retention goes on as if the store had not been away.
+        # The retention continues as if the store had not been away.
         fields["end_seen_ms"] = str(round(1000 * min(manifest.ended_at, now)))
     return fields
 

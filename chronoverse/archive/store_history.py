@@ -58,7 +58,7 @@ class StoreHistory:
             self.bucket_lost = bool(own) and self._id != own
         went_back = mark < self._known
         if is_due and not went_back and not self.bucket_lost:
-            # A store that is full must be relieved all the same.
+            # A store that is full must still be relieved.
             with contextlib.suppress(StoreRefused):
                 self._store.catalog.move_mark(now)
             if mark > self._known:

@@ -102,7 +102,7 @@ class WorkflowsMap:
         return groups
 
     def refresh(self) -> bool:
-        """Reads the file if it has changed. If it has errors, the log says so, and the previous content stays in use.
+        """Reads the file if it has changed. If it has errors, they are logged, and the previous content stays in use.
 
         Returns whether it has none.
         """

@@ -32,7 +32,7 @@ from chronoverse.settings import Settings
 #: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
 MAX_HEADER_BYTES: Final = 8_192
 
-#: What a client is told about a token whose signature is not valid.
+#: What a client learns about a token whose signature is not valid.
 _INVALID: Final = "invalid token"
 _BEARER = re.compile(r"bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.ASCII | re.IGNORECASE)
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")

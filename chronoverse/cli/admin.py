@@ -59,7 +59,7 @@ def archive(
 ) -> int:
     """Move logs into the archive, and delete what is too old.
 
-    It goes on until it is told to go.
+    Runs until stopped.
     """
     from chronoverse import metrics
     from chronoverse.archive.archiver import Archiver

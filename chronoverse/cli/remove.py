@@ -47,7 +47,7 @@ def redact(
     reason: str | None,
     yes: bool,
 ) -> int:
-    """Replace what lines of JOB say by [redacted], for good.
+    """Replace what lines of JOB say by [redacted], permanently.
 
     This happens everywhere, and needs a token with logs:admin. The same options show before what will be redacted:
     chronoverse logs WORKFLOW JOB --search Q
@@ -78,7 +78,7 @@ def redact(
 @click.option("--all", "all_jobs", is_flag=True, help="All current jobs of WORKFLOW.")
 @common.yes_option
 def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:
-    """Delete JOB and its log, everywhere and for good. This needs a token with logs:admin.
+    """Delete JOB and its log, everywhere and permanently. This needs a token with logs:admin.
 
     A job whose runner is alive stays.
     """

@@ -2,7 +2,7 @@
 
 connection ─> bytes ─> follower ─> Line | Gap | JobState | Notice | RedactedLines
      ^                    │
-     └── Last-Event-ID ───┘   until the log ends, or the service refuses for good
+     └── Last-Event-ID ───┘   until the log ends, or the service refuses permanently
 """
 
 import contextlib
@@ -208,7 +208,7 @@ class Client:
     ) -> dict[str, Any]:
         """Waits until a line matches ``q``, the job ends, or ``seconds`` are over, if these are given.
 
-        After the first answer it goes on over lost connections as :meth:`follow` does. Returns the last answer. Raises
+        Later it reconnects as :meth:`follow` does. Returns the last answer. Raises
         :class:`JobNotFound` when the job does not come in that time, or was deleted.
         """
         deadline = None if seconds is None else self._clock() + seconds
@@ -253,7 +253,7 @@ class Client:
             # One request waits for WAIT_SECONDS at most.
             if answer["outcome"] != "timeout" or (deadline is not None and self._clock() >= deadline):
                 return answer
-            # A wait for the end alone begins anew each time.
+            # A wait for the end alone begins again each time.
             offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:

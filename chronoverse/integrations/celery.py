@@ -133,7 +133,7 @@ class TaskLogs:
         for event, receiver in self._receivers.items():
             event.disconnect(receiver)
 
-    # What Celery calls. It logs what is raised here, and the task goes on.
+    # What Celery calls. It logs what is raised here, and the task continues.
 
     def _begin_process(self, **_: Any) -> None:
         self._is_pool_process = True

@@ -23,7 +23,7 @@ MAX_CLUES: Final = 2_000
 #: A cause whose screen has this part of all that speaks for any is said with high confidence.
 HIGH: Final = 0.6
 
-#: The words of a line that looks like an error, as an expression of RE2, in any case of letters. It is a query of the
+#: The words of a line that looks like an error, as an expression of RE2, case-insensitive. It is a query of the
 #: page, too.
 ERROR_WORDS: Final = (
     r"\b(([a-z.]{3,})?errors?|fatal|panic(ked)?|[a-z.]*exception|traceback|fail(s|ed|ing|ures?)?|segfault"
@@ -40,7 +40,7 @@ NOTHING_WRONG: Final = re.compile(
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$",
     re.IGNORECASE,
 )
-#: Lines that are looked at, in any case of letters: wider than any feature, and without anchors, so that the prefilter
+#: Lines that are looked at, case-insensitive: wider than any feature, and without anchors, so that the prefilter
 #: of archived lines can use it.
 SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"

@@ -134,7 +134,7 @@ class ReplayCache:
                     return None, entries
                 with comparing():
                     segment = make_segment(entries, cursor, 1, line_filter) if entries else None
-                # A segment that closes the log is not cached: each viewer reads it anew.
+                # A segment that closes the log is not cached: each viewer reads it again.
                 if segment and segment.closing is None:
                     segment = segment._replace(complete=segment.complete or len(entries) == count)
                     self._remember(key, segment)

@@ -195,7 +195,7 @@ class Tail:
                     self._publish(feed, entries, after, ended)
         self._check([feed for feed, _ in ended])
         for feed, end in ended:
-            # Somebody may have written after the end, so that the check did not find it. It is the end all the same.
+            # Somebody may have written after the end, so that the check did not find it. It is still the end.
             job = (feed.job or Job(feed.ref, end.status)).ended(end)
             feed.reconcile(job)
             feed.close(job.closing_frames(end, self.lease_seconds))

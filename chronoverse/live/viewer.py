@@ -22,7 +22,7 @@ from chronoverse.live.tail import Tail, count_store_error
 STORE_PATIENCE_SECONDS: Final = 30.0
 #: Seconds before a viewer that has no feed tries the store again.
 RETRY_READ_SECONDS: Final = 0.5
-#: Seconds after which a client is told the cursor when no line passes its filter. It may be told half a second late.
+#: Seconds after which a client gets the cursor when no line passes its filter. It may be told half a second late.
 CURSOR_SECONDS: Final = 0.4
 
 

@@ -30,7 +30,7 @@ def open_standard(descriptor: int) -> BinaryIO:
 
 
 class Tee:
-    """Writes bytes to ``stream`` at once. When its reader is gone, writing stops for good, and publishing goes on."""
+    """Writes bytes to ``stream`` at once. When its reader is gone, writing stops, publishing continues."""
 
     def __init__(self, stream: BinaryIO, is_terminal: bool = False) -> None:
         self._stream: BinaryIO | None = stream

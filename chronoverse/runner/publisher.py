@@ -111,7 +111,7 @@ class Publisher:
         #: What to ask for safe lines; None when lines are safe once they are acknowledged.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
-        #: The error that stopped publishing for good, if one did.
+        #: The error that stopped publishing permanently, if one did.
         self.refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
         #: Whether :meth:`start` has returned: a refusal is then shown to the user, and no longer raised.
@@ -449,7 +449,7 @@ class Publisher:
         with self._lock:
             in_background = self._in_background
             if deleted and in_background and has_own:
-                # A command that is new goes on after the lines of an earlier runner. Only those are dropped.
+                # A command that is new continues after the lines of an earlier runner. Only those are dropped.
                 self.spool.drop_earlier(self._earlier_end)
                 self.spool.save_state(attempt=None, base=None)
                 deleted = False

@@ -184,7 +184,7 @@ def close_and_report(
     """Closes the spool of a stopped ``publisher``, and says what was dropped, and how to deliver the rest later.
 
     With ``delivered`` the store has everything, and the spool's file is removed. ``refusal`` is the error that stopped
-    the delivery for good. ``service_url`` is the service that we publish through.
+    the delivery permanently. ``service_url`` is the service that we publish through.
     """
     spool, say = publisher.spool, publisher.say
     undelivered = spool.undelivered

@@ -101,7 +101,7 @@ class JobCatalog:
             try:
                 yield from self._jobs_of(client)
             except StoreUnavailable as error:
-                # The Cluster's other servers are asked all the same.
+                # The Cluster's other servers are still asked.
                 failure = error
         if failure is not None:
             raise failure

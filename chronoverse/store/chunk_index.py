@@ -206,7 +206,7 @@ class ChunkIndex:
     def delete(self, job: JobRef, token: str) -> None:
         """Deletes all that the store has of a job that :meth:`mark_deleting` has marked, but its tombstone.
 
-        Raises :class:`Fenced`; :class:`Held` when the job has begun anew since.
+        Raises :class:`Fenced`; :class:`Held` when the job has begun again since.
         """
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]

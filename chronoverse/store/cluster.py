@@ -59,7 +59,7 @@ class ClusterTopology(Topology):
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
         server = self._owner(workflow_id)
         client = self._node(server, pool)
-        # After a move it takes one redirection, and one more while the next move goes on.
+        # After a move it takes one redirection, and one more during the next move.
         for _ in range(5):
             if pool is PoolKind.HEALTH and self._clock() < self._silent_until.get(server, float("-inf")):
                 raise redis.ConnectionError("the node did not answer recently")

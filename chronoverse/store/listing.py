@@ -17,7 +17,7 @@ from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, S
 from chronoverse.store.commands import Commands
 
 #: Seconds until this process adds a foreign job again. The tail asks for a quiet job once a second, and only a job
-#: that was deleted and written anew must be added again.
+#: that was deleted and written again must be added again.
 LISTED_SECONDS: Final = 10.0
 
 

@@ -100,7 +100,7 @@ class WorkflowList:
         """
         refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
         found = self._commands.by_server(refs, self._read)
-        # The list's server may be away. The workflows are known all the same.
+        # The list's server may be away. The workflows are still known.
         with contextlib.suppress(StoreError):
             self._repair_list(
                 {ref.workflow_id: each for ref, each in found.items() if not isinstance(each, StoreError)}

@@ -1,7 +1,7 @@
 """Lines of logs in answers of a bounded number of bytes. Pure.
 
 A job can print text that looks like a tool call or like instructions. So each message stays inside a JSON string, next
-to a notice that says what it is. Invisible characters, which a model reads all the same, are shown as their numbers.
+to a notice that says what it is. Invisible characters, which a model reads, are shown as their numbers.
 """
 
 import re

@@ -260,7 +260,7 @@ class Tools:
                 "truncated": is_truncated,
             }
             if not found["complete"]:
-                answer["more"] = "Not all lines were looked at yet. Call again: it goes on from there."
+                answer["more"] = "Not all lines are scanned yet. Call again to continue."
             elif is_truncated:
                 answer["more"] = "Lines were left out. Ask for more bytes, or use search and read_lines."
             json = orjson.dumps(answer)

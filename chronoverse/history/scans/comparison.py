@@ -1,7 +1,7 @@
 """Compares a log with other runs: finds the lines of which none of these runs has the shape.
 
 The shapes of an archived run are read from its set. Those of any other run are collected from its log, and cached in
-this process. When a request has no time to collect all of them, the next request goes on where it has stopped.
+this process. When a request has no time to collect all of them, the next request continues where it has stopped.
 """
 
 from collections import OrderedDict
@@ -55,7 +55,7 @@ class NewLines(NamedTuple):
 
 @dataclass(slots=True)
 class _CachedLines:
-    """The lines up to ``position``. The version changes when the job begins anew, is redacted, or drops lines."""
+    """The lines up to ``position``. The version changes when the job begins again, is redacted, or drops lines."""
 
     log_version: tuple[object, ...]
     lines: LineCollector

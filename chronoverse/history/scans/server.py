@@ -36,7 +36,7 @@ def scan_server_process(
 ) -> SupervisedProcess:
     """The scan server that listens at ``endpoint``, to be started by the service's master.
 
-    It is told where the store is, so that it never starts an embedded server, which would have its low priority.
+    It gets the store's URL, so that it never starts an embedded server, which would have its low priority.
     """
     changes = {
         "CHRONOVERSE_REDIS_URL": store_url,

@@ -41,7 +41,7 @@ class SummaryProgress:
         return orjson.loads(json) if data[:16] == _digest(key + json) else None
 
     def put(self, key: bytes, value: Any) -> None:
-        """Keeps ``value`` for the next request. Without room on the disk that request begins anew."""
+        """Keeps ``value`` for the next request. Without room on the disk that request begins again."""
         json = orjson.dumps(value)
         with contextlib.suppress(OSError):
             os.pwrite(self._file, _digest(key + json) + len(json).to_bytes(4, "big") + json, self._offset(key))
@@ -81,7 +81,7 @@ class SummaryReader:
         # Only new lines make hunks.
         errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)
         clues, reader = Clues(), self.lines
-        # A job that begins anew under its id, or loses lines or what they said, is another one here.
+        # A job that begins again under its id, or loses lines or what they said, is another one here.
         version = job.created_at, job.started_at, job.redactions, job.first
         key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
         if (kept := self.progress.get(key)) is not None:

@@ -163,7 +163,7 @@ class RemoteTaskLogs:
     def _begin(self, name: str) -> _RunningTry:
         task_try = try_of_path(name)
         assert task_try is not None
-        # A trigger waits in place of a task, which goes on afterwards.
+        # A trigger waits in place of a task, which continues afterwards.
         end = Status.PENDING if is_of_triggerer(name) else Status.LOST
         begun = time.monotonic()
         is_patient = begun >= self._away_until

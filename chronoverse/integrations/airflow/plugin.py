@@ -34,7 +34,7 @@ class _Listener:
 
     @hookimpl
     def before_stopping(self, component: Any) -> None:
-        """Comes after the others. A task that is deferred or rescheduled goes on later, as the same try."""
+        """Comes after the others. A task that is deferred or rescheduled continues later, as the same try."""
         if type(component).__name__ == "TaskRunnerMarker" and not self._has_ended:
             self._say_end(component, Status.PENDING)
 

@@ -13,12 +13,12 @@
 --       of the first record, how much each message adds to that number (0: all are of one record), the first record's
 --       time (Unix microseconds), the messages
 -- ->    OK left_out begun score (begun: '1' for a new job, with its creation time in the listing) | WAIT left_out begun
---       score (records in between are missing; what comes before them was appended, and the job goes on) | NEW (there is no
+--       score (records in between are missing; what comes before them was appended, and the job continues) | NEW (there is no
 --       such job; nothing was done) | FILES (there are too many files) | DELETED | HELD | CLOSED | TAINTED last-id
 -- A value in `files` is: the number of the last record, the digest of the first one, since when records after it are
 -- missing (Unix ms, or 0), and the least number that has come after these.
 -- After a rotation there is another file under the same name, whose numbers begin with 1 again. Its first record tells.
--- The rest of the file before may come after it. It is told by its times and numbers: see mark_of(). Its mark is
+-- The rest of the file before may come after it. It is recognized by its times and numbers: see mark_of(). Its mark is
 -- `<id>:before`: the number of the last record when the other file began, that number now, the last two values as above,
 -- and the time of the other file's first record.
 local log, job, lease, files, batches, jobs = unpack(KEYS)
@@ -62,7 +62,7 @@ local function is_rotated(mark, number)
 end
 
 -- The mark that a record counts for: that of the file before the last rotation if it belongs to its rest. It is not later
--- than the other file's first record, and goes on where the rest is. Where it could be of both, the other file's next
+-- than the other file's first record, and continues where the rest is. Where it could be of both, the other file's next
 -- record is of that file: the times of a program need not be in order.
 local function mark_of(mark, number, time)
   local before = mark.before

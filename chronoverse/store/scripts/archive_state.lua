@@ -33,7 +33,7 @@ if not answer[1] then
 end
 local seen = end_seen(redis.call('HGET', job, 'end_seen_ms'))
 answer[5] = seen and string.format('%.0f', now_ms() - seen)
--- A workflow whose settings key is of another type has no settings. Its jobs are archived all the same.
+-- A workflow whose settings key is of another type has no settings. Its jobs are still archived.
 local retention = redis.pcall('HGET', settings, 'retention_seconds')
 answer[7] = type(retention) == 'string' and retention
 for at = 1, 7 do answer[at] = answer[at] or '' end

@@ -2,14 +2,14 @@
 -- Deletes the keys of a job whose objects are deleted, and takes it out of the listing.
 -- KEYS  log, job, archive lock, the other keys of the job, jobs
 -- ARGV  token of the archive lock, job id
--- ->    OK | RUNS, when the job has begun anew since it was marked | FENCED
+-- ->    OK | RUNS, when the job has begun again since it was marked | FENCED
 local log, job, lock, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[#KEYS]
 
 -- The other keys are deleted whatever their type is.
 check_types(job, lock, jobs)
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 -- mark_deleting.lua leaves no mark where there is neither a log nor a hash. Without a tombstone, a runner may then have
--- made them anew.
+-- made them again.
 local is_new = redis.call('EXISTS', log, job) > 0 and not redis.call('HGET', job, 'deleting')
 if is_new and not is_deleted(log) then return {'RUNS'} end
 redis.call('UNLINK', unpack(KEYS, 1, #KEYS - 1))

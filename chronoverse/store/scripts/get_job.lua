@@ -136,7 +136,7 @@ end
 
 if is_deleted(lease) then
   -- A foreign runner does not know of tombstones, so what it has written is removed here, unless the deletion of the job
-  -- still goes on and does it. A user who may not UNLINK leaves it to other callers.
+  -- still continues and does it. A user who may not UNLINK leaves it to other callers.
   if type(redis.pcall('HGET', job, 'deleting')) ~= 'string' then redis.pcall('UNLINK', log, job, lease) end
   return false
 end

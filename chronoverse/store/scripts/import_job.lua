@@ -9,7 +9,7 @@
 -- A store that was restored from an old copy knows less of a job that it has: it lacks the last of the chunks' lines, or a
 -- redaction of an archive that is complete. It is the same job if it was created at the same time, has the first of the
 -- chunks, or a line 1 of the same time: that chunk may be merged since. A runner that came back before this call has begun
--- its log anew, and its first entry says that the lines from 1 on are lost: then the chunks are added. For its quota, chunks
+-- its log again, and its first entry says that the lines from 1 on are lost: then the chunks are added. For its quota, chunks
 -- of which it has sent lines again do not count.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local last, redactions, fields = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])

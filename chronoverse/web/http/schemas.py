@@ -479,7 +479,7 @@ FoundJobSchema: Final = answer(
         "logs": list_of(FoundSchema),
         "more": boolean(
             "True when the job has other lines that match, or may have some: the page ended within it, and the next"
-            " one goes on in it."
+            " one continues in it."
         ),
     },
     {"error": text("Why the search of this job stopped.")},
@@ -541,7 +541,7 @@ SummaryLineSchema: Final = answer(
 SummaryLinesSchema: Final = answer(
     "SummaryLines",
     {
-        "count": integer("How many there are in all. Null as long as not all lines were looked at.", allow_none=True),
+        "count": integer("How many there are in all. Null while not all lines are scanned.", allow_none=True),
         "first": list_of(SummaryLineSchema),
     },
 )
@@ -613,9 +613,7 @@ ProfileSchema: Final = answer(
         ),
         "pauses": list_of(PauseSchema, "The 20 longest pauses, whatever is usual, the longest first."),
         "running": nested(RunningSchema, "Of a running job; null of any other.", allow_none=True),
-        "complete": boolean(
-            "False as long as not all lines and good runs were looked at. The same request then goes on."
-        ),
+        "complete": boolean("False while not all lines and good runs are scanned. The same request then continues."),
         "scanned_to": integer("The lines up to this number were looked at."),
         "truncated": boolean("True when only the longest pauses of the log are kept: it has more than 4,096 lines."),
         "strip": list_of(
@@ -640,7 +638,7 @@ SummarySchema: Final = answer(
         "errors": nested(SummaryLinesSchema),
         "last": list_of(SummaryLineSchema),
         "cause": nested(CauseSchema, allow_none=True),
-        "complete": boolean("False as long as not all lines were looked at. The same request then goes on."),
+        "complete": boolean("False while not all lines are scanned. The same request then continues."),
         "scanned_to": integer("The lines from this number to the last one were looked at."),
         "truncated": boolean("True when new lines or errors are left out, or were not looked for."),
         "verdict": nested(
@@ -740,7 +738,7 @@ ProblemSchema: Final = answer(
     {
         "errors": fields.List(fields.Dict(keys=fields.String(), values=fields.String())),
         "reason": text("Of a 409, in a word for programs: GAP, FENCED, HELD, …"),
-        "expected": integer("Of a GAP: the number that the log goes on with."),
+        "expected": integer("Of a GAP: the number that the log continues with."),
         "labels": list_of(text(), "Of a `label-set`: the keys of the labels that were refused."),
         "request_id": text("As in X-Request-ID. Not in a 404, which tells nothing."),
     },

@@ -257,7 +257,7 @@ class WaitWriter(StreamWriter):
         return frames
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
-        """Reads the frames ``unsent``, and goes on."""
+        """Reads the frames ``unsent``, and continues."""
         self._wait.feed(bytes(unsent))
         super().fall_behind(b"")
 

@@ -76,7 +76,7 @@ class BroadcastGroup:
         return True
 
     def remove(self, member: "StreamWriter") -> None:
-        """Removes a member. Its viewer goes on by itself from the group's position. Does nothing for a non-member."""
+        """Removes a member. Its viewer continues by itself from the group's position. Does nothing for a non-member."""
         if member not in self._members:
             return
         leader, feed = self._leader, self._feed

@@ -7,7 +7,7 @@ import { Backoff, get, isTransient, jobUrl, now, pause, Refused, REQUEST_MS } fr
 const MAX_ATTEMPTS = 4;
 //: Seconds of one request that waits. Proxies of others may give up after a minute.
 const WAIT_SECONDS = 20;
-//: Seconds for which a wait that nobody answers goes on.
+//: Seconds for which a wait that nobody answers continues.
 const GIVE_UP_SECONDS = 600;
 
 /**

@@ -34,7 +34,7 @@ export interface Line {
   /** The line's number. The first line of a log is 1. */
   sequence_num: number;
   stream: "stdout" | "stderr";
-  /** The line goes on in the next entry of its stream. */
+  /** The line continues in the next entry of its stream. */
   partial?: true;
 }
 

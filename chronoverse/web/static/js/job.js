@@ -363,7 +363,7 @@ const events = {
     return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), profile.forget(), filtered && filter(), redraw()];
   },
   job: showState,
-  // The stream goes on with the next token.
+  // The stream continues with the next token.
   error: (text) => (text === TOKEN_EXPIRED && isRenewed()) || showTrouble(text),
 };
 

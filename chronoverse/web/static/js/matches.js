@@ -135,7 +135,7 @@ export class Matches {
   }
 
   /**
-   * Jumps to the next match, or to the previous one. After the last it goes on from the first. With `criteria.hunks`,
+   * Jumps to the next match, or to the previous one. After the last it continues from the first. With `criteria.hunks`,
    * matches with adjacent numbers are one stop, at the first of them.
    */
   async step(direction) {
