@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cachetools import FIFOCache
 
@@ -181,12 +181,9 @@ class _Queue:
         self.late_since.pop(ref, None)
 
     def _drop(self, ref: JobRef) -> None:
-        self.running.pop(ref, None)
-        self.waiting.pop(ref, None)
-        self.due.pop(ref, None)
-        self.over.pop(ref, None)
-        self.ended.pop(ref, None)
-        self.without_derived.pop(ref, None)
+        known: dict[JobRef, Any]
+        for known in (self.running, self.waiting, self.due, self.over, self.ended, self.without_derived):
+            known.pop(ref, None)
         self._snoozed_until.pop(ref, None)
         self.throttled.discard(ref)
 

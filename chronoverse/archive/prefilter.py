@@ -10,9 +10,6 @@ from chronoverse.errors import SearchTooExpensive
 from chronoverse.joblog.matcher import Matcher, strip_sequences
 from chronoverse.joblog.model import Line
 
-#: Bytes of JSON in which an expression is searched for at once, or one line if it is longer; and those that are decoded
-#: at once, when it matches in many of them: a match that extends over lines is looked for again from each.
-SEARCHED_BYTES: Final = 256 * 2**10
 PART_BYTES: Final = 16 * 2**10
 #: What a line's JSON has in front of its message and behind it. A message has neither, since JSON escapes its quotes.
 _MESSAGE: Final = b'"message":"'
@@ -26,7 +23,8 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
     lines: list[Line] = []
     start, pattern = 0, matcher.in_unescaped_json
     while start < len(text):
-        stop = text.find(b"\n", start + (PART_BYTES if pattern is None else SEARCHED_BYTES)) + 1 or len(text)
+        # Few bytes for an expression: a match that extends over lines is looked for again from each.
+        stop = text.find(b"\n", start + (PART_BYTES if pattern is None else 256 * 2**10)) + 1 or len(text)
         if not matcher.is_feasible(stop - start):
             raise SearchTooExpensive(f"an archived line of {stop - start} bytes is too long for this expression")
         candidates: bytes | None = text[start:stop]

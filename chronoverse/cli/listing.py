@@ -20,10 +20,7 @@ from chronoverse.settings import no_color
 @common.status_option("Only jobs with this status.")
 @common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @click.option(
-    "--since",
-    type=common.moment,
-    metavar="TIME",
-    help="Jobs created since this time or age, such as 5m or 2d.",
+    "--since", type=common.moment, metavar="TIME", help="Jobs created since this time or age, such as 5m or 2d."
 )
 @common.list_output_option
 def jobs(workflow: str, status: str | None, label: list[str], since: str | None, output: str) -> None:

@@ -111,7 +111,8 @@ def run(
             max_line_bytes=settings.max_line_bytes,
             room=SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes),
             lease_seconds=settings.lease_seconds,
-            open_seconds=runner.REQUIRED_OPEN_SECONDS if require_log else runner.OPEN_SECONDS,
+            # A service that restarts is back by then.
+            open_seconds=10.0 if require_log else runner.OPEN_SECONDS,
             deliver_seconds=deliver_timeout,
             masks=masks,
             pty=pty,

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, SMALL_PROGRAM_BYTES, Matcher
+from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, Matcher
 
 #: An expression is compared with a line's first characters, that many. The event loop waits for that: 10 ms at most.
 MAX_CHARACTERS: Final = 2**16
@@ -45,7 +45,7 @@ class LineFilter(NamedTuple):
 @lru_cache(128)
 def matcher_of(q: str, regex: bool) -> Matcher:
     """The compiled query. Raises ValueError for an expression that is malformed, or too expensive for a stream."""
-    matcher = Matcher(q, regex=regex, max_bytes=SMALL_PROGRAM_BYTES)
+    matcher = Matcher(q, regex=regex, max_bytes=384 * 2**10)
     if matcher.program_size > MAX_JOINED_PROGRAM:
         raise ValueError(
             f"is too expensive for a stream, which compares each new line: {matcher.program_size} instructions,"

@@ -19,9 +19,8 @@ _STATE_END = re.compile(rb"[\r\n]")
 class LineBatch(NamedTuple):
     """Lines of one stream that arrived together, or one piece of a longer line (``partial``).
 
-    ``text`` has ``lines`` lines, with a newline between two of them and none at the end. In a spool, ``ordinal`` is the
-    index of the first line (the number of lines that the job had printed before it), and ``position`` the number of
-    bytes before it.
+    ``text`` has ``lines`` lines, separated by newlines. In a spool, ``ordinal`` is the index of the first line (how
+    many the job had printed before it), and ``position`` the number of bytes before it.
     """
 
     stream: str

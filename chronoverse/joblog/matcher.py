@@ -15,8 +15,6 @@ MAX_QUERY: Final = 256
 MAX_PROGRAM: Final = 2000
 #: Bytes of memory for the automaton of one compiled query. When it needs more, RE2 continues more slowly.
 PROGRAM_BYTES: Final = 4 * 2**20
-#: The same for a query of a stream.
-SMALL_PROGRAM_BYTES: Final = 384 * 2**10
 #: The most matches that are returned of one line.
 MAX_SPANS: Final = 1000
 

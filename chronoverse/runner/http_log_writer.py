@@ -27,17 +27,7 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.comparing import Comparison, line_digest
 from chronoverse.joblog.labels import Labels
-from chronoverse.joblog.model import (
-    Attempt,
-    JobRef,
-    Line,
-    LineRun,
-    Status,
-    count_lines,
-    lines_of,
-    runs_of,
-    split_runs,
-)
+from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, count_lines, lines_of, runs_of, split_runs
 
 #: Seconds that the service may be silent before or within an answer. It waits less long for its store.
 READ_SECONDS: Final = 10.0

@@ -27,8 +27,6 @@ from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 
 #: Seconds that the command waits at most until the store has opened the job. Then it starts, and we keep trying.
 OPEN_SECONDS: Final = 1.0
-#: Seconds that it waits at most when it may not start without its log. A service that restarts is back by then.
-REQUIRED_OPEN_SECONDS: Final = 10.0
 #: Seconds for which lines are delivered after the command has ended, by default.
 DELIVER_SECONDS: Final = 60.0
 #: A spool without a file: 64 MiB of lines may wait in memory.

@@ -84,10 +84,7 @@ class Settings:
         default=MISSING,
     )
     bind: str = _setting(
-        parse.bind,
-        "address",
-        "Listening address: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.",
-        default="127.0.0.1:8000",
+        parse.bind, "address", "Listening address: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.", default="127.0.0.1:8000"
     )
     jwt_secret: bytes | None = _setting(
         parse.secret,
@@ -101,10 +98,7 @@ class Settings:
     )
     jwt_jwks_url: str | None = _setting(parse.jwks_url, "URL", "URL of the issuer's JSON Web Key Set.")
     jwt_audience: str | None = _setting(
-        parse.printable,
-        "text",
-        "Required `aud` of tokens ([more](tokens.md)).",
-        "tokens with an audience are refused",
+        parse.printable, "text", "Required `aud` of tokens ([more](tokens.md)).", "tokens with an audience are refused"
     )
     jwt_issuer: str | None = _setting(
         parse.printable, "text", "Required `iss` of tokens, compared exactly.", "`iss` is not checked"
@@ -141,10 +135,7 @@ class Settings:
         (1, 315_360_000), "seconds", "Retention of a log after its job's end.", default=604_800
     )
     hot_seconds: int = _number(
-        (0, 315_360_000),
-        "seconds",
-        "How long the store keeps an ended, archived log.",
-        default=3_600,
+        (0, 315_360_000), "seconds", "How long the store keeps an ended, archived log.", default=3_600
     )
     hot_bytes: int = _number(
         (1_048_576, 1_099_511_627_776),
@@ -153,10 +144,7 @@ class Settings:
         default=67_108_864,
     )
     archive_running_seconds: int = _number(
-        (1, 604_800),
-        "seconds",
-        "Age at which lines of a running job are in the archive at the latest.",
-        default=300,
+        (1, 604_800), "seconds", "Age at which lines of a running job are in the archive at the latest.", default=300
     )
     archive_url: str | None = _setting(
         parse.archive_url,
@@ -174,16 +162,10 @@ class Settings:
         default=0,
     )
     max_workflow_bytes_per_day: int = _number(
-        (0, 999_999_999_999_999),
-        "bytes",
-        "The same for all jobs of a workflow per UTC day.",
-        default=0,
+        (0, 999_999_999_999_999), "bytes", "The same for all jobs of a workflow per UTC day.", default=0
     )
     max_body_bytes: int = _number(
-        (65_536, 33_554_432),
-        "bytes",
-        "Larger request bodies, as sent or inflated, get 413.",
-        default=8_388_608,
+        (65_536, 33_554_432), "bytes", "Larger request bodies, as sent or inflated, get 413.", default=8_388_608
     )
     durability: str = _setting(
         parse.one_of("acked", "fsynced", "replicated"),
@@ -199,10 +181,7 @@ class Settings:
     )
     max_streams: int = _number((1, 1_000_000), "streams per worker", "Further ones get 503.", default=8_000)
     max_streams_per_token: int | None = _number(
-        (1, 1_000_000),
-        "streams per worker",
-        "Further ones of a `sub` get 429.",
-        "the worker's limit",
+        (1, 1_000_000), "streams per worker", "Further ones of a `sub` get 429.", "the worker's limit"
     )
     max_streams_per_address: int | None = _number(
         (1, 1_000_000),
@@ -223,10 +202,7 @@ class Settings:
         default=50_000_000,
     )
     max_stream_seconds: int = _number(
-        (1, 86_400),
-        "seconds",
-        "Age at which a stream ends, up to a tenth earlier; its client resumes.",
-        default=3_600,
+        (1, 86_400), "seconds", "Age at which a stream ends, up to a tenth earlier; its client resumes.", default=3_600
     )
     drain_seconds: int = _number(
         (0, 600),
@@ -251,10 +227,7 @@ class Settings:
         parse.one_of(*_LOG_LEVELS), "level", f"Log level: {', '.join(_LOG_LEVELS)}.", default="info"
     )
     audit_reads: bool = _setting(
-        parse.boolean,
-        "word",
-        "`true` logs each read of a log's text ([more](operations.md#audit)).",
-        default=False,
+        parse.boolean, "word", "`true` logs each read of a log's text ([more](operations.md#audit)).", default=False
     )
     otlp_workflow_attributes: tuple[str, ...] = _setting(
         parse.attribute_names,
@@ -274,10 +247,7 @@ class Settings:
         ),
     )
     otlp_idle_seconds: int = _number(
-        (0, 31_536_000),
-        "seconds",
-        "Silence after which a job of log records is LOST; 0 is never.",
-        default=604_800,
+        (0, 31_536_000), "seconds", "Silence after which a job of log records is LOST; 0 is never.", default=604_800
     )
     traces: bool = _setting(
         parse.traces,
@@ -303,14 +273,10 @@ class Settings:
         repr=False,
     )
     token_file: Path | None = _setting(
-        parse.absolute_path,
-        "path",
-        "File with that token, read for each request ([more](runner.md#the-token)).",
+        parse.absolute_path, "path", "File with that token, read for each request ([more](runner.md#the-token))."
     )
     ca_file: Path | None = _setting(
-        parse.ca_file,
-        "path",
-        "PEM certificates of private authorities, trusted besides the system's.",
+        parse.ca_file, "path", "PEM certificates of private authorities, trusted besides the system's."
     )
 
     @property

@@ -28,10 +28,9 @@ class ArchiveState(NamedTuple):
     """How far a job is archived. Numbers are 0, and texts empty, where nothing is known.
 
     ``complete``: the whole log of an ended job is archived, since ``archived_at``; ``has_derived``: its shapes and its
-    timeline, too, in the form of this version, or they could not be; ``swept``: no object without a record is left
-    after that; ``deleting``: the job is hidden, and about to be deleted. The store knows of the end since ``ended_at``
-    (Unix seconds, by its own clock), for ``ended_seconds``. ``first`` and ``last`` are numbers in the store's log.
-    ``retention_seconds`` is the workflow's own, if it has one.
+    timeline of this version, too, or they could not be; ``swept``: no unrecorded object is left; ``deleting``: the job
+    is hidden. The store knows of the end since ``ended_at`` (Unix seconds), for ``ended_seconds``. ``first`` and
+    ``last`` are numbers in the store's log. ``retention_seconds`` is the workflow's own.
     """
 
     archived: int

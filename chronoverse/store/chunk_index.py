@@ -174,11 +174,10 @@ class ChunkIndex:
     ) -> bool | None:
         """Makes a job of its ``chunks`` and the ``fields`` of its hash. False when the store knows as much of it.
 
-        None when its runner has come back, and has not sent again yet what it has. Then this is to be repeated.
-        ``wait_seconds`` is None for a job that has ended. Any other is LOST if its runner does not come back in that
-        time. The count of ``redactions`` never goes back. ``sizes`` are the bytes that a quota counts, by a chunk's
-        name. May be repeated. Raises :class:`Deleted`; :class:`ArchiveDamaged` when the store has another job of this
-        name.
+        None when its runner has come back and has not sent everything again: repeat it then. A job that has not ended
+        is LOST if its runner does not come back in ``wait_seconds``. The count of ``redactions`` never decreases.
+        ``sizes`` are the bytes that a quota counts, by a chunk's name. Idempotent. Raises :class:`Deleted`;
+        :class:`ArchiveDamaged` when the store has another job of this name.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (job.job_id, created_ms, chunks[0].first, chunks[-1].last, fields.get("created_at", ""), wait_ms)

@@ -77,11 +77,7 @@ class RecordAppender:
         self._clock = clock
 
     def append(
-        self,
-        job: JobRef,
-        batch: RecordBatch,
-        idle_seconds: int = 0,
-        on_new: Callable[[], None] = lambda: None,
+        self, job: JobRef, batch: RecordBatch, idle_seconds: int = 0, on_new: Callable[[], None] = lambda: None
     ) -> Appended:
         """Appends what the log does not have yet. A new job begins with it, after ``on_new()``. May be repeated.
 

@@ -189,14 +189,7 @@ CASES: Final = (
     # Ends
     Case("exit-code", "FAILED, and the runner's own exit code", "echo one; exit 3", ("one",), code=3),
     Case("killed-command", "128 + n, if signal n ends the command", "echo one; kill -9 $$", ("one",), code=137),
-    Case(
-        "not-found",
-        "127, if there is no such command",
-        out=(),
-        err=None,
-        argv=("/nonexistent/command",),
-        code=127,
-    ),
+    Case("not-found", "127, if there is no such command", out=(), err=None, argv=("/nonexistent/command",), code=127),
     Case(
         "terminated",
         "SIGTERM reaches the command; then CANCELED",
@@ -306,11 +299,6 @@ CASES: Final = (
         check=_check_gap,
     ),
     Case(
-        "refused",
-        "401: the command still runs",
-        _FAILING,
-        code=5,
-        faults=(Fault(401, "", 1_000),),
-        check=_check_only(),
+        "refused", "401: the command still runs", _FAILING, code=5, faults=(Fault(401, "", 1_000),), check=_check_only()
     ),
 )

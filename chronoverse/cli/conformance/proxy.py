@@ -28,13 +28,12 @@ RETRY_AFTER_SECONDS: Final = 3
 
 
 class Fault(NamedTuple):
-    """What happens to requests.
+    """What happens to requests of the ``route`` ``attempts``, ``logs`` or ``end``, or of all; not to renewals of the
+    lease.
 
     ``how`` is ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets it twice),
-    ``swallow`` (lines are answered as stored, and are not), or a status that is answered instead of the service's.
-    ``route`` is ``attempts``, ``logs`` or ``end``, or empty for all. A request that only renews the lease does not
-    count. The first ``times`` requests are hit; or else all, also those of other routes, in the ``seconds`` from the
-    first one on.
+    ``swallow`` (lines are answered as stored, and are not), or a status that is answered instead. The first ``times``
+    requests are hit; or else all of any route, in the ``seconds`` from the first one on.
     """
 
     how: str | int

@@ -29,11 +29,10 @@ PATIENCE_SECONDS: Final = 60.0
 class Case(NamedTuple):
     """What a runner is given, what happens to it, and what holds afterwards.
 
-    ``script`` is the command, for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``; or
-    ``argv`` is. ``before`` and ``during`` are what the kit does before the runner is started, and when the log has the
-    line "one". ``check`` yields a sentence for whatever does not hold. By default the log has the lines ``out`` and
-    ``err`` (None for any), and ``both`` in this order, and the job has its labels, its command's end, and what ``job``
-    says.
+    ``script`` is the command for sh, with the path of the case's gate (a file that does not exist yet) as ``$1``; or
+    ``argv`` is. ``before`` and ``during``: what the kit does before the start, and when the log has the line "one".
+    ``check`` yields a sentence for what does not hold. By default the log has the lines ``out``, ``err`` (None for any)
+    and ``both``, and the job its labels, its command's end, and what ``job`` says.
     """
 
     name: str

@@ -182,9 +182,9 @@ def read_runs(
 ) -> tuple[Set[int] | None, list[str]]:
     """All shapes of ``others``, or None when there was no time to read all of them; and the ids of those jobs.
 
-    A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``). The
-    ``labels`` are those by which the jobs were chosen, for messages.
-    Raises :class:`NothingToCompare` when none is left, and as :meth:`DerivedReader.shapes` does.
+    A job with too many shapes is left out, and one that cannot be read, unless a user has named it (``is_named``).
+    ``labels``, by which the jobs were chosen, are for messages. Raises :class:`NothingToCompare` when none is left, and
+    as :meth:`DerivedReader.shapes` does.
     """
     known: set[int] = set()
     names: list[str] = []

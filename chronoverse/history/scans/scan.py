@@ -116,9 +116,8 @@ class WorkflowScan(LineScan):
 class SummaryScan(BaseScan):
     """Asks for the summary of a job in at most ``page_bytes``, compared with good runs as in a :class:`LineScan`.
 
-    The ``seconds`` are those for the new lines, and again for the errors: enough for millions of archived lines. In a
-    :class:`ProfileScan` they are for logs that have no timeline in the archive. The next request continues with
-    the others.
+    The ``seconds`` are for the new lines, and again for the errors: enough for millions of archived lines. In a
+    :class:`ProfileScan` they are for logs without a timeline in the archive. The next request continues there.
     """
 
     PATH: ClassVar = "/summary"

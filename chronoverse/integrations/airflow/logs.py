@@ -56,11 +56,7 @@ class RemoteTaskLogs:
     """
 
     def __init__(
-        self,
-        url: str | None = None,
-        token: str | Callable[[], str] | None = None,
-        *,
-        settings: Settings | None = None,
+        self, url: str | None = None, token: str | Callable[[], str] | None = None, *, settings: Settings | None = None
     ) -> None:
         """``url`` is that of the service, and ``token`` as for :meth:`chronoverse.api.JobLog.open`.
 

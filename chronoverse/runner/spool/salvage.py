@@ -19,11 +19,9 @@ _NAMED: Final = 10
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
     """The lines of the spool file ``path`` that are whole, and a sentence about the others; empty if there are none.
 
-    The whole lines of a damaged file are written into a new one. With ``in_place`` the new file takes the place of
-    ``path``, which becomes FILE.damaged. Else the new file has no name, and is gone once the spool is closed.
-
-    Raises: :class:`SpoolError` when nothing is whole, or, with ``in_place``, when nobody knows whose lines they are;
-    :class:`SpoolInUse`.
+    The whole lines of a damaged file are written into a new one. With ``in_place`` it replaces ``path``, which becomes
+    FILE.damaged; else it has no name, and is gone once the spool is closed. Raises: :class:`SpoolError` when nothing is
+    whole, or, with ``in_place``, when nobody knows whose lines they are; :class:`SpoolInUse`.
     """
     try:
         return Spool.recover(path, keep_all=True), ""

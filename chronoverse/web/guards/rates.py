@@ -76,11 +76,10 @@ def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
 
 
 def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
-    """How many jobs each subject may begin by log records. One request may name thousands of jobs, others one each.
-
-    A refused request should wait for 10 s, since all of it is read again."""
+    """How many jobs each subject may begin by log records. One request may name thousands of jobs, others one each."""
     burst_seconds = MAX_NEW_JOBS / NEW_JOBS_PER_SECOND
     reason = "rate limit exceeded: this token starts too many jobs"
+    # A refused request should wait for 10 s: all of it is read again.
     return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, least_wait=10, clock=clock)
 
 

@@ -8,16 +8,7 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate, va
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from chronoverse.joblog.labels import MAX_LABELS, check_labels
-from chronoverse.joblog.model import (
-    MAX_LINE_BYTES,
-    MAX_NUMBER,
-    STREAMS,
-    Line,
-    LineRun,
-    Status,
-    count_lines,
-    runs_of,
-)
+from chronoverse.joblog.model import MAX_LINE_BYTES, MAX_NUMBER, STREAMS, Line, LineRun, Status, count_lines, runs_of
 from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer, matching, one_of, text
 
 #: Lines of one append, and of a body in the form ``lines``. With more, the script would block the store for longer than

@@ -410,6 +410,10 @@ def nested(shape: type[Schema], description: str = "", **options: Any) -> fields
     return described(partial(fields.Nested, shape), description, **options)
 
 
+#: The same, or null.
+nullable: Final = partial(nested, allow_none=True)
+
+
 def list_of(item: type[Schema] | fields.Field[Any], description: str = "", **options: Any) -> fields.List[Any]:
     field = item if isinstance(item, fields.Field) else nested(item)
     return described(partial(fields.List, field), description, **options)
@@ -574,14 +578,10 @@ SpreadSchema: Final = answer(
 PauseSchema: Final = answer(
     "Pause",
     {
-        "after": nested(
-            LineSchema, "The last line before the pause. Null when the log has dropped it meanwhile.", allow_none=True
-        ),
-        "before": nested(
-            LineSchema, "The first line after the pause. Null when the log has dropped it meanwhile.", allow_none=True
-        ),
+        "after": nullable(LineSchema, "The last line before the pause. Null when the log has dropped it meanwhile."),
+        "before": nullable(LineSchema, "The first line after the pause. Null when the log has dropped it meanwhile."),
         "seconds": seconds("The time between the two lines."),
-        "usual": nested(SpreadSchema, "What it is in the good runs. Null when there are none.", allow_none=True),
+        "usual": nullable(SpreadSchema, "What it is in the good runs. Null when there are none."),
         "excess": seconds("What goes beyond the slowest good run. Null without good runs.", allow_none=True),
     },
 )
@@ -589,13 +589,10 @@ RunningSchema: Final = answer(
     "Running",
     {
         "silent_seconds": seconds("Since the last line. Null when that has no time.", allow_none=True),
-        "usual": nested(
-            SpreadSchema, "How long good runs are silent after that line. Null when that is not known.", allow_none=True
-        ),
-        "seconds_left": nested(
+        "usual": nullable(SpreadSchema, "How long good runs are silent after that line. Null when that is not known."),
+        "seconds_left": nullable(
             SpreadSchema,
             "How long it takes from here by the good runs. Null when fewer than three of them have the last lines.",
-            allow_none=True,
         ),
     },
 )
@@ -607,12 +604,12 @@ ProfileSchema: Final = answer(
             fields.String(), "The good runs that it is compared with. Null when there are none.", allow_none=True
         ),
         "seconds": seconds("From the first line to the last."),
-        "usual": nested(SpreadSchema, "The same of the good runs. Null without any.", allow_none=True),
+        "usual": nullable(SpreadSchema, "The same of the good runs. Null without any."),
         "slower": list_of(
             PauseSchema, "Where it was slower than every good run, at most 20: the largest excess first."
         ),
         "pauses": list_of(PauseSchema, "The 20 longest pauses, whatever is usual, the longest first."),
-        "running": nested(RunningSchema, "Of a running job; null of any other.", allow_none=True),
+        "running": nullable(RunningSchema, "Of a running job; null of any other."),
         "complete": boolean("False while not all lines and good runs are scanned. The same request then continues."),
         "scanned_to": integer("The lines up to this number were looked at."),
         "truncated": boolean("True when only the longest pauses of the log are kept: it has more than 4,096 lines."),
@@ -631,20 +628,17 @@ SummarySchema: Final = answer(
             "The jobs whose lines are not new. Null when there are none to compare with.",
             allow_none=True,
         ),
-        "baseline": nested(
-            BaselineSchema, "Which jobs these are, and those of `verdict`; null for all.", allow_none=True
-        ),
+        "baseline": nullable(BaselineSchema, "Which jobs these are, and those of `verdict`; null for all."),
         "new": nested(SummaryLinesSchema),
         "errors": nested(SummaryLinesSchema),
         "last": list_of(SummaryLineSchema),
-        "cause": nested(CauseSchema, allow_none=True),
+        "cause": nullable(CauseSchema),
         "complete": boolean("False while not all lines are scanned. The same request then continues."),
         "scanned_to": integer("The lines from this number to the last one were looked at."),
         "truncated": boolean("True when new lines or errors are left out, or were not looked for."),
-        "verdict": nested(
+        "verdict": nullable(
             VerdictSchema,
             "What the jobs before say of the failure of a failed or lost job. A hint. Null while it is not known.",
-            allow_none=True,
         ),
         "slower": list_of(
             PauseSchema,
@@ -672,8 +666,8 @@ HistorySchema: Final = answer(
         "shape": text("The line without what differs from run to run."),
         "looked_at": nested(LookedAtSchema),
         "seen": fields.Nested(answer("Ends", _ENDS)),
-        "first": nested(PlaceSchema, "The oldest of these jobs.", allow_none=True),
-        "last": nested(PlaceSchema, "The newest of these jobs.", allow_none=True),
+        "first": nullable(PlaceSchema, "The oldest of these jobs."),
+        "last": nullable(PlaceSchema, "The newest of these jobs."),
         "jobs": list_of(PlaceSchema, "The newest 20 of these jobs, the newest first."),
         **_CURSOR,
     },
@@ -685,7 +679,7 @@ WaitSchema: Final = answer(
     "Wait",
     {
         "outcome": one_of(("matched", "ended", "timeout")),
-        "log": nested(LineSchema, allow_none=True),
+        "log": nullable(LineSchema),
         "cursor": integer("How far it has looked: the `offset` of the next request."),
         "job": nested(JobSchema),
     },

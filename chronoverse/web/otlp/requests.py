@@ -58,12 +58,7 @@ def handle(deps: Dependencies) -> Response:
 
 
 def _append(
-    deps: Dependencies,
-    job: JobRef,
-    records: JobRecords,
-    digest: str,
-    sorter: RecordSorter,
-    pause: Callable[[], None],
+    deps: Dependencies, job: JobRef, records: JobRecords, digest: str, sorter: RecordSorter, pause: Callable[[], None]
 ) -> None:
     """Appends the records of one job, and counts those that are refused.
 

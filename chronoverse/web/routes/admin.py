@@ -75,8 +75,7 @@ class WorkflowSettingsBody(Schema):
 
 
 WorkflowSettingsSchema: Final = answer(
-    "WorkflowSettings",
-    {name: integer(allow_none=True) for name in ("retention_seconds", "job_bytes", "bytes_per_day")},
+    "WorkflowSettings", {name: integer(allow_none=True) for name in ("retention_seconds", "job_bytes", "bytes_per_day")}
 )
 RedactedSchema: Final = answer(
     "Redacted",

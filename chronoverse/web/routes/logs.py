@@ -155,12 +155,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         description="A page, perhaps of fewer jobs than asked for; `Link` names the next. Its counts are of this page.",
     )
     def trace_line(
-        workflow_id: str,
-        job_id: str,
-        number_text: str,
-        jobs: int,
-        label: Sequence[Any] = (),
-        cursor: str | None = None,
+        workflow_id: str, job_id: str, number_text: str, jobs: int, label: Sequence[Any] = (), cursor: str | None = None
     ) -> Response:
         """In which jobs a line of this shape was seen."""
         ref, line = JobRef(workflow_id, job_id), int(number_text)

@@ -27,11 +27,7 @@ from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, RawQuery
 #: Bytes that are given to gunicorn at a time.
 WRITE_BYTES: Final = 2**16
 
-_CONTENT_TYPES: Final = {
-    "txt": "text/plain; charset=utf-8",
-    "json": "application/json",
-    "jsonl": "application/jsonl",
-}
+_CONTENT_TYPES: Final = {"txt": "text/plain; charset=utf-8", "json": "application/json", "jsonl": "application/jsonl"}
 
 _DOCUMENTED: Final = {
     "application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/Line"}}},
