@@ -86,6 +86,14 @@ EQUIVALENT: Final = {
     ),
     # It is compared with a monotonic clock that is later.
     ("web/guards/connection.py", "self._made_room_at = 0.0", "self._made_room_at = -1.0"),
+    # Sizes are only compared with each other.
+    (
+        "joblog/summary.py",
+        "hunk.first, hunk.last, hunk.size = min(hunk.first, number), max(hunk.last, number), hunk.size + 1",
+        "hunk.first, hunk.last, hunk.size = min(hunk.first, number), max(hunk.last, number), hunk.size + 2",
+    ),
+    # start() sets it.
+    ("runner/publisher.py", "self._must_open = False", "self._must_open = True"),
     # A choice: the bounds of a message and of the whole summary remain.
     ("joblog/summary.py", "MESSAGE_SHARE: Final = 1 / 16", "MESSAGE_SHARE: Final = 2 / 16"),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Gap, Line
 from chronoverse.runner.publisher import RETRY
@@ -140,6 +141,20 @@ def test_a_job_that_was_taken_over_is_left_alone(server: RedisServer, store: Sto
     assert job.stderr_text.count("publishing stopped: another live runner holds this job") == 1
     assert "1990 lines were not delivered" in job.stderr_text
     assert server.ask("GET", key("lease")) == TAKER.encode()
+
+
+def test_lines_that_wait_for_a_deleted_job_are_dropped(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """Whoever deletes a job wants them gone. The command runs on, and no spool file has any of its lines."""
+    with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 9_000); wait()", store, tmp_path) as job:
+        wait_for_published(server, 10)
+        server.ask("DEL", key("lease"))
+        delete_job(store, None, JOB, tombstone_ms=60_000)
+        job.release()
+        wait_until(lambda: "was deleted" in job.stderr_text, SOON, "the runner was refused")
+        job.release()
+        assert job.result() == 0
+    assert "its waiting lines are dropped" in job.stderr_text
+    assert [*tmp_path.rglob("*.sqlite*")] == []
 
 
 def test_lines_of_another_attempt_are_not_overwritten(server: RedisServer, store: Store, tmp_path: Path) -> None:
