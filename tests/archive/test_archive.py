@@ -11,6 +11,7 @@ from chronoverse.archive.codec import (
     ChunkBuilder,
     decode_entry,
     frame_text,
+    read_chunk,
     rewrite,
     split_lines,
     text_sha256,
@@ -72,6 +73,15 @@ def test_frames_can_be_read_alone() -> None:
         assert numbers == list(range(frame.first, frame.last + 1))
     assert text_sha256(chunk, data) == chunk.sha256
     assert Chunk.from_json(JOB, chunk.to_json()) == chunk
+
+
+def test_the_record_of_a_chunk_can_be_made_from_its_object() -> None:
+    """Of all its frames, as an import without a manifest does. It also counts a message, and the bytes of all."""
+    texts = [f"line {number} " + "x" * 100 if number % 3 else "" for number in range(1, 5_001)]
+    chunk, data = build_chunk([raw(number, text) for number, text in enumerate(texts, 1)])
+    assert len(chunk.frames) > 2
+    size = sum(max(len(text), 1) for text in texts)
+    assert read_chunk(JOB, chunk.name, 1, data, "") == (chunk, texts.count(""), size)
 
 
 def test_the_zstd_program_decompresses_a_chunk(tmp_path: Path) -> None:
