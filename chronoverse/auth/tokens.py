@@ -6,6 +6,7 @@ key decides which algorithms are allowed. Nothing in a token does.
 """
 
 import contextlib
+import hmac
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -69,8 +70,23 @@ class Key(NamedTuple):
     algorithms: tuple[str, ...]
 
 
+class _PreparedHmac(HMACAlgorithm):
+    """HS256 with a key that :func:`_secret_key` has checked. The library would check it again for each token."""
+
+    def prepare_key(self, key: Any) -> bytes:
+        return bytes(key)
+
+    def check_key_length(self, key: bytes) -> None:
+        pass
+
+    def sign(self, msg: bytes, key: bytes) -> bytes:
+        return hmac.digest(key, msg, "sha256")
+
+
 #: The library checks signatures only. Claims are checked here, with ``now`` as an argument and strict types.
 _SIGNATURES: Final = jwt.PyJWS()
+_SIGNATURES.unregister_algorithm("HS256")
+_SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:

@@ -1,9 +1,10 @@
 """Builds a worker's dependencies, and the Flask application that uses them."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gevent
 from flask import Flask, request
@@ -97,8 +98,14 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
         return jwks.fetch_key_set(url, ca_file)
 
 
+class Application(Flask):
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """``func`` itself. Flask would look at each view and hook, for each request, whether it is a coroutine."""
+        return func
+
+
 def build_app(deps: Dependencies) -> Flask:
-    app = Flask("chronoverse", static_folder=None)
+    app = Application("chronoverse", static_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.converters |= {"id": IdentifierConverter, "line": NumberConverter}
     request_id.register(app)

@@ -24,8 +24,9 @@ def yield_to_loop() -> None:
 class TimeSlice:
     """Bounds how long a greenlet works before it lets others run."""
 
-    def __init__(self) -> None:
-        self._ends_at = time.monotonic() + WORK_SLICE_SECONDS
+    def __init__(self, seconds: float = WORK_SLICE_SECONDS) -> None:
+        self._seconds: Final = seconds
+        self._ends_at = time.monotonic() + seconds
 
     def check(self) -> bool:
         """Lets others run if the slice is over; then a new one begins. To be called often, such as for each line.
@@ -35,5 +36,5 @@ class TimeSlice:
         if time.monotonic() < self._ends_at:
             return False
         yield_to_loop()
-        self._ends_at = time.monotonic() + WORK_SLICE_SECONDS
+        self._ends_at = time.monotonic() + self._seconds
         return True

@@ -6,7 +6,9 @@ A log call gives its fields as ``extra={"fields": {…}}``. Nothing that looks l
 import json
 import logging
 import re
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
@@ -50,6 +52,9 @@ class Console(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return _clock_time(int(record.created), datefmt or self.default_time_format)
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), record.message)
         texts = [(name, str(value)) for name, value in record_fields(record).items()]
@@ -59,6 +64,11 @@ class Console(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line and its traceback, without tokens."""
         return redact(super().format(record))
+
+
+@lru_cache(1)
+def _clock_time(seconds: int, layout: str) -> str:
+    return time.strftime(layout, time.localtime(seconds))
 
 
 class Json(logging.Formatter):
@@ -86,8 +96,10 @@ class ConsoleLogger(Logger):
     def setup(self, cfg: Any) -> None:
         """gunicorn calls this at the start and at each reload."""
         super().setup(cfg)
-        # Log lines need no thread's name. Finding it takes a third of a log call's time under gevent.
+        # Log lines need no thread's name: finding it takes a third of a log call's time under gevent. They need no line
+        # of the source either, for which logging walks the stack: https://docs.python.org/3/howto/logging.html#optimization
         logging.logThreads = logging.logMultiprocessing = False
+        logging._srcfile = None
         # OpenTelemetry logs when its collector does not answer.
         for logger in map(logging.getLogger, ("chronoverse", "opentelemetry")):
             logger.handlers = self.error_log.handlers

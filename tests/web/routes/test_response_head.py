@@ -22,6 +22,12 @@ def test_a_head_is_as_gunicorn_would_write_it() -> None:
     )
 
 
+def test_the_date_is_that_of_the_second() -> None:
+    heads = [response_head([], NOON + seconds) for seconds in (0.0, 0.9, 1.0, 61.0)]
+    dates = [head.partition(b"Date: ")[2][17:25] for head in heads]
+    assert dates == [b"12:00:00", b"12:00:00", b"12:00:01", b"12:01:01"]
+
+
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b"])
 def test_a_header_with_a_line_break_is_refused(value: str) -> None:
     """Otherwise a value could add headers of its own."""
