@@ -157,7 +157,7 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     answer = httpx.post(f"{provider.url}/token/revocation", data={"token": session["refresh"], "client_id": "page"})
     assert answer.status_code == 200
     for each in (tab, other):
-        each.wait_text("dialog.sign-in p", "You are signed out: the issuer says: grant request is invalid.")
+        each.wait_text("dialog.sign-in p", "Signed out: the issuer says: grant request is invalid.")
         assert each.numbers()[-1] == job.last
         assert "chronoverse.token" not in stored(each.page)
     # The issuer still knows this browser. Both tabs stay where they are, and go on.
@@ -275,36 +275,36 @@ def test_an_issuer_that_lies_or_is_away_signs_nobody_in(
     page.goto(f"{signed_in_service.url}/ui/sign-in")
 
     def fails(expected: str) -> None:
-        sentence = re.compile(f"The (answer of the )?issuer {provider.url} {expected} Try again")
+        sentence = re.compile(f"(The|Invalid answer from the) issuer {provider.url}{expected} Try again")
         wait_until(lambda: sentence.fullmatch(page.inner_text("#said")), PATIENCE_SECONDS, expected)
         assert not [key for key in stored(page) if key in ("chronoverse.token", "chronoverse.session")]
 
-    fails(f"does not answer, or does not allow requests from {signed_in_service.url}.")
+    fails(f" does not answer, or does not allow requests from {signed_in_service.url}.")
     page.unroute(metadata)
     other = provider.url.replace("127.0.0.1", "localhost")
     page.route(metadata, lambda route: route.fulfill(json={"issuer": other}))
     page.click("#said button")
-    page.wait_for_function("() => document.getElementById('said').innerText.includes('not accepted')")
-    fails('is not accepted: .*"issuer".*')
+    page.wait_for_function("() => document.getElementById('said').innerText.includes('Invalid answer')")
+    fails(': .*"issuer".*')
     page.unroute(metadata)
 
     page.click("#said button")
     page.wait_for_selector("input[name=user]")
     page.click("button")
-    fails("refuses: the user said no.")
+    fails(" refuses: the user said no.")
     page.click("#said button")
     page.fill("input[name=user]", "ann")
     for claims, expected in (({"nonce": "another"}, "nonce"), ({"iss": other}, "iss"), ({"aud": "another"}, "aud")):
         page.route(f"{provider.url}/token", lie(claims))
         page.click("button")
-        fails(f'is not accepted: .*"{expected}".*')
+        fails(f': .*"{expected}".*')
         page.unroute(f"{provider.url}/token")
     page.goto(f"{signed_in_service.url}/ui/sign-in#code=stolen&state=another")
     page.reload()
-    fails("is not accepted: it belongs to no sign-in that this tab has begun.")
+    fails(": it belongs to no sign-in that this tab has begun.")
     assert page.url == f"{signed_in_service.url}/ui/sign-in"
     page.click("button")
-    page.wait_for_selector("text=You are signed in")
+    page.wait_for_selector("text=Signed in")
     assert "chronoverse.session" in stored(page)
 
 

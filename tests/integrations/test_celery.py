@@ -445,7 +445,7 @@ def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
     job = lone.job("speak", through)
     wait_until(lambda: read_lines(lone.store, job), SOON, "the first line")
     lone.store.kill()
-    wait_until(lambda: "the job goes on" in lone.worker_log, SOON, "the outage is noticed")
+    wait_until(lambda: "the job continues" in lone.worker_log, SOON, "the outage is noticed")
     lone.store.start()
     assert lone.end(job) == ("COMPLETED", "0")
     assert read_lines(lone.store, job) == ["through", "through again"]

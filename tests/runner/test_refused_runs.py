@@ -97,7 +97,7 @@ def run_arguments(job: JobRef, *options: str) -> list[str]:
 
 def printed_command(stderr: str) -> list[str]:
     """The command that the runner printed last: how to deliver the lines later."""
-    before, _, command = stderr.rstrip("\n").rpartition("with: chronoverse ")
+    before, _, command = stderr.rstrip("\n").rpartition(": chronoverse ")
     assert before, stderr
     return shlex.split(command)
 
@@ -248,7 +248,7 @@ def test_the_hint_about_other_runs_names_their_store(service: Service, server: R
         done = chronoverse(
             *run_arguments(JobRef("hints", next(names)), *options), "true", data_dir=tmp_path, **settings
         )
-        found = re.search(r"undelivered lines of .*(?:; |oldest: )(.*)\n", done.stderr)
+        found = re.search(r"left undelivered lines\. Upload them with: (?:the oldest: )?(.*)\n", done.stderr)
         return found[1] if found else ""
 
     assert hint("--server", service.url, TOKEN=service.token(ttl=-60)) == ""
@@ -491,7 +491,7 @@ def restricted(server: RedisServer, how: str) -> str:
     return "unix:///nowhere/redis.sock" if how == "store" else f"unix://reader:{password}@{server.socket}"
 
 
-@pytest.mark.parametrize(("how", "reason"), [("forbidden", "forbids"), ("wrong password", "user or password")])
+@pytest.mark.parametrize(("how", "reason"), [("forbidden", "ACL denies"), ("wrong password", "user or password")])
 def test_a_store_that_refuses_us_does_not_stop_the_command(
     server: RedisServer, tmp_path: Path, job: JobRef, how: str, reason: str
 ) -> None:

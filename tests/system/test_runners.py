@@ -140,5 +140,5 @@ def test_no_token_is_needed_for_a_service_with_the_same_data_directory(embedded_
     link, *others = done.stderr.splitlines()
     assert link == f"chronoverse: job {job.job_id} of workflow {job.workflow_id} is at {page}"
     # Other tests of this service have left lines.
-    assert all("undelivered lines of" in each for each in others), others
+    assert all("left undelivered lines" in each for each in others), others
     assert call_main("logs", *job, environ=ours).stdout == "hello\n"

@@ -147,7 +147,7 @@ def test_the_stalling_token_is_refused_and_may_still_renew(service: Service, job
             return answers[-1].status_code == 429
 
         wait_until(refused, PATIENCE_SECONDS, "the stalled bodies have come")
-        assert "this token uses all" in answers[-1].json()["detail"]
+        assert "this token has used" in answers[-1].json()["detail"]
         assert "long request bodies" in answers[-1].json()["detail"]
         assert int(answers[-1].headers["Retry-After"]) > 0
         renewal = {"token": RUNNER, "attempt": 1, "first": 1, "lines": []}
@@ -352,7 +352,7 @@ SHAPES: Final[dict[str, Callable[[], bytes]]] = {
     "blanks": lambda: repeated(b" "),
     "escaped quotation marks": lambda: repeated(b'\\"', b'["', b'"]'),
     "backslashes": lambda: repeated(b"\\\\", b'["', b'"]'),
-    "long keys": lambda: b"{" + b",".join(b'"%d%b":1' % (number, b"k" * 2**20) for number in range(7)) + b"}",
+    "long keys": lambda: b"{" + b",".join(b'"%d%b":1' % (number, b"k" * 2**19) for number in range(14)) + b"}",
     "many keys": lambda: (
         b"{" + b",".join(b'"%d":1' % number for number in range(MAX_STRUCTURAL_CHARACTERS // 3 - 1)) + b"}"
     ),
@@ -454,7 +454,7 @@ def test_structure_is_distinguished_from_text_across_slices() -> None:
     for shift in range(8):
         body = append_bytes(["x" * shift + text] * 100)
         with BodyReader(MAX_BODY).read_json(request(Parts([body])), "ada", SCHEMA) as read:
-            assert len(read["lines"]) == 100
+            assert [len(run.messages) for run in read["runs"]] == [100]
 
 
 # Refusals are short

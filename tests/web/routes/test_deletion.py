@@ -397,7 +397,7 @@ def test_another_run_of_a_deleted_job_drops_the_old_spool(site: Site, tmp_path: 
 
     assert (done.returncode, done.stdout) == (0, "shown\n")
     assert "the job was deleted" in done.stderr
-    assert "its lines that waited here are dropped" in done.stderr
+    assert "its waiting lines are dropped" in done.stderr
     assert not path.exists()
     (new,) = tmp_path.glob("spool/*.sqlite")
     assert b"line 10" not in new.read_bytes()

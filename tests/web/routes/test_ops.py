@@ -147,7 +147,7 @@ def test_a_node_whose_store_takes_no_writes_is_ready_and_says_so(frail: tuple[Re
         wait_until(lambda: failed in store.ask("INFO", "persistence"), PATIENCE_SECONDS, "the snapshot failed")
         ready = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_SECONDS, verify=service.verify)
         assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-        assert "takes no writes" in ready.json()["warning"]
+        assert "rejects writes" in ready.json()["warning"]
         beats = stream.body.count(b"\n:")
         wait_until(lambda: stream.body.count(b"\n:") > beats + 1, PATIENCE_SECONDS, "heartbeats")
         for path in (
