@@ -129,13 +129,13 @@ def banner(settings: Settings, address: str, command: str) -> str:
     url = reached_at(address)
     token = mint(secret, "serve", ("logs:read", "logs:write"), ("*",), _TOKEN_HOURS * 3_600, time.time(), settings)
     return f"""{headline}
-a token, good for {_TOKEN_HOURS} hours:
+Token, valid for {_TOKEN_HOURS} hours:
   export CHRONOVERSE_TOKEN={token}
 
-the page, signed in by what is behind the #, which no server sees:
+Page, signed in by the fragment, which is never sent to a server:
   {url}/ui/workflows/demo#token={token}
 
-run a job, and watch it:
+Run a job and follow it:
   {command} run --workflow demo --job job-1 -- sh -c 'for i in 1 2 3 4 5; do echo line $i; sleep 1; done'
   {command} logs -f demo job-1
   curl -N -H "Authorization: Bearer $CHRONOVERSE_TOKEN" {url}/workflows/demo/jobs/job-1/events
