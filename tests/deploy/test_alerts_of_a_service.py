@@ -283,7 +283,10 @@ def test_an_archive_that_is_away(server: RedisServer, service: Service, tmp_path
         def errors() -> float:
             return archiver.value("archive_errors_total")
 
-        wait_until(lambda: errors() > 3, PATIENCE_SECONDS, "it has tried several times", SCRAPE_SECONDS)
+        found = "the archiver has found the job"
+        wait_until(lambda: archiver.value("archive_lag_seconds") > 900, PATIENCE_SECONDS, found, SCRAPE_SECONDS)
+        first = errors()
+        wait_until(lambda: errors() > first + 3, PATIENCE_SECONDS, "it has tried several times", SCRAPE_SECONDS)
         after = archiver.scrape()
         bucket.unlink()
         wait_until(lambda: is_archived(server, job), PATIENCE_SECONDS, "it is archived", SCRAPE_SECONDS)
