@@ -271,7 +271,7 @@ TEXT_PARAMETERS: Final = [
 
 
 class LostBody(OpenedBody):
-    """Names consecutive lines as lost: neither the log nor the runner has them any more."""
+    """Declares consecutive lines as lost: neither the log nor the runner has them."""
 
     first = JsonInteger("The first line's number: the log's next.", 1, MAX_LOST, required=True)
     count = JsonInteger("How many lines.", 1, MAX_LOST, required=True)
@@ -318,10 +318,10 @@ ComparedSchema: Final = answer(
     "Compared",
     {
         "next": integer(
-            "The number behind the last line that is the same, of those that were read at once: ask again from there."
-            " `first` when not even that one is the same."
+            "One past the last identical line of those that were compared: continue from there."
+            " `first` if not even that one is identical."
         ),
-        "differs": boolean("True when line `next` is there and another one."),
+        "differs": boolean("True if the log has a different line `next`."),
     },
 )
 NextSchema: Final = answer(

@@ -116,7 +116,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(
         200,
         RedactedSchema,
-        description="It is done, or a part of it: then `next` is a number. No worker shows the old text any more.",
+        description="Done, or partly done: then `next` is a number. No worker serves the old text.",
     )
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.takes_body(deps.body_reader, RedactBody())

@@ -124,7 +124,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @comparing.problem(404)
     @comparing.problem(409, "`reason` is nothing-to-compare: no run is there that this one could be compared with.")
     def new_lines(workflow_id: str, job_id: str, **query: Any) -> Response:
-        """The lines with a shape that none of the runs has that the log is compared with."""
+        """The lines whose shape occurs in none of the compared runs."""
         ref = JobRef(workflow_id, job_id)
         labels = _chosen(query.get("against_label"))
         compared = (query.get("against"), *(["*"] if labels == [] else labels_in_cursor(labels or ())))

@@ -109,7 +109,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.problem(409, _APPEND_REFUSED)
     @routes.takes_body(bodies, LostBody())
     def lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
-        """Name lines as lost, and let the log go on behind them."""
+        """Declare lines as lost, and continue the log after them."""
         first, last = body["first"], body["first"] + body["count"] - 1
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
         with _count_answer("lose"):

@@ -81,7 +81,7 @@ export class List {
     this.#timer = setTimeout(() => (document.hidden ? this.#schedule(BUSY_MS) : this.refresh()), ms);
   }
 
-  /** The items after `cursor`, as a chunk, and the cursor behind them. */
+  /** The items after `cursor`, as a chunk, and the next cursor. */
   async #fetch(after, limit = this.#options.size) {
     const [path, parameters] = this.#options.address();
     const query = new URLSearchParams([...parameters, ["limit", limit], ...(after ? [["cursor", after]] : [])]);

@@ -39,7 +39,7 @@ export class WorkflowSearch {
     this.#run();
   }
 
-  /** Stops, and shows nothing any more. */
+  /** Stops, and clears what it shows. */
   clear() {
     this.#running?.abort();
     this.#running = null;

@@ -1,4 +1,4 @@
-// The page of an address that is none: the ways to the workflow that it names, or to those that were opened last.
+// The page of an unknown address: the ways to the workflow that it names, or to those that were opened last.
 
 import { IDENTIFIER, workflowPage } from "./addresses.js";
 import { $, link } from "./dom.js";

@@ -149,7 +149,7 @@ function fromAddress() {
   $("regex").ariaPressed = String(parameters.get("regex") === "true");
   labels = parameters.getAll("label");
   $("status").value = parameters.get("status") ?? "";
-  // A status that is none leaves the select empty.
+  // An invalid status leaves the select empty.
   if ($("status").selectedIndex < 0) $("status").value = "";
 }
 
