@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 
 from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, THROTTLE_MARK
 from chronoverse.archive.chunk_writer import write_chunk
@@ -58,6 +59,16 @@ def names(objects: FileObjectStore) -> list[str]:
     return [each.name for each in objects.list("")]
 
 
+def counted() -> list[float]:
+    """What archivers in this process have counted: lines, jobs, and bytes before and after compression."""
+    samples: list[tuple[str, dict[str, str]]] = [
+        ("lines", {}),
+        ("jobs", {"done": "archived"}),
+        *(("bytes", {"form": form}) for form in ("text", "packed")),
+    ]
+    return [REGISTRY.get_sample_value(f"chronoverse_archive_{name}_total", labels) or 0 for name, labels in samples]
+
+
 def test_a_large_running_log_is_shrunk(bench: Bench, objects: FileObjectStore) -> None:
     """Its oldest lines are only in the archive then. Its runner does not notice."""
     attempt = bench.store.open(JOB, "token")
@@ -83,7 +94,11 @@ def test_an_ended_log_is_archived_completely(bench: Bench, objects: FileObjectSt
     assert archive(bench.store, objects) == 0
     assert names(objects) == []
     bench.store.finish(attempt, Status.FAILED, 3, 0, 11)
+    before_it = counted()
     assert archive(bench.store, objects, hot_seconds=60, clock=lambda: NOW_SECONDS) == 0
+    (chunk,) = bench.store.chunks.chunks(JOB)
+    moved = [new - old for old, new in zip(before_it, counted(), strict=True)]
+    assert moved == [10, 1, chunk.text_size, chunk.size]
     assert 0 < bench.ttl("log") <= 60_000
     assert (bench.ttl("job"), bench.ttl("archive")) == (-1, -1)
     assert len(bench.ids()) == 11

@@ -14,9 +14,11 @@ from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.joblog.summary import (
     MAX_BYTES,
     MAX_GROUPS,
+    MAX_HUNKS,
     MIN_BYTES,
     Findings,
     FoundLines,
+    Hunk,
     compose,
     weight_of,
 )
@@ -147,6 +149,16 @@ def test_the_order_of_looking_makes_no_difference(is_found: list[bool], start: i
     assert [(each.number, each.repeated) for each in backwards.groups()] == [
         (each.number, each.repeated) for each in forwards.groups()
     ]
+
+
+@pytest.mark.parametrize("telling", [1, 301, 3 * MAX_HUNKS + 1])
+@pytest.mark.parametrize("step", [3, -3])
+def test_the_best_of_too_many_hunks_is_kept(telling: int, step: int) -> None:
+    """Wherever it is, and in whichever order the lines are read."""
+    found = FoundLines(hash, lambda message: 3 * weigh(message), 1, 1)
+    for number in range(1, 3 * MAX_HUNKS + 2, 3)[:: step // 3]:
+        found.add(line(number, "error" if number == telling else "x"))
+    assert found.best_hunk() == Hunk(telling, telling, 1, telling, 3)
 
 
 def cause(messages: dict[int, str], status: Status = Status.FAILED, new: FoundLines | None = None) -> Any:

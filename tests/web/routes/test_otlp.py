@@ -148,8 +148,14 @@ def test_a_request_that_is_sent_again_changes_nothing(sender: Sender) -> None:
     assert (count, "has already ended" in why) == (3, True)
 
 
-def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender) -> None:
+def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender, service: Service) -> None:
     """The answer is a Status, and says when to come again. Other jobs of the request are not held up."""
+
+    def answers(*names: str) -> list[float]:
+        texts = (f'chronoverse_publish_answers_total{{answer="{name}",operation="records"}}' for name in names)
+        return [service.metric(text) for text in texts]
+
+    before = answers("WAIT", "OK")
     message = request(sender.resource, *numbered(4, 6), record("other", chronoverse__job="job_2"))
     response = sender.send(message)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
@@ -160,6 +166,7 @@ def test_a_hole_is_answered_with_503_until_it_is_filled(sender: Sender) -> None:
     assert sender.messages() == [f"line {number}" for number in range(1, 7)]
     other = sender.client.get(sender.path.replace("job_1", "job_2") + "/logs").json()["logs"]
     assert [line["message"] for line in other] == ["other"]
+    assert [new - old for old, new in zip(before, answers("WAIT", "OK"), strict=True)] == [1, 4]
 
 
 @pytest.mark.long
