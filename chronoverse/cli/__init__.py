@@ -12,6 +12,6 @@ login    ``login`` and ``logout``
 common   what several commands share: arguments, options, messages, the client and the store
 version  the version of a build
 
-``search``, ``summary``, ``seen``, ``profile``, ``wait``, ``download``, ``conformance`` and ``completion`` have modules
-of their names. Each command imports what it needs when it is called, so that ``run`` does not wait for a web framework.
+``search``, ``summary``, ``seen``, ``profile``, ``wait``, ``end``, ``download``, ``conformance`` and ``completion`` have
+modules of their names. Each command imports what it needs when it is called: ``run`` must not wait for a web framework.
 """

@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "seen": ("seen", "seen shop-ci build-7 812"),
     "wait": ("wait", "wait shop-ci build-7 --for 'listening on' --timeout 2m"),
     "download": ("download", "download shop-ci build-7 build.txt"),
+    "end": ("end", "end shop-ci build-7 --exit-code 1"),
     "mcp": ("mcp", "mcp --max-wait 60"),
     "redact": ("remove", "redact shop-ci build-7 --search hunter2 --reason 'a password'"),
     "delete": ("remove", "delete shop-ci build-7"),

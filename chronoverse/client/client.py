@@ -311,6 +311,16 @@ class Client:
 
         self._retry(attempt)
 
+    def end(self, job: JobRef, status: str, exit_code: int | None = None) -> dict[str, Any]:
+        """Ends a job that no runner holds, and returns it. A job that has ended in the same way stays as it is.
+
+        Raises :class:`Held` and :class:`Closed`, too.
+        """
+        body = orjson.dumps({"status": status, "exit_code": exit_code})
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        path = _path("/workflows/{}/jobs/{}/end", *job)
+        return self._retry(lambda: self._read_json("POST", path, {}, headers, body)[0])
+
     def workflow_settings(self, workflow_id: str, changes: Mapping[str, int | None]) -> dict[str, int | None]:
         """The workflow's own settings, named as in :class:`chronoverse.store.catalog.WorkflowSettings`.
 

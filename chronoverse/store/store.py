@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import redis
 
-from chronoverse.errors import NotALog, QuotaReached, StoreError
+from chronoverse.errors import Closed, JobNotFound, NotALog, QuotaReached, StoreError
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, LineRun, Status, count_lines, iso_timestamp, runs_of
@@ -330,6 +330,26 @@ class Store:
         self._ask("finish", attempt.job, RUNNER_KEYS, *args)
         if status.terminal:
             self.workflows.job_ended(attempt.job)
+
+    def end(self, ref: JobRef, status: Status, exit_code: int | None) -> Job:
+        """Ends a job that no runner holds, and returns it. One that has ended in the same way stays as it is.
+
+        Without ``exit_code`` that is one with the same status. Raises :class:`JobNotFound`, :class:`Held`,
+        :class:`Closed` if it has ended otherwise, :class:`Deleted`.
+        """
+        if self.get_job(ref) is None:  # Here a job whose lease has expired is declared LOST.
+            raise JobNotFound("no such job")
+        code = "" if exit_code is None else exit_code
+        own = self.catalog.retention(ref.workflow_id, PoolKind.APPENDS)
+        end = (status, code, 0, self._retention_ms, "", 1000 * own if own else "", "")
+        had_ended = self._ask("finish", ref, RUNNER_KEYS, "", iso_timestamp(self._clock()), *end)
+        job = self.get_job(ref)
+        if job is None:
+            raise JobNotFound("no such job")
+        if had_ended and had_ended not in ([job.status.encode(), each] for each in (b"", str(job.exit_code).encode())):
+            raise Closed(f"the job has already ended: {job.status}, exit code {job.exit_code}")
+        self.workflows.job_ended(ref)
+        return job
 
     def _ask(self, script: str, job: JobRef, kinds: Sequence[str], *args: Any) -> list[Any]:
         return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)

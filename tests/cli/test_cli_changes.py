@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 import pytest
 
-from chronoverse.auth.tokens import ADMIN, READ
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
@@ -296,3 +296,25 @@ def test_wrong_arguments_change_nothing(cli: Cli, argv: tuple[str, ...]) -> None
     with ScriptedService(None) as service:
         assert cli(*argv, URL=service.url).returncode == 64
     assert service.requests == []
+
+
+def test_a_job_that_no_runner_holds_is_ended(cli: Cli, service: Service, backend: RedisServer, new_job: NewJob) -> None:
+    """With an exit code, or a status. A job that has ended otherwise, or that a runner holds, stays as it is."""
+    writer = {"URL": service.url, "TOKEN": service.token(WORKFLOW, scopes=[READ, WRITE])}
+    with contextlib.closing(Store(backend.url)) as store:
+        for name in ("by_code", "by_status"):
+            store.register(JobRef(WORKFLOW, name))
+    done = cli("end", WORKFLOW, "by_code", "--exit-code", "3", **writer)
+    assert (done.returncode, done.stdout) == (0, f"{WORKFLOW}/by_code FAILED\n")
+    assert cli("end", WORKFLOW, "by_code", "--status", "failed", **writer).returncode == 0
+    assert cli("end", WORKFLOW, "by_status", "--status", "canceled", **writer).returncode == 0
+
+    other = cli("end", WORKFLOW, "by_code", "--exit-code", "0", **writer)
+    assert (other.returncode, "already ended: FAILED, exit code 3" in other.stderr) == (os.EX_CANTCREAT, True)
+    new_job("being_run", "one", running=True)
+    held = cli("end", WORKFLOW, "being_run", "--exit-code", "0", **writer)
+    assert (held.returncode, "a live runner holds this job" in held.stderr) == (os.EX_TEMPFAIL, True)
+    missing = cli("end", WORKFLOW, "by_cod", "--exit-code", "0", **writer)
+    assert (missing.returncode, "by_code" in missing.stderr) == (os.EX_NOINPUT, True)
+    for wrong in ((), ("--exit-code", "0", "--status", "LOST"), ("--status", "RUNNING"), ("--exit-code", "x")):
+        assert cli("end", WORKFLOW, "by_code", *wrong, **writer).returncode == os.EX_USAGE

@@ -85,3 +85,14 @@ export async function get(chronoverse, { url, ...given }) {
   }
   return seen;
 }
+
+/** Ends a job. */
+export async function end(chronoverse, given) {
+  const seen = { failure: null };
+  try {
+    seen.job = await chronoverse.end(prepare(given, seen));
+  } catch (error) {
+    seen.failure = failure(error);
+  }
+  return seen;
+}

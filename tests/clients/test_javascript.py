@@ -226,6 +226,19 @@ def test_a_wait_has_four_outcomes(engine: Engine, reader_service: Service, job: 
         assert (found["outcome"], found["job"]["exit_code"], found["gaps"]) == ("ended", 3, [])
 
 
+def test_a_job_that_no_runner_holds_can_be_ended(node: Node, reader_service: Service, job: Foreign) -> None:
+    """Once. Whoever says otherwise is refused."""
+    job.lines(["one"])
+
+    def end(**how: Any) -> Any:
+        return node.start("end", **options(reader_service, job, **how)).result()
+
+    for _ in range(2):
+        ended = end(status="FAILED", exitCode=3)
+        assert (ended["job"]["status"], ended["job"]["exit_code"], ended["failure"]) == ("FAILED", 3, None)
+    assert end(status="COMPLETED")["failure"]["status"] == 409
+
+
 @pytest.mark.long
 def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_service: Service, origin: str) -> None:
     """If its origin is named. Then the module has the service's version."""
@@ -233,7 +246,7 @@ def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_
     names = "async (module) => Object.keys(await import(module)).sort()"
     with browser.new_page() as page:
         page.goto(f"{origin}/index.html")
-        assert page.evaluate(names, module) == [*ERRORS, "follow", "get", "page", "wait"]
+        assert page.evaluate(names, module) == [*ERRORS, "end", "follow", "get", "page", "wait"]
         page.goto(f"{origin.replace('127.0.0.1', 'localhost')}/index.html")
         with pytest.raises(Error, match="Failed to fetch dynamically imported module"):
             page.evaluate(names, module)

@@ -1,5 +1,5 @@
 // A program that uses every part of the module. TypeScript accepts it, and finds what is marked as wrong.
-import { follow, get, page, Refused, StreamError, Unreachable, wait } from "chronoverse";
+import { end, follow, get, page, Refused, StreamError, Unreachable, wait } from "chronoverse";
 import type { FollowOptions, Frame, Job, Token } from "chronoverse";
 
 const token: Token = async (refused) => (refused ? `another one, because of ${refused.status}` : "the first");
@@ -58,6 +58,12 @@ export async function ready(): Promise<number> {
   return outcome === "matched" ? log.sequence_num : 0;
 }
 
+export async function ended(): Promise<number | null> {
+  return (await end({ ...job, status: "FAILED", exitCode: 1 })).exit_code;
+}
+
+// @ts-expect-error: PENDING is no end
+end({ ...job, status: "PENDING" });
 // @ts-expect-error: a job is needed
 follow({ workflow: "demo" });
 // @ts-expect-error: there is no such stream

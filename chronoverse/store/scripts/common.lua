@@ -310,13 +310,14 @@ end
 -- write. The first XADD is the first write, and the only one that can be refused for memory. An archived job's hash stays
 -- until the archive is deleted. Of a job that was imported from the archive, and whose runner has not come back, nobody
 -- knows how many lines followed. One entry, which says that its own number is lost, stands for them. `dropped` is counted
--- by the runner; lines that a quota has left out are added.
-local function end_job(log, job, last, status, exit_code, dropped, now, retention)
+-- by the runner; lines that a quota has left out are added. `no_runner` is true when somebody else ends it. Otherwise
+-- returns the terminal entry's id.
+local function end_job(log, job, last, status, exit_code, dropped, now, retention, no_runner)
   local number = tonumber(last) or tonumber(string.match(last, '^%d+'))
   if number >= 999999999999999 then return false end
   local call = status == 'LOST' and redis.pcall or redis.call
   if resume_numbering(call, log, number) or name_skipped(call, log, job, number, now) then return false end
-  if status == 'LOST' and redis.call('HGET', job, 'imported') == string.format('%.0f', number) then
+  if (status == 'LOST' or no_runner) and redis.call('HGET', job, 'imported') == string.format('%.0f', number) then
     number = number + 1
     local from = string.format('%.0f', number)
     local added = call('XADD', log, from .. '-0', 'event', 'lost', 'from', from, 'timestamp', now)
@@ -340,5 +341,5 @@ local function end_job(log, job, last, status, exit_code, dropped, now, retentio
   -- is not one of KEYS, for the reason that is_deleted() gives.
   redis.pcall('PEXPIRE', (string.gsub(log, '%a+$', 'files')), retention)
   if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, retention) end
-  return true
+  return id
 end

@@ -15,7 +15,7 @@ if holds_lease(job, lease, ARGV[1], ARGV[4]) then
 end
 if is_deleted(lease) then return {'DELETED'} end
 local status, attempt, lines = unpack(redis.call('HMGET', job, 'status', 'attempt', 'lines'))
-if not is_terminal(status) or attempt ~= ARGV[4] then return {'FENCED'} end
+if not is_terminal(status) or (attempt or ARGV[4]) ~= ARGV[4] then return {'FENCED'} end
 if not redis.call('HGET', job, 'archived') then redis.call('PEXPIRE', job, retention_of(job, ARGV[3])) end
 if problem == 'CLOSED' then return {'OK', last + 1} end
 -- All of the log is in the archive, and the store no longer has it.

@@ -2,10 +2,12 @@
 -- With the status PENDING it ends the attempt, and not the job: the job stays RUNNING, and its lease says that it waits
 -- for its next attempt. It is LOST if none comes in time. The largest exit code that counts is the job's, if it ends
 -- COMPLETED or FAILED with a smaller one.
+-- With the token '' it ends a job that no runner holds.
 -- KEYS  log, job, lease
--- ARGV  token, now (ISO 8601), status, exit code ('' when unknown), dropped, retention in ms (PENDING: how long the job
+-- ARGV  token ('' without a runner: then the next number is '', and the attempt the workflow's own retention in ms), now (ISO 8601), status, exit code ('' when unknown), dropped, retention in ms (PENDING: how long the job
 --       waits, in ms), next number, attempt, '1' when the exit code of a PENDING attempt counts for the job
--- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (no number is left)
+-- ->    OK | GAP expected | DELETED | FENCED | TAINTED last-id (no number is left) | RUNS (a runner holds the job)
+--       | OK status exit-code (without a runner: the job has ended already, and these are what its end should say)
 -- When it is repeated after a lost reply, its attempt has already ended with this status after this line, and the answer
 -- is OK again. The line is compared, since a job that was declared LOST has the same status and attempt but may lack
 -- lines.
@@ -14,12 +16,18 @@ local token, now, status, exit_code, dropped, retention = ARGV[1], ARGV[2], ARGV
 
 check_types(log, job, lease)
 local last, problem = head(log, job)
-local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines', 'worst_exit_code')
+local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines', 'worst_exit_code', 'end_seen_ms', 'deleting')
 local worst = whole_number(ended[4]) or 0
 if (status == 'COMPLETED' or status == 'FAILED') and worst > (tonumber(exit_code) or 0) then
   status, exit_code = 'FAILED', ended[4]
 end
-if not holds_lease(job, lease, token, ARGV[8]) then
+if token == '' then
+  local holder = redis.call('GET', lease)
+  if is_deleted(lease) or ended[6] then return {'DELETED'} end
+  if problem == 'CLOSED' or is_terminal(ended[1]) or end_seen(ended[5]) then return {'OK', status, exit_code} end
+  -- After an expired lease get_job.lua decides. A foreign runner has no attempt.
+  if holder ~= WAITS and (holder or ended[2]) then return {'RUNS'} end
+elseif not holds_lease(job, lease, token, ARGV[8]) then
   if is_deleted(lease) then return {'DELETED'} end
   if status == 'PENDING' and redis.call('GET', lease) == WAITS and not problem then
     return {ended[2] == ARGV[8] and tonumber(ARGV[7]) == last + 1 and 'OK' or 'FENCED'}
@@ -28,13 +36,17 @@ if not holds_lease(job, lease, token, ARGV[8]) then
   return {is_same and 'OK' or 'FENCED'}
 end
 if problem == 'CLOSED' then return {'FENCED'} end
-if not problem and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} end
+if token ~= '' and not problem and tonumber(ARGV[7]) ~= last + 1 then return {'GAP', last + 1} end
 
 if status == 'PENDING' then
   redis.call('SET', lease, WAITS, 'PX', retention)
   if ARGV[9] == '1' and (tonumber(exit_code) or 0) > worst then redis.call('HSET', job, 'worst_exit_code', exit_code) end
   return {'OK'}
 end
-if not end_job(log, job, last, status, exit_code, dropped, now, retention) then return {'TAINTED', last} end
+if token == '' and ARGV[8] ~= '' then redis.call('HSET', job, 'retention_ms', ARGV[8]) end
+local id = end_job(log, job, last, status, exit_code, dropped, now, retention, token == '')
+if not id then return {'TAINTED', last} end
+-- Whatever a foreign runner still writes comes after this end.
+if token == '' then redis.call('HSET', job, 'end_id', id) end
 redis.call('DEL', lease)
 return {'OK'}

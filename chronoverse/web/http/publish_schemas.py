@@ -289,7 +289,13 @@ class CompareBody(Schema):
     )
 
 
-class EndBody(OpenedBody):
+class EndBody(Schema):
+    """Ends a job, or an attempt at it. Without ``token`` and ``attempt`` it is a job that no runner holds."""
+
+    token = matching(
+        "[0-9a-f]{32,128}", "The attempt's. Without it: end a job that no runner holds.", load_default=None
+    )
+    attempt = JsonInteger("Required with `token`, and only then.", 1, load_default=None)
     status = one_of(
         [status.value for status in Status if status is not Status.RUNNING],
         "PENDING ends the attempt, and not the job, which waits for its next attempt. LOST is for what is delivered of"
@@ -306,7 +312,18 @@ class EndBody(OpenedBody):
         },
     )
     dropped = JsonInteger("Lines that the runner dropped.", 0, load_default=0)
-    next = JsonInteger("One past the last line number.", 1, required=True)
+    next = JsonInteger("One past the last line number. Required with `token`, and only then.", 1, load_default=None)
+
+    @validates_schema
+    def _check_runner(self, data: Mapping[str, Any], **kwargs: Any) -> None:
+        given = [name for name in ("token", "attempt", "next") if data[name] is not None]
+        if given and len(given) < 3:
+            raise ValidationError("token, attempt and next are required together", given[0])
+        for name in () if given else ("counts", "dropped"):
+            if data[name]:
+                raise ValidationError("only with token", name)
+        if not given and data["status"] == Status.PENDING:
+            raise ValidationError("without token: must be a status that ends a job", "status")
 
 
 #: While an attempt holds its lease, only its runner may append.

@@ -14,6 +14,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 from chronoverse import metrics
 from chronoverse.errors import (
     AppendRefused,
+    Fenced,
     NotALog,
     NotDurable,
     QuotaReached,
@@ -45,7 +46,7 @@ from chronoverse.web.http.publish_schemas import (
     TextForm,
     require_few_lines,
 )
-from chronoverse.web.http.schemas import JOB_ROUTE, SHARE_USED, Blueprint
+from chronoverse.web.http.schemas import JOB_ROUTE, SHARE_USED, Blueprint, JobSchema
 
 #: What the OpenAPI document says of an append that the store refuses.
 _APPEND_REFUSED: Final = (
@@ -131,10 +132,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(
         204, description="It has ended so, and this is safe, as the service's CHRONOVERSE_DURABILITY says."
     )
-    @routes.problem(409, "`reason` is GAP (then `expected` is the next number), FENCED or DELETED.")
+    @routes.alt_response(200, schema=JobSchema, description="As 204, without `token`: the job.")
+    @routes.problem(
+        409,
+        "`reason` is GAP (then `expected` is the next number), FENCED or DELETED. Without `token`: HELD while a runner"
+        " holds the job, CLOSED when it has ended otherwise.",
+    )
     @routes.takes_body(bodies, EndBody())
     def end(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """End a job, or an attempt at it."""
+        if body["token"] is None:
+            return _end_unheld(deps, JobRef(workflow_id, job_id), Status(body["status"]), body["exit_code"])
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
         status = Status(body["status"])
         with _count_answer("finish"):
@@ -146,6 +154,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return Response(status=204)
 
     return routes
+
+
+def _end_unheld(deps: Dependencies, ref: JobRef, status: Status, exit_code: int | None) -> Response:
+    with _count_answer("finish"):
+        job = deps.store.end(ref, status, exit_code)
+        # A foreign runner may have ended it before. Whether that is safe, nobody asks.
+        with contextlib.suppress(Fenced):
+            _require_safe_end(deps.store.durability_probe(), Attempt(ref, "", job.attempt, job.last + 1))
+    return page_response(job.to_json())
 
 
 def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:

@@ -347,13 +347,13 @@ def test_an_invalid_member_is_named(runner: Runner, route: str, change: dict[str
     assert [error["parameter"] for error in refusal(response)["errors"]] == [parameter]
 
 
-@pytest.mark.parametrize("route", ["attempts", "logs", "end"])
-def test_missing_members_are_named(runner: Runner, route: str) -> None:
-    """The problem document has all of them."""
+@pytest.mark.parametrize(("route", "member"), [("attempts", "token"), ("logs", "token"), ("end", "status")])
+def test_missing_members_are_named(runner: Runner, route: str, member: str) -> None:
+    """The problem document has all of them. An end without a token is of a job that no runner holds."""
     response = runner.post(route, {})
 
     assert response.status_code == 400
-    assert "token" in {error["parameter"] for error in refusal(response)["errors"]}
+    assert member in {error["parameter"] for error in refusal(response)["errors"]}
 
 
 @pytest.mark.parametrize(

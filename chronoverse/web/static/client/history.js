@@ -1,7 +1,7 @@
 // @ts-check
-// Pages of a log, and waiting for a line or for the end.
+// Pages of a log, waiting for a line or for the end, and ending a job.
 
-import { Backoff, get, isTransient, jobUrl, now, pause, Refused, REQUEST_MS } from "./request.js";
+import { Backoff, get, isTransient, jobUrl, Limit, now, pause, Refused, REQUEST_MS, send } from "./request.js";
 
 //: Attempts at one page. They are few because somebody waits for the answer.
 const MAX_ATTEMPTS = 4;
@@ -18,11 +18,43 @@ export async function page(options) {
   const { token, signal, q, regex, stream, order, limit, offset, cursor, before, after } = options;
   const found = q === undefined ? {} : { q, regex: regex || undefined, before, after };
   const url = jobUrl(options, q === undefined ? "logs" : "logs/search", { ...found, stream, order, limit, offset, cursor });
+  return retry(signal, async () => {
+    const { body, position } = await get(url, { token, signal });
+    return { ...body, position };
+  });
+}
+
+/**
+ * Ends a job that no runner holds, and returns it. A job that has ended in the same way stays as it is.
+ * @type {typeof import("./index.js").end}
+ */
+export async function end(options) {
+  const { token, signal, status, exitCode } = options;
+  const url = jobUrl(options, "end", {});
+  const init = { method: "POST", body: JSON.stringify({ status, exit_code: exitCode }) };
+  const headers = { Accept: "application/json", "Content-Type": "application/json" };
+  return retry(signal, async () => {
+    const limit = new Limit(signal, REQUEST_MS);
+    try {
+      const response = await send(url, token, headers, limit, init);
+      return await limit.run(() => response.json());
+    } finally {
+      limit.close();
+    }
+  });
+}
+
+/**
+ * The result of `attempt`, which is called MAX_ATTEMPTS times at most.
+ * @template T
+ * @param {AbortSignal | undefined} signal
+ * @param {() => Promise<T>} attempt
+ */
+async function retry(signal, attempt) {
   const backoff = new Backoff();
   for (;;) {
     try {
-      const { body, position } = await get(url, { token, signal });
-      return { ...body, position };
+      return await attempt();
     } catch (error) {
       backoff.failed();
       if (!isTransient(error) || backoff.failures === MAX_ATTEMPTS) throw error;

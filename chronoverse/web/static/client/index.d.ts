@@ -192,6 +192,18 @@ export type Waited =
  */
 export function wait(options: WaitOptions): Promise<Waited>;
 
+export interface EndOptions extends JobOptions {
+  status: "COMPLETED" | "FAILED" | "CANCELED" | "LOST";
+  exitCode?: number;
+}
+
+/**
+ * Ends a job that no runner holds: it came as log records, by XADD, or was only registered. A job that has ended in the same
+ * way stays as it is. Tries four times. Throws Refused, with the reason HELD while a runner holds the job, and CLOSED when
+ * it has ended otherwise.
+ */
+export function end(options: EndOptions): Promise<Job>;
+
 /**
  * The JSON of any route of the service. `position` is the number in the answer's `Last-Event-ID`. It tries once. Throws
  * Refused, and Unreachable, also when nothing has come for `limitMs` milliseconds (30,000). `headers` are sent, too.

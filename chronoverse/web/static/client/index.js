@@ -2,5 +2,5 @@
 // Reads job logs of a Chronoverse service, in browsers and in Node.js. README.md has examples, index.d.ts the types.
 
 export { follow, StreamError } from "./follow.js";
-export { page, wait } from "./history.js";
+export { end, page, wait } from "./history.js";
 export { get, Refused, Unreachable } from "./request.js";

@@ -123,21 +123,22 @@ export class Limit {
 }
 
 /**
- * Sends a GET request. After a 401 it asks the function for another token, once. Throws Refused.
+ * Sends a request, by default a GET. After a 401 it asks the function for another token, once. Throws Refused.
  * @param {string} url
  * @param {Token | undefined} token
  * @param {Record<string, string>} headers
  * @param {Limit} limit
+ * @param {RequestInit} [init] Its method and body.
  * @returns {Promise<Response>}
  */
-export async function send(url, token, headers, limit) {
+export async function send(url, token, headers, limit, init) {
   /** @type {Refused | undefined} */
   let refused;
   for (;;) {
     const value = typeof token === "function" ? await token(refused) : token;
     const all = value ? { ...headers, Authorization: `Bearer ${value}` } : headers;
     // What is no token, or no address, throws a TypeError here. It is not tried again.
-    const request = new Request(url, { headers: all, cache: "no-store" });
+    const request = new Request(url, { ...init, headers: all, cache: "no-store" });
     // The signal is not the Request's: Node.js may collect that one, and then an abort does not reach the connection.
     const response = await limit.run(() => fetch(request, { signal: limit.signal }));
     // With `Prefer: status=200`, some refusals have that status.

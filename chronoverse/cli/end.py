@@ -1,0 +1,30 @@
+"""``chronoverse end``: ending a job that nobody runs here."""
+
+import click
+
+from chronoverse.cli import common
+from chronoverse.joblog.model import JobRef, Status
+
+
+@click.command()
+@common.job_arguments
+@click.option(
+    "--exit-code", type=click.IntRange(-999_999_999, 999_999_999), metavar="N", help="COMPLETED with 0, else FAILED."
+)
+@click.option(
+    "--status",
+    type=click.Choice([str(each) for each in Status if each.terminal], case_sensitive=False),
+    help="The status, without an exit code.",
+)
+def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> int:
+    """End JOB, which no runner holds: its lines came as log records, or by XADD.
+
+    This needs a token with logs:write. A job that has ended in the same way stays as it is.
+    """
+    if (exit_code is None) == (status is None):
+        raise click.UsageError("pass either --exit-code or --status")
+    status = status or (Status.FAILED if exit_code else Status.COMPLETED)
+    with common.open_client(workflow, job, "logs:write logs:read") as client:
+        ended = client.end(JobRef(workflow, job), status, exit_code)
+    click.echo(f"{workflow}/{job} {ended['status']}")
+    return 0

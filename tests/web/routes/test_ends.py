@@ -1,0 +1,233 @@
+"""The end of a job that no runner holds: who may end it, what it is then, and what its readers hear."""
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from chronoverse.errors import Closed
+from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+from tests.web.routes.foreign import TIMESTAMP, Foreign
+from tests.web.routes.wire import Stream
+
+RUNNER: Final = secrets.token_hex(16)
+
+
+@pytest.fixture
+def end(client: httpx.Client, job: Foreign) -> Callable[..., httpx.Response]:
+    """Ends the job."""
+    return lambda status, exit_code=None, **more: client.post(
+        f"{job.path}/end", json={"status": status, "exit_code": exit_code, **more}
+    )
+
+
+def answer(response: httpx.Response) -> tuple[Any, ...]:
+    """The status of an answer, and what it says of the job, or why it refuses."""
+    found = response.json()
+    if response.status_code == 200:
+        return 200, found["status"], found["exit_code"], found["lines"]
+    return response.status_code, found.get("reason")
+
+
+def open_attempt(client: httpx.Client, job: Foreign, next_number: int | None = None, **end: Any) -> None:
+    """Opens an attempt, and ends it if ``next_number`` is given."""
+    attempt = client.post(f"{job.path}/attempts", json={"token": RUNNER}).json()["attempt"]
+    if next_number is not None:
+        body = {"token": RUNNER, "attempt": attempt, "next": next_number, "dropped": 0, **end}
+        assert client.post(f"{job.path}/end", json=body).status_code == 204
+
+
+def of_records(client: httpx.Client, job: Foreign) -> None:
+    """Begins the job with a log record."""
+    names = {"chronoverse.workflow": job.workflow_id, "chronoverse.job": job.job_id}
+    attributes = [{"key": key, "value": {"stringValue": value}} for key, value in names.items()]
+    records = [{"timeUnixNano": "1800000000000000000", "body": {"stringValue": "one"}}]
+    body = {"resourceLogs": [{"resource": {"attributes": attributes}, "scopeLogs": [{"logRecords": records}]}]}
+    assert client.post("/v1/logs", json=body).json() == {}
+
+
+def admin(service: Service) -> dict[str, str]:
+    """The header of an administrator's token."""
+    return {"Authorization": f"Bearer {service.token(scopes=['logs:admin'])}"}
+
+
+KINDS: Final[dict[str, tuple[Callable[[httpx.Client, Foreign], Any], int]]] = {
+    "records": (of_records, 1),
+    "xadd": (lambda client, job: job.line("one"), 1),
+    "waiting": (lambda client, job: open_attempt(client, job, 1, status="PENDING"), 0),
+    "pending": (lambda client, job: client.put(job.path, json={}), 0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_that_no_runner_holds_is_ended(
+    kind: str,
+    client: httpx.Client,
+    job: Foreign,
+    end: Callable[..., httpx.Response],
+    open_stream: Callable[..., Stream],
+) -> None:
+    """However it came. The end counts once, its followers hear it, and nothing comes after it."""
+    begin, lines = KINDS[kind]
+    begin(client, job)
+    stream = open_stream(job)
+
+    assert answer(end("FAILED", 3)) == (200, "FAILED", 3, lines)
+    assert b"event: end\n" in stream.wait_end().body
+    assert answer(end("FAILED", 3)) == answer(end("FAILED")) == (200, "FAILED", 3, lines)
+    for other in (("FAILED", 4), ("COMPLETED", 0), ("CANCELED", None), ("LOST", None)):
+        assert answer(end(*other)) == (409, "CLOSED")
+    assert client.post(f"{job.path}/attempts", json={"token": RUNNER}).json()["reason"] == "CLOSED"
+    listed = client.get(f"/workflows/{job.workflow_id}/jobs").json()["jobs"]
+    assert [(each["status"], each["exit_code"]) for each in listed] == [("FAILED", 3)]
+
+
+def test_a_job_that_a_runner_holds_is_not_ended(
+    client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
+) -> None:
+    """Its runner still ends it. After that the answer is about how it did."""
+    open_attempt(client, job)
+    assert answer(end("COMPLETED", 0)) == (409, "HELD")
+    assert client.get(job.path).json()["status"] == "RUNNING"
+    body = {"token": RUNNER, "attempt": 1, "status": "COMPLETED", "exit_code": 0, "next": 1}
+    assert client.post(f"{job.path}/end", json=body).status_code == 204
+    assert answer(end("COMPLETED", 0)) == (200, "COMPLETED", 0, 0)
+    assert answer(end("FAILED")) == (409, "CLOSED")
+
+
+def test_a_job_whose_runner_was_lost_is_lost(job: Foreign, redis_server: RedisServer) -> None:
+    """Nobody ends it otherwise, not even before somebody has looked at it."""
+    ref = JobRef(job.workflow_id, "lost")
+    lease = job.sibling("lost").key.replace(":log", ":lease")
+    with (
+        contextlib.closing(Store(redis_server.url, lease_seconds=0.1)) as store,
+        redis.Redis.from_url(redis_server.url) as server,
+    ):
+        wait_until(lambda: server.info("server")["uptime_in_seconds"] > 0, 5, "the server has been up for a lease")
+        store.open(ref, RUNNER)
+        wait_until(lambda: not server.exists(lease), 5, "it has expired")
+        with pytest.raises(Closed, match="already ended: LOST"):
+            store.end(ref, Status.COMPLETED, 0)
+        assert store.end(ref, Status.LOST, None).lines == 0
+
+
+def test_the_end_of_a_foreign_runner_counts(
+    client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
+) -> None:
+    """Whether its terminal entry has a status, an exit code, or something after it."""
+    job.line("one")
+    job.add("2-0", "event", "end", "exit_code", "7")
+    job.add("3-0", "timestamp", TIMESTAMP, "message", "late", "stream", "stdout")
+    assert answer(end("COMPLETED", 0)) == (409, "CLOSED")
+    assert answer(end("FAILED", 7)) == (200, "FAILED", 7, 1)
+
+
+def test_what_a_foreign_runner_writes_after_the_end_is_not_shown(
+    client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
+) -> None:
+    """However much it is."""
+    job.lines(["one", "two"])
+    assert answer(end("COMPLETED", 0)) == (200, "COMPLETED", 0, 2)
+    for number in range(4, 24):
+        job.add(f"{number}-0", "timestamp", TIMESTAMP, "message", "late", "stream", "stdout")
+    assert answer(end("COMPLETED", 0)) == (200, "COMPLETED", 0, 2)
+    assert [line["message"] for line in client.get(f"{job.path}/logs").json()["logs"]] == ["one", "two"]
+
+
+def test_the_exit_code_of_an_attempt_counts_here_too(
+    client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
+) -> None:
+    """A job whose step has failed does not complete. The request may be repeated nevertheless."""
+    open_attempt(client, job, 1, status="PENDING", exit_code=3, counts=True)
+    assert answer(end("COMPLETED", 0)) == answer(end("COMPLETED", 0)) == (200, "FAILED", 3, 0)
+
+
+def test_the_keys_of_an_ended_job_expire_as_its_workflow_says(
+    service: Service, job: Foreign, end: Callable[..., httpx.Response], redis_server: RedisServer
+) -> None:
+    """A foreign job's, too."""
+    settings = {"retention_seconds": 100_000, "job_bytes": None, "bytes_per_day": None}
+    url = f"{service.url}/workflows/{job.workflow_id}/settings"
+    assert httpx.put(url, json=settings, headers=admin(service)).status_code == 200
+    job.line("one")
+    assert answer(end("CANCELED")) == (200, "CANCELED", None, 1)
+    with redis.Redis.from_url(redis_server.url) as server:
+        for kind in ("log", "job"):
+            assert 99_000 < server.ttl(job.key.replace(":log", f":{kind}")) <= 100_000
+
+
+def test_an_imported_job_that_is_ended_names_what_nobody_has(job: Foreign, redis_server: RedisServer) -> None:
+    """Its runner has not come back, so lines may have followed those of the archive."""
+    ref = JobRef(job.workflow_id, "imported")
+    with contextlib.closing(Store(redis_server.url)) as store:
+        attempt = store.open(ref, RUNNER)
+        store.append(attempt, [Line(1, TIMESTAMP, "one", "stdout")])
+        with redis.Redis.from_url(redis_server.url) as server:
+            key = job.sibling("imported").key
+            server.hset(key.replace(":log", ":job"), "imported", "1")
+            server.set(key.replace(":log", ":lease"), "next")
+        assert store.end(ref, Status.COMPLETED, 0).lines == 2
+        lost = store.read(ref, 1, 1)[0][1]
+    assert dict(zip(lost[::2], lost[1::2], strict=True))[b"event"] == b"lost"
+
+
+def test_what_is_not_there_is_not_ended(
+    service: Service, client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
+) -> None:
+    """Nor is it made."""
+    assert end("COMPLETED", 0).status_code == 404
+    assert client.get(job.path).status_code == 404
+    job.line("one")
+    assert client.delete(job.path, headers=admin(service)).status_code == 204
+    assert end("COMPLETED", 0).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("scopes", "workflow", "status"),
+    [(["logs:read"], None, 403), (["logs:admin"], None, 403), (["logs:write"], "other", 404), ([], None, 403)],
+)
+def test_a_token_needs_the_scope_for_the_workflow(
+    service: Service, job: Foreign, scopes: list[str], workflow: str | None, status: int
+) -> None:
+    """Otherwise the job goes on."""
+    job.line("one")
+    headers = {"Authorization": f"Bearer {service.token(workflow or job.workflow_id, scopes=scopes)}"}
+    url = f"{service.url}{job.path}"
+    assert httpx.post(f"{url}/end", json={"status": "FAILED"}, headers=headers).status_code == status
+    reader = {"Authorization": f"Bearer {service.token()}"}
+    assert httpx.get(url, headers=reader).json()["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"exit_code": 0},
+        {"status": "PENDING"},
+        {"status": "RUNNING"},
+        {"status": "DONE"},
+        {"status": "FAILED", "exit_code": 1_000_000_000},
+        {"status": "FAILED", "exit_code": "1"},
+        {"status": "FAILED", "dropped": 1},
+        {"status": "FAILED", "counts": True},
+        {"status": "FAILED", "next": 1},
+        {"status": "FAILED", "attempt": 1},
+        {"status": "FAILED", "token": RUNNER},
+        {"status": "FAILED", "token": RUNNER, "attempt": 1},
+        {"status": "FAILED", "token": ""},
+        {"status": "FAILED", "token": "", "attempt": 1, "next": 1},
+    ],
+)
+def test_a_body_is_of_a_runner_or_of_nobody(client: httpx.Client, job: Foreign, body: dict[str, Any]) -> None:
+    """Nothing is guessed: half of a runner's request ends nothing."""
+    job.line("one")
+    assert client.post(f"{job.path}/end", json=body).status_code == 400
+    assert client.get(job.path).json()["status"] == "RUNNING"
