@@ -21,7 +21,7 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.model import Gap, JobRef, Line
+from chronoverse.joblog.model import Gap, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.lossy import FAULTS, LossyProxy, lossy
 from tests.support.servers import RedisServer
@@ -177,7 +177,7 @@ def lines_so_far(store: Store, job: JobRef) -> int:
 
 
 def test_syslog_ng_puts_the_lines_of_a_file_into_a_job(service: Service, store: Store, tmp_path: Path) -> None:
-    """With the configuration that we ship, also through its own restart."""
+    """With the configuration that we ship, also through its own restart, until a line says how it has ended."""
     file, data = tmp_path / "nightly.log", tmp_path / "data"
     data.mkdir()
     config = (ROOT / "deploy" / "syslog-ng.conf").read_text("utf-8")
@@ -193,7 +193,8 @@ def test_syslog_ng_puts_the_lines_of_a_file_into_a_job(service: Service, store: 
     command = [tool("syslog-ng"), "--foreground", "--no-caps", "-f", "syslog-ng.conf"]
     command += ["-R", "persist", "-p", "pid", "-c", "control"]
     job = JobRef("backups", "today")
-    before, after = ['a "quoted" \\ line', "  é\t", "", '{"a":1}', "same", "same"], ["after the restart", "same"]
+    before = ['a "quoted" \\ line', "  é\t", "", '{"a":1}', "same", "same", "# chronoverse.exit_code=1", "$END"]
+    after = ["after the restart", "same", "chronoverse.exit_code=3"]
     for texts, count in ((before, len(before)), (after, len(before + after))):
         with file.open("a", encoding="utf-8") as log:
             log.writelines(f"{text}\n" for text in texts)
@@ -201,3 +202,6 @@ def test_syslog_ng_puts_the_lines_of_a_file_into_a_job(service: Service, store: 
             wait_until(partial(reached, store, job, count), 60, "the lines are there")
             process.terminate()
     assert [line[2] for line in content(store, job)] == before + after
+    ended = store.get_job(job)
+    assert ended is not None
+    assert (ended.status, ended.exit_code) == (Status.FAILED, 3)
