@@ -1,6 +1,7 @@
 """The scan server's WSGI application. A process of the server calls it for one scan at a time."""
 
 import contextlib
+import heapq
 import logging
 import math
 import socket
@@ -16,6 +17,7 @@ import orjson
 
 from chronoverse.archive.prefilter import matching_lines
 from chronoverse.archive.reader import ArchiveReader
+from chronoverse.auth.rights import Workflows
 from chronoverse.errors import (
     AtCapacity,
     ChronoverseError,
@@ -53,6 +55,8 @@ from chronoverse.store import Store
 
 #: Seconds for reading the logs of those jobs that are not archived yet; and again for the pauses of a summary.
 HOT_SECONDS: Final = 0.25
+#: Comes after every id.
+_AFTER_IDS: Final = "\x7f"
 
 log: Final = logging.getLogger(__name__)
 
@@ -275,9 +279,9 @@ class ScanApp:
         ``labels`` or all of ``own``, if there are any, among the newest :data:`LABELLED_JOBS`.
         """
         before = self._position_of(job) if start is None else (float(start[0]), start[1])
-        first = [ListedJob(before[0] if before else math.inf, job.ref.job_id, job)] if start is None else []
+        first = [ListedJob(before[0] if before else math.inf, job.ref, job)] if start is None else []
         older = self._listed_after(job.ref.workflow_id, before, 50)
-        listed = chain(first, (each for each in older if each.job_id != job.ref.job_id))
+        listed = chain(first, (each for each in older if each.ref != job.ref))
         looked_at = islice(listed, LABELLED_JOBS) if own is not None and labels else listed
         hot_budget = PageBudget(seconds=HOT_SECONDS, clock=self._clock)
 
@@ -312,18 +316,50 @@ class ScanApp:
         if start is not None:
             before = float(start.created), start.job_id
             if start.line is not None:
-                yield ListedJob(*before, self._store.get_job(JobRef(scan.workflow_id, start.job_id)))
-        yield from self._listed_after(scan.workflow_id, before)
+                yield ListedJob(before[0], start.ref, self._store.get_job(start.ref))
+        if scan.workflow_id:
+            yield from self._listed_after(scan.workflow_id, before)
+        else:
+            yield from self._read_listed(self._merged_positions(scan), 20)
+
+    def _merged_positions(self, scan: WorkflowScan) -> Iterator[tuple[float, JobRef]]:
+        """The jobs of all workflows that the scan may see after ``scan.start``, the newest first, then by their ids."""
+        wanted, workflow_ids = Workflows(frozenset(scan.ids), tuple(scan.prefixes)), list[str]()
+        last: ListingPosition | None = None
+        while page := self._store.workflows.page(last, 1_000, wanted):
+            workflow_ids += [workflow_id for _, workflow_id in page]
+            last = page[-1]
+
+        def positions(workflow_id: str) -> Iterator[tuple[float, JobRef]]:
+            before: ListingPosition | None = None
+            if scan.start is not None:
+                # Of the jobs that were created at the same time, those of the last workflow by its id come first.
+                reached = scan.start.workflow_id
+                job_id = scan.start.job_id if workflow_id == reached else _AFTER_IDS if workflow_id < reached else ""
+                before = float(scan.start.created), job_id
+            return ((created, JobRef(workflow_id, job_id)) for created, job_id in self._positions(workflow_id, before))
+
+        return heapq.merge(*map(positions, workflow_ids), reverse=True)
 
     def _listed_after(self, workflow_id: str, before: ListingPosition | None, count: int = 20) -> Iterator[ListedJob]:
         """The jobs of a workflow after ``before``, the newest first. ``count`` are fetched at once."""
-        while listed := self._store.listing.page(workflow_id, before, count):
-            jobs = self._store.get_jobs([JobRef(workflow_id, job_id) for _, job_id in listed])
-            for (created_ms, job_id), found in zip(listed, jobs, strict=True):
+        positions = self._positions(workflow_id, before, count)
+        return self._read_listed(((created, JobRef(workflow_id, job_id)) for created, job_id in positions), count)
+
+    def _positions(
+        self, workflow_id: str, before: ListingPosition | None, count: int = 20
+    ) -> Iterator[ListingPosition]:
+        while page := self._store.listing.page(workflow_id, before, count):
+            yield from page
+            before = page[-1]
+
+    def _read_listed(self, positions: Iterator[tuple[float, JobRef]], count: int) -> Iterator[ListedJob]:
+        while listed := list(islice(positions, count)):
+            jobs = self._store.get_jobs([ref for _, ref in listed])
+            for (created_ms, ref), found in zip(listed, jobs, strict=True):
                 if isinstance(found, StoreUnavailable):
                     raise found
-                yield ListedJob(created_ms, job_id, found if isinstance(found, Job) else None)
-            before = listed[-1]
+                yield ListedJob(created_ms, ref, found if isinstance(found, Job) else None)
 
     def _budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         """The budget of an answer. Raises :class:`AtCapacity` for a scan that has waited too long for its turn."""

@@ -64,7 +64,7 @@ class PastRunReader:
             if len(runs) >= count:
                 break
             if budget.is_out_of_time():
-                return PastRuns(runs, is_whole=False), (batch[-1].created_ms, batch[-1].job_id)
+                return PastRuns(runs, is_whole=False), (batch[-1].created_ms, batch[-1].ref.job_id)
         return PastRuns(runs), None
 
 

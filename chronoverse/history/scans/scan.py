@@ -79,16 +79,21 @@ class LineScan(BaseScan):
 
 
 class WorkflowPosition(NamedTuple):
-    """How far a search has come in a workflow's listing: through the job of that id, or up to its ``line``.
+    """How far a search has come in a listing of jobs: through the job with these ids, or up to its ``line``.
 
     ``created`` is the job's creation time in Unix milliseconds, as text: it may be infinite, and JSON has no such
     number. The pages so far have ``found`` lines of the job.
     """
 
     created: str
+    workflow_id: str
     job_id: str
     line: int | None = None
     found: int = 0
+
+    @property
+    def ref(self) -> JobRef:
+        return JobRef(self.workflow_id, self.job_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,8 @@ class WorkflowScan(LineScan):
     """Asks for up to ``limit`` jobs with lines that match ``q``, and for up to ``per_job`` of these lines of each.
 
     Only jobs of that ``status`` and with all ``labels`` count that started from ``since`` to ``until``; None lets every
-    job pass. ``start`` is how far the page before has come.
+    job pass. ``start`` is how far the page before has come. An empty ``workflow_id`` asks for all workflows with one
+    of ``ids`` or ``prefixes``.
     """
 
     PATH: ClassVar = "/workflow"
@@ -104,6 +110,8 @@ class WorkflowScan(LineScan):
     per_job: int
     start: WorkflowPosition | None = None
     status: str | None = None
+    ids: Sequence[str] = field(default_factory=list)
+    prefixes: Sequence[str] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:

@@ -1,4 +1,4 @@
-"""Searches the jobs of a workflow, the newest job first. Each page looks through a bounded part of them."""
+"""Searches the jobs of one or all workflows, the newest job first. Each page looks through a bounded part of them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +11,14 @@ from chronoverse.errors import ArchiveDamaged, JobNotFound, NotALog, SearchTooEx
 from chronoverse.history.pages import Page, PageBudget
 from chronoverse.history.scans.scan import WorkflowPosition, WorkflowScan
 from chronoverse.joblog.labels import has_labels
-from chronoverse.joblog.model import Job, TimeRange
+from chronoverse.joblog.model import Job, JobRef, TimeRange
 
 
 class ListedJob(NamedTuple):
     """A job as the listing has it. ``job`` is None when it is gone or cannot be read, as may be so of very many."""
 
     created_ms: float
-    job_id: str
+    ref: JobRef
     job: Job | None
 
 
@@ -46,18 +46,19 @@ def read_jobs_page(
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
     wanted = _ahead(_wanted(scan, listed), read_ahead)
-    for number, (created_ms, job_id, job) in enumerate(wanted):
+    for number, (created_ms, ref, job) in enumerate(wanted):
         if len(jobs) == scan.limit or (number and budget.is_used_up()):
             return JobsPage(jobs, position)
-        is_resumed = start is not None and start.line is not None and start.job_id == job_id
+        is_resumed = start is not None and start.line is not None and start.ref == ref
         line, found = (start.line or 0, start.found) if start and is_resumed else (0, 0)
+        which = {} if scan.workflow_id else {"workflow_id": ref.workflow_id}
         if job is not None:
             try:
                 matches, more = _search_job(job, line, max(1, scan.per_job - found), search)
             except JobNotFound:
                 pass
             except (ArchiveDamaged, NotALog, SearchTooExpensive) as error:
-                jobs.append(_job_json(job, [], more=False, error=str(error)))
+                jobs.append(_job_json(job, [], more=False, error=str(error), **which))
             except StoreUnavailable:
                 # What was found before makes a page of its own. The next page raises this error, if it lasts.
                 if jobs:
@@ -66,10 +67,10 @@ def read_jobs_page(
             else:
                 found += matches.match_count
                 if matches.match_count:
-                    jobs.append(_job_json(job, matches.lines, more=more))
+                    jobs.append(_job_json(job, matches.lines, more=more, **which))
                 if matches.has_more and found < scan.per_job:
-                    return JobsPage(jobs, WorkflowPosition(repr(created_ms), job_id, matches.position, found))
-        position = WorkflowPosition(repr(created_ms), job_id)
+                    return JobsPage(jobs, WorkflowPosition(repr(created_ms), *ref, matches.position, found))
+        position = WorkflowPosition(repr(created_ms), *ref)
     return JobsPage(jobs, None)
 
 

@@ -7,6 +7,8 @@ from flask import Flask, Response, g, request
 from chronoverse.store.audit import audit_log
 from chronoverse.web.http.dependencies import principal
 
+#: The view that shows lines of all workflows.
+_ALL: Final = "search.search_all"
 #: The views below a workflow that show no text of a log. Any other view counts, also one that is new.
 _WITHOUT_TEXT: Final = frozenset({"jobs.jobs", "jobs.job", "admin.redactions"})
 
@@ -24,15 +26,15 @@ def set_start(after: int) -> None:
 def _log_read(response: Response) -> Response:
     arguments = request.view_args or {}
     ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
-    has_text = ids and request.endpoint not in _WITHOUT_TEXT
+    has_text = request.endpoint == _ALL or (ids and request.endpoint not in _WITHOUT_TEXT)
     # A refusal may have the status 200, too.
     is_answer = response.status_code == 200 and response.mimetype != "application/problem+json"
     if request.method == "GET" and has_text and is_answer:
         fields = {
             "sub": principal().subject,
-            "job": "/".join(ids),
+            "job": "/".join(ids) or "*",
             # What follows the job or the workflow in the path.
-            "route": request.path.removeprefix(f"/workflows/{'/jobs/'.join(ids)}/"),
+            "route": request.path.removeprefix(f"/workflows/{'/jobs/'.join(ids)}/").removeprefix("/"),
             "after": g.get("reads_after"),
             "to": response.headers.get("Last-Event-ID"),
             "query_characters": len(request.args["q"]) if "q" in request.args else None,

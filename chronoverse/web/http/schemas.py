@@ -474,22 +474,27 @@ NewLinesSchema: Final = answer(
     },
 )
 SearchSchema: Final = answer("Search", {**IDS, "logs": list_of(FoundSchema), **_CURSOR})
-FoundJobSchema: Final = answer(
-    "FoundJob",
-    {
-        "id": text(),
-        "status": text(),
-        "created_at": text(allow_none=True),
-        "logs": list_of(FoundSchema),
-        "more": boolean(
-            "True when the job has other lines that match, or may have some: the page ended within it, and the next"
-            " one continues in it."
-        ),
-    },
-    {"error": text("Why the search of this job stopped.")},
-)
+_FOUND_JOB: Final[dict[str, fields.Field[Any]]] = {
+    "id": text(),
+    "status": text(),
+    "created_at": text(allow_none=True),
+    "logs": list_of(FoundSchema),
+    "more": boolean(
+        "True when the job has other lines that match, or may have some: the page ended within it, and the next"
+        " one continues in it."
+    ),
+}
+_WHY_STOPPED: Final = {"error": text("Why the search of this job stopped.")}
 WorkflowSearchSchema: Final = answer(
-    "WorkflowSearch", {"workflow_id": text(), "jobs": list_of(FoundJobSchema), **_CURSOR}
+    "WorkflowSearch",
+    {"workflow_id": text(), "jobs": list_of(answer("FoundJob", _FOUND_JOB, _WHY_STOPPED)), **_CURSOR},
+)
+WorkflowsSearchSchema: Final = answer(
+    "WorkflowsSearch",
+    {
+        "jobs": list_of(answer("FoundJobOfWorkflow", {"workflow_id": text(), **_FOUND_JOB}, _WHY_STOPPED)),
+        **_CURSOR,
+    },
 )
 JobSchema: Final = answer(
     "Job",

@@ -1,21 +1,22 @@
 """A job's log in pages: all lines, those that match, and those that are new. Its summary and profile. The search of a
-workflow.
+workflow, and of all.
 
 A page may be short or empty and still have a next one, because a request looks through a bounded part of the log. Its
 ``Last-Event-ID`` is how far it has come. The scan server makes all pages that are not just the log's lines: see
 :mod:`chronoverse.history.scans`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from flask import Response
 
+from chronoverse.auth.tokens import READ
 from chronoverse.history.scans.scan import HistoryScan, ProfileScan, SummaryScan, WorkflowPosition, WorkflowScan
 from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.web.http import schemas
-from chronoverse.web.http.dependencies import Dependencies
+from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import (
     created_ms,
     decode_cursor,
@@ -39,6 +40,20 @@ _LOOKED_THROUGH: Final[dict[str, Any]] = {
     "description": "A page, perhaps an empty one; `Link` names the next. `Last-Event-ID` is how far it has looked.",
     "headers": {"Last-Event-ID": {"schema": {"type": "string", "pattern": "^[0-9]{1,15}$"}}},
 }
+
+
+def _searched_jobs(prefix: str) -> dict[str, Any]:
+    """How the OpenAPI document describes a page for which jobs were searched."""
+    return {
+        "description": "A page, perhaps an empty one; `Link` names the next. `Searched-To` is how far it has looked.",
+        "headers": {
+            "Searched-To": {
+                "schema": {"type": "string", "examples": [f"{prefix}job-1;created=2026-03-03T10:00:05.123Z;line=7"]},
+                "description": "The last job that it has looked at, when that was created, and up to which line, if it"
+                " has not come to that job's end. Without a next page there is none.",
+            }
+        },
+    }
 
 
 def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
@@ -82,39 +97,49 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
     @searching.route("/workflows/<id:workflow_id>/logs/search")
     @searching.doc(operationId="searchWorkflow")
     @searching.arguments(schemas.WorkflowSearchQuery, location="query", as_kwargs=True)
-    @searching.response(
-        200,
-        schemas.WorkflowSearchSchema,
-        description="A page, perhaps an empty one; `Link` names the next. `Searched-To` is how far it has looked.",
-        headers={
-            "Searched-To": {
-                "schema": {"type": "string", "examples": ["job-1;created=2026-03-03T10:00:05.123Z;line=7"]},
-                "description": "The last job that it has looked at, when that was created, and up to which line, if it"
-                " has not come to that job's end. Without a next page there is none.",
-            }
-        },
-    )
+    @searching.response(200, schemas.WorkflowSearchSchema, **_searched_jobs(""))
     def search_workflow(workflow_id: str, **query: Any) -> Response:
         """The lines that match in all jobs of a workflow, the newest job first."""
+        return search_jobs(workflow_id, (workflow_id,), query)
+
+    @searching.route("/logs/search")
+    @searching.doc(operationId="searchAll")
+    @searching.arguments(schemas.WorkflowSearchQuery, location="query", as_kwargs=True)
+    @searching.response(200, schemas.WorkflowsSearchSchema, **_searched_jobs("nightly/"))
+    @searching.problem(403)
+    def search_all(**query: Any) -> Response:
+        """The lines that match in all jobs that the token may read, the newest job first."""
+        allowed = principal().rights[READ]
+        return search_jobs("", allowed, query, ids=sorted(allowed.ids), prefixes=allowed.prefixes)
+
+    def search_jobs(workflow_id: str, allowed: Container[str], query: dict[str, Any], **more: Any) -> Response:
+        def allowed_id(value: Any) -> str:
+            # Clients can make cursors. The search continues in the job that is named there.
+            if (found := identifier(value)) not in allowed:
+                raise ValueError
+            return found
+
         filters = map(query.get, ("stream", "status", "since", "until"))
         labels = query.get("label", ())
         listing = ("search", workflow_id, query["regex"], digest(query["q"]), *filters, *labels_in_cursor(labels))
         start: WorkflowPosition | None = None
         if "cursor" in query:
-            parsers = (created_ms, identifier, _line_or_none, number)
+            parsers = (created_ms, allowed_id, identifier, _line_or_none, number)
             created, *rest = decode_cursor(query.pop("cursor"), listing, *parsers)
             start = WorkflowPosition(repr(created), *rest)
-        fields = {name: value for name, value in query.items() if name != "label"}
-        with pending_scan(deps, WorkflowScan, JobRef(workflow_id, ""), start=start, labels=labels, **fields) as pending:
+        fields = {name: value for name, value in query.items() if name != "label"} | more
+        ref = JobRef(workflow_id, "")
+        with pending_scan(deps, WorkflowScan, ref, start=start, labels=labels, **fields) as pending:
             page = pending.jobs_page()
         cursor, position = None, page.position
         if position is not None:
             line = -1 if position.line is None else position.line
-            cursor = encode_cursor(listing, (position.created, position.job_id, line, position.found))
-        body = {"workflow_id": workflow_id, "jobs": [orjson.Fragment(each) for each in page.jobs], "cursor": cursor}
+            cursor = encode_cursor(listing, (position.created, *position.ref, line, position.found))
+        body = {"jobs": [orjson.Fragment(each) for each in page.jobs], "cursor": cursor}
+        body = {"workflow_id": workflow_id, **body} if workflow_id else body
         response = page_response(body, cursor, query)
         if position is not None:
-            response.headers["Searched-To"] = _searched_to(position)
+            response.headers["Searched-To"] = _searched_to(position, "" if workflow_id else f"{position.workflow_id}/")
         return response
 
     @comparing.route(f"{JOB_ROUTE}/logs/new")
@@ -201,7 +226,9 @@ def _line_or_none(value: Any) -> int | None:
     return None if value == -1 else number(value)
 
 
-def _searched_to(position: WorkflowPosition) -> str:
-    """How far a search has come in a workflow, as the header's value. Ids of jobs have no semicolons."""
+def _searched_to(position: WorkflowPosition, prefix: str) -> str:
+    """How far a search has come, as the header's value. Ids have neither slashes nor semicolons."""
     more = {"created": iso_or_none(float(position.created)), "line": position.line}
-    return ";".join([position.job_id, *(f"{name}={value}" for name, value in more.items() if value is not None)])
+    return ";".join(
+        [prefix + position.job_id, *(f"{name}={value}" for name, value in more.items() if value is not None)]
+    )

@@ -254,7 +254,9 @@ def test_a_search_that_has_waited_too_long_is_refused(logs: tuple[Store, dict[st
 def test_a_page_ends_among_jobs_that_are_gone() -> None:
     """The listing may have any number of them. The next page goes on after them."""
     times = iter(BEGAN + tick for tick in range(1_000))
-    listed = iter(ListedJob(float(1_000_000 - number), f"gone_{number}", None) for number in range(1_000_000))
+    listed = iter(
+        ListedJob(float(1_000_000 - number), JobRef("w", f"gone_{number}"), None) for number in range(1_000_000)
+    )
     budget = PageBudget(seconds=5.0, clock=lambda: next(times))
     page = read_jobs_page(scan(), listed, lambda *asked: pytest.fail("nothing is searched"), budget)
     assert page.jobs == []

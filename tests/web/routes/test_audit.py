@@ -232,12 +232,15 @@ def test_each_read_of_a_logs_text_is_logged(site: Site) -> None:
         assert site.client.get(path + query).status_code == 200, path
         assert site.client.head(path + query).status_code == 200, path
         expected.append((named, rest))
+    assert site.client.get("/logs/search?q=secret").status_code == 200
+    expected.append(("*", "logs/search"))
     for path in (job.path, f"{job.path}/logs?limit=x", f"{job.path}x/logs"):
         site.client.get(path, headers={"Prefer": "status=200"})
 
     lines = logged(site, "read", start)
     assert [(line["job"], line["route"]) for line in lines] == expected
     assert {line["sub"] for line in lines} == {"tests"}
+    del lines[-1]
     found = {line["route"]: (line.get("after"), line.get("to"), line.get("query_characters")) for line in lines}
     assert found["logs"] == (1, "3", None)
     assert found["events"] == (0, None, None)

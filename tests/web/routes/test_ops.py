@@ -261,7 +261,7 @@ def test_only_operators_routes_are_open(document: dict[str, Any]) -> None:
     """All other routes require the bearer token."""
     for path, method, operation in operations(document):
         security = operation.get("security", document.get("security"))
-        assert security == ([{"bearer": []}] if path.startswith(("/workflows", "/audit", "/v1")) else []), (
+        assert security == ([{"bearer": []}] if path.startswith(("/workflows", "/logs", "/audit", "/v1")) else []), (
             method,
             path,
         )
@@ -292,6 +292,10 @@ def test_every_parameter_of_the_contract_is_documented(document: dict[str, Any])
         f"{job}/profile": {"workflow_id", "job_id", "against_label"},
         "/workflows/{workflow_id}/logs/search": {
             *("workflow_id", "q", "regex", "limit", "stream", "cursor", "since", "until", "before", "after"),
+            *("per_job", "status", "label"),
+        },
+        "/logs/search": {
+            *("q", "regex", "limit", "stream", "cursor", "since", "until", "before", "after"),
             *("per_job", "status", "label"),
         },
         f"{job}/logs/raw": {"workflow_id", "job_id", "format", "stream", "q", "regex", "control_sequences"},

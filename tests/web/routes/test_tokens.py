@@ -47,7 +47,8 @@ ROUTES: Final = {
     "summary": ("GET", "/workflows/mine/jobs/job/summary"),
     "profile": ("GET", "/workflows/mine/jobs/job/profile"),
     "wait": ("GET", "/workflows/mine/jobs/job/wait?timeout=0"),
-    "search all": ("GET", "/workflows/mine/logs/search?q=x"),
+    "search workflow": ("GET", "/workflows/mine/logs/search?q=x"),
+    "search all": ("GET", "/logs/search?q=x"),
     "workflows": ("GET", "/workflows"),
     "redact": ("POST", "/workflows/mine/jobs/job/logs/redact"),
     "redactions": ("GET", "/workflows/mine/jobs/job/logs/redactions"),
@@ -58,7 +59,10 @@ ROUTES: Final = {
 }
 #: Statuses of reading with the good token. A GET of ``events`` ends, because the job has ended.
 READS: Final = dict.fromkeys(
-    ("events", "logs", "job", "jobs", "search", "new", "raw", "summary", "profile", "wait", "search all", "workflows"),
+    (
+        *("events", "logs", "job", "jobs", "search", "new", "raw", "summary", "profile", "wait"),
+        *("search workflow", "search all", "workflows"),
+    ),
     200,
 )
 #: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
@@ -103,8 +107,8 @@ def unsigned() -> str:
 
 #: Statuses with the good token. It only lacks the scope of administrators.
 GOOD: Final = READS | WRITES | ADMINISTERS
-#: Statuses with a token that is for other workflows. The list has only those.
-UNSEEN: Final = ADMINISTERS | {"workflows": 200, "else": 404}
+#: Statuses with a token that is for other workflows. The lists have only those.
+UNSEEN: Final = ADMINISTERS | {"workflows": 200, "search all": 200, "else": 404}
 #: Another key, and an address that a token may name for its key. The service never fetches it.
 THEIRS: Final = b"another secret, as long as a key has to be"
 POINTERS: Final[dict[str, Mapping[str, object]]] = {

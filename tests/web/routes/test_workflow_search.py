@@ -1,8 +1,10 @@
 """``GET /workflows/{w}/logs/search``: the answer's form, its pages, and who may ask."""
 
 import base64
+import os
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -98,7 +100,7 @@ def test_a_cursor_that_is_not_ours_is_refused(
     cursor = search(client, workflow, q="error", limit=1).json()["cursor"]
     values = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     for at, value in changed.items():
-        values[at - 4] = value
+        values[at - 5 + (at > 0)] = value
     forged = base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
     assert search(client, workflow, q="error", cursor=forged).status_code == 400
 
@@ -120,3 +122,59 @@ def test_refusals(service: Service, client: httpx.Client, workflow: Foreign) -> 
         assert search(client, workflow, **bad).status_code == 400, bad
     answer = search(client, workflow, q="error", limit=1)
     assert search(client, workflow, q="other", cursor=answer.json()["cursor"]).status_code == 400
+
+
+@pytest.fixture
+def workflows(service: Service, redis_server: RedisServer) -> Iterator[httpx.Client]:
+    """Three workflows with jobs of alternating times, and a client that may read the first two of them."""
+    prefix = f"all-{os.urandom(4).hex()}"
+    with client_for(service, f"{prefix}-a", f"{prefix}-b*") as client:
+        for number in range(6):
+            for name in "abc":
+                job = Foreign(redis_server.url, f"{prefix}-{name}", f"job_{number}")
+                # Pairs of jobs are created in the same millisecond.
+                job.line(f"error {name}{number}", timestamp=f"2026-03-03T10:00:0{number // 2}.000Z")
+                job.end()
+                with client_for(service, "*") as everything:
+                    assert everything.get(job.path).status_code == 200
+        yield client
+
+
+def client_for(service: Service, *entries: str) -> httpx.Client:
+    token = mint(SECRET, "searcher", ("logs:read",), entries, 600, time.time())
+    return httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {token}"}, verify=False, timeout=30)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_all_workflows_of_the_token_are_searched(workflows: httpx.Client, limit: int) -> None:
+    """Page by page, the newest job first. Each job names its workflow, and none of another workflow is there."""
+    answer = workflows.get("/logs/search", params={"q": "error", "limit": limit})
+    found, in_time = [], deadline(60, "the last page")
+    while in_time():
+        assert list(answer.json()) == ["jobs", "cursor"], answer.text
+        found += [(job["created_at"], job["workflow_id"], job["id"], *job["logs"]) for job in answer.json()["jobs"]]
+        if "next" not in answer.links:
+            break
+        assert answer.headers["Searched-To"].startswith(f"{found[-1][1]}/{found[-1][2]};created=")
+        answer = workflows.get(answer.links["next"]["url"])
+    assert [(workflow[-1], job) for _, workflow, job, _ in found] == [
+        (name, f"job_{number}") for high in (5, 3, 1) for name in "ba" for number in (high, high - 1)
+    ]
+    assert [line["message"] for *_, line in found] == [
+        f"error {workflow[-1]}{job[-1]}" for _, workflow, job, _ in found
+    ]
+
+
+def test_a_cursor_reaches_no_workflow_that_the_token_may_not_read(
+    workflows: httpx.Client, client: httpx.Client
+) -> None:
+    """A search continues within the job of its cursor, which anybody can make."""
+    cursor = workflows.get("/logs/search", params={"q": "error", "limit": 1}).json()["cursor"]
+    *bound, created, workflow_id, job_id, _, _ = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * 3))
+    forged = [*bound, created, workflow_id.replace("-b", "-c"), job_id, 0, 0]
+    query = {"q": "error", "cursor": base64.urlsafe_b64encode(orjson.dumps(forged)).decode().rstrip("=")}
+    assert workflows.get("/logs/search", params=query).status_code == 400
+    ours = f"/workflows/{workflow_id.replace('-b', '-a')}/logs/search"
+    bound[1] = workflow_id.replace("-b", "-a")
+    query["cursor"] = base64.urlsafe_b64encode(orjson.dumps([*bound, *forged[-5:]])).decode().rstrip("=")
+    assert workflows.get(ours, params=query).status_code == 400
