@@ -183,9 +183,7 @@ class _Import(NamedTuple):
         )
         if is_new is None:
             return None
-        if is_new and wait_seconds is not None:
-            self.store.workflows.job_begun(self.job, created * 1000)
-        elif is_new:
+        if is_new:
             self.store.workflows.add(self.job.workflow_id, created * 1000)
         return Imported(self.job, known=not is_new, waits=is_new and wait_seconds is not None)
 

@@ -60,7 +60,7 @@ def delete_job(
             for name in [*(each for each in names if each != manifest), manifest]:
                 objects.delete(name)
         store.chunks.delete(job, token)
-        store.workflows.job_deleted(job)
+        store.workflows.job_deleted(job.workflow_id)
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:

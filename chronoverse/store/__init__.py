@@ -12,9 +12,9 @@ Each of these uses those below it:
     scripts/  Lua scripts: whatever must happen in one step. Each may be repeated after a lost reply
 
 ``live_reader`` waits for new entries of all jobs that a worker watches, on connections of its own, and
-``sequential_reader`` has one for replays. ``durability`` asks
-whether writes are on the disk or on a replica, ``keys`` has the names of keys, ``adaptive_batch`` says how many lines
-are read at once, and ``server_checks`` warns of servers that may lose logs.
+``sequential_reader`` has one for replays. ``changes`` reads what the scripts note of a workflow's jobs. ``durability``
+asks whether writes are on the disk or on a replica, ``keys`` has the names of keys, ``adaptive_batch`` says how many
+lines are read at once, and ``server_checks`` warns of servers that may lose logs.
 
 Foreign runners write the same keys with plain commands (``docs/redis.md``), so nothing that is read here is trusted to
 have the right type or form.

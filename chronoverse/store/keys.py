@@ -23,7 +23,12 @@ JOB_KEYS: Final[Mapping[str, str]] = {
     "deleted": "string",
 }
 #: The same of a workflow.
-WORKFLOW_KEYS: Final[Mapping[str, str]] = {"jobs": "zset", "running": "set", "settings": "hash"}
+WORKFLOW_KEYS: Final[Mapping[str, str]] = {
+    "jobs": "zset",
+    "running": "set",
+    "changes": "stream",
+    "settings": "hash",
+}
 #: The kinds of keys that the scripts for runners take.
 RUNNER_KEYS: Final = ("log", "job", "lease")
 #: Those that the script for OpenTelemetry takes.
@@ -50,7 +55,7 @@ class KeyMap:
         return f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"
 
     def of_workflow(self, workflow_id: str, kind: str) -> str:
-        """A key of a workflow: its ``jobs``, those that are ``running``, or its ``settings``."""
+        """A key of a workflow: its ``jobs``, those that are ``running``, its ``changes`` or its ``settings``."""
         return f"{self.prefix}:{{{workflow_id}}}:{kind}"
 
     def log(self, job: JobRef) -> str:

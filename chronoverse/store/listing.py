@@ -10,33 +10,22 @@ from bisect import bisect_left
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from itertools import compress
-from typing import Any, Final
+from typing import Any
 
 from chronoverse.errors import StoreError
-from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition, Status
+from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, ListingPosition
 from chronoverse.store.commands import Commands
-
-#: Seconds until this process adds a foreign job again. The tail asks for a quiet job once a second, and only a job
-#: that was deleted and written again must be added again.
-LISTED_SECONDS: Final = 10.0
 
 
 class JobListing:
     """Reads and repairs the listings. Every method raises as those of :class:`chronoverse.store.Store`.
 
-    ``clock`` is Unix time in seconds. ``monotonic`` is in seconds and is never set back.
+    ``clock`` is Unix time in seconds.
     """
 
-    def __init__(
-        self,
-        commands: Commands,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, commands: Commands, clock: Callable[[], float] = time.time) -> None:
         self._commands = commands
         self._clock = clock
-        self._monotonic = monotonic
-        self._added_at: dict[JobRef, float] = {}
 
     def page(self, workflow_id: str, before: ListingPosition | None, count: int) -> list[ListingPosition]:
         """The positions of up to ``count`` jobs, newest first, strictly after ``before``. See :func:`newest_first`."""
@@ -58,33 +47,24 @@ class JobListing:
         self._commands.script("unlist", workflow_id, [names.of_workflow(workflow_id, "jobs"), *keys], *job_ids)
 
     def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
-        """Adds ``jobs`` to the listings of their workflows, and notes which run. All must be on one server.
+        """Adds ``jobs`` to the listings of their workflows, and to their changes. All must be on one server.
 
         A job's score is its creation time, or else now; one that is listed already keeps its own. Returns the scores
         of those that this call has added or found. Nothing is raised: a server that is full can still be read.
         """
-        now = self._monotonic()
-        due = [job for job in jobs if now >= self._added_at.get(job.ref, -LISTED_SECONDS) + LISTED_SECONDS]
-        if not due:
-            return {}
-        # Foreign jobs that are remembered, some 300 bytes each. With more of them, some are added again too early.
-        if len(self._added_at) + len(due) > 10_000:
-            self._added_at.clear()
-        self._added_at.update((job.ref, now) for job in due)
-        commands: list[tuple[Any, ...]] = []
-        for job in due:
-            listing, running = (self._commands.keys.of(job.ref, kind) for kind in ("jobs", "running"))
-            created_ms = round((job.created_seconds or self._clock()) * 1000)
-            commands += [
-                ("ZADD", listing, "NX", created_ms, job.ref.job_id),
-                ("ZMSCORE", listing, job.ref.job_id),
-                ("SADD" if job.status is Status.RUNNING else "SREM", running, job.ref.job_id),
-            ]
+        calls = [
+            (
+                job.ref.workflow_id,
+                [self._commands.keys.of(job.ref, kind) for kind in ("log", "job", "jobs")],
+                [round((job.created_seconds or self._clock()) * 1000), job.ref.job_id],
+            )
+            for job in jobs
+        ]
         with contextlib.suppress(StoreError):
-            scores = self._commands.pipeline(due[0].ref.workflow_id, commands)[1::3]
-            # It is an error when the listing is of another type, and [None] when the server is full.
-            known = ((job.ref, reply[0]) for job, reply in zip(due, scores, strict=True) if isinstance(reply, list))
-            return {ref: float(score) for ref, score in known if score is not None}
+            scores = self._commands.scripts("list_foreign", calls)
+            # It is an error when the listing is of another type, and None when the job is gone.
+            known = zip(jobs, scores, strict=True)
+            return {job.ref: float(score) for job, score in known if isinstance(score, bytes)}
         return {}
 
 

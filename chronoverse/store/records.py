@@ -94,9 +94,7 @@ class RecordAppender:
         waits = reply[0] == b"WAIT"
         left_out, begun, created_ms = reply[1:] if waits else accepted(reply)
         if begun:
-            self._workflows.job_begun(job, float(created_ms))
-        if batch.end and not waits:
-            self._workflows.job_ended(job)
+            self._workflows.add(job.workflow_id, float(created_ms))
         return Appended(left_out, waits)
 
     def _run(self, job: JobRef, batch: RecordBatch, idle_seconds: int, begin: Sequence[Any]) -> list[Any]:

@@ -51,9 +51,9 @@ def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
-def is_foreign(reply: Any) -> bool:
-    """Whether ``get_job.lua`` found a job that none of our runners has opened: they set both of these fields."""
-    return isinstance(reply, list) and not {b"attempt", b"created_at"} <= set(reply[0][::2])
+def is_unlisted(reply: Any) -> bool:
+    """Whether ``get_job.lua`` found a foreign job that is not listed. Our runners list theirs, and set both fields."""
+    return isinstance(reply, list) and not reply[6] and not {b"attempt", b"created_at"} <= set(reply[0][::2])
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:

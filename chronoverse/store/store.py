@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -115,7 +116,7 @@ class Store:
             self._sleep(self._grace_ms / 1000)
             reply = self._get_job(job)
         found = replies.parse_job(job, reply)
-        return self._list_foreign([found])[0] if found and replies.is_foreign(reply) else found
+        return self._list_foreign([found])[0] if found and replies.is_unlisted(reply) else found
 
     def _get_job(self, job: JobRef) -> list[Any] | None:
         workflow_id, keys, args = self._get_job_call(job)
@@ -139,18 +140,19 @@ class Store:
             for job, answer in zip(jobs, answers, strict=True)
         ]
         pairs = zip(found, answers, strict=True)
-        foreign = [job for job, answer in pairs if isinstance(job, Job) and replies.is_foreign(answer)]
+        foreign = [job for job, answer in pairs if isinstance(job, Job) and replies.is_unlisted(answer)]
         listed = {job.ref: job for job in self._list_foreign(foreign)}
         return [listed.get(ref, job) for ref, job in zip(jobs, found, strict=True)]
 
     def _list_foreign(self, jobs: Sequence[Job]) -> list[Job]:
         """Lists jobs of foreign runners, all on one server, and their workflows. Returns them with their times."""
-        scores = self.listing.add_foreign(jobs)
-        # The list's server may be another one, and may be away. The tail must not wait for it. Whoever asked for the
-        # job before the tail has listed its workflow.
-        if self._commands.pool is not PoolKind.TAIL:
-            newest = {ref.workflow_id: created_ms for ref, created_ms in sorted(scores.items(), key=itemgetter(1))}
-            for workflow_id, created_ms in newest.items():
+        scores = self.listing.add_foreign(jobs) if jobs else {}
+        newest = {ref.workflow_id: created_ms for ref, created_ms in sorted(scores.items(), key=itemgetter(1))}
+        for workflow_id, created_ms in newest.items():
+            if self._commands.pool is PoolKind.TAIL:
+                # The list's server may be another one, and may be away. The tail must not wait for it.
+                threading.Thread(target=self.workflows.add, args=(workflow_id, created_ms), daemon=True).start()
+            else:
                 self.workflows.add(workflow_id, created_ms)
         return [job.listed(scores[job.ref]) if job.ref in scores else job for job in jobs]
 
@@ -227,7 +229,7 @@ class Store:
         kinds = (*RUNNER_KEYS, "jobs", "settings") if bounds else (*RUNNER_KEYS, "jobs")
         args = (*args, *(bounds or ("", "")), *chain.from_iterable(labels))
         attempt, next_number, created_ms = self._ask("open", job, kinds, *args)
-        self.workflows.job_begun(job, float(created_ms))
+        self.workflows.add(job.workflow_id, float(created_ms))
         return Attempt(job, token, attempt, next_number)
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
@@ -328,8 +330,6 @@ class Store:
         end = (status, code, dropped, keep_ms, next_number, attempt.attempt, "1" if counts else "")
         args = (attempt.token, now, *end)
         self._ask("finish", attempt.job, RUNNER_KEYS, *args)
-        if status.terminal:
-            self.workflows.job_ended(attempt.job)
 
     def end(self, ref: JobRef, status: Status, exit_code: int | None) -> Job:
         """Ends a job that no runner holds, and returns it. One that has ended in the same way stays as it is.
@@ -348,7 +348,6 @@ class Store:
             raise JobNotFound("no such job")
         if had_ended and had_ended not in ([job.status.encode(), each] for each in (b"", str(job.exit_code).encode())):
             raise Closed(f"the job has already ended: {job.status}, exit code {job.exit_code}")
-        self.workflows.job_ended(ref)
         return job
 
     def _ask(self, script: str, job: JobRef, kinds: Sequence[str], *args: Any) -> list[Any]:

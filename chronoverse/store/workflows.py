@@ -1,8 +1,7 @@
 """The list of all workflows, and what is known of each: how many jobs it has, how many run, when the newest began.
 
-The list's slot in a Cluster is not that of any workflow, so the list, and the set of a workflow's running jobs, are
-written after the job's own script. A process that dies in between leaves them wrong; :meth:`WorkflowList.read` repairs
-what it finds wrong.
+The list's slot in a Cluster is not that of any workflow, so the list is written after the job's own script. A process
+that dies in between leaves it wrong; :meth:`WorkflowList.read` repairs what it finds wrong.
 """
 
 import contextlib
@@ -71,25 +70,10 @@ class WorkflowList:
         with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
 
-    def job_begun(self, job: JobRef, created_ms: float) -> None:
-        """Notes that a job runs. Nothing is raised here, nor by the next two: :meth:`read` finds what they missed."""
-        self._note_running("SADD", job)
-        self.add(job.workflow_id, created_ms)
-
-    def job_ended(self, job: JobRef) -> None:
-        """Notes that a job does not run."""
-        self._note_running("SREM", job)
-
-    def job_deleted(self, job: JobRef) -> None:
-        """Notes that a job is gone. Its workflow leaves the list with its last job."""
-        self.job_ended(job)
+    def job_deleted(self, workflow_id: str) -> None:
+        """Removes a workflow whose last job is gone. Nothing is raised."""
         with contextlib.suppress(StoreError):
-            self.read([job.workflow_id])
-
-    def _note_running(self, command: str, job: JobRef) -> None:
-        key = self._keys.of(job, "running")
-        with contextlib.suppress(StoreError):
-            self._commands.run(job.workflow_id, command, key, job.job_id, pool=PoolKind.APPENDS)
+            self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         """The workflows. None for one without jobs, an error for one that cannot be read.
@@ -129,9 +113,10 @@ class WorkflowList:
         for workflow_id in {job.workflow_id for job in gone}:
             self._listing.unlist(workflow_id, [job.job_id for job in gone if job.workflow_id == workflow_id])
         checked = random.sample(running, min(CHECKED_RUNNING, len(running)))
+        # Reading a job finds that it was lost, or that a foreign runner has ended it.
         for ref, job in zip(checked, self._get_jobs(checked) if checked else (), strict=True):
-            if job is None or (isinstance(job, Job) and job.end is not None):
-                self.job_ended(ref)
+            if job is None:
+                self._listing.unlist(ref.workflow_id, [ref.job_id])
 
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         # The statuses of the ten newest jobs are shown.

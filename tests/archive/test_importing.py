@@ -24,8 +24,9 @@ from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced, QuotaReached
 from chronoverse.joblog.chunk import object_name
 from chronoverse.joblog.entries import Entry
-from chronoverse.joblog.model import Gap, JobRef, Line, Status
+from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
 from chronoverse.store import Store
+from chronoverse.store.changes import read_change
 from tests.support.archivers import all_entries, archive, line_numbers, stepped
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, NOW, Bench, make_lines, ticking
@@ -135,6 +136,11 @@ def test_ended_jobs_are_as_they_were(bench: Bench, objects: FileObjectStore) -> 
     bench.ask("ZREM", f"{bench.prefix}:workflows", "wf_2")
     assert seen(store, objects, *jobs) == before
     assert [key for key in bench.snapshot() if "wf_2" in key] == other_before
+    told = [read_change("wf_1", entry) for entry in bench.ask("XRANGE", bench.key("changes"), "-", "+")]
+    assert {each.job.ref: each.job.to_json() for each in told} == {
+        job.ref: job.to_json() for job in store.get_jobs(jobs) if isinstance(job, Job)
+    }
+    assert told[0].number > 1_000_000_000_000, "no number of a change that the store has lost comes again"
 
     snapshot = bench.snapshot()
     assert all(each.known for each in run_import(store, objects))

@@ -48,7 +48,7 @@ def test_a_job_without_labels_has_the_fields_and_the_json_that_it_always_had(ben
     assert job is not None
     assert "labels" not in job.to_json()
     assert b"labels" not in job.to_frame()
-    assert set(bench.hash()) == {"status", "created_at", "attempt", "started_at"}
+    assert set(bench.hash()) == {"status", "created_at", "attempt", "started_at", "told"}
 
 
 def test_there_is_no_room_for_a_seventeenth(store: Store) -> None:

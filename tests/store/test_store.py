@@ -71,8 +71,16 @@ def test_the_store_uses_the_protocol_of_the_test(request: pytest.FixtureRequest,
 def test_open_starts_the_job_and_takes_the_lease(bench: Bench, store: Store) -> None:
     """It writes the hash, the lease and the listing. There is no log before the first line."""
     assert store.open(JOB, "token-1") == Attempt(JOB, "token-1", 1, 1)
-    assert bench.snapshot() == {
-        "{wf_1}:job_1:job": {"status": "RUNNING", "attempt": "1", "created_at": NOW, "started_at": NOW},
+    written = bench.snapshot()
+    del written["{wf_1}:changes"]
+    assert written == {
+        "{wf_1}:job_1:job": {
+            "status": "RUNNING",
+            "attempt": "1",
+            "created_at": NOW,
+            "started_at": NOW,
+            "told": "RUNNING 1  ",
+        },
         "{wf_1}:job_1:lease": b"token-1",
         "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
         "{wf_1}:running": [b"job_1"],
@@ -116,7 +124,8 @@ def test_a_second_attempt_continues_after_the_last_line(bench: Bench, store: Sto
 
     assert store.open(JOB, "token-2") == Attempt(JOB, "token-2", 2, 4)
     assert store.listing.page("wf_1", None, 1) == [(5, "job_1")]
-    assert bench.hash() == {"status": "RUNNING", "attempt": "2", "created_at": "long ago", "started_at": "later"}
+    times = {"created_at": "long ago", "started_at": "later"}
+    assert bench.hash() == {"status": "RUNNING", "attempt": "2", **times, "told": "RUNNING 2  "}
 
 
 def test_open_removes_the_time_to_live_of_a_registered_job(bench: Bench, store: Store) -> None:
@@ -322,7 +331,10 @@ def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store,
     store.append(attempt, make_lines(1, 2))
     store.finish(attempt, Status.FAILED, 137, 4, 3)
 
-    assert bench.keys() == {bench.key("jobs"), f"{bench.prefix}:workflows", bench.key("log"), bench.key("job")}
+    assert bench.keys() == {
+        *map(bench.key, ("jobs", "changes", "log", "job")),
+        f"{bench.prefix}:workflows",
+    }
     assert bench.log()[2:] == [
         (
             "3-0",
@@ -332,6 +344,7 @@ def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store,
     fields = bench.hash()
     seconds, _ = bench.ask("TIME")
     assert int(seconds) - 60 <= int(fields.pop("end_seen_ms")) / 1000 <= int(seconds) + 1
+    assert fields.pop("told") == "FAILED 1 137 "
     assert fields == {
         "status": "FAILED",
         "attempt": "1",
@@ -523,7 +536,7 @@ def deleted(store: Store, attempt: Attempt) -> Attempt:
 
 
 def test_a_deleted_job_leaves_a_tombstone_that_expires(bench: Bench, deleted: Attempt) -> None:
-    assert bench.keys() == {bench.key("deleted")}
+    assert bench.keys() == {bench.key("deleted"), bench.key("changes")}
     assert 60_000 - TTL_TOLERANCE_MS < bench.ttl("deleted") <= 60_000
 
 
@@ -558,19 +571,19 @@ def test_a_runner_of_a_job_that_is_being_deleted_is_refused(bench: Bench, store:
         bench.xadd("1-0", "message", "a line")
         assert store.get_job(JOB) is None
         store.chunks.delete(JOB, token)
-        store.workflows.job_deleted(JOB)
-    assert bench.keys() == {bench.key("deleted")}
+        store.workflows.job_deleted(JOB.workflow_id)
+    assert bench.keys() == {bench.key("deleted"), bench.key("changes")}
 
 
 def test_a_job_beyond_its_retention_leaves_no_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
     """Its id can be used again. A tombstone that is there already stays."""
     finish(store, attempt, 1)
     delete_job(store, None, JOB)
-    assert bench.keys() == set()
+    assert bench.keys() == {bench.key("changes")}
     finish(store, store.open(JOB, "token-2"), 1)
     delete_job(store, None, JOB, tombstone_ms=60_000)
     delete_job(store, None, JOB)
-    assert bench.keys() == {bench.key("deleted")}
+    assert bench.keys() == {bench.key("deleted"), bench.key("changes")}
 
 
 def test_get_job_removes_what_was_written_under_a_deleted_id(bench: Bench, store: Store, deleted: Attempt) -> None:
@@ -578,10 +591,10 @@ def test_get_job_removes_what_was_written_under_a_deleted_id(bench: Bench, store
     bench.xadd("1-0", "message", "a line")
     bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", "1")
     assert store.get_jobs([JOB]) == [None]
-    assert bench.keys() == {bench.key("deleted")}
+    assert bench.keys() == {bench.key("deleted"), bench.key("changes")}
     bench.ask("SET", bench.key("log"), "no log")
     assert store.get_job(JOB) is None
-    assert bench.keys() == {bench.key("deleted")}
+    assert bench.keys() == {bench.key("deleted"), bench.key("changes")}
 
 
 def test_only_a_string_is_a_tombstone(bench: Bench, store: Store, attempt: Attempt) -> None:
@@ -596,7 +609,7 @@ def test_only_a_string_is_a_tombstone(bench: Bench, store: Store, attempt: Attem
 def test_only_documented_keys_are_written(bench: Bench, store: Store) -> None:
     """From the registration to the end. Two jobs share only the lists of their workflow, and that of workflows."""
     jobs, running, log, job, lease = (bench.key(kind) for kind in ("jobs", "running", "log", "job", "lease"))
-    listed = {jobs, f"{bench.prefix}:workflows"}
+    listed = {jobs, bench.key("changes"), f"{bench.prefix}:workflows"}
     assert bench.keys() == set()
     store.register(JOB)
     assert bench.keys() == {*listed, job}

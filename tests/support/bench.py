@@ -8,6 +8,7 @@ import redis
 
 from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
+from chronoverse.store.keys import WORKFLOW_KEYS
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -81,7 +82,7 @@ class Bench:
 
     def key(self, kind: str, job: JobRef = JOB) -> str:
         """A key name, as ``docs/redis.md`` has it."""
-        end = kind if kind in ("jobs", "running", "settings") else f"{job.job_id}:{kind}"
+        end = kind if kind in WORKFLOW_KEYS else f"{job.job_id}:{kind}"
         return f"{self.prefix}:{{{job.workflow_id}}}:{end}"
 
     def xadd(self, entry_id: str, *fields: Any, job: JobRef = JOB) -> None:

@@ -179,6 +179,7 @@ if ARGV[7] == '' then
 else
   call('SET', lease, WAITS, 'PX', ARGV[7])
 end
+if begun ~= '' then note_change(log, job) end
 if waits then return {'WAIT', left_out, begun, score} end
 call('ZREMRANGEBYSCORE', batches, '-inf', time - ARGV[5])
 call('ZADD', batches, time, digest)

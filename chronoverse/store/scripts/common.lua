@@ -148,6 +148,167 @@ local function is_quota_gap(entry)
   return entry and field(entry[2], 'event') == 'lost' and field(entry[2], 'reason') == 'quota'
 end
 
+-- Reads a job. Returns nil when there is neither a log nor a hash, or the job is being deleted; else the answer of
+-- get_job.lua, the hash's `told`, when the end of the job was first seen, and the terminal entry.
+-- Of the hash and of the terminal entry only the known fields are read. Of the hash none is read that is longer than
+-- FIELD_BYTES, and those of the terminal entry are cut off there. The reads also check the types of the keys.
+-- Its functions are inside it, so that a script that does not read jobs does not pay for them.
+local function read_job(log, job)
+  local FIELDS = {
+    'status', 'attempt', 'created_at', 'started_at', 'finished_at', 'exit_code', 'lines', 'dropped', 'archived',
+    'archived_first', 'archive_state', 'archive_sha256', 'redactions', 'deleting', 'labels',
+  }
+  local TERMINAL = {event = true, status = true, exit_code = true, lines = true, dropped = true, timestamp = true}
+  -- Longer than any value of ours. Another writer may have written megabytes, and thousands of jobs are read together.
+  local FIELD_BYTES = 256
+  -- How many of the last numbers of a foreign log may be its end, until the end is seen. More would make each read of a
+  -- running foreign job slower.
+  local LOOK_BACK = 10
+
+  local function is_end(entry)
+    return entry and field(entry[2], 'event') == 'end'
+  end
+
+  -- The first terminal entry of the log, whose last entry is `last`, or nil. It is the end, whatever a foreign runner
+  -- writes after it. `noted` is its id, once it was seen. Our own append writes nothing after an end.
+  local function find_end(hash, last, noted, is_foreign)
+    local entry = noted and redis.pcall('XRANGE', log, noted, noted)[1]
+    if is_end(entry) then return entry end
+    local found = is_end(last) and last or nil
+    if not is_foreign and (found or not is_terminal(field(hash, 'status'))) then return found end
+    local number = last and whole_number(string.match(last[1], '^%d+')) or 0
+    local from = string.format('%.0f', math.max(number - LOOK_BACK + 1, 0))
+    for _, each in ipairs(redis.call('XRANGE', log, from, '+', 'COUNT', LOOK_BACK)) do
+      -- An entry without a number of its own, such as 5-1, is no end: readers name it and go on.
+      if is_end(each) and string.match(each[1], '%-0$') then return each end
+    end
+    return found
+  end
+
+  local function read_terminal(entry)
+    local terminal = {}
+    for at = 1, #entry, 2 do
+      if TERMINAL[entry[at]] then
+        terminal[#terminal + 1] = entry[at]
+        terminal[#terminal + 1] = string.sub(entry[at + 1], 1, FIELD_BYTES)
+      end
+    end
+    return terminal
+  end
+
+  -- When a foreign job was first listed, or '' when it was not. The listing is not one of KEYS, for the reason that
+  -- is_deleted() gives.
+  local function listed_at()
+    local workflow, id = string.match(job, '^(.*}:)(.*):job$')
+    local scores = redis.pcall('ZMSCORE', workflow .. 'jobs', id)
+    return scores[1] or ''
+  end
+
+  -- The labels, of which there are 16 at most, as key, value, …. Our scripts count them in `labels`, and a foreign runner
+  -- sets them with HSET alone. A hash that is much longer than ours is not read for them, nor one that the user may not
+  -- read as a whole. To read the hash of each job as a whole would cost a tenth of this function's time.
+  local function read_labels(hash, is_foreign)
+    if not is_foreign and not field(hash, 'labels') then return {} end
+    local length = redis.pcall('HLEN', job)
+    local fields = type(length) == 'number' and length <= 100 and redis.pcall('HGETALL', job) or {}
+    local values, keys, labels = {}, {}, {}
+    for at = 1, #fields, 2 do
+      local key = string.match(fields[at], '^label:([a-z][a-z0-9._/-]*)$')
+      -- 256 characters of UTF-8, and a key of 63.
+      if key and #key <= 63 and #fields[at + 1] <= 1024 then
+        keys[#keys + 1] = key
+        values[key] = fields[at + 1]
+      end
+    end
+    table.sort(keys)
+    for at = 1, math.min(#keys, 16) do
+      labels[2 * at - 1] = keys[at]
+      labels[2 * at] = values[keys[at]]
+    end
+    return labels
+  end
+
+  local hash, values = {}, redis.call('HMGET', job, 'end_seen_ms', 'end_id', 'told', unpack(FIELDS))
+  for at, name in ipairs(FIELDS) do
+    local value = values[at + 3]
+    if value and #value <= FIELD_BYTES then
+      hash[#hash + 1] = name
+      hash[#hash + 1] = value
+    end
+  end
+  local exists = redis.call('EXISTS', log) == 1
+  if #hash == 0 and not exists or field(hash, 'deleting') then return nil end
+  -- Our own runners set both of these fields.
+  local is_foreign = not (field(hash, 'attempt') and field(hash, 'created_at'))
+  local info = exists and stream_info(log) or {}
+  local first, terminal = info['first-entry'], exists and find_end(hash, info['last-entry'], values[2], is_foreign)
+  local started_at = first and field(first[2], 'timestamp') or ''
+  return {
+    hash,
+    exists and first_id(info) or '',
+    terminal and terminal[1] or info['last-generated-id'] or '',
+    #started_at <= FIELD_BYTES and started_at or '',
+    terminal and read_terminal(terminal[2]) or {},
+    0,
+    is_foreign and listed_at() or '',
+    read_labels(hash, is_foreign),
+  }, values[3], end_seen(values[1]), terminal
+end
+
+-- The status that a terminal entry gives its job.
+local function status_of_end(entry)
+  local status, code = field(entry, 'status'), field(entry, 'exit_code') or ''
+  if is_terminal(status) then return status end
+  return (code == '' or code == '0') and 'COMPLETED' or 'FAILED'
+end
+
+-- Appends a change to those of the workflow: the job's id, its status, which may be DELETED, and its state, which is what
+-- read_job() returned or nil. The ids grow by one. They begin with 1, or with the time where earlier ones may be lost, so
+-- that no reader takes a change for another one. Returns whether the change was appended: a server may refuse it, and the
+-- keys may be of another type. They are none of KEYS, for the reason that is_deleted() gives.
+local function append_change(job, status, state)
+  local workflow, id = string.match(job, '^(.*}:)(.*):job$')
+  local changes, number = workflow .. 'changes', 1
+  if redis.pcall('EXISTS', changes) == 1 then
+    local info = redis.pcall('XINFO', 'STREAM', changes)
+    number = not info.err and tonumber(string.match(field(info, 'last-generated-id'), '^%d+')) + 1
+  elseif redis.pcall('ZRANGE', workflow .. 'jobs', 0, 1)[2] or state and field(state[1], 'archived') then
+    number = now_ms()
+  end
+  redis.pcall(status == 'RUNNING' and 'SADD' or 'SREM', workflow .. 'running', id)
+  if not number then return false end
+  local values = {'id', id, 'status', status, 'state', state and cjson.encode(state) or ''}
+  local added = redis.pcall('XADD', changes, 'MAXLEN', '10000', string.format('%.0f-0', number), unpack(values))
+  -- A week.
+  redis.pcall('PEXPIRE', changes, '604800000')
+  return type(added) == 'string'
+end
+
+-- Appends a change of a job if its status, attempt, exit code or labels are not those of the change before it, which the
+-- hash's `told` has; '' there if that could not be appended. A job of a foreign runner may have no hash. Then it is known
+-- to run if it is one of the running jobs. `state` and `told` are of read_job(), for a caller that has them.
+local function note_change(log, job, state, told)
+  if not state then state, told = read_job(log, job) end
+  if not state then return end
+  local hash, terminal = state[1], state[5]
+  local status, has_end, has_lines = field(hash, 'status'), #terminal > 0, state[3] ~= '' and state[3] ~= '0-0'
+  if has_end then
+    status = status_of_end(terminal)
+  elseif not is_terminal(status) then
+    status = (has_lines or status == 'RUNNING') and 'RUNNING' or 'PENDING'
+  end
+  local attempt = field(hash, 'attempt') or has_lines and '1' or ''
+  local labels, code = table.concat(state[8], '\0'), field(has_end and terminal or hash, 'exit_code') or ''
+  local now = string.format('%s %s %s %s', status, attempt, code, labels == '' and '' or redis.sha1hex(labels))
+  if not told and status == 'RUNNING' and not (field(hash, 'attempt') and field(hash, 'created_at')) then
+    local workflow, id = string.match(job, '^(.*}:)(.*):job$')
+    if redis.pcall('SADD', workflow .. 'running', id) ~= 1 then told = 'RUNNING 1  ' end
+  end
+  if now == told then return end
+  local is_told = append_change(job, status, state)
+  if redis.call('EXISTS', job) == 1 then redis.pcall('HSET', job, 'told', is_told and now or '') end
+end
+
 -- The last number of the log, and why nothing can be appended to it: CLOSED after a terminal entry, TAINTED when the ids
 -- are not 1-0, 2-0, 3-0, … (then the first value is the last id), else nil.
 -- The third value says whether the log exists, and the fourth whether it ends with lines that a quota has left out. The
@@ -335,6 +496,7 @@ local function end_job(log, job, last, status, exit_code, dropped, now, retentio
   redis.call('HSET', job, 'status', status, 'lines', lines, 'dropped', dropped, 'finished_at', now)
   redis.call('HSET', job, 'end_seen_ms', string.format('%.0f', now_ms()))
   if exit_code ~= '' then redis.call('HSET', job, 'exit_code', exit_code) end
+  note_change(log, job)
   retention = retention_of(job, retention)
   redis.call('PEXPIRE', log, retention)
   -- The marks of records that came by OpenTelemetry: whoever sends such a record again still gets the same answer. The key

@@ -10,8 +10,9 @@ check_types(job, lock, jobs)
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 -- mark_deleting.lua leaves no mark where there is neither a log nor a hash. Without a tombstone, a runner may then have
 -- made them again.
-local is_new = redis.call('EXISTS', log, job) > 0 and not redis.call('HGET', job, 'deleting')
+local is_marked = redis.call('HGET', job, 'deleting')
+local is_new = redis.call('EXISTS', log, job) > 0 and not is_marked
 if is_new and not is_deleted(log) then return {'RUNS'} end
 redis.call('UNLINK', unpack(KEYS, 1, #KEYS - 1))
-redis.call('ZREM', jobs, ARGV[2])
+if redis.call('ZREM', jobs, ARGV[2]) == 1 and not is_marked then append_change(job, 'DELETED') end
 return {'OK'}

@@ -60,7 +60,10 @@ end
 if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes)) end
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
-if goes_on then return {'OK', 1} end
+if goes_on then
+  note_change(log, job)
+  return {'OK', 1}
+end
 redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id')
 redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
 for at = 9, records - 1, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
@@ -71,4 +74,5 @@ if ARGV[6] ~= '' then
   redis.call('SET', lease, WAITS, 'PX', ARGV[6])
 end
 list_job(jobs, ARGV[1], ARGV[2], is_known)
+note_change(log, job)
 return {'OK', 1}

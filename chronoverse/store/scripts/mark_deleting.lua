@@ -10,7 +10,10 @@ check_types(job, lease, lock)
 if redis.call('GET', lock) ~= ARGV[1] then return {'FENCED'} end
 if not is_free(redis.call('GET', lease)) then return {'RUNS'} end
 if ARGV[2] ~= '0' then redis.call('SET', KEYS[5], '1', 'PX', ARGV[2]) end
-if redis.call('EXISTS', log, job) > 0 then redis.call('HSET', job, 'deleting', '1') end
+if redis.call('EXISTS', log, job) > 0 then
+  local is_log, state = pcall(read_job, log, job)
+  if redis.call('HSET', job, 'deleting', '1') == 1 then append_change(job, 'DELETED', is_log and state or nil) end
+end
 -- The terminal entry wakes the tail readers that wait for the next line. They ask for the job and find it deleted.
 -- Without it they would show what a foreign runner writes until they ask by themselves, which may be seconds later.
 if redis.call('TYPE', log).ok == 'stream' then

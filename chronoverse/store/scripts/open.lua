@@ -44,4 +44,5 @@ if KEYS[5] then redis.pcall('HSET', KEYS[5], 'common_job_bytes', ARGV[8], 'commo
 redis.call('PERSIST', log)
 redis.call('PERSIST', job)
 redis.call('PEXPIRE', lease, ttl)
+note_change(log, job)
 return {'OK', attempt, last + 1, listed_score(jobs, ARGV[5])}

@@ -11,7 +11,8 @@ if is_deleted(job) then return {'DELETED'} end
 check_types(job, jobs)
 local refused = refused_labels(job, ARGV, 5)
 if #refused > 0 then return {'LABEL_SET', unpack(refused)} end
-local has_log = redis.call('EXISTS', (string.gsub(job, 'job$', 'log'))) == 1
+local log = string.gsub(job, 'job$', 'log')
+local has_log = redis.call('EXISTS', log) == 1
 list_job(jobs, ARGV[3], ARGV[2], has_log or redis.call('EXISTS', job) == 1)
 local new = has_log and 0 or redis.call('HSETNX', job, 'status', 'PENDING')
 if new == 1 then
@@ -19,4 +20,5 @@ if new == 1 then
   redis.call('PEXPIRE', job, ARGV[4])
 end
 set_labels(job, ARGV, 5)
+note_change(log, job)
 return {'OK', new, listed_score(jobs, ARGV[3])}

@@ -1,0 +1,67 @@
+"""The changes of a workflow's jobs: a stream that each script appends to when it changes a job (``note_change``).
+
+Each entry has the job's state after the change. Its id grows by one with each change.
+"""
+
+import json
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.errors import StoreError
+from chronoverse.joblog import sse
+from chronoverse.joblog.entries import RawEntry, entry_number
+from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, Status
+from chronoverse.store.replies import parse_job
+
+#: The status of a deleted job in its last change.
+DELETED: Final = "DELETED"
+
+
+class Change(NamedTuple):
+    """One change. ``job`` is its state then. Of one that is ``deleted``, it is the last that is known."""
+
+    number: int
+    job: Job
+    deleted: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as JSON."""
+        state = self.job.to_json()
+        return {**state, "status": DELETED} if self.deleted else state
+
+    def to_frame(self) -> bytes:
+        """The SSE frame."""
+        return sse.frame("job", orjson.dumps(self.to_json()), self.number)
+
+
+def read_change(workflow_id: str, entry: RawEntry) -> Change:
+    """The change in an entry of the stream. Raises :class:`StoreError` when our scripts have not written it."""
+    entry_id, fields = entry
+    try:
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        job_id = named[b"id"].decode("ascii")
+        if not IDENTIFIER.fullmatch(job_id):
+            raise ValueError(job_id)
+        ref = JobRef(workflow_id, job_id)
+        reply = _reply(named[b"state"])
+        job = parse_job(ref, reply) or Job(ref, Status.PENDING)
+        return Change(entry_number(entry_id), job, named[b"status"] == DELETED.encode())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"invalid change {entry_id.decode('ascii', 'replace')} of {workflow_id}") from error
+
+
+def _reply(state: bytes) -> list[Any] | None:
+    """What ``get_job.lua`` answered then. Lua writes an empty list as an object."""
+    if not state:
+        return None
+    # Anybody may have set labels that are not UTF-8.
+    answer = json.loads(state.decode("utf-8", "surrogateescape"))
+    return [
+        [text.encode("utf-8", "surrogateescape") for text in each]
+        if isinstance(each, list | dict)
+        else each.encode("utf-8", "surrogateescape")
+        if isinstance(each, str)
+        else each
+        for each in answer
+    ]
