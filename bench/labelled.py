@@ -37,7 +37,7 @@ FOLDS: Final = 5
 NEAR: Final = 20
 STEPS: Final = 120
 #: How much large weights cost.
-PENALTY: Final = 3.0
+PENALTY: Final = 2.0
 _PREFIX: Final = re.compile(r"\ufeff?(?:[^\t\n]*\t[^\t\n]*\t)?\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ?")
 
 

@@ -68,24 +68,24 @@ class Feature(NamedTuple):
 
 #: Upper and lower case are the same, unless the expression says otherwise.
 FEATURES: Final = (
-    Feature("word of an error", 18, 9, ERROR_WORDS),
+    Feature("word of an error", 19, 9, ERROR_WORDS),
     Feature(
         "begins with one",
-        20,
-        2,
+        22,
+        1,
         r"^\W*(?:[\w./-]+:\s*)?(?:fatal|[a-z.]*error|[a-z.]*exception|panic|fail(?:ed|ures?)?)(?:[^\w-]|$)",
     ),
     Feature(
         "a kind of error, and a text",
-        6,
+        7,
         9,
         r"\b(?:[a-z.]*error|fatal|[a-z.]*exception|panic|failure)(?:\[[\w-]+\]| [a-z]*[0-9]+)?!?: +\S",
     ),
-    Feature("name of an error", 2, 14, r"\b(?-i:[A-Z][a-zA-Z]*(?:Error|Exception|Failure)\b)"),
-    Feature("in capitals", 16, 3, r"(?-i:\b(?:ERROR|FATAL|FAIL|FAILED|FAILURES?|PANIC|ERR!|NOT OK)\b)"),
+    Feature("name of an error", 3, 15, r"\b(?-i:[A-Z][a-zA-Z]*(?:Error|Exception|Failure)\b)"),
+    Feature("in capitals", 18, 3, r"(?-i:\b(?:ERROR|FATAL|FAIL|FAILED|FAILURES?|PANIC|ERR!|NOT OK)\b)"),
     Feature(
         "not as it should be",
-        -1,
+        -2,
         2,
         r"\b(?:not found|can ?not|can't|could ?n[o']t|unable|invalid|missing|undefined|unexpected|unknown|denied"
         r"|refused|illegal|does ?n[o']t|is not|was not|no such|not (?:defined|allowed|supported|installed|permitted"
@@ -93,90 +93,90 @@ FEATURES: Final = (
     ),
     Feature(
         "timed out",
-        -6,
-        9,
+        -9,
+        10,
         r"\b(?:timed? ?out|timeout (?:after|exceeded|reached|expired|waiting|of)|time limit|deadline exceeded"
         r"|no output has been received)\b",
     ),
     Feature(
         "words of a system",
-        12,
-        19,
+        16,
+        21,
         r"\b(?:killed|no space left|out of memory|segmentation fault|segfault|core dumped|permission denied"
         r"|command not found|no such file|undefined reference|access denied|connection (?:refused|reset)|sig(?:segv"
         r"|abrt|kill|term|ill|bus)|stack overflow|heap-use-after-free)\b",
     ),
     Feature(
         "expected and actual",
-        6,
+        8,
         8,
         r"\b(?:expected|expecting)\b.*\b(?:to|but|got|actual|received|found|instead|not)\b|\bshould (?:be|have|equal"
         r"|not|match)\b|\bto (?:equal|be|deeply|match|contain|have)\b|\bbut (?:got|was|found|actual|instead)\b"
         r"|^\W*(?:expected|actual|received|got|want|left|right)\b\W*[:=]",
     ),
-    Feature("assertion", 8, 14, r"\bassert(?:ion)?s?\b|\bassert[_(A-Z]|^E   "),
+    Feature("assertion", 10, 16, r"\bassert(?:ion)?s?\b|\bassert[_(A-Z]|^E   "),
     Feature(
         "heading of a failure",
-        19,
-        5,
+        21,
+        7,
         r"^\s*(?:--- FAIL|FAIL(?:ED)?(?:[^\w-]|$)|not ok\b|[0-9]+\) \S|\* ?FAIL|# FAIL|\(failed\)|_{3,} .* _{3,}"
         r"|={3,} (?:FAIL|ERROR)|\x{25cf} |failures?:|errors?:)",
     ),
-    Feature("cross", 10, 7, r"[\x{2715}-\x{2718}\x{274c}\x{d7}\x{2a2f}\x{203c}\x{1f6a8}\x{1f4a5}]|^\s*(?:\[x\]|x )"),
+    Feature("cross", 13, 7, r"[\x{2715}-\x{2718}\x{274c}\x{d7}\x{2a2f}\x{203c}\x{1f6a8}\x{1f4a5}]|^\s*(?:\[x\]|x )"),
     Feature(
         "passed",
+        -19,
         -15,
-        -13,
         r"[\x{2713}\x{2714}\x{2705}]|^\s*(?:ok\b|\[ok\]|pass\b|--- PASS|PASS:?\b|=== RUN)|\bok$|\.\.\. ?ok\b"
         r"|\bpass(?:ed)?$|\[\s*OK\s*\]",
     ),
-    Feature("place in a file", 6, 18, r"(?:^|[\s(\"'\[])[\w./\\~@+-]*\w\.[a-z]\w{0,5}(?::[0-9]+|\([0-9]+[,)])"),
+    Feature("place in a file", 7, 19, r"(?:^|[\s(\"'\[\]])[\w./\\~@+-]*\w\.[a-z]\w{0,5}(?::[0-9]+|\([0-9]+[,)])"),
     Feature(
         "place, and a severity",
-        7,
-        -6,
+        9,
+        -7,
         r"\.[a-z]\w{0,6}[:(][0-9]+(?:[:,][0-9]+)?\)?:? +(?:fatal |syntax )?(?:error|warning|note)",
     ),
     Feature(
         "how many failed",
-        -4,
-        -13,
+        -5,
+        -15,
         r"\b[0-9]+ (?:\w+ )?(?:errors?|fail(?:ed|ures?|ing)|problems?|broken|offenses?|warnings?)\b|\b(?:errors?"
         r"|fail(?:ed|ures?)|problems)\s?[:=] ?[0-9]|\b[0-9]+ (?:tests?|passed|examples?|specs?|assertions|scenarios"
         r"|passing)\b",
     ),
     Feature(
         "a tool's farewell",
-        8,
-        -15,
+        10,
+        -17,
         r"\bmake(?:\[[0-9]+\])?: \*\*\*|\bninja: build stopped|npm ERR!|\berror: command\b|recipe for target"
         r"|\bELIFECYCLE\b",
     ),
     Feature(
         "word in a name",
-        -12,
-        -10,
+        -14,
+        -11,
         r"[/\\._-](?:errors?|exceptions?|fail(?:ed|ures?|s)?|panic|fatal)(?:[/\\._-]|\b)|\b(?:errors?|exceptions?"
         r"|fail(?:ed|ures?|s)?)(?:[/\\_-]\w|\.[a-z]{1,5}\b)",
     ),
-    Feature("address", -6, -1, r"\bhttps?://"),
+    Feature("address", -8, -3, r"\bhttps?://"),
     Feature(
         "mark of an error",
-        -5,
+        -8,
         6,
         r"^\s*(?:\[(?:error|fatal|fail(?:ed|ure)?|err|critical|severe)\]|##\[error\]|::error|\((?:error|EE)\)|e/|e:"
         r"|error\b|fatal\b|!|\*\* |panic|critical)",
     ),
-    Feature("a program says", -2, 12, r"^[\w./+-]+: (?:line [0-9]+: )?[\w./$\"'` -]+: \S|^\S*sh: "),
-    Feature("red", 17, 12, r"\x1b\[(?:[0-9;]*;)?(?:31|91)m"),
-    Feature("green", -5, -8, r"\x1b\[(?:[0-9;]*;)?(?:32|92)m"),
-    Feature("indented", 2, 9, r"^(?:\s{2,}|\t)\S"),
-    Feature("three words", -12, 3, r"[a-z]{2,} [a-z]{2,} [a-z]{2,}"),
-    Feature("ends with a colon", 10, 11, r":\s*$"),
+    Feature("a program says", -4, 12, r"^[\w./+-]+: (?:line [0-9]+: )?[\w./$\"'` -]+: \S|^\S*sh: "),
+    Feature("red", 18, 13, r"\x1b\[(?:[0-9;]*;)?(?:31|91)m"),
+    Feature("green", -6, -9, r"\x1b\[(?:[0-9;]*;)?(?:32|92)m"),
+    Feature("indented", 3, 9, r"^(?:\s{2,}|\t)\S"),
+    Feature("three words", -13, 3, r"[a-z]{2,} [a-z]{2,} [a-z]{2,}"),
+    Feature("ends with a colon", 12, 13, r":\s*$"),
     Feature(
         "mark of a CI system",
-        16,
-        1,
+        18,
+        2,
         r"^(?:##\[error\](?:process completed with exit code|the process .* failed|the operation was canceled|(?:bash"
         r"|cmd|powershell) exited)|the command \".*(?:exited with [1-9]|failed (?:and|[0-9]+ times))|error: job failed"
         r"|exited with code [1-9]|no output has been received|the job exceeded the maximum|finished: failure"
@@ -186,7 +186,7 @@ FEATURES: Final = (
     Feature(
         "after the steps",
         -1,
-        -1,
+        -2,
         r"^(?:post job cleanup|cleaning up project directory|running after_script|##\[error\]|=== task finished"
         r"|uploading artifacts|done\. your build)",
     ),
@@ -200,19 +200,19 @@ _MARK, _AFTER = (
 #: Distance before the first line by which a CI system ends a failed step, or else before the log's end; and the weights
 #: from there on, for the screen and for the line.
 BEFORE: Final = (
-    (0, 16, 7),
-    (1, -4, 5),
-    (3, 2, 20),
-    (6, 8, 14),
-    (11, -1, 15),
-    (21, 14, 8),
-    (41, 3, 3),
-    (81, 4, 3),
+    (0, 18, 9),
+    (1, -6, 5),
+    (3, 2, 22),
+    (6, 10, 14),
+    (11, -4, 17),
+    (21, 16, 8),
+    (41, 4, 3),
+    (81, 5, 4),
     (161, -11, -13),
-    (321, -16, -22),
+    (321, -15, -22),
 )
 #: The same for lines after it.
-AFTER: Final = ((1, 9, -7), (21, -14, -15), (201, -12, -17))
+AFTER: Final = ((1, 10, -7), (21, -15, -17), (201, -14, -21))
 
 #: Makes all digits 1, except 0.
 _DIGITS: Final = bytes.maketrans(b"23456789", b"11111111")
@@ -318,6 +318,7 @@ class Clues:
     _mark: int | None = None
     _after: int | None = None
     _lines: list[tuple[int, int, int]] = field(default_factory=list)
+    _sums: dict[frozenset[int], tuple[int, int]] = field(default_factory=dict)
 
     def add(self, number: int, features: frozenset[int]) -> None:
         """Adds a line."""
@@ -366,8 +367,11 @@ class Clues:
         self._lines = [tuple(clue) for clue in lines]
 
     def _clue(self, number: int, features: frozenset[int]) -> tuple[int, int, int]:
-        weights = [self.weights[each] for each in features]
-        return number, sum(screen for screen, _ in weights), sum(line for _, line in weights)
+        # Few sets of features differ.
+        if (sums := self._sums.get(features)) is None:
+            screens, lines = zip((0, 0), *(self.weights[each] for each in features), strict=True)
+            sums = self._sums[features] = sum(screens), sum(lines)
+        return number, *sums
 
     def end(self, last: int) -> int:
         """The line at which the failed step ends; the log ends at line ``last``."""

@@ -105,6 +105,13 @@ def test_lines_that_differ_in_digits_are_told_apart_where_that_matters() -> None
     assert "begins with one" in features("progress 10 %\rerror: gone")
 
 
+def test_an_annotation_names_a_place() -> None:
+    """As the compiler's line has it from which it was made."""
+    assert "place in a file" in features("shop/mail_test.go:88:9: undefined: os")
+    assert "place in a file" in features("##[error]shop/mail_test.go:88:9: undefined: os")
+    assert "place in a file" not in features("##[error]undefined: os")
+
+
 def test_all_of_a_line_is_searched_for_words_of_an_error() -> None:
     """Also in a line that is not remembered."""
     for size in (100, 300, 1_100, 5_000):
