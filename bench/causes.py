@@ -159,14 +159,22 @@ def main() -> None:
     print("| set | good runs | logs | screen | line | last 40 lines | screen if confidence is high | if it is low |")
     print("|---|---|---|---|---|---|---|---|")
     print_outcomes("no", list(unseen(examples)))
+    new: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for title, most in (("one", 1), ("all", 5)):
         outcomes = []
         for run in runs:
             if run.good:
-                cause = summarize(Failure(run.name, run.messages, 0, run.good[:most]))["cause"]
+                summary = summarize(Failure(run.name, run.messages, 0, run.good[:most]))
+                cause, found = summary["cause"], set(summary["new_numbers"])
                 is_high = cause["confidence"] == "high"
                 outcomes.append(outcome(run, cause["from"], cause["line"]["sequence_num"], is_high))
+                right = len(found & run.marked)
+                new.setdefault((run.kind, title), []).append((right / len(found), right / len(run.marked)))
         print_outcomes(title, outcomes)
+    print("\n| set | good runs | new lines that are marked | marked lines that are new |\n|---|---|---|---|")
+    for (kind, title), rates in new.items():
+        precision, recall = (f"{100 * sum(each) / len(rates):.1f} %" for each in zip(*rates, strict=True))
+        print(f"| {kind} | {title} | {precision} | {recall} |")
 
 
 def print_table(rows: list[Failure]) -> None:
