@@ -21,7 +21,7 @@ from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE
 from chronoverse.archive.retention import job_of
 from chronoverse.archive.store_history import MARK
-from chronoverse.archive.workflow_settings import import_settings, settings_owner
+from chronoverse.archive.workflow_settings import import_settings, read_watches, settings_name, settings_owner
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
 from chronoverse.joblog.labels import read_labels
@@ -85,6 +85,10 @@ def _settings_or_problem(store: Store, objects: ObjectStore, name: str) -> Impor
     if (workflow_id := settings_owner(name)) is None:
         return Imported(None, name, "no part of an archive")
     try:
+        if name != settings_name(workflow_id):
+            # They come with the settings.
+            read_watches(objects, workflow_id)
+            return Imported(None, name, known=True)
         return Imported(None, name, known=not import_settings(store, objects, workflow_id))
     except ArchiveDamaged as error:
         return Imported(None, name, str(error))

@@ -1,5 +1,6 @@
-"""The settings that workflows have of their own, as objects in the archive, for an import."""
+"""The settings and watches of workflows, as objects in the archive, for an import."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -10,11 +11,13 @@ from chronoverse.archive.retention import apply_retention
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import ArchiveDamaged
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER
+from chronoverse.joblog.watches import Watch
 from chronoverse.store import Store
 from chronoverse.store.catalog import WorkflowSettings
 
-#: No job's folder has this name: no id begins so.
+#: No job's folder has these names: no id begins so.
 _NAME: Final = "_settings.json"
+_WATCHES_NAME: Final = "_watches.json"
 
 
 def change_settings(
@@ -47,13 +50,13 @@ def settings_name(workflow_id: str) -> str:
 
 
 def settings_owner(name: str) -> str | None:
-    """The workflow whose settings an object has; None for any other object."""
+    """The workflow whose settings or watches an object has; None for any other object."""
     workflow_id, _, rest = name.partition("/")
-    return workflow_id if rest == _NAME and IDENTIFIER.fullmatch(workflow_id) else None
+    return workflow_id if rest in (_NAME, _WATCHES_NAME) and IDENTIFIER.fullmatch(workflow_id) else None
 
 
 def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, workflow_ids: Sequence[str]) -> None:
-    """Saves the settings that were changed since they were last saved. Raises as both stores do.
+    """Saves the settings and watches that were changed since they were last saved. Raises as both stores do.
 
     A store that went back saves nothing: the archive may have what it has lost.
     """
@@ -63,12 +66,16 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
             # An earlier version has set them.
             store.catalog.change_settings(workflow_id)
         elif changed_ms != found.saved_ms and not history.went_back():
+            watches = {
+                name: text.decode() for name, text in store.watches.fields(workflow_id).items() if ":" not in name
+            }
+            objects.put(f"{workflow_id}/{_WATCHES_NAME}", orjson.dumps(watches))
             objects.put(settings_name(workflow_id), orjson.dumps({**found.own, "changed_ms": changed_ms}))
             store.catalog.settings_saved(workflow_id, changed_ms)
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
-    """Gives a store that has lost a workflow's settings those of the archive. Returns whether it had.
+    """Gives a store that has lost a workflow's settings and watches those of the archive. Returns whether it had.
 
     What was set in the store since then stays. Raises :class:`ArchiveDamaged`, and as both stores do.
     """
@@ -79,6 +86,10 @@ def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> boo
     kept = saved.own
     if known.changed_ms > saved.changed_ms:
         kept |= {name: value for name, value in known.own.items() if value is not None}
+    # The watches come first: an import that broke off is repeated until the settings are there. An earlier version has
+    # saved none, and damaged ones are named by themselves.
+    with contextlib.suppress(ArchiveDamaged):
+        store.watches.restore(workflow_id, read_watches(objects, workflow_id))
     store.catalog.change_settings(workflow_id, **kept)
     store.catalog.settings_saved(workflow_id, saved.changed_ms)
     return True
@@ -93,4 +104,16 @@ def _read(objects: ObjectStore, workflow_id: str) -> WorkflowSettings:
     numbers = [found.changed_ms, *(value for value in found.own.values() if value is not None)]
     if not all(type(each) is int and 0 <= each <= MAX_NUMBER for each in numbers):
         raise ArchiveDamaged(f"{name} cannot be read")
+    return found
+
+
+def read_watches(objects: ObjectStore, workflow_id: str) -> dict[str, bytes]:
+    """The workflow's watches as :meth:`WatchStore.fields` has them. Raises :class:`ArchiveDamaged`."""
+    name = f"{workflow_id}/{_WATCHES_NAME}"
+    try:
+        found = {watch_id: str(text).encode() for watch_id, text in orjson.loads(objects.get(name)).items()}
+        if any(Watch.decode(text).watch_id != watch_id for watch_id, text in found.items()):
+            raise ValueError
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ArchiveDamaged(f"{name} cannot be read") from error
     return found

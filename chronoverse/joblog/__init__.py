@@ -15,5 +15,6 @@ past_runs    which runs have printed lines of one shape, and what that says of a
 line_splitter splits bytes into lines, also progress bars
 comparing    compares a copy of lines with a log, by digests
 terminal     makes lines safe to print on a terminal
+watches      whom to tell what of a workflow's jobs
 summary      a job's new lines, errors and last lines, in a bounded number of bytes
 """

@@ -217,6 +217,13 @@ class Settings:
         "no other origin",
         default=(),
     )
+    webhook_hosts: tuple[tuple[str, bool], ...] = _setting(
+        parse.webhook_hosts,
+        "hosts",
+        "Hosts that [watches](watches.md) may call. `HOST+private` also allows private addresses and plain HTTP.",
+        "no host",
+        default=(),
+    )
     log_format: str = _setting(
         parse.one_of("console", "json"),
         "word",

@@ -3,6 +3,7 @@
 None of them does I/O, except :func:`public_key` and :func:`ca_file`, which may read a file.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -20,6 +21,8 @@ _BIND = re.compile(r"unix:.+|(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(?P<
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>https?)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII
 )
+#: A name, an IPv4 address, or an IPv6 address without brackets.
+_HOST: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|[0-9a-f:.]+", re.ASCII)
 _DEFAULT_PORTS: Final = {"http": ("80",), "https": ("443",)}
 
 
@@ -137,6 +140,19 @@ def origins(text: str) -> tuple[str, ...]:
                 f" http://127.0.0.1:3000, separated by spaces: {origin!r} is none"
             )
     return found
+
+
+def webhook_hosts(text: str) -> tuple[tuple[str, bool], ...]:
+    """Reads host names and addresses, each perhaps with ``+private``. Returns each with whether it has that."""
+    found: dict[str, bool] = {}
+    for entry in text.replace(",", " ").split():
+        host, plus, private = entry.lower().partition("+")
+        with contextlib.suppress(ValueError):
+            host = str(ip_address(host.strip("[]")))
+        if private not in ("", "private") or (plus and not private) or not _HOST.fullmatch(host):
+            raise ValueError(f"must be hosts, each perhaps with +private, separated by spaces: {entry!r} is invalid")
+        found[host] = bool(private)
+    return tuple(found.items())
 
 
 def attribute_names(text: str) -> tuple[str, ...]:

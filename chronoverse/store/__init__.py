@@ -4,7 +4,7 @@ Each of these uses those below it:
 
     Store     reads and writes job logs. Its parts: ``workflows`` (the list of workflows), ``listing`` (a workflow's
               jobs), ``catalog`` (all jobs), ``records`` (OpenTelemetry's log records), ``chunks`` (archived chunks,
-              redactions and the archive lock, in ``chunk_index``), and ``audit_trail`` (in ``audit``)
+              redactions and the archive lock, in ``chunk_index``), ``watches``, and ``audit_trail`` (in ``audit``)
     Commands  sends commands and scripts to the server that has a workflow's keys. ``replies`` reads the answers
     Topology  says which server that is: the only one (``topology``), one of the masters of a Cluster (``cluster``), or
               the master that Sentinels name (``sentinel``)

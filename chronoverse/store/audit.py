@@ -45,7 +45,7 @@ class AuditTrail:
         self.slot: Final = commands.keys.audit_trail
 
     def record(self, sub: str, did: str, workflow_id: str, job_id: str | None, what: str) -> None:
-        """Adds an entry: ``sub`` is who, and ``did`` one of delete, redact, retention, limits and import.
+        """Adds an entry: ``sub`` is who, and ``did`` one of delete, redact, retention, limits, import and watch.
 
         After :data:`MAX_ALIKE` entries alike only each hundredth is added, which says so; the log has all.
         """

@@ -48,6 +48,21 @@ class KeyMap:
         #: The stream of the audit trail. As for a key set, runners have no rights for it.
         self.audit_trail: Final = f"{prefix}-audit"
 
+        #: The set of workflows that have watches. Neither have runners rights for the keys of watches.
+        self.watched: Final = f"{prefix}-watches"
+
+    def watches(self, workflow_id: str) -> str:
+        """The hash of a workflow's watches."""
+        return f"{self.watched}:{{{workflow_id}}}"
+
+    def told(self, workflow_id: str) -> str:
+        """The sorted set of the events that its watches have queued."""
+        return f"{self.watches(workflow_id)}:told"
+
+    def watch_queue(self, workflow_id: str, watch_id: str) -> str:
+        """The sorted set of what a watch has still to tell."""
+        return f"{self.watches(workflow_id)}:{watch_id}:queue"
+
     def of(self, job: JobRef, kind: str) -> str:
         """A key of the job, such as its ``log``, or of its workflow, such as ``jobs``."""
         if kind in WORKFLOW_KEYS:

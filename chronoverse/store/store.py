@@ -33,6 +33,7 @@ from chronoverse.store.sentinel import SentinelTopology
 from chronoverse.store.sequential_reader import SequentialReader
 from chronoverse.store.server_checks import loss_warnings, persistence_warnings, server_info
 from chronoverse.store.topology import PoolKind, Topology
+from chronoverse.store.watches import WatchStore
 from chronoverse.store.workflows import WorkflowList
 
 #: Seconds of pause after an append, at least, when an archiver asks for it. 5,000 short lines a second still pass, and
@@ -87,6 +88,8 @@ class Store:
         self.catalog = JobCatalog(commands, self._clock)
         self.chunks = ChunkIndex(commands)
         self.audit_trail = AuditTrail(commands, self._clock)
+        # The archive has watches beside the settings.
+        self.watches = WatchStore(commands, self.catalog.change_settings)
         self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self._clock)
 
     def for_tail(self) -> "Store":

@@ -25,6 +25,7 @@ from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced, QuotaReached
 from chronoverse.joblog.chunk import object_name
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
+from chronoverse.joblog.watches import Watch
 from chronoverse.store import Store
 from chronoverse.store.changes import read_change
 from tests.support.archivers import all_entries, archive, line_numbers, stepped
@@ -590,6 +591,48 @@ def test_settings_that_cannot_be_read_are_named(bench: Bench, objects: FileObjec
     found = run_import(bench.store, objects)
     assert (made(found), problems(found)) == ({"zz"}, {settings_name("wf_1"): "wf_1/_settings.json cannot be read"})
     assert bench.ask("EXISTS", bench.key("settings")) == 0
+
+
+def test_watches_of_workflows_come_back(bench: Bench, objects: FileObjectStore) -> None:
+    """With their secrets, and without how their deliveries went. Those that were deleted do not."""
+    store = bench.new_store(clock=ticking())
+    watches = [
+        Watch(
+            workflow_id="wf_1",
+            watch_id=name,
+            on="end",
+            url="https://a.example/",
+            secret=f"whsec_{name}",
+            label=(("a", "b"),),
+        )
+        for name in ("one", "two", "three")
+    ]
+    for watch in watches:
+        store.watches.put(watch)
+    assert archive(store, objects) == 0
+    store.watches.delete("wf_1", "three")
+    assert archive(store, objects) == 0
+
+    empty(bench)
+    prefix = store.watches.slot
+    bench.ask("DEL", prefix, f"{prefix}:{{wf_1}}")
+    assert store.watches.workflows() == []
+    assert {each.name for each in run_import(store, objects) if not each.known} == {settings_name("wf_1")}
+    assert [each.watch for each in store.watches.read("wf_1")] == watches[:2]
+    assert store.watches.workflows() == ["wf_1"]
+
+    store.watches.delete("wf_1", "one")
+    assert all(each.known for each in run_import(store, objects))
+    assert [each.watch for each in store.watches.read("wf_1")] == watches[1:2]
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"x":1}', b'{"x":"{}"}'])
+def test_watches_that_cannot_be_read_are_named(bench: Bench, objects: FileObjectStore, data: bytes) -> None:
+    """The settings come back."""
+    objects.put(settings_name("wf_1"), b'{"job_bytes":5,"changed_ms":6}')
+    objects.put("wf_1/_watches.json", data)
+    assert problems(run_import(bench.store, objects)) == {"wf_1/_watches.json": "wf_1/_watches.json cannot be read"}
+    assert bench.store.catalog.settings_of("wf_1").job_bytes == 5
 
 
 def put_packed(objects: FileObjectStore, job: JobRef, begin: str, text: str, count: int, end: str) -> str:

@@ -17,6 +17,7 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import QuotaReached, StoreError
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status
+from chronoverse.joblog.watches import Event, Watch
 from chronoverse.runner.readback import comparer_for
 from chronoverse.store import Durability, Store
 from chronoverse.store.records import RecordBatch, RecordRun
@@ -132,9 +133,19 @@ def serve(store: Store) -> None:
     assert store.get_job(DELETED) is None
 
 
+WATCH: Final = Watch(workflow_id="wf_1", watch_id="main", on="end", url="https://hooks.example/", secret="whsec_")
+
+
 def administrate(store: Store) -> None:
     """Does all that a service does: also redacts a line, once before it is archived and once after, and deletes."""
     serve(store)
+    assert store.watches.put(WATCH)
+    for number in range(2):
+        # There is room for one.
+        store.watches.add(WATCH, Event(f"test.{number}", JOB.job_id, 1, "", 0))
+    store.watches.retry(WATCH)
+    assert [(each.waiting, each.dropped) for each in store.watches.read("wf_1")] == [(1, 1)]
+    assert store.watches.delete("wf_1", "main")
     with tempfile.TemporaryDirectory() as directory:
         objects = FileObjectStore(Path(directory))
         for number in (1, 2):
@@ -204,7 +215,7 @@ def prepare(store: Store) -> None:
 
 
 #: What a service need not have that neither redacts nor deletes.
-(_ADMINISTRATION,) = re.findall(r"neither redacts nor deletes\s+works without `([^`]*)`", DOCUMENT)
+(_ADMINISTRATION,) = re.findall(r"nor has watches\s+works without `([^`]*)`", DOCUMENT)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +234,7 @@ def test_the_rights_are_enough_and_all_are_needed(
     """All operations work, nothing is denied, each granted command is used, and other commands are refused."""
     # There is no replica to wait for.
     monkeypatch.setattr("chronoverse.store.durability.WAIT_MS", 10)
+    monkeypatch.setattr("chronoverse.store.watches.MAX_WAITING", 0)
     with RedisServer(tmp_path, None, "--appendonly", "yes", "--min-replicas-to-write", "0") as server:
         url = add_user(server, user)
         for job in (HALF, LOST):

@@ -713,7 +713,7 @@ AuditEntrySchema: Final = answer(
     {
         "at": text("ISO 8601, UTC, by the store's clock."),
         "sub": text("Who: the token's subject; or `os:USER@HOST` for a command that has written to the store itself."),
-        "did": one_of(("delete", "redact", "retention", "limits", "import")),
+        "did": one_of(("delete", "redact", "retention", "limits", "import", "watch")),
         "workflow_id": text(),
         "id": text("The job. Null of what concerns all jobs of the workflow.", allow_none=True),
         "what": text("What was done, in words."),

@@ -9,6 +9,7 @@ workflows  the list of workflows
 publish    what runners send
 otlp       what OpenTelemetry's exporters send
 admin      redaction, deletion and the audit trail
+watches    whom to tell what of a workflow's jobs
 ops        health, metrics, the OpenAPI document
 ui         the page in the browser
 """

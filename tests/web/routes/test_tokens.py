@@ -54,6 +54,8 @@ ROUTES: Final = {
     "redactions": ("GET", "/workflows/mine/jobs/job/logs/redactions"),
     "audit": ("GET", "/audit"),
     "settings": ("GET", "/workflows/mine/settings"),
+    "watches": ("GET", "/workflows/mine/watches"),
+    "test": ("POST", "/workflows/mine/watches/main/test"),
     # This job does not exist. The other requests still need the jobs that do.
     "DELETE": ("DELETE", "/workflows/mine/jobs/nothing"),
 }
@@ -66,7 +68,7 @@ READS: Final = dict.fromkeys(
     200,
 )
 #: Routes with a scope of their own, which the good token lacks. That is checked first, whether or not the job exists.
-ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "audit", "settings", "DELETE"), 403)
+ADMINISTERS: Final = dict.fromkeys(("redact", "redactions", "audit", "settings", "watches", "test", "DELETE"), 403)
 #: Statuses of writing with the good token. A POST is refused for its missing body.
 WRITES: Final = {"PUT": 200, "open": 415, "append": 415, "end": 415}
 
@@ -181,7 +183,16 @@ MATRIX: Final[dict[str, tuple[Callable[[], str | None], dict[str, int]]]] = {
     "scopes of numbers": (lambda: signed(scope=[1, 2]), {"else": 401}),
     "admin only": (
         lambda: signed(scope=ADMIN),
-        {"redact": 415, "redactions": 200, "audit": 200, "settings": 200, "DELETE": 404, "else": 403},
+        {
+            "redact": 415,
+            "redactions": 200,
+            "audit": 200,
+            "settings": 200,
+            "watches": 200,
+            "test": 404,
+            "DELETE": 404,
+            "else": 403,
+        },
     ),
     "both": (signed, GOOD),
     "all workflows": (lambda: signed(workflows=["*"]), GOOD),
@@ -293,7 +304,15 @@ scopes = ["{READ}", "{WRITE}"]
 [plain]
 workflows = ["*"]
 """
-_ADMIN: Final = {"redact": 415, "redactions": 200, "audit": 200, "settings": 200, "DELETE": 404}
+_ADMIN: Final = {
+    "redact": 415,
+    "redactions": 200,
+    "audit": 200,
+    "settings": 200,
+    "watches": 200,
+    "test": 404,
+    "DELETE": 404,
+}
 GROUP_MATRIX: Final[dict[str, tuple[list[str], dict[str, int]]]] = {
     "readers": (["readers"], READS | {"else": 403}),
     "writers": (["writers", "unknown"], GOOD),

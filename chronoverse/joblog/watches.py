@@ -1,0 +1,119 @@
+"""Watches: whom to tell what of a workflow's jobs. Pure. ``docs/watches.md`` describes them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import SplitResult, urlsplit
+
+import orjson
+
+from chronoverse.errors import Forbidden
+from chronoverse.joblog.labels import Labels, has_labels
+from chronoverse.joblog.model import Job, JobRef, Status
+
+#: What a watch tells, and the ``type`` of its messages.
+TYPES: Final = {"end": "job.ended", "change": "job.changed", "silent": "job.silent"}
+#: The ends that each tells unless it names others.
+DEFAULT_STATUSES: Final = {"end": ("FAILED", "LOST"), "change": ("COMPLETED", "FAILED", "LOST"), "silent": ()}
+#: Seconds for which a delivery is retried.
+RETRY_SECONDS: Final = 86_400
+#: A watch's secret: ``whsec_`` and 24 to 64 bytes in base64, by Standard Webhooks.
+SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/]{32,86}={0,2}", re.ASCII)
+
+_URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """A watch. ``label`` are the labels that a job must have; of ``same`` see :meth:`compares`.
+
+    ``seconds`` is the silence that is told, None unless ``on`` is ``silent``.
+    """
+
+    workflow_id: str
+    watch_id: str
+    on: str
+    url: str
+    secret: str
+    status: tuple[str, ...] = ()
+    label: Labels = ()
+    same: tuple[str, ...] = ()
+    seconds: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is shown: all but the secret."""
+        shown = {name: getattr(self, name) for name in ("on", "status", "same", "seconds", "url")}
+        return {"workflow_id": self.workflow_id, "id": self.watch_id, **shown, "label": dict(self.label)}
+
+    def encode(self) -> bytes:
+        """What the store keeps."""
+        return orjson.dumps({**self.to_json(), "secret": self.secret})
+
+    @classmethod
+    def decode(cls, text: bytes) -> Self:
+        """The watch that :meth:`encode` wrote."""
+        found = orjson.loads(text)
+        label, watch_id = tuple(sorted(found.pop("label").items())), found.pop("id")
+        found |= {name: tuple(found[name]) for name in ("status", "same")}
+        return cls(**found, label=label, watch_id=watch_id)
+
+    def tells(self, job: Job) -> bool:
+        """Whether an end of ``job`` is told, or of one that runs its silence."""
+        return has_labels(job.labels, self.label) and (self.on == "silent" or job.status in self.status)
+
+    def compares(self, job: Job, other: Job) -> bool:
+        """Whether a ``change`` is one from ``other``: it has ended, and has the same values of the labels ``same``."""
+        values = [[dict(each.labels).get(key) for key in self.same] for each in (job, other)]
+        is_end = other.status.terminal and other.status is not Status.CANCELED
+        return is_end and values[0] == values[1] and has_labels(other.labels, self.label)
+
+
+def is_change(job: Job, before: Job) -> bool:
+    """Whether ``job`` broke, or is mended."""
+    return (job.status is Status.COMPLETED) != (before.status is Status.COMPLETED)
+
+
+class Event(NamedTuple):
+    """What a watch tells once. ``name`` distinguishes the events of one attempt; ``queued_ms`` is Unix time.
+
+    ``before`` is the job that a change is compared with, and ``last`` the last line before a silence.
+    """
+
+    name: str
+    job_id: str
+    attempt: int
+    status: str
+    queued_ms: int
+    before: str | None = None
+    last: int = 0
+
+    def webhook_id(self, watch: Watch) -> str:
+        """The same for each repeat."""
+        parts = [watch.workflow_id, watch.watch_id, self.job_id, self.attempt, self.name]
+        return "msg_" + blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
+
+    def ref(self, watch: Watch) -> JobRef:
+        return JobRef(watch.workflow_id, self.job_id)
+
+
+def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bool]:
+    """A watch's URL, its host, and whether that may have a private address, as ``hosts`` says.
+
+    Raises ValueError for an invalid one, and :class:`Forbidden` for a host that is not among ``hosts``.
+    """
+    parts = urlsplit(url)
+    if not _URL.fullmatch(url) or "\\" in url or not parts.hostname or "@" in parts.netloc or parts.fragment:
+        raise ValueError("expected https://HOST[:PORT]/PATH without a user or a fragment")
+    if parts.port == 0:
+        raise ValueError("invalid port")
+    host = parts.hostname
+    if "[" in parts.netloc:
+        host = str(ip_address(host))
+    if host not in hosts:
+        raise Forbidden(f"{host} is not in CHRONOVERSE_WEBHOOK_HOSTS: ask the service's administrator to add it")
+    if parts.scheme == "http" and not hosts[host]:
+        raise ValueError(f"http:// requires {host}+private in CHRONOVERSE_WEBHOOK_HOSTS: use https://")
+    return parts, host, hosts[host]

@@ -1,0 +1,12 @@
+-- Queues what a watch tells once.
+-- KEYS  told, queue, watches
+-- ARGV  the event's id, the event, how many may wait, the field that counts others
+-- ->    whether it was queued: not if it was before, or if too many wait
+if redis.call('ZADD', KEYS[1], 'NX', now_ms(), ARGV[1]) == 0 then return 0 end
+-- A week.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms() - 604800000)
+if redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[3]) then
+  redis.call('HINCRBY', KEYS[3], ARGV[4], 1)
+  return 0
+end
+return redis.call('ZADD', KEYS[2], now_ms(), ARGV[2])

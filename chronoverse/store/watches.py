@@ -1,0 +1,227 @@
+"""The watches of workflows, and what each has still to tell. ``docs/redis.md`` describes their keys.
+
+A watch's secret may be read by no runner, so these keys have a prefix of their own.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.errors import BadRequest, StoreError
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.model import JobRef, iso_or_none
+from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
+from chronoverse.store.commands import Commands
+from chronoverse.store.replies import stream_entries
+
+#: Watches of a workflow, and events that wait for one watch, at most. The latter take 2 MB.
+MAX_WATCHES: Final = 20
+MAX_WAITING: Final = 10_000
+#: Seconds for which a process has a watch to itself. Longer than one delivery takes.
+CLAIM_SECONDS: Final = 60
+#: The consumer group of the changes, and its only consumer.
+GROUP: Final = "notify"
+
+
+class DeliveryState(NamedTuple):
+    """How deliveries of a watch went: failures in a row, since when (Unix ms), the last error, the last success."""
+
+    failures: int = 0
+    failing_since_ms: int = 0
+    error: str = ""
+    delivered_ms: int = 0
+
+
+class KeptWatch(NamedTuple):
+    """A watch as the store has it. ``waiting`` events are to be told, ``dropped`` were not delivered and are gone."""
+
+    watch: Watch
+    state: DeliveryState = DeliveryState()
+    waiting: int = 0
+    dropped: int = 0
+
+    def to_json(self, now: float) -> dict[str, Any]:
+        """What is shown: all but the secret. ``now`` is Unix time."""
+        failures, since_ms, error, delivered_ms = self.state
+        state = "failing" if failures and now - since_ms / 1000 >= RETRY_SECONDS else "retrying" if failures else "ok"
+        return {
+            **self.watch.to_json(),
+            "state": state,
+            "error": error or None,
+            "failing_since": iso_or_none(since_ms) if failures else None,
+            "delivered_at": iso_or_none(delivered_ms) if delivered_ms else None,
+            "waiting": self.waiting,
+            "dropped": self.dropped,
+        }
+
+
+class WatchStore:
+    """Reads and writes watches. Every method raises as those of :class:`chronoverse.store.Store`.
+
+    ``changed`` is called with the workflow's id after each change of its watches.
+    """
+
+    def __init__(self, commands: Commands, changed: Callable[[str], object]) -> None:
+        self._commands = commands
+        self._keys = commands.keys
+        self._changed = changed
+        #: The key of the set of their workflows. In a Cluster it decides which server has it.
+        self.slot: Final = commands.keys.watched
+
+    def workflows(self) -> list[str]:
+        """The ids of the workflows that may have watches."""
+        found = self._commands.run(self.slot, "SMEMBERS", self.slot)
+        return sorted(each.decode() for each in found)
+
+    def fields(self, workflow_id: str) -> dict[str, bytes]:
+        """What the store keeps of a workflow's watches, by their ids."""
+        reply = self._commands.run(workflow_id, "HGETALL", self._keys.watches(workflow_id))
+        found = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+        return {name.decode(): value for name, value in found.items()}
+
+    def read(self, workflow_id: str) -> list[KeptWatch]:
+        """The watches of a workflow, by their ids."""
+        fields = self.fields(workflow_id)
+        watches = [Watch.decode(text) for name, text in sorted(fields.items()) if ":" not in name]
+        queues = [self._queue(each) for each in watches]
+        sizes = self._commands.pipeline(workflow_id, [("ZCARD", each) for each in queues])
+        gates = self._commands.pipeline(workflow_id, [("ZSCORE", each, "") for each in queues])
+        return [
+            KeptWatch(
+                watch,
+                DeliveryState(*orjson.loads(fields.get(f"{watch.watch_id}:state", b"[]"))),
+                size - (gate is not None),
+                int(fields.get(f"{watch.watch_id}:dropped", 0)),
+            )
+            for watch, size, gate in zip(watches, sizes, gates, strict=True)
+        ]
+
+    def put(self, watch: Watch) -> bool:
+        """Adds or replaces a watch, which begins without failures. Returns whether it is new.
+
+        Raises :class:`BadRequest` when the workflow has too many.
+        """
+        known, workflow_id = self.fields(watch.workflow_id), watch.workflow_id
+        is_new, key = watch.watch_id not in known, self._keys.watches(workflow_id)
+        if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
+            raise BadRequest(f"a workflow can have {MAX_WATCHES} watches")
+        self._commands.run(self.slot, "SADD", self.slot, workflow_id)
+        # Without changes so far, the group is made with the first.
+        with contextlib.suppress(StoreError):
+            self._make_group(workflow_id, "$")
+        self._commands.run(workflow_id, "HSET", key, watch.watch_id, watch.encode(), f"{watch.watch_id}:state", "[]")
+        self.retry(watch)
+        self._changed(workflow_id)
+        return is_new
+
+    def restore(self, workflow_id: str, fields: Mapping[str, bytes]) -> None:
+        """Adds the watches of an archive that the store does not have."""
+        for name, text in fields.items():
+            self._commands.run(workflow_id, "HSETNX", self._keys.watches(workflow_id), name, text)
+            self._commands.run(self.slot, "SADD", self.slot, workflow_id)
+
+    def delete(self, workflow_id: str, watch_id: str) -> bool:
+        """Removes a watch and what it has not told. Returns whether there was one."""
+        key, names = self._keys.watches(workflow_id), [watch_id, f"{watch_id}:state", f"{watch_id}:dropped"]
+        found = self._commands.run(workflow_id, "HDEL", key, *names)
+        self._commands.run(workflow_id, "DEL", self._keys.watch_queue(workflow_id, watch_id))
+        if found and not self.fields(workflow_id):
+            # A later watch tells nothing of before it.
+            group = ("DESTROY", self._keys.of_workflow(workflow_id, "changes"), GROUP)
+            with contextlib.suppress(StoreError):
+                self._commands.run(workflow_id, "XGROUP", *group)
+            self._commands.run(self.slot, "SREM", self.slot, workflow_id)
+            if self.fields(workflow_id):
+                self._commands.run(self.slot, "SADD", self.slot, workflow_id)
+        self._changed(workflow_id)
+        return bool(found)
+
+    # What is to be told
+
+    def add(self, watch: Watch, event: Event) -> bool:
+        """Queues an event, unless it was before or too many wait. Returns whether it was queued."""
+        names, of = self._keys, watch.workflow_id
+        keys = [names.told(of), self._queue(watch), names.watches(of)]
+        args = (event.webhook_id(watch), orjson.dumps(list(event)), MAX_WAITING, f"{watch.watch_id}:dropped")
+        return bool(self._commands.script("add_event", of, keys, *args))
+
+    def retry(self, watch: Watch) -> None:
+        """Makes a watch's next event due now, if it waits for its receiver."""
+        self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
+
+    def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
+        """The next event of each watch that has one that is due, by the watches' ids.
+
+        Nobody gets another one of such a watch until it is settled, or a minute later.
+        """
+
+        def ask(group: Sequence[JobRef]) -> list[Any]:
+            calls = [(each.workflow_id, [self._keys.watch_queue(*each)], [1000 * CLAIM_SECONDS]) for each in group]
+            return self._commands.scripts("claim_event", calls)
+
+        found = self._commands.by_server([JobRef(each.workflow_id, each.watch_id) for each in watches], ask)
+        return {ref: Event(*orjson.loads(event)) for ref, event in found.items() if isinstance(event, bytes)}
+
+    def settle(self, watch: Watch, event: Event, state: DeliveryState, retry_seconds: float, pause: float) -> None:
+        """Notes how a delivery went. The event is due again in ``retry_seconds`` (0: never), the next in ``pause``."""
+        keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
+        due = round(1000 * retry_seconds) or ""
+        args = (orjson.dumps(list(event)), due, round(1000 * pause), watch.watch_id, orjson.dumps(list(state)))
+        self._commands.script("settle_event", watch.workflow_id, keys, *args)
+
+    def count_dropped(self, watch: Watch) -> None:
+        """Counts an event that is given up."""
+        self._commands.run(
+            watch.workflow_id, "HINCRBY", self._keys.watches(watch.workflow_id), f"{watch.watch_id}:dropped", 1
+        )
+
+    # The changes, which all processes share
+
+    def changes(
+        self, workflow_ids: Iterable[str], idle_seconds: float | None = None
+    ) -> Iterator[tuple[str, Sequence[RawEntry]]]:
+        """The next changes of each workflow that no process has read.
+
+        With ``idle_seconds`` those that one has read so long ago, and has not :meth:`done`.
+        """
+
+        def command(workflow_id: str) -> tuple[Any, ...]:
+            key = self._keys.of_workflow(workflow_id, "changes")
+            if idle_seconds is None:
+                return ("XREADGROUP", "GROUP", GROUP, GROUP, "COUNT", 100, "STREAMS", key, ">")
+            return ("XAUTOCLAIM", key, GROUP, GROUP, round(1000 * idle_seconds), "0-0", "COUNT", 100)
+
+        def ask(group: Sequence[JobRef]) -> list[Any]:
+            return self._commands.pipeline(group[0].workflow_id, [command(each.workflow_id) for each in group])
+
+        for (workflow_id, _), reply in self._commands.by_server(
+            [JobRef(each, "") for each in workflow_ids], ask
+        ).items():
+            if isinstance(reply, Exception):
+                # There were no changes for a week, or none when the first watch was made.
+                with contextlib.suppress(StoreError):
+                    self._make_group(workflow_id, "0")
+            elif idle_seconds is not None:
+                # Entries that were trimmed meanwhile are null in older versions.
+                yield workflow_id, [each for each in reply[1] if each and each[1]]
+            else:
+                yield workflow_id, [entry for _, entries in stream_entries(reply) for entry in entries]
+
+    def done(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
+        """Notes that what is to be told of these changes is queued."""
+        key = self._keys.of_workflow(workflow_id, "changes")
+        self._commands.run(workflow_id, "XACK", key, GROUP, *(entry_id for entry_id, _ in entries))
+
+    def running(self, workflow_id: str) -> list[JobRef]:
+        """The workflow's running jobs."""
+        key = self._keys.of_workflow(workflow_id, "running")
+        return [JobRef(workflow_id, each.decode()) for each in self._commands.run(workflow_id, "SMEMBERS", key)]
+
+    def _make_group(self, workflow_id: str, after: str) -> None:
+        key = self._keys.of_workflow(workflow_id, "changes")
+        self._commands.run(workflow_id, "XGROUP", "CREATE", key, GROUP, after)
+
+    def _queue(self, watch: Watch) -> str:
+        return self._keys.watch_queue(watch.workflow_id, watch.watch_id)

@@ -1,0 +1,181 @@
+"""The routes of watches: whom to tell what of a workflow's jobs."""
+
+import base64
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flask import Response
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from chronoverse.auth.tokens import ADMIN
+from chronoverse.errors import BadRequest, JobNotFound
+from chronoverse.joblog.labels import MAX_LABELS, check_labels
+from chronoverse.joblog.watches import DEFAULT_STATUSES, SECRET, Event, Watch, split_url
+from chronoverse.store.watches import KeptWatch
+from chronoverse.web.http.dependencies import Dependencies, principal
+from chronoverse.web.http.paging import page_response
+from chronoverse.web.http.publish_schemas import JsonInteger
+from chronoverse.web.http.schemas import Blueprint, Members, answer, integer, list_of, matching, one_of, text
+
+_ROUTE: Final = "/workflows/<id:workflow_id>/watches"
+_ENDS: Final = ("COMPLETED", "FAILED", "CANCELED", "LOST")
+
+
+class WatchBody(Schema):
+    """A watch."""
+
+    on = one_of(
+        tuple(DEFAULT_STATUSES), "The end of a job, a change from the job before it, or silence.", required=True
+    )
+    status = fields.List(
+        one_of(_ENDS),
+        allow_none=True,
+        load_default=None,
+        validate=validate.Length(max=4),
+        metadata={"description": "The ends that are told. Default: FAILED and LOST; of a `change` also COMPLETED."},
+    )
+    label = fields.Dict(
+        text(), text(), load_default=dict, metadata={"description": "Labels that a job must have to be told of."}
+    )
+    same = fields.List(
+        matching("[a-z][a-z0-9._/-]{0,62}"),
+        load_default=list,
+        validate=validate.Length(max=MAX_LABELS),
+        metadata={"description": "Of a `change`: labels in which the job before it must agree, such as `branch`."},
+    )
+    seconds = JsonInteger(
+        "Of `silent`: for how long a running job has printed nothing.", 1, 604_800, allow_none=True, load_default=None
+    )
+    url = text("Where messages are sent to.", required=True, validate=validate.Length(1, 2_000))
+    secret = matching(
+        SECRET.pattern,
+        "Signs messages, by Standard Webhooks. Without it, a new watch gets one, which only the answer shows; another"
+        " keeps its own.",
+        allow_none=True,
+        load_default=None,
+    )
+
+    @validates_schema
+    def _check(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if (data["on"] == "silent") != (data["seconds"] is not None):
+            raise ValidationError("`silent` requires it, and only that has it", "seconds")
+        try:
+            check_labels(data["label"])
+        except ValueError as error:
+            raise ValidationError(str(error), "label") from error
+
+
+_WATCH: Final[Members] = {
+    "workflow_id": text(),
+    "id": text(),
+    "on": one_of(tuple(DEFAULT_STATUSES)),
+    "status": list_of(one_of(_ENDS)),
+    "label": fields.Dict(text(), text()),
+    "same": list_of(text()),
+    "seconds": integer(allow_none=True),
+    "url": text(),
+    "state": one_of(("ok", "retrying", "failing"), "`failing` when no delivery has succeeded for a day."),
+    "error": text("Why the last delivery failed; null after a success.", allow_none=True),
+    "failing_since": text(allow_none=True),
+    "delivered_at": text("The last success.", allow_none=True),
+    "waiting": integer("Messages to be delivered."),
+    "dropped": integer("Messages that were given up, after a day or because 10,000 waited."),
+}
+WatchSchema: Final = answer("Watch", _WATCH, {"secret": text("Once, of a secret that was generated.")})
+WatchesSchema: Final = answer("Watches", {"workflow_id": text(), "watches": list_of(WatchSchema)})
+
+
+def blueprint(deps: Dependencies) -> Blueprint:
+    routes = deps.blueprint("watches", "Messages about a workflow's jobs.", scope=ADMIN)
+    hosts = dict(deps.settings.webhook_hosts)
+
+    def kept(workflow_id: str, watch_id: str) -> KeptWatch:
+        """Raises :class:`JobNotFound`."""
+        for each in deps.store.watches.read(workflow_id):
+            if each.watch.watch_id == watch_id:
+                return each
+        raise JobNotFound("no such watch")
+
+    def record(workflow_id: str, what: str) -> None:
+        deps.store.audit_trail.record(principal().subject, "watch", workflow_id, None, what)
+
+    @routes.route(_ROUTE)
+    @routes.doc(operationId="listWatches")
+    @routes.response(200, WatchesSchema)
+    def watches(workflow_id: str) -> Response:
+        """A workflow's watches, and how their deliveries go. Never their secrets."""
+        now = deps.wall_clock()
+        found = [each.to_json(now) for each in deps.store.watches.read(workflow_id)]
+        return page_response({"workflow_id": workflow_id, "watches": found})
+
+    @routes.route(f"{_ROUTE}/<id:watch_id>")
+    @routes.doc(operationId="getWatch")
+    @routes.response(200, WatchSchema)
+    def get(workflow_id: str, watch_id: str) -> Response:
+        """A watch, and how its deliveries go."""
+        return page_response(kept(workflow_id, watch_id).to_json(deps.wall_clock()))
+
+    @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["PUT"])
+    @routes.doc(operationId="putWatch")
+    @routes.response(201, WatchSchema, description="Made; 200 when it was there.")
+    @routes.alt_response(200, schema=WatchSchema)
+    @routes.problem(403, "The token's scope, or a host that is not in CHRONOVERSE_WEBHOOK_HOSTS.")
+    @routes.takes_body(deps.body_reader, WatchBody())
+    def put(workflow_id: str, watch_id: str, body: Mapping[str, Any]) -> Response:
+        """Add or replace a watch. It tells what happens from now on."""
+        try:
+            _, host, _ = split_url(body["url"], hosts)
+        except ValueError as error:
+            raise BadRequest(f"url: {error}") from error
+        secret, generated = body["secret"], {}
+        if secret is None:
+            try:
+                secret = kept(workflow_id, watch_id).watch.secret
+            except JobNotFound:
+                secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+                generated = {"secret": secret}
+        status = DEFAULT_STATUSES[body["on"]] if body["status"] is None else tuple(body["status"])
+        label = check_labels(body["label"])
+        rest = {name: body[name] for name in ("on", "url", "seconds")}
+        watch = Watch(
+            workflow_id=workflow_id,
+            watch_id=watch_id,
+            secret=secret,
+            status=status,
+            label=label,
+            same=tuple(body["same"]),
+            **rest,
+        )
+        record(workflow_id, f"{watch_id}: on {watch.on}, to {host}")
+        is_new = deps.store.watches.put(watch)
+        response = page_response({**kept(workflow_id, watch_id).to_json(deps.wall_clock()), **generated})
+        response.status_code = 201 if is_new else 200
+        return response
+
+    @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["DELETE"])
+    @routes.doc(operationId="deleteWatch")
+    @routes.response(204, description="Deleted, and what it has not told.")
+    def delete(workflow_id: str, watch_id: str) -> Response:
+        """Delete a watch."""
+        kept(workflow_id, watch_id)
+        record(workflow_id, f"{watch_id} deleted")
+        deps.store.watches.delete(workflow_id, watch_id)
+        return Response(status=204)
+
+    @routes.route(f"{_ROUTE}/<id:watch_id>/test", methods=["POST"])
+    @routes.doc(operationId="testWatch")
+    @routes.response(202, WatchSchema, description="Queued: `delivered_at` or `error` changes when it was sent.")
+    def test(workflow_id: str, watch_id: str) -> Response:
+        """Send a message about the workflow's newest job, and those that wait, at once."""
+        found = kept(workflow_id, watch_id)
+        newest = deps.store.listing.page(workflow_id, None, 1)
+        job_id = newest[0][1] if newest else ""
+        event = Event(f"test.{secrets.token_hex(8)}", job_id, 0, "", round(1000 * deps.wall_clock()))
+        deps.store.watches.add(found.watch, event)
+        deps.store.watches.retry(found.watch)
+        response = page_response(found.to_json(deps.wall_clock()))
+        response.status_code = 202
+        return response
+
+    return routes

@@ -1,0 +1,153 @@
+"""Watches over HTTP: who may make which, what is shown of them, and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.store.watches import MAX_WATCHES
+from tests.support.servers import RedisServer
+from tests.support.service import Service, serving
+from tests.web.routes.test_workflow_settings import recorded
+
+SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+URL: Final = "https://hooks.example/T0/B0?x=1"
+BODY: Final = {"on": "end", "url": URL, "secret": SECRET}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    """A service whose watches may call two hosts."""
+    hosts = "hooks.example, 127.0.0.1+private"
+    with serving(tmp_path_factory.mktemp("watches"), redis_server.url, webhook_hosts=hosts) as service:
+        yield service
+
+
+@pytest.fixture
+def admin(service: Service) -> Iterator[httpx.Client]:
+    token = service.token("wf_*", "watched.*", scopes=(READ, WRITE, ADMIN), subject="ada")
+    with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {token}"}, timeout=10) as client:
+        yield client
+
+
+def test_a_watch_is_made_changed_listed_and_deleted(admin: httpx.Client) -> None:
+    """Its secret is never shown, unless the service has made it: then once."""
+    path = "/workflows/watched.a/watches"
+    assert admin.get(path).json() == {"workflow_id": "watched.a", "watches": []}
+    made = admin.put(f"{path}/main", json={**BODY, "on": "change", "same": ["branch"], "label": {"branch": "main"}})
+    expected = {
+        "workflow_id": "watched.a",
+        "id": "main",
+        "on": "change",
+        "status": ["COMPLETED", "FAILED", "LOST"],
+        "label": {"branch": "main"},
+        "same": ["branch"],
+        "seconds": None,
+        "url": URL,
+        "state": "ok",
+        "error": None,
+        "failing_since": None,
+        "delivered_at": None,
+        "waiting": 0,
+        "dropped": 0,
+    }
+    assert (made.status_code, made.json()) == (201, expected)
+    assert admin.get(f"{path}/main").json() == expected
+    changed = admin.put(f"{path}/main", json={"on": "silent", "seconds": 60, "url": "http://127.0.0.1:1/x"})
+    other = {"on": "silent", "seconds": 60, "url": "http://127.0.0.1:1/x", "status": [], "same": [], "label": {}}
+    assert (changed.status_code, changed.json()) == (200, {**expected, **other})
+    generated = admin.put(f"{path}/other", json={"on": "end", "url": URL})
+    assert generated.status_code == 201
+    assert generated.json()["secret"].startswith("whsec_")
+    assert generated.json()["status"] == ["FAILED", "LOST"]
+    listed = admin.get(path)
+    assert [each["id"] for each in listed.json()["watches"]] == ["main", "other"]
+    assert "whsec" not in listed.text
+    for status in (204, 404):
+        assert admin.delete(f"{path}/main").status_code == status
+        assert admin.get(f"{path}/main").status_code == 404
+    assert recorded(admin, "watched.a") == [
+        ("ada", "watch", "main: on change, to hooks.example"),
+        ("ada", "watch", "main: on silent, to 127.0.0.1"),
+        ("ada", "watch", "other: on end, to hooks.example"),
+        ("ada", "watch", "main deleted"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({"url": "https://other.example/"}, 403, "CHRONOVERSE_WEBHOOK_HOSTS"),
+        ({"url": "https://hooks.example.evil.example/"}, 403, "CHRONOVERSE_WEBHOOK_HOSTS"),
+        ({"url": "http://hooks.example/"}, 400, "+private"),
+        ({"url": "https://user@hooks.example/"}, 400, "without a user"),
+        ({"url": "ftp://hooks.example/"}, 400, "expected https"),
+        ({"url": "https://hooks.example/" + "x" * 2_000}, 400, "url"),
+        ({"url": ""}, 400, "url"),
+        ({"on": "start"}, 400, "on"),
+        ({"on": "silent"}, 400, "seconds"),
+        ({"seconds": 60}, 400, "seconds"),
+        ({"on": "silent", "seconds": 0}, 400, "seconds"),
+        ({"status": ["RUNNING"]}, 400, "status"),
+        ({"status": ["FAILED"] * 5}, 400, "status"),
+        ({"label": {"Branch": "main"}}, 400, "label"),
+        ({"label": {f"k{number}": "v" for number in range(17)}}, 400, "label"),
+        ({"label": ["branch"]}, 400, "label"),
+        ({"same": ["Branch"]}, 400, "same"),
+        ({"same": [f"k{number}" for number in range(17)]}, 400, "same"),
+        ({"secret": "whsec_short"}, 400, "secret"),
+        ({"secret": SECRET.removeprefix("whsec_")}, 400, "secret"),
+        ({"more": 1}, 400, "more"),
+    ],
+    ids=str,
+)
+def test_what_is_no_watch_is_refused(admin: httpx.Client, changes: dict[str, Any], status: int, says: str) -> None:
+    answer = admin.put("/workflows/watched.b/watches/x", json={**BODY, **changes})
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert says in answer.json()["detail"]
+    assert admin.get("/workflows/watched.b/watches").json()["watches"] == []
+
+
+def test_without_hosts_every_watch_is_refused(tmp_path: Path, redis_server: RedisServer) -> None:
+    with serving(tmp_path, redis_server.url) as service:
+        headers = {"Authorization": f"Bearer {service.token(scopes=[ADMIN])}"}
+        for url in (URL, "http://127.0.0.1/"):
+            path = f"{service.url}/workflows/watched.n/watches/x"
+            answer = httpx.put(path, json={**BODY, "url": url}, headers=headers)
+            assert answer.status_code == 403
+            assert "CHRONOVERSE_WEBHOOK_HOSTS" in answer.json()["detail"]
+
+
+def test_only_administrators_of_the_workflow_see_and_make_them(service: Service, admin: httpx.Client) -> None:
+    path = "/workflows/watched.c/watches"
+    publisher = {"Authorization": f"Bearer {service.token('watched.c')}"}
+    assert admin.put(f"{path}/x", json=BODY).status_code == 201
+    for method, route in (("GET", path), ("GET", f"{path}/x"), ("DELETE", f"{path}/x"), ("POST", f"{path}/x/test")):
+        assert admin.request(method, route, headers=publisher).status_code == 403
+        assert admin.request(method, route.replace("watched", "other")).status_code == 404
+    assert admin.put(f"{path}/x", json=BODY, headers=publisher).status_code == 403
+
+
+def test_a_workflow_has_a_bounded_number(admin: httpx.Client) -> None:
+    path = "/workflows/watched.d/watches"
+    for number in range(MAX_WATCHES):
+        assert admin.put(f"{path}/w{number}", json=BODY).status_code == 201
+    assert admin.put(f"{path}/more", json=BODY).json()["detail"] == "a workflow can have 20 watches"
+    assert admin.put(f"{path}/w0", json=BODY).status_code == 200
+    assert len(admin.get(path).json()["watches"]) == MAX_WATCHES
+
+
+def test_a_test_is_queued_and_leaves_with_the_watch(admin: httpx.Client, redis_server: RedisServer) -> None:
+    path = "/workflows/watched.e/watches/x"
+    assert admin.post(f"{path}/test").status_code == 404
+    admin.put(path, json=BODY)
+    assert admin.post(f"{path}/test").status_code == 202
+    assert admin.get(path).json()["waiting"] == 1
+    admin.delete(path)
+    admin.put(path, json=BODY)
+    assert admin.get(path).json()["waiting"] == 0
+    left = [key.decode() for key in redis_server.ask("KEYS", "chronoverse-watches:{watched.e}*")]
+    assert sorted(left) == ["chronoverse-watches:{watched.e}", "chronoverse-watches:{watched.e}:told"]
