@@ -55,6 +55,7 @@ OWNERS: Final = {
 ENVIRONMENT: Final = {
     "settings": "it reads all settings",
     "cli.run": "it reads the variables that --mask-env names",
+    "cli.open": "it asks whether there is a display",
     "cli.main": "a shell that completes words asks through a variable of click",
 }
 

@@ -9,9 +9,11 @@ mcp      ``mcp``: reading for AI agents, with tools in place of commands
 remove   ``redact`` and ``delete``
 admin    ``archive``, ``retention`` and ``token``: for operators
 login    ``login`` and ``logout``
+names    how a command line names a job: ids, the link of a page, ``@latest``
 common   what several commands share: arguments, options, messages, the client and the store
 version  the version of a build
 
-``search``, ``summary``, ``seen``, ``profile``, ``wait``, ``end``, ``download``, ``conformance`` and ``completion`` have
-modules of their names. Each command imports what it needs when it is called: ``run`` must not wait for a web framework.
+``search``, ``summary``, ``seen``, ``profile``, ``wait``, ``end``, ``download``, ``open``, ``conformance`` and
+``completion`` have modules of their names. Each command imports what it needs when it is called: ``run`` must not wait
+for a web framework.
 """

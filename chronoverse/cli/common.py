@@ -6,16 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from chronoverse import errors
 from chronoverse.joblog.labels import MAX_LABELS, parse_choice, parse_label
-from chronoverse.joblog.model import IDENTIFIER, STREAMS, Status, iso_timestamp, read_time
+from chronoverse.joblog.model import IDENTIFIER, STREAMS, Status, iso_timestamp, parse_number, read_time
 from chronoverse.joblog.terminal import plain_text
-from chronoverse.settings import Settings, unknown_names
+from chronoverse.settings import Settings, no_color, unknown_names
 from chronoverse.settings.parse import is_loopback
 from chronoverse.settings.parse import service_url as parse_service_url
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from chronoverse.store import Store
 
 _Value = TypeVar("_Value")
+
+#: The key in click's ``Context.meta`` of the service that a link on the command line names.
+LINKED_SERVICE: Final = "chronoverse.linked_service"
 
 
 def identifier(text: str) -> str:
@@ -82,11 +85,6 @@ def label_option(name: str, what: str, parse: Callable[[str], Any] = parse_label
     return click.option(name, type=checked(parse), multiple=True, metavar="KEY=VALUE", help=what, callback=texts)
 
 
-def job_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments WORKFLOW and JOB."""
-    return click.argument("workflow", type=identifier)(click.argument("job", type=identifier)(command))
-
-
 output_option = click.option(
     "-o",
     "--output",
@@ -107,6 +105,12 @@ against_label_option = label_option(
     " branch, else of main.",
     parse_choice,
 )
+color_option = click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Keep the log's colors. auto: on a terminal, unless NO_COLOR is set.",
+)
 yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 regex_option = click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
 search_option = click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
@@ -116,6 +120,21 @@ stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Lines
 def status_option(what: str) -> Callable[[Any], Any]:
     """The option ``--status``. ``what`` is its help."""
     return click.option("--status", type=click.Choice(list(map(str, Status)), case_sensitive=False), help=what)
+
+
+def line_range(text: str) -> tuple[int, int | None]:
+    """Reads ``5``, ``5-9`` or ``5-``, which has no end."""
+    found = re.fullmatch("([0-9]+)(-)?([0-9]+)?", text)
+    first = parse_number(found[1]) if found else None
+    last = parse_number(found[3]) if found and found[3] else None
+    if not found or not first or (found[3] and not (found[2] and last)) or (last and last < first):
+        raise click.BadParameter("expected a line or a range, such as 5, 5-9 or 5-")
+    return first, last if found[2] else first
+
+
+def keeps_colors(choice: str) -> bool:
+    """Whether stdout gets the colors of a log, as ``--color`` says."""
+    return choice == "always" or (choice == "auto" and sys.stdout.isatty() and not no_color())
 
 
 def read_settings() -> Settings:
@@ -264,6 +283,18 @@ def open_store(settings: Settings) -> Iterator["Store"]:
         yield store
 
 
+def page_base(settings: Settings) -> str:
+    """The URL of the service whose pages people see. Without CHRONOVERSE_URL it is the embedded one on this machine."""
+    from chronoverse.embedded.listeners import local_service_url
+
+    return settings.url or local_service_url(settings.data_dir) or settings.service_url
+
+
+def page_url(settings: Settings, workflow: str, job: str | None = None) -> str:
+    """The URL of a job's page, or of a workflow's."""
+    return f"{page_base(settings)}/ui/workflows/{workflow}{f'/jobs/{job}' if job else ''}"
+
+
 def open_archive(settings: Settings) -> "ObjectStore":
     """The object store of the archive. Raises :class:`SettingsError` when ``settings`` name none."""
     from chronoverse.archive.schemes import open_object_store
@@ -280,6 +311,13 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
     A :class:`JobNotFound` of the ``with`` block is raised with ids that are near, and other errors with what to do.
     """
     settings = read_settings()
+    context = click.get_current_context(silent=True)
+    linked = context and context.meta.get(LINKED_SERVICE)
+    # A link may come from anybody. Its service must not get the token of another one.
+    if linked and linked != page_base(settings):
+        raise errors.SettingsError(
+            f"the link is for {linked}, and commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"
+        )
     with status_line() as show:
         client = make_client(settings, workflow, scope, on_retry=show)
         try:

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.joblog.model import JobRef
 
 
 @click.command()
-@common.job_arguments
+@names.job_arguments
 @click.argument("file", required=False)
 @click.option("--format", "form", type=click.Choice(["txt", "json", "jsonl"]), default="txt", show_default=True)
 @common.stream_option

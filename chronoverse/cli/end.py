@@ -2,12 +2,12 @@
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.joblog.model import JobRef, Status
 
 
 @click.command()
-@common.job_arguments
+@names.job_arguments
 @click.option(
     "--exit-code", type=click.IntRange(-999_999_999, 999_999_999), metavar="N", help="COMPLETED with 0, else FAILED."
 )
@@ -17,9 +17,10 @@ from chronoverse.joblog.model import JobRef, Status
     help="The status, without an exit code.",
 )
 def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> int:
-    """End JOB, which no runner holds: its lines came as log records, or by XADD.
+    """End JOB, which no runner holds.
 
-    This needs a token with logs:write. A job that has ended in the same way stays as it is.
+    Its lines came as log records or by XADD, or it waits for a runner. This needs a token with logs:write. A job that
+    has ended in the same way stays as it is.
     """
     if (exit_code is None) == (status is None):
         raise click.UsageError("pass either --exit-code or --status")

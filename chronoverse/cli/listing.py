@@ -3,12 +3,12 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.client.client import read_items, reading
 from chronoverse.joblog.model import read_time, seconds_of
 from chronoverse.joblog.terminal import plain_text
@@ -16,22 +16,28 @@ from chronoverse.settings import no_color
 
 
 @click.command()
-@click.argument("workflow", type=common.identifier)
+@names.workflow_argument
 @common.status_option("Only jobs with this status.")
 @common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @click.option(
     "--since", type=common.moment, metavar="TIME", help="Jobs created since this time or age, such as 5m or 2d."
 )
+@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="At most N jobs.")
 @common.list_output_option
-def jobs(workflow: str, status: str | None, label: list[str], since: str | None, output: str) -> None:
+def jobs(
+    workflow: str, status: str | None, label: list[str], since: str | None, limit: int | None, output: str
+) -> None:
     """List the jobs of WORKFLOW, newest first."""
     with common.open_client(workflow) as client:
-        pages = client.pages("/workflows/{}/jobs", workflow, limit=1_000, status=status, label=label)
+        at_once = min(limit or 1_000, 1_000)
+        pages = client.pages("/workflows/{}/jobs", workflow, limit=at_once, status=status, label=label)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
         if since is not None:
             # A job of a foreign runner may not say when it was created. It does not end the list.
             found = takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, found)
-        if not print_list(found, output, ("JOB", "STATUS", "AGE", "DURATION", "LINES"), _job_row, _job_text):
+        if not print_list(
+            islice(found, limit), output, ("JOB", "STATUS", "AGE", "DURATION", "LINES"), _job_row, _job_text
+        ):
             common.require_jobs(client, workflow)
 
 

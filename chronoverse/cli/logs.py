@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.client.client import PAGE_LINES, Client, read_items
 from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps
 from chronoverse.errors import JobNotFound
@@ -31,13 +31,16 @@ def _wait(text: str) -> int:
 
 
 @click.command()
-@common.job_arguments
+@names.job_arguments
 @click.option("-f", "--follow", is_flag=True, help="Follow until the job ends, and exit with its code.")
 @click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line number.")
-@click.option("-n", "--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
+@click.option("--lines", type=common.line_range, metavar="N[-M]", help="This line, or this range of lines.")
+@click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @common.stream_option
 @click.option("--wait", type=_wait, default="0", metavar="TIME", help="With -f: how long to wait for the job to exist.")
+@click.option("-n", "--numbers", is_flag=True, help="Show line numbers.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show timestamps.")
+@common.color_option
 @common.output_option
 @common.search_option
 @common.regex_option
@@ -59,6 +62,7 @@ def logs(
     job: str,
     follow: bool,
     offset: int | str | None,
+    lines: tuple[int, int | None] | None,
     tail: int | None,
     stream: str | None,
     wait: int,
@@ -77,7 +81,9 @@ def logs(
     It exits with 1 when nothing is found, and with -f as the job does.
     """
     contradictions = {
-        "--offset and --tail cannot be combined": offset is not None and tail is not None,
+        "--lines cannot be combined with --follow, --offset, --tail, --search, --since, --until or --new": lines
+        and (follow or new or any(each is not None for each in (offset, tail, search, since, until))),
+        "--offset latest and --tail cannot be combined": offset == "latest" and tail is not None,
         "--wait and --offset latest require -f": not follow and (wait or offset == "latest"),
         "--regex requires --search": regex and search is None,
         "--context requires --search or --new": context and search is None and not new,
@@ -93,16 +99,18 @@ def logs(
         if is_so:
             raise click.UsageError(sentence)
     ref = JobRef(workflow, job)
-    start: dict[str, Any] = {"offset": offset, "stream": stream}
+    first, last = lines or (1, None)
+    start: dict[str, Any] = {"offset": first - 1 if lines else offset, "stream": stream}
     around = {"before": context or None, "after": context or None}
     with common.open_client(workflow, job) as client:
         if follow:
             start |= {"tail": tail, "wait": wait, "q": search, "regex": regex}
-            events = client.follow(ref, **start) if since is None else follow_since(client, ref, since, **start)
+            is_narrowed = since is not None or (offset is not None and tail is not None)
+            events = follow_from(client, ref, since, **start) if is_narrowed else client.follow(ref, **start)
             _, state = print_log(events, flush=True, **printing)
             return exit_code(state or JobState.from_json(client.job(ref)))
         if not new and search is None:
-            print_log(stored_lines(client, ref, since=since, until=until, tail=tail, **start), **printing)
+            print_log(stored_lines(client, ref, since=since, until=until, last=last, tail=tail, **start), **printing)
             return 0
         if new:
             if against is not None:
@@ -117,16 +125,24 @@ def logs(
 
 
 def stored_lines(
-    client: Client, job: JobRef, *, since: str | None, until: str | None, tail: int | None, **start: Any
+    client: Client,
+    job: JobRef,
+    *,
+    since: str | None,
+    until: str | None,
+    last: int | None,
+    tail: int | None,
+    **start: Any,
 ) -> Iterator[Line | Gap]:
-    """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier.
+    """The lines that the log has now, from the first one of ``since`` or later to the last one of ``until`` or earlier,
+    and to number ``last``.
 
     ``tail`` and ``start``, an offset and a stream, narrow that down. All lines in between are printed, whatever the
     clock was doing meanwhile.
     """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
-    last: int | None = state.last
+    last = state.last if last is None else min(last, state.last)
     if since is not None:
         first, _ = _find_line(client, job, since=since, **start)
     if until is not None:
@@ -146,15 +162,22 @@ def stored_lines(
     return name_gaps(lines, attrgetter("sequence_num"), after, last + 1, state.first)
 
 
-def follow_since(
-    client: Client, job: JobRef, since: str, *, offset: int | str | None, tail: int | None, wait: float, **filters: Any
+def follow_from(
+    client: Client,
+    job: JobRef,
+    since: str | None,
+    *,
+    offset: int | str | None,
+    tail: int | None,
+    wait: float,
+    **filters: Any,
 ) -> Iterator[LogEvent]:
     """Follows the log from the first line of ``since`` or later, or from the next line if there is none yet.
 
     ``offset`` and ``tail`` may let it start later. The others are those of :meth:`Client.follow`.
     """
-    first, reached = None, 0
-    if offset != "latest":
+    first, reached = None, offset if isinstance(offset, int) else 0
+    if since is not None and offset != "latest":
         try:
             first, reached = _find_line(client, job, since=since, offset=offset, stream=filters["stream"])
         except JobNotFound:
@@ -240,6 +263,8 @@ def print_log(
     *,
     timestamps: bool = False,
     output: str = "text",
+    color: str = "auto",
+    numbers: bool = False,
     raw: bool = False,
     flush: bool = False,
 ) -> tuple[int, JobState | None]:
@@ -247,7 +272,7 @@ def print_log(
 
     ``output`` is "text", "json" or "jsonl". Returns the number of lines, and the last job state among ``events``.
     """
-    renderer = LineRenderer(timestamps=timestamps, raw=raw)
+    renderer = LineRenderer(timestamps=timestamps, numbers=numbers, colour=common.keeps_colors(color), raw=raw)
     count, state = 0, None
 
     def write(text: str, flush: bool = flush) -> None:

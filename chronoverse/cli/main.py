@@ -9,7 +9,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Final
 
@@ -17,61 +17,90 @@ import click
 
 from chronoverse.errors import ChronoverseError
 
-#: The module of each command, and an example, in the order of ``--help``. A module is imported when it is used.
-_COMMANDS: Final = {
-    "serve": ("serve", "serve --bind 0.0.0.0:8000"),
-    "run": ("run", "run --workflow shop-ci --job build-7 -- make test"),
-    "deliver": ("run", "deliver build-7-0a1b2c3d.sqlite"),
-    "logs": ("logs", "logs -f shop-ci build-7 --tail 100"),
-    "jobs": ("listing", "jobs shop-ci --status failed --since 1d"),
-    "workflows": ("listing", "workflows -o name"),
-    "search": ("search", "search shop-ci 'connection refused' --since 2d"),
-    "summary": ("summary", "summary shop-ci build-7"),
-    "profile": ("profile", "profile shop-ci build-7"),
-    "seen": ("seen", "seen shop-ci build-7 812"),
-    "wait": ("wait", "wait shop-ci build-7 --for 'listening on' --timeout 2m"),
-    "download": ("download", "download shop-ci build-7 build.txt"),
-    "end": ("end", "end shop-ci build-7 --exit-code 1"),
-    "mcp": ("mcp", "mcp --max-wait 60"),
-    "redact": ("remove", "redact shop-ci build-7 --search hunter2 --reason 'a password'"),
-    "delete": ("remove", "delete shop-ci build-7"),
-    "archive": ("admin", "archive --once"),
-    "login": ("login", "login"),
-    "logout": ("login", "logout"),
-    "token": ("admin", "token --workflow shop-ci --ttl 8h"),
-    "retention": ("admin", "retention shop-ci 90d"),
-    "limits": ("admin", "limits shop-ci --job-bytes 1000000000"),
-    "audit": ("admin", "audit --since 1d"),
-    "conformance": ("conformance", "conformance -- ./runner {workflow} {job}"),
-    "completion": ("completion", "completion bash"),
-    "scans": ("serve", "scans"),
+#: The commands in the order of ``--help``: the module of each, which is imported when it is used, and examples.
+_GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "Run": {
+        "run": ("run", "run --workflow shop-ci --job build-7 -- make test", "run --workflow nightly -- ./backup.sh"),
+        "deliver": ("run", "deliver build-7-0a1b2c3d.sqlite", "deliver build-7-0a1b2c3d.sqlite --as build-7b"),
+        "end": ("end", "end shop-ci build-7 --exit-code 1", "end shop-ci build-7 --status canceled"),
+    },
+    "Read": {
+        "logs": ("logs", "logs -f shop-ci build-7 --tail 100", "logs -n shop-ci @latest --lines 210-220"),
+        "jobs": ("listing", "jobs shop-ci --status failed --since 1d", "jobs shop-ci -n 20 -o name"),
+        "workflows": ("listing", "workflows", "workflows --status failed -o name"),
+        "search": ("search", "search shop-ci 'connection refused' --since 2d", "search shop-ci 'E[0-9]{4}' --regex"),
+        "wait": ("wait", "wait shop-ci build-7 --for 'listening on' --timeout 2m", "wait shop-ci @latest"),
+        "download": ("download", "download shop-ci build-7", "download shop-ci @failed build.jsonl --format jsonl"),
+        "open": ("open", "open shop-ci build-7", "open shop-ci @failed"),
+    },
+    "Understand": {
+        "summary": ("summary", "summary shop-ci @failed", "summary shop-ci build-7 --full"),
+        "profile": ("profile", "profile shop-ci build-7", "profile shop-ci @latest -o json"),
+        "seen": ("seen", "seen shop-ci build-7 812", "seen shop-ci @failed 812 --label branch=main"),
+        "mcp": ("mcp", "mcp", "mcp --max-wait 60"),
+    },
+    "Serve": {
+        "serve": ("serve", "serve", "serve --bind 0.0.0.0:8000 --workers 2"),
+        "archive": ("admin", "archive", "archive --once"),
+        "scans": ("serve", "scans"),
+        "token": ("admin", "token --workflow shop-ci --ttl 8h", "token --workflow 'shop-*' --scope logs:read"),
+    },
+    "Operate": {
+        "login": ("login", "login", "login --issuer https://id.example.com --client-id logs"),
+        "logout": ("login", "logout"),
+        "redact": (
+            "remove",
+            "redact shop-ci build-7 --search hunter2 --reason 'a password'",
+            "redact shop-ci build-7 --lines 118-120",
+        ),
+        "delete": ("remove", "delete shop-ci build-7", "delete shop-ci --all"),
+        "retention": ("admin", "retention shop-ci", "retention shop-ci 90d"),
+        "limits": ("admin", "limits shop-ci", "limits shop-ci --job-bytes 1000000000"),
+        "audit": ("admin", "audit --since 1d", "audit --since 2026-03-01T00:00Z --until 2026-03-02T00:00Z"),
+        "conformance": ("conformance", "conformance -- ./runner {workflow} {job}"),
+        "completion": ("completion", "completion bash", "completion zsh"),
+    },
 }
+_COMMANDS: Final = {name: found for commands in _GROUPS.values() for name, found in commands.items()}
 
 
 class _CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         # An optional package, such as cli.mcp, can be deleted with its folder.
-        return [name for name, (module, _) in _COMMANDS.items() if find_spec(f"chronoverse.cli.{module}")]
+        return [name for name, (module, *_) in _COMMANDS.items() if find_spec(f"chronoverse.cli.{module}")]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = self.list_commands(ctx)
+        for title, group in _GROUPS.items():
+            with formatter.section(title):
+                names = [name for name in group if name in known]
+                found = [(name, command) for name in names if (command := self.get_command(ctx, name))]
+                formatter.write_dl([(name, each.get_short_help_str(62)) for name, each in found if not each.hidden])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS or not find_spec(f"chronoverse.cli.{_COMMANDS[cmd_name][0]}"):
             return None
-        module, example = _COMMANDS[cmd_name]
+        module, *examples = _COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(f"chronoverse.cli.{module}"), cmd_name)
-        command.epilog = f"\b\nExample:\n  chronoverse {example}"
+        command.epilog = "\n  ".join(["\b\nExamples:", *(f"chronoverse {example}" for example in examples)])
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
             from chronoverse.client.near import near_ids
 
             if near := near_ids(args[0], _COMMANDS):
                 ctx.fail(f"unknown command {args[0]}: did you mean {' or '.join(near)}?")
             raise
+        if command is not None and any("://" in each for each in rest):
+            from chronoverse.cli.names import expand_link
+
+            rest = expand_link(ctx, command, rest)
+        return name, command, rest
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -82,7 +111,7 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
         context.exit()
 
 
-@click.group(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -91,8 +120,15 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
     callback=_print_version,
     help="Show the version and exit.",
 )
-def commands() -> None:
-    """Stream job logs: run a job, and watch it from anywhere."""
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Stream job logs: run a job, and watch it from anywhere.
+
+    A job is named by WORKFLOW and JOB, or by the link of its page. JOB can be @latest, @failed or @good: the newest
+    job, the newest that FAILED, the newest that COMPLETED.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.cli.summary import numbered
 from chronoverse.client.client import reading
 from chronoverse.joblog.terminal import counted, plain_text
 
 
 @click.command()
-@common.job_arguments
+@names.job_arguments
 @common.against_label_option
 @common.output_option
 def profile(workflow: str, job: str, against_label: list[str], output: str) -> None:

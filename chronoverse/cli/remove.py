@@ -1,17 +1,17 @@
 """``chronoverse redact`` and ``chronoverse delete``: taking lines or a whole job out of the service."""
 
 import os
-import re
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.client.client import read_items
 from chronoverse.errors import ChronoverseError, JobNotFound
-from chronoverse.joblog.model import JobRef, parse_number
+from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.terminal import counted
 
 if TYPE_CHECKING:
@@ -21,19 +21,11 @@ if TYPE_CHECKING:
 _SCOPES = "logs:admin logs:read"
 
 
-def _line_range(text: str) -> tuple[int, int | None]:
-    """Reads ``5``, ``5-9`` or ``5-``, which has no end."""
-    found = re.fullmatch("([0-9]+)(-)?([0-9]+)?", text)
-    first = parse_number(found[1]) if found else None
-    last = parse_number(found[3]) if found and found[3] else None
-    if not found or not first or (found[3] and not (found[2] and last)) or (last and last < first):
-        raise click.BadParameter("expected a line or a range, such as 5, 5-9 or 5-")
-    return first, last if found[2] else first
-
-
 @click.command()
-@common.job_arguments
-@click.option("--lines", type=_line_range, metavar="N[-M]", help="Line range; with --search, the matching lines of it.")
+@names.job_arguments
+@click.option(
+    "--lines", type=common.line_range, metavar="N[-M]", help="Line range; with --search, the matching lines of it."
+)
 @click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
 @click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
 @click.option("--reason", metavar="TEXT", help="Reason, stored and logged: must not contain the secret.")
@@ -73,8 +65,7 @@ def redact(
 
 
 @click.command()
-@click.argument("workflow", type=common.identifier)
-@click.argument("job", type=common.identifier, required=False)
+@partial(names.job_arguments, required=False)
 @click.option("--all", "all_jobs", is_flag=True, help="All current jobs of WORKFLOW.")
 @common.yes_option
 def delete(workflow: str, job: str | None, all_jobs: bool, yes: bool) -> int:

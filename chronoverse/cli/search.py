@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.joblog.model import Line
 from chronoverse.joblog.terminal import LineRenderer, plain_text
 
 
 @click.command()
-@click.argument("workflow", type=common.identifier)
+@names.workflow_argument
 @click.argument("text")
 @click.option("--regex", is_flag=True, help="Treat TEXT as an RE2 regular expression.")
 @common.stream_option
@@ -30,8 +30,9 @@ from chronoverse.joblog.terminal import LineRenderer, plain_text
     help="Maximum lines per job.",
 )
 @common.list_output_option
+@common.color_option
 @click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
-def search(workflow: str, text: str, regex: bool, max_count: int, output: str, raw: bool, **filters: Any) -> int:
+def search(workflow: str, text: str, regex: bool, max_count: int, output: str, **filters: Any) -> int:
     """Print the lines of all jobs of WORKFLOW that contain TEXT.
 
     They are printed as JOB:NUMBER:line, the newest job first. The exit code is that of grep: 0 when a line was found, 1
@@ -39,6 +40,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
     """
     from chronoverse.client.client import read_items
 
+    printing = {"colour": common.keeps_colors(filters.pop("color")), "raw": filters.pop("raw")}
     query = {"q": text, "regex": "true" if regex else None, "per_job": max_count, **filters}
     counts: dict[str, int] = {}
     failed = False
@@ -49,7 +51,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, r
         job_id, lines = plain_text(str(job["id"])), read_items(job, "logs", Line.from_json)
         if output == "name" and lines and job_id not in counts:
             click.echo(job_id)
-        renderer = LineRenderer(raw=raw)
+        renderer = LineRenderer(**printing)
         for line in lines if output != "name" else ():
             shown = f"{job_id}:{line.sequence_num}:{renderer.render(line)}{renderer.close_line()}"
             if output != "text":

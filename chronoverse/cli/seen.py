@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.client.client import reading
 from chronoverse.joblog.terminal import counted, plain_text
 
 
 @click.command()
-@common.job_arguments
+@names.job_arguments
 @click.argument("line", type=click.IntRange(1, 10**15 - 1), metavar="N")
 @click.option(
     "--jobs",

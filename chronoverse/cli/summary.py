@@ -1,24 +1,28 @@
 """``chronoverse summary``: prints what matters first of a job."""
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import click
 
-from chronoverse.cli import common
-from chronoverse.client.client import reading
+from chronoverse.cli import common, names
+from chronoverse.client.client import Client, reading
+from chronoverse.joblog.model import JobRef, Line
 from chronoverse.joblog.terminal import counted, plain_text, sanitize
+from chronoverse.settings import Settings, no_color
 
 _VERDICTS: Final = {
     "new": "New: no earlier run has this line.",
-    "since": "Every failure since {} has it.",
-    "recurring": "Flaky: earlier failures have it, with passing runs in between.",
+    "since": "Every failure since {id} has it.",
+    "recurring": "Flaky: in {seen} of the last {runs} runs, with passing runs in between.",
 }
 
 
 @click.command()
-@common.job_arguments
+@names.job_arguments
 @click.option(
     "--bytes",
     "max_bytes",
@@ -28,13 +32,15 @@ _VERDICTS: Final = {
     help="Maximum size in bytes, as JSON.",
 )
 @common.against_label_option
+@click.option("--full", is_flag=True, help="On a terminal: all that is new, and all errors.")
 @common.output_option
-def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], output: str) -> None:
+def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], full: bool, output: str) -> None:
     """Print why JOB failed, what is new in it, and its last lines.
 
     Of a failed job it names the line that says why, as far as it can tell. A very long log is looked at from the end
-    backwards, for two minutes at most.
+    backwards, for two minutes at most. A terminal gets one screen.
     """
+    is_screen = output == "text" and sys.stdout.isatty() and not full
     route = "/workflows/{}/jobs/{}/summary"
     with common.open_client(workflow, job) as client, common.status_line() as show:
         query = {"bytes": max_bytes, "against_label": against_label}
@@ -43,8 +49,70 @@ def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], o
         while found.get("complete") is False and time.monotonic() < deadline:
             show(looked_at(found))
             found = client.read(route, workflow, job, **query)
+        show("")
+        if is_screen:
+            around = _around(client, found)
+            for text in screen(found, around, common.page_url(Settings.from_env(), workflow, job)):
+                click.echo(text, color=False if no_color() else None)
+            return
     for text in [common.json_text(found)] if output != "text" else summary_text(found):
         click.echo(text)
+
+
+def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
+    """The line of the cause and two on each side of it, by their numbers."""
+    with reading("summary"):
+        if not (cause := summary["cause"]) or cause["kind"] == "last":
+            return {}
+        number, job = int(cause["line"]["sequence_num"]), JobRef(summary["job"]["workflow_id"], summary["job"]["id"])
+    found = islice(client.logs(job, offset=max(0, number - 3) or None), 5)
+    return {line.sequence_num: line for line in found if line.sequence_num <= number + 2}
+
+
+def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
+    """What fits on a screen of a terminal: the status, the cause with the lines ``around`` it, and the last lines.
+
+    No line comes twice. Raises :class:`ChronoverseError`.
+    """
+    with reading("summary"):
+        job, cause = summary["job"], summary["cause"]
+        code = "" if job["exit_code"] is None else f" (exit code {job['exit_code']})"
+        color = {"COMPLETED": "green", "RUNNING": "blue", "PENDING": None}.get(job["status"], "red")
+        title = f"{job['workflow_id']}/{job['id']}, {counted(job['lines'])}"
+        yield f"{click.style(plain_text(job['status'] + code), fg=color, bold=True)}  {plain_text(title)}"
+        if labels := job.get("labels"):
+            yield plain_text("  ".join(f"{key}={value}" for key, value in labels.items()))
+        if around:
+            yield ""
+            yield click.style("Cause" if cause.get("confidence") == "high" else "Most likely cause", bold=True)
+            number = cause["line"]["sequence_num"]
+            for line in around.values():
+                text = numbered(line.to_json())
+                yield click.style(f">{text[1:]}", fg="red", bold=True) if line.sequence_num == number else text
+            url += f"#L{number}"
+        if sentence := verdict_sentence(summary):
+            yield sentence
+        if slower := [_pause_text(pause) for pause in summary.get("slower") or () if pause["before"]]:
+            yield f"Slower than any good run: {'; '.join(slower)}."
+        last = [line for line in summary["last"][-5:] if line["sequence_num"] not in around]
+        if last:
+            yield ""
+            yield click.style("Last lines", bold=True)
+            yield from map(numbered, last)
+        yield ""
+        yield url
+
+
+def verdict_sentence(summary: dict[str, Any]) -> str | None:
+    """What is known of the cause from earlier runs. None when nothing is."""
+    if not (verdict := summary.get("verdict")):
+        return None
+    seen = summary["cause"]["line"].get("seen") or {}
+    runs = sum(seen.get(end, 0) for end in ("COMPLETED", "FAILED", "CANCELED", "LOST"))
+    sentence = _VERDICTS[verdict["kind"]].format(id=verdict["id"], seen=runs, runs=seen.get("looked_at"))
+    if verdict["kind"] == "recurring" and not seen:
+        sentence = "Flaky: earlier failures have it, with passing runs in between."
+    return plain_text(sentence)
 
 
 def summary_text(summary: dict[str, Any]) -> Iterator[str]:
@@ -60,8 +128,8 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             likely = "Most likely cause" if title == "Cause" and cause.get("confidence") == "low" else title
             yield f"{likely} (lines {cause['from']:,}-{cause['to']:,}):"
             yield numbered(cause["line"])
-        if verdict := summary.get("verdict"):
-            yield plain_text(_VERDICTS[verdict["kind"]].format(verdict["id"]))
+        if sentence := verdict_sentence(summary):
+            yield sentence
         elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
             yield f"Unknown whether it is new: {counted(unknown, 'run', 'runs')} could not be read."
         if slower := summary.get("slower"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from chronoverse.cli import common
+from chronoverse.cli import common, names
 from chronoverse.cli.logs import exit_code
 from chronoverse.client.client import reading
 from chronoverse.client.follower import JobState
@@ -14,7 +14,7 @@ from chronoverse.joblog.terminal import LineRenderer, gap_notice
 
 
 @click.command()
-@common.job_arguments
+@names.job_arguments
 @click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, case-insensitive.")
 @click.option("--regex", is_flag=True, help="Treat TEXT as an RE2 regular expression.")
 @common.stream_option
@@ -40,7 +40,11 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
             common.print_message(gap_notice(Gap(gap["from"], gap["to"], str(gap["reason"]))))
         if line is not None:
             found = Line.from_json(line)._replace(partial=False)
-            text = LineRenderer().render(found) if output == "text" else common.json_text(line) + "\n"
+            text = (
+                LineRenderer(colour=common.keeps_colors("auto")).render(found)
+                if output == "text"
+                else common.json_text(line) + "\n"
+            )
             sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     if outcome == "timeout":
         common.print_message("the time is over")

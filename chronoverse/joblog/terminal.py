@@ -109,8 +109,11 @@ def redaction_notice(first: int, last: int) -> str:
 class LineRenderer:
     """Turns lines into the text to print. It remembers which stream's partial line is still open."""
 
-    def __init__(self, *, timestamps: bool = False, colour: bool = True, raw: bool = False) -> None:
+    def __init__(
+        self, *, timestamps: bool = False, numbers: bool = False, colour: bool = True, raw: bool = False
+    ) -> None:
         self._timestamps = timestamps
+        self._numbers = numbers
         self._colour = colour
         self._raw = raw
         self._open: str | None = None
@@ -118,6 +121,8 @@ class LineRenderer:
     def render(self, line: Line) -> str:
         """The text of the next line. The text of a partial line has no newline at its end."""
         start = self.close_line() if self._open != line.stream else ""
+        if self._numbers and self._open is None:
+            start += f"{line.sequence_num:>6}  "
         if self._timestamps and self._open is None:
             start += self._clean(line.timestamp) + " "
         self._open = line.stream if line.partial else None

@@ -172,10 +172,12 @@ def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
 
 
 def test_logs_removes_control_sequences_unless_raw(cli: Cli) -> None:
-    """Colours stay, and with --raw everything stays."""
+    """Colors stay on a terminal or with --color, and with --raw everything stays."""
     lines = [line(1, "\x1b[31mred\x1b[0m\x1b]0;title\x07!")]
     with history(lines) as service:
-        assert cli("logs", "wf_1", "job_1", URL=service.url).stdout == "\x1b[31mred\x1b[0m!\n"
+        assert cli("logs", "--color", "always", "wf_1", "job_1", URL=service.url).stdout == "\x1b[31mred\x1b[0m!\n"
+    with history(lines) as service:
+        assert cli("logs", "wf_1", "job_1", URL=service.url).stdout == "red!\n"
     with history(lines) as service:
         assert cli("logs", "--raw", "wf_1", "job_1", URL=service.url).stdout == lines[0].message + "\n"
 
@@ -340,7 +342,6 @@ def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["frobnicate"],
         ["logs"],
         ["logs", "wf_1"],
@@ -349,7 +350,11 @@ def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
         ["logs", "wf_1", "job_1", "--offset", "1_0"],
         ["logs", "wf_1", "job_1", "--offset", "-1"],
         ["logs", "wf_1", "job_1", "--tail", "-1"],
-        ["logs", "wf_1", "job_1", "--offset", "1", "--tail", "1"],
+        ["logs", "-f", "wf_1", "job_1", "--offset", "latest", "--tail", "1"],
+        ["logs", "wf_1", "job_1", "--lines", "3-1"],
+        ["logs", "wf_1", "job_1", "--lines", "1-3", "--tail", "1"],
+        ["logs", "wf_1", "@oldest"],
+        ["jobs", "wf_1", "-n", "0"],
         ["logs", "wf_1", "job_1", "--offset", "latest"],
         ["logs", "wf_1", "job_1", "--wait", "3"],
         ["logs", "wf_1", "job_1", "--since", "yesterday"],
@@ -376,7 +381,9 @@ def test_wrong_arguments_exit_with_64(argv: list[str], capsys: pytest.CaptureFix
     assert "Usage: chronoverse" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["serve", "-h"], ["run", "--help"], ["logs", "--help"], ["token", "-h"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["--help"], ["serve", "-h"], ["run", "--help"], ["logs", "--help"], ["token", "-h"]]
+)
 def test_help_is_no_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Help is printed to stdout."""
     assert main(argv) == 0
@@ -718,7 +725,7 @@ def test_an_error_says_what_to_do(cli: Cli) -> None:
 
 def test_the_list_of_commands_has_whole_sentences(cli: Cli) -> None:
     """Each fits into a terminal of 80 columns."""
-    listed = cli("--help").stdout.partition("Commands:\n")[2].splitlines()
+    listed = [each for each in cli("--help").stdout.partition("\nRun:\n")[2].splitlines() if each.startswith("  ")]
 
     assert len(listed) == len(visible_commands())
     assert [each for each in listed if not each.endswith(".")] == []

@@ -112,13 +112,15 @@ CALLS: Final = {
         ("login",),
         json_answers({"issuer": "https://id.example", "client_id": EVIL, "scopes": EVIL, "audience": EVIL}),
     ),
+    "end": (("end", "wf_1", EVIL, "--exit-code", "1"), ()),
+    "open": (("open", "wf_1", EVIL), ()),
     "logout": (("logout",), ()),
     "token": (("token", "--workflow", EVIL), ()),
     "retention": (("retention", "wf_1", EVIL), ()),
     "limits": (("limits", "wf_1", "--job-bytes", EVIL), ()),
 }
 #: Commands that do not print their arguments.
-SILENT: Final = {"serve", "logout", "token", "retention", "limits"}
+SILENT: Final = {"end", "open", "serve", "logout", "token", "retention", "limits"}
 
 
 def test_every_command_is_called() -> None:

@@ -157,9 +157,10 @@ def test_the_help_of_each_command_has_an_example_that_can_be_parsed(name: str) -
     command = visible_commands()[name]
     # A command keeps the names of its help option. With another context, -h would fail in the tests that follow.
     program_context = click.Context(commands, **commands.context_settings)
-    text, _, example = command.get_help(click.Context(command, program_context, name)).rpartition("Example:\n")
+    text, _, examples = command.get_help(click.Context(command, program_context, name)).rpartition("Examples:\n")
     assert not re.search(r"\s_|IDENTIFIER|DURATION|MOMENT|SERVICE_URL", text)
-    program, called, *arguments = shlex.split(example)
-
-    assert (program, called) == ("chronoverse", name)
-    command.make_context(name, arguments, program_context)
+    for example in examples.splitlines():
+        # Only the service knows the newest job.
+        program, called, *arguments = shlex.split(re.sub("@latest|@failed", "build-7", example))
+        assert (program, called) == ("chronoverse", name)
+        command.make_context(name, arguments, program_context)

@@ -1,0 +1,113 @@
+"""How a command line names a job: by its ids, by the link of its page, or as the newest of its workflow."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import click
+
+from chronoverse.cli import common
+from chronoverse.client.client import read_items
+from chronoverse.errors import ChronoverseError, JobNotFound
+from chronoverse.settings import Settings
+
+#: What may stand for a job's id, and the status that the newest such job has.
+NEWEST: Final[Mapping[str, str | None]] = {"@latest": None, "@failed": "FAILED", "@good": "COMPLETED"}
+
+_PAGE: Final = re.compile(
+    r"(?P<base>https?://[^?#\s]+?)/ui/workflows/(?P<workflow>[^/?#\s]+)(?:/jobs/(?P<job>[^/?#\s]+))?/?(?:\?[^#\s]*)?"
+    r"(?:#L(?P<first>[0-9]{1,15})(?:-L?(?P<last>[0-9]{1,15}))?)?"
+)
+
+
+class PageLink(NamedTuple):
+    """The link of a workflow's or a job's page, perhaps with lines of the job."""
+
+    base: str
+    workflow: str
+    job: str | None
+    first: str | None
+    last: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "PageLink | None":
+        """The link, or None for any other text.
+
+        >>> PageLink.parse("https://logs.example.com/ui/workflows/shop-ci/jobs/build-7#L5-L9")
+        PageLink(base='https://logs.example.com', workflow='shop-ci', job='build-7', first='5', last='9')
+        """
+        found = _PAGE.fullmatch(text)
+        return None if found is None else cls(**found.groupdict())
+
+
+def expand_link(context: click.Context, command: click.Command, args: list[str]) -> list[str]:
+    """``args`` of ``command`` with the ids of the first page link in them, which is noted in the ``context``.
+
+    Lines of the link become ``--lines``, or the argument for a line, where the command has one.
+    """
+    takes_value = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
+    names = [each.name for each in command.params if isinstance(each, click.Argument)]
+    options = {name for each in command.params for name in each.opts}
+    for index, text in enumerate(args if names[:1] == ["workflow"] else ()):
+        if text == "--":
+            break
+        link = PageLink.parse(text)
+        if link is None or (index and args[index - 1] in takes_value):
+            continue
+        context.meta[common.LINKED_SERVICE] = link.base
+        ids = [link.workflow]
+        if link.job is not None and "job" in names:
+            ids.append(link.job)
+            if link.first is not None and "line" in names:
+                ids.append(link.first)
+            elif link.first is not None and "--lines" in options and "--lines" not in args:
+                ids += ["--lines", f"{link.first}-{link.last or link.first}"]
+        return [*args[:index], *ids, *args[index + 1 :]]
+    return args
+
+
+def job_arguments(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
+    """The arguments WORKFLOW and JOB. JOB may also be one of :data:`NEWEST`."""
+    job = click.argument("job", type=_job, required=required, callback=_find_newest, shell_complete=_complete_job)
+    return workflow_argument(job(command))
+
+
+def _job(text: str) -> str:
+    return text if text in NEWEST else common.identifier(text)
+
+
+def _find_newest(context: click.Context, _parameter: click.Parameter, job: str | None) -> str | None:
+    """The id of the newest job, if ``job`` asks for that. Raises :class:`JobNotFound`."""
+    if job is None or job not in NEWEST or context.resilient_parsing:
+        return job
+    workflow, status = context.params["workflow"], NEWEST[job]
+    with common.open_client(workflow) as client:
+        for page in client.pages("/workflows/{}/jobs", workflow, limit=1, status=status):
+            for found in read_items(page, "jobs", dict):
+                return str(found["id"])
+    raise JobNotFound(f"no {status} job in {workflow}" if status else f"no job in {workflow}")
+
+
+def _complete_workflow(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    return _ids("*", "/workflows", "workflows", start)
+
+
+def _complete_job(context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    if start.startswith("@"):
+        return [name for name in NEWEST if name.startswith(start)]
+    workflow = context.params["workflow"]
+    return _ids(workflow, "/workflows/{}/jobs", "jobs", start, workflow)
+
+
+def _ids(allowed: str, route: str, name: str, start: str, *path: str) -> list[str]:
+    """The newest ids that begin with ``start``, for a shell. None when the service does not answer at once."""
+    try:
+        client = common.make_client(Settings.from_env(), allowed, max_attempts=1)
+        found = client.read(route, *path, limit=1_000)
+        return [each["id"] for each in found[name] if str(each["id"]).startswith(start)]
+    except (ChronoverseError, LookupError, TypeError):
+        return []
+
+
+#: The argument WORKFLOW.
+workflow_argument = click.argument("workflow", type=common.identifier, shell_complete=_complete_workflow)

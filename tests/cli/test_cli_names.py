@@ -1,0 +1,197 @@
+"""How a command line names a job: by the link of a page, as the newest, and with completion; and what it prints."""
+
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import pytest
+
+from chronoverse.cli.main import commands
+from chronoverse.cli.names import PageLink, expand_link
+from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.store import Store
+from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
+from tests.support.bench import ticking
+from tests.support.servers import running
+from tests.support.service import Service, serving
+
+WORKFLOW: Final = "wf_names"
+LINK: Final = "https://logs.example/ui/workflows/shop/jobs/build-7"
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Of a service with a good run, a failed one, and a job that waits for a runner. The line 5 is red."""
+    folder = tmp_path_factory.mktemp
+    with running(folder("store")) as server, serving(folder("service"), server.url) as service:
+        store = Store(server.url, clock=ticking())
+        for name, status, why in (("good", Status.COMPLETED, "done"), ("failed", Status.FAILED, "error: no space")):
+            attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
+            texts = [*(f"step {number}" for number in range(1, 5)), f"\x1b[31m{why}\x1b[0m", "bye"]
+            store.append(attempt, [Line(n, "", text, "stdout") for n, text in enumerate(texts, 1)])
+            store.finish(attempt, status, int(status is Status.FAILED), 0, 7)
+        store.register(JobRef(WORKFLOW, "waiting"))
+        store.close()
+        yield settings_of(service)
+
+
+def settings_of(service: Service) -> dict[str, str]:
+    return {"URL": service.url, "TOKEN": service.token()}
+
+
+@pytest.mark.parametrize(
+    ("text", "link"),
+    [
+        (LINK, ("https://logs.example", "shop", "build-7", None, None)),
+        (f"{LINK}/?q=x&stream=stderr#L118", ("https://logs.example", "shop", "build-7", "118", None)),
+        (f"{LINK}#L118-L120", ("https://logs.example", "shop", "build-7", "118", "120")),
+        ("http://a:8000/logs/ui/workflows/shop", ("http://a:8000/logs", "shop", None, None, None)),
+        ("shop", None),
+        ("https://logs.example/workflows/shop/jobs/build-7", None),
+        (f"see {LINK}", None),
+        ("ftp://logs.example/ui/workflows/shop", None),
+    ],
+)
+def test_the_link_of_a_page(text: str, link: tuple[Any, ...] | None) -> None:
+    assert PageLink.parse(text) == (link and PageLink(*link))
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "expanded"),
+    [
+        ("logs", ["-f", LINK], ["-f", "shop", "build-7"]),
+        ("logs", [f"{LINK}#L5", "-n"], ["shop", "build-7", "--lines", "5-5", "-n"]),
+        ("logs", [f"{LINK}#L5-L9"], ["shop", "build-7", "--lines", "5-9"]),
+        ("logs", [f"{LINK}#L5", "--lines", "1-2"], ["shop", "build-7", "--lines", "1-2"]),
+        ("logs", ["--search", LINK, "shop", "build-7"], ["--search", LINK, "shop", "build-7"]),
+        ("seen", [f"{LINK}#L5"], ["shop", "build-7", "5"]),
+        ("seen", [LINK, "9"], ["shop", "build-7", "9"]),
+        ("download", [f"{LINK}#L5", "out.txt"], ["shop", "build-7", "out.txt"]),
+        ("jobs", [LINK, "-o", "name"], ["shop", "-o", "name"]),
+        ("search", [LINK, LINK], ["shop", LINK]),
+        ("summary", ["--", LINK], ["--", LINK]),
+        ("deliver", [LINK], [LINK]),
+    ],
+)
+def test_a_link_stands_for_the_ids(command: str, args: list[str], expanded: list[str]) -> None:
+    """And for its lines, where the command takes some. The values of options, and texts, stay as they are."""
+    context = click.Context(commands)
+    found = commands.get_command(context, command)
+    assert found is not None
+    assert expand_link(context, found, args) == expanded
+
+
+def test_a_link_is_read_at_its_own_service_only(cli: Cli, settings: dict[str, str]) -> None:
+    """Another service would get the token of this one."""
+    page = f"/ui/workflows/{WORKFLOW}/jobs/failed#L5"
+    assert cli("logs", settings["URL"] + page, **settings).stdout == "error: no space\n"
+    refused = cli("logs", "http://127.0.0.1:1" + page, **settings)
+    assert (refused.returncode, refused.stdout) == (os.EX_CONFIG, "")
+    assert "set CHRONOVERSE_URL=http://127.0.0.1:1" in refused.stderr
+
+
+@pytest.mark.parametrize(("name", "job"), [("@latest", "waiting"), ("@failed", "failed"), ("@good", "good")])
+def test_the_newest_job(cli: Cli, settings: dict[str, str], name: str, job: str) -> None:
+    opened = cli("open", WORKFLOW, name, **settings)
+    assert opened.stdout == f"{settings['URL']}/ui/workflows/{WORKFLOW}/jobs/{job}\n"
+
+
+def test_a_workflow_without_such_a_job(cli: Cli, settings: dict[str, str]) -> None:
+    done = cli("logs", "wf_other", "@failed", **settings)
+    assert (done.returncode, "no FAILED job in wf_other" in done.stderr) == (os.EX_NOINPUT, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "numbers"),
+    [
+        (("--lines", "2-4"), [2, 3, 4]),
+        (("--lines", "5-"), [5, 6]),
+        (("--lines", "6"), [6]),
+        (("--lines", "99-100"), []),
+        (("--offset", "2", "--tail", "9"), [3, 4, 5, 6]),
+        (("--offset", "2", "--tail", "2"), [5, 6]),
+        (("-f", "--offset", "2", "--tail", "9"), [3, 4, 5, 6]),
+        (("-f", "--offset", "2", "--tail", "2"), [5, 6]),
+    ],
+    ids=str,
+)
+def test_some_lines_with_their_numbers(
+    cli: Cli, settings: dict[str, str], args: tuple[str, ...], numbers: list[int]
+) -> None:
+    done = cli("logs", "-n", WORKFLOW, "good", *args, **settings)
+    assert [int(line.split()[0]) for line in done.stdout.splitlines()] == numbers
+    assert all(line[6:8] == "  " for line in done.stdout.splitlines())
+
+
+def test_some_jobs(cli: Cli, settings: dict[str, str]) -> None:
+    listed = cli("jobs", WORKFLOW, "-n", "2", "-o", "name", **settings)
+    assert listed.stdout.splitlines() == ["waiting", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("logs wf_n", [WORKFLOW]),
+        (f"logs {WORKFLOW} ", ["waiting", "failed", "good"]),
+        (f"seen {WORKFLOW} f", ["failed"]),
+        (f"summary {WORKFLOW} @", ["@latest", "@failed", "@good"]),
+        ("logs wf_nothing ", []),
+    ],
+)
+def test_a_shell_completes_ids(cli_process: Cli, settings: dict[str, str], words: str, offered: list[str]) -> None:
+    """Those that the token may see."""
+    position = str(len(words.split(" ")))
+    asked = {"COMP_WORDS": f"chronoverse {words}", "COMP_CWORD": position, "_CHRONOVERSE_COMPLETE": "bash_complete"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in asked.items():
+            patch.setenv(name, value)
+        done = cli_process(**settings)
+    assert [line.partition(",")[2] for line in done.stdout.splitlines() if line] == offered
+    assert done.stderr == ""
+
+
+def on_a_terminal(home: Path, settings: dict[str, str], *argv: str, **more: str) -> str:
+    """What the program prints on a terminal."""
+    ours, theirs = pty.openpty()
+    try:
+        env = {**environ(home, **settings), "TERM": "xterm", **more}
+        subprocess.run([*COMMAND, *argv], env=env, stdout=theirs, check=True, timeout=PATIENCE_SECONDS)
+        return os.read(ours, 10_000).decode().replace("\r\n", "\n")
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+def test_a_summary_fits_a_screen(tmp_path: Path, settings: dict[str, str]) -> None:
+    """Its status, the cause with the lines around it, what is known of it, and the link. No line comes twice."""
+    shown = on_a_terminal(tmp_path, settings, "summary", WORKFLOW, "@failed", NO_COLOR="1")
+    assert shown.splitlines() == [
+        "FAILED (exit code 1)  wf_names/failed, 6 lines",
+        "",
+        "Cause",
+        "        3  step 3",
+        "        4  step 4",
+        ">       5  error: no space",
+        "        6  bye",
+        "New: no earlier run has this line.",
+        "",
+        "Last lines",
+        "        2  step 2",
+        "",
+        f"{settings['URL']}/ui/workflows/{WORKFLOW}/jobs/failed#L5",
+    ]
+    full = on_a_terminal(tmp_path, settings, "summary", WORKFLOW, "@failed", "--full")
+    assert "1 new line, compared with good" in full
+
+
+@pytest.mark.parametrize(("args", "has_color"), [((), True), (("--color", "never"), False)])
+def test_a_terminal_gets_the_colors_of_a_log(
+    tmp_path: Path, settings: dict[str, str], args: tuple[str, ...], has_color: bool
+) -> None:
+    shown = on_a_terminal(tmp_path, settings, "logs", WORKFLOW, "good", "--lines", "5", *args)
+    assert ("\x1b[31m" in shown) is has_color
+    assert "\x1b" not in on_a_terminal(tmp_path, settings, "logs", WORKFLOW, "good", *args, NO_COLOR="1")
