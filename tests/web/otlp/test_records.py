@@ -187,3 +187,37 @@ def test_of_records_that_are_alike_only_as_many_are_added_as_a_request_may_have(
     found, refused = made_of(slices, together=True)
     assert (found, refused) == made_of(slices, together=False)
     assert refused.total() == 64 * len(slices) - MAX_LINES
+
+
+def varint(number: int) -> bytes:
+    """As protobuf writes integers."""
+    return bytes([number & 0x7F | 0x80, *varint(number >> 7)] if number > 0x7F else [number])
+
+
+#: Fields that a newer version of the protocol may have, of each type: an integer, eight bytes, a text, and four bytes.
+#: Their numbers take one, two and three bytes.
+UNKNOWN = [
+    bytes([*tag, *content])
+    for number in (9, 50, 5_000)
+    for kind, content in ((0, b"\xac\x02"), (1, bytes(8)), (2, b"\x82\x01" + b"x" * 130), (5, bytes(4)))
+    for tag in [varint(number << 3 | kind)]
+]
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=bytes.hex)
+def test_fields_of_a_newer_version_are_passed_over(unknown: bytes) -> None:
+    """In each kind of message around the records, before and after what is known."""
+    known = request(RESOURCE, record("one"), record("two"))
+    scope = unknown + known.resource_logs[0].scope_logs[0].SerializeToString() + unknown
+    resource = known.resource_logs[0].resource.SerializeToString()
+    logs = unknown + b"\x0a" + varint(len(resource)) + resource
+    logs += unknown + b"\x12" + varint(len(scope)) + scope + unknown
+    body = unknown + b"\x0a" + varint(len(logs)) + logs + unknown
+
+    def texts(body: bytes) -> list[Any]:
+        found = decode(bytearray(body), PROTOBUF, {"workflow", "job"}, lambda: None)
+        return [
+            (attributes, each.body) for attributes, records in found for each in records if isinstance(each, Record)
+        ]
+
+    assert texts(body) == texts(known.SerializeToString()) != []
