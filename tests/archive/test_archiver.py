@@ -411,8 +411,8 @@ def test_retention_deletes_a_job_everywhere(bench: Bench, objects: FileObjectSto
     assert {name.partition("/")[0] for name in names(objects)} == {"wf_2"}
     bench.store.catalog.change_settings("wf_2", retention_seconds=None)
     archive(bench.store, objects, retention_seconds=7 * DAY)
-    # That the workflow has no settings any more.
-    assert names(objects) == [settings_name("wf_2")]
+    # That the workflow has no settings and no watches any more.
+    assert names(objects) == [settings_name("wf_2"), "wf_2/_watches.json"]
     assert bench.keys() == {bench.key("changes"), *(bench.key(kind, other) for kind in ("changes", "settings"))}
 
 
