@@ -39,7 +39,7 @@ _MAX_SAMPLES: Final = 512
 #: And the last lines.
 _RECENT: Final = 32
 #: What an excess has to be above, at least: in ms, as a part of the whole run, and as a part of the slowest good pause.
-#: Besides, it has to be above the distance of the good runs from each other. ``python -m bench.pauses`` judges them.
+#: Besides, it has to be above the distance of the good runs from each other.
 _NOISE_MS: Final = 250
 _NOISE_OF_TOTAL: Final = 0.03
 _NOISE_OF_PAUSE: Final = 0.3
