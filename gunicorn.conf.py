@@ -28,6 +28,7 @@ _modules: dict[str, Any] = sys.modules
 _modules.setdefault("opentelemetry.sdk.metrics", None)
 
 from chronoverse import __version__
+from chronoverse.auth.jwks import keep_fresh
 from chronoverse.cli.common import print_message
 from chronoverse.cli.serve import banner, command_name, service_settings
 from chronoverse.embedded import listeners, owned_directory
@@ -217,8 +218,8 @@ def post_worker_init(worker: Any) -> None:
     warn = worker.log.warning if worker.chronoverse_name == "worker0" else None
     checks = (partial(_first_check, deps.store), partial(_server_infos, deps.store), warn)
     threading.Thread(target=watch_servers, args=checks, name="store-watch", daemon=True).start()
-    if worker.chronoverse_name == "worker0" and deps.verifier.published:
-        threading.Thread(target=deps.verifier.published.keep_fresh, name="issuer-keys", daemon=True).start()
+    if worker.chronoverse_name == "worker0" and (deps.verifier.published() or deps.verifier.trust):
+        threading.Thread(target=keep_fresh, args=(deps.verifier.published,), name="issuer-keys", daemon=True).start()
 
 
 def _set_bounds(store: Store) -> None:

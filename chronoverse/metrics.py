@@ -119,11 +119,11 @@ STORE_DENIED = _largest(
 
 KEYS_AGE = _newest(
     "chronoverse_issuer_keys_age_seconds",
-    "Since the issuer's public keys were fetched: +Inf without any, 0 when tokens are checked with another key.",
+    "Age of the issuers' public keys, the oldest: +Inf without any, 0 when tokens are checked with another key.",
 )
 WORKFLOWS_MAP_INVALID = _newest(
     "chronoverse_workflows_map_invalid",
-    "1 while CHRONOVERSE_JWT_WORKFLOWS_MAP has errors, and what it said before counts.",
+    "1 while CHRONOVERSE_JWT_WORKFLOWS_MAP or _TRUST_FILE has errors, and what it said before counts.",
 )
 SCANS_UP = _newest(
     "chronoverse_scans_up", "1 while the scan server, which answers searches, runs and does not stand still."

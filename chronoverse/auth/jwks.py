@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -36,7 +36,7 @@ MAX_KEY_SET_BYTES: Final = 262_144
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
 #: Seconds after which keys are fetched again. A withdrawn key is accepted for no longer than this.
 REFRESH_SECONDS: Final = 300.0
-#: Seconds between two looks of :meth:`PublishedKeys.keep_fresh`, and two of its fetches while there are no keys at all.
+#: Seconds between two looks of :func:`keep_fresh`, and two of its fetches while there are no keys at all.
 CHECK_SECONDS: Final = 5.0
 #: Seconds between the beginnings of two fetches for unknown ``kid``s.
 MIN_REFETCH_SECONDS: Final = 2.0
@@ -182,11 +182,21 @@ class KeySetStore(Protocol):
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None: ...
 
 
+def keep_fresh(
+    published: Callable[[], Iterable["PublishedKeys"]], sleep: Callable[[float], object] = time.sleep
+) -> None:
+    """Fetches keys again and again, for ever. One thread of a node does that, also when no request comes."""
+    while True:
+        for keys in published():
+            keys.prefetch()
+        sleep(CHECK_SECONDS)
+
+
 class PublishedKeys:
     """The keys at ``url``, shared by all processes with ``directory``, and by all nodes with ``store``.
 
-    ``fetch`` must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time. Raises
-    :class:`chronoverse.errors.SettingsError` when the directory cannot be written.
+    The log calls them ``name``. ``fetch`` must return within a few times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
+    Raises :class:`chronoverse.errors.SettingsError` when the directory cannot be written.
     """
 
     def __init__(
@@ -194,12 +204,14 @@ class PublishedKeys:
         url: str,
         directory: Path,
         *,
+        name: str = "CHRONOVERSE_JWT_JWKS_URL",
         store: KeySetStore | None = None,
         fetch: Callable[[str], bytes] = fetch_key_set,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
+        self._name = name
         self._file = KeySetFile(directory, url)
         self._store = store
         self._fetch = fetch
@@ -217,12 +229,6 @@ class PublishedKeys:
         self._load()
         with self._lock:
             self._fetch_if_older(self._interval if self._usable() else CHECK_SECONDS)
-
-    def keep_fresh(self) -> None:
-        """Fetches the keys again and again, for ever. One thread of a node does that, also when no request comes."""
-        while True:
-            self.prefetch()
-            self._sleep(CHECK_SECONDS)
 
     def age(self) -> float:
         """Seconds since the keys were fetched. Infinite when they never were."""
@@ -335,9 +341,7 @@ class PublishedKeys:
         except StoreError as error:
             log.warning("the issuer's keys are not shared with other nodes: %s", error)
         except (jwt.PyJWTError, OSError, ValueError, TypeError) as error:
-            log.warning(
-                "the keys at CHRONOVERSE_JWT_JWKS_URL cannot be fetched: %s", certificate_problem(error) or error
-            )
+            log.warning("the keys at %s cannot be fetched: %s", self._name, certificate_problem(error) or error)
             self._record = replace(self._record, tried_at=began_at)
             self._take_shared()
 

@@ -1,27 +1,23 @@
-"""Which workflows a user has a right for, as entries name them in tokens, or in a file that gives them to groups.
+"""Which workflows a user has a right for, as entries name them in tokens, or in a file that gives them by claims.
 
 An entry is the id of a workflow, or the beginning of ids and one ``*``. So ``*`` alone names all workflows.
 """
 
-import logging
-import tomllib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from chronoverse.errors import RightsUnavailable, SettingsError
 from chronoverse.joblog.model import IDENTIFIER
 
 #: The scopes that requests need.
 READ: Final = "logs:read"
 WRITE: Final = "logs:write"
 ADMIN: Final = "logs:admin"
+SCOPES: Final = (READ, WRITE, ADMIN)
 
-#: Bytes of the file, at most. It is parsed between two requests, which takes 0.1 s for that many.
-MAX_MAP_BYTES: Final = 262_144
-
-log = logging.getLogger(__name__)
+#: The value of a claim in an entry, once its separators are those of an id.
+_PART: Final = re.compile("[A-Za-z0-9._-]{1,128}")
 
 
 def entry_problem(entry: object) -> str | None:
@@ -69,94 +65,56 @@ class Workflows:
         return Workflows(self.ids | other.ids, self.prefixes + other.prefixes)
 
 
-class Group(NamedTuple):
-    """What the members of a group may do. Without ``scopes`` that is what the scopes of their tokens say."""
+class Rule(NamedTuple):
+    """What tokens may do of whose ``claim`` a value passes the ``test``. Without ``scopes`` they have their own.
 
+    ``templates`` are entries with the value of a claim in them: what is before it, the claim, and what is after it.
+    """
+
+    claim: str
+    test: Callable[[str], bool]
     workflows: Workflows
-    scopes: frozenset[str] | None
+    scopes: Collection[str] | None
+    templates: Sequence[tuple[str, str, str]] = ()
+
+    def workflows_of(self, claims: Mapping[str, Any]) -> Workflows | None:
+        """The workflows that the rule names for a token with these claims. None if it does not hold for this token."""
+        value = _claim(claims, self.claim)
+        values = value if isinstance(value, list) else [value]
+        if not any(isinstance(each, str) and self.test(each) for each in values):
+            return None
+        if not self.templates:
+            return self.workflows
+        entries = []
+        for before, claim, after in self.templates:
+            value = _claim(claims, claim)
+            part = value.replace("/", ".").replace(":", ".") if isinstance(value, str) else ""
+            # No value may name more than its own place: not even one that makes an entry of another form.
+            if not _PART.fullmatch(part) or entry_problem(entry := f"{before}{part}{after}"):
+                return None
+            entries.append(entry)
+        return self.workflows | Workflows.parse(entries)
 
 
-class WorkflowsMap:
-    """The file CHRONOVERSE_JWT_WORKFLOWS_MAP, which gives rights to groups. It is read again when it has changed."""
+def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collection[str]) -> dict[str, Workflows]:
+    """The rights of a token with these ``claims``, and with ``scopes`` of its own.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, ...] | None = None
-        self._groups: dict[str, Group] | None = None
-        self._is_valid = False
-
-    def read(self) -> dict[str, Group]:
-        """What the file says now. Raises :class:`SettingsError`, which names the first error and its group."""
-        try:
-            with self._path.open("rb") as file:
-                content = file.read(MAX_MAP_BYTES + 1)
-            if len(content) > MAX_MAP_BYTES:
-                raise ValueError(f"it has more than {MAX_MAP_BYTES} bytes")
-            groups = {name: _group(name, value) for name, value in tomllib.loads(content.decode()).items()}
-            if not groups:
-                raise ValueError("it has no group")
-        except OSError as error:
-            raise SettingsError(f"CHRONOVERSE_JWT_WORKFLOWS_MAP: {self._path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise SettingsError(f"CHRONOVERSE_JWT_WORKFLOWS_MAP: {self._path}: {error}") from error
-        return groups
-
-    def refresh(self) -> bool:
-        """Reads the file if it has changed. If it has errors, they are logged, and the previous content stays in use.
-
-        Returns whether it has none.
-        """
-        seen: tuple[int, ...] = ()
-        try:
-            status = self._path.stat()
-            seen = status.st_ino, status.st_ctime_ns, status.st_size
-        except OSError:
-            pass  # read() says what is wrong.
-        if seen != self._seen:
-            self._seen = seen
-            try:
-                self._groups = self.read()
-                log.info("CHRONOVERSE_JWT_WORKFLOWS_MAP: %d groups were read", len(self._groups))
-                self._is_valid = True
-            except SettingsError as error:
-                log.error("%s; the previous content stays in use", error)
-                self._is_valid = False
-        return self._is_valid
-
-    def check(self) -> dict[str, Group]:
-        """The groups. Raises :class:`RightsUnavailable` when this process has never read a file without errors."""
-        self.refresh()
-        if self._groups is None:
-            raise RightsUnavailable("CHRONOVERSE_JWT_WORKFLOWS_MAP is invalid, and no earlier content is loaded")
-        return self._groups
-
-    def rights(self, names: Iterable[str], scopes: frozenset[str]) -> dict[str, Workflows]:
-        """The rights of a user in the groups with these names, whose token has these scopes. Raises as :meth:`check`.
-
-        Each group gives its scopes for its own workflows only. Groups that are not in the file give nothing.
-        """
-        groups, rights = self.check(), dict[str, Workflows]()
-        for group in [groups[name] for name in names if name in groups]:
-            for scope in scopes if group.scopes is None else group.scopes:
-                rights[scope] = rights[scope] | group.workflows if scope in rights else group.workflows
-        return rights
+    The rules that hold add up, and each gives its scopes for its own workflows only.
+    """
+    rights = dict[str, Workflows]()
+    for rule in rules:
+        workflows = rule.workflows_of(claims)
+        if workflows is not None:
+            for scope in scopes if rule.scopes is None else rule.scopes:
+                rights[scope] = rights[scope] | workflows if scope in rights else workflows
+    return rights
 
 
-def _group(name: str, value: Any) -> Group:
-    """Raises ValueError."""
-    try:
-        if not isinstance(value, dict):
-            raise ValueError("is not a table with workflows and scopes")
-        for key in value.keys() - {"workflows", "scopes"}:
-            raise ValueError(f"has {key!a:.130}, which is neither workflows nor scopes (a name with dots needs quotes)")
-        scopes = value.get("scopes")
-        known = (READ, WRITE, ADMIN)
-        if scopes is not None and not (isinstance(scopes, list) and scopes and all(each in known for each in scopes)):
-            raise ValueError(f"has scopes that are not a list of some of {', '.join(known)}")
-        try:
-            workflows = Workflows.parse(value.get("workflows"))
-        except ValueError as error:
-            raise ValueError(f"workflows {error}") from None
-    except ValueError as error:
-        raise ValueError(f"group {name!a:.130}: {error}") from error
-    return Group(workflows, None if scopes is None else frozenset(scopes))
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """The claim with this name, or else what a name such as ``kubernetes.io.namespace`` means in an object's claim."""
+    if name in claims:
+        return claims[name]
+    for dot in re.finditer(r"\.", name):
+        if isinstance(inner := claims.get(name[: dot.start()]), dict):
+            return _claim(inner, name[dot.end() :])
+    return None

@@ -9,16 +9,17 @@ import contextlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
+from jwt.utils import base64url_decode
 
 from chronoverse.auth.jwks import KeySetStore, PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
@@ -26,8 +27,17 @@ from chronoverse.auth.minting import mint as mint
 from chronoverse.auth.rights import ADMIN as ADMIN
 from chronoverse.auth.rights import READ as READ
 from chronoverse.auth.rights import WRITE as WRITE
-from chronoverse.auth.rights import Workflows, WorkflowsMap
-from chronoverse.errors import Forbidden, JobNotFound, SettingsError, Unauthorized
+from chronoverse.auth.rights import Rule, Workflows, rights_by
+from chronoverse.auth.toml_file import TomlFile
+from chronoverse.auth.trust import Terms, group_rules, parse_trust
+from chronoverse.errors import (
+    Forbidden,
+    JobNotFound,
+    RightsUnavailable,
+    SettingsError,
+    SigningKeysUnavailable,
+    Unauthorized,
+)
 from chronoverse.settings import Settings
 
 #: Bytes of an Authorization header, at most. A token for a hundred workflows has under 4,000.
@@ -70,6 +80,27 @@ class Key(NamedTuple):
     algorithms: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Whose tokens are accepted, and what they allow: as single variables say, or as ``terms`` of the file.
+
+    ``name`` is the claim ``iss``, or None for any. Without rules, rights are in the claims ``scope`` and ``claim``.
+    """
+
+    keys: Sequence[Key] | PublishedKeys
+    name: str | None
+    audience: str | None
+    groups: TomlFile[list[Rule]] | None = None
+    claim: str = "workflows"
+    terms: Terms | None = None
+
+    def rules(self) -> Sequence[Rule] | None:
+        """The rules for its tokens. Raises :class:`RightsUnavailable`."""
+        if self.terms is not None:
+            return self.terms.rules
+        return self.groups.check() if self.groups else None
+
+
 class _PreparedHmac(HMACAlgorithm):
     """HS256 with a key that :func:`_secret_key` has checked. The library would check it again for each token."""
 
@@ -90,40 +121,85 @@ _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:
-    """Turns Authorization headers into principals, with given keys or with an issuer's published keys."""
+    """Turns Authorization headers into principals, with the keys of the issuers that ``settings`` name.
 
-    def __init__(self, keys: Sequence[Key] | PublishedKeys, settings: Settings) -> None:
-        self._keys = keys
-        self._settings = settings
-        #: The rights of groups. None when tokens name workflows.
-        self.groups = WorkflowsMap(settings.jwt_workflows_map) if settings.jwt_workflows_map else None
+    Makes the local secret if that is the key. ``fetch`` is :func:`fetch_key_set` by default. ``store`` shares published
+    keys with other nodes. Raises :class:`SettingsError` when there is no usable key. Files are not read yet.
+    """
 
-    @classmethod
-    def from_settings(
-        cls, settings: Settings, fetch: Callable[[str], bytes] | None = None, store: KeySetStore | None = None
-    ) -> Self:
-        """A verifier with the key that ``settings`` name. Makes the local secret if that is the key.
+    def __init__(
+        self, settings: Settings, fetch: Callable[[str], bytes] | None = None, store: KeySetStore | None = None
+    ) -> None:
+        self._fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
+        self._store, self._directory = store, settings.data_dir
+        #: The rights of groups, and the file with issuers. None when the settings name none.
+        self.groups: TomlFile[list[Rule]] | None = None
+        self.trust: TomlFile[tuple[Terms, ...]] | None = None
+        if settings.jwt_workflows_map is not None:
+            parse_groups = partial(group_rules, settings.jwt_workflows_claim)
+            self.groups = TomlFile(settings.jwt_workflows_map, "CHRONOVERSE_JWT_WORKFLOWS_MAP", parse_groups)
+        if settings.trust_file is not None:
+            self.trust = TomlFile(settings.trust_file, "CHRONOVERSE_TRUST_FILE", parse_trust)
+        #: The issuer that single variables name, if they name one.
+        self._single = self._single_issuer(settings)
+        #: The file's issuers by their names, and what the file said of them.
+        self._named: Mapping[str, Issuer] = {}
+        self._terms: tuple[Terms, ...] = ()
 
-        ``fetch`` fetches published keys, by default :func:`fetch_key_set`. ``store`` shares them with other nodes.
-        Raises :class:`SettingsError` when there is no usable key. Rights of groups are not read yet.
-        """
+    def _single_issuer(self, settings: Settings) -> Issuer | None:
+        keys: Sequence[Key] | PublishedKeys
         if settings.jwt_jwks_url is not None:
-            fetch = fetch or partial(fetch_key_set, ca_file=settings.ca_file)
-            return cls(PublishedKeys(settings.jwt_jwks_url, settings.data_dir, store=store, fetch=fetch), settings)
-        if settings.jwt_public_key is not None:
-            return cls([_pem_key(settings.jwt_public_key)], settings)
-        return cls([_secret_key(secret) for secret in secrets(settings)], settings)
+            keys = PublishedKeys(settings.jwt_jwks_url, self._directory, store=self._store, fetch=self._fetch)
+        elif settings.jwt_public_key is not None:
+            keys = [_pem_key(settings.jwt_public_key)]
+        elif settings.jwt_secret is None and settings.trust_file is not None:
+            return None
+        else:
+            keys = [_secret_key(secret) for secret in secrets(settings)]
+        return Issuer(keys, settings.jwt_issuer, settings.jwt_audience, self.groups, settings.jwt_workflows_claim)
 
-    @property
-    def published(self) -> PublishedKeys | None:
-        """The issuer's published keys, if tokens are checked with these."""
-        return self._keys if isinstance(self._keys, PublishedKeys) else None
+    def _of_file(self) -> Mapping[str, Issuer]:
+        """The issuers of the file by their names. Keys that were fetched before are in the data directory."""
+        terms = self.trust.check() if self.trust else ()
+        if terms is not self._terms:
+            self._named = {each.issuer: self._issuer_of(each) for each in terms}
+            self._terms = terms
+        return self._named
+
+    def _issuer_of(self, terms: Terms) -> Issuer:
+        fetch = partial(terms.fetch, self._fetch)
+        keys = PublishedKeys(terms.keys_url, self._directory, name=terms.issuer, store=self._store, fetch=fetch)
+        return Issuer(keys, terms.issuer, terms.audience, terms=terms)
+
+    def published(self) -> list[PublishedKeys]:
+        """The published keys with which tokens are checked, of all issuers that are known now."""
+        found = [self._single.keys] if self._single else []
+        with contextlib.suppress(RightsUnavailable):
+            found += [each.keys for each in self._of_file().values()]
+        return [keys for keys in found if isinstance(keys, PublishedKeys)]
+
+    def files(self) -> Iterator[TomlFile[Any]]:
+        """The files that the settings name."""
+        yield from (each for each in (self.groups, self.trust) if each is not None)
+
+    def check(self) -> None:
+        """Raises :class:`SigningKeysUnavailable` or :class:`RightsUnavailable` when no token can be checked."""
+        for file in self.files():
+            file.check()
+        published, failures = self.published(), []
+        for keys in published:
+            try:
+                keys.check()
+            except SigningKeysUnavailable as error:
+                failures.append(error)
+        if failures and len(failures) == len(self._named) + bool(self._single):
+            raise failures[0]
 
     def verify(self, authorization: str | None, now: float) -> Principal:
         """The principal of the bearer token in the header ``authorization``, at Unix time ``now``.
 
         Raises :class:`Unauthorized`, with published keys :class:`chronoverse.errors.SigningKeysUnavailable`, and with
-        rights of groups :class:`Forbidden` or :class:`chronoverse.errors.RightsUnavailable`.
+        rights by claims :class:`Forbidden` or :class:`chronoverse.errors.RightsUnavailable`.
         """
         if authorization is None:
             raise Unauthorized("a bearer token is required")
@@ -132,59 +208,80 @@ class Verifier:
         found = _BEARER.fullmatch(authorization)
         if found is None:
             raise Unauthorized("the Authorization header is not a bearer token")
-        return _principal(self._claims(found[1]), self._settings, self.groups, now)
+        issuer = self._issuer(found[1])
+        return _principal(_claims(found[1], issuer), issuer, now)
 
-    def _claims(self, token: str) -> dict[str, Any]:
-        """The claims of a token whose signature is valid. Only then may a message say what is wrong with the token."""
-        try:
-            signed = self._signed(token)
-        except jwt.InvalidSignatureError as error:
-            raise Unauthorized(_INVALID, "the token's signature is invalid") from error
-        except jwt.InvalidAlgorithmError as error:
-            raise Unauthorized(_INVALID, "the token's algorithm (alg) is not one of the key's") from error
-        except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, RecursionError) as error:
-            raise Unauthorized(_INVALID, "the token's header cannot be read") from error
-        if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
-            raise Unauthorized("the token requires unsupported extensions (crit)")
-        try:
-            claims = json.loads(signed["payload"])
-        except (ValueError, RecursionError):
-            claims = None
-        if not isinstance(claims, dict):
-            raise Unauthorized("the token's claims are not a JSON object")
-        return claims
-
-    def _signed(self, token: str) -> dict[str, Any]:
-        """The token's parts. Raises InvalidSignatureError if it was made with none of the keys."""
-
-        def decode(key: Key) -> dict[str, Any]:
-            return _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
-
-        if isinstance(self._keys, PublishedKeys):
-            return decode(self._published_key(token, self._keys))
-        *others, last = self._keys
-        for key in others:
-            with contextlib.suppress(jwt.InvalidSignatureError):
-                return decode(key)
-        return decode(last)
-
-    @staticmethod
-    def _published_key(token: str, keys: PublishedKeys) -> Key:
-        published = keys.get(jwt.get_unverified_header(token).get("kid"))
-        try:
-            key = _public_key(published.key)
-        except ValueError as error:
-            raise Unauthorized(_INVALID, "the token's key is not usable") from error
-        return key._replace(algorithms=tuple(name for name in key.algorithms if name == published.algorithm_name))
+    def _issuer(self, token: str) -> Issuer:
+        """Whose keys the token must be checked with: only those of the issuer that it names."""
+        named = self._of_file() if self.trust else {}
+        issuer = named.get(_named_issuer(token), self._single) if named else self._single
+        if issuer is None:
+            raise Unauthorized(_INVALID, "the token's issuer (iss) is not in CHRONOVERSE_TRUST_FILE")
+        return issuer
 
 
-def _principal(claims: dict[str, Any], settings: Settings, groups: WorkflowsMap | None, now: float) -> Principal:
+def _named_issuer(token: str) -> str:
+    """The claim ``iss`` of a token that is not checked yet, or an empty text."""
+    with contextlib.suppress(ValueError, RecursionError):
+        claims = json.loads(base64url_decode(token.split(".")[1]))
+        if isinstance(claims, dict) and isinstance(claims.get("iss"), str):
+            return str(claims["iss"])
+    return ""
+
+
+def _claims(token: str, issuer: Issuer) -> dict[str, Any]:
+    """The claims of a token whose signature is valid. Only then may a message say what is wrong with the token."""
+    try:
+        signed = _signed(token, issuer)
+    except jwt.InvalidSignatureError as error:
+        raise Unauthorized(_INVALID, "the token's signature is invalid") from error
+    except jwt.InvalidAlgorithmError as error:
+        raise Unauthorized(_INVALID, "the token's algorithm (alg) is not one of the key's") from error
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, RecursionError) as error:
+        raise Unauthorized(_INVALID, "the token's header cannot be read") from error
+    if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
+        raise Unauthorized("the token requires unsupported extensions (crit)")
+    try:
+        claims = json.loads(signed["payload"])
+    except (ValueError, RecursionError):
+        claims = None
+    if not isinstance(claims, dict):
+        raise Unauthorized("the token's claims are not a JSON object")
+    return claims
+
+
+def _signed(token: str, issuer: Issuer) -> dict[str, Any]:
+    """The token's parts. Raises InvalidSignatureError if it was made with none of the issuer's keys."""
+
+    def decode(key: Key) -> dict[str, Any]:
+        return _SIGNATURES.decode_complete(token, key.material, algorithms=list(key.algorithms))
+
+    if isinstance(issuer.keys, PublishedKeys):
+        return decode(_published_key(token, issuer.keys, issuer.terms))
+    *others, last = issuer.keys
+    for key in others:
+        with contextlib.suppress(jwt.InvalidSignatureError):
+            return decode(key)
+    return decode(last)
+
+
+def _published_key(token: str, keys: PublishedKeys, terms: Terms | None) -> Key:
+    published = keys.get(jwt.get_unverified_header(token).get("kid"))
+    try:
+        key = _public_key(published.key)
+    except ValueError as error:
+        raise Unauthorized(_INVALID, "the token's key is not usable") from error
+    allowed = {published.algorithm_name}.intersection(terms.algorithms if terms else key.algorithms)
+    return key._replace(algorithms=tuple(name for name in key.algorithms if name in allowed))
+
+
+def _principal(claims: dict[str, Any], issuer: Issuer, now: float) -> Principal:
     if "cnf" in claims:  # https://www.rfc-editor.org/rfc/rfc7800#section-3.1
         raise Unauthorized("the token is bound to a key (cnf), as with DPoP: only bearer tokens are accepted")
     subject, expires_at = claims.get("sub"), _time(claims, "exp")
-    if settings.jwt_issuer is not None and claims.get("iss") != settings.jwt_issuer:
+    if issuer.name is not None and claims.get("iss") != issuer.name:
         raise Unauthorized("the token's issuer (iss) is not CHRONOVERSE_JWT_ISSUER")
-    _check_audience(claims.get("aud"), settings.jwt_audience)
+    _check_audience(claims.get("aud"), issuer)
     if expires_at is None:
         raise Unauthorized("the token's exp is missing or not a time in seconds")
     if now >= expires_at:
@@ -197,32 +294,42 @@ def _principal(claims: dict[str, Any], settings: Settings, groups: WorkflowsMap 
         raise Unauthorized("the token's sub is missing or not a string")
     if not isinstance(claims.get("jti", ""), str):
         raise Unauthorized("the token's jti is not a string")
-    name = settings.jwt_workflows_claim
-    if groups is None:
-        return Principal(subject, expires_at, dict.fromkeys(_scopes(claims), _workflows(claims, name)))
-    names = claims.get(name)
-    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
-        raise Unauthorized(f"the token's claim {name} is not a list of groups")
-    # An issuer that knows only groups makes tokens without scopes of ours.
-    scopes = _scopes(claims) if claims.keys() & {"scope", "scp"} else frozenset[str]()
-    rights = groups.rights(names, scopes)
+    # Two issuers may use the same names.
+    subject = f"{issuer.name} {subject}" if issuer.terms else subject
+    return Principal(subject, expires_at, _rights(claims, issuer))
+
+
+def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
+    rules, scopes = issuer.rules(), frozenset[str]()
+    if rules is None:
+        return dict.fromkeys(_scopes(claims), _workflows(claims, issuer.claim))
+    if issuer.terms is None:
+        names = claims.get(issuer.claim)
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            raise Unauthorized(f"the token's claim {issuer.claim} is not a list of groups")
+        # An issuer that knows only groups makes tokens without scopes of ours.
+        scopes = _scopes(claims) if claims.keys() & {"scope", "scp"} else scopes
+    rights = rights_by(rules, claims, scopes)
+    if not rights and issuer.terms is None:
+        raise Forbidden(f"no group of the token (claim {issuer.claim}) has rights in CHRONOVERSE_JWT_WORKFLOWS_MAP")
     if not rights:
-        raise Forbidden(f"no group of the token (claim {name}) has rights in CHRONOVERSE_JWT_WORKFLOWS_MAP")
-    return Principal(subject, expires_at, rights)
+        raise Forbidden("no rule of the token's issuer in CHRONOVERSE_TRUST_FILE is for this token")
+    return rights
 
 
-def _check_audience(claim: object, audience: str | None) -> None:
+def _check_audience(claim: object, issuer: Issuer) -> None:
     """Refuses a token that is for another service. https://www.rfc-editor.org/rfc/rfc8725#section-3.9
 
-    Without an ``audience`` of our own, no token is for us if it names one (RFC 7519 section 4.1.3).
+    Without an audience of our own, no token is for us if it names one (RFC 7519 section 4.1.3).
     """
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise Unauthorized("the token's audience (aud) must be a string or a list of strings")
-    if audience is None and any(named):
+    if issuer.audience is None and any(named):
         raise Unauthorized("the token names an audience (aud), and CHRONOVERSE_JWT_AUDIENCE is not set")
-    if audience is not None and audience not in named:
-        raise Unauthorized("the token's audience (aud) is not CHRONOVERSE_JWT_AUDIENCE")
+    if issuer.audience is not None and issuer.audience not in named:
+        where = "that of its issuer in CHRONOVERSE_TRUST_FILE" if issuer.terms else "CHRONOVERSE_JWT_AUDIENCE"
+        raise Unauthorized(f"the token's audience (aud) is not {where}")
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:
@@ -287,6 +394,8 @@ def secrets(settings: Settings) -> list[bytes]:
         return settings.jwt_secret.split(b",")
     if settings.has_local_secret:
         return [local_secret(settings.data_dir)]
-    if settings.jwt_public_key or settings.jwt_jwks_url:
+    if settings.jwt_public_key or settings.jwt_jwks_url or settings.trust_file:
         raise SettingsError("only the holder of the private key can make tokens")
-    raise SettingsError("CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, _JWT_PUBLIC_KEY and _JWT_JWKS_URL")
+    raise SettingsError(
+        "CHRONOVERSE_REDIS_URL needs CHRONOVERSE_JWT_SECRET, _JWT_PUBLIC_KEY, _JWT_JWKS_URL or _TRUST_FILE"
+    )

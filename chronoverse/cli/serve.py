@@ -83,10 +83,10 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
 
     try:
         settings = Settings.from_env(environ)
-        groups = Verifier.from_settings(settings).groups
-        if groups:
-            groups.read()
-        if groups and settings.has_local_secret:
+        verifier = Verifier(settings)
+        for file in verifier.files():
+            file.read()
+        if verifier.groups and settings.has_local_secret:
             # The commands of this machine make tokens with it, and those name workflows.
             raise SettingsError(
                 "CHRONOVERSE_JWT_WORKFLOWS_MAP needs the key of an issuer that makes tokens with groups"

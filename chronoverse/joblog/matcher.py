@@ -211,9 +211,23 @@ class ExpressionSet:
         return frozenset(self._set.Match(text) or ())
 
 
-def _compiled(query: str, literal: bool, max_bytes: int) -> Any:
+def whole_match(expression: str) -> Callable[[str], bool]:
+    """Says whether a whole text matches, case-sensitive. Raises ValueError for an invalid expression."""
+    compiled = _compiled(expression, False, PROGRAM_BYTES, case_sensitive=True)
+
+    def matches(text: str) -> bool:
+        try:
+            return compiled.fullmatch(text) is not None
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can have
+            return False
+
+    return matches
+
+
+def _compiled(query: str, literal: bool, max_bytes: int, *, case_sensitive: bool = False) -> Any:
     options = _options(max_bytes)
     options.literal = literal
+    options.case_sensitive = case_sensitive
     try:
         # The module would keep the last 128 patterns with their automata. Whoever needs a pattern again keeps it.
         compiled = re2.compile(query, options)

@@ -112,6 +112,12 @@ class Settings:
         "TOML file with the workflows and scopes of groups, reread on change ([more](tokens.md#rights-of-groups)).",
         "the claim lists workflows",
     )
+    trust_file: Path | None = _setting(
+        parse.absolute_path,
+        "path",
+        "TOML file with issuers and what the claims of their tokens allow, reread on change"
+        " ([more](tokens.md#several-issuers)).",
+    )
     oidc_issuer: str | None = _setting(
         parse.issuer,
         "URL",
@@ -319,7 +325,8 @@ class Settings:
     @property
     def has_local_secret(self) -> bool:
         """Whether tokens are signed with the secret in the data directory."""
-        return self.is_embedded and not (self.jwt_secret or self.jwt_public_key or self.jwt_jwks_url)
+        keys = self.jwt_secret or self.jwt_public_key or self.jwt_jwks_url or self.trust_file
+        return self.is_embedded and not keys
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

@@ -78,7 +78,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         scans=scans,
         archive=archive,
         object_store=object_store,
-        verifier=Verifier.from_settings(settings, partial(_fetch_keys_in_time, settings.ca_file), store),
+        verifier=Verifier(settings, partial(_fetch_keys_in_time, settings.ca_file), store),
         admission=AdmissionControl(
             settings.max_streams, settings.max_streams_per_token, settings.max_streams_per_address
         ),

@@ -52,7 +52,7 @@ def settings(tmp_path: Path, **given: Any) -> Settings:
 @pytest.fixture
 def verifier(tmp_path: Path) -> Verifier:
     """A verifier with our secret."""
-    return Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET))
+    return Verifier(settings(tmp_path, jwt_secret=SECRET))
 
 
 def pem(key: Any) -> str:
@@ -165,7 +165,7 @@ def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
 
 def test_another_secret_is_refused(tmp_path: Path) -> None:
     """A token that is signed with another secret is refused."""
-    other = Verifier.from_settings(settings(tmp_path, jwt_secret=b"x" * 32))
+    other = Verifier(settings(tmp_path, jwt_secret=b"x" * 32))
     with pytest.raises(Unauthorized):
         other.verify("Bearer " + signed(CLAIMS), NOW)
 
@@ -325,7 +325,7 @@ def test_an_entry_of_a_scope_list_is_one_scope(verifier: Verifier) -> None:
 )
 def test_a_token_must_be_for_the_audience_in_the_settings(tmp_path: Path, aud: object, reason: str) -> None:
     """RFC 8725 section 3.9. The audience may be one of several."""
-    verifier = Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET, jwt_audience="logs"))
+    verifier = Verifier(settings(tmp_path, jwt_secret=SECRET, jwt_audience="logs"))
     token = "Bearer " + signed({**CLAIMS, "aud": aud})
     if not reason:
         assert verifier.verify(token, NOW).subject == "ada"
@@ -350,7 +350,7 @@ def test_a_token_may_name_no_audience(verifier: Verifier, aud: object) -> None:
 @pytest.mark.parametrize("iss", [None, "", "https://id.example", "https://ID.example/", ["https://id.example/"], 7])
 def test_a_token_must_come_from_the_issuer_in_the_settings(tmp_path: Path, iss: object) -> None:
     """RFC 8725 section 3.8. The two are compared letter by letter, and the slash at the end counts."""
-    verifier = Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET, jwt_issuer="https://id.example/"))
+    verifier = Verifier(settings(tmp_path, jwt_secret=SECRET, jwt_issuer="https://id.example/"))
 
     assert verifier.verify("Bearer " + signed({**CLAIMS, "iss": "https://id.example/"}), NOW).subject == "ada"
     with pytest.raises(Unauthorized, match="issuer"):
@@ -360,7 +360,7 @@ def test_a_token_must_come_from_the_issuer_in_the_settings(tmp_path: Path, iss: 
 def test_the_claim_with_the_workflows_can_have_another_name(tmp_path: Path) -> None:
     """The usual claim is then ignored, because it may mean something else to the issuer."""
     name = "https://logs.example/workflows"
-    verifier = Verifier.from_settings(settings(tmp_path, jwt_secret=SECRET, jwt_workflows_claim=name))
+    verifier = Verifier(settings(tmp_path, jwt_secret=SECRET, jwt_workflows_claim=name))
 
     assert verifier.verify("Bearer " + signed({**CLAIMS, name: ["wf_2"]}), NOW).rights[READ].ids == {"wf_2"}
     with pytest.raises(Unauthorized, match=name):
@@ -378,20 +378,20 @@ def test_a_minted_token_obeys_the_settings(tmp_path: Path) -> None:
     )
     token = mint(SECRET, "ada", [READ], ["wf_1"], 60, NOW, configured)
 
-    assert Verifier.from_settings(configured).verify(f"Bearer {token}", NOW).rights[READ].ids == {"wf_1"}
+    assert Verifier(configured).verify(f"Bearer {token}", NOW).rights[READ].ids == {"wf_1"}
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: "Bearer " + data.decode("latin-1")))
 def test_any_header_is_refused_without_another_error(header: str) -> None:
     """The answer is always 401."""
     with pytest.raises(Unauthorized):
-        Verifier.from_settings(Settings(data_dir=ROOT, jwt_secret=SECRET)).verify(header, NOW)
+        Verifier(Settings(data_dir=ROOT, jwt_secret=SECRET)).verify(header, NOW)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
 def test_any_claim_is_accepted_or_refused_without_another_error(value: object) -> None:
     """Any JSON value in any claim gives a principal or 401."""
-    verifier = Verifier.from_settings(Settings(data_dir=ROOT, jwt_secret=SECRET))
+    verifier = Verifier(Settings(data_dir=ROOT, jwt_secret=SECRET))
     for name in ("sub", "exp", "nbf", "iat", "scope", "scp", "workflows", "aud", "jti", "iss"):
         token = signed({**CLAIMS, name: value})
         try:
@@ -457,7 +457,7 @@ EC = ec.generate_private_key(ec.SECP256R1())
 @pytest.mark.parametrize(("key", "algorithm"), [(ED25519, "EdDSA"), (EC, "ES256"), (RSA, "RS256"), (RSA, "PS512")])
 def test_a_public_key_checks_tokens_of_its_private_one(tmp_path: Path, key: Any, algorithm: str) -> None:
     """Every kind of key that the settings allow."""
-    verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=pem(key)))
+    verifier = Verifier(settings(tmp_path, jwt_public_key=pem(key)))
 
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm), NOW).subject == "ada"
 
@@ -465,7 +465,7 @@ def test_a_public_key_checks_tokens_of_its_private_one(tmp_path: Path, key: Any,
 def test_an_rsa_key_may_be_longer(tmp_path: Path) -> None:
     """2048 bits is the least, and not the only length."""
     key = rsa.generate_private_key(65_537, 2_560)
-    verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=pem(key)))
+    verifier = Verifier(settings(tmp_path, jwt_public_key=pem(key)))
 
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, "RS256"), NOW).subject == "ada"
 
@@ -475,14 +475,14 @@ def test_a_public_key_is_not_used_as_an_hmac_secret(tmp_path: Path, key: Any) ->
     """RFC 8725 section 2.1: an attacker signs with HS256 and the public key, which everybody has."""
     text = pem(key)
     token = signed(CLAIMS, secret=text.encode())
-    verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=text))
+    verifier = Verifier(settings(tmp_path, jwt_public_key=text))
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + token, NOW)
 
 
 def test_a_curve_has_one_algorithm(tmp_path: Path) -> None:
     """A key on P-256 is used with ES256 only."""
-    verifier = Verifier.from_settings(settings(tmp_path, jwt_public_key=pem(EC)))
+    verifier = Verifier(settings(tmp_path, jwt_public_key=pem(EC)))
     _, _, rest = jwt.encode(CLAIMS, EC, "ES256").partition(".")
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + base64url(b'{"alg":"ES384"}') + "." + rest, NOW)
@@ -499,20 +499,20 @@ def test_a_curve_has_one_algorithm(tmp_path: Path) -> None:
 def test_a_weak_or_broken_key_stops_the_start(tmp_path: Path, text: str) -> None:
     """It is noticed at once, and not at the first request."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_JWT_PUBLIC_KEY"):
-        Verifier.from_settings(settings(tmp_path, jwt_public_key=text))
+        Verifier(settings(tmp_path, jwt_public_key=text))
 
 
 @pytest.mark.parametrize("secret", [pem(RSA).encode(), b"s" * 32 + b"," + pem(RSA).encode()])
 def test_a_key_of_another_kind_as_secret_stops_the_start(tmp_path: Path, secret: bytes) -> None:
     """Its holders are meant to verify tokens, not to sign them."""
     with pytest.raises(SettingsError, match="must be a secret, not a key"):
-        Verifier.from_settings(settings(tmp_path, jwt_secret=secret))
+        Verifier(settings(tmp_path, jwt_secret=secret))
 
 
 def test_a_shared_store_needs_a_configured_key(tmp_path: Path) -> None:
     """A secret made on one machine would be wrong on another."""
     with pytest.raises(SettingsError, match="CHRONOVERSE_REDIS_URL needs"):
-        Verifier.from_settings(settings(tmp_path, redis_url="redis://db"))
+        Verifier(settings(tmp_path, redis_url="redis://db"))
 
 
 def test_the_local_secret_is_made_once(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Verify:
     key, signer, algorithm = KEYS[request.param]
 
     def ask(settings: dict[str, Any], claims: dict[str, Any]) -> str:
-        verifier = Verifier.from_settings(
+        verifier = Verifier(
             Settings(data_dir=tmp_path, **key, **settings), fetch=lambda _: json.dumps({"keys": [JWK]}).encode()
         )
         token = signed({name: value for name, value in claims.items() if value is not None}, signer, algorithm)

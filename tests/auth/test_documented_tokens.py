@@ -45,7 +45,7 @@ def verifier_for(environ: dict[str, str], data_dir: Path, key: Any, kid: str | N
         environ = environ | {"CHRONOVERSE_JWT_PUBLIC_KEY": pem}
     settings = Settings.from_env({"CHRONOVERSE_DATA_DIR": str(data_dir), **environ})
     jwk = RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=True)
-    return Verifier.from_settings(settings, lambda _: json.dumps({"keys": [{**jwk, "kid": kid}]}).encode())
+    return Verifier(settings, lambda _: json.dumps({"keys": [{**jwk, "kid": kid}]}).encode())
 
 
 def test_the_page_has_an_example_for_each_kind_of_key_and_two_issuers() -> None:

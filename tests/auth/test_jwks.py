@@ -28,6 +28,7 @@ from chronoverse.auth.jwks import (
     KeySetFile,
     PublishedKeys,
     fetch_key_set,
+    keep_fresh,
     key_set_name,
     parse_key_set,
 )
@@ -81,7 +82,7 @@ def test_a_token_is_checked_with_the_key_that_it_names(
 ) -> None:
     """The key set is fetched over real HTTP and has other keys, too."""
     issuer.keys = [published(OTHER, "other"), published(key, "k1")]
-    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
+    verifier = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
 
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm, headers={"kid": "k1"}), NOW).subject == "ada"
     with pytest.raises(Unauthorized):
@@ -91,7 +92,7 @@ def test_a_token_is_checked_with_the_key_that_it_names(
 def test_a_token_without_a_kid_is_checked_with_the_only_key(issuer: Issuer, tmp_path: Path) -> None:
     """With two keys, the token does not say which."""
     issuer.keys = [published(EC, "k1")]
-    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
+    verifier = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
 
     assert verifier.verify("Bearer " + jwt.encode(CLAIMS, EC, "ES256"), NOW).subject == "ada"
 
@@ -107,7 +108,7 @@ def test_a_token_without_a_kid_is_checked_with_the_only_key(issuer: Issuer, tmp_
 def test_a_key_is_used_for_its_purpose_only(issuer: Issuer, tmp_path: Path, key: dict[str, Any]) -> None:
     """Another algorithm, an encryption key and a symmetric key are refused."""
     issuer.keys = [key, published(EC, "k2")]
-    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
+    verifier = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
     for material, algorithm in ((RSA, "RS256"), (b"0123456789abcdef0123456789abcdef", "HS256")):
         with pytest.raises(Unauthorized):
             verifier.verify("Bearer " + jwt.encode(CLAIMS, material, algorithm, headers={"kid": "k1"}), NOW)
@@ -313,9 +314,9 @@ def test_keys_are_fetched_again_without_a_request(issuer: Issuer, tmp_path: Path
         if clock.now - began > 2 * REFRESH_SECONDS:
             raise Enough
 
-    keys = PublishedKeys(issuer.url, tmp_path, fetch=fetch, clock=clock, sleep=sleep)
+    keys = PublishedKeys(issuer.url, tmp_path, fetch=fetch, clock=clock)
     with pytest.raises(Enough):
-        keys.keep_fresh()
+        keep_fresh(lambda: [keys], sleep)
     assert [round(seconds) for seconds in asked] == [0, 5, 10, 310]
 
 
@@ -518,7 +519,7 @@ def test_the_first_request_finds_the_keys_that_were_fetched_at_the_start(issuer:
     for _ in range(2):
         keys = PublishedKeys(issuer.url, tmp_path)
         keys.prefetch()
-        verifier = Verifier.from_settings(settings)
+        verifier = Verifier(settings)
         assert verifier.verify(header, NOW).subject == "ada"
 
     assert issuer.requests == 1
@@ -546,10 +547,10 @@ def test_an_issuer_behind_a_private_authority(tmp_path: Path, caplog: pytest.Log
     header = f"Bearer {jwt.encode(CLAIMS, EC, 'ES256', {'kid': 'k1'})}"
     with issuer:
         url = issuer.url.replace("http:", "https:")
-        unknown = Verifier.from_settings(Settings(data_dir=tmp_path / "unknown", jwt_jwks_url=url))
+        unknown = Verifier(Settings(data_dir=tmp_path / "unknown", jwt_jwks_url=url))
         with pytest.raises(SigningKeysUnavailable):
             unknown.verify(header, NOW)
         known = Settings(data_dir=tmp_path / "known", jwt_jwks_url=url, ca_file=authority.path)
-        assert Verifier.from_settings(known).verify(header, NOW).subject == "ada"
+        assert Verifier(known).verify(header, NOW).subject == "ada"
 
     assert "; CHRONOVERSE_CA_FILE can name a file with your own authority's certificate" in caplog.text

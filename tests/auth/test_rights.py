@@ -8,8 +8,9 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from chronoverse.auth.rights import MAX_MAP_BYTES, WorkflowsMap
+from chronoverse.auth.rights import Workflows, rights_by
 from chronoverse.auth.tokens import ADMIN, READ, WRITE, Principal, Verifier
+from chronoverse.auth.toml_file import MAX_FILE_BYTES, TomlFile
 from chronoverse.cli.serve import service_settings
 from chronoverse.errors import Forbidden, JobNotFound, RightsUnavailable, SettingsError, Unauthorized
 from chronoverse.settings import Settings
@@ -53,7 +54,19 @@ def settings(path: Path) -> Settings:
 def principal(path: Path, groups: Any, **claims: Any) -> Principal:
     """The principal of a token with these groups."""
     token = jwt.encode({"sub": "ada", "exp": NOW + 60, "groups": groups, **claims}, SECRET)
-    return Verifier.from_settings(settings(path)).verify(f"Bearer {token}", NOW)
+    return Verifier(settings(path)).verify(f"Bearer {token}", NOW)
+
+
+def workflows_map(path: Path) -> TomlFile[Any]:
+    """The file as a service reads it."""
+    groups = Verifier(settings(path)).groups
+    assert groups is not None
+    return groups
+
+
+def developers(groups: TomlFile[Any]) -> dict[str, Workflows]:
+    """The rights of the group of that name."""
+    return rights_by(groups.check(), {"groups": ["developers"]}, ())
 
 
 def test_each_group_gives_its_scopes_for_its_own_workflows(path: Path) -> None:
@@ -106,13 +119,13 @@ ERRORS: Final = {
     "[a]\nworkflows = ['a*b']": "has 'a*b': * is allowed only as the last",
     "[a]\nworkflows = ['']": "has '': an entry must not be empty",
     "[a]\nworkflows = [7]": "an entry must be a string",
-    "[a]\nworkflows = ['x']\nscopes = ['logs:raed']": "group 'a': has scopes that are not",
-    "[a]\nworkflows = ['x']\nscopes = []": "group 'a': has scopes that are not",
-    "[a]\nworkflows = ['x']\nscopes = 'logs:read'": "group 'a': has scopes that are not",
-    "[a]\nworkflows = ['x']\nscope = ['logs:read']": "group 'a': has 'scope', which is neither",
-    "[team.a]\nworkflows = ['x']": "group 'team': has 'a', which is neither",
+    "[a]\nworkflows = ['x']\nscopes = ['logs:raed']": "group 'a': scopes is not a list of some of logs:read",
+    "[a]\nworkflows = ['x']\nscopes = []": "group 'a': scopes is not a list of some of logs:read",
+    "[a]\nworkflows = ['x']\nscopes = 'logs:read'": "group 'a': scopes is not a list of some of logs:read",
+    "[a]\nworkflows = ['x']\nscope = ['logs:read']": "group 'a': has 'scope', which is none of workflows, scopes",
+    "[team.a]\nworkflows = ['x']": "group 'team': has 'a', which is none of workflows, scopes",
     "\xff": "decode",
-    "#" * (MAX_MAP_BYTES + 1): "more than 262144 bytes",
+    "#" * (MAX_FILE_BYTES + 1): "more than 262144 bytes",
     "x = " + "[" * 5_000: "",
 }
 
@@ -123,7 +136,7 @@ def test_an_error_in_the_file_is_named(path: Path, content: str, words: str) -> 
     path.write_bytes(content.encode("latin-1"))
 
     with pytest.raises(SettingsError) as caught:
-        WorkflowsMap(path).read()
+        workflows_map(path).read()
     assert f"CHRONOVERSE_JWT_WORKFLOWS_MAP: {path}: " in str(caught.value)
     assert words in str(caught.value)
 
@@ -145,21 +158,21 @@ def test_a_service_does_not_start_with_errors_in_the_file(path: Path) -> None:
 
 def test_a_changed_file_counts_at_once(path: Path) -> None:
     """Also one that has another file's place, as a rename or Kubernetes puts it there."""
-    groups = WorkflowsMap(path)
-    assert groups.rights(["developers"], frozenset()).keys() == {READ}
+    groups = workflows_map(path)
+    assert developers(groups).keys() == {READ}
 
     path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
-    assert groups.rights(["developers"], frozenset()).keys() == {WRITE}
+    assert developers(groups).keys() == {WRITE}
     draft = path.with_name("draft")
     draft.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:admin"]')
     os.replace(draft, path)
-    assert groups.rights(["developers"], frozenset()).keys() == {ADMIN}
+    assert developers(groups).keys() == {ADMIN}
 
 
 @pytest.mark.parametrize("damage", ["[a]", "", None])
 def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture, damage: str | None) -> None:
     """The log says so once, with what is wrong. When the file is mended, it counts."""
-    groups = WorkflowsMap(path)
+    groups = workflows_map(path)
     assert groups.refresh()
     if damage is None:
         path.unlink()
@@ -168,24 +181,24 @@ def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptur
 
     with caplog.at_level(logging.ERROR):
         assert not groups.refresh()
-        assert groups.rights(["developers"], frozenset()).keys() == {READ}
+        assert developers(groups).keys() == {READ}
     (record,) = caplog.records
     assert "CHRONOVERSE_JWT_WORKFLOWS_MAP" in record.getMessage()
     assert "the previous content stays in use" in record.getMessage()
     path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
     assert groups.refresh()
-    assert groups.rights(["developers"], frozenset()).keys() == {WRITE}
+    assert developers(groups).keys() == {WRITE}
 
 
 def test_without_any_good_file_nobody_is_told_what_is_allowed(path: Path) -> None:
     """A worker that starts again meanwhile answers 503, so that runners try again, until the file is mended."""
     path.write_text("[a]")
-    groups = WorkflowsMap(path)
+    groups = workflows_map(path)
     with pytest.raises(RightsUnavailable):
-        groups.rights(["developers"], frozenset())
+        developers(groups)
 
     path.write_text(GROUPS)
-    assert groups.rights(["developers"], frozenset()).keys() == {READ}
+    assert developers(groups).keys() == {READ}
 
 
 def test_prefixes_of_several_groups_are_joined(path: Path) -> None:

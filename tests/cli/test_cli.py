@@ -83,7 +83,7 @@ def test_logs_needs_no_token_with_an_embedded_server(cli: Cli, tmp_path: Path) -
         listeners.record(tmp_path, service.listener)
         cli("logs", "wf_1", "job_1", URL=service.url)
 
-    verifier = Verifier.from_settings(Settings(data_dir=tmp_path))
+    verifier = Verifier(Settings(data_dir=tmp_path))
     principal = verifier.verify(service.requests[0].headers["authorization"], time.time())
     assert principal.rights == {"logs:read": Workflows(frozenset({"wf_1"}))}
     assert principal.expires_at < time.time() + 61
@@ -405,7 +405,7 @@ def test_token_makes_one_that_the_service_accepts(cli_process: Cli, tmp_path: Pa
     local_secret(tmp_path)
     printed = cli_process("token").stdout.strip()
 
-    principal = Verifier.from_settings(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
+    principal = Verifier(Settings(data_dir=tmp_path)).verify(f"Bearer {printed}", time.time())
     assert principal.subject == "cli"
     assert principal.rights.keys() == {"logs:read"}
     assert principal.rights["logs:read"].are_all
@@ -417,7 +417,7 @@ def test_token_has_what_the_options_say(cli: Cli, tmp_path: Path) -> None:
     argv = ["token", "--workflow", "wf_1", "--workflow", "team-a.*", "--scope", "logs:write", "--subject", "ci"]
     printed = cli(*argv, "--ttl", "90s", JWT_SECRET=SECRET).stdout.strip()
 
-    verifier = Verifier.from_settings(Settings(data_dir=tmp_path, jwt_secret=SECRET.encode()))
+    verifier = Verifier(Settings(data_dir=tmp_path, jwt_secret=SECRET.encode()))
     principal = verifier.verify(f"Bearer {printed}", time.time())
     assert principal.subject == "ci"
     assert 80 < principal.expires_at - time.time() <= 90

@@ -2,11 +2,16 @@
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 
 class Issuer(ThreadingHTTPServer):
@@ -80,3 +85,44 @@ class _Answer(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+class OidcIssuer(Issuer):
+    """An OpenID Connect issuer over TLS: it publishes its metadata and one RSA key, and makes tokens for any claims.
+
+    ``certificate`` is for localhost; its key is beside it. ``path`` follows the host in its name.
+    """
+
+    def __init__(self, certificate: Path, path: str = "", kid: str = "k1") -> None:
+        super().__init__()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.RequestHandlerClass = _MetadataAnswer
+        self.name = f"https://localhost:{self.server_port}{path}"
+        self.kid = kid
+        self.key = rsa.generate_private_key(65_537, 2_048)
+        self.keys = [{**jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True), "kid": kid}]
+        #: Its metadata. ``jwks_uri`` leads back here.
+        self.metadata: dict[str, Any] = {"issuer": self.name, "jwks_uri": f"{self.name}/openid/v1/jwks"}
+
+    def token(self, claims: dict[str, Any], algorithm: str = "RS256", **header: str) -> str:
+        """A token with these claims and its own ``iss``, good for a minute, unless they say otherwise. None removes."""
+        now = int(time.time())
+        given = {"iss": self.name, "iat": now, "nbf": now, "exp": now + 60, "sub": "somebody", **claims}
+        text = json.dumps({name: value for name, value in given.items() if value is not None}).encode()
+        return jwt.PyJWS().encode(text, self.key, algorithm, {"kid": self.kid, **header})
+
+
+class _MetadataAnswer(_Answer):
+    server: OidcIssuer
+
+    def _send_keys(self) -> None:
+        if not self.path.endswith("/.well-known/openid-configuration"):
+            return super()._send_keys()
+        body = json.dumps(self.server.metadata).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        return None

@@ -7,6 +7,7 @@ from flask import Response, jsonify
 from werkzeug.exceptions import NotFound
 
 from chronoverse import metrics
+from chronoverse.auth.toml_file import TomlFile
 from chronoverse.errors import AtCapacity, StoreRefused
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.openapi import OpenApiDocument
@@ -39,10 +40,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         """Can it serve."""
         if deps.admission.is_draining:
             raise AtCapacity("This worker is shutting down; try again.")
-        if deps.verifier.published:
-            deps.verifier.published.check()
-        if deps.verifier.groups:
-            deps.verifier.groups.check()
+        deps.verifier.check()
         warnings = ["Searches are unavailable."] if deps.scans.is_down else []
         try:
             deps.store.ping()
@@ -67,10 +65,9 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
     def exposition() -> Response:
         """What it does."""
         deps.tail.report_metrics()
-        metrics.KEYS_AGE.set(deps.verifier.published.age() if deps.verifier.published else 0)
+        metrics.KEYS_AGE.set(max((each.age() for each in deps.verifier.published()), default=0))
         metrics.SCANS_UP.set(not deps.scans.is_down)
-        groups = deps.verifier.groups
-        metrics.WORKFLOWS_MAP_INVALID.set(groups is not None and not groups.refresh())
+        metrics.WORKFLOWS_MAP_INVALID.set(not all(map(TomlFile.refresh, deps.verifier.files())))
         return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.route("/openapi.json")

@@ -155,4 +155,4 @@ def test_serve_prints_a_link_that_is_signed_in(tmp_path: Path, bound: str) -> No
     (link,) = re.findall(r"http://\S+#token=\S+", banner(settings, f"http://{bound}:8000", "chronoverse"))
     page, _, token = link.partition("#token=")
     assert page == "http://127.0.0.1:8000/ui/workflows/demo"
-    Verifier.from_settings(settings).verify(f"Bearer {token}", time.time()).require(READ, "demo")
+    Verifier(settings).verify(f"Bearer {token}", time.time()).require(READ, "demo")

@@ -1,0 +1,70 @@
+"""A TOML file that says whose tokens count for what. It is read again when it has changed."""
+
+import logging
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from chronoverse.errors import RightsUnavailable, SettingsError
+
+#: Bytes of the file, at most. It is parsed between two requests, which takes 0.1 s for that many.
+MAX_FILE_BYTES: Final = 262_144
+
+log = logging.getLogger(__name__)
+
+_Content = TypeVar("_Content")
+
+
+class TomlFile(Generic[_Content]):
+    """The file at ``path``, which the variable ``setting`` names. ``parse`` makes its content, or raises ValueError."""
+
+    def __init__(self, path: Path, setting: str, parse: Callable[[dict[str, Any]], _Content]) -> None:
+        self._path = path
+        self._setting = setting
+        self._parse = parse
+        self._seen: tuple[int, ...] | None = None
+        self._content: _Content | None = None
+        self._is_valid = False
+
+    def read(self) -> _Content:
+        """What the file says now. Raises :class:`SettingsError`, which names the first error and its place."""
+        try:
+            with self._path.open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+            return self._parse(tomllib.loads(content.decode()))
+        except OSError as error:
+            raise SettingsError(f"{self._setting}: {self._path}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise SettingsError(f"{self._setting}: {self._path}: {error}") from error
+
+    def refresh(self) -> bool:
+        """Reads the file if it has changed. If it has errors, they are logged, and the previous content stays in use.
+
+        Returns whether it has none.
+        """
+        seen: tuple[int, ...] = ()
+        try:
+            status = self._path.stat()
+            seen = status.st_ino, status.st_ctime_ns, status.st_size
+        except OSError:
+            pass  # read() says what is wrong.
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                self._content = self.read()
+                log.info("%s was read", self._setting)
+                self._is_valid = True
+            except SettingsError as error:
+                log.error("%s; the previous content stays in use", error)
+                self._is_valid = False
+        return self._is_valid
+
+    def check(self) -> _Content:
+        """The content. Raises :class:`RightsUnavailable` when this process has never read a file without errors."""
+        self.refresh()
+        if self._content is None:
+            raise RightsUnavailable(f"{self._setting} is invalid, and no earlier content is loaded")
+        return self._content

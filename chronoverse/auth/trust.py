@@ -1,0 +1,143 @@
+"""The files CHRONOVERSE_TRUST_FILE and CHRONOVERSE_JWT_WORKFLOWS_MAP: who is trusted, and what claims allow."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from chronoverse.auth.rights import SCOPES, Rule, Workflows
+from chronoverse.joblog.matcher import whole_match
+from chronoverse.settings import parse
+
+#: The algorithms of public keys. A secret is none: whoever could read an issuer's keys could make its tokens.
+ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+_TEMPLATE: Final = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)")
+
+
+class Terms(NamedTuple):
+    """An issuer as the file names it. Without ``rules`` its tokens have the claims ``scope`` and ``workflows``."""
+
+    issuer: str
+    jwks_url: str | None
+    audience: str
+    algorithms: Sequence[str]
+    rules: tuple[Rule, ...] | None
+
+    @property
+    def keys_url(self) -> str:
+        """The URL of the keys, or of the metadata that name it: https://openid.net/specs/openid-connect-discovery-1_0.html"""
+        return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+
+    def fetch(self, fetch: Callable[[str], bytes], url: str) -> bytes:
+        """The issuer's key set. ``fetch`` fetches what is at a URL. Raises ValueError for unusable metadata."""
+        content = fetch(url)
+        if self.jwks_url is not None:
+            return content
+        metadata = orjson.loads(content)
+        if not isinstance(metadata, dict) or metadata.get("issuer") != self.issuer:
+            raise ValueError("the issuer's metadata are those of another issuer")
+        keys_url = parse.jwks_url(str(metadata.get("jwks_uri")))
+        if url.startswith("https:") and not keys_url.startswith("https:"):
+            raise ValueError("the issuer's keys are not at an https:// URL")
+        return fetch(keys_url)
+
+
+def parse_trust(document: Mapping[str, Any]) -> tuple[Terms, ...]:
+    """The issuers in the file. Raises ValueError, which names the issuer and the rule."""
+    _only(document, "issuer")
+    tables = document.get("issuer")
+    if not (isinstance(tables, list) and tables):
+        raise ValueError("it has no [[issuer]]")
+    found = tuple(_named(f"issuer {number}", _terms, each) for number, each in enumerate(tables, 1))
+    if len({each.issuer for each in found}) < len(found):
+        raise ValueError("it names an issuer twice")
+    return found
+
+
+def group_rules(claim: str, document: Mapping[str, Any]) -> list[Rule]:
+    """The rules of CHRONOVERSE_JWT_WORKFLOWS_MAP, which gives rights to groups in ``claim``. Raises ValueError."""
+    if not document:
+        raise ValueError("it has no group")
+    return [_named(f"group {name!a:.130}", partial(_group, claim, name), each) for name, each in document.items()]
+
+
+def _group(claim: str, name: str, table: Any) -> Rule:
+    _only(table, "workflows", "scopes")
+    workflows = _named("workflows", Workflows.parse, table.get("workflows"), " ")
+    return Rule(claim, name.__eq__, workflows, _some_of(SCOPES, table, "scopes"))
+
+
+def _some_of(known: Sequence[str], table: Mapping[str, Any], name: str) -> list[str] | None:
+    """A list of some of the ``known`` words. None if the table has none."""
+    found: list[str] | None = table.get(name)
+    if found is not None and not (isinstance(found, list) and found and all(each in known for each in found)):
+        raise ValueError(f"{name} is not a list of some of {', '.join(known)}")
+    return found
+
+
+def _terms(table: Any) -> Terms:
+    _only(table, "issuer", "jwks_url", "audience", "algorithms", "rule")
+    issuer, url = _text(table, "issuer"), _text(table, "jwks_url") if "jwks_url" in table else None
+    # Without the URL of its keys, that of the issuer leads to them.
+    _named("issuer", parse.issuer, issuer) if url is None else _named("jwks_url", parse.jwks_url, url)
+    algorithms, rules = _some_of(ALGORITHMS, table, "algorithms"), table.get("rule")
+    if rules is not None and not (isinstance(rules, list) and rules):
+        raise ValueError("rule is not [[issuer.rule]]")
+    named = rules and tuple(_named(f"rule {number}", _rule, each) for number, each in enumerate(rules, 1))
+    return Terms(issuer, url, _text(table, "audience"), algorithms or ALGORITHMS, named)
+
+
+def _rule(table: Any) -> Rule:
+    _only(table, "claim", "equals", "matches", "workflows", "scope")
+    scopes = _text(table, "scope").split()
+    if not scopes or not all(each in SCOPES for each in scopes):
+        raise ValueError(f"scope is not some of {', '.join(SCOPES)}, separated by spaces")
+    if "equals" in table and "matches" in table:
+        raise ValueError("equals and matches cannot be combined")
+    test: Callable[[str], bool] = bool
+    if "equals" in table:
+        test = _text(table, "equals").__eq__
+    elif "matches" in table:
+        test = _named("matches", whole_match, _text(table, "matches"))
+    entries = table.get("workflows")
+    if not (isinstance(entries, list) and entries):
+        raise ValueError("workflows is not a list of entries")
+    made = [_named("workflows", _template, each, " ") for each in entries if "{" in str(each) or "}" in str(each)]
+    plain = [each for each in entries if not ("{" in str(each) or "}" in str(each))]
+    return Rule(_text(table, "claim"), test, _named("workflows", Workflows.parse, plain, " "), scopes, tuple(made))
+
+
+def _template(entry: Any) -> tuple[str, str, str]:
+    found = _TEMPLATE.fullmatch(entry) if isinstance(entry, str) else None
+    if found is None:
+        raise ValueError(f"has {entry!a:.130}: an entry may have the value of one claim, such as {{project_path}}")
+    before, claim, after = found.groups()
+    if after.endswith("*") and not after.startswith("."):
+        raise ValueError(f"has {entry!a:.130}: the * would reach other values: put a . after the value")
+    # What is around the value must be good, too.
+    Workflows.parse([f"{before}a{after}"])
+    return before, claim, after
+
+
+def _named(where: str, read: Callable[[Any], Any], value: Any, joint: str = ": ") -> Any:
+    """What ``read`` makes of a value. Its ValueError is raised with the place of the value."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"{where}{joint}{error}") from error
+
+
+def _only(table: Any, *names: str) -> None:
+    if not isinstance(table, dict):
+        raise ValueError(f"is not a table with {', '.join(names)}")
+    for key in table.keys() - {*names}:
+        raise ValueError(f"has {key!a:.130}, which is none of {', '.join(names)} (a name with dots needs quotes)")
+
+
+def _text(table: Mapping[str, Any], name: str) -> str:
+    if not (isinstance(value := table.get(name), str) and value):
+        raise ValueError(f"{name} is missing, or not a text")
+    return value
