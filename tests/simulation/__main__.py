@@ -1,0 +1,62 @@
+"""``python -m tests.simulation --seed N --hours H``: runs simulations, and prints what they found."""
+
+import argparse
+import sys
+from dataclasses import replace
+
+from tests.simulation.plan import Plan, Result, simulate
+from tests.simulation.shrink import shrink
+
+#: Seconds of the story before the violation that are printed.
+STORY_SECONDS = 30.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0 when no simulation has found anything."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="The first seed.")
+    parser.add_argument("--seeds", type=int, default=1, help="How many seeds.")
+    parser.add_argument("--hours", type=float, default=1.0, help="Virtual hours of each.")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=10)
+    parser.add_argument("--viewers", type=int, default=30)
+    parser.add_argument("--only", help="Only the faults with these numbers, or `none`.")
+    parser.add_argument("--shrink", action="store_true", help="Find the smallest plan that fails.")
+    args = parser.parse_args(argv)
+    only = None if args.only is None else tuple(map(int, args.only.split(","))) if args.only != "none" else ()
+    failed = 0
+    for seed in range(args.seed, args.seed + args.seeds):
+        plan = Plan(seed, args.hours, args.nodes, args.jobs, args.viewers, only)
+        result = simulate(plan, seconds=600 + 600 * plan.hours)
+        print(summary(plan, result), flush=True)
+        if result.violations:
+            failed = 1
+            if args.shrink:
+                plan = shrink(plan, result)
+            print(story(plan, simulate(replace(plan, story=True), seconds=600 + 600 * plan.hours)), flush=True)
+    return failed
+
+
+def summary(plan: Plan, result: Result) -> str:
+    """One line about a simulation."""
+    speed = result.hours * 3600 / max(result.cpu, 0.001)
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(result.counts.items()))
+    return (
+        f"seed {plan.seed}: {'FAILED' if result.violations else 'clean'}, trace {result.digest}, "
+        f"{result.hours:.2f} h in {result.cpu:.1f} s of CPU ({speed:.0f} x); {counts}"
+    )
+
+
+def story(plan: Plan, result: Result) -> str:
+    """What happened around the violation: each process has a column."""
+    end = result.story[-1][0] if result.story else 0.0
+    events = [each for each in result.story if each[0] >= end - STORY_SECONDS][-400:]
+    names = list(dict.fromkeys(who for _, who, _ in events))
+    lines = [f"{'seconds':>12}  " + "  ".join(f"[{name}]" for name in names)]
+    lines += [f"{at:12.6f}  {'    ' * names.index(who)}[{who}] {text}"[:240] for at, who, text in events]
+    again = f"Again: python -m tests.simulation {plan}"
+    return "\n".join([*lines, *result.violations, result.trace, again])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What people do to a log: redact lines, delete a job. Each is a process, which repeats its request until done."""
+
+import http.client
+import json
+import time
+from typing import Any
+
+from tests.simulation.kernel import Process, loop, world
+from tests.simulation.parts import BALANCER, Runner, Site
+
+
+def request(site: Site, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """The status and the JSON of an answer. Raises OSError and HTTPException."""
+    connection = http.client.HTTPConnection(BALANCER, timeout=30)
+    try:
+        headers = {"Authorization": f"Bearer {site.token('admin')}", "Content-Type": "application/json"}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        data = response.read()
+        return response.status, json.loads(data) if data else None
+    finally:
+        connection.close()
+
+
+def until_done(site: Site, name: str, method: str, path: str, body: Any, done: Any) -> None:
+    """Repeats a request, in a process of its own, until ``done`` of its answer is true."""
+
+    def run() -> None:
+        while not world.violations:
+            try:
+                status, answer = request(site, method, path, body)
+            except (OSError, http.client.HTTPException, ValueError):
+                status, answer = 0, None
+            world.tell(name, f"{method} {path} {body}: {status} {answer}")
+            if done(status, answer):
+                return
+            time.sleep(1.0)
+
+    process = Process(name)
+    site.people.append(process)
+    process.spawn(run)
+
+
+class Redacted:
+    """A redaction of lines ``first`` to ``last``, whose texts were ``texts``. ``done_at`` is when it was answered."""
+
+    def __init__(self, first: int, last: int, texts: dict[int, str]) -> None:
+        self.first, self.last, self.texts = first, last, texts
+        self.done_at = float("inf")
+
+
+def redact(site: Site, runner: Runner, start: float, size: float) -> None:
+    """Redacts some lines of the job, wherever they are."""
+    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
+    name = f"redactor-{loop.steps}"
+
+    def run() -> None:
+        try:
+            status, answer = request(site, "GET", f"{path}/logs?limit=1000")
+        except (OSError, http.client.HTTPException, ValueError):
+            return
+        lines = answer["logs"] if status == 200 else []
+        # The last line may not be redacted while the job runs.
+        chosen = lines[int(start * len(lines)) : int(start * len(lines)) + 1 + int(size * 20)][:-1]
+        if not chosen:
+            return
+        texts = {line["sequence_num"]: line["message"] for line in chosen}
+        found = Redacted(min(texts), max(texts), texts)
+        runner.redactions.append(found)
+
+        def done(status: int, answer: Any) -> bool:
+            if status in (404, 409):
+                return True
+            if status == 200 and answer["next"] is None and not answer["pending"]:
+                found.done_at = loop.time
+                return True
+            return False
+
+        body = {"from": found.first, "to": found.last, "reason": "simulated"}
+        until_done(site, name, "POST", f"{path}/logs/redact", body, done)
+
+    process = Process(name)
+    site.people.append(process)
+    process.spawn(run)
+
+
+def delete(site: Site, runner: Runner) -> None:
+    """Deletes the job."""
+    runner.is_deleted = True
+    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
+
+    def done(status: int, answer: Any) -> bool:
+        if status == 204:
+            runner.deleted_at = loop.time
+        return status in (204, 404, 409)
+
+    until_done(site, f"deleter-{loop.steps}", "DELETE", path, None, done)

@@ -1,0 +1,216 @@
+"""The faults. Each public method of :class:`Faults` is one kind, and :data:`RATES` says how often it happens.
+
+A fault takes its numbers from a chance of its own, so that leaving out others does not change it. It begins at once,
+ends by itself within :data:`LONGEST_SECONDS`, and tells the story what it does.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from tests.simulation.actions import delete, redact
+from tests.simulation.kernel import Process, loop, world
+from tests.simulation.parts import ArchiverProcess, Node, Runner, Site, Viewer
+
+#: Seconds that a fault may last.
+LONGEST_SECONDS: Final = 30.0
+#: How many of each kind there are in an hour, on average.
+RATES: Final = {
+    "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "kill_node": 3, "kill_archiver": 6,
+    "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6, "objects_away": 6,
+    "objects_slow": 6, "jump_clock": 4, "redact": 12, "delete": 4,
+}  # fmt: skip
+
+
+class Fault(NamedTuple):
+    """One fault of a schedule: its number, its kind, when it begins, in virtual seconds, and its own seed."""
+
+    number: int
+    kind: str
+    at: float
+    seed: int
+
+
+def schedule(seed: int, number: int, began: float, seconds: float) -> list[Fault]:
+    """The faults of a round, which begins at ``began``."""
+    chance = random.Random(f"{seed} {number}")
+    found: list[Fault] = []
+    at = began
+    kinds, rates = list(RATES), list(RATES.values())
+    while (at := at + chance.expovariate(sum(rates) / 3600)) < began + seconds:
+        kind = chance.choices(kinds, rates)[0]
+        found.append(Fault(1000 * number + len(found), kind, at, chance.getrandbits(32)))
+    return found
+
+
+class Faults:
+    """Makes faults at ``site``."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._chance = random.Random(0)
+
+    def start(self, fault: Fault) -> None:
+        self._chance = random.Random(fault.seed)
+        method: Callable[[], str | None] = getattr(self, fault.kind)
+        what = method()
+        if what is not None:
+            world.count("faults")
+            world.faults.append(fault.number)
+            world.count(fault.kind)
+            world.tell("fault", f"{fault.number} {fault.kind} {what}")
+
+    # The network
+
+    def cut(self) -> str:
+        one, other = self._pair()
+        ends = [each for each in one.endpoints if each.peer and each.peer.owner is other]
+        for end in ends:
+            end.reset()
+        return f"{one.name} {other.name} ({len(ends)})"
+
+    def refuse(self) -> str:
+        one, other = self._pair()
+        link, seconds = self._site.network.link(one.name, other.name), self._seconds(8)
+        link.refused_until = loop.time + seconds
+        for end in [each for each in one.endpoints if each.peer and each.peer.owner is other]:
+            end.reset()
+        return f"{one.name} {other.name} for {seconds:.1f} s"
+
+    def stall(self) -> str:
+        one, other = self._pair()
+        seconds = self._seconds(8)
+        self._site.network.link(one.name, other.name).stalled_until = loop.time + seconds
+        return f"{one.name} {other.name} for {seconds:.1f} s"
+
+    def late(self) -> str:
+        one, other = self._pair()
+        link, seconds = self._site.network.link(one.name, other.name), self._seconds(25)
+        link.late = self._chance.choice((0.1, 0.5, 0.9))
+
+        def end() -> None:
+            link.late = 0.002
+
+        loop.call_later(seconds, end)
+        return f"{one.name} {other.name} for {seconds:.1f} s"
+
+    def half_open(self) -> str:
+        one, other = self._pair()
+        ends = [each for each in one.endpoints if each.peer and each.peer.owner is other]
+        for end in ends:
+            end.forget()
+        return f"{one.name} {other.name} ({len(ends)})"
+
+    # Processes
+
+    def freeze(self) -> str:
+        process = self._chance.choice(self._processes())
+        # Less than a runner's lease, with what else may happen.
+        seconds = self._seconds(12)
+        process.freeze(seconds)
+        return f"{process.name} for {seconds:.1f} s"
+
+    def kill_node(self) -> str | None:
+        return self._kill(self._chance.choice(self._site.nodes))
+
+    def kill_archiver(self) -> str | None:
+        return self._kill(self._chance.choice(self._site.archivers))
+
+    def _kill(self, part: Node | ArchiverProcess) -> str | None:
+        seconds, power = self._seconds(5), self._chance.random() < 0.3
+        if part.process.dead:
+            return None
+        part.kill(power=power)
+        loop.call_later(seconds, part.start)
+        return f"{part.name} for {seconds:.1f} s{' by power' if power else ''}"
+
+    def kill_runner(self) -> str | None:
+        alive = [each for each in self._site.runners if each.is_alive]
+        restarts = self._chance.random() < 0.7
+        # What a dead runner has sent is nowhere else, so a store may lose it. Then its numbers would be used again.
+        if not alive or loop.time < self._site.unsafe_until:
+            return None
+        runner = self._chance.choice(alive)
+        runner.kill(restarts=restarts)
+        return f"{runner.name}, {'restarts' if restarts else 'stays dead'}"
+
+    def jump_clock(self) -> str:
+        process = self._chance.choice([each for each in self._processes() if each.name != "store"])
+        process.offset = self._chance.choice((-7_200.0, -5.0, 0.0, 5.0, 7_200.0))
+        return f"{process.name} {process.offset:+.0f} s"
+
+    # The store
+
+    def crash_store(self) -> str | None:
+        if self._site.store.process.dead:
+            return None
+        seconds = self._seconds(5)
+        self._site.store.crash(power=False, seconds=seconds)
+        return f"for {seconds:.1f} s"
+
+    def cut_power(self) -> str | None:
+        waiting = any(each.is_waiting for each in self._site.runners)
+        if self._site.store.process.dead or waiting:
+            return None
+        seconds = self._seconds(5)
+        self._site.store.crash(power=True, seconds=seconds)
+        self._site.unsafe_until = loop.time + 60.0
+        return f"for {seconds:.1f} s"
+
+    def no_memory(self) -> str:
+        seconds = self._seconds(20)
+        data = self._site.store.data
+        data.is_full = True
+        loop.call_later(seconds, setattr, data, "is_full", False)
+        return f"for {seconds:.1f} s"
+
+    def busy_disk(self) -> str:
+        seconds = self._seconds(20)
+        self._site.store.disk_is_busy = True
+        loop.call_later(seconds, setattr, self._site.store, "disk_is_busy", False)
+        return f"for {seconds:.1f} s"
+
+    # The archive
+
+    def objects_away(self) -> str:
+        seconds = self._seconds(25)
+        self._site.bucket.away_until = loop.time + seconds
+        return f"for {seconds:.1f} s"
+
+    def objects_slow(self) -> str:
+        seconds = self._seconds(25)
+        self._site.bucket.slow_until = loop.time + seconds
+        return f"for {seconds:.1f} s"
+
+    # What people do
+
+    def redact(self) -> str:
+        runner = self._chance.choice(self._site.runners)
+        redact(self._site, runner, self._chance.random(), self._chance.random())
+        return str(runner.job)
+
+    def delete(self) -> str | None:
+        over = [each for each in self._site.runners if each.is_done and not each.is_deleted]
+        if not over or loop.time < self._site.unsafe_until:
+            return None
+        runner = self._chance.choice(over)
+        delete(self._site, runner)
+        return str(runner.job)
+
+    def _seconds(self, most: float) -> float:
+        return self._chance.uniform(0.1, most)
+
+    def _processes(self) -> list[Process]:
+        parts: list[Node | ArchiverProcess | Runner | Viewer] = [*self._site.nodes, *self._site.archivers]
+        parts += [each for each in self._site.runners if each.is_alive]
+        return [each.process for each in parts if not each.process.dead] + [self._site.store.process]
+
+    def _pair(self) -> tuple[Process, Process]:
+        """Two processes that talk to each other."""
+        talking: dict[tuple[str, str], tuple[Process, Process]] = {}
+        people: list[Any] = [each for each in self._site.viewers if not each.ending]
+        for process in [*self._processes(), *(each.process for each in people)]:
+            for end in process.endpoints:
+                if end.peer is not None:
+                    talking[process.name, end.peer.owner.name] = process, end.peer.owner
+        return talking[self._chance.choice(sorted(talking))]

@@ -1,0 +1,83 @@
+"""Puts the simulated network and disk in the place of the machine's, in the modules that would use these."""
+
+import http.client
+import logging
+import socket
+from typing import Any
+
+import gevent
+import redis.connection
+from redis._parsers import hiredis
+
+from chronoverse.live import feed
+from chronoverse.store import driver, live_reader
+from tests.simulation.kernel import loop, world
+from tests.simulation.network import Network, Pipe, SimSocket
+
+
+class _Sockets:
+    """The module ``socket`` as the live reader uses it."""
+
+    socketpair = staticmethod(Pipe.pair)
+    socket = socket.socket
+
+
+class OrderedSet(dict[Any, None]):
+    """A set that is iterated in the order of insertion. That of a set of objects would depend on their addresses."""
+
+    def add(self, member: Any) -> None:
+        self[member] = None
+
+    def discard(self, member: Any) -> None:
+        self.pop(member, None)
+
+
+class Told(logging.Handler):
+    """Makes what the code under test logs a part of the story. Tracebacks are violations."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if world.story is not None:
+            world.story.append((loop.time, world.process_name, text[:300]))
+        if record.exc_info and record.exc_info[1] is not None:
+            world.violation(f"{world.process_name}: {text[:200]}", record.exc_info[1])
+
+
+def install(network: Network) -> None:
+    """Once, before the first part of the simulation starts."""
+
+    def connect_redis(self: Any) -> SimSocket:
+        sock = network.connect(self.host, self.socket_connect_timeout)
+        sock.settimeout(self.socket_timeout)
+        return sock
+
+    def connect_http(self: Any) -> None:
+        seconds = self.timeout if isinstance(self.timeout, int | float) else None
+        self.sock = network.connect(self.host, seconds)
+        self.sock.settimeout(seconds)
+
+    def wait_readable(connection: Any, other: Pipe, seconds: float) -> bool:
+        sock = None if connection is None else connection._sock
+        if not (other.is_woken or (sock is not None and sock.is_readable())):
+            other.event.clear()
+            if sock is not None:
+                sock.also = other.event
+            other.event.wait(seconds)
+        return other.is_woken
+
+    redis.connection.Connection._connect = connect_redis  # type: ignore[method-assign]
+    http.client.HTTPConnection.connect = connect_http  # type: ignore[method-assign]
+    hiredis._socket_can_read = lambda sock, timeout: sock.is_readable()
+    hiredis._socket_is_closed = lambda sock: sock.is_at_end()
+    live_reader.wait_readable = driver.wait_readable = wait_readable  # type: ignore[assignment,attr-defined]
+    live_reader.socket = _Sockets  # type: ignore[assignment,attr-defined]
+    feed.set = OrderedSet  # type: ignore[attr-defined]
+    gevent.get_hub().handle_error = _handle_error
+    logger = logging.getLogger("chronoverse")
+    logger.handlers, logger.propagate = [Told()], False
+    logger.setLevel(logging.INFO)
+
+
+def _handle_error(context: object, kind: Any, value: Any, traceback: Any) -> None:
+    if not issubclass(kind, gevent.GreenletExit):
+        world.violation(f"{world.process_name}: {kind.__name__}: {value}", value)

@@ -1,0 +1,136 @@
+"""The judges. Each looks at the site when it has come to rest, and calls :meth:`World.violation`."""
+
+import contextlib
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import Any, Final
+
+import gevent
+
+from chronoverse.errors import AppendRefused
+from chronoverse.joblog.model import Status
+from tests.faults.oracle import GAP, JOB, LINE, Seen, judge
+from tests.faults.watching import history
+from tests.simulation.actions import request
+from tests.simulation.kernel import loop, world
+from tests.simulation.parts import BALANCER, Runner, Site, Viewer, in_process
+
+#: Seconds within which everybody has everything, once the faults are over.
+REST_SECONDS: Final = 180.0
+REDACTED: Final = "[redacted]"
+
+
+def rest(site: Site) -> None:
+    """Liveness: waits until everybody has everything."""
+    _wait(lambda: [each.name for each in site.runners if not each.is_done], "runners are not done")
+    _wait(lambda: [each.name for each in site.runners if each.is_being_deleted], "deletions continue")
+    deleted = {each.job for each in site.runners if each.is_deleted}
+    waiting = [each for each in site.viewers if each.job not in deleted]
+    _wait(lambda: [each.name for each in waiting if not each.ending], "viewers have no end")
+
+
+def _wait(missing: Callable[[], list[str]], what: str) -> None:
+    until = loop.time + REST_SECONDS
+    while (left := missing()) and not world.violations:
+        if loop.time >= until:
+            world.violation(f"after {REST_SECONDS:g} s without faults, {what}: {', '.join(left)}")
+        gevent.sleep(1.0)
+
+
+def judge_round(site: Site) -> None:
+    """Judges each job of the round."""
+    for runner in site.runners:
+        if world.violations:
+            return
+        viewers = [each for each in site.viewers if each.job == runner.job]
+        if runner.is_deleted:
+            _judge_deleted(site, runner)
+        else:
+            _judge_job(site, runner, viewers)
+
+
+def _answer(site: Site, path: str) -> tuple[int, Any]:
+    """The answer to a GET. A pool may still have connections that the network has forgotten, so it is repeated."""
+    for _ in range(10):
+        with contextlib.suppress(OSError, HTTPException):
+            answer: tuple[int, Any] = in_process("judge", lambda: request(site, "GET", path), 60.0)
+            if answer[0] < 500:
+                break
+    return answer
+
+
+def _judge_deleted(site: Site, runner: Runner) -> None:
+    """An acknowledged deletion stays."""
+    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
+    status = _answer(site, path)[0]
+    if status != 404:
+        world.violation(f"{runner.job} was deleted at {runner.deleted_at:.1f} s, and answers {status}")
+    elif any(name.startswith(f"{runner.job.workflow_id}/{runner.job.job_id}/") for name in site.bucket.objects):
+        world.violation(f"{runner.job} was deleted, and has objects left")
+
+
+def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
+    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
+    status, state = _answer(site, path)
+    if status == 404 and runner.publisher is not None and runner.publisher.base is None:
+        return
+    if status != 200:
+        world.violation(f"{runner.job} answers {status}")
+        return
+    pages = in_process("judge", lambda: history(f"http://{BALANCER}", runner.job, site.token("judge")), 60.0)
+    is_lost = state["status"] == Status.LOST
+    if runner.refusal is not None and not (is_lost and isinstance(runner.refusal, AppendRefused)):
+        world.violation(f"{runner.job} is {state['status']}, and its runner was refused: {runner.refusal!r}")
+    if is_lost:
+        # What its runner did not deliver is in its spool.
+        world.count("lost jobs")
+        runner.printed = {writer: printed._replace(required=0) for writer, printed in runner.printed.items()}
+    _judge_redactions(runner, viewers, pages)
+    views = {each.name: _unredacted(runner, each.seen) for each in viewers}
+    verdict = judge(runner.printed, views, _unredacted(runner, pages))
+    world.count("checked", verdict.checked)
+    world.count("named lost", verdict.named)
+    if not verdict.clean:
+        world.violation(f"{runner.job}: {verdict}")
+    for viewer in viewers:
+        _judge_gaps(viewer, pages)
+
+
+def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:
+    """No false gap: what a viewer was told that it cannot have, the log does not have either."""
+    there = {each.number for each in pages if each.kind == LINE}
+    for gap in (each for each in viewer.seen if each.kind == GAP):
+        if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
+            world.violation(f"{viewer.name} was told that {false[:5]} of {viewer.job} are {gap.message}: they exist")
+
+
+def _judge_redactions(runner: Runner, viewers: list[Viewer], pages: list[Seen]) -> None:
+    """Nothing redacted comes back."""
+    for redaction in runner.redactions:
+        if redaction.done_at == float("inf"):
+            continue
+        for name, seen in [("/logs", pages), *((each.name, each.seen) for each in viewers)]:
+            connected = next((each.connected_at for each in viewers if each.name == name), [])
+            for each in seen:
+                # What was under way to a viewer, nobody can take back.
+                is_later = name == "/logs" or connected[each.connection - 1] > redaction.done_at
+                is_concerned = each.kind == LINE and each.number in redaction.texts
+                if is_concerned and is_later and each.message != REDACTED:
+                    world.violation(f"{name} has line {each.number} of {runner.job}, which was redacted before")
+                    return
+        world.count("redactions")
+
+
+def _unredacted(runner: Runner, seen: list[Seen]) -> list[Seen]:
+    """What was received, with the texts from before the redactions."""
+    texts = {number: text for each in reversed(runner.redactions) for number, text in each.texts.items()}
+    original = {number: text for number, text in texts.items() if text != REDACTED}
+    # A stream that begins after the job's end first says how the job has ended.
+    last = max((at for at, each in enumerate(seen) if each.kind == JOB), default=0)
+    seen = [each for at, each in enumerate(seen) if each.kind != JOB or at == last]
+    return [
+        each._replace(message=original[each.number])
+        if each.kind == LINE and each.message == REDACTED and each.number in original
+        else each
+        for each in seen
+    ]

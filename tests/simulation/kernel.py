@@ -1,0 +1,156 @@
+"""What every part of a simulation stands on: virtual time, chance, simulated processes, the trace and the story.
+
+:func:`boot` must run before anything imports the code under test, whose default arguments take ``time.time``. One
+process of Python runs one simulation.
+"""
+
+import os
+
+os.environ["GEVENT_LOOP"] = "tests.simulation.loop.VirtualLoop"
+from gevent import monkey
+
+monkey.patch_all()
+
+import hashlib
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+
+from tests.simulation.loop import Callback, VirtualLoop
+
+#: Unix time at the start of every simulation: 2026-01-01.
+EPOCH: Final = 1_767_225_600.0
+#: Events of the story that are kept.
+STORY_EVENTS: Final = 4_000
+
+loop: Final[VirtualLoop] = gevent.get_hub().loop
+
+
+class Process:
+    """A simulated process. Its clock is ``offset`` seconds ahead. ``endpoints`` are its ends of connections."""
+
+    def __init__(self, name: str) -> None:
+        self.name: Final = name
+        self.offset = 0.0
+        self.dead = self.frozen = False
+        self.held: list[Callback] = []
+        self.endpoints: list[Any] = []
+        #: Keeps what was running when the process died: nothing of it may run again, not even a ``finally``.
+        self.greenlets: list[Any] = []
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> Any:
+        """Runs a function in this process, soon. Returns its greenlet."""
+        before, loop.current = loop.current, self
+        try:
+            greenlet = gevent.spawn(_guarded, function, *args)
+        finally:
+            loop.current = before
+        self.greenlets.append(greenlet)
+        return greenlet
+
+    def freeze(self, seconds: float) -> None:
+        """The process stands still, as after SIGSTOP."""
+        if not self.frozen and not self.dead:
+            self.frozen = True
+            loop.call_later(seconds, loop.thaw, self)
+
+
+def _guarded(function: Callable[..., object], *args: Any) -> None:
+    try:
+        function(*args)
+    except Exception as error:
+        world.violation(f"{world.process_name}: {type(error).__name__}: {error}", error)
+
+
+class Violation(Exception):
+    """Raised when a judge has found something wrong."""
+
+
+class World:
+    """The state of the simulation: the seed's random numbers, the trace, the story, and what was found."""
+
+    def __init__(self) -> None:
+        self.chance = random.Random(0)
+        self.entropy = random.Random(0)
+        self.story: deque[tuple[float, str, str]] | None = None
+        self.violations: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.faults: list[int] = []
+        self.errors: list[BaseException] = []
+        self._hash = hashlib.sha256()
+
+    def seed(self, seed: int, *, with_story: bool = False) -> None:
+        """Begins a simulation: everything that is left to chance comes from ``seed`` from now on."""
+        self.chance.seed(seed)
+        self.entropy.seed(seed + 1_000_003)
+        random.seed(seed)
+        order = random.Random(seed + 2_000_003).random
+        loop.choose = lambda count: int(order() * count)
+        self.story = deque(maxlen=STORY_EVENTS) if with_story else None
+
+    @property
+    def process_name(self) -> str:
+        return getattr(loop.current, "name", "world")
+
+    def trace(self, data: bytes) -> None:
+        """Adds to the trace, whose hash tells whether two runs were the same."""
+        self._hash.update(b"%d %d " % (round(loop.time * 1e6), len(data)))
+        self._hash.update(data)
+
+    def tell(self, who: str, text: str) -> None:
+        """Adds a fact to the trace, and to the story if there is one."""
+        self.trace(f"{who}: {text}".encode())
+        if self.story is not None:
+            self.story.append((loop.time, who, text))
+
+    def count(self, what: str, number: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    def violation(self, text: str, error: BaseException | None = None) -> None:
+        """Notes that something is wrong. The simulation ends soon."""
+        self.violations.append(f"{loop.time:.3f} s: {text}")
+        self.tell("judge", text)
+        if error is not None:
+            self.errors.append(error)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()[:16]
+
+
+world: Final = World()
+
+
+def _now() -> float:
+    return EPOCH + loop.time + getattr(loop.current, "offset", 0.0)
+
+
+def _monotonic() -> float:
+    return 1_000.0 + loop.time
+
+
+def boot() -> None:
+    """Puts virtual time and the seed's random numbers in the place of the machine's. Before the code under test."""
+    time.time, time.monotonic, time.perf_counter = _now, _monotonic, _monotonic
+    time.time_ns = lambda: int(_now() * 1e9)
+    time.monotonic_ns = lambda: int(_monotonic() * 1e9)
+    os.urandom = world.entropy.randbytes
+    random._urandom = os.urandom  # type: ignore[attr-defined]
+    threading._start_new_thread = _start_thread  # type: ignore[attr-defined]
+    threading._time = _monotonic  # type: ignore[attr-defined]
+    import queue
+
+    queue.time = _monotonic  # type: ignore[attr-defined]
+
+
+def _start_thread(function: Callable[..., object], args: tuple[Any, ...] = (), kwargs: Any = None) -> int:
+    owner = loop.current
+    greenlet = gevent.spawn(function, *args, **(kwargs or {}))
+    if isinstance(owner, Process):
+        owner.greenlets.append(greenlet)
+    return id(greenlet)

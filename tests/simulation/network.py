@@ -1,0 +1,315 @@
+"""The network: ordered connections in memory, whose messages are late by chance and which faults cut, stall and forget.
+
+A :class:`SimSocket` has what ``http.client`` and redis-py use of a socket.
+"""
+
+import errno
+import io
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from gevent.event import Event
+
+from tests.simulation.kernel import Process, loop, world
+
+#: Seconds that a message takes: most of them, and some that are late.
+FAST: Final = (0.0002, 0.002)
+LATE: Final = (0.005, 0.4)
+
+
+class Link:
+    """Two processes as the network sees them. Times are those until which a fault lasts."""
+
+    def __init__(self) -> None:
+        #: New connections are refused, and messages wait; the share of messages that are late.
+        self.refused_until = self.stalled_until = 0.0
+        self.late = 0.002
+
+    def seconds(self) -> float:
+        """How long the next message takes."""
+        chance = world.chance.random
+        low, high = LATE if chance() < self.late else FAST
+        return max(self.stalled_until - loop.time, 0.0) + low + (high - low) * chance()
+
+
+class SimSocket:
+    """One end of a connection. ``on_data`` gets what arrives, if the owner has no greenlet that reads."""
+
+    family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
+
+    def __init__(self, owner: Process, link: Link, name: str) -> None:
+        self.owner: Final = owner
+        self.link: Final = link
+        self.name: Final = name
+        self.peer: SimSocket | None = None
+        self.on_data: Callable[[bytes], None] | None = None
+        self.on_close: Callable[[], None] | None = None
+        #: Whether the network has forgotten the connection: nothing arrives any more, and neither side is told.
+        self.forgotten = False
+        self.closed = False
+        self._timeout: float | None = None
+        self._received: deque[bytes] = deque()
+        self._ended: OSError | bool = False
+        self._readable = Event()
+        #: Set, too, when something can be read.
+        self.also: Any = None
+        self._due_at = 0.0
+        self._files = 0
+        self._wants_close = False
+        owner.endpoints.append(self)
+
+    # What a program calls
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    def setblocking(self, flag: bool) -> None:
+        self._timeout = None if flag else 0.0
+
+    def setsockopt(self, *_: Any) -> None: ...
+
+    def getpeername(self) -> tuple[str, int]:
+        return "10.0.0.1", 1
+
+    def fileno(self) -> int:
+        return 1_000_000 + id(self) % 1_000_000 if not self.closed else -1
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        if self.closed or isinstance(self._ended, OSError):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        self._send(bytes(data))
+
+    def send(self, data: Any) -> int:
+        self.sendall(data)
+        return len(data)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = self._wait()
+        if len(data) > size:
+            data, rest = data[:size], data[size:]
+            self._received[0] = rest
+        elif data:
+            self._received.popleft()
+        if flags & socket.MSG_PEEK and data:
+            self._received.appendleft(data)
+        self._update()
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0) -> int:
+        data = self.recv(nbytes or len(buffer))
+        memoryview(buffer).cast("B")[: len(data)] = data
+        return len(data)
+
+    def shutdown(self, how: int) -> None:
+        if not self.closed:
+            self._send(None)
+
+    def close(self) -> None:
+        if self._files:
+            self._wants_close = True
+        elif not self.closed:
+            self.closed = True
+            if self in self.owner.endpoints:
+                self.owner.endpoints.remove(self)
+            self._send(None)
+            self._readable.set()
+
+    def makefile(self, mode: str = "rb", buffering: int | None = None, **_: Any) -> io.BufferedReader:
+        self._files += 1
+        return io.BufferedReader(_File(self))
+
+    def is_readable(self) -> bool:
+        return bool(self._received or self._ended or self.closed)
+
+    def is_at_end(self) -> bool:
+        return not self._received and bool(self._ended)
+
+    def _wait(self) -> bytes:
+        while not self._received:
+            if self.closed:
+                raise OSError(errno.EBADF, "Bad file descriptor")
+            if isinstance(self._ended, OSError):
+                raise self._ended
+            if self._ended:
+                return b""
+            if self._timeout == 0.0:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            if not self._readable.wait(self._timeout):
+                raise TimeoutError("timed out")
+        return self._received[0]
+
+    def _update(self) -> None:
+        if not self._received and not self._ended:
+            self._readable.clear()
+
+    # The network
+
+    def _send(self, data: bytes | None, error: OSError | None = None) -> None:
+        """Sends ``data``, or with None that nothing follows."""
+        peer = self.peer
+        if peer is None or self.forgotten or peer.forgotten:
+            return
+        # Messages of one connection keep their order: no two arrive at the same time.
+        self._due_at = max(self._due_at + 1e-6, loop.time + self.link.seconds())
+        before, loop.current = loop.current, None
+        loop.call_at(self._due_at, peer.arrive, data, error)
+        loop.current = before
+
+    def arrive(self, data: bytes | None, error: OSError | None = None) -> None:
+        """The network delivers. The kernel of a process that stands still takes it, too."""
+        if self.closed or self.forgotten or self.owner.dead or self._ended:
+            return
+        loop.current = self.owner
+        if self.owner.frozen:
+            loop.run_callback(self._deliver, data, error)
+        else:
+            self._deliver(data, error)
+        loop.current = None
+
+    def _deliver(self, data: bytes | None, error: OSError | None) -> None:
+        if data is not None:
+            world.trace(self.name.encode() + data)
+            if self.on_data is not None:
+                self.on_data(data)
+                return
+            self._received.append(data)
+        else:
+            self._ended = error or True
+            if self.on_close is not None:
+                self.on_close()
+        self._readable.set()
+        if self.also is not None:
+            self.also.set()
+
+    def reset(self) -> None:
+        """The connection breaks: both ends get an error at once, and what was under way is lost."""
+        peer, self.peer = self.peer, None
+        error = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        self.arrive(None, error)
+        if peer is not None:
+            peer.peer = None
+            peer.arrive(None, error)
+
+    def forget(self) -> None:
+        """The network loses the connection, and tells nobody."""
+        self.forgotten = True
+        if self.peer is not None:
+            self.peer.forgotten = True
+
+
+class _File(io.RawIOBase):
+    """What ``makefile`` returns. The socket is closed after it."""
+
+    def __init__(self, sock: SimSocket) -> None:
+        self._sock = sock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._sock.recv_into(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._sock._files -= 1
+            if self._sock._wants_close and not self._sock._files:
+                self._sock.close()
+
+
+class Network:
+    """Who listens where, and the links between processes."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, tuple[Process, Callable[[SimSocket], object]]] = {}
+        self._links: dict[tuple[str, str], Link] = {}
+        #: Which process a name means.
+        self.resolve: Callable[[str], str] = lambda name: name
+
+    def listen(self, address: str, process: Process, accept: Callable[[SimSocket], object]) -> None:
+        """``accept`` is called in the event loop with the server's end of each connection."""
+        self._listeners[address] = process, accept
+
+    def link(self, one: str, other: str) -> Link:
+        """The link between two processes, by their names."""
+        return self._links.setdefault((min(one, other), max(one, other)), Link())
+
+    def connect(self, address: str, seconds: float | None = None) -> SimSocket:
+        """A connection of the current process. Raises OSError."""
+        owner = loop.current
+        assert isinstance(owner, Process), "the world has no connections"
+        address = self.resolve(address)
+        process, accept = self._listeners.get(address, (None, None))
+        link = self.link(owner.name, process.name if process else address)
+        sock = SimSocket(owner, link, f"{owner.name}<{address}:")
+        event = Event()
+
+        def arrive() -> None:
+            if process is None or accept is None or process.dead or loop.time < link.refused_until:
+                sock._ended = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+            else:
+                sock.peer = SimSocket(process, link, f"{address}<{owner.name}:")
+                sock.peer.peer = sock
+                loop.current = process
+                accept(sock.peer)
+            loop.current = owner
+            if owner.frozen:
+                loop.run_callback(event.set)
+            elif not owner.dead:
+                event.set()
+            loop.current = None
+
+        loop.current = None
+        loop.call_later(link.seconds(), arrive)
+        loop.current = owner
+        if not event.wait(seconds):
+            sock.close()
+            raise TimeoutError("timed out")
+        if isinstance(sock._ended, OSError):
+            raise sock._ended
+        return sock
+
+    def kill(self, process: Process, *, power: bool = False) -> None:
+        """A process is gone. The kernel closes its connections, unless the machine lost power."""
+        process.dead = True
+        for end in list(process.endpoints):
+            if power:
+                end.forget()
+            elif end.peer is not None:
+                peer, end.peer = end.peer, None
+                peer.peer = None
+                error = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+                loop.call_later(end.link.seconds(), peer.arrive, None, error)
+        process.endpoints.clear()
+
+
+class Pipe:
+    """One end of ``socket.socketpair()`` within a process."""
+
+    def __init__(self) -> None:
+        self.other = self
+        self.event = Event()
+        self.is_woken = False
+
+    def setblocking(self, flag: bool) -> None: ...
+    def close(self) -> None: ...
+
+    def send(self, data: bytes) -> int:
+        self.other.is_woken = True
+        self.other.event.set()
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        self.is_woken = False
+        return b"\0"
+
+    @staticmethod
+    def pair() -> "tuple[Pipe, Pipe]":
+        one, other = Pipe(), Pipe()
+        one.other, other.other = other, one
+        return one, other

@@ -1,0 +1,310 @@
+"""The parts of a simulation: service nodes, archivers, runners and viewers, all of which run the real code."""
+
+import http.client
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+
+from chronoverse.archive import archiver as archiver_module
+from chronoverse.archive import schemes
+from chronoverse.archive.archiver import Archiver
+from chronoverse.archive.retention import RetentionPolicy
+from chronoverse.auth.tokens import READ, WRITE, mint
+from chronoverse.errors import ChronoverseError
+from chronoverse.joblog.line_splitter import LineBatch
+from chronoverse.joblog.model import JobRef, Status, iso_timestamp
+from chronoverse.runner.http_log_writer import HttpLogWriter
+from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
+from chronoverse.runner.run import close_and_report
+from chronoverse.runner.spool.spool import Spool
+from chronoverse.runner.spool.spool_file import SpoolRoom
+from chronoverse.settings import Settings
+from chronoverse.store import Durability, Store
+from chronoverse.web import app as web_app
+from tests.faults.emitter import line
+from tests.faults.oracle import Printed, Seen
+from tests.faults.watching import Watcher
+from tests.simulation.http_server import serve
+from tests.simulation.kernel import EPOCH, Process, loop, world
+from tests.simulation.network import Network
+from tests.simulation.objects import Bucket, SimObjectStore
+from tests.simulation.store_server import StoreServer
+
+SECRET: Final = "a secret of the simulation that signs nothing else"
+#: The host at which the service is reached.
+BALANCER: Final = "service"
+STORE_URL: Final = "redis://store"
+WORKFLOW: Final = "sim"
+LEASE_SECONDS: Final = 30
+#: Seconds without a byte after which a viewer connects again, as our clients do.
+SILENCE_SECONDS: Final = 45.0
+POLICY: Final = RetentionPolicy(
+    hot_bytes=1_048_576, hot_seconds=60, retention_seconds=7 * 86_400, running_seconds=60, orphan_seconds=300
+)
+
+
+@dataclass
+class Site:
+    """Everything that is there, in this simulation."""
+
+    directory: Path
+    network: Network = field(default_factory=Network)
+    bucket: Bucket = field(default_factory=Bucket)
+    nodes: "list[Node]" = field(default_factory=list)
+    archivers: "list[ArchiverProcess]" = field(default_factory=list)
+    runners: "list[Runner]" = field(default_factory=list)
+    viewers: "list[Viewer]" = field(default_factory=list)
+    #: Processes of people, who redact and delete.
+    people: list[Process] = field(default_factory=list)
+    #: Until when the store may have lost lines that their runner has yet to send again.
+    unsafe_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.store = StoreServer(self.network, "store")
+        self.network.resolve = self.resolve
+        objects = SimObjectStore(self.bucket)
+        schemes.open_object_store = web_app.open_object_store = lambda url: objects  # type: ignore[attr-defined]
+        self.objects = objects
+        # Seconds between two measurements of the running logs: at a tenth of that they take half of all time.
+        archiver_module.MEASURE_SECONDS = 1.0  # type: ignore[misc]
+
+    @property
+    def services(self) -> "list[Node | ArchiverProcess]":
+        return [*self.nodes, *self.archivers]
+
+    def token(self, subject: str) -> str:
+        """A token for everything, for as long as the simulation may last."""
+        return mint(SECRET.encode(), subject, (READ, WRITE, "logs:admin"), ("*",), 400 * 86_400, EPOCH)
+
+    def resolve(self, host: str) -> str:
+        """A balancer, which chooses a node for each connection: also one that is gone."""
+        return self.nodes[int(world.chance.random() * len(self.nodes))].name if host == BALANCER else host
+
+
+class Node:
+    """A node of the service, with one worker."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        self.name: Final = name
+        self._site = site
+        self.process = Process(name)
+        self.deps: Any = None
+
+    def start(self) -> None:
+        self.process = Process(self.name)
+        self.process.spawn(self._run)
+
+    def _run(self) -> None:
+        settings = Settings.from_env(
+            {
+                "HOME": str(self._site.directory),
+                "CHRONOVERSE_REDIS_URL": STORE_URL,
+                "CHRONOVERSE_JWT_SECRET": SECRET,
+                "CHRONOVERSE_ARCHIVE_URL": "file:///simulated",
+                "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
+            }
+        )
+        self.deps = web_app.build_dependencies(settings)
+        app = web_app.build_app(self.deps)
+        serve(self._site.network, self.name, self.process, app)
+        world.tell(self.name, "serves")
+
+    def kill(self, *, power: bool = False) -> None:
+        self._site.network.kill(self.process, power=power)
+
+
+class ArchiverProcess:
+    """An archiver."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        self.name: Final = name
+        self._site = site
+        self.process = Process(name)
+
+    def start(self) -> None:
+        self.process = Process(self.name)
+        self.process.spawn(self._run)
+
+    def _run(self) -> None:
+        store = Store(STORE_URL, lease_seconds=LEASE_SECONDS)
+        archiver = Archiver(store, self._site.objects, POLICY, stop=threading.Event())
+        # Virtual time passes only while all wait, so a round takes none of it, and would begin again at once.
+        archiver._rounds.seconds = 2.0
+        archiver.run()
+
+    def kill(self, *, power: bool = False) -> None:
+        self._site.network.kill(self.process, power=power)
+
+
+class Runner:
+    """Publishes one job after the other's death: ``writers`` are those that have printed into its log.
+
+    Its command prints bursts of lines. ``kind`` is how it publishes: ``store`` or ``http``.
+    """
+
+    def __init__(self, site: Site, job: JobRef, kind: str, seconds: float, pause: float) -> None:
+        self.job: Final = job
+        self.name: Final = f"r-{job.job_id}"
+        self._site = site
+        self._kind = kind
+        self._until = loop.time + seconds
+        self._pause = pause
+        self.printed: dict[str, Printed] = {}
+        self.process = Process(self.name)
+        self.publisher: Publisher | None = None
+        #: Whether nothing more comes: it has delivered all, or will not be started again.
+        self.is_done = False
+        #: The redactions of the job, and its deletion.
+        self.redactions: list[Any] = []
+        self.is_deleted = False
+        self.deleted_at = float("inf")
+        #: What it has said, and the error that stopped it.
+        self.said: list[str] = []
+        self.refusal: ChronoverseError | None = None
+        self._directory = site.directory / job.job_id
+        self._spool_path: Path | None = None
+        self._deaths = 0
+
+    def start(self) -> None:
+        self.process = Process(self.name)
+        self.process.spawn(self._run)
+
+    def _connect(self) -> LogWriter:
+        if self._kind == "store":
+            durability = Durability.FSYNCED if world.chance.random() < 0.7 else Durability.ACKED
+            return Store(STORE_URL, lease_seconds=LEASE_SECONDS, durability=durability)
+        return HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
+
+    def _run(self) -> None:
+        room = SpoolRoom(self._directory, "spool", memory_bytes=200_000, file_bytes=2_000_000)
+        spool = Spool.recover(self._spool_path, room) if self._spool_path else Spool(room)
+        writer = f"{self.job.job_id}-{self._deaths}"
+        publisher = self.publisher = Publisher(
+            self._connect, self.job, spool, self._say, lease_seconds=LEASE_SECONDS, wait_for_lease=True
+        )
+        self.printed[writer] = Printed(0, 0)
+        try:
+            publisher.start(5.0)
+            spool.save_state(ending=None)
+            self._print(writer, spool)
+            publisher.end(JobResult(Status.COMPLETED, 0))
+            while not publisher.join(1.0):
+                pass
+        except ChronoverseError as error:
+            self._say(f"refused: {error}")
+        publisher.stop()
+        self.refusal = publisher.refusal
+        close_and_report(publisher, delivered=publisher.ended, refusal=publisher.refusal)
+        self.is_done = True
+        world.tell(self.name, f"is done, {'delivered' if publisher.ended else self.refusal!r}")
+
+    def _print(self, writer: str, spool: Spool) -> None:
+        number, chance = 0, world.chance
+        while loop.time < self._until and self.publisher and self.publisher.refusal is None:
+            count = 1 if chance.random() < 0.8 else int(chance.random() * 20) + 1
+            self.printed[writer] = Printed(number + count, number + count)
+            text = "\n".join(line(writer, each) for each in range(number + 1, number + count + 1))
+            spool.put(LineBatch("stdout", iso_timestamp(time.time()), text.encode(), count))
+            number += count
+            world.count("lines", count)
+            time.sleep(chance.expovariate(1 / self._pause))
+
+    def _say(self, text: str) -> None:
+        self.said.append(text)
+        world.tell(self.name, text)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.publisher is not None and not self.process.dead and not self.is_done
+
+    @property
+    def is_being_deleted(self) -> bool:
+        return self.is_deleted and self.deleted_at == float("inf")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is dead, and will come back."""
+        return self.process.dead and not self.is_done
+
+    def kill(self, *, restarts: bool) -> None:
+        """The runner is killed: what its spool had only in memory is gone, and its file is as the kernel has it."""
+        publisher = self.publisher
+        if publisher is None or self.is_done:
+            return
+        self._site.network.kill(self.process)
+        self._deaths += 1
+        path = publisher.spool.path
+        # What the store has acknowledged as safe, and what the file has, must be in the log in the end.
+        for writer, printed in self.printed.items():
+            self.printed[writer] = printed._replace(required=0)
+        self._spool_path = None
+        if path is not None:
+            # The dead process's SQLite still has the file open. A copy is what another process would find.
+            self._spool_path = path.with_name(f"left-{self._deaths}.sqlite")
+            for end in ("", "-journal"):
+                if os.path.exists(f"{path}{end}"):
+                    shutil.copy(f"{path}{end}", f"{self._spool_path}{end}")
+        if restarts:
+            self._until = max(self._until, loop.time + 60.0)
+            loop.call_later(world.chance.uniform(0.1, 20.0), self.start)
+        else:
+            self.is_done = True
+
+
+class Viewer(Watcher):
+    """A viewer of one job, from line 1 to its end. Each connection goes to another node."""
+
+    def __init__(self, site: Site, job: JobRef, name: str) -> None:
+        super().__init__("http://node", job, site.token(name))
+        self.name: Final = name
+        #: When each connection began.
+        self.connected_at: list[float] = []
+        self.process = Process(name)
+
+    def start(self) -> "Viewer":
+        self.process.spawn(self._run)
+        return self
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        self.connected_at.append(loop.time)
+        return http.client.HTTPConnection(BALANCER, timeout=SILENCE_SECONDS)
+
+    def _feed(self, decoder: Any, chunk: bytes) -> None:
+        before = len(self.seen)
+        super()._feed(decoder, chunk)
+        for seen in self.seen[before:]:
+            world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
+        world.count("deliveries", len(self.seen) - before)
+
+
+def in_process(name: str, function: Callable[[], Any], seconds: float) -> Any:
+    """What ``function`` returns in a process of its own, for the judge. Raises TimeoutError after that long."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(function())
+        except Exception as error:
+            found.append(error)
+
+    Process(name).spawn(run)
+    until = loop.time + seconds
+    while not found:
+        if loop.time >= until or world.violations:
+            raise TimeoutError(f"{name} did not end")
+        gevent.sleep(0.1)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def views(viewers: list[Viewer]) -> dict[str, list[Seen]]:
+    """What each viewer has received."""
+    return {each.name: each.seen for each in viewers}

@@ -1,0 +1,98 @@
+"""Runs the simulation of one plan and prints the result, both as JSON, for :mod:`tests.simulation.plan`."""
+
+import gc
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time as machine_time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+#: Taken before time is virtual.
+_cpu_seconds = machine_time.process_time
+
+from tests.simulation.kernel import boot
+
+boot()
+
+import gevent
+
+from chronoverse.joblog.model import JobRef
+from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
+from tests.simulation.install import install
+from tests.simulation.judges import judge_round, rest
+from tests.simulation.kernel import loop, world
+from tests.simulation.parts import WORKFLOW, ArchiverProcess, Node, Runner, Site, Viewer
+from tests.simulation.plan import Plan, Result
+
+#: Seconds of one round: jobs begin, and faults happen; then all must come to rest.
+ROUND_SECONDS: Final = 600.0
+
+
+def run(plan: Plan) -> Result:
+    """Runs ``plan`` in this process, which cannot run another."""
+    gc.disable()
+    began = _cpu_seconds()
+    world.seed(plan.seed, with_story=plan.story)
+    shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    directory = Path(tempfile.mkdtemp(prefix="simulation-", dir=shm))
+    try:
+        _run(plan, Site(directory))
+    except Exception as error:
+        world.violation(f"{type(error).__name__}: {error}", error)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    trace = "".join(traceback.format_exception(world.errors[0])) if world.errors else ""
+    story = list(world.story or ())
+    cpu, hours = _cpu_seconds() - began, loop.time / 3600
+    return Result(world.digest, world.violations, world.counts, story, world.faults, hours, cpu, trace)
+
+
+def _run(plan: Plan, site: Site) -> None:
+    install(site.network)
+    site.nodes += [Node(site, f"node{number}") for number in range(plan.nodes)]
+    site.archivers += [ArchiverProcess(site, "archiver")]
+    for part in site.services:
+        part.start()
+    number = 0
+    while loop.time < plan.hours * 3600 and not world.violations:
+        number += 1
+        _round(plan, site, number)
+
+
+def _round(plan: Plan, site: Site, number: int) -> None:
+    chance, began = world.chance, loop.time
+    runners: list[Runner] = []
+    viewers: list[Viewer] = []
+    for each in range(plan.jobs):
+        job = JobRef(WORKFLOW, f"j{number}-{each}")
+        seconds = chance.uniform(0.1, 1.0) * ROUND_SECONDS
+        kind = "store" if each % 2 else "http"
+        runners.append(Runner(site, job, kind, seconds, pause=chance.choice((1.0, 5.0, 20.0, 60.0))))
+    for each in range(plan.viewers):
+        viewers.append(Viewer(site, runners[each % len(runners)].job, f"v{number}-{each}"))
+    site.runners, site.viewers, site.people = runners, viewers, []
+    for start in (*(each.start for each in runners), *(each.start for each in viewers)):
+        loop.call_later(chance.uniform(0, 30), start)
+    faults = Faults(site)
+    for fault in schedule(plan.seed, number, began, ROUND_SECONDS):
+        if plan.only is None or fault.number in plan.only:
+            loop.call_at(fault.at, faults.start, fault)
+    while loop.time < began + ROUND_SECONDS + LONGEST_SECONDS and not world.violations:
+        gevent.sleep(1.0)
+    for part in site.services:
+        part.process.offset = 0.0
+    rest(site)
+    if not world.violations:
+        judge_round(site)
+
+
+if __name__ == "__main__":
+    found = run(Plan(**json.loads(sys.argv[1])))
+    print(json.dumps(asdict(found)), flush=True)
+    # What is left would be thrown out of its greenlets, one after the other.
+    os._exit(0)

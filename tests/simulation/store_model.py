@@ -1,0 +1,719 @@
+"""A model of Redis: the commands that the code under test uses, and its real Lua scripts.
+
+``tests/simulation/test_store_model.py`` compares it with real servers. Replies are Python values: bytes, int, float,
+None, list, dict, set, :class:`Status` and :class:`Refusal`. Time is the loop's. Every value that is about to change is
+copied first, so a restart can undo what was not yet synced (:meth:`Data.restore`).
+"""
+
+import hashlib
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from lupa.lua51 import LuaRuntime
+
+Id = tuple[int, int]
+MOST: Final = 2**64 - 1
+
+
+class Status(bytes):
+    """A simple string, such as OK."""
+
+
+class Refusal(Exception):
+    """An error reply."""
+
+
+OK: Final = Status(b"OK")
+_WRONG: Final = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+
+class Stream:
+    """A stream: ids in order, and the fields of each. ``last`` is the last id that was generated."""
+
+    def __init__(self) -> None:
+        self.ids: list[Id] = []
+        self.fields: list[tuple[bytes, ...]] = []
+        self.last: Id = (0, 0)
+        self.added = 0
+        self.groups: set[bytes] = set()
+
+    def copy(self) -> "Stream":
+        new = Stream()
+        new.ids, new.fields, new.last, new.added = self.ids[:], self.fields[:], self.last, self.added
+        new.groups = set(self.groups)
+        return new
+
+    def entries(self, start: int, stop: int) -> list[Any]:
+        pairs = zip(self.ids[start:stop], self.fields[start:stop], strict=True)
+        return [[b"%d-%d" % id_, list(fields)] for id_, fields in pairs]
+
+
+class ZSet(dict[bytes, float]):
+    def ordered(self) -> list[tuple[float, bytes]]:
+        return sorted((score, member) for member, score in self.items())
+
+
+class Set(dict[bytes, None]):
+    """A set in the order of insertion."""
+
+
+_TYPES: Final = {bytes: b"string", dict: b"hash", Stream: b"stream", ZSet: b"zset", list: b"list", Set: b"set"}
+#: Commands that a server without memory refuses.
+_DENIED: Final = frozenset({"SET", "HSET", "HSETNX", "XADD", "ZADD", "RPUSH", "SADD", "XGROUP", "XSETID"})
+
+
+def _int(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise Refusal("ERR value is not an integer or out of range") from None
+
+
+def _float(text: bytes) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Refusal("ERR value is not a valid float") from None
+
+
+def number(value: float) -> bytes:
+    """A score as RESP2 and scripts see it."""
+    if math.isinf(value):
+        return b"inf" if value > 0 else b"-inf"
+    return b"%d" % value if value == int(value) and abs(value) < 1e17 else b"%.17g" % value
+
+
+def _id(text: bytes, part: int) -> Id:
+    ms, _, seq = text.partition(b"-")
+    try:
+        found = int(ms), int(seq) if seq else part
+    except ValueError:
+        found = -1, -1
+    if min(found) < 0 or max(found) > MOST:
+        raise Refusal("ERR Invalid stream ID specified as stream command argument")
+    return found
+
+
+class Data:
+    """The keys of one server. ``clock`` is Unix time in seconds. ``changed`` is called with each key that changes."""
+
+    def __init__(
+        self, clock: Callable[[], float], chance: Callable[[int], int], changed: Callable[[bytes], object]
+    ) -> None:
+        self._clock = clock
+        self._chance = chance
+        self._changed = changed
+        self.values: dict[bytes, Any] = {}
+        self.expires: dict[bytes, float] = {}
+        #: By key, its value and expiry at the last sync.
+        self._undo: dict[bytes, tuple[Any, float | None]] = {}
+        self.started_at = clock()
+        #: Whether there is no memory for writes; the first word of another refusal.
+        self.is_full = False
+        self.writes = 0
+        self.scripts: dict[str, tuple[Any, bool]] = {}
+        self._script: list[bool] = []
+        self._lua = LuaRuntime(encoding=None, unpack_returned_tuples=False, register_eval=False)
+        self._drive = self._lua.execute(_DRIVER, self._from_script, _sha1)
+
+    # What happens to the server
+
+    def sync(self) -> None:
+        """All that was written is on the disk."""
+        self._undo.clear()
+
+    def restore(self) -> None:
+        """Goes back to the last sync."""
+        for key, (value, expires) in self._undo.items():
+            self._put(key, value, expires)
+        self._undo.clear()
+
+    def _put(self, key: bytes, value: Any, expires: float | None) -> None:
+        self.values.pop(key, None)
+        self.expires.pop(key, None)
+        if value is not None:
+            self.values[key] = value
+            if expires is not None:
+                self.expires[key] = expires
+
+    def expire_due(self) -> None:
+        """Removes all keys that have expired."""
+        now = self._clock()
+        for key in [key for key, at in self.expires.items() if at <= now]:
+            self._remove(key)
+
+    # Keys
+
+    def _get(self, key: bytes, kind: type) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        at = self.expires.get(key)
+        if at is not None and at <= self._clock():
+            self._remove(key)
+            return None
+        if type(value) is not kind:
+            raise Refusal(_WRONG)
+        return value
+
+    def _any(self, key: bytes) -> Any:
+        value = self.values.get(key)
+        return None if value is None else self._get(key, type(value))
+
+    def _write(self, key: bytes) -> None:
+        """Before a change of the key."""
+        if key not in self._undo:
+            value = self.values.get(key)
+            copy = value.copy() if isinstance(value, Stream) else type(value)(value) if value is not None else None
+            self._undo[key] = copy, self.expires.get(key)
+        self.writes += 1
+        if self._script:
+            self._script[-1] = True
+        self._changed(key)
+
+    def _make(self, key: bytes, kind: type) -> Any:
+        value = self._get(key, kind)
+        self._write(key)
+        if value is None:
+            value = self.values[key] = kind()
+        return value
+
+    def _remove(self, key: bytes) -> bool:
+        if key not in self.values:
+            return False
+        self._write(key)
+        del self.values[key]
+        self.expires.pop(key, None)
+        return True
+
+    def _drop_if_empty(self, key: bytes) -> None:
+        if not self.values[key]:
+            self._remove(key)
+
+    # Commands
+
+    def run(self, args: Sequence[bytes]) -> Any:
+        """The reply to a command. Raises :class:`Refusal`."""
+        name = args[0].decode().upper()
+        method: Callable[..., Any] | None = getattr(self, f"do_{name.lower()}", None)
+        if method is None:
+            raise Refusal(f"ERR unknown command '{name}'")
+        if self.is_full and name in _DENIED and not (self._script and self._script[-1]):
+            raise Refusal("OOM command not allowed when used memory > 'maxmemory'.")
+        try:
+            return method(*args[1:])
+        except TypeError as error:
+            if "positional argument" not in str(error):
+                raise
+            raise Refusal(f"ERR wrong number of arguments for '{name.lower()}' command") from error
+
+    def do_ping(self) -> Any:
+        return Status(b"PONG")
+
+    def do_time(self) -> Any:
+        now = round(self._clock() * 1e6)
+        return [b"%d" % (now // 1_000_000), b"%d" % (now % 1_000_000)]
+
+    def do_info(self, *sections: bytes) -> Any:
+        uptime = int(self._clock() - self.started_at)
+        return b"\r\n".join(
+            [
+                b"# Server", b"uptime_in_seconds:%d" % uptime, b"# Memory", b"maxmemory_policy:noeviction",
+                b"# Persistence", b"aof_enabled:1", b"aof_buffer_length:0", b"# Stats", b"evicted_keys:0",
+                b"# Replication", b"role:master", b"connected_slaves:0", b"repl_backlog_active:0", b"",
+            ]
+        )  # fmt: skip
+
+    def do_acl(self, *args: bytes) -> Any:
+        return OK
+
+    def do_get(self, key: bytes) -> Any:
+        return self._get(key, bytes)
+
+    def do_set(self, key: bytes, value: bytes, *options: bytes) -> Any:
+        words = [each.upper() for each in options]
+        if (b"NX" in words and self._any(key) is not None) or (b"XX" in words and self._any(key) is None):
+            return None
+        self._write(key)
+        self.values[key] = value
+        self.expires.pop(key, None)
+        for unit, scale in ((b"PX", 0.001), (b"EX", 1.0)):
+            if unit in words:
+                self.expires[key] = self._clock() + _int(options[words.index(unit) + 1]) * scale
+        return OK
+
+    def do_del(self, *keys: bytes) -> Any:
+        return sum([self._any(key) is not None and self._remove(key) for key in keys])
+
+    do_unlink = do_del
+
+    def do_exists(self, *keys: bytes) -> Any:
+        return sum([self._any(key) is not None for key in keys])
+
+    def do_type(self, key: bytes) -> Any:
+        return Status(_TYPES.get(type(self._any(key)), b"none"))
+
+    def do_pexpire(self, key: bytes, ms: bytes, option: bytes = b"") -> Any:
+        wanted, value, at = _int(ms), self._any(key), self.expires.get(key)
+        due = self._clock() + wanted / 1000
+        option = option.upper()
+        if value is None or (option == b"NX" and at is not None):
+            return 0
+        if (option == b"LT" and at is not None and due >= at) or (option == b"GT" and (at is None or due <= at)):
+            return 0
+        if wanted <= 0:
+            self._remove(key)
+            return 1
+        self._write(key)
+        self.expires[key] = due
+        return 1
+
+    def do_pttl(self, key: bytes) -> Any:
+        if self._any(key) is None:
+            return -2
+        at = self.expires.get(key)
+        return -1 if at is None else round((at - self._clock()) * 1000)
+
+    def do_persist(self, key: bytes) -> Any:
+        if self._any(key) is None or key not in self.expires:
+            return 0
+        self._write(key)
+        del self.expires[key]
+        return 1
+
+    def do_scan(self, cursor: bytes, *options: bytes) -> Any:
+        self.expire_due()
+        pattern = options[options.index(b"MATCH") + 1] if b"MATCH" in options else b"*"
+        prefix = pattern.removesuffix(b"*")
+        return [b"0", [key for key in self.values if key.startswith(prefix)]]
+
+    def do_memory(self, what: bytes, key: bytes, *options: bytes) -> Any:
+        value = self._any(key)
+        if isinstance(value, Stream):
+            return 300 + 110 * len(value.ids)
+        return None if value is None else 100
+
+    # Hashes
+
+    def do_hget(self, key: bytes, field: bytes) -> Any:
+        return (self._get(key, dict) or {}).get(field)
+
+    def do_hmget(self, key: bytes, *fields: bytes) -> Any:
+        value = self._get(key, dict)
+        return [None] * len(fields) if value is None else [value.get(field) for field in fields]
+
+    def do_hset(self, key: bytes, *pairs: bytes) -> Any:
+        if not pairs or len(pairs) % 2:
+            raise Refusal("ERR wrong number of arguments for 'hset' command")
+        value = self._make(key, dict)
+        before = len(value)
+        value.update(zip(pairs[::2], pairs[1::2], strict=True))
+        return len(value) - before
+
+    def do_hsetnx(self, key: bytes, field: bytes, text: bytes) -> Any:
+        if field in (self._get(key, dict) or {}):
+            return 0
+        self._make(key, dict)[field] = text
+        return 1
+
+    def do_hdel(self, key: bytes, *fields: bytes) -> Any:
+        value = self._get(key, dict)
+        found = [field for field in dict.fromkeys(fields) if value and field in value]
+        if found:
+            self._write(key)
+            for field in found:
+                del value[field]
+            self._drop_if_empty(key)
+        return len(found)
+
+    def do_hlen(self, key: bytes) -> Any:
+        return len(self._get(key, dict) or ())
+
+    def do_hgetall(self, key: bytes) -> Any:
+        return dict(self._get(key, dict) or {})
+
+    # Lists and sets
+
+    def do_rpush(self, key: bytes, *values: bytes) -> Any:
+        found = self._make(key, list)
+        found += values
+        return len(found)
+
+    def do_lrange(self, key: bytes, start: bytes, stop: bytes) -> Any:
+        found = self._get(key, list) or []
+        return found[_range(len(found), start, stop)]
+
+    def do_ltrim(self, key: bytes, start: bytes, stop: bytes) -> Any:
+        if (found := self._get(key, list)) is not None:
+            self._write(key)
+            self.values[key] = found[_range(len(found), start, stop)]
+            self._drop_if_empty(key)
+        return OK
+
+    def do_sadd(self, key: bytes, *members: bytes) -> Any:
+        before = self._get(key, Set) or ()
+        new = [each for each in dict.fromkeys(members) if each not in before]
+        if new:
+            self._make(key, Set).update(dict.fromkeys(new))
+        return len(new)
+
+    def do_srem(self, key: bytes, *members: bytes) -> Any:
+        found = self._get(key, Set) or ()
+        old = [each for each in dict.fromkeys(members) if each in found]
+        if old:
+            self._write(key)
+            for each in old:
+                del self.values[key][each]
+            self._drop_if_empty(key)
+        return len(old)
+
+    def do_scard(self, key: bytes) -> Any:
+        return len(self._get(key, Set) or ())
+
+    def do_srandmember(self, key: bytes, count: bytes) -> Any:
+        members = list(self._get(key, Set) or ())
+        wanted = min(_int(count), len(members))
+        return [members.pop(self._chance(len(members))) for _ in range(wanted)]
+
+    # Sorted sets
+
+    def do_zadd(self, key: bytes, *args: bytes) -> Any:
+        words: list[bytes] = []
+        while args and args[0].upper() in (b"NX", b"XX", b"GT", b"LT", b"INCR", b"CH"):
+            words.append(args[0].upper())
+            args = args[1:]
+        if not args or len(args) % 2:
+            raise Refusal("ERR syntax error")
+        found, added, answer = self._get(key, ZSet), 0, None
+        pairs = [(_float(score), member) for score, member in zip(args[::2], args[1::2], strict=True)]
+        for score, member in pairs:
+            old = None if found is None else found.get(member)
+            if (b"NX" in words and old is not None) or (b"XX" in words and old is None):
+                continue
+            if b"INCR" in words:
+                score += old or 0.0
+            if (b"GT" in words and old is not None and score <= old) or (
+                b"LT" in words and old is not None and score >= old
+            ):
+                continue
+            answer = score
+            added += old is None
+            if score != old:
+                found = self._make(key, ZSet)
+                found[member] = score
+        return answer if b"INCR" in words else added
+
+    def do_zrem(self, key: bytes, *members: bytes) -> Any:
+        found = self._get(key, ZSet) or ()
+        old = [each for each in dict.fromkeys(members) if each in found]
+        if old:
+            self._write(key)
+            for each in old:
+                del self.values[key][each]
+            self._drop_if_empty(key)
+        return len(old)
+
+    def do_zcard(self, key: bytes) -> Any:
+        return len(self._get(key, ZSet) or ())
+
+    def do_zscore(self, key: bytes, member: bytes) -> Any:
+        return (self._get(key, ZSet) or {}).get(member)
+
+    def do_zmscore(self, key: bytes, *members: bytes) -> Any:
+        found = self._get(key, ZSet) or {}
+        return [found.get(each) for each in members]
+
+    def do_zrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
+        words = [each.upper() for each in options]
+        ordered = (self._get(key, ZSet) or ZSet()).ordered()
+        if b"REV" in words:
+            ordered.reverse()
+        if b"BYSCORE" in words:
+            low, high = (stop, start) if b"REV" in words else (start, stop)
+            found = _by_score(ordered, low, high)
+        else:
+            found = ordered[_range(len(ordered), start, stop)]
+        if b"LIMIT" in words:
+            skip, count = map(_int, options[words.index(b"LIMIT") + 1 : words.index(b"LIMIT") + 3])
+            found = found[skip : skip + count if count >= 0 else None]
+        return [[member, score] for score, member in found] if b"WITHSCORES" in words else [each[1] for each in found]
+
+    def do_zrevrangebyscore(self, key: bytes, high: bytes, low: bytes, *options: bytes) -> Any:
+        return self.do_zrange(key, high, low, b"BYSCORE", b"REV", *options)
+
+    # Streams
+
+    def do_xadd(self, key: bytes, *args: bytes) -> Any:
+        most = None
+        if args[0].upper() == b"MAXLEN":
+            at = 2 if args[1] in (b"~", b"=") else 1
+            most, args = _int(args[at]), args[at + 1 :]
+        text, *fields = args
+        if not fields or len(fields) % 2:
+            raise Refusal("ERR wrong number of arguments for 'xadd' command")
+        stream = self._get(key, Stream)
+        last = stream.last if stream else (0, 0)
+        if text == b"*":
+            ms = max(int(self._clock() * 1000), last[0])
+            id_ = (ms, last[1] + 1 if ms == last[0] else 0)
+        else:
+            id_ = _id(text, 0)
+            if id_ == (0, 0):
+                raise Refusal("ERR The ID specified in XADD must be greater than 0-0")
+            if id_ <= last:
+                raise Refusal("ERR The ID specified in XADD is equal or smaller than the target stream top item")
+        stream = self._make(key, Stream)
+        stream.ids.append(id_)
+        stream.fields.append(tuple(fields))
+        stream.last = id_
+        stream.added += 1
+        if most is not None and len(stream.ids) > most + 100:
+            del stream.ids[:-most], stream.fields[:-most]
+        return b"%d-%d" % id_
+
+    def do_xrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
+        stream = self._get(key, Stream)
+        low, high = _bound(start, 0), _bound(stop, MOST)
+        count = _int(options[1]) if options else None
+        if stream is None:
+            return []
+        first, last = bisect_left(stream.ids, low), bisect_right(stream.ids, high)
+        return stream.entries(first, last if count is None else min(last, first + count))
+
+    def do_xrevrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
+        stream = self._get(key, Stream)
+        high, low = _bound(start, MOST), _bound(stop, 0)
+        count = _int(options[1]) if options else None
+        if stream is None:
+            return []
+        first, last = bisect_left(stream.ids, low), bisect_right(stream.ids, high)
+        return stream.entries(first if count is None else max(first, last - count), last)[::-1]
+
+    def do_xread(self, *args: bytes) -> Any:
+        words = [each.upper() for each in args]
+        at = words.index(b"STREAMS") + 1
+        count = _int(args[words.index(b"COUNT") + 1]) if b"COUNT" in words[:at] else MOST
+        names = args[at:]
+        half, found = len(names) // 2, {}
+        for key, after in zip(names[:half], names[half:], strict=True):
+            stream = self._get(key, Stream)
+            if stream is not None:
+                first = bisect_right(stream.ids, _id(after, 0))
+                if first < len(stream.ids):
+                    found[key] = stream.entries(first, first + count)
+        return found or None
+
+    def do_xlen(self, key: bytes) -> Any:
+        stream = self._get(key, Stream)
+        return len(stream.ids) if stream else 0
+
+    def do_xtrim(self, key: bytes, kind: bytes, least: bytes, *options: bytes) -> Any:
+        stream = self._get(key, Stream)
+        count = bisect_left(stream.ids, _id(least, 0)) if stream else 0
+        if count:
+            self._write(key)
+            del stream.ids[:count], stream.fields[:count]
+        return count
+
+    def do_xdel(self, key: bytes, *ids: bytes) -> Any:
+        stream, removed = self._get(key, Stream), 0
+        for text in ids:
+            id_ = _id(text, 0)
+            at = bisect_left(stream.ids, id_) if stream else 0
+            if stream and at < len(stream.ids) and stream.ids[at] == id_:
+                self._write(key)
+                del stream.ids[at], stream.fields[at]
+                removed += 1
+        return removed
+
+    def do_xsetid(self, key: bytes, last: bytes, *options: bytes) -> Any:
+        stream, id_ = self._get(key, Stream), _id(last, 0)
+        if stream is None:
+            raise Refusal("ERR no such key")
+        if stream.ids and id_ < stream.ids[-1]:
+            raise Refusal("ERR The ID specified in XSETID is smaller than the target stream top item")
+        self._write(key)
+        stream.last = id_
+        if options:
+            stream.added = _int(options[1])
+        return OK
+
+    def do_xgroup(self, what: bytes, key: bytes, name: bytes, *options: bytes) -> Any:
+        stream = self._get(key, Stream)
+        if what.upper() == b"CREATE":
+            if stream is None and b"MKSTREAM" not in options:
+                raise Refusal("ERR The XGROUP subcommand requires the key to exist.")
+            if stream is not None and name in stream.groups:
+                raise Refusal("BUSYGROUP Consumer Group name already exists")
+            self._make(key, Stream).groups.add(name)
+            return OK
+        if stream is None or name not in stream.groups:
+            return 0
+        self._write(key)
+        stream.groups.discard(name)
+        return 1
+
+    def do_xinfo(self, what: bytes, key: bytes) -> Any:
+        stream = self._get(key, Stream)
+        if stream is None:
+            raise Refusal("ERR no such key")
+        return {
+            b"length": len(stream.ids),
+            b"last-generated-id": b"%d-%d" % stream.last,
+            b"entries-added": stream.added,
+            b"groups": len(stream.groups),
+            b"first-entry": stream.entries(0, 1)[0] if stream.ids else None,
+            b"last-entry": stream.entries(len(stream.ids) - 1, len(stream.ids))[0] if stream.ids else None,
+        }
+
+    # Scripts
+
+    def do_eval(self, source: bytes, count: bytes, *args: bytes) -> Any:
+        sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
+        if sha not in self.scripts:
+            first, rest = source.partition(b"\n")[::2] if source.startswith(b"#!") else (b"", source)
+            function = self._lua.eval(b"function(KEYS, ARGV) " + rest + b"\nend")
+            self.scripts[sha] = function, b"allow-oom" in first
+        return self.do_evalsha(sha.encode(), count, *args)
+
+    def do_evalsha(self, sha: bytes, count: bytes, *args: bytes) -> Any:
+        function, allows_oom = self.scripts.get(sha.decode(), (None, False))
+        if function is None:
+            raise Refusal("NOSCRIPT No matching script. Please use EVAL.")
+        self._script.append(allows_oom)
+        try:
+            return Raw(self._drive(function, _int(count), *args))
+        finally:
+            self._script.pop()
+
+    def _from_script(self, *args: Any) -> Any:
+        """``redis.call``."""
+        command = [
+            each if type(each) is bytes else b"%d" % each if type(each) is int else b"%.17g" % each for each in args
+        ]
+        try:
+            return self._to_lua(self.run(command))
+        except Refusal as refusal:
+            return self._lua.table_from({b"err": str(refusal).encode()})
+
+    def _to_lua(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is bytes or kind is int:
+            return value
+        if value is None:
+            return False
+        if kind is Status:
+            return self._lua.table_from({b"ok": bytes(value)})
+        if kind is float:
+            return number(value)
+        if kind is dict:
+            value = [each for pair in value.items() for each in pair]
+        return self._lua.table_from([self._to_lua(each) for each in value])
+
+
+class Raw(bytes):
+    """A reply that is encoded already."""
+
+
+_DRIVER: Final = b"""
+local call, sha1 = ...
+redis = {
+  pcall = call,
+  call = function(...)
+    local reply = call(...)
+    if type(reply) == 'table' and reply.err then error(reply, 0) end
+    return reply
+  end,
+  sha1hex = sha1,
+  error_reply = function(text) return {err = text} end,
+  status_reply = function(text) return {ok = text} end,
+}
+local function encode(value, out)
+  local kind = type(value)
+  if kind == 'string' then
+    out[#out + 1] = '$' .. #value .. '\\r\\n' .. value .. '\\r\\n'
+  elseif kind == 'number' then
+    out[#out + 1] = string.format(':%.0f\\r\\n', value < 0 and math.ceil(value) or math.floor(value))
+  elseif kind == 'boolean' then
+    out[#out + 1] = value and ':1\\r\\n' or '_\\r\\n'
+  elseif kind == 'table' and value.err then
+    out[#out + 1] = '-' .. value.err .. '\\r\\n'
+  elseif kind == 'table' and value.ok then
+    out[#out + 1] = '+' .. value.ok .. '\\r\\n'
+  elseif kind == 'table' then
+    local length = 0
+    while value[length + 1] ~= nil do length = length + 1 end
+    out[#out + 1] = '*' .. length .. '\\r\\n'
+    for at = 1, length do encode(value[at], out) end
+  else
+    out[#out + 1] = '_\\r\\n'
+  end
+end
+return function(script, count, ...)
+  local all, keys, argv = {...}, {}, {}
+  for at = 1, count do keys[at] = all[at] end
+  for at = count + 1, #all do argv[at - count] = all[at] end
+  local fine, found = pcall(script, keys, argv)
+  if not fine and type(found) ~= 'table' then found = {err = 'ERR ' .. tostring(found)} end
+  local out = {}
+  encode(found, out)
+  return table.concat(out)
+end
+"""
+
+
+def _sha1(text: bytes) -> bytes:
+    return hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+
+
+def _range(length: int, start: bytes, stop: bytes) -> slice:
+    first, last = _int(start), _int(stop)
+    first = max(first + length, 0) if first < 0 else first
+    last = last + length if last < 0 else last
+    return slice(first, max(last + 1, 0))
+
+
+def _by_score(ordered: list[tuple[float, bytes]], low: bytes, high: bytes) -> list[tuple[float, bytes]]:
+    least, most = _float(low.lstrip(b"(")), _float(high.lstrip(b"("))
+    return [
+        each
+        for each in ordered
+        if (least < each[0] if low.startswith(b"(") else least <= each[0])
+        and (each[0] < most if high.startswith(b"(") else each[0] <= most)
+    ]
+
+
+def _bound(text: bytes, part: int) -> Id:
+    """An end of a range, both inclusive."""
+    if text in (b"-", b"+"):
+        return (0, 0) if text == b"-" else (MOST, MOST)
+    if not text.startswith(b"("):
+        return _id(text, part)
+    ms, seq = _id(text[1:], part)
+    if part == 0:
+        return (ms, seq + 1) if seq < MOST else (ms + 1, 0)
+    return (ms, seq - 1) if seq else (ms - 1, MOST)
+
+
+def encode(value: Any) -> bytes:
+    """A reply in RESP3."""
+    kind = type(value)
+    if kind is Raw:
+        return bytes(value)
+    if kind is bytes:
+        return b"$%d\r\n%b\r\n" % (len(value), value)
+    if kind is int or kind is bool:
+        return b":%d\r\n" % value
+    if value is None:
+        return b"_\r\n"
+    if kind is Status:
+        return b"+%b\r\n" % value
+    if kind is float:
+        return b",%b\r\n" % number(value)
+    if kind is Refusal:
+        return b"-%b\r\n" % str(value).encode()
+    if kind is dict:
+        return b"%%%d\r\n%b" % (len(value), b"".join([encode(each) for pair in value.items() for each in pair]))
+    return b"*%d\r\n%b" % (len(value), b"".join(map(encode, value)))

@@ -1,0 +1,29 @@
+"""The simulation itself: the same seed is the same run, and a failure is shrunk."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.simulation.plan import Plan, Result, simulate
+from tests.simulation.shrink import shrink
+
+pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not installed")
+
+
+def test_a_seed_is_the_same_run_again() -> None:
+    plan = Plan(seed=7, hours=0.02, jobs=3, viewers=6)
+    first, second = simulate(plan), simulate(replace(plan, story=True))
+    assert first.violations == []
+    assert (first.digest, first.counts) == (second.digest, second.counts)
+    assert first.digest != simulate(replace(plan, seed=8)).digest
+
+
+def test_a_failure_is_shrunk() -> None:
+    """Of thirteen faults two are needed, and one viewer of one job."""
+
+    def run(plan: Plan) -> Result:
+        fails = plan.only is None or {1003, 1011} <= set(plan.only)
+        return Result(violations=["wrong"] * fails)
+
+    failed = Result(violations=["wrong"], faults=[*range(1000, 1013)], hours=0.4)
+    assert shrink(Plan(seed=1), failed, run) == Plan(1, 0.5, 1, 1, 1, only=(1003, 1011))
