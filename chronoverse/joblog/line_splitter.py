@@ -56,16 +56,17 @@ class LineSplitter:
         self._max = max_line_bytes
         #: Text after the last newline, which waits for its own. It is not in any batch yet.
         self.rest = b""
-        #: Whether the last batch was partial.
-        self._is_open = False
-        self._timestamp = ""
+        #: Whether the last batch was partial, so that the next line continues it.
+        self.is_open = False
+        #: The time of the last bytes.
+        self.timestamp = ""
 
     def feed(self, data: bytes, timestamp: str) -> list[LineBatch]:
         """Takes bytes that arrived at ``timestamp``, and returns the lines that they complete."""
-        self._timestamp = timestamp
+        self.timestamp = timestamp
         lines, newline, rest = (self.rest + data).rpartition(b"\n")
         batches = list(self._split(lines)) if newline else []
-        self._is_open = self._is_open and not newline
+        self.is_open = self.is_open and not newline
         self.rest = rest
         while len(self.rest) > self._max:
             batches.append(self._cut_partial(_cut_length(self.rest, 0, self._max)))
@@ -78,10 +79,10 @@ class LineSplitter:
 
     def close(self) -> list[LineBatch]:
         """Call this at the end of the stream. Returns the last line, if no newline ended it."""
-        if not self.rest and not self._is_open:
+        if not self.rest and not self.is_open:
             return []
-        text, self.rest, self._is_open = self.rest, b"", False
-        return [LineBatch(self._stream, self._timestamp, text, 1)]
+        text, self.rest, self.is_open = self.rest, b"", False
+        return [LineBatch(self._stream, self.timestamp, text, 1)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
         """Batches of complete lines, and pieces of lines that are too long. It does not look at each short line."""
@@ -94,16 +95,16 @@ class LineSplitter:
             if position > start:
                 yield self._batch(text[start : position - 1])
             start = position + _cut_length(text, position, self._max)
-            yield LineBatch(self._stream, self._timestamp, text[position:start], 1, partial=True)
+            yield LineBatch(self._stream, self.timestamp, text[position:start], 1, partial=True)
             position = start
         yield self._batch(text[start:])
 
     def _batch(self, text: bytes) -> LineBatch:
-        return LineBatch(self._stream, self._timestamp, text, text.count(b"\n") + 1)
+        return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
     def _cut_partial(self, length: int) -> LineBatch:
-        text, self.rest, self._is_open = self.rest[:length], self.rest[length:], True
-        return LineBatch(self._stream, self._timestamp, text, 1, partial=True)
+        text, self.rest, self.is_open = self.rest[:length], self.rest[length:], True
+        return LineBatch(self._stream, self.timestamp, text, 1, partial=True)
 
 
 def _cut_length(text: bytes, start: int, limit: int) -> int:

@@ -157,9 +157,12 @@ class HttpLogWriter:
             "runs": [_run_to_json(run) for run in runs],
         }
 
-    def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
-        """Records in the log that lines ``first`` to ``last`` are lost. Returns the next number."""
-        body = {"token": attempt.token, "attempt": attempt.attempt, "first": first, "count": last - first + 1}
+    def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
+        """Records in the log that lines ``first`` to ``last`` are lost, or ``missing``. Returns the next number."""
+        body: dict[str, Any] = {"token": attempt.token, "attempt": attempt.attempt, "first": first}
+        body["count"] = last - first + 1
+        if reason != "lost":
+            body["reason"] = reason
         return _number(self._post(attempt.job, "logs/lost", body), "next")
 
     def compare(self, job: JobRef, lines: Sequence[Line]) -> Comparison:

@@ -78,6 +78,8 @@ class Publisher:
     wait_for_lease: bool = False
     lease_token: str | None = None
     labels: Labels = ()
+    #: Why lines of the spool's range are not in it: ``lost``, or ``missing`` if it never had them.
+    gap_reason: str = "lost"
 
     def __post_init__(self) -> None:
         spool, job = self.spool, self.job
@@ -111,6 +113,8 @@ class Publisher:
         #: What to ask for safe lines; None when lines are safe once they are acknowledged.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
+        #: Labels that are known only at the end, until the job has them.
+        self._last_labels: Labels = ()
         #: The error that stopped publishing permanently, if one did.
         self.refusal: ChronoverseError | None = None
         self._lock = threading.Lock()
@@ -147,8 +151,12 @@ class Publisher:
         if must_open and not is_decided:
             raise self._last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
-    def end(self, result: JobResult) -> None:
-        """Call this after the last line. The thread delivers what is in the spool, and then ends the job."""
+    def end(self, result: JobResult, labels: Labels = ()) -> None:
+        """Call this after the last line. The thread delivers what is in the spool, and then ends the job.
+
+        Before that the job gets the ``labels`` that the store does not refuse.
+        """
+        self._last_labels = labels
         self.spool.save_state(ending=list(result))
         self._result = result
         self.spool.close()
@@ -281,7 +289,7 @@ class Publisher:
         first, last = self._base + start, self._base + end - 1
         # Those that were never sent are lines that the spool has dropped. The user hears of all of them at the end.
         were_sent, self._sent_end = start < self._sent_end, max(self._sent_end, end)
-        store.append_lost(attempt, first, last)
+        store.append_lost(attempt, first, last, self.gap_reason)
         self.spool.acknowledge(end)
         if were_sent:
             self.say(f"lines {first} to {last} are in neither the store nor the spool: the log names them")
@@ -292,6 +300,10 @@ class Publisher:
         only_attempt = result.status is Status.PENDING
         if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return
+        if self._last_labels:
+            with contextlib.suppress(LabelSet):
+                store.open(self.job, self._token, None, self._last_labels)  # we hold the lease: no new attempt
+            self._last_labels = ()
         # Only an attempt that others of the same run follow has an exit code: it counts for the job.
         counts = only_attempt and result.exit_code is not None
         store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked, counts=counts)

@@ -285,9 +285,10 @@ class Store:
             args += (run.timestamp, run.stream, "1" if run.partial else "", len(run.messages), *run.messages)
         return args
 
-    def append_lost(self, attempt: Attempt, first: int, last: int) -> int:
-        """Appends one entry that says that lines ``first`` to ``last`` are lost. Otherwise as :meth:`append`."""
-        args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()))
+    def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
+        """Appends one entry that says that lines ``first`` to ``last`` are lost, or ``missing``. Otherwise as
+        :meth:`append`."""
+        args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self._clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
     def durability_probe(self) -> "Store | None":

@@ -1,7 +1,7 @@
 -- Appends one entry that says that a range of lines is lost, so that the log can go on after them: the store lost these
 -- lines, and their runner no longer has them either. The entry's id is the last of the numbers.
 -- KEYS  log, job, lease
--- ARGV  token, attempt, lease in ms, first number, last number, now (ISO 8601)
+-- ARGV  token, attempt, lease in ms, first number, last number, now (ISO 8601), reason: lost or missing
 -- ->    OK next | GAP expected | DELETED | FENCED | CLOSED | TAINTED last-id
 -- When it is repeated after a lost reply, the log has these numbers already, and the answer is OK again.
 local log, job, lease = KEYS[1], KEYS[2], KEYS[3]
@@ -18,7 +18,7 @@ if last < number then
   -- When the server is out of memory, the first write raises an error. So XADD (or what makes it possible) is the first.
   resume_numbering(call, log, last)
   name_skipped(call, log, job, last, ARGV[6])
-  name_lost(call, log, first, number, 'lost', ARGV[6])
+  name_lost(call, log, first, number, ARGV[7], ARGV[6])
   last = number
 end
 redis.call('PEXPIRE', lease, ARGV[3])

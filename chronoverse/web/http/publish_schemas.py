@@ -275,6 +275,7 @@ class LostBody(OpenedBody):
 
     first = JsonInteger("The first line's number: the log's next.", 1, MAX_LOST, required=True)
     count = JsonInteger("How many lines.", 1, MAX_LOST, required=True)
+    reason = one_of(["lost", "missing"], "`missing`: the runner never had them.", load_default="lost")
 
 
 class CompareBody(Schema):

@@ -106,7 +106,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"next": next_number})
 
     @routes.route(f"{JOB_ROUTE}/logs/lost", methods=["POST"])
-    @routes.response(200, NextSchema, description="Readers see these numbers as a gap with the reason `lost`.")
+    @routes.response(200, NextSchema, description="Readers see these numbers as a gap with this reason.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.takes_body(bodies, LostBody())
     def lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
@@ -114,7 +114,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         first, last = body["first"], body["first"] + body["count"] - 1
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
         with _count_answer("lose"):
-            next_number = deps.store.append_lost(attempt, first, last)
+            next_number = deps.store.append_lost(attempt, first, last, body["reason"])
         return page_response({"next": next_number})
 
     @routes.route(f"{JOB_ROUTE}/logs/compare", methods=["POST"])
