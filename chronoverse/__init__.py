@@ -8,6 +8,7 @@
     web       serves all of that over HTTP, with Flask and gunicorn
     client    sends requests over HTTP, follows a log, and reconnects
     cli       prints it on a terminal
+    collect   publishes the logs of a Kubernetes node's pods
 
 ``integrations`` are runners inside other frameworks, such as Celery.
 
@@ -15,7 +16,7 @@ All of these use ``joblog`` (what a line, a job and a gap are), ``auth`` (tokens
 default set-up), ``settings``, ``errors``, ``metrics`` and ``backoff``. A package imports only packages to its left:
 
     errors, metrics, backoff, files, fair_lock, settings; joblog; auth; store; embedded; archive; history; live; client;
-    runner; integrations; web; cli
+    runner; integrations; web; cli; collect
 
 ``api`` is what programs of other people import. ``docs/architecture.md`` says more, and ``docs/glossary.md`` explains
 the terms.

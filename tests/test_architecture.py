@@ -27,6 +27,7 @@ PACKAGES: Final = (
     "integrations",
     "web",
     "cli",
+    "collect",
 )
 #: Modules that use all packages, and that nothing imports.
 ROOTS: Final = ("", "__main__", "api")

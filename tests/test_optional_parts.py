@@ -13,6 +13,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PARTS: Final = (
     ("chronoverse/integrations", None),
     ("chronoverse/cli/mcp", "mcp"),
+    ("chronoverse/collect", "collect"),
     ("chronoverse/cli/conformance", "conformance"),
     ("chronoverse/web/otlp", None),
 )

@@ -22,6 +22,11 @@ _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "Run": {
         "run": ("run", "run --workflow shop-ci --job build-7 -- make test", "run --workflow nightly -- ./backup.sh"),
         "deliver": ("run", "deliver build-7-0a1b2c3d.sqlite", "deliver build-7-0a1b2c3d.sqlite --as build-7b"),
+        "collect": (
+            "collect",
+            "collect kubernetes --node node-1 --state /var/lib/chronoverse",
+            "collect kubernetes --namespace ci --label team --metrics 0.0.0.0:8002",
+        ),
         "end": ("end", "end shop-ci build-7 --exit-code 1", "end shop-ci build-7 --status canceled"),
     },
     "Read": {
@@ -64,10 +69,17 @@ _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 _COMMANDS: Final = {name: found for commands in _GROUPS.values() for name, found in commands.items()}
 
 
+def _module_of(name: str) -> str | None:
+    """The module that has a command, if there is one: in this package, or a package that is optional as a whole."""
+    module = _COMMANDS.get(name, ("",))[0]
+    found = (f"chronoverse.{package}{module}" for package in ("cli.", "") if module)
+    return next((each for each in found if find_spec(each)), None)
+
+
 class _CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        # An optional package, such as cli.mcp, can be deleted with its folder.
-        return [name for name, (module, *_) in _COMMANDS.items() if find_spec(f"chronoverse.cli.{module}")]
+        # An optional package, such as cli.mcp or collect, can be deleted with its folder.
+        return list(filter(_module_of, _COMMANDS))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         known = self.list_commands(ctx)
@@ -78,11 +90,11 @@ class _CommandGroup(click.Group):
                 formatter.write_dl([(name, each.get_short_help_str(62)) for name, each in found if not each.hidden])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS or not find_spec(f"chronoverse.cli.{_COMMANDS[cmd_name][0]}"):
+        if not (module := _module_of(cmd_name)):
             return None
-        module, *examples = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"chronoverse.cli.{module}"), cmd_name)
-        command.epilog = "\n  ".join(["\b\nExamples:", *(f"chronoverse {example}" for example in examples)])
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        examples = (f"chronoverse {example}" for example in _COMMANDS[cmd_name][1:])
+        command.epilog = "\n  ".join(["\b\nExamples:", *examples])
         return command
 
     def resolve_command(

@@ -1,0 +1,68 @@
+"""Small files that say how far each log was published. Without them, files are compared with logs."""
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+class Checkpoints:
+    """Files in ``directory``, one for each name. One process at a time may use it: see :meth:`lock`.
+
+    They survive the process, and are not forced to the disk: one that a power loss has damaged counts as absent.
+    """
+
+    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._say = say
+        #: Whether the last one could not be written.
+        self.has_failed = False
+
+    @contextlib.contextmanager
+    def lock(self, stop: threading.Event) -> Iterator[None]:
+        """Waits until no other process uses the directory, which is made, or until ``stop``. Raises OSError."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Opened without writing: the disk may be full.
+        with open(os.open(self._directory / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
+            while not stop.is_set():
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._say(f"another agent uses {self._directory}: waiting until it ends")
+                    stop.wait(0.5)
+            yield
+
+    def load(self, name: str) -> dict[str, Any]:
+        """What was saved, or an empty dictionary."""
+        with contextlib.suppress(OSError, ValueError):
+            found = orjson.loads((self._directory / f"{name}.json").read_bytes())
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self._directory.glob("*.json"))
+
+    def save(self, name: str, value: dict[str, Any]) -> None:
+        """Replaces what was saved. Where there is no room, the one before stays: it only means more to compare."""
+        draft = self._directory / f"{name}.draft"
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.write_bytes(orjson.dumps(value, default=list))
+            os.replace(draft, draft.with_suffix(".json"))
+            self.has_failed = False
+        except OSError as error:
+            if not self.has_failed:
+                self._say(f"checkpoints cannot be written: {error}")
+            self.has_failed = True
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self._directory / f"{name}.json").unlink(missing_ok=True)

@@ -1,0 +1,366 @@
+"""One run of a container: reads its log's files, publishes its lines as a job, and ends the job as the container ended.
+
+    LogFiles ──> CriReader ──> Spool ──> Publisher ──> the store, or the service
+
+The files keep the lines until the store has them safely, so the spool has only what is on its way.
+"""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from chronoverse.collect.checkpoints import Checkpoints
+from chronoverse.collect.cri import CriReader
+from chronoverse.collect.files import READ_BYTES, LogFiles, Position
+from chronoverse.collect.pods import ContainerEnd
+from chronoverse.errors import ChronoverseError, Closed, Deleted, ForeignLines
+from chronoverse.joblog.labels import Labels, read_labels
+from chronoverse.joblog.line_splitter import LineBatch
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp, seconds_of
+from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
+from chronoverse.runner.spool.spool import OVERHEAD_BYTES, Spool
+from chronoverse.runner.spool.spool_file import SpoolRoom
+
+#: Bytes of a log that may be on their way, whatever other logs have; and at most.
+LEAST_BYTES: Final = 262_144
+MOST_BYTES: Final = 8_388_608
+#: Seconds for which a log must be silent, once its container has ended, until its end is published.
+QUIET_SECONDS: Final = 1.0
+#: Seconds between two checkpoints, and until a job that was refused is tried again.
+CHECKPOINT_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 30.0
+#: Lines of a log's end that are looked for in the files when there is no checkpoint.
+COMPARED_LINES: Final = 100
+
+
+class RunKey(NamedTuple):
+    """Which run of which container. ``restart`` is -1 for a container that never started."""
+
+    uid: str
+    container: str
+    restart: int
+
+    def __str__(self) -> str:
+        return f"{self.uid}_{self.container}_{self.restart}"
+
+
+class Surroundings(NamedTuple):
+    """What all logs share.
+
+    ``connect`` makes a writer for a workflow's jobs, ``read_last`` reads the last lines of a job's log, ``has_room``
+    says whether a log may have more than :data:`LEAST_BYTES` on their way, and ``say`` shows a message.
+    """
+
+    connect: Callable[[str], LogWriter]
+    read_last: Callable[[JobRef, int], Sequence[Line]]
+    has_room: Callable[[], bool]
+    checkpoints: Checkpoints
+    say: Callable[[str], None]
+    max_line_bytes: int
+    lease_seconds: float
+
+
+class _Mark(NamedTuple):
+    """How far the files were read when the spool had lines up to the index ``end``."""
+
+    end: int
+    #: The number of the next line of the files.
+    next: int
+    position: Position | None
+    reader: dict[str, Any]
+    #: What was put into the spool since the mark before, and the time of its first line.
+    cost: int
+    timestamp: str
+
+
+@dataclass(eq=False)
+class ContainerLog:
+    """Call :meth:`step` again and again. It never waits.
+
+    ``path`` is the log's file. With ``failure`` there is none, and the only line is the failure's.
+    """
+
+    key: RunKey
+    job: JobRef
+    path: Path
+    labels: Labels
+    around: Surroundings
+    _: KW_ONLY
+    failure: ContainerEnd | None = None
+
+    def __post_init__(self) -> None:
+        #: Whether nothing is left to do: the job has its end, or will not get one from us.
+        self.is_done = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Opens the job, in the publisher's thread."""
+        saved = self.around.checkpoints.load(str(self.key))
+        self.is_done, self.job = bool(saved.get("ended")), JobRef(*saved.get("job", self.job))
+        #: Bytes that are on their way.
+        self.cost = 0
+        self._marks: deque[_Mark] = deque()
+        if self.is_done:
+            return
+        self._saved = saved
+        self._open_files(saved)
+        self._spool = Spool(SpoolRoom(name=self.job.job_id, memory_bytes=2**30, keep_bytes=0))
+        self._spool.save_state(token=saved.get("token"))
+        self._publisher = Publisher(
+            lambda: self.around.connect(self.job.workflow_id),
+            self.job,
+            self._spool,
+            lambda text: self.around.say(f"{self.job}: {text}"),
+            lease_seconds=self.around.lease_seconds,
+            # Without a checkpoint the lease may be that of the agent before.
+            wait_for_lease=True,
+            labels=self.labels,
+            gap_reason="missing",
+        )
+        #: Lines of the files that the log has already. None until that is known.
+        self._skip: int | None = None
+        self._search: _Search | None = None
+        self._is_ending = False
+        self._checkpoint_at = self._retry_at = 0.0
+        self._save(token=self._spool.state["token"])
+        with contextlib.suppress(ChronoverseError):  # the publisher knows its refusal
+            self._publisher.start(0)
+
+    def _open_files(self, saved: dict[str, Any]) -> None:
+        position = saved.get("position")
+        self._files = LogFiles(self.path, Position(*position) if position else None)
+        self._reader = CriReader(self.around.max_line_bytes, saved.get("reader"))
+
+    def step(self, end: ContainerEnd | None, is_gone: bool) -> bool:
+        """Does what can be done now. ``end`` is how the container ended. ``is_gone``: nobody will ever tell that.
+
+        Returns whether there is more to do at once.
+        """
+        now = time.monotonic()
+        if self._publisher.ended:
+            self._save(ended=True)
+            self._stop()
+        elif self._publisher.refusal is not None:
+            self._handle(self._publisher.refusal, now)
+        elif self._skip is None:
+            if self._publisher.base is not None:
+                self._find_place(self._publisher.base)
+        else:
+            self._note_safe(now)
+            if not self._is_ending and self.cost <= (MOST_BYTES if self.around.has_room() else LEAST_BYTES):
+                return self._read(end, is_gone, now)
+        return False
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes that are not safe in the store yet, about."""
+        return 0 if self.is_done else self._files.unread + self.cost
+
+    @property
+    def lag_seconds(self) -> float:
+        """The age of the oldest line that was read and is not safe in the store yet."""
+        began = seconds_of(self._marks[0].timestamp) if self._marks else None
+        return max(0.0, time.time() - began) if began else 0.0
+
+    def suspend(self) -> None:
+        """Begins to end this attempt, so that the job waits for the next agent, and is not LOST."""
+        if not (self.is_done or self._is_ending or self._publisher.base is None):
+            self._is_ending = True
+            self._publisher.end(JobResult(Status.PENDING, None))
+
+    def close(self, seconds: float) -> None:
+        """Stops, after waiting up to ``seconds`` for what is on its way."""
+        if not self.is_done:
+            if self._is_ending:
+                self._publisher.join(seconds)
+            self._note_safe(float("inf"))
+            self._stop()
+
+    # Where to begin
+
+    def _find_place(self, base: int) -> None:
+        """Finds out which lines of the files the log has already. Its next line has the number ``base``."""
+        known, search = self._saved.get("next"), self._search
+        if known is not None and base >= known and self._files.found:
+            self._skip = base - known
+        elif self.failure:
+            self._skip = min(base - 1, 1)
+        elif base == 1 or (search and search.is_done and search.error is None):
+            lines = search.lines if search else 0
+            if lines is None and known is None and search and search.is_whole:
+                self._publisher.end(JobResult(Status.PENDING, None))
+                self._use_other_id()
+                return
+            self._files.close()
+            self._open_files({})
+            self._skip = lines or 0
+            if lines is None:
+                # The files in between are gone, and with them lines whose number nobody knows.
+                self._spool.skip(1)
+        else:
+            self._look_for_lines()
+            return
+        self._put([])
+
+    def _look_for_lines(self) -> None:
+        if self._search is None or (self._search.error and time.monotonic() >= self._retry_at):
+            self._search = _Search(self.path, self.job, self.around)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _use_other_id(self) -> None:
+        """Begins again under an id that no other pod of the same name has."""
+        job_id = f"{self.job.job_id[:119]}-{self.key.uid[:8]}"
+        self.around.say(f"{self.job} is of another pod of this name: this one is published as job {job_id}")
+        self.around.checkpoints.save(str(self.key), {"job": [self.job.workflow_id, job_id], "path": str(self.path)})
+        self._files.close()
+        self._begin()
+
+    def _handle(self, refusal: ChronoverseError, now: float) -> None:
+        """Does what follows from the store's refusal."""
+        if isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines):
+            is_ours = self.failure or "next" in self._saved or self.job.job_id.endswith(f"-{self.key.uid[:8]}")
+            if not is_ours and not (self._search and self._search.is_done and self._search.error is None):
+                self._look_for_lines()
+                return
+            if not is_ours and self._search and self._search.lines is None:
+                self._use_other_id()
+                return
+        elif not isinstance(refusal, Deleted):
+            self._retry_at = self._retry_at or now + RETRY_SECONDS
+            if now >= self._retry_at:
+                self._stop()
+                self._begin()
+            return
+        if rest := self._files.unread:
+            self.around.say(f"{self.job}: {refusal}; {rest} bytes of its files are not published")
+        self._save(ended=True)
+        self._stop()
+
+    # Reading
+
+    def _read(self, end: ContainerEnd | None, is_gone: bool, now: float) -> bool:
+        files, end = self._files, self.failure or end
+        if files.has_dropped:
+            files.has_dropped = False
+            self._put(self._reader.end_file())
+            self._spool.skip(1)
+        data = files.read()
+        if data is None:
+            self._put(self._reader.end_file())
+            return True
+        if data:
+            self._put(self._reader.feed(data))
+            return len(data) == READ_BYTES
+        if (end or is_gone) and not files.unread and (self.failure or now - files.changed_at > QUIET_SECONDS):
+            self._put(self._reader.close())
+            if end and end.message and self._number == 1:
+                self._put([LineBatch("stderr", iso_timestamp(time.time()), end.message.encode(), 1)])
+            self._is_ending = True
+            if end is None:
+                self._publisher.end(JobResult(Status.LOST, None))
+            else:
+                status = Status.COMPLETED if end.exit_code == 0 else Status.FAILED
+                self._publisher.end(JobResult(status, end.exit_code), read_labels({"reason": end.reason}))
+        return False
+
+    @property
+    def _number(self) -> int:
+        """The number of the next line of the files."""
+        return (self._publisher.base or 1) + self._spool.end - (self._skip or 0)
+
+    def _put(self, batches: Sequence[LineBatch]) -> None:
+        cost = 0
+        for batch in batches:
+            if self._skip:
+                skipped = min(self._skip, batch.lines)
+                self._skip -= skipped
+                if skipped == batch.lines:
+                    continue
+                text = b"\n".join(batch.text.split(b"\n")[skipped:])
+                batch = batch._replace(text=text, lines=batch.lines - skipped)
+            self._spool.put(batch)
+            cost += OVERHEAD_BYTES + len(batch.text)
+        self.cost += cost
+        position = self._files.position(len(self._reader.rest))
+        timestamp = batches[0].timestamp if batches else ""
+        self._marks.append(_Mark(self._spool.end, self._number, position, self._reader.state(), cost, timestamp))
+
+    def _note_safe(self, now: float) -> None:
+        """Notes how far all lines are safe, at times in a checkpoint."""
+        mark = None
+        while self._marks and self._marks[0].end <= self._spool.safe:
+            mark = self._marks.popleft()
+            self.cost -= mark.cost
+        if mark:
+            before = self._saved.get("position") or [0]
+            self._saved |= {"next": mark.next, "position": mark.position, "reader": mark.reader}
+            # Another file is noted at once, with the order of the others.
+            wait = CHECKPOINT_SECONDS if mark.position and mark.position.inode == before[0] else 0
+            self._checkpoint_at = self._checkpoint_at or now + wait
+        if self._checkpoint_at and now >= self._checkpoint_at:
+            self._save()
+
+    def _save(self, **changes: Any) -> None:
+        self._checkpoint_at = 0.0
+        self._saved |= {"job": self.job, "path": str(self.path), "labels": dict(self.labels), **changes}
+        self.around.checkpoints.save(str(self.key), self._saved)
+
+    def _stop(self) -> None:
+        self.is_done, self.cost = True, 0
+        self._marks.clear()
+        self._publisher.stop()
+        self._files.close()
+
+
+class _Search:
+    """Looks in the files for the last lines of a job's log, in a thread."""
+
+    def __init__(self, path: Path, job: JobRef, around: Surroundings) -> None:
+        #: How many lines the files have up to the log's last one. None if it is not in them.
+        self.lines: int | None = None
+        #: Whether the files are all that the container has printed.
+        self.is_whole = False
+        self.error: ChronoverseError | None = None
+        self.is_done = False
+        threading.Thread(target=self._run, args=(path, job, around), name="chronoverse-search", daemon=True).start()
+
+    def _run(self, path: Path, job: JobRef, around: Surroundings) -> None:
+        try:
+            last = around.read_last(job, COMPARED_LINES)
+            self.lines, self.is_whole = find_lines(path, last, around.max_line_bytes)
+        except ChronoverseError as error:
+            self.error = error
+            around.say(f"{job}: cannot compare its files with its log, retrying: {error}")
+        self.is_done = True
+
+
+def find_lines(path: Path, last: Sequence[Line], max_line_bytes: int) -> tuple[int | None, bool]:
+    """How many lines the files of ``path`` have up to the ``last`` ones of a log. None if these are not in them.
+
+    And whether the files are all that there were. A log without lines ends before the first line of the files, unless
+    that log is another's: it has ended, and the files have lines.
+    """
+    files, reader, count, found = LogFiles(path), CriReader(max_line_bytes), 0, None
+    is_whole = not files.is_rotated
+    wanted = [(line.timestamp, line.stream, line.message) for line in last]
+    recent: deque[tuple[str, str, str]] = deque(maxlen=max(1, len(wanted)))
+    while True:
+        data = files.read()
+        if data == b"":
+            if not files.unread:
+                break
+            time.sleep(0.05)  # until a file counts as complete
+        for batch in reader.end_file() if data is None else reader.feed(data):
+            for message in batch.messages():
+                count += 1
+                recent.append((batch.timestamp, batch.stream, message.decode()))
+                # Where the log has what several places of the files have, the number tells.
+                if wanted and recent[-1] == wanted[-1] and [*recent] == wanted[-len(recent) :]:
+                    found = count if found != last[-1].sequence_num else found
+    files.close()
+    return (found, is_whole) if wanted else (None if count else 0, is_whole)

@@ -1,0 +1,227 @@
+"""One log file as a stream of bytes, across its rotations. Knows nothing of what is in it.
+
+A program writes ``0.log``. Whoever rotates renames it to ``0.log.TIME``, and the program then opens a new ``0.log``.
+Later the renamed file is compressed to ``0.log.TIME.gz``, and the oldest one is removed. Files are held open, so what
+was on the disk once can be read to its end. They are the only copy: nothing is kept here.
+"""
+
+import gzip
+import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+#: Bytes of one read. So a file that grows fast delays no other for longer than some milliseconds.
+READ_BYTES: Final = 131_072
+#: Seconds for which a file must be silent, after the next one has bytes, until it counts as complete. Its writer opens
+#: the next file for its two streams one after the other.
+SETTLE_SECONDS: Final = 0.5
+#: Files that are held open. The kubelet keeps 5 of 10 MiB. While nobody takes lines, 1 GiB of removed files stays on
+#: the disk at most.
+HELD_FILES: Final = 100
+#: Bytes at a file's beginning by which it is recognized. A line's time has nanoseconds.
+HEAD_BYTES: Final = 64
+
+
+class Position(NamedTuple):
+    """A place in a log: a file, by its inode and its first bytes (hexadecimal), and the order of the rotated files.
+
+    Their names have times, and clocks go back.
+    """
+
+    inode: int
+    head: str
+    offset: int
+    order: Sequence[str] = ()
+
+
+@dataclass(eq=False)
+class _File:
+    """A file that is held open. ``name`` is what it was renamed to, without ``.gz``, once that is known."""
+
+    file: io.FileIO | gzip.GzipFile
+    name: str = ""
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        self.inode = os.fstat(self.file.fileno()).st_ino
+        self.is_compressed = isinstance(self.file, gzip.GzipFile)
+        self._head = b""
+        self._is_at_end = False
+
+    @property
+    def unread(self) -> int:
+        """Bytes that were not read. Of a compressed file all of its bytes, until its end was read."""
+        size = os.fstat(self.file.fileno()).st_size
+        return (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
+
+    def read(self, size: int = READ_BYTES) -> bytes:
+        try:
+            data = self.file.read(size) or b""
+        except (OSError, EOFError):  # a damaged file ends where it is damaged
+            data = b""
+        self.offset += len(data)
+        self._is_at_end = not data
+        return data
+
+    def head(self) -> bytes:
+        if len(self._head) < HEAD_BYTES and not (self.is_compressed and self._head):
+            offset = self.offset
+            self.seek(0)
+            self._head = self.read(HEAD_BYTES)
+            self.seek(offset)
+        return self._head
+
+    def seek(self, offset: int) -> bool:
+        """Continues at ``offset``. Whether the file has as many bytes."""
+        try:
+            self.offset = self.file.seek(offset)
+        except (OSError, EOFError):
+            return False
+        return self.offset == offset <= (offset if self.is_compressed else os.fstat(self.file.fileno()).st_size)
+
+    def is_at(self, position: Position) -> bool:
+        """Whether the position is in this file."""
+        head = bytes.fromhex(position.head)
+        is_known = len(head) == HEAD_BYTES or (self.is_compressed and head) or self.inode == position.inode
+        return bool(is_known) and self.head()[: len(head)] == head
+
+
+class LogFiles:
+    """The bytes of the file ``path``, from the oldest file that is there, or from ``position``. Never blocks for more.
+
+    ``found`` says whether the file of the position is there. ``clock`` is monotonic seconds.
+    """
+
+    def __init__(
+        self, path: Path, position: Position | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        #: The file that is being read, and those that come after it.
+        self._files: list[_File] = []
+        #: The names of the rotated files, in the order in which they were seen.
+        self._order: list[str] = []
+        #: When there were bytes last, or a new file.
+        self.changed_at = clock()
+        #: Whether files were dropped that nobody had read.
+        self.has_dropped = False
+        self._find_newer()
+        at = next((each for each in self._files if position and each.is_at(position)), None)
+        self.found = at is not None and position is not None and at.seek(position.offset)
+        if self.found and at is not None and position is not None:
+            known = [*position.order]
+            before = known[: known.index(at.name)] if at.name in known else known
+            self._order = [
+                *(each for each in known if each in self._order),
+                *(each for each in self._order if each not in known),
+            ]
+            later = [each for each in self._files if each is not at and each.name not in before]
+            later.sort(key=lambda each: self._order.index(each.name) if each.name else len(self._order))
+            _close([each for each in self._files if each is not at and each not in later])
+            self._files = [at, *later]
+
+    def read(self) -> bytes | None:
+        """The next bytes, empty when there are none now, or None where a file ends and the next begins."""
+        known = len(self._files)
+        if known and (data := self._files[0].read()):
+            self.changed_at = self._clock()
+            return data
+        self._find_newer()
+        if known < 2:
+            return b""
+        is_silent = self._clock() - self.changed_at > SETTLE_SECONDS and self._files[1].unread
+        # A file that was followed by two others, or was compressed, has no writer any more.
+        if known > 2 or self._files[0].is_compressed or is_silent:
+            self._files.pop(0).file.close()
+            return None
+        return b""
+
+    @property
+    def unread(self) -> int:
+        """Bytes that were not read; see :attr:`_File.unread`."""
+        return sum(each.unread for each in self._files)
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether there are rotated files. Others may be gone."""
+        return bool(self._order)
+
+    def position(self, unused: int = 0) -> Position | None:
+        """Where reading continues, ``unused`` bytes before what was read. None while there is no file."""
+        if not self._files:
+            return None
+        current = self._files[0]
+        return Position(current.inode, current.head().hex(), current.offset - unused, tuple(self._order))
+
+    def close(self) -> None:
+        _close(self._files)
+        self._files = []
+
+    def _find_newer(self) -> None:
+        """Opens the files that have come since the last call, if the log was rotated."""
+        try:
+            inode = os.stat(self._path).st_ino
+        except OSError:  # between the renaming and the new file, or the log is gone
+            inode = 0
+        if self._files and inode in (0, self._files[-1].inode):
+            return
+        # The log may be rotated again while the files are opened.
+        for _ in range(10):
+            names = self._rotated()
+            opened = [file for name in names if name not in self._order and (file := self._open(name))]
+            live = self._open("")
+            if self._rotated() == names:
+                break
+            _close([*opened, *([live] if live else [])])
+        else:
+            return
+        # A new name is that of a file that is held, or comes after those.
+        self._order = [each for each in self._order if each in names] + [
+            each for each in names if each not in self._order
+        ]
+        for file in [*opened, *([live] if live else [])]:
+            if held := next((each for each in self._files if _are_same(each, file)), None):
+                held.name = file.name or held.name
+                _close([file])
+            else:
+                self._files.append(file)
+                self.changed_at = self._clock()
+        while len(self._files) > HELD_FILES:
+            self._files.pop(0).file.close()
+            self.has_dropped = True
+
+    def _rotated(self) -> tuple[str, ...]:
+        """The names of rotated files, the oldest first. What ends in ``.tmp`` is being compressed."""
+        prefix = f"{self._path.name}."
+        try:
+            names = os.listdir(self._path.parent)
+        except OSError:
+            return ()
+        found = {each.removesuffix(".gz") for each in names if each.startswith(prefix) and not each.endswith(".tmp")}
+        return tuple(sorted(found))
+
+    def _open(self, name: str) -> _File | None:
+        """Opens a rotated file, or with an empty name the one that is being written. None when it is gone."""
+        path = self._path.parent / name if name else self._path
+        try:
+            return _File(io.FileIO(path), name)
+        except OSError:
+            pass
+        try:
+            return _File(gzip.open(f"{path}.gz"), name) if name else None
+        except OSError:
+            return None
+
+
+def _are_same(held: _File, other: _File) -> bool:
+    """Whether a file that is held is ``other``, which may be its compressed copy."""
+    return held.inode == other.inode or (other.is_compressed and held.head() == other.head() != b"")
+
+
+def _close(files: list[_File]) -> None:
+    for each in files:
+        each.file.close()

@@ -1,0 +1,58 @@
+"""A service, an API server, and agents of a node."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.collect.apiserver import ApiServer
+from tests.collect.node import Agent, Jobs
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), redis_server.url, lease_seconds=5) as service:
+        yield service
+
+
+@pytest.fixture
+def jobs(service: Service, redis_server: RedisServer) -> Iterator[Jobs]:
+    """The service's jobs. There are none at first."""
+    redis_server.ask("FLUSHALL")
+    jobs = Jobs(service)
+    yield jobs
+    jobs.client.close()
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer() as api:
+        yield api
+
+
+@pytest.fixture
+def agent(tmp_path: Path, api: ApiServer, service: Service) -> Iterator[Callable[..., Agent]]:
+    """Makes an agent that publishes through the service. It is killed at the end."""
+    made: list[Agent] = []
+
+    def make(*options: str, url: str = "") -> Agent:
+        environ = {"CHRONOVERSE_URL": url or service.url, "CHRONOVERSE_TOKEN": service.token()}
+        environ |= {
+            "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
+            "CHRONOVERSE_DURABILITY": "acked",
+            "CHRONOVERSE_LEASE_SECONDS": "5",
+        }
+        made.append(Agent(tmp_path, api, environ, *options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.__exit__()

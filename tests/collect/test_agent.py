@@ -1,0 +1,193 @@
+"""An agent with a real service: pods become jobs, with their lines, labels and ends."""
+
+import re
+import shutil
+from collections.abc import Callable
+
+import httpx
+
+from chronoverse.joblog.model import Line
+from tests.collect.apiserver import ApiServer
+from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
+from tests.support.faultproxy import FaultProxy
+from tests.support.ports import free_port
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+Agents = Callable[..., Agent]
+
+
+def test_a_pod_becomes_a_job_that_ends_as_its_container(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Pieces of a line are joined for each stream, times are those of the lines, and the end comes last."""
+    with agent() as node:
+        one = pod("nightly-28000000-x7k2p", owner=("Job", "nightly-28000000"))
+        writer = ContainerWriter(node.pods, one)
+        api.apply(with_state(one, running={}))
+        at = 1_772_532_005.123456789
+        writer.write(cri_line("one", at=at), cri_line("beg", tag="P", at=at + 1), cri_line("oops", "stderr", at=at + 2))
+        jobs.wait_for_lines("shop.nightly", "nightly-28000000-x7k2p.main", 2)
+        writer.write(cri_line("in", tag="P", at=at + 3), cri_line("ning", tag="F", at=at + 4), cri_line("", at=at + 5))
+        api.apply(ended(one, 3, "OOMKilled"))
+
+        job = jobs.wait_for_end("shop.nightly", "nightly-28000000-x7k2p.main")
+
+    assert (job["status"], job["exit_code"], job["lines"], job["dropped"]) == ("FAILED", 3, 4, 0)
+    assert job["labels"] == {
+        "namespace": "shop",
+        "pod": "nightly-28000000-x7k2p",
+        "container": "main",
+        "node": "node-1",
+        "image": "registry.example.com/app:1",
+        "reason": "OOMKilled",
+    }
+    assert jobs.entries("shop.nightly", "nightly-28000000-x7k2p.main") == [
+        Line(1, "2026-03-03T10:00:05.123Z", "one", "stdout"),
+        Line(2, "2026-03-03T10:00:07.123Z", "oops", "stderr"),
+        Line(3, "2026-03-03T10:00:09.123Z", "beginning", "stdout"),
+        Line(4, "2026-03-03T10:00:10.123Z", "", "stdout"),
+    ]
+
+
+def test_restarts_are_jobs_and_others_are_left_alone(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Lines of before the agent's start, and of rotated and compressed files, come first."""
+    node = agent("--namespace", "shop", "--label", "team")
+    one = pod("one", labels={"team": "a"}, spec={"restartPolicy": "OnFailure"})
+    first = ContainerWriter(node.pods, one)
+    for number in range(3):
+        first.print(f"line {number}")
+        rotate(first, now=1_772_532_005 + number)
+    first.print("line 3")
+    second = ContainerWriter(node.pods, one, restart=1)
+    second.print("again")
+    last = {"exitCode": 1, "reason": "Error"}
+    api.apply(with_state(one, restarts=1, running={}, last=last))
+    web, foreign = pod("web", spec={"restartPolicy": "Always"}), pod("foreign", namespace="other")
+    for each in (web, foreign, pod("two", spec={"nodeName": "node-2"})):
+        ContainerWriter(node.pods, each).print("not ours")
+        api.apply(ended(each))
+    with node:
+        failed = jobs.wait_for_end("shop.one", "one.main")
+        second.print("still")
+        api.apply(ended(one, restarts=1))
+        done = jobs.wait_for_end("shop.one", "one.main.1")
+
+    assert (failed["status"], failed["exit_code"], failed["labels"]["team"]) == ("FAILED", 1, "a")
+    assert (done["status"], done["exit_code"]) == ("COMPLETED", 0)
+    assert jobs.texts("shop.one", "one.main") == ["line 0", "line 1", "line 2", "line 3"]
+    assert jobs.texts("shop.one", "one.main.1") == ["again", "still"]
+    assert [each["id"] for each in jobs.client.read("/workflows")["workflows"]] == ["shop.one"]
+
+
+def test_a_container_that_never_starts_has_a_line_that_says_why(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """The pod has failed, or was deleted while it waited."""
+    with agent():
+        evicted = pod("evicted", phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
+        stuck = with_state(pod("stuck"), waiting={"reason": "ImagePullBackOff", "message": 'Back-off pulling "x"'})
+        broken = ended(pod("broken"), 128, "StartError")
+        broken["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "no such file"
+        for each in (evicted, stuck, broken):
+            api.apply(each)
+        assert jobs.wait_for_end("shop.evicted", "evicted.main")["labels"]["reason"] == "Evicted"
+        assert jobs.wait_for_end("shop.broken", "broken.main")["exit_code"] == 128
+        api.delete(stuck)
+        job = jobs.wait_for_end("shop.stuck", "stuck.main")
+
+    assert (job["status"], job["exit_code"], job["labels"]["reason"]) == ("FAILED", None, "ImagePullBackOff")
+    (line,) = jobs.entries("shop.stuck", "stuck.main")
+    assert isinstance(line, Line)
+    assert (line.stream, line.message) == ("stderr", 'ImagePullBackOff: Back-off pulling "x"')
+    assert jobs.texts("shop.evicted", "evicted.main") == ["Evicted: The node was low on resource: memory."]
+    assert jobs.texts("shop.broken", "broken.main") == ["StartError: no such file"]
+
+
+def test_a_pod_that_is_deleted_before_its_status_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """With all lines that were on the disk, though its directory is gone. One whose last status says its end has it."""
+    with agent() as node:
+        one, two = pod("one"), pod("two")
+        writers = [ContainerWriter(node.pods, each) for each in (one, two)]
+        for each, writer in zip((one, two), writers, strict=True):
+            api.apply(with_state(each, running={}))
+            writer.print("first")
+            jobs.wait_for_lines(f"shop.{each['metadata']['name']}", f"{each['metadata']['name']}.main", 1)
+            writer.print("last")
+            shutil.rmtree(writer.path.parents[1])
+        api.delete(with_state(one, running={}))
+        api.delete(ended(two, 0))
+
+        assert jobs.wait_for_end("shop.one", "one.main")["status"] == "LOST"
+        assert jobs.wait_for_end("shop.two", "two.main")["status"] == "COMPLETED"
+    assert jobs.texts("shop.one", "one.main") == jobs.texts("shop.two", "two.main") == ["first", "last"]
+
+
+def test_changes_are_heard_over_every_kind_of_watch(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Expired versions, broken connections, events that come again in another order, refusals."""
+    with agent() as node:
+        pods = [pod(f"p{number}") for number in range(6)]
+        for each in pods:
+            ContainerWriter(node.pods, each).print(each["metadata"]["name"])
+            api.apply(with_state(each, running={}))
+        jobs.wait_for_lines("shop.p5", "p5.main", 1)
+        api.apply(ended(pods[0], 0))
+        jobs.wait_for_end("shop.p0", "p0.main")
+        api.resend(4)
+        api.cut()
+        api.apply(ended(pods[1], 1))
+        jobs.wait_for_end("shop.p1", "p1.main")
+        api.apply(ended(pods[2], 2), quietly=True)
+        api.expire()
+        jobs.wait_for_end("shop.p2", "p2.main")
+        api.delete(with_state(pods[3], running={}), quietly=True)
+        api.expire()
+        assert jobs.wait_for_end("shop.p3", "p3.main")["status"] == "LOST"
+        api.refuses = 503
+        api.cut()
+        api.apply(ended(pods[4], 4))
+        wait_until(lambda: "does not tell of pods" in node.log.read_text(), SOON, "the agent says that")
+        api.refuses = None
+        assert jobs.wait_for_end("shop.p4", "p4.main")["exit_code"] == 4
+        api.apply(ended(pods[5], 5))
+        assert jobs.wait_for_end("shop.p5", "p5.main")["exit_code"] == 5
+
+    watches = [each for each in api.requests if "watch=true" in each]
+    assert all("allowWatchBookmarks=true" in each and "spec.nodeName" in each for each in watches)
+
+
+def test_another_pod_of_the_same_name_has_a_job_of_its_own(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """The second one's job has its UID in its id."""
+    with agent() as node:
+        for uid, text in (("aaaaaaaa-1", "first"), ("bbbbbbbb-2", "second")):
+            one = pod("once", uid)
+            ContainerWriter(node.pods, one).print(text)
+            api.apply(ended(one))
+            jobs.wait_for_end("shop.once", "once.main" if text == "first" else "once.main-bbbbbbbb")
+
+    assert jobs.texts("shop.once", "once.main") == ["first"]
+    assert jobs.texts("shop.once", "once.main-bbbbbbbb") == ["second"]
+
+
+def test_health_and_lag_are_shown(agent: Agents, api: ApiServer, jobs: Jobs, service: Service) -> None:
+    """While the service is away, the lag of each container grows."""
+    port = free_port()
+    with (
+        FaultProxy((service.host, service.port)) as proxy,
+        agent("--metrics", f"127.0.0.1:{port}", url=proxy.http_url) as node,
+    ):
+        one = pod("one")
+        writer = ContainerWriter(node.pods, one)
+        api.apply(with_state(one, running={}))
+        writer.print("first")
+        jobs.wait_for_lines("shop.one", "one.main", 1)
+        proxy.refuse()
+        proxy.cut()
+        writer.print("x" * 1_000)
+        name = 'chronoverse_collect_lag_bytes{container="main",namespace="shop",pod="one"}'
+        url = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{url}/healthz").text == "ok\n"
+        wait_until(lambda: re.search(rf"{re.escape(name)} [1-9]", httpx.get(f"{url}/metrics").text), SOON, "lag")
+        assert "chronoverse_collect_lag_seconds{" in httpx.get(f"{url}/metrics").text
+        assert httpx.get(f"{url}/other").status_code == 404
+        proxy.heal()
+        wait_until(lambda: f"{name} 0.0" in httpx.get(f"{url}/metrics").text, SOON, "no lag")
+        api.apply(ended(one))
+        jobs.wait_for_end("shop.one", "one.main")
+    assert jobs.texts("shop.one", "one.main") == ["first", "x" * 1_000]

@@ -1,0 +1,117 @@
+"""Lines of CRI's format, in whatever pieces the bytes come."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronoverse.collect.cri import LONG_BYTES, CriReader
+from chronoverse.joblog.line_splitter import LineBatch
+from tests.collect.node import cri_line
+
+AT = 1_772_532_005.123456789
+Read = list[tuple[str, str, str, bool]]
+
+
+def lines_of(batches: list[LineBatch]) -> Read:
+    """Time, stream, text and whether it is partial, of each line."""
+    return [(each.timestamp, each.stream, text.decode(), each.partial) for each in batches for text in each.messages()]
+
+
+def read(data: bytes, max_line_bytes: int = 65_536) -> Read:
+    reader = CriReader(max_line_bytes)
+    return lines_of(reader.feed(data) + reader.close())
+
+
+@pytest.mark.parametrize(
+    ("time", "timestamp"),
+    [
+        ("2026-03-03T10:00:05.123456789Z", "2026-03-03T10:00:05.123Z"),
+        ("2026-03-03T10:00:05.1Z", "2026-03-03T10:00:05.100Z"),
+        ("2026-03-03T10:00:05Z", "2026-03-03T10:00:05.000Z"),
+        ("2026-03-03T12:00:05.123456789+02:00", "2026-03-03T10:00:05.123Z"),
+    ],
+)
+def test_times_have_any_number_of_digits(time: str, timestamp: str) -> None:
+    """containerd leaves out zeros at the end, conmon writes the zone."""
+    assert read(f"{time} stdout F a b  c \n{time} stderr F \n{time} stderr F\n".encode()) == [
+        (timestamp, "stdout", "a b  c ", False),
+        (timestamp, "stderr", "", False),
+        (timestamp, "stderr", "", False),
+    ]
+
+
+def test_pieces_are_joined_for_each_stream() -> None:
+    """Unknown tags are kept apart from the first. Bytes of a character may be in two pieces."""
+    data = cri_line("beg\xc3".encode("latin-1"), tag="P", at=AT) + cri_line("oops", "stderr", "P:x:y", at=AT)
+    data += cri_line("\xa9inning".encode("latin-1"), tag="F:z", at=AT) + cri_line("!", "stderr", at=AT)
+
+    assert [text for _, _, text, _ in read(data)] == ["begéinning", "oops!"]
+
+
+def test_a_long_line_is_cut_as_run_cuts_it() -> None:
+    """Joined pieces have the bound of a line, and so has one line of the file, however long it is."""
+    data = b"".join(cri_line("x" * 7, tag="P", at=AT) for _ in range(3)) + cri_line("end", at=AT)
+    assert [(text, partial) for _, _, text, partial in read(data, 10)] == [
+        ("x" * 10, True),
+        ("x" * 10, True),
+        ("xend", False),
+    ]
+
+    text = "y" * (3 * LONG_BYTES) + "z"
+    found = read(cri_line(text, at=AT) + cri_line("next", "stderr", at=AT))
+    assert "".join(each for _, stream, each, _ in found if stream == "stdout") == text
+    assert max(len(each) for _, _, each, _ in found) == 65_536
+    assert found[-1][1:] == ("stderr", "next", False)
+
+
+def test_what_is_cut_or_foreign_is_a_line_as_it_is() -> None:
+    """A file may end within a tag, a text or a character. The next one begins with a line of its own."""
+    reader = CriReader(65_536)
+    batches = reader.feed(cri_line("whole", at=AT) + cri_line("é".encode(), "stderr", at=AT)[:-2])
+    batches += reader.end_file() + reader.feed(cri_line("next", at=AT) + b"2026-03-03T10:00:05Z stdo")
+    batches += (
+        reader.end_file() + reader.feed(b"Error: no space left\n2026-03-03T10:00:05Z stdout X x\n\n") + reader.close()
+    )
+
+    assert [text for _, _, text, _ in lines_of(batches)] == [
+        "whole",
+        "\N{REPLACEMENT CHARACTER}",
+        "next",
+        "2026-03-03T10:00:05Z stdo",
+        "Error: no space left",
+        "2026-03-03T10:00:05Z stdout X x",
+        "",
+    ]
+
+
+file_lines = st.builds(
+    cri_line,
+    st.one_of(st.binary(max_size=30), st.text(max_size=30).map(str.encode)).map(lambda text: text.replace(b"\n", b"")),
+    st.sampled_from(["stdout", "stderr"]),
+    st.sampled_from(["F", "P"]),
+    st.sampled_from([AT, AT + 0.0004, AT + 1]),
+)
+
+
+@given(
+    st.lists(st.one_of(file_lines, st.just(b"2026 torn\n")), max_size=12),
+    st.lists(st.integers(1, 60), max_size=12),
+    st.data(),
+)
+def test_lines_do_not_depend_on_how_the_bytes_come(file: list[bytes], sizes: list[int], data: Any) -> None:
+    """Nor does a reader that continues where another one was, with its state."""
+    text = b"".join(file)
+    whole = CriReader(8)
+    expected = lines_of(whole.feed(text) + whole.close())
+    reader, batches, at = CriReader(8), [], 0
+    for size in [*sizes, len(text)]:
+        batches += reader.feed(text[at : at + size])
+        at = min(len(text), at + size)
+        if data.draw(st.booleans()):
+            at -= len(reader.rest)
+            reader = CriReader(8, reader.state())
+    batches += reader.feed(text[at:]) + reader.close()
+
+    assert lines_of(batches) == expected

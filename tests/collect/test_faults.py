@@ -1,0 +1,263 @@
+"""Faults of an agent and of what it needs: each line once and in order, or named; each end once, after the last."""
+
+import contextlib
+import itertools
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.joblog.model import Gap, Line
+from tests.collect.apiserver import ApiServer
+from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
+from tests.support.faultproxy import FaultProxy
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+Agents = Callable[..., Agent]
+WORKFLOW: Final = "shop.one"
+JOB: Final = "one.main"
+
+
+class Printing:
+    """Prints numbered lines on both streams, whole and in pieces, until it is stopped."""
+
+    def __init__(self, writer: ContainerWriter, pause: float = 0.002) -> None:
+        self.count = 0
+        self._writer = writer
+        self._pause = pause
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Printing":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause):
+            text, stream = f"line {self.count}", ("stdout", "stderr")[self.count % 2]
+            if self.count % 5 == 0:
+                self._writer.write(cri_line(text[:3], stream, "P"))
+                text = text[3:]
+            self._writer.write(cri_line(text, stream))
+            self.count += 1
+
+    def wait_for(self, count: int) -> None:
+        wait_until(lambda: self.count >= count, SOON, f"{count} lines are printed")
+
+
+@pytest.fixture
+def proxy(service: Service) -> Iterator[FaultProxy]:
+    with FaultProxy((service.host, service.port)) as proxy:
+        yield proxy
+
+
+def texts(count: int, first: int = 0) -> list[str]:
+    return [f"line {number}" for number in range(first, count)]
+
+
+def test_a_killed_agent_continues_where_it_was(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Whatever it had sent, and whatever it had noted."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    with Printing(writer) as printing:
+        for kill in range(5):
+            with node:
+                jobs.wait_for_lines(WORKFLOW, JOB, printing.count + 100 * (kill % 3))
+            rotate(writer, now=1_772_532_005 + kill)
+    api.apply(ended(one, 7))
+    with node:
+        job = jobs.wait_for_end(WORKFLOW, JOB)
+
+    assert (job["status"], job["exit_code"], job["lines"]) == ("FAILED", 7, printing.count)
+    assert jobs.texts(WORKFLOW, JOB) == texts(printing.count)
+
+
+def test_a_job_that_has_ended_is_not_touched_again(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """The agent is killed before it could note the end, or has lost its state."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    writer.print(*texts(3))
+    api.apply(ended(one))
+    with node:
+        jobs.wait_for_end(WORKFLOW, JOB)
+    shutil.rmtree(node.state)
+    with node:
+        wait_for_state(node, '"ended":true')
+        two = pod("two")
+        ContainerWriter(node.pods, two).print("other")
+        api.apply(ended(two))
+        jobs.wait_for_end("shop.two", "two.main")
+
+    assert jobs.texts(WORKFLOW, JOB) == texts(3)
+    assert [each["id"] for each in jobs.client.read("/workflows/{}/jobs", WORKFLOW)["jobs"]] == [JOB]
+
+
+def wait_for_state(node: Agent, text: str, times: int = 1) -> None:
+    """Waits until the checkpoints have this text that often."""
+
+    def found() -> int:
+        return "".join(path.read_text() for path in node.state.glob("*.json")).count(text)
+
+    wait_until(lambda: found() == times, SOON, f"{text} in a checkpoint")
+
+
+@pytest.mark.parametrize("rotations", [0, 2], ids=["one file", "rotated"])
+def test_an_agent_without_its_state_compares(agent: Agents, api: ApiServer, jobs: Jobs, rotations: int) -> None:
+    """It waits for the lease of the agent before. Lines that are alike do not confuse it."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    blank = [cri_line("", at=1_772_532_005.0)] * 150
+    with node:
+        writer.print(*texts(100))
+        for number in range(rotations):
+            rotate(writer, now=1_772_532_005 + number)
+            writer.write(*blank)
+        jobs.wait_for_lines(WORKFLOW, JOB, 100 + 150 * rotations)
+    shutil.rmtree(node.state)
+    writer.write(*blank)
+    writer.print(*texts(200, 100))
+    api.apply(ended(one))
+    with node:
+        job = jobs.wait_for_end(WORKFLOW, JOB)
+
+    assert job["status"] == "COMPLETED"
+    assert jobs.texts(WORKFLOW, JOB) == [*texts(100), *[""] * (150 * (rotations + 1)), *texts(200, 100)]
+
+
+@pytest.mark.parametrize("has_state", [True, False])
+def test_lines_that_were_removed_are_named(agent: Agents, api: ApiServer, jobs: Jobs, has_state: bool) -> None:
+    """All files that the agent knew are gone when it comes back."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    with node:
+        writer.print(*texts(3))
+        jobs.wait_for_lines(WORKFLOW, JOB, 3)
+        wait_for_state(node, '"next":4')
+    for number in range(3):
+        writer.print(f"unseen {number}")
+        rotate(writer, max_files=2, now=1_772_532_005 + number)
+    writer.print("last")
+    if not has_state:
+        shutil.rmtree(node.state)
+    api.apply(ended(one))
+    with node:
+        job = jobs.wait_for_end(WORKFLOW, JOB)
+
+    entries = jobs.entries(WORKFLOW, JOB)
+    assert [each.message if isinstance(each, Line) else each for each in entries] == [
+        *texts(3),
+        Gap(4, 4, "missing"),
+        "unseen 2",
+        "last",
+    ]
+    assert (job["status"], job["dropped"]) == ("COMPLETED", 0)
+
+
+def test_an_agent_that_is_stopped_leaves_jobs_that_wait(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Not one of them is LOST, however long no agent runs."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    writer.print(*texts(3))
+    with node:
+        jobs.wait_for_lines(WORKFLOW, JOB, 3)
+        node.stop()
+    # Longer than the lease.
+    for _ in range(3):
+        with pytest.raises(AssertionError):
+            wait_until(lambda: jobs.job(WORKFLOW, JOB)["status"] != "RUNNING", 2.5, "the job does not run")
+    writer.print(*texts(6, 3))
+    with node:
+        api.apply(ended(one))
+        assert jobs.wait_for_end(WORKFLOW, JOB)["status"] == "COMPLETED"
+    assert jobs.texts(WORKFLOW, JOB) == texts(6)
+
+
+def test_the_files_keep_what_the_service_does_not_take(
+    agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy
+) -> None:
+    """They are rotated and removed meanwhile, faster than the kubelet would, and the container ends."""
+    node, one = agent(url=proxy.http_url), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    with node:
+        with Printing(writer, 0.001) as printing:
+            jobs.wait_for_lines(WORKFLOW, JOB, 10)
+            proxy.refuse()
+            proxy.cut()
+            for number in range(10):
+                printing.wait_for(100 * (number + 1))
+                rotate(writer, max_files=2, now=1_772_532_005 + number)
+        api.apply(ended(one, 1))
+        proxy.heal()
+        job = jobs.wait_for_end(WORKFLOW, JOB)
+
+    assert (job["status"], job["lines"]) == ("FAILED", printing.count)
+    assert jobs.texts(WORKFLOW, JOB) == texts(printing.count)
+
+
+def test_a_clock_that_goes_back_changes_no_order(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Neither that of lines nor that of files, also when the agent is killed."""
+    node, one = agent(), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    numbers = itertools.count()
+    for rotation, now in enumerate((1_772_532_005.0, 1_772_532_006.0, 1_772_500_000.0), 1):
+        with node:
+            for each in range(50):
+                writer.write(cri_line(f"line {next(numbers)}", at=now + each))
+            rotate(writer, now=now)
+            for each in range(50):
+                writer.write(cri_line(f"line {next(numbers)}", at=now - each))
+            jobs.wait_for_lines(WORKFLOW, JOB, 100 * rotation)
+            wait_for_state(node, "0.log.2026", rotation)
+    api.apply(ended(one))
+    with node:
+        jobs.wait_for_end(WORKFLOW, JOB)
+
+    assert jobs.texts(WORKFLOW, JOB) == texts(300)
+
+
+def test_a_full_disk_of_checkpoints_costs_nothing(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """Those of before stay, and what they do not say is found by comparing."""
+    node, one = agent(), pod("one")
+    node.state.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", node.state], capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        writer = ContainerWriter(node.pods, one)
+        api.apply(with_state(one, running={}))
+        with Printing(writer) as printing:
+            for _ in range(3):
+                with node:
+                    jobs.wait_for_lines(WORKFLOW, JOB, printing.count + 50)
+                    fill(node.state / "rubbish")
+                    jobs.wait_for_lines(WORKFLOW, JOB, printing.count + 50)
+        api.apply(ended(one))
+        with node:
+            jobs.wait_for_end(WORKFLOW, JOB)
+            assert "checkpoints cannot be written" in node.log.read_text()
+    finally:
+        node.kill()
+        subprocess.run(["umount", node.state], check=True)
+
+    assert jobs.texts(WORKFLOW, JOB) == texts(printing.count)
+
+
+def fill(path: Path) -> None:
+    """Writes until the disk is full."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)

@@ -1,0 +1,190 @@
+"""A log's files, while they are rotated as the kubelet does it."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.collect import files
+from chronoverse.collect.files import LogFiles, Position
+from tests.collect.node import ContainerWriter, cri_line, pod, rotate
+
+AT: Final = 1_772_532_005.0
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> ContainerWriter:
+    return ContainerWriter(tmp_path, pod("one"))
+
+
+Reader = Callable[..., LogFiles]
+
+
+@pytest.fixture
+def reader(writer: ContainerWriter, clock: Clock) -> Iterator[Reader]:
+    """Opens the writer's files. They are closed at the end."""
+    made: list[LogFiles] = []
+
+    def make(position: Position | None = None) -> LogFiles:
+        made.append(LogFiles(writer.path, position, clock))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    writer.close()
+
+
+def numbered(first: int, count: int = 3) -> bytes:
+    return b"".join(cri_line(f"line {number}", at=AT + number) for number in range(first, first + count))
+
+
+def read_all(source: LogFiles, clock: Clock) -> bytes:
+    """All that is there now. A file counts as complete when it is silent."""
+    data, silent = b"", 0
+    while silent < 8:
+        found = source.read()
+        data += found or b""
+        silent = 0 if found else silent + 1
+        clock.now += files.SETTLE_SECONDS / 2
+    return data
+
+
+def test_all_files_are_read_from_the_oldest_on(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Compressed ones too, and not what is being compressed."""
+    for number in range(4):
+        writer.write(numbered(10 * number))
+        rotate(writer, now=AT + number)
+    writer.write(numbered(40))
+    writer.path.with_name("0.log.20260303-100005.gz.tmp").write_bytes(b"rubbish")
+    (writer.path.parent / "1.log").write_bytes(b"another run")
+
+    assert {path.suffix for path in writer.path.parent.glob("0.log.*")} == {".gz", ".20260303-100008", ".tmp"}
+    assert read_all(reader(), clock) == b"".join(numbered(10 * each) for each in range(5))
+
+
+def test_what_was_on_the_disk_is_read_though_it_is_removed(
+    writer: ContainerWriter, clock: Clock, reader: Reader
+) -> None:
+    """Nobody read while the log was rotated many times; each new file was only noticed."""
+    writer.write(numbered(0))
+    source = reader()
+    data = source.read() or b""
+    for number in range(1, 9):
+        writer.write(numbered(10 * number))
+        rotate(writer, max_files=2, now=AT + number)
+        writer.write(numbered(10 * number + 5))
+        source._find_newer()
+    data += read_all(source, clock)
+
+    assert data == numbered(0) + b"".join(numbered(10 * each) + numbered(10 * each + 5) for each in range(1, 9))
+
+
+def test_a_rotation_that_fails_changes_nothing(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """The file is renamed, written to, and renamed back."""
+    writer.write(numbered(0))
+    source = reader()
+    renamed = writer.path.with_name("0.log.20260303-100005")
+    writer.path.rename(renamed)
+    assert source.read() == numbered(0)
+    writer.write(numbered(10))
+    assert source.read() == numbered(10)
+    assert source.read() == b""
+    renamed.rename(writer.path)
+    writer.write(numbered(20))
+    assert read_all(source, clock) == numbered(20)
+    rotate(writer, now=AT)
+    writer.write(numbered(30))
+    assert read_all(source, clock) == numbered(30)
+
+
+def test_the_last_file_is_followed_until_it_is_silent(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """A runtime opens the next file for its two streams one after the other."""
+    writer.write(numbered(0))
+    source = reader()
+    old = os.open(writer.path, os.O_WRONLY | os.O_APPEND)
+    rotate(writer, now=AT)
+    writer.write(numbered(20))
+    assert source.read() == numbered(0)
+    assert source.read() == b""
+    os.write(old, numbered(10))
+    os.close(old)
+    clock.now += files.SETTLE_SECONDS * 0.9
+
+    assert source.read() == numbered(10)
+    assert read_all(source, clock) == numbered(20)
+
+
+@pytest.mark.parametrize("rotations", range(4))
+@pytest.mark.parametrize("step", [0, -3_600], ids=["clock", "clock goes back"])
+def test_reading_continues_from_a_position(
+    writer: ContainerWriter, clock: Clock, reader: Reader, rotations: int, step: int
+) -> None:
+    """Though the file has another name since, is compressed, or has newer ones whose names are older."""
+    for number in range(2):
+        writer.write(numbered(10 * number))
+        rotate(writer, now=AT + number)
+    writer.write(numbered(20))
+    source = reader()
+    assert read_all(source, clock) == numbered(0) + numbered(10) + numbered(20)
+    unused = len(numbered(22, 1))
+    position = source.position(unused)
+    assert position is not None
+    source.close()
+    for number in range(rotations):
+        rotate(writer, 9, now=AT + 60 + number + (step if number else 0))
+        writer.write(numbered(30 + 10 * number))
+
+    again = reader(Position(*position))
+    assert again.found
+    assert read_all(again, clock) == numbered(22, 1) + b"".join(numbered(30 + 10 * each) for each in range(rotations))
+
+
+def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter, clock: Clock, reader: Reader) -> None:
+    """Nor one beyond the end of a file."""
+    writer.write(numbered(0))
+    source = reader()
+    source.read()
+    position = source.position()
+    assert position is not None
+    for number in range(1, 4):
+        rotate(writer, max_files=2, now=AT + number)
+        writer.write(numbered(10 * number))
+
+    assert not reader(position).found
+    there = reader().position()
+    assert there is not None
+    assert not reader(there._replace(offset=10_000)).found
+
+
+def test_held_files_are_bounded(
+    writer: ContainerWriter, clock: Clock, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known that some were dropped."""
+    monkeypatch.setattr(files, "HELD_FILES", 3)
+    writer.write(numbered(0))
+    source = reader()
+    for number in range(1, 5):
+        rotate(writer, now=AT + number)
+        writer.write(numbered(10 * number))
+        source._find_newer()
+
+    assert source.has_dropped
+    assert read_all(source, clock) == numbered(20) + numbered(30) + numbered(40)

@@ -1,0 +1,138 @@
+"""What follows from a pod as the API server has it: its jobs' names and labels, and its containers' ends."""
+
+from typing import Any, Final
+
+import pytest
+
+from chronoverse.collect.pods import ContainerEnd, Pod
+from chronoverse.joblog.model import IDENTIFIER
+from tests.collect.node import ended, pod, with_state
+
+RUNNING: Final[dict[str, Any]] = {"running": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "workflow"),
+    [
+        ("backup-29012345-abcde", {"owner": ("Job", "backup-29012345")}, "shop.backup"),
+        ("migrate-abcde", {"owner": ("Job", "migrate")}, "shop.migrate"),
+        ("build-x7k2p-abcde", {"owner": ("Job", "build-x7k2p")}, "shop.build"),
+        (
+            "web-6d4cf56db6-abcde",
+            {"owner": ("ReplicaSet", "web-6d4cf56db6"), "labels": {"pod-template-hash": "6d4cf56db6"}},
+            "shop.web",
+        ),
+        ("db-0", {"owner": ("StatefulSet", "db")}, "shop.db"),
+        ("once", {}, "shop.once"),
+        ("etl-x7k2p-123", {"owner": ("Workflow", "etl-x7k2p")}, "shop.etl"),
+        (
+            "etl-x7k2p",
+            {"owner": ("Workflow", "e"), "labels": {"workflows.argoproj.io/workflow-template": "etl"}},
+            "shop.etl",
+        ),
+        ("n-1", {"owner": ("Workflow", "n"), "labels": {"workflows.argoproj.io/cron-workflow": "night"}}, "shop.night"),
+        (
+            "tk",
+            {"owner": ("TaskRun", "x"), "labels": {"tekton.dev/task": "lint", "tekton.dev/pipeline": "ci"}},
+            "shop.ci",
+        ),
+        ("tk", {"owner": ("TaskRun", "x"), "labels": {"tekton.dev/task": "lint"}}, "shop.lint"),
+        ("af-1", {"labels": {"dag_id": "Daily_Load"}}, "shop.Daily_Load"),
+        ("any", {"annotations": {"chronoverse/workflow": "team a/ci"}}, "team-a-ci"),
+    ],
+)
+def test_a_workflow_is_what_a_pod_is_a_run_of(name: str, changes: dict[str, Any], workflow: str) -> None:
+    """In this order: annotation, CronJob, labels of orchestrators, controller, the pod itself."""
+    assert Pod.from_json(pod(name, **changes)).job("main", 0) == (workflow, f"{name}.main")
+
+
+def test_each_run_of_a_container_is_a_job_with_an_id() -> None:
+    """Restarts have a number. An annotation names the first container's job. No id is too long, and none is shared."""
+    one = Pod.from_json(pod("one", annotations={"chronoverse/job": "build 7"}, containers=["a", "b"]))
+    assert [one.job(name, restart).job_id for name, restart in (("a", 0), ("a", 2), ("b", 1))] == [
+        "build-7",
+        "build-7.2",
+        "build-7.b.1",
+    ]
+    ids = [Pod.from_json(pod("p" * 240 + end)).job("main", restart).job_id for end in "ab" for restart in (0, 1)]
+    assert len(set(ids)) == 4
+    assert all(IDENTIFIER.fullmatch(each) for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("policy", "annotation", "is_collected"),
+    [
+        ("Never", None, True),
+        ("OnFailure", None, True),
+        ("Always", None, False),
+        ("Always", "true", True),
+        ("Never", "false", False),
+    ],
+)
+def test_pods_that_end_are_collected(policy: str, annotation: str | None, is_collected: bool) -> None:
+    """An annotation decides otherwise. Namespaces can be chosen."""
+    annotations = {"chronoverse/collect": annotation} if annotation else {}
+    one = Pod.from_json(pod("one", annotations=annotations, spec={"restartPolicy": policy}))
+
+    assert one.is_collected(()) is is_collected
+    assert one.is_collected(("shop", "other")) is is_collected
+    assert not one.is_collected(("other",))
+
+
+def test_labels_are_those_of_the_job_and_the_chosen_ones_of_the_pod() -> None:
+    """What cannot be a label is left out."""
+    one = Pod.from_json(pod("one", labels={"team": "a", "Wrong": "b", "x": ""}))
+
+    assert dict(one.labels("main", ["team", "Wrong", "x", "absent"])) == {
+        "namespace": "shop",
+        "pod": "one",
+        "container": "main",
+        "node": "node-1",
+        "image": "registry.example.com/app:1",
+        "team": "a",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "restart", "end"),
+    [
+        (ended(pod("one")), 0, ContainerEnd(0, "Completed")),
+        (ended(pod("one"), 137, "OOMKilled"), 0, ContainerEnd(137, "OOMKilled")),
+        (ended(pod("one", reason="Evicted"), 137, "Error"), 0, ContainerEnd(137, "Evicted")),
+        (with_state(pod("one"), **RUNNING), 0, None),
+        (
+            with_state(pod("one"), restarts=1, **RUNNING, last={"exitCode": 2, "reason": "Error"}),
+            0,
+            ContainerEnd(2, "Error"),
+        ),
+        (with_state(pod("one"), restarts=1, **RUNNING, last={"exitCode": 2, "reason": "Error"}), 1, None),
+        (with_state(pod("one"), restarts=2, **RUNNING, last={"exitCode": 2, "reason": "Error"}), 0, None),
+        (pod("one", phase="Failed", reason="Evicted"), 0, ContainerEnd(None, "Evicted")),
+        (ended(pod("one"), 128, "StartError"), 0, ContainerEnd(128, "StartError", "StartError: None")),
+    ],
+)
+def test_a_container_ends_as_its_status_says(data: dict[str, Any], restart: int, end: ContainerEnd | None) -> None:
+    """Of a run that is not the last one, too."""
+    assert Pod.from_json(data).end("main", restart) == end
+
+
+@pytest.mark.parametrize(
+    ("data", "failure"),
+    [
+        (pod("one"), None),
+        (with_state(pod("one"), waiting={"reason": "ContainerCreating"}), None),
+        (with_state(pod("one"), **RUNNING), None),
+        (ended(pod("one")), None),
+        (with_state(pod("one"), restarts=1, waiting={"reason": "CrashLoopBackOff"}, last={"exitCode": 1}), None),
+        (
+            with_state(pod("one"), waiting={"reason": "ImagePullBackOff", "message": "Back-off\n pulling"}),
+            "ImagePullBackOff: Back-off pulling",
+        ),
+        (pod("one", phase="Failed", reason="Evicted", message="low on memory"), "Evicted: low on memory"),
+    ],
+)
+def test_a_container_that_never_started_says_why(data: dict[str, Any], failure: str | None) -> None:
+    """In one line."""
+    found = Pod.from_json(data).start_failure("main")
+    assert (found and found.message) == failure
+    assert found is None or found.exit_code is None
