@@ -5,8 +5,12 @@ import json
 import time
 from typing import Any
 
+from chronoverse.archive.importing import import_jobs
+from chronoverse.archive.store_history import StoreHistory
+from chronoverse.errors import ChronoverseError
+from chronoverse.store import Store
 from tests.simulation.kernel import Process, loop, world
-from tests.simulation.parts import BALANCER, Runner, Site
+from tests.simulation.parts import BALANCER, LEASE_SECONDS, STORE_URL, Runner, Site
 
 
 def request(site: Site, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -80,6 +84,27 @@ def redact(site: Site, runner: Runner, start: float, size: float) -> None:
         until_done(site, name, "POST", f"{path}/logs/redact", body, done)
 
     process = Process(name)
+    site.people.append(process)
+    process.spawn(run)
+
+
+def import_archive(site: Site, seconds: float) -> None:
+    """Imports the archive after that long, and again until it has worked."""
+
+    def run() -> None:
+        time.sleep(seconds)
+        store = Store(STORE_URL, lease_seconds=LEASE_SECONDS)
+        while not world.violations:
+            try:
+                StoreHistory(store, site.objects, time.time).confirm()
+                found = list(import_jobs(store, site.objects, LEASE_SECONDS))
+                world.tell("importer", f"{len(found)} jobs, {[each.problem for each in found if each.problem]}")
+                return
+            except ChronoverseError as error:
+                world.tell("importer", str(error))
+                time.sleep(2.0)
+
+    process = Process("importer")
     site.people.append(process)
     process.spawn(run)
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from tests.simulation.actions import delete, redact
+from tests.simulation.actions import delete, import_archive, redact
 from tests.simulation.kernel import Process, loop, world
 from tests.simulation.parts import ArchiverProcess, Node, Runner, Site, Viewer
 
@@ -18,7 +18,7 @@ LONGEST_SECONDS: Final = 30.0
 RATES: Final = {
     "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "kill_node": 3, "kill_archiver": 6,
     "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6, "objects_away": 6,
-    "objects_slow": 6, "jump_clock": 4, "redact": 12, "delete": 4,
+    "objects_slow": 6, "jump_clock": 4, "redact": 12, "delete": 4, "lose_reports": 20, "lose_store": 1,
 }  # fmt: skip
 
 
@@ -162,6 +162,23 @@ class Faults:
         data = self._site.store.data
         data.is_full = True
         loop.call_later(seconds, setattr, data, "is_full", False)
+        return f"for {seconds:.1f} s"
+
+    def lose_reports(self) -> str:
+        self._site.store.lost_reports = self._chance.randint(1, 5)
+        return str(self._site.store.lost_reports)
+
+    def lose_store(self) -> str | None:
+        """The store loses everything, and somebody imports the archive. What was only in the store is gone."""
+        if self._site.store.process.dead or any(each.is_waiting for each in self._site.runners):
+            return None
+        for runner in self._site.runners:
+            # A runner that is alive sends again what it has. Nobody has the lines of the others.
+            runner.is_gone = runner.is_gone or not runner.is_alive
+        seconds = self._seconds(5)
+        self._site.store.crash(power=True, seconds=seconds, lose_all=True)
+        self._site.unsafe_until = loop.time + 120.0
+        import_archive(self._site, seconds + self._seconds(10))
         return f"for {seconds:.1f} s"
 
     def busy_disk(self) -> str:

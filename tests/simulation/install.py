@@ -9,6 +9,7 @@ import gevent
 import redis.connection
 from redis._parsers import hiredis
 
+from chronoverse.history.scans import client as scan_client
 from chronoverse.live import feed
 from chronoverse.store import driver, live_reader
 from tests.simulation.kernel import loop, world
@@ -65,6 +66,11 @@ def install(network: Network) -> None:
             other.event.wait(seconds)
         return other.is_woken
 
+    def connect_scans(self: Any) -> None:
+        self.sock = network.connect(self._path, self.timeout)
+        self.sock.settimeout(self.timeout)
+
+    scan_client._UnixConnection.connect = connect_scans  # type: ignore[method-assign]
     redis.connection.Connection._connect = connect_redis  # type: ignore[method-assign]
     http.client.HTTPConnection.connect = connect_http  # type: ignore[method-assign]
     hiredis._socket_can_read = lambda sock, timeout: sock.is_readable()

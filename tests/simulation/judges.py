@@ -22,18 +22,18 @@ REDACTED: Final = "[redacted]"
 
 def rest(site: Site) -> None:
     """Liveness: waits until everybody has everything."""
-    _wait(lambda: [each.name for each in site.runners if not each.is_done], "runners are not done")
-    _wait(lambda: [each.name for each in site.runners if each.is_being_deleted], "deletions continue")
-    deleted = {each.job for each in site.runners if each.is_deleted}
+    _wait(lambda: [each.name for each in site.runners if not each.is_done], "runners")
+    _wait(lambda: [each.name for each in site.runners if each.is_being_deleted and not each.is_gone], "deletions")
+    deleted = {each.job for each in site.runners if each.is_deleted or each.is_gone}
     waiting = [each for each in site.viewers if each.job not in deleted]
-    _wait(lambda: [each.name for each in waiting if not each.ending], "viewers have no end")
+    _wait(lambda: [each.name for each in waiting if not each.ending], "viewers")
 
 
 def _wait(missing: Callable[[], list[str]], what: str) -> None:
     until = loop.time + REST_SECONDS
     while (left := missing()) and not world.violations:
         if loop.time >= until:
-            world.violation(f"after {REST_SECONDS:g} s without faults, {what}: {', '.join(left)}")
+            world.violation(f"not over {REST_SECONDS:g} s after the last fault: {what}: {', '.join(left)}")
         gevent.sleep(1.0)
 
 
@@ -43,7 +43,9 @@ def judge_round(site: Site) -> None:
         if world.violations:
             return
         viewers = [each for each in site.viewers if each.job == runner.job]
-        if runner.is_deleted:
+        if runner.is_gone:
+            world.count("gone jobs")
+        elif runner.is_deleted:
             _judge_deleted(site, runner)
         else:
             _judge_job(site, runner, viewers)
@@ -86,7 +88,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         world.count("lost jobs")
         runner.printed = {writer: printed._replace(required=0) for writer, printed in runner.printed.items()}
     _judge_redactions(runner, viewers, pages)
-    views = {each.name: _unredacted(runner, each.seen) for each in viewers}
+    views = {each.name: _unredacted(runner, each.seen) for each in viewers if each.query is None}
     verdict = judge(runner.printed, views, _unredacted(runner, pages))
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)
@@ -94,6 +96,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         world.violation(f"{runner.job}: {verdict}")
     for viewer in viewers:
         _judge_gaps(viewer, pages)
+        if viewer.query is not None:
+            _judge_filtered(runner, viewer, _unredacted(runner, pages))
 
 
 def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:
@@ -102,6 +106,19 @@ def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:
     for gap in (each for each in viewer.seen if each.kind == GAP):
         if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
             world.violation(f"{viewer.name} was told that {false[:5]} of {viewer.job} are {gap.message}: they exist")
+
+
+def _judge_filtered(runner: Runner, viewer: Viewer, pages: list[Seen]) -> None:
+    """A filtered viewer has what ``grep`` finds, once and in order, but for what was redacted meanwhile."""
+    got = [each.number for each in viewer.seen if each.kind == LINE]
+    matching = [each.number for each in pages if each.kind == LINE and (viewer.query or "") in each.message]
+    redacted = {number for each in runner.redactions for number in each.texts}
+    if got != sorted(set(got)):
+        world.violation(f"{viewer.name} has lines of {runner.job} twice or out of order: {got}")
+    elif wrong := (set(got) ^ set(matching)) - redacted:
+        world.violation(
+            f"{viewer.name} of {runner.job}, q={viewer.query}: lines {sorted(wrong)[:9]} are not as in /logs"
+        )
 
 
 def _judge_redactions(runner: Runner, viewers: list[Viewer], pages: list[Seen]) -> None:

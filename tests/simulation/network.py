@@ -89,7 +89,7 @@ class SimSocket:
         return len(data)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        data = self._wait()
+        data = self._wait(flags)
         if len(data) > size:
             data, rest = data[:size], data[size:]
             self._received[0] = rest
@@ -129,7 +129,7 @@ class SimSocket:
     def is_at_end(self) -> bool:
         return not self._received and bool(self._ended)
 
-    def _wait(self) -> bytes:
+    def _wait(self, flags: int) -> bytes:
         while not self._received:
             if self.closed:
                 raise OSError(errno.EBADF, "Bad file descriptor")
@@ -137,7 +137,7 @@ class SimSocket:
                 raise self._ended
             if self._ended:
                 return b""
-            if self._timeout == 0.0:
+            if self._timeout == 0.0 or flags & socket.MSG_DONTWAIT:
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
             if not self._readable.wait(self._timeout):
                 raise TimeoutError("timed out")

@@ -7,19 +7,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import gevent
 
 from chronoverse.archive import archiver as archiver_module
 from chronoverse.archive import schemes
 from chronoverse.archive.archiver import Archiver
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.auth.tokens import READ, WRITE, mint
 from chronoverse.errors import ChronoverseError
+from chronoverse.history.scans.app import ScanApp
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
+from chronoverse.live.replay_cache import ReplayCache, read_frames
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import close_and_report
@@ -30,7 +35,7 @@ from chronoverse.store import Durability, Store
 from chronoverse.web import app as web_app
 from tests.faults.emitter import line
 from tests.faults.oracle import Printed, Seen
-from tests.faults.watching import Watcher
+from tests.faults.watching import FilteredWatcher, WaitLoop, Watcher
 from tests.simulation.http_server import serve
 from tests.simulation.kernel import EPOCH, Process, loop, world
 from tests.simulation.network import Network
@@ -88,18 +93,27 @@ class Site:
         return self.nodes[int(world.chance.random() * len(self.nodes))].name if host == BALANCER else host
 
 
+class ScanEndpoint(NamedTuple):
+    """Where a node's scan server listens. See :class:`chronoverse.history.scans.endpoint.ScanEndpoint`."""
+
+    path: str
+    file: int
+    is_up: bool = True
+
+
 class Node:
-    """A node of the service, with one worker."""
+    """A node of the service: one worker, and a scan server."""
 
     def __init__(self, site: Site, name: str) -> None:
         self.name: Final = name
         self._site = site
         self.process = Process(name)
-        self.deps: Any = None
+        self.scans = Process(f"{name}-scans")
 
     def start(self) -> None:
-        self.process = Process(self.name)
+        self.process, self.scans = Process(self.name), Process(f"{self.name}-scans")
         self.process.spawn(self._run)
+        self.scans.spawn(self._run_scans)
 
     def _run(self) -> None:
         settings = Settings.from_env(
@@ -111,13 +125,21 @@ class Node:
                 "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
             }
         )
-        self.deps = web_app.build_dependencies(settings)
-        app = web_app.build_app(self.deps)
-        serve(self._site.network, self.name, self.process, app)
+        deps = web_app.build_dependencies(settings)
+        deps.scans.connect_to(ScanEndpoint(self.scans.name, os.memfd_create(self.name)))  # type: ignore[arg-type]
+        serve(self._site.network, self.name, self.process, web_app.build_app(deps))
         world.tell(self.name, "serves")
+
+    def _run_scans(self) -> None:
+        store = Store(STORE_URL, lease_seconds=LEASE_SECONDS)
+        archive = ArchiveReader(self._site.objects, store.chunks.chunk)
+        replay_cache = ReplayCache(store, archive)
+        app = ScanApp(store, archive, 65_536, read_replay=partial(read_frames, replay_cache))
+        serve(self._site.network, self.scans.name, self.scans, app)
 
     def kill(self, *, power: bool = False) -> None:
         self._site.network.kill(self.process, power=power)
+        self._site.network.kill(self.scans, power=power)
 
 
 class ArchiverProcess:
@@ -164,6 +186,8 @@ class Runner:
         #: The redactions of the job, and its deletion.
         self.redactions: list[Any] = []
         self.is_deleted = False
+        #: Whether nobody has all of its lines any more.
+        self.is_gone = False
         self.deleted_at = float("inf")
         #: What it has said, and the error that stopped it.
         self.said: list[str] = []
@@ -214,7 +238,7 @@ class Runner:
             spool.put(LineBatch("stdout", iso_timestamp(time.time()), text.encode(), count))
             number += count
             world.count("lines", count)
-            time.sleep(chance.expovariate(1 / self._pause))
+            time.sleep(min(chance.expovariate(1 / self._pause), max(self._until - loop.time, 0.01)))
 
     def _say(self, text: str) -> None:
         self.said.append(text)
@@ -259,10 +283,12 @@ class Runner:
 
 
 class Viewer(Watcher):
-    """A viewer of one job, from line 1 to its end. Each connection goes to another node."""
+    """A viewer of one job, from line 1 to its end. Each connection goes to another node. ``query`` is its filter."""
 
-    def __init__(self, site: Site, job: JobRef, name: str) -> None:
-        super().__init__("http://node", job, site.token(name))
+    query: str | None = None
+
+    def __init__(self, site: Site, job: JobRef, name: str, **options: Any) -> None:
+        super().__init__("http://node", job, site.token(name), **options)
         self.name: Final = name
         #: When each connection began.
         self.connected_at: list[float] = []
@@ -279,6 +305,30 @@ class Viewer(Watcher):
     def _feed(self, decoder: Any, chunk: bytes) -> None:
         before = len(self.seen)
         super()._feed(decoder, chunk)
+        for seen in self.seen[before:]:
+            world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
+        world.count("deliveries", len(self.seen) - before)
+
+
+class FilteredViewer(Viewer, FilteredWatcher):
+    """A viewer of the lines that contain ``query``."""
+
+    def __init__(self, site: Site, job: JobRef, name: str, query: str) -> None:
+        super().__init__(site, job, name, query=f"q={quote(query)}")
+        self.query = query
+
+
+class WaitViewer(FilteredViewer, WaitLoop):
+    """Waits for the lines that contain ``query``, again and again."""
+
+    @property
+    def _path(self) -> str:
+        # A second at a time would be a request a second.
+        return super()._path.replace("timeout=1", "timeout=20")
+
+    def _answer(self, answer: Any) -> None:
+        before = len(self.seen)
+        super()._answer(answer)
         for seen in self.seen[before:]:
             world.tell(self.name, f"{seen.kind} {seen.number} {seen.last or ''} {seen.message}")
         world.count("deliveries", len(self.seen) - before)

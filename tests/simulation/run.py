@@ -26,7 +26,7 @@ from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
 from tests.simulation.install import install
 from tests.simulation.judges import judge_round, rest
 from tests.simulation.kernel import loop, world
-from tests.simulation.parts import WORKFLOW, ArchiverProcess, Node, Runner, Site, Viewer
+from tests.simulation.parts import WORKFLOW, ArchiverProcess, FilteredViewer, Node, Runner, Site, Viewer, WaitViewer
 from tests.simulation.plan import Plan, Result
 
 #: Seconds of one round: jobs begin, and faults happen; then all must come to rest.
@@ -74,7 +74,14 @@ def _round(plan: Plan, site: Site, number: int) -> None:
         kind = "store" if each % 2 else "http"
         runners.append(Runner(site, job, kind, seconds, pause=chance.choice((1.0, 5.0, 20.0, 60.0))))
     for each in range(plan.viewers):
-        viewers.append(Viewer(site, runners[each % len(runners)].job, f"v{number}-{each}"))
+        job, name = runners[each % len(runners)].job, f"v{number}-{each}"
+        query = f"n={chance.randint(1, 3)}"
+        if each % 5 == 2:
+            viewers.append(FilteredViewer(site, job, name, query))
+        elif each % 10 == 4:
+            viewers.append(WaitViewer(site, job, name, query))
+        else:
+            viewers.append(Viewer(site, job, name))
     site.runners, site.viewers, site.people = runners, viewers, []
     for start in (*(each.start for each in runners), *(each.start for each in viewers)):
         loop.call_later(chance.uniform(0, 30), start)

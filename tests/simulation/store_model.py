@@ -6,6 +6,7 @@ copied first, so a restart can undo what was not yet synced (:meth:`Data.restore
 """
 
 import hashlib
+import json
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -116,7 +117,7 @@ class Data:
         self.scripts: dict[str, tuple[Any, bool]] = {}
         self._script: list[bool] = []
         self._lua = LuaRuntime(encoding=None, unpack_returned_tuples=False, register_eval=False)
-        self._drive = self._lua.execute(_DRIVER, self._from_script, _sha1)
+        self._drive = self._lua.execute(_DRIVER, self._from_script, _sha1, _to_json, self._from_json)
 
     # What happens to the server
 
@@ -129,6 +130,11 @@ class Data:
         for key, (value, expires) in self._undo.items():
             self._put(key, value, expires)
         self._undo.clear()
+
+    def clear(self) -> None:
+        """All is lost."""
+        for each in (self.values, self.expires, self._undo):
+            each.clear()
 
     def _put(self, key: bytes, value: Any, expires: float | None) -> None:
         self.values.pop(key, None)
@@ -328,6 +334,14 @@ class Data:
             self._drop_if_empty(key)
         return len(found)
 
+    def do_hexists(self, key: bytes, field: bytes) -> Any:
+        return int(field in (self._get(key, dict) or {}))
+
+    def do_hincrby(self, key: bytes, field: bytes, more: bytes) -> Any:
+        value = _int((self._get(key, dict) or {}).get(field, b"0")) + _int(more)
+        self._make(key, dict)[field] = b"%d" % value
+        return value
+
     def do_hlen(self, key: bytes) -> Any:
         return len(self._get(key, dict) or ())
 
@@ -368,6 +382,9 @@ class Data:
                 del self.values[key][each]
             self._drop_if_empty(key)
         return len(old)
+
+    def do_smembers(self, key: bytes) -> Any:
+        return list(self._get(key, Set) or ())
 
     def do_scard(self, key: bytes) -> Any:
         return len(self._get(key, Set) or ())
@@ -439,6 +456,13 @@ class Data:
             skip, count = map(_int, options[words.index(b"LIMIT") + 1 : words.index(b"LIMIT") + 3])
             found = found[skip : skip + count if count >= 0 else None]
         return [[member, score] for score, member in found] if b"WITHSCORES" in words else [each[1] for each in found]
+
+    def do_zrangebyscore(self, key: bytes, low: bytes, high: bytes, *options: bytes) -> Any:
+        return self.do_zrange(key, low, high, b"BYSCORE", *options)
+
+    def do_zremrangebyscore(self, key: bytes, low: bytes, high: bytes) -> Any:
+        found = _by_score((self._get(key, ZSet) or ZSet()).ordered(), low, high)
+        return self.do_zrem(key, *[member for _, member in found]) if found else 0
 
     def do_zrevrangebyscore(self, key: bytes, high: bytes, low: bytes, *options: bytes) -> Any:
         return self.do_zrange(key, high, low, b"BYSCORE", b"REV", *options)
@@ -612,13 +636,30 @@ class Data:
             value = [each for pair in value.items() for each in pair]
         return self._lua.table_from([self._to_lua(each) for each in value])
 
+    def _from_json(self, text: bytes) -> Any:
+        """``cjson.decode``; None for what is no JSON."""
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return None
+        return self._to_table(found)
+
+    def _to_table(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, list):
+            return self._lua.table_from([self._to_table(each) for each in value])
+        if isinstance(value, dict):
+            return self._lua.table_from({name.encode(): self._to_table(each) for name, each in value.items()})
+        return value
+
 
 class Raw(bytes):
     """A reply that is encoded already."""
 
 
 _DRIVER: Final = b"""
-local call, sha1 = ...
+local call, sha1, to_json, from_json = ...
 redis = {
   pcall = call,
   call = function(...)
@@ -629,6 +670,14 @@ redis = {
   sha1hex = sha1,
   error_reply = function(text) return {err = text} end,
   status_reply = function(text) return {ok = text} end,
+}
+cjson = {
+  encode = to_json,
+  decode = function(text)
+    local found = from_json(text)
+    if found == nil then error('Expected value but found invalid token') end
+    return found
+  end,
 }
 local function encode(value, out)
   local kind = type(value)
@@ -666,6 +715,18 @@ end
 
 def _sha1(text: bytes) -> bytes:
     return hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+
+
+def _to_json(value: Any) -> bytes:
+    """``cjson.encode``."""
+    if isinstance(value, bytes):
+        return json.dumps(value.decode("latin-1"), ensure_ascii=False).encode("latin-1").replace(b"/", b"\\/")
+    if not hasattr(value, "items"):
+        return json.dumps(value).encode()
+    pairs = sorted(value.items(), key=lambda pair: (str(type(pair[0])), pair[0]))
+    if pairs and all(isinstance(name, int) for name, _ in pairs):
+        return b"[%b]" % b",".join([_to_json(each) for _, each in pairs])
+    return b"{%b}" % b",".join([b"%b:%b" % (_to_json(name), _to_json(each)) for name, each in pairs])
 
 
 def _range(length: int, start: bytes, stop: bytes) -> slice:

@@ -1,0 +1,180 @@
+"""``python -m tests.simulation.planted``: plants timing defects in a copy of the code, one at a time.
+
+It prints which of them the simulation finds, with which seed, after how many seconds of CPU.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.simulation.plan import Plan, simulate
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+class Defect(NamedTuple):
+    """A defect: what it is, and what replaces what, in which file below ``chronoverse/``."""
+
+    name: str
+    file: str
+    changes: tuple[tuple[str, str], ...]
+
+
+DEFECTS: Final = (
+    Defect(
+        "Feed.known ignored",
+        "live/feed.py",
+        (("if asked is not None and self.known != asked:", "if False:"),),
+    ),
+    Defect(
+        "no second read of the job before a gap is named",
+        "history/tiered_log.py",
+        (("    job = get_job()\n    if job and in_archive", "    job = known\n    if job and in_archive"),),
+    ),
+    Defect(
+        "late lines not asked for again",
+        "live/tail.py",
+        (("is_late = feed.job is not None and feed.job.last > feed.cursor", "is_late = False"),),
+    ),
+    Defect(
+        "a scan before a redaction cached",
+        "live/replay_cache.py",
+        (("if invalidated == self._invalidated:", "if True:"),),
+    ),
+    Defect(
+        "the scan server not told of a redaction",
+        "live/replay_cache.py",
+        (("is_redacted=is_redacted,", "is_redacted=False,"),),
+    ),
+    Defect(
+        "the safe index not lowered",
+        "runner/spool/spool.py",
+        (("            self.safe = min(self.safe, index)\n", ""),),
+    ),
+    Defect(
+        "an import that does not wait for a runner",
+        "archive/importing.py",
+        (("None if manifest else wait_seconds, redactions", "None if manifest else 0.001, redactions"),),
+    ),
+    Defect(
+        "the lease renewed at its end",
+        "runner/publisher.py",
+        (("self._renew_seconds = self.lease_seconds / 3", "self._renew_seconds = self.lease_seconds"),),
+    ),
+    Defect(
+        "the chunk committed before its object is confirmed",
+        "archive/job_objects.py",
+        (
+            (
+                """            self.objects.put(chunk.name, data)
+            if text_sha256(chunk, self.objects.get(chunk.name)) != chunk.sha256:
+                raise ArchiveDamaged(f"{chunk.name} failed read-back verification")
+            yield chunk
+""",
+                """            yield chunk
+            self.objects.put(chunk.name, data)
+""",
+            ),
+        ),
+    ),
+    Defect(
+        "hot lines trimmed before the chunk is committed",
+        "store/scripts/commit_chunk.lua",
+        (
+            (
+                "local archived = whole",
+                "if trim > 0 then trim_log(log, math.min(trim, last)) end\nlocal archived = whole",
+            ),
+            ("  if not holds_entry(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end\n", ""),
+        ),
+    ),
+    Defect(
+        "the end written before the last append is answered",
+        "runner/publisher.py",
+        (
+            (
+                "        elif self._unanswered:\n            self._append(store, attempt)\n",
+                "        elif self._unanswered and self._result is not None:\n"
+                "            self.spool.acknowledge(self.spool.end)\n"
+                "            self._finish(store, attempt, self._result)\n"
+                "        elif self._unanswered:\n            self._append(store, attempt)\n",
+            ),
+        ),
+    ),
+    Defect(
+        "a wake-up before the waiter is registered",
+        "live/viewer.py",
+        (
+            ("            woken.clear()\n            chunk = self.next()\n", "            chunk = self.next()\n"),
+            (
+                "            elif chunk is None and not self.done:\n                woken.wait(",
+                "            elif chunk is None and not self.done:\n                self._tail._yield_to_loop()\n"
+                "                woken.clear()\n                woken.wait(",
+            ),
+        ),
+    ),
+    Defect(
+        "the redaction count taken from a stale manifest",
+        "archive/redaction.py",
+        (("self._redactions = max(job.redactions, redactions_in(names))", "self._redactions = 0"),),
+    ),
+)
+
+
+def plant(defect: Defect, tree: Path) -> None:
+    """Plants the defect in a copy of the code below ``tree``. Raises ValueError when the code has changed."""
+    path = tree / "chronoverse" / defect.file
+    text = path.read_text("utf-8")
+    for old, new in defect.changes:
+        if text.count(old) != 1:
+            raise ValueError(f"{defect.file} has {text.count(old)} times {old!r}")
+        text = text.replace(old, new)
+    path.write_text(text, "utf-8")
+
+
+def copy_tree(to: Path) -> None:
+    """Copies what the simulation runs."""
+    ignored = shutil.ignore_patterns("__pycache__", "static")
+    for each in ("chronoverse", "tests/simulation", "tests/faults"):
+        shutil.copytree(ROOT / each, to / each, ignore=ignored)
+    (to / "chronoverse/web/static").symlink_to(ROOT / "chronoverse/web/static")
+
+
+def find(defect: Defect, seconds: float, hours: float, first: int = 1) -> tuple[int, float, str]:
+    """The seed that finds the defect, or 0; after how many seconds of CPU; and what it found."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as directory:
+        copy_tree(Path(directory))
+        plant(defect, Path(directory))
+        taken, seed = 0.0, first
+        while taken < seconds:
+            result = simulate(Plan(seed, hours), tree=Path(directory))
+            taken += result.cpu
+            if result.violations:
+                return seed, taken, result.violations[0]
+            seed += 1
+    return 0, taken, "nothing"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.planted", description=__doc__)
+    parser.add_argument("names", nargs="*", help="Parts of the names of defects; all by default.")
+    parser.add_argument("--seconds", type=float, default=600.0, help="CPU for each, at most.")
+    parser.add_argument("--hours", type=float, default=0.5, help="Virtual hours of each seed.")
+    args = parser.parse_args()
+    missed = 0
+    for defect in DEFECTS:
+        if not args.names or any(name in defect.name for name in args.names):
+            seed, taken, what = find(defect, args.seconds, args.hours)
+            missed += not seed
+            print(
+                f"{defect.name}: {f'seed {seed}' if seed else 'NOT FOUND'} after {taken:.0f} s: {what[:160]}",
+                flush=True,
+            )
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
