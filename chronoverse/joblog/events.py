@@ -1,4 +1,4 @@
-"""The events of a log's stream: their names, and the frames that carry them. Pure.
+"""The events of streams: their names, and the frames that carry them. Pure.
 
 The OpenAPI document and our own client take the names from here.
 """
@@ -12,7 +12,10 @@ from chronoverse.joblog import sse
 
 
 class EventName(StrEnum):
-    """The name of an event. ``job``, ``gap`` and ``redact`` say what the published API cannot."""
+    """The name of an event. ``job``, ``gap`` and ``redact`` say what the published API cannot.
+
+    ``reset`` is in a workflow's stream only: changes are missing before it, and all jobs follow.
+    """
 
     CONNECTED = "connected"
     JOB = "job"
@@ -21,12 +24,15 @@ class EventName(StrEnum):
     REDACT = "redact"
     END = "end"
     ERROR = "error"
+    RESET = "reset"
 
 
 #: The text of the ``error`` that ends a stream at its token's expiry.
 TOKEN_EXPIRED: Final = "token expired"
 #: The ``error`` for a reader whose log expired or was deleted while it was read.
 LOG_IS_GONE: Final = "the log is gone from the store: it expired or was deleted"
+#: The frame before the jobs of a workflow whose changes since the client's last one are not kept any more.
+RESET_FRAME: Final = b'event: reset\ndata: {"reason":"too-old"}\n\n'
 #: A ``log`` frame. Its placeholders are a line's JSON, and the line's number.
 LOG_FRAME: Final = b"event: log\ndata: %b\nid: %d\n\n"
 

@@ -1,11 +1,12 @@
-"""Which lines of a log a stream has: those of one output stream, or those that match a query. Pure."""
+"""Which lines of a log, or which changes of a workflow, a stream has. Pure."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from chronoverse.joblog.labels import Labels, has_labels
 from chronoverse.joblog.matcher import MAX_JOINED_PROGRAM, Matcher
 
 #: An expression is compared with a line's first characters, that many. The event loop waits for that: 10 ms at most.
@@ -17,18 +18,28 @@ _DATA: Final = b"\ndata: "
 class LineFilter(NamedTuple):
     """Lets a line pass if it is of the output stream ``stream``, and its message matches the query ``q``.
 
-    With ``regex`` the query is a regular expression. None is no condition.
+    With ``regex`` the query is a regular expression. None is no condition. A change of a workflow passes if its job has
+    the ``status`` and all ``labels``.
     """
 
     stream: str | None = None
     q: str | None = None
     regex: bool = False
+    status: str | None = None
+    labels: Labels = ()
+
+    @property
+    def of_lines(self) -> dict[str, Any]:
+        """What a scan of lines needs to know."""
+        return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, lines: Sequence[tuple[str | None, bytes]]) -> list[bool]:
         """Which of ``lines`` pass, each given by its output stream and its SSE frame.
 
         A frame without a stream, such as that of a gap, is not a line, and always passes.
         """
+        if self.status or self.labels:
+            return [self._has_job(orjson.loads(_data_of(frame))) for _, frame in lines]
         passing = [stream is None or self.stream in (None, stream) for stream, _ in lines]
         if self.q is None or not any(passing):
             return passing
@@ -39,6 +50,15 @@ class LineFilter(NamedTuple):
             passes and (stream is None or _matches(matcher, frame))
             for passes, (stream, frame) in zip(passing, lines, strict=True)
         ]
+
+    def _has_job(self, job: dict[str, Any]) -> bool:
+        has_status = self.status in (None, job["status"])
+        return has_status and has_labels(tuple(job.get("labels", {}).items()), self.labels)
+
+
+def _data_of(frame: bytes) -> bytes:
+    start = frame.index(_DATA) + len(_DATA)
+    return frame[start : frame.index(b"\n", start)]
 
 
 # 128 compiled queries have up to 35 MB. Others are compiled again for each slice, which takes 0.1 ms.
@@ -68,6 +88,5 @@ def _may_match(matcher: Matcher, frames: bytes) -> bool:
 def _matches(matcher: Matcher, frame: bytes) -> bool:
     if not _may_match(matcher, frame):
         return False
-    start = frame.index(_DATA) + len(_DATA)
-    message: str = orjson.loads(frame[start : frame.index(b"\n", start)])["message"]
+    message: str = orjson.loads(_data_of(frame))["message"]
     return matcher.matches(message[:MAX_CHARACTERS] if matcher.program_size else message)

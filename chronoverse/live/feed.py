@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from chronoverse.joblog import sse
-from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries, stream_name
+from chronoverse.joblog.entries import Entry, RawEntry, in_sequence, plain_frames, read_entries, stream_name
 from chronoverse.joblog.events import redact_frame
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import MAX_NUMBER, End, Gap, Job, JobRef, Line, OutOfSequence
@@ -242,6 +242,13 @@ class Feed:
         return self.cursor, self.job
 
     # For the tail
+
+    def encode(self, entries: Sequence[RawEntry], after: int) -> tuple[list[EventFrame], End | OutOfSequence | None]:
+        """As :func:`encode_raw`, for entries after line ``after`` that were just read."""
+        first = 1 if self.job is None or in_sequence(entries, after) else self.job.first
+        # Bytes of frames that are made of one read, plus the rest of the last line; later entries are read again. Only
+        # lines that suddenly are much longer than those before have that many. A ring holds no more.
+        return encode_raw(entries, after, first, 8 * 2**20)
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
         """Adds ``events``, which follow line ``after``, and drops the oldest frames above ``limit`` bytes.

@@ -181,7 +181,7 @@ class ReplayCache:
                 is_redacted=is_redacted,
                 asked_at=time.monotonic(),
                 patience=deadline - time.monotonic(),
-                **line_filter._asdict(),
+                **line_filter.of_lines,
             )
             found = self._scan(scan, subject)
             if found is None or found == (b"", cursor):

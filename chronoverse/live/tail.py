@@ -22,7 +22,8 @@ from chronoverse.history.tiered_log import in_archive
 from chronoverse.joblog.entries import RawEntry, entry_number, in_sequence, missing_numbers
 from chronoverse.joblog.events import LOG_IS_GONE, error_frame
 from chronoverse.joblog.model import End, Job, JobRef, OutOfSequence, Status, seconds_of
-from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode, encode_raw
+from chronoverse.live.changes import ChangesFeed
+from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
@@ -99,8 +100,10 @@ class Tail:
             if not self._feeds:
                 self._read_at = self.clock()
             feed = self._feeds.get(ref)
-            if feed is None:
-                feed = self._feeds[ref] = Feed(ref, job, self._yield_to_loop, self._filter_budget)
+            # One of a workflow's changes was closed by an error. Its viewers are about to leave.
+            if feed is None or (feed.final is not None and not ref.job_id):
+                kind = Feed if ref.job_id else ChangesFeed
+                feed = self._feeds[ref] = kind(ref, job, self._yield_to_loop, self._filter_budget)
                 self._reader.watch(ref, feed.cursor)
             feed.viewer_count += 1
             feed.waiters.add(viewer)
@@ -274,13 +277,9 @@ class Tail:
             feed.close(final)
 
     def _publish(self, feed: Feed, entries: Sequence[RawEntry], before: int, ended: list[tuple[Feed, End]]) -> None:
-        ordinary = in_sequence(entries, before)
-        if not ordinary:
+        if not in_sequence(entries, before):
             entries, before = _skip_archived(feed, entries, before)
-        first = feed.job.first if feed.job and not ordinary else 1
-        # Bytes of frames that are made of one read, plus the rest of the last line; later entries are read again. Only
-        # lines that suddenly are much longer than those before have that many. A ring holds no more.
-        events, closing = encode_raw(entries, before, first, 8 * 2**20)
+        events, closing = feed.encode(entries, before)
         if events:
             if not feed.publish(events, before, ring_bytes(self.watched, self._ring_bounds)):
                 return

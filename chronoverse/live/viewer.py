@@ -291,12 +291,13 @@ class Viewer:
         self.has_skipped = False
         return sse.cursor(self.cursor) + frames
 
+    def _new_replay(self) -> Replay:
+        return Replay(self._cache, self._ref, self.line_filter, self._finished, self._tail.lease_seconds, self.subject)
+
     def _read_older(self, now: float) -> bytes | None:
         """The next older lines, by a read of the viewer's own."""
         if self._replay is None:
-            self._replay = Replay(
-                self._cache, self._ref, self.line_filter, self._finished, self._tail.lease_seconds, self.subject
-            )
+            self._replay = self._new_replay()
         try:
             found, cursor = self._replay.step(self.cursor, self.feed, now, self.ends_at)
         except ShareExceeded:

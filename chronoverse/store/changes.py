@@ -4,18 +4,23 @@ Each entry has the job's state after the change. Its id grows by one with each c
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
+import redis
 
 from chronoverse.errors import StoreError
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import RawEntry, entry_number
+from chronoverse.joblog.events import EventName, error_frame
 from chronoverse.joblog.model import IDENTIFIER, Job, JobRef, Status
+from chronoverse.store.driver import to_store_error
 from chronoverse.store.replies import parse_job
 
 #: The status of a deleted job in its last change.
 DELETED: Final = "DELETED"
+CHANGES_LOST: Final = "the store has lost changes of this workflow"
 
 
 class Change(NamedTuple):
@@ -32,7 +37,31 @@ class Change(NamedTuple):
 
     def to_frame(self) -> bytes:
         """The SSE frame."""
-        return sse.frame("job", orjson.dumps(self.to_json()), self.number)
+        return sse.frame(EventName.JOB, orjson.dumps(self.to_json()), self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesState(Job):
+    """The changes that are kept, for the tail and its viewers: a log of numbers ``first`` to ``last`` without end."""
+
+    def to_frame(self) -> bytes:
+        """Nothing: each change is a frame of its own."""
+        return b""
+
+    def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
+        """An ``error`` for a reader that has changes which the store has not, or lacks some that it no longer has."""
+        return None if self.first - 1 <= cursor <= self.last else error_frame(CHANGES_LOST)
+
+
+def changes_state(ref: JobRef, reply: Any) -> ChangesState | StoreError:
+    """The state in a reply of XINFO STREAM, which may be an error: so there are no changes yet."""
+    if isinstance(reply, redis.ResponseError) and "no such key" in str(reply):
+        return ChangesState(ref, Status.RUNNING)
+    if isinstance(reply, redis.RedisError):
+        return to_store_error(reply)
+    info = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    last, first = entry_number(info[b"last-generated-id"]), info[b"first-entry"]
+    return ChangesState(ref, Status.RUNNING, first=entry_number(first[0]) if first else last + 1, last=last)
 
 
 def read_change(workflow_id: str, entry: RawEntry) -> Change:

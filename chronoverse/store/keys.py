@@ -74,8 +74,8 @@ class KeyMap:
         return f"{self.prefix}:{{{workflow_id}}}:{kind}"
 
     def log(self, job: JobRef) -> str:
-        """The job's stream."""
-        return self.of(job, "log")
+        """The job's stream; without a job's id that of the workflow's changes, which readers treat alike."""
+        return self.of(job, "log") if job.job_id else self.of_workflow(job.workflow_id, "changes")
 
     def key_set(self, name: str) -> str:
         """An issuer's public keys. The users of runners and archivers have no rights for a key of this form."""

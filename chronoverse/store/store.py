@@ -20,6 +20,7 @@ from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.audit import AuditTrail
 from chronoverse.store.catalog import JobCatalog
+from chronoverse.store.changes import changes_state
 from chronoverse.store.chunk_index import ChunkIndex
 from chronoverse.store.cluster import ClusterTopology
 from chronoverse.store.commands import Commands
@@ -129,11 +130,20 @@ class Store:
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         """:meth:`get_job` for many jobs in few round trips. An error about one job is returned in that job's position.
 
+        For a reference without a job's id it is the :class:`ChangesState` of the workflow.
         Never waits: a job whose lease has just expired is RUNNING until a call after the grace period.
         Raises :class:`StoreUnavailable` or :class:`StoreRefused` when the store answers so for every job.
         """
-        found = self._commands.by_server(jobs, self._get_jobs)
+        found = self._commands.by_server([job for job in jobs if job.job_id], self._get_jobs)
+        found |= self._commands.by_server([job for job in jobs if not job.job_id], self._changes_states)
         return [found[job] for job in jobs]
+
+    def _changes_states(self, workflows: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        """The same for the changes of workflows on one server. First finds what nobody has noticed yet."""
+        self.workflows.find_changes([ref.workflow_id for ref in workflows])
+        commands = [("XINFO", "STREAM", self._keys.log(ref)) for ref in workflows]
+        answers = self._commands.pipeline(workflows[0].workflow_id, commands)
+        return [changes_state(ref, answer) for ref, answer in zip(workflows, answers, strict=True)]
 
     def _get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
         """:meth:`get_jobs` for jobs on one server."""

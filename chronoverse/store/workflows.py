@@ -93,11 +93,14 @@ class WorkflowList:
 
     def _read(self, refs: Sequence[JobRef]) -> list[Workflow | StoreError | None]:
         workflow_ids = [ref.workflow_id for ref in refs]
-        self._repair(workflow_ids)
+        self.find_changes(workflow_ids)
         return self._count(workflow_ids)
 
-    def _repair(self, workflow_ids: Sequence[str]) -> None:
-        """Checks the oldest jobs of each workflow, all of one server, and some that are noted as running."""
+    def find_changes(self, workflow_ids: Sequence[str]) -> None:
+        """Reads the oldest jobs of each workflow, all of one server, and some of the running ones.
+
+        So it is noticed that jobs have expired or are lost, or that a foreign runner has ended them.
+        """
         key = self._keys.of_workflow
         samples = self._commands.pipeline(
             workflow_ids[0],
@@ -113,7 +116,6 @@ class WorkflowList:
         for workflow_id in {job.workflow_id for job in gone}:
             self._listing.unlist(workflow_id, [job.job_id for job in gone if job.workflow_id == workflow_id])
         checked = random.sample(running, min(CHECKED_RUNNING, len(running)))
-        # Reading a job finds that it was lost, or that a foreign runner has ended it.
         for ref, job in zip(checked, self._get_jobs(checked) if checked else (), strict=True):
             if job is None:
                 self._listing.unlist(ref.workflow_id, [ref.job_id])

@@ -32,7 +32,21 @@ from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.logging import redact
 from chronoverse.web.http.schemas import IdentifierConverter, NumberConverter
 from chronoverse.web.http.tracing import Traces
-from chronoverse.web.routes import admin, events, jobs, logs, ops, otlp, publish, raw, ui, wait, watches, workflows
+from chronoverse.web.routes import (
+    admin,
+    events,
+    jobs,
+    logs,
+    ops,
+    otlp,
+    publish,
+    raw,
+    ui,
+    wait,
+    watches,
+    workflow_events,
+    workflows,
+)
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
 #: A host and an optional port, as in RFC 3986 section 3.2.2.
@@ -116,7 +130,7 @@ def build_app(deps: Dependencies) -> Flask:
         document.register_converter(converter, lambda each: {"type": "string", "pattern": f"^{each.regex}$"})
     for blueprint in logs.blueprints(deps):
         document.register_blueprint(blueprint)
-    for module in (events, workflows, wait, raw, jobs, publish, admin, watches):
+    for module in (events, workflow_events, workflows, wait, raw, jobs, publish, admin, watches):
         document.register_blueprint(module.blueprint(deps))
     document.register_blueprint(otlp.blueprint(deps, otlp.is_installed()))
     document.register_blueprint(ops.blueprint(deps, document))

@@ -20,7 +20,7 @@ def test_each_frame_has_the_bytes_of_the_published_api() -> None:
 
 
 def test_the_page_about_http_explains_each_event() -> None:
-    """In its section about events."""
-    section = (ROOT / "docs" / "http.md").read_text().split("## Events")[1].split("## Resuming")[0]
+    """In its sections about events."""
+    section = (ROOT / "docs" / "http.md").read_text().split("## Events")[1].split("## Routes")[0]
 
     assert not {name.value for name in EventName} - set(re.findall(r"`(\w+)`", section))

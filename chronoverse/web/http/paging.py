@@ -180,18 +180,19 @@ def read_listing(
     position: _Position | None,
     limit: int,
     read: Callable[[_Position | None], Iterable[tuple[_Position, Any]]],
+    subject: str,
 ) -> tuple[list[Any], _Position | None]:
     """Up to ``limit`` items after ``position``, and where the next page starts: None if there is none.
 
     ``read`` gives some of the next positions after one, each with its item, or with None for an item that is gone or
-    not wanted, and nothing at the end. It is called in turns of the server that has ``lock_ref``.
+    not wanted, and nothing at the end. It is called in turns of ``subject`` for the server that has ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
     # Then a listing ends with what it has found, and a cursor for the next page.
     deadline = deps.monotonic() + 0.5
     while True:
-        with deps.turns.read(lock_ref, principal().subject):
+        with deps.turns.read(lock_ref, subject):
             batch = list(read(position))
         if not batch:
             return found, None

@@ -1,6 +1,6 @@
 """Parameters of requests and shapes of answers. Validation and the OpenAPI document are both made from these."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial, wraps
 from typing import Any, Final, TypeVar
 
@@ -355,6 +355,16 @@ class JobsQuery(Schema):
     limit = _limit("Jobs on the page.")
 
 
+class WorkflowEventsQuery(Schema):
+    jobs = QueryInteger(
+        "The stream begins with the newest n jobs that match, of those found within two seconds.",
+        maximum=1_000,
+        load_default=100,
+    )
+    status = one_of(STATUSES, "Jobs with this status. The change to another one is not sent.")
+    label = _labels(_WITH_LABEL)
+
+
 class WorkflowsQuery(Schema):
     status = one_of(STATUSES, "Workflows whose newest job has this status.")
     cursor = _PAGE_CURSOR
@@ -420,15 +430,23 @@ def list_of(item: type[Schema] | fields.Field[Any], description: str = "", **opt
 
 
 #: One event as its client sees it.
-EVENT_SCHEMA: Final = {
-    "type": "object",
-    "properties": {
-        "event": {"type": "string", "enum": [name.value for name in EventName]},
-        "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
-        "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
-        "retry": {"type": "integer", "description": "Milliseconds to wait before reconnecting."},
-    },
-}
+
+
+def event_schema(names: Iterable[EventName]) -> dict[str, Any]:
+    """The OpenAPI schema of an event stream with events of these names."""
+    return {
+        "type": "object",
+        "properties": {
+            "event": {"type": "string", "enum": [name.value for name in names]},
+            "data": {"type": "string", "description": "JSON; of an `error`, one line of plain text."},
+            "id": {"type": "string", "description": "The number to resume after.", "pattern": "^[0-9]{1,15}$"},
+            "retry": {"type": "integer", "description": "Milliseconds to wait before reconnecting."},
+        },
+    }
+
+
+EVENT_SCHEMA: Final = event_schema(name for name in EventName if name is not EventName.RESET)
+WORKFLOW_EVENT_SCHEMA: Final = event_schema([EventName.CONNECTED, EventName.RESET, EventName.JOB, EventName.ERROR])
 
 _LINE: Final[Members] = {
     "timestamp": text("ISO 8601, UTC, milliseconds."),

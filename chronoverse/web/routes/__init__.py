@@ -1,6 +1,6 @@
 """The routes. Each module makes one blueprint from the worker's :class:`Dependencies`.
 
-events     a log as an event stream
+events     a log as an event stream; workflow_events: the jobs of a workflow as one
 wait       one answer when a line comes or the job ends
 logs       pages of a log, the search in it and in a whole workflow, new lines, the summary
 raw        a log as a download

@@ -165,7 +165,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         # The trail's server has no job of its own, so the reference only names its slot.
         lock_ref = JobRef(trail.slot, "")
         with deps.turns.page(lock_ref, principal().subject):
-            found, position = read_listing(deps, lock_ref, start, query["limit"], read)
+            found, position = read_listing(deps, lock_ref, start, query["limit"], read, principal().subject)
         cursor = None if position is None else encode_cursor(listing, position)
         return page_response({"entries": found, "cursor": cursor}, cursor, query)
 

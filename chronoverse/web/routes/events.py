@@ -69,14 +69,7 @@ log = logging.getLogger(__name__)
 
 def blueprint(deps: Dependencies) -> Blueprint:
     routes = Blueprint("events", __name__, description="A job's log, live and from any offset.")
-
-    @routes.before_request
-    def admit() -> Response | None:
-        # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
-        # With the lock before Flask, as for other requests, fewer viewers a second got in.
-        with deps.turns.viewer.hold():
-            pass
-        return deps.check_request()
+    routes.before_request(partial(admit, deps))
 
     @routes.route("/workflows/<id:workflow_id>/jobs/<id:job_id>/events")
     @routes.doc(**_OPERATION)
@@ -105,14 +98,25 @@ def blueprint(deps: Dependencies) -> Blueprint:
     return routes
 
 
+def admit(deps: Dependencies) -> Response | None:
+    """As :meth:`Dependencies.check_request`, in the turn of new viewers."""
+    # A new viewer costs half a millisecond. Without this, 100 that come together would delay all lines by 50 ms.
+    # With the lock before Flask, as for other requests, fewer viewers a second got in.
+    with deps.turns.viewer.hold():
+        pass
+    return deps.check_request()
+
+
 # Many viewers send the same one.
 @lru_cache(256)
-def parse_query(query: str) -> Mapping[str, Any]:
+def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
     """The parameters in a query string, as in WSGI's environ. Raises werkzeug's BadRequest, which names what is wrong.
 
     Of a parameter that is given twice it takes the first value. ``Dependencies.check_request`` refuses that before.
     """
-    return _load(EventsQuery(), "query", Request({"QUERY_STRING": query}).args.to_dict())
+    args = Request({"QUERY_STRING": query}).args
+    labels = {"label": args.getlist("label")} if "label" in args else {}
+    return _load(schema(), "query", {**args.to_dict(), **labels})
 
 
 def last_event_id(header: str | None) -> int | None:
@@ -123,7 +127,7 @@ def last_event_id(header: str | None) -> int | None:
     return number
 
 
-def _load(schema: Schema, location: str, values: Mapping[str, str]) -> Mapping[str, Any]:
+def _load(schema: Schema, location: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         loaded: Mapping[str, Any] = schema.load(values, unknown=RAISE)
     except ValidationError as error:
@@ -155,7 +159,7 @@ def start_offset(
         return 0
     if line_filter is None:
         return max(job.last - tail, min(job.first - 1, job.last))
-    filters = line_filter._asdict()
+    filters = line_filter.of_lines
     page = scan_page(deps, job.ref, tail, position=job.last + 1, descending=True, form="number", **filters)
     if len(page.lines) == tail or page.has_more:
         return int(page.lines[-1]) - 1 if page.lines else job.last
@@ -203,11 +207,16 @@ def stream_headers(after: int) -> dict[str, str]:
 
 
 def open_viewer(
-    deps: Dependencies, ticket: StreamTicket, ref: JobRef, job: Job | None, **wanted: Any
+    deps: Dependencies,
+    ticket: StreamTicket,
+    ref: JobRef,
+    job: Job | None,
+    make: Callable[..., Viewer] = Viewer,
+    **wanted: Any,
 ) -> tuple[Viewer, Callable[[], None]]:
     """Admits and opens a viewer. Returns it, and a function to call once when its stream has ended.
 
-    ``wanted`` is what :class:`Viewer` needs besides the settings and the request's token. Raises as
+    ``wanted`` is what ``make`` needs besides the settings and the request's token. Raises as
     :meth:`AdmissionControl.check` does.
     """
     settings, now = deps.settings, deps.monotonic()
@@ -225,7 +234,7 @@ def open_viewer(
     metrics.STREAMS_OPEN.inc()
     metrics.STREAMS_STARTED.inc()
     set_start(wanted["after"])
-    ticket.viewer = viewer = Viewer(deps.replay_cache, deps.tail, ref, job, **options)
+    ticket.viewer = viewer = make(deps.replay_cache, deps.tail, ref, job, **options)
     _log("stream opened", ticket, job=str(ref), after=viewer.cursor, client=ticket.address, sub=ticket.subject)
     if ticket.span:
         ticket.span.stream_opened(viewer.cursor)

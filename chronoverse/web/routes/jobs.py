@@ -6,7 +6,7 @@ from typing import Any
 from flask import Response
 
 from chronoverse.errors import StoreUnavailable
-from chronoverse.joblog.labels import has_labels
+from chronoverse.joblog.labels import Labels, has_labels
 from chronoverse.joblog.model import Job, JobRef, ListingPosition
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import (
@@ -21,6 +21,47 @@ from chronoverse.web.http.publish_schemas import RegisterBody
 from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, JobSchema, JobsQuery, JobsSchema
 
 
+def newest_jobs(
+    deps: Dependencies,
+    workflow_id: str,
+    status: str | None,
+    labels: Labels,
+    start: ListingPosition | None,
+    limit: int,
+    subject: str,
+) -> tuple[list[Any], ListingPosition | None]:
+    """Up to ``limit`` jobs with this status, and all labels, as JSON, newest first; and where the next page starts.
+
+    Raises as the store and :meth:`Turns.page` do.
+    """
+    store = deps.store
+    # All jobs of a workflow are on one server, so the reference needs no job.
+    lock_ref = JobRef(workflow_id, "")
+
+    def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
+        # To pass over a hundred jobs takes as long as to read six.
+        listed = store.listing.page(workflow_id, position, 100 if status else LISTED_AT_ONCE)
+        ids = [job_id for _, job_id in listed]
+        others = store.listing.ended_otherwise(workflow_id, ids, status) if status and ids else frozenset()
+        refs = [JobRef(workflow_id, job_id) for job_id in ids if job_id not in others][:LISTED_AT_ONCE]
+        jobs = dict(zip(refs, store.get_jobs(refs), strict=True))
+        gone = [ref.job_id for ref, job in jobs.items() if job is None]
+        if gone:
+            store.listing.unlist(workflow_id, gone)
+        for position in listed:
+            ref = JobRef(workflow_id, position[1])
+            if ref not in jobs and ref.job_id not in others:
+                return  # the next call reads it
+            job = jobs.get(ref)
+            if isinstance(job, StoreUnavailable):
+                raise job
+            found = job if isinstance(job, Job) and has_labels(job.labels, labels) else None
+            yield position, found.to_json() if found and status in (None, found.status) else None
+
+    with deps.turns.page(lock_ref, subject):
+        return read_listing(deps, lock_ref, start, limit, read, subject)
+
+
 def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("jobs", "Jobs.")
 
@@ -30,34 +71,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, JobsSchema, description="A page, perhaps a short or an empty one; `Link` names the next.")
     def jobs(workflow_id: str, **query: Any) -> Response:
         """A workflow's jobs, newest first. A page may be short, or empty, and still have a cursor to go on with."""
-        store = deps.store
-        # All jobs of a workflow are on one server, so the reference needs no job.
-        lock_ref = JobRef(workflow_id, "")
-
-        def read(position: ListingPosition | None) -> Iterator[tuple[ListingPosition, Any]]:
-            # To pass over a hundred jobs takes as long as to read six.
-            listed = store.listing.page(workflow_id, position, 100 if status else LISTED_AT_ONCE)
-            ids = [job_id for _, job_id in listed]
-            others = store.listing.ended_otherwise(workflow_id, ids, status) if status and ids else frozenset()
-            refs = [JobRef(workflow_id, job_id) for job_id in ids if job_id not in others][:LISTED_AT_ONCE]
-            jobs = dict(zip(refs, store.get_jobs(refs), strict=True))
-            gone = [ref.job_id for ref, job in jobs.items() if job is None]
-            if gone:
-                store.listing.unlist(workflow_id, gone)
-            for position in listed:
-                ref = JobRef(workflow_id, position[1])
-                if ref not in jobs and ref.job_id not in others:
-                    return  # the next call reads it
-                job = jobs.get(ref)
-                if isinstance(job, StoreUnavailable):
-                    raise job
-                found = job if isinstance(job, Job) and has_labels(job.labels, labels) else None
-                yield position, found.to_json() if found and status in (None, found.status) else None
-
-        status, labels = query.get("status"), query.get("label", ())
+        status, labels, subject = query.get("status"), query.get("label", ()), principal().subject
         listing = ("jobs", workflow_id, status, *labels_in_cursor(labels))
-        with deps.turns.page(lock_ref, principal().subject):
-            found, position = read_listing(deps, lock_ref, listing_start(query, listing), query["limit"], read)
+        start, limit = listing_start(query, listing), query["limit"]
+        found, position = newest_jobs(deps, workflow_id, status, labels, start, limit, subject)
         cursor = listing_cursor(listing, position)
         return page_response({"workflow_id": workflow_id, "jobs": found, "cursor": cursor}, cursor, query)
 

@@ -42,12 +42,13 @@ def blueprint(deps: Dependencies) -> Blueprint:
             for position, workflow in zip(listed, workflows.read([each for _, each in listed]), strict=True):
                 yield position, workflow and _to_json(position, workflow, status)
 
-        with deps.turns.page(lock_ref, principal().subject):
+        start, subject = listing_start(query, listing), principal().subject
+        with deps.turns.page(lock_ref, subject):
             read = read_list
             # To pass over 10,000 workflows in the list takes no longer than to read a hundred.
             if not allowed.prefixes and len(allowed.ids) <= 100:
                 read = partial(_after, _read_named(deps, sorted(allowed.ids), status))
-            found, position = read_listing(deps, lock_ref, listing_start(query, listing), query["limit"], read)
+            found, position = read_listing(deps, lock_ref, start, query["limit"], read, subject)
         cursor = listing_cursor(listing, position)
         return page_response({"workflows": found, "cursor": cursor}, cursor, query)
 

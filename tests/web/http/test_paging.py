@@ -41,7 +41,7 @@ def test_the_pages_of_a_listing_have_each_item_once(deps: Dependencies) -> None:
     position: int | None = None
     sizes: list[int] = []
     while not sizes or position is not None:
-        found, position = read_listing(deps, JobRef("wf", ""), position, 20, read)
+        found, position = read_listing(deps, JobRef("wf", ""), position, 20, read, "ada")
         sizes.append(len(found))
 
     assert sizes == [20, 20, 8]
@@ -50,7 +50,8 @@ def test_the_pages_of_a_listing_have_each_item_once(deps: Dependencies) -> None:
 def test_a_page_of_large_items_ends_early(deps: Dependencies) -> None:
     """A thousand jobs with many long labels would have 17 MB."""
     item = "x" * (PAGE_BYTES // 3)
-    found, position = read_listing(deps, JobRef("wf", ""), None, 1000, lambda _: [(n, item) for n in range(10)])
+    items = [(number, item) for number in range(10)]
+    found, position = read_listing(deps, JobRef("wf", ""), None, 1000, lambda _: items, "ada")
 
     assert (len(found), position) == (3, 2)
 
@@ -62,4 +63,4 @@ def test_a_page_for_which_much_is_looked_through_ends_early(deps: Dependencies, 
         clock.now += 0.2
         return [(number, None) for number in range(10)]
 
-    assert read_listing(deps, JobRef("wf", ""), None, 20, read_slowly) == ([], 9)
+    assert read_listing(deps, JobRef("wf", ""), None, 20, read_slowly, "ada") == ([], 9)

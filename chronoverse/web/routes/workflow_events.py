@@ -1,0 +1,169 @@
+"""``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream.
+
+A workflow's changes are read, fed and written as a log's lines are. What is different is how a stream begins.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import orjson
+from flask import Response, request
+
+from chronoverse.errors import StoreError
+from chronoverse.joblog import sse
+from chronoverse.joblog.events import RESET_FRAME, EventName
+from chronoverse.joblog.labels import Labels
+from chronoverse.joblog.line_filter import LineFilter
+from chronoverse.joblog.model import Job, JobRef
+from chronoverse.live.workflow_viewer import WorkflowViewer
+from chronoverse.web.http.dependencies import Dependencies, stream_ticket
+from chronoverse.web.http.schemas import (
+    WORKFLOW_EVENT_SCHEMA,
+    Blueprint,
+    EventsHeaders,
+    ProblemSchema,
+    WorkflowEventsQuery,
+)
+from chronoverse.web.routes.events import (
+    CONTENT_TYPE,
+    EventStream,
+    admit,
+    last_event_id,
+    open_viewer,
+    parse_query,
+    stream_headers,
+)
+from chronoverse.web.routes.jobs import newest_jobs
+
+#: Seconds for which jobs that were read are sent to others who come. A thousand jobs take some 0.2 s of the worker.
+FRESH_SECONDS: Final = 1.0
+#: Seconds that looking for jobs that match may take.
+LOOK_SECONDS: Final = 2.0
+
+#: The view in the OpenAPI document.
+_OPERATION: Final[dict[str, Any]] = {
+    "operationId": "streamWorkflow",
+    "parameters": [{"in": "header", "schema": EventsHeaders}, {"in": "query", "schema": WorkflowEventsQuery}],
+    "responses": {
+        "200": {
+            "description": "Server-Sent Events, each like this. The stream has no end.",
+            "content": {"text/event-stream": {"schema": WORKFLOW_EVENT_SCHEMA}},
+        },
+        "400": "BAD_REQUEST",
+        "429": {
+            "description": "The token or the client's address has its maximum of streams.",
+            "content": {"application/problem+json": {"schema": ProblemSchema}},
+        },
+        "default": "DEFAULT_ERROR",
+    },
+}
+
+
+class Opening(NamedTuple):
+    """Which jobs a stream begins with."""
+
+    workflow_id: str
+    most: int
+    status: str | None
+    labels: Labels
+
+
+class Snapshot(NamedTuple):
+    """The frames of the jobs, which were read at ``read_at``, after change ``cursor``."""
+
+    frames: bytes
+    cursor: int
+    read_at: float
+
+
+class Snapshots:
+    """What streams begin with, read once for all that come at about the same time."""
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._made: dict[Opening, Snapshot] = {}
+        self._locks: defaultdict[Opening, threading.Lock] = defaultdict(threading.Lock)
+
+    def fresh(self, opening: Opening) -> Snapshot | None:
+        """One that others were just sent."""
+        found = self._made.get(opening)
+        return found if found and self._deps.monotonic() < found.read_at + FRESH_SECONDS else None
+
+    def read(self, opening: Opening, subject: str, cursor: int) -> bytes:
+        """The frames of the jobs, not older than change ``cursor``. Raises as :func:`newest_jobs` does."""
+        with self._locks[opening]:
+            found = self.fresh(opening)
+            if found is None or found.cursor < cursor:
+                # Each has 17 KB at most for a job, and nearly always 100 KB for a hundred.
+                if len(self._made) >= 64:
+                    self._made.clear()
+                    self._locks.clear()
+                found = self._made[opening] = self._read(opening, subject, cursor)
+        return found.frames
+
+    def _read(self, opening: Opening, subject: str, cursor: int) -> Snapshot:
+        read_at = now = self._deps.monotonic()
+        jobs: list[Any] = []
+        workflow_id, most, status, labels = opening
+        position = None
+        while len(jobs) < most and now < read_at + LOOK_SECONDS:
+            left = most - len(jobs)
+            more, position = newest_jobs(self._deps, workflow_id, status, labels, position, left, subject)
+            jobs += more
+            if position is None:
+                break
+            now = self._deps.monotonic()
+        frames = [sse.frame(EventName.JOB, orjson.dumps(job)) for job in reversed(jobs)]
+        return Snapshot(b"".join(frames), cursor, read_at)
+
+
+def blueprint(deps: Dependencies) -> Blueprint:
+    routes = Blueprint("workflow-events", __name__, description="A workflow's jobs, live.")
+    routes.before_request(partial(admit, deps))
+    snapshots = Snapshots(deps)
+
+    @routes.route("/workflows/<id:workflow_id>/events")
+    @routes.doc(**_OPERATION)
+    def workflow_events(workflow_id: str) -> Response:
+        """Stream a workflow's jobs: the newest ones, then each change, as Server-Sent Events."""
+        environ = request.environ
+        query = parse_query(environ.get("QUERY_STRING", ""), WorkflowEventsQuery)
+        # An empty one is of a client that has received nothing.
+        given = last_event_id(environ.get("HTTP_LAST_EVENT_ID") or None)
+        ref, ticket = JobRef(workflow_id, ""), stream_ticket(deps)
+        is_head = environ["REQUEST_METHOD"] == "HEAD"
+        if not is_head:
+            deps.admission.check(ticket)
+        state = deps.tail.known_job(ref)
+        # Another worker may know newer changes.
+        if state is None or (given is not None and given > state.last):
+            state = read_state(deps, ref)
+        labels = tuple(query.get("label", ()))
+        jobs = Opening(workflow_id, query["jobs"], query.get("status"), labels)
+        kept = range(state.first - 1, state.last + 1)
+        opening: bytes | None = None
+        if given is not None and given in kept:
+            after = given
+        else:
+            found = snapshots.fresh(jobs)
+            after = found.cursor if found and found.cursor in kept else state.last
+            opening = b"" if given is None else RESET_FRAME
+        if is_head:
+            return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
+        line_filter = LineFilter(status=jobs.status, labels=labels) if jobs.status or labels else None
+        read: Callable[[int], bytes] = partial(snapshots.read, jobs, ticket.subject)
+        wanted = {"after": after, "line_filter": line_filter, "jobs": read, "opening": opening}
+        return EventStream(deps, after, *open_viewer(deps, ticket, ref, state, WorkflowViewer, **wanted))
+
+    return routes
+
+
+def read_state(deps: Dependencies, ref: JobRef) -> Job:
+    """The state of a workflow's changes. Raises :class:`StoreError`."""
+    (state,) = deps.store.get_jobs([ref])
+    if isinstance(state, Job):
+        return state
+    raise state or StoreError("the workflow's changes cannot be read")

@@ -1,0 +1,311 @@
+"""``GET /workflows/{w}/events``: the newest jobs, then each change, and how a client resumes."""
+
+import contextlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import redis
+
+from chronoverse.archive.retention import delete_job
+from chronoverse.joblog.model import JobRef, Status
+from chronoverse.store import Store
+from tests.support.bench import make_lines
+from tests.support.servers import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.wire import PATIENCE_SECONDS, Stream
+
+OpenWorkflow = Callable[..., Stream]
+
+
+@pytest.fixture
+def workflow(job: Foreign) -> str:
+    """A new workflow for each test."""
+    return job.path.split("/")[2]
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[Store]:
+    """The service's store, as a runner has it."""
+    with contextlib.closing(Store(redis_server.url)) as store:
+        yield store
+
+
+@pytest.fixture
+def open_workflow(service: Service, auth: dict[str, str], workflow: str) -> Iterator[OpenWorkflow]:
+    """Opens streams of the workflow, and closes them at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def open_workflow(query: str = "", after: str | None = None, **headers: str) -> Stream:
+            own = {} if after is None else {"Last-Event-ID": after}
+            stream = Stream(service, f"/workflows/{workflow}/events{query}", {**auth, **own, **headers})
+            stack.callback(stream.close)
+            return stream
+
+        yield open_workflow
+
+
+def told(stream: Stream) -> list[tuple[str | None, str, str]]:
+    """The id, the job and the status of each ``job`` event."""
+    found = []
+    for block in stream.blocks():
+        if block.get("event") == "job":
+            job = block["data"]
+            found.append((block.get("id"), job["id"], job["status"]))
+    return found
+
+
+def ids(stream: Stream) -> list[int]:
+    return [int(each) for each in re.findall(rb"^id: (\d+)$", stream.body, re.MULTILINE)]
+
+
+def wait_told(stream: Stream, *expected: tuple[str | None, str, str]) -> None:
+    wait_until(lambda: len(told(stream)) >= len(expected), PATIENCE_SECONDS, f"{expected}")
+    assert told(stream) == list(expected)
+
+
+def test_the_newest_jobs_come_first_and_then_each_change(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, client: httpx.Client
+) -> None:
+    """The newest jobs, oldest first, have no id. An id alone follows them."""
+    for number in range(3):
+        store.register(JobRef(workflow, f"job_{number}"))
+        time.sleep(0.002)
+    stream = open_workflow("?jobs=2").wait_for(b"\n\nid: 3\n\n")
+    assert stream.headers["last-event-id"] == "3"
+    assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert stream.headers["cache-control"] == "no-cache, no-transform"
+    assert stream.body.startswith(b'event: connected\ndata: {"status":"connected"}\nretry: ')
+    attempt = store.open(JobRef(workflow, "job_0"), "token", labels=(("branch", "main"),))
+    store.append(attempt, make_lines(1, 2))
+    store.finish(attempt, Status.FAILED, 3, 0, 3)
+    delete_job(store, None, JobRef(workflow, "job_1"))
+
+    wait_told(
+        stream,
+        (None, "job_1", "PENDING"),
+        (None, "job_2", "PENDING"),
+        ("4", "job_0", "RUNNING"),
+        ("5", "job_0", "FAILED"),
+        ("6", "job_1", "DELETED"),
+    )
+    blocks = [block for block in stream.blocks() if block.get("id") == "5"]
+    assert blocks[0]["data"] == client.get(f"/workflows/{workflow}/jobs/job_0").json()
+    assert stream.body.count(b"event: job\ndata: {") == 5
+    assert list(blocks[0]["data"])[:3] == ["workflow_id", "id", "status"]
+
+
+def test_a_workflow_without_jobs_is_waited_for(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
+    """As its listing, which is an empty page."""
+    stream = open_workflow().wait_for(b"id: 0\n\n")
+    store.register(JobRef(workflow, "job_1"))
+    wait_told(stream, ("1", "job_1", "PENDING"))
+
+
+def test_jobs_0(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
+    store.register(JobRef(workflow, "job_1"))
+    stream = open_workflow("?jobs=0").wait_for(b"id: 1\n\n")
+    store.open(JobRef(workflow, "job_1"), "token")
+    wait_told(stream, ("2", "job_1", "RUNNING"))
+
+
+def test_a_client_resumes_after_any_change(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
+    for number in range(1, 6):
+        store.register(JobRef(workflow, f"job_{number}"))
+    first = open_workflow("?jobs=0").wait_for(b"id: 5\n\n")
+    for after in range(6):
+        stream = open_workflow("", str(after))
+        assert stream.headers["last-event-id"] == str(after)
+        wait_told(stream, *((str(number), f"job_{number}", "PENDING") for number in range(after + 1, 6)))
+        assert b"event: reset" not in stream.body
+    store.open(JobRef(workflow, "job_1"), "token")
+    wait_told(first, ("6", "job_1", "RUNNING"))
+    wait_told(stream, ("6", "job_1", "RUNNING"))
+
+
+def test_changes_that_are_not_kept_any_more(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
+) -> None:
+    """The stream begins with a ``reset`` and the jobs. So it does for a client that is ahead of the store."""
+    store.register(JobRef(workflow, "job_1"))
+    store.open(JobRef(workflow, "job_1"), "token")
+    store.register(JobRef(workflow, "job_2"))
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.xtrim(f"chronoverse:{{{workflow}}}:changes", maxlen=1, approximate=False)
+    for after in ("0", "1", "17", "999999999999999"):
+        stream = open_workflow("", after).wait_for(b"\n\nid: 3\n\n")
+        events = [block.get("event") for block in stream.blocks()]
+        assert events[:4] == ["connected", "reset", "job", "job"]
+        assert b'event: reset\ndata: {"reason":"too-old"}\n\n' in stream.body
+    assert b"event: reset" not in open_workflow("", "2").wait_for(b"id: 3\n\n").body
+    assert b"event: reset" not in open_workflow("", "").wait_for(b"id: 3\n\n").body
+
+
+def test_a_store_that_has_lost_its_changes(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
+) -> None:
+    """The stream ends with an error. Its client comes back, and gets a ``reset``."""
+    store.register(JobRef(workflow, "job_1"))
+    stream = open_workflow().wait_for(b"id: 1\n\n")
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.delete(f"chronoverse:{{{workflow}}}:changes")
+    stream.wait_end()
+    assert b"event: error\ndata: the store has lost changes of this workflow\n\n" in stream.body
+    again = open_workflow("", "1").wait_for(b"event: reset").wait_for(b"id: 0\n\n")
+    store.open(JobRef(workflow, "job_1"), "token")
+    again.wait_for(b'"status":"RUNNING"')
+
+
+def test_filters(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
+    """What does not match moves the cursor by a block with only an id."""
+    attempts = {}
+    for number, branch in enumerate(("main", "next", "main"), 1):
+        attempts[number] = store.open(JobRef(workflow, f"job_{number}"), "token", labels=(("branch", branch),))
+    by_label = open_workflow("?label=branch%3Dmain").wait_for(b"\n\nid: 3\n\n")
+    failed = open_workflow("?status=FAILED&label=branch%3Dmain").wait_for(b"\n\nid: 3\n\n")
+    for number, status in ((1, Status.COMPLETED), (2, Status.FAILED), (3, Status.FAILED)):
+        store.finish(attempts[number], status, 0, 0, 1)
+    wait_told(
+        by_label,
+        (None, "job_1", "RUNNING"),
+        (None, "job_3", "RUNNING"),
+        ("4", "job_1", "COMPLETED"),
+        ("6", "job_3", "FAILED"),
+    )
+    wait_told(failed, ("6", "job_3", "FAILED"))
+    assert ids(failed) == sorted(set(ids(failed)))
+    later = open_workflow("?status=FAILED").wait_for(b"\n\nid: 6\n\n")
+    assert [job for _, job, _ in told(later)] == ["job_2", "job_3"]
+
+
+def test_a_lost_runner_and_a_foreign_end_are_noticed(
+    open_workflow: OpenWorkflow, redis_server: RedisServer, workflow: str, job: Foreign, client: httpx.Client
+) -> None:
+    """While somebody watches the workflow, nobody has to look at the job."""
+    job.line("one")
+    client.get(job.path)
+    with contextlib.closing(Store(redis_server.url, lease_seconds=30)) as store:
+        store.open(JobRef(workflow, "lost"), "token")
+    stream = open_workflow().wait_for(b"\n\nid: 2\n\n")
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.delete(f"chronoverse:{{{workflow}}}:lost:lease")
+    job.end()
+    stream.wait_for(b"id: 4\n\n", 45)
+    assert {(name, status) for _, name, status in told(stream)[2:]} == {("job_1", "COMPLETED"), ("lost", "LOST")}
+
+
+def test_refusals(client: httpx.Client, workflow: str, service: Service) -> None:
+    path = f"/workflows/{workflow}/events"
+    for query in ("jobs=1001", "jobs=-1", "status=DELETED", "label=x", "offset=1", "jobs=1&jobs=2"):
+        answer = client.get(f"{path}?{query}")
+        assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json"), query
+    assert client.get(path, headers={"Last-Event-ID": "x"}).status_code == 400
+    assert client.get(path, headers={"Authorization": ""}).status_code == 401
+    other = {"Authorization": f"Bearer {service.token('other')}"}
+    assert client.get(path, headers=other).status_code == 404
+    assert client.post(path).status_code == 405
+    head = client.head(path)
+    assert (head.status_code, head.headers["last-event-id"], head.content) == (200, "0", b"")
+
+
+def test_heartbeats_and_the_metrics_of_streams(open_workflow: OpenWorkflow, service: Service) -> None:
+    stream = open_workflow().wait_for(b"id: 0\n\n")
+    stream.wait_for(b"\n\n:\n")
+    assert service.metric("chronoverse_streams_open") >= 1
+
+
+def test_many_viewers_get_the_same(open_workflow: OpenWorkflow, store: Store, workflow: str) -> None:
+    """As many as are written to as a group, some of them with a filter."""
+    streams = [open_workflow("?status=RUNNING" if number % 3 == 0 else "") for number in range(60)]
+    for stream in streams:
+        stream.wait_for(b"id: 0\n\n")
+    for number in range(50):
+        store.register(JobRef(workflow, f"job_{number}"))
+        store.open(JobRef(workflow, f"job_{number}"), "token")
+    for number, stream in enumerate(streams):
+        stream.wait_for(b"id: 100\n\n")
+        statuses = ["RUNNING"] if number % 3 == 0 else ["PENDING", "RUNNING"]
+        assert [(job, status) for _, job, status in told(stream)] == [
+            (f"job_{each}", status) for each in range(50) for status in statuses
+        ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_client_that_reconnects_anywhere_misses_no_change(
+    open_workflow: OpenWorkflow, store: Store, workflow: str, client: httpx.Client, seed: int
+) -> None:
+    """By its events it knows the same jobs as the listing has."""
+    chance = random.Random(seed)
+    known: dict[str, Any] = {}
+    last: str | None = None
+    attempts: dict[str, Any] = {}
+    for _ in range(12):
+        stream = open_workflow("?jobs=1000", last)
+        for _ in range(chance.randrange(12)):
+            change(chance, store, workflow, attempts)
+        body = read_to(stream, newest_change(store, workflow), last)
+        if chance.random() < 0.5:
+            # The connection is cut anywhere.
+            body = body[: chance.randrange(len(body))]
+        last = take(body, known) or last
+    take(read_to(open_workflow("?jobs=1000", last), newest_change(store, workflow), last), known)
+    listed = client.get(f"/workflows/{workflow}/jobs?limit=1000").json()["jobs"]
+    assert said(known) == said({job["id"]: job for job in listed})
+
+
+def change(chance: random.Random, store: Store, workflow: str, attempts: dict[str, Any]) -> None:
+    name = f"job_{chance.randrange(8)}"
+    if name not in attempts:
+        attempts[name] = store.open(JobRef(workflow, name), "token")
+    elif attempts[name] is not None:
+        store.finish(attempts[name], chance.choice((Status.COMPLETED, Status.FAILED)), 0, 0, 1)
+        attempts[name] = None
+    else:
+        delete_job(store, None, JobRef(workflow, name))
+        del attempts[name]
+
+
+def read_to(stream: Stream, newest: int, last: str | None) -> bytes:
+    """What the stream says up to the ``newest`` change: nothing, if that is the ``last`` one that the client has."""
+    if last != str(newest):
+        wait_until(lambda: ids(stream)[-1:] == [newest], PATIENCE_SECONDS, f"change {newest} arrives")
+    stream.close()
+    return stream.body
+
+
+def newest_change(store: Store, workflow: str) -> int:
+    """The number of the newest change."""
+    (state,) = store.get_jobs([JobRef(workflow, "")])
+    assert state is not None
+    assert not isinstance(state, Exception)
+    return state.last
+
+
+def take(body: bytes, known: dict[str, Any]) -> str | None:
+    """Applies the whole blocks of a stream. Returns its last id."""
+    last = None
+    for block in body.split(b"\n\n")[:-1]:
+        fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line)
+        if fields.get(b"event") == b"reset":
+            known.clear()
+        if fields.get(b"event") == b"job":
+            job = orjson.loads(fields[b"data"])
+            if job["status"] == "DELETED":
+                known.pop(job["id"], None)
+            else:
+                known[job["id"]] = job
+        if b"id" in fields:
+            last = fields[b"id"].decode()
+    return last
+
+
+def said(jobs: dict[str, Any]) -> Any:
+    keys = ("id", "status", "attempt", "exit_code", "created_at", "started_at", "finished_at")
+    return {name: [job[key] for key in keys] for name, job in jobs.items()}
