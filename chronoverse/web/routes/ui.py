@@ -2,9 +2,11 @@
 
 import hashlib
 import html
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
@@ -32,6 +34,8 @@ _CONTENT_TYPES: Final = {
     ".txt": "text/plain; charset=utf-8",
 }
 _STATIC: Final = Path(__file__).parents[1] / "static"
+_SCRIPT: Final = re.compile(rb'<script type="module" src="/ui/static/(.+?)">')
+_IMPORT: Final = re.compile(rb"""^(?:import|export) .*?from ["'](.+?)["'];""", re.MULTILINE)
 
 
 def blueprint(settings: Settings) -> Blueprint:
@@ -49,8 +53,9 @@ def blueprint(settings: Settings) -> Blueprint:
     signs_in = "".join(
         f' data-{name.replace("_", "-")}="{html.escape(value or "")}"' for name, value in settings.sign_in.items()
     )
-    for name in ("home.html", "workflow.html", "job.html", "sign-in.html"):
+    for name in (name for name in bodies if name.endswith(".html")):
         bodies[name] = bodies[name].replace(b"{sign-in}", signs_in.encode())
+        bodies[name] = bodies[name].replace(b"{modules}", _preloads(bodies, name))
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
 
     def answer(name: str) -> Response:
@@ -97,3 +102,15 @@ def blueprint(settings: Settings) -> Blueprint:
         return answer(name)
 
     return routes
+
+
+def _preloads(bodies: Mapping[str, bytes], page: str) -> bytes:
+    """The links by which a page loads all its modules at once, also those that others import."""
+    waiting = [name.decode() for name in _SCRIPT.findall(bodies[page])]
+    modules: dict[str, None] = {}
+    while waiting:
+        script = waiting.pop()
+        found = [urljoin(script, target.decode()) for target in _IMPORT.findall(bodies[script])]
+        waiting += [name for name in found if name not in modules]
+        modules |= dict.fromkeys(found)
+    return "\n".join(f'<link rel="modulepreload" href="/ui/static/{name}">' for name in modules).encode()
