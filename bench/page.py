@@ -206,7 +206,7 @@ def live(browser: Browser, service: Service, store: Store) -> None:
         numbers = tab.numbers()
         lags.append(store_last(store, job) - numbers[-1])
     writer.join()
-    tab.page.wait_for_function("() => document.getElementById('badge').textContent === 'completed'")
+    tab.page.wait_for_function("() => document.getElementById('badge').textContent === 'Completed'")
     wait_shown(tab, RATE * SECONDS)
     watched: dict[str, Any] = tab.page.evaluate("() => { watch.on = false; return watch; }")
     lags.sort()

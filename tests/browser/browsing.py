@@ -23,8 +23,10 @@ _POLL_SECONDS: Final = 0.2
 
 #: Every row that is completely in view: its number, and its text (None while it is being loaded).
 _ROWS: Final = """() => {
-    const screen = document.getElementById("log")?.getBoundingClientRect();
-    if (!screen) return [];
+    const log = document.getElementById("log");
+    // Until the steps are there, the page does not show its rows.
+    if (!log || getComputedStyle(log).visibility === "hidden") return [];
+    const screen = log.getBoundingClientRect();
     const found = [];
     for (const row of document.querySelectorAll(".row")) {
         const box = row.getBoundingClientRect();
@@ -130,6 +132,24 @@ class Tab:
         self.page.keyboard.press("l")
         self.page.keyboard.type(str(number))
         self.page.keyboard.press("Enter")
+
+    def view(self, selector: str) -> None:
+        """Clicks an entry of the menu *View*, which closes it."""
+        self.page.click("#view")
+        self.page.click(f"#views {selector}")
+
+    @property
+    def compared_with(self) -> list[str]:
+        """The runs with which the job is compared, behind their button."""
+        return self.page.locator("#runs .run > a:first-child").all_text_contents()
+
+    def wait_compared(self, *runs: str) -> None:
+        """Waits until the page knows with which runs the job is compared. With ``runs``, until it is exactly these."""
+        wait_until(
+            lambda: self.compared_with == [*runs] if runs else self.compared_with,
+            PATIENCE_SECONDS,
+            f"{runs} are compared with",
+        )
 
     def find(self, text: str) -> None:
         """Searches for ``text``."""

@@ -122,12 +122,12 @@ def take(browser: Browser, service: Service, store: Store, clock: Calendar, serv
 
     save(tab().open(running).wait_number(140), "running")
     for name, opened in (("failed", tab()), ("dark", tab(dark=True)), ("narrow", tab(NARROW))):
-        opened.open(failed).page.wait_for_selector("#runs a")
+        opened.open(failed).wait_compared()
         save(opened.wait_number(310), name)
     compared = tab().open(failed).wait_number(309)
-    compared.page.wait_for_selector("#runs a")
+    compared.wait_compared()
     compared.page.keyboard.press("e")
-    compared.wait_text("#newcount", "4 new lines")
+    compared.wait_text("#newcount", "4")
     save(compared, "new")
     save(tab().open(gone, "L907-L909").wait_number(1241), "gap")
     search = tab().open(failed).wait_number(309)

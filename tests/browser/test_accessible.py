@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.model import Status
 from chronoverse.store import Store
-from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
+from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 from tests.browser.test_new_lines import GOOD, write_runs
 from tests.support.service import Service
@@ -36,10 +36,12 @@ COLOURS: Final = findings('runOnly: ["color-contrast", "link-in-text-block"]')
 #: What may change with the width of a page. Only the button for a job's tools comes and goes with it: the tests below
 #: look at that.
 SHAPES: Final = findings('runOnly: ["target-size", "scrollable-region-focusable"]')
-#: Buttons and fields in view, with their sizes, and the contrast of their borders with what is around them.
+#: Buttons and fields in view, with their sizes, and the contrast of their borders with what is around them. Without a
+#: border it is that of their text or icon.
 CONTROLS: Final = """async () => {
     const { contrast } = await import("/ui/static/js/colour.js");
     const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
+    const edge = ({ borderTopColor, color }) => (rgb(borderTopColor)[3] === 0 ? color : borderTopColor);
     const around = (each) => {
         for (let at = each.parentElement; at; at = at.parentElement) {
             const found = rgb(getComputedStyle(at).backgroundColor);
@@ -48,7 +50,7 @@ CONTROLS: Final = """async () => {
     };
     return Array.from(document.querySelectorAll(":is(button, input):not(.fold)")).filter((each) => each.offsetWidth)
         .map((each) => ({ id: each.id, width: each.offsetWidth, height: each.offsetHeight,
-            contrast: contrast(rgb(getComputedStyle(each).borderTopColor), around(each)) }));
+            contrast: contrast(rgb(edge(getComputedStyle(each))), around(each)) }));
 }"""
 
 
@@ -73,7 +75,7 @@ def failed(page_store: Store) -> Job:
 VIEWS: Final = {
     "": {
         "home": ("/", "", "tbody tr"),
-        "home, running": ("", "#kinds [data-kind=running]", "#kinds [data-kind=running][aria-pressed=true]"),
+        "home, running": ("", "#kinds [data-kind=running]", "#kinds [data-kind=running][aria-current=true]"),
         "account": ("", "#account", "#accountbox dl"),
         "another token": ("", "#account, #accountbox button", "dialog.sign-in"),
         "workflow": ("{w}", "", "tbody tr"),
@@ -84,12 +86,14 @@ VIEWS: Final = {
         "no such page": ("/ui/nope", "", "#ways a"),
     },
     "/jobs/running": {
-        "running job": ("{w}/jobs/running", "", "#notify"),
-        "failed job": ("{w}/jobs/failed", "", "#runs a"),
+        "running job": ("{w}/jobs/running", "", "#firsterror"),
+        "failed job": ("{w}/jobs/failed", "", "#good"),
         "selection": ("", ".row[data-number='2'] .n", "#picked"),
-        "keys": ("", "#help", "#keys[open]"),
-        "save": ("", "#download", "#downloads button"),
-        "comparison": ("{w}/jobs/failed?new=true&against=good-1", "", "#runs a"),
+        "view": ("", "#view", "#views button"),
+        "compared runs": ("", "#good", "#runs a"),
+        "labels": ("", "#labels button", "#morelabels .chip"),
+        "keys": ("", "#view, #help", "#keys[open]"),
+        "comparison": ("{w}/jobs/failed?new=true&against=good-1", "#compare", "#compare[aria-pressed=true]"),
         "search": ("{w}/jobs/failed?q=fine", "", ".row mark"),
         "bad expression": ("{w}/jobs/failed?q=(&regex=true", "", "#count.bad"),
         "no such job": ("{w}/jobs/fialed", "", "#notice a"),
@@ -144,7 +148,7 @@ def test_axe_finds_nothing_in_the_list_of_views(
             tab.page.keyboard.press("Escape")
         for selector in filter(None, clicked.split(", ")):
             tab.page.locator(selector).first.click()
-        tab.page.wait_for_selector(complete, state="attached" if complete.startswith("#notify") else "visible")
+        tab.page.wait_for_selector(complete)
         found += look(view)
     tab.page.route(ROUTES, lambda route: route.abort())
     tab.page.goto(f"{tab.url}/ui/workflows/{workflow}{page}")
@@ -154,9 +158,9 @@ def test_axe_finds_nothing_in_the_list_of_views(
 
 
 def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str) -> None:
-    """With all bars, a search, a selection, a dialog and the tools, light and dark. 640 pixels are 1280 at 200 %."""
+    """With the card, a search, a selection, a dialog and the tools, light and dark. 640 pixels are 1280 at 200 %."""
     tab = open_tab(failed.ref)
-    tab.page.wait_for_selector("#runs a")
+    tab.wait_compared()
     tab.page.keyboard.press("e")
     tab.page.wait_for_selector("#nexterror")
     tab.page.evaluate(axe)
@@ -166,9 +170,6 @@ def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str)
     tab.page.wait_for_selector("#copylink")
     for width in (1280, 640, 390):
         tab.page.set_viewport_size({"width": width, "height": 760})
-        if width == 640:
-            # From here on the tools are behind a button.
-            tab.page.click("#menu")
         for is_dark, found in ((False, FINDINGS), (True, COLOURS)):
             tab.page.emulate_media(color_scheme="dark" if is_dark else "light", reduced_motion="reduce")
             assert (width, is_dark, tab.page.evaluate(found)) == (width, is_dark, [])
@@ -178,26 +179,24 @@ def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str)
     for width in (390, 640, 1280):
         tab.page.set_viewport_size({"width": width, "height": 760})
         if width == 390:
-            tab.page.click("#help")
+            tab.view("#help")
         assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_phone_has_one_button_for_the_tools_and_lines_wrap(
-    browser: Browser, page_service: Service, failed: Job
-) -> None:
+def test_a_phone_has_large_controls_and_lines_wrap(browser: Browser, page_service: Service, failed: Job) -> None:
     """Buttons and fields have 40 pixels for a finger. Nothing is wider than the screen."""
     context = browser.new_context(viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True)
     tab = Tab(context, page_service).open(failed.ref)
-    tab.page.wait_for_selector("#runs a")
+    tab.wait_compared()
     assert tab.page.get_attribute("#wrap", "aria-pressed") == "true"
-    assert (tab.text("#tools"), tab.page.get_attribute("#menu", "aria-expanded")) == ("", "false")
-    tab.page.tap("#menu")
-    wait_until(lambda: "wrap" in tab.text("#tools"), PATIENCE_SECONDS, "the tools are shown")
     controls: list[dict[str, Any]] = tab.page.evaluate(CONTROLS)
     assert [each for each in controls if min(each["width"], each["height"]) < 40] == []
     assert tab.page.evaluate(
         "[...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= 391)"
     )
+    tab.page.tap("#view")
+    controls = tab.page.evaluate(CONTROLS)
+    assert [each for each in controls if min(each["width"], each["height"]) < 32] == []
     tab.page.tap("#stderr")
     tab.wait_text("#notice", "No matching lines.")
     assert tab.faults == []

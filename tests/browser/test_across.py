@@ -86,7 +86,7 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
     tab.wait_text("#progress", "29+ matches in 25 jobs · all jobs were searched")
     assert page.evaluate("document.activeElement.getAttribute('href')") == "/ui/workflows/across/jobs/job-04?q=red#L1"
     assert not page.is_visible("#further")
-    page.select_option("#status", "FAILED")
+    page.click("#kinds [data-kind=FAILED]")
     tab.wait_text("#progress", "12 matches in 12 jobs · all failed jobs were searched")
     page.click("#regex")
     page.fill("#q", "(")
@@ -96,7 +96,7 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
     page.fill("#q", "^r.d$")
     page.press("#q", "Enter")
     tab.wait_text("#progress", "12 matches in 12 jobs · all failed jobs were searched")
-    page.select_option("#status", "")
+    page.click("#kinds [data-kind='']")
     page.click("#found a.rest")
     tab.wait_text("#count", "1 of 7")
     assert page.url == f"{tab.url}/ui/workflows/across/jobs/job-24?q=%5Er.d%24&regex=true"
@@ -154,7 +154,7 @@ def test_what_is_found_is_text(open_tab: OpenTab, page_service: Service) -> None
     links: list[str] = page.evaluate("Array.from(document.querySelectorAll('#found a'), (each) => each.href)")
 
     assert shown == [HOSTILE[text] for text in texts]
-    assert set(names) == {"SECTION", "H2", "A", "SPAN", "OL", "LI", "MARK", "P"}
+    assert set(names) == {"SECTION", "H2", "A", "SPAN", "OL", "LI", "MARK", "P", "TIME", "svg", "path"}
     assert all(link.startswith(f"{tab.url}/ui/workflows/hostile/jobs/%22%3E%3Cimg") for link in links)
     assert page.inner_text("#found h2") == evil
     assert page.inner_text("#found .problem") == f"Search stopped: {evil}"
@@ -169,7 +169,7 @@ def test_a_token_shows_its_own_workflows(open_tab: OpenTab, page_service: Servic
     tab = open_tab()
     page = tab.page
     page.goto(f"{tab.url}/#token={page_service.token(*names)}")
-    listed = "() => Array.from(document.querySelectorAll('tbody tr'), (row) => row.cells[0].textContent)"
+    listed = "() => Array.from(document.querySelectorAll('tbody .who a'), (each) => each.textContent)"
     page.wait_for_selector("tbody tr:nth-child(53)")
     assert page.evaluate(listed) == names[::-1]
     page.fill("#workflow", "not-own")

@@ -30,14 +30,14 @@ def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.evaluate(MARKS) == []
     tab.page.keyboard.press("e")
     wait_current(tab, 100)
-    tab.wait_text("#errorcount", "1 of 3 errors")
+    tab.wait_text("#errorcount", "1 of 3")
     assert tab.page.locator(".row.error").get_attribute("data-number") == "100"
     assert tab.page.locator(".row.error .sr").all_text_contents() == ["error "]
     tab.page.keyboard.press("e")
     wait_current(tab, 251)
     tab.page.click("#nexterror")
     wait_current(tab, 400)
-    tab.wait_text("#errorcount", "3 of 3 errors")
+    tab.wait_text("#errorcount", "3 of 3")
     tab.page.keyboard.press("e")
     wait_current(tab, 100)
     tab.page.keyboard.press("Shift+E")
@@ -50,24 +50,38 @@ def test_errors_are_stepped_through(open_tab: OpenTab, job: Job) -> None:
     tab.page.click("#ruler", position={"x": 3, "y": marks[0] + 2})
     wait_current(tab, 100)
     tab.page.click("#errors")
+    tab.wait(lambda rows: [number for number, _ in rows] == [100, 251, 400], "the errors alone")
+    tab.page.click("#errors")
+    tab.wait(lambda rows: rows[1][0] - rows[0][0] == 1, "every line")
     wait_until(lambda: tab.page.evaluate(MARKS) == [], PATIENCE_SECONDS, "there is no mark")
-    assert tab.text("#walk") == ""
+    assert tab.text("#errorcount") == "3"
 
 
 def test_the_ruler_shows_matches_and_errors_of_a_running_job_as_they_come(open_tab: OpenTab, job: Job) -> None:
-    """Only on stderr when only that is shown."""
+    """They are counted without a click and without a request. Only on stderr when only that is shown."""
     job.lines(*["fine"] * 500)
     tab = open_tab(job.ref).wait_number(500)
+    tab.wait_text("#errorcount", "0")
+    assert tab.text("#firsterror") == ""
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    job.lines("error: disk full", "fine").lines("error: disk full", stream="stderr")
+    tab.wait_text("#errorcount", "2")
+    tab.wait_text("#firsterror", "2 errors so far, first in line 501")
+    assert [url for url in asked if "/logs/search" in url] == []
+    assert tab.page.evaluate(MARKS) == []
     tab.page.click("#errors")
-    tab.wait_text("#errorcount", "No line looks like an error")
-    job.lines("error: disk full").lines("error: disk full", stream="stderr").end(Status.FAILED, 1)
-    wait_until(lambda: tab.text("#errorcount").endswith("2 errors"), PATIENCE_SECONDS, "two errors are counted")
+    tab.wait(lambda rows: [number for number, _ in rows] == [501, 503], "the errors alone")
+    job.lines("error: disk full").end(Status.FAILED, 1)
+    tab.wait(lambda rows: [number for number, _ in rows] == [501, 503, 504], "one error more")
+    tab.page.click("#errors")
+    tab.page.keyboard.press("e")
     wait_until(lambda: len(tab.page.evaluate(MARKS)) == 1, PATIENCE_SECONDS, "there is a mark at the end")
     tab.find("fine")
     wait_until(lambda: tab.page.evaluate(MARKS) == [0], PATIENCE_SECONDS, "the matches are one long mark")
     tab.page.press("#q", "Escape")
-    tab.page.click("#stderr")
-    wait_until(lambda: tab.text("#errorcount").endswith("1 error"), PATIENCE_SECONDS, "one error is counted")
+    tab.view("#stderr")
+    tab.wait_text("#errorcount", "1")
 
 
 def test_the_line_is_named_while_the_scroll_bar_is_dragged(open_tab: OpenTab, big: Job) -> None:

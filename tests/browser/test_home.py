@@ -25,9 +25,9 @@ def test_a_workflows_jobs_are_listed_as_they_go_on(open_tab: OpenTab, page_servi
     tab.page.goto(f"{tab.url}/ui/workflows/page#token={page_service.token()}")
     tab.page.wait_for_selector("tbody tr")
     first = tab.page.evaluate(ROWS)[0]
-    assert (first[0], first[1], first[4]) == (job.ref.job_id, "running", "2")
+    assert (first[0], first[1], first[6]) == ("Running", job.ref.job_id, "2")
     job.end(Status.FAILED, 7)
-    tab.wait_text("tbody tr:first-child .badge", "failed · exit 7")
+    tab.wait_text("tbody tr:first-child .badge", "Failed · exit 7")
     tab.page.click("tbody tr:first-child a")
     tab.wait_number(2)
     assert tab.page.url == f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}"

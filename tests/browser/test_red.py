@@ -15,7 +15,7 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-NAMES = "() => [...document.querySelectorAll('tbody tr')].map((row) => row.cells[0].textContent)"
+NAMES = "() => [...document.querySelectorAll('tbody .who a')].map((each) => each.textContent)"
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,16 @@ def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service
     order = ["red-lost", "red-failed", "red-runs", "red-good-too", "red-good"]
     wait_until(lambda: tab.page.evaluate(NAMES) == order, PATIENCE_SECONDS, "red ones first")
     row = tab.page.locator("tbody tr:has(a:text-is('red-failed'))")
-    assert row.locator(".badge").inner_text() == "failed"
-    dots = "(dots) => dots.map((each) => each.dataset.status)"
-    assert row.locator(".dot").evaluate_all(dots) == ["COMPLETED", "FAILED", "FAILED"]
+    assert row.locator(".who").get_attribute("data-status") == "FAILED"
+    dots = "(dots) => dots.map((each) => [each.dataset.status, each.getAttribute('href').split('/').pop()])"
+    row.locator(".dots a").nth(2).wait_for()
+    assert row.locator(".dots > *").evaluate_all(dots) == [
+        ["COMPLETED", "red-failed-0"],
+        ["FAILED", "red-failed-1"],
+        ["FAILED", "red-failed-2"],
+    ]
+    wait_until(lambda: row.locator(".since").inner_text() == "failing for 1 min", PATIENCE_SECONDS, "since when")
+    wait_until(lambda: row.locator(".why").inner_text() == "a line", PATIENCE_SECONDS, "why")
     tab.page.click("#kinds [data-kind=red]")
     assert tab.page.evaluate(NAMES) == order[:2]
     tab.page.reload()
@@ -55,13 +62,13 @@ def test_the_home_page_says_what_is_red(open_tab: OpenTab, page_service: Service
     tab.page.press("#workflow", "Enter")
     tab.page.wait_for_url("**/ui/workflows/red-runs")
     tab.page.goto(f"{tab.url}/?show=red")
-    tab.page.click("tbody tr:has(a:text-is('red-failed')) .run")
+    tab.page.click("tbody tr:has(a:text-is('red-failed')) .when a")
     tab.page.wait_for_url("**/ui/workflows/red-failed/jobs/red-failed-2*")
     tab.wait_number(1)
 
 
 def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """How many jobs stand how, running ones on top, where it broke, and which good run to compare it with."""
+    """How many jobs have each status, running ones on top, why they failed, and where it broke."""
     for number, status in enumerate((Status.COMPLETED, Status.FAILED, Status.FAILED)):
         Job(page_store, f"run-{number}", "overview").lines(*["same"] * number, f"only {status}").end(status, 3)
     Job(page_store, "a-running-one", "overview").lines("a line")
@@ -70,19 +77,38 @@ def test_a_workflows_page_says_what_is_red(open_tab: OpenTab, page_service: Serv
     tab.page.goto(f"{tab.url}/ui/workflows/overview#token={page_service.token()}")
     tab.page.wait_for_selector("tbody tr:nth-child(5)")
     assert tab.page.evaluate(NAMES) == ["a-running-one", "run-4", "run-2", "run-1", "run-0"]
-    counts = tab.page.locator("#overview .badge").all_inner_texts()
-    assert sorted(counts) == ["1 completed", "1 running", "3 failed"]
-    links = "(links) => links.map((each) => [each.textContent, each.title])"
-    assert tab.page.locator("#overview a").evaluate_all(links) == [
-        ["Last failure", "run-4"],
-        ["Last good run", "run-0"],
-        ["Failing since", "run-1"],
+    kinds = "(links) => links.map((each) => [each.dataset.kind, each.innerText])"
+    assert tab.page.locator("#kinds a").evaluate_all(kinds) == [
+        ["", "All 5"],
+        ["FAILED", "Failed 3"],
+        ["RUNNING", "Running 1"],
+        ["LOST", "Lost 0"],
+        ["COMPLETED", "Completed 1"],
+        ["CANCELED", "Cancelled 0"],
     ]
-    choice = tab.page.locator("tbody tr:nth-child(2) select")
-    choice.focus()
-    choice.select_option("run-0")
+    assert tab.text("#overview") == "5 jobs · failing since run-1 · last good run run-0"
+    links = "(links) => links.map((each) => each.getAttribute('href').split('/').pop())"
+    assert tab.page.locator("#overview a").evaluate_all(links) == ["run-1", "run-0"]
+    causes = "(all) => all.map((each) => each.textContent)"
+    wait_until(
+        lambda: tab.page.locator(".why").evaluate_all(causes) == ["", "a line", "only FAILED", "only FAILED", ""],
+        PATIENCE_SECONDS,
+        "why they failed",
+    )
+    tab.page.click("#kinds [data-kind=FAILED]")
+    wait_until(lambda: tab.page.evaluate(NAMES) == ["run-4", "run-2", "run-1"], PATIENCE_SECONDS, "the failed ones")
+    tab.page.click("#kinds [data-kind=LOST]")
+    tab.page.wait_for_selector("#notice:has-text('No lost jobs. Show all 5')")
+    tab.page.reload()
+    tab.page.wait_for_selector("#notice:has-text('No lost jobs. Show all 5')")
+    tab.page.click("#notice a")
+    tab.page.wait_for_selector("tbody tr:nth-child(5)")
+    tab.page.click("tbody tr:nth-child(2) .who a")
+    tab.wait_compared("run-0")
+    tab.page.click("#good")
+    tab.page.click("#runs a:text-is('only this')")
     tab.page.wait_for_url("**/jobs/run-4?new=true&against=run-0*")
-    tab.page.wait_for_selector("#runs a:text-is('run-0')")
+    tab.wait_compared("run-0")
 
 
 def test_a_list_that_is_idle_asks_only_for_what_is_new(
@@ -168,10 +194,10 @@ def test_a_page_says_how_its_job_stands(open_tab: OpenTab, page_service: Service
     tab = open_tab(job.ref).wait_number(1)
     icon = "() => document.querySelector('link[rel=icon]').getAttribute('href')"
     assert tab.page.evaluate(icon) == "/ui/static/icon-running.svg"
-    assert "began just now" in tab.text("#facts")
+    assert "just now" in tab.text("#facts")
     job.end(Status.FAILED, 1)
-    tab.wait_text("#badge", "failed · exit 1")
-    wait_until(lambda: tab.text("#facts").startswith("after "), PATIENCE_SECONDS, "how long it took")
+    tab.wait_text("#badge", "Failed · exit 1")
+    tab.page.wait_for_selector(".foot:has-text('Failed · exit 1 after ')")
     assert tab.page.evaluate(icon) == "/ui/static/icon-failed.svg"
     tab.page.evaluate("location.hash = 'L99999'")
     tab.wait_text("#link", "there is no line 99,999: the last one is 1")

@@ -167,7 +167,7 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     job.lines("the last line").end()
     for each in (tab, other):
         # A stream begins with how the job stands. The lines come after it.
-        each.wait_text("#badge", "completed")
+        each.wait_text("#badge", "Completed")
         each.wait_number(job.last)
         assert each.page.query_selector("dialog.sign-in") is None
         assert each.page.evaluate(SEEN) == list(range(301, job.last + 1))

@@ -49,13 +49,13 @@ def test_the_last_row_says_how_the_job_stands(open_tab: OpenTab, job: Job) -> No
     """How long a running job has been quiet, and how it has ended. It is in view at the end only."""
     job.lines(*(f"line {number}" for number in range(1, 101)))
     tab = open_tab(job.ref).wait_number(100)
-    tab.page.wait_for_selector(".row[data-number='100'] + .foot:has-text('running · last line ')")
+    tab.page.wait_for_selector(".row[data-number='100'] + .foot:has-text('Running · last line ')")
     foot, log = tab.page.locator(".foot").bounding_box(), tab.page.locator("#log").bounding_box()
     assert foot is not None
     assert log is not None
     assert abs(foot["y"] + foot["height"] - log["y"] - log["height"]) <= 2
     job.lines("line 101").end(Status.FAILED, 3)
-    tab.page.wait_for_selector(".row[data-number='101'] + .foot:has-text('failed · exit 3 after ')")
+    tab.page.wait_for_selector(".row[data-number='101'] + .foot:has-text('Failed · exit 3 after ')")
     tab.wait_number(101)
     tab.page.keyboard.press("g")
     tab.wait_number(1)
@@ -73,11 +73,11 @@ def test_a_search_that_pauses_says_so(open_tab: OpenTab, big: Job) -> None:
     # A page may have fewer lines than were asked for, so the pause may come up to 999 later than after 20,000.
     paused = re.compile(r"1 of 20,\d\d\d\+ · paused at 8[0-4]%")
     wait_until(lambda: paused.fullmatch(tab.text("#count")), PATIENCE_SECONDS, "a pause after 20,000 matches")
-    tab.page.click("#find button:text-is('go on')")
+    tab.page.click("#find button:text-is('Continue')")
     tab.wait_text("#count", "1 of 25,000")
     tab.find("line 100.")
     tab.wait_text("#count", "1 of 1")
-    tab.page.wait_for_selector("#find button:text-is('go on')", state="hidden")
+    tab.page.wait_for_selector("#find button:text-is('Continue')", state="hidden")
 
 
 def test_a_reader_who_asks_for_it_is_told_of_the_end(open_tab: OpenTab, job: Job) -> None:
@@ -87,12 +87,12 @@ def test_a_reader_who_asks_for_it_is_told_of_the_end(open_tab: OpenTab, job: Job
     tab.page.context.grant_permissions(["notifications"])
     tab.page.add_init_script(f"({RECORD})()")
     tab.open(job.ref).wait_number(1)
-    tab.page.click("#notify")
-    tab.page.wait_for_selector("#notify[aria-pressed=true]")
+    tab.view("#notify")
+    tab.page.wait_for_selector("#notify[aria-pressed=true]", state="attached")
     job.end(Status.FAILED, 3)
     wait_until(lambda: tab.page.evaluate("window.shown.length") == 1, PATIENCE_SECONDS, "the notification")
-    assert tab.page.evaluate("window.shown") == [[f"{job.ref.job_id}: failed · exit 3", tab.url.partition("://")[2]]]
-    tab.page.wait_for_selector("#notify", state="hidden")
+    assert tab.page.evaluate("window.shown") == [[f"{job.ref.job_id}: Failed · exit 3", tab.url.partition("://")[2]]]
+    tab.page.wait_for_selector("#notify[hidden]", state="attached")
 
 
 def test_a_browser_that_does_not_notify_says_so(open_tab: OpenTab, job: Job) -> None:
@@ -100,8 +100,8 @@ def test_a_browser_that_does_not_notify_says_so(open_tab: OpenTab, job: Job) -> 
     job.lines("a line")
     tab = open_tab(job.ref).wait_number(1)
     tab.page.evaluate("Notification.requestPermission = async () => 'denied'")
-    tab.page.click("#notify")
-    tab.wait_text("#notify", "notify: blocked")
+    tab.view("#notify")
+    tab.page.wait_for_selector("#notify:has-text('Notifications are blocked')", state="attached")
     assert tab.page.is_disabled("#notify")
     job.lines("another line").end()
     tab.wait_number(2)

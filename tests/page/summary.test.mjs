@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { $ } from "./document.mjs";
 
-const { showSummary } = await import("../../chronoverse/web/static/js/summary.js");
+const { causeText, reason, showSummary } = await import("../../chronoverse/web/static/js/summary.js");
 
 /** Shows a summary with this `cause`, and returns the element. */
 async function shown(cause, status = "FAILED") {
@@ -24,24 +24,44 @@ async function shown(cause, status = "FAILED") {
 
 const line = (number, message) => ({ sequence_num: number, message, timestamp: "2026-03-03T10:00:05.123Z", stream: "stderr" });
 
+const errorLine = line(121, "\x1b[31mE GatewayError: 409\x1b[0m");
+const run = (cause, more = {}) => ({ job: { status: "FAILED", exit_code: 1, ...more }, cause, errors: { count: 0 } });
+
 test("the cause links to its most telling line, and not to the first of the lines around it", async () => {
-  const summary = await shown({ from: 110, to: 131, kind: "error", line: line(121, "\x1b[31mE GatewayError: 409\x1b[0m") });
+  const summary = await shown({ from: 110, to: 131, kind: "error", line: errorLine });
   deepEqual(
     summary.links.map(({ href, dataset, textContent }) => [href, dataset.number, textContent]),
-    [
-      ["#L121", 121, "E GatewayError: 409 line 121"],
-      ["#L118", 118, "3 errors"],
-    ],
+    [["#L121", 121, "121"]],
   );
-  equal(summary.textContent, "Why it failed: E GatewayError: 409 line 121 · 3 errors");
+  equal(summary.textContent, "121E GatewayError: 409");
 });
 
 test("a cause with low confidence is only the most likely one", async () => {
   const summary = await shown({ from: 110, to: 131, kind: "error", confidence: "low", line: line(121, "no such branch") });
-  equal(summary.textContent, "Most likely: no such branch line 121 · 3 errors");
+  equal(summary.textContent, "121Most likelyno such branch");
 });
 
 test("without a cause, a failed job links to its last line", async () => {
   const summary = await shown({ from: 171, to: 200, kind: "last", line: line(200, "bye") });
-  deepEqual([summary.links[0].href, summary.textContent], ["#L200", "Last line: bye line 200 · 3 errors"]);
+  deepEqual([summary.links[0].href, summary.textContent], ["#L200", "200Last linebye"]);
+});
+
+test("what no line says, the exit code or the status says", () => {
+  const last = { kind: "last", line: line(200, "bye") };
+  const text = (...args) => reason(run(...args)).text;
+  equal(text(null, { exit_code: 127 }), "Command not found (exit 127)");
+  equal(text(last, { exit_code: 137 }), "Killed, most likely out of memory (exit 137)");
+  equal(text(last, { exit_code: 137, labels: { reason: "OOMKilled" } }), "Out of memory (exit 137)");
+  equal(text(null), "The job wrote nothing");
+  equal(text(null, { status: "LOST" }), "No sign of the runner");
+  equal(reason(run(null, { exit_code: 127 })).note, "The job wrote nothing");
+  equal(causeText(run(last, { status: "LOST" })), "No sign of the runner since line 200");
+});
+
+test("a line that was found goes before the exit code, and no sentence contradicts it", () => {
+  const found = { kind: "error", confidence: "high", line: errorLine };
+  const { text, line: said, note } = reason({ ...run(found, { exit_code: 127 }), errors: { count: 1 } });
+  deepEqual([text, said.sequence_num, note], [undefined, 121, "Command not found (exit 127)"]);
+  equal(reason({ ...run(found), errors: { count: 0 } }).note, null);
+  equal(reason(run({ kind: "last", line: line(200, "bye") })).note, "No line looks like an error");
 });

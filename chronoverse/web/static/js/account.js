@@ -1,6 +1,7 @@
 // The button that says whose token this tab has, what it is for and until when, and that lets the reader use another.
 
 import { make } from "./dom.js";
+import { icon } from "./icons.js";
 import { issuer } from "./oidc.js";
 import { claims, isRenewed, signIn, signOut } from "./session.js";
 
@@ -28,9 +29,8 @@ export function tokenButtons() {
 /** Puts the button at the end of the page's head. */
 export function showAccount() {
   const { sub, exp } = claims();
-  const button = make("button", "", "Account");
-  button.id = "account";
-  button.type = "button";
+  const button = make("button", "", icon("account"));
+  Object.assign(button, { id: "account", type: "button", title: "Account", ariaLabel: "Account" });
   button.setAttribute("popovertarget", "accountbox");
   const facts = make("dl");
   const until = exp > 0 ? new Date(exp * 1000).toLocaleString() : "unknown";

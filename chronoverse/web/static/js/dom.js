@@ -1,5 +1,7 @@
 // Finds, makes and changes elements. Text always becomes text nodes, never markup.
 
+import { ago } from "./format.js";
+
 export const $ = (id) => document.getElementById(id);
 
 /** A new element with a class and children. Children are elements, or strings, which become text. */
@@ -17,6 +19,13 @@ export function link(href, ...children) {
   return element;
 }
 
+/** How long ago a time was, with the exact time as a title. Empty if it is not a time. */
+export function timeElement(iso) {
+  const element = make("time", "", ago(iso));
+  if (element.textContent) Object.assign(element, { dateTime: iso, title: new Date(iso).toLocaleString() });
+  return element;
+}
+
 /** Has screen readers read `text`, one text a second. Of those that wait only the newest three are read. */
 export function announce(text) {
   if (text === waiting.at(-1)) return;
@@ -31,10 +40,10 @@ function readNext() {
 const waiting = [];
 let timer = 0;
 
-/** Shows one line of explanation in the middle of the page. Null hides it. */
+/** Shows one line of explanation, a text or an element, in the middle of the page. Null hides it. */
 export function notice(text) {
   $("notice").hidden = text === null;
-  if (text !== null && $("notice").textContent !== text) $("notice").textContent = text;
+  if (text !== null && $("notice").textContent !== (text.textContent ?? text)) $("notice").replaceChildren(text);
 }
 
 /** Sets a button to pressed or not, by default to the other state. Returns the new state. */

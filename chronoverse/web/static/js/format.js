@@ -1,28 +1,30 @@
 // Formats numbers, times and statuses for people.
 
 export const STATUS = {
-  PENDING: "pending",
-  RUNNING: "running",
-  COMPLETED: "completed",
-  FAILED: "failed",
-  CANCELED: "cancelled",
-  LOST: "lost",
+  PENDING: "Pending",
+  RUNNING: "Running",
+  COMPLETED: "Completed",
+  FAILED: "Failed",
+  CANCELED: "Cancelled",
+  LOST: "Lost",
 };
 
 export const ended = (status) => status !== "PENDING" && status !== "RUNNING";
 
 const grouped = new Intl.NumberFormat("en-US");
 export const count = (number) => grouped.format(number);
-export const lines = (number) => `${count(number)} ${number === 1 ? "line" : "lines"}`;
 
-/** How a job ended, or its status, such as "failed · exit 3" or "completed". */
+/** "1 workflow", "2 workflows". */
+export const many = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+
+/** How a job ended, or its status, such as "Failed · exit 3" or "Completed". */
 export function outcome(job) {
   const word = STATUS[job.status] ?? job.status;
   const showsExitCode = job.exit_code !== null && job.exit_code !== undefined && job.status === "FAILED";
   return showsExitCode ? `${word} · exit ${job.exit_code}` : word;
 }
 
-/** A duration in milliseconds as "37 ms", "0.3 s", "42 s", "3 m 07 s", "2 h 05 m" or "4 d 03 h". */
+/** A duration in milliseconds as "37 ms", "0.3 s", "42 s", "3 min 07 s", "2 h 05 min" or "4 d 03 h". */
 export function span(ms) {
   if (ms < 100) return `${Math.round(Math.max(0, ms))} ms`;
   const seconds = ms / 1000;
@@ -30,8 +32,8 @@ export function span(ms) {
   const total = Math.floor(seconds);
   const twoDigits = (n) => String(n).padStart(2, "0");
   if (total < 60) return `${total} s`;
-  if (total < 3600) return `${Math.floor(total / 60)} m ${twoDigits(total % 60)} s`;
-  if (total < 86_400) return `${Math.floor(total / 3600)} h ${twoDigits(Math.floor(total / 60) % 60)} m`;
+  if (total < 3600) return `${Math.floor(total / 60)} min ${twoDigits(total % 60)} s`;
+  if (total < 86_400) return `${Math.floor(total / 3600)} h ${twoDigits(Math.floor(total / 60) % 60)} min`;
   return `${Math.floor(total / 86_400)} d ${twoDigits(Math.floor(total / 3600) % 24)} h`;
 }
 
@@ -58,12 +60,17 @@ export function elapsed(iso, start) {
   return hours ? `${sign}${hours}:${seconds}` : `${sign}${seconds}`;
 }
 
-/** How long ago a time was, such as "just now" or "5 min ago". After a day it is a date. */
+/** The time since `iso`, such as "5 min" or "3 d". */
+export function age(iso, now = Date.now()) {
+  const minutes = Math.floor((now - Date.parse(iso)) / 60_000);
+  if (minutes < 60) return `${Math.max(1, minutes)} min`;
+  return minutes < 1440 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} d`;
+}
+
+/** How long ago a time was, such as "just now", "5 min ago" or "3 d ago". After a month it is a date. */
 export function ago(iso, now = Date.now()) {
   const ms = now - Date.parse(iso);
   if (Number.isNaN(ms)) return "";
   if (ms < 60_000) return "just now";
-  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min ago`;
-  if (ms < 86_400_000) return `${Math.floor(ms / 3_600_000)} h ago`;
-  return new Date(iso).toLocaleString();
+  return ms < 30 * 86_400_000 ? `${age(iso, now)} ago` : new Date(iso).toLocaleDateString();
 }

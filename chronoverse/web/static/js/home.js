@@ -1,45 +1,89 @@
-// The home page: the workflows that the token may see. The red ones come first, then those that run.
+// The home page: the workflows that the token may see. The failing ones come first, then those that run.
 
 import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { IDENTIFIER, jobPage, workflowPage } from "./addresses.js";
-import { $, link, make, notice } from "./dom.js";
-import { ago, count, ended } from "./format.js";
+import { causeOf, lastTen } from "./causes.js";
+import { $, link, make, notice, timeElement } from "./dom.js";
+import { age, ago, count, ended, many } from "./format.js";
 import { List } from "./list.js";
 import { recentWorkflows } from "./recent.js";
 import { begin, claims } from "./session.js";
-import { badgeElement, dotsElement, isRed } from "./state.js";
+import { dotsElement, isRed, statusIcon } from "./state.js";
 
 const namedWorkflows = () => [claims().workflows ?? []].flat().filter((each) => IDENTIFIER.test(each));
-//: Red is a workflow whose last ended job has failed or is lost, also while the next one runs.
-const isRedNow = ({ recent = [] }) => isRed(recent.find(ended));
+//: Failing is a workflow whose last ended job has failed or is lost, also while the next one runs.
+const lastEnd = ({ recent = [] }) => recent.find(ended);
+const isRedNow = (each) => isRed(lastEnd(each));
 const rank = (each) => (isRedNow(each) ? 0 : each.running ? 1 : 2);
 const typed = () => $("workflow").value.trim();
-let kind = new URLSearchParams(location.search).get("show") ?? "";
+//: What the reader may look at alone: its name, its icon, and which workflows it has.
+const KINDS = {
+  "": ["All", null, () => true],
+  red: ["Failing", "FAILED", isRedNow],
+  running: ["Running", "RUNNING", (each) => each.running > 0],
+};
+const fromAddress = () => new URLSearchParams(location.search).get("show") ?? "";
+let kind = Object.hasOwn(KINDS, fromAddress()) ? fromAddress() : "";
 
 /** The cells of a workflow. While the server that has its jobs does not answer, they are not known. */
-function cells({ id, jobs, running, last_job: job, last_status: status, recent = [] }) {
-  const last = make("td");
-  if (job) {
-    const run = link(jobPage(id, job), badgeElement({ status }), make("span", "sr", `: ${job}`));
-    run.className = "run";
-    run.title = job;
-    last.append(run);
-  }
-  return [
-    make("td", "", link(workflowPage(id), id)),
-    last,
-    make("td", "wide", dotsElement(recent)),
-    make("td", "quiet"),
-    make("td", "num wide", running ? count(running) : ""),
-    make("td", "num wide", jobs === null ? "unknown" : count(jobs)),
-  ];
+function cells(workflow) {
+  const { id, running, jobs } = workflow;
+  const name = link(workflowPage(id), id);
+  name.className = "cut";
+  const status = isRedNow(workflow) ? lastEnd(workflow) : running ? "RUNNING" : workflow.last_status;
+  const who = make("div", "who", ...(status ? [statusIcon(status)] : []), name, make("span", "since"), make("span", "why cut"));
+  who.dataset.status = status;
+  const runs = running ? [link(`${workflowPage(id)}?status=RUNNING`, `${count(running)} running`)] : jobs === null ? ["unknown"] : [];
+  return [make("td", "name", who), make("td", "ten"), make("td", "runs", ...runs), make("td", "when")];
 }
 
-/** The workflows that the reader wants, the red ones first, then those that run. Others stay the newest first. */
+/** What changes with time, and what is asked for when a row is there: the last ten jobs, and why and since when it fails. */
+function update(row, workflow) {
+  const { id, recent = [], last_job: job, last_job_at: at } = workflow;
+  const when = timeElement(at ?? "");
+  row.querySelector(".when").replaceChildren(job ? link(jobPage(id, job), when) : when);
+  const again = () => list.show();
+  const ten = lastTen(id, `${job} ${recent.join()}`, again);
+  const runs = ten ?? recent.map((status) => ({ status }));
+  const key = JSON.stringify(runs.map(({ id: run, status }) => [run, status]));
+  const dots = row.querySelector(".ten");
+  if (dots.dataset.shown !== key) dots.replaceChildren(dotsElement(runs, (run) => jobPage(id, run)));
+  dots.dataset.shown = key;
+  let [since, why] = ["", ""];
+  if (isRedNow(workflow) && ten) {
+    const after = ten.slice(0, ten.findIndex(({ status }) => status === "COMPLETED") >>> 0).filter(({ status }) => isRed(status));
+    const [newest, oldest] = [after[0], after.at(-1)];
+    why = (newest && causeOf(id, newest.id, again)) || "";
+    if (newest?.status === "LOST") since = `lost ${ago(newest.finished_at)}`;
+    else if (oldest) since = `failing for ${age(oldest.started_at ?? oldest.created_at)}`;
+  }
+  row.querySelector(".since").textContent = since;
+  Object.assign(row.querySelector(".why"), { textContent: why, title: why });
+}
+
+/** The workflows that the reader wants, the failing ones first, then those that run. Others stay the newest first. */
 function arrange(items) {
   const text = typed().toLowerCase();
-  const isWanted = (each) => kind === "" || (kind === "red" ? isRedNow(each) : each.running > 0);
-  return items.filter((each) => each.id.toLowerCase().includes(text) && isWanted(each)).sort((a, b) => rank(a) - rank(b));
+  return items.filter((each) => each.id.toLowerCase().includes(text) && KINDS[kind][2](each)).sort((a, b) => rank(a) - rank(b));
+}
+
+/** The counts, as links, and in the head. */
+function showKinds() {
+  const { items } = list;
+  const plus = list.hasMore ? "+" : "";
+  const links = Object.entries(KINDS).map(([name, [text, icon, has]]) => {
+    const number = items.length ? [" ", make("b", "", count(items.filter(has).length) + plus)] : [];
+    const element = link(name ? `?show=${name}` : "/", ...(icon ? [statusIcon(icon)] : []), make("span", "", text, ...number));
+    element.dataset.kind = name;
+    if (name === kind) element.ariaCurrent = "true";
+    return element;
+  });
+  const focused = document.activeElement?.dataset?.kind;
+  $("kinds").replaceChildren(...links);
+  if (focused !== undefined) links.find((each) => each.dataset.kind === focused)?.focus();
+  const failing = items.filter(isRedNow).length;
+  $("overview").textContent = [many(items.length, "workflow") + plus, failing ? `${count(failing)} failing` : ""].filter(Boolean).join(" · ");
+  $("overview").hidden = !items.length;
 }
 
 /** When there is nothing to show: why that may be, and the ways out. */
@@ -50,8 +94,15 @@ function showEmpty() {
   const named = namedWorkflows();
   const known = [...new Set([...named, ...recentWorkflows()])];
   const links = known.flatMap((id, at) => [at ? " · " : "", link(workflowPage(id), id)]);
-  const hint = [claims().workflows ?? []].flat().length ? "" : " Ask whoever operates the service for access.";
+  const hint = [claims().workflows ?? []].flat().length ? "" : " Ask your administrator for access.";
   $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), ...(links.length ? [make("p", "", ...links)] : []), tokenButtons());
+}
+
+/** What stands instead of workflows: with a filter the way to all. */
+function emptyNotice(all) {
+  if (!all) return "No workflows yet. They appear here when their first job starts.";
+  const what = [KINDS[kind][1] ? `${KINDS[kind][0].toLowerCase()} workflows` : "workflows", typed() ? `with “${typed()}”` : ""].filter(Boolean).join(" ");
+  return make("span", "", `No ${what}. `, link("/", `Show all ${count(all)}`));
 }
 
 const list = new List({
@@ -61,14 +112,11 @@ const list = new List({
   pages: 5,
   cells,
   arrange,
-  update: (row, { last_job_at: at }) => {
-    row[3].textContent = ago(at ?? "");
-    row[3].title = at ?? "";
-  },
+  update,
   isBusy: ({ running }) => running > 0,
-  empty: "No workflows yet. They appear here when their first job starts.",
+  empty: emptyNotice,
   refused: (error) => `The workflows cannot be listed: ${error.message}. You can still open one by its name.`,
-  loaded: showEmpty,
+  loaded: () => (showKinds(), showEmpty()),
 });
 
 $("choose").addEventListener("submit", (event) => {
@@ -81,20 +129,23 @@ $("choose").addEventListener("submit", (event) => {
   return notice("A workflow's name consists of letters, digits and . _ -");
 });
 $("workflow").addEventListener("input", () => list.show());
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  event.preventDefault();
+  $("workflow").focus();
+});
 
-function choose(wanted) {
-  kind = wanted;
-  for (const button of $("kinds").children) button.ariaPressed = String(button.dataset.kind === kind);
-}
-$("kinds").addEventListener("click", ({ target }) => {
-  if (target.dataset.kind === undefined) return;
-  choose(target.dataset.kind);
+$("kinds").addEventListener("click", (event) => {
+  const chosen = event.target.closest("a")?.dataset.kind;
+  if (chosen === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  event.preventDefault();
+  kind = chosen;
   history.replaceState(null, "", kind ? `?show=${kind}` : location.pathname);
+  showKinds();
   list.show();
 });
-if (!["red", "running"].includes(kind)) kind = "";
-choose(kind);
 
+showKinds();
 await begin();
 showAccount();
 list.refresh();

@@ -5,9 +5,9 @@ import { showAccount } from "./account.js";
 import { $, announce, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError } from "./errors.js";
 import { Find } from "./find.js";
-import { count, ended, lines, outcome } from "./format.js";
+import { count, ended, many, outcome } from "./format.js";
 import { Groups } from "./groups.js";
-import { labelChips } from "./labels.js";
+import { ciAddress, labelElements } from "./labels.js";
 import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
 import { NewLines } from "./new_lines.js";
@@ -18,10 +18,11 @@ import { Ruler } from "./ruler.js";
 import { Scan } from "./scan.js";
 import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
-import { copyAs, fromAddress, save, showPicked, toAddress } from "./share.js";
-import { showConnection, showFoot, showForecast, showJob, showLast, showTrouble } from "./status.js";
+import { copyAs, copyText, fromAddress, save, showPicked, toAddress } from "./share.js";
+import { showConnection, showFoot, showJob, showLast, showProgress, showTrouble } from "./status.js";
+import { Steps } from "./steps.js";
 import { Strip } from "./strip.js";
-import { showSummary } from "./summary.js";
+import { cardMarkdown, openCard, showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
 
@@ -34,6 +35,8 @@ const TIMES = ["none", "clock", "elapsed"];
 //: A failed job opens at its cause, this many lines above it, if the service says so within so many milliseconds.
 const ABOVE_CAUSE = 5;
 const CAUSE_MS = 5000;
+//: Milliseconds that the first lines wait for the steps.
+const LATE_MS = 300;
 //: Milliseconds of work on events after which the browser may draw.
 const BUSY_MS = 12;
 
@@ -46,37 +49,42 @@ maker.took = (number) => groups.known.get(number)?.ms;
 maker.isError = (line) => looksLikeError(line.message);
 const log = new Log(path, changed);
 const groups = new Groups(path);
-const steps = {
-  changed: () => (viewport.refresh(), ruler.changed()),
+const scanned = {
+  changed: scanChanged,
   jump: (number) => jump(number),
   top: topNumber,
   current: () => maker.current,
 };
-const find = new Find(path, log, { ...steps, changed: searchChanged });
-const newLines = new NewLines(path, workflow, log, steps);
-const errors = new Errors(path, log, steps);
+const find = new Find(path, log, { ...scanned, changed: () => (scanChanged(), maker.renew()) });
+const newLines = new NewLines(path, workflow, log, scanned);
+const errors = new Errors(path, log, scanned);
 const ruler = new Ruler(
   log,
   [
     ["--new-mark", () => (filtered ? [] : newLines.numbers)],
     ["--mark-now", () => (filtered ? [] : find.numbers)],
-    ["--err-bar", () => (filtered ? [] : errors.numbers)],
+    ["--err-bar", () => (filtered || !errors.isAsked ? [] : errors.numbers)],
   ],
   (number) => jump(number),
 );
 const viewport = new Viewport($("log"), log, maker, moved);
 const strip = new Strip((number) => jump(number), numbersInView);
 const profile = new Profile(path, log, strip);
+const steps = new Steps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
 showFoot((text) => (viewport.foot = text));
-showForecast((isRunning) => profile.forecast(isRunning));
+showProgress((ms) => profile.showRunning(ms));
+//: The scan whose lines alone are shown, and the same if nothing else needs it.
 let filtered = null;
+let own = null;
 let position = 1;
 let target = 0;
 let live = false;
 let status = null;
 let lastSeen = 0;
 let hasReaderActed = false;
-let areGroupsFound = false;
+let groupsFound = null;
+//: The cause at which a failed job was opened, and the first line to show with it.
+let opened = null;
 
 // What is in view.
 
@@ -86,12 +94,14 @@ function changed() {
   find.logGrew();
   newLines.logGrew();
   errors.logGrew();
-  if (filtered && filtered !== find.scan) filtered.resume();
+  own?.resume();
   showNewCount();
   findGroups();
+  steps.changed();
   ruler.changed();
-  strip.moved();
+  inView();
   viewport.refresh();
+  $("q").placeholder = `Find in ${many(log.last, "line")}`;
 }
 
 /** Draws all rows again. */
@@ -100,26 +110,44 @@ function redraw() {
   viewport.refresh();
 }
 
-function searchChanged() {
-  if (filtered && $("only").ariaPressed === "true" && filtered !== find.scan) filter();
-  if (filtered === find.scan && filtered) showScan(filtered);
+/** The scan whose lines alone the reader wants, of those that also mark lines while all are shown. */
+function wanted() {
+  const isPressed = (id) => $(id).ariaPressed === "true";
+  if (isPressed("only") && find.active) return find.scan;
+  return (isPressed("errors") && errors.scan) || (isPressed("compare") && newLines.scan) || null;
+}
+
+function scanChanged() {
+  if (filtered !== (wanted() ?? own)) filter();
+  else if (filtered) showScan(filtered);
   ruler.changed();
-  redraw();
+  strip.mark(steps.shown, errors.numbers);
+  viewport.refresh();
 }
 
 function moved(isLarge) {
   target = 0;
   if (isLarge && !filtered) ruler.showPlace(topNumber());
   if (viewport.atEnd) lastSeen = log.last;
-  strip.moved();
+  inView();
   showNewCount();
+}
+
+/** The strip and the steps show what is in view. */
+function inView() {
+  strip.moved();
+  const [from, to] = numbersInView();
+  const isInView = from <= maker.current && maker.current <= to;
+  steps.follow(isInView ? maker.current : viewport.atEnd ? to : from);
 }
 
 function showNewCount() {
   if (viewport.stick) lastSeen = log.last;
-  const newLines = log.last - lastSeen;
-  $("newer").hidden = !live || viewport.stick || newLines <= 0 || filtered !== null;
-  if (!$("newer").hidden) $("newer").textContent = `↓ ${lines(newLines).replace(/ (lines?)$/, " new $1")}`;
+  $("follow").hidden = !live;
+  toggle($("follow"), viewport.stick);
+  const more = log.last - lastSeen;
+  $("newer").hidden = !live || viewport.stick || more <= 0 || filtered !== null;
+  if (!$("newer").hidden) $("newer").textContent = `↓ ${many(more, "new line")}`;
 }
 
 /** The number of the first line in view. If no line is in view, it is the last one that was. */
@@ -140,20 +168,18 @@ function jump(number, share = JUMP_SHARE) {
   maker.current = number;
   if (maker.picked && (number < maker.picked.from || number > maker.picked.to)) pick(number, false);
   lastSeen = log.last;
-  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active || errors.active) });
-  strip.moved();
+  viewport.show(viewport.source.rowOf(number), { share, near: share === JUMP_SHARE && (find.active || newLines.active || errors.isAsked) });
+  inView();
   showNewCount();
 }
 
-/** Shows all lines, those of one stream, or the matches. */
+/** Shows all lines, those of one stream, or those of a scan. */
 function filter() {
   topNumber();
-  const only = $("only").ariaPressed === "true" && find.active;
   const stream = $("stderr").ariaPressed === "true" ? "stderr" : "";
-  if (filtered && filtered !== find.scan) filtered.stop();
-  if (only) filtered = find.scan;
-  else if (stream) filtered = new Scan(path, { stream }, () => log.last, () => (showScan(filtered), viewport.refresh()));
-  else filtered = null;
+  own?.stop();
+  own = stream && !wanted() ? new Scan(path, { stream }, () => log.last, () => (showScan(filtered), viewport.refresh())) : null;
+  filtered = wanted() ?? own;
   $("log").classList.toggle("filtered", filtered !== null);
   viewport.source = filtered ?? log;
   ruler.changed();
@@ -226,19 +252,24 @@ async function foldAll() {
     return announce("Unfolded all groups");
   }
   await groups.find(GROUPS_OF_ALL);
-  log.foldAll([...groups.known].map(([start, { end }]) => [start, end]));
-  return announce(`Folded ${groups.known.size} groups${groups.done ? "" : ` up to line ${groups.position}`}`);
+  log.foldAll(groups.ended);
+  return announce(`Folded ${many(groups.known.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
 }
 
 /** When lines with groups were loaded: finds the first groups, and folds those of a completed job that had no error. */
-async function findGroups() {
-  if (!log.hasGroups || areGroupsFound || filtered) return;
-  areGroupsFound = true;
+function findGroups() {
+  if (!log.hasGroups || filtered) return groupsFound;
+  return (groupsFound ??= foldFirst());
+}
+
+async function foldFirst() {
   $("foldall").hidden = false;
+  // The room for the steps.
+  document.body.classList.add("stepped");
   await groups.find(GROUPS_AT_FIRST);
-  const good = [...groups.known].filter(([, { isGood }]) => isGood).map(([start, { end }]) => [start, end]);
-  if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.active) log.foldAll(good);
+  if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.active) log.foldAll(groups.good);
   else viewport.refresh();
+  steps.draw();
 }
 
 $("log").addEventListener("click", (event) => {
@@ -250,27 +281,49 @@ $("log").addEventListener("click", (event) => {
     pick(Number(row.dataset.number), event.shiftKey);
   } else if (event.target.closest("button.fold")) {
     fold(Number(row.dataset.number));
+  } else if (event.target.closest("button.updates")) {
+    log.showStates(Number(row.dataset.number));
   }
 });
 $("newer").addEventListener("click", () => toEnd());
 // After a click on a button, keys go to the log again. After a key press on a button the focus stays there, unless the click
 // has hidden it: until the browser draws again, a hidden button still gets the keys.
-for (const group of document.querySelectorAll(".tools, #comparison, #walk, #summary, #slower, #picked, #newer")) {
-  group.addEventListener("click", ({ detail }) => (detail || group.hidden) && $("log").focus({ focusVisible: false }));
+for (const group of document.querySelectorAll("#tools, #card, #steps, #views, #picked, #newer")) {
+  group.addEventListener("click", ({ detail, target }) => {
+    const isMenu = target.closest("[popovertarget]");
+    if (!isMenu && target !== $("q") && (detail || group.hidden)) $("log").focus({ focusVisible: false });
+  });
 }
-$("findings").addEventListener("click", (event) => {
-  const { number } = event.target.dataset;
-  if (!number || event.metaKey || event.ctrlKey) return;
-  event.preventDefault();
-  goTo(Number(number));
-});
+for (const group of [$("card"), $("steps")]) {
+  group.addEventListener("click", (event) => {
+    const number = event.target.closest("[data-number]")?.dataset.number;
+    if (!number || event.metaKey || event.ctrlKey) return;
+    event.preventDefault();
+    if (group.matches(":popover-open")) group.hidePopover();
+    goTo(Number(number));
+  });
+}
+// A choice closes the menu.
+$("views").addEventListener("click", ({ target }) => target.closest("button") && $("views").hidePopover());
 for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
 $("unpick").addEventListener("click", unpick);
 for (const button of [$("copy"), $("copylink"), $("copymarkdown")]) {
   const stream = () => ($("stderr").ariaPressed === "true" ? "stderr" : "");
   button.addEventListener("click", () => copyAs(button, path, maker.picked, stream()).catch((error) => announce(`Not copied: ${error.message}`)));
 }
+$("copycause").addEventListener("click", () => copyText($("copycause"), cardMarkdown(location.href.split("#")[0])).catch((error) => announce(`Not copied: ${error.message}`)));
 $("only").addEventListener("click", () => (toggle($("only")), filter()));
+$("errors").addEventListener("click", () => {
+  if (toggle($("errors"))) errors.ask();
+  else errors.leave();
+  filter();
+});
+$("compare").addEventListener("click", () => {
+  if (toggle($("compare")) && !newLines.active) newLines.mark();
+  filter();
+});
+$("new").addEventListener("click", () => newLines.active || toggle($("compare"), false));
+$("follow").addEventListener("click", () => (viewport.stick ? (viewport.stick = false) : toEnd(), showNewCount()));
 $("stderr").addEventListener("click", () => {
   find.stream = newLines.stream = errors.stream = toggle($("stderr")) ? "stderr" : "";
   filter();
@@ -279,25 +332,24 @@ $("wrap").addEventListener("click", () => (viewport.wrap = toggle($("wrap"))));
 $("time").addEventListener("click", () => {
   maker.times = TIMES[(TIMES.indexOf(maker.times) + 1) % TIMES.length];
   toggle($("time"), maker.times !== "none");
+  $("times").textContent = maker.times;
   $("log").dataset.times = maker.times;
   announce(`Times: ${maker.times}`);
   redraw();
 });
-$("menu").addEventListener("click", () => ($("menu").ariaExpanded = String($("tools").classList.toggle("open"))));
 // On a phone, lines wrap unless the reader says otherwise.
 if (matchMedia("(max-width: 700px)").matches) viewport.wrap = toggle($("wrap"), true);
 $("foldall").addEventListener("click", foldAll);
 $("help").addEventListener("click", () => $("keys").showModal());
-$("downloads").addEventListener("toggle", () => {
-  const shown = filtered === null ? "the log" : filtered === find.scan ? "the matches" : "stderr";
-  $("downloadwhat").textContent = `Download ${shown} as`;
+$("views").addEventListener("beforetoggle", () => {
+  const shown = filtered && filtered === find.scan ? "the matches" : $("stderr").ariaPressed === "true" ? "stderr" : "the log";
+  $("downloadwhat").textContent = `Download ${shown}`;
 });
-$("downloads").addEventListener("click", async (event) => {
+$("views").addEventListener("click", async (event) => {
   const { format } = event.target.dataset;
   if (!format) return;
-  $("downloads").hidePopover();
   const stream = $("stderr").ariaPressed === "true" ? "stderr" : "";
-  const criteria = filtered === null ? {} : filtered === find.scan ? find.criteria : { stream };
+  const criteria = filtered && filtered === find.scan ? find.criteria : { stream };
   await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Download failed: ${error.message}`));
 });
 $("goto").addEventListener("close", () => {
@@ -318,6 +370,7 @@ const KEYS = {
   n: () => find.step(1),
   N: () => find.step(-1),
   d: () => $("new").click(),
+  c: () => $("gocause").hidden || $("gocause").click(),
   j: () => newLines.step(1),
   k: () => newLines.step(-1),
   g: () => (viewport.show(0), showNewCount()),
@@ -356,7 +409,7 @@ addEventListener("keydown", (event) => {
 // What the service sends.
 
 const events = {
-  log: (line) => (groups.added(line), log.append(line)),
+  log: (line) => (groups.added(line), errors.added(line), log.append(line)),
   gap: ({ from, to, reason }) => log.gap(from, to, reason),
   redact: ({ from, to }) => {
     announce(`Lines ${from} to ${to} were redacted`);
@@ -376,6 +429,10 @@ function showState(state) {
   else notice(live ? "No lines yet." : "This job wrote nothing.");
   showJob(state, log.last);
   showLabels(state.labels);
+  if (live || hasFailed()) openCard(hasFailed() ? status : status === "RUNNING" ? status : null);
+  else if (!$("card").hidden) openCard(null);
+  strip.reserve((live ? Date.now() : Date.parse(state.finished_at)) - Date.parse(state.started_at));
+  steps.of(state);
   notifyOfEnd(live, outcome(state), name);
   showNewCount();
 }
@@ -385,8 +442,12 @@ function showLabels(labels = {}) {
   const shown = JSON.stringify(labels);
   if ($("labels").dataset.shown === shown) return;
   $("labels").dataset.shown = shown;
-  $("labels").replaceChildren(...labelChips(workflow, labels));
+  $("labels").replaceChildren(...labelElements(workflow, labels));
   $("labels").hidden = !$("labels").childElementCount;
+  $("viewlabels").hidden = !document.getElementById("morelabels");
+  const ci = ciAddress(labels);
+  $("ci").hidden = !ci;
+  if (ci) Object.assign($("ci"), { href: ci, title: ci, target: "_blank", rel: "noopener noreferrer nofollow" });
   newLines.offer(labels.branch);
 }
 
@@ -452,10 +513,19 @@ function showCause({ cause, compared_with: runs }, moves) {
   const number = cause.line.sequence_num;
   if (number === maker.current) return;
   jump(number);
-  const [top, bottom] = viewport.view;
-  const above = viewport.source.rowOf(Math.max(1, cause.from - ABOVE_CAUSE));
-  if (!viewport.wrap && viewport.source.rowOf(number) - above < bottom - top - 3) viewport.show(above);
+  opened = { number, from: Math.max(1, cause.from - ABOVE_CAUSE) };
+  showOpened();
 }
+
+/** Shows the lines around the cause, so many that it is in view. What comes late above the log may have made it lower. */
+function showOpened() {
+  if (!opened || hasReaderActed) return;
+  const [top, bottom] = viewport.view;
+  const [row, above] = [opened.number, opened.from].map((number) => viewport.source.rowOf(number));
+  if (!viewport.wrap && row - above < bottom - top - 3) viewport.show(above);
+  else viewport.show(row, { share: JUMP_SHARE });
+}
+new ResizeObserver(showOpened).observe($("log"));
 
 /**
  * Shows the summary. If `opens`, the new lines are marked, until the reader has done something, and the log moves to the cause,
@@ -465,7 +535,11 @@ function summarize(opens, answered) {
   const until = performance.now() + CAUSE_MS;
   return showSummary(path, (body) => {
     newLines.showCount(body.compared_with && body.new.count);
+    errors.showCount(body.errors.count);
     newLines.offer(body.job.labels?.branch, body.baseline ?? null);
+    maker.cause = body.cause && body.cause.kind !== "last" ? body.cause.line.sequence_num : 0;
+    if (maker.cause) steps.cause = maker.cause;
+    viewport.refresh();
     if (opens && !hasReaderActed) showCause(body, performance.now() < until);
     answered?.();
   }).then(answered);
@@ -481,13 +555,22 @@ async function explain(opensAtEnd) {
   await profile.follow(() => live);
 }
 
+/** Shows the first lines together with what is above and beside them, unless that takes too long. */
+async function reveal() {
+  const late = new Promise((done) => setTimeout(done, LATE_MS));
+  await Promise.race([late, Promise.all([log.last && log.loaded, log.fetchHead()]).then(findGroups)]);
+  document.body.classList.add("ready");
+  if (document.activeElement === document.body) $("log").focus({ focusVisible: false });
+}
+
 async function main() {
   $("name").textContent = name;
   $("back").textContent = workflow;
   $("back").href = `/ui/workflows/${workflow}`;
   document.title = `${name} · Chronoverse`;
   await begin();
-  $("log").focus({ focusVisible: false });
+  // A service that does not answer does not keep the page empty.
+  setTimeout(() => document.body.classList.add("ready"), 5 * LATE_MS);
   showAccount();
   const job = await untilAnswered(fetchJob);
   // After the listener that takes a token out of the address: a jump changes the address.
@@ -504,10 +587,13 @@ async function main() {
     if (isSearched) find.begin({ jumps: !hasPlace });
     if (isCompared) newLines.begin({ jumps: !hasPlace && !isSearched });
     lastSeen = log.last;
+    reveal();
     explain(opensAtEnd);
     if (!live) return;
+    errors.countLive();
   } else {
     showMissing(workflow, name);
+    reveal();
     viewport.end(true);
     live = true;
     explain(false);
@@ -515,4 +601,7 @@ async function main() {
   await followStream(log.last, job !== null);
 }
 
-main().catch((error) => notice(error.message));
+main().catch((error) => {
+  notice(error.message);
+  document.body.classList.add("ready");
+});

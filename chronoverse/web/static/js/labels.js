@@ -1,32 +1,47 @@
-// The labels of a job, as chips. Whoever writes the job chooses them, so they may say anything.
+// The labels of a job. Whoever writes the job chooses them, so they may say anything.
 
 import { workflowPage } from "./addresses.js";
 import { link, make } from "./dom.js";
+import { icon } from "./icons.js";
 
 /** A label as the address of a workflow's page has it. */
 export const labelText = ([key, value]) => `${key}=${value}`;
 
-/** The address that a `url` label names, or null for any other label, and for what no browser should open. */
-function webAddress([key, value]) {
-  const address = key === "url" && URL.canParse(value) ? new URL(value) : null;
+/** The address in the CI system that the label `url` names, or null if there is none that a browser should open. */
+export function ciAddress({ url }) {
+  const address = url !== undefined && URL.canParse(url) ? new URL(url) : null;
   return address && ["http:", "https:"].includes(address.protocol) ? address.href : null;
 }
 
 /** A chip with a label. It leads to `href`. */
 export function chip(label, href, ...more) {
   const [key, value] = label;
-  const element = link(href, make("span", "quiet", key), " ", make("bdi", "", value), ...more);
+  const name = key === "branch" ? [icon("branch"), make("span", "sr", "branch")] : [make("span", "quiet", key)];
+  const element = link(href, ...name, " ", make("bdi", "", value), ...more);
   element.className = "chip";
   element.title = labelText(label);
   return element;
 }
 
-/** The labels of a job. Each leads to the jobs of its workflow that have it, and a `url` to where it says. */
-export function labelChips(workflow, labels = {}) {
-  return Object.entries(labels).map((label) => {
-    const address = webAddress(label);
-    const element = chip(label, address ?? `${workflowPage(workflow)}?${new URLSearchParams({ label: labelText(label) })}`);
-    if (address) Object.assign(element, { target: "_blank", rel: "noopener noreferrer nofollow" });
-    return element;
-  });
+/** A label as a chip that leads to the jobs of its workflow that have it. */
+export const filterChip = (workflow, label) => chip(label, `${workflowPage(workflow)}?${new URLSearchParams({ label: labelText(label) })}`);
+
+/** A commit as its first seven characters. */
+export function commitElement(commit) {
+  const code = make("code", "commit", commit.slice(0, 7));
+  code.title = `commit ${commit}`;
+  return code;
+}
+
+/** For the head of a job: its branch and its commit, and the others behind a button. */
+export function labelElements(workflow, { branch, commit, url, ...others }) {
+  const rest = Object.entries({ ...others, ...(url !== undefined && !ciAddress({ url }) && { url }), ...(commit && { commit }) });
+  const shown = [...(branch ? [filterChip(workflow, ["branch", branch])] : []), ...(commit ? [commitElement(commit)] : [])];
+  if (!rest.length) return shown;
+  const box = make("div", "menu", ...rest.map((label) => filterChip(workflow, label)));
+  Object.assign(box, { id: "morelabels", popover: "auto" });
+  const button = make("button", "plain", `Labels ▾`);
+  button.type = "button";
+  button.setAttribute("popovertarget", box.id);
+  return [...shown, button, box];
 }

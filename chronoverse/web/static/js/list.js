@@ -1,7 +1,7 @@
 // A table of what a route lists in pages, the newest first. While the page is open, it asks for what is new and what runs.
 
 import { $, announce, make, notice } from "./dom.js";
-import { count } from "./format.js";
+import { many } from "./format.js";
 import { get } from "./session.js";
 import { hideRetry, isTransient, showRetry } from "./trouble.js";
 
@@ -24,10 +24,11 @@ export class List {
 
   /**
    * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is what its answer calls the items.
-   * `cells(item)` makes the cells of a row, and `update(cells, item)` sets in them what changes with time.
+   * `cells(item)` makes the cells of a row, and `update(row, item)` sets in them what changes with time.
    * `isBusy(item)` says whether an item changes every second. `arrange(items)` are those to show, in their order.
    * `size` is how many items one request has, and `pages` how many requests the list begins with. `empty` is shown when
-   * there are no items, and `refused(error)` when the first request fails. `loaded()` is called after every request.
+   * there are no items: a text or an element of how many `arrange` has left out. `refused(error)` is shown when the first
+   * request fails. `loaded()` is called after every request.
    */
   constructor(options) {
     this.#options = { size: 50, pages: 1, arrange: (items) => items, ...options };
@@ -140,6 +141,11 @@ export class List {
     if (!others.length) this.#cursor = cursor;
   }
 
+  /** Whether there are further items that were not asked for. */
+  get hasMore() {
+    return this.#cursor !== null;
+  }
+
   /** Shows what there is, as the page arranges it now. */
   show() {
     if (this.#chunks.length) this.#show();
@@ -155,13 +161,13 @@ export class List {
       const focused = document.activeElement;
       body.replaceChildren(...rows);
       if (body.contains(focused)) focused.focus({ preventScroll: true });
-      announce(`${count(rows.length)} ${name}`);
+      announce(many(rows.length, name.slice(0, -1)));
     }
     $("more").hidden = !this.#cursor;
     document.querySelector("table").hidden = !items.length;
     if (items.length) notice(null);
     else if (this.#cursor) notice("No matches on this page. “Show more” continues.");
-    else notice(all.length ? `None of ${count(all.length)} ${name}.` : empty);
+    else notice(empty(all.length));
     const ids = new Set(all.map(({ id }) => id));
     for (const id of this.#rows.keys()) if (!ids.has(id)) this.#rows.delete(id);
     if (this.#focusAt !== null) rows[this.#focusAt]?.querySelector("a").focus();
@@ -179,7 +185,7 @@ export class List {
       if (focused) element.querySelector("a").focus({ preventScroll: true });
       this.#rows.set(item.id, { key, element });
     }
-    this.#options.update([...element.children], item);
+    this.#options.update(element, item);
     return element;
   }
 }

@@ -4,6 +4,7 @@ import { markup } from "./markup.js";
 import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
 import { countBefore, Ranges } from "./ranges.js";
+import { plain } from "./text.js";
 
 //: Lines of a window, and so of one request.
 export const WINDOW = 200;
@@ -19,6 +20,13 @@ const SETTLE_MS = 40;
 //: Milliseconds after which a failed request is repeated.
 const RETRY_MS = 1500;
 
+//: A row of a progress bar: it has a share, a bar, or one count of another. What changes from one state to the next.
+const BAR = /\d\s?%|[█▉▊▋▌▍▎▏]|\[[=#>. -]{4,}\]/;
+const CHANGING = /\d+(?:[.,]\d+)?\s?(?:%|[kKMGT]?i?B(?:\/s)?\b|(?:it|B)\/s|m?s\b)|\d+(?::\d\d)+|\d[\d.,]*\s?\/\s?\d[\d.,]*|[=#>.█▉▊▋▌▍▎▏ -]{2,}|\s+/g;
+
+/** What states of one progress bar have in common. Null for any other line. */
+const barOf = (message) => (message.length < 500 && BAR.test(message) ? plain(message).replace(CHANGING, " ").replace(/ +/g, " ") : null);
+
 export class Log {
   first = 1;
   last = 0;
@@ -32,6 +40,9 @@ export class Log {
   #ends = new Set();
   /** Whether a line that was held has the markup of a group. */
   hasGroups = false;
+  //: The states of progress bars that are hidden: of each last row, the first number.
+  #bars = new Map();
+  #opened = new Ranges();
   #parts = new Map();
   #missing = [];
   #fetching = new Set();
@@ -72,7 +83,8 @@ export class Log {
     const line = this.get(number);
     if (!line) return { number };
     const parts = this.#parts.get(number);
-    return { number, line: parts ? this.#joined(line, parts) : line, folded: this.#folds.has(number) };
+    const updates = this.#bars.has(number) ? number - this.#bars.get(number) : 0;
+    return { number, line: parts ? this.#joined(line, parts) : line, folded: this.#folds.has(number), updates };
   }
 
   /** The numbers of the parts after the first of a long line, as far as they are known. */
@@ -166,6 +178,11 @@ export class Log {
     this.#timer = missing.length ? setTimeout(() => this.#fetchMissing(), this.#windows.size && isMoving ? SETTLE_MS : 0) : 0;
   }
 
+  /** Fetches the beginning, which says whether the log has groups. */
+  async fetchHead() {
+    if (this.last && !this.#complete(0) && !this.#fetching.has(0)) await this.#fetch(0);
+  }
+
   #fetchMissing() {
     this.#timer = 0;
     for (const index of this.#missing) {
@@ -234,6 +251,11 @@ export class Log {
     window.lines[slot] = line;
     window.characters += line.message.length;
     this.#characters += line.message.length;
+    line.bar = line.partial ? null : barOf(line.message);
+    if (line.bar !== null) {
+      this.#hideState(number - 1, number);
+      this.#hideState(number, number + 1);
+    }
     const found = markup(line.message);
     if (found?.of) this.hasGroups = true;
     // The end of a group has no row. Text after its markup is shown.
@@ -311,6 +333,26 @@ export class Log {
     return { ...line, message: message.slice(0, MAX_SHOWN), more, parts: parts.length + 1 };
   }
 
+  // Progress bars.
+
+  /** Hides a row if the next one is a later state of the same progress bar. */
+  #hideState(number, next) {
+    const [line, after] = [this.get(number), this.get(next)];
+    if (!line || !after || line.bar !== after.bar || line.stream !== after.stream || this.#opened.has(number)) return;
+    const end = (this.#hidden.has(next) && [...this.#bars.keys()].find((each) => this.#bars.get(each) === next)) || next;
+    this.#bars.set(end, this.#bars.get(number) ?? number);
+    this.#bars.delete(number);
+    this.#hidden.add(number, number);
+  }
+
+  /** Shows all states of the progress bar whose last one has that number. */
+  showStates(last) {
+    this.#opened.add(this.#bars.get(last), last - 1);
+    this.#bars.delete(last);
+    this.#rehide();
+    this.#changed();
+  }
+
   // Folds.
 
   /** Hides the numbers after `start` up to `end`. */
@@ -340,8 +382,9 @@ export class Log {
     return this.#folds.has(start);
   }
 
-  /** Opens the folds that `number` is in. */
+  /** Opens the folds and the progress bar that `number` is in. */
   reveal(number) {
+    for (const [last, start] of this.#bars) if (start <= number && number < last) this.showStates(last);
     for (const [start, end] of this.#folds) if (start < number && number <= end) this.unfold(start);
   }
 
@@ -350,6 +393,7 @@ export class Log {
     for (const gap of this.#gaps) if (gap.to > gap.from) this.#hidden.add(gap.from + 1, gap.to);
     for (const parts of this.#parts.values()) for (const part of parts) this.#hidden.add(part, part);
     for (const number of this.#ends) this.#hidden.add(number, number);
+    for (const [last, start] of this.#bars) this.#hidden.add(start, last - 1);
     for (const [start, end] of this.#folds) this.#hidden.add(start + 1, end);
   }
 }

@@ -4,24 +4,26 @@
 const COMMAND = /^(?:::(group|endgroup|error|warning|notice|debug)( [^\n]{0,500}?)?::|(?:##)?\[(command)\]|##\[(group|endgroup|error|warning|debug|section)\])/;
 // GitLab: section_start:1560896352:name[collapsed=true], a carriage return, a sequence that clears the line, and the title.
 const SECTION = /^(?:\x1b\[0?K)?section_(start|end):(\d{1,12}):([\w.-]{1,100})(?:\[[^\]\r\n]{0,200}\])?[\r\n]*(?:\x1b\[0?K)?/;
+// Travis CI: travis_fold:start:name, a carriage return, a sequence that clears the line, and the title.
+const FOLD = /^(?:\x1b\[0?K)?travis_(fold|time):(start|end):([\w.:,=-]{1,200})[\r\n]*(?:\x1b\[0?K)?/;
 // Buildkite: --- title, +++ title, ~~~ title. The heads of a diff and the results of go test are none.
 const HEADING = /^(?:---|\+\+\+|~~~) (?=\S)(?![ab]\/|\/dev\/|(?:FAIL|PASS|SKIP|BENCH)\b)(?![^\n]{0,500}\t)/;
 
 /** Lines that begin or end a group, and errors, as an expression of RE2 that finds every such line, and some others. */
-export const MARKERS = "^((::|##\\[)((end)?group|error)|section_(start|end):[0-9]|(---|\\+\\+\\+|~~~) )";
+export const MARKERS = "^(\\x1b\\[0?K)?((::|##\\[)((end)?group|error)|section_(start|end):[0-9]|travis_(fold|time):(start|end):|(---|\\+\\+\\+|~~~) )";
 
 const NONE = null;
 
 /**
  * What the markup at the beginning of a message says: `{kind, skip, of, name, at, where, ends}`, or null. `kind` is "group",
  * "end", "error", "warning", "notice", "debug", "command" or "section". The first `skip` characters are not shown. `of` is
- * the style of a group: "github", "gitlab" or "buildkite". `name` and `at` (ms) are GitLab's, `where` is an annotation's
+ * the style of a group: "github", "gitlab", "travis" or "buildkite". `name` is GitLab's or Travis CI's, `at` (ms) GitLab's, `where` is an annotation's
  * place, such as "app.js:3". `ends` is the name of a section that ends in the same line.
  */
 export function markup(message) {
   const first = message.charCodeAt(0);
-  // : # [ s ESC - + ~
-  if (![0x3a, 0x23, 0x5b, 0x73, 0x1b, 0x2d, 0x2b, 0x7e].includes(first)) return NONE;
+  // : # [ s t ESC - + ~
+  if (![0x3a, 0x23, 0x5b, 0x73, 0x74, 0x1b, 0x2d, 0x2b, 0x7e].includes(first)) return NONE;
   const command = COMMAND.exec(message);
   if (command) {
     const kind = command[1] ?? command[3] ?? command[4];
@@ -37,6 +39,14 @@ export function markup(message) {
     const found = { skip, of: "gitlab", name, at: Number(seconds) * 1000 };
     if (next && next[1] === "start") return { ...found, kind: "group", skip: skip + next[0].length, name: next[3], at: Number(next[2]) * 1000, ends: name };
     return { ...found, kind: what === "start" ? "group" : "end" };
+  }
+  const fold = FOLD.exec(message);
+  if (fold) {
+    // The timing of a command comes after the start of its fold, or before its end, in the same line.
+    const second = FOLD.exec(message.slice(fold[0].length));
+    const skip = fold[0].length + (second ? second[0].length : 0);
+    const [, , what, name] = [fold, second].find((each) => each?.[1] === "fold") ?? [];
+    return name ? { kind: what === "start" ? "group" : "end", skip, of: "travis", name } : { kind: "debug", skip };
   }
   return HEADING.test(message) ? { kind: "group", skip: 0, of: "buildkite" } : NONE;
 }

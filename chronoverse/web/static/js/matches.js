@@ -22,7 +22,7 @@ export class Matches {
   #fetching = false;
   #fetchedWindows = new Set();
   #stop = new AbortController();
-  #more = make("button", "", "go on");
+  #more = make("button", "", "Continue");
 
   /**
    * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()`, the first line in view, and
@@ -36,10 +36,10 @@ export class Matches {
     this.criteria = { stream: "", ...criteria };
     $(previous).addEventListener("click", () => this.step(-1));
     $(next).addEventListener("click", () => this.step(1));
-    Object.assign(this.#more, { type: "button", hidden: true, title: "Find more" });
+    Object.assign(this.#more, { type: "button", className: "further", hidden: true, title: "Find more" });
     this.#more.addEventListener("click", () => {
       this.scan.goOn();
-      this.#changed();
+      this.changed();
     });
     $(next).after(this.#more);
   }
@@ -64,20 +64,20 @@ export class Matches {
     this.#end();
     this.#begin();
     if (jumps) this.#findNearest(this.#on.top() - 1, "asc");
-    this.#changed();
+    this.changed();
   }
 
   /** Drops what was found. */
   drop() {
     this.#end();
-    this.#changed();
+    this.changed();
   }
 
   /** Looks again, because lines were redacted. The current line stays. */
   restart() {
     if (!this.active) return;
     this.#begin();
-    this.#changed();
+    this.changed();
   }
 
   /** To be called when the log has grown. */
@@ -88,7 +88,7 @@ export class Matches {
   #begin() {
     this.scan?.stop();
     this.#fetchedWindows.clear();
-    this.scan = new Scan(this.#path, this.criteria, () => this.#log.last, () => this.#changed());
+    this.scan = new Scan(this.#path, this.criteria, () => this.#log.last, () => this.changed());
   }
 
   #end() {
@@ -100,7 +100,7 @@ export class Matches {
     this.#said = "";
   }
 
-  #changed() {
+  changed() {
     this.#more.hidden = !this.scan?.paused;
     if (this.scan?.paused) this.say(`Paused after ${count(this.scan.count)}`);
     this.show();
@@ -131,7 +131,7 @@ export class Matches {
       this.#fetchedWindows.delete(index);
     }
     this.#fetching = false;
-    this.#changed();
+    this.changed();
   }
 
   /**

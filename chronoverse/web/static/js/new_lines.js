@@ -1,13 +1,15 @@
 // The new lines of a job: which they are, with which runs it is compared, and the steps from one to the next.
 
-import { againstLabels, jobPage } from "./addresses.js";
-import { $, link, make, toggle } from "./dom.js";
-import { count } from "./format.js";
+import { againstLabels } from "./addresses.js";
+import { $, make, toggle } from "./dom.js";
+import { count, many } from "./format.js";
 import { Matches } from "./matches.js";
 import { toQuery } from "./share.js";
+import { showRuns } from "./summary.js";
 
 export class NewLines extends Matches {
   #workflow;
+  #known = "";
 
   /** `on` is as for `Matches`. */
   constructor(path, workflow, log, on) {
@@ -17,8 +19,8 @@ export class NewLines extends Matches {
       toggle($("new"));
       this.begin();
     });
-    $("among").addEventListener("change", () => {
-      toQuery({ against_label: $("among").value });
+    $("against").addEventListener("change", () => {
+      toQuery({ against_label: $("against").value });
       location.reload();
     });
   }
@@ -33,9 +35,9 @@ export class NewLines extends Matches {
     if (own === usual) names.set(own, "this branch");
     if (chosen && !names.has(chosen)) names.set(chosen, chosen);
     const options = [...names].filter(([value]) => value).map(([value, name]) => Object.assign(make("option", "", name), { value }));
-    $("among").replaceChildren(...options);
-    $("among").value = chosen || (baseline === undefined ? "" : label ?? "*");
-    $("among").hidden = !(own || chosen) || new URLSearchParams(location.search).has("against");
+    $("against").replaceChildren(...options);
+    $("against").value = chosen || (baseline === undefined ? "" : label ?? "*");
+    $("against").parentElement.hidden = !(own || chosen) || new URLSearchParams(location.search).has("against");
   }
 
   /** Whether the line is marked as a new one. */
@@ -59,9 +61,10 @@ export class NewLines extends Matches {
     this.look(false);
   }
 
-  /** Shows on the button how many lines are new. Null if that is not known. */
+  /** Shows how many lines are new, of a summary. Null if that is not known. */
   showCount(all) {
-    $("new").textContent = `New lines${all === null ? "" : ` (${count(all)})`}`;
+    if (all !== null) this.#known = count(all);
+    if (!this.active) $("newcount").textContent = this.#known;
   }
 
   /** Marks the new lines, or none, and puts that into the address. It jumps to the next one from the top if `jumps`. */
@@ -79,31 +82,22 @@ export class NewLines extends Matches {
 
   show() {
     const { scan } = this;
-    $("comparison").hidden = !scan;
-    $("log").classList.toggle("comparing", scan !== null);
-    if (!scan) return;
-    if (scan.done && !scan.error) this.showCount(scan.count);
-    for (const id of ["previousnew", "nextnew"]) $(id).hidden = !scan.count;
+    if (!scan) return this.showCount(null);
+    if (scan.done && !scan.error) this.#known = count(scan.count);
     $("newcount").textContent = this.#text(scan);
-    $("newcount").title = scan.error?.message ?? "";
-    this.#showRuns(scan.comparedWith);
-    if (!scan.done && !scan.error) return;
-    this.say(scan.error ? this.#text(scan) : `${count(scan.count)} new, ${$("runs").textContent}`);
+    $("new").title = scan.error ? this.#why(scan.error) : "Mark lines that no good run has (D)";
+    if (scan.comparedWith.length) showRuns(this.#workflow, scan.comparedWith);
+    if (scan.error) this.say(this.#why(scan.error));
+    else if (scan.done) this.say(`${many(scan.count, "new line")}, compared with ${many(scan.comparedWith.length, "run")}`);
+  }
+
+  #why(error) {
+    return error.reason === "nothing-to-compare" ? "No earlier run to compare with" : `Not compared: ${error.message}`;
   }
 
   #text(scan) {
-    if (scan.error?.reason === "nothing-to-compare") return "No earlier run to compare with.";
-    if (scan.error) return `Not compared: ${scan.error.message}`;
+    if (scan.error) return "not compared";
     const { found, far } = this.progress;
-    if (scan.count) return `${found} ${scan.count === 1 ? "new line" : "new lines"}${far}`;
-    return scan.done ? "No new lines" : `Comparing…${far}`;
-  }
-
-  /** Shows the runs as links, once they are known. */
-  #showRuns(runs) {
-    if ($("runs").dataset.runs === runs.join(" ")) return;
-    $("runs").dataset.runs = runs.join(" ");
-    const text = `compared with ${runs.length === 1 ? "1 run" : `${count(runs.length)} runs`}:`;
-    $("runs").replaceChildren(...(runs.length ? [text, ...runs.flatMap((run) => [" ", link(jobPage(this.#workflow, run), run)])] : []));
+    return scan.count || scan.done ? found + far : `…${far}`;
   }
 }

@@ -7,9 +7,8 @@ $("notify").addEventListener("click", async () => {
   if ((await Notification.requestPermission()) === "granted") return announce("You will be notified when the job ends");
   toggle($("notify"), false);
   $("notify").disabled = true;
-  $("notify").textContent = "notify: blocked";
-  $("notify").title = "Notifications are blocked by the browser";
-  return announce($("notify").title);
+  $("notify").textContent = "Notifications are blocked by the browser";
+  return announce($("notify").textContent);
 });
 
 /** Shows the button while the job runs. When it has ended, readers who have asked for it are told how. */

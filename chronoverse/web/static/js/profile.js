@@ -1,10 +1,12 @@
-// Where the time went: asks for a job's profile, and shows what it says in the strip of time and below the head.
+// Where the time went: asks for a job's profile, and shows what it says in the strip of time, on the card of a failed
+// job, and on that of a running one.
 
 import { pause } from "../client/request.js";
 import { againstLabels } from "./addresses.js";
 import { $, announce } from "./dom.js";
+import { span } from "./format.js";
 import { get, token } from "./session.js";
-import { code, linkToLine } from "./summary.js";
+import { code, linkToLine, openCard } from "./summary.js";
 import { runningTexts, slowerTexts } from "./timeline.js";
 
 //: Milliseconds between two requests for a running job, and the least multiple of the time that one takes.
@@ -64,15 +66,34 @@ export class Profile {
     if (this.#body) this.#show({ ...this.#body, slower: [] });
   }
 
-  /** Shows that a running job has been silent for longer than usual, if it has. Returns when the job usually ends, or null. */
-  forecast(isRunning) {
-    const { job, running } = (isRunning && this.#body) || {};
+  /** Shows how long a job has been running beside what is usual, and a silence that is longer than usual. `ms` is null when it does not run. */
+  showRunning(ms) {
+    if (ms === null) return;
+    openCard("RUNNING");
+    const { job, running, usual } = this.#body ?? {};
     const age = (performance.now() - this.#answeredAt) / 1000;
     const { end, silent } = running ? runningTexts(running, age, this.#log.last <= job.last_sequence_num) : {};
     if (silent && $("silent").hidden) announce(silent);
     $("silent").hidden = !silent;
-    if (silent && $("silent").textContent !== silent) $("silent").textContent = silent;
-    return end ?? null;
+    const isOver = Boolean(usual) && ms > 1000 * usual.most;
+    const scale = usual && Math.max(1100 * usual.most, ms);
+    const texts = {
+      sofar: span(ms),
+      usual: [usual && usualText(usual), isOver && `${span(ms - 1000 * usual.most)} over`, !(isOver && end?.endsWith("by now")) && end].filter(Boolean).join(" · "),
+      silent: silent ?? "",
+    };
+    for (const [id, text] of Object.entries(texts)) if ($(id).textContent !== text) $(id).textContent = text;
+    $("usual").classList.toggle("over", isOver);
+    $("gauge").className = `gauge${usual ? "" : " unknown"}${isOver ? " over" : ""}`;
+    if (!usual) return;
+    $("gauge").ariaValueMax = String(Math.round(scale / 1000));
+    $("gauge").ariaValueNow = String(Math.round(ms / 1000));
+    $("gauge").ariaValueText = `${texts.sofar}, ${texts.usual}`;
+    const share = (part) => `${Math.min(100, (100 * part) / scale).toFixed(1)}%`;
+    const [range, done] = $("gauge").children;
+    done.style.width = share(ms);
+    range.style.left = share(1000 * usual.least);
+    range.style.width = share(Math.max(1000 * (usual.most - usual.least), scale / 100));
   }
 
   #show(body) {
@@ -82,8 +103,15 @@ export class Profile {
     const worst = slower.find(({ after }) => after);
     // A job that has succeeded as fast as others needs no explanation.
     $("slower").hidden = !worst || (job.status === "COMPLETED" && seconds <= (usual?.most ?? 0));
+    if (job.status === "COMPLETED") openCard($("slower").hidden ? null : "COMPLETED");
     if ($("slower").hidden) return;
     const [before, after] = slowerTexts(worst);
     $("slower").replaceChildren(linkToLine(worst.after.sequence_num, before, code(worst.after), after));
   }
+}
+
+/** How long good runs take, such as "usually 2 min 10 s to 3 min". */
+function usualText({ least, most }) {
+  const [low, high] = [least, most].map((seconds) => span(1000 * seconds));
+  return `usually ${low === high ? low : `${low} to ${high}`}`;
 }

@@ -2,7 +2,7 @@
 
 import { paint } from "./colour.js";
 import { make } from "./dom.js";
-import { clock, count, elapsed, span } from "./format.js";
+import { clock, count, elapsed, many, span } from "./format.js";
 import { markup } from "./markup.js";
 import { segments } from "./text.js";
 
@@ -26,6 +26,8 @@ export class RowMaker {
   isNew = () => false;
   /** Whether a line is marked as an error. A line's answer never changes. */
   isError = () => false;
+  /** The number of the line that is the cause of a failure. */
+  cause = 0;
   /** The milliseconds that the group that begins with a line took, or undefined. */
   took = () => undefined;
   #version = 0;
@@ -40,7 +42,7 @@ export class RowMaker {
     const { number, line, gap, folded } = item;
     const pickedMark = this.picked && number >= this.picked.from && number <= this.picked.to ? "p" : "";
     const shape = line ? `l${line.parts ?? 1}${folded ? "f" : ""}` : gap ? `g${gap.from}-${gap.to}` : "u";
-    return `${this.#version} ${shape}${line ? (this.took(number) ?? "") : ""}${line && this.isNew(number) ? "n" : ""}${pickedMark}${number === this.current ? "c" : ""}`;
+    return `${this.#version} ${shape}${item.updates || ""}${number === this.cause ? "w" : ""} ${line ? (this.took(number) ?? "") : ""}${line && this.isNew(number) ? "n" : ""}${pickedMark}${number === this.current ? "c" : ""}`;
   }
 
   element(item) {
@@ -50,6 +52,7 @@ export class RowMaker {
     row.dataset.number = number;
     row.classList.toggle("picked", Boolean(this.picked && number >= this.picked.from && number <= this.picked.to));
     row.classList.toggle("current", number === this.current);
+    row.classList.toggle("cause-row", number === this.cause);
     const link = make("a", "n", String(number));
     link.href = `#L${number}`;
     link.tabIndex = -1;
@@ -58,6 +61,11 @@ export class RowMaker {
     if (this.times !== "none") row.append(this.#time(line));
     if (!line) row.classList.add("coming");
     else this.#line(row, line, item.folded);
+    if (item.updates) {
+      const updates = make("button", "updates", `▸ ${many(item.updates, "earlier update")}`);
+      Object.assign(updates, { type: "button", tabIndex: -1 });
+      row.append(updates);
+    }
     return row;
   }
 
@@ -99,7 +107,7 @@ export class RowMaker {
       marks = marks.map(([from, to]) => [from - skip, to - skip]).filter(([, to]) => to > 0);
       if (kind !== "group") row.classList.add(`ci-${kind}`);
       if (["error", "warning", "notice"].includes(kind)) row.append(make("span", "kind", kind));
-      if (where) row.append(make("span", "where", where));
+      if (where) row.append(make("span", "where-at", where));
     }
     if (found?.kind === "group") {
       const fold = make("button", "fold", folded ? "▸" : "▾");

@@ -7,7 +7,7 @@ import { ROW } from "./viewport.js";
 //: Milliseconds between two drawings while marks are added.
 const DRAW_MS = 200;
 //: Milliseconds after the last large move until the number goes away.
-const PLACE_MS = 900;
+const PLACE_MS = 1500;
 //: Pixels of a mark's height, and around a click in which a mark is looked for.
 const MARK = 2;
 const NEAR = 5;

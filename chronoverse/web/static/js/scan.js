@@ -86,6 +86,22 @@ export class Scan {
     if (!this.#busy && (!this.done || this.position < this.#last())) this.#run();
   }
 
+  /** Takes a line of the live stream, if it is the one after all that were scanned. True if it counts as a match by `matches(line)`. */
+  added(line, matches) {
+    if (!this.done || this.#busy || line.sequence_num !== this.position + 1) return false;
+    this.position += 1;
+    const { stream } = this.#criteria;
+    if ((stream && line.stream !== stream) || !matches(line)) return false;
+    const start = this.numbers.push(line.sequence_num) - 1;
+    if (!(this.#pages.at(-1)?.count < PAGE)) this.#pages.push({ start, offset: line.sequence_num - 1, count: 0 });
+    const page = this.#pages.length - 1;
+    this.#store(page, [...(this.#cache.get(page) ?? []), line]);
+    // Lines of it that are not held are fetched with it.
+    if (this.#cache.get(page).length <= this.#pages[page].count) this.#cache.delete(page);
+    this.#pages[page].count += 1;
+    return true;
+  }
+
   /** Whether it waits, because it has found enough for now. */
   get paused() {
     return !this.done && this.numbers.length >= this.#pauseAt;

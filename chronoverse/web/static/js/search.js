@@ -1,7 +1,7 @@
 // The search in all jobs of a workflow: page after page, the newest job first, until it has enough or is stopped.
 
 import { jobPage } from "./addresses.js";
-import { $, announce, link, make, notice } from "./dom.js";
+import { $, announce, link, make, notice, timeElement } from "./dom.js";
 import { STATUS, ago, count } from "./format.js";
 import { matchElement } from "./match.js";
 import { query } from "./scan.js";
@@ -111,8 +111,7 @@ export class WorkflowSearch {
     if (!group) {
       group = { matches: 0, more: false, list: make("ol"), rest: make("a", "rest", "More in this job"), problem: make("p", "problem") };
       const href = jobPage(this.#workflow, job.id);
-      const when = make("span", "quiet", ago(job.created_at ?? ""));
-      when.title = job.created_at ?? "";
+      const when = make("span", "quiet", timeElement(job.created_at ?? ""));
       group.list.setAttribute("role", "list");
       group.rest.href = `${href}?${query(this.#criteria, {})}`;
       group.rest.append(make("span", "sr", `: ${job.id}`));
@@ -144,7 +143,7 @@ export class WorkflowSearch {
     const matches = `${count(total)}${groups.some((group) => group.more) ? "+" : ""} ${total === 1 ? "match" : "matches"}`;
     const found = total ? `${matches} in ${count(groups.length)} ${groups.length === 1 ? "job" : "jobs"}` : "No match";
     const isOver = !prefix && this.#cursor === null;
-    const status = STATUS[this.#criteria.status];
+    const status = STATUS[this.#criteria.status]?.toLowerCase();
     const far = isOver ? `all ${status ? `${status} ` : ""}jobs were searched` : describe(this.#position);
     const parts = [prefix, isOver ? found : `${found} so far`, far];
     $("progress").classList.toggle("bad", isBad);

@@ -81,8 +81,13 @@ function markdown(text, { from, to }) {
 
 /** Copies what a button of the selection says, and shows on the button that it is done. */
 export async function copyAs(button, path, picked, stream) {
+  await copyText(button, await COPIES[button.id](path, picked, stream));
+}
+
+/** Copies a text, and shows on its button that it is done. */
+export async function copyText(button, text) {
   const label = (button.dataset.label ??= button.textContent);
-  await toClipboard(await COPIES[button.id](path, picked, stream));
+  await toClipboard(text);
   button.textContent = "Copied ✓";
   announce("Copied");
   setTimeout(() => {

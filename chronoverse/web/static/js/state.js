@@ -1,27 +1,42 @@
-// How jobs stand, as badges and rows of dots.
+// How jobs stand, as badges and rows of dots. Each status has a shape of its own, for eyes that do not see its colour.
 
-import { make } from "./dom.js";
+import { link, make } from "./dom.js";
 import { STATUS, outcome } from "./format.js";
+import { icon } from "./icons.js";
 
 /** Whether somebody should look at it. */
 export const isRed = (status) => status === "FAILED" || status === "LOST";
 
-/** The status of a job, with its dot, in words of its own or in those given. */
-export function badgeElement(job, words = outcome(job)) {
-  const badge = make("span", "badge", words);
+/** The icon of a status, in its colour. */
+export function statusIcon(status, name = status in STATUS ? status : "PENDING") {
+  const svg = icon(name);
+  svg.dataset.status = status;
+  return svg;
+}
+
+/** How a job ended, or its status. Where there is little room, the style sheet hides the exit code. */
+export function outcomeElement(job) {
+  const [word, exit] = outcome(job).split(" · ");
+  return make("span", "", word, ...(exit ? [make("span", "exit", ` · ${exit}`)] : []));
+}
+
+/** The status of a job, with its icon. */
+export function badgeElement(job) {
+  const badge = make("span", "badge", statusIcon(job.status), outcomeElement(job));
   badge.dataset.status = job.status;
   return badge;
 }
 
-/** A dot for each status, the newest last, as one reads a line of time. */
-export function dotsElement(statuses) {
-  const words = statuses.map((status) => STATUS[status] ?? status);
-  const dots = make("span", "dots");
-  dots.title = `${words.join(", ")} (newest first)`;
-  for (const status of [...statuses].reverse()) {
-    const dot = make("span", "dot");
+/** An icon for each run, the newest last, as one reads a line of time. A run `{status, id}` links to `address(id)` once its id is known. */
+export function dotsElement(runs, address) {
+  const dots = make("div", "dots");
+  for (const { status, id } of [...runs].reverse()) {
+    const shape = statusIcon(status, status === "COMPLETED" ? "good" : status);
+    const words = make("span", "sr", `${id ? `${id}: ` : ""}${STATUS[status] ?? status} `);
+    const dot = id ? link(address(id), shape, words) : make("span", "", shape, words);
+    dot.title = words.textContent.trim();
     dot.dataset.status = status;
     dots.append(dot);
   }
-  return make("span", "", dots, make("span", "sr", dots.title));
+  return dots;
 }

@@ -1,7 +1,8 @@
-// The head of the page: the job's status, and whether the page is connected.
+// The head of the page: the job's status, and whether the page is connected. And how far a running job is.
 
-import { $, announce } from "./dom.js";
-import { ago, ended, lines, outcome, span } from "./format.js";
+import { $, announce, make, timeElement } from "./dom.js";
+import { ended, many, outcome, span } from "./format.js";
+import { outcomeElement, statusIcon } from "./state.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
 //: Milliseconds that a connection may be lost before the page shows it. Most are back by then.
@@ -17,16 +18,16 @@ let last = 0;
 let lostTimer = 0;
 let grewAt = 0;
 let foot = () => {};
-let forecast = () => null;
+let progress = () => {};
 
 /** Has `show` called with what stands after the last line: how long a running job has been quiet, or how it ended. */
 export function showFoot(show) {
   foot = show;
 }
 
-/** Has the head say when a running job usually ends: what `says(isRunning)` gives, or nothing if that is null. */
-export function showForecast(says) {
-  forecast = says;
+/** Has `show` called every half second with how many milliseconds a job has run, or null if it does not run. */
+export function showProgress(show) {
+  progress = show;
 }
 
 /** Shows a job's state, from the service or from its stream, and the log's last number. */
@@ -37,7 +38,7 @@ export function showJob(state, number) {
   const badge = $("badge");
   badge.hidden = false;
   badge.dataset.status = job.status;
-  if (badge.textContent !== outcome(job)) badge.textContent = outcome(job);
+  if (badge.textContent !== outcome(job)) badge.replaceChildren(statusIcon(job.status), outcomeElement(job));
   if (isNew) {
     document.title = `${outcome(job)} · ${$("name").textContent} · Chronoverse`;
     announce(`The job is ${outcome(job)}`);
@@ -74,19 +75,18 @@ function tick() {
   if (!job) return;
   const start = Date.parse(job.started_at ?? "");
   const stop = ended(job.status) ? Date.parse(job.finished_at ?? "") : Date.now();
+  const took = start > 0 && stop >= start ? stop - start : null;
   const facts = [];
-  if (start > 0 && stop >= start) facts.push(`${ended(job.status) ? "after " : ""}${span(stop - start)}`);
-  const end = forecast(job.status === "RUNNING");
-  if (end) facts.push(end);
-  if (start > 0) facts.push(`began ${ago(job.started_at)}`);
-  facts.push(lines(last));
-  if (job.dropped) facts.push(`${job.dropped} dropped`);
+  if (took !== null) facts.push(span(took));
+  if (start > 0) facts.push(timeElement(job.started_at));
+  facts.push(make("span", "wide", many(last, "line")));
+  if (job.dropped) facts.push(`${many(job.dropped, "line")} dropped`);
   if (job.attempt > 1) facts.push(`attempt ${job.attempt}`);
   const quiet = Date.now() - grewAt;
-  if (job.status === "RUNNING") foot(grewAt && quiet > QUIET_MS ? `running · last line ${span(quiet)} ago` : "");
-  else foot(ended(job.status) && start > 0 && stop >= start ? `${outcome(job)} ${facts[0]}` : "");
-  const text = facts.join(" · ");
-  $("facts").title = job.started_at ?? "";
-  if ($("facts").textContent !== text) $("facts").textContent = text;
+  if (job.status === "RUNNING") foot(grewAt && quiet > QUIET_MS ? `Running · last line ${span(quiet)} ago` : "");
+  else foot(ended(job.status) && took !== null ? `${outcome(job)} after ${span(took)}` : "");
+  progress(job.status === "RUNNING" ? took : null);
+  const shown = make("span", "", ...facts.map((fact) => make("span", "", fact)));
+  if ($("facts").textContent !== shown.textContent) $("facts").replaceChildren(...shown.childNodes);
 }
 setInterval(tick, 500);

@@ -1,7 +1,8 @@
 // The strip over the log that shows time: how much came when, the pauses that were longer than in every good run, and what is in view.
 
-import { $, announce } from "./dom.js";
-import { lineAt, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, stepped, WIDTH } from "./timeline.js";
+import { $, announce, make } from "./dom.js";
+import { span } from "./format.js";
+import { bandsOf, lineAt, marksPath, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, stepped, WIDTH } from "./timeline.js";
 
 //: Pixels around a click in which a pause is looked for.
 const NEAR = 8;
@@ -19,6 +20,7 @@ export class Strip {
   #at = 0;
   #jump;
   #view;
+  #marks = [[], []];
   #timer = 0;
   #frame = 0;
 
@@ -27,15 +29,15 @@ export class Strip {
     this.#jump = jump;
     this.#view = view;
     const strip = $("strip");
-    strip.addEventListener("pointermove", (event) => this.#say(this.#secondsAt(event), this.#reach));
+    strip.addEventListener("pointermove", (event) => this.#total && this.#say(this.#secondsAt(event), this.#reach));
     strip.addEventListener("pointerleave", () => this.#hush());
-    strip.addEventListener("focus", () => strip.matches(":focus-visible") && this.#say(this.#at));
+    strip.addEventListener("focus", () => this.#total && strip.matches(":focus-visible") && this.#say(this.#at));
     strip.addEventListener("blur", () => this.#hush());
     // After a click, keys go to the log.
     strip.addEventListener("mousedown", (event) => event.preventDefault());
     strip.addEventListener("click", (event) => {
       $("log").focus({ focusVisible: false });
-      this.#goTo(this.#secondsAt(event), this.#reach);
+      if (this.#total) this.#goTo(this.#secondsAt(event), this.#reach);
     });
     strip.addEventListener("keydown", (event) => this.#keyed(event));
   }
@@ -47,18 +49,44 @@ export class Strip {
     this.#pauses = this.#total ? pausesOf({ strip, slower, pauses }) : [];
     const isShown = this.#total >= SHORT || (this.#total > 0 && slower.length > 0);
     $("strip").hidden = !isShown;
+    $("strip").classList.toggle("empty", !isShown);
     if (!isShown) return this.#hush();
+    $("total").textContent = span(1000 * this.#total);
     $("strip").ariaValueMax = String(Math.round(this.#total));
     $("strip").querySelector(".output").setAttribute("d", outputPath(strip));
     $("strip").querySelector(".slow").setAttribute("d", slowPath(this.#pauses, this.#total));
+    this.mark(...this.#marks);
     return this.moved();
+  }
+
+  /** Makes room for the strip of a job of that many milliseconds, so that nothing moves when its profile comes. */
+  reserve(ms) {
+    if ($("strip").classList.contains("empty")) $("strip").hidden = !(ms >= 1000 * SHORT);
+  }
+
+  /** Shows the steps as bands, and the lines with these numbers as errors. */
+  mark(steps, errors) {
+    this.#marks = [steps, errors];
+    if (!this.#total) return;
+    $("strip").querySelector(".fault").setAttribute("d", marksPath(this.#points, errors));
+    const items = bandsOf(this.#points, steps).map(({ title, ms, from, to }) => {
+      const item = make("li", to - from < 6 ? "thin" : "", make("b", "", title), ms >= 0 ? ` ${span(ms)}` : "");
+      item.style.left = `${from}%`;
+      item.style.width = `${to - from}%`;
+      return item;
+    });
+    this.#track.querySelector("ol").replaceChildren(...items);
+  }
+
+  get #track() {
+    return $("strip").querySelector(".track");
   }
 
   /** To be called when other lines have come into view. */
   moved() {
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
-      if ($("strip").hidden) return;
+      if ($("strip").hidden || !this.#total) return;
       const [from, to] = this.#view().map((number) => secondsOf(this.#points, number));
       const shown = $("strip").querySelector(".shown");
       shown.setAttribute("x", (from / this.#total) * WIDTH);
@@ -78,11 +106,12 @@ export class Strip {
   }
 
   get #reach() {
-    return (NEAR / $("strip").clientWidth) * this.#total;
+    return (NEAR / this.#track.clientWidth) * this.#total;
   }
 
-  #secondsAt({ offsetX }) {
-    return Math.max(0, Math.min(1, offsetX / $("strip").clientWidth)) * this.#total;
+  #secondsAt({ clientX }) {
+    const { left, width } = this.#track.getBoundingClientRect();
+    return Math.max(0, Math.min(1, (clientX - left) / width)) * this.#total;
   }
 
   #goTo(seconds, reach = 0) {
@@ -101,7 +130,7 @@ export class Strip {
 
   #keyed(event) {
     const { key } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.#total) return;
     if (key === "Enter") $("log").focus();
     else if (key === "Escape") this.#hush();
     else if (key === "Home") this.#goTo(0);
@@ -115,10 +144,10 @@ export class Strip {
   #say(seconds, reach = 0) {
     clearTimeout(this.#timer);
     const pause = pauseAt(this.#pauses, seconds, reach);
-    const [moment, width] = [$("moment"), $("strip").clientWidth];
+    const [moment, width, track] = [$("moment"), $("strip").clientWidth, this.#track];
     moment.textContent = pause ? pauseText(pause) : placeText(this.#points, seconds);
     moment.hidden = false;
-    const left = (seconds / this.#total) * width - moment.offsetWidth / 2;
+    const left = track.offsetLeft - $("strip").offsetLeft + (seconds / this.#total) * track.clientWidth - moment.offsetWidth / 2;
     moment.style.left = `${Math.max(4, Math.min(width - moment.offsetWidth - 4, left))}px`;
   }
 

@@ -1,11 +1,11 @@
-// What the page says below the head of a failed job: why it failed, how many lines are new, and how many look like errors.
+// The card of a failed or lost job: its most likely cause, one sentence about it, and what can be done with it.
 
-import { againstLabels } from "./addresses.js";
+import { againstLabels, jobPage } from "./addresses.js";
 import { $, announce, link, make } from "./dom.js";
-import { ago, count } from "./format.js";
+import { ago, count, many } from "./format.js";
 import { segmentElement } from "./row.js";
 import { markup } from "./markup.js";
-import { MORE_REQUESTS, showPast } from "./seen.js";
+import { MORE_REQUESTS, pastOf } from "./seen.js";
 import { get } from "./session.js";
 import { plain, segments } from "./text.js";
 
@@ -14,7 +14,17 @@ const BYTES = 16_384;
 //: Requests until the service has looked at all lines. Each takes up to 3 seconds.
 const MAX_REQUESTS = 40;
 //: Characters of a line that are shown.
-const SHOWN = 200;
+const SHOWN = 400;
+//: What an exit code says when no line does.
+const EXIT = {
+  124: "Timed out",
+  126: "Command not executable",
+  127: "Command not found",
+  134: "Aborted",
+  137: "Killed, most likely out of memory",
+  139: "Segmentation fault",
+  143: "Terminated",
+};
 
 let asking = 0;
 
@@ -25,48 +35,101 @@ export function linkToLine(number, ...children) {
   return element;
 }
 
-/** How many lines of a kind there are, as a link to the first of them. While not all lines were looked at: how many so far. */
-function amount({ count: all, first }, noun, skipped) {
-  const found = all ?? first.reduce((sum, each) => sum + (each.repeated ?? 1), 0);
-  const many = found - skipped;
-  if (many < 1) return null;
-  const text = `${count(many)} ${skipped ? "more " : ""}${noun}${many === 1 ? "" : "s"}${all === null ? " so far" : ""}`;
-  return first.length ? linkToLine(first[0].sequence_num, text) : text;
-}
+/** A line's text without markup and colours. */
+export const textOfLine = ({ message }) => plain(message.slice(markup(message)?.skip ?? 0)).trim().replace(/\s+/g, " ").slice(0, SHOWN);
 
-/** A line's text, without markup and colours. */
-export function code({ message }) {
+/** A line's text as an element. */
+export function code(line) {
   const text = make("code", "");
-  for (const segment of segments(plain(message.slice(markup(message)?.skip ?? 0)).trim().slice(0, SHOWN), [])) text.append(segmentElement({ ...segment, link: undefined }));
+  for (const segment of segments(textOfLine(line), [])) text.append(segmentElement({ ...segment, link: undefined }));
   return text;
 }
 
-/** What is said of the cause, as elements. */
-function reason({ job, cause }) {
-  const { line, kind, confidence } = cause;
-  const where = linkToLine(line.sequence_num, code(line), " ", make("span", "where", `line ${count(line.sequence_num)}`));
-  if (kind !== "last") return [confidence === "low" ? "Most likely: " : "Why it failed: ", where];
-  if (job.status !== "LOST") return ["Last line: ", where];
-  const [at, before] = [new Date(line.timestamp), ago(line.timestamp)];
-  const since = Number.isNaN(at.getTime()) ? "" : ` since ${before.includes("ago") ? `${at.toLocaleTimeString()} (${before})` : before}`;
-  return [`No sign of the runner${since}: `, where];
+/**
+ * Why a job ended as it did, of its summary: `{text}` in our words, or the `line` of the log that says it, and perhaps a
+ * `note` for below. `isGuess`: another line may say it.
+ */
+export function reason({ job, cause, errors }) {
+  const line = cause?.line;
+  const { status, exit_code: exit, labels = {} } = job;
+  const oom = labels.reason === "OOMKilled" ? "Out of memory" : null;
+  const said = oom ?? EXIT[exit];
+  const isFound = cause && cause.kind !== "last";
+  if (status === "LOST") {
+    const at = new Date(line?.timestamp);
+    const since = Number.isNaN(at.getTime()) ? "" : ` since ${at.toLocaleString()} (${ago(line.timestamp)})`;
+    return { text: `No sign of the runner${since}`, last: line, note: line ? null : "The job wrote nothing" };
+  }
+  if (!line) return { text: said ? `${said} (exit ${exit})` : "The job wrote nothing", note: said ? "The job wrote nothing" : null };
+  // An exit code that says more than a guess goes first.
+  if (isFound && !(said && (cause.confidence === "low" || errors?.count === 0))) return { line, isGuess: cause.confidence === "low", note: said ? `${said} (exit ${exit})` : null };
+  if (said) return { text: `${said} (exit ${exit})`, last: line };
+  return { line, isLast: true, note: errors?.count === 0 ? "No line looks like an error" : null };
+}
+
+/** The cause in one line of text, for lists. */
+export function causeText(body) {
+  const { text, line, last } = reason(body);
+  if (body.job.status === "LOST" && last) return `No sign of the runner since line ${count(last.sequence_num)}`;
+  return text ?? textOfLine(line);
 }
 
 function show(body) {
-  const { job, cause, complete } = body;
-  const last = job.last_sequence_num;
-  const parts = cause ? [reason(body)] : [];
-  const isNew = cause && cause.kind !== "last" ? 1 : 0;
-  for (const part of [amount(body.new, "new line", isNew), amount(body.errors, "error", 0)]) if (part) parts.push([part]);
-  if (!complete) {
-    const none = body.new.first.length || body.errors.first.length ? "" : ": none so far";
-    parts.push([`looked at ${count(last - body.scanned_to + 1)} of ${count(last)} lines${none}`]);
-  } else if (body.errors.count === 0) {
-    parts.push(["no line looks like an error"]);
-  }
-  $("summary").replaceChildren(...parts.flatMap((part, index) => (index ? [" · ", ...part] : part)));
-  $("summary").hidden = !parts.length;
-  showPast(body);
+  const { job, complete } = body;
+  const { text, line, last, note, isGuess, isLast } = reason(body);
+  const number = (line ?? last)?.sequence_num;
+  const at = number && linkToLine(number, count(number));
+  if (at) Object.assign(at, { className: "at", ariaLabel: `Line ${count(number)}` });
+  const label = isGuess ? "Most likely" : isLast ? "Last line" : "";
+  $("summary").replaceChildren(...(line ? [at, ...(label ? [make("small", "", label)] : []), code(line)] : [make("b", "", text)]));
+  const said = pastOf(body);
+  if (note) said.unshift(note, said.length ? ". " : "");
+  if (!line && last) said.push("Last line: ", at, " ", code(last));
+  $("past").replaceChildren(...said);
+  $("past").hidden = !said.length;
+  $("scanned").hidden = complete;
+  $("scanned").textContent = `Scanned ${count(job.last_sequence_num - body.scanned_to + 1)} of ${many(job.last_sequence_num, "line")}`;
+  $("scanned").className = "quiet";
+  $("gocause").hidden = !number;
+  $("gocause").replaceChildren("Go to line", make("span", "words", ` ${count(number ?? 0)}`));
+  $("gocause").href = `#L${number}`;
+  $("gocause").dataset.number = number;
+  showRuns(job.workflow_id, body.compared_with);
+}
+
+/** The good runs behind their button: each links to its page, and can be the only one to compare with. */
+export function showRuns(workflow, runs) {
+  $("compare").hidden = $("good").hidden = $("viewruns").hidden = !runs;
+  $("good").textContent = `${many(runs?.length ?? 0, "good run")} ▾`;
+  const rows = (runs ?? []).map((run) => {
+    const only = link(`?${new URLSearchParams({ new: true, against: run })}`, "only this");
+    only.setAttribute("aria-label", `only this run: ${run}`);
+    only.className = "quiet";
+    return make("div", "run", link(jobPage(workflow, run), run), only);
+  });
+  $("runs").replaceChildren(...rows);
+}
+
+/** The card as Markdown, with links: `address` is the page's. */
+export function cardMarkdown(address) {
+  const { number } = $("gocause").dataset;
+  const where = number ? `${address}#L${number}` : address;
+  const text = $("summary").querySelector("code, b").textContent;
+  const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((ticks) => ticks.length + 1)));
+  const said = [$("past"), $("slower")].filter((each) => !each.hidden && each.textContent).map((each) => `\n${each.textContent}\n`);
+  return `[${$("name").textContent}](${where}): ${$("badge").textContent}\n\n${fence}\n${text}\n${fence}\n${said.join("")}`;
+}
+
+/** Opens the card of a job with that status before what it says is known, so that nothing moves then. Null closes it. */
+export function openCard(status) {
+  const card = $("card");
+  if ((card.hidden ? null : card.dataset.status) === status) return;
+  card.hidden = status === null;
+  if (status === null) return;
+  card.dataset.status = status;
+  card.ariaLabel = status === "RUNNING" ? "Progress" : status === "COMPLETED" ? "What was slower" : "Why it failed";
+  $("summary").replaceChildren(make("small", "", "Looking for the cause…"));
+  $("compare").hidden = $("good").hidden = true;
 }
 
 /**
@@ -77,8 +140,16 @@ export async function showSummary(path, told) {
   const mine = (asking += 1);
   let more = MORE_REQUESTS;
   for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
-    const body = await get(`${path}/summary?${new URLSearchParams([["bytes", BYTES], ...againstLabels()])}`).then((answer) => answer.body, () => null);
-    if (!body || mine !== asking) return;
+    const url = `${path}/summary?${new URLSearchParams([["bytes", BYTES], ...againstLabels()])}`;
+    const { body, error } = await get(url).catch((failed) => ({ error: failed }));
+    if (mine !== asking) return;
+    if (error) {
+      $("scanned").hidden = false;
+      $("scanned").textContent = `The cause cannot be determined: ${error.message}`;
+      $("scanned").className = "bad";
+      if ($("summary").querySelector("small")) $("summary").replaceChildren(make("b", "", $("badge").textContent));
+      return;
+    }
     show(body);
     told(body);
     if (body.complete && !(body.cause?.line.seen?.without_shapes && more--)) return announce([$("summary"), $("past")].map((each) => each.textContent).join(". "));

@@ -10,6 +10,8 @@ export const WIDTH = 1000;
 const HEIGHT = 16;
 const OUTPUT_HEIGHT = 10;
 const COLUMNS = 200;
+//: Marks that are nearer to each other than this are one.
+const MERGED = 5;
 //: An arrow key moves by this share of the strip. A pause of less than half of that is none, unless it was slower than usual.
 const STEPS = 50;
 //: Seconds that a running job must be silent before the page says so.
@@ -53,10 +55,29 @@ export function pausesOf({ strip, slower, pauses }) {
   return [...found.values()].sort((a, b) => a.from - b.from);
 }
 
-/** The pauses that were slower than usual, as the `d` of a path: each is a line across it, with a stroke at its beginning. */
+/** The pauses that were slower than usual, as the `d` of a path: each is a line across it, with a stroke at its beginning. Near ones are one. */
 export function slowPath(pauses, total) {
-  const x = (seconds) => ((seconds / total) * WIDTH).toFixed(1);
-  return pauses.filter(({ isSlower }) => isSlower).map(({ from, to }) => `M${x(from)} 0V${HEIGHT}M${x(from)} ${HEIGHT / 2}H${x(to)}`).join("");
+  const x = (seconds) => (seconds / total) * WIDTH;
+  const merged = [];
+  for (const { from, to } of pauses.filter(({ isSlower }) => isSlower)) {
+    if (merged.length && x(from) - x(merged.at(-1).to) < MERGED) merged.at(-1).to = to;
+    else merged.push({ from, to });
+  }
+  return merged.map(({ from, to }) => `M${x(from).toFixed(1)} 0V${HEIGHT}M${x(from).toFixed(1)} ${HEIGHT / 2}H${x(to).toFixed(1)}`).join("");
+}
+
+/** The lines with these numbers as strokes, as the `d` of a path. Near ones are one. */
+export function marksPath(strip, numbers) {
+  const strokes = new Set(numbers.map((number) => Math.round((secondsOf(strip, number) / strip.at(-1)[0]) * (WIDTH / MERGED)) * MERGED));
+  return [...strokes].map((x) => `M${x} 0V${HEIGHT}`).join("");
+}
+
+/** The bands of steps on a strip: where each begins and how wide it is, in percent. Those that are too narrow to be seen are left out. */
+export function bandsOf(strip, steps) {
+  const total = strip.at(-1)[0];
+  const share = (number) => (100 * secondsOf(strip, number)) / total;
+  const bands = steps.filter(({ depth }) => !depth).map((step) => ({ ...step, from: share(step.start), to: step.end === Infinity ? 100 : share(step.end + 1) }));
+  return bands.filter(({ from, to }) => to - from >= 0.5);
 }
 
 /** The pause at a place. One that was slower than usual counts as `reach` seconds longer at both ends. */
@@ -82,7 +103,7 @@ const duration = (seconds) => (seconds >= 10 && seconds < 60 ? `${seconds.toFixe
 /** A duration of which nobody needs the details, such as "45 s", "4 min" or "2 h". */
 const roughly = (seconds) => (seconds < 60 ? span(1000 * seconds) : seconds < 3600 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`);
 
-const usually = (usual) => (usual ? `usually ${duration(usual.median)}` : "");
+const usually = (usual) => (!usual ? "" : usual.median < 0.001 ? "usually no pause" : `usually ${duration(usual.median)}`);
 
 /** What is said of a pause: how long it was, and how long it is in good runs. */
 export const pauseText = ({ seconds, usual, number }) => `${[`${duration(seconds)} here`, usually(usual)].filter(Boolean).join(", ")} · after line ${count(number)}`;

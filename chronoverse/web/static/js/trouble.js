@@ -9,7 +9,7 @@ export { isTransient } from "../client/request.js";
 const said = make("span");
 const button = make("button", "", "Retry now");
 button.type = "button";
-const bar = make("aside", "bar trouble", said, button);
+const bar = make("aside", "trouble", said, button);
 bar.setAttribute("aria-label", "The service");
 bar.hidden = true;
 let timer = 0;
@@ -23,6 +23,8 @@ export function showRetry(ms, error, retry) {
   if (!bar.isConnected) document.querySelector("header").after(bar);
   const what = error instanceof IssuerAway ? error.message : "The service does not answer.";
   if (bar.hidden) announce(what);
+  // The page of a job shows itself when its job is there, or at the latest now.
+  document.body.classList.add("ready");
   bar.hidden = false;
   const until = Date.now() + ms;
   const tick = () => {

@@ -2,65 +2,94 @@
 
 import { scopeText, showAccount, tokenButtons } from "./account.js";
 import { jobPage } from "./addresses.js";
-import { $, link, make, notice } from "./dom.js";
-import { STATUS, ago, count, ended, span } from "./format.js";
-import { chip, labelChips } from "./labels.js";
+import { causeOf } from "./causes.js";
+import { $, link, make, notice, timeElement } from "./dom.js";
+import { STATUS, count, ended, many, span } from "./format.js";
+import { chip, commitElement, filterChip } from "./labels.js";
 import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
-import { begin, claims } from "./session.js";
-import { badgeElement, isRed } from "./state.js";
+import { begin, claims, get } from "./session.js";
+import { badgeElement, isRed, statusIcon } from "./state.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
 const search = new WorkflowSearch(workflow);
 let shown = null;
-//: The labels that all listed jobs have, each as KEY=VALUE.
+//: The status that the reader has chosen, or "", and the labels that all listed jobs have, each as KEY=VALUE.
+let status = "";
 let labels = [];
+//: How many jobs have each status, of those that were listed last without a filter; and what stands behind numbers that may be larger.
+let counts = null;
+let plus = "";
 
 function cells(job) {
-  const labels = labelChips(workflow, job.labels);
-  const cells = [make("td", "", link(jobPage(workflow, job.id), job.id), ...(labels.length ? [make("div", "chips", ...labels)] : [])), make("td", "", badgeElement(job)), make("td", "quiet"), make("td", "quiet wide")];
-  return [...cells, make("td", "num", count(job.lines)), make("td", "wide", ...(isRed(job.status) ? [comparing(job)] : []))];
+  const { branch, commit } = job.labels ?? {};
+  const who = make("div", "who", link(jobPage(workflow, job.id), job.id), make("span", "why cut"));
+  who.firstChild.className = "cut";
+  const row = {
+    state: [badgeElement(job)],
+    name: [who],
+    ref: branch ? [filterChip(workflow, ["branch", branch])] : [],
+    "sha wide": commit ? [commitElement(commit)] : [],
+    when: [],
+    "took num": [],
+    "lines num": [count(job.lines)],
+  };
+  return Object.entries(row).map(([name, children]) => make("td", name, ...children));
 }
 
-/** A choice of the good runs with which a red job is compared. */
-function comparing(job) {
-  const choice = make("select", "", make("option", "", "compare with…"));
-  choice.setAttribute("aria-label", `Compare ${job.id} with`);
-  const fill = () => {
-    const good = list.items.filter((each) => each.status === "COMPLETED" && each.id !== job.id).slice(0, 20);
-    choice.replaceChildren(choice.options[0], ...good.map(({ id }) => make("option", "", id)));
-  };
-  choice.addEventListener("pointerdown", fill);
-  choice.addEventListener("focus", fill);
-  choice.addEventListener("change", () => {
-    if (choice.selectedIndex > 0) location.assign(`${jobPage(workflow, job.id)}?new=true&against=${choice.value}`);
-  });
-  return choice;
+function update(row, job) {
+  const start = Date.parse(job.started_at ?? "");
+  const stop = ended(job.status) ? Date.parse(job.finished_at ?? "") : Date.now();
+  row.querySelector(".when").replaceChildren(timeElement(job.started_at ?? job.created_at ?? ""));
+  row.querySelector(".took").textContent = start > 0 && stop >= start ? span(stop - start) : "";
+  const why = (isRed(job.status) && causeOf(workflow, job.id, () => list.show())) || "";
+  Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
 
 /** The link to a job, in words. */
-function linkTo(words, job) {
-  const element = link(jobPage(workflow, job.id), words);
-  element.title = job.id;
-  return element;
+function linkTo(job) {
+  return link(jobPage(workflow, job.id), job.id);
 }
 
-/** Above the jobs: how many of those listed stand how, the newest red one, and the good one before it. */
+/** In the head: how many jobs there are, since when they fail, and the good one before. */
 function showOverview() {
   const { items } = list;
-  const counts = new Map();
-  for (const { status } of items) counts.set(status, (counts.get(status) ?? 0) + 1);
-  const parts = [...counts].map(([status, many]) => badgeElement({ status }, `${count(many)} ${STATUS[status] ?? status}`));
-  const red = items.find(({ status }) => isRed(status));
-  const good = items.find(({ status }) => status === "COMPLETED");
-  if (red) parts.push(linkTo("Last failure", red));
-  if (good) parts.push(linkTo("Last good run", good));
-  // The first red job after the last good one is where it broke.
-  const after = good ? items.slice(0, items.indexOf(good)).filter(({ status }) => isRed(status)) : [];
-  if (after.length > 1) parts.push(linkTo("Failing since", after.at(-1)));
-  $("overview").replaceChildren(make("span", "sr", "Of the listed jobs: "), ...parts);
-  $("overview").hidden = !items.length;
+  if (!filters().length) {
+    counts = new Map();
+    for (const each of items) counts.set(each.status, (counts.get(each.status) ?? 0) + 1);
+    plus = list.hasMore ? "+" : "";
+    // The first red job after the last good one is where it broke.
+    const good = items.find((each) => each.status === "COMPLETED");
+    const red = (good ? items.slice(0, items.indexOf(good)) : []).filter((each) => isRed(each.status));
+    const jobs = `${count(items.length)}${plus} ${items.length === 1 && !plus ? "job" : "jobs"}`;
+    const parts = red.length ? [jobs, " · failing since ", linkTo(red.at(-1)), " · last good run ", linkTo(good)] : [jobs];
+    $("overview").replaceChildren(...parts);
+    $("overview").hidden = !items.length;
+  }
+  showKinds();
+}
+
+/** The statuses to choose from, with their counts, as links. */
+function showKinds() {
+  const kinds = ["", "FAILED", "RUNNING", "LOST", "COMPLETED", "CANCELED", ...(counts?.has("PENDING") || status === "PENDING" ? ["PENDING"] : [])];
+  const total = counts && [...counts.values()].reduce((sum, each) => sum + each, 0);
+  const links = kinds.map((kind) => {
+    const known = kind ? counts?.get(kind) ?? (counts && 0) : total;
+    const number = known === null || known === undefined ? [] : [" ", make("b", "", count(known) + plus)];
+    const parameters = new URLSearchParams([...chosenParameters()].filter(([name]) => name !== "status"));
+    if (kind) parameters.set("status", kind);
+    const element = link(`?${parameters}`, ...(kind ? [statusIcon(kind)] : []), make("span", "", kind ? STATUS[kind] : "All", ...number));
+    element.dataset.kind = kind;
+    if (kind === status) element.ariaCurrent = "true";
+    return element;
+  });
+  const text = links.map((each) => each.textContent + each.ariaCurrent).join();
+  if ($("kinds").dataset.shown === text) return;
+  const focused = document.activeElement?.dataset?.kind;
+  $("kinds").dataset.shown = text;
+  $("kinds").replaceChildren(...links);
+  if (focused !== undefined) links.find((each) => each.dataset.kind === focused)?.focus();
 }
 
 /** When there are no jobs: whose token it is, and the ways out. */
@@ -74,12 +103,14 @@ function showEmpty() {
   $("empty").append(make("p", "", `This token is for ${scopeText()}.${hint}`), tokenButtons());
 }
 
-function update(row, job) {
-  const start = Date.parse(job.started_at ?? "");
-  const stop = ended(job.status) ? Date.parse(job.finished_at ?? "") : Date.now();
-  row[2].textContent = ago(job.started_at ?? job.created_at ?? "");
-  row[2].title = job.started_at ?? job.created_at ?? "";
-  row[3].textContent = start > 0 && stop >= start ? span(stop - start) : "";
+/** What stands instead of jobs: with a filter the way to all, and how many these are. */
+function emptyNotice() {
+  if (!filters().length) return "No jobs yet. They appear here when they start.";
+  const all = link(location.pathname, "Show all");
+  const what = [STATUS[status]?.toLowerCase(), "jobs", labels.length ? `with ${labels.join(", ")}` : ""].filter(Boolean).join(" ");
+  const total = counts ? Promise.resolve(count([...counts.values()].reduce((sum, each) => sum + each, 0)) + plus) : get(`/workflows/${workflow}/jobs?limit=50`).then(({ body }) => count(body.jobs.length) + (body.cursor ? "+" : ""));
+  total.then((number) => all.append(` ${number}`), () => {});
+  return make("span", "", `No ${what}. `, all);
 }
 
 const list = new List({
@@ -91,29 +122,31 @@ const list = new List({
   arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
   loaded: () => (showOverview(), showEmpty()),
   isBusy: (job) => !ended(job.status),
-  empty: "No jobs yet. They appear here when they start.",
+  empty: emptyNotice,
   refused: (error) => error.message,
 });
 
 /** What the jobs are chosen by, as parameters of a request and of the page's address. */
-const filters = () => [...($("status").value ? [["status", $("status").value]] : []), ...labels.map((label) => ["label", label])];
+const filters = () => [...(status ? [["status", status]] : []), ...labels.map((label) => ["label", label])];
 
 const isRegex = () => $("regex").ariaPressed === "true";
 
 /** The search and the status that the reader has chosen, as the query of the page's address. */
-function chosen() {
+function chosenParameters() {
   const parameters = new URLSearchParams();
   if ($("q").value) parameters.set("q", $("q").value);
   if ($("q").value && isRegex()) parameters.set("regex", "true");
   for (const [name, value] of filters()) parameters.append(name, value);
-  return parameters.size ? `?${parameters}` : "";
+  return parameters;
 }
+const chosen = () => (chosenParameters().size ? `?${chosenParameters()}` : "");
 
 /** Shows what the reader has chosen: matches, or the list of jobs. */
 function show() {
   shown = chosen();
-  const criteria = { q: $("q").value, regex: isRegex(), status: $("status").value, labels };
+  const criteria = { q: $("q").value, regex: isRegex(), status, labels };
   showLabels();
+  showKinds();
   $("jobs").hidden = criteria.q !== "";
   document.title = `${criteria.q ? `${criteria.q} · ` : ""}${workflow} · Chronoverse`;
   if (criteria.q) {
@@ -148,9 +181,8 @@ function fromAddress() {
   $("q").value = parameters.get("q") ?? "";
   $("regex").ariaPressed = String(parameters.get("regex") === "true");
   labels = parameters.getAll("label");
-  $("status").value = parameters.get("status") ?? "";
-  // An invalid status leaves the select empty.
-  if ($("status").selectedIndex < 0) $("status").value = "";
+  status = parameters.get("status") ?? "";
+  if (!(status in STATUS)) status = "";
 }
 
 $("find").addEventListener("submit", (event) => {
@@ -162,7 +194,13 @@ $("regex").addEventListener("click", () => {
   $("regex").ariaPressed = String(!isRegex());
   if ($("q").value) choose();
 });
-$("status").addEventListener("change", choose);
+$("kinds").addEventListener("click", (event) => {
+  const kind = event.target.closest("a")?.dataset.kind;
+  if (kind === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  event.preventDefault();
+  status = kind;
+  choose();
+});
 addEventListener("popstate", () => {
   fromAddress();
   if (chosen() !== shown) show();
@@ -177,6 +215,7 @@ addEventListener("keydown", (event) => {
 $("name").textContent = workflow;
 document.title = `${workflow} · Chronoverse`;
 fromAddress();
+showKinds();
 await begin();
 showAccount();
 storeRecent(workflow);

@@ -1,0 +1,85 @@
+// The list of a job's steps: their names, durations and statuses. It follows the log.
+
+import { $, make } from "./dom.js";
+import { STATUS, ended, span } from "./format.js";
+import { statusIcon } from "./state.js";
+import { linkToLine } from "./summary.js";
+
+//: Steps that are listed. A log may have any number of groups.
+const MAX_STEPS = 300;
+//: Milliseconds between two drawings while lines arrive.
+const DRAW_MS = 500;
+
+export class Steps {
+  /** The steps that are shown. */
+  shown = [];
+  #groups;
+  #job = {};
+  #cause = 0;
+  #timer = 0;
+  #drawn = "";
+  #changed;
+
+  /** `changed()` is called when the steps are others. */
+  constructor(groups, changed) {
+    this.#groups = groups;
+    this.#changed = changed;
+  }
+
+  /** Shows them for a job. */
+  of(job) {
+    this.#job = job;
+    this.changed();
+  }
+
+  /** Marks the step that has the cause of a failure. */
+  set cause(number) {
+    this.#cause = number;
+    this.draw();
+  }
+
+  /** Draws soon. */
+  changed() {
+    if (this.#groups.known.size) this.#timer ||= setTimeout(() => this.draw(), this.#drawn ? DRAW_MS : 0);
+  }
+
+  draw() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+    if (!this.#groups.known.size) return;
+    const { status = "RUNNING", finished_at: finished } = this.#job;
+    const isLive = !ended(status);
+    const steps = this.#groups.steps(isLive ? Date.now() : Date.parse(finished)).slice(0, MAX_STEPS);
+    const failed = this.#cause || steps.findLast(({ end }) => end === Infinity)?.start;
+    this.shown = steps.map((step) => {
+      const isLast = step.end === Infinity;
+      const isBad = status === "FAILED" || status === "LOST" ? step.start <= failed && failed <= step.end : isLast && status !== "COMPLETED";
+      return { ...step, status: isBad ? status : "COMPLETED" };
+    });
+    if (isLive && this.shown.some(({ end }) => end === Infinity)) this.changed();
+    const key = JSON.stringify(this.shown.map(({ start, ms, status: of, depth }) => [start, Math.round(ms / 100), of, depth]));
+    if (key === this.#drawn) return;
+    this.#drawn = key;
+    document.body.classList.add("stepped");
+    $("steps").querySelector("ol").replaceChildren(...this.shown.map((step) => this.#item(step)));
+    this.#changed();
+  }
+
+  #item({ start, title, ms, depth, status }) {
+    const step = linkToLine(start, statusIcon(status), make("span", "sr", `${STATUS[status]}: `), make("span", "cut", title), make("span", "num", ms >= 0 ? span(ms) : ""));
+    step.dataset.status = status;
+    step.title = title;
+    return make("li", depth ? "inner" : "", step);
+  }
+
+  /** Marks the step of a line that is in view. */
+  follow(number) {
+    const current = this.shown.findLast(({ start, end }) => start <= number && number <= end);
+    for (const step of $("steps").querySelectorAll("a")) {
+      const isCurrent = Number(step.dataset.number) === current?.start;
+      if (isCurrent === (step.ariaCurrent === "true")) continue;
+      step.ariaCurrent = isCurrent ? "true" : null;
+      if (isCurrent) step.scrollIntoView({ block: "nearest" });
+    }
+  }
+}
