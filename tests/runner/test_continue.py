@@ -116,6 +116,7 @@ def test_the_recipes_work_with_the_shells_that_they_consist_of(server: RedisServ
         "CHRONOVERSE_KEY_PREFIX": prefix,
         "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
         "GITHUB_JOB": "build",
+        "GITHUB_REPOSITORY": "octo-org/shop.js",
         "GITHUB_RUN_ID": "17",
         "GITHUB_RUN_ATTEMPT": "1",
         "CUSTOM_ENV_CI_PROJECT_PATH_SLUG": "group-app",
@@ -143,7 +144,7 @@ def test_the_recipes_work_with_the_shells_that_they_consist_of(server: RedisServ
     assert [*gitlab, execute(["sh", "-c", cleanup_exec], "")] == [0, 1, 0]
 
     store = Store(server.url, prefix=prefix)
-    actions, job = JobRef("ci", "build-17-1"), JobRef("group-app", "99")
+    actions, job = JobRef("octo-org.shop.js", "build-17-1"), JobRef("group-app", "99")
     assert ended(store, actions) == (Status.FAILED, 1, 2, 3)
     assert [entry[1][3] for entry in store.read(actions, 0, 2)] == [b"one", b"over"]
     assert ended(store, job) == (Status.FAILED, 3, 1, 3)

@@ -54,6 +54,7 @@ NOT_RUN: Final = (
         "it needs systemd. The path to two nodes restarts its nodes so",
     ),
     ("docs/faults.md", "", "each takes minutes"),
+    ("docs/kubernetes.md", "kubectl", "it needs a cluster"),
     ("docs/kubernetes.md", "docker run", "it needs Docker, and an image with the command"),
     ("docs/tokens.md", "oauth2-proxy", "it needs that program, and an issuer"),
 )

@@ -1,0 +1,325 @@
+"""The pages *Connect*: what they have the service trust, and what they have a job do, with tokens of the real kinds.
+
+Each issuer is a stand-in over TLS, whose tokens have the claims that the real one documents.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import yaml
+
+from chronoverse.joblog.model import JobRef
+from chronoverse.store import Store
+from tests.auth.test_trust import GITHUB, GITLAB, KUBERNETES
+from tests.support.certificates import Authority
+from tests.support.issuer import OidcIssuer
+from tests.support.servers import RedisServer, running
+from tests.support.service import ROOT, Service, serving
+from tests.support.tools import tool
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.long
+
+#: The URLs on the pages.
+LOGS: Final = "https://logs.example.com"
+#: The name of each page, and the issuer on it.
+ISSUERS: Final = {
+    "gitlab": "https://gitlab.example.com",
+    "github-actions": "https://token.actions.githubusercontent.com",
+    "kubernetes": "https://kubernetes.default.svc.cluster.local",
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The blocks of a page in this language."""
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def issuers(authority: Authority) -> Iterator[dict[str, OidcIssuer]]:
+    """A stand-in for each page's issuer."""
+    certificate = authority.issue("issuers")
+    with OidcIssuer(certificate) as gitlab, OidcIssuer(certificate) as github, OidcIssuer(certificate) as cluster:
+        yield dict(zip(ISSUERS, (gitlab, github, cluster), strict=True))
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer,
+    authority: Authority,
+    issuers: dict[str, OidcIssuer],
+) -> Iterator[Service]:
+    """A service that trusts what all of the pages say, beside its own key, with which these tests read."""
+    directory = tmp_path_factory.mktemp("service")
+    trusted = "".join(block for page in ISSUERS for block in blocks(page, "toml"))
+    for page, name in ISSUERS.items():
+        assert name in trusted
+        trusted = trusted.replace(name, issuers[page].name)
+    path = directory / "trust.toml"
+    path.write_text(trusted)
+    with serving(directory, redis_server.url, trust_file=path, ca_file=authority.path) as service:
+        yield service
+
+
+@pytest.fixture
+def environ(tmp_path: Path, service: Service) -> dict[str, str]:
+    """The environment of a machine with the command, which reaches the service."""
+    program = tmp_path / "bin" / "chronoverse"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m chronoverse "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "bin" / "make").write_text('#!/bin/sh\necho "making $*"\n')
+    (tmp_path / "bin" / "make").chmod(0o755)
+    return {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
+        "CHRONOVERSE_URL": service.url,
+    }
+
+
+@pytest.fixture
+def ended(redis_server: RedisServer) -> Callable[[str, str], tuple[str, list[str]]]:
+    """How a job has ended, and its messages."""
+
+    def look(workflow: str, job: str) -> tuple[str, list[str]]:
+        store = Store(redis_server.url)
+        try:
+            found = store.get_job(JobRef(workflow, job))
+            assert found is not None
+            entries = store.read(found.ref, 0, found.last)
+            return found.status, [fields[3].decode() for _, fields in entries]
+        finally:
+            store.close()
+
+    return look
+
+
+def refused(service: Service, token: str, workflow: str) -> int:
+    """The status with which a token is refused that begins a job of the workflow."""
+    url = f"{service.url}/workflows/{workflow}/jobs/hostile/attempts"
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.post(url, json={"token": "a" * 32}, headers=headers, verify=service.verify).status_code
+
+
+@pytest.mark.parametrize("executor", ["shell", "docker", "kubernetes"])
+def test_a_gitlab_job_needs_no_secret(
+    executor: str,
+    service: Service,
+    issuers: dict[str, OidcIssuer],
+    environ: dict[str, str],
+    ended: Callable[[str, str], tuple[str, list[str]]],
+) -> None:
+    """All three executors give the script and the job's variables to a shell: bash, or what the image has."""
+    (page,) = blocks("gitlab", "yaml")
+    job = yaml.safe_load(page)["test"]
+    name, wanted = job["id_tokens"].popitem()
+    (line,) = job["script"]
+    shell = {"shell": ["bash", "--login"], "docker": ["sh"], "kubernetes": ["sh"]}[executor]
+    claims = {**GITLAB, "aud": wanted["aud"], "project_path": "team-a/web/shop", "sub": f"{executor}:x"}
+    variables = {
+        name: issuers["gitlab"].token(claims),
+        "CI_PROJECT_PATH": "team-a/web/shop",
+        "CI_JOB_ID": f"{executor}-302",
+    }
+    assert job["variables"] == {"CHRONOVERSE_URL": LOGS}
+    script = f"set -eo pipefail\n{line}\n" if executor == "shell" else f"set -e\n{line}\n"
+    done = subprocess.run(
+        shell,
+        input=f'PATH="{environ["PATH"]}"\n{script}',
+        env={**environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert ended("team-a.web.shop", f"{executor}-302") == ("COMPLETED", ["making test"])
+    assert refused(service, variables[name], "team-a.web.shop2") == 404
+    assert refused(service, issuers["gitlab"].token({**claims, "project_path": "team-b/shop"}), "team-b.shop") == 403
+    assert refused(service, issuers["gitlab"].token({**claims, "aud": "https://vault"}), "team-a.web.shop") == 401
+
+
+class _TokenEndpoint(BaseHTTPRequestHandler):
+    """Gives the ID token for an audience to whoever has the request token, as GitHub does."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        audience = re.search(r"\?api-version=2\.0&audience=([^&]+)$", self.path)
+        is_good = audience and self.headers["Authorization"] == "bearer the-request-token"
+        body = json.dumps({"value": self.server.make_token(audience[1])}).encode() if audience and is_good else b"{}"
+        self.send_response(200 if is_good else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def github(issuers: dict[str, OidcIssuer]) -> Iterator[dict[str, str]]:
+    """The variables of a step that may have ID tokens."""
+    server: Any = HTTPServer(("127.0.0.1", 0), _TokenEndpoint)
+    server.make_token = lambda audience: issuers["github-actions"].token({**GITHUB, "aud": audience})
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield {
+        "ACTIONS_ID_TOKEN_REQUEST_URL": f"http://127.0.0.1:{server.server_port}/token?api-version=2.0",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "the-request-token",
+        "GITHUB_REPOSITORY": GITHUB["repository"],
+        "GITHUB_JOB": "build",
+        "GITHUB_RUN_ID": "17",
+        "GITHUB_RUN_ATTEMPT": "1",
+        "GITHUB_ACTIONS": "true",
+    }
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_github_job_needs_no_secret(
+    service: Service,
+    issuers: dict[str, OidcIssuer],
+    environ: dict[str, str],
+    github: dict[str, str],
+    ended: Callable[[str, str], tuple[str, list[str]]],
+    tmp_path: Path,
+) -> None:
+    """Its first step has a token renewed, and each later step is a part of the job's log."""
+    for name in ("curl", "jq", "bash"):
+        tool(name)
+    (page,) = blocks("github-actions", "yaml")
+    workflow = yaml.safe_load(page)
+    assert workflow["permissions"]["id-token"] == "write"
+    assert workflow["env"].keys() == {"CHRONOVERSE_URL", "CHRONOVERSE_TOKEN_FILE"}
+    token_file = tmp_path / "token"
+    (tmp_path / "bin" / "pip").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "pip").chmod(0o755)
+    variables = {**environ, **github, "CHRONOVERSE_TOKEN_FILE": str(token_file)}
+    build = workflow["jobs"]["build"]
+    groups = []
+
+    def execute(number: int, step: dict[str, Any]) -> int:
+        """Runs a step as the runner does: its script is a file, whose path takes the place of ``{0}``."""
+        script = tmp_path / f"step-{number}.sh"
+        script.write_text(step["run"].replace("${{ job.status }}", "success"))
+        shell = step.get("shell", build["defaults"]["run"]["shell"])
+        shell = "bash --noprofile --norc -eo pipefail {0}" if shell == "bash" else shell
+        with subprocess.Popen(
+            ["bash", "-c", f"exec {shell.replace('{0}', str(script))}"],
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            groups.append(process.pid)
+            return process.wait(60)
+
+    try:
+        steps = [step for step in build["steps"] if "run" in step]
+        assert [execute(number, step) for number, step in enumerate(steps)] == [0] * len(steps)
+        assert token_file.stat().st_mode & 0o077 == 0
+    finally:
+        for group in groups:
+            # The first step's loop is still there. GitHub ends it with the job.
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    status, messages = ended("octo-org.shop", "build-17-1")
+    assert (status, messages) == ("COMPLETED", ["making ", "making test", "the job is success"])
+    assert refused(service, token_file.read_text().strip(), "octo-org.other") == 404
+    hostile = {**GITHUB, "aud": LOGS, "repository_owner": "attacker", "repository": "attacker/shop"}
+    assert refused(service, issuers["github-actions"].token(hostile), "octo-org.shop") == 403
+    claimed = {**hostile, "repository_owner": "octo-org", "repository": "octo-org*"}
+    assert refused(service, issuers["github-actions"].token(claimed), "octo-org.shop") == 403
+
+
+def test_a_pod_needs_no_secret(
+    service: Service,
+    issuers: dict[str, OidcIssuer],
+    environ: dict[str, str],
+    ended: Callable[[str, str], tuple[str, list[str]]],
+    tmp_path: Path,
+) -> None:
+    """The token is in the file that the kubelet renews, and it is for the pod's own namespace."""
+    (page,) = blocks("kubernetes", "yaml")
+    pod = yaml.safe_load(page)["spec"]["template"]["spec"]
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    (source,) = volume["projected"]["sources"]
+    projected = source["serviceAccountToken"]
+    (mount,) = container["volumeMounts"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    assert given["CHRONOVERSE_TOKEN_FILE"] == f"{mount['mountPath']}/{projected['path']}"
+    assert mount["name"] == volume["name"]
+    token_file = tmp_path / "token"
+    cluster = issuers["kubernetes"]
+    token_file.write_text(cluster.token({**KUBERNETES, "aud": [projected["audience"]]}))
+
+    variables = {**environ, "CHRONOVERSE_TOKEN_FILE": str(token_file), "HOSTNAME": "nightly-x7k2p"}
+    done = subprocess.run(container["command"], env=variables, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert ended("ci.nightly", "nightly-x7k2p") == ("COMPLETED", ["making test"])
+    assert refused(service, token_file.read_text(), "prod.nightly") == 404
+    own = {**KUBERNETES, "kubernetes.io": {"namespace": "ci*"}, "aud": [projected["audience"]]}
+    assert refused(service, cluster.token(own), "ci.nightly") == 403
+    assert refused(service, cluster.token({**KUBERNETES, "aud": ["https://kubernetes.default.svc"]}), "ci.x") == 401
+
+
+def test_a_token_that_expires_meanwhile_loses_no_line(
+    service: Service,
+    issuers: dict[str, OidcIssuer],
+    environ: dict[str, str],
+    ended: Callable[[str, str], tuple[str, list[str]]],
+    tmp_path: Path,
+) -> None:
+    """Lines wait until the file has the next one, as the kubelet writes it, or GitHub's loop."""
+    token_file, more = tmp_path / "token", tmp_path / "more"
+    claims = {**KUBERNETES, "aud": ["chronoverse"]}
+    token_file.write_text(issuers["kubernetes"].token(claims))
+    variables = {**environ, "CHRONOVERSE_TOKEN_FILE": str(token_file)}
+    command = ["chronoverse", "run", "--workflow", "ci.x", "--job", "long", "--", "sh", "-c"]
+    script = f'echo one; until [ -e "{more}" ]; do sleep 0.1; done; echo two'
+    with subprocess.Popen([*command, script], env=variables, stdout=subprocess.DEVNULL) as process:
+        path = "/workflows/ci.x/jobs/long"
+        headers = {"Authorization": f"Bearer {service.token()}"}
+        wait_until(
+            lambda: httpx.get(f"{service.url}{path}", headers=headers, verify=service.verify).json().get("lines") == 1,
+            30,
+            "the first line is there",
+        )
+        token_file.write_text(issuers["kubernetes"].token({**claims, "exp": 1}))
+        more.touch()
+        refusals = service.log_size()
+        wait_until(lambda: "the token has expired" in service.logs(refusals), 30, "the token was refused")
+        token_file.write_text(issuers["kubernetes"].token(claims))
+        assert process.wait(60) == 0
+    assert ended("ci.x", "long") == ("COMPLETED", ["one", "two"])
