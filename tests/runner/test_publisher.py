@@ -198,14 +198,15 @@ def test_a_foreign_entry_is_noticed(server: RedisServer, store: Store, tmp_path:
     assert "publishing stopped" in job.stderr_text
 
 
-def test_the_next_line_of_another_writer_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """It has the number that our next line would have, and the lease is still ours."""
+def test_another_writer_that_is_ahead_is_noticed(server: RedisServer, store: Store, tmp_path: Path) -> None:
+    """It has written more lines than ours, with their numbers, and the lease is still ours."""
     with RunningJob(NUMBERS + "say(0, 10); wait(); say(10, 100)", store, tmp_path) as job:
         wait_for_published(server, 10)
-        server.ask("XADD", key("log"), "11-0", "message", "theirs", "stream", "stdout")
+        for number in range(11, 102):
+            server.ask("XADD", key("log"), f"{number}-0", "message", "theirs", "stream", "stdout")
         job.release()
         assert job.result() == 0
-    assert read_lines(server) == [*numbers(10), "theirs"]
+    assert read_lines(server) == [*numbers(10), *["theirs"] * 91]
     assert "publishing stopped: another writer is appending to this job's log" in job.stderr_text
 
 
