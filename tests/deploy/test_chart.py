@@ -1,6 +1,7 @@
 """The Helm chart: with its own values it makes what ``deploy/kubernetes.yaml`` says, and each value arrives.
 
-:func:`render` stands in for Helm. It knows the few forms that the chart uses.
+:func:`render` stands in for Helm. It knows the few forms that the chart uses. Where Helm itself is installed as a
+library (``helm-python-sdk``), it must make the same.
 """
 
 import copy
@@ -8,6 +9,7 @@ import re
 from typing import Any, Final
 
 import kubernetes_validate
+import pytest
 import yaml
 
 from chronoverse import __version__
@@ -15,20 +17,24 @@ from tests.deploy.conftest import DEPLOY
 
 CHART: Final = DEPLOY / "chart"
 TEMPLATES: Final = sorted((CHART / "templates").iterdir())
+#: The example.
+TEXT: Final = (DEPLOY / "kubernetes.yaml").read_text("utf-8")
 INSTANCE: Final = "app.kubernetes.io/instance"
 
 ACTION: Final = re.compile(r"(\s*)\{\{(-?) (.*?) \}\}")
-CONDITION: Final = re.compile(r"\{\{- if (\.\S+) \}\}\n(.*?)\{\{- end \}\}\n", re.DOTALL)
+CONDITION: Final = re.compile(r"[ \t]*\{\{- if (not )?(\.\S+) \}\}\n(.*?)[ \t]*\{\{- end \}\}\n", re.DOTALL)
 
 Values = dict[str, Any]
 
 
 def render(template: str, values: Values, release: str) -> str:
-    """What ``helm template`` makes of ``template``, of which it knows ``if``, a value, and text with ``nindent``.
+    """What ``helm template`` makes of ``template``, of which it knows ``if``, a value, and text with ``nindent``; also
+    ``default`` and ``required``.
 
     Raises :class:`AssertionError` for any other form.
     """
-    scope = {"Values": values, "Release": {"Name": release}}
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"]
+    scope = {"Values": values, "Release": {"Name": release, "Namespace": "default"}, "Chart": {"AppVersion": version}}
 
     def look_up(path: str) -> Any:
         found: Any = scope
@@ -40,19 +46,26 @@ def render(template: str, values: Values, release: str) -> str:
         space, trims, text = action.groups()
         if value := re.fullmatch(r"\.\S+", text):
             return f"{'' if trims else space}{look_up(value[0])}"
+        if value := re.fullmatch(r"(\.\S+) \| default (\.\S+)", text):
+            return f"{space}{look_up(value[1]) or look_up(value[2])}"
+        if value := re.fullmatch(r'required "(.+)" (\.\S+)', text):
+            assert look_up(value[2]), value[1]
+            return f"{space}{look_up(value[2])}"
         indented = re.fullmatch(r'(?:toYaml (\.\S+)|\.Files\.Get "(.+)") \| nindent (\d+)', text)
         assert indented, f"an unknown form: {text}"
         path, file, width = indented.groups()
         block = yaml.safe_dump(look_up(path)) if path else (CHART / file).read_text("utf-8")
         return "\n" + "\n".join(f"{' ' * int(width)}{line}" for line in block.rstrip("\n").split("\n"))
 
-    chosen = CONDITION.sub(lambda block: block[2] if look_up(block[1]) else "", template)
+    chosen = CONDITION.sub(lambda block: block[3] if bool(look_up(block[2])) != bool(block[1]) else "", template)
     return ACTION.sub(act, chosen)
 
 
 def rendered(values: Values, release: str = "chronoverse") -> dict[tuple[str, str], Any]:
     """The chart's objects by kind and name, made with its own values and ``values`` over them."""
-    merged = merge(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")), values)
+    own = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    assert values.keys() <= own.keys()
+    merged = merge(own, values)
     text = "\n---\n".join(render(each.read_text("utf-8"), merged, release) for each in TEMPLATES)
     objects = [each for each in yaml.safe_load_all(text) if each]
     return {(each["kind"], each["metadata"]["name"]): each for each in objects}
@@ -62,7 +75,7 @@ def merge(below: Values, above: Values) -> Values:
     """Values over others, as helm merges them: maps are merged, all else is replaced."""
     merged = dict(below)
     for name, value in above.items():
-        merged[name] = merge(below[name], value) if isinstance(value, dict) else value
+        merged[name] = merge(below.get(name, {}), value) if isinstance(value, dict) else value
     return merged
 
 
@@ -77,9 +90,9 @@ def without_instance(node: Any) -> Any:
 
 def test_the_chart_makes_what_the_example_says() -> None:
     """So all that is tested of the example holds for the chart."""
-    example = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text("utf-8"))
+    example = yaml.safe_load_all(TEXT)
     expected = {(each["kind"], each["metadata"]["name"]): each for each in example}
-    made = without_instance(rendered({}))
+    made = without_instance(rendered({"tag": re.findall(r"image: .*:(\S+)", TEXT)[0]}))
     # The ServiceMonitor selects the Service by this label.
     assert made["Service", "chronoverse"]["metadata"].pop("labels") == {"app.kubernetes.io/name": "chronoverse"}
     for each in (*made.values(), *expected.values()):
@@ -92,7 +105,8 @@ def test_the_chart_makes_what_the_example_says() -> None:
 def test_every_value_arrives_and_the_objects_are_valid() -> None:
     """With another name and with the Prometheus Operator. Two releases do not share pods."""
     values: Values = {
-        "image": "images.example.net/logs:9.9.9",
+        "image": "images.example.net/logs",
+        "tag": "9.9.9@sha256:0b5e",
         "replicas": 5,
         "secretName": "node-secret",
         "env": [{"name": "CHRONOVERSE_JWT_AUDIENCE", "value": "other"}],
@@ -121,6 +135,91 @@ def test_every_value_arrives_and_the_objects_are_valid() -> None:
     assert objects["Service", "second"]["metadata"]["labels"] == pods
     assert objects["ServiceMonitor", "second"]["spec"]["selector"]["matchLabels"] == pods
     assert not any(kind == "Ingress" for kind, _name in rendered({"ingress": {"enabled": False}}))
+
+
+#: What an operator may add to the pods.
+EXTRA: Final[Values] = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "extraEnv": [{"name": "CHRONOVERSE_TRUST_FILE", "value": "/etc/chronoverse/trust.toml"}],
+    "extraVolumes": [{"name": "trust", "configMap": {"name": "chronoverse-trust"}}],
+    "extraVolumeMounts": [{"name": "trust", "mountPath": "/etc/chronoverse", "readOnly": True}],
+    "tolerations": [{"key": "logs", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["logs"]}]}]}}},
+    "serviceAccount": {"create": True, "name": "logs", "annotations": {"eks.amazonaws.com/role-arn": "arn:x"}},
+    "networkPolicy": {"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "collectors"}}}]},
+    "autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 55},
+}  # fmt: skip
+
+
+def test_pods_have_what_an_operator_adds() -> None:
+    """Nodes and archivers alike, beside what they have."""
+    plain, objects = rendered({}), rendered(EXTRA)
+    for each in objects.values():
+        kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
+    for name in ("chronoverse", "chronoverse-archiver"):
+        before, after = (found["Deployment", name]["spec"]["template"]["spec"] for found in (plain, objects))
+        assert after["serviceAccountName"] == "logs"
+        for value in ("imagePullSecrets", "tolerations", "affinity"):
+            assert after[value] == EXTRA[value]
+            assert value not in before
+        assert after["volumes"] == before["volumes"] + EXTRA["extraVolumes"]
+        (container,), (other,) = after["containers"], before["containers"]
+        assert container["env"] == other["env"] + EXTRA["extraEnv"]
+        assert container["volumeMounts"] == other["volumeMounts"] + EXTRA["extraVolumeMounts"]
+    account = objects["ServiceAccount", "logs"]
+    assert account["metadata"]["annotations"] == EXTRA["serviceAccount"]["annotations"]
+    assert not any(kind == "ServiceAccount" for kind, _name in plain)
+
+
+def test_a_scaler_takes_the_place_of_the_replicas() -> None:
+    """Otherwise each upgrade would set them back. Archivers keep theirs."""
+    objects = rendered(EXTRA)
+    scaler = objects["HorizontalPodAutoscaler", "chronoverse"]["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 9)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 55
+    target = objects[scaler["scaleTargetRef"]["kind"], scaler["scaleTargetRef"]["name"]]
+    assert "replicas" not in target["spec"]
+    assert objects["Deployment", "chronoverse-archiver"]["spec"]["replicas"] == 1
+    assert rendered({})["Deployment", "chronoverse"]["spec"]["replicas"] == 2
+
+
+def test_collectors_of_the_cluster_reach_the_nodes() -> None:
+    """And no archiver."""
+
+    def peers(values: Values, name: str) -> list[Any]:
+        ((rule,),) = [rendered(values)["NetworkPolicy", name]["spec"]["ingress"]]
+        return list(rule["from"])
+
+    assert peers(EXTRA, "chronoverse") == peers({}, "chronoverse") + EXTRA["networkPolicy"]["from"]
+    assert peers(EXTRA, "chronoverse-archiver") == peers({}, "chronoverse-archiver")
+
+
+def test_the_image_is_of_the_charts_version() -> None:
+    """Unless a tag says otherwise, perhaps with a digest."""
+    for values, tag in (({}, __version__), ({"tag": "1.2.3@sha256:0b5e"}, "1.2.3@sha256:0b5e")):
+        pods = [
+            each["spec"]["template"]["spec"] for (kind, _), each in rendered(values).items() if kind == "Deployment"
+        ]
+        assert [pod["containers"][0]["image"] for pod in pods] == [f"registry.example.com/chronoverse:{tag}"] * 2
+
+
+@pytest.mark.parametrize("values", [{}, EXTRA, {"monitoring": {"operator": True}, "ingress": {"enabled": False}}])
+def test_helm_itself_makes_the_same(values: Values) -> None:
+    """And finds nothing to warn of."""
+    helm = pytest.importorskip("helm_python.chart")
+    with helm.Chart.load(CHART) as chart:
+        made = chart.render(values, name="second")
+    found = [each for text in made.values() for each in yaml.safe_load_all(text) if each]
+    assert {(each["kind"], each["metadata"]["name"]): each for each in found} == rendered(values, "second")
+    report = helm.lint(CHART, values)
+    assert [each for each in report["messages"] if each["severity"] > 1] == []
+
+
+def test_an_account_needs_a_name() -> None:
+    """A chart without one is not installed."""
+    with pytest.raises(AssertionError, match=r"needs serviceAccount\.name"):
+        rendered({"serviceAccount": {"create": True}})
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:
