@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from chronoverse.embedded.supervised_process import SupervisedProcess
 from chronoverse.errors import EmbeddedError, SettingsError
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.history.scans.server import scan_server_process
-from chronoverse.settings import child_environ, unknown_names
+from chronoverse.settings import child_environ, reached_at, unknown_names
 from chronoverse.store import Store
 from chronoverse.store.server_checks import watch_servers
 
@@ -143,7 +144,7 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Records the addresses for local clients, prints the banner, and starts the processes beside the workers.
 
-    These are the scan server, and with an embedded server an archiver.
+    These are the scan server, and with an embedded server an archiver, and a notifier where watches are allowed.
     """
     address = str(server.LISTENERS[0])
     if _settings.has_local_secret:
@@ -154,11 +155,19 @@ def when_ready(server: Any) -> None:
         print(banner(_settings, address, command_name()), flush=True)
     server.chronoverse_scans_endpoint = ScanEndpoint()
     _start_scan_server(server)
-    if _settings.is_embedded and _settings.archive_location:
-        argv = [sys.executable, "-m", "chronoverse", "archive", "--while-stdin"]
-        environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2])})
-        server.chronoverse_archiver = SupervisedProcess(argv, environ, partial(_archiver_died, server.log))
-        server.chronoverse_archiver.start()
+    server.chronoverse_others = []
+    wanted = {
+        "archive": _settings.archive_location,
+        "notify": _settings.webhook_hosts and find_spec("chronoverse.cli.notify"),
+    }
+    for command in [name for name, is_wanted in wanted.items() if is_wanted and _settings.is_embedded]:
+        argv = [sys.executable, "-m", "chronoverse", command, "--while-stdin"]
+        # Links in messages begin with the URL.
+        url = _settings.url or (reached_at(address) if address.startswith("http") else "")
+        environ = child_environ({"PYTHONPATH": str(Path(embedded.__file__).parents[2]), "CHRONOVERSE_URL": url})
+        process = SupervisedProcess(argv, environ, partial(_other_died, server.log, command))
+        server.chronoverse_others.append(process)
+        process.start()
 
 
 def _start_scan_server(server: Any) -> None:
@@ -174,9 +183,10 @@ def on_reload(server: Any) -> None:
     _start_scan_server(server)
 
 
-def _archiver_died(log: Any, pid: int, again: float) -> None:
-    log.warning("the archiver (pid:%d) has ended or stood still, and starts again in %g s", pid, again)
-    metrics.drop_process(metrics.SUPERVISED)
+def _other_died(log: Any, command: str, pid: int, again: float) -> None:
+    name = metrics.SUPERVISED[command]
+    log.warning("the %s (pid:%d) has ended or stood still, and starts again in %g s", name, pid, again)
+    metrics.drop_process(name)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -264,8 +274,8 @@ def on_exit(server: Any) -> None:
     """Stops the other processes, and removes the files that were made here."""
     if scans := getattr(server, "chronoverse_scans", None):
         scans.stop()
-    if archiver := getattr(server, "chronoverse_archiver", None):
-        archiver.stop()
+    for process in getattr(server, "chronoverse_others", ()):
+        process.stop()
     if not server.reexec_pid:  # After SIGUSR2 a new master has these sockets and files.
         for path in filter(None, getattr(server, "chronoverse_listeners", ())):
             path.unlink(missing_ok=True)

@@ -25,8 +25,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-#: The process name of the archiver that the service starts.
-SUPERVISED: Final = "archiver"
+#: The process names of what the service starts, by the commands.
+SUPERVISED: Final = {"archive": "archiver", "notify": "notifier"}
 
 #: The name that :func:`name_process` gave this process. It is state of the module, as prometheus_client's metrics are.
 _process_name = ""
@@ -162,6 +162,18 @@ HOT_BYTES_LARGEST = _largest(
     "chronoverse_archive_largest_log_bytes", "What the largest log of a running job takes in the store."
 )
 
+WEBHOOKS_CONFIGURED = _largest("chronoverse_webhooks_configured", "1 if this service may have watches.")
+NOTIFY_LAST_STEP = _largest(
+    "chronoverse_notify_last_step_timestamp_seconds", "Unix time at which `chronoverse notify` last read the changes."
+)
+NOTIFY_DELIVERIES = Counter("chronoverse_notify_deliveries", "Deliveries of watches, by outcome.", ["outcome"])
+NOTIFY_WAITING = _newest("chronoverse_notify_waiting", "Messages of all watches to be delivered.")
+NOTIFY_FAILING = _newest("chronoverse_notify_failing_watches", "Watches without a successful delivery for a day.")
+NOTIFY_LAG = _largest(
+    "chronoverse_notify_lag_seconds",
+    "Age of the oldest message that is being delivered, of watches whose last delivery succeeded.",
+)
+
 
 class _WorkflowBytes(Collector):
     """The 20 largest of ``sizes``. A gauge in files could not forget the workflows that are no longer among them."""
@@ -191,18 +203,20 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-class _ArchiverCollector(Collector):
-    """Collects what an archiver measures, and nothing of what only services do."""
+class _PrefixCollector(Collector):
+    """Collects the metrics whose names begin so, and those of the process."""
+
+    def __init__(self, prefix: str) -> None:
+        self._names = (prefix, "python_", "process_")
 
     def collect(self) -> Iterable[Metric]:
-        names = ("chronoverse_archive", "python_", "process_")
-        return (each for each in REGISTRY.collect() if each.name.startswith(names))
+        return (each for each in REGISTRY.collect() if each.name.startswith(self._names))
 
 
-def archiver_registry() -> CollectorRegistry:
-    """The metrics of an archiver that is a process of its own."""
+def registry_of(prefix: str) -> CollectorRegistry:
+    """The metrics of an archiver or notifier that is a process of its own, whose names begin so."""
     registry = CollectorRegistry()
-    registry.register(_ArchiverCollector())
+    registry.register(_PrefixCollector(prefix))
     return registry
 
 

@@ -15,6 +15,7 @@ PARTS: Final = (
     ("chronoverse/cli/mcp", "mcp"),
     ("chronoverse/collect", "collect"),
     ("chronoverse/cli/conformance", "conformance"),
+    ("chronoverse/cli/notify", "notify"),
     ("chronoverse/web/otlp", None),
 )
 #: Tests that use the service, the store and the commands, and none of the parts.

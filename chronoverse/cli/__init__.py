@@ -6,6 +6,8 @@ run      ``run`` and ``deliver``: publishing
 logs     ``logs``, and how lines, gaps and notices are printed
 listing  ``jobs`` and ``workflows``, and how lists are printed
 mcp      ``mcp``: reading for AI agents, with tools in place of commands
+notify   ``notify``: delivers what watches tell
+watches  ``watches`` and ``watch``
 remove   ``redact`` and ``delete``
 admin    ``archive``, ``retention`` and ``token``: for operators
 login    ``login`` and ``logout``

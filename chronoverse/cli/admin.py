@@ -77,7 +77,7 @@ def archive(
     for name in () if imports or verify else (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if while_stdin:
-        metrics.name_process(metrics.SUPERVISED)
+        metrics.name_process(metrics.SUPERVISED["archive"])
 
         def stop_after_owner() -> None:
             wait_for_owner_end()
@@ -86,9 +86,9 @@ def archive(
         threading.Thread(target=stop_after_owner, daemon=True).start()
     else:
         common.require_store(settings)
-    _configure_logging(settings)
+    configure_logging(settings)
     if address:
-        _serve_metrics(address, metrics.archiver_registry())
+        serve_metrics(address, metrics.registry_of("chronoverse_archive"))
     gc.freeze()
     # Python's garbage collector runs after that many objects. A page of entries makes thousands, and reference counting
     # frees all of them.
@@ -216,7 +216,7 @@ def _confirm_store(store: "Store", settings: Settings) -> int:
     return 0
 
 
-def _configure_logging(settings: Settings) -> None:
+def configure_logging(settings: Settings) -> None:
     """Logs to stderr, in the service's format."""
     from chronoverse.web.http.logging import Console, Json
 
@@ -227,7 +227,7 @@ def _configure_logging(settings: Settings) -> None:
     logger.setLevel(settings.log_level.upper())
 
 
-def _serve_metrics(address: str, registry: "CollectorRegistry") -> None:
+def serve_metrics(address: str, registry: "CollectorRegistry") -> None:
     from prometheus_client import start_http_server
 
     host, _, port = address.rpartition(":")
@@ -269,7 +269,7 @@ def _workflow_settings(
 
     with common.open_store(settings) as store:
         if changes:
-            _configure_logging(settings)
+            configure_logging(settings)
 
         def record(did: str, what: str) -> None:
             _record(store, did, workflow, None, what)

@@ -42,11 +42,18 @@ _GROUPS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "summary": ("summary", "summary shop-ci @failed", "summary shop-ci build-7 --full"),
         "profile": ("profile", "profile shop-ci build-7", "profile shop-ci @latest -o json"),
         "seen": ("seen", "seen shop-ci build-7 812", "seen shop-ci @failed 812 --label branch=main"),
+        "watches": ("watches", "watches shop-ci"),
+        "watch": (
+            "watches",
+            "watch shop-ci main --on change --same branch --url https://hooks.example.com/T0",
+            "watch shop-ci main --test",
+        ),
         "mcp": ("mcp", "mcp", "mcp --max-wait 60"),
     },
     "Serve": {
         "serve": ("serve", "serve", "serve --bind 0.0.0.0:8000 --workers 2"),
         "archive": ("admin", "archive", "archive --once"),
+        "notify": ("notify", "notify"),
         "scans": ("serve", "scans"),
         "token": ("admin", "token --workflow shop-ci --ttl 8h", "token --workflow 'shop-*' --scope logs:read"),
     },

@@ -321,6 +321,14 @@ class Client:
         path = _path("/workflows/{}/jobs/{}/end", *job)
         return self._retry(lambda: self._read_json("POST", path, {}, headers, body)[0])
 
+    def send(self, method: str, route: str, *ids: str, body: Any = None) -> dict[str, Any]:
+        """The answer of a ``route`` that writes, as in :meth:`read`; empty if it has none. Must be idempotent."""
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        path, data = _path(route, *ids), None if body is None else orjson.dumps(body)
+        text, _ = self._retry(lambda: self._service.request(method, path, {}, headers, data))
+        found: dict[str, Any] = orjson.loads(text) if text else {}
+        return found
+
     def workflow_settings(self, workflow_id: str, changes: Mapping[str, int | None]) -> dict[str, int | None]:
         """The workflow's own settings, named as in :class:`chronoverse.store.catalog.WorkflowSettings`.
 

@@ -96,7 +96,7 @@ class ServiceConnection:
     def stream(
         self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None
     ) -> Iterator[HTTPResponse]:
-        """Sends a request once. Yields an answer of 200 or 204, whose body is still to be read.
+        """Sends a request once. Yields an answer of 2xx, whose body is still to be read.
 
         Parameters of ``query`` that are None are left out, and those that are lists are repeated. Raises:
         :class:`RequestFailed`, also when the connection is lost in the ``with`` block; another :class:`Unreachable`
@@ -113,7 +113,7 @@ class ServiceConnection:
                 raise Unreachable(f"the certificate of {self.url} is not trusted: {problem}") from error
             raise RequestFailed(f"{self.url} does not answer: {failure_reason(error)}") from error
         try:
-            if response.status not in (200, 204):
+            if not 200 <= response.status < 300:
                 # Bytes of a refusal's body that are read.
                 answer = response.read(65_536)
                 if response.status == 401 and token is None:

@@ -19,8 +19,8 @@ from chronoverse.store.replies import stream_entries
 #: Watches of a workflow, and events that wait for one watch, at most. The latter take 2 MB.
 MAX_WATCHES: Final = 20
 MAX_WAITING: Final = 10_000
-#: Seconds for which a process has a watch to itself. Longer than one delivery takes.
-CLAIM_SECONDS: Final = 60
+#: Seconds for which a process has a watch to itself. One delivery may take almost as long.
+CLAIM_SECONDS: Final = 15
 #: The consumer group of the changes, and its only consumer.
 GROUP: Final = "notify"
 
@@ -154,7 +154,7 @@ class WatchStore:
     def claim(self, watches: Iterable[Watch]) -> dict[JobRef, Event]:
         """The next event of each watch that has one that is due, by the watches' ids.
 
-        Nobody gets another one of such a watch until it is settled, or a minute later.
+        Nobody gets another one of such a watch until it is settled, or for CLAIM_SECONDS.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
@@ -164,11 +164,11 @@ class WatchStore:
         found = self._commands.by_server([JobRef(each.workflow_id, each.watch_id) for each in watches], ask)
         return {ref: Event(*orjson.loads(event)) for ref, event in found.items() if isinstance(event, bytes)}
 
-    def settle(self, watch: Watch, event: Event, state: DeliveryState, retry_seconds: float, pause: float) -> None:
-        """Notes how a delivery went. The event is due again in ``retry_seconds`` (0: never), the next in ``pause``."""
+    def settle(self, watch: Watch, event: Event, state: DeliveryState, pause: float | None = None) -> None:
+        """Notes how a delivery went: it is over, or the event and the watch's others are due in ``pause`` seconds."""
         keys = [self._queue(watch), self._keys.watches(watch.workflow_id)]
-        due = round(1000 * retry_seconds) or ""
-        args = (orjson.dumps(list(event)), due, round(1000 * pause), watch.watch_id, orjson.dumps(list(state)))
+        due = "" if pause is None else round(1000 * pause)
+        args = (orjson.dumps(list(event)), due, watch.watch_id, orjson.dumps(list(state)))
         self._commands.script("settle_event", watch.workflow_id, keys, *args)
 
     def count_dropped(self, watch: Watch) -> None:

@@ -84,6 +84,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
     metrics.WORKERS.set(1)
     metrics.STREAMS_LIMIT.set(settings.max_streams)
     metrics.ARCHIVE_CONFIGURED.set(settings.archive_location is not None)
+    metrics.WEBHOOKS_CONFIGURED.set(bool(settings.webhook_hosts))
     return Dependencies(
         settings=settings,
         store=store,

@@ -1,0 +1,78 @@
+"""``chronoverse notify``: delivers what watches tell. Can be deleted with its folder.
+
+notifier  reads changes, queues what is to be told, and delivers it
+messages  what a message says
+sending   posts one message to a receiver, which is not trusted
+"""
+
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from chronoverse import metrics
+from chronoverse.cli import common
+from chronoverse.cli.admin import configure_logging, serve_metrics
+from chronoverse.embedded.supervised_process import wait_for_owner_end
+from chronoverse.settings import Settings
+
+if TYPE_CHECKING:
+    from chronoverse.joblog.model import JobRef
+
+
+@click.command()
+@click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
+@click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
+def notify(address: str | None, while_stdin: bool) -> None:
+    """Send what watches tell, as webhooks.
+
+    Runs until stopped. Any number share the work.
+    """
+    from chronoverse.archive.reader import ArchiveReader
+    from chronoverse.auth.tls import tls_context
+    from chronoverse.cli.notify.notifier import Notifier
+    from chronoverse.history.scans.app import ScanApp
+    from chronoverse.history.scans.scan import SummaryScan
+
+    settings = Settings.from_env() if while_stdin else common.read_settings()
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    if while_stdin:
+        metrics.name_process(metrics.SUPERVISED["notify"])
+
+        def stop_after_owner() -> None:
+            wait_for_owner_end()
+            stop.set()
+
+        threading.Thread(target=stop_after_owner, daemon=True).start()
+    else:
+        common.require_store(settings)
+    configure_logging(settings)
+    if address:
+        serve_metrics(address, metrics.registry_of("chronoverse_notify"))
+    with common.open_store(settings) as store:
+        objects = common.open_archive(settings) if settings.archive_location else None
+        # It answers one scan at a time.
+        lock = threading.Lock()
+        app = ScanApp(store, ArchiveReader(objects, store.chunks.chunk), settings.max_line_bytes)
+
+        def summarize(ref: "JobRef") -> Mapping[str, Any]:
+            # Of a very long log, what is found in this time.
+            deadline = time.monotonic() + 3
+            while True:
+                scan = SummaryScan(
+                    workflow_id=ref.workflow_id, job_id=ref.job_id, asked_at=time.monotonic(), patience=9
+                )
+                with lock:
+                    found: dict[str, Any] = orjson.loads(app.read_summary(scan))
+                if found["complete"] or time.monotonic() >= deadline:
+                    return found
+
+        context = tls_context(settings.ca_file) or ssl.create_default_context()
+        Notifier(store, summarize, dict(settings.webhook_hosts), settings.service_url, context, stop).run()

@@ -1,0 +1,75 @@
+"""What a message says. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from chronoverse.joblog.model import Job, Status, iso_or_none
+from chronoverse.joblog.terminal import sanitize
+from chronoverse.joblog.watches import TYPES, Event, Watch
+
+_ENDED: Final = {
+    Status.COMPLETED: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELED: "was canceled",
+    Status.LOST: "was lost",
+}
+#: What notifies a whole channel in a chat.
+_MENTION: Final = re.compile("@(?=(?:all|channel|everyone|here)\\b)")
+
+
+def message(
+    watch: Watch, event: Event, job: Job | None, before: Job | None, summary: Mapping[str, Any], base_url: str
+) -> bytes:
+    """The message as JSON. ``summary`` is the job's, or empty; ``base_url`` is the service's.
+
+    ``job`` is None for the test of a watch whose workflow has no jobs.
+    """
+    cause, page = summary.get("cause"), f"{base_url}/ui/workflows/{watch.workflow_id}"
+    line = cause["line"]["sequence_num"] if cause else event.last
+    if job is not None:
+        page += f"/jobs/{job.ref.job_id}" + (f"#L{line}" if line else "")
+    text = f"{watch.workflow_id} {_said(watch, event, job, before)}"
+    if cause:
+        text += f": {_plain(cause['line']['message'])}"
+    if line:
+        text += f" (line {line})"
+    is_test = event.name.startswith("test.")
+    return orjson.dumps(
+        {
+            "type": TYPES[watch.on],
+            "timestamp": iso_or_none(event.queued_ms),
+            "data": {
+                "watch": watch.watch_id,
+                "job": job and job.to_json(),
+                "before": before and before.to_json(),
+                "cause": cause,
+                "verdict": summary.get("verdict"),
+                "url": page,
+            },
+            "text": f"{f'Test of the watch {watch.watch_id}: ' if is_test else ''}{text} {page}",
+        }
+    )
+
+
+def _said(watch: Watch, event: Event, job: Job | None, before: Job | None) -> str:
+    if job is None:
+        return "has no jobs"
+    if event.name.startswith("silent."):
+        return f"{job.ref.job_id} has printed nothing for {watch.seconds} s"
+    if event.before is None or before is None:
+        return f"{job.ref.job_id} {_ENDED.get(job.status, 'runs')}"
+    labels = dict(job.labels)
+    where = "".join(f"{_plain(key)}={_plain(labels[key])}, " for key in watch.same if key in labels)
+    how = "is mended" if job.status is Status.COMPLETED else "broke"
+    return f"{job.ref.job_id} {how} ({where}{before.ref.job_id} {_ENDED.get(before.status, 'runs')})"
+
+
+def _plain(text: str) -> str:
+    """The beginning of a text that a job has written, without what Slack and Mattermost interpret in it."""
+    clean = sanitize(text, colour=False).strip()
+    short = clean if len(clean) <= 300 else f"{clean[:300]}…"
+    escaped = short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MENTION.sub("@\u200b", escaped)

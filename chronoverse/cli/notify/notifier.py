@@ -1,0 +1,242 @@
+"""Reads the changes of watched workflows, queues what their watches tell, and delivers that, at least once.
+
+All state is in the store: what is to be told is queued before a change is acknowledged, and leaves the queue after it
+was delivered. So any process may die at any time, and any number share the work.
+"""
+
+import contextlib
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from chronoverse import metrics
+from chronoverse.backoff import Backoff, RetryPolicy
+from chronoverse.cli.notify.messages import message
+from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
+from chronoverse.errors import ChronoverseError, StoreError
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.model import Job, JobRef, ListingPosition, Status, seconds_of
+from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch, is_change
+from chronoverse.store import Store
+from chronoverse.store.changes import read_change
+from chronoverse.store.watches import CLAIM_SECONDS, DeliveryState, KeptWatch
+
+log: Final = logging.getLogger(__name__)
+
+#: Seconds between two reads of the changes; and of the watches, the running jobs, and what a dead process has left.
+STEP_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 5.0
+#: Seconds after which a change that a process has read, and not acknowledged, is read by another one.
+IDLE_SECONDS: Final = 10.0
+#: How long a watch waits after failures in a row, and this process when the store is away.
+RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
+STORE_RETRY: Final = RetryPolicy(first=0.5, longest=10.0)
+#: Jobs among which the one before a change is looked for.
+LOOK_BACK: Final = 500
+#: Deliveries at once, and as many to receivers that fail.
+THREADS: Final = 16
+
+
+class Notifier:
+    """One process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
+
+    ``clock`` is Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        summarize: Callable[[JobRef], Mapping[str, Any]],
+        hosts: Mapping[str, bool],
+        base_url: str,
+        context: ssl.SSLContext,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._summarize = summarize
+        self._hosts = hosts
+        self._base_url = base_url
+        self._context = context
+        self._stop = stop
+        self._clock = clock
+        self._kept: dict[JobRef, KeptWatch] = {}
+        #: The watches that a thread delivers for, and when its event was queued (Unix ms).
+        self._busy: dict[JobRef, int] = {}
+        self._look_at = 0.0
+        self._pools = [ThreadPoolExecutor(THREADS, name) for name in ("deliver", "retry")]
+
+    def run(self) -> None:
+        """Works until ``stop`` is set, and ends the deliveries that have begun."""
+        backoff, pause = Backoff(STORE_RETRY), 0.0
+        while not self._stop.wait(pause):
+            try:
+                self.step()
+                backoff.record_success()
+                pause = STEP_SECONDS
+            except StoreError as error:
+                backoff.record_failure()
+                pause = backoff.delay()
+                log.warning("watches: %s", error)
+        for pool in self._pools:
+            pool.shutdown()
+
+    def step(self) -> None:
+        """Reads what is new, and begins the deliveries that are due. Raises as the store does."""
+        if time.monotonic() >= self._look_at:
+            self._look()
+            self._look_at = time.monotonic() + LOOK_SECONDS
+        self._read_changes()
+        idle = [kept.watch for ref, kept in list(self._kept.items()) if ref not in self._busy]
+        for ref, event in self._store.watches.claim(idle).items() if idle else ():
+            self._busy[ref] = event.queued_ms
+            # A receiver that fails takes a thread for as long as a delivery may take, and must delay no other.
+            self._pools[self._kept[ref].state.failures > 0].submit(self._deliver, ref, event)
+        now_ms = 1000 * self._clock()
+        ages = [now_ms - ms for ref, ms in list(self._busy.items()) if ref in self._kept and self._is_healthy(ref)]
+        metrics.NOTIFY_LAG.set(max(ages, default=0) / 1000)
+        metrics.NOTIFY_LAST_STEP.set(self._clock())
+
+    def _is_healthy(self, ref: JobRef) -> bool:
+        return not self._kept[ref].state.failures
+
+    def _look(self) -> None:
+        """Reads the watches and the running jobs. So it is noticed that one is lost, or has a foreign end."""
+        watches = self._store.watches
+        kept = [each for workflow_id in watches.workflows() for each in watches.read(workflow_id)]
+        self._kept = {JobRef(each.watch.workflow_id, each.watch.watch_id): each for each in kept}
+        now = self._clock()
+        metrics.NOTIFY_WAITING.set(sum(each.waiting for each in kept))
+        metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in kept))
+        for workflow_id, entries in watches.changes(self._workflows(), IDLE_SECONDS):
+            self._queue_ends(workflow_id, entries)
+        for workflow_id in self._workflows():
+            running = watches.running(workflow_id)
+            for job in self._store.get_jobs(running) if running else ():
+                if isinstance(job, Job) and job.status is Status.RUNNING:
+                    self._queue_silence(job, now)
+
+    def _workflows(self) -> list[str]:
+        return list(dict.fromkeys(ref.workflow_id for ref in list(self._kept)))
+
+    def _watches(self, workflow_id: str, job: Job) -> list[Watch]:
+        """The watches that may tell something of ``job`` as it is now."""
+        kept = [each.watch for ref, each in list(self._kept.items()) if ref.workflow_id == workflow_id]
+        return [watch for watch in kept if watch.tells(job) and (watch.on == "silent") != job.status.terminal]
+
+    def _read_changes(self) -> None:
+        for workflow_id, entries in self._store.watches.changes(self._workflows()):
+            self._queue_ends(workflow_id, entries)
+
+    def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry]) -> None:
+        if not entries:
+            return
+        # A watch that was made before one of these changes must tell it.
+        self._kept |= {JobRef(workflow_id, each.watch.watch_id): each for each in self._store.watches.read(workflow_id)}
+        for entry in entries:
+            # Anybody may have written something else.
+            with contextlib.suppress(StoreError):
+                change = read_change(workflow_id, entry)
+                # An end that is archived already was imported, and is old.
+                if change.job.status.terminal and not change.deleted and change.job.archive_sha256 is None:
+                    self._queue_end(change.job)
+        self._store.watches.done(workflow_id, entries)
+
+    def _queue_end(self, job: Job) -> None:
+        for watch in self._watches(job.ref.workflow_id, job):
+            now_ms, before = round(1000 * self._clock()), None
+            if watch.on == "change":
+                before = self._before(watch, job)
+                if before is None or not is_change(job, before):
+                    continue
+            name = f"{'ended' if before is None else 'changed'}.{job.status}"
+            before_id = None if before is None else before.ref.job_id
+            self._store.watches.add(watch, Event(name, job.ref.job_id, job.attempt, job.status, now_ms, before_id))
+
+    def _before(self, watch: Watch, job: Job) -> Job | None:
+        """The newest job of those created before ``job`` with which a change is compared."""
+        created, listing = job.created_seconds, self._store.listing
+        position: ListingPosition | None = None if created is None else (round(1000 * created), job.ref.job_id)
+        for _ in range(LOOK_BACK // 50):
+            page = listing.page(job.ref.workflow_id, position, 50)
+            refs = [JobRef(job.ref.workflow_id, job_id) for _, job_id in page if job_id != job.ref.job_id]
+            for found in self._store.get_jobs(refs) if refs else ():
+                if isinstance(found, Job) and watch.compares(job, found):
+                    return found
+            if len(page) < 50:
+                break
+            position = page[-1]
+        return None
+
+    def _queue_silence(self, job: Job, now: float) -> None:
+        if not (watches := self._watches(job.ref.workflow_id, job)):
+            return
+        last = self._store.page(job.ref, before=job.last + 1, count=1)
+        fields = dict(zip(last[0][1][::2], last[0][1][1::2], strict=True)) if last else {}
+        said = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace")) or seconds_of(job.started_at) or now
+        for watch in watches:
+            if now - said >= (watch.seconds or 0):
+                name = f"silent.{job.last}"
+                event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * now), None, job.last)
+                self._store.watches.add(watch, event)
+
+    def _deliver(self, ref: JobRef, event: Event | None) -> None:
+        """Delivers what a watch has to tell, until a delivery fails or the claim may soon be over."""
+        ends_at = time.monotonic() + CLAIM_SECONDS / 3
+        try:
+            while event is not None and (kept := self._kept.get(ref)):
+                self._busy[ref] = event.queued_ms
+                state = self._send(kept.watch, event, kept.state)
+                if ref in self._kept:
+                    self._kept[ref] = kept._replace(state=state)
+                is_over = self._stop.is_set() or time.monotonic() >= ends_at
+                event = None if is_over else self._store.watches.claim([kept.watch]).get(ref)
+        except Exception as error:
+            # The event is claimed again.
+            log.log(logging.WARNING if isinstance(error, ChronoverseError) else logging.ERROR, "%s: %r", ref, error)
+        finally:
+            del self._busy[ref]
+
+    def _send(self, watch: Watch, event: Event, state: DeliveryState) -> DeliveryState:
+        """Delivers one event, and notes how that went. Returns the watch's new state."""
+        now, watches = self._clock(), self._store.watches
+        age, failing = now - event.queued_ms / 1000, now - state.failing_since_ms / 1000
+        if state.failures and min(age, failing) >= RETRY_SECONDS:
+            metrics.NOTIFY_DELIVERIES.labels("dropped").inc()
+            watches.count_dropped(watch)
+            watches.settle(watch, event, state)
+            return state
+        try:
+            body = self._message(watch, event)
+            headers = signed_headers(watch.secret, event.webhook_id(watch), int(now), body)
+            post(watch.url, headers, body, self._hosts, self._context)
+        except NotDelivered as error:
+            failures, since = state.failures + 1, state.failing_since_ms if state.failures else round(1000 * now)
+            state = DeliveryState(failures, since, str(error), state.delivered_ms)
+            pause = min(max(RETRY.delay(failures), error.retry_after), RETRY.longest)
+            log.warning("watch %s of %s: %s; trying again in %d s", watch.watch_id, watch.workflow_id, error, pause)
+            metrics.NOTIFY_DELIVERIES.labels("failed").inc()
+            # Those that wait already go first: the receiver may dislike this one only.
+            watches.settle(watch, event, state, pause)
+            return state
+        metrics.NOTIFY_DELIVERIES.labels("delivered").inc()
+        state = DeliveryState(delivered_ms=round(1000 * self._clock()))
+        watches.settle(watch, event, state)
+        return state
+
+    def _message(self, watch: Watch, event: Event) -> bytes:
+        ref, is_test = event.ref(watch), event.name.startswith("test.")
+        job = self._store.get_job(ref) if event.job_id else None
+        if not is_test and (job is None or job.attempt != event.attempt):
+            # It was deleted meanwhile, or has begun again.
+            job = Job(ref, Status(event.status), attempt=event.attempt)
+        before = event.before and self._store.get_job(JobRef(watch.workflow_id, event.before))
+        summary: Mapping[str, Any] = {}
+        if job is not None and job.created_at and not event.last and job.status in (Status.FAILED, Status.LOST):
+            with contextlib.suppress(ChronoverseError):
+                summary = self._summarize(ref)
+        return message(watch, event, job, before or None, summary, self._base_url)

@@ -1,0 +1,141 @@
+"""Posts one message to a receiver, by Standard Webhooks (https://www.standardwebhooks.com).
+
+A workflow's administrator chooses the URL, so the receiver is not trusted: it may be slow, endless, or a name for an
+address inside. The address that was checked is the one that is connected to.
+"""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from chronoverse.errors import ChronoverseError, Forbidden
+from chronoverse.joblog.watches import split_url
+
+#: Seconds for one delivery, from the connection to the head of the answer.
+SEND_SECONDS: Final = 10.0
+#: The only IPv6 addresses that are routed, and those that stand for IPv4 addresses behind a NAT64.
+_GLOBAL: Final = IPv6Network("2000::/3")
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+#: Addresses of protocols, which older versions of Python take for global ones.
+_PROTOCOLS: Final = IPv4Network("192.0.0.0/24")
+
+
+class NotDelivered(ChronoverseError):
+    """Raised when a receiver did not accept a message. ``retry_after`` are the seconds that it asks for."""
+
+    def __init__(self, message: str, retry_after: int = 0):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the internet, also where it stands for an IPv4 address."""
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address):
+        embedded = found.ipv4_mapped or (IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None)
+        if embedded is None:
+            # 6to4 and Teredo are obsolete, and their addresses stand for others.
+            return found in _GLOBAL and found.is_global and found.sixtofour is None and found.teredo is None
+        found = embedded
+    return found.is_global and not found.is_multicast and found not in _PROTOCOLS
+
+
+def signed_headers(secret: str, webhook_id: str, seconds: int, body: bytes) -> dict[str, str]:
+    """The headers of a message that is sent at that Unix time."""
+    key = base64.b64decode(secret.removeprefix("whsec_") + "==")
+    digest = hmac.digest(key, b"%b.%d.%b" % (webhook_id.encode(), seconds, body), hashlib.sha256)
+    return {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(seconds),
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+def post(
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    hosts: Mapping[str, bool],
+    context: ssl.SSLContext,
+    seconds: float = SEND_SECONDS,
+) -> None:
+    """Sends a message. ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS. Raises :class:`NotDelivered`."""
+    try:
+        parts, host, may_be_private = split_url(url, hosts)
+    except (ValueError, Forbidden) as error:
+        raise NotDelivered(str(error)) from error
+    deadline = time.monotonic() + seconds
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    with _closing_at(deadline) as sockets:
+        try:
+            sock = _connect(host, parts.port or {"http": 80, "https": 443}[parts.scheme], may_be_private, deadline)
+            sockets.append(sock)
+            if parts.scheme == "https":
+                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                sock = context.wrap_socket(sock, server_hostname=host)
+                sockets.append(sock)
+            connection = http.client.HTTPConnection(host)
+            connection.sock = sock
+            fixed = {"Host": parts.netloc, "User-Agent": "chronoverse", "Content-Type": "application/json"}
+            connection.request("POST", target, body, {**fixed, **headers, "Connection": "close"})
+            # Of the answer only the head is read.
+            response = connection.getresponse()
+            response.close()
+        except ssl.SSLCertVerificationError as error:
+            raise NotDelivered(f"{host}: invalid certificate: {error.verify_message}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            late = time.monotonic() >= deadline
+            why = f"no answer within {seconds:g} s" if late else getattr(error, "strerror", None) or repr(error)[:200]
+            raise NotDelivered(f"{host}: {why}") from error
+    if not 200 <= response.status < 300:
+        asked = response.headers.get("Retry-After", "")
+        seconds_asked = int(asked) if re.fullmatch("[0-9]{1,6}", asked) else 0
+        raise NotDelivered(f"{host} answered {response.status}", seconds_asked)
+
+
+def _connect(host: str, port: int, may_be_private: bool, deadline: float) -> socket.socket:
+    """A connection to the first address that answers, of those that are allowed. Raises OSError, NotDelivered."""
+    found = dict.fromkeys(each[4] for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    allowed = [each for each in found if may_be_private or is_public(str(each[0]))]
+    if not allowed:
+        raise NotDelivered(f"{host} has no public address: it may need +private in CHRONOVERSE_WEBHOOK_HOSTS")
+    for at, address in enumerate(allowed, 1):
+        left = max((deadline - time.monotonic()) / 2, 0.001) if at < len(allowed) else deadline - time.monotonic()
+        try:
+            return socket.create_connection((str(address[0]), port), max(left, 0.001))
+        except OSError:
+            if at == len(allowed):
+                raise
+    raise AssertionError  # pragma: no cover
+
+
+@contextlib.contextmanager
+def _closing_at(deadline: float) -> Iterator[list[socket.socket]]:
+    """Shuts the sockets of the list down at that monotonic time: a timeout of theirs is for one byte only."""
+    sockets: list[socket.socket] = []
+
+    def shut_down() -> None:
+        for sock in sockets[-1:]:
+            with contextlib.suppress(OSError):
+                # SSLSocket's own method drops what another thread uses.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(deadline - time.monotonic(), 0), shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield sockets
+    finally:
+        timer.cancel()
+        for sock in sockets:
+            sock.close()

@@ -1,0 +1,112 @@
+"""``chronoverse watches`` and ``chronoverse watch``: whom to tell what of a workflow's jobs."""
+
+import time
+from typing import Any, Final
+
+import click
+
+from chronoverse.cli import common
+from chronoverse.client.client import read_items
+
+_ROUTE: Final = "/workflows/{}/watches"
+
+
+@click.command()
+@click.argument("workflow", type=common.identifier)
+@common.list_output_option
+def watches(workflow: str, output: str) -> None:
+    """List the watches of WORKFLOW, and how their deliveries go.
+
+    This needs a token with logs:admin.
+    """
+    show = common.item_text(output, _text)
+    with common.open_client(workflow, scope="logs:admin") as client:
+        for each in read_items(client.read(_ROUTE, workflow), "watches", dict):
+            click.echo(show(each))
+
+
+def _text(watch: dict[str, Any]) -> str:
+    labels = ",".join(f"{key}={value}" for key, value in watch["label"].items())
+    what = [watch["on"], *watch["status"], *([f"{watch['seconds']}s"] if watch["seconds"] else ()), labels]
+    same = f"same {','.join(watch['same'])}" if watch["same"] else ""
+    waiting = f"{watch['waiting']} waiting, {watch['dropped']} dropped" if watch["waiting"] or watch["dropped"] else ""
+    columns = (
+        watch["id"],
+        " ".join(filter(None, [*what, same])),
+        watch["url"],
+        watch["state"],
+        waiting,
+        watch["error"],
+    )
+    return "\t".join(each for each in columns if each)
+
+
+@click.command()
+@click.argument("workflow", type=common.identifier)
+@click.argument("name", type=common.identifier)
+@click.option("--on", type=click.Choice(["end", "change", "silent"]), help="What is told.")
+@click.option("--url", help="Where messages are sent to.")
+@click.option(
+    "--status",
+    multiple=True,
+    type=click.Choice(["completed", "failed", "canceled", "lost"], case_sensitive=False),
+    help="Ends that are told. Repeatable. Default: failed and lost; with --on change also completed.",
+)
+@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
+@click.option("--same", multiple=True, metavar="KEY", help="With --on change: compare jobs that agree in this label.")
+@click.option("--for", "seconds", type=common.duration, metavar="TIME", help="With --on silent: for how long.")
+@click.option("--secret", metavar="whsec_…", help="Signs messages. Generated and printed if omitted.")
+@click.option("--test", is_flag=True, help="Send a message now, and wait until it is delivered.")
+@click.option("--delete", is_flag=True, help="Delete the watch.")
+def watch(
+    workflow: str,
+    name: str,
+    on: str | None,
+    url: str | None,
+    status: tuple[str, ...],
+    label: list[str],
+    same: tuple[str, ...],
+    seconds: int | None,
+    secret: str | None,
+    test: bool,
+    delete: bool,
+) -> int:
+    """Make, test or delete a webhook about jobs of WORKFLOW.
+
+    This needs a token with logs:admin. The service names the hosts it may call in CHRONOVERSE_WEBHOOK_HOSTS.
+    """
+    if (on is not None) != (url is not None) or (on is not None) + test + delete != 1:
+        raise click.UsageError("pass --on and --url, --test, or --delete")
+    route = f"{_ROUTE}/{{}}"
+    with common.open_client(workflow, scope="logs:admin") as client:
+        if delete:
+            client.send("DELETE", route, workflow, name)
+            click.echo(f"watch {name} of {workflow} deleted")
+            return 0
+        if not test:
+            labels = dict(each.split("=", 1) for each in label)
+            ends = [each.upper() for each in status] or None
+            body = {"on": on, "url": url, "status": ends, "label": labels, "same": same, "seconds": seconds}
+            made = client.send("PUT", route, workflow, name, body={**body, "secret": secret})
+            if "secret" in made:
+                click.echo(f"secret, printed once: {made['secret']}", err=True)
+            click.echo(_text(made))
+            return 0
+        before = client.send("POST", f"{route}/test", workflow, name)
+        deadline = time.monotonic() + 20
+        with common.status_line() as show:
+            while time.monotonic() < deadline:
+                found = client.read(route, workflow, name)
+                if found["delivered_at"] != before["delivered_at"]:
+                    click.echo("delivered")
+                    return 0
+                if found["error"] and (found["error"], found["failing_since"]) != (
+                    before["error"],
+                    before["failing_since"],
+                ):
+                    break
+                show("waiting for the delivery")
+                time.sleep(0.25)
+        why = found["error"] or "not delivered within 20 s: is `chronoverse notify` running?"
+        common.print_message(why)
+        return 1

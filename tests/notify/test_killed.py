@@ -1,0 +1,106 @@
+"""``chronoverse notify`` as an operator runs it: several processes that are killed, a store that restarts, a receiver
+that is away half of the time. Each end is told, under one id.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.watches import Watch
+from chronoverse.store import Store
+from tests.support.receiver import Receiver
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+#: Each has a watch.
+SHARDS = tuple("abcdefgh")
+#: The ends, and how often a notifier is killed. With all of them the store restarts, too.
+SIZES = [pytest.param(48, 2, id="few"), pytest.param(1_000, 20, id="many", marks=pytest.mark.long)]
+
+
+def start(url: str, directory: Path, log: Path) -> "subprocess.Popen[bytes]":
+    ours = {
+        "CHRONOVERSE_REDIS_URL": url,
+        "CHRONOVERSE_DATA_DIR": str(directory),
+        "CHRONOVERSE_WEBHOOK_HOSTS": "127.0.0.1+private",
+    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CHRONOVERSE_", "PROMETHEUS_"))}
+    with log.open("ab") as file:
+        argv = [sys.executable, "-m", "chronoverse", "notify"]
+        return subprocess.Popen(argv, env=clean | ours, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("ends", "kills"), SIZES)
+def test_each_end_is_told_through_kills(tmp_path: Path, ends: int, kills: int) -> None:
+    chance = random.Random(48)
+    with (
+        RedisServer(tmp_path / "store", None, "--appendonly", "yes") as server,
+        Receiver() as receiver,
+    ):
+        store = Store(server.url)
+        for shard in SHARDS:
+            rest: dict[str, Any] = {"url": receiver.url, "secret": "whsec_" + "a" * 32, "label": (("shard", shard),)}
+            watch = Watch(workflow_id="wf", watch_id=shard, on="end", status=("COMPLETED", "FAILED"), **rest)
+            store.watches.put(watch)
+        log = tmp_path / "notify.log"
+        processes = [start(server.url, tmp_path, log) for _ in range(2)]
+        done = threading.Event()
+
+        def toggle() -> None:
+            """Half of the time nobody listens."""
+            while not done.wait(0.7):
+                receiver.stop()
+                done.wait(0.7)
+                receiver.start()
+
+        toggling = threading.Thread(target=toggle)
+        toggling.start()
+        try:
+            for number in range(ends):
+                ref = JobRef("wf", f"job-{number}")
+                attempt = store.open(ref, "token", labels=(("shard", SHARDS[number % len(SHARDS)]),))
+                store.append(attempt, [Line(1, iso_timestamp(time.time()), f"Error: {number}", "stdout")])
+                # A failed job takes a tenth of a second to look at.
+                status = Status.COMPLETED if number % 20 else Status.FAILED
+                store.finish(attempt, status, None, 0, 2)
+            told: set[str] = set()
+
+            def are_told(count: int) -> bool:
+                told.update(each.json["data"]["job"]["id"] for each in list(receiver.messages))
+                return len(told) >= count
+
+            for kill in range(kills):
+                wait_until(partial(are_told, ends * (kill + 1) // (kills + 2)), 60, "some more are told")
+                victim = chance.randrange(2)
+                processes[victim].kill()
+                processes[victim].wait(10)
+                processes[victim] = start(server.url, tmp_path, log)
+                if kill in (kills // 3, 2 * kills // 3):
+                    server.kill()
+                    server.start()
+            wait_until(partial(are_told, ends), 120, "each end is told")
+            wait_until(lambda: not any(each.waiting for each in store.watches.read("wf")), 120, "nothing waits")
+        finally:
+            done.set()
+            toggling.join(30)
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(40)
+            store.close()
+        ids: dict[str, set[str]] = {}
+        for each in receiver.messages:
+            ids.setdefault(each.json["data"]["job"]["id"], set()).add(each.webhook_id)
+        assert {len(each) for each in ids.values()} == {1}
+        assert len({next(iter(each)) for each in ids.values()}) == ends
+        assert b"Traceback" not in log.read_bytes()

@@ -1,0 +1,256 @@
+"""A notifier in a thread, a real store and a real receiver: what is told, when, and what a bad receiver changes."""
+
+import base64
+import hashlib
+import hmac
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from chronoverse.archive.retention import delete_job
+from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
+from chronoverse.joblog.watches import RETRY_SECONDS, Event
+from chronoverse.store.watches import KeptWatch
+from tests.notify.conftest import URL, WORKFLOW, Site
+from tests.support.bench import Bench
+from tests.support.receiver import Message, Receiver
+from tests.support.waiting import wait_until
+
+#: Seconds for a message on a busy machine.
+PATIENCE_SECONDS = 20.0
+
+
+def wait_for(site: Site, count: int) -> list[Message]:
+    """The messages, of which there must be that many."""
+    wait_until(lambda: len(site.receiver.messages) >= count, PATIENCE_SECONDS, f"{count} messages: {site.told()}")
+    return list(site.receiver.messages)
+
+
+def kept(site: Site, watch_id: str = "main") -> KeptWatch:
+    (found,) = [each for each in site.store.watches.read(WORKFLOW) if each.watch.watch_id == watch_id]
+    return found
+
+
+def settle(site: Site) -> None:
+    """Waits until all that has happened so far was told: a test comes after it."""
+    other = next((each.watch for each in site.store.watches.read(WORKFLOW)), None)
+    assert other is not None
+    before = len(site.receiver.messages)
+    site.store.watches.add(other, Event(f"test.{time.time()}", "", 0, "", round(1000 * (time.time() + site.now))))
+    wait_until(lambda: len(site.receiver.messages) > before, PATIENCE_SECONDS, "the test")
+    wait_until(lambda: not kept(site, other.watch_id).waiting, PATIENCE_SECONDS, "nothing waits")
+    tests = [each for each in site.receiver.messages if each.json["text"].startswith("Test of")]
+    for each in tests:
+        site.receiver.messages.remove(each)
+
+
+def test_a_failed_job_is_told_with_its_cause(site: Site) -> None:
+    """Signed, with a link to the line, and with a text for a chat."""
+    watch = site.watch(label={"branch": "main"})
+    site.start()
+    site.run("build-1", Status.FAILED, "fine", labels={"branch": "other"})
+    site.run("build-2", Status.COMPLETED, labels={"branch": "main"})
+    ref = site.run(
+        "build-3", Status.FAILED, "ok", "E   AssertionError: <3> & 4, @channel\x1b[2J", labels={"branch": "main"}
+    )
+    (message,) = wait_for(site, 1)
+    job = site.store.get_job(ref)
+    assert job
+    data = message.json["data"]
+    assert message.json["type"] == "job.ended"
+    assert (data["watch"], data["job"], data["before"]) == ("main", job.to_json(), None)
+    assert (data["cause"]["line"]["sequence_num"], data["cause"]["kind"]) == (2, "error")
+    assert data["verdict"] == {"kind": "new", "id": None}
+    assert data["url"] == f"{URL}/ui/workflows/nightly/jobs/build-3#L2"
+    assert message.json["text"] == (
+        "nightly build-3 failed: E   AssertionError: &lt;3&gt; &amp; 4, @\u200bchannel (line 2) " + data["url"]
+    )
+    headers = message.headers
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + message.body
+    digest = hmac.new(base64.b64decode(watch.secret.removeprefix("whsec_")), signed, hashlib.sha256).digest()
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    wait_until(lambda: kept(site).state.delivered_ms, PATIENCE_SECONDS, "the delivery is noted")
+
+
+def test_an_end_is_told_by_its_status(site: Site) -> None:
+    site.watch("bad")
+    site.watch("canceled", status=("CANCELED",))
+    site.start()
+    for status in (Status.COMPLETED, Status.FAILED, Status.CANCELED):
+        site.run(status.lower(), status)
+    wait_for(site, 2)
+    settle(site)
+    assert sorted((each.json["data"]["watch"], each.json["data"]["job"]["id"]) for each in site.receiver.messages) == [
+        ("bad", "failed"),
+        ("canceled", "canceled"),
+    ]
+
+
+def test_a_change_is_told_once(site: Site) -> None:
+    """That it broke, and that it is mended, by branch. Canceled jobs do not count, and a first job is no change."""
+    site.watch(on="change", same=("branch",))
+    site.start()
+    for number, (branch, status) in enumerate(
+        [
+            ("main", Status.COMPLETED),
+            ("other", Status.FAILED),
+            ("main", Status.FAILED),
+            ("other", Status.FAILED),
+            ("main", Status.CANCELED),
+            ("main", Status.FAILED),
+            ("main", Status.COMPLETED),
+            ("main", Status.COMPLETED),
+            ("other", Status.COMPLETED),
+        ],
+        1,
+    ):
+        site.run(f"b{number}", status, "Error: no", labels={"branch": branch})
+    wait_for(site, 3)
+    settle(site)
+    found = [(each.json["data"]["job"]["id"], each.json["data"]["before"]["id"]) for each in site.receiver.messages]
+    assert sorted(found) == [("b3", "b1"), ("b7", "b6"), ("b9", "b4")]
+    texts = {each.json["data"]["job"]["id"]: each.json["text"] for each in site.receiver.messages}
+    page = f"{URL}/ui/workflows/nightly/jobs"
+    assert texts["b3"] == f"nightly b3 broke (branch=main, b1 completed): Error: no (line 1) {page}/b3#L1"
+    assert texts["b7"] == f"nightly b7 is mended (branch=main, b6 failed) {page}/b7"
+
+
+def test_silence_is_told_once(site: Site) -> None:
+    """And again when the job has printed something since, and is silent again."""
+    site.watch(on="silent", seconds=60, label={"kind": "long"})
+    site.start()
+    site.run("quiet", Status.RUNNING, "one", "two", labels={"kind": "long"}, seconds_ago=61)
+    site.run("busy", Status.RUNNING, labels={"kind": "long"})
+    site.run("other", Status.RUNNING, seconds_ago=61)
+    (message,) = wait_for(site, 1)
+    url = f"{URL}/ui/workflows/nightly/jobs/quiet#L2"
+    assert message.json["text"] == f"nightly quiet has printed nothing for 60 s (line 2) {url}"
+    assert (message.json["type"], message.json["data"]["cause"]) == ("job.silent", None)
+    attempt = site.store.open(JobRef(WORKFLOW, "quiet"), "token-quiet")
+    site.store.append(attempt, [Line(3, iso_timestamp(time.time() - 70), "three", "stdout")])
+    first, second = wait_for(site, 2)
+    assert second.json["data"]["url"].endswith("#L3")
+    assert first.webhook_id != second.webhook_id
+
+
+def test_a_lost_job_is_noticed(site: Site, bench: Bench) -> None:
+    """Nobody else looks at it."""
+    site.watch()
+    ref = site.run("gone", Status.RUNNING, "a line")
+    bench.expire_lease(ref)
+    site.judge = bench.new_store(clock=time.time, lease_seconds=1)
+    site.start()
+    (message,) = wait_for(site, 1)
+    assert message.json["data"]["job"]["status"] == "LOST"
+    assert "nightly gone was lost" in message.json["text"]
+
+
+def test_a_failed_delivery_is_repeated_under_its_id(site: Site) -> None:
+    site.receiver.answers = [500, None, 302]
+    site.watch()
+    site.start()
+    site.run("build-1", Status.FAILED)
+    messages = wait_for(site, 2)
+    state = kept(site).to_json(time.time())
+    assert (state["state"], state["waiting"]) == ("retrying", 1)
+    assert state["error"]
+    messages = wait_for(site, 4)
+    assert {each.webhook_id for each in messages} == {messages[0].webhook_id}
+    wait_until(lambda: kept(site).state.failures == 0, PATIENCE_SECONDS, "it succeeds")
+    assert (kept(site).to_json(time.time())["error"], kept(site).waiting) == (None, 0)
+
+
+def test_after_a_day_it_is_failing_and_drops_what_is_old(site: Site) -> None:
+    """What is new is told once the receiver is back."""
+    site.watch()
+    site.receiver.stop()
+    site.start()
+    site.run("old", Status.FAILED)
+    wait_until(lambda: kept(site).state.failures, PATIENCE_SECONDS, "it fails")
+    assert kept(site).to_json(time.time())["state"] == "retrying"
+    site.now = RETRY_SECONDS + 60.0
+    shown = kept(site).to_json(time.time() + site.now)
+    assert (shown["state"], "refused" in shown["error"]) == ("failing", True)
+    wait_until(lambda: kept(site).dropped == 1, PATIENCE_SECONDS, "it is dropped")
+    site.run("new", Status.FAILED)
+    site.receiver.start()
+    site.store.watches.retry(kept(site).watch)
+    wait_for(site, 1)
+    wait_until(lambda: not kept(site).waiting, PATIENCE_SECONDS, "nothing waits")
+    assert site.told() == [("job.ended", "new")]
+    assert kept(site).state.failures == 0
+
+
+def test_watches_that_fail_delay_nobody(site: Site) -> None:
+    """More of them than there are threads, whose receivers never answer."""
+    with ExitStack() as stack:
+        slow = stack.enter_context(Receiver())
+        slow.pause = 30
+        for number in range(19):
+            site.watch(f"slow-{number}", url=slow.url)
+        site.start()
+        site.run("build-1", Status.FAILED)
+        wait_until(lambda: kept(site, "slow-0").state.failures, 60, "the first deliveries fail")
+        site.watch("good")
+        for number in range(2, 5):
+            began = time.monotonic()
+            site.run(f"build-{number}", Status.FAILED)
+            wait_for(site, number - 1)
+            assert time.monotonic() - began < 5
+
+
+def test_one_message_that_is_refused_delays_no_other(site: Site) -> None:
+    site.receiver.answers = [400]
+    site.watch()
+    site.start()
+    for number in range(1, 4):
+        site.run(f"build-{number}", Status.FAILED)
+    found = [each.webhook_id for each in wait_for(site, 4)]
+    assert len(set(found)) == 3
+    assert (found.count(found[0]), found[-1]) == (2, found[0])
+
+
+def test_too_many_messages_are_dropped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chronoverse.store.watches.MAX_WAITING", 2)
+    watch = site.watch()
+    for number in range(5):
+        site.store.watches.add(watch, Event(f"test.{number}", "", 0, "", 0))
+    assert (kept(site).waiting, kept(site).dropped) == (3, 2)
+
+
+def test_a_later_watch_tells_nothing_of_before(site: Site) -> None:
+    site.run("before", Status.FAILED)
+    site.watch()
+    site.start()
+    site.run("after", Status.FAILED)
+    wait_for(site, 1)
+    site.store.watches.delete(WORKFLOW, "main")
+    site.run("between", Status.FAILED)
+    site.watch()
+    site.run("again", Status.FAILED)
+    wait_for(site, 2)
+    settle(site)
+    assert [job for _, job in site.told()] == ["after", "again"]
+
+
+def test_a_job_that_is_deleted_meanwhile_is_still_told(site: Site) -> None:
+    """Without its log."""
+    site.watch()
+    ref = site.run("gone", Status.FAILED, "Error: a password")
+    delete_job(site.store, None, ref)
+    site.start()
+    (message,) = wait_for(site, 1)
+    job = message.json["data"]["job"]
+    assert (job["id"], job["status"], job["attempt"]) == ("gone", "FAILED", 1)
+    assert b"password" not in message.body
+
+
+def test_a_test_is_sent_without_jobs_too(site: Site) -> None:
+    watch = site.watch()
+    site.start()
+    site.store.watches.add(watch, Event("test.1", "", 0, "", round(1000 * time.time())))
+    (message,) = wait_for(site, 1)
+    assert message.json["text"] == f"Test of the watch main: nightly has no jobs {URL}/ui/workflows/nightly"
+    assert message.json["data"]["job"] is None

@@ -1,0 +1,222 @@
+"""One message to a receiver: what is sent, to whom it is never sent, and what a bad receiver can do."""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronoverse.cli.notify.sending import NotDelivered, is_public, post, signed_headers
+from tests.support.certificates import Authority
+from tests.support.receiver import Receiver
+
+HOSTS = {"127.0.0.1": True}
+CONTEXT = ssl.create_default_context()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+def send(url: str, hosts: dict[str, bool] = HOSTS, seconds: float = 10, body: bytes = b"{}") -> None:
+    post(url, {"webhook-id": "msg_1"}, body, hosts, CONTEXT, seconds)
+
+
+def test_a_message_is_signed_as_standard_webhooks_says() -> None:
+    """The example of the specification's reference libraries."""
+    headers = signed_headers(
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
+    )
+    assert headers == {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    text = b'msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}'
+    digest = base64.b64encode(hmac.new(key, text, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{digest}"
+
+
+def test_a_message_arrives(receiver: Receiver) -> None:
+    send(f"{receiver.url}?a=b", body=b'{"x":1}')
+    (message,) = receiver.messages
+    assert (message.path, message.body) == ("/hook?a=b", b'{"x":1}')
+    assert message.headers["content-type"] == "application/json"
+    assert message.headers["host"] == f"127.0.0.1:{receiver.port}"
+
+
+@pytest.mark.parametrize("status", [300, 302, 307, 400, 404, 410, 429, 500, 503])
+def test_other_answers_are_no_success(receiver: Receiver, status: int) -> None:
+    receiver.status = status
+    with pytest.raises(NotDelivered, match=f"127.0.0.1 answered {status}"):
+        send(receiver.url)
+
+
+def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
+    with Receiver() as other:
+        receiver.status, receiver.headers = 307, {"Location": other.url}
+        with pytest.raises(NotDelivered, match="answered 307"):
+            send(receiver.url)
+        assert other.messages == []
+
+
+def test_a_receiver_says_when_to_come_again(receiver: Receiver) -> None:
+    receiver.status, receiver.headers = 429, {"Retry-After": "30"}
+    with pytest.raises(NotDelivered) as caught:
+        send(receiver.url)
+    assert caught.value.retry_after == 30
+
+
+@pytest.mark.parametrize("slow", ["silent", "dripping"])
+def test_a_slow_receiver_is_left_in_time(receiver: Receiver, slow: str) -> None:
+    """Also one that sends a byte of its answer now and then."""
+    receiver.pause, receiver.drip = (5.0, 0.0) if slow == "silent" else (0.0, 0.2)
+    began = time.monotonic()
+    with pytest.raises(NotDelivered, match="no answer within 1 s"):
+        send(receiver.url, seconds=1)
+    assert time.monotonic() - began < 4
+
+
+def test_an_endless_answer_is_bounded() -> None:
+    """Its head has no end, or its body."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve(head: bytes) -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                try:
+                    connection.sendall(head)
+                    while True:
+                        connection.sendall(b"x: y\r\n" * 10_000)
+                except OSError:
+                    pass
+
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        threading.Thread(target=serve, args=(b"HTTP/1.1 200 OK\r\n",), daemon=True).start()
+        with pytest.raises(NotDelivered, match="more than 100 headers"):
+            send(url)
+        threading.Thread(target=serve, args=(b"HTTP/1.1 200 OK\r\n\r\n",), daemon=True).start()
+        send(url)
+
+
+def test_a_receiver_that_dies_or_is_away_is_no_success(receiver: Receiver) -> None:
+    receiver.status = None
+    with pytest.raises(NotDelivered, match=r"127\.0\.0\.1: "):
+        send(receiver.url)
+    receiver.stop()
+    with pytest.raises(NotDelivered, match="refused"):
+        send(receiver.url)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.8.9.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
+        *("100.64.0.1", "192.0.0.8", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "fe80::1", "fe80::1%lo", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1"),
+        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::127.0.0.1", "64:ff9b::a00:1"),
+        *("64:ff9b:1::1", "2002:7f00:1::", "2002:808:808::1", "2001:0:53aa:64c::1", "::ffff:0:127.0.0.1"),
+    ],
+)
+def test_an_address_inside_is_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
+def test_an_address_of_the_internet_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+def resolver(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Makes names have other addresses at each look-up. Returns the list of names that were looked up."""
+    real, asked = socket.getaddrinfo, list[str]()
+
+    def answer(host: str, port: int, *args: Any, **options: Any) -> Any:
+        if not host[0].isalpha():
+            return real(host, port, *args, **options)
+        asked.append(host)
+        found = answers[min(len(asked), len(answers)) - 1]
+        return [each for address in found for each in real(address, port, type=socket.SOCK_STREAM)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return asked
+
+
+def test_a_name_for_an_address_inside_is_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is listed with +private. Of several addresses only the public ones are tried."""
+    resolver(monkeypatch, ["127.0.0.1"])
+    url = f"https://hooks.example:{receiver.port}/"
+    with pytest.raises(NotDelivered, match=r"no public address"):
+        send(url, {"hooks.example": False})
+    send(url.replace("https", "http"), {"hooks.example": True})
+    assert len(receiver.messages) == 1
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_used(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that has a public address first and then one inside is looked up once."""
+    asked = resolver(monkeypatch, ["192.88.99.1"], ["127.0.0.1"])
+    with pytest.raises(NotDelivered):
+        send(f"https://hooks.example:{receiver.port}/", {"hooks.example": False}, seconds=0.5)
+    assert (asked, receiver.messages) == (["hooks.example"], [])
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://other.example/", "not in CHRONOVERSE_WEBHOOK_HOSTS"),
+        ("http://hooks.example/", "requires hooks.example"),
+        ("https://127.0.0.1@other.example/", "without a user"),
+        ("https://hooks.example\\@127.0.0.1/", "without a user"),
+        ("https://hooks.example/#x", "a fragment"),
+        ("https://hooks.example:0/", "invalid port"),
+        ("https://hooks.example:99999/", "Port out of range"),
+        ("https://hooks.example./", "not in CHRONOVERSE_WEBHOOK_HOSTS"),
+        ("https://[::1/", "Invalid IPv6"),
+        ("file:///etc/passwd", "expected https"),
+        ("https://hooks.example/a b", "expected https"),
+        ("https://hooks.example/\r\nX: y", "expected https"),
+    ],
+)
+def test_a_url_that_is_not_allowed_is_refused(url: str, why: str) -> None:
+    with pytest.raises(NotDelivered, match=why):
+        send(url, {"hooks.example": False})
+
+
+def test_the_certificate_must_be_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a trusted authority, and for the host in the URL."""
+    authority = Authority(tmp_path)
+    certificate = authority.issue("localhost")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    trusting = ssl.create_default_context(cafile=str(authority.path))
+    resolver(monkeypatch, ["127.0.0.1"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError), server.wrap_socket(connection, True) as tls:
+                    tls.recv(65_536)
+                    tls.sendall(b"HTTP/1.1 204 x\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=serve, daemon=True).start()
+        port, hosts = listener.getsockname()[1], {"localhost": True, "hooks.example": True}
+        post(f"https://localhost:{port}/", {}, b"{}", hosts, trusting)
+        with pytest.raises(NotDelivered, match=r"hooks\.example: invalid certificate: .*mismatch"):
+            post(f"https://hooks.example:{port}/", {}, b"{}", hosts, trusting)
+        with pytest.raises(NotDelivered, match="localhost: invalid certificate"):
+            post(f"https://localhost:{port}/", {}, b"{}", hosts, CONTEXT)
