@@ -1,8 +1,9 @@
 """``chronoverse summary``: prints what matters first of a job."""
 
+import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -33,7 +34,13 @@ _VERDICTS: Final = {
 )
 @common.against_label_option
 @click.option("--full", is_flag=True, help="On a terminal: all that is new, and all errors.")
-@common.output_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "markdown", "json", "jsonl"]),
+    default="text",
+    help="Output format; markdown is for a step summary, a note or an e-mail.",
+)
 def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], full: bool, output: str) -> None:
     """Print why JOB failed, what is new in it, and its last lines.
 
@@ -50,9 +57,9 @@ def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], f
             show(looked_at(found))
             found = client.read(route, workflow, job, **query)
         show("")
-        if is_screen:
-            around = _around(client, found)
-            for text in screen(found, around, common.page_url(Settings.from_env(), workflow, job)):
+        if is_screen or output == "markdown":
+            around, url = _around(client, found), common.page_url(Settings.from_env(), workflow, job)
+            for text in (screen if is_screen else markdown)(found, around, url):
                 click.echo(text, color=False if no_color() else None)
             return
     for text in [common.json_text(found)] if output != "text" else summary_text(found):
@@ -101,6 +108,43 @@ def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Ite
             yield from map(numbered, last)
         yield ""
         yield url
+
+
+def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
+    """What :func:`screen` has, as Markdown. Nothing that a job has written is interpreted. Raises as it does."""
+    with reading("summary"):
+        job, cause = summary["job"], summary["cause"]
+        code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
+        yield f"### [{job['workflow_id']}/{job['id']}]({url}): {job['status']}{code}"
+        if labels := job.get("labels"):
+            yield "\n" + ", ".join(
+                f"`{_one_line(f'{key}={value}').replace('`', chr(39))}`" for key, value in labels.items()
+            )
+        if around:
+            number = cause["line"]["sequence_num"]
+            title = "Cause" if cause.get("confidence") == "high" else "Most likely cause"
+            yield f"\n**{title}**, [line {number}]({url}#L{number}):\n"
+            yield _fenced(line.to_json() for line in around.values())
+        if sentence := verdict_sentence(summary):
+            yield f"\n{sentence}"
+        for pause in summary.get("slower") or ():
+            if pause["before"]:
+                number = pause["before"]["sequence_num"]
+                yield f"\nSlower than any good run: [{_pause_text(pause)}]({url}#L{number})"
+        if last := [line for line in summary["last"][-10:] if line["sequence_num"] not in around]:
+            yield f"\n**Last lines**, [from {last[0]['sequence_num']}]({url}#L{last[0]['sequence_num']}):\n"
+            yield _fenced(last)
+
+
+def _fenced(lines: Iterable[dict[str, Any]]) -> str:
+    """A code block with lines and their numbers. No line can end it."""
+    text = "\n".join(f"{line['sequence_num']:>6}  {_one_line(line['message'])}" for line in lines)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _one_line(message: str) -> str:
+    return sanitize(str(message), colour=False).replace("\n", " ")
 
 
 def verdict_sentence(summary: dict[str, Any]) -> str | None:
@@ -183,10 +227,8 @@ def _pause_text(pause: dict[str, Any]) -> str:
 def numbered(line: dict[str, Any]) -> str:
     """A line with its number, and with what the service says of it."""
     repeated = f"  ({line['repeated']} such lines)" if "repeated" in line else ""
-    text = sanitize(str(line["message"]), colour=False).replace("\n", " ")
-    return plain_text(
-        f"{line['sequence_num']:>9}  {text}{' …' if line.get('truncated') else ''}{repeated}{_seen(line)}"
-    )
+    cut = " …" if line.get("truncated") else ""
+    return plain_text(f"{line['sequence_num']:>9}  {_one_line(line['message'])}{cut}{repeated}{_seen(line)}")
 
 
 def _seen(line: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from chronoverse.cli.main import commands
 from chronoverse.cli.names import PageLink, expand_link
+from chronoverse.cli.summary import markdown
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
@@ -186,6 +187,44 @@ def test_a_summary_fits_a_screen(tmp_path: Path, settings: dict[str, str]) -> No
     ]
     full = on_a_terminal(tmp_path, settings, "summary", WORKFLOW, "@failed", "--full")
     assert "1 new line, compared with good" in full
+
+
+def test_a_summary_as_markdown(cli: Cli, settings: dict[str, str]) -> None:
+    """The cause in a code block, with links to lines."""
+    url = f"{settings['URL']}/ui/workflows/{WORKFLOW}/jobs/failed"
+    assert cli("summary", WORKFLOW, "@failed", "-o", "markdown", **settings).stdout.splitlines() == [
+        f"### [wf_names/failed]({url}): FAILED, exit code 1",
+        "",
+        f"**Cause**, [line 5]({url}#L5):",
+        "",
+        "```text",
+        "     3  step 3",
+        "     4  step 4",
+        "     5  error: no space",
+        "     6  bye",
+        "```",
+        "",
+        "New: no earlier run has this line.",
+        "",
+        f"**Last lines**, [from 1]({url}#L1):",
+        "",
+        "```text",
+        "     1  step 1",
+        "     2  step 2",
+        "```",
+    ]
+
+
+def test_no_line_ends_the_code_block_of_markdown() -> None:
+    """Nor does a label begin one, or another line."""
+    line = {"sequence_num": 1, "message": "```\n# <b>\x1b[2J", "timestamp": "", "stream": "stdout"}
+    job = {"workflow_id": "w", "id": "j", "status": "RUNNING", "exit_code": None, "labels": {"k": "`a\n# b"}}
+    summary = {"job": job, "cause": None, "last": [line], "slower": None, "verdict": None}
+    assert list(markdown(summary, {}, "https://x"))[1:] == [
+        "\n`k='a<U+000A># b`",
+        "\n**Last lines**, [from 1](https://x#L1):\n",
+        "````text\n     1  ```<U+000A># <b>\n````",
+    ]
 
 
 @pytest.mark.parametrize(("args", "has_color"), [((), True), (("--color", "never"), False)])
