@@ -14,25 +14,29 @@ The files are the spool: what the store does not have yet stays there.
 
 import contextlib
 import signal
-from functools import partial
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from chronoverse.auth.token_file import read_token_file
 from chronoverse.cli import common
+from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from chronoverse.joblog.model import JobRef, Line
     from chronoverse.runner.publisher import LogWriter
     from chronoverse.settings import Settings
 
-#: Where a pod finds the API server, and what it needs for it.
-_API: Final = "https://kubernetes.default.svc"
+#: What a pod has of its service account.
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Reads HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 @click.group()
@@ -41,10 +45,8 @@ def collect() -> None:
 
 
 @collect.command()
-@click.option("--node", required=True, envvar="NODE_NAME", metavar="NAME", help="Node of the pods.  [env: NODE_NAME]")
-@click.option(
-    "--state", type=Path, required=True, metavar="DIR", help="Directory for checkpoints, kept across restarts."
-)
+@click.option("--node", required=True, envvar="NODE_NAME", metavar="NAME", help="Node of the pods. Default: NODE_NAME.")
+@click.option("--state", type=Path, required=True, metavar="DIR", help="Directory for checkpoints; must persist.")
 @click.option(
     "--pods",
     type=Path,
@@ -56,14 +58,26 @@ def collect() -> None:
 @click.option("--namespace", "namespaces", multiple=True, metavar="NAME", help="Pods of this namespace. Repeatable.")
 @click.option("--selector", metavar="SELECTOR", help="Pods with these labels, such as team=a,tier!=web.")
 @click.option("--label", "labels", multiple=True, metavar="KEY", help="Pod label to copy to its jobs. Repeatable.")
-@click.option("--api", default=_API, show_default=True, metavar="URL", help="Kubernetes API server.")
+@click.option(
+    "--api",
+    default="https://kubernetes.default.svc",
+    show_default=True,
+    metavar="URL",
+    help="Kubernetes API server.",
+)
 @click.option(
     "--server",
     metavar="URL",
     type=common.service_url,
     help="Service to publish through. Default: CHRONOVERSE_REDIS_URL, else CHRONOVERSE_URL.",
 )
-@click.option("--metrics", "address", metavar="HOST:PORT", help="Serve /healthz and /metrics at this address.")
+@click.option(
+    "--metrics",
+    "address",
+    type=common.checked(_address),
+    metavar="HOST:PORT",
+    help="Serve /healthz and /metrics at this address.",
+)
 def kubernetes(
     node: str,
     state: Path,
@@ -73,44 +87,47 @@ def kubernetes(
     labels: tuple[str, ...],
     api: str,
     server: str | None,
-    address: str | None,
+    address: tuple[str, int] | None,
 ) -> None:
     """Publish the logs of the node's pods, and how their containers ended.
 
     Each run of a container is a job. Collected are the pods that end (restartPolicy Never or OnFailure), and those
     with the annotation chronoverse/collect: "true". Runs until stopped.
     """
+    from chronoverse.auth.token_file import read_token_file
     from chronoverse.client.service_connection import ServiceConnection
-    from chronoverse.collect.agent import Agent, Choice
+    from chronoverse.collect.agent import Agent
     from chronoverse.collect.checkpoints import Checkpoints
     from chronoverse.collect.container_log import Surroundings
-    from chronoverse.collect.monitoring import RepeatedMessages, serve
+    from chronoverse.collect.monitoring import serve
     from chronoverse.collect.watcher import SILENT_SECONDS, PodWatcher
 
     settings = common.read_settings()
-    say = RepeatedMessages(common.print_message)
-    token_file, ca_file = _ACCOUNT / "token", _ACCOUNT / "ca.crt"
-    connection = ServiceConnection(
-        api,
-        partial(read_token_file, token_file) if token_file.exists() else None,
-        ca_file=ca_file if ca_file.exists() else None,
-        connect_seconds=5.0,
-        read_seconds=SILENT_SECONDS,
-    )
-    watcher = PodWatcher(connection, node, selector, say)
+    # A hundred logs notice the same at once.
+    say_once = lru_cache(maxsize=1_000)(lambda text, minute: common.print_message(text))
+
+    def say(text: str) -> None:
+        say_once(text, time.monotonic() // 60)
+
+    token_file, ca_file = (path if path.exists() else None for path in (_ACCOUNT / "token", _ACCOUNT / "ca.crt"))
+    token = partial(read_token_file, token_file) if token_file else None
+    bounds = {"connect_seconds": 5.0, "read_seconds": SILENT_SECONDS}
+    watcher = PodWatcher(ServiceConnection(api, token, ca_file=ca_file, **bounds), node, selector, say)
     with contextlib.ExitStack() as stack:
         connect, read_last = _publishing(settings, common.meant_service(settings, server), stack)
 
-        def surroundings(has_room: "Callable[[], bool]") -> Surroundings:
-            checkpoints = Checkpoints(state, say)
-            bounds = settings.max_line_bytes, settings.lease_seconds
-            return Surroundings(connect, read_last, has_room, checkpoints, say, *bounds)
+        def surround(has_room: Callable[[], bool]) -> Surroundings:
+            limits = settings.max_line_bytes, settings.lease_seconds
+            return Surroundings(connect, read_last, has_room, Checkpoints(state, say), say, *limits)
 
-        agent = Agent(pods, watcher, Choice(namespaces, labels), surroundings)
+        agent = Agent(pods, watcher, surround, namespaces, labels)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: agent.stop())
         if address:
-            serve(address, agent.metrics, lambda: agent.is_healthy)
+            try:
+                serve(*address, agent)
+            except (OSError, OverflowError) as error:
+                raise click.BadParameter(f"--metrics {':'.join(map(str, address))}: {error}") from error
         watcher.start()
         say(f"collecting the logs of node {node} in {pods}")
         agent.run()
@@ -120,29 +137,26 @@ def _publishing(
     settings: "Settings", server: str | None, stack: contextlib.ExitStack
 ) -> "tuple[Callable[[str], LogWriter], Callable[[JobRef, int], Sequence[Line]]]":
     """How to write the jobs of a workflow, and how to read the last lines of a job's log."""
+    from chronoverse.client.client import Client, read_items
     from chronoverse.joblog.entries import entry_number, read_entries
-    from chronoverse.joblog.model import MAX_NUMBER, Line
+    from chronoverse.runner.http_log_writer import HttpLogWriter
 
-    if server is not None:
-        from chronoverse.client.client import Client, read_items
-        from chronoverse.runner.http_log_writer import HttpLogWriter
+    if server is None:
+        store = stack.enter_context(common.open_store(settings))
 
-        token, durable = common.token_for(settings, server, "*", "collect", "logs:write logs:read"), settings.durability
-        client = stack.enter_context(contextlib.closing(Client(server, token, ca_file=settings.ca_file)))
+        def read_from_store(job: JobRef, count: int) -> Sequence[Line]:
+            found = store.page(job, before=MAX_NUMBER, count=count)[::-1]
+            entries = read_entries(found, entry_number(found[0][0]) - 1) if found else ()
+            return [each for each in entries if isinstance(each, Line)]
 
-        def read_from_service(job: "JobRef", count: int) -> "Sequence[Line]":
-            page = client.read("/workflows/{}/jobs/{}/logs", *job, order="desc", limit=count)
-            return read_items(page, "logs", Line.from_json)[::-1]
+        return lambda _: store, read_from_store
+    token = common.token_for(settings, server, "*", "collect", "logs:write logs:read")
+    client = stack.enter_context(contextlib.closing(Client(server, token, ca_file=settings.ca_file)))
 
-        # Each publisher has a connection of its own for what it sends ahead.
-        return lambda _: HttpLogWriter(
-            server, token, ca_file=settings.ca_file, durable=durable != "acked"
-        ), read_from_service
-    store = stack.enter_context(common.open_store(settings))
+    def read_from_service(job: JobRef, count: int) -> Sequence[Line]:
+        page = client.read("/workflows/{}/jobs/{}/logs", *job, order="desc", limit=count)
+        return read_items(page, "logs", Line.from_json)[::-1]
 
-    def read_from_store(job: "JobRef", count: int) -> "Sequence[Line]":
-        found = store.page(job, before=MAX_NUMBER, count=count)[::-1]
-        entries = read_entries(found, entry_number(found[0][0]) - 1) if found else ()
-        return [each for each in entries if isinstance(each, Line)]
-
-    return lambda _: store, read_from_store
+    # Each publisher has a connection of its own for what it sends ahead.
+    durable = settings.durability != "acked"
+    return lambda _: HttpLogWriter(server, token, ca_file=settings.ca_file, durable=durable), read_from_service

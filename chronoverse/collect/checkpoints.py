@@ -20,8 +20,6 @@ class Checkpoints:
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         self._directory = directory
         self._say = say
-        #: Whether the last one could not be written.
-        self.has_failed = False
 
     @contextlib.contextmanager
     def lock(self, stop: threading.Event) -> Iterator[None]:
@@ -52,14 +50,10 @@ class Checkpoints:
         """Replaces what was saved. Where there is no room, the one before stays: it only means more to compare."""
         draft = self._directory / f"{name}.draft"
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft.write_bytes(orjson.dumps(value, default=list))
-            os.replace(draft, draft.with_suffix(".json"))
-            self.has_failed = False
+            draft.replace(draft.with_suffix(".json"))
         except OSError as error:
-            if not self.has_failed:
-                self._say(f"checkpoints cannot be written: {error}")
-            self.has_failed = True
+            self._say(f"checkpoints cannot be written: {error.strerror}")
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +31,7 @@ LEAST_BYTES: Final = 262_144
 MOST_BYTES: Final = 8_388_608
 #: Seconds for which a log must be silent, once its container has ended, until its end is published.
 QUIET_SECONDS: Final = 1.0
-#: Seconds between two checkpoints, and until a job that was refused is tried again.
+#: Seconds between two checkpoints, and until something that has failed is tried again.
 CHECKPOINT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 30.0
 #: Lines of a log's end that are looked for in the files when there is no checkpoint.
@@ -66,14 +66,13 @@ class Surroundings(NamedTuple):
 
 
 class _Mark(NamedTuple):
-    """How far the files were read when the spool had lines up to the index ``end``."""
+    """How far the files were read when the spool had lines up to the index ``end``: ``saved``, for a checkpoint.
+
+    ``cost`` was put into the spool since the mark before, from a line of the time ``timestamp`` on.
+    """
 
     end: int
-    #: The number of the next line of the files.
-    next: int
-    position: Position | None
-    reader: dict[str, Any]
-    #: What was put into the spool since the mark before, and the time of its first line.
+    saved: dict[str, Any]
     cost: int
     timestamp: str
 
@@ -90,37 +89,31 @@ class ContainerLog:
     path: Path
     labels: Labels
     around: Surroundings
-    _: KW_ONLY
     failure: ContainerEnd | None = None
 
     def __post_init__(self) -> None:
         #: Whether nothing is left to do: the job has its end, or will not get one from us.
         self.is_done = False
-        self._begin()
+        self._begin(self.around.checkpoints.load(str(self.key)))
 
-    def _begin(self) -> None:
+    def _begin(self, saved: dict[str, Any]) -> None:
         """Opens the job, in the publisher's thread."""
-        saved = self.around.checkpoints.load(str(self.key))
-        self.is_done, self.job = bool(saved.get("ended")), JobRef(*saved.get("job", self.job))
         #: Bytes that are on their way.
         self.cost = 0
         self._marks: deque[_Mark] = deque()
+        self._saved, self.job = saved, JobRef(*saved.get("job", self.job))
+        self.is_done = bool(saved.get("ended"))
         if self.is_done:
             return
-        self._saved = saved
         self._open_files(saved)
         self._spool = Spool(SpoolRoom(name=self.job.job_id, memory_bytes=2**30, keep_bytes=0))
         self._spool.save_state(token=saved.get("token"))
+        connect, say, lease_seconds = self.around.connect, self.around.say, self.around.lease_seconds
+        # Without a checkpoint the lease may be that of the agent before.
+        options: dict[str, Any] = {"wait_for_lease": True, "labels": self.labels, "gap_reason": "missing"}
+        workflow = self.job.workflow_id
         self._publisher = Publisher(
-            lambda: self.around.connect(self.job.workflow_id),
-            self.job,
-            self._spool,
-            lambda text: self.around.say(f"{self.job}: {text}"),
-            lease_seconds=self.around.lease_seconds,
-            # Without a checkpoint the lease may be that of the agent before.
-            wait_for_lease=True,
-            labels=self.labels,
-            gap_reason="missing",
+            lambda: connect(workflow), self.job, self._spool, say, lease_seconds=lease_seconds, **options
         )
         #: Lines of the files that the log has already. None until that is known.
         self._skip: int | None = None
@@ -143,13 +136,12 @@ class ContainerLog:
         """
         now = time.monotonic()
         if self._publisher.ended:
-            self._save(ended=True)
-            self._stop()
+            self._finish()
         elif self._publisher.refusal is not None:
             self._handle(self._publisher.refusal, now)
         elif self._skip is None:
             if self._publisher.base is not None:
-                self._find_place(self._publisher.base)
+                self._find_place(self._publisher.base, now)
         else:
             self._note_safe(now)
             if not self._is_ending and self.cost <= (MOST_BYTES if self.around.has_room() else LEAST_BYTES):
@@ -183,63 +175,61 @@ class ContainerLog:
 
     # Where to begin
 
-    def _find_place(self, base: int) -> None:
+    def _find_place(self, base: int, now: float) -> None:
         """Finds out which lines of the files the log has already. Its next line has the number ``base``."""
-        known, search = self._saved.get("next"), self._search
+        known = self._saved.get("next")
         if known is not None and base >= known and self._files.found:
             self._skip = base - known
-        elif self.failure:
+        elif base == 1 or self.failure:
             self._skip = min(base - 1, 1)
-        elif base == 1 or (search and search.is_done and search.error is None):
-            lines = search.lines if search else 0
-            if lines is None and known is None and search and search.is_whole:
+        elif search := self._searched(now):
+            if search.is_foreign and known is None:
                 self._publisher.end(JobResult(Status.PENDING, None))
                 self._use_other_id()
                 return
-            self._files.close()
-            self._open_files({})
-            self._skip = lines or 0
-            if lines is None:
+            self._skip = search.lines or 0
+            if search.lines is None:
                 # The files in between are gone, and with them lines whose number nobody knows.
                 self._spool.skip(1)
         else:
-            self._look_for_lines()
             return
+        if not self._files.found:
+            self._files.close()
+            self._open_files({})
         self._put([])
 
-    def _look_for_lines(self) -> None:
-        if self._search is None or (self._search.error and time.monotonic() >= self._retry_at):
-            self._search = _Search(self.path, self.job, self.around)
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+    def _searched(self, now: float) -> "_Search | None":
+        """The result of the search for the log's last lines in the files. None while there is none yet."""
+        if self._search is None or (self._search.error and now >= self._retry_at):
+            self._search, self._retry_at = _Search(self.path, self.job, self.around), now + RETRY_SECONDS
+        return self._search if self._search.is_done and self._search.error is None else None
 
     def _use_other_id(self) -> None:
         """Begins again under an id that no other pod of the same name has."""
-        job_id = f"{self.job.job_id[:119]}-{self.key.uid[:8]}"
-        self.around.say(f"{self.job} is of another pod of this name: this one is published as job {job_id}")
-        self.around.checkpoints.save(str(self.key), {"job": [self.job.workflow_id, job_id], "path": str(self.path)})
+        job = self.job._replace(job_id=f"{self.job.job_id[:119]}-{self.key.uid[:8]}")
+        self.around.say(f"{self.job} is of another pod of this name: this one's job is {job.job_id}")
         self._files.close()
-        self._begin()
+        self._begin({"job": job})
 
     def _handle(self, refusal: ChronoverseError, now: float) -> None:
         """Does what follows from the store's refusal."""
         if isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines):
-            is_ours = self.failure or "next" in self._saved or self.job.job_id.endswith(f"-{self.key.uid[:8]}")
-            if not is_ours and not (self._search and self._search.is_done and self._search.error is None):
-                self._look_for_lines()
-                return
-            if not is_ours and self._search and self._search.lines is None:
-                self._use_other_id()
-                return
+            has_own_id = self.job.job_id.endswith(f"-{self.key.uid[:8]}")
+            if not ("next" in self._saved or self.failure or has_own_id):
+                if (search := self._searched(now)) is None:
+                    return
+                if search.lines is None:
+                    self._use_other_id()
+                    return
         elif not isinstance(refusal, Deleted):
             self._retry_at = self._retry_at or now + RETRY_SECONDS
             if now >= self._retry_at:
                 self._stop()
-                self._begin()
+                self._begin(self._saved)
             return
-        if rest := self._files.unread:
-            self.around.say(f"{self.job}: {refusal}; {rest} bytes of its files are not published")
-        self._save(ended=True)
-        self._stop()
+        if self._files.unread:
+            self.around.say(f"{self.job}: {refusal}; {self._files.unread} bytes of its files are not published")
+        self._finish()
 
     # Reading
 
@@ -250,22 +240,17 @@ class ContainerLog:
             self._put(self._reader.end_file())
             self._spool.skip(1)
         data = files.read()
-        if data is None:
-            self._put(self._reader.end_file())
-            return True
-        if data:
-            self._put(self._reader.feed(data))
-            return len(data) == READ_BYTES
+        if data != b"":
+            self._put(self._reader.end_file() if data is None else self._reader.feed(data))
+            return data is None or len(data) == READ_BYTES
         if (end or is_gone) and not files.unread and (self.failure or now - files.changed_at > QUIET_SECONDS):
             self._put(self._reader.close())
             if end and end.message and self._number == 1:
                 self._put([LineBatch("stderr", iso_timestamp(time.time()), end.message.encode(), 1)])
+            status = Status.LOST if end is None else Status.FAILED if end.exit_code != 0 else Status.COMPLETED
+            labels = read_labels({"reason": end.reason} if end else {})
+            self._publisher.end(JobResult(status, end.exit_code if end else None), labels)
             self._is_ending = True
-            if end is None:
-                self._publisher.end(JobResult(Status.LOST, None))
-            else:
-                status = Status.COMPLETED if end.exit_code == 0 else Status.FAILED
-                self._publisher.end(JobResult(status, end.exit_code), read_labels({"reason": end.reason}))
         return False
 
     @property
@@ -279,36 +264,36 @@ class ContainerLog:
             if self._skip:
                 skipped = min(self._skip, batch.lines)
                 self._skip -= skipped
-                if skipped == batch.lines:
-                    continue
                 text = b"\n".join(batch.text.split(b"\n")[skipped:])
                 batch = batch._replace(text=text, lines=batch.lines - skipped)
-            self._spool.put(batch)
-            cost += OVERHEAD_BYTES + len(batch.text)
+            if batch.lines:
+                self._spool.put(batch)
+                cost += OVERHEAD_BYTES + len(batch.text)
         self.cost += cost
         position = self._files.position(len(self._reader.rest))
-        timestamp = batches[0].timestamp if batches else ""
-        self._marks.append(_Mark(self._spool.end, self._number, position, self._reader.state(), cost, timestamp))
+        saved = {"next": self._number, "position": position, "reader": self._reader.state()}
+        self._marks.append(_Mark(self._spool.end, saved, cost, batches[0].timestamp if batches else ""))
 
     def _note_safe(self, now: float) -> None:
-        """Notes how far all lines are safe, at times in a checkpoint."""
-        mark = None
+        """Notes how far all lines are safe, at times in a checkpoint; at once when another file has begun."""
+        before = (self._saved.get("position") or [None])[0]
         while self._marks and self._marks[0].end <= self._spool.safe:
             mark = self._marks.popleft()
             self.cost -= mark.cost
-        if mark:
-            before = self._saved.get("position") or [0]
-            self._saved |= {"next": mark.next, "position": mark.position, "reader": mark.reader}
-            # Another file is noted at once, with the order of the others.
-            wait = CHECKPOINT_SECONDS if mark.position and mark.position.inode == before[0] else 0
-            self._checkpoint_at = self._checkpoint_at or now + wait
-        if self._checkpoint_at and now >= self._checkpoint_at:
+            self._saved |= mark.saved
+            self._checkpoint_at = self._checkpoint_at or now + CHECKPOINT_SECONDS
+        after = (self._saved.get("position") or [None])[0]
+        if self._checkpoint_at and (now >= self._checkpoint_at or before != after):
             self._save()
 
     def _save(self, **changes: Any) -> None:
         self._checkpoint_at = 0.0
         self._saved |= {"job": self.job, "path": str(self.path), "labels": dict(self.labels), **changes}
         self.around.checkpoints.save(str(self.key), self._saved)
+
+    def _finish(self) -> None:
+        self._save(ended=True)
+        self._stop()
 
     def _stop(self) -> None:
         self.is_done, self.cost = True, 0
@@ -323,44 +308,38 @@ class _Search:
     def __init__(self, path: Path, job: JobRef, around: Surroundings) -> None:
         #: How many lines the files have up to the log's last one. None if it is not in them.
         self.lines: int | None = None
-        #: Whether the files are all that the container has printed.
-        self.is_whole = False
+        #: Whether the log is not of these files, which are all that the container has printed.
+        self.is_foreign = self.is_done = False
         self.error: ChronoverseError | None = None
-        self.is_done = False
         threading.Thread(target=self._run, args=(path, job, around), name="chronoverse-search", daemon=True).start()
 
     def _run(self, path: Path, job: JobRef, around: Surroundings) -> None:
         try:
             last = around.read_last(job, COMPARED_LINES)
-            self.lines, self.is_whole = find_lines(path, last, around.max_line_bytes)
+            files = LogFiles(path)
+            with contextlib.closing(files):
+                self.lines = find_lines(files, last, around.max_line_bytes)
+            self.is_foreign = self.lines is None and not files.is_rotated
         except ChronoverseError as error:
             self.error = error
             around.say(f"{job}: cannot compare its files with its log, retrying: {error}")
         self.is_done = True
 
 
-def find_lines(path: Path, last: Sequence[Line], max_line_bytes: int) -> tuple[int | None, bool]:
-    """How many lines the files of ``path`` have up to the ``last`` ones of a log. None if these are not in them.
-
-    And whether the files are all that there were. A log without lines ends before the first line of the files, unless
-    that log is another's: it has ended, and the files have lines.
-    """
-    files, reader, count, found = LogFiles(path), CriReader(max_line_bytes), 0, None
-    is_whole = not files.is_rotated
+def find_lines(files: LogFiles, last: Sequence[Line], max_line_bytes: int) -> int | None:
+    """How many lines the files have up to the ``last`` ones of a log. None if these are not in them."""
+    reader, count, found = CriReader(max_line_bytes), 0, None
     wanted = [(line.timestamp, line.stream, line.message) for line in last]
     recent: deque[tuple[str, str, str]] = deque(maxlen=max(1, len(wanted)))
-    while True:
-        data = files.read()
+    while (data := files.read()) != b"" or files.unread:
         if data == b"":
-            if not files.unread:
-                break
             time.sleep(0.05)  # until a file counts as complete
         for batch in reader.end_file() if data is None else reader.feed(data):
             for message in batch.messages():
                 count += 1
                 recent.append((batch.timestamp, batch.stream, message.decode()))
-                # Where the log has what several places of the files have, the number tells.
-                if wanted and recent[-1] == wanted[-1] and [*recent] == wanted[-len(recent) :]:
-                    found = count if found != last[-1].sequence_num else found
-    files.close()
-    return (found, is_whole) if wanted else (None if count else 0, is_whole)
+                # Where several places of the files have what the log has, the number tells.
+                is_found = bool(wanted) and recent[-1] == wanted[-1] and [*recent] == wanted[-len(recent) :]
+                if is_found and found != last[-1].sequence_num:
+                    found = count
+    return found if wanted or count else 0

@@ -3,70 +3,59 @@
 https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md
 """
 
-import base64
 from typing import Any, Final
 
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
 from chronoverse.joblog.model import STREAMS, TIMESTAMP, read_time
 
 #: Bytes of a line of the file that are read before its end is. A runtime cuts lines at 16 KiB, unless told otherwise.
-LONG_BYTES: Final = 262_144
-
-_STREAMS: Final = {stream.encode(): stream for stream in STREAMS}
+LONG_BYTES: Final = 4_194_304
 
 
 class CriReader:
     """Makes batches of lines of a file's bytes, and joins a stream's pieces (tag ``P``) up to the last one (``F``).
 
     A joined line that is longer than ``max_line_bytes`` becomes ``partial`` lines. What is not of the format is a line
-    of stdout as it is. However the bytes come in, the lines are the same. ``state`` is what :meth:`state` returned.
+    as it is, of the stream of the line before. However the bytes come in, the lines are the same. ``state`` is what
+    :meth:`state` returned.
     """
 
     def __init__(self, max_line_bytes: int, state: dict[str, Any] | None = None) -> None:
         self._max = max_line_bytes
-        self._splitters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
-        #: The streams whose last line has not ended.
-        self._open: set[str] = set()
         #: The bytes of a line of the file that has not ended.
         self.rest = b""
-        #: The stream and the tag of the long line that is being read, of which a part was taken.
-        self._long: tuple[str, bytes] | None = None
-        state = state or {}
-        self._timestamp: str = state.get("timestamp", "1970-01-01T00:00:00.000Z")
-        for stream, (rest, is_open) in state.get("open", {}).items():
+        saved = state or {}
+        self._stream: str = saved.get("stream", "stdout")
+        self._timestamp: str = saved.get("timestamp", "1970-01-01T00:00:00.000Z")
+        self._splitters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
+        #: The streams whose last line has not ended.
+        self._open: set[str] = set(saved.get("open", {}))
+        for stream, (rest, *more) in saved.get("open", {}).items():
             splitter = self._splitters[stream]
-            splitter.rest, splitter.is_open = base64.b64decode(rest), is_open
-            splitter.timestamp = self._timestamp
-            self._open.add(stream)
-        if long := state.get("long"):
-            self._long = long[0], long[1].encode()
+            splitter.rest = rest.encode("latin-1")
+            splitter.is_open, splitter.timestamp = more
 
     def state(self) -> dict[str, Any]:
         """What a reader must know to continue at the first byte of :attr:`rest`, as JSON."""
-        state: dict[str, Any] = {"timestamp": self._timestamp}
-        if self._open:
-            splitters = {stream: self._splitters[stream] for stream in self._open}
-            state["open"] = {
-                stream: (base64.b64encode(each.rest).decode(), each.is_open) for stream, each in splitters.items()
-            }
-        if self._long:
-            state["long"] = self._long[0], self._long[1].decode("latin-1")
-        return state
+        splitters = {stream: self._splitters[stream] for stream in self._open}
+        pieces = {
+            stream: (each.rest.decode("latin-1"), each.is_open, each.timestamp) for stream, each in splitters.items()
+        }
+        return {"stream": self._stream, "timestamp": self._timestamp, "open": pieces}
 
     def feed(self, data: bytes) -> list[LineBatch]:
         """Takes bytes of the file. Returns the lines that they complete."""
         text, newline, self.rest = (self.rest + data).rpartition(b"\n")
         batches = self._read(text.split(b"\n")) if newline else []
         if len(self.rest) > LONG_BYTES:
-            batches += self._take_long()
+            stream, _, text = self._parse(self.rest, self.rest.split(b" ", 3))
+            self.rest = b""
+            batches += self._continue(stream, b"P", text)
         return batches
 
     def end_file(self) -> list[LineBatch]:
         """Call this where a file ends. Its last line may have no end: it was cut."""
-        rest, self.rest = self.rest, b""
-        batches = self._read([rest]) if rest or self._long else []
-        self._long = None
-        return batches
+        return self.feed(b"\n") if self.rest else []
 
     def close(self) -> list[LineBatch]:
         """Call this at the end of the log."""
@@ -80,63 +69,45 @@ class CriReader:
         """Batches of these lines of the file. Lines that differ in their text only are one batch."""
         batches: list[LineBatch] = []
         texts: list[bytes] = []
-        stream, known_time, known_stream = "", b"", b""
-        if self._long:
-            (stream, tag), self._long = self._long, None
-            batches += self._continue(stream, tag, lines.pop(0))
+        known_time, known_stream = b"-", b""
         for line in lines:
             parts = line.split(b" ", 3)
             is_alike = len(parts) == 4 and parts[0][:23] == known_time and parts[1] == known_stream
-            if is_alike and parts[2] == b"F" and stream not in self._open and len(parts[3]) <= self._max:
+            if is_alike and parts[2] == b"F" and self._stream not in self._open and len(parts[3]) <= self._max:
                 texts.append(parts[3])
                 continue
             if texts:
-                batches.append(LineBatch(stream, self._timestamp, b"\n".join(texts), len(texts)))
+                batches.append(LineBatch(self._stream, self._timestamp, b"\n".join(texts), len(texts)))
                 texts = []
             stream, tag, text = self._parse(line, parts)
             # A time of another form is looked at again in each line.
             known_time = parts[0][:23] if parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line else b"-"
-            known_stream = stream.encode()
+            known_stream, self._stream = stream.encode(), stream
             if tag == b"F" and stream not in self._open and len(text) <= self._max:
                 texts.append(text)
             else:
                 batches += self._continue(stream, tag, text)
         if texts:
-            batches.append(LineBatch(stream, self._timestamp, b"\n".join(texts), len(texts)))
+            batches.append(LineBatch(self._stream, self._timestamp, b"\n".join(texts), len(texts)))
         return batches
 
     def _parse(self, line: bytes, parts: list[bytes]) -> tuple[str, bytes, bytes]:
         """The stream, the first tag and the text of a line of the file, whose time is noted."""
-        stream = _STREAMS.get(parts[1]) if len(parts) > 2 else None
-        tag = parts[2].partition(b":")[0] if stream else b""
-        if stream is None or tag not in (b"F", b"P"):
-            return "stdout", b"F", line
+        tag = parts[2].partition(b":")[0] if len(parts) > 2 else b""
+        if parts[1:2] not in ([b"stdout"], [b"stderr"]) or tag not in (b"F", b"P"):
+            return self._stream, b"F", line
         time = parts[0].decode("latin-1")
         short = f"{time[:23]}Z"
-        if time[-1:] != "Z" or not TIMESTAMP.fullmatch(short):
+        if not time.endswith("Z") or not TIMESTAMP.fullmatch(short):
             short = read_time(time) or ""
         if not short:
-            return "stdout", b"F", line
+            return self._stream, b"F", line
         self._timestamp = short
-        return stream, tag, parts[3] if len(parts) > 3 else b""
+        return parts[1].decode(), tag, parts[3] if len(parts) > 3 else b""
 
     def _continue(self, stream: str, tag: bytes, text: bytes) -> list[LineBatch]:
         """Batches of a piece of a line."""
-        splitter = self._splitters[stream]
+        splitter, self._stream = self._splitters[stream], stream
         batches = splitter.feed(text + b"\n" if tag == b"F" else text, self._timestamp)
-        if splitter.rest or splitter.is_open:
-            self._open.add(stream)
-        else:
-            self._open.discard(stream)
-        return batches
-
-    def _take_long(self) -> list[LineBatch]:
-        """Takes what is there of a line of the file that is very long."""
-        rest, self.rest = self.rest, b""
-        if self._long:
-            stream, tag, text = *self._long, rest
-        else:
-            stream, tag, text = self._parse(rest, rest.split(b" ", 3))
-        batches = self._continue(stream, b"P", text)
-        self._long = stream, tag
+        (self._open.add if splitter.rest or splitter.is_open else self._open.discard)(stream)
         return batches

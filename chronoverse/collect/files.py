@@ -9,7 +9,7 @@ import gzip
 import io
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -45,18 +45,27 @@ class _File:
     file: io.FileIO | gzip.GzipFile
     name: str = ""
     offset: int = 0
+    _head: bytes = b""
+    _is_at_end: bool = False
 
     def __post_init__(self) -> None:
-        self.inode = os.fstat(self.file.fileno()).st_ino
         self.is_compressed = isinstance(self.file, gzip.GzipFile)
-        self._head = b""
-        self._is_at_end = False
+        self.inode = os.fstat(self.file.fileno()).st_ino
 
     @property
     def unread(self) -> int:
         """Bytes that were not read. Of a compressed file all of its bytes, until its end was read."""
         size = os.fstat(self.file.fileno()).st_size
         return (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
+
+    @property
+    def head(self) -> bytes:
+        if len(self._head) < HEAD_BYTES and not (self.is_compressed and self._head):
+            offset = self.offset
+            self.seek(0)
+            self._head = self.read(HEAD_BYTES)
+            self.seek(offset)
+        return self._head
 
     def read(self, size: int = READ_BYTES) -> bytes:
         try:
@@ -66,14 +75,6 @@ class _File:
         self.offset += len(data)
         self._is_at_end = not data
         return data
-
-    def head(self) -> bytes:
-        if len(self._head) < HEAD_BYTES and not (self.is_compressed and self._head):
-            offset = self.offset
-            self.seek(0)
-            self._head = self.read(HEAD_BYTES)
-            self.seek(offset)
-        return self._head
 
     def seek(self, offset: int) -> bool:
         """Continues at ``offset``. Whether the file has as many bytes."""
@@ -87,11 +88,15 @@ class _File:
         """Whether the position is in this file."""
         head = bytes.fromhex(position.head)
         is_known = len(head) == HEAD_BYTES or (self.is_compressed and head) or self.inode == position.inode
-        return bool(is_known) and self.head()[: len(head)] == head
+        return bool(is_known) and self.head[: len(head)] == head
+
+    def is_copy(self, other: "_File") -> bool:
+        """Whether this is the ``other``, or its compressed copy."""
+        return self.inode == other.inode or (self.is_compressed and self.head == other.head != b"")
 
 
 class LogFiles:
-    """The bytes of the file ``path``, from the oldest file that is there, or from ``position``. Never blocks for more.
+    """The bytes of the file ``path``, from the oldest file that is there, or from ``position``. Never waits for more.
 
     ``found`` says whether the file of the position is there. ``clock`` is monotonic seconds.
     """
@@ -109,20 +114,8 @@ class LogFiles:
         self.changed_at = clock()
         #: Whether files were dropped that nobody had read.
         self.has_dropped = False
-        self._find_newer()
-        at = next((each for each in self._files if position and each.is_at(position)), None)
-        self.found = at is not None and position is not None and at.seek(position.offset)
-        if self.found and at is not None and position is not None:
-            known = [*position.order]
-            before = known[: known.index(at.name)] if at.name in known else known
-            self._order = [
-                *(each for each in known if each in self._order),
-                *(each for each in self._order if each not in known),
-            ]
-            later = [each for each in self._files if each is not at and each.name not in before]
-            later.sort(key=lambda each: self._order.index(each.name) if each.name else len(self._order))
-            _close([each for each in self._files if each is not at and each not in later])
-            self._files = [at, *later]
+        self.find_newer()
+        self.found = position is not None and self._go_to(position)
 
     def read(self) -> bytes | None:
         """The next bytes, empty when there are none now, or None where a file ends and the next begins."""
@@ -130,7 +123,7 @@ class LogFiles:
         if known and (data := self._files[0].read()):
             self.changed_at = self._clock()
             return data
-        self._find_newer()
+        self.find_newer()
         if known < 2:
             return b""
         is_silent = self._clock() - self.changed_at > SETTLE_SECONDS and self._files[1].unread
@@ -155,13 +148,13 @@ class LogFiles:
         if not self._files:
             return None
         current = self._files[0]
-        return Position(current.inode, current.head().hex(), current.offset - unused, tuple(self._order))
+        return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self._order))
 
     def close(self) -> None:
         _close(self._files)
         self._files = []
 
-    def _find_newer(self) -> None:
+    def find_newer(self) -> None:
         """Opens the files that have come since the last call, if the log was rotated."""
         try:
             inode = os.stat(self._path).st_ino
@@ -172,19 +165,18 @@ class LogFiles:
         # The log may be rotated again while the files are opened.
         for _ in range(10):
             names = self._rotated()
-            opened = [file for name in names if name not in self._order and (file := self._open(name))]
-            live = self._open("")
+            opened = [self._open(name) for name in [*names, ""] if name not in self._order]
+            files = [each for each in opened if each is not None]
             if self._rotated() == names:
                 break
-            _close([*opened, *([live] if live else [])])
+            _close(files)
         else:
             return
         # A new name is that of a file that is held, or comes after those.
-        self._order = [each for each in self._order if each in names] + [
-            each for each in names if each not in self._order
-        ]
-        for file in [*opened, *([live] if live else [])]:
-            if held := next((each for each in self._files if _are_same(each, file)), None):
+        known = [each for each in self._order if each in names]
+        self._order = [*known, *(each for each in names if each not in known)]
+        for file in files:
+            if held := next((each for each in self._files if file.is_copy(each)), None):
                 held.name = file.name or held.name
                 _close([file])
             else:
@@ -193,6 +185,19 @@ class LogFiles:
         while len(self._files) > HELD_FILES:
             self._files.pop(0).file.close()
             self.has_dropped = True
+
+    def _go_to(self, position: Position) -> bool:
+        at = next((each for each in self._files if each.is_at(position)), None)
+        if at is None or not at.seek(position.offset):
+            return False
+        known = list(position.order)
+        before = known[: known.index(at.name)] if at.name in known else known
+        self._order.sort(key=lambda name: known.index(name) if name in known else len(known))
+        later = [each for each in self._files if each is not at and each.name not in before]
+        later.sort(key=lambda each: self._order.index(each.name) if each.name else len(self._order))
+        _close(each for each in self._files if each is not at and each not in later)
+        self._files = [at, *later]
+        return True
 
     def _rotated(self) -> tuple[str, ...]:
         """The names of rotated files, the oldest first. What ends in ``.tmp`` is being compressed."""
@@ -207,21 +212,14 @@ class LogFiles:
     def _open(self, name: str) -> _File | None:
         """Opens a rotated file, or with an empty name the one that is being written. None when it is gone."""
         path = self._path.parent / name if name else self._path
-        try:
-            return _File(io.FileIO(path), name)
-        except OSError:
-            pass
-        try:
-            return _File(gzip.open(f"{path}.gz"), name) if name else None
-        except OSError:
-            return None
+        for open_it in (io.FileIO, lambda path: gzip.GzipFile(f"{path}.gz")):
+            try:
+                return _File(open_it(path), name)
+            except OSError:
+                continue
+        return None
 
 
-def _are_same(held: _File, other: _File) -> bool:
-    """Whether a file that is held is ``other``, which may be its compressed copy."""
-    return held.inode == other.inode or (other.is_compressed and held.head() == other.head() != b"")
-
-
-def _close(files: list[_File]) -> None:
+def _close(files: Iterable[_File]) -> None:
     for each in files:
         each.file.close()

@@ -1,44 +1,46 @@
-"""What an agent shows of itself: its health and its metrics over HTTP, and messages, each only once in a while."""
+"""What an agent shows of itself over HTTP: ``/healthz`` and ``/metrics``."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-import click
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-#: Seconds for which a message is not repeated, and messages that are remembered.
-REPEAT_SECONDS: Final = 60.0
-MAX_MESSAGES: Final = 1_000
+from chronoverse.collect.agent import Agent
+
+#: Containers that /metrics names, those with most to do first.
+MAX_CONTAINERS: Final = 500
+#: Seconds without a turn after which /healthz says that the agent hangs.
+HANGS_SECONDS: Final = 30.0
 
 
-class RepeatedMessages:
-    """Passes messages on to ``say``, but none that it has passed on a short time ago. Any thread may call it."""
+class _Lags(Collector):
+    """How far an agent is behind what was written."""
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._say = say
-        self._clock = clock
-        self._said: dict[str, float] = {}
-        self._lock = threading.Lock()
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
 
-    def __call__(self, text: str) -> None:
-        now = self._clock()
-        with self._lock:
-            if now < self._said.get(text, 0.0):
-                return
-            if len(self._said) >= MAX_MESSAGES:
-                self._said.clear()
-            self._said[text] = now + REPEAT_SECONDS
-        self._say(text)
+    def collect(self) -> Iterable[Metric]:
+        names = ["namespace", "pod", "container"]
+        in_bytes = GaugeMetricFamily("chronoverse_collect_lag_bytes", "Bytes not safe in the store.", labels=names)
+        what = "Age of the oldest line that was read and is not safe in the store."
+        in_seconds = GaugeMetricFamily("chronoverse_collect_lag_seconds", what, labels=names)
+        logs = [(log.lag_bytes, log.lag_seconds, dict(log.labels)) for log in list(self._agent.logs.values())]
+        for size, seconds, labels in sorted(logs, key=lambda each: each[:2], reverse=True)[:MAX_CONTAINERS]:
+            values = [labels.get(name, "") for name in names]
+            in_bytes.add_metric(values, size)
+            in_seconds.add_metric(values, seconds)
+        return in_bytes, in_seconds, GaugeMetricFamily("chronoverse_collect_containers", "Open logs.", len(logs))
 
 
-def serve(address: str, metrics: Collector, is_healthy: Callable[[], bool]) -> None:
-    """Serves ``/healthz`` and ``/metrics`` at HOST:PORT, in a thread. Raises click's error for a bad ``address``."""
+def serve(host: str, port: int, agent: Agent) -> None:
+    """Serves both in a thread. Raises OSError and OverflowError when it cannot listen there."""
     registry = CollectorRegistry()
-    registry.register(metrics)
+    registry.register(_Lags(agent))
     ProcessCollector(registry=registry)
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,19 +49,15 @@ def serve(address: str, metrics: Collector, is_healthy: Callable[[], bool]) -> N
             if self.path == "/metrics":
                 status, kind, body = 200, CONTENT_TYPE_LATEST, generate_latest(registry)
             elif self.path == "/healthz":
-                status, body = (200, b"ok\n") if is_healthy() else (503, b"the agent hangs\n")
+                is_well = time.monotonic() - agent.turned_at < HANGS_SECONDS
+                status, body = (200, b"ok\n") if is_well else (503, b"the agent hangs\n")
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Requests are not logged."""
 
-    host, _, port = address.rpartition(":")
-    try:
-        server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)
-    except (ValueError, OSError, OverflowError) as error:
-        raise click.BadParameter(f"--metrics {address}: {error}") from error
+    server = ThreadingHTTPServer((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="chronoverse-metrics", daemon=True).start()

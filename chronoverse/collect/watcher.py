@@ -5,7 +5,6 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection
 
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -18,19 +17,18 @@ from chronoverse.errors import ChronoverseError, Unreachable
 #: Seconds after which the server ends a watch, and for which it may be silent before the connection counts as dead.
 WATCH_SECONDS: Final = 60
 SILENT_SECONDS: Final = 90.0
-_JSON: Final = {"Accept": "application/json"}
 RETRY: Final = RetryPolicy(first=0.2, longest=15.0)
 
 
 class PodWatcher:
-    """Lists and watches the pods of ``node`` that match the label ``selector``, in a thread, until :meth:`stop`."""
+    """Lists and watches the pods of ``node`` that match the label ``selector``, in a thread that is a daemon."""
 
     def __init__(
         self, connection: ServiceConnection, node: str, selector: str | None, say: Callable[[str], None]
     ) -> None:
         self._connection = connection
-        self._query = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": selector}
         self._node = node
+        self._selector = selector
         self._say = say
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}
@@ -39,13 +37,9 @@ class PodWatcher:
         #: Whether the pods were listed once.
         self.is_synced = False
         self._backoff = Backoff(RETRY)
-        self._stop = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="chronoverse-pods", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stop.set()
 
     def pods(self) -> dict[str, Pod]:
         """The pods by their UID, as last heard, those included that are gone and were not forgotten."""
@@ -58,42 +52,44 @@ class PodWatcher:
             self._pods = {uid: pod for uid, pod in self._pods.items() if not (pod.is_gone and uid in uids)}
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        pause = threading.Event()
+        while True:
             try:
                 if not self._version:
                     self._list()
                 self._watch()
-            except Unreachable as error:
-                self._wait_after(error)
-            except _Expired:
-                self._version = ""
+                pause.wait(0.1)
             except Exception as error:
-                # Perhaps the version is one that the server does not know.
-                self._version = ""
-                self._wait_after(error)
-            self._stop.wait(0.1)
-
-    def _wait_after(self, error: Exception) -> None:
-        if not self._backoff.failures:
-            self._say(f"the API server does not tell of pods, retrying: {error}")
-        self._backoff.record_failure()
-        self._stop.wait(self._backoff.delay())
+                # Unless only the connection was lost, the version may be one that the server does not know any more.
+                self._version = self._version if isinstance(error, Unreachable) else ""
+                if not isinstance(error, _Expired):
+                    if not self._backoff.failures:
+                        self._say(f"the API server does not tell of pods, retrying: {error}")
+                    self._backoff.record_failure()
+                pause.wait(self._backoff.delay())
 
     def _list(self) -> None:
-        answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", self._query, _JSON)[0])
-        found = {pod.uid: pod for each in answer["items"] if (pod := self._read(each))}
+        query = {"fieldSelector": f"spec.nodeName={self._node}", "labelSelector": self._selector}
+        answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", query, _HEADERS)[0])
+        found = {pod.uid: pod for each in answer["items"] if (pod := Pod(each)).node == self._node}
         with self._lock:
-            gone = {uid: replace(pod, is_gone=True) for uid, pod in self._pods.items() if uid not in found}
+            gone = {uid: Pod(pod.data, is_gone=True) for uid, pod in self._pods.items() if uid not in found}
             self._pods = {**gone, **found}
         self._version = str(answer["metadata"]["resourceVersion"])
         self.is_synced = True
 
     def _watch(self) -> None:
-        """Takes in changes until the server ends the watch. Raises when it has to be asked in another way."""
-        more = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": self._version}
-        query = {**self._query, **more, "timeoutSeconds": WATCH_SECONDS}
-        with self._connection.stream("GET", "/api/v1/pods", query, _JSON) as response:
-            while not self._stop.is_set() and (line := response.readline()):
+        """Takes in changes until the server ends the watch."""
+        query = {
+            "fieldSelector": f"spec.nodeName={self._node}",
+            "labelSelector": self._selector,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": WATCH_SECONDS,
+        }
+        with self._connection.stream("GET", "/api/v1/pods", query, _HEADERS) as response:
+            while line := response.readline():
                 self._take(orjson.loads(line))
                 self._backoff.record_success()
 
@@ -101,17 +97,16 @@ class PodWatcher:
         kind, told = event["type"], event["object"]
         if kind == "ERROR":
             raise (_Expired if told.get("code") == 410 else ChronoverseError)(str(told.get("message")))
-        if kind != "BOOKMARK" and (pod := self._read(told)):
+        if kind != "BOOKMARK" and (pod := Pod(told, is_gone=kind == "DELETED")).node == self._node:
             with self._lock:
                 known = self._pods.get(pod.uid)
+                # Events may come again, in another order.
                 if not known or known.version <= pod.version:
-                    self._pods[pod.uid] = replace(pod, is_gone=True) if kind == "DELETED" else pod
+                    self._pods[pod.uid] = pod
         self._version = str(told["metadata"]["resourceVersion"])
 
-    def _read(self, data: dict[str, Any]) -> Pod | None:
-        """A pod of ours. A server may be asked for the pods of a node, and answer with others."""
-        pod = Pod.from_json(data)
-        return pod if pod.node in (self._node, None) else None
+
+_HEADERS: Final = {"Accept": "application/json"}
 
 
 class _Expired(ChronoverseError):

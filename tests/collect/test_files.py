@@ -91,7 +91,7 @@ def test_what_was_on_the_disk_is_read_though_it_is_removed(
         writer.write(numbered(10 * number))
         rotate(writer, max_files=2, now=AT + number)
         writer.write(numbered(10 * number + 5))
-        source._find_newer()
+        source.find_newer()
     data += read_all(source, clock)
 
     assert data == numbered(0) + b"".join(numbered(10 * each) + numbered(10 * each + 5) for each in range(1, 9))
@@ -184,7 +184,7 @@ def test_held_files_are_bounded(
     for number in range(1, 5):
         rotate(writer, now=AT + number)
         writer.write(numbered(10 * number))
-        source._find_newer()
+        source.find_newer()
 
     assert source.has_dropped
     assert read_all(source, clock) == numbered(20) + numbered(30) + numbered(40)

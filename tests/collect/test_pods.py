@@ -43,18 +43,18 @@ RUNNING: Final[dict[str, Any]] = {"running": {}}
 )
 def test_a_workflow_is_what_a_pod_is_a_run_of(name: str, changes: dict[str, Any], workflow: str) -> None:
     """In this order: annotation, CronJob, labels of orchestrators, controller, the pod itself."""
-    assert Pod.from_json(pod(name, **changes)).job("main", 0) == (workflow, f"{name}.main")
+    assert Pod(pod(name, **changes)).job("main", 0) == (workflow, f"{name}.main")
 
 
 def test_each_run_of_a_container_is_a_job_with_an_id() -> None:
     """Restarts have a number. An annotation names the first container's job. No id is too long, and none is shared."""
-    one = Pod.from_json(pod("one", annotations={"chronoverse/job": "build 7"}, containers=["a", "b"]))
+    one = Pod(pod("one", annotations={"chronoverse/job": "build 7"}, containers=["a", "b"]))
     assert [one.job(name, restart).job_id for name, restart in (("a", 0), ("a", 2), ("b", 1))] == [
         "build-7",
         "build-7.2",
         "build-7.b.1",
     ]
-    ids = [Pod.from_json(pod("p" * 240 + end)).job("main", restart).job_id for end in "ab" for restart in (0, 1)]
+    ids = [Pod(pod("p" * 240 + end)).job("main", restart).job_id for end in "ab" for restart in (0, 1)]
     assert len(set(ids)) == 4
     assert all(IDENTIFIER.fullmatch(each) for each in ids)
 
@@ -72,7 +72,7 @@ def test_each_run_of_a_container_is_a_job_with_an_id() -> None:
 def test_pods_that_end_are_collected(policy: str, annotation: str | None, is_collected: bool) -> None:
     """An annotation decides otherwise. Namespaces can be chosen."""
     annotations = {"chronoverse/collect": annotation} if annotation else {}
-    one = Pod.from_json(pod("one", annotations=annotations, spec={"restartPolicy": policy}))
+    one = Pod(pod("one", annotations=annotations, spec={"restartPolicy": policy}))
 
     assert one.is_collected(()) is is_collected
     assert one.is_collected(("shop", "other")) is is_collected
@@ -81,7 +81,7 @@ def test_pods_that_end_are_collected(policy: str, annotation: str | None, is_col
 
 def test_labels_are_those_of_the_job_and_the_chosen_ones_of_the_pod() -> None:
     """What cannot be a label is left out."""
-    one = Pod.from_json(pod("one", labels={"team": "a", "Wrong": "b", "x": ""}))
+    one = Pod(pod("one", labels={"team": "a", "Wrong": "b", "x": ""}))
 
     assert dict(one.labels("main", ["team", "Wrong", "x", "absent"])) == {
         "namespace": "shop",
@@ -113,7 +113,7 @@ def test_labels_are_those_of_the_job_and_the_chosen_ones_of_the_pod() -> None:
 )
 def test_a_container_ends_as_its_status_says(data: dict[str, Any], restart: int, end: ContainerEnd | None) -> None:
     """Of a run that is not the last one, too."""
-    assert Pod.from_json(data).end("main", restart) == end
+    assert Pod(data).end("main", restart) == end
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,6 @@ def test_a_container_ends_as_its_status_says(data: dict[str, Any], restart: int,
 )
 def test_a_container_that_never_started_says_why(data: dict[str, Any], failure: str | None) -> None:
     """In one line."""
-    found = Pod.from_json(data).start_failure("main")
+    found = Pod(data).start_failure("main")
     assert (found and found.message) == failure
     assert found is None or found.exit_code is None

@@ -1,0 +1,113 @@
+"""The agent's manifests: the example and the chart, what the agent may do, and what it needs."""
+
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from chronoverse.settings import Settings
+from tests.deploy.conftest import DEPLOY
+from tests.deploy.test_chart import INSTANCE, rendered, without_instance
+from tests.deploy.test_kubernetes import RELEASES
+from tests.support.commands import call_main, visible_commands
+
+Objects = dict[tuple[str, str], Any]
+
+#: The values of the chart for the agent, each another one than by default.
+VALUES: Final = {
+    "enabled": True,
+    "secretName": "other-secret",
+    "priorityClassName": "other-priority",
+    "env": [{"name": "CHRONOVERSE_MAX_LINE_BYTES", "value": "1234"}],
+    "resources": {"limits": {"memory": "5Gi"}},
+}
+
+
+@pytest.fixture(scope="module")
+def objects() -> Objects:
+    """The example's documents."""
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes-collect.yaml").read_text("utf-8"))
+    return {(each["kind"], each["metadata"]["name"]): each for each in documents}
+
+
+@pytest.fixture(scope="module")
+def pod(objects: Objects) -> Any:
+    return objects["DaemonSet", "chronoverse-collect"]["spec"]["template"]
+
+
+def test_one_switch_of_the_chart_makes_what_the_example_says(objects: Objects) -> None:
+    """Without it nothing is made."""
+    image = objects["DaemonSet", "chronoverse-collect"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    values = {"tag": image.rpartition(":")[2], "collect": {"enabled": True}}
+    made = {key: each for key, each in rendered(values).items() if key not in rendered({})}
+    assert not made["DaemonSet", "chronoverse-collect"]["spec"]["template"]["spec"].pop("imagePullSecrets")
+
+    assert without_instance(made) == objects
+
+
+def test_every_value_of_the_agent_arrives() -> None:
+    """Two releases do not share pods."""
+    objects = rendered({"image": "images.example.net/logs", "tag": "9", "collect": VALUES}, "second")
+    daemons = objects["DaemonSet", "second-collect"]["spec"]
+    text = yaml.safe_dump(daemons)
+
+    assert daemons["selector"]["matchLabels"] == daemons["template"]["metadata"]["labels"]
+    assert daemons["selector"]["matchLabels"][INSTANCE] == "second"
+    for value in ("other-secret", "other-priority", "1234", "5Gi", "images.example.net/logs:9"):
+        assert value in text
+    (subject,) = objects["ClusterRoleBinding", "second-collect"]["subjects"]
+    assert subject["name"] == daemons["template"]["spec"]["serviceAccountName"] == "second-collect"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_object_follows_the_schema(objects: Objects, release: str) -> None:
+    """Unknown names are errors."""
+    for document in objects.values():
+        kubernetes_validate.validate(document, release, strict=True)
+
+
+def test_the_agent_may_do_no_more_than_it_needs(objects: Objects, pod: Any) -> None:
+    """It reads pods and logs, and writes nothing but its state."""
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+    mounts = {each["mountPath"]: each.get("readOnly", False) for each in container["volumeMounts"]}
+    paths = {each["name"]: each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
+
+    assert objects["ClusterRole", "chronoverse-collect"]["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    ]
+    assert mounts["/var/log/pods"]
+    assert paths == {"pods": "/var/log/pods", "state": "/var/lib/chronoverse-collect"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["priorityClassName"]
+
+
+def test_the_policies_let_it_reach_the_service(objects: Objects, pod: Any) -> None:
+    """And Prometheus reach the agent."""
+    policy = objects["NetworkPolicy", "chronoverse-collect"]["spec"]
+    to_service = objects["NetworkPolicy", "chronoverse-from-collect"]["spec"]
+    (rule,) = to_service["ingress"]
+
+    assert policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": pod["metadata"]["labels"]}}]
+    assert to_service["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "chronoverse"}
+    assert {8000, 443, 53} <= {each["port"] for each in policy["egress"][0]["ports"]}
+
+
+def test_the_agent_accepts_its_options_and_its_environment(pod: Any) -> None:
+    """The node's name comes from the pod."""
+    (container,) = pod["spec"]["containers"]
+    name, command, *options = container["args"]
+    given = {each["name"]: each.get("value", "node-1") for each in container["env"]}
+
+    assert (name, options[0]) == ("chronoverse", "kubernetes")
+    assert command in visible_commands()
+    assert Settings.from_env(given).service_url == "http://chronoverse"
+    assert call_main(command, *options, "--help", environ={"NODE_NAME": given["NODE_NAME"]}).returncode == 0
+    assert container["ports"][0]["containerPort"] == int(options[-1].rpartition(":")[2])
+    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness")} == {"/healthz"}
