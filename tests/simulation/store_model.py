@@ -37,13 +37,15 @@ class Stream:
         self.ids: list[Id] = []
         self.fields: list[tuple[bytes, ...]] = []
         self.last: Id = (0, 0)
+        #: The greatest id that XDEL has removed.
+        self.deleted: Id = (0, 0)
         self.added = 0
         self.groups: set[bytes] = set()
 
     def copy(self) -> "Stream":
         new = Stream()
         new.ids, new.fields, new.last, new.added = self.ids[:], self.fields[:], self.last, self.added
-        new.groups = set(self.groups)
+        new.groups, new.deleted = set(self.groups), self.deleted
         return new
 
     def entries(self, start: int, stop: int) -> list[Any]:
@@ -240,6 +242,9 @@ class Data:
 
     def do_set(self, key: bytes, value: bytes, *options: bytes) -> Any:
         words = [each.upper() for each in options]
+        for unit in (b"PX", b"EX"):
+            if unit in words and _int(options[words.index(unit) + 1]) <= 0:
+                raise Refusal("ERR invalid expire time in 'set' command")
         if (b"NX" in words and self._any(key) is not None) or (b"XX" in words and self._any(key) is None):
             return None
         self._write(key)
@@ -403,8 +408,8 @@ class Data:
             args = args[1:]
         if not args or len(args) % 2:
             raise Refusal("ERR syntax error")
-        found, added, answer = self._get(key, ZSet), 0, None
         pairs = [(_float(score), member) for score, member in zip(args[::2], args[1::2], strict=True)]
+        found, added, answer = self._get(key, ZSet), 0, None
         for score, member in pairs:
             old = None if found is None else found.get(member)
             if (b"NX" in words and old is not None) or (b"XX" in words and old is None):
@@ -477,17 +482,16 @@ class Data:
         text, *fields = args
         if not fields or len(fields) % 2:
             raise Refusal("ERR wrong number of arguments for 'xadd' command")
+        id_ = (0, 0) if text == b"*" else _id(text, 0)
+        if text != b"*" and id_ == (0, 0):
+            raise Refusal("ERR The ID specified in XADD must be greater than 0-0")
         stream = self._get(key, Stream)
         last = stream.last if stream else (0, 0)
         if text == b"*":
             ms = max(int(self._clock() * 1000), last[0])
             id_ = (ms, last[1] + 1 if ms == last[0] else 0)
-        else:
-            id_ = _id(text, 0)
-            if id_ == (0, 0):
-                raise Refusal("ERR The ID specified in XADD must be greater than 0-0")
-            if id_ <= last:
-                raise Refusal("ERR The ID specified in XADD is equal or smaller than the target stream top item")
+        elif id_ <= last:
+            raise Refusal("ERR The ID specified in XADD is equal or smaller than the target stream top item")
         stream = self._make(key, Stream)
         stream.ids.append(id_)
         stream.fields.append(tuple(fields))
@@ -498,8 +502,8 @@ class Data:
         return b"%d-%d" % id_
 
     def do_xrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
-        stream = self._get(key, Stream)
         low, high = _bound(start, 0), _bound(stop, MOST)
+        stream = self._get(key, Stream)
         count = _int(options[1]) if options else None
         if stream is None:
             return []
@@ -507,8 +511,8 @@ class Data:
         return stream.entries(first, last if count is None else min(last, first + count))
 
     def do_xrevrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
-        stream = self._get(key, Stream)
         high, low = _bound(start, MOST), _bound(stop, 0)
+        stream = self._get(key, Stream)
         count = _int(options[1]) if options else None
         if stream is None:
             return []
@@ -543,12 +547,12 @@ class Data:
 
     def do_xdel(self, key: bytes, *ids: bytes) -> Any:
         stream, removed = self._get(key, Stream), 0
-        for text in ids:
-            id_ = _id(text, 0)
+        for id_ in [_id(text, 0) for text in ids]:
             at = bisect_left(stream.ids, id_) if stream else 0
             if stream and at < len(stream.ids) and stream.ids[at] == id_:
                 self._write(key)
                 del stream.ids[at], stream.fields[at]
+                stream.deleted = max(stream.deleted, id_)
                 removed += 1
         return removed
 
@@ -558,6 +562,10 @@ class Data:
             raise Refusal("ERR no such key")
         if stream.ids and id_ < stream.ids[-1]:
             raise Refusal("ERR The ID specified in XSETID is smaller than the target stream top item")
+        if id_ < stream.deleted:
+            raise Refusal("ERR The ID specified in XSETID is smaller than current max_deleted_entry_id")
+        if options and _int(options[1]) < len(stream.ids):
+            raise Refusal("ERR The entries_added specified in XSETID is smaller than the target stream length")
         self._write(key)
         stream.last = id_
         if options:
@@ -573,7 +581,9 @@ class Data:
                 raise Refusal("BUSYGROUP Consumer Group name already exists")
             self._make(key, Stream).groups.add(name)
             return OK
-        if stream is None or name not in stream.groups:
+        if stream is None:
+            raise Refusal("ERR The XGROUP subcommand requires the key to exist.")
+        if name not in stream.groups:
             return 0
         self._write(key)
         stream.groups.discard(name)
@@ -755,6 +765,8 @@ def _bound(text: bytes, part: int) -> Id:
     ms, seq = _id(text[1:], part)
     if part == 0:
         return (ms, seq + 1) if seq < MOST else (ms + 1, 0)
+    if (ms, seq) == (0, 0):
+        raise Refusal("ERR invalid end ID for the interval")
     return (ms, seq - 1) if seq else (ms - 1, MOST)
 
 
