@@ -18,7 +18,7 @@ LONGEST_SECONDS: Final = 30.0
 RATES: Final = {
     "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "kill_node": 3, "kill_archiver": 6,
     "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6, "objects_away": 6,
-    "objects_slow": 6, "jump_clock": 4, "redact": 12, "delete": 4, "lose_reports": 20, "lose_store": 1,
+    "objects_slow": 6, "jump_clock": 4, "redact": 30, "delete": 4, "lose_reports": 20, "lose_store": 1,
 }  # fmt: skip
 
 
@@ -57,6 +57,7 @@ class Faults:
         if what is not None:
             world.count("faults")
             world.faults.append(fault.number)
+            self._site.outages += fault.kind in ("crash_store", "cut_power", "lose_store")
             world.count(fault.kind)
             world.tell("fault", f"{fault.number} {fault.kind} {what}")
 
@@ -155,6 +156,10 @@ class Faults:
         seconds = self._seconds(5)
         self._site.store.crash(power=True, seconds=seconds)
         self._site.unsafe_until = loop.time + 60.0
+        if self._chance.random() < 0.5:
+            # Once more, while runners send again what was lost.
+            again = seconds + self._seconds(3)
+            loop.call_later(again, self._site.store.crash, True, self._seconds(3))
         return f"for {seconds:.1f} s"
 
     def no_memory(self) -> str:
@@ -165,14 +170,17 @@ class Faults:
         return f"for {seconds:.1f} s"
 
     def lose_reports(self) -> str:
-        self._site.store.lost_reports = self._chance.randint(1, 5)
-        return str(self._site.store.lost_reports)
+        seconds = self._seconds(25)
+        self._site.store.loses_reports_until = loop.time + seconds
+        return f"for {seconds:.1f} s"
 
     def lose_store(self) -> str | None:
         """The store loses everything, and somebody imports the archive. What was only in the store is gone."""
         if self._site.store.process.dead or any(each.is_waiting for each in self._site.runners):
             return None
         for runner in self._site.runners:
+            # A live runner also sends again what was redacted (docs/history.md).
+            runner.redactions.clear()
             # A runner that is alive sends again what it has. Nobody has the lines of the others.
             runner.is_gone = runner.is_gone or not runner.is_alive
         seconds = self._seconds(5)
@@ -202,7 +210,8 @@ class Faults:
     # What people do
 
     def redact(self) -> str:
-        runner = self._chance.choice(self._site.runners)
+        # Some logs are redacted several times.
+        runner = self._chance.choice(self._site.runners[:4] if self._chance.random() < 0.7 else self._site.runners)
         redact(self._site, runner, self._chance.random(), self._chance.random())
         return str(runner.job)
 
@@ -220,7 +229,8 @@ class Faults:
     def _processes(self) -> list[Process]:
         parts: list[Node | ArchiverProcess | Runner | Viewer] = [*self._site.nodes, *self._site.archivers]
         parts += [each for each in self._site.runners if each.is_alive]
-        return [each.process for each in parts if not each.process.dead] + [self._site.store.process]
+        found = [each.process for each in parts] + [each.scans for each in self._site.nodes]
+        return [each for each in found if not each.dead] + [self._site.store.process]
 
     def _pair(self) -> tuple[Process, Process]:
         """Two processes that talk to each other."""
@@ -230,4 +240,8 @@ class Faults:
             for end in process.endpoints:
                 if end.peer is not None:
                     talking[process.name, end.peer.owner.name] = process, end.peer.owner
-        return talking[self._chance.choice(sorted(talking))]
+        # There are more viewers than all others.
+        names = sorted(talking)
+        if self._chance.random() < 0.6:
+            names = [each for each in names if "store" in each] or names
+        return talking[self._chance.choice(names)]

@@ -8,15 +8,18 @@ from typing import Any, Final
 import gevent
 
 from chronoverse.errors import AppendRefused
-from chronoverse.joblog.model import Status
+from chronoverse.joblog.model import Status, seconds_of
 from tests.faults.oracle import GAP, JOB, LINE, Seen, judge
 from tests.faults.watching import history
 from tests.simulation.actions import request
-from tests.simulation.kernel import loop, world
+from tests.simulation.kernel import EPOCH, MONOTONIC, loop, world
 from tests.simulation.parts import BALANCER, Runner, Site, Viewer, in_process
 
 #: Seconds within which everybody has everything, once the faults are over.
 REST_SECONDS: Final = 180.0
+#: Seconds after which what faults have left is over, and seconds within which a line comes then.
+SETTLE_SECONDS: Final = 60.0
+LATE_SECONDS: Final = 5.0
 REDACTED: Final = "[redacted]"
 
 
@@ -87,6 +90,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         # What its runner did not deliver is in its spool.
         world.count("lost jobs")
         runner.printed = {writer: printed._replace(required=0) for writer, printed in runner.printed.items()}
+    if state["attempt"] > 2 + runner.deaths + 2 * site.outages:
+        world.violation(f"{runner.job} has {state['attempt']} attempts")
     _judge_redactions(runner, viewers, pages)
     views = {each.name: _unredacted(runner, each.seen) for each in viewers if each.query is None}
     verdict = judge(runner.printed, views, _unredacted(runner, pages))
@@ -96,6 +101,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         world.violation(f"{runner.job}: {verdict}")
     for viewer in viewers:
         _judge_gaps(viewer, pages)
+        _judge_stream(site, viewer)
         if viewer.query is not None:
             _judge_filtered(runner, viewer, _unredacted(runner, pages))
 
@@ -106,6 +112,25 @@ def _judge_gaps(viewer: Viewer, pages: list[Seen]) -> None:
     for gap in (each for each in viewer.seen if each.kind == GAP):
         if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
             world.violation(f"{viewer.name} was told that {false[:5]} of {viewer.job} are {gap.message}: they exist")
+
+
+def _judge_stream(site: Site, viewer: Viewer) -> None:
+    """No state of a job comes after a newer one; and without faults a line comes soon."""
+    attempts: dict[int, int] = {}
+    for seen in viewer.seen:
+        if seen.kind == JOB and seen.state is not None:
+            attempt = int(str(seen.state.get("attempt") or 0))
+            if attempt < attempts.get(seen.connection, 0):
+                world.violation(f"{viewer.name} was told of attempt {attempt} of {viewer.job} after a later one")
+            attempts[seen.connection] = attempt
+        elif seen.kind == LINE and viewer.query is None:
+            printed = (seconds_of(seen.timestamp) or 0.0) - EPOCH
+            late = seen.at - MONOTONIC - printed
+            if printed > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS:
+                world.violation(
+                    f"{viewer.name} got line {seen.number} of {viewer.job} after {late:.1f} s, without faults"
+                )
+                return
 
 
 def _judge_filtered(runner: Runner, viewer: Viewer, pages: list[Seen]) -> None:

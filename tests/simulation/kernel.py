@@ -25,8 +25,10 @@ from tests.simulation.loop import Callback, VirtualLoop
 
 #: Unix time at the start of every simulation: 2026-01-01.
 EPOCH: Final = 1_767_225_600.0
+#: The monotonic clock at the start.
+MONOTONIC: Final = 1_000.0
 #: Events of the story that are kept.
-STORY_EVENTS: Final = 4_000
+STORY_EVENTS: Final = 40_000
 
 loop: Final[VirtualLoop] = gevent.get_hub().loop
 
@@ -131,7 +133,7 @@ def _now() -> float:
 
 
 def _monotonic() -> float:
-    return 1_000.0 + loop.time
+    return MONOTONIC + loop.time
 
 
 def boot() -> None:

@@ -53,6 +53,8 @@ class SimSocket:
         self._received: deque[bytes] = deque()
         self._ended: OSError | bool = False
         self._readable = Event()
+        #: What has arrived while the owner stood still.
+        self._held: deque[tuple[bytes | None, OSError | None]] = deque()
         #: Set, too, when something can be read.
         self.also: Any = None
         self._due_at = 0.0
@@ -165,11 +167,18 @@ class SimSocket:
         if self.closed or self.forgotten or self.owner.dead or self._ended:
             return
         loop.current = self.owner
-        if self.owner.frozen:
-            loop.run_callback(self._deliver, data, error)
+        if self.owner.frozen or self._held:
+            # Callbacks have no order, and what arrives has one.
+            if not self._held:
+                loop.run_callback(self._deliver_held)
+            self._held.append((data, error))
         else:
             self._deliver(data, error)
         loop.current = None
+
+    def _deliver_held(self) -> None:
+        while self._held:
+            self._deliver(*self._held.popleft())
 
     def _deliver(self, data: bytes | None, error: OSError | None) -> None:
         if data is not None:

@@ -70,6 +70,9 @@ class Site:
     people: list[Process] = field(default_factory=list)
     #: Until when the store may have lost lines that their runner has yet to send again.
     unsafe_until: float = 0.0
+    #: Since when there are no faults, and how often the store has died in this round.
+    quiet_since: float = 0.0
+    outages: int = 0
 
     def __post_init__(self) -> None:
         self.store = StoreServer(self.network, "store")
@@ -194,7 +197,9 @@ class Runner:
         self.refusal: ChronoverseError | None = None
         self._directory = site.directory / job.job_id
         self._spool_path: Path | None = None
-        self._deaths = 0
+        self.deaths = 0
+        #: With none, a line is nowhere else once the store has said that it is safe.
+        self._keep_bytes = world.chance.choice((0, 1_000, 4_000_000))
 
     def start(self) -> None:
         self.process = Process(self.name)
@@ -202,14 +207,14 @@ class Runner:
 
     def _connect(self) -> LogWriter:
         if self._kind == "store":
-            durability = Durability.FSYNCED if world.chance.random() < 0.7 else Durability.ACKED
-            return Store(STORE_URL, lease_seconds=LEASE_SECONDS, durability=durability)
+            return Store(STORE_URL, lease_seconds=LEASE_SECONDS, durability=Durability.FSYNCED)
         return HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
 
     def _run(self) -> None:
-        room = SpoolRoom(self._directory, "spool", memory_bytes=200_000, file_bytes=2_000_000)
+        sizes = {"memory_bytes": 200_000, "file_bytes": 2_000_000, "keep_bytes": self._keep_bytes}
+        room = SpoolRoom(self._directory, "spool", **sizes)
         spool = Spool.recover(self._spool_path, room) if self._spool_path else Spool(room)
-        writer = f"{self.job.job_id}-{self._deaths}"
+        writer = f"{self.job.job_id}-{self.deaths}"
         publisher = self.publisher = Publisher(
             self._connect, self.job, spool, self._say, lease_seconds=LEASE_SECONDS, wait_for_lease=True
         )
@@ -263,7 +268,7 @@ class Runner:
         if publisher is None or self.is_done:
             return
         self._site.network.kill(self.process)
-        self._deaths += 1
+        self.deaths += 1
         path = publisher.spool.path
         # What the store has acknowledged as safe, and what the file has, must be in the log in the end.
         for writer, printed in self.printed.items():
@@ -271,7 +276,7 @@ class Runner:
         self._spool_path = None
         if path is not None:
             # The dead process's SQLite still has the file open. A copy is what another process would find.
-            self._spool_path = path.with_name(f"left-{self._deaths}.sqlite")
+            self._spool_path = path.with_name(f"left-{self.deaths}.sqlite")
             for end in ("", "-journal"):
                 if os.path.exists(f"{path}{end}"):
                     shutil.copy(f"{path}{end}", f"{self._spool_path}{end}")

@@ -31,6 +31,8 @@ from tests.simulation.plan import Plan, Result
 
 #: Seconds of one round: jobs begin, and faults happen; then all must come to rest.
 ROUND_SECONDS: Final = 600.0
+#: Seconds after the last fault in which some jobs still print.
+QUIET_SECONDS: Final = 90.0
 
 
 def run(plan: Plan) -> Result:
@@ -55,7 +57,7 @@ def run(plan: Plan) -> Result:
 def _run(plan: Plan, site: Site) -> None:
     install(site.network)
     site.nodes += [Node(site, f"node{number}") for number in range(plan.nodes)]
-    site.archivers += [ArchiverProcess(site, "archiver")]
+    site.archivers += [ArchiverProcess(site, "archiver1"), ArchiverProcess(site, "archiver2")]
     for part in site.services:
         part.start()
     number = 0
@@ -71,6 +73,8 @@ def _round(plan: Plan, site: Site, number: int) -> None:
     for each in range(plan.jobs):
         job = JobRef(WORKFLOW, f"j{number}-{each}")
         seconds = chance.uniform(0.1, 1.0) * ROUND_SECONDS
+        if each % 3 == 0:
+            seconds = ROUND_SECONDS + LONGEST_SECONDS + QUIET_SECONDS
         kind = "store" if each % 2 else "http"
         runners.append(Runner(site, job, kind, seconds, pause=chance.choice((1.0, 5.0, 20.0, 60.0))))
     for each in range(plan.viewers):
@@ -83,6 +87,7 @@ def _round(plan: Plan, site: Site, number: int) -> None:
         else:
             viewers.append(Viewer(site, job, name))
     site.runners, site.viewers, site.people = runners, viewers, []
+    site.outages = 0
     for start in (*(each.start for each in runners), *(each.start for each in viewers)):
         loop.call_later(chance.uniform(0, 30), start)
     faults = Faults(site)
@@ -91,8 +96,9 @@ def _round(plan: Plan, site: Site, number: int) -> None:
             loop.call_at(fault.at, faults.start, fault)
     while loop.time < began + ROUND_SECONDS + LONGEST_SECONDS and not world.violations:
         gevent.sleep(1.0)
-    for part in site.services:
-        part.process.offset = 0.0
+    site.quiet_since = loop.time
+    for process in (*(each.process for each in site.services), *(each.process for each in runners)):
+        process.offset = 0.0
     rest(site)
     if not world.violations:
         judge_round(site)

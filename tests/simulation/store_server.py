@@ -23,8 +23,8 @@ class StoreServer:
         #: Who waits for the next sync, and whether syncing stands still.
         self._waiting: list[Callable[[], object]] = []
         self.disk_is_busy = False
-        #: How many of the next reports of changes are lost, as a proxy may lose them.
-        self.lost_reports = 0
+        #: Until when half of the reports of changes are lost, as a proxy may lose them.
+        self.loses_reports_until = 0.0
         self._start()
 
     def _clock(self) -> float:
@@ -51,8 +51,10 @@ class StoreServer:
         for call in waiting:
             call()
 
-    def crash(self, *, power: bool, seconds: float, lose_all: bool = False) -> None:
+    def crash(self, power: bool, seconds: float, *, lose_all: bool = False) -> None:
         """The server dies and comes back after that long: without what was not synced, when the ``power`` fails."""
+        if self.process.dead:
+            return
         self._network.kill(self.process, power=power)
         self.process = Process("store")
         self.process.dead = True
@@ -86,8 +88,7 @@ class StoreServer:
         changes, self._changes = self._changes, {}
         for key in changes:
             for client in self._tracked.pop(key, ()):
-                if self.lost_reports:
-                    self.lost_reports -= 1
+                if loop.time < self.loses_reports_until and world.chance.random() < 0.5:
                     continue
                 client.send(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$%d\r\n%b\r\n" % (len(key), key))
 
