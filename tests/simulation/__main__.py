@@ -20,13 +20,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=10)
     parser.add_argument("--viewers", type=int, default=30)
+    parser.add_argument("--round", type=float, default=600.0, help="Virtual seconds of faults before all must rest.")
     parser.add_argument("--only", help="Only the faults with these numbers, or `none`.")
     parser.add_argument("--shrink", action="store_true", help="Find the smallest plan that fails.")
     args = parser.parse_args(argv)
     only = None if args.only is None else tuple(map(int, args.only.split(","))) if args.only != "none" else ()
     failed = 0
     for seed in range(args.seed, args.seed + args.seeds):
-        plan = Plan(seed, args.hours, args.nodes, args.jobs, args.viewers, only)
+        plan = Plan(seed, args.hours, args.nodes, args.jobs, args.viewers, args.round, only)
         result = simulate(plan, seconds=600 + 600 * plan.hours)
         print(summary(plan, result), flush=True)
         if result.violations:

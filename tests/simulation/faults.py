@@ -180,7 +180,9 @@ class Faults:
             return None
         for runner in self._site.runners:
             # A live runner also sends again what was redacted (docs/history.md).
-            runner.redactions.clear()
+            runner.has_lost_store = True
+            for each in runner.redactions:
+                each.done_at = float("inf")
             # A runner that is alive sends again what it has. Nobody has the lines of the others.
             runner.is_gone = runner.is_gone or not runner.is_alive
         seconds = self._seconds(5)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from http.client import HTTPException
 from typing import Any, Final
 
@@ -82,7 +83,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if status != 200:
         world.violation(f"{runner.job} answers {status}")
         return
-    pages = in_process("judge", lambda: history(f"http://{BALANCER}", runner.job, site.token("judge")), 60.0)
+    read = partial(history, f"http://{BALANCER}", runner.job, site.token("judge"), with_gaps=runner.has_lost_store)
+    pages = in_process("judge", read, 60.0)
     is_lost = state["status"] == Status.LOST
     if runner.refusal is not None and not (is_lost and isinstance(runner.refusal, AppendRefused)):
         world.violation(f"{runner.job} is {state['status']}, and its runner was refused: {runner.refusal!r}")
@@ -94,6 +96,11 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         world.violation(f"{runner.job} has {state['attempt']} attempts")
     _judge_redactions(runner, viewers, pages)
     views = {each.name: _unredacted(runner, each.seen) for each in viewers if each.query is None}
+    if runner.has_lost_store:
+        # Viewers may have lines that the log has no more. So the gaps are those of the pages.
+        named = [each._replace(message="lost") if each.kind == GAP else each for each in pages]
+        views = {"pages": _unredacted(runner, named), **views}
+        pages = [each for each in pages if each.kind != GAP]
     verdict = judge(runner.printed, views, _unredacted(runner, pages))
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)

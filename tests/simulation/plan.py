@@ -21,14 +21,15 @@ class Plan:
     nodes: int = 3
     jobs: int = 10
     viewers: int = 30
+    #: Virtual seconds of one round: jobs begin, and faults happen. Then all must come to rest.
+    round: float = 600.0
     #: Of the faults of the seed's schedule only these, by their numbers; None for all.
     only: tuple[int, ...] | None = None
     story: bool = False
 
     def __str__(self) -> str:
-        parts = [
-            f"{name.replace('_', '-')} {value:g}" for name, value in asdict(self).items() if type(value) in (int, float)
-        ]
+        numbers = {name: value for name, value in asdict(self).items() if type(value) in (int, float)}
+        parts = [f"{name} {round(value, 3)}" for name, value in numbers.items()]
         only = [] if self.only is None else [f"only {','.join(map(str, self.only)) or 'none'}"]
         return " ".join(f"--{each}" for each in parts + only)
 

@@ -29,8 +29,6 @@ from tests.simulation.kernel import loop, world
 from tests.simulation.parts import WORKFLOW, ArchiverProcess, FilteredViewer, Node, Runner, Site, Viewer, WaitViewer
 from tests.simulation.plan import Plan, Result
 
-#: Seconds of one round: jobs begin, and faults happen; then all must come to rest.
-ROUND_SECONDS: Final = 600.0
 #: Seconds after the last fault in which some jobs still print.
 QUIET_SECONDS: Final = 90.0
 
@@ -72,9 +70,9 @@ def _round(plan: Plan, site: Site, number: int) -> None:
     viewers: list[Viewer] = []
     for each in range(plan.jobs):
         job = JobRef(WORKFLOW, f"j{number}-{each}")
-        seconds = chance.uniform(0.1, 1.0) * ROUND_SECONDS
+        seconds = chance.uniform(0.1, 1.0) * plan.round
         if each % 3 == 0:
-            seconds = ROUND_SECONDS + LONGEST_SECONDS + QUIET_SECONDS
+            seconds = plan.round + LONGEST_SECONDS + QUIET_SECONDS
         kind = "store" if each % 2 else "http"
         runners.append(Runner(site, job, kind, seconds, pause=chance.choice((1.0, 5.0, 20.0, 60.0))))
     for each in range(plan.viewers):
@@ -91,10 +89,10 @@ def _round(plan: Plan, site: Site, number: int) -> None:
     for start in (*(each.start for each in runners), *(each.start for each in viewers)):
         loop.call_later(chance.uniform(0, 30), start)
     faults = Faults(site)
-    for fault in schedule(plan.seed, number, began, ROUND_SECONDS):
+    for fault in schedule(plan.seed, number, began, plan.round):
         if plan.only is None or fault.number in plan.only:
             loop.call_at(fault.at, faults.start, fault)
-    while loop.time < began + ROUND_SECONDS + LONGEST_SECONDS and not world.violations:
+    while loop.time < began + plan.round + LONGEST_SECONDS and not world.violations:
         gevent.sleep(1.0)
     site.quiet_since = loop.time
     for process in (*(each.process for each in site.services), *(each.process for each in runners)):

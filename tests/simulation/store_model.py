@@ -644,7 +644,10 @@ class Data:
             return number(value)
         if kind is dict:
             value = [each for pair in value.items() for each in pair]
-        return self._lua.table_from([self._to_lua(each) for each in value])
+        to_lua = self._to_lua
+        return self._lua.table_from(
+            [each if type(each) is bytes else False if each is None else to_lua(each) for each in value]
+        )
 
     def _from_json(self, text: bytes) -> Any:
         """``cjson.decode``; None for what is no JSON."""

@@ -1,0 +1,53 @@
+"""Forty seeds that are always the same, and a minute of new ones. What once failed is a line in FAILED."""
+
+import itertools
+import secrets
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import pytest
+
+from tests.simulation.plan import Plan, Result, simulate
+
+pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not installed")
+
+#: Simulations at a time. Each is a process.
+AT_ONCE: Final = 2
+SECONDS: Final = 60.0
+#: The smallest plans that have failed.
+FAILED: Final[tuple[Plan, ...]] = ()
+
+
+def small(seed: int) -> Plan:
+    """A plan of seven virtual minutes, which takes some two seconds."""
+    return Plan(seed, hours=0.1, nodes=2, jobs=3, viewers=7, round=240.0)
+
+
+def run_all(plans: Iterable[Plan]) -> list[tuple[Plan, Result]]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda plan: (plan, simulate(plan)), plans))
+
+
+def check(found: list[tuple[Plan, Result]]) -> None:
+    failed = [f"python -m tests.simulation {plan}: {result.violations}" for plan, result in found if result.violations]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_forty_seeds() -> None:
+    check(run_all([*map(small, range(1, 41)), *FAILED]))
+
+
+@pytest.mark.long
+def test_new_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    until, first = time.monotonic() + SECONDS - 10, secrets.randbelow(10**9)
+    seeds = itertools.takewhile(lambda _: time.monotonic() < until, itertools.count(first))
+    found: list[tuple[Plan, Result]] = []
+    while batch := list(itertools.islice(seeds, AT_ONCE)):
+        found += run_all(map(small, batch))
+    with capsys.disabled():
+        print(f"\nsimulated seeds {first} to {first + len(found) - 1}: {sum(each.hours for _, each in found):.1f} h")
+    check(found)
