@@ -11,6 +11,7 @@ import { storeRecent } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
 import { begin, claims, get } from "./session.js";
 import { badgeElement, isRed, statusIcon } from "./state.js";
+import { showWatches } from "./watches.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
 const search = new WorkflowSearch(workflow);
@@ -221,3 +222,4 @@ showAccount();
 storeRecent(workflow);
 notice("Loading…");
 show();
+showWatches(workflow, $("watches")).catch(() => {});

@@ -1,0 +1,52 @@
+// The watches of a workflow and how their deliveries go, for those who may send a test.
+
+import { announce, make } from "./dom.js";
+import { ask, claims, get } from "./session.js";
+
+//: Milliseconds between two looks whether a test was delivered, and the most looks.
+const LOOK_MS = 500;
+const LOOKS = 40;
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+
+function stateText(watch) {
+  const why = watch.error ? `: ${watch.error}` : "";
+  return `${watch.state}${why}${watch.waiting ? `, ${watch.waiting} waiting` : ""}`;
+}
+
+/** Sends a test. Resolves to what came of it, in words. */
+async function sendTest(path) {
+  const answer = await ask(`${path}/test`, { method: "POST" });
+  if (!answer.ok) return `not sent: ${answer.status}`;
+  const before = await answer.json();
+  for (let look = 0; look < LOOKS; look += 1) {
+    await pause();
+    const { body } = await get(path);
+    if (body.delivered_at !== before.delivered_at) return "delivered";
+    if (body.error && body.failing_since !== before.failing_since) return stateText(body);
+  }
+  return "not delivered yet: is chronoverse notify running?";
+}
+
+/** Shows them in `place`. Readers without the right see nothing. */
+export async function showWatches(workflow, place) {
+  if (![claims().scope ?? ""].flat().join(" ").split(" ").includes("logs:admin")) return;
+  const path = `/workflows/${workflow}/watches`;
+  const { body } = await get(path);
+  const items = body.watches.map((watch) => {
+    const state = make("span", "quiet", stateText(watch));
+    const button = make("button", "", "Send a test");
+    button.type = "button";
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      state.textContent = "waiting for the delivery";
+      state.textContent = await sendTest(`${path}/${watch.id}`).catch((error) => error.message);
+      announce(`${watch.id}: ${state.textContent}`);
+      button.disabled = false;
+    });
+    const what = ` on ${watch.on} to ${new URL(watch.url).host}, `;
+    return make("li", "", make("b", "", watch.id), what, state, " ", button);
+  });
+  place.replaceChildren(make("h2", "", "Watches"), make("ul", "", ...items));
+  place.hidden = !items.length;
+}
