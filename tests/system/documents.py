@@ -55,6 +55,7 @@ NOT_RUN: Final = (
     ),
     ("docs/faults.md", "", "each takes minutes"),
     ("docs/kubernetes.md", "kubectl", "it needs a cluster"),
+    ("docs/cron-systemd.md", "systemctl", "it needs systemd. A test runs the command of the unit"),
     ("docs/kubernetes.md", "docker run", "it needs Docker, and an image with the command"),
     ("docs/tokens.md", "oauth2-proxy", "it needs that program, and an issuer"),
 )
