@@ -166,7 +166,11 @@ def read_page(
 
     try:
         for batch in read(job, position, descending=descending, search=search):
-            for line in batch.lines:
+            lines = batch.lines
+            if matcher is not None and not batch.is_match and not matcher.may_match(line.message for line in lines):
+                budget.entries_left -= len(lines)
+                lines = []
+            for line in lines:
                 if is_search and has_progress and budget.is_used_up():
                     return page(True)
                 has_progress = True

@@ -94,6 +94,16 @@ class Matcher:
         """Whether the query matches ``text``, with or without its control sequences."""
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
+    def may_match(self, texts: Iterable[str]) -> bool:
+        """False if none of ``texts`` matches, as far as one search in all of them tells."""
+        joined = "\n".join(texts)
+        if "\x1b" in joined:
+            return True
+        if self._lowercase is not None and joined.isascii():
+            return self._lowercase in joined.lower()
+        pattern = self.in_joined_lines if self._regex else self._pattern
+        return pattern is None or not self.is_feasible(len(joined)) or pattern.search(joined.encode()) is not None
+
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         """The matches in ``text`` as [start, end) in characters, some of them twice. An empty match yields None.
 

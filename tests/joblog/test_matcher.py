@@ -28,6 +28,18 @@ def test_spans_are_in_characters_of_the_line_as_it_was_written(text: str, query:
         assert query in (text[start:end], strip_sequences(text[start:end]))
 
 
+@given(st.lists(TEXTS, max_size=5), st.sampled_from([("ab", False), ("Üa", False), ("a$", True), (r"\Ab", True)]))
+def test_texts_of_which_one_matches_are_never_passed_over(texts: list[str], query: tuple[str, bool]) -> None:
+    matcher = Matcher(query[0], regex=query[1])
+
+    assert matcher.may_match(texts) or not any(map(matcher.matches, texts))
+
+
+@pytest.mark.parametrize("query", ["nowhere", "nowhere|a{3}"])
+def test_texts_of_which_none_matches_are_passed_over(query: str) -> None:
+    assert not Matcher(query, regex="|" in query).may_match(["ab", "Übung"])
+
+
 @pytest.mark.parametrize("text", ["ab" * 5000, "\x1b[1m" + "ab" * 5000])
 def test_the_number_of_spans_is_bounded(text: str) -> None:
     """The bound applies to the line as it was written, and again to the line without control sequences."""
