@@ -142,6 +142,25 @@ def test_scans_run_at_a_low_priority(service: Service) -> None:
     assert priorities(usual) == {ours}
 
 
+def test_a_long_scan_loses_priority(service: Service) -> None:
+    """Its process keeps the priority for the next scan."""
+    lowest = min(os.getpriority(os.PRIO_PROCESS, 0) + 2 * NICENESS, 19)
+
+    def is_lowered(process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            ours = os.getpriority(os.PRIO_PROCESS, process.pid)
+            return ours < lowest and any(
+                os.getpriority(os.PRIO_PROCESS, each.id) == lowest for each in process.threads()
+            )
+        return False
+
+    with searching(service):
+        wait_until(
+            lambda: any(is_lowered(each) for each in processes(service)), PATIENCE_SECONDS, "a scan has less priority"
+        )
+    assert not any(is_lowered(each) for each in processes(service))
+
+
 def test_a_live_line_does_not_wait_for_searches(service: Service, redis_server: RedisServer) -> None:
     """Four searches never end."""
     job = Foreign(redis_server.url, "scans", "live")

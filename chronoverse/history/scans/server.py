@@ -10,7 +10,10 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +24,10 @@ from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.settings import Settings, child_environ
 
-#: Added to the nice value of a process that scans. Another process that always wants the same processor gets nine
-#: tenths of it.
-NICENESS: Final = 10
+#: Added to the nice value of a process that scans, and again to that of a scan that has taken so many seconds of CPU
+#: time. Another process that always wants the same processor gets three quarters of it, and then nine tenths.
+NICENESS: Final = 5
+SHORT_CPU_SECONDS: Final = 0.05
 #: Bytes of address space of one process. A page takes far less, but a foreign runner may write lines of any length.
 MEMORY_BYTES: Final = 2**30
 #: Seconds after which a process that still works on one scan is killed. A page takes one second and one more line; a
@@ -81,8 +85,23 @@ class ScanServer(BaseApplication):
         for name, value in self._settings.items():
             self.cfg.set(name, value)
 
-    def load(self) -> ScanApp:
-        return self._make_app()
+    def load(self) -> Callable[..., list[bytes]]:
+        return partial(_answer_at_falling_priority, self._make_app())
+
+
+def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
+    """Runs ``app`` in a thread whose priority falls. Then short searches do not wait for those that take long."""
+    thread_ids: list[int] = []
+    with ThreadPoolExecutor(1, initializer=lambda: thread_ids.append(threading.get_native_id())) as pool:
+        began = time.process_time()
+        scan = pool.submit(app, *request)
+        while not wait([scan], timeout=0.02).done:
+            if time.process_time() - began > SHORT_CPU_SECONDS:
+                # No thread may raise its priority again, so each scan has a thread of its own.
+                with contextlib.suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, thread_ids[0], os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+                break
+        return scan.result()
 
 
 def _prepare_master(server: Any) -> None:
