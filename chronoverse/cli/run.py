@@ -13,6 +13,7 @@ from chronoverse.cli import common
 from chronoverse.errors import SpoolError
 from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import JobRef
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.joblog.terminal import counted
 from chronoverse.settings import Settings
 
@@ -98,8 +99,8 @@ def run(
         )
     if len(given := dict(labels)) > MAX_LABELS:
         raise click.UsageError(f"a job can have {MAX_LABELS} labels")
-    masks = masking.load_masks(**masks_given, environ=os.environ)
     settings = common.read_settings()
+    masks = masking.load_masks(**masks_given, environ=os.environ, forms=SecretForms(settings.mask_forms))
     server = common.meant_service(settings, server)
     ref = JobRef(workflow, job or f"job-{os.urandom(6).hex()}")
     base = server or settings.url or listeners.local_service_url(settings.data_dir) or settings.service_url

@@ -7,6 +7,7 @@ sse          encodes and decodes Server-Sent Events
 chunk        the records of archived chunks of lines
 labels       what a job was for, such as its branch
 matcher      whether a line matches a search, and where
+secret_forms secrets that are known by their form, such as keys and tokens, are masked
 line_filter  which lines a stream with a filter has
 shapes       the shape of a line: lines of two runs with the same shape differ only in numbers, times and the like
 timelines    the pauses of a log, compared with those of good runs; how long a running job has yet

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chronoverse.joblog.model import MAX_LINE_BYTES
+from chronoverse.joblog.secret_forms import StreamMask
 
 #: The smallest ``max_line_bytes``: the longest UTF-8 character must fit.
 MIN_LINE_BYTES: Final = 4
@@ -46,14 +47,16 @@ class LineSplitter:
     """Splits one stream's bytes into lines, at newlines only.
 
     A line that is longer than ``max_line_bytes`` becomes several pieces, which are cut between UTF-8 characters. All
-    but the last are ``partial``; joined, they are the line. However the bytes come in, the lines are the same.
+    but the last are ``partial``; joined, they are the line. However the bytes come in, the lines are the same. ``mask``
+    masks them before they are cut.
     """
 
-    def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, mask: StreamMask | None = None) -> None:
         if max_line_bytes < MIN_LINE_BYTES:
             raise ValueError(f"a line needs room for {MIN_LINE_BYTES} bytes")
         self._stream = stream
         self._max = max_line_bytes
+        self._mask = mask
         #: Text after the last newline, which waits for its own. It is not in any batch yet.
         self.rest = b""
         #: Whether the last batch was partial, so that the next line continues it.
@@ -65,24 +68,23 @@ class LineSplitter:
         """Takes bytes that arrived at ``timestamp``, and returns the lines that they complete."""
         self.timestamp = timestamp
         lines, newline, rest = (self.rest + data).rpartition(b"\n")
-        batches = list(self._split(lines)) if newline else []
+        batches = list(self._split(self._masked(lines))) if newline else []
         self.is_open = self.is_open and not newline
         self.rest = rest
         while len(self.rest) > self._max:
-            batches.append(self._cut_partial(_cut_length(self.rest, 0, self._max)))
+            batches += self._cut_partial(_cut_length(self.rest, 0, self._max))
         return batches
 
     def flush(self) -> list[LineBatch]:
         """Returns the text that waits for its newline, as a partial line."""
-        length = len(self.rest) - _incomplete_bytes(self.rest)
-        return [self._cut_partial(length)] if length else []
+        return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
     def close(self) -> list[LineBatch]:
         """Call this at the end of the stream. Returns the last line, if no newline ended it."""
         if not self.rest and not self.is_open:
             return []
-        text, self.rest, self.is_open = self.rest, b"", False
-        return [LineBatch(self._stream, self.timestamp, text, 1)]
+        text, self.rest, self.is_open = self._masked(self.rest), b"", False
+        return [*self._split(text)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
         """Batches of complete lines, and pieces of lines that are too long. It does not look at each short line."""
@@ -102,9 +104,22 @@ class LineSplitter:
     def _batch(self, text: bytes) -> LineBatch:
         return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
-    def _cut_partial(self, length: int) -> LineBatch:
-        text, self.rest, self.is_open = self.rest[:length], self.rest[length:], True
-        return LineBatch(self._stream, self.timestamp, text, 1, partial=True)
+    def _cut_partial(self, length: int) -> Iterator[LineBatch]:
+        """Cuts off so much of the rest; less if that ends with what may be the beginning of a secret, and is short."""
+        if self._mask is not None and length:
+            is_too_long = len(self.rest) > self._max
+            length = length - self._mask.undecided(self.rest[:length]) or length * is_too_long
+        if not length:
+            return
+        text, self.rest, self.is_open = self._masked(self.rest[:length]), self.rest[length:], True
+        while text:
+            # A mask may be longer than what it masks.
+            cut = _cut_length(text, 0, self._max) if len(text) > self._max else len(text)
+            yield LineBatch(self._stream, self.timestamp, text[:cut], 1, partial=True)
+            text = text[cut:]
+
+    def _masked(self, text: bytes) -> bytes:
+        return text if self._mask is None else self._mask(text)
 
 
 def _cut_length(text: bytes, start: int, limit: int) -> int:

@@ -112,7 +112,7 @@ class Matcher:
         """
         yield from self._spans(text)
         if "\x1b" in text:
-            stripped, original = _strip_and_map(text)
+            stripped, original = strip_and_map(text)
             for span in self._spans(stripped):
                 yield span and (original(span[0]), original(span[1] - 1) + 1)
 
@@ -208,10 +208,12 @@ class Matcher:
 
 
 class ExpressionSet:
-    """Expressions of RE2, all of which are searched for at once. Upper and lower case are the same."""
+    """Expressions of RE2, all of which are searched for at once. ``is_folded``: upper and lower case are the same."""
 
-    def __init__(self, expressions: Iterable[str]) -> None:
-        self._set: Final = re2.Set.SearchSet(_options(32 * 2**20))
+    def __init__(self, expressions: Iterable[str], *, is_folded: bool = True) -> None:
+        options = _options(32 * 2**20)
+        options.case_sensitive = not is_folded
+        self._set: Final = re2.Set.SearchSet(options)
         for expression in expressions:
             self._set.Add(expression)
         self._set.Compile()
@@ -234,10 +236,18 @@ def whole_match(expression: str) -> Callable[[str], bool]:
     return matches
 
 
-def _compiled(query: str, literal: bool, max_bytes: int, *, case_sensitive: bool = False) -> Any:
+def compile_groups(expression: str) -> Any:
+    """A pattern with groups, case-sensitive. Raises ValueError for a malformed or expensive expression."""
+    return _compiled(expression, False, PROGRAM_BYTES, case_sensitive=True, captures=True)
+
+
+def _compiled(
+    query: str, literal: bool, max_bytes: int, *, case_sensitive: bool = False, captures: bool = False
+) -> Any:
     options = _options(max_bytes)
     options.literal = literal
     options.case_sensitive = case_sensitive
+    options.never_capture = not captures
     try:
         # The module would keep the last 128 patterns with their automata. Whoever needs a pattern again keeps it.
         compiled = re2.compile(query, options)
@@ -265,7 +275,7 @@ def strip_sequences(text: str) -> str:
     return _CONTROL_SEQUENCE.sub("", text)
 
 
-def _strip_and_map(text: str) -> tuple[str, Callable[[int], int]]:
+def strip_and_map(text: str) -> tuple[str, Callable[[int], int]]:
     """``text`` without control sequences, and a function that maps an index in the result to the index in ``text``."""
     starts, ends = [0], [0]
     for sequence in _CONTROL_SEQUENCE.finditer(text):

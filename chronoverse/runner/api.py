@@ -25,12 +25,13 @@ from typing import Any, Final, Self
 from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.line_splitter import LineSplitter
 from chronoverse.joblog.model import IDENTIFIER, MAX_LINE_BYTES, STREAMS, JobRef, Status, iso_timestamp
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.http_log_writer import READ_SECONDS, HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import DELIVER_SECONDS, MEMORY_ONLY, OPEN_SECONDS, close_and_report
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
-from chronoverse.settings import ca_file_or_setting
+from chronoverse.settings import ca_file_or_setting, mask_forms_setting
 from chronoverse.store import Store
 
 __all__ = ["JobLog", "JobLogHandler", "JobLogStream"]
@@ -52,6 +53,7 @@ class JobLog:
         publisher: Publisher,
         *,
         max_line_bytes: int,
+        forms: SecretForms,
         deliver_seconds: float,
         clock: Callable[[], float],
         service_url: str | None,
@@ -59,7 +61,7 @@ class JobLog:
     ) -> None:
         """Use :meth:`open`. ``service_url`` is for messages; ``resources`` is closed when the log is finished."""
         self._publisher = publisher
-        self._splitters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
+        self._splitters = {stream: LineSplitter(stream, max_line_bytes, forms.mask()) for stream in STREAMS}
         self._deliver_seconds = deliver_seconds
         self._clock = clock
         self._service_url = service_url
@@ -101,6 +103,7 @@ class JobLog:
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
+        forms = SecretForms(mask_forms_setting())
         with ExitStack() as stack:
             writer: LogWriter
             if isinstance(store, str):
@@ -125,6 +128,7 @@ class JobLog:
             return cls(
                 publisher,
                 max_line_bytes=max_line_bytes,
+                forms=forms,
                 deliver_seconds=deliver_seconds,
                 clock=clock,
                 service_url=service_url,

@@ -156,7 +156,8 @@ def run_command(
         text = f"{argv[0]}: {'command not found' if is_missing else error}"
         tees["stderr"].say(text)
         message = f"chronoverse: {text}".encode("utf-8", "replace")
-        publish(LineBatch("stderr", iso_timestamp(time.time()), masks.mask(message) if masks else message, 1))
+        message = masks.forms.mask()(masks.mask(message)) if masks else message
+        publish(LineBatch("stderr", iso_timestamp(time.time()), message, 1))
         return 127 if is_missing else 126  # these codes, too, are a shell's
     signals.attach(child.pid)
     lent = attach_terminal(child) if isinstance(child, PtyProcess) else foreground_process_group(child.pid)

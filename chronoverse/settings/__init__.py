@@ -161,6 +161,13 @@ class Settings:
     max_line_bytes: int = _number(
         (256, 1_048_576), "bytes", "Longer lines are split into `partial` pieces.", default=65_536
     )
+    mask_forms: tuple[tuple[str, str], ...] | None = _setting(
+        parse.mask_forms,
+        "word or path",
+        "Mask secrets known by their form: `on`, `off`, or a TOML file with more forms ([more](runner.md#masking)).",
+        "`on`",
+        default=(),
+    )
     max_job_bytes: int = _number(
         (0, 999_999_999_999_999),
         "bytes",
@@ -377,6 +384,14 @@ def ca_file_or_setting(given: Path | str | None, environ: Mapping[str, str] = os
         return parse.ca_file(text) if (text := environ.get("CHRONOVERSE_CA_FILE")) else None
     except ValueError as error:
         raise SettingsError(f"CHRONOVERSE_CA_FILE {error}") from None
+
+
+def mask_forms_setting(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, str], ...] | None:
+    """CHRONOVERSE_MASK_FORMS, for programs that use no other setting. Raises :class:`SettingsError`."""
+    try:
+        return parse.mask_forms(environ.get("CHRONOVERSE_MASK_FORMS") or "on")
+    except ValueError as error:
+        raise SettingsError(f"CHRONOVERSE_MASK_FORMS {error}") from None
 
 
 def no_color() -> bool:

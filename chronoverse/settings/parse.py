@@ -6,6 +6,7 @@ None of them does I/O, except :func:`public_key` and :func:`ca_file`, which may 
 import contextlib
 import os
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -69,6 +70,19 @@ def one_of(*words: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+def mask_forms(text: str) -> tuple[tuple[str, str], ...] | None:
+    """Reads ``on``, ``off``, or the path of a TOML file with more forms of secrets, by their names. None is off."""
+    if text.lower() in ("on", "off"):
+        return () if text.lower() == "on" else None
+    try:
+        forms = tomllib.loads(absolute_path(text).read_text("utf-8")).get("forms")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"must be on, off, or the absolute path of a TOML file: {error}") from error
+    if not isinstance(forms, dict) or not all(isinstance(form, str) for form in forms.values()):
+        raise ValueError(f"must be a file with a table [forms] of regular expressions: {text}")
+    return tuple(forms.items())
 
 
 def boolean(text: str) -> bool:

@@ -17,6 +17,7 @@ from chronoverse.auth import jwks
 from chronoverse.auth.tokens import Verifier
 from chronoverse.embedded import server as embedded
 from chronoverse.history.scans.client import ScanClient
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
@@ -99,6 +100,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         ),
         turns=Turns(store.server_of, UnreadAnswers()),
         stream_writers=StreamWriters(tail),
+        secret_forms=SecretForms(settings.mask_forms),
         body_reader=BodyReader(settings.max_body_bytes),
         server_lease=server_lease,
         publish_throttle=publish_throttle(settings.max_publish_rate_per_token),

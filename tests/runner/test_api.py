@@ -22,6 +22,7 @@ from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, key, read_lines, read_log
 from tests.support.scripted import ScriptedService, problem
+from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT
 from tests.support.waiting import wait_until
@@ -102,6 +103,28 @@ def test_written_lines_are_the_log(server: RedisServer, open_log: Callable[..., 
     assert [line["timestamp"] for line in lines] == [STAMP] * 7 + ["2026-03-03T10:00:06.123Z"]
     assert end(server) == ("COMPLETED", "0")
     assert (log.finished, log.undelivered, log.dropped) == (True, 0, 0)
+
+
+@pytest.mark.parametrize("forms", [None, "off", "file"])
+def test_secrets_known_by_their_form_are_masked(
+    server: RedisServer,
+    open_log: Callable[..., JobLog],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    forms: str | None,
+) -> None:
+    """A private key may be written line by line. The setting is that of the process."""
+    if forms is not None:
+        path = tmp_path / "forms.toml"
+        path.write_text("[forms]\nacme = 'acme_[a-z]{8}'\n")
+        monkeypatch.setenv("CHRONOVERSE_MASK_FORMS", "off" if forms == "off" else str(path))
+    with open_log() as log:
+        log.write("stdout", f"with {GITHUB} and acme_abcdefgh")
+        for line in PEM:
+            log.write("stderr", line)
+    acme = "[masked]" if forms == "file" else "acme_abcdefgh"
+    masked = [f"with [masked] and {acme}", *MASKED_PEM]
+    assert read_lines(server) == ([f"with {GITHUB} and {acme}", *PEM] if forms == "off" else masked)
 
 
 def test_lines_are_there_while_the_job_runs(server: RedisServer, open_log: Callable[..., JobLog]) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.run import run
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.commands import after_link
 from tests.support.jobs import JOB, read_lines
+from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.support.servers import RedisServer, running
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +94,43 @@ def test_an_invalid_mask_prevents_the_start(option: tuple[str, str], tmp_path: P
     assert done.stderr.startswith(b"chronoverse: " + option[0].encode())
     assert b"abc" not in done.stderr
     assert not (tmp_path / "started").exists()
+
+
+#: Prints keys known by their form: late in two writes, in a long line, and over several lines; and as the job's name.
+KEYED = f"""
+import os, time
+key, lines = {GITHUB.encode()!r}, {chr(10).join(PEM).encode()!r}
+os.write(1, b"a token: " + key[:3]); time.sleep(1.3); os.write(1, key[3:] + b" and more\\n")
+os.write(1, b"x" * 65_530 + b" " + key + b" " + b"y" * 140_000 + b"\\n")
+os.write(1, lines + b"\\n"); os.write(2, b"at the end: " + key)
+"""
+
+
+@pytest.mark.parametrize("forms", ["on", "off"])
+def test_secrets_known_by_their_form_are_nowhere_in_the_store(server: RedisServer, tmp_path: Path, forms: str) -> None:
+    """By default, without any option. What is shown is unchanged."""
+    environ = {**os.environ, "CHRONOVERSE_REDIS_URL": server.url, "CHRONOVERSE_DATA_DIR": str(tmp_path / "data")}
+    if forms == "off":
+        environ["CHRONOVERSE_MASK_FORMS"] = "off"
+    command = [sys.executable, "-m", "chronoverse", "run", "--workflow", "wf_1", "--job", "job_1", "--", sys.executable]
+    done = subprocess.run([*command, "-c", KEYED], env=environ, capture_output=True, timeout=60, check=True)
+    assert done.stdout.count(GITHUB.encode()) == 2
+    lines = read_lines(server)
+    whole = "".join(lines)
+    if forms == "off":
+        assert whole.count(GITHUB) == 3
+        return
+    assert "".join(lines[:2]) == "a token: [masked] and more"
+    assert f"{'x' * 65_530} [masked] {'y' * 140_000}" in whole
+    assert [*MASKED_PEM] == lines[-len(PEM) - 1 : -1]
+    assert lines[-1] == "at the end: [masked]"
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert GITHUB[3:].encode() not in written
+    assert PEM[3].encode() not in written
+
+
+def test_a_missing_command_is_masked_by_its_form(server: RedisServer) -> None:
+    store = Store(server.url)
+    assert run([f"./{GITHUB}"], store, JOB, out=io.BytesIO(), err=io.BytesIO(), masks=Masks((), SecretForms())) == 127
+    store.close()
+    assert read_lines(server) == ["chronoverse: ./[masked]: command not found"]

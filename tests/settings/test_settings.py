@@ -15,6 +15,7 @@ from chronoverse.settings import (
     child_environ,
     default_data_dir,
     markdown_table,
+    mask_forms_setting,
     unknown_names,
 )
 from chronoverse.settings.parse import archive_url, is_loopback
@@ -81,6 +82,8 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("DATA_DIR", "/var/lib/chronoverse", Path("/var/lib/chronoverse")),
         ("URL", "https://logs.example/chronoverse/", "https://logs.example/chronoverse"),
         ("TOKEN", "a.b-c_d.e", "a.b-c_d.e"),
+        ("MASK_FORMS", "ON", ()),
+        ("MASK_FORMS", "off", None),
     ],
 )
 def test_a_valid_value_is_accepted(name: str, text: str, value: object) -> None:
@@ -155,12 +158,28 @@ def test_a_valid_value_is_accepted(name: str, text: str, value: object) -> None:
         ("URL", "http://user:pw@host"),
         ("URL", "http://host?x=1"),
         ("TOKEN", "two words"),
+        ("MASK_FORMS", "yes"),
+        ("MASK_FORMS", "/nowhere/forms.toml"),
+        ("MASK_FORMS", __file__),
     ],
 )
 def test_an_invalid_value_is_named(name: str, text: str) -> None:
     """The message names the variable."""
     with pytest.raises(SettingsError, match=rf"^{name if name == 'WEB_CONCURRENCY' else f'CHRONOVERSE_{name}'} must "):
         read(**{name: text})
+
+
+def test_forms_of_secrets_are_a_table_of_a_file(tmp_path: Path) -> None:
+    """Anything else is not taken for forms."""
+    path = tmp_path / "forms.toml"
+    path.write_text("[forms]\nacme = 'acme_[a-z]{8}'\n")
+    assert read(MASK_FORMS=str(path)).mask_forms == (("acme", "acme_[a-z]{8}"),)
+    assert mask_forms_setting({"CHRONOVERSE_MASK_FORMS": str(path)}) == (("acme", "acme_[a-z]{8}"),)
+    assert mask_forms_setting({}) == ()
+    for text in ("forms = 3", "acme = 'x'", "[forms]\nacme = 3", "[forms"):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=r"^CHRONOVERSE_MASK_FORMS must be"):
+            read(MASK_FORMS=str(path))
 
 
 def test_all_invalid_values_are_named_at_once() -> None:

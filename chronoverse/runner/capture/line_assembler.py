@@ -21,7 +21,7 @@ class LineAssembler:
         self._masks = masks or Masks()
         #: The end of the text, which may be the beginning of a secret.
         self._undecided = b""
-        self._splitter = LineSplitter(stream, max_line_bytes)
+        self._splitter = LineSplitter(stream, max_line_bytes, self._masks.forms.mask())
         self._timestamp = ""
         self._partial_at = self._state_at = math.inf
 

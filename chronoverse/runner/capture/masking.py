@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from chronoverse.errors import InvalidMask
+from chronoverse.joblog.secret_forms import SecretForms
 
 #: Characters that a secret must have. A shorter one would occur everywhere in a log, and the masks would reveal it.
 MIN_CHARACTERS: Final = 4
@@ -23,7 +24,9 @@ class Masks:
     contain it.
     """
 
-    def __init__(self, secrets: Iterable[bytes] = ()) -> None:
+    def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:
+        #: What else is masked, in whole lines.
+        self.forms: Final = forms or SecretForms(None)
         found = {part for secret in secrets for part in _parts(secret)}
         self._longest_first = sorted(found, key=len, reverse=True)
         self._all = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)")
@@ -74,6 +77,7 @@ def load_masks(
     names: Iterable[str] = (),
     files: Iterable[Path] = (),
     environ: Mapping[str, str] | None = None,
+    forms: SecretForms | None = None,
 ) -> Masks:
     """The masks of a command line. Raises :class:`InvalidMask`, which names the option and never the secret."""
     environ = environ or {}
@@ -88,7 +92,7 @@ def load_masks(
             _parts(secret)
         except InvalidMask as error:
             raise InvalidMask(f"{source}: {error}") from None
-    return Masks(secret for _, secret in given)
+    return Masks((secret for _, secret in given), forms)
 
 
 def _content(path: Path) -> bytes:

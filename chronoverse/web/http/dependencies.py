@@ -15,6 +15,7 @@ from chronoverse.embedded.server import ServerLease
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.client import ScanClient
 from chronoverse.joblog.model import Job, JobRef
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
@@ -46,6 +47,7 @@ class Dependencies:
     admission: AdmissionControl
     turns: Turns
     stream_writers: StreamWriters
+    secret_forms: SecretForms
     body_reader: BodyReader
     scans: ScanClient
     #: How fast runners publish.

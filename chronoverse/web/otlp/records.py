@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from chronoverse.joblog.line_splitter import LineSplitter, ProgressFilter
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.store.records import RecordBatch, RecordRun
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, OTHER, BadValue
@@ -79,9 +80,10 @@ class RecordLines:
 
 
 class JobRecords:
-    """The records of one job in a request, and how they end the job."""
+    """The records of one job in a request, and how they end the job. Secrets of these ``forms`` are masked."""
 
-    def __init__(self) -> None:
+    def __init__(self, forms: SecretForms) -> None:
+        self._forms = forms
         self.numbered: list[RecordLines] = []
         self.plain: list[RecordLines] = []
         self.end: tuple[Status, int | None] | None = None
@@ -97,6 +99,7 @@ class JobRecords:
         parts = list[list[RecordLines]]()
         for part in chain(_parts(_in_order(self.numbered, pause)), _parts(self.plain)):
             pause()
+            self._forms.mask_lists((each.path + each.stream, held) for each in part for _, held in each.lines)
             parts.append(part)
         for index, part in enumerate(parts, 1):
             count = sum(each.records for each in part)
@@ -112,17 +115,24 @@ class RecordSorter:
     """Sorts the records of a request by their jobs. Those that cannot be taken are counted in ``refused``, by why.
 
     ``workflow_attributes`` and ``job_attributes`` are the names of the attributes that may name the workflow and the
-    job, the first first. ``max_line_bytes`` is as for a runner.
+    job, the first first. ``max_line_bytes`` and ``forms`` are as for a runner.
     """
 
-    def __init__(self, workflow_attributes: Sequence[str], job_attributes: Sequence[str], max_line_bytes: int) -> None:
+    def __init__(
+        self,
+        workflow_attributes: Sequence[str],
+        job_attributes: Sequence[str],
+        max_line_bytes: int,
+        forms: SecretForms | None = None,
+    ) -> None:
         self._workflow_attributes = workflow_attributes
         self._job_attributes = job_attributes
         self._max_line_bytes = max_line_bytes
         self._naming = frozenset([*workflow_attributes, *job_attributes])
         #: The attributes that say something here.
         self.wanted = self._naming | _ENDING | {_PATH, _NUMBER, _STREAM}
-        self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(JobRecords)
+        self._forms = forms or SecretForms(None)
+        self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
         self.refused: Counter[str] = Counter()
         #: Lines so far.
         self._count = 0
@@ -288,7 +298,8 @@ class RecordSorter:
 
     def _split(self, text: bytes, stream: str) -> Lines:
         """The lines of a text, split as a runner splits what a command prints."""
-        progress, splitter = ProgressFilter(), LineSplitter(stream, self._max_line_bytes)
+        progress = ProgressFilter()
+        splitter = LineSplitter(stream, self._max_line_bytes, self._forms.mask())
         parts = progress.feed(text), progress.release()
         batches = [*chain.from_iterable(splitter.feed(part, "") for part in parts if part), *splitter.close()]
         lines = sum(batch.lines for batch in batches)

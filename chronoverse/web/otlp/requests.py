@@ -36,7 +36,12 @@ def handle(deps: Dependencies) -> Response:
         if time_slice.check() and has_left(request.environ):
             raise BadRequest("the client has left")
 
-    sorter = RecordSorter(settings.otlp_workflow_attributes, settings.otlp_job_attributes, settings.max_line_bytes)
+    sorter = RecordSorter(
+        settings.otlp_workflow_attributes,
+        settings.otlp_job_attributes,
+        settings.max_line_bytes,
+        deps.secret_forms,
+    )
     # The lines take about as much memory as the body. Both count until the lines are appended.
     with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as body:
         digest = hashlib.sha256(body).hexdigest()[:32]

@@ -94,6 +94,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
             return page_response({"next": None})
         with _count_answer("append"):
             deps.publish_throttle.check(principal().subject)
+            if request.mimetype != "text/plain":
+                # A text is masked before it is split.
+                deps.secret_forms.mask_lists((run.stream, run.messages) for run in runs)
             sizes = bytes_of(message for run in runs for message in run.messages)
             spend = partial(deps.publish_throttle.take, principal().subject, sizes)
             try:
@@ -172,7 +175,7 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
     names = ("Chronoverse-Attempt", "Chronoverse-Token")
     headers = {name: request.headers[name] for name in names if name in request.headers}
     form = load({**request.args, **headers}, TextForm(), "query")
-    splitter = LineSplitter(form["stream"], deps.settings.max_line_bytes)
+    splitter = LineSplitter(form["stream"], deps.settings.max_line_bytes, deps.secret_forms.mask())
     batches = splitter.feed(bytes(body), iso_timestamp(deps.wall_clock())) + splitter.close()
     require_few_lines(sum(batch.lines for batch in batches))
     runs = [LineRun(each.timestamp, each.stream, each.partial, each.messages()) for each in batches]

@@ -19,6 +19,7 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
+from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -467,3 +468,13 @@ def test_one_subject_begins_some_jobs_and_then_some_each_second(tmp_path: Path, 
         # Two are not the hostile subject's.
         assert 22 <= listed["jobs"] <= 22 + time.monotonic() - began + 1
         wait_until(lambda: post("later", 1).status_code == 200, 30, "one more may begin")
+
+
+@pytest.mark.parametrize("are_alike", [True, False])
+def test_secrets_known_by_their_form_are_masked(sender: Sender, are_alike: bool) -> None:
+    """In a record of several lines, in values that are no text, and over several records."""
+    texts = [f"with {GITHUB} in it", *PEM, "fine"]
+    others = [] if are_alike else [record({"token": GITHUB}), record("\n".join(["key:", *PEM])), record(None)]
+    assert sender.rejected(sender.post(*[record(each) for each in texts], *others)) == (0, "")
+    expected = ["with [masked] in it", *MASKED_PEM, "fine"]
+    assert sender.messages() == expected + ([] if are_alike else ['{"token":"[masked]"}', "key:", *MASKED_PEM, ""])

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 from tests.web.routes.test_publish import MAX_LINE, Runner, messages, refusal
 
@@ -55,6 +56,22 @@ def test_runs_are_lines_of_one_time_and_stream(client: httpx.Client, job: Foreig
     ]
     assert [line.get("partial") for line in logs] == [None, None, True, None, None]
     assert publish(opened, 9, run("nine")).json()["expected"] == 6
+
+
+@pytest.mark.parametrize("form", ["runs", "lines", "text"])
+def test_secrets_known_by_their_form_are_masked(client: httpx.Client, job: Foreign, opened: Runner, form: str) -> None:
+    """Whatever a client sends, also a private key over several lines."""
+    sent = ["fine", f"with {GITHUB} in it", *PEM, "fine"]
+    if form == "runs":
+        answer = publish(opened, 1, run(*sent[:6]), run(*sent[6:]))
+    elif form == "lines":
+        lines = [{"timestamp": TIMESTAMP, "stream": "stdout", "message": message} for message in sent]
+        answer = opened.post("logs", {"token": opened.token, "attempt": opened.attempt, "first": 1, "lines": lines})
+    else:
+        answer = text(opened, client, job, "\n".join(sent).encode())
+    assert answer.json() == {"next": len(sent) + 1}
+    logs = client.get(f"{job.path}/logs").json()["logs"]
+    assert [line["message"] for line in logs] == ["fine", "with [masked] in it", *MASKED_PEM, "fine"]
 
 
 def test_no_runs_renew_the_lease(opened: Runner) -> None:

@@ -1,0 +1,189 @@
+"""Secrets that are known by their form: keys of clouds and forges, tokens, passwords in URLs, private keys.
+
+Each becomes :data:`MASKED` before a line is stored. One pass of RE2 finds the few lines that may have any. Pure.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+from chronoverse.errors import SettingsError
+from chronoverse.joblog.matcher import ExpressionSet, compile_groups, strip_and_map, strip_sequences
+
+#: What a secret becomes.
+MASKED: Final = b"[masked]"
+#: Bytes at the end of a text that may begin a secret, at most.
+_MAX_HELD: Final = 8_192
+
+#: A form in each row: what finds candidates, in one pass, and the secret, or the expression whose first group that has
+#: matched is the secret. Both are expressions of RE2. ``~`` stands before what longer words may contain; a text in JSON
+#: may end with ``\n``. A password in a URL is no placeholder, and docker://alpine:3.18@sha256:… has none.
+_ROWS: Final = r"""
+AKIA|ASIA|ABIA|ACCA           (?:^|[^A-Z0-9])((?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16})\b
+IQoJb3JpZ2lu|FwoGZXIvYXdz     (?:IQoJb3JpZ2lu|FwoGZXIvYXdz)[\w/+=%]{100,}
+(?i:secret_?access_?key)      (?i:secret_?access_?key)\\?["']?[\s:=]{1,4}\\?["']?([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+]|$)
+gh[opsur]_|github_pat_        gh[opsur]_[A-Za-z0-9]{36,}|github_pat_\w{60,}
+GITLAB-                       GITLAB-[\w-]{20,}(?:\.[0-9a-z.]+)?
+xox[a-z]-|xapp-               xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{20,}
+hooks\.slack\.com             hooks\.slack\.com/(?:services|workflows|triggers)/([\w/-]{20,})
+[rs]k_(?:live|test)_|whsec_   ~([rs]k_(?:live|test)_[A-Za-z0-9]{24,}|whsec_[A-Za-z0-9+/=]{32,})
+AIza|GOCSPX-|ya29\.           ~(AIza[\w-]{35,}|GOCSPX-[\w-]{28,}|ya29\.[\w.-]{30,})
+npm_|_authToken               ~(npm_[A-Za-z0-9]{36})\b|_authToken=\\?["']?([^\s"'\\$]{8,})
+pypi-AgE                      pypi-AgE[\w-]{50,}
+eyJ                           eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}
+://[^\s/:@"'<>]*:[^\s/@"'<>]+@  ://[^\s/:@"'<>]*:([^\s/@"'<>$*{][^\s/"'<>]{3,255})@(?:[^s]|s[^h]|sh[^a]|sha[^2])
+""".replace("~", r"(?:^|[^A-Za-z0-9+/_-]|\\[nrt])").replace(
+    "GITLAB", "gl(?:pat|oas|dt|rtr?|cbt|ptt|ft|imt|agent|soat|ffct)"
+)
+_FORMS: Final = [(row.split()[0], row.split()[1]) for row in _ROWS.strip().splitlines()]
+
+#: How private keys begin and end. Between are lines of base64, and headers.
+_MARKER: Final = re.compile(rb"(?:-----)?(BEGIN|END) [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----")
+_INLINE: Final = re.compile(rb"(?:\\+[nr]|[A-Za-z0-9+/=])*")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/=]+(?:\\+[nr])?")
+_HEADER: Final = re.compile(rb"(?:Proc-Type|DEK-Info|Version|Comment|Charset|Hash): .*|")
+#: The first line of a key's base64 has as many characters at least.
+_LEAST_BODY: Final = 40
+
+#: The beginnings of tokens, and what may still become a secret at the end of a text.
+_WORDS: Final = (
+    "AKIA|ASIA|ABIA|ACCA|IQoJb3JpZ2lu|FwoGZXIvYXdz|ghp_|gho_|ghu_|ghs_|ghr_|github_pat_|glpat-|gloas-|gldt-|glrt-|glrtr-"
+    "|glcbt-|glptt-|glft-|glimt-|glagent-|glsoat-|glffct-|xoxa-|xoxb-|xoxe-|xoxo-|xoxp-|xoxr-|xoxs-|xapp-"
+    "|hooks.slack.com/|_authToken=|sk_live_|sk_test_|rk_live_|rk_test_|whsec_|AIza|GOCSPX-|ya29|npm_|pypi-AgE|eyJ"
+)
+_PARTS: Final = {
+    word[:length]
+    for word in f"{_WORDS}|BEGIN|secret_access_key|SECRET_ACCESS_KEY|SecretAccessKey".split("|")
+    for length in range(1, len(word))
+}
+_HELD: Final = re.compile(
+    rf"(?:(?<![A-Za-z0-9])(?:(?:{_WORDS})\S*|{'|'.join(sorted(_PARTS))}"
+    r"|(?:https?|rediss?|postgres(?:ql)?|mysql|mongodb|amqps?):/?)"
+    r"|[a-z0-9]://[^\s/]*|BEGIN [A-Z0-9 -]{0,45}"
+    r"""|(?i:secret_?access_?key)\\?["']?[\s:=]{0,4}\\?["']?[A-Za-z0-9/+]{0,40})\Z""".encode()
+)
+
+Span = tuple[int, int]
+
+
+class SecretForms:
+    """The forms above, and ``more``, expressions of RE2 by their names. With None there is no form at all.
+
+    Raises :class:`SettingsError` for an invalid expression.
+    """
+
+    def __init__(self, more: Iterable[tuple[str, str]] | None = ()) -> None:
+        rows = [*_FORMS] if more is not None else []
+        self._forms: Final = [compile_groups(form) for _, form in rows]
+        for name, expression in more or ():
+            try:
+                self._forms.append(compile_groups(expression))
+                if self._forms[-1].search(b""):
+                    raise ValueError("matches an empty text")
+            except ValueError as error:
+                raise SettingsError(f"CHRONOVERSE_MASK_FORMS: form {name}: {error}") from None
+            rows.append((expression, expression))
+        hints = [hint for hint, _ in rows]
+        self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"], is_folded=False) if rows else None
+
+    def mask(self) -> "StreamMask":
+        """What masks the lines of one stream."""
+        return StreamMask(self)
+
+    def mask_lists(self, lists: Iterable[tuple[str, list[bytes]]]) -> None:
+        """Masks lists of lines in place, each with the name of its stream. They follow each other."""
+        whole = [(name, lines) for name, lines in lists if lines]
+        if not self.may_be_in(b"\n".join(chain.from_iterable(lines for _, lines in whole))):
+            return
+        masks: dict[str, StreamMask] = {}
+        for name, lines in whole:
+            lines[:] = masks.setdefault(name, self.mask())(b"\n".join(lines)).split(b"\n")
+
+    def may_be_in(self, text: bytes) -> bool:
+        """Whether any line of ``text`` may have a secret."""
+        if self._found(text):
+            return True
+        return b"\x1b" in text and bool(self._found(strip_sequences(text.decode("latin-1")).encode("latin-1")))
+
+    def spans(self, line: bytes) -> Iterator[Span]:
+        """Where a line has secrets, all but private keys. Some may overlap."""
+        for index in self._found(line):
+            # The last one is for private keys.
+            for found in self._forms[index].finditer(line) if index < len(self._forms) else ():
+                groups = map(found.span, range(1, found.re.groups + 1))
+                yield next((span for span in groups if span[0] >= 0), found.span())
+
+    def _found(self, text: bytes) -> frozenset[int]:
+        return self._candidates.matches(text) if self._candidates is not None else frozenset()
+
+
+class StreamMask:
+    """Masks the lines of one stream, in their order: a private key has several."""
+
+    def __init__(self, forms: SecretForms) -> None:
+        self._forms = forms
+        #: Within a private key: the bytes before and after its beginning in that line, since lines may have a prefix.
+        self._around: Span | None = None
+        self._has_body = False
+
+    def __call__(self, text: bytes) -> bytes:
+        """Masks lines that are separated by newlines. Their number stays."""
+        if self._around is None and not self._forms.may_be_in(text):
+            return text
+        return b"\n".join(map(self._mask_line, text.split(b"\n")))
+
+    def undecided(self, text: bytes) -> int:
+        """How many bytes at the end of a line's beginning may be the beginning of a secret."""
+        tail = text[-_MAX_HELD:]
+        if self._around is not None:
+            return len(tail)
+        found = _HELD.search(tail)
+        return len(tail) - found.start() if found else 0
+
+    def _mask_line(self, line: bytes) -> bytes:
+        spans = [*self._forms.spans(line)]
+        if b"\x1b" in line:
+            stripped, original = strip_and_map(line.decode("latin-1"))
+            plain = stripped.encode("latin-1")
+            found = [*self._forms.spans(plain), *self._key_spans(plain)]
+            spans += [(original(start), original(end - 1) + 1) for start, end in found]
+        else:
+            spans += self._key_spans(line)
+        masked, position = [], 0
+        for start, end in sorted(spans):
+            if start >= position:
+                masked += [line[position:start], MASKED]
+            position = max(position, end)
+        return b"".join([*masked, line[position:]]) if masked else line
+
+    def _key_spans(self, line: bytes) -> Sequence[Span]:
+        """Where a line has a private key, or a part of one."""
+        spans: list[Span] = []
+        start: int | None = None
+        markers = [*_MARKER.finditer(line)] if b"PRIVATE KEY" in line else []
+        if self._around is not None:
+            start, after = self._around
+            body = line[start : len(line) - after].strip()
+            if not markers and (_HEADER.fullmatch(body) or self._is_body(body)):
+                return [(start, len(line) - after)] if body else []
+            self._around, self._has_body = None, False
+            start = start if markers and markers[0][1] == b"END" else None
+        for marker in markers:
+            if marker[1] == b"BEGIN" and start is None:
+                start = marker.start()
+            elif marker[1] == b"END" and start is not None:
+                spans.append((start, marker.end()))
+                start = None
+        if start is not None:
+            inline = _INLINE.match(line, marker.end())
+            assert inline is not None
+            spans.append((start, inline.end()))
+            if len(inline[0]) < _LEAST_BODY:
+                self._around = start, len(line) - marker.end()
+        return spans
+
+    def _is_body(self, text: bytes) -> bool:
+        is_base64 = _BASE64.fullmatch(text) is not None and (self._has_body or len(text) >= _LEAST_BODY)
+        self._has_body = self._has_body or is_base64
+        return is_base64

@@ -1,0 +1,200 @@
+"""Secrets that are known by their form become ``[masked]``."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronoverse.errors import SettingsError
+from chronoverse.joblog.line_splitter import LineSplitter
+from chronoverse.joblog.secret_forms import SecretForms
+from tests.support.secret_keys import GITHUB, LETTERS, MASKED_PEM, PEM
+
+FORMS = SecretForms()
+UPPER = "QWERTYUIOP234567"
+KEYS = {
+    "aws": "AK" + "IA" + UPPER,
+    "aws temporary": "AS" + "IA" + UPPER,
+    "aws session": "IQoJb3Jp" + "Z2lu" + LETTERS * 4,
+    "github": GITHUB,
+    "github app": "gh" + "s_" + LETTERS * 2,
+    "github fine-grained": "github_" + "pat_" + LETTERS[:22] + "_" + LETTERS * 2,
+    "gitlab": "gl" + "pat-" + LETTERS[:20],
+    "gitlab runner": "gl" + "rt-t1_" + LETTERS[:20],
+    "slack": "xo" + "xb-123456789012-1234567890123-" + LETTERS[:24],
+    "slack app": "xa" + "pp-1-A0123-4567-" + LETTERS,
+    "stripe": "sk_" + "live_" + LETTERS,
+    "stripe webhook": "whs" + "ec_" + LETTERS,
+    "google": "AI" + "za" + LETTERS + "_-x",
+    "google client": "GOC" + "SPX-" + LETTERS[:28],
+    "google access": "ya" + "29." + LETTERS * 2,
+    "npm": "np" + "m_" + LETTERS + "Zz12",
+    "pypi": "py" + "pi-AgE" + LETTERS * 3,
+    "jwt": "ey" + "J" + LETTERS + ".ey" + "J" + LETTERS + "." + LETTERS,
+}
+#: A text with the secret instead of {}, where the form includes what is around.
+AROUND = {
+    "aws secret": ("aws_secret_" + "access_key = {}", LETTERS + "/+Zz12/+"),
+    "slack hook": ("https://hooks." + "slack.com/services/{}", "T00000000/B00000000/" + LETTERS[:24]),
+    "npm registry": ("//registry.example/:_auth" + "Token={}", "0b1c2d3e-" + LETTERS[:12]),
+    "url": ("postgres" + "://app:{}@db.example:5432/shop", "hunter22" + "x"),
+    "url without a user": ("redis" + "://:{}@cache:6379", "hunter22" + "x"),
+    "url, a password with @": ("https" + "://app:{}@h.example/x", "hun@ter22"),
+}
+CASES = [*((name, "{}", key) for name, key in KEYS.items()), *((name, *rest) for name, rest in AROUND.items())]
+
+
+def masked(text: str) -> str:
+    return FORMS.mask()(text.encode()).decode()
+
+
+@pytest.mark.parametrize(("name", "around", "key"), CASES, ids=[name for name, *_ in CASES])
+def test_each_form_is_masked(name: str, around: str, key: str) -> None:
+    """Whole, twice in a line, in colours, highlighted in part, and in JSON."""
+    text = around.format(key)
+    expected = around.format("[masked]")
+    assert masked(text) == expected
+    assert masked(f"one\nfound {text} in it\ntwo") == f"one\nfound {expected} in it\ntwo"
+    assert masked(f"{text} {text}") == f"{expected} {expected}"
+    for coloured in (f"\x1b[31m{text}\x1b[0m", around.format(f"\x1b[1m{key[:3]}\x1b[0m{key[3:]}")):
+        assert key[3:] not in masked(coloured)
+        assert masked(coloured).count("[masked]") == 1
+    for quoted in (json.dumps({"message": f"first\n{text}\n"}), json.dumps(json.dumps({"a": f"\t{text}", "b": 1}))):
+        assert masked(quoted) == quoted.replace(key, "[masked]")
+    assert masked(expected) == expected
+
+
+@pytest.mark.parametrize(("name", "around", "key"), CASES, ids=[name for name, *_ in CASES])
+def test_a_secret_that_comes_in_two_chunks_is_masked(name: str, around: str, key: str) -> None:
+    """However it is cut, also if the first chunk is published as a partial line when its newline is late."""
+    text = f"with {around.format(key)} in it\n".encode()
+    for cut in range(1, len(text)):
+        for is_late in (False, True):
+            splitter = LineSplitter("stdout", 65_536, FORMS.mask())
+            batches = splitter.feed(text[:cut], "")
+            batches += splitter.flush() if is_late else []
+            batches += splitter.feed(text[cut:], "") + splitter.close()
+            found = b"".join(batch.text for batch in batches).decode()
+            assert found == f"with {around.format('[masked]')} in it", (cut, is_late)
+            assert len(batches) == 1 or is_late
+
+
+def test_a_secret_at_the_cut_of_a_long_line_is_masked() -> None:
+    """The pieces are no longer than is allowed."""
+    key = GITHUB
+    for before in range(1_000 - len(key), 1_001):
+        for is_whole in (True, False):
+            splitter = LineSplitter("stdout", 1_000, FORMS.mask())
+            text = f"{'x' * before} {key} {'y' * 3_000}\n".encode()
+            batches = splitter.feed(text, "") if is_whole else splitter.feed(text[:-1], "") + splitter.feed(b"\n", "")
+            whole = b"".join(batch.text for batch in batches)
+            assert whole == text[:-1].replace(key.encode(), b"[masked]")
+            assert max(len(batch.text) for batch in batches) <= 1_000
+            assert [batch.partial for batch in batches] == [True] * (len(batches) - 1) + [False]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", ""),
+        ("web-1  | ", ""),
+        ("\x1b[32m", "\x1b[0m"),
+        ('{"log":"', '\\n","stream":"stdout"}'),
+        ("2026-03-03T10:00:05.123Z key: ", "\r"),
+    ],
+)
+def test_a_private_key_over_several_lines_is_masked(before: str, after: str) -> None:
+    """As many lines as it has, whatever is around each, in one text and line by line. What follows stays."""
+    lines = ["reading", *PEM, "done", "MIIEow" * 10]
+    texts = [f"{before}{line}{after}" for line in lines]
+    for found in (masked("\n".join(texts)).split("\n"), list(map(FORMS.mask(), [text.encode() for text in texts]))):
+        shown = [text.decode() if isinstance(text, bytes) else text for text in found]
+        assert len(shown) == len(lines)
+        assert [shown[0], *shown[-2:]] == [texts[0], *texts[-2:]]
+        assert not any(LETTERS[:11] in text or "PRIVATE" in text for text in shown)
+        assert sum("[masked]" in text for text in shown) >= len(PEM) - 2
+
+
+def test_a_private_key_in_one_line_is_masked() -> None:
+    """As JSON has it, also if it is cut."""
+    whole = json.dumps({"key": "\n".join([PEM[0], *PEM[3:]]), "id": 7})
+    assert masked(whole) == '{"key": "[masked]", "id": 7}'
+    cut = whole[:400]
+    assert masked(f"{cut}\nand more") == '{"key": "[masked]\nand more'
+    assert masked(f"{PEM[0]} {PEM[-1]} text {PEM[0]}\nok") == "[masked] text [masked]\nok"
+
+
+def test_text_after_a_key_that_does_not_end_stays() -> None:
+    """A program may only speak of a key."""
+    assert masked(f"no {PEM[0]} in id_rsa\nok\ndone") == "no [masked] in id_rsa\nok\ndone"
+    assert masked(f"{PEM[0]}\n{PEM[3]}\nStep 2\n{PEM[3]}") == f"[masked]\n[masked]\nStep 2\n{PEM[3]}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https" + "://app:${PASSWORD}@db.example and https" + "://app:***@db.example, https" + "://{user}:{password}@h",
+        "docker" + "://alpine:3.18@sha256:0123456789abcdef",
+        "https" + "://h.example:8443/@scope/name, ssh" + "://git@h.example:22/x, npm:react@18.2.0",
+        "task_test_" + "averylongnameofafunctioninatest",
+        "npm_config_registry=https" + "://registry.example npm_package_name=x",
+        "data:image/png;base64," + "QUl6Y" + "AIza" + LETTERS * 3,
+        "eyJ is how a token begins; a sha is 0123456789abcdef0123456789abcdef01234567",
+        "The END PRIVATE KEY of -----BEGIN PUBLIC KEY-----",
+        "Password: ",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_a_prompt_does_not_wait() -> None:
+    """Only what may be the beginning of a secret does."""
+    for prompt in ("Password:", "Continue? [y/N] ", "....", "-----", "user@host:~$ ", "https://h.example/ready"):
+        splitter = LineSplitter("stdout", 65_536, FORMS.mask())
+        assert not splitter.feed(prompt.encode(), "")
+        assert [batch.text for batch in splitter.flush()] == [prompt.encode()]
+        assert not splitter.flush()
+
+
+@given(st.lists(st.sampled_from([*PEM[:1], *PEM[3:4], *PEM[-1:], "x", "", *KEYS.values(), "\\n", " ", "\n"])))
+def test_the_number_of_lines_stays(parts: list[str]) -> None:
+    """And what was masked stays as it is."""
+    text = " ".join(parts)
+    found = masked(text)
+    assert found.count("\n") == text.count("\n")
+    assert not any(key in found for key in KEYS.values())
+
+
+def test_lists_are_masked_in_place() -> None:
+    """A private key may go on in the next list of its stream."""
+    out, err, rest = [*map(str.encode, PEM[:5])], [b"fine"], [*map(str.encode, PEM[5:])]
+    FORMS.mask_lists([("stdout", out), ("stderr", err), ("stdout", rest), ("stderr", [])])
+    assert err == [b"fine"]
+    assert [*out, *rest] == [*map(str.encode, MASKED_PEM)]
+
+
+def test_more_forms() -> None:
+    """Of a form with groups, the first one that matches is the secret."""
+    forms = SecretForms([("acme", "acme_[a-z]{8}"), ("pin", "(?i)pin: ([0-9]{4})|code=([0-9]{6})")])
+    text = f"acme_abcdefgh PIN: 1234 code=123456 {GITHUB}"
+    assert forms.mask()(text.encode()) == b"[masked] PIN: [masked] code=[masked] [masked]"
+    nothing = SecretForms(None)
+    assert nothing.mask()("\n".join(PEM).encode()) == "\n".join(PEM).encode()
+
+
+@pytest.mark.parametrize(("expression", "reason"), [("(", "missing"), ("x*", "empty text")])
+def test_an_invalid_form_is_named(expression: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=f"CHRONOVERSE_MASK_FORMS: form acme: .*{reason}"):
+        SecretForms([("acme", expression)])
+
+
+def test_a_hostile_line_takes_linear_time() -> None:
+    """A megabyte of beginnings."""
+    for text in (PEM[0] + " ", "-----", "https" + "://a:", KEYS["github"][:20], "\x1b]", "ey" + "Jaaaaaaaaaaaa."):
+        lines = (text * (2**20 // len(text))).encode()
+        start = time.process_time()
+        FORMS.mask()(lines)
+        assert time.process_time() - start < 2
