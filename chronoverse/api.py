@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from chronoverse.client.client import Client
-from chronoverse.client.follower import JobState, LogEvent, Notice, RedactedLines
+from chronoverse.client.follower import (
+    JobChange,
+    JobState,
+    LogEvent,
+    Notice,
+    RedactedLines,
+    Reset,
+    UpToDate,
+    WorkflowEvent,
+)
 from chronoverse.joblog.model import Gap, JobRef, Line
 from chronoverse.runner.api import JobLog, JobLogHandler, JobLogStream
 from chronoverse.runner.spool.spool_file import SpoolRoom
@@ -17,6 +26,7 @@ from chronoverse.settings import ca_file_or_setting
 
 __all__ = [
     "Gap",
+    "JobChange",
     "JobLog",
     "JobLogHandler",
     "JobLogStream",
@@ -24,8 +34,11 @@ __all__ = [
     "Line",
     "Notice",
     "RedactedLines",
+    "Reset",
     "SpoolRoom",
+    "UpToDate",
     "follow",
+    "follow_workflow",
 ]
 
 
@@ -45,3 +58,16 @@ def follow(
     """
     with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
         yield from client.follow(JobRef(workflow, job), **options)
+
+
+def follow_workflow(
+    service: str,
+    workflow: str,
+    *,
+    token: str | Callable[[], str | None] | None = None,
+    ca_file: Path | str | None = None,
+    **options: Any,
+) -> Iterator[WorkflowEvent]:
+    """Follows the jobs of a workflow, without an end. ``options`` are those of :meth:`Client.follow_workflow`."""
+    with closing(Client(service, token, ca_file=ca_file_or_setting(ca_file))) as client:
+        yield from client.follow_workflow(workflow, **options)

@@ -1,18 +1,22 @@
 """``chronoverse jobs`` and ``chronoverse workflows``, and how lists are printed."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from chronoverse.cli import common, names
-from chronoverse.client.client import read_items, reading
+from chronoverse.client.client import Client, read_items, reading
+from chronoverse.client.follower import JobChange, Notice, Reset
 from chronoverse.joblog.model import read_time, seconds_of
 from chronoverse.joblog.terminal import plain_text
 from chronoverse.settings import no_color
+
+_HEAD: Final = ("JOB", "STATUS", "AGE", "DURATION", "LINES")
 
 
 @click.command()
@@ -23,22 +27,48 @@ from chronoverse.settings import no_color
     "--since", type=common.moment, metavar="TIME", help="Jobs created since this time or age, such as 5m or 2d."
 )
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="At most N jobs.")
+@click.option("-w", "--watch", is_flag=True, help="Keep the list current; not on a terminal, print each change.")
 @common.list_output_option
 def jobs(
-    workflow: str, status: str | None, label: list[str], since: str | None, limit: int | None, output: str
+    workflow: str, status: str | None, label: list[str], since: str | None, limit: int | None, watch: bool, output: str
 ) -> None:
     """List the jobs of WORKFLOW, newest first."""
+    if watch and since is not None:
+        raise click.UsageError("--watch and --since cannot be combined")
     with common.open_client(workflow) as client:
+        if watch:
+            _watch(client, workflow, output, status, label, min(limit or 1_000, 1_000))
+            return
         at_once = min(limit or 1_000, 1_000)
         pages = client.pages("/workflows/{}/jobs", workflow, limit=at_once, status=status, label=label)
         found: Iterable[dict[str, Any]] = (job for page in pages for job in read_items(page, "jobs", dict))
         if since is not None:
             # A job of a foreign runner may not say when it was created. It does not end the list.
             found = takewhile(lambda job: (read_time(str(job["created_at"])) or since) >= since, found)
-        if not print_list(
-            islice(found, limit), output, ("JOB", "STATUS", "AGE", "DURATION", "LINES"), _job_row, _job_text
-        ):
+        if not print_list(islice(found, limit), output, _HEAD, _job_row, _job_text):
             common.require_jobs(client, workflow)
+
+
+def _watch(client: Client, workflow: str, output: str, status: str | None, label: list[str], limit: int) -> None:
+    """Prints the jobs, and each change of them. A terminal gets a list, which is drawn again when it has changed."""
+    is_list = output == "text" and sys.stdout.isatty()
+    show, known = common.item_text(output, _job_text), dict[str, dict[str, Any]]()
+    # A list of jobs with a status has to be told when a job gets another one.
+    asked = None if is_list else status
+    for event in client.follow_workflow(workflow, jobs=limit, status=asked, label=label):
+        if isinstance(event, Notice):
+            common.print_message(event.reason)
+        elif isinstance(event, JobChange) and not is_list:
+            click.echo(show(event.job))
+        elif isinstance(event, JobChange):
+            known[event.job_id] = event.job
+        elif isinstance(event, Reset):
+            known.clear()
+        elif is_list:
+            wanted = [job for job in known.values() if job["status"] != "DELETED" and status in (None, job["status"])]
+            newest = sorted(wanted, key=lambda job: (str(job["created_at"]), job["id"]), reverse=True)
+            click.echo("\x1b[H\x1b[2J", nl=False)
+            print_table(_HEAD, map(_job_row, newest[: min(limit, shutil.get_terminal_size().lines - 2)]))
 
 
 @click.command()

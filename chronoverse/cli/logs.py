@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice, takewhile
 from operator import attrgetter
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import click
 
 from chronoverse.cli import common, names
+from chronoverse.cli.follow import WorkflowLogs, WorkflowPrinter
 from chronoverse.client.client import PAGE_LINES, Client, read_items
 from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps
 from chronoverse.errors import JobNotFound
@@ -31,8 +33,16 @@ def _wait(text: str) -> int:
 
 
 @click.command()
-@names.job_arguments
-@click.option("-f", "--follow", is_flag=True, help="Follow until the job ends, and exit with its code.")
+@partial(names.job_arguments, required=False)
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Follow until the job ends, and exit with its code. Without JOB: all running jobs, and those that start.",
+)
+@common.status_option("With -f and without JOB: jobs with this status. Default: running.")
+@common.label_option("--label", "With -f and without JOB: jobs with this label. Repeatable; all must match.")
+@click.option("--until-idle", is_flag=True, help="With -f and without JOB: exit when no job runs.")
 @click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line number.")
 @click.option("--lines", type=common.line_range, metavar="N[-M]", help="This line, or this range of lines.")
 @click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
@@ -59,8 +69,11 @@ def _wait(text: str) -> int:
 @click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
 def logs(
     workflow: str,
-    job: str,
+    job: str | None,
     follow: bool,
+    status: str | None,
+    label: list[str],
+    until_idle: bool,
     offset: int | str | None,
     lines: tuple[int, int | None] | None,
     tail: int | None,
@@ -76,11 +89,15 @@ def logs(
     context: int,
     **printing: Any,
 ) -> int:
-    """Print the log of JOB, follow it, or find lines in it.
+    """Print the log of JOB, follow it, or find lines in it. With -f and without JOB, follow all jobs of WORKFLOW.
 
     It exits with 1 when nothing is found, and with -f as the job does.
     """
     contradictions = {
+        "without JOB, -f is required": job is None and not follow,
+        "--status, --label and --until-idle cannot be combined with JOB": job and (status or label or until_idle),
+        "--lines, --offset, --since and --wait require JOB": job is None
+        and (lines or wait or offset is not None or since is not None),
         "--lines cannot be combined with --follow, --offset, --tail, --search, --since, --until or --new": lines
         and (follow or new or any(each is not None for each in (offset, tail, search, since, until))),
         "--offset latest and --tail cannot be combined": offset == "latest" and tail is not None,
@@ -98,9 +115,16 @@ def logs(
     for sentence, is_so in contradictions.items():
         if is_so:
             raise click.UsageError(sentence)
+    start: dict[str, Any]
+    if job is None:
+        start = {"tail": tail, "stream": stream, "q": search, "regex": regex}
+        printer = WorkflowPrinter(printing.pop("output"), printing.pop("color"), **printing)
+        with common.open_client(workflow) as client:
+            WorkflowLogs(client, workflow, status or Status.RUNNING, label, printer, **start).run(until_idle)
+        return 0
     ref = JobRef(workflow, job)
     first, last = lines or (1, None)
-    start: dict[str, Any] = {"offset": first - 1 if lines else offset, "stream": stream}
+    start = {"offset": first - 1 if lines else offset, "stream": stream}
     around = {"before": context or None, "after": context or None}
     with common.open_client(workflow, job) as client:
         if follow:

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from http.client import HTTPMessage
 from math import ceil
@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from chronoverse.backoff import Backoff, RetryPolicy
-from chronoverse.client.follower import Follower, LogEvent, Notice
+from chronoverse.client.follower import Follower, LogEvent, Notice, WorkflowEvent, WorkflowFollower
 from chronoverse.client.service_connection import CONNECTION_ERRORS, RequestFailed, ServiceConnection
 from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog.events import TOKEN_EXPIRED
@@ -103,19 +103,48 @@ class Client:
         ``regex``) only lines that match. The last JobState says how the job ended. The job must begin to exist within
         ``wait`` seconds. ``stop`` ends a delay at once, and a connection at its next byte.
         """
+        path = _path("/workflows/{}/jobs/{}/events", *job)
+        filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
+        yield from self._follow(path, Follower(), {"offset": offset, "tail": tail}, filters, stop, wait)
+
+    def follow_workflow(
+        self,
+        workflow_id: str,
+        *,
+        jobs: int | None = None,
+        status: str | None = None,
+        label: Sequence[str] | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[WorkflowEvent]:
+        """Follows the jobs of a workflow: the newest ``jobs`` (100), oldest first, then each change, without an end.
+
+        With ``status``, or each ``label`` (KEY=VALUE), only jobs that have them. ``stop`` is as for :meth:`follow`.
+        """
+        filters = {"jobs": jobs, "status": status, "label": label}
+        path = _path("/workflows/{}/events", workflow_id)
+        yield from self._follow(path, WorkflowFollower(), {}, filters, stop)
+
+    def _follow(
+        self,
+        path: str,
+        follower: Follower,
+        first: Mapping[str, Any],
+        filters: Mapping[str, Any],
+        stop: threading.Event | None,
+        wait: float = 0,
+    ) -> Iterator[Any]:
+        """What ``follower`` reads, over as many connections as it takes. ``first`` is for the first of them."""
         stop = stop or threading.Event()
-        follower = Follower()
         backoff = Backoff(RETRY, self._clock, self._chance)
         wait_until = self._clock() + wait
         failure: RequestFailed | None = None
         while not stop.is_set():
-            start = {"offset": offset, "tail": tail} if follower.last_number is None else {}
+            start = first if follower.last_number is None else {}
             left = min(max(ceil(wait_until - self._clock()), 0), 300)  # the most that the service allows
-            filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
             query = {**start, **filters, "wait": left or None}
             backoff.record_failure()  # until the connection brings something
             try:
-                yield from self._follow_connection(job, query, follower, backoff, stop)
+                yield from self._follow_connection(path, query, follower, backoff, stop)
                 failure = RequestFailed("the service closed the stream")
             except RequestFailed as error:
                 failure = error
@@ -145,13 +174,12 @@ class Client:
             stop.wait(delay)
 
     def _follow_connection(
-        self, job: JobRef, query: Mapping[str, Any], follower: Follower, backoff: Backoff, stop: threading.Event
-    ) -> Iterator[LogEvent]:
+        self, path: str, query: Mapping[str, Any], follower: Follower, backoff: Backoff, stop: threading.Event
+    ) -> Iterator[Any]:
         headers = {"Accept": "text/event-stream"}
         if follower.last_number is not None:
             headers["Last-Event-ID"] = str(follower.last_number)
         self._service.close()  # an idle connection may be dead, and then this attempt would fail
-        path = _path("/workflows/{}/jobs/{}/events", *job)
         with self._service.stream("GET", path, query, headers) as response:
             if response.status == 204:
                 follower.ended = True

@@ -43,6 +43,27 @@ class RedactedLines(NamedTuple):
 LogEvent = Line | Gap | JobState | Notice | RedactedLines
 
 
+class JobChange(NamedTuple):
+    """A job of a workflow, as the listing has it. ``status`` may also be ``DELETED``."""
+
+    job_id: str
+    status: str
+    job: dict[str, Any]
+
+
+class Reset(NamedTuple):
+    """Changes are missing. All that is known of the workflow's jobs is out of date, and they follow."""
+
+
+class UpToDate(NamedTuple):
+    """All changes up to this one were given. The first comes after the workflow's newest jobs."""
+
+    number: int
+
+
+WorkflowEvent = JobChange | Reset | UpToDate | Notice
+
+
 class Follower:
     """Reads the event streams of one job, one connection after the other, and gives each number once.
 
@@ -63,7 +84,7 @@ class Follower:
             self.last_number = parse_number(starts_after)
         self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))
 
-    def feed(self, chunk: bytes) -> Iterator[LogEvent]:
+    def feed(self, chunk: bytes) -> Iterator[Any]:
         """The events that ``chunk`` completes. Raises ValueError for an event that cannot be read."""
         for event in self._decoder.feed(chunk):
             if (item := self._read_event(event)) is not None:
@@ -80,7 +101,7 @@ class Follower:
         self.last_number = number
         return True
 
-    def _read_event(self, event: sse.Event) -> LogEvent | None:
+    def _read_event(self, event: sse.Event) -> Any:
         try:
             match event.event:
                 case EventName.LOG:
@@ -108,6 +129,40 @@ class Follower:
         if self.last_number is not None:
             first = max(first, self.last_number + 1)
         return Gap(first, last, reason) if self._advance(last) else None
+
+
+class WorkflowFollower(Follower):
+    """The same for the event streams of a workflow. Their ids are those of changes, and they have no end."""
+
+    def start_connection(self, starts_after: str | None) -> None:
+        """Begins a connection. What it starts after is known once its jobs have come."""
+        super().start_connection(None)
+
+    def feed(self, chunk: bytes) -> Iterator[WorkflowEvent]:
+        """The events that ``chunk`` completes, and how far they go."""
+        before = self.last_number
+        yield from super().feed(chunk)
+        if self.last_number is not None and self.last_number != before:
+            yield UpToDate(self.last_number)
+
+    def _advance(self, number: int | None) -> bool:
+        """Moves ``last_number``. It may go back, where a store has lost changes."""
+        self.last_number = self.last_number if number is None else number
+        return True
+
+    def _read_event(self, event: sse.Event) -> WorkflowEvent | None:
+        try:
+            match event.event:
+                case EventName.JOB:
+                    job = orjson.loads(event.data)
+                    return JobChange(job["id"], job["status"], job)
+                case EventName.RESET:
+                    return Reset()
+                case EventName.ERROR:
+                    return Notice(event.data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"an unreadable {event.event} frame") from error
+        return None
 
 
 _Item = TypeVar("_Item")

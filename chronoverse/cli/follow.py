@@ -1,0 +1,197 @@
+"""Following a workflow on a terminal: ``logs -f`` without a job prints the lines of all running jobs."""
+
+import queue
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import click
+
+from chronoverse.cli import common
+from chronoverse.client.client import Client
+from chronoverse.client.follower import JobChange, Notice, RedactedLines, UpToDate
+from chronoverse.errors import ChronoverseError, JobNotFound
+from chronoverse.joblog.model import Gap, JobRef, Line, Status
+from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_notice
+
+#: Colors of jobs, as SGR parameters: all that are neither black, nor white, nor grey.
+COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
+#: Events that are printed at once. A job that prints more than others waits for them to be printed.
+MOST_EVENTS: Final = 2_000
+
+#: A job, or "" for the workflow, and what came of it: an event, the error that ended it, or None at its end.
+_Item = tuple[str, Any]
+
+
+class WorkflowPrinter:
+    """Prints the events of many jobs, each line with its job in front. Messages go to stderr."""
+
+    def __init__(self, output: str, color: str, **printing: Any) -> None:
+        self._is_json = output != "text"
+        self._colored = common.keeps_colors(color)
+        self._printing = printing
+        self._renderers: dict[str, LineRenderer] = {}
+        self._width = 0
+        self._text: list[str] = []
+        self._said = ""
+
+    def line(self, job_id: str, line: Line) -> None:
+        if self._is_json:
+            self._text.append(common.json_text({"id": job_id, **line.to_json()}) + "\n")
+            return
+        renderer = self._renderers.get(job_id)
+        if renderer is None:
+            renderer = self._renderers[job_id] = LineRenderer(colour=self._colored, **self._printing)
+        # The next line may be another job's. So a part of a long line is a line.
+        self._text.append(self._prefix(job_id) + renderer.render(line._replace(partial=False)))
+
+    def job(self, job: dict[str, Any]) -> None:
+        """Says in one line how a job stands."""
+        if self._is_json:
+            self._text.append(common.json_text(job) + "\n")
+            return
+        code = f", exit code {job['exit_code']}" if job.get("exit_code") is not None else ""
+        self.message(f"{job['status']}{code}", job["id"])
+
+    def message(self, text: str, job_id: str = "") -> None:
+        """Says something once, also when all jobs say it."""
+        self.flush()
+        if job_id or text != self._said:
+            click.echo(f"{self._prefix(job_id)}--- {text} ---", err=True) if job_id else common.print_message(text)
+        self._said = "" if job_id else text
+
+    def flush(self) -> None:
+        sys.stdout.buffer.write("".join(self._text).encode("utf-8", "replace"))
+        sys.stdout.buffer.flush()
+        self._text.clear()
+
+    def forget(self, job_id: str) -> None:
+        self._renderers.pop(job_id, None)
+
+    def _prefix(self, job_id: str) -> str:
+        self._width = max(self._width, min(len(job_id), 32))
+        text = f"{job_id:<{self._width}} | "
+        return f"\x1b[{COLORS[zlib.crc32(job_id.encode()) % len(COLORS)]}m{text}\x1b[0m" if self._colored else text
+
+
+class WorkflowLogs:
+    """Follows all jobs of a workflow that have ``status``, each in a thread, and prints what they print.
+
+    ``start`` are options of :meth:`Client.follow`. ``tail`` is for jobs that are there already.
+    """
+
+    def __init__(
+        self, client: Client, workflow: str, status: str, label: list[str], printer: WorkflowPrinter, **start: Any
+    ) -> None:
+        self._client = client
+        self._workflow = workflow
+        self._status = status
+        self._label = label
+        self._printer = printer
+        self._start = start
+        self._queue: queue.Queue[_Item] = queue.Queue(MOST_EVENTS)
+        self._stop = threading.Event()
+        self._followed: set[str] = set()
+        #: The attempt of each job that was followed, which is not followed again.
+        self._seen: set[tuple[str, int]] = set()
+        #: Whether the jobs have come that are there at the beginning.
+        self._is_current = False
+        self._asked_at = 0.0
+
+    def run(self, until_idle: bool) -> None:
+        """Prints until it is interrupted, or with ``until_idle`` until no job runs."""
+        wanted: dict[str, Any] = {"jobs": 1_000, "status": self._status, "label": self._label}
+        self._spawn("", partial(self._client.follow_workflow, self._workflow, **wanted, stop=self._stop))
+        try:
+            while True:
+                for job_id, event in self._next_events():
+                    if job_id:
+                        self._print(job_id, event)
+                    elif isinstance(event, Exception):
+                        raise event
+                    elif isinstance(event, JobChange):
+                        self._follow(event)
+                    elif isinstance(event, Notice):
+                        self._printer.message(event.reason)
+                    elif isinstance(event, UpToDate):
+                        self._is_current = True
+                self._printer.flush()
+                if until_idle and self._is_current and not self._followed and self._queue.empty() and not self._runs():
+                    return
+        finally:
+            self._stop.set()
+
+    def _runs(self) -> bool:
+        """Whether a job runs of which the workflow's stream has not told yet. Asks once a second."""
+        if time.monotonic() < self._asked_at + 1.0:
+            return True
+        self._asked_at = time.monotonic()
+        query = {"status": Status.RUNNING, "label": self._label, "limit": 1}
+        return any(page["jobs"] for page in self._client.pages("/workflows/{}/jobs", self._workflow, **query))
+
+    def _next_events(self) -> Iterator[_Item]:
+        """The next event, and those that have come besides."""
+        while True:
+            # Without a time, Ctrl-C would wait for an event.
+            try:
+                yield self._queue.get(timeout=0.2)
+                break
+            except queue.Empty:
+                if self._followed:
+                    continue
+                break
+        for _ in range(MOST_EVENTS):
+            try:
+                yield self._queue.get_nowait()
+            except queue.Empty:
+                return
+
+    def _follow(self, change: JobChange) -> None:
+        key = change.job_id, change.job["attempt"]
+        if change.status == "DELETED" or change.job_id in self._followed or key in self._seen:
+            return
+        self._followed.add(change.job_id)
+        self._seen.add(key)
+        self._printer.job(change.job)
+        ref = JobRef(self._workflow, change.job_id)
+        # Of a new job nothing is left out.
+        start = {**self._start, "tail": None} if self._is_current else self._start
+        self._spawn(change.job_id, partial(self._client.follow, ref, stop=self._stop, **start))
+
+    def _print(self, job_id: str, event: Any) -> None:
+        if isinstance(event, Line):
+            self._printer.line(job_id, event)
+        elif isinstance(event, Gap):
+            self._printer.message(gap_notice(event).strip("- "), job_id)
+        elif isinstance(event, RedactedLines):
+            self._printer.message(redaction_notice(event.first, event.last).strip("- "), job_id)
+        elif isinstance(event, Notice):
+            self._printer.message(event.reason)
+        elif isinstance(event, dict):
+            self._printer.job(event)
+        elif event is None or isinstance(event, Exception):
+            self._followed.discard(job_id)
+            self._printer.forget(job_id)
+            if event is not None:
+                self._printer.message(str(event), job_id)
+
+    def _spawn(self, job_id: str, events: Callable[[], Iterator[Any]]) -> None:
+        threading.Thread(target=self._collect, args=(job_id, events), daemon=True).start()
+
+    def _collect(self, job_id: str, events: Callable[[], Iterator[Any]]) -> None:
+        """The thread of a job, or of the workflow."""
+        end: Exception | None = None
+        try:
+            for event in events():
+                self._queue.put((job_id, event))
+            if job_id and not self._stop.is_set():
+                self._queue.put((job_id, self._client.job(JobRef(self._workflow, job_id))))
+        except JobNotFound:
+            end = JobNotFound("the job was deleted") if job_id else None
+        except ChronoverseError as error:
+            end = error
+        self._queue.put((job_id, end))

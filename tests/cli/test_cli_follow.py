@@ -1,0 +1,235 @@
+"""``logs -f WORKFLOW`` and ``jobs -w WORKFLOW``: all jobs of a workflow on one terminal."""
+
+import contextlib
+import itertools
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chronoverse.archive.retention import delete_job
+from chronoverse.client.client import Client
+from chronoverse.client.follower import JobChange, UpToDate
+from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.store import Store
+from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
+from tests.support.servers import RedisServer, running
+from tests.support.service import Service, serving
+from tests.support.waiting import wait_until
+
+TIME: Final = "2026-03-03T10:00:05.123Z"
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), backend.url) as service:
+        yield service
+
+
+@pytest.fixture
+def store(backend: RedisServer) -> Iterator[Store]:
+    with contextlib.closing(Store(backend.url)) as store:
+        yield store
+
+
+@pytest.fixture
+def workflow() -> str:
+    """A new workflow for each test."""
+    return f"wf_{next(_numbers)}"
+
+
+class Job:
+    """One running job."""
+
+    def __init__(self, store: Store, workflow: str, name: str, branch: str = "main") -> None:
+        self._store = store
+        self._attempt: Attempt = store.open(JobRef(workflow, name), "token", labels=(("branch", branch),))
+        self._next = 1
+
+    def say(self, *messages: str) -> None:
+        lines = [Line(number, TIME, message, "stdout") for number, message in enumerate(messages, self._next)]
+        self._next = self._store.append(self._attempt, lines)
+
+    def end(self, status: Status = Status.COMPLETED, code: int | None = 0) -> None:
+        self._store.finish(self._attempt, status, code, 0, self._next)
+
+
+@pytest.fixture
+def start(service: Service, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a command, whose output goes to files of the directory ``tmp_path``."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*argv: str, **more: str) -> subprocess.Popen[str]:
+            env = {**environ(tmp_path, URL=service.url, TOKEN=service.token()), **more}
+            out, err = (stack.enter_context((tmp_path / name).open("w")) for name in ("out", "err"))
+            process = subprocess.Popen([*COMMAND, *argv], env=env, stdout=out, stderr=err, text=True)
+            stack.callback(process.wait, PATIENCE_SECONDS)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def test_all_running_jobs_are_followed_and_new_ones_as_they_come(
+    start: Start, store: Store, workflow: str, tmp_path: Path
+) -> None:
+    """Lines of one job are in order. That a job begins and ends is said on stderr. It ends when no job runs."""
+    Job(store, workflow, "old").end()
+    one, two = Job(store, workflow, "one"), Job(store, workflow, "two")
+    one.say("a", "b")
+    process = start("logs", "-f", workflow, "--until-idle")
+    wait_until(lambda: "b" in (tmp_path / "out").read_text(), PATIENCE_SECONDS, "the first lines")
+    three = Job(store, workflow, "three")
+    for number in range(20):
+        for name, job in (("one", one), ("two", two), ("three", three)):
+            job.say(f"{name} {number}")
+    one.end()
+    two.end(Status.FAILED, 3)
+    three.say("the last one")
+    three.end(Status.CANCELED, None)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    lines = [line.split(" | ", 1) for line in (tmp_path / "out").read_text().splitlines()]
+    by_job = {name: [text for job, text in lines if job.strip() == name] for name in ("old", "one", "two", "three")}
+    assert by_job == {
+        "old": [],
+        "one": ["a", "b", *(f"one {number}" for number in range(20))],
+        "two": [f"two {number}" for number in range(20)],
+        "three": [*(f"three {number}" for number in range(20)), "the last one"],
+    }
+    said = {line for line in (tmp_path / "err").read_text().splitlines() if "|" in line}
+    assert {re.sub(" +", " ", line) for line in said} == {
+        *(f"{name} | --- RUNNING ---" for name in ("one", "two", "three")),
+        "one | --- COMPLETED, exit code 0 ---",
+        "two | --- FAILED, exit code 3 ---",
+        "three | --- CANCELED ---",
+    }
+
+
+def test_json_has_the_job_of_each_line(cli: Cli, service: Service, store: Store, workflow: str) -> None:
+    """Lines have a message, and jobs a status."""
+    job = Job(store, workflow, "job_1")
+    job.say("a")
+    job.end(Status.FAILED, 3)
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    found = cli("logs", "-f", workflow, "--status", "failed", "--until-idle", "-o", "json", **settings)
+    values = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [each.get("message", each.get("status")) for each in values] == ["FAILED", "a", "FAILED"]
+    assert {each["id"] for each in values} == {"job_1"}
+    assert list(values[1]) == ["id", "timestamp", "message", "sequence_num", "stream"]
+    assert found.returncode == 0
+
+
+def test_labels_and_tails(start: Start, store: Store, workflow: str, tmp_path: Path) -> None:
+    """``--tail`` leaves out lines of jobs that are there already, and none of new ones."""
+    main, other = Job(store, workflow, "main"), Job(store, workflow, "other", "next")
+    main.say("a", "b", "c")
+    other.say("x")
+    process = start("logs", "-f", workflow, "--label", "branch=main", "--tail", "1", "--until-idle")
+    wait_until(lambda: "c" in (tmp_path / "out").read_text(), PATIENCE_SECONDS, "the last line")
+    new = Job(store, workflow, "new")
+    new.say("1", "2")
+    main.end()
+    wait_until(lambda: "2" in (tmp_path / "out").read_text(), PATIENCE_SECONDS, "the new job")
+    new.end()
+    assert process.wait(PATIENCE_SECONDS) == 0
+    assert [line.split(" | ")[1] for line in (tmp_path / "out").read_text().splitlines()] == ["c", "1", "2"]
+
+
+def test_colors(cli: Cli, service: Service, store: Store, workflow: str) -> None:
+    """Each job has a color of its own, on a terminal or with ``--color always``. NO_COLOR turns that off."""
+    for name in ("job_1", "job_2", "job_3"):
+        job = Job(store, workflow, name)
+        job.say("\x1b[2Ja")
+        job.end()
+    settings = {"URL": service.url, "TOKEN": service.token()}
+    argv = ("logs", "-f", workflow, "--status", "completed", "--until-idle")
+    colored = cli(*argv, "--color", "always", **settings).stdout
+    assert len(set(re.findall("\x1b\\[([0-9]+)m(job_[0-9]) \\| \x1b\\[0ma\n", colored))) == 3
+    assert sorted(cli(*argv, **settings).stdout.splitlines()) == ["job_1 | a", "job_2 | a", "job_3 | a"]
+
+
+def test_ctrl_c_ends_it(start: Start, store: Store, workflow: str, tmp_path: Path) -> None:
+    Job(store, workflow, "job_1").say("a")
+    process = start("logs", "-f", workflow)
+    wait_until(lambda: "a" in (tmp_path / "out").read_text(), PATIENCE_SECONDS, "the line")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SECONDS) == 130
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["logs", "wf"], "-f is required"),
+        (["logs", "wf", "job_1", "-f", "--until-idle"], "cannot be combined with JOB"),
+        (["logs", "wf", "-f", "--lines", "5"], "require JOB"),
+        (["jobs", "wf", "-w", "--since", "5m"], "--watch and --since cannot be combined"),
+    ],
+)
+def test_what_cannot_be_combined(cli: Cli, argv: list[str], says: str) -> None:
+    found = cli(*argv)
+    assert found.returncode == 64
+    assert says in found.stderr
+
+
+def test_changes_as_lines(start: Start, store: Store, workflow: str, tmp_path: Path) -> None:
+    job = Job(store, workflow, "job_1")
+    start("jobs", "-w", workflow)
+    wait_until(lambda: "RUNNING" in (tmp_path / "out").read_text(), PATIENCE_SECONDS, "the job")
+    job.end(Status.FAILED, 3)
+    delete_job(store, None, JobRef(workflow, "job_1"))
+    wait_until(lambda: "DELETED" in (tmp_path / "out").read_text(), PATIENCE_SECONDS, "the deletion")
+    words = [line.split()[1] for line in (tmp_path / "out").read_text().splitlines()]
+    assert words == ["RUNNING", "FAILED", "DELETED"]
+
+
+def test_a_list_on_a_terminal(service: Service, store: Store, workflow: str, tmp_path: Path) -> None:
+    job = Job(store, workflow, "job_1")
+    terminal, end = pty.openpty()
+    env = environ(tmp_path, URL=service.url, TOKEN=service.token())
+    with subprocess.Popen([*COMMAND, "jobs", "-w", workflow], env=env, stdout=end, stderr=end) as process:
+        os.close(end)
+        seen = b""
+        with contextlib.suppress(OSError):
+            while b"FAILED (3)" not in seen:
+                seen += os.read(terminal, 65_536)
+                if b"RUNNING" in seen and job:
+                    job.end(Status.FAILED, 3)
+                    job = None  # type: ignore[assignment]
+        process.kill()
+    os.close(terminal)
+    assert seen.count(b"\x1b[H\x1b[2J") >= 2
+    assert b"FAILED (3)" in seen
+
+
+def test_python_follows_a_workflow(service: Service, store: Store, workflow: str) -> None:
+    """The jobs that are there, and then each change; also over another connection."""
+    job = Job(store, workflow, "job_1")
+    with contextlib.closing(Client(service.url, service.token())) as client:
+        events = client.follow_workflow(workflow)
+        first = next(events)
+        assert isinstance(first, JobChange)
+        assert first == JobChange("job_1", "RUNNING", client.job(JobRef(workflow, "job_1")))
+        assert next(events) == UpToDate(1)
+        job.end()
+        changed = next(events)
+        assert isinstance(changed, JobChange)
+        assert changed.status == "COMPLETED"
+        assert next(events) == UpToDate(2)
