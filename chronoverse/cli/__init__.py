@@ -4,6 +4,7 @@ main     the group of commands, and the exit code of each error
 serve    ``serve``: starts gunicorn, and the text that it prints when it is ready
 run      ``run`` and ``deliver``: publishing
 logs     ``logs``, and how lines, gaps and notices are printed
+follow   ``logs -f`` of all running jobs of a workflow
 listing  ``jobs`` and ``workflows``, and how lists are printed
 mcp      ``mcp``: reading for AI agents, with tools in place of commands
 notify   ``notify``: delivers what watches tell

@@ -96,3 +96,21 @@ export async function end(chronoverse, given) {
   }
   return seen;
 }
+
+/** Follows a workflow until `stopAt` jobs have come. */
+export async function followWorkflow(chronoverse, { stopAt, ...given }) {
+  const seen = { jobs: [], events: [], cursor: null, reconnects: 0, failure: null };
+  try {
+    const options = prepare(given, seen);
+    options.onReconnect = () => (seen.reconnects += 1);
+    for await (const { event, data, cursor } of chronoverse.followWorkflow(options)) {
+      seen.cursor = cursor;
+      if (event === "job") seen.jobs.push([data.id, data.status, cursor]);
+      else seen.events.push(event);
+      if (seen.jobs.length >= stopAt) break;
+    }
+  } catch (error) {
+    seen.failure = failure(error);
+  }
+  return seen;
+}

@@ -246,7 +246,7 @@ def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_
     names = "async (module) => Object.keys(await import(module)).sort()"
     with browser.new_page() as page:
         page.goto(f"{origin}/index.html")
-        assert page.evaluate(names, module) == [*ERRORS, "end", "follow", "get", "page", "wait"]
+        assert page.evaluate(names, module) == [*ERRORS, "end", "follow", "followWorkflow", "get", "page", "wait"]
         page.goto(f"{origin.replace('127.0.0.1', 'localhost')}/index.html")
         with pytest.raises(Error, match="Failed to fetch dynamically imported module"):
             page.evaluate(names, module)
@@ -401,7 +401,7 @@ def test_an_example_of_the_readme_runs(
     """As it is printed, but for the service's address and the job."""
     job.lines(["line 1", "an error", "ready"]).end(status="FAILED", exit_code=3)
     blocks = re.findall(r"^```js\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    (printed,) = [block for block in blocks if f"import {{ {example}" in block]
+    (printed,) = [block for block in blocks if f"import {{ {example} }}" in block]
     assert EXAMPLE_SERVICE in printed
     text = printed.replace(EXAMPLE_SERVICE, reader_service.url).replace('"demo"', f'"{job.workflow_id}"')
     path = installed[0] / f"{example}.mjs"
@@ -417,3 +417,39 @@ def test_an_example_of_the_readme_runs(
         "wait": "ready: line 3\n",
     }
     assert (done.stdout, done.stderr, done.returncode) == (expected[example], "", 0)
+
+
+def test_a_workflow_is_followed(engine: Engine, reader_service: Service, job: Foreign) -> None:
+    """The newest jobs, each change, and after a cursor the changes since then."""
+    name = f"only_{job.job_id}_{type(engine).__name__}"
+    workflow = {"service": reader_service.url, "workflow": name, "token": reader_service.token()}
+    with contextlib.closing(Store(job.url)) as store:
+        attempts = [
+            store.open(JobRef(name, job_id), "token", labels=(("branch", branch),))
+            for job_id, branch in (("job_1", "main"), ("job_2", "next"))
+        ]
+        following = engine.start("followWorkflow", **workflow, labels={"branch": "main"}, stopAt=2)
+        wait_until(lambda: streams(reader_service) == 1, PATIENCE_SECONDS, "the stream is open")
+        wait_until(lambda: reader_service.metric("chronoverse_viewers_behind") == 0, PATIENCE_SECONDS, "it caught up")
+        for attempt in reversed(attempts):
+            store.finish(attempt, Status.FAILED, 3, 0, 1)
+    found = following.result()
+    assert found["jobs"] == [["job_1", "RUNNING", None], ["job_1", "FAILED", 4]]
+    assert (found["failure"], found["events"][:2]) == (None, ["connected", "cursor"])
+    since = engine.start("followWorkflow", **workflow, after=1, stopAt=3).result()
+    assert since["jobs"] == [["job_2", "RUNNING", 2], ["job_2", "FAILED", 3], ["job_1", "FAILED", 4]]
+    assert engine.start("followWorkflow", **workflow, after=77, jobs=1, stopAt=1).result()["events"][1] == "reset"
+
+
+def test_a_workflow_is_followed_over_lost_connections(node: Node) -> None:
+    """The jobs of a connection that was lost before they were complete come again."""
+    state = b'event: job\ndata: {"id":"job_%d","status":"RUNNING"}\n%b\n'
+    first = CONNECTED + state % (1, b"")
+    second = CONNECTED + state % (1, b"") + state % (2, b"") + b"id: 7\n\n"
+    third = CONNECTED + state % (3, b"id: 8\n")
+    with ScriptedService(stream(first), stream(second), stream(third)) as service:
+        found = node.start("followWorkflow", service=service.url, workflow="w", stopAt=4).result()
+    assert [each[0] for each in found["jobs"]] == ["job_1", "job_1", "job_2", "job_3"]
+    asked = [request.headers.get("last-event-id") for request in service.requests]
+    assert asked == [None, None, "7"]
+    assert found["reconnects"] == 2

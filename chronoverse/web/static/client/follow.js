@@ -3,7 +3,7 @@
 // send a token.
 
 import { createParser } from "./vendor/eventsource-parser/parse.js";
-import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreachable } from "./request.js";
+import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreachable, workflowUrl } from "./request.js";
 
 /** @typedef {import("./index.js").Frame} Frame */
 /** @typedef {import("./index.js").FollowOptions} FollowOptions */
@@ -16,7 +16,7 @@ const GIVE_UP_SECONDS = 600;
 //: The longest that the service waits for a job that does not exist yet, in seconds.
 const MAX_WAIT_SECONDS = 300;
 //: Events with JSON. The service may have others one day.
-const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end"]);
+const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end", "reset"]);
 //: The text of the `error` event with which a stream ends when its token does.
 export const TOKEN_EXPIRED = "token expired";
 const NUMBER = /^[0-9]{1,15}$/;
@@ -42,22 +42,48 @@ export class StreamError extends Error {
  * and the signal's reason.
  * @type {typeof import("./index.js").follow}
  */
-export async function* follow(options) {
-  const { token, signal, offset, tail, wait = 0, giveUpAfter = GIVE_UP_SECONDS, onReconnect } = options;
+export function follow(options) {
+  const { offset, tail } = options;
   const filters = { stream: options.stream, q: options.q, regex: options.regex || undefined };
   const backoff = new Backoff();
   const reader = new FrameReader(backoff, typeof offset === "number" ? offset : null);
+  /** @type {(begins: boolean, wait?: number) => string} */
+  const urlOf = (begins, wait) => jobUrl(options, "events", { ...(begins ? { offset, tail } : {}), ...filters, wait });
+  return read(options, reader, backoff, urlOf);
+}
+
+/**
+ * Follows the jobs of a workflow: the newest ones, then each change. It has no end. What ends it is thrown, as by follow.
+ * @type {typeof import("./index.js").followWorkflow}
+ */
+export function followWorkflow(options) {
+  const { jobs, status, labels, after } = options;
+  const backoff = new Backoff();
+  const reader = new FrameReader(backoff, after ?? null, true);
+  const label = Object.entries(labels ?? {}).map((pair) => pair.join("="));
+  return /** @type {any} */ (read(options, reader, backoff, () => workflowUrl(options, "events", { jobs, status, label })));
+}
+
+/**
+ * What `reader` reads, over as many connections as it takes.
+ * @param {Omit<FollowOptions, "job">} options
+ * @param {FrameReader} reader
+ * @param {Backoff} backoff
+ * @param {(begins: boolean, wait?: number) => string} urlOf Its address; of the first connection when it `begins`.
+ * @returns {AsyncGenerator<Frame, void, undefined>}
+ */
+async function* read(options, reader, backoff, urlOf) {
+  const { token, signal, wait = 0, giveUpAfter = GIVE_UP_SECONDS, onReconnect } = options;
   const silenceMs = Math.round((options.heartbeat ?? HEARTBEAT_SECONDS) * MISSED * 1000);
   const waitUntil = now() + wait * 1000;
   let isFirst = true;
   while (!reader.isOver) {
     const waitSeconds = reader.hasJob ? 0 : Math.min(MAX_WAIT_SECONDS, Math.max(0, Math.ceil((waitUntil - now()) / 1000)));
     // The first connection sends an offset, so that also a log that has ended says how. Later ones send Last-Event-ID.
-    const begins = isFirst || reader.cursor === null;
-    const start = begins ? { offset, tail } : {};
+    const begins = (isFirst && !reader.isOfWorkflow) || reader.cursor === null;
     /** @type {Record<string, string>} */
     const headers = begins ? {} : { "Last-Event-ID": String(reader.cursor) };
-    const url = jobUrl(options, "events", { ...start, ...filters, wait: waitSeconds || undefined });
+    const url = urlOf(begins, waitSeconds || undefined);
     const limit = new Limit(signal, silenceMs);
     let failure;
     try {
@@ -130,9 +156,11 @@ class FrameReader {
   /**
    * @param {Backoff} backoff
    * @param {number | null} cursor
+   * @param {boolean} isOfWorkflow Whether it reads the changes of a workflow. Their numbers may go back.
    */
-  constructor(backoff, cursor) {
+  constructor(backoff, cursor, isOfWorkflow = false) {
     this.cursor = cursor;
+    this.isOfWorkflow = isOfWorkflow;
     this.#backoff = backoff;
     this.#parser = createParser({
       onEvent: (/** @type {{ event?: string, data: string, id?: string }} */ { event, data, id }) => this.#receive(event, data, id),
@@ -150,6 +178,8 @@ class FrameReader {
   begin(startsAfter) {
     this.#parser.reset();
     this.#lonelyId = null;
+    // Where a workflow's stream starts is known when its jobs have come.
+    if (this.isOfWorkflow) return;
     if (this.cursor === null && startsAfter !== null && NUMBER.test(startsAfter)) this.cursor = Number(startsAfter);
   }
 
@@ -167,7 +197,7 @@ class FrameReader {
 
   /** Moves the cursor. False if it has been there before. @param {number} number */
   #advance(number) {
-    if (this.cursor !== null && number <= this.cursor) return false;
+    if (!this.isOfWorkflow && this.cursor !== null && number <= this.cursor) return false;
     this.cursor = number;
     return true;
   }
@@ -209,6 +239,7 @@ class FrameReader {
       return this.#give("gap", { ...data, from });
     } else if (event === "job") {
       this.hasJob = true;
+      if (id !== undefined && NUMBER.test(id)) this.#advance(Number(id));
     } else if (event === "end") {
       // An error before it was about a single entry.
       this.error = null;

@@ -128,6 +128,47 @@ export interface FollowOptions extends JobOptions, Filter {
  */
 export function follow(options: FollowOptions): AsyncGenerator<Frame, void, undefined>;
 
+export interface FollowWorkflowOptions {
+  /** As for a job. */
+  service?: string;
+  workflow: string;
+  token?: Token;
+  signal?: AbortSignal;
+  /** Begin with so many of the newest jobs, up to 1,000. The default is 100. */
+  jobs?: number;
+  /** Only jobs with this status. That one of them gets another is not given. */
+  status?: Status;
+  /** Only jobs with these labels. */
+  labels?: Record<string, string>;
+  /** A `cursor` of an earlier call, after which to go on. */
+  after?: number;
+  heartbeat?: number;
+  giveUpAfter?: number;
+  onReconnect?: (failure: Error, delay: number) => void;
+}
+
+/** A job in a workflow's stream. A deleted one has the status DELETED. */
+export type WorkflowJob = Omit<Job, "status"> & { status: Status | "DELETED" };
+
+/** With `cursor` as `after`, another call misses no change. It is null until the newest jobs have come. */
+export type WorkflowFrame =
+  | FrameOf<"connected", { status: string }>
+  /** Changes are missing. All that is known of the jobs is out of date, and they follow. */
+  | FrameOf<"reset", { reason: string }>
+  /** One of the newest jobs, or a job that has changed. */
+  | FrameOf<"job", WorkflowJob>
+  /** Why this connection ends. Another one follows. */
+  | FrameOf<"error", string>
+  /** The newest jobs have come, or the filter has left out the changes up to `cursor`. */
+  | FrameOf<"cursor", null>;
+
+/**
+ * Follows the jobs of a workflow: the newest ones, oldest first, then each change, over as many connections as it takes. It
+ * has no end. Throws Refused when no other attempt can help, and Refused or Unreachable after `giveUpAfter` seconds of
+ * failures.
+ */
+export function followWorkflow(options: FollowWorkflowOptions): AsyncGenerator<WorkflowFrame, void, undefined>;
+
 export interface PageOptions extends JobOptions, Filter {
   /** Lines of the page, from 1 to 1,000. The default is 100. */
   limit?: number;

@@ -172,11 +172,24 @@ export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = 
  * @param {string} route
  * @param {Record<string, string | number | boolean | undefined>} parameters
  */
-export function jobUrl({ service = "", workflow, job }, route, parameters) {
-  for (const id of [workflow, job]) if (!IDENTIFIER.test(id)) throw new TypeError(`${id} is not an id of a workflow or a job`);
+export function jobUrl({ service, workflow, job }, route, parameters) {
+  if (!IDENTIFIER.test(job)) throw new TypeError(`${job} is not an id of a job`);
+  return workflowUrl({ service, workflow }, `jobs/${job}/${route}`, parameters);
+}
+
+/**
+ * The same of a workflow's route. A parameter that is a list is repeated.
+ * @param {{ service?: string, workflow: string }} options
+ * @param {string} route
+ * @param {Record<string, string | number | boolean | string[] | undefined>} parameters
+ */
+export function workflowUrl({ service = "", workflow }, route, parameters) {
+  if (!IDENTIFIER.test(workflow)) throw new TypeError(`${workflow} is not an id of a workflow`);
   const query = new URLSearchParams();
-  for (const [name, value] of Object.entries(parameters)) if (value !== undefined) query.set(name, String(value));
-  return `${service.replace(/\/+$/, "")}/workflows/${workflow}/jobs/${job}/${route}?${query}`.replace(/\?$/, "");
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value !== undefined) for (const each of [value].flat()) query.append(name, String(each));
+  }
+  return `${service.replace(/\/+$/, "")}/workflows/${workflow}/${route}?${query}`.replace(/\?$/, "");
 }
 
 /** Counts failures in a row, and waits longer after each. */
