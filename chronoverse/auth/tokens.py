@@ -397,5 +397,6 @@ def secrets(settings: Settings) -> list[bytes]:
     if settings.jwt_public_key or settings.jwt_jwks_url or settings.trust_file:
         raise SettingsError("only the holder of the private key can make tokens")
     raise SettingsError(
-        "CHRONOVERSE_REDIS_URL needs CHRONOVERSE_JWT_SECRET, _JWT_PUBLIC_KEY, _JWT_JWKS_URL or _TRUST_FILE"
+        "CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, CHRONOVERSE_JWT_PUBLIC_KEY,"
+        " CHRONOVERSE_JWT_JWKS_URL and CHRONOVERSE_TRUST_FILE"
     )

@@ -5,14 +5,14 @@ from typing import Any, Final
 
 import click
 
-from chronoverse.cli import common
-from chronoverse.client.client import read_items
+from chronoverse.cli import common, names
+from chronoverse.client.client import read_items, reading
 
 _ROUTE: Final = "/workflows/{}/watches"
 
 
 @click.command()
-@click.argument("workflow", type=common.identifier)
+@names.workflow_argument
 @common.list_output_option
 def watches(workflow: str, output: str) -> None:
     """List the watches of WORKFLOW, and how their deliveries go.
@@ -26,11 +26,16 @@ def watches(workflow: str, output: str) -> None:
 
 
 def _text(watch: dict[str, Any]) -> str:
+    with reading("watch"):
+        return "\t".join(filter(None, _columns(watch)))
+
+
+def _columns(watch: dict[str, Any]) -> tuple[str, ...]:
     labels = ",".join(f"{key}={value}" for key, value in watch["label"].items())
     what = [watch["on"], *watch["status"], *([f"{watch['seconds']}s"] if watch["seconds"] else ()), labels]
     same = f"same {','.join(watch['same'])}" if watch["same"] else ""
     waiting = f"{watch['waiting']} waiting, {watch['dropped']} dropped" if watch["waiting"] or watch["dropped"] else ""
-    columns = (
+    return (
         watch["id"],
         " ".join(filter(None, [*what, same])),
         watch["url"],
@@ -38,11 +43,10 @@ def _text(watch: dict[str, Any]) -> str:
         waiting,
         watch["error"],
     )
-    return "\t".join(each for each in columns if each)
 
 
 @click.command()
-@click.argument("workflow", type=common.identifier)
+@names.workflow_argument
 @click.argument("name", type=common.identifier)
 @click.option("--on", type=click.Choice(["end", "change", "silent"]), help="What is told.")
 @click.option("--url", help="Where messages are sent to.")

@@ -114,13 +114,17 @@ CALLS: Final = {
     ),
     "end": (("end", "wf_1", EVIL, "--exit-code", "1"), ()),
     "open": (("open", "wf_1", EVIL), ()),
+    "watch": (("watch", "wf_1", EVIL, "--test"), ()),
+    "watches": (("watches", "wf_1"), json_answers({"watches": [{"id": EVIL, "url": EVIL}]})),
+    "notify": (("notify", "--metrics", EVIL), ()),
+    "collect": (("collect", EVIL), ()),
     "logout": (("logout",), ()),
     "token": (("token", "--workflow", EVIL), ()),
     "retention": (("retention", "wf_1", EVIL), ()),
     "limits": (("limits", "wf_1", "--job-bytes", EVIL), ()),
 }
 #: Commands that do not print their arguments.
-SILENT: Final = {"end", "open", "serve", "logout", "token", "retention", "limits"}
+SILENT: Final = {"end", "notify", "open", "serve", "watch", "watches", "logout", "token", "retention", "limits"}
 
 
 def test_every_command_is_called() -> None:
