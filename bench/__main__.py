@@ -33,11 +33,13 @@ def main() -> None:
     raise_limits()
     machine, date = describe(), time.strftime("%Y-%m-%d", time.gmtime())
     machine |= {"quick": flags.quick, "commit": _commit()}
+    everything: list[str] = []
     for name in flags.scenarios or SCENARIOS:
         outcome = run(SCENARIOS[name], flags)
         write(outcome, machine, date, flags.out)
-        index(flags.out, SCENARIOS)
+        everything = index(flags.out, SCENARIOS)
         print("\n".join([*table(outcome), *verdict(outcome), *outcome.more, ""]), flush=True)
+    print("\n".join(everything))
 
 
 def run(scenario: Scenario, flags: argparse.Namespace) -> Outcome:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.scenario import Metric, Outcome, Round, verdict
+from bench.scenario import FLOOR, Metric, Outcome, Round, verdict
 
 
 def number(value: float) -> str:
@@ -46,6 +46,11 @@ def record(outcome: Outcome, machine: dict[str, Any], date: str) -> dict[str, An
         "skipped": outcome.skipped,
         "rounds": outcome.rounds,
         "medians": medians,
+        "compared": {
+            metric.key: (f"{metric.label}{', ' + metric.unit if metric.unit else ''}", metric.more)
+            for metric in scenario.metrics
+            if metric.compared
+        },
         "ratios": ratios(outcome),
         "verdict": verdict(outcome),
         "more": outcome.more,
@@ -73,6 +78,42 @@ def _cell(outcome: Outcome, side: str, metric: Metric, compared: dict[str, dict[
     if ratio := compared.get(metric.key):
         text += f"; ours {ratio['median']:.3g}x"
     return text
+
+
+def overview(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Markdown: one table of all scenarios, a row for each result and the peer that is best at it.
+
+    The last column is the most of a core that a process of readers and senders used on either side: at 100 % they are
+    the limit. Rows of another commit or day than the first say so.
+    """
+    rows = ["| | ours | best peer | its value | ratio | load generator |", "|---|---|---|---|---|---|"]
+    runs: list[str] = []
+    for each in records:
+        medians = each["medians"]
+        ours, *others = medians
+        run = f"{each['date']}, {each['machine']['commit']}{', quick' if each['machine']['quick'] else ''}"
+        runs.append(run)
+        for key, (label, more) in each["compared"].items():
+            values = {side: medians[side][key] for side in others if side != FLOOR and medians[side][key] is not None}
+            best = (max if more else min)(values, key=values.__getitem__, default=None)
+            if best is None or medians[ours][key] is None:
+                continue
+            shares = [found[side].get("share", 0) for found in each["rounds"] for side in (ours, best) if side in found]
+            cells = [
+                number(medians[ours][key]),
+                best,
+                number(values[best]),
+                _ratio(each, best, key),
+                f"{max(shares):.0%}",
+            ]
+            scenario = each["scenario"] + ("" if run == runs[0] else f" ({run})")
+            rows.append(f"| {scenario}: {label} | {' | '.join(cells)} |")
+    return [f"All scenarios ({runs[0]}):", "", *rows, ""] if runs else []
+
+
+def _ratio(record: dict[str, Any], side: str, key: str) -> str:
+    found = record["ratios"].get(side, {}).get(key)
+    return f"{found['median']:.3g}" if found else ""
 
 
 def write(outcome: Outcome, machine: dict[str, Any], date: str, directory: Path) -> None:
@@ -104,8 +145,8 @@ def section(outcome: Outcome, quick: bool) -> list[str]:
     ]
 
 
-def index(directory: Path, names: Iterable[str]) -> None:
-    """Writes README.md with all recorded scenarios, in the given order."""
+def index(directory: Path, names: Iterable[str]) -> list[str]:
+    """Writes README.md with all recorded scenarios, in the given order. Returns their table."""
     found = [json.loads(path.read_text()) for path in (directory / f"{name}.json" for name in names) if path.exists()]
     lines = [
         "# Benchmarks",
@@ -120,10 +161,12 @@ def index(directory: Path, names: Iterable[str]) -> None:
         "",
     ]
     lines += sorted({_where(each["date"], each["machine"]) for each in found})
-    lines.append("")
+    all_of_them = overview(each for each in found if "compared" in each)
+    lines += ["", *all_of_them]
     for each in found:
         lines += [each["page"], ""]
     (directory / "README.md").write_text("\n".join(lines).rstrip() + "\n")
+    return all_of_them
 
 
 def _json(value: Any) -> str:

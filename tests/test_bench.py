@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from bench.peers.ours import LOG, NOISE
 from bench.peers.wire import line_json
 from bench.produce import Plan
 from bench.reference import Grammar, Reference, Wrong, message
-from bench.report import table
+from bench.report import index, table, write
 from bench.scenario import Outcome, verdict
 
 pytestmark = pytest.mark.long
@@ -201,3 +202,24 @@ def test_every_scenario_has_its_own_name() -> None:
 
     assert len({each.name for each in scenarios}) == len(scenarios)
     assert all(each.sides[0].name.startswith("chronoverse") for each in scenarios)
+
+
+def test_one_table_has_all_scenarios(tmp_path: Path) -> None:
+    """The best peer, our ratio to it, the generator's load, and another commit."""
+    machine = {"cores": 2, "cpu": "x", "memory_mb": 1, "kernel": "6", "python": "3", "quick": False}
+    found = {
+        "chronoverse": {"deliveries_per_s": 600.0, "share": 0.5},
+        "nchan": {"deliveries_per_s": 200.0, "share": 0.9},
+        "flask-sse": {"deliveries_per_s": 100.0, "share": 1.0},
+        "floor": {"deliveries_per_s": 900.0, "share": 0.1},
+    }
+    named = {each.name: each for each in live.SCENARIOS}
+    for commit, name in (("a1", "burst"), ("b2", "paced")):
+        write(Outcome(named[name], [found]), {**machine, "commit": commit}, "2026-03-03", tmp_path)
+
+    lines = index(tmp_path, ["burst", "paced"])
+
+    assert lines[0] == "All scenarios (2026-03-03, a1):"
+    row = "| burst: lines delivered, per second | 600 | nchan | 200 | 3 | 90% |"
+    assert [each for each in lines if "burst" in each] == [row]
+    assert row in (tmp_path / "README.md").read_text()
