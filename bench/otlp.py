@@ -8,7 +8,8 @@ With ``--beside 7`` it measures instead how late the lines of three other jobs c
 workers: in each of that many rounds while nobody else uses it, and then beside the senders. The senders' processes have
 the kernel's idle priority, as in ``bench.hostile``. ``--rate`` is how many lines a second each of these jobs prints. A
 runner appends at most every 50 ms, so beyond 20 lines a second they wait there for up to 50 ms. ``--records`` is how
-many records a second all senders send at most.
+many records a second all senders send at most. ``--publishers`` replaces the senders by so many runners that publish
+over HTTP what their commands print as fast as they can.
 """
 
 import argparse
@@ -18,17 +19,23 @@ import itertools
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from bench.hostile import GOOD, JOBS, NUMBER, VIEWERS, ClientEndpoint, Runners, during, percentile, view
+from tests.support.commands import chronoverse_argv
 from tests.support.processes import processor_time
 from tests.support.servers import running
-from tests.support.service import Service, serving
+from tests.support.service import ROOT, Service, serving
 from tests.web.otlp.messages import TIME, record, request
 
 #: Records of a request, as SDKs and the shipped configurations of collectors have them.
@@ -37,6 +44,12 @@ BATCH = 512
 ROUND = 15
 #: Seconds of quiet, and then beside the senders.
 TURN_SECONDS = 3.0
+#: The command of a publisher: it prints until a monotonic time.
+PRINTER = """
+import sys, time
+while time.monotonic() < float(sys.argv[1]):
+    sys.stdout.write("".join("%099d\\n" % number for number in range(1_000)))
+"""
 
 
 def bodies(sender: int, count: int, *, with_numbers: bool) -> list[bytes]:
@@ -112,10 +125,10 @@ def measure(senders: int, count: int, *, with_numbers: bool) -> None:
     print(f"{statistics.median(rates):,.0f} records a second in the middle, {max(rates):,.0f} at most")
 
 
-def send_on(service: Service, job: str, ends_at: float, interval: float, sent: Any) -> None:
+def send_on(service: Service, job: str, ends_at: float, sent: Any, interval: float) -> None:
     """The process of a sender. It begins a request each ``interval`` seconds, or when the last one is done.
 
-    It puts into ``sent`` how many requests were taken until ``ends_at``.
+    It puts into ``sent`` how many records a second were taken until ``ends_at``.
     """
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     records = [
@@ -133,12 +146,27 @@ def send_on(service: Service, job: str, ends_at: float, interval: float, sent: A
             yield body.replace(NUMBER, b"%07d" % number)
             due = max(due + interval, time.monotonic() - 1)
 
-    sent.put(len(send(service, requests())))
+    sent.put(len(send(service, requests())) * BATCH / TURN_SECONDS)
 
 
-def beside(senders: int, rounds: int, rate: int, records_per_second: int | None) -> None:
+def publish_on(service: Service, job: str, ends_at: float, sent: Any) -> None:
+    """The process of a publisher. It puts into ``sent`` how many lines of 100 bytes a second its runner published."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    began = time.monotonic()
+    argv = ("run", "--workflow", "bench", "--job", job, "--server", service.url, "--", sys.executable, "-c", PRINTER)
+    environ = {**os.environ, "CHRONOVERSE_TOKEN": service.token("*"), "PYTHONPATH": str(ROOT)}
+    environ["CHRONOVERSE_DATA_DIR"] = str(service.directory / job)
+    subprocess.run(chronoverse_argv(*argv, str(ends_at)), env=environ, stdout=subprocess.DEVNULL, check=True)
+    path = f"{service.url}/workflows/bench/jobs/{job}"
+    lines = httpx.get(path, headers={"Authorization": f"Bearer {service.token('*')}"}).json()["lines"]
+    sent.put(lines / (time.monotonic() - began))
+
+
+def beside(senders: int, rounds: int, rate: int, records_per_second: int | None, publishers: int) -> None:
     """Measures how late lines are, in turn in quiet and beside the senders. By default these send all the time."""
     interval = senders * BATCH / records_per_second if records_per_second else 0.0
+    work = publish_on if publishers else partial(send_on, interval=interval)
+    senders = publishers or senders
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         directory, context = Path(name), multiprocessing.get_context("fork")
         store = stack.enter_context(running(directory / "store"))
@@ -150,20 +178,20 @@ def beside(senders: int, rounds: int, rate: int, records_per_second: int | None)
         runners = Runners(directory, store.url, service, token, rate)
         stack.callback(runners.kill)
         time.sleep(5)  # until all viewers are connected
-        turns, requests = [], 0
+        turns, rates = [], 0.0
         for turn in range(rounds):
             began = time.monotonic()
             time.sleep(TURN_SECONDS)
             for number in range(senders):
-                arguments = (service, f"job-{turn}-{number}", began + 2 * TURN_SECONDS, interval, sent)
-                context.Process(target=send_on, args=arguments, daemon=True).start()
-            requests += sum(sent.get() for _ in range(senders))
+                arguments = (service, f"job-{turn}-{number}", began + 2 * TURN_SECONDS, sent)
+                context.Process(target=work, args=arguments, daemon=True).start()
+            rates += sum(sent.get() for _ in range(senders))
             turns.append((began, began + TURN_SECONDS, began + 2 * TURN_SECONDS))
         runners.stop()
         results = [seen.get() for _ in JOBS]
     late = [each for *_, measured in results for each in measured]
     print(f"numbers lost, doubled or out of order: {sum(wrong for _, wrong, *_ in results)}")
-    print(f"records a second: {requests * BATCH / rounds / TURN_SECONDS:,.0f}")
+    print(f"{'lines' if publishers else 'records'} a second: {rates / rounds:,.0f}")
     ratios = []
     for began, middle, ended in turns:
         quiet, busy = (1000 * percentile(during(late, span)) for span in ((began, middle), (middle, ended)))
@@ -179,9 +207,10 @@ def main() -> None:
     parser.add_argument("--beside", type=int, metavar="ROUNDS", help="measure viewers beside the senders")
     parser.add_argument("--rate", type=int, default=10, metavar="LINES", help="that each job prints in a second then")
     parser.add_argument("--records", type=int, metavar="N", help="that all senders send in a second then, at most")
+    parser.add_argument("--publishers", type=int, default=0, help="publish over HTTP then, instead of the senders")
     options = parser.parse_args()
     if options.beside:
-        beside(options.senders, options.beside, options.rate, options.records)
+        beside(options.senders, options.beside, options.rate, options.records, options.publishers)
         return
     for with_numbers in (True, False):
         measure(options.senders, options.requests, with_numbers=with_numbers)
