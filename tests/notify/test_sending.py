@@ -207,7 +207,7 @@ def test_the_certificate_must_be_of_the_name(tmp_path: Path, monkeypatch: pytest
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            while True:
+            for _ in range(3):
                 connection, _ = listener.accept()
                 with connection, contextlib.suppress(OSError), server.wrap_socket(connection, True) as tls:
                     request = b""
@@ -216,10 +216,12 @@ def test_the_certificate_must_be_of_the_name(tmp_path: Path, monkeypatch: pytest
                         request += tls.recv(65_536)
                     tls.sendall(b"HTTP/1.1 204 x\r\nContent-Length: 0\r\n\r\n")
 
-        threading.Thread(target=serve, daemon=True).start()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
         port, hosts = listener.getsockname()[1], {"localhost": True, "hooks.example": True}
         post(f"https://localhost:{port}/", {}, b"{}", hosts, trusting)
         with pytest.raises(NotDelivered, match=r"hooks\.example: invalid certificate: .*mismatch"):
             post(f"https://hooks.example:{port}/", {}, b"{}", hosts, trusting)
         with pytest.raises(NotDelivered, match="localhost: invalid certificate"):
             post(f"https://localhost:{port}/", {}, b"{}", hosts, CONTEXT)
+        thread.join(20)
