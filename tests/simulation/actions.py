@@ -10,7 +10,7 @@ from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import ChronoverseError
 from chronoverse.store import Store
 from tests.simulation.kernel import Process, loop, world
-from tests.simulation.parts import BALANCER, LEASE_SECONDS, STORE_URL, Runner, Site
+from tests.simulation.parts import BALANCER, LEASE_SECONDS, Runner, Site
 
 
 def request(site: Site, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -93,7 +93,7 @@ def import_archive(site: Site, seconds: float) -> None:
 
     def run() -> None:
         time.sleep(seconds)
-        store = Store(STORE_URL, lease_seconds=LEASE_SECONDS)
+        store = Store(site.store_url, lease_seconds=LEASE_SECONDS)
         while not world.violations:
             try:
                 StoreHistory(store, site.objects, time.time).confirm()

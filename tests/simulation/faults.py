@@ -18,7 +18,8 @@ LONGEST_SECONDS: Final = 30.0
 RATES: Final = {
     "cut": 30, "refuse": 12, "stall": 20, "late": 12, "half_open": 8, "freeze": 20, "kill_node": 3, "kill_archiver": 6,
     "kill_runner": 6, "crash_store": 4, "cut_power": 4, "no_memory": 6, "busy_disk": 6, "objects_away": 6,
-    "objects_slow": 6, "jump_clock": 4, "redact": 30, "delete": 4, "lose_reports": 20, "lose_store": 1,
+    "objects_slow": 6, "jump_clock": 4, "redact": 30, "delete": 4, "lose_reports": 20, "lose_store": 1, "fail_over": 8,
+    "lag": 8,
 }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class Faults:
         if what is not None:
             world.count("faults")
             world.faults.append(fault.number)
-            self._site.outages += fault.kind in ("crash_store", "cut_power", "lose_store")
+            self._site.outages += fault.kind in ("crash_store", "cut_power", "lose_store", "fail_over")
             world.count(fault.kind)
             world.tell("fault", f"{fault.number} {fault.kind} {what}")
 
@@ -151,7 +152,7 @@ class Faults:
 
     def cut_power(self) -> str | None:
         waiting = any(each.is_waiting for each in self._site.runners)
-        if self._site.store.process.dead or waiting:
+        if self._site.store.process.dead or waiting or self._site.has_sentinel:
             return None
         seconds = self._seconds(5)
         self._site.store.crash(power=True, seconds=seconds)
@@ -161,6 +162,32 @@ class Faults:
             again = seconds + self._seconds(3)
             loop.call_later(again, self._site.store.crash, True, self._seconds(3))
         return f"for {seconds:.1f} s"
+
+    def lag(self) -> str | None:
+        seconds = self._seconds(8)
+        self._site.store.lags_until = loop.time + seconds
+        return f"for {seconds:.1f} s" if self._site.has_sentinel else None
+
+    def fail_over(self) -> str | None:
+        """The replica becomes the master. The old one stands still or not, and is told later."""
+        old, sentinel = self._site.store, self._site.sentinel
+        waiting = any(each.is_waiting for each in self._site.runners)
+        if sentinel is None or old.process.dead or waiting or loop.time < self._site.unsafe_until:
+            return None
+        address, seconds = f"store{loop.steps}", self._seconds(4)
+        if self._chance.random() < 0.6:
+            old.process.freeze(self._seconds(8))
+
+        def elect() -> None:
+            self._site.store = old.fail_over(address)
+            sentinel.master = address
+            # Until it is told, it answers whoever still asks it.
+            loop.call_later(demoted, self._site.network.kill, old.process)
+
+        demoted = self._seconds(8)
+        loop.call_later(seconds, elect)
+        self._site.unsafe_until = loop.time + 90.0
+        return f"{address} after {seconds:.1f} s, the old master is told after {demoted:.1f} s more"
 
     def no_memory(self) -> str:
         seconds = self._seconds(20)
@@ -176,7 +203,8 @@ class Faults:
 
     def lose_store(self) -> str | None:
         """The store loses everything, and somebody imports the archive. What was only in the store is gone."""
-        if self._site.store.process.dead or any(each.is_waiting for each in self._site.runners):
+        waiting = any(each.is_waiting for each in self._site.runners)
+        if self._site.store.process.dead or waiting or self._site.has_sentinel:
             return None
         for runner in self._site.runners:
             # A live runner also sends again what was redacted (docs/history.md).
@@ -242,6 +270,8 @@ class Faults:
             for end in process.endpoints:
                 if end.peer is not None:
                     talking[process.name, end.peer.owner.name] = process, end.peer.owner
+        if not talking:
+            return self._site.nodes[0].process, self._site.store.process
         # There are more viewers than all others.
         names = sorted(talking)
         if self._chance.random() < 0.6:

@@ -41,12 +41,11 @@ from tests.simulation.http_server import serve
 from tests.simulation.kernel import EPOCH, Process, loop, world
 from tests.simulation.network import Network
 from tests.simulation.objects import Bucket, SimObjectStore
-from tests.simulation.store_server import StoreServer
+from tests.simulation.store_server import Sentinel, StoreServer
 
 SECRET: Final = "a secret of the simulation that signs nothing else"
 #: The host at which the service is reached.
 BALANCER: Final = "service"
-STORE_URL: Final = "redis://store"
 WORKFLOW: Final = "sim"
 LEASE_SECONDS: Final = 30
 #: Seconds without a byte after which a viewer connects again, as our clients do.
@@ -61,6 +60,7 @@ class Site:
     """Everything that is there, in this simulation."""
 
     directory: Path
+    has_sentinel: bool = False
     network: Network = field(default_factory=Network)
     bucket: Bucket = field(default_factory=Bucket)
     nodes: "list[Node]" = field(default_factory=list)
@@ -77,12 +77,25 @@ class Site:
 
     def __post_init__(self) -> None:
         self.store = StoreServer(self.network, "store")
+        #: Of a store with a replica and a Sentinel.
+        self.sentinel: Sentinel | None = None
+        if self.has_sentinel:
+            self.store.replicate()
+            self.sentinel = Sentinel(self.network, "sentinel", "store")
         self.network.resolve = self.resolve
         objects = SimObjectStore(self.bucket)
         schemes.open_object_store = web_app.open_object_store = lambda url: objects  # type: ignore[attr-defined]
         self.objects = objects
         # Seconds between two measurements of the running logs: at a tenth of that they take half of all time.
         archiver_module.MEASURE_SECONDS = 1.0  # type: ignore[misc]
+
+    @property
+    def store_url(self) -> str:
+        return "redis+sentinel://sentinel/main" if self.has_sentinel else "redis://store"
+
+    @property
+    def durability(self) -> Durability:
+        return Durability.REPLICATED if self.has_sentinel else Durability.FSYNCED
 
     @property
     def services(self) -> "list[Node | ArchiverProcess]":
@@ -123,7 +136,8 @@ class Node:
         settings = Settings.from_env(
             {
                 "HOME": str(self._site.directory),
-                "CHRONOVERSE_REDIS_URL": STORE_URL,
+                "CHRONOVERSE_REDIS_URL": self._site.store_url,
+                "CHRONOVERSE_DURABILITY": self._site.durability.value,
                 "CHRONOVERSE_JWT_SECRET": SECRET,
                 "CHRONOVERSE_ARCHIVE_URL": "file:///simulated",
                 "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
@@ -135,7 +149,7 @@ class Node:
         world.tell(self.name, "serves")
 
     def _run_scans(self) -> None:
-        store = Store(STORE_URL, lease_seconds=LEASE_SECONDS)
+        store = Store(self._site.store_url, lease_seconds=LEASE_SECONDS)
         archive = ArchiveReader(self._site.objects, store.chunks.chunk)
         replay_cache = ReplayCache(store, archive)
         app = ScanApp(store, archive, 65_536, read_replay=partial(read_frames, replay_cache))
@@ -159,7 +173,7 @@ class ArchiverProcess:
         self.process.spawn(self._run)
 
     def _run(self) -> None:
-        store = Store(STORE_URL, lease_seconds=LEASE_SECONDS)
+        store = Store(self._site.store_url, lease_seconds=LEASE_SECONDS)
         archiver = Archiver(store, self._site.objects, POLICY, stop=threading.Event())
         # Virtual time passes only while all wait, so a round takes none of it, and would begin again at once.
         archiver._rounds.seconds = 2.0
@@ -210,7 +224,7 @@ class Runner:
 
     def _connect(self) -> LogWriter:
         if self._kind == "store":
-            return Store(STORE_URL, lease_seconds=LEASE_SECONDS, durability=Durability.FSYNCED)
+            return Store(self._site.store_url, lease_seconds=LEASE_SECONDS, durability=self._site.durability)
         return HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
 
     def _run(self) -> None:

@@ -67,6 +67,10 @@ _TYPES: Final = {bytes: b"string", dict: b"hash", Stream: b"stream", ZSet: b"zse
 _DENIED: Final = frozenset({"SET", "HSET", "HSETNX", "XADD", "ZADD", "RPUSH", "SADD", "XGROUP", "XSETID"})
 
 
+def _copy(value: Any) -> Any:
+    return value.copy() if isinstance(value, Stream) else None if value is None else type(value)(value)
+
+
 def _int(text: bytes) -> int:
     try:
         return int(text)
@@ -112,6 +116,8 @@ class Data:
         self.expires: dict[bytes, float] = {}
         #: By key, its value and expiry at the last sync.
         self._undo: dict[bytes, tuple[Any, float | None]] = {}
+        #: The same at the last moment up to which the replica has everything. None without a replica.
+        self.unreplicated: dict[bytes, tuple[Any, float | None]] | None = None
         self.started_at = clock()
         #: Whether there is no memory for writes; the first word of another refusal.
         self.is_full = False
@@ -132,6 +138,14 @@ class Data:
         for key, (value, expires) in self._undo.items():
             self._put(key, value, expires)
         self._undo.clear()
+
+    def become_replica_of(self, other: "Data") -> None:
+        """Takes what the replica of ``other`` has."""
+        self.values = {key: _copy(value) for key, value in other.values.items()}
+        self.expires = dict(other.expires)
+        for key, (value, expires) in (other.unreplicated or {}).items():
+            self._put(key, _copy(value), expires)
+        self.unreplicated = {}
 
     def clear(self) -> None:
         """All is lost."""
@@ -172,10 +186,9 @@ class Data:
 
     def _write(self, key: bytes) -> None:
         """Before a change of the key."""
-        if key not in self._undo:
-            value = self.values.get(key)
-            copy = value.copy() if isinstance(value, Stream) else type(value)(value) if value is not None else None
-            self._undo[key] = copy, self.expires.get(key)
+        for log in (self._undo, self.unreplicated):
+            if log is not None and key not in log:
+                log[key] = _copy(self.values.get(key)), self.expires.get(key)
         self.writes += 1
         if self._script:
             self._script[-1] = True
@@ -230,9 +243,14 @@ class Data:
             [
                 b"# Server", b"uptime_in_seconds:%d" % uptime, b"# Memory", b"maxmemory_policy:noeviction",
                 b"# Persistence", b"aof_enabled:1", b"aof_buffer_length:0", b"# Stats", b"evicted_keys:0",
-                b"# Replication", b"role:master", b"connected_slaves:0", b"repl_backlog_active:0", b"",
+                b"# Replication", b"role:master", b"connected_slaves:%d" % (self.unreplicated is not None),
+            *([] if self.unreplicated is None else [b"slave0:ip=replica,port=6379,state=online"]),
+            b"repl_backlog_active:0", b"",
             ]
         )  # fmt: skip
+
+    def do_role(self) -> Any:
+        return [b"master", 0, []]
 
     def do_acl(self, *args: bytes) -> Any:
         return OK

@@ -17,11 +17,14 @@ class StoreServer:
         self._network = network
         self._address = address
         self._tracked: dict[bytes, dict[Client, None]] = {}
-        self.process = Process("store")
+        self.process = Process(address)
         self.data = Data(self._clock, lambda count: int(world.chance.random() * count), self._changed)
         self._changes: dict[bytes, None] = {}
         #: Who waits for the next sync, and whether syncing stands still.
         self._waiting: list[Callable[[], object]] = []
+        #: Who waits for the replica, and until when that lags.
+        self._replicating: list[Callable[[], object]] = []
+        self.lags_until = 0.0
         self.disk_is_busy = False
         #: Until when half of the reports of changes are lost, as a proxy may lose them.
         self.loses_reports_until = 0.0
@@ -34,6 +37,7 @@ class StoreServer:
         self._tracked.clear()
         self._changes.clear()
         self._waiting.clear()
+        self._replicating.clear()
         self._network.listen(self._address, self.process, lambda sock: Client(self, sock))
         self.process.spawn(self._tick)
 
@@ -43,6 +47,22 @@ class StoreServer:
         self.data.expire_due()
         self.report_changes()
         loop.call_later(1.0, self._tick)
+
+    def replicate(self) -> None:
+        """From now on the server has a replica, which is some time behind."""
+        if self.data.unreplicated is None or loop.time >= self.lags_until:
+            self.data.unreplicated = {}
+            waiting, self._replicating = self._replicating, []
+            for call in waiting:
+                call()
+        loop.call_later(world.chance.uniform(0.01, 0.5), self.replicate)
+
+    def fail_over(self, address: str) -> "StoreServer":
+        """The replica, which is the master at ``address`` from now on. This server does not know it yet."""
+        new = StoreServer(self._network, address)
+        new.data.become_replica_of(self.data)
+        new.replicate()
+        return new
 
     def sync(self) -> None:
         """The append-only file is synced."""
@@ -56,7 +76,7 @@ class StoreServer:
         if self.process.dead:
             return
         self._network.kill(self.process, power=power)
-        self.process = Process("store")
+        self.process = Process(self._address)
         self.process.dead = True
         if power:
             self.data.restore()
@@ -73,8 +93,9 @@ class StoreServer:
         world.tell("store", "is back")
         self._start()
 
-    def wait_for_sync(self, call: Callable[[], object]) -> None:
-        self._waiting.append(call)
+    def wait_for(self, command: bytes, call: Callable[[], object]) -> None:
+        """Makes the call once what was written is on the disk, or with WAIT on the replica."""
+        (self._replicating if command == b"WAIT" else self._waiting).append(call)
 
     def track(self, key: bytes, client: "Client") -> None:
         self._tracked.setdefault(key, {})[client] = None
@@ -129,7 +150,7 @@ class Client:
             if name in (b"WAITAOF", b"WAIT"):
                 self.send(b"".join(replies))
                 self._server.report_changes()
-                self._block(name, float(command[-1]) / 1000, commands[at + 1 :])
+                self._block(name, int(command[1]), float(command[-1]) / 1000, commands[at + 1 :])
                 return
             replies.append(encode(self._answer(name, command)))
         if replies:
@@ -152,8 +173,8 @@ class Client:
             world.story.append((loop.time, "store", _shown(self._sock.name, command, answer)))
         return answer
 
-    def _block(self, name: bytes, seconds: float, rest: list[list[bytes]]) -> None:
-        """Answers WAITAOF at the next sync. There are no replicas for WAIT."""
+    def _block(self, name: bytes, least: int, seconds: float, rest: list[list[bytes]]) -> None:
+        """Answers WAITAOF at the next sync, and WAIT at the next replication, or after ``seconds``."""
         self._blocked = rest
         is_done = False
 
@@ -162,15 +183,14 @@ class Client:
             if is_done:
                 return
             is_done = True
-            self.send(encode([synced, 0] if name == b"WAITAOF" else 0))
+            self.send(encode([synced, 0] if name == b"WAITAOF" else synced))
             commands, self._blocked = self._blocked or [], None
             self._run(commands)
 
-        if name == b"WAIT":
+        if name == b"WAIT" and (self._server.data.unreplicated is None or least == 0):
             answer(0)
             return
-        if name == b"WAITAOF":
-            self._server.wait_for_sync(lambda: answer(1))
+        self._server.wait_for(name, lambda: answer(1))
         loop.call_later(seconds, answer, 0)
 
 
@@ -178,3 +198,22 @@ def _shown(name: str, command: list[bytes], answer: Any) -> str:
     words = [each.decode("latin-1")[:24] for each in command[:3] if not each.startswith((b"#!", b"local"))]
     keys = [each.decode("latin-1") for each in command[3:5]]
     return f"{name.split('<')[-1]} {' '.join(words)[:48]} {' '.join(keys)[:70]} -> {bytes(encode(answer))[:60]!r}"
+
+
+class Sentinel:
+    """A Sentinel at ``address``, which says that the master is ``master``."""
+
+    def __init__(self, network: Network, address: str, master: str) -> None:
+        self.master = master
+        network.listen(address, Process(address), self._accept)
+
+    def _accept(self, sock: SimSocket) -> None:
+        reader = hiredis.Reader()
+
+        def on_data(data: bytes) -> None:
+            reader.feed(data)
+            while (command := reader.gets()) is not False:
+                is_question = command[0].upper() == b"SENTINEL"
+                sock.sendall(encode([self.master.encode(), b"6379"] if is_question else {b"proto": 3}))
+
+        sock.on_data, sock.on_close = on_data, sock.close
