@@ -8,6 +8,7 @@ from typing import Any
 from chronoverse.archive.importing import import_jobs
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import ChronoverseError
+from chronoverse.joblog.sse import Decoder
 from chronoverse.store import Store
 from tests.simulation.kernel import Process, loop, world
 from tests.simulation.parts import BALANCER, LEASE_SECONDS, Runner, Site
@@ -77,6 +78,9 @@ def redact(site: Site, runner: Runner, start: float, size: float) -> None:
                 return True
             if status == 200 and answer["next"] is None and not answer["pending"]:
                 found.done_at = loop.time
+                for node in site.nodes:
+                    for query in ("", "&q=n%3D"):
+                        _probe(site, node.name, f"{path}/events?offset={found.first - 1}{query}", found)
                 return True
             return False
 
@@ -86,6 +90,27 @@ def redact(site: Site, runner: Runner, start: float, size: float) -> None:
     process = Process(name)
     site.people.append(process)
     process.spawn(run)
+
+
+def _probe(site: Site, host: str, path: str, redaction: Redacted) -> None:
+    """Reads a stream for a while: no node may show the old text any more."""
+    connection = http.client.HTTPConnection(host, timeout=2)
+    decoder, until = Decoder(""), loop.time + 2
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {site.token('probe')}"})
+        response = connection.getresponse()
+        while response.status == 200 and loop.time < until and (chunk := response.read1(65_536)):
+            for event in decoder.feed(chunk):
+                line = json.loads(event.data) if event.event == "log" else {}
+                text = redaction.texts.get(line.get("sequence_num", 0))
+                # The store may have been lost meanwhile.
+                is_concerned = redaction.done_at < float("inf") and text not in (None, "[redacted]")
+                if is_concerned and line["message"] == text:
+                    world.violation(f"{host}{path} shows line {line['sequence_num']}, which was redacted before")
+    except (OSError, http.client.HTTPException):
+        pass
+    finally:
+        connection.close()
 
 
 def import_archive(site: Site, seconds: float) -> None:

@@ -51,7 +51,7 @@ LEASE_SECONDS: Final = 30
 #: Seconds without a byte after which a viewer connects again, as our clients do.
 SILENCE_SECONDS: Final = 45.0
 POLICY: Final = RetentionPolicy(
-    hot_bytes=1_048_576, hot_seconds=60, retention_seconds=7 * 86_400, running_seconds=60, orphan_seconds=300
+    hot_bytes=100_000, hot_seconds=60, retention_seconds=7 * 86_400, running_seconds=60, orphan_seconds=300
 )
 
 
