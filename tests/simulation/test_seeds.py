@@ -36,12 +36,13 @@ def check(found: list[tuple[Plan, Result]]) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_forty_seeds() -> None:
     check(run_all([*map(small, range(1, 41)), *FAILED]))
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_new_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     until, first = time.monotonic() + SECONDS - 10, secrets.randbelow(10**9)
     seeds = itertools.takewhile(lambda _: time.monotonic() < until, itertools.count(first))

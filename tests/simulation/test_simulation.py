@@ -11,7 +11,7 @@ pytest.importorskip("lupa", reason="Lua, which runs the store's scripts, is not 
 
 
 def test_a_seed_is_the_same_run_again() -> None:
-    plan = Plan(seed=7, hours=0.02, jobs=3, viewers=6)
+    plan = Plan(seed=7, hours=0.02, nodes=2, jobs=2, viewers=4, round=60.0)
     first, second = simulate(plan), simulate(replace(plan, story=True))
     assert first.violations == []
     assert (first.digest, first.counts) == (second.digest, second.counts)
