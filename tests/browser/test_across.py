@@ -105,6 +105,32 @@ def test_a_search_goes_through_all_jobs(open_tab: OpenTab, page_service: Service
     wait_until(lambda: page.url.endswith("/job-24"), PATIENCE_SECONDS, "the search has left the address")
 
 
+def test_all_workflows_are_searched_from_the_home_page(
+    open_tab: OpenTab, page_service: Service, page_store: Store
+) -> None:
+    """Those that the token may read, the newest job first. A match leads to its line, and back to the matches."""
+    for name in ("all-one", "all-two", "all-three"):
+        Job(page_store, "job", name).lines("fine", f"a rare word of {name}").end()
+    tab = open_tab()
+    page = tab.page
+    page.goto(f"{tab.url}/#token={page_service.token('all-one', 'all-two')}")
+    page.wait_for_selector("tbody tr:nth-child(2)")
+    page.keyboard.press("/")
+    page.keyboard.type("rare word")
+    page.keyboard.press("Enter")
+    tab.wait_text("#progress", "2 matches in 2 jobs · all jobs were searched")
+    assert page.evaluate(GROUPS) == [["all-two / job", ["2"], False], ["all-one / job", ["2"], False]]
+    assert not page.is_visible("table")
+    page.click("#found a.match >> nth=1")
+    tab.wait_number(2)
+    assert page.url == f"{tab.url}/ui/workflows/all-one/jobs/job?q=rare+word#L2"
+    page.go_back()
+    page.wait_for_selector("#found a.match")
+    assert page.url == f"{tab.url}/?q=rare+word"
+    page.go_back()
+    page.wait_for_selector("tbody tr:nth-child(2)")
+
+
 def test_a_running_search_is_stopped_and_goes_on(open_tab: OpenTab, page_service: Service) -> None:
     """Each answer may end within a job, and says where. Here that job turns out to have no more matches."""
     line = {"timestamp": "", "message": "a word", "sequence_num": 7, "stream": "stdout", "highlights": [[2, 6]]}

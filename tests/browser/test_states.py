@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from chronoverse.joblog.model import Status
 from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
@@ -118,3 +118,36 @@ def test_a_phone_has_no_button_for_notifications(browser: Browser, page_service:
     tab.page.wait_for_selector(".row[data-number='1'] + .foot")
     assert tab.faults == []
     context.close()
+
+
+#: The routes of lines, but not that of a search.
+LINES = re.compile(r"/logs\?offset=")
+
+
+def test_a_jump_says_that_the_lines_do_not_come(open_tab: OpenTab, big: Job) -> None:
+    """Within a second: what the service answers, or that no answer has come. When they come, that goes away."""
+    tab = open_tab(big.ref).wait_number(1)
+    tab.expected = "status of 503"
+    problem = {"status": 503, "title": "Service Unavailable", "detail": "the store does not answer"}
+    tab.page.route(LINES, lambda route: route.fulfill(status=503, json=problem))
+    took = """(number) => new Promise((done) => {
+        const began = performance.now();
+        const look = () => document.querySelector(".trouble:not([hidden])") ? done(performance.now() - began)
+            : setTimeout(look, 20);
+        location.hash = `L${number}`;
+        look();
+    })"""
+    assert tab.page.evaluate(took, 20_000) < 1000
+    assert "The service answers 503: the store does not answer. Next attempt in" in tab.text(".trouble")
+    tab.page.unroute(LINES)
+    tab.wait_number(20_000)
+    tab.page.wait_for_selector(".trouble", state="hidden")
+    held: list[Route] = []
+    tab.page.route(LINES, lambda route: held.append(route))
+    assert tab.page.evaluate(took, 10_000) < 1000 + 400
+    assert "Still waiting for the service." in tab.text(".trouble")
+    for route in held:
+        route.continue_()
+    tab.page.unroute(LINES)
+    tab.wait_number(10_000)
+    tab.page.wait_for_selector(".trouble", state="hidden")

@@ -7,6 +7,8 @@ import { $, link, make, notice, timeElement } from "./dom.js";
 import { age, ago, count, ended, many } from "./format.js";
 import { List } from "./list.js";
 import { recentWorkflows } from "./recent.js";
+import { WorkflowSearch } from "./search.js";
+import { SearchBox } from "./search_box.js";
 import { begin, claims } from "./session.js";
 import { dotsElement, isRed, statusIcon } from "./state.js";
 
@@ -129,10 +131,14 @@ $("choose").addEventListener("submit", (event) => {
   return notice("A workflow's name consists of letters, digits and . _ -");
 });
 $("workflow").addEventListener("input", () => list.show());
-addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
-  event.preventDefault();
-  $("workflow").focus();
+const search = new WorkflowSearch(null);
+const box = new SearchBox(() => new URLSearchParams(kind ? [["show", kind]] : []), (criteria) => {
+  $("workflows").hidden = criteria.q !== "";
+  document.title = `${criteria.q ? `${criteria.q} · ` : ""}Chronoverse`;
+  if (!criteria.q) return search.clear(), list.show(), list.refresh();
+  list.stop();
+  $("empty").hidden = true;
+  return search.start({ ...criteria, status: "", labels: [] });
 });
 
 $("kinds").addEventListener("click", (event) => {
@@ -140,12 +146,18 @@ $("kinds").addEventListener("click", (event) => {
   if (chosen === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
   kind = chosen;
-  history.replaceState(null, "", kind ? `?show=${kind}` : location.pathname);
+  $("q").value = "";
+  box.choose();
   showKinds();
-  list.show();
+});
+
+addEventListener("popstate", () => {
+  kind = Object.hasOwn(KINDS, fromAddress()) ? fromAddress() : "";
+  showKinds();
+  box.return();
 });
 
 showKinds();
 await begin();
 showAccount();
-list.refresh();
+box.show();

@@ -22,7 +22,7 @@ import { copyAs, copyText, fromAddress, save, showPicked, toAddress } from "./sh
 import { showConnection, showFoot, showJob, showLast, showProgress, showTrouble } from "./status.js";
 import { Steps } from "./steps.js";
 import { Strip } from "./strip.js";
-import { cardMarkdown, openCard, showSummary } from "./summary.js";
+import { cardMarkdown, openCard, reason, showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
 
@@ -85,6 +85,8 @@ let hasReaderActed = false;
 let groupsFound = null;
 //: The cause at which a failed job was opened, and the first line to show with it.
 let opened = null;
+let explained;
+const isExplained = new Promise((done) => (explained = done));
 
 // What is in view.
 
@@ -509,9 +511,8 @@ const hasFailed = () => status === "FAILED" || status === "LOST";
 /** Marks the new lines, and opens the log at the cause of a failure if `moves`. */
 function showCause({ cause, compared_with: runs }, moves) {
   if (runs && !newLines.active) newLines.mark();
-  if (!moves || !cause || cause.kind === "last") return;
-  const number = cause.line.sequence_num;
-  if (number === maker.current) return;
+  const number = maker.cause;
+  if (!moves || !number || number === maker.current) return;
   jump(number);
   opened = { number, from: Math.max(1, cause.from - ABOVE_CAUSE) };
   showOpened();
@@ -524,6 +525,8 @@ function showOpened() {
   const [row, above] = [opened.number, opened.from].map((number) => viewport.source.rowOf(number));
   if (!viewport.wrap && row - above < bottom - top - 3) viewport.show(above);
   else viewport.show(row, { share: JUMP_SHARE });
+  // New elements come into view, and none moves.
+  viewport.refresh(true);
 }
 new ResizeObserver(showOpened).observe($("log"));
 
@@ -537,7 +540,8 @@ function summarize(opens, answered) {
     newLines.showCount(body.compared_with && body.new.count);
     errors.showCount(body.errors.count);
     newLines.offer(body.job.labels?.branch, body.baseline ?? null);
-    maker.cause = body.cause && body.cause.kind !== "last" ? body.cause.line.sequence_num : 0;
+    const { line, isLast } = reason(body);
+    maker.cause = line && !isLast ? line.sequence_num : 0;
     if (maker.cause) steps.cause = maker.cause;
     viewport.refresh();
     if (opens && !hasReaderActed) showCause(body, performance.now() < until);
@@ -545,20 +549,22 @@ function summarize(opens, answered) {
   }).then(answered);
 }
 
-/** When the first lines are drawn: what the service has to compute about the job. Why it failed comes first. */
+/** When the first lines are there: what the service has to compute about the job. Why it failed comes first. */
 async function explain(opensAtEnd) {
   const isFailure = hasFailed();
-  await log.loaded;
-  // The first lines are drawn in the next frame. The service is busy with the answers, so they are asked for after it.
-  for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
+  if (log.last) await log.loaded;
   if (isFailure) await new Promise((answered) => summarize(opensAtEnd, answered));
+  explained();
+  // The first lines are drawn in the next frame. The service is busy with the answers, so the profile is asked for after it.
+  for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
   await profile.follow(() => live);
 }
 
-/** Shows the first lines together with what is above and beside them, unless that takes too long. */
+/** Shows the first lines, or those around the cause of a failure, with what is above and beside them, unless that takes too long. */
 async function reveal() {
-  const late = new Promise((done) => setTimeout(done, LATE_MS));
-  await Promise.race([late, Promise.all([log.last && log.loaded, log.fetchHead()]).then(findGroups)]);
+  const late = new Promise((done) => setTimeout(done, hasFailed() ? 3 * LATE_MS : LATE_MS));
+  const lines = Promise.all([log.last && log.loaded, log.fetchHead()]);
+  await Promise.race([late, Promise.all([lines.then(findGroups), hasFailed() && isExplained])]);
   document.body.classList.add("ready");
   if (document.activeElement === document.body) $("log").focus({ focusVisible: false });
 }

@@ -5,6 +5,7 @@ import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
 import { countBefore, Ranges } from "./ranges.js";
 import { plain } from "./text.js";
+import { hideRetry, isTransient, showRetry } from "./trouble.js";
 
 //: Lines of a window, and so of one request.
 export const WINDOW = 200;
@@ -19,6 +20,8 @@ const MAX_REQUESTS = 2;
 const SETTLE_MS = 40;
 //: Milliseconds after which a failed request is repeated.
 const RETRY_MS = 1500;
+//: Milliseconds after which the page says that it still waits for lines.
+const LATE_MS = 900;
 
 //: A row of a progress bar: it has a share, a bar, or one count of another. What changes from one state to the next.
 const BAR = /\d\s?%|[█▉▊▋▌▍▎▏]|\[[=#>. -]{4,}\]/;
@@ -49,6 +52,7 @@ export class Log {
   #timer = 0;
   #loadedAt = 0;
   #epoch = 0;
+  #away = false;
   #load;
   /** Resolves after the first lines have arrived. */
   loaded = new Promise((done) => (this.#load = done));
@@ -193,6 +197,7 @@ export class Log {
 
   async #fetch(index) {
     this.#fetching.add(index);
+    const late = setTimeout(() => this.#isAway(0, null), LATE_MS);
     try {
       const [known, epoch, end] = [this.last, this.#epoch, (index + 1) * WINDOW];
       // A page of long lines may end before its limit, because pages are bounded in bytes.
@@ -205,13 +210,26 @@ export class Log {
         if (!body.cursor || reached === start) break;
         start = reached;
       }
+      if (this.#away) hideRetry();
+      this.#away = false;
       this.#fetching.delete(index);
       this.#fetchMissing();
     } catch (error) {
       this.#fetching.delete(index);
       // A deleted log is not requested again. The stream reports that.
-      if (error.status !== 404) this.#timer ||= setTimeout(() => this.#fetchMissing(), RETRY_MS);
+      if (error.status === 404) return;
+      this.#timer ||= setTimeout(() => this.#fetchMissing(), RETRY_MS);
+      // A service that is only busy answers the next request.
+      if (isTransient(error) && error.status !== 429) this.#isAway(RETRY_MS, error);
+    } finally {
+      clearTimeout(late);
     }
+  }
+
+  /** Says that lines that are needed do not come. */
+  #isAway(ms, error) {
+    this.#away = true;
+    showRetry(ms, error, () => this.#fetchMissing());
   }
 
   /** Adds the answer to a request for the lines after `start`. Numbers up to `reached` that it does not have are a gap. */

@@ -1,6 +1,6 @@
-// The search in all jobs of a workflow: page after page, the newest job first, until it has enough or is stopped.
+// The search in all jobs of a workflow, or of all workflows: page after page, the newest job first, until it has enough or is stopped.
 
-import { jobPage } from "./addresses.js";
+import { jobPage, workflowPage } from "./addresses.js";
 import { $, announce, link, make, notice, timeElement } from "./dom.js";
 import { STATUS, ago, count } from "./format.js";
 import { matchElement } from "./match.js";
@@ -22,6 +22,7 @@ export class WorkflowSearch {
   #running = null;
   #groups = new Map();
 
+  /** `workflow` is null for a search in all that the token may read. */
   constructor(workflow) {
     this.#workflow = workflow;
     $("stop").addEventListener("click", () => this.stop());
@@ -87,16 +88,22 @@ export class WorkflowSearch {
     const { status, labels, ...criteria } = this.#criteria;
     const parameters = query(criteria, { limit, ...(status ? { status } : {}), ...(this.#cursor ? { cursor: this.#cursor } : {}) });
     for (const label of labels) parameters.append("label", label);
-    const { body, headers } = await get(`/workflows/${this.#workflow}/logs/search?${parameters}`, signal);
+    const path = this.#workflow === null ? "" : `/workflows/${this.#workflow}`;
+    const { body, headers } = await get(`${path}/logs/search?${parameters}`, signal);
     if (signal.aborted) throw signal.reason;
     for (const job of body.jobs) this.#add(job);
     const position = parse(headers.get("Searched-To"));
     // The page before ended within a job. When this one comes to the job's end without a match, the job has no more.
     const unfinished = this.#position?.line ? this.#position.job : null;
     const isFinished = !(position?.line && position.job === unfinished);
-    if (isFinished && !body.jobs.some((job) => job.id === unfinished)) this.#setMore(this.#groups.get(unfinished), false);
+    if (isFinished && !body.jobs.some((job) => this.#key(job) === unfinished)) this.#setMore(this.#groups.get(unfinished), false);
     this.#cursor = body.cursor;
     this.#position = position;
+  }
+
+  /** A job as `Searched-To` has it. */
+  #key({ id, workflow_id: workflow }) {
+    return this.#workflow === null ? `${workflow}/${id}` : id;
   }
 
   #setMore(group, more) {
@@ -107,21 +114,22 @@ export class WorkflowSearch {
 
   /** Shows the matches of a job. A page that ended within the job has shown its first ones. */
   #add(job) {
-    let group = this.#groups.get(job.id);
+    const workflow = this.#workflow ?? job.workflow_id;
+    let group = this.#groups.get(this.#key(job));
     if (!group) {
       group = { matches: 0, more: false, list: make("ol"), rest: make("a", "rest", "More in this job"), problem: make("p", "problem") };
-      const href = jobPage(this.#workflow, job.id);
+      const href = jobPage(workflow, job.id);
       const when = make("span", "quiet", timeElement(job.created_at ?? ""));
       group.list.setAttribute("role", "list");
       group.rest.href = `${href}?${query(this.#criteria, {})}`;
       group.rest.append(make("span", "sr", `: ${job.id}`));
-      const section = make("section", "", make("h2", "", link(href, job.id)), badgeElement(job), when, group.list, group.problem, group.rest);
+      const section = make("section", "", make("h2", "", ...(this.#workflow === null ? [link(workflowPage(workflow), workflow), " / "] : []), link(href, job.id)), badgeElement(job), when, group.list, group.problem, group.rest);
       $("found").append(section);
-      this.#groups.set(job.id, group);
+      this.#groups.set(this.#key(job), group);
     }
     group.matches += job.logs.length;
     this.#setMore(group, job.more);
-    group.list.append(...job.logs.map((line) => matchElement(this.#workflow, job.id, line, query(this.#criteria, {}))));
+    group.list.append(...job.logs.map((line) => matchElement(workflow, job.id, line, query(this.#criteria, {}))));
     group.list.hidden = !group.matches;
     group.problem.textContent = job.error ? `Search stopped: ${job.error}` : "";
     group.problem.hidden = !job.error;

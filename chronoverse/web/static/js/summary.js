@@ -49,28 +49,30 @@ export function code(line) {
  * Why a job ended as it did, of its summary: `{text}` in our words, or the `line` of the log that says it, and perhaps a
  * `note` for below. `isGuess`: another line may say it.
  */
-export function reason({ job, cause, errors }) {
+export function reason({ job, cause, errors, last: lines }) {
   const line = cause?.line;
+  const last = lines?.at(-1) ?? (cause?.kind === "last" ? line : null);
   const { status, exit_code: exit, labels = {} } = job;
   const oom = labels.reason === "OOMKilled" ? "Out of memory" : null;
   const said = oom ?? EXIT[exit];
   const isFound = cause && cause.kind !== "last";
   if (status === "LOST") {
-    const at = new Date(line?.timestamp);
-    const since = Number.isNaN(at.getTime()) ? "" : ` since ${at.toLocaleString()} (${ago(line.timestamp)})`;
-    return { text: `No sign of the runner${since}`, last: line, note: line ? null : "The job wrote nothing" };
+    const at = new Date(last?.timestamp);
+    const since = Number.isNaN(at.getTime()) ? "" : ` since ${at.toLocaleString()} (${ago(last.timestamp)})`;
+    return { text: `No sign of the runner${since}`, last, note: line ? null : "The job wrote nothing" };
   }
   if (!line) return { text: said ? `${said} (exit ${exit})` : "The job wrote nothing", note: said ? "The job wrote nothing" : null };
   // An exit code that says more than a guess goes first.
   if (isFound && !(said && (cause.confidence === "low" || errors?.count === 0))) return { line, isGuess: cause.confidence === "low", note: said ? `${said} (exit ${exit})` : null };
-  if (said) return { text: `${said} (exit ${exit})`, last: line };
+  if (said) return { text: `${said} (exit ${exit})`, last };
   return { line, isLast: true, note: errors?.count === 0 ? "No line looks like an error" : null };
 }
 
 /** The cause in one line of text, for lists. */
 export function causeText(body) {
   const { text, line, last } = reason(body);
-  if (body.job.status === "LOST" && last) return `No sign of the runner since line ${count(last.sequence_num)}`;
+  const number = last?.sequence_num ?? body.job.last_sequence_num;
+  if (body.job.status === "LOST" && number) return `No sign of the runner since line ${count(number)}`;
   return text ?? textOfLine(line);
 }
 
@@ -82,7 +84,7 @@ function show(body) {
   if (at) Object.assign(at, { className: "at", ariaLabel: `Line ${count(number)}` });
   const label = isGuess ? "Most likely" : isLast ? "Last line" : "";
   $("summary").replaceChildren(...(line ? [at, ...(label ? [make("small", "", label)] : []), code(line)] : [make("b", "", text)]));
-  const said = pastOf(body);
+  const said = line ? pastOf(body) : [];
   if (note) said.unshift(note, said.length ? ". " : "");
   if (!line && last) said.push("Last line: ", at, " ", code(last));
   $("past").replaceChildren(...said);
@@ -102,7 +104,7 @@ export function showRuns(workflow, runs) {
   $("compare").hidden = $("good").hidden = $("viewruns").hidden = !runs;
   $("good").textContent = `${many(runs?.length ?? 0, "good run")} ▾`;
   const rows = (runs ?? []).map((run) => {
-    const only = link(`?${new URLSearchParams({ new: true, against: run })}`, "only this");
+    const only = link(`?${new URLSearchParams({ new: true, against: run })}`, "only this run");
     only.setAttribute("aria-label", `only this run: ${run}`);
     only.className = "quiet";
     return make("div", "run", link(jobPage(workflow, run), run), only);

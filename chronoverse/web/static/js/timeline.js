@@ -69,7 +69,7 @@ export function slowPath(pauses, total) {
 /** The lines with these numbers as strokes, as the `d` of a path. Near ones are one. */
 export function marksPath(strip, numbers) {
   const strokes = new Set(numbers.map((number) => Math.round((secondsOf(strip, number) / strip.at(-1)[0]) * (WIDTH / MERGED)) * MERGED));
-  return [...strokes].map((x) => `M${x} 0V${HEIGHT}`).join("");
+  return [...strokes].map((x) => `M${x} 0V${HEIGHT / 2}`).join("");
 }
 
 /** The bands of steps on a strip: where each begins and how wide it is, in percent. Those that are too narrow to be seen are left out. */

@@ -1,4 +1,4 @@
-// Says that the service does not answer, counts down to the next attempt, and offers to try at once.
+// Says that the service does not answer, or what it answers instead, counts down to the next attempt, and offers to try at once.
 
 import { announce, make } from "./dom.js";
 import { isTransient } from "../client/request.js";
@@ -16,12 +16,18 @@ let timer = 0;
 let again = null;
 button.addEventListener("click", () => again?.());
 
-/** Says that the next attempt after `error` comes in `ms`. The button calls `retry`. */
+function sentence(error) {
+  if (error === null) return "Still waiting for the service.";
+  if (error instanceof IssuerAway) return error.message;
+  return error.status ? `The service answers ${error.status}: ${error.message.replace(/\.$/, "")}.` : "The service does not answer.";
+}
+
+/** Says that the next attempt after `error` comes in `ms`; without an error, that an answer is late. The button calls `retry`. */
 export function showRetry(ms, error, retry) {
   clearInterval(timer);
   again = retry;
   if (!bar.isConnected) document.querySelector("header").after(bar);
-  const what = error instanceof IssuerAway ? error.message : "The service does not answer.";
+  const what = sentence(error);
   if (bar.hidden) announce(what);
   // The page of a job shows itself when its job is there, or at the latest now.
   document.body.classList.add("ready");
@@ -29,7 +35,7 @@ export function showRetry(ms, error, retry) {
   const until = Date.now() + ms;
   const tick = () => {
     const seconds = Math.ceil((until - Date.now()) / 1000);
-    said.textContent = `${what} ${seconds > 0 ? `Next attempt in ${seconds} s.` : "Trying…"}`;
+    said.textContent = `${what} ${seconds > 0 ? `Next attempt in ${seconds} s.` : error ? "Trying…" : ""}`;
   };
   tick();
   timer = setInterval(tick, 500);

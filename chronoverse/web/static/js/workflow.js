@@ -9,13 +9,13 @@ import { chip, commitElement, filterChip } from "./labels.js";
 import { List } from "./list.js";
 import { storeRecent } from "./recent.js";
 import { WorkflowSearch } from "./search.js";
+import { SearchBox } from "./search_box.js";
 import { begin, claims, get } from "./session.js";
 import { badgeElement, isRed, statusIcon } from "./state.js";
 import { showWatches } from "./watches.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
 const search = new WorkflowSearch(workflow);
-let shown = null;
 //: The status that the reader has chosen, or "", and the labels that all listed jobs have, each as KEY=VALUE.
 let status = "";
 let labels = [];
@@ -78,7 +78,7 @@ function showKinds() {
   const links = kinds.map((kind) => {
     const known = kind ? counts?.get(kind) ?? (counts && 0) : total;
     const number = known === null || known === undefined ? [] : [" ", make("b", "", count(known) + plus)];
-    const parameters = new URLSearchParams([...chosenParameters()].filter(([name]) => name !== "status"));
+    const parameters = new URLSearchParams([...box.parameters].filter(([name]) => name !== "status"));
     if (kind) parameters.set("status", kind);
     const element = link(`?${parameters}`, ...(kind ? [statusIcon(kind)] : []), make("span", "", kind ? STATUS[kind] : "All", ...number));
     element.dataset.kind = kind;
@@ -130,38 +130,23 @@ const list = new List({
 /** What the jobs are chosen by, as parameters of a request and of the page's address. */
 const filters = () => [...(status ? [["status", status]] : []), ...labels.map((label) => ["label", label])];
 
-const isRegex = () => $("regex").ariaPressed === "true";
-
-/** The search and the status that the reader has chosen, as the query of the page's address. */
-function chosenParameters() {
-  const parameters = new URLSearchParams();
-  if ($("q").value) parameters.set("q", $("q").value);
-  if ($("q").value && isRegex()) parameters.set("regex", "true");
-  for (const [name, value] of filters()) parameters.append(name, value);
-  return parameters;
-}
-const chosen = () => (chosenParameters().size ? `?${chosenParameters()}` : "");
-
-/** Shows what the reader has chosen: matches, or the list of jobs. */
-function show() {
-  shown = chosen();
-  const criteria = { q: $("q").value, regex: isRegex(), status, labels };
+const box = new SearchBox(filters, (criteria) => {
   showLabels();
   showKinds();
   $("jobs").hidden = criteria.q !== "";
   document.title = `${criteria.q ? `${criteria.q} · ` : ""}${workflow} · Chronoverse`;
   if (criteria.q) {
     list.stop();
-    return search.start(criteria);
+    return search.start({ ...criteria, status, labels });
   }
   search.clear();
   return list.restart();
-}
+});
 
 /** Shows by which labels the jobs are chosen. Each chip leads to the page without it. */
 function showLabels() {
   const chips = labels.map((label) => {
-    const parameters = new URLSearchParams(shown);
+    const { parameters } = box;
     parameters.delete("label", label);
     const [key, ...value] = label.split("=");
     const without = make("span", "sr", ": show jobs without it, too");
@@ -171,46 +156,23 @@ function showLabels() {
   $("labels").hidden = !chips.length;
 }
 
-/** Shows it, and makes an entry in the history unless it is shown already. */
-function choose() {
-  if (chosen() !== shown) history.pushState(null, "", location.pathname + chosen());
-  show();
-}
-
 function fromAddress() {
   const parameters = new URLSearchParams(location.search);
-  $("q").value = parameters.get("q") ?? "";
-  $("regex").ariaPressed = String(parameters.get("regex") === "true");
   labels = parameters.getAll("label");
   status = parameters.get("status") ?? "";
   if (!(status in STATUS)) status = "";
 }
 
-$("find").addEventListener("submit", (event) => {
-  event.preventDefault();
-  choose();
-});
-$("q").addEventListener("input", () => !$("q").value && shown !== chosen() && choose());
-$("regex").addEventListener("click", () => {
-  $("regex").ariaPressed = String(!isRegex());
-  if ($("q").value) choose();
-});
 $("kinds").addEventListener("click", (event) => {
   const kind = event.target.closest("a")?.dataset.kind;
   if (kind === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
   status = kind;
-  choose();
+  box.choose();
 });
 addEventListener("popstate", () => {
   fromAddress();
-  if (chosen() !== shown) show();
-});
-addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
-  event.preventDefault();
-  $("q").focus();
-  $("q").select();
+  box.return();
 });
 
 $("name").textContent = workflow;
@@ -221,5 +183,5 @@ await begin();
 showAccount();
 storeRecent(workflow);
 notice("Loading…");
-show();
+box.show();
 showWatches(workflow, $("watches")).catch(() => {});
