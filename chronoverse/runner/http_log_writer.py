@@ -1,6 +1,7 @@
 """Writes logs through the service, for runners that do not reach its store. Every request may be repeated."""
 
 import contextlib
+import copy
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,6 +72,12 @@ class HttpLogWriter:
         self._service = ServiceConnection(
             url, self._next_token, ca_file=ca_file, connect_seconds=2.0, read_seconds=read_seconds
         )
+
+    def twin(self) -> "HttpLogWriter":
+        """Another writer of the same service, which sends ahead on a connection of its own."""
+        twin = copy.copy(self)
+        twin._service = self._service.twin(twin._next_token)
+        return twin
 
     def open(self, job: JobRef, token: str, first: int | None = None, labels: Labels = ()) -> Attempt:
         """Takes the job's lease for a new attempt. ``token`` is the runner's own, and must be unguessable."""

@@ -31,7 +31,7 @@ from chronoverse.errors import (
     TooFast,
     Unauthorized,
 )
-from chronoverse.joblog.model import Attempt, JobRef, Line, Status, runs_of
+from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, runs_of
 from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
 from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
@@ -490,3 +490,16 @@ def test_undelivered_lines_are_delivered_later_through_the_service(
     assert chronoverse(*shlex.split(named), **shown).returncode == 0
     assert read_lines(redis_server, job) == ["late"]
     assert read_log(redis_server, job)[1] is not None
+
+
+def test_a_twin_sends_ahead_on_a_connection_of_its_own(writer: HttpLogWriter) -> None:
+    """Answers of the two are not in each other's way."""
+    attempts, twins = [], (writer, writer.twin())
+    for each in twins:
+        attempts.append(each.open(JobRef("wf_http", f"job-{secrets.token_hex(6)}"), token()))
+    runs = [LineRun(TIMESTAMP, "stdout", False, [b"one"])]
+    answers = [each.append_ahead(attempt, 1, runs) for each, attempt in zip(twins, attempts, strict=True)]
+
+    assert [answer() for answer in reversed(answers)] == [2, 2]
+    assert twins[0]._service is not twins[1]._service
+    twins[1].close()
