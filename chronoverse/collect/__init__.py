@@ -7,7 +7,7 @@ container_log  one run of a container: its files, its job, its end
 pods           what the API server says of a pod: its jobs' names, its containers' ends
 watcher        the pods of a node, listed and watched
 agent          goes through all logs of a node in turns
-monitoring     ``/healthz`` and ``/metrics``
+monitoring     what is measured, and whether the agent hangs
 
 The files are the spool: what the store does not have yet stays there.
 """
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
-def _address(text: str) -> tuple[str, int]:
-    """Reads HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
 @click.group()
 def collect() -> None:
     """Publish logs that other programs write into files."""
@@ -47,47 +41,23 @@ def collect() -> None:
 @collect.command()
 @click.option("--node", required=True, envvar="NODE_NAME", metavar="NAME", help="Node of the pods. Default: NODE_NAME.")
 @click.option("--state", type=Path, required=True, metavar="DIR", help="Directory for checkpoints; must persist.")
-@click.option(
-    "--pods",
-    type=Path,
-    default=Path("/var/log/pods"),
-    show_default=True,
-    metavar="DIR",
-    help="Directory of the kubelet's log files.",
-)
+@click.option("--pods", default="/var/log/pods", show_default=True, metavar="DIR", help="Directory of pods' logs.")
 @click.option("--namespace", "namespaces", multiple=True, metavar="NAME", help="Pods of this namespace. Repeatable.")
 @click.option("--selector", metavar="SELECTOR", help="Pods with these labels, such as team=a,tier!=web.")
 @click.option("--label", "labels", multiple=True, metavar="KEY", help="Pod label to copy to its jobs. Repeatable.")
-@click.option(
-    "--api",
-    default="https://kubernetes.default.svc",
-    show_default=True,
-    metavar="URL",
-    help="Kubernetes API server.",
-)
-@click.option(
-    "--server",
-    metavar="URL",
-    type=common.service_url,
-    help="Service to publish through. Default: CHRONOVERSE_REDIS_URL, else CHRONOVERSE_URL.",
-)
-@click.option(
-    "--metrics",
-    "address",
-    type=common.checked(_address),
-    metavar="HOST:PORT",
-    help="Serve /healthz and /metrics at this address.",
-)
+@click.option("--api", default="https://kubernetes.default.svc", show_default=True, metavar="URL", help="API server.")
+@click.option("--server", metavar="URL", type=common.service_url, help="Service. Default: as for run.")
+@click.option("--metrics", "address", metavar="HOST:PORT", help="Serve /healthz and /metrics at this address.")
 def kubernetes(
     node: str,
     state: Path,
-    pods: Path,
+    pods: str,
     namespaces: tuple[str, ...],
     selector: str | None,
     labels: tuple[str, ...],
     api: str,
     server: str | None,
-    address: tuple[str, int] | None,
+    address: str | None,
 ) -> None:
     """Publish the logs of the node's pods, and how their containers ended.
 
@@ -95,11 +65,12 @@ def kubernetes(
     with the annotation chronoverse/collect: "true". Runs until stopped.
     """
     from chronoverse.auth.token_file import read_token_file
+    from chronoverse.cli.admin import serve_metrics
     from chronoverse.client.service_connection import ServiceConnection
     from chronoverse.collect.agent import Agent
     from chronoverse.collect.checkpoints import Checkpoints
     from chronoverse.collect.container_log import Surroundings
-    from chronoverse.collect.monitoring import serve
+    from chronoverse.collect.monitoring import registry_of
     from chronoverse.collect.watcher import SILENT_SECONDS, PodWatcher
 
     settings = common.read_settings()
@@ -120,14 +91,15 @@ def kubernetes(
             limits = settings.max_line_bytes, settings.lease_seconds
             return Surroundings(connect, read_last, has_room, Checkpoints(state, say), say, *limits)
 
-        agent = Agent(pods, watcher, surround, namespaces, labels)
+        agent = Agent(Path(pods), watcher, surround, namespaces, labels)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: agent.stop())
-        if address:
-            try:
-                serve(*address, agent)
-            except (OSError, OverflowError) as error:
-                raise click.BadParameter(f"--metrics {':'.join(map(str, address))}: {error}") from error
+        try:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.BadParameter(f"--state: {error}") from error
+        if address:  # /healthz and /metrics answer alike, and fail alike
+            serve_metrics(address, registry_of(agent))
         watcher.start()
         say(f"collecting the logs of node {node} in {pods}")
         agent.run()
@@ -135,8 +107,8 @@ def kubernetes(
 
 def _publishing(
     settings: "Settings", server: str | None, stack: contextlib.ExitStack
-) -> "tuple[Callable[[str], LogWriter], Callable[[JobRef, int], Sequence[Line]]]":
-    """How to write the jobs of a workflow, and how to read the last lines of a job's log."""
+) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], Sequence[Line]]]":
+    """What makes a writer for a log, and how to read the last lines of a job's log."""
     from chronoverse.client.client import Client, read_items
     from chronoverse.joblog.entries import entry_number, read_entries
     from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -149,7 +121,7 @@ def _publishing(
             entries = read_entries(found, entry_number(found[0][0]) - 1) if found else ()
             return [each for each in entries if isinstance(each, Line)]
 
-        return lambda _: store, read_from_store
+        return lambda: store, read_from_store
     token = common.token_for(settings, server, "*", "collect", "logs:write logs:read")
     client = stack.enter_context(contextlib.closing(Client(server, token, ca_file=settings.ca_file)))
 
@@ -157,6 +129,5 @@ def _publishing(
         page = client.read("/workflows/{}/jobs/{}/logs", *job, order="desc", limit=count)
         return read_items(page, "logs", Line.from_json)[::-1]
 
-    # Each publisher has a connection of its own for what it sends ahead.
-    durable = settings.durability != "acked"
-    return lambda _: HttpLogWriter(server, token, ca_file=settings.ca_file, durable=durable), read_from_service
+    writer = HttpLogWriter(server, token, ca_file=settings.ca_file, durable=settings.durability != "acked")
+    return writer.twin, read_from_service

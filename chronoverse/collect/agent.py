@@ -3,6 +3,7 @@
 Each turn takes some milliseconds of a log, so a fast log delays no other. Each log has a publisher of its own.
 """
 
+import os
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Final
 from chronoverse.collect.container_log import LEAST_BYTES, ContainerLog, RunKey, Surroundings
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.collect.watcher import PodWatcher
-from chronoverse.joblog.labels import read_labels
+from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import JobRef
 
 #: Seconds between two turns, unless a log has more to read at once; and between two looks for new logs and ends.
@@ -60,21 +61,20 @@ class Agent:
 
     def run(self, stop_seconds: float = 10.0) -> None:
         """Runs until :meth:`stop`. Then the jobs wait for the next agent, for a week at most."""
-        with self._around.checkpoints.lock(self._stop):
-            self._resume()
-            look_at = 0.0
-            while not self._stop.is_set():
-                began = self.turned_at = time.monotonic()
-                if began >= look_at:
-                    self._look()
-                    look_at = began + LOOK_SECONDS
-                if not self._turn():
-                    self._stop.wait(max(0.001, began + TURN_SECONDS - time.monotonic()))
-            for log in self.logs.values():
-                log.suspend()
-            deadline = time.monotonic() + stop_seconds
-            for log in self.logs.values():
-                log.close(max(0.0, deadline - time.monotonic()))
+        self._resume()
+        look_at = 0.0
+        while not self._stop.is_set():
+            began = self.turned_at = time.monotonic()
+            if began >= look_at:
+                self._look()
+                look_at = began + LOOK_SECONDS
+            if not self._turn():
+                self._stop.wait(max(0.001, began + TURN_SECONDS - time.monotonic()))
+        for log in self.logs.values():
+            log.suspend()
+        deadline = time.monotonic() + stop_seconds
+        for log in self.logs.values():
+            log.close(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
         self._stop.set()
@@ -83,7 +83,10 @@ class Agent:
         """Goes through all logs once. Returns whether one of them has more to read at once."""
         is_busy, cost = False, 0
         for key, log in list(self.logs.items()):
-            is_busy |= log.step(self._ends.get(key), key in self._ends)
+            try:
+                is_busy |= log.step(self._ends.get(key), key in self._ends)
+            except OSError as error:
+                self._around.say(f"{log.job}: {error}")
             cost += max(0, log.cost - LEAST_BYTES)
             if log.is_done:
                 del self.logs[key]
@@ -100,8 +103,7 @@ class Agent:
             if saved.get("ended"):
                 self._done.add(key)
             elif "job" in saved and key.restart >= 0 and path.parent.is_dir():
-                labels = read_labels(saved.get("labels"))
-                self.logs[key] = ContainerLog(key, JobRef(*saved["job"]), path, labels, self._around)
+                self._open(key, JobRef(*saved["job"]), path, read_labels(saved.get("labels")))
 
     def _look(self) -> None:
         """Finds the logs that are new, and the ends of those that are known. Forgets those that are gone."""
@@ -141,10 +143,13 @@ class Agent:
     def _restarts(self, pod: Pod) -> Iterator[tuple[str, int]]:
         """The containers of the pod that have a log, and the runs that it is of."""
         for container in pod.containers:
+            names: list[str] = []
             try:
-                names = [path.name for path in (self._directory / pod.directory / container).iterdir()]
-            except OSError:
-                continue
+                names = os.listdir(self._directory / pod.directory / container)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self._around.say(f"logs cannot be read: {error}")
             yield from ((container, int(found[1])) for name in names if (found := _LOG_NAME.fullmatch(name)))
 
     def _begin(self, pod: Pod, key: RunKey, failure: ContainerEnd | None = None) -> None:
@@ -152,5 +157,10 @@ class Agent:
             restart = max(0, key.restart)
             path = self._directory / pod.directory / key.container / f"{restart}.log"
             labels = pod.labels(key.container, self._label_names)
-            job = pod.job(key.container, restart)
+            self._open(key, pod.job(key.container, restart), path, labels, failure)
+
+    def _open(self, key: RunKey, job: JobRef, path: Path, labels: Labels, failure: ContainerEnd | None = None) -> None:
+        try:
             self.logs[key] = ContainerLog(key, job, path, labels, self._around, failure)
+        except OSError as error:  # such as a file that may not be read
+            self._around.say(f"{job}: {error}")

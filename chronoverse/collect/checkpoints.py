@@ -1,10 +1,7 @@
 """Small files that say how far each log was published. Without them, files are compared with logs."""
 
 import contextlib
-import fcntl
-import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,7 @@ import orjson
 
 
 class Checkpoints:
-    """Files in ``directory``, one for each name. One process at a time may use it: see :meth:`lock`.
+    """Files in ``directory``, one for each name.
 
     They survive the process, and are not forced to the disk: one that a power loss has damaged counts as absent.
     """
@@ -20,21 +17,6 @@ class Checkpoints:
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         self._directory = directory
         self._say = say
-
-    @contextlib.contextmanager
-    def lock(self, stop: threading.Event) -> Iterator[None]:
-        """Waits until no other process uses the directory, which is made, or until ``stop``. Raises OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Opened without writing: the disk may be full.
-        with open(os.open(self._directory / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
-            while not stop.is_set():
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    self._say(f"another agent uses {self._directory}: waiting until it ends")
-                    stop.wait(0.5)
-            yield
 
     def load(self, name: str) -> dict[str, Any]:
         """What was saved, or an empty dictionary."""

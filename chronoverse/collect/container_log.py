@@ -52,11 +52,11 @@ class RunKey(NamedTuple):
 class Surroundings(NamedTuple):
     """What all logs share.
 
-    ``connect`` makes a writer for a workflow's jobs, ``read_last`` reads the last lines of a job's log, ``has_room``
+    ``connect`` makes a writer for a log, ``read_last`` reads the last lines of a job's log, ``has_room``
     says whether a log may have more than :data:`LEAST_BYTES` on their way, and ``say`` shows a message.
     """
 
-    connect: Callable[[str], LogWriter]
+    connect: Callable[[], LogWriter]
     read_last: Callable[[JobRef, int], Sequence[Line]]
     has_room: Callable[[], bool]
     checkpoints: Checkpoints
@@ -108,13 +108,10 @@ class ContainerLog:
         self._open_files(saved)
         self._spool = Spool(SpoolRoom(name=self.job.job_id, memory_bytes=2**30, keep_bytes=0))
         self._spool.save_state(token=saved.get("token"))
-        connect, say, lease_seconds = self.around.connect, self.around.say, self.around.lease_seconds
         # Without a checkpoint the lease may be that of the agent before.
         options: dict[str, Any] = {"wait_for_lease": True, "labels": self.labels, "gap_reason": "missing"}
-        workflow = self.job.workflow_id
-        self._publisher = Publisher(
-            lambda: connect(workflow), self.job, self._spool, say, lease_seconds=lease_seconds, **options
-        )
+        options["lease_seconds"] = self.around.lease_seconds
+        self._publisher = Publisher(self.around.connect, self.job, self._spool, self.around.say, **options)
         #: Lines of the files that the log has already. None until that is known.
         self._skip: int | None = None
         self._search: _Search | None = None

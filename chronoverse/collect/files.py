@@ -215,7 +215,7 @@ class LogFiles:
         for open_it in (io.FileIO, lambda path: gzip.GzipFile(f"{path}.gz")):
             try:
                 return _File(open_it(path), name)
-            except OSError:
+            except FileNotFoundError:
                 continue
         return None
 

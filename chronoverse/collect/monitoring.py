@@ -1,30 +1,30 @@
-"""What an agent shows of itself over HTTP: ``/healthz`` and ``/metrics``."""
+"""What an agent measures, for Prometheus."""
 
-import threading
 import time
 from collections.abc import Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from chronoverse.collect.agent import Agent
 
-#: Containers that /metrics names, those with most to do first.
+#: Containers that are named, those with most to do first.
 MAX_CONTAINERS: Final = 500
-#: Seconds without a turn after which /healthz says that the agent hangs.
+#: Seconds without a turn after which the agent hangs.
 HANGS_SECONDS: Final = 30.0
 
 
 class _Lags(Collector):
-    """How far an agent is behind what was written."""
+    """How far an agent is behind what was written. Raises RuntimeError when it hangs: the answer then is 500."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
 
     def collect(self) -> Iterable[Metric]:
+        if time.monotonic() - self._agent.turned_at > HANGS_SECONDS:
+            raise RuntimeError("the agent hangs")
         names = ["namespace", "pod", "container"]
         in_bytes = GaugeMetricFamily("chronoverse_collect_lag_bytes", "Bytes not safe in the store.", labels=names)
         what = "Age of the oldest line that was read and is not safe in the store."
@@ -34,30 +34,12 @@ class _Lags(Collector):
             values = [labels.get(name, "") for name in names]
             in_bytes.add_metric(values, size)
             in_seconds.add_metric(values, seconds)
-        return in_bytes, in_seconds, GaugeMetricFamily("chronoverse_collect_containers", "Open logs.", len(logs))
+        return in_bytes, in_seconds
 
 
-def serve(host: str, port: int, agent: Agent) -> None:
-    """Serves both in a thread. Raises OSError and OverflowError when it cannot listen there."""
+def registry_of(agent: Agent) -> CollectorRegistry:
+    """The agent's metrics, and those of its process."""
     registry = CollectorRegistry()
-    registry.register(_Lags(agent))
     ProcessCollector(registry=registry)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, kind, body = 404, "text/plain", b"not found\n"
-            if self.path == "/metrics":
-                status, kind, body = 200, CONTENT_TYPE_LATEST, generate_latest(registry)
-            elif self.path == "/healthz":
-                is_well = time.monotonic() - agent.turned_at < HANGS_SECONDS
-                status, body = (200, b"ok\n") if is_well else (503, b"the agent hangs\n")
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Requests are not logged."""
-
-    server = ThreadingHTTPServer((host, port), Handler)
-    threading.Thread(target=server.serve_forever, name="chronoverse-metrics", daemon=True).start()
+    registry.register(_Lags(agent))
+    return registry

@@ -28,7 +28,7 @@ class PodWatcher:
     ) -> None:
         self._connection = connection
         self._node = node
-        self._selector = selector
+        self._query = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": selector}
         self._say = say
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}
@@ -69,8 +69,7 @@ class PodWatcher:
                 pause.wait(self._backoff.delay())
 
     def _list(self) -> None:
-        query = {"fieldSelector": f"spec.nodeName={self._node}", "labelSelector": self._selector}
-        answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", query, _HEADERS)[0])
+        answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", self._query, {})[0])
         found = {pod.uid: pod for each in answer["items"] if (pod := Pod(each)).node == self._node}
         with self._lock:
             gone = {uid: Pod(pod.data, is_gone=True) for uid, pod in self._pods.items() if uid not in found}
@@ -80,15 +79,9 @@ class PodWatcher:
 
     def _watch(self) -> None:
         """Takes in changes until the server ends the watch."""
-        query = {
-            "fieldSelector": f"spec.nodeName={self._node}",
-            "labelSelector": self._selector,
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": self._version,
-            "timeoutSeconds": WATCH_SECONDS,
-        }
-        with self._connection.stream("GET", "/api/v1/pods", query, _HEADERS) as response:
+        more = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS}
+        query = {**self._query, **more, "resourceVersion": self._version}
+        with self._connection.stream("GET", "/api/v1/pods", query, {}) as response:
             while line := response.readline():
                 self._take(orjson.loads(line))
                 self._backoff.record_success()
@@ -104,9 +97,6 @@ class PodWatcher:
                 if not known or known.version <= pod.version:
                     self._pods[pod.uid] = pod
         self._version = str(told["metadata"]["resourceVersion"])
-
-
-_HEADERS: Final = {"Accept": "application/json"}
 
 
 class _Expired(ChronoverseError):

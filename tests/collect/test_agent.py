@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import httpx
 
-from chronoverse.joblog.model import Line
+from chronoverse.client.follower import JobState
+from chronoverse.joblog.model import JobRef, Line
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
 from tests.support.faultproxy import FaultProxy
@@ -182,12 +183,34 @@ def test_health_and_lag_are_shown(agent: Agents, api: ApiServer, jobs: Jobs, ser
         writer.print("x" * 1_000)
         name = 'chronoverse_collect_lag_bytes{container="main",namespace="shop",pod="one"}'
         url = f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{url}/healthz").text == "ok\n"
+        assert httpx.get(f"{url}/healthz").status_code == 200
         wait_until(lambda: re.search(rf"{re.escape(name)} [1-9]", httpx.get(f"{url}/metrics").text), SOON, "lag")
         assert "chronoverse_collect_lag_seconds{" in httpx.get(f"{url}/metrics").text
-        assert httpx.get(f"{url}/other").status_code == 404
         proxy.heal()
         wait_until(lambda: f"{name} 0.0" in httpx.get(f"{url}/metrics").text, SOON, "no lag")
         api.apply(ended(one))
         jobs.wait_for_end("shop.one", "one.main")
     assert jobs.texts("shop.one", "one.main") == ["first", "x" * 1_000]
+
+
+def test_a_run_is_followed_live_and_compared_with_the_one_before(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
+    """As docs/kubernetes.md says: nothing but the agent is needed."""
+    with agent() as node:
+        for number, (code, text) in enumerate(((0, "all is well"), (3, "disk full"))):
+            one = pod(f"nightly-2900000{number}-abcde", owner=("Job", f"nightly-2900000{number}"))
+            writer = ContainerWriter(node.pods, one)
+            api.apply(with_state(one, running={}))
+            writer.print("begin")
+            job = JobRef("shop.nightly", f"{one['metadata']['name']}.main")
+            jobs.wait_for_lines(*job, 1)
+            events = jobs.client.follow(job)
+            first = next(each for each in events if isinstance(each, Line))
+            writer.print(text)
+            second = next(each for each in events if isinstance(each, Line))
+            api.apply(ended(one, code))
+            assert (first.message, second.message) == ("begin", text)
+            assert [each.exit_code for each in events if isinstance(each, JobState)][-1] == code
+        new = jobs.client.read("/workflows/{}/jobs/{}/logs/new", *job)
+
+    assert [line["message"] for line in new["logs"]] == ["disk full"]
+    assert new["compared_with"] == ["nightly-29000000-abcde.main"]
