@@ -72,8 +72,10 @@ def kubernetes(
     from chronoverse.collect.container_log import Surroundings
     from chronoverse.collect.monitoring import registry_of
     from chronoverse.collect.watcher import SILENT_SECONDS, PodWatcher
+    from chronoverse.joblog.secret_forms import SecretForms
 
     settings = common.read_settings()
+    forms = SecretForms(settings.mask_forms)
     # A hundred logs notice the same at once.
     say_once = lru_cache(maxsize=1_000)(lambda text, minute: common.print_message(text))
 
@@ -88,7 +90,7 @@ def kubernetes(
         connect, read_last = _publishing(settings, common.meant_service(settings, server), stack)
 
         def surround(has_room: Callable[[], bool]) -> Surroundings:
-            limits = settings.max_line_bytes, settings.lease_seconds
+            limits = settings.max_line_bytes, settings.lease_seconds, forms
             return Surroundings(connect, read_last, has_room, Checkpoints(state, say), say, *limits)
 
         agent = Agent(Path(pods), watcher, surround, namespaces, labels)

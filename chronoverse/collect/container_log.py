@@ -22,6 +22,7 @@ from chronoverse.errors import ChronoverseError, Closed, Deleted, ForeignLines
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp, seconds_of
+from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import OVERHEAD_BYTES, Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
@@ -63,6 +64,7 @@ class Surroundings(NamedTuple):
     say: Callable[[str], None]
     max_line_bytes: int
     lease_seconds: float
+    forms: SecretForms
 
 
 class _Mark(NamedTuple):
@@ -124,7 +126,7 @@ class ContainerLog:
     def _open_files(self, saved: dict[str, Any]) -> None:
         position = saved.get("position")
         self._files = LogFiles(self.path, Position(*position) if position else None)
-        self._reader = CriReader(self.around.max_line_bytes, saved.get("reader"))
+        self._reader = CriReader(self.around.max_line_bytes, saved.get("reader"), self.around.forms)
 
     def step(self, end: ContainerEnd | None, is_gone: bool) -> bool:
         """Does what can be done now. ``end`` is how the container ended. ``is_gone``: nobody will ever tell that.
@@ -315,7 +317,7 @@ class _Search:
             last = around.read_last(job, COMPARED_LINES)
             files = LogFiles(path)
             with contextlib.closing(files):
-                self.lines = find_lines(files, last, around.max_line_bytes)
+                self.lines = find_lines(files, last, around.max_line_bytes, around.forms)
             self.is_foreign = self.lines is None and not files.is_rotated
         except ChronoverseError as error:
             self.error = error
@@ -323,9 +325,11 @@ class _Search:
         self.is_done = True
 
 
-def find_lines(files: LogFiles, last: Sequence[Line], max_line_bytes: int) -> int | None:
+def find_lines(
+    files: LogFiles, last: Sequence[Line], max_line_bytes: int, forms: SecretForms | None = None
+) -> int | None:
     """How many lines the files have up to the ``last`` ones of a log. None if these are not in them."""
-    reader, count, found = CriReader(max_line_bytes), 0, None
+    reader, count, found = CriReader(max_line_bytes, None, forms), 0, None
     wanted = [(line.timestamp, line.stream, line.message) for line in last]
     recent: deque[tuple[str, str, str]] = deque(maxlen=max(1, len(wanted)))
     while (data := files.read()) != b"" or files.unread:

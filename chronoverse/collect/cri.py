@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
 from chronoverse.joblog.model import STREAMS, TIMESTAMP, read_time
+from chronoverse.joblog.secret_forms import SecretForms
 
 #: Bytes of a line of the file that are read before its end is. A runtime cuts lines at 16 KiB, unless told otherwise.
 LONG_BYTES: Final = 4_194_304
@@ -17,17 +18,22 @@ class CriReader:
 
     A joined line that is longer than ``max_line_bytes`` becomes ``partial`` lines. What is not of the format is a line
     as it is, of the stream of the line before. However the bytes come in, the lines are the same. ``state`` is what
-    :meth:`state` returned.
+    :meth:`state` returned. Secrets of these ``forms`` are masked.
     """
 
-    def __init__(self, max_line_bytes: int, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, max_line_bytes: int, state: dict[str, Any] | None = None, forms: SecretForms | None = None
+    ) -> None:
         self._max = max_line_bytes
         #: The bytes of a line of the file that has not ended.
         self.rest = b""
         saved = state or {}
         self._stream: str = saved.get("stream", "stdout")
         self._timestamp: str = saved.get("timestamp", "1970-01-01T00:00:00.000Z")
-        self._splitters = {stream: LineSplitter(stream, max_line_bytes) for stream in STREAMS}
+        self._masks = {stream: (forms or SecretForms(None)).mask() for stream in STREAMS}
+        self._splitters = {stream: LineSplitter(stream, max_line_bytes, mask) for stream, mask in self._masks.items()}
+        for stream, key in saved.get("keys", {}).items():
+            self._masks[stream].key = tuple(key)
         #: The streams whose last line has not ended.
         self._open: set[str] = set(saved.get("open", {}))
         for stream, (rest, *more) in saved.get("open", {}).items():
@@ -41,7 +47,8 @@ class CriReader:
         pieces = {
             stream: (each.rest.decode("latin-1"), each.is_open, each.timestamp) for stream, each in splitters.items()
         }
-        return {"stream": self._stream, "timestamp": self._timestamp, "open": pieces}
+        keys = {stream: mask.key for stream, mask in self._masks.items() if mask.key}
+        return {"stream": self._stream, "timestamp": self._timestamp, "open": pieces, "keys": keys}
 
     def feed(self, data: bytes) -> list[LineBatch]:
         """Takes bytes of the file. Returns the lines that they complete."""
@@ -77,7 +84,7 @@ class CriReader:
                 texts.append(parts[3])
                 continue
             if texts:
-                batches.append(LineBatch(self._stream, self._timestamp, b"\n".join(texts), len(texts)))
+                batches += self._whole(texts)
                 texts = []
             stream, tag, text = self._parse(line, parts)
             # A time of another form is looked at again in each line.
@@ -87,9 +94,16 @@ class CriReader:
                 texts.append(text)
             else:
                 batches += self._continue(stream, tag, text)
-        if texts:
-            batches.append(LineBatch(self._stream, self._timestamp, b"\n".join(texts), len(texts)))
-        return batches
+        return batches + (self._whole(texts) if texts else [])
+
+    def _whole(self, texts: list[bytes]) -> list[LineBatch]:
+        """Batches of whole lines, which are not too long."""
+        text = b"\n".join(texts)
+        masked = self._masks[self._stream](text)
+        if masked is text:
+            return [LineBatch(self._stream, self._timestamp, text, len(texts))]
+        # A mask may be longer than what it masks.
+        return LineSplitter(self._stream, self._max).feed(masked + b"\n", self._timestamp)
 
     def _parse(self, line: bytes, parts: list[bytes]) -> tuple[str, bytes, bytes]:
         """The stream, the first tag and the text of a line of the file, whose time is noted."""

@@ -123,20 +123,20 @@ class StreamMask:
 
     def __init__(self, forms: SecretForms) -> None:
         self._forms = forms
-        #: Within a private key: the bytes before and after its beginning in that line, since lines may have a prefix.
-        self._around: Span | None = None
-        self._has_body = False
+        #: Within a private key: the bytes before and after its beginning in that line (lines may have a prefix), and
+        #: whether a line of base64 came.
+        self.key: tuple[int, int, bool] | None = None
 
     def __call__(self, text: bytes) -> bytes:
         """Masks lines that are separated by newlines. Their number stays."""
-        if self._around is None and not self._forms.may_be_in(text):
+        if self.key is None and not self._forms.may_be_in(text):
             return text
         return b"\n".join(map(self._mask_line, text.split(b"\n")))
 
     def undecided(self, text: bytes) -> int:
         """How many bytes at the end of a line's beginning may be the beginning of a secret."""
         tail = text[-_MAX_HELD:]
-        if self._around is not None:
+        if self.key is not None:
             return len(tail)
         found = _HELD.search(tail)
         return len(tail) - found.start() if found else 0
@@ -162,12 +162,14 @@ class StreamMask:
         spans: list[Span] = []
         start: int | None = None
         markers = [*_MARKER.finditer(line)] if b"PRIVATE KEY" in line else []
-        if self._around is not None:
-            start, after = self._around
+        if self.key is not None:
+            start, after, has_body = self.key
             body = line[start : len(line) - after].strip()
-            if not markers and (_HEADER.fullmatch(body) or self._is_body(body)):
+            is_base64 = (has_body or len(body) >= _LEAST_BODY) and _BASE64.fullmatch(body) is not None
+            if not markers and (is_base64 or _HEADER.fullmatch(body)):
+                self.key = start, after, has_body or is_base64
                 return [(start, len(line) - after)] if body else []
-            self._around, self._has_body = None, False
+            self.key = None
             start = start if markers and markers[0][1] == b"END" else None
         for marker in markers:
             if marker[1] == b"BEGIN" and start is None:
@@ -180,10 +182,5 @@ class StreamMask:
             assert inline is not None
             spans.append((start, inline.end()))
             if len(inline[0]) < _LEAST_BODY:
-                self._around = start, len(line) - marker.end()
+                self.key = start, len(line) - marker.end(), False
         return spans
-
-    def _is_body(self, text: bytes) -> bool:
-        is_base64 = _BASE64.fullmatch(text) is not None and (self._has_body or len(text) >= _LEAST_BODY)
-        self._has_body = self._has_body or is_base64
-        return is_base64

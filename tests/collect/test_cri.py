@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.collect.cri import LONG_BYTES, CriReader
 from chronoverse.joblog.line_splitter import LineBatch
+from chronoverse.joblog.secret_forms import SecretForms
 from tests.collect.node import cri_line
+from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 
 AT = 1_772_532_005.123456789
 Read = list[tuple[str, str, str, bool]]
@@ -115,3 +118,27 @@ def test_lines_do_not_depend_on_how_the_bytes_come(file: list[bytes], sizes: lis
     batches += reader.feed(text[at:]) + reader.close()
 
     assert lines_of(batches) == expected
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_secrets_known_by_their_form_are_masked(is_restarted: bool) -> None:
+    """In whole lines, in pieces, and a private key between whose lines the agent is restarted."""
+    forms = SecretForms()
+    pieces = [cri_line(f"with {GITHUB[:9]}", tag="P"), cri_line(f"{GITHUB[9:]} in it")]
+    data = [cri_line(f"token {GITHUB}"), *pieces, *map(cri_line, PEM), cri_line("fine"), cri_line(GITHUB, "stderr")]
+    reader = CriReader(65_536, None, forms)
+    found: Read = []
+    for line in data:
+        found += lines_of(reader.feed(line))
+        if is_restarted:
+            reader = CriReader(65_536, orjson.loads(orjson.dumps(reader.state())), forms)
+    expected = ["token [masked]", "with [masked] in it", *MASKED_PEM, "fine", "[masked]"]
+    assert [text for _, _, text, _ in found + lines_of(reader.close())] == expected
+
+
+def test_a_masked_line_is_no_longer_than_it_may_be() -> None:
+    """A mask may be longer than a password."""
+    text = "https" + "://a:abcd@h"
+    found = lines_of(CriReader(len(text), None, SecretForms()).feed(cri_line(text)))
+    assert "".join(piece for _, _, piece, _ in found) == "https" + "://a:[masked]@h"
+    assert max(len(piece) for _, _, piece, _ in found) == len(text)
