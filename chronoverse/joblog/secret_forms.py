@@ -74,7 +74,8 @@ class SecretForms:
     """
 
     def __init__(self, more: Iterable[tuple[str, str]] | None = ()) -> None:
-        rows = [*_FORMS] if more is not None else []
+        self.is_on: Final = more is not None
+        rows = [*_FORMS] if self.is_on else []
         self._forms: Final = [compile_groups(form) for _, form in rows]
         for name, expression in more or ():
             try:
@@ -135,7 +136,7 @@ class StreamMask:
 
     def undecided(self, text: bytes) -> int:
         """How many bytes at the end of a line's beginning may be the beginning of a secret."""
-        tail = text[-_MAX_HELD:]
+        tail = text[-_MAX_HELD:] if self._forms.is_on else b""
         if self.key is not None:
             return len(tail)
         found = _HELD.search(tail)

@@ -157,6 +157,9 @@ def test_a_prompt_does_not_wait() -> None:
         assert not splitter.feed(prompt.encode(), "")
         assert [batch.text for batch in splitter.flush()] == [prompt.encode()]
         assert not splitter.flush()
+    splitter = LineSplitter("stdout", 65_536, SecretForms(None).mask())
+    splitter.feed(GITHUB[:9].encode(), "")
+    assert [batch.text for batch in splitter.flush()] == [GITHUB[:9].encode()]
 
 
 @given(st.lists(st.sampled_from([*PEM[:1], *PEM[3:4], *PEM[-1:], "x", "", *KEYS.values(), "\\n", " ", "\n"])))
