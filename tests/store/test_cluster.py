@@ -14,15 +14,16 @@ import redis
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import Deleted, KeysMoving, StoreError, StoreUnavailable
-from chronoverse.joblog.model import Job, JobRef, LineRun, Status
+from chronoverse.joblog.model import Attempt, Job, JobRef, LineRun, Status
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Durability, Store
+from chronoverse.store.changes import Change, read_change
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
 from chronoverse.store.live_reader import Found, LiveReader
 from chronoverse.store.workflows import Workflow
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 
 #: Seconds that a read blocks: where no line comes, and where one does.
 SHORT: Final = 0.1
@@ -401,3 +402,24 @@ def test_a_cluster_without_a_node_that_answers(prefix: str) -> None:
         with pytest.raises(StoreUnavailable):
             wait_until(lambda: reader.read(1), 10, "the first read has failed")
     assert time.monotonic() - began < 10
+
+
+def test_the_changes_of_workflows_on_each_master(store: Store, jobs: list[JobRef]) -> None:
+    """Each is on its workflow's server. One call asks all servers how far they go, and one reader reads them."""
+    changes = [JobRef(job.workflow_id, "") for job in jobs]
+    with reading(store, LONG) as reader:
+        for each in changes:
+            reader.watch(each, 0)
+        for job in jobs:
+            store.finish(Attempt(job, "token", 1, 3), Status.FAILED, 3, 0, 3)
+        found: dict[str, list[Change]] = {each.workflow_id: [] for each in changes}
+        in_time = deadline(LONG, "all changes are read")
+        while any(len(each) < 2 for each in found.values()) and in_time():
+            for ref, _, entries in reader.read(10):
+                assert not isinstance(entries, StoreError)
+                found[ref.workflow_id] += [read_change(ref.workflow_id, entry) for entry in entries]
+        states = store.get_jobs(changes)
+    ended = store.get_jobs(jobs)
+    assert [state.last for state in states if isinstance(state, Job)] == [2] * len(jobs)
+    assert [found[job.workflow_id][-1].job for job in jobs] == ended
+    assert {each.number for changed in found.values() for each in changed} == {1, 2}

@@ -1,0 +1,48 @@
+"""A workflow's page is live by the stream of its changes: it asks for its jobs once."""
+
+from collections.abc import Callable
+
+from chronoverse.archive.retention import delete_job
+from chronoverse.joblog.model import Status
+from chronoverse.store import Store
+from tests.browser.browsing import Tab
+from tests.browser.conftest import Job
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+ROWS = "[...document.querySelectorAll('tbody tr')].map((row) => row.querySelector('.name a').textContent).join()"
+
+
+def shows(tab: Tab, names: str) -> None:
+    """Waits until the list has these jobs."""
+    wait_until(lambda: tab.page.evaluate(ROWS) == names, 10, f"the jobs {names}")
+
+
+def test_jobs_begin_end_and_go_without_another_request(
+    open_tab: Callable[..., Tab], page_service: Service, page_store: Store
+) -> None:
+    """Also where only some of them are wanted. What was missed while the service was away comes with the connection."""
+    old = Job(page_store, "old", "live").end()
+    tab = open_tab()
+    listings: list[str] = []
+    tab.page.on(
+        "request", lambda request: listings.append(request.url) if "/workflows/live/jobs?" in request.url else None
+    )
+    tab.page.goto(f"{tab.url}/ui/workflows/live#token={page_service.token()}")
+    shows(tab, "old")
+    one, two = Job(page_store, "one", "live"), Job(page_store, "two", "live")
+    shows(tab, "two,one,old")
+    assert len(listings) == 1
+    two.end(Status.FAILED, 3)
+    # Those that run are on top.
+    shows(tab, "one,two,old")
+    delete_job(page_store, None, old.ref)
+    shows(tab, "one,two")
+    tab.page.click("#kinds a[data-kind=RUNNING]")
+    shows(tab, "one")
+    one.end()
+    shows(tab, "")
+    three = Job(page_store, "three", "live")
+    shows(tab, "three")
+    three.end()
+    assert len(listings) <= 3, "the first, one with another filter, and the count of all jobs"
